@@ -1,0 +1,59 @@
+import { checked, Fd } from './fd.js';
+import * as libc from './libc.js';
+
+const EPOLL_CLOEXEC = 0o2000000;
+const EPOLL_CTL_ADD = 1;
+const EPOLL_CTL_DEL = 2;
+const EPOLLIN = 1;
+const EPOLLET = 2 ** 31;
+const MAX_EVENTS = 64;
+/** struct epoll_event is packed on x86-64: u32 events, u64 data. */
+const EVENT_WORDS = 3;
+
+/** Waits for many fds in the thread that made it. */
+export class Epoll implements Disposable {
+  readonly #fd: Fd;
+  readonly #ready = new Map<number, () => void>();
+  readonly #words = new Uint32Array(MAX_EVENTS * EVENT_WORDS);
+  readonly #bytes = new Uint8Array(this.#words.buffer);
+  #lastKey = 0;
+
+  private constructor(fd: Fd) {
+    this.#fd = fd;
+  }
+
+  /** @throws SysError EMFILE, ENFILE, ENOMEM */
+  static create(): Epoll {
+    return new Epoll(Fd.adopt(checked(libc.epollCreate1(EPOLL_CLOEXEC), 'epoll_create1', 'epoll'), 'epoll'));
+  }
+
+  /**
+   * Calls `ready` when `fd` is readable. @see EventContext.watch
+   * @throws SysError EPERM for an fd that cannot be polled; EEXIST if it is watched already; EBADF
+   */
+  watch(fd: number, ready: () => void, isEdge = false): Disposable {
+    const key = ++this.#lastKey;
+    const event = new Uint32Array([isEdge ? EPOLLIN + EPOLLET : EPOLLIN, key, 0]);
+    const added = libc.epollCtl(this.#fd.number, EPOLL_CTL_ADD, fd, new Uint8Array(event.buffer));
+    checked(added, 'epoll_ctl EPOLL_CTL_ADD', `fd ${fd}`);
+    this.#ready.set(key, ready);
+    return {
+      [Symbol.dispose]: () => {
+        if (!this.#ready.delete(key)) return;
+        // The fd may be closed by now, which has taken it off the list: nothing to complain about.
+        if (this.#fd.isOpen) libc.epollCtl(this.#fd.number, EPOLL_CTL_DEL, fd, this.#bytes);
+      },
+    };
+  }
+
+  /** Waits for events and calls their handlers; -1 waits for ever. A handler may take any watch away, its own too. */
+  wait(timeoutMs: number): void {
+    const count = libc.epollWait(this.#fd.number, this.#bytes, MAX_EVENTS, timeoutMs);
+    for (let i = 0; i < count; i++) this.#ready.get(this.#words[i * EVENT_WORDS + 1] as number)?.();
+  }
+
+  [Symbol.dispose](): void {
+    this.#ready.clear();
+    this.#fd[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,15 @@
+import { constants } from 'node:os';
+
+const nameOf = new Map<number, string>();
+for (const [name, value] of Object.entries(constants.errno)) {
+  // EWOULDBLOCK and EOPNOTSUPP share a number with EAGAIN and ENOTSUP; the first name listed is the usual one.
+  if (!nameOf.has(value)) nameOf.set(value, name);
+}
+
+/** Linux errno values by name, as in asm-generic/errno.h (`errno.EBUSY` is 16). */
+export const errno: Readonly<typeof constants.errno> = constants.errno;
+
+/** Name of an errno value, `E133` style for one the runtime has no name for. */
+export function errnoName(value: number): string {
+  return nameOf.get(value) ?? `E${value}`;
+}

@@ -1,0 +1,129 @@
+/** The event thread's program: one epoll over all the fds that tasks watch. @see event-thread.ts, its other side */
+import { type MessagePort, workerData } from 'node:worker_threads';
+import { Epoll } from './epoll.js';
+import type { EventTaskHandlers, StartEventTask } from './event-task.js';
+import { drainEventfd } from './eventfd.js';
+import { Inbox, InboxSender } from './inbox.js';
+import { setThreadName } from './libc.js';
+
+/** What the thread is started with. */
+export interface EventLoopData {
+  readonly control: SharedArrayBuffer;
+  /** Commands come in and replies go out here. */
+  readonly commands: MessagePort;
+  /** Messages of tasks to their owners. */
+  readonly notices: MessagePort;
+  readonly noticeControl: SharedArrayBuffer;
+  readonly wakeFd: number;
+  /** Int32 [0]: replies sent so far; the owner waits on it. */
+  readonly replies: SharedArrayBuffer;
+}
+
+/** Owner to event thread. */
+export type EventCommand =
+  | { readonly kind: 'run'; readonly task: number; readonly module: string; readonly data: unknown }
+  | { readonly kind: 'post' | 'call'; readonly task: number; readonly message: unknown }
+  | { readonly kind: 'stop'; readonly task: number };
+
+/** Answer to `run`, `call` and `stop`. */
+export type EventReply = { readonly value: unknown } | { readonly error: string };
+
+/** A task's message to its owner; `error` when the task itself threw on its data path. */
+export type EventNotice =
+  | { readonly task: number; readonly message: unknown }
+  | { readonly task: number; readonly error: string };
+
+interface Running {
+  readonly handlers: EventTaskHandlers;
+  readonly watches: Set<Disposable>;
+}
+
+const errorText = (error: unknown): string =>
+  error instanceof Error ? (error.stack ?? error.message) : String(error);
+
+async function main(data: EventLoopData): Promise<void> {
+  setThreadName('tsvisor-event');
+  const replies = new Int32Array(data.replies);
+  const inbox = new Inbox(data.control);
+  const owner = new InboxSender(data.notices, data.noticeControl);
+  const tasks = new Map<number, Running>();
+  const commands: EventCommand[] = [];
+  using epoll = Epoll.create();
+  inbox.addPort(data.commands, (command) => commands.push(command as EventCommand));
+  epoll.watch(data.wakeFd, () => drainEventfd(data.wakeFd));
+
+  async function run(task: number, module: string, taskData: unknown): Promise<void> {
+    const { start } = (await import(module)) as { start?: StartEventTask };
+    if (start === undefined) throw new Error(`${module} has no export named start`);
+    const watches = new Set<Disposable>();
+    const guarded = (ready: () => void) => () => {
+      try {
+        ready();
+      } catch (error) {
+        owner.send({ task, error: errorText(error) } satisfies EventNotice);
+      }
+    };
+    const handlers = start(taskData, {
+      watch(fd, ready, isEdge) {
+        const watch = epoll.watch(fd, guarded(ready), isEdge);
+        watches.add(watch);
+        return {
+          [Symbol.dispose]() {
+            watches.delete(watch);
+            watch[Symbol.dispose]();
+          },
+        };
+      },
+      notify: (message) => owner.send({ task, message } satisfies EventNotice),
+    });
+    tasks.set(task, { handlers, watches });
+  }
+
+  function stop(task: number): void {
+    const running = tasks.get(task);
+    tasks.delete(task);
+    try {
+      running?.handlers.stop();
+    } finally {
+      for (const watch of running?.watches ?? []) watch[Symbol.dispose]();
+    }
+  }
+
+  async function obey(command: EventCommand): Promise<unknown> {
+    switch (command.kind) {
+      case 'run':
+        return run(command.task, command.module, command.data);
+      case 'stop':
+        return stop(command.task);
+      default:
+        return tasks.get(command.task)?.handlers.message(command.message);
+    }
+  }
+
+  async function reply(command: EventCommand): Promise<void> {
+    let answer: EventReply;
+    try {
+      answer = { value: await obey(command) };
+    } catch (error) {
+      answer = { error: errorText(error) };
+    }
+    if (command.kind !== 'post') {
+      data.commands.postMessage(answer);
+      Atomics.add(replies, 0, 1);
+      Atomics.notify(replies, 0);
+    } else if ('error' in answer) {
+      owner.send({ task: command.task, error: answer.error } satisfies EventNotice);
+    }
+  }
+
+  while (!inbox.isStopping) {
+    epoll.wait(-1);
+    if (inbox.hasNews) inbox.drain();
+    for (let command = commands.shift(); command !== undefined; command = commands.shift())
+      await reply(command);
+  }
+  for (const task of [...tasks.keys()]) stop(task);
+}
+
+await main(workerData as EventLoopData);
+process.exit(0);

@@ -1,0 +1,162 @@
+import {
+  MessageChannel,
+  type MessagePort,
+  receiveMessageOnPort,
+  type Transferable,
+  Worker,
+} from 'node:worker_threads';
+import type { EventCommand, EventLoopData, EventNotice, EventReply } from './event-loop.js';
+import type { EventTask, EventThread } from './event-task.js';
+import { Fd } from './fd.js';
+import { createInboxControl, type Inbox, InboxBell, InboxSender } from './inbox.js';
+import { workerUrl } from './worker-url.js';
+
+// Words of `replies`.
+const ANSWERED = 0;
+const ENDED = 1;
+
+/** What the machine thread needs to talk to the event thread; the ports are to be transferred. */
+export interface EventThreadLink {
+  readonly control: SharedArrayBuffer;
+  readonly commands: MessagePort;
+  readonly notices: MessagePort;
+  readonly replies: SharedArrayBuffer;
+}
+
+/** The event thread, seen from the main thread, which starts and ends it. */
+export interface EventThreadWorker {
+  readonly link: EventThreadLink;
+  readonly worker: Worker;
+  /** Asks it to end; any thread's memory and fds may be freed once `ended` resolves. */
+  stop(): void;
+  readonly ended: Promise<void>;
+}
+
+/**
+ * Starts an event thread. Main thread only (it must be able to see the worker's end).
+ * @param noticeControl the inbox that tasks' messages wake
+ */
+export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadWorker {
+  const wake = Fd.eventfd('event thread wake-up');
+  const control = createInboxControl(wake.number);
+  const replies = new SharedArrayBuffer(8);
+  const commands = new MessageChannel();
+  const notices = new MessageChannel();
+  const workerData: EventLoopData = {
+    control,
+    commands: commands.port1,
+    notices: notices.port1,
+    noticeControl,
+    wakeFd: wake.number,
+    replies,
+  };
+  const worker = new Worker(workerUrl('./event-loop.js', import.meta.url), {
+    name: 'tsvisor-event',
+    workerData,
+    transferList: [commands.port1, notices.port1],
+    trackUnmanagedFds: false,
+  });
+  const bell = new InboxBell(control);
+  const ended = new Promise<void>((resolve, reject) => {
+    worker.once('error', reject);
+    worker.once('exit', () => {
+      const words = new Int32Array(replies);
+      Atomics.store(words, ENDED, 1);
+      Atomics.add(words, ANSWERED, 1);
+      Atomics.notify(words, ANSWERED);
+      wake[Symbol.dispose]();
+      resolve();
+    });
+  });
+  return {
+    link: { control, commands: commands.port2, notices: notices.port2, replies },
+    worker,
+    stop: () => {
+      if (wake.isOpen) bell.stop();
+    },
+    ended,
+  };
+}
+
+class Task implements EventTask {
+  readonly #client: EventThreadClient;
+  readonly #id: number;
+  receive: ((message: unknown) => void) | undefined;
+  #isRunning = true;
+
+  constructor(client: EventThreadClient, id: number) {
+    this.#client = client;
+    this.#id = id;
+  }
+
+  post(message: unknown, transfer: readonly Transferable[] = []): void {
+    this.#client.send({ kind: 'post', task: this.#id, message }, transfer);
+  }
+
+  call(message: unknown): unknown {
+    return this.#client.request({ kind: 'call', task: this.#id, message });
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#isRunning) return;
+    this.#isRunning = false;
+    this.#client.forget(this.#id);
+    this.#client.request({ kind: 'stop', task: this.#id });
+  }
+}
+
+/** The machine thread's side: calls block it until the event thread has answered. */
+export class EventThreadClient implements EventThread {
+  readonly #link: EventThreadLink;
+  readonly #sender: InboxSender;
+  readonly #replies: Int32Array;
+  readonly #tasks = new Map<number, Task>();
+  #lastTask = 0;
+  #answered = 0;
+
+  constructor(link: EventThreadLink, inbox: Inbox) {
+    this.#link = link;
+    this.#sender = new InboxSender(link.commands, link.control);
+    this.#replies = new Int32Array(link.replies);
+    inbox.addPort(link.notices, (message) => this.#deliver(message as EventNotice));
+  }
+
+  run(module: URL, data: unknown): EventTask {
+    const id = ++this.#lastTask;
+    const task = new Task(this, id);
+    this.#tasks.set(id, task);
+    try {
+      this.request({ kind: 'run', task: id, module: module.href, data });
+    } catch (error) {
+      this.#tasks.delete(id);
+      throw error;
+    }
+    return task;
+  }
+
+  send(command: EventCommand, transfer: readonly Transferable[] = []): void {
+    this.#sender.send(command, transfer);
+  }
+
+  /** Sends and waits for the answer: answers come in the order of the requests, and there is one request at a time. */
+  request(command: EventCommand): unknown {
+    this.send(command);
+    while (Atomics.load(this.#replies, ANSWERED) === this.#answered) {
+      Atomics.wait(this.#replies, ANSWERED, this.#answered);
+    }
+    if (Atomics.load(this.#replies, ENDED) === 1) throw new Error('event thread: it has ended');
+    this.#answered++;
+    const reply = receiveMessageOnPort(this.#link.commands)?.message as EventReply;
+    if ('error' in reply) throw new Error(`event thread: ${reply.error}`);
+    return reply.value;
+  }
+
+  forget(task: number): void {
+    this.#tasks.delete(task);
+  }
+
+  #deliver(notice: EventNotice): void {
+    if ('error' in notice) throw new Error(`event thread, task ${notice.task}: ${notice.error}`);
+    this.#tasks.get(notice.task)?.receive?.(notice.message);
+  }
+}

@@ -1,0 +1,84 @@
+import { closeSync, openSync } from 'node:fs';
+import { errno } from './errno.js';
+import { fromNodeError, SysError } from './error.js';
+import * as libc from './libc.js';
+
+const F_DUPFD_CLOEXEC = 1030;
+const EFD_CLOEXEC = 0o2000000;
+const EFD_NONBLOCK = 0o4000;
+const MFD_CLOEXEC = 1;
+
+/** Turns a libc result into the number it is, or into the error it means. */
+export function checked(value: number, call: string, target: string, hint?: string): number {
+  if (value < 0) throw new SysError({ call, target, errno: -value, hint });
+  return value;
+}
+
+/** An open file descriptor with one owner. It refuses use after close, and cannot be closed twice. */
+export class Fd implements Disposable {
+  #number: number;
+  /** What it is, for messages: a path, `eventfd`, `memfd ram`. */
+  readonly target: string;
+
+  private constructor(number: number, target: string) {
+    this.#number = number;
+    this.target = target;
+  }
+
+  /**
+   * Opens a path, close-on-exec as all of Node's fds are.
+   * @param flags as for `fs.openSync`: a string or O_ bits
+   * @throws SysError with the errno of open(2)
+   */
+  static open(path: string, flags: string | number = 'r+', hint?: string): Fd {
+    try {
+      return new Fd(openSync(path, flags), path);
+    } catch (error) {
+      throw fromNodeError(error, 'open', path, hint);
+    }
+  }
+
+  /** Takes over a descriptor that came from elsewhere: an ioctl's result, a message, a parent process. */
+  static adopt(number: number, target: string): Fd {
+    return new Fd(number, target);
+  }
+
+  /** @throws SysError EMFILE, ENFILE, ENOMEM */
+  static eventfd(target = 'eventfd'): Fd {
+    return new Fd(checked(libc.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), 'eventfd', target), target);
+  }
+
+  /** Anonymous shareable memory; empty until truncated to a size. @throws SysError EMFILE, ENFILE, ENOMEM */
+  static memfd(name: string, flags = 0): Fd {
+    const target = `memfd ${name}`;
+    return new Fd(checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target), target);
+  }
+
+  /** The descriptor's number. @throws SysError EBADF after close */
+  get number(): number {
+    if (this.#number < 0)
+      throw new SysError({ call: 'fd', target: this.target, errno: errno.EBADF, hint: 'already closed' });
+    return this.#number;
+  }
+
+  get isOpen(): boolean {
+    return this.#number >= 0;
+  }
+
+  /** A second descriptor of the same open file, with an owner of its own. @throws SysError EMFILE */
+  duplicate(): Fd {
+    return duplicateFd(this.number, this.target);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#number < 0) return;
+    const number = this.#number;
+    this.#number = -1;
+    closeSync(number);
+  }
+}
+
+/** A descriptor of our own for somebody else's open file. @throws SysError EBADF, EMFILE */
+export function duplicateFd(number: number, target: string): Fd {
+  return Fd.adopt(checked(libc.fcntl(number, F_DUPFD_CLOEXEC, 0), 'fcntl F_DUPFD_CLOEXEC', target), target);
+}

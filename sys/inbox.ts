@@ -1,0 +1,128 @@
+import { type MessagePort, receiveMessageOnPort, type Transferable } from 'node:worker_threads';
+import { signalEventfd } from './eventfd.js';
+import { kickThread } from './kick.js';
+import * as libc from './libc.js';
+
+/**
+ * How a thread that never returns to its event loop gets messages: it looks into its ports between two blocking calls,
+ * and a sender wakes it from whichever one it is in.
+ *
+ *   Int32 [0] messages sent so far; Atomics.wait here is a good way to sleep
+ *         [1] the thread's id while it runs a vCPU (it sits in KVM_RUN: a kick is needed), else 0
+ *         [2] eventfd to signal (it sits in epoll_wait), or -1
+ *         [3] 1: the thread shall end
+ *   Float64 [2] (byte 16) address of the vCPU's immediate_exit byte
+ */
+export type InboxControl = SharedArrayBuffer;
+
+const SENT = 0;
+const RUNNING_TID = 1;
+const EVENTFD = 2;
+const STOP = 3;
+const IMMEDIATE_EXIT_ADDRESS = 2;
+const CONTROL_BYTES = 24;
+
+export function createInboxControl(eventfd = -1): InboxControl {
+  const control = new SharedArrayBuffer(CONTROL_BYTES);
+  new Int32Array(control)[EVENTFD] = eventfd;
+  return control;
+}
+
+/** The thread that looks into the inbox. */
+export class Inbox {
+  readonly words: Int32Array;
+  readonly #address: Float64Array;
+  readonly #ports: { readonly port: MessagePort; readonly deliver: (message: unknown) => void }[] = [];
+  #seen = 0;
+
+  constructor(control: InboxControl) {
+    this.words = new Int32Array(control, 0, 4);
+    this.#address = new Float64Array(control, 0, 3);
+  }
+
+  addPort(port: MessagePort, deliver: (message: unknown) => void): void {
+    this.#ports.push({ port, deliver });
+  }
+
+  /** Tells senders that this thread sits in KVM_RUN. @param immediateExit address of kvm_run.immediate_exit */
+  enterRun(immediateExit: number): void {
+    this.#address[IMMEDIATE_EXIT_ADDRESS] = immediateExit;
+    Atomics.store(this.words, RUNNING_TID, libc.gettid());
+  }
+
+  /** Balances {@link enterRun}: kicks are over. */
+  leaveRun(): void {
+    Atomics.store(this.words, RUNNING_TID, 0);
+  }
+
+  get isStopping(): boolean {
+    return Atomics.load(this.words, STOP) === 1;
+  }
+
+  /** Whether {@link drain} may have something to deliver. Costs nanoseconds: call it after each exit. */
+  get hasNews(): boolean {
+    return Atomics.load(this.words, SENT) !== this.#seen;
+  }
+
+  /** Delivers what has come, in the order of each sender. */
+  drain(): void {
+    this.#seen = Atomics.load(this.words, SENT);
+    for (const { port, deliver } of this.#ports) {
+      for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
+        deliver(got.message);
+      }
+    }
+  }
+
+  /** Sleeps until a sender wakes it. */
+  wait(timeoutMs?: number): void {
+    Atomics.wait(this.words, SENT, this.#seen, timeoutMs);
+  }
+}
+
+/** Wakes the inbox's thread, from any thread. */
+export class InboxBell {
+  readonly #words: Int32Array;
+  readonly #address: Float64Array;
+  #immediateExit: Uint8Array | undefined;
+
+  constructor(control: InboxControl) {
+    this.#words = new Int32Array(control, 0, 4);
+    this.#address = new Float64Array(control, 0, 3);
+  }
+
+  ring(): void {
+    Atomics.add(this.#words, SENT, 1);
+    Atomics.notify(this.#words, SENT);
+    const eventfd = Atomics.load(this.#words, EVENTFD);
+    if (eventfd >= 0) signalEventfd(eventfd);
+    const tid = Atomics.load(this.#words, RUNNING_TID);
+    if (tid === 0) return;
+    // Order matters: the byte stops an entry that the signal came too early for.
+    this.#immediateExit ??= new Uint8Array(libc.memoryAt(this.#address[IMMEDIATE_EXIT_ADDRESS] as number, 1));
+    Atomics.store(this.#immediateExit, 0, 1);
+    kickThread(tid);
+  }
+
+  /** Asks the thread to end. */
+  stop(): void {
+    Atomics.store(this.#words, STOP, 1);
+    this.ring();
+  }
+}
+
+/** Sends messages into an inbox; one per sending thread. */
+export class InboxSender {
+  readonly #port: MessagePort;
+  readonly #bell: InboxBell;
+
+  constructor(port: MessagePort, control: InboxControl) {
+    this.#port = port;
+    this.#bell = new InboxBell(control);
+  }
+
+  send(message: unknown, transfer: readonly Transferable[] = []): void {
+    this.#port.postMessage(message, [...transfer]);
+    this.#bell.ring();
+  }
+}

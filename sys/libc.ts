@@ -1,0 +1,179 @@
+/**
+ * The door to libc: the only file that knows ffi-rs. One typed function per libc call; each returns the C result,
+ * or the negative errno where C would return -1, and never throws because the call failed.
+ *
+ * ffi-rs has to be loaded, and each symbol resolved, in the main thread before a worker calls it: importing this
+ * module in the main thread does both. A worker that comes first is refused (it would crash the process at its end).
+ */
+import { createRequire } from 'node:module';
+import { getEnvironmentData, isMainThread, setEnvironmentData } from 'node:worker_threads';
+import { createExternalBuffer, DataType, type JsExternal, load, open } from 'ffi-rs';
+
+const LIBRARY = 'libc';
+const WARMED = 'tsvisor.libc';
+const { I32: INT, I64: LONG, String: STRING, U8Array: BYTES, External: POINTER } = DataType;
+
+if (!isMainThread && getEnvironmentData(WARMED) !== true) {
+  throw new Error('tsvisor: import the package in the main thread before starting a worker that uses it');
+}
+open({ library: LIBRARY, path: 'libc.so.6' });
+
+type Arg = number | string | Uint8Array;
+type Call<R> = (...args: Arg[]) => R;
+
+const warmUps: (() => unknown)[] = [];
+
+/**
+ * One libc symbol. Its parameter block is built once, as building it is a third of a call's price; `harmless` are
+ * arguments with which the call fails or does nothing.
+ */
+function declare<R = number>(
+  funcName: string,
+  retType: DataType,
+  paramsType: DataType[],
+  harmless: Arg[],
+): Call<R> {
+  const paramsValue: Arg[] = [...harmless];
+  const block = { library: LIBRARY, funcName, retType, paramsType, paramsValue };
+  const call = (...args: Arg[]): R => {
+    for (let i = 0; i < paramsValue.length; i++) paramsValue[i] = args[i] as Arg;
+    return load(block) as R;
+  };
+  warmUps.push(() => call(...harmless));
+  return call;
+}
+
+const none = new Uint8Array(4096);
+const errnoLocation = declare<JsExternal>('__errno_location', POINTER, [], []);
+/** memmove of no bytes turns a number into a pointer, and a buffer into its address. */
+const pointerTo = declare<JsExternal>('memmove', POINTER, [LONG, LONG, LONG], [0, 0, 0]);
+const bytesAddress = declare('memmove', LONG, [BYTES, BYTES, LONG], [none, none, 0]);
+
+const c = {
+  ioctl: declare('ioctl', INT, [INT, LONG, LONG], [-1, 0, 0]),
+  ioctlBytes: declare('ioctl', INT, [INT, LONG, BYTES], [-1, 0, none]),
+  mmap: declare('mmap', LONG, [LONG, LONG, INT, INT, INT, LONG], [0, 0, 0, 0, -1, 0]),
+  munmap: declare('munmap', INT, [LONG, LONG], [0, 0]),
+  madvise: declare('madvise', INT, [LONG, LONG, INT], [0, 0, -1]),
+  memfd_create: declare('memfd_create', INT, [STRING, INT], ['', -1]),
+  eventfd: declare('eventfd', INT, [INT, INT], [0, -1]),
+  fcntl: declare('fcntl', INT, [INT, INT, LONG], [-1, 0, 0]),
+  poll: declare('poll', INT, [BYTES, LONG, INT], [none, 0, 0]),
+  epoll_create1: declare('epoll_create1', INT, [INT], [-1]),
+  epoll_ctl: declare('epoll_ctl', INT, [INT, INT, INT, BYTES], [-1, 0, -1, none]),
+  epoll_wait: declare('epoll_wait', INT, [INT, BYTES, INT, INT], [-1, none, 1, 0]),
+  sigaction: declare('sigaction', INT, [INT, BYTES, LONG], [-1, none, 0]),
+  gettid: declare('gettid', INT, [], []),
+  tgkill: declare('tgkill', INT, [INT, INT, INT], [-1, -1, 0]),
+  dlsym: declare('dlsym', LONG, [LONG, STRING], [0, 'abs']),
+  prctl: declare('prctl', INT, [INT, STRING, LONG, LONG, LONG], [-1, '', 0, 0, 0]),
+};
+
+if (isMainThread) {
+  // ffi-rs' own symbol table is not safe for first calls side by side, so all are made while there is one thread.
+  for (const warmUp of warmUps) warmUp();
+  setEnvironmentData(WARMED, true);
+}
+
+/** This thread's errno, read without a call; meaningful only right after a negative result. */
+const threadErrno = new Int32Array(createExternalBuffer(errnoLocation(), 4).buffer);
+const result = (value: number): number => (value < 0 ? -(threadErrno[0] as number) : value);
+
+/**
+ * A view, without copying, of memory at a host address. The caller keeps that memory mapped for as long as anyone
+ * may touch the view: a later access is SIGSEGV, not an exception. Costs microseconds and a GC nudge: make few.
+ */
+export function memoryAt(address: number, bytes: number): ArrayBuffer {
+  return createExternalBuffer(pointerTo(address, address, 0), bytes).buffer as ArrayBuffer;
+}
+
+/** Address of a buffer's first byte. Only for buffers of a page or more, which the collector does not move. */
+export const addressOf = (view: Uint8Array): number => bytesAddress(view, view, 0);
+
+/** ioctl with a number (or a host address) as its argument. */
+export const ioctlValue = (fd: number, request: number, value: number): number =>
+  result(c.ioctl(fd, request, value));
+
+/** ioctl that takes no argument; the kernel refuses some of these (KVM_GET_API_VERSION) unless it is 0. */
+export const ioctlNone = (fd: number, request: number): number => result(c.ioctl(fd, request, 0));
+
+/** ioctl with a structure, read and written in place. */
+export const ioctlPtr = (fd: number, request: number, struct: Uint8Array): number =>
+  result(c.ioctlBytes(fd, request, struct));
+
+/** One ioctl on one fd, made ready to be called very often. */
+export type PreparedIoctl = () => number;
+
+interface KoffiLibrary {
+  func(name: string, result: string, parameters: string[]): (...args: number[]) => number;
+}
+
+/** Doors for the one call that a vCPU makes per exit: `koffi`, when installed, costs a tenth of what ffi-rs costs. */
+export type HotDoor = 'ffi-rs' | 'koffi';
+
+/**
+ * Prepares the call behind KVM_RUN.
+ * @throws Error if `door` is `koffi` and that optional package is not installed
+ */
+export function prepareIoctl(
+  fd: number,
+  request: number,
+  value: number,
+  door: HotDoor = 'ffi-rs',
+): PreparedIoctl {
+  if (door === 'koffi') {
+    const koffi = createRequire(import.meta.url)('koffi') as { load(path: string): KoffiLibrary };
+    const ioctl = koffi.load('libc.so.6').func('ioctl', 'int', ['int', 'ulong', 'long']);
+    return () => result(ioctl(fd, request, value));
+  }
+  const block = {
+    library: LIBRARY,
+    funcName: 'ioctl',
+    retType: INT,
+    paramsType: [INT, LONG, LONG],
+    paramsValue: [fd, request, value],
+  };
+  return () => {
+    const value = load(block) as number;
+    return value < 0 ? -(threadErrno[0] as number) : value;
+  };
+}
+
+/** Address of the mapping, or the negative errno. `bytes` and `offset` are multiples of the page size. */
+export const mmap = (
+  at: number,
+  bytes: number,
+  prot: number,
+  flags: number,
+  fd: number,
+  offset: number,
+): number => result(c.mmap(at, bytes, prot, flags, fd, offset));
+export const munmap = (address: number, bytes: number): number => result(c.munmap(address, bytes));
+export const madvise = (address: number, bytes: number, advice: number): number =>
+  result(c.madvise(address, bytes, advice));
+export const memfdCreate = (name: string, flags: number): number => result(c.memfd_create(name, flags));
+export const eventfd = (initial: number, flags: number): number => result(c.eventfd(initial, flags));
+export const fcntl = (fd: number, command: number, value: number): number =>
+  result(c.fcntl(fd, command, value));
+/** `fds` holds `count` struct pollfd; -1 as `timeoutMs` waits for ever. */
+export const poll = (fds: Uint8Array, count: number, timeoutMs: number): number =>
+  result(c.poll(fds, count, timeoutMs));
+export const epollCreate1 = (flags: number): number => result(c.epoll_create1(flags));
+export const epollCtl = (epfd: number, operation: number, fd: number, event: Uint8Array): number =>
+  result(c.epoll_ctl(epfd, operation, fd, event));
+export const epollWait = (epfd: number, events: Uint8Array, count: number, timeoutMs: number): number =>
+  result(c.epoll_wait(epfd, events, count, timeoutMs));
+/** `action` is a struct sigaction. */
+export const sigaction = (signal: number, action: Uint8Array): number =>
+  result(c.sigaction(signal, action, 0));
+export const gettid = (): number => c.gettid();
+export const tgkill = (pid: number, tid: number, signal: number): number =>
+  result(c.tgkill(pid, tid, signal));
+/** Address of a symbol of the process, 0 if there is none. */
+export const dlsym = (name: string): number => c.dlsym(0, name);
+
+const PR_SET_NAME = 15;
+/** Names the calling thread, as `top -H` and gdb show it; cut at 15 characters. */
+export const setThreadName = (name: string): void => {
+  c.prctl(PR_SET_NAME, name.slice(0, 15), 0, 0, 0);
+};

@@ -1,0 +1,21 @@
+import { afterEach, beforeEach, expect } from 'vitest';
+import { liveMappings } from '../mapping.js';
+import { openFds } from './open-fds.js';
+
+// Every test ends with what it began with: whoever opens it closes it.
+let fds: string[] = [];
+let mappings = 0;
+
+beforeEach(() => {
+  fds = openFds();
+  mappings = liveMappings();
+});
+
+afterEach(() => {
+  const before = new Set(fds);
+  expect(
+    openFds().filter((fd) => !before.has(fd)),
+    'descriptors left open by this test',
+  ).toEqual([]);
+  expect(liveMappings(), 'mappings left by this test').toBe(mappings);
+});
