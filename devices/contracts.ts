@@ -1,0 +1,96 @@
+/** What devices and the machine need of each other. vmm/ implements the ports over kvm/; tests implement them by fakes. */
+import type { Gpa, Hva } from '../sys/address.js';
+
+/** A device behind a range of a bus. It sees offsets into its range, never addresses. */
+export interface BusDevice {
+  readonly name: string;
+  /** Fills `data` (1 to 8 bytes); a device that has nothing there leaves the all-ones it is given. Never throws. */
+  read(offset: number, data: Uint8Array): void;
+  /** Takes `data` (1 to 8 bytes). Never throws. */
+  write(offset: number, data: Uint8Array): void;
+}
+
+/** One of the two buses a vCPU sees. Addresses are guest physical, or ports. */
+export interface Bus {
+  readonly kind: 'mmio' | 'pio';
+  /**
+   * Puts a device at a range; disposing the result takes it away.
+   * @throws RangeError naming both devices if the range overlaps another one
+   */
+  add(base: bigint, bytes: bigint, device: BusDevice): Disposable;
+}
+
+/** Memory the guest reaches without an exit. */
+export interface GuestMapper {
+  /**
+   * Shows `bytes` of host memory at a guest physical address (a KVM memory slot), and to assigned devices (a DMA map,
+   * where that is possible). Disposing the result takes it away.
+   * @throws SysError EEXIST on overlap with another slot; EINVAL misaligned; ENOSPC
+   */
+  map(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable;
+}
+
+/** Guest writes that only wake a device: they signal an eventfd inside KVM, without an exit. */
+export interface Doorbells {
+  /**
+   * @param bytes width of the write that counts, 0 for any
+   * @param datamatch only this value counts
+   */
+  add(kind: Bus['kind'], address: bigint, bytes: number, fd: number, datamatch?: bigint): Disposable;
+}
+
+/** One message-signalled interrupt on its way into the guest: eventfd, irqfd, GSI, MSI route. */
+export interface MsiLine extends Disposable {
+  /** Signal this and the guest is interrupted, if the line is open; else the signal is kept until it is. */
+  readonly eventfd: number;
+  /** Sets the message, and lets interrupts through. Pending ones are delivered at once. */
+  open(address: bigint, data: number): void;
+  /** Holds interrupts back (masked): signals stay in the eventfd. */
+  close(): void;
+  readonly isOpen: boolean;
+  /** Whether an interrupt is held back. */
+  isPending(): boolean;
+}
+
+/** A level-triggered interrupt pin: asserted by an eventfd until the guest's EOI, which signals another one. */
+export interface LevelLine extends Disposable {
+  /** Signalling it asserts the pin. */
+  readonly eventfd: number;
+  /** Signalled at EOI, when the pin has been de-asserted: the device then checks whether it still wants it. */
+  readonly resamplefd: number;
+  /** Number of the I/O APIC pin, for the guest's tables. */
+  readonly gsi: number;
+}
+
+/** Where devices get their interrupts from. */
+export interface Interrupts {
+  /** @throws SysError ENOSPC when all GSIs are used */
+  msi(name: string): MsiLine;
+  /** @param gsi I/O APIC pin */
+  level(gsi: number, name: string): LevelLine;
+}
+
+/** All a PCI device needs of its machine. */
+export interface PciEnvironment {
+  readonly mmio: Bus;
+  readonly pio: Bus;
+  readonly memory: GuestMapper;
+  readonly doorbells: Doorbells;
+  readonly interrupts: Interrupts;
+  /** Where the guest may place BARs: outside of these a BAR is not shown, and a trace event says so. */
+  readonly windows: readonly AddressWindow[];
+}
+
+export interface AddressWindow {
+  readonly kind: Bus['kind'];
+  readonly base: bigint;
+  readonly bytes: bigint;
+}
+
+/** One PCI function, as the host bridge sees it. */
+export interface PciFunction extends Disposable {
+  readonly name: string;
+  /** A read of 1, 2 or 4 naturally aligned bytes of configuration space. Never throws. */
+  configRead(offset: number, bytes: number): number;
+  configWrite(offset: number, bytes: number, value: number): void;
+}

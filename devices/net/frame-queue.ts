@@ -1,0 +1,84 @@
+import { copyBytes } from './bytes.js';
+
+/**
+ * Frames waiting for the guest: a ring of equal slots, allocated once, so that frames and bytes are bounded
+ * and a frame costs no allocation. A frame is built in place: {@link reserve} a slot, fill it, {@link commit}
+ * its length.
+ */
+export class FrameQueue {
+  readonly #slots: readonly Uint8Array[];
+  readonly #lengths: Uint32Array;
+  readonly #counts: { rxDropped: number };
+  #head = 0;
+  #count = 0;
+
+  /**
+   * @param frames     the most that can wait
+   * @param frameBytes the longest frame, Ethernet header included
+   * @param counts     where a frame is counted that the full queue refused, or that was too long for its
+   *   receiver
+   */
+  constructor(frames: number, frameBytes: number, counts: { rxDropped: number }) {
+    const arena = new Uint8Array(frames * frameBytes);
+    this.#slots = Array.from({ length: frames }, (_, i) =>
+      arena.subarray(i * frameBytes, (i + 1) * frameBytes),
+    );
+    this.#lengths = new Uint32Array(frames);
+    this.#counts = counts;
+  }
+
+  /** Slots still free. */
+  get room(): number {
+    return this.#slots.length - this.#count;
+  }
+
+  /**
+   * The next free slot, holding an earlier frame's bytes; undefined, and counted, if there is none. Valid
+   * until commit().
+   */
+  reserve(): Uint8Array | undefined {
+    if (this.#count === this.#slots.length) {
+      this.#counts.rxDropped++;
+      return undefined;
+    }
+    return this.#slots[(this.#head + this.#count) % this.#slots.length];
+  }
+
+  /** Queues the slot that reserve() gave last; a reserved slot that is not committed is simply free again. */
+  commit(length: number): void {
+    this.#lengths[(this.#head + this.#count) % this.#slots.length] = length;
+    this.#count++;
+  }
+
+  /** Length of the oldest frame, 0 if there is none. */
+  pending(): number {
+    return this.#count === 0 ? 0 : this.#lengths[this.#head]!;
+  }
+
+  /**
+   * Removes the oldest frame and copies it into `parts`; returns its length, 0 if there is none, -1 if it did
+   * not fit.
+   */
+  shiftInto(parts: readonly Uint8Array[]): number {
+    if (this.#count === 0) return 0;
+    const slot = this.#slots[this.#head]!;
+    const length = this.#lengths[this.#head]!;
+    this.#head = (this.#head + 1) % this.#slots.length;
+    this.#count--;
+    let copied = 0;
+    for (let i = 0; i < parts.length && copied < length; i++) {
+      const part = parts[i]!;
+      const bytes = Math.min(part.length, length - copied);
+      copyBytes(part, 0, slot, copied, bytes);
+      copied += bytes;
+    }
+    if (copied === length) return length;
+    this.#counts.rxDropped++;
+    return -1;
+  }
+
+  /** Forgets every frame. */
+  clear(): void {
+    this.#count = 0;
+  }
+}

@@ -1,0 +1,59 @@
+import type { EchoFaults } from './icmp.js';
+
+/** What the text after `responder:` says. */
+export interface ResponderOptions {
+  /** Longest IP packet either way, in bytes; told to the guest by DHCP. */
+  readonly mtu: number;
+  readonly faults: EchoFaults;
+}
+
+const DEFAULT_MTU = 1500;
+/** What every IPv4 host must be able to take (RFC 791), and so the least that a DHCP reply fits in. */
+const LEAST_MTU = 576;
+/** The usual jumbo frame. */
+const MOST_MTU = 9000;
+const MOST_REPLY = 0xffffffff;
+
+/** Smallest and largest value of each option. */
+const RANGES = {
+  corrupt: [1, MOST_REPLY],
+  drop: [1, MOST_REPLY],
+  mtu: [LEAST_MTU, MOST_MTU],
+} as const;
+
+type Option = keyof typeof RANGES;
+
+/**
+ * Reads `option=number` items separated by commas: `corrupt=N` and `drop=N` (see EchoFaults), `mtu=BYTES`.
+ * The empty text asks for nothing special.
+ * @returns the options, or every problem in one text
+ */
+export function parseResponderOptions(text: string): ResponderOptions | string {
+  const values: Partial<Record<Option, number>> = {};
+  const problems: string[] = [];
+  for (const item of text === '' ? [] : text.split(',')) {
+    const [, name = '', digits] = /^([^=]*)(?:=(.*))?$/s.exec(item) ?? [];
+    if (!isOption(name)) {
+      problems.push(`unknown option ${JSON.stringify(item)}: expected ${Object.keys(RANGES).join('=, ')}=`);
+      continue;
+    }
+    const [least, most] = RANGES[name];
+    const value = digits !== undefined && /^[0-9]{1,10}$/.test(digits) ? Number(digits) : Number.NaN;
+    if (!(value >= least && value <= most)) {
+      problems.push(`${JSON.stringify(item)}: ${name} takes a whole number from ${least} to ${most}`);
+    } else if (values[name] !== undefined) {
+      problems.push(`${name} is given twice`);
+    } else {
+      values[name] = value;
+    }
+  }
+  if (problems.length > 0) return problems.join('; ');
+  return {
+    mtu: values.mtu ?? DEFAULT_MTU,
+    faults: { corrupt: values.corrupt ?? 0, drop: values.drop ?? 0 },
+  };
+}
+
+function isOption(name: string): name is Option {
+  return Object.hasOwn(RANGES, name);
+}

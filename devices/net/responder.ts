@@ -1,0 +1,225 @@
+import { answerArp } from './arp.js';
+import { get16 } from './bytes.js';
+import { answerDhcp, DHCP_SERVER_PORT } from './dhcp.js';
+import {
+  ETH_ALEN,
+  ETH_HLEN,
+  ETH_P_ARP,
+  ETH_P_IP,
+  isBroadcastMac,
+  isGroupMac,
+  isHostMac,
+  SOURCE_MAC_AT,
+} from './ethernet.js';
+import { FrameQueue } from './frame-queue.js';
+import { ECHO_PORT, type Verdict } from './host.js';
+import { IcmpEcho, sendPortUnreachable } from './icmp.js';
+import { IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, Ipv4Packet, parseIpv4 } from './ipv4.js';
+import type { NetBackend, NetCounters, NetPort } from './port.js';
+import { parseResponderOptions, type ResponderOptions } from './responder-options.js';
+import { TcpEcho } from './tcp-echo.js';
+import { echoUdp, parseUdp } from './udp.js';
+
+/** Frames that may wait for the guest; with the MTU this bounds their bytes, 380 KiB at 1500. */
+export const RESPONDER_QUEUE_FRAMES = 256;
+
+/** Slots TCP leaves to the others: a bulk transfer must not cost a ping its reply. */
+const RESERVED_SLOTS = RESPONDER_QUEUE_FRAMES / 4;
+
+/**
+ * What the responder tells beyond the counters of every port. Each frame it took falls under one of the first
+ * five.
+ */
+export interface ResponderCounters extends NetCounters {
+  /** For one of the host's protocols. */
+  readonly taken: number;
+  /** For another station. */
+  readonly notForHost: number;
+  /** With a wrong length, checksum or address. */
+  readonly malformed: number;
+  /** IPv4 fragments; the host does not reassemble. */
+  readonly fragmented: number;
+  /** Sound, but for a protocol, port or address that nobody answers for. */
+  readonly unanswered: number;
+  /** Echo replies that `drop=` took. */
+  readonly swallowed: number;
+  /** Echo replies that `corrupt=` spoilt. */
+  readonly corrupted: number;
+  /** TCP connections reset to make room for another. */
+  readonly evicted: number;
+}
+
+type Counts = { -readonly [Name in keyof ResponderCounters]: number };
+
+const zeroCounts = (): Counts => ({
+  txFrames: 0,
+  txBytes: 0,
+  txDropped: 0,
+  rxFrames: 0,
+  rxBytes: 0,
+  rxDropped: 0,
+  taken: 0,
+  notForHost: 0,
+  malformed: 0,
+  fragmented: 0,
+  unanswered: 0,
+  swallowed: 0,
+  corrupted: 0,
+  evicted: 0,
+});
+
+/** What a test may choose; the defaults are the machine's clock and chance. */
+export interface ResponderSources {
+  /** Milliseconds on a clock that never goes back. */
+  readonly now: () => number;
+  /** Initial sequence number of the next TCP connection. */
+  readonly initialSequence: () => number;
+}
+
+const MACHINE_SOURCES: ResponderSources = {
+  now: () => performance.now(),
+  // Not secret: nobody but the guest is on the wire.
+  initialSequence: () => Math.floor(Math.random() * 0x1_0000_0000),
+};
+
+/**
+ * The virtual host 10.0.2.2/24 at the other end of the wire: ARP, ICMP echo, DHCP, UDP and TCP echo. It hears
+ * its own MAC and broadcast, and answers in the same call, so that receive() has the reply when transmit()
+ * returns. Every byte from the guest is copied once, before it is looked at, and trusted in nothing.
+ */
+export class Responder implements NetPort {
+  readonly fd = -1;
+  readonly #counts = zeroCounts();
+  readonly counters: ResponderCounters = this.#counts;
+  readonly #frame: Uint8Array;
+  readonly #packet: Ipv4Packet;
+  readonly #queue: FrameQueue;
+  readonly #icmp: IcmpEcho;
+  readonly #tcp: TcpEcho;
+  readonly #mtu: number;
+  #isDisposed = false;
+
+  constructor(options: ResponderOptions, sources: ResponderSources = MACHINE_SOURCES) {
+    const { mtu } = options;
+    this.#mtu = mtu;
+    this.#frame = new Uint8Array(ETH_HLEN + mtu);
+    this.#packet = new Ipv4Packet(this.#frame);
+    const queue = new FrameQueue(RESPONDER_QUEUE_FRAMES, ETH_HLEN + mtu, this.#counts);
+    this.#queue = queue;
+    this.#icmp = new IcmpEcho(queue, options.faults, this.#counts);
+    const { now, initialSequence } = sources;
+    const wire = { queue, mtu, reservedSlots: RESERVED_SLOTS, now, initialSequence };
+    this.#tcp = new TcpEcho(wire, this.#counts);
+  }
+
+  transmit(parts: readonly Uint8Array[]): boolean {
+    const length = this.#isDisposed ? 0 : this.#gather(parts);
+    if (length < ETH_HLEN) {
+      this.#counts.txDropped++;
+      return false;
+    }
+    this.#counts.txFrames++;
+    this.#counts.txBytes += length;
+    this.#counts[this.#answer(length)]++;
+    this.#tcp.tick();
+    return true;
+  }
+
+  pending(): number {
+    return this.#queue.pending();
+  }
+
+  receive(parts: readonly Uint8Array[]): number {
+    const length = this.#queue.shiftInto(parts);
+    if (length === 0) return 0;
+    if (length > 0) {
+      this.#counts.rxFrames++;
+      this.#counts.rxBytes += length;
+    }
+    this.#tcp.resume();
+    return length;
+  }
+
+  [Symbol.dispose](): void {
+    this.#isDisposed = true;
+    this.#queue.clear();
+  }
+
+  /** Copies the frame out of guest memory; returns its length, 0 if it is longer than the wire takes. */
+  #gather(parts: readonly Uint8Array[]): number {
+    const frame = this.#frame;
+    let length = 0;
+    for (let i = 0; i < parts.length; i++) {
+      const part = parts[i]!;
+      if (part.length > frame.length - length) return 0;
+      frame.set(part, length);
+      length += part.length;
+    }
+    return length;
+  }
+
+  #answer(length: number): Verdict | 'notForHost' {
+    const frame = this.#frame;
+    const isBroadcast = isBroadcastMac(frame, 0);
+    if (!isBroadcast && !isHostMac(frame, 0)) return 'notForHost';
+    if (isGroupMac(frame, SOURCE_MAC_AT)) return 'malformed';
+    switch (get16(frame, 2 * ETH_ALEN)) {
+      case ETH_P_ARP:
+        return answerArp(frame, length, this.#queue);
+      case ETH_P_IP: {
+        const packet = this.#packet;
+        packet.isLinkBroadcast = isBroadcast;
+        const verdict = parseIpv4(packet, length);
+        return verdict === 'taken' ? this.#answerIpv4(packet) : verdict;
+      }
+      default:
+        return 'unanswered';
+    }
+  }
+
+  #answerIpv4(packet: Ipv4Packet): Verdict {
+    if (!packet.isForHost && !packet.isIpBroadcast) return 'unanswered';
+    if (packet.protocol === IPPROTO_UDP) return this.#answerUdp(packet);
+    if (!packet.isForHost) return 'unanswered';
+    if (!packet.hasUsableSource) return 'malformed';
+    switch (packet.protocol) {
+      case IPPROTO_ICMP:
+        return this.#icmp.answer(packet);
+      case IPPROTO_TCP:
+        return packet.isLinkBroadcast ? 'unanswered' : this.#tcp.answer(packet);
+      default:
+        return 'unanswered';
+    }
+  }
+
+  #answerUdp(packet: Ipv4Packet): Verdict {
+    if (parseUdp(packet) === 'malformed') return 'malformed';
+    const port = get16(packet.frame, packet.start + 2);
+    // Before the source is looked at: a client without an address has none.
+    if (port === DHCP_SERVER_PORT) return answerDhcp(packet, this.#queue, this.#mtu);
+    if (!packet.isForHost) return 'unanswered';
+    if (!packet.hasUsableSource) return 'malformed';
+    if (port === ECHO_PORT) return echoUdp(packet, this.#queue);
+    if (!packet.isLinkBroadcast) sendPortUnreachable(packet, this.#queue);
+    return 'unanswered';
+  }
+}
+
+/**
+ * Back-end `responder[:options]`: a peer inside the process, which needs no privilege and opens nothing.
+ * Options are `corrupt=N`, `drop=N` and `mtu=BYTES`, separated by commas.
+ */
+export const responder: NetBackend = {
+  name: 'responder',
+
+  validate(address) {
+    const options = parseResponderOptions(address);
+    return typeof options === 'string' ? options : undefined;
+  },
+
+  open(address) {
+    const options = parseResponderOptions(address);
+    if (typeof options === 'string') throw new TypeError(`responder: ${options}`);
+    return new Responder(options);
+  },
+};

@@ -1,0 +1,148 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { accessSync, constants, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join as joinPath } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, type TestContext, test } from 'vitest';
+import type { NetPort } from './port.js';
+import { tap } from './tap.js';
+import { arp, BROADCAST, icmpEcho, inetChecksum } from './testing/frames.js';
+
+// The real tun driver, in a network namespace of its own: this file starts itself again under `unshare --net`.
+const INSIDE = 'TSVISOR_TAP_NETNS';
+
+function lacking(): string | undefined {
+  if (process.geteuid?.() !== 0) return 'needs root, for a network namespace';
+  try {
+    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
+    execFileSync('unshare', ['--net', 'ip', 'link', 'show', 'lo'], { stdio: 'ignore' });
+  } catch {
+    return 'needs /dev/net/tun, unshare and ip';
+  }
+  return undefined;
+}
+
+function runInNamespace(context: TestContext): void {
+  const reason = lacking();
+  context.skip(reason !== undefined, reason);
+  const vitest = joinPath(
+    dirname(createRequire(import.meta.url).resolve('vitest/package.json')),
+    'vitest.mjs',
+  );
+  const words = ['--net', process.execPath, vitest, 'run', fileURLToPath(import.meta.url)];
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('VITEST')));
+  const child = spawnSync('unshare', words, {
+    env: { ...env, [INSIDE]: '1', NO_COLOR: '1' },
+    encoding: 'utf8',
+  });
+  expect(child.status, `${child.stdout}${child.stderr}`).toBe(0);
+  expect(child.stdout).toMatch(/Tests.*\d passed/);
+}
+
+const HOST = '10.9.0.1';
+const ip = (...words: string[]) => execFileSync('ip', words, { stdio: 'pipe' });
+const exists = (name: string) => readFileSync('/proc/thread-self/net/dev', 'utf8').includes(`${name}:`);
+
+function up(name: string): void {
+  ip('address', 'add', `${HOST}/24`, 'dev', name);
+  ip('link', 'set', name, 'up');
+}
+
+/** The next frame that `matches`; the kernel sends others of its own accord. */
+function awaitFrame(port: NetPort, matches: (frame: Uint8Array) => boolean): Uint8Array {
+  const buffer = new Uint8Array(2000);
+  const nap = new Int32Array(new SharedArrayBuffer(4));
+  for (let i = 0; i < 500; i++) {
+    const length = port.receive([buffer.subarray(0, 14), buffer.subarray(14)]);
+    if (length === 0) Atomics.wait(nap, 0, 0, 10);
+    else if (matches(buffer.subarray(0, length))) return buffer.slice(0, length);
+  }
+  throw new Error('the frame never came');
+}
+
+const isArpReply = (frame: Uint8Array) => frame[12] === 8 && frame[13] === 6 && frame[21] === 2;
+const isIcmp = (frame: Uint8Array) => frame[12] === 8 && frame[13] === 0 && frame[23] === 1;
+const guest = { senderIp: '10.9.0.2', source: '10.9.0.2', destination: HOST, targetIp: HOST };
+
+function realDriver(): void {
+  test('the host answers ARP and a ping of the largest size over it', () => {
+    using port = tap.open('tsv0');
+    expect(port.fd).toBeGreaterThan(2);
+    up('tsv0');
+    const request = arp(guest);
+    expect(port.transmit([request.subarray(0, 5), request.subarray(5, 5), request.subarray(5)])).toBe(true);
+    const reply = awaitFrame(port, isArpReply);
+    expect(reply).toHaveLength(42);
+    const to = Array.from(reply.subarray(6, 12), (byte) => byte.toString(16).padStart(2, '0')).join(':');
+
+    const data = Uint8Array.from({ length: 1472 }, (_, i) => i & 255);
+    const ping = icmpEcho(data, { ...guest, to });
+    expect(port.transmit([ping])).toBe(true);
+    const pong = awaitFrame(port, isIcmp);
+    expect(pong.slice(42)).toEqual(data);
+    expect(inetChecksum(pong.subarray(34))).toBe(0);
+    expect(port.counters).toMatchObject({
+      txFrames: 2,
+      txBytes: request.length + ping.length,
+      txDropped: 0,
+      rxDropped: 0,
+    });
+  });
+
+  test('a frame longer than the parts is dropped and counted, and the wire stays in step', () => {
+    using port = tap.open('tsv1');
+    up('tsv1');
+    port.transmit([arp(guest)]);
+    awaitFrame(port, isArpReply);
+    const before = port.counters.rxDropped;
+    port.transmit([arp(guest)]);
+    const short = [new Uint8Array(20), new Uint8Array(21)];
+    let length = 0;
+    while (length === 0) length = port.receive(short);
+    expect(length).toBe(-1);
+    expect(port.counters.rxDropped).toBe(before + 1);
+    port.transmit([arp(guest)]);
+    expect(awaitFrame(port, isArpReply)).toHaveLength(42);
+  });
+
+  test('a second open of the same tap is EBUSY', () => {
+    using _port = tap.open('tsv2');
+    expect(() => tap.open('tsv2')).toThrow(expect.objectContaining({ code: 'EBUSY', target: 'tap tsv2' }));
+  });
+
+  test('an interface that is no tap is EINVAL', () => {
+    expect(() => tap.open('lo')).toThrow(expect.objectContaining({ code: 'EINVAL', target: 'tap lo' }));
+  });
+
+  test('while the link is down, or the frame has no header, a frame is dropped', () => {
+    using port = tap.open('tsv3');
+    expect(port.transmit([arp({ to: BROADCAST })])).toBe(false);
+    up('tsv3');
+    expect(port.transmit([new Uint8Array(5)])).toBe(false);
+    expect(port.transmit([])).toBe(false);
+    expect(port.counters).toMatchObject({ txFrames: 0, txDropped: 3 });
+  });
+
+  test('an interface that existed before stays; one made by opening goes with the port', () => {
+    ip('tuntap', 'add', 'dev', 'tsv4', 'mode', 'tap');
+    for (const name of ['tsv4', 'tsv5']) {
+      using _port = tap.open(name);
+      expect(exists(name)).toBe(true);
+    }
+    expect([exists('tsv4'), exists('tsv5')]).toEqual([true, false]);
+    ip('link', 'delete', 'tsv4');
+  });
+
+  test('an interface deleted under the port is an error on receive and a drop on transmit', () => {
+    using port = tap.open('tsv6');
+    up('tsv6');
+    ip('link', 'delete', 'tsv6');
+    expect(() => port.receive([new Uint8Array(2000)])).toThrow(
+      expect.objectContaining({ call: 'readv', target: 'tap tsv6' }),
+    );
+    expect(port.transmit([arp()])).toBe(false);
+  });
+}
+
+if (process.env[INSIDE] === undefined) test('a tap works with the real driver', runInNamespace);
+else describe('with the real driver', realDriver);

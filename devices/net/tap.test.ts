@@ -1,0 +1,188 @@
+import { constants } from 'node:fs';
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { errno } from '../../sys/errno.js';
+import { type TapSystem, tap, tapOver } from './tap.js';
+
+/** A kernel with one tap, whose frames lie in `toGuest` and `fromGuest`. */
+class FakeTap implements TapSystem {
+  readonly calls: string[] = [];
+  readonly toGuest: Uint8Array[] = [];
+  readonly fromGuest: Uint8Array[] = [];
+  openError: string | undefined;
+  ioctlResult = 0;
+  writeError: string | undefined;
+  readError: string | undefined;
+
+  open(path: string, flags: number): number {
+    this.calls.push(`open ${path}${(flags & constants.O_NONBLOCK) !== 0 ? ' nonblock' : ''}`);
+    if (this.openError !== undefined) throw failure(this.openError);
+    return 33;
+  }
+
+  close(fd: number): void {
+    this.calls.push(`close ${fd}`);
+  }
+
+  ioctl(fd: number, request: number, argument: Uint8Array): number {
+    const name = Buffer.from(argument.subarray(0, 16)).toString().replace(/\0+$/, '');
+    const flags = argument[16]! | (argument[17]! << 8);
+    this.calls.push(
+      `ioctl ${fd} ${request.toString(16)} ${name} ${flags.toString(16)} of ${argument.length}`,
+    );
+    return this.ioctlResult;
+  }
+
+  writev(_fd: number, parts: readonly Uint8Array[]): number {
+    if (this.writeError !== undefined) throw failure(this.writeError);
+    const frame = Uint8Array.from(Buffer.concat(parts));
+    this.fromGuest.push(frame);
+    return frame.length;
+  }
+
+  /** Cuts off what does not fit, as tun does. */
+  readv(_fd: number, parts: readonly Uint8Array[]): number {
+    if (this.readError !== undefined) throw failure(this.readError);
+    const frame = this.toGuest.shift();
+    if (frame === undefined) throw failure('EAGAIN');
+    let copied = 0;
+    for (const part of parts) {
+      const chunk = frame.subarray(copied, copied + part.length);
+      part.set(chunk);
+      copied += chunk.length;
+    }
+    return copied;
+  }
+}
+
+function failure(code: string): Error {
+  return Object.assign(new Error(code), { code, errno: -(errno[code as keyof typeof errno] ?? 77) });
+}
+
+test('opening asks tun for a tap of that name without packet information, and closing gives it back once', () => {
+  const system = new FakeTap();
+  const port = tapOver(system).open('tap0');
+  expect(port.fd).toBe(33);
+  port[Symbol.dispose]();
+  port[Symbol.dispose]();
+  expect(system.calls).toEqual([
+    'open /dev/net/tun nonblock',
+    'ioctl 33 400454ca tap0 1002 of 40',
+    'close 33',
+  ]);
+  expect([
+    port.fd,
+    port.transmit([new Uint8Array(60)]),
+    port.receive([new Uint8Array(60)]),
+    port.pending(),
+  ]).toEqual([-1, false, 0, 0]);
+});
+
+test.each([
+  ['EPERM', 'CAP_NET_ADMIN'],
+  ['EBUSY', 'another process'],
+  ['EINVAL', 'no tap'],
+] as const)(
+  '%s from TUNSETIFF names the interface and says what to do, and leaves nothing open',
+  (code, hint) => {
+    const system = new FakeTap();
+    system.ioctlResult = -errno[code];
+    expect(() => tapOver(system).open('lan0')).toThrow(
+      expect.objectContaining({
+        code,
+        call: 'TUNSETIFF',
+        target: 'tap lan0',
+        hint: expect.stringContaining(hint),
+      }),
+    );
+    expect(system.calls.at(-1)).toBe('close 33');
+  },
+);
+
+test.each(['ENOENT', 'ENODEV', 'EACCES'])('%s from open tells of the tun driver', (code) => {
+  const system = new FakeTap();
+  system.openError = code;
+  expect(() => tapOver(system).open('lan0')).toThrow(
+    expect.objectContaining({ code, call: 'open', hint: expect.stringContaining('modprobe tun') }),
+  );
+});
+
+test('frames go out whole and come in whole, whatever the parts', () => {
+  const parts = fc.array(fc.uint8Array({ maxLength: 100 }), { minLength: 1, maxLength: 6 });
+  const rooms = fc.array(fc.nat(300), { maxLength: 6 });
+  fc.assert(
+    fc.property(parts, fc.uint8Array({ minLength: 14, maxLength: 600 }), rooms, (out, incoming, sizes) => {
+      const system = new FakeTap();
+      using port = tapOver(system).open('t');
+      const sent = Buffer.concat(out);
+      expect(port.transmit(out)).toBe(sent.length > 0);
+      expect(Buffer.from(system.fromGuest[0]!)).toEqual(sent);
+
+      system.toGuest.push(incoming);
+      const buffers = sizes.map((size) => new Uint8Array(size));
+      const room = sizes.reduce((sum, size) => sum + size, 0);
+      expect(port.receive(buffers)).toBe(room < incoming.length ? -1 : incoming.length);
+      expect(port.receive(buffers)).toBe(0);
+      system.toGuest.push(incoming);
+      const other = new Uint8Array(600);
+      expect(port.receive([other])).toBe(incoming.length);
+      expect(other.slice(0, incoming.length)).toEqual(incoming);
+      if (room >= incoming.length) {
+        expect(Buffer.concat(buffers).subarray(0, incoming.length)).toEqual(Buffer.from(incoming));
+      }
+      const fits = room >= incoming.length ? 1 : 0;
+      expect(port.counters).toMatchObject({
+        rxFrames: fits + 1,
+        rxDropped: 1 - fits,
+        rxBytes: (fits + 1) * incoming.length,
+      });
+    }),
+  );
+});
+
+test.each(['EIO', 'EAGAIN', 'EINVAL'])(
+  'a frame that the host refuses with %s is dropped and counted',
+  (code) => {
+    const system = new FakeTap();
+    using port = tapOver(system).open('t');
+    system.writeError = code;
+    expect(port.transmit([new Uint8Array(60)])).toBe(false);
+    expect(port.counters).toMatchObject({ txDropped: 1, txFrames: 0 });
+  },
+);
+
+test('a frame in more parts than one writev takes is dropped, not sent as two', () => {
+  const system = new FakeTap();
+  using port = tapOver(system).open('t');
+  expect(port.transmit(Array.from({ length: 1025 }, () => new Uint8Array(1)))).toBe(false);
+  expect(system.fromGuest).toEqual([]);
+});
+
+test('an interface that went away is an error that names it', () => {
+  const system = new FakeTap();
+  using port = tapOver(system).open('lan0');
+  system.readError = 'EBADFD';
+  expect(() => port.receive([new Uint8Array(60)])).toThrow(
+    expect.objectContaining({ errno: 77, target: 'tap lan0' }),
+  );
+});
+
+test.each([
+  ['', 'a tap needs its interface name: tap:NAME'],
+  ['sixteen-letters-', 'interface name "sixteen-letters-" is longer than 15 characters'],
+  ['a/b', 'interface name "a/b" has a character or form that Linux does not allow'],
+  ['a:b', 'interface name "a:b" has a character or form that Linux does not allow'],
+  ['tap%d', 'interface name "tap%d" has a character or form that Linux does not allow'],
+  ['a b', 'interface name "a b" has a character or form that Linux does not allow'],
+  ['é', 'interface name "é" has a character or form that Linux does not allow'],
+  ['..', 'interface name ".." has a character or form that Linux does not allow'],
+])('%j is refused before anything is opened', (name, problem) => {
+  const system = new FakeTap();
+  expect(tapOver(system).validate(name)).toBe(problem);
+  expect(() => tapOver(system).open(name)).toThrow(TypeError);
+  expect(system.calls).toEqual([]);
+});
+
+test.each(['tap0', 'fifteen-letters', 'br-lan.100', '@eth_0'])('%j is a name', (name) => {
+  expect(tap.validate(name)).toBeUndefined();
+});

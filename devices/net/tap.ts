@@ -1,0 +1,179 @@
+import { closeSync, constants, openSync, readvSync, writevSync } from 'node:fs';
+import { errnoName } from '../../sys/errno.js';
+import { fromNodeError, SysError } from '../../sys/error.js';
+import { iow } from '../../sys/ioctl.js';
+import * as libc from '../../sys/libc.js';
+import type { NetBackend, NetCounters, NetPort } from './port.js';
+
+// linux/if_tun.h, linux/if.h
+const IFF_TAP = 0x0002;
+const IFF_NO_PI = 0x1000;
+const IFNAMSIZ = 16;
+const SIZEOF_IFREQ = 40;
+const UIO_MAXIOV = 1024;
+
+const TUN_PATH = '/dev/net/tun';
+const OPEN_HINT = 'load the driver (modprobe tun), and make the file readable and writable for this user';
+
+const TUNSETIFF = iow('TUNSETIFF', 0x54, 202, 4, {
+  hints: {
+    EPERM: 'needs CAP_NET_ADMIN, or a tap of this user: ip tuntap add dev NAME mode tap user USER',
+    EBUSY: 'another process has it open',
+    EINVAL: 'an interface of this name exists and is no tap, or is a multi-queue tap',
+  },
+});
+
+/**
+ * The host calls behind a tap, so that a test can put a fake in their place. `open`, `close`, `writev` and
+ * `readv` fail as Node's fs does, by throwing an error with `code` and `errno`; `ioctl` returns the negative
+ * errno.
+ */
+export interface TapSystem {
+  open(path: string, flags: number): number;
+  close(fd: number): void;
+  ioctl(fd: number, request: number, argument: Uint8Array): number;
+  writev(fd: number, parts: readonly Uint8Array[]): number;
+  readv(fd: number, parts: readonly Uint8Array[]): number;
+}
+
+const linux: TapSystem = {
+  open: (path, flags) => openSync(path, flags),
+  close: (fd) => closeSync(fd),
+  ioctl: (fd, request, argument) => libc.ioctlPtr(fd, request, argument),
+  writev: (fd, parts) => writevSync(fd, parts),
+  readv: (fd, parts) => readvSync(fd, parts),
+};
+
+class Tap implements NetPort {
+  readonly #counts = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
+  readonly counters: NetCounters = this.#counts;
+  readonly #system: TapSystem;
+  readonly #name: string;
+  #fd: number;
+  /** The guest's parts and one byte more, which only a frame too long for them reaches. */
+  readonly #vector: Uint8Array[] = [];
+  readonly #overflow = new Uint8Array(1);
+
+  constructor(system: TapSystem, name: string, fd: number) {
+    this.#system = system;
+    this.#name = name;
+    this.#fd = fd;
+  }
+
+  get fd(): number {
+    return this.#fd;
+  }
+
+  transmit(parts: readonly Uint8Array[]): boolean {
+    const bytes = this.#write(parts);
+    if (bytes === 0) {
+      this.#counts.txDropped++;
+      return false;
+    }
+    this.#counts.txFrames++;
+    this.#counts.txBytes += bytes;
+    return true;
+  }
+
+  pending(): number {
+    return this.#fd < 0 ? 0 : -1;
+  }
+
+  receive(parts: readonly Uint8Array[]): number {
+    if (this.#fd < 0) return 0;
+    const vector = this.#vector;
+    let room = 0;
+    for (let i = 0; i < parts.length && i < UIO_MAXIOV - 1; i++) {
+      vector.push(parts[i]!);
+      room += parts[i]!.length;
+    }
+    vector.push(this.#overflow);
+    const bytes = this.#read(vector);
+    vector.length = 0;
+    if (bytes > room) {
+      this.#counts.rxDropped++;
+      return -1;
+    }
+    if (bytes > 0) {
+      this.#counts.rxFrames++;
+      this.#counts.rxBytes += bytes;
+    }
+    return bytes;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#fd < 0) return;
+    const fd = this.#fd;
+    this.#fd = -1;
+    this.#system.close(fd);
+  }
+
+  /**
+   * Bytes written, 0 if the frame was lost: the guest sent no whole header (EINVAL), the interface is down
+   * (EIO) or its queue full (EAGAIN). A vector too long for one call would go out as two frames.
+   */
+  #write(parts: readonly Uint8Array[]): number {
+    if (this.#fd < 0 || parts.length > UIO_MAXIOV) return 0;
+    try {
+      return this.#system.writev(this.#fd, parts);
+    } catch {
+      return 0;
+    }
+  }
+
+  #read(parts: readonly Uint8Array[]): number {
+    try {
+      return this.#system.readv(this.#fd, parts);
+    } catch (error) {
+      if (error instanceof Error && 'code' in error && error.code === 'EAGAIN') return 0;
+      throw fromNodeError(error, 'readv', `tap ${this.#name}`, 'the interface is gone');
+    }
+  }
+}
+
+/** As the kernel's dev_valid_name(), and no `%`, which TUNSETIFF would take as a pattern for a free number. */
+function problemOf(name: string): string | undefined {
+  if (name === '') return 'a tap needs its interface name: tap:NAME';
+  if (name.length >= IFNAMSIZ)
+    return `interface name ${JSON.stringify(name)} is longer than ${IFNAMSIZ - 1} characters`;
+  if (name === '.' || name === '..' || !/^[!-~]+$/.test(name) || /[/:%]/.test(name)) {
+    return `interface name ${JSON.stringify(name)} has a character or form that Linux does not allow`;
+  }
+  return undefined;
+}
+
+function openTap(system: TapSystem, name: string): NetPort {
+  const problem = problemOf(name);
+  if (problem !== undefined) throw new TypeError(problem);
+  let fd: number;
+  try {
+    fd = system.open(TUN_PATH, constants.O_RDWR | constants.O_NONBLOCK);
+  } catch (error) {
+    throw fromNodeError(error, 'open', `${TUN_PATH} for tap ${name}`, OPEN_HINT);
+  }
+  const ifreq = new Uint8Array(SIZEOF_IFREQ);
+  ifreq.set(Buffer.from(name, 'latin1'));
+  new DataView(ifreq.buffer).setUint16(IFNAMSIZ, IFF_TAP | IFF_NO_PI, true);
+  const result = system.ioctl(fd, TUNSETIFF.number, ifreq);
+  if (result < 0) {
+    system.close(fd);
+    const hint = TUNSETIFF.hints[errnoName(-result)];
+    throw new SysError({ call: TUNSETIFF.name, target: `tap ${name}`, errno: -result, hint });
+  }
+  return new Tap(system, name, fd);
+}
+
+/** The tap back-end over the given host calls. */
+export function tapOver(system: TapSystem): NetBackend {
+  return { name: 'tap', validate: problemOf, open: (address) => openTap(system, address) };
+}
+
+/**
+ * Back-end `tap:NAME`: a tap interface of the host. One that exists is used as it is; with CAP_NET_ADMIN a
+ * missing one is made and goes with the port. Addresses, bridge and link state are the administrator's: while
+ * the link is down, frames are dropped. An empty receive() costs an exception inside Node (5 us): call it
+ * when the fd is readable. Opening throws SysError: EPERM, EBUSY, EINVAL from TUNSETIFF, ENOENT, ENODEV or
+ * EACCES from open.
+ * @see Documentation/networking/tuntap.rst in the Linux source
+ */
+export const tap: NetBackend = tapOver(linux);
