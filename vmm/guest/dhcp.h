@@ -1,0 +1,8 @@
+#ifndef GUEST_DHCP_H
+#define GUEST_DHCP_H
+#include "cpu.h"
+
+/* Sets own.ip and gateway.ip from a lease (RFC 2131); false if nobody offers one. */
+bool dhcp_lease(void);
+
+#endif
