@@ -1,0 +1,93 @@
+import { ioctl } from '../sys/ioctl.js';
+import { MemoryView } from '../sys/mapping.js';
+import { disposable } from '../sys/scope.js';
+import type { VcpuHandle } from './runner.js';
+import {
+  CoalescedMmio,
+  CoalescedMmioRing,
+  CoalescedMmioZone,
+  KVM_COALESCED_MMIO_PAGE_OFFSET,
+  KVM_REGISTER_COALESCED_MMIO,
+  KVM_UNREGISTER_COALESCED_MMIO,
+} from './uapi.js';
+import type { Vm } from './vm.js';
+
+const PAGE = 4096;
+/** KVM_COALESCED_MMIO_MAX */
+const CAPACITY = Math.floor((PAGE - CoalescedMmioRing.size) / CoalescedMmio.size);
+
+/** Addresses, or ports, whose writes may wait. */
+export interface CoalescedZone {
+  /** Guest physical address, or port if `isPio`. */
+  readonly address: bigint;
+  readonly bytes: number;
+  readonly isPio?: boolean | undefined;
+}
+
+/**
+ * Lets KVM note guest writes to a zone in the {@link CoalescedRing} instead of making an exit for each. They are to be
+ * carried out before the next exit is handled. For registers whose writes have no effect the guest waits for.
+ * @throws SysError ENOSPC for a zone too many; EINVAL
+ */
+export function registerCoalesced(vm: Vm, { address, bytes, isPio }: CoalescedZone): Disposable {
+  const zone = CoalescedMmioZone.encode({ addr: address, size: bytes, pio: isPio ? 1 : 0 });
+  ioctl(vm.fd, KVM_REGISTER_COALESCED_MMIO, zone);
+  return disposable(() => {
+    if (vm.fd.isOpen) ioctl(vm.fd, KVM_UNREGISTER_COALESCED_MMIO, zone);
+  });
+}
+
+/** One write that waited. `data` is reused: valid until the next one. */
+export type CoalescedWrite = (address: number, data: Uint8Array, isPio: boolean) => void;
+
+/** The writes that wait, of all vCPUs of a VM in their order. There is one ring in a VM, seen through any vCPU. */
+export class CoalescedRing {
+  readonly #indices: Uint32Array;
+  readonly #view: DataView;
+  readonly #data: readonly (readonly Uint8Array[])[];
+
+  private constructor(indices: Uint32Array, view: DataView, data: readonly (readonly Uint8Array[])[]) {
+    this.#indices = indices;
+    this.#view = view;
+    this.#data = data;
+  }
+
+  /** @param vcpu whichever; it outlives the ring */
+  static of(vcpu: VcpuHandle): CoalescedRing {
+    const at = KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE;
+    const page = new MemoryView(vcpu.address, vcpu.bytes).slice(at, PAGE);
+    const { buffer, byteOffset } = page;
+    const data = Array.from({ length: CAPACITY }, (_, i) => {
+      const start = entryAt(i) + CoalescedMmio.offsets.data;
+      return Array.from({ length: 9 }, (_, n) => page.subarray(start, start + n));
+    });
+    return new CoalescedRing(
+      new Uint32Array(buffer, byteOffset, 2),
+      new DataView(buffer, byteOffset, PAGE),
+      data,
+    );
+  }
+
+  /** Hands each waiting write to `write` and takes it out. Returns how many there were. */
+  drain(write: CoalescedWrite): number {
+    const { phys_addr: addr, len, pio } = CoalescedMmio.offsets;
+    let count = 0;
+    // KVM moves `last` after it has written an entry; `first` is ours.
+    let first = Atomics.load(this.#indices, 0) % CAPACITY;
+    while (first !== Atomics.load(this.#indices, 1) % CAPACITY) {
+      const at = entryAt(first);
+      const view = this.#view;
+      const address = view.getUint32(at + addr, true) + view.getUint32(at + addr + 4, true) * 2 ** 32;
+      const data = this.#data[first]?.[view.getUint32(at + len, true)];
+      if (data !== undefined) write(address, data, view.getUint32(at + pio, true) !== 0);
+      first = (first + 1) % CAPACITY;
+      Atomics.store(this.#indices, 0, first);
+      count++;
+    }
+    return count;
+  }
+}
+
+function entryAt(index: number): number {
+  return CoalescedMmioRing.size + index * CoalescedMmio.size;
+}

@@ -1,0 +1,85 @@
+import { isErrno } from '../sys/error.js';
+import { Fd } from '../sys/fd.js';
+import { ioctl, type Request } from '../sys/ioctl.js';
+import { addressOf } from '../sys/libc.js';
+import * as uapi from './uapi.js';
+
+const names: Readonly<Record<number, string>> = { [uapi.KVM_DEV_TYPE_VFIO]: 'kvm-vfio' };
+const nameOf = (type: number): string => names[type] ?? `kvm device ${type}`;
+
+/** Holds an attribute's value while the kernel reads or writes it: a page does not move. */
+const scratch = new Uint8Array(4096);
+
+function isThere(fd: Fd, request: Request, bytes: Uint8Array, missing: 'ENODEV' | 'ENXIO'): boolean {
+  try {
+    ioctl(fd, request, bytes);
+    return true;
+  } catch (error) {
+    if (isErrno(error, missing)) return false;
+    throw error;
+  }
+}
+
+/** A device that KVM has in the kernel, and its attributes. */
+export class KvmDevice implements Disposable {
+  readonly fd: Fd;
+
+  private constructor(fd: Fd) {
+    this.fd = fd;
+  }
+
+  /** @throws SysError ENODEV if the kernel lacks the type; EBUSY for a second kvm-vfio */
+  static create(vm: Fd, type: number): KvmDevice {
+    const bytes = uapi.CreateDevice.encode({ type });
+    ioctl(vm, uapi.KVM_CREATE_DEVICE, bytes, `${vm.target}, ${nameOf(type)}`);
+    return KvmDevice.adopt(Fd.adopt(uapi.CreateDevice.decode(bytes).fd, nameOf(type)));
+  }
+
+  /** Takes over a device's descriptor. */
+  static adopt(fd: Fd): KvmDevice {
+    return new KvmDevice(fd);
+  }
+
+  /** Whether the kernel has the type; makes nothing. @throws SysError EBADF */
+  static isSupported(vm: Fd, type: number): boolean {
+    const bytes = uapi.CreateDevice.encode({ type, flags: uapi.KVM_CREATE_DEVICE_TEST });
+    return isThere(vm, uapi.KVM_CREATE_DEVICE, bytes, 'ENODEV');
+  }
+
+  /** Whether the device has an attribute. */
+  hasAttr(group: number, attr: number): boolean {
+    const bytes = uapi.DeviceAttr.encode({ group, attr: BigInt(attr) });
+    return isThere(this.fd, uapi.KVM_HAS_DEVICE_ATTR, bytes, 'ENXIO');
+  }
+
+  /**
+   * @param value what the attribute takes, up to a page
+   * @param about how an error is to name what was done, and to what
+   * @throws SysError ENXIO for an unknown attribute; else by device
+   */
+  setAttr(
+    group: number,
+    attr: number,
+    value: Uint8Array,
+    about: { readonly request?: Request; readonly target?: string } = {},
+  ): void {
+    scratch.set(value);
+    const { request = uapi.KVM_SET_DEVICE_ATTR, target = this.fd.target } = about;
+    ioctl(this.fd, request, this.#attr(group, attr), target);
+  }
+
+  /** @param bytes how long the value is @throws SysError ENXIO; EPERM for a device without readable attributes */
+  getAttr(group: number, attr: number, bytes: number): Uint8Array {
+    scratch.fill(0, 0, bytes);
+    ioctl(this.fd, uapi.KVM_GET_DEVICE_ATTR, this.#attr(group, attr));
+    return scratch.slice(0, bytes);
+  }
+
+  #attr(group: number, attr: number): Uint8Array {
+    return uapi.DeviceAttr.encode({ group, attr: BigInt(attr), addr: BigInt(addressOf(scratch)) });
+  }
+
+  [Symbol.dispose](): void {
+    this.fd[Symbol.dispose]();
+  }
+}

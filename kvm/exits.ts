@@ -1,0 +1,363 @@
+/**
+ * Why KVM_RUN came back: the exits as a tagged union, and {@link RunPage}, which reads them out of kvm_run. All that is
+ * needed is kvm_run's address, so any thread can do it.
+ */
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
+import { MemoryView } from '../sys/mapping.js';
+import * as uapi from './uapi-vcpu.js';
+
+/**
+ * The guest used an I/O port. `data` holds `count` elements of `size` bytes, one after the other, all for the same
+ * port: the device is to see one access per element (`rep ins` and `rep outs` give more than one). For a read, fill
+ * all of `data` before the next run.
+ */
+export interface IoExit {
+  readonly kind: 'io';
+  readonly isWrite: boolean;
+  readonly port: number;
+  /** Bytes of an element: 1, 2 or 4. */
+  readonly size: number;
+  readonly count: number;
+  readonly data: Uint8Array;
+}
+
+/** The guest touched an address without memory behind it. For a read, fill `data` before the next run. */
+export interface MmioExit {
+  readonly kind: 'mmio';
+  readonly isWrite: boolean;
+  /** Guest physical address; as a number, since x86 has at most 52 bits of them. */
+  readonly address: number;
+  /** 1 to 8 bytes. */
+  readonly data: Uint8Array;
+}
+
+/** KVM could not go on. It is final: the guest's state is as it was before the instruction. */
+export interface InternalErrorExit {
+  readonly kind: 'internal-error';
+  /** KVM_INTERNAL_ERROR_…: 1 is an instruction that KVM cannot emulate. */
+  readonly suberror: number;
+  /** The instruction and what follows it, if KVM told (KVM_CAP_EXIT_ON_EMULATION_FAILURE); else empty. */
+  readonly instruction: Uint8Array;
+  /** What KVM adds for developers; without a fixed meaning. */
+  readonly data: readonly bigint[];
+}
+
+/** The processor refused the guest's state. Final. */
+export interface FailEntryExit {
+  readonly kind: 'fail-entry';
+  /** As the processor's manual numbers it. */
+  readonly reason: bigint;
+  /** Host CPU it happened on. */
+  readonly cpu: number;
+}
+
+/** KVM_SET_GUEST_DEBUG asked for this. */
+export interface DebugExit {
+  readonly kind: 'debug';
+  readonly exception: number;
+  readonly pc: bigint;
+  readonly dr6: bigint;
+  readonly dr7: bigint;
+}
+
+/** The guest asked the platform for something. */
+export interface SystemEventExit {
+  readonly kind: 'system-event';
+  /** KVM_SYSTEM_EVENT_… */
+  readonly type: number;
+  readonly data: readonly bigint[];
+}
+
+/** A hypercall that KVM_CAP_EXIT_HYPERCALL hands out. Answer with {@link RunPage.answerHypercall}. */
+export interface HypercallExit {
+  readonly kind: 'hypercall';
+  readonly nr: bigint;
+  readonly args: readonly bigint[];
+}
+
+/** An MSR access that KVM_CAP_X86_USER_SPACE_MSR hands out. Answer with {@link RunPage.answerMsr}. */
+export interface MsrExit {
+  readonly kind: 'rdmsr' | 'wrmsr';
+  readonly index: number;
+  /** KVM_MSR_EXIT_REASON_… */
+  readonly reason: number;
+  /** The value written; 0 for rdmsr. */
+  readonly data: bigint;
+}
+
+/** Split irqchip: a level-triggered interrupt of the VMM's IOAPIC was acknowledged. */
+export interface IoapicEoiExit {
+  readonly kind: 'ioapic-eoi';
+  readonly vector: number;
+}
+
+/** An exit this package asks for nowhere. */
+export interface UnknownExit {
+  readonly kind: 'unknown';
+  /** KVM_EXIT_… */
+  readonly reason: number;
+  /** The processor's own reason, for KVM_EXIT_UNKNOWN; else 0. */
+  readonly hardwareReason: bigint;
+}
+
+/** Exits that say all by their name. */
+export interface BareExit {
+  /**
+   * `hlt`: without an in-kernel irqchip the VMM waits for an interrupt itself.
+   * `shutdown`: triple fault.
+   * `irq-window`: the guest can take an interrupt, as asked by {@link RunPage.setRequestInterruptWindow}.
+   * `interrupted`: a signal, or immediate_exit; the guest goes on at the next run.
+   * `again`: an application processor was woken; run again.
+   */
+  readonly kind: 'hlt' | 'shutdown' | 'irq-window' | 'interrupted' | 'again';
+}
+
+/** One exit. It and all it holds are reused: valid until the next run of the same vCPU. */
+export type VcpuExit =
+  | IoExit
+  | MmioExit
+  | BareExit
+  | InternalErrorExit
+  | FailEntryExit
+  | DebugExit
+  | SystemEventExit
+  | HypercallExit
+  | MsrExit
+  | IoapicEoiExit
+  | UnknownExit;
+
+type Writable<T> = { -readonly [K in keyof T]: T[K] };
+
+const HLT: VcpuExit = { kind: 'hlt' };
+const SHUTDOWN: VcpuExit = { kind: 'shutdown' };
+const IRQ_WINDOW: VcpuExit = { kind: 'irq-window' };
+const INTERRUPTED: VcpuExit = { kind: 'interrupted' };
+const AGAIN: VcpuExit = { kind: 'again' };
+const NO_BYTES = new Uint8Array(0);
+
+const { offsets: run } = uapi.Run;
+const UNION = run.padding;
+const IO = uapi.RunIo.offsets;
+const MMIO = uapi.RunMmio.offsets;
+const MSR = uapi.RunMsr.offsets;
+const MMIO_DATA = UNION + MMIO.data;
+const { EINTR, EAGAIN, EFAULT } = errno;
+
+/**
+ * kvm_run, seen by one thread. Two threads may each have their own of the same vCPU, but only one at a time decodes
+ * and answers.
+ */
+export class RunPage {
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+  // Exits by the million must not make garbage: one object of each hot kind, one view of each length.
+  readonly #io: Writable<IoExit>;
+  readonly #mmio: Writable<MmioExit>;
+  readonly #eoi: Writable<IoapicEoiExit> = { kind: 'ioapic-eoi', vector: 0 };
+  readonly #mmioData: readonly Uint8Array[];
+  readonly #ioData: (Uint8Array | undefined)[] = [];
+  #ioOffset = -1;
+
+  /**
+   * @param address where kvm_run is mapped in this process; stays mapped for as long as this is used
+   * @param bytes KVM_GET_VCPU_MMAP_SIZE
+   */
+  constructor(address: number, bytes: number) {
+    this.#bytes = new MemoryView(address, bytes).slice(0, bytes);
+    this.#view = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, bytes);
+    this.#io = { kind: 'io', isWrite: false, port: 0, size: 1, count: 1, data: NO_BYTES };
+    this.#mmio = { kind: 'mmio', isWrite: false, address: 0, data: NO_BYTES };
+    this.#mmioData = Array.from({ length: 9 }, (_, n) => this.#bytes.subarray(MMIO_DATA, MMIO_DATA + n));
+  }
+
+  /** What KVM_RUN's result and kvm_run say. @throws SysError for a run that failed, naming `target` */
+  exit(result: number, target: string): VcpuExit {
+    if (result >= 0) return this.decode();
+    if (result === -EINTR) return INTERRUPTED;
+    if (result === -EAGAIN) return AGAIN;
+    throw this.#failure(-result, target);
+  }
+
+  /** The exit that kvm_run holds after a KVM_RUN that returned 0. */
+  decode(): VcpuExit {
+    const reason = this.#view.getUint32(run.exit_reason, true);
+    switch (reason) {
+      case uapi.KVM_EXIT_IO:
+        return this.#decodeIo();
+      case uapi.KVM_EXIT_MMIO:
+        return this.#decodeMmio();
+      case uapi.KVM_EXIT_HLT:
+        return HLT;
+      case uapi.KVM_EXIT_SHUTDOWN:
+        return SHUTDOWN;
+      case uapi.KVM_EXIT_IRQ_WINDOW_OPEN:
+        return IRQ_WINDOW;
+      case uapi.KVM_EXIT_INTR:
+        return INTERRUPTED;
+      case uapi.KVM_EXIT_IOAPIC_EOI:
+        this.#eoi.vector = this.#view.getUint8(UNION + uapi.RunEoi.offsets.vector);
+        return this.#eoi;
+      default:
+        return this.#decodeRare(reason);
+    }
+  }
+
+  #decodeIo(): IoExit {
+    const view = this.#view;
+    const io = this.#io;
+    io.isWrite = view.getUint8(UNION + IO.direction) === uapi.KVM_EXIT_IO_OUT;
+    io.size = view.getUint8(UNION + IO.size);
+    io.port = view.getUint16(UNION + IO.port, true);
+    io.count = view.getUint32(UNION + IO.count, true);
+    io.data = this.#ioBytes(view.getUint32(UNION + IO.data_offset, true), io.size * io.count);
+    return io;
+  }
+
+  #ioBytes(offset: number, length: number): Uint8Array {
+    if (offset !== this.#ioOffset) {
+      this.#ioOffset = offset;
+      this.#ioData.length = 0;
+    }
+    const known = this.#ioData[length];
+    if (known !== undefined) return known;
+    const data = this.#bytes.subarray(offset, offset + length);
+    this.#ioData[length] = data;
+    return data;
+  }
+
+  #decodeMmio(): MmioExit {
+    const view = this.#view;
+    const mmio = this.#mmio;
+    const at = UNION + MMIO.phys_addr;
+    mmio.isWrite = view.getUint8(UNION + MMIO.is_write) !== 0;
+    mmio.address = view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
+    mmio.data = this.#mmioData[view.getUint32(UNION + MMIO.len, true)] as Uint8Array;
+    return mmio;
+  }
+
+  #decodeRare(reason: number): VcpuExit {
+    const bytes = this.#bytes;
+    switch (reason) {
+      case uapi.KVM_EXIT_INTERNAL_ERROR:
+        return this.#decodeInternalError();
+      case uapi.KVM_EXIT_FAIL_ENTRY: {
+        const { hardware_entry_failure_reason, cpu } = uapi.RunFailEntry.decode(bytes, UNION);
+        return { kind: 'fail-entry', reason: hardware_entry_failure_reason, cpu };
+      }
+      case uapi.KVM_EXIT_DEBUG: {
+        const { exception, pc, dr6, dr7 } = uapi.RunDebug.decode(bytes, UNION).arch;
+        return { kind: 'debug', exception, pc, dr6, dr7 };
+      }
+      case uapi.KVM_EXIT_SYSTEM_EVENT: {
+        const { type, ndata, data } = uapi.RunSystemEvent.decode(bytes, UNION);
+        return { kind: 'system-event', type, data: data.slice(0, ndata) };
+      }
+      case uapi.KVM_EXIT_HYPERCALL: {
+        const { nr, args } = uapi.RunHypercall.decode(bytes, UNION);
+        return { kind: 'hypercall', nr, args };
+      }
+      case uapi.KVM_EXIT_X86_RDMSR:
+      case uapi.KVM_EXIT_X86_WRMSR: {
+        const { index, reason: why, data } = uapi.RunMsr.decode(bytes, UNION);
+        const isRead = reason === uapi.KVM_EXIT_X86_RDMSR;
+        return { kind: isRead ? 'rdmsr' : 'wrmsr', index, reason: why, data: isRead ? 0n : data };
+      }
+      default: {
+        const { hardware_exit_reason } = uapi.RunHw.decode(bytes, UNION);
+        const hardwareReason = reason === uapi.KVM_EXIT_UNKNOWN ? hardware_exit_reason : 0n;
+        return { kind: 'unknown', reason, hardwareReason };
+      }
+    }
+  }
+
+  #decodeInternalError(): InternalErrorExit {
+    const { suberror, ndata, data } = uapi.RunInternal.decode(this.#bytes, UNION);
+    const error = { kind: 'internal-error', suberror, data: data.slice(0, ndata) } as const;
+    // emulation_failure lies over `data`: its flags are word 0, the instruction is in words 1 and 2.
+    const flags = ndata >= 3 ? (data[0] as bigint) : 0n;
+    const hasInstruction = flags & BigInt(uapi.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
+    if (suberror !== uapi.KVM_INTERNAL_ERROR_EMULATION || !hasInstruction)
+      return { ...error, instruction: NO_BYTES };
+    const failure = uapi.RunEmulationFailure.decode(this.#bytes, UNION);
+    return { ...error, instruction: failure.insn_bytes.subarray(0, failure.insn_size) };
+  }
+
+  #failure(code: number, target: string): SysError {
+    let hint = uapi.KVM_RUN.hints.EFAULT;
+    const reason = this.#view.getUint32(run.exit_reason, true);
+    if (reason === uapi.KVM_EXIT_MEMORY_FAULT) {
+      const { gpa, size } = uapi.RunMemoryFault.decode(this.#bytes, UNION);
+      hint = `no memory for guest physical address 0x${gpa.toString(16)}, ${size} bytes: ${hint}`;
+    }
+    return new SysError({
+      call: uapi.KVM_RUN.name,
+      target,
+      errno: code,
+      hint: code === EFAULT ? hint : undefined,
+    });
+  }
+
+  /**
+   * With 1, the next run returns at once with `interrupted`, after finishing the access of the last exit. Any thread
+   * may set it; the vCPU's own clears it.
+   */
+  setImmediateExit(isSet: boolean): void {
+    Atomics.store(this.#bytes, run.immediate_exit, isSet ? 1 : 0);
+  }
+
+  /** Whether to exit with `irq-window` as soon as the guest can take an interrupt (VMs without an in-kernel irqchip). */
+  setRequestInterruptWindow(isWanted: boolean): void {
+    this.#bytes[run.request_interrupt_window] = isWanted ? 1 : 0;
+  }
+
+  /** Whether KVM_INTERRUPT would be taken now. */
+  get isReadyForInterrupt(): boolean {
+    return this.#bytes[run.ready_for_interrupt_injection] !== 0;
+  }
+
+  /** The guest's RFLAGS.IF at the last exit. */
+  get isInterruptFlagSet(): boolean {
+    return this.#bytes[run.if_flag] !== 0;
+  }
+
+  /** Result of the last `hypercall` exit. */
+  answerHypercall(result: bigint): void {
+    this.#view.setBigUint64(UNION + uapi.RunHypercall.offsets.ret, result, true);
+  }
+
+  /** Answers the last `rdmsr` (with its value) or `wrmsr`; `undefined` refuses it: the guest takes #GP. */
+  answerMsr(value: bigint | undefined): void {
+    this.#view.setUint8(UNION + MSR.error, value === undefined ? 1 : 0);
+    if (value !== undefined) this.#view.setBigUint64(UNION + MSR.data, value, true);
+  }
+
+  /** Which registers KVM stores in kvm_run at each exit: KVM_SYNC_X86_ bits. */
+  setValidRegs(mask: number): void {
+    this.#view.setBigUint64(run.kvm_valid_regs, BigInt(mask), true);
+  }
+
+  /** The registers as of the last exit; only those of {@link setValidRegs} are meaningful. */
+  readSyncRegs(): uapi.SyncRegs {
+    return uapi.SyncRegs.decode(this.#bytes, run.s);
+  }
+
+  /** Registers that the next run starts with; KVM forgets the request after taking them. */
+  writeSyncRegs(values: Partial<uapi.SyncRegs>): void {
+    uapi.SyncRegs.write(this.#bytes, values, run.s);
+    const mask =
+      (values.regs === undefined ? 0 : uapi.KVM_SYNC_X86_REGS) |
+      (values.sregs === undefined ? 0 : uapi.KVM_SYNC_X86_SREGS) |
+      (values.events === undefined ? 0 : uapi.KVM_SYNC_X86_EVENTS);
+    this.#view.setBigUint64(run.kvm_dirty_regs, BigInt(mask), true);
+  }
+
+  /** CR8 (the task priority) at the last exit; in-kernel irqchips keep their own. */
+  get cr8(): bigint {
+    return this.#view.getBigUint64(run.cr8, true);
+  }
+
+  set cr8(value: bigint) {
+    this.#view.setBigUint64(run.cr8, value, true);
+  }
+}

@@ -1,0 +1,23 @@
+/** First kernel version whose header has a constant or capability; the others are in every supported one. */
+export const constantsSince: Readonly<Record<string, string>> = {
+  KVM_DEV_VFIO_FILE: '6.6',
+  KVM_DEV_VFIO_FILE_ADD: '6.6',
+  KVM_DEV_VFIO_FILE_DEL: '6.6',
+  KVM_CLOCK_REALTIME: '5.16',
+  KVM_CLOCK_HOST_TSC: '5.16',
+  KVM_EXIT_MEMORY_FAULT: '6.8',
+  KVM_SREGS2_FLAGS_PDPTRS_VALID: '5.14',
+  KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES: '5.14',
+  KVM_GUESTDBG_BLOCKIRQ: '5.16',
+  KVM_CAP_SET_GUEST_DEBUG2: '5.13',
+  KVM_CAP_SREGS2: '5.14',
+  KVM_CAP_EXIT_HYPERCALL: '5.14',
+  KVM_CAP_EXIT_ON_EMULATION_FAILURE: '5.15',
+  KVM_CAP_VM_GPA_BITS: '5.17',
+  KVM_CAP_XSAVE2: '5.17',
+  KVM_CAP_DISABLE_QUIRKS2: '5.18',
+  KVM_CAP_VM_TSC_CONTROL: '5.18',
+  KVM_CAP_X86_NOTIFY_VMEXIT: '6.0',
+  KVM_CAP_USER_MEMORY2: '6.8',
+  KVM_CAP_MEMORY_FAULT_INFO: '6.8',
+};

@@ -1,0 +1,262 @@
+import type { Fd } from '../sys/fd.js';
+import { ioctl } from '../sys/ioctl.js';
+import type { HotDoor } from '../sys/libc.js';
+import type { Mapping } from '../sys/mapping.js';
+import { decodeCpuid, encodeCpuid } from './cpuid.js';
+import type { RunPage, VcpuExit } from './exits.js';
+import { getMsrs, setMsrs } from './msrs.js';
+import { type VcpuHandle, VcpuRunner } from './runner.js';
+import type { CpuidEntry2, MsrEntry } from './uapi.js';
+import * as uapi from './uapi-vcpu.js';
+
+/** KVM_MAX_CPUID_ENTRIES of the kernel: a vCPU never has more. */
+const MAX_CPUID_ENTRIES = 256;
+/** sizeof(sigset_t) of the kernel, not of libc. */
+const SIGSET_BYTES = 8;
+
+/** What a {@link Vcpu} is made from. */
+export interface VcpuParts {
+  readonly fd: Fd;
+  /** Its kvm_run. */
+  readonly mapping: Mapping;
+  /** KVM_CAP_XSAVE2 of the VM: how much KVM_GET_XSAVE2 writes. */
+  readonly xsaveBytes: number;
+  readonly door?: HotDoor | undefined;
+}
+
+/**
+ * A virtual processor. Only the thread that runs it should call its methods: KVM makes others wait until KVM_RUN
+ * returns. Whoever disposes it has first seen to it that no thread runs it.
+ */
+export class Vcpu implements Disposable {
+  readonly fd: Fd;
+  /** kvm_run, for answers to exits and immediate_exit. */
+  readonly page: RunPage;
+  /** What another thread needs to run this vCPU with a {@link VcpuRunner}. */
+  readonly handle: VcpuHandle;
+  readonly #mapping: Mapping;
+  readonly #runner: VcpuRunner;
+  readonly #xsaveBytes: number;
+
+  private constructor(parts: VcpuParts, handle: VcpuHandle, runner: VcpuRunner) {
+    this.fd = parts.fd;
+    this.handle = handle;
+    this.page = runner.page;
+    this.#mapping = parts.mapping;
+    this.#runner = runner;
+    this.#xsaveBytes = parts.xsaveBytes;
+  }
+
+  /** Takes over the descriptor and mapping of a vCPU. */
+  static adopt(parts: VcpuParts): Vcpu {
+    const { fd, mapping } = parts;
+    const { address } = mapping.view;
+    const handle = { target: fd.target, fd: fd.number, address, bytes: mapping.bytes };
+    return new Vcpu(parts, handle, VcpuRunner.of(handle, parts.door));
+  }
+
+  /** Runs the guest in this thread until its next exit. @see VcpuRunner.run */
+  run(): VcpuExit {
+    void this.fd.number; // throws after close, when kvm_run is not mapped any more
+    return this.#runner.run();
+  }
+
+  /**
+   * Finishes the access of the last exit without letting the guest go on, so that its registers are whole and can be
+   * saved. `interrupted` means done; anything else is one more piece of the same access: handle it and call again.
+   */
+  completeAccess(): VcpuExit {
+    this.page.setImmediateExit(true);
+    try {
+      return this.run();
+    } finally {
+      this.page.setImmediateExit(false);
+    }
+  }
+
+  getRegs(): uapi.Regs {
+    return uapi.Regs.decode(this.#get(uapi.KVM_GET_REGS, uapi.Regs.encode()));
+  }
+
+  /** Sets all; a register left out becomes 0. */
+  setRegs(regs: Partial<uapi.Regs>): void {
+    ioctl(this.fd, uapi.KVM_SET_REGS, uapi.Regs.encode(regs));
+  }
+
+  getSregs(): uapi.Sregs {
+    return uapi.Sregs.decode(this.#get(uapi.KVM_GET_SREGS, uapi.Sregs.encode()));
+  }
+
+  /** @throws SysError EINVAL for control registers that no processor could hold together */
+  setSregs(sregs: uapi.Sregs): void {
+    ioctl(this.fd, uapi.KVM_SET_SREGS, uapi.Sregs.encode(sregs));
+  }
+
+  /** As {@link getSregs}, with the PAE page directory pointers. Needs KVM_CAP_SREGS2. */
+  getSregs2(): uapi.Sregs2 {
+    return uapi.Sregs2.decode(this.#get(uapi.KVM_GET_SREGS2, uapi.Sregs2.encode()));
+  }
+
+  setSregs2(sregs: uapi.Sregs2): void {
+    ioctl(this.fd, uapi.KVM_SET_SREGS2, uapi.Sregs2.encode(sregs));
+  }
+
+  /** CPUID as the guest sees it. */
+  getCpuid2(): CpuidEntry2[] {
+    return decodeCpuid(this.#get(uapi.KVM_GET_CPUID2, encodeCpuid([], MAX_CPUID_ENTRIES)));
+  }
+
+  /** @throws SysError EINVAL once the vCPU has run; E2BIG for more than 256 entries */
+  setCpuid2(entries: readonly CpuidEntry2[]): void {
+    ioctl(this.fd, uapi.KVM_SET_CPUID2, encodeCpuid(entries));
+  }
+
+  /** @throws SysError EINVAL naming the first MSR that KVM refuses */
+  getMsrs(indices: readonly number[]): MsrEntry[] {
+    return getMsrs(this.fd, uapi.KVM_GET_MSRS, indices);
+  }
+
+  /** In order. @throws SysError EINVAL naming the first MSR that KVM refuses; those before it are set */
+  setMsrs(entries: readonly { readonly index: number; readonly data: bigint }[]): void {
+    setMsrs(this.fd, uapi.KVM_SET_MSRS, entries);
+  }
+
+  /** The local APIC's register page, 1 KiB. @throws SysError EINVAL if the APIC is not in the kernel */
+  getLapic(): Uint8Array {
+    return this.#get(uapi.KVM_GET_LAPIC, uapi.LapicState.encode());
+  }
+
+  setLapic(regs: Uint8Array): void {
+    ioctl(this.fd, uapi.KVM_SET_LAPIC, uapi.LapicState.encode({ regs }));
+  }
+
+  /** x87 and SSE registers. KVM leaves `mxcsr` out, both ways: it is in the XSAVE area. */
+  getFpu(): uapi.Fpu {
+    return uapi.Fpu.decode(this.#get(uapi.KVM_GET_FPU, uapi.Fpu.encode()));
+  }
+
+  setFpu(fpu: uapi.Fpu): void {
+    ioctl(this.fd, uapi.KVM_SET_FPU, uapi.Fpu.encode(fpu));
+  }
+
+  /** The XSAVE area: 4096 bytes, or more once a feature such as AMX was granted to this process. */
+  getXsave(): Uint8Array {
+    const extra = this.#xsaveBytes - uapi.Xsave.size;
+    const request = extra > 0 ? uapi.KVM_GET_XSAVE2 : uapi.KVM_GET_XSAVE;
+    return this.#get(request, uapi.Xsave.encode({}, Math.max(extra, 0)));
+  }
+
+  /** @param area as {@link getXsave} gave it @throws RangeError if it is shorter than what KVM will read */
+  setXsave(area: Uint8Array): void {
+    if (area.length < this.#xsaveBytes) {
+      throw new RangeError(`an XSAVE area of ${this.#xsaveBytes} bytes is needed, not ${area.length}`);
+    }
+    ioctl(this.fd, uapi.KVM_SET_XSAVE, area);
+  }
+
+  /** Extended control registers by number; there is only 0 today. */
+  getXcrs(): Map<number, bigint> {
+    const { nr_xcrs, xcrs } = uapi.Xcrs.decode(this.#get(uapi.KVM_GET_XCRS, uapi.Xcrs.encode()));
+    return new Map(xcrs.slice(0, nr_xcrs).map(({ xcr, value }) => [xcr, value]));
+  }
+
+  setXcrs(values: ReadonlyMap<number, bigint>): void {
+    const xcrs = [...values].map(([xcr, value]) => ({ xcr, reserved: 0, value }));
+    ioctl(this.fd, uapi.KVM_SET_XCRS, uapi.Xcrs.encode({ nr_xcrs: xcrs.length, xcrs }));
+  }
+
+  /** KVM_MP_STATE_… */
+  getMpState(): number {
+    return uapi.MpState.decode(this.#get(uapi.KVM_GET_MP_STATE, uapi.MpState.encode())).mp_state;
+  }
+
+  /** @throws SysError EINVAL for states of in-kernel APICs in a VM without them */
+  setMpState(mp_state: number): void {
+    ioctl(this.fd, uapi.KVM_SET_MP_STATE, uapi.MpState.encode({ mp_state }));
+  }
+
+  /** Exceptions, interrupts and NMIs on their way. */
+  getVcpuEvents(): uapi.VcpuEvents {
+    return uapi.VcpuEvents.decode(this.#get(uapi.KVM_GET_VCPU_EVENTS, uapi.VcpuEvents.encode()));
+  }
+
+  /** Some fields count only with their KVM_VCPUEVENT_VALID_ bit in `flags`. */
+  setVcpuEvents(events: uapi.VcpuEvents): void {
+    ioctl(this.fd, uapi.KVM_SET_VCPU_EVENTS, uapi.VcpuEvents.encode(events));
+  }
+
+  getDebugRegs(): uapi.DebugRegs {
+    return uapi.DebugRegs.decode(this.#get(uapi.KVM_GET_DEBUGREGS, uapi.DebugRegs.encode()));
+  }
+
+  setDebugRegs(registers: uapi.DebugRegs): void {
+    ioctl(this.fd, uapi.KVM_SET_DEBUGREGS, uapi.DebugRegs.encode(registers));
+  }
+
+  getTscKhz(): number {
+    return ioctl(this.fd, uapi.KVM_GET_TSC_KHZ);
+  }
+
+  /** @throws SysError EINVAL for a frequency the processor cannot scale to */
+  setTscKhz(khz: number): void {
+    ioctl(this.fd, uapi.KVM_SET_TSC_KHZ, khz);
+  }
+
+  /**
+   * The signals that KVM blocks while the guest runs, in place of the thread's own mask.
+   * @param blocked bit n-1 blocks signal n; undefined goes back to the thread's mask
+   */
+  setSignalMask(blocked: bigint | undefined): void {
+    if (blocked === undefined) {
+      ioctl(this.fd, uapi.KVM_SET_SIGNAL_MASK, 0);
+      return;
+    }
+    const bytes = uapi.SignalMask.encode({ len: SIGSET_BYTES }, SIGSET_BYTES);
+    new DataView(bytes.buffer).setBigUint64(uapi.SignalMask.size, blocked, true);
+    ioctl(this.fd, uapi.KVM_SET_SIGNAL_MASK, bytes);
+  }
+
+  /** Sends a non-maskable interrupt. */
+  nmi(): void {
+    ioctl(this.fd, uapi.KVM_NMI);
+  }
+
+  /**
+   * Delivers an interrupt, in VMs without an in-kernel irqchip, when {@link RunPage.isReadyForInterrupt}.
+   * @throws SysError ENXIO with an in-kernel irqchip; EEXIST if one waits already; EINVAL past vector 255
+   */
+  interrupt(vector: number): void {
+    ioctl(this.fd, uapi.KVM_INTERRUPT, uapi.Interrupt.encode({ irq: vector }));
+  }
+
+  /** Walks the guest's page tables; `valid` 0 means not mapped. */
+  translate(linear_address: bigint): uapi.Translation {
+    const bytes = uapi.Translation.encode({ linear_address });
+    return uapi.Translation.decode(this.#get(uapi.KVM_TRANSLATE, bytes));
+  }
+
+  /**
+   * Makes the guest's debug events `debug` exits.
+   * @param control KVM_GUESTDBG_ bits; 0 turns it off
+   * @param debugreg DR0-DR3, and DR7 at 7, for hardware breakpoints
+   */
+  setGuestDebug(control: number, debugreg: readonly bigint[] = []): void {
+    const arch = { debugreg: [...debugreg] };
+    ioctl(this.fd, uapi.KVM_SET_GUEST_DEBUG, uapi.GuestDebug.encode({ control, arch }));
+  }
+
+  /** Tells a guest with kvmclock that it was paused, so that it does not think it hung. */
+  kvmclockCtrl(): void {
+    ioctl(this.fd, uapi.KVM_KVMCLOCK_CTRL);
+  }
+
+  #get(request: Parameters<typeof ioctl>[1], bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+    ioctl(this.fd, request, bytes);
+    return bytes;
+  }
+
+  [Symbol.dispose](): void {
+    this.#mapping[Symbol.dispose]();
+    this.fd[Symbol.dispose]();
+  }
+}
