@@ -1,0 +1,219 @@
+/** An address space for the devices of the groups in it. After drivers/vfio/container.c. */
+import {
+  type ContainerFile,
+  type DmaMap,
+  type DmaUnmap,
+  type IommuInfo,
+  VFIO_API_VERSION,
+  VFIO_NOIOMMU_IOMMU,
+} from '../uapi.js';
+import type { DirtyPages } from './dirty-pages.js';
+import type { VfioGroup } from './group.js';
+import type { IommuBackend, IommuDriver } from './iommu-driver.js';
+import { RwSemaphore } from './locks.js';
+import { noiommuDriver } from './noiommu.js';
+import { RefCount } from './ref-count.js';
+import type { CoreState } from './state.js';
+import type { Steps } from './steps.js';
+import { type1Driver } from './type1.js';
+import { vfioError } from './vfio-error.js';
+
+const drivers: readonly IommuDriver[] = [type1Driver, noiommuDriver];
+
+export class Container {
+  readonly state: CoreState;
+  readonly target = 'container (core)';
+  /** The open file's, and one of each group in it. */
+  readonly refs: RefCount;
+  readonly groups = new Set<VfioGroup>();
+  /** Guards {@link groups} and which IOMMU is chosen. */
+  readonly #groupLock: RwSemaphore;
+  #driver: IommuDriver | undefined;
+  #backend: IommuBackend | undefined;
+
+  private constructor(state: CoreState) {
+    this.state = state;
+    this.refs = new RefCount(this.target, 1, (text) => state.warn(text));
+    this.#groupLock = new RwSemaphore(state, 'container group_lock');
+  }
+
+  /** @throws SysError ENOMEM */
+  static create(state: CoreState): Container {
+    state.allocate('container');
+    return new Container(state);
+  }
+
+  get backend(): IommuBackend | undefined {
+    return this.#backend;
+  }
+
+  put(): void {
+    if (!this.refs.put()) return;
+    if (this.groups.size > 0) this.state.warn(`${this.target} is released with ${this.groups.size} groups`);
+    this.state.free('container');
+  }
+
+  #isNoiommu(): boolean {
+    return [...this.groups].some(({ iommuGroup }) => iommuGroup.isNoiommu);
+  }
+
+  /** Back-ends that may be asked now. */
+  #candidates(): readonly IommuDriver[] {
+    if (this.#driver !== undefined) return [this.#driver];
+    if (this.groups.size === 0) return drivers;
+    return drivers.filter(({ isNoiommu }) => isNoiommu === this.#isNoiommu());
+  }
+
+  /** @see vfio_container_ioctl_check_extension */
+  checkExtension(extension: number): number {
+    if (this.#backend !== undefined) return this.#backend.checkExtension(extension);
+    if (extension === VFIO_NOIOMMU_IOMMU && !(this.state.isNoiommuEnabled && this.state.ports.hasRawio()))
+      return 0;
+    for (const driver of this.#candidates()) {
+      const answer = driver.checkExtension(extension);
+      if (answer > 0) return answer;
+    }
+    return 0;
+  }
+
+  /** @see vfio_ioctl_set_iommu */
+  *setIommu(type: number): Steps<void> {
+    const call = 'VFIO_SET_IOMMU';
+    using _held = yield* this.#groupLock.write();
+    if (this.groups.size === 0) {
+      throw vfioError(call, this.target, 'EINVAL', 'put a group into the container first');
+    }
+    if (this.#driver !== undefined) throw vfioError(call, this.target, 'EINVAL', 'its IOMMU is set already');
+    for (const driver of this.#candidates()) {
+      if (driver.checkExtension(type) <= 0) continue;
+      const backend = driver.open(this.state, type);
+      const attached: VfioGroup[] = [];
+      try {
+        for (const group of this.groups) {
+          yield* backend.attachGroup(group);
+          attached.push(group);
+        }
+      } catch (error) {
+        for (const group of attached.reverse()) yield* backend.detachGroup(group);
+        backend.release();
+        throw error;
+      }
+      this.#driver = driver;
+      this.#backend = backend;
+      this.state.log.event('set_iommu', { driver: driver.name, type });
+      return;
+    }
+    throw vfioError(call, this.target, 'ENODEV', `no IOMMU of type ${type} for these groups`);
+  }
+
+  /** @throws SysError EPERM mixing groups with an IOMMU and without; EINVAL from the IOMMU */
+  *attachGroup(group: VfioGroup): Steps<void> {
+    using _held = yield* this.#groupLock.write();
+    if (this.groups.size > 0 && this.#isNoiommu() !== group.iommuGroup.isNoiommu) {
+      const hint = 'groups with an IOMMU and without do not share a container';
+      throw vfioError('VFIO_GROUP_SET_CONTAINER', group.target, 'EPERM', hint);
+    }
+    if (this.#backend !== undefined) yield* this.#backend.attachGroup(group);
+    this.groups.add(group);
+  }
+
+  /** The last group takes the IOMMU with it, and so all maps. */
+  *detachGroup(group: VfioGroup): Steps<void> {
+    using _held = yield* this.#groupLock.write();
+    if (this.#backend !== undefined) yield* this.#backend.detachGroup(group);
+    this.groups.delete(group);
+    if (this.groups.size > 0 || this.#backend === undefined) return;
+    this.#backend.release();
+    this.#backend = undefined;
+    this.#driver = undefined;
+    this.state.log.event('unset_iommu', {});
+  }
+
+  /** @throws SysError EINVAL before SET_IOMMU */
+  requireBackend(call: string): IommuBackend {
+    if (this.#backend === undefined) throw vfioError(call, this.target, 'EINVAL', 'set its IOMMU first');
+    return this.#backend;
+  }
+}
+
+/** `/dev/vfio/vfio` of the core. */
+export class CoreContainerFile implements ContainerFile {
+  readonly target: string;
+  readonly #container: Container;
+  #isOpen = true;
+
+  private constructor(container: Container) {
+    this.#container = container;
+    this.target = container.target;
+  }
+
+  /** @throws SysError ENOMEM */
+  static open(state: CoreState): CoreContainerFile {
+    return new CoreContainerFile(Container.create(state));
+  }
+
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  /** @throws SysError EBADF after close */
+  container(call: string): Container {
+    if (!this.#isOpen) throw vfioError(call, this.target, 'EBADF', 'the container file is closed');
+    return this.#container;
+  }
+
+  getApiVersion(): number {
+    this.container('VFIO_GET_API_VERSION');
+    return VFIO_API_VERSION;
+  }
+
+  checkExtension(extension: number): number {
+    return this.container('VFIO_CHECK_EXTENSION').checkExtension(extension);
+  }
+
+  setIommu(type: number): void {
+    this.#container.state.executor.run(this.setIommuSteps(type));
+  }
+
+  *setIommuSteps(type: number): Steps<void> {
+    yield* this.container('VFIO_SET_IOMMU').setIommu(type);
+  }
+
+  getIommuInfo(): IommuInfo {
+    return this.#backend('VFIO_IOMMU_GET_INFO').getInfo();
+  }
+
+  mapDma(map: DmaMap): void {
+    this.#container.state.executor.run(this.mapDmaSteps(map));
+  }
+
+  *mapDmaSteps(map: DmaMap): Steps<void> {
+    yield* this.#backend('VFIO_IOMMU_MAP_DMA').mapDma(map);
+  }
+
+  unmapDma(unmap: DmaUnmap): bigint {
+    return this.#container.state.executor.run(this.unmapDmaSteps(unmap));
+  }
+
+  *unmapDmaSteps(unmap: DmaUnmap): Steps<bigint> {
+    return yield* this.#backend('VFIO_IOMMU_UNMAP_DMA').unmapDma(unmap);
+  }
+
+  /** VFIO_IOMMU_DIRTY_PAGES. @throws SysError EINVAL before SET_IOMMU; ENOTTY if the IOMMU does not track */
+  get dirtyPages(): DirtyPages {
+    const call = 'VFIO_IOMMU_DIRTY_PAGES';
+    const pages = this.#backend(call).dirtyPages;
+    if (pages === undefined) throw vfioError(call, this.target, 'ENOTTY');
+    return pages;
+  }
+
+  #backend(call: string): IommuBackend {
+    return this.container(call).requireBackend(call);
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    this.#container.put();
+  }
+}

@@ -1,0 +1,155 @@
+/** VFIO_DEVICE_FEATURE: what devices can beyond regions and interrupts. After vfio_ioctl_device_feature. */
+import type { Iova } from '../../sys/address.js';
+import { setDeviceState } from './migration.js';
+import type { VfioDeviceOps } from './ops.js';
+import { vfioError } from './vfio-error.js';
+
+export const VFIO_DEVICE_FEATURE_MASK = 0xffff;
+export const VFIO_DEVICE_FEATURE_GET = 1 << 16;
+export const VFIO_DEVICE_FEATURE_SET = 1 << 17;
+export const VFIO_DEVICE_FEATURE_PROBE = 1 << 18;
+
+export const VFIO_DEVICE_FEATURE_MIGRATION = 1;
+export const VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE = 2;
+export const VFIO_DEVICE_FEATURE_DMA_LOGGING_START = 6;
+export const VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP = 7;
+export const VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT = 8;
+export const VFIO_DEVICE_FEATURE_MIG_DATA_SIZE = 9;
+
+const KNOWN =
+  VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_PROBE;
+/** A page of struct vfio_device_feature_dma_logging_range. */
+const LOG_MAX_RANGES = 256;
+const U64_END = 1n << 64n;
+
+export interface LogRange {
+  readonly iova: Iova;
+  readonly length: bigint;
+}
+
+/** What is given with a feature's SET, and with a report. */
+export interface FeatureInput {
+  /** MIG_DEVICE_STATE: a VFIO_DEVICE_STATE_. */
+  readonly deviceState?: number;
+  /** DMA_LOGGING_START. */
+  readonly logging?: { readonly pageSize: bigint; readonly ranges: readonly LogRange[] };
+  /** DMA_LOGGING_REPORT: one bit a page is set in `bitmap`. */
+  readonly report?: LogRange & { readonly pageSize: bigint; readonly bitmap: Uint8Array };
+}
+
+/** What comes back: a GET's answer, or a SET's. */
+export interface FeatureOutput {
+  /** MIGRATION: VFIO_MIGRATION_ bits. */
+  readonly migrationFlags?: number;
+  readonly deviceState?: number;
+  /** MIG_DEVICE_STATE: where the device's data is to be read from, or written to; -1 if the arc has none. */
+  readonly dataFd?: number;
+  /** MIG_DATA_SIZE, bytes. */
+  readonly stopCopyLength?: bigint;
+  /** DMA_LOGGING_START: the page size the device tracks by. */
+  readonly pageSize?: bigint;
+}
+
+interface Feature {
+  /** GET and SET bits it takes. */
+  readonly supported: number;
+  run(isSet: boolean, input: FeatureInput): FeatureOutput;
+}
+
+/**
+ * @param flags a feature's number, with GET or SET, or with PROBE, which does nothing but say whether the rest would work
+ * @throws SysError EINVAL for unknown flags, GET with SET, neither, or one the feature does not take; ENOTTY for a feature
+ *   that the device does not have
+ */
+export function deviceFeature(ops: VfioDeviceOps, flags: number, input: FeatureInput = {}): FeatureOutput {
+  const call = 'VFIO_DEVICE_FEATURE';
+  const both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
+  const isProbe = (flags & VFIO_DEVICE_FEATURE_PROBE) !== 0;
+  if ((flags & ~KNOWN) !== 0) throw vfioError(call, ops.name, 'EINVAL', `flags 0x${flags.toString(16)}`);
+  if (!isProbe && (flags & both) === both) throw vfioError(call, ops.name, 'EINVAL', 'GET or SET, not both');
+  const feature = featureOf(ops, flags & VFIO_DEVICE_FEATURE_MASK);
+  if (feature === undefined) throw vfioError(call, ops.name, 'ENOTTY', 'the device has no such feature');
+  if ((flags & both & ~feature.supported) !== 0)
+    throw vfioError(call, ops.name, 'EINVAL', 'it cannot be done that way');
+  if (isProbe) return {};
+  if ((flags & both) === 0) throw vfioError(call, ops.name, 'EINVAL', 'GET or SET');
+  return feature.run((flags & VFIO_DEVICE_FEATURE_SET) !== 0, input);
+}
+
+function featureOf(ops: VfioDeviceOps, number: number): Feature | undefined {
+  const get = VFIO_DEVICE_FEATURE_GET;
+  const set = VFIO_DEVICE_FEATURE_SET;
+  const { migration, dmaLogging } = ops;
+  if (migration !== undefined) {
+    switch (number) {
+      case VFIO_DEVICE_FEATURE_MIGRATION:
+        return { supported: get, run: () => ({ migrationFlags: migration.flags }) };
+      case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
+        return { supported: get | set, run: (isSet, input) => deviceState(ops, isSet, input) };
+      case VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
+        return { supported: get, run: () => ({ stopCopyLength: migration.getDataSize() }) };
+    }
+  }
+  if (dmaLogging === undefined) return undefined;
+  switch (number) {
+    case VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
+      return { supported: set, run: (_isSet, input) => startLogging(ops, input) };
+    case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
+      return {
+        supported: set,
+        run() {
+          dmaLogging.stop();
+          return {};
+        },
+      };
+    case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
+      return { supported: get, run: (_isSet, input) => reportLogging(ops, input) };
+    default:
+      return undefined;
+  }
+}
+
+function deviceState(ops: VfioDeviceOps, isSet: boolean, input: FeatureInput): FeatureOutput {
+  if (!isSet) return { deviceState: ops.migration?.getState() ?? 0, dataFd: -1 };
+  const call = 'VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE';
+  if (input.deviceState === undefined) throw vfioError(call, ops.name, 'EINVAL', 'no state is given');
+  const dataFd = setDeviceState(ops, input.deviceState) ?? -1;
+  return { deviceState: input.deviceState, dataFd };
+}
+
+/** @throws SysError EINVAL for no ranges, misaligned or overlapping ones; E2BIG for too many; EOVERFLOW */
+function startLogging(ops: VfioDeviceOps, { logging }: FeatureInput): FeatureOutput {
+  const call = 'VFIO_DEVICE_FEATURE_DMA_LOGGING_START';
+  const { ranges, pageSize } = logging ?? { ranges: [], pageSize: 0n };
+  if (ranges.length === 0 || pageSize <= 0n)
+    throw vfioError(call, ops.name, 'EINVAL', 'no ranges, or no page size');
+  if (ranges.length > LOG_MAX_RANGES)
+    throw vfioError(call, ops.name, 'E2BIG', `at most ${LOG_MAX_RANGES} ranges`);
+  for (const { iova, length } of ranges) {
+    if (length <= 0n || iova % pageSize !== 0n || length % pageSize !== 0n) {
+      throw vfioError(call, ops.name, 'EINVAL', 'a range is empty or not aligned to the page size');
+    }
+    if (iova + length >= U64_END) throw vfioError(call, ops.name, 'EOVERFLOW', 'a range wraps');
+  }
+  const sorted = [...ranges].sort((a, b) => (a.iova < b.iova ? -1 : 1));
+  for (const [i, { iova, length }] of sorted.entries()) {
+    const next = sorted[i + 1];
+    if (next !== undefined && next.iova < iova + length) {
+      throw vfioError(call, ops.name, 'EINVAL', 'ranges overlap');
+    }
+  }
+  return { pageSize: ops.dmaLogging?.start(ranges, pageSize) ?? pageSize };
+}
+
+/** @throws SysError EINVAL for a page size below 4096 or not a power of two; EOVERFLOW */
+function reportLogging(ops: VfioDeviceOps, { report }: FeatureInput): FeatureOutput {
+  const call = 'VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT';
+  if (report === undefined) throw vfioError(call, ops.name, 'EINVAL', 'no range is given');
+  const { iova, length, pageSize, bitmap } = report;
+  if (pageSize < 4096n || (pageSize & (pageSize - 1n)) !== 0n) {
+    throw vfioError(call, ops.name, 'EINVAL', 'the page size must be a power of two, at least 4096');
+  }
+  if (iova + length >= U64_END) throw vfioError(call, ops.name, 'EOVERFLOW', 'the range wraps');
+  ops.dmaLogging?.readAndClear({ iova, length }, pageSize, bitmap);
+  return {};
+}

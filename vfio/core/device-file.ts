@@ -1,0 +1,278 @@
+import type { Mapping } from '../../sys/mapping.js';
+import type {
+  CdevFile,
+  DeviceInfo,
+  IommufdFile,
+  IrqInfo,
+  IrqSet,
+  RegionInfo,
+  RegionIoEventFd,
+} from '../uapi.js';
+import type { VfioDevice } from './device.js';
+import { deviceFeature, type FeatureInput, type FeatureOutput } from './device-feature.js';
+import type { VfioGroup } from './group.js';
+import { type BoundIommufd, bindIommufd } from './iommufd-bind.js';
+import { validateIrqSet } from './irq-set.js';
+import type { KvmPointer } from './ops.js';
+import { RefCount } from './ref-count.js';
+import type { CoreState } from './state.js';
+import type { Steps } from './steps.js';
+import { vfioError } from './vfio-error.js';
+
+/**
+ * An open device: struct vfio_device_file. From GET_DEVICE_FD it can be used at once; from its cdev nothing works until
+ * {@link bindIommufd} has succeeded.
+ */
+export class DeviceFileHandle implements CdevFile {
+  readonly target: string;
+  readonly #device: VfioDevice;
+  /** Undefined for one opened by its cdev. */
+  readonly #group: VfioGroup | undefined;
+  /** The opener's, and the VM's while the file is associated with one. */
+  readonly #refs: RefCount;
+  #isGranted = false;
+  #isOpen = true;
+  #bound: BoundIommufd | undefined;
+  /** The VM this file was associated with; a cdev's is taken up by its bind. */
+  #kvm: KvmPointer | null = null;
+
+  private constructor(device: VfioDevice, group: VfioGroup | undefined) {
+    this.#device = device;
+    this.#group = group;
+    this.target = group === undefined ? `${device.cdev} (core)` : device.name;
+    this.#refs = new RefCount(`file of ${device.name}`, 1, (text) => device.state.warn(text));
+  }
+
+  /**
+   * GET_DEVICE_FD, once the device has been found and its registration taken. @see vfio_device_open
+   * @throws SysError EINVAL if the group has left its container meanwhile; what the driver refuses it with
+   */
+  static *openInGroup(device: VfioDevice, group: VfioGroup): Steps<DeviceFileHandle> {
+    const call = 'VFIO_GROUP_GET_DEVICE_FD';
+    const { state } = device;
+    {
+      using _held = yield* group.groupRwsem.write();
+      if (group.containerUsers === 0)
+        throw vfioError(call, group.target, 'EINVAL', 'the group is in no container');
+      group.checkUsable(call);
+      group.containerUsers++;
+    }
+    let kvm: KvmPointer | undefined;
+    try {
+      state.allocate('device file');
+      try {
+        using _held = yield* device.set.lock.acquire();
+        if (device.openCount === 0) kvm = yield* group.getKvmSafe();
+        yield* device.open(kvm);
+      } catch (error) {
+        state.free('device file');
+        throw error;
+      }
+    } catch (error) {
+      // The VM's last reference may end it, and its end calls back: only without locks.
+      kvm?.put();
+      yield* group.tryDissolveContainer();
+      throw error;
+    }
+    group.refs.get();
+    const file = new DeviceFileHandle(device, group);
+    file.#isGranted = true;
+    return file;
+  }
+
+  /** @throws SysError ENODEV if there is no such node, or the device is going away */
+  static openCdev(state: CoreState, node: string): DeviceFileHandle {
+    const device = state.cdevs.get(node);
+    if (!device?.registration.getUnlessZero()) throw vfioError('open', `${node} (core)`, 'ENODEV');
+    try {
+      state.allocate('device file');
+    } catch (error) {
+      device.putRegistration();
+      throw error;
+    }
+    state.log.event('open_cdev', { device: device.name, cdev: node });
+    return new DeviceFileHandle(device, undefined);
+  }
+
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  get state(): CoreState {
+    return this.#device.state;
+  }
+
+  /** Whether its device's DMA always snoops the caches. */
+  get isCoherent(): boolean {
+    return this.#device.dev.iommuGroup?.capabilities.isCoherent ?? true;
+  }
+
+  /**
+   * The VM it belongs to: what a bind that comes later takes up. As a group file, it goes only when its association has
+   * ended. @see vfio_device_file_set_kvm
+   */
+  *setKvmSteps(kvm: KvmPointer | null): Steps<void> {
+    if (this.#refs.count === 0) return;
+    const { state, name } = this.#device;
+    state.log.event('set_kvm', { device: name, kvm: state.kvmName(kvm) });
+    const wasAssociated = this.#kvm !== null;
+    this.#kvm = kvm;
+    if (kvm !== null && !wasAssociated) this.#refs.get();
+    if (kvm === null && wasAssociated && this.#refs.put()) yield* this.#release();
+  }
+
+  get kvm(): KvmPointer | null {
+    return this.#kvm;
+  }
+
+  /** The device behind it. @throws SysError EBADF after close; EINVAL before access is granted */
+  #use(call: string): VfioDevice {
+    if (!this.#isOpen) throw vfioError(call, this.target, 'EBADF', 'the device file is closed');
+    if (!this.#isGranted) throw vfioError(call, this.target, 'EINVAL', 'bind it to an iommufd first');
+    return this.#device;
+  }
+
+  getInfo(): DeviceInfo {
+    return this.#use('VFIO_DEVICE_GET_INFO').ops.getInfo();
+  }
+
+  getRegionInfo(index: number): RegionInfo {
+    return this.#use('VFIO_DEVICE_GET_REGION_INFO').regions.info(index);
+  }
+
+  getRegionIoFds(index: number): readonly RegionIoEventFd[] {
+    const { ops, regions } = this.#use('VFIO_USER_DEVICE_GET_REGION_IO_FDS');
+    regions.info(index);
+    return ops.getRegionIoFds?.(index) ?? [];
+  }
+
+  getIrqInfo(index: number): IrqInfo {
+    const call = 'VFIO_DEVICE_GET_IRQ_INFO';
+    const { ops } = this.#use(call);
+    const { numIrqs } = ops.getInfo();
+    if (!Number.isInteger(index) || index < 0 || index >= numIrqs) {
+      throw vfioError(call, this.target, 'EINVAL', `there is no irq index ${index}`);
+    }
+    return ops.getIrqInfo(index);
+  }
+
+  setIrqs(set: IrqSet): void {
+    const { ops, state, name } = this.#use('VFIO_DEVICE_SET_IRQS');
+    validateIrqSet(set, ops.getInfo().numIrqs, (index) => ops.getIrqInfo(index), this.target);
+    ops.setIrqs(set);
+    state.log.event('set_irqs', {
+      device: name,
+      index: set.index,
+      flags: set.flags,
+      start: set.start,
+      count: set.count,
+    });
+  }
+
+  reset(): void {
+    const call = 'VFIO_DEVICE_RESET';
+    const { ops, state, name } = this.#use(call);
+    if (ops.reset === undefined) throw vfioError(call, this.target, 'ENOTTY', 'the device has no reset');
+    ops.reset();
+    state.log.event('reset', { device: name });
+  }
+
+  /** VFIO_DEVICE_FEATURE: migration and dirty logging. @see deviceFeature */
+  deviceFeature(flags: number, input?: FeatureInput): FeatureOutput {
+    return deviceFeature(this.#use('VFIO_DEVICE_FEATURE').ops, flags, input);
+  }
+
+  read(offset: number, data: Uint8Array): number {
+    const { ops, regions } = this.#use('pread');
+    const { info, at, length } = regions.access(offset, data.length, false);
+    return ops.read(info.index, at, length === data.length ? data : data.subarray(0, length));
+  }
+
+  write(offset: number, data: Uint8Array): number {
+    const { ops, regions } = this.#use('pwrite');
+    const { info, at, length } = regions.access(offset, data.length, true);
+    return ops.write(info.index, at, length === data.length ? data : data.subarray(0, length));
+  }
+
+  mmap(offset: number, bytes: number): Mapping {
+    const { ops, regions } = this.#use('mmap');
+    const { info, at } = regions.mappable(offset, bytes);
+    if (ops.mmap === undefined) throw vfioError('mmap', this.target, 'EINVAL', 'the driver maps nothing');
+    return ops.mmap(info.index, at, bytes);
+  }
+
+  bindIommufd(iommufd: IommufdFile): number {
+    return this.#device.state.executor.run(this.bindIommufdSteps(iommufd));
+  }
+
+  /** @see vfio_df_ioctl_bind_iommufd */
+  *bindIommufdSteps(iommufd: IommufdFile): Steps<number> {
+    const call = 'VFIO_DEVICE_BIND_IOMMUFD';
+    if (!this.#isOpen) throw vfioError(call, this.target, 'EBADF', 'the device file is closed');
+    if (this.#group !== undefined)
+      throw vfioError(call, this.target, 'EINVAL', 'it was opened through its group');
+    if (this.#bound !== undefined) throw vfioError(call, this.target, 'EINVAL', 'it is bound already');
+    this.#bound = yield* bindIommufd(this.#device, iommufd, () => this.#kvm);
+    this.#isGranted = true;
+    return this.#bound.id;
+  }
+
+  attachIoas(ioas: number): void {
+    this.#device.state.executor.run(this.attachIoasSteps(ioas));
+  }
+
+  *attachIoasSteps(ioas: number): Steps<void> {
+    yield* this.#requireBound('VFIO_DEVICE_ATTACH_IOMMUFD_PT').attach(ioas);
+  }
+
+  detachIoas(): void {
+    this.#device.state.executor.run(this.detachIoasSteps());
+  }
+
+  *detachIoasSteps(): Steps<void> {
+    yield* this.#requireBound('VFIO_DEVICE_DETACH_IOMMUFD_PT').detach();
+  }
+
+  #requireBound(call: string): BoundIommufd {
+    this.#use(call);
+    if (this.#bound !== undefined) return this.#bound;
+    throw vfioError(call, this.target, 'EINVAL', 'it is not bound to an iommufd');
+  }
+
+  [Symbol.dispose](): void {
+    this.#device.state.executor.run(this.closeSteps());
+  }
+
+  *closeSteps(): Steps<void> {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    if (this.#refs.put()) yield* this.#release();
+  }
+
+  /** @see vfio_device_fops_release */
+  *#release(): Steps<void> {
+    const device = this.#device;
+    try {
+      if (this.#group !== undefined) yield* closeInGroup(device, this.#group);
+      else if (this.#bound !== undefined) yield* this.#bound.close();
+    } finally {
+      device.state.free('device file');
+      device.putRegistration();
+      if (this.#group !== undefined) yield* this.#group.put();
+    }
+  }
+}
+
+function* closeInGroup(device: VfioDevice, group: VfioGroup): Steps<void> {
+  let kvm: KvmPointer | undefined;
+  try {
+    using _held = yield* device.set.lock.acquire();
+    if (device.openCount === 1) kvm = device.kvm;
+    yield* device.close();
+  } finally {
+    yield* group.tryDissolveContainer();
+    // Without any lock: the last reference ends the VM, which takes its files out of it.
+    yield 'vfio_device_group_close: before the VM is put';
+    kvm?.put();
+  }
+}

@@ -1,0 +1,87 @@
+/** VFIO_IOMMU_DIRTY_PAGES: which pages devices have written since they were last asked for. */
+import type { Iova } from '../../sys/address.js';
+import { type Dma, type DmaSpace, IOMMU_PAGE, newBitmap } from './dma-space.js';
+import { vfioError } from './vfio-error.js';
+
+export const VFIO_IOMMU_DIRTY_PAGES_FLAG_START = 1 << 0;
+export const VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP = 1 << 1;
+export const VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP = 1 << 2;
+
+/** A range whose dirty pages are wanted; one bit a page, lowest bit first. */
+export interface DirtyRange {
+  readonly iova: Iova;
+  readonly size: bigint;
+  /** Bytes; must be the smallest page of the IOMMU. */
+  readonly pageSize: bigint;
+  /** Bits are set in it, none is cleared. */
+  readonly bitmap: Uint8Array;
+}
+
+/** Dirty page tracking of one type1v2 container. */
+export class DirtyPages {
+  readonly #space: DmaSpace;
+
+  constructor(space: DmaSpace) {
+    this.#space = space;
+  }
+
+  /** FLAG_START. All pages that drivers have pinned count as dirty. */
+  start(): void {
+    if (!this.#space.isTracking) this.#space.startTracking();
+  }
+
+  /** FLAG_STOP. */
+  stop(): void {
+    if (this.#space.isTracking) this.#space.stopTracking();
+  }
+
+  /**
+   * FLAG_GET_BITMAP: sets the bits of dirty pages, which are clean from then on.
+   * @throws SysError EINVAL if tracking is off, the range is empty, misaligned, wraps or cuts a map in two, or the bitmap
+   *   is too short
+   */
+  getBitmap(range: DirtyRange): void {
+    this.check(range);
+    if (!this.#space.isTracking) throw this.#invalid('dirty page tracking is off');
+    const { iova, size } = range;
+    const end = iova + size;
+    const first = this.#space.find(iova, 1n);
+    const lastMap = this.#space.find(end - 1n, 1n);
+    if (first !== undefined && first.iova !== iova) throw this.#invalid('the range starts inside a map');
+    if (lastMap !== undefined && lastMap.iova + lastMap.size !== end)
+      throw this.#invalid('the range ends inside a map');
+    for (let at: bigint = iova; at < end; ) {
+      const dma = this.#space.find(at, end - at);
+      if (dma === undefined) return;
+      this.take(dma, range);
+      at = dma.iova + dma.size;
+    }
+  }
+
+  /** @throws SysError EINVAL */
+  check({ iova, size, pageSize, bitmap }: DirtyRange): void {
+    if (pageSize !== IOMMU_PAGE) throw this.#invalid(`the page size must be ${IOMMU_PAGE}`);
+    if (size === 0n || size % pageSize !== 0n || iova % pageSize !== 0n)
+      throw this.#invalid('the range is misaligned or empty');
+    if (iova + size > 1n << 64n) throw this.#invalid('the range wraps');
+    if (BigInt(bitmap.length) * 8n < size / pageSize)
+      throw this.#invalid('the bitmap is too short for the range');
+  }
+
+  /** Moves a map's dirty bits into the range's bitmap. */
+  take(dma: Dma, { iova, bitmap }: DirtyRange): void {
+    const { dirty } = dma;
+    if (dirty === undefined) return;
+    const shift = Number((dma.iova - iova) / IOMMU_PAGE);
+    for (let page = 0; page < Number(dma.size / IOMMU_PAGE); page++) {
+      if (((dirty[page >>> 3] as number) & (1 << (page & 7))) === 0) continue;
+      const bit = shift + page;
+      bitmap[bit >>> 3] = (bitmap[bit >>> 3] as number) | (1 << (bit & 7));
+    }
+    dma.dirty = newBitmap(dma);
+  }
+
+  #invalid(hint: string) {
+    return vfioError('VFIO_IOMMU_DIRTY_PAGES', this.#space.target, 'EINVAL', hint);
+  }
+}

@@ -1,0 +1,149 @@
+/** What a driver reaches guest memory by. After the pin and rw part of vfio_main.c and iommufd's access objects. */
+import type { Iova } from '../../sys/address.js';
+import { PROT_WRITE } from '../../sys/mapping.js';
+import type { VfioDevice } from './device.js';
+import { type DmaClient, type DmaSpace, IOMMU_PAGE, markDirty } from './dma-space.js';
+import { createDmaTable, type DmaTableBuffer, DmaTableWriter } from './dma-table.js';
+import type { DeviceDma } from './ops.js';
+import { DMA_ENTRY_LIMIT } from './type1.js';
+import { vfioError } from './vfio-error.js';
+
+/** Pages one call can pin (VFIO_PIN_PAGES_MAX_ENTRIES). */
+const PIN_PAGES_MAX_ENTRIES = 512;
+
+/** One device's way to the maps of its container or IOAS. */
+export class DeviceDmaAccess implements DeviceDma, DmaClient {
+  readonly #device: VfioDevice;
+  #space: DmaSpace | undefined;
+  #table: DmaTableWriter | undefined;
+  #published: Disposable | undefined;
+  /** Pages it has pinned, by IOVA, and how often. */
+  readonly #pins = new Map<bigint, number>();
+
+  constructor(device: VfioDevice) {
+    this.#device = device;
+  }
+
+  get name(): string {
+    return this.#device.name;
+  }
+
+  /** Whether it is attached to an address space. */
+  get isAttached(): boolean {
+    return this.#space !== undefined;
+  }
+
+  /** Made when first asked for: a device without a data path of its own costs nothing. */
+  get table(): DmaTableBuffer {
+    this.#table ??= new DmaTableWriter(createDmaTable(DMA_ENTRY_LIMIT));
+    this.#publish();
+    return this.#table.buffer;
+  }
+
+  #publish(): void {
+    if (this.#space === undefined || this.#table === undefined) return;
+    this.#published ??= this.#space.publish(this.#table);
+  }
+
+  /** From now on it sees `space`: its container's, an IOAS, or none. */
+  attach(space: DmaSpace | undefined): void {
+    this.#space = space;
+    this.#space?.clients.add(this);
+    this.#publish();
+  }
+
+  /** It sees no memory any more; what it pinned and forgot is unpinned. */
+  detach(): void {
+    if (this.#pins.size > 0) {
+      this.#device.state.warn(`${this.name} is detached with ${this.#pins.size} pages pinned`);
+      for (const [iova, count] of [...this.#pins]) {
+        for (let i = 0; i < count; i++) this.unpinPages(iova as Iova, 1);
+      }
+    }
+    this.#published?.[Symbol.dispose]();
+    this.#published = undefined;
+    this.#space?.clients.delete(this);
+    this.#space = undefined;
+  }
+
+  /** The device was closed: its data path has ended. */
+  forget(): void {
+    this.detach();
+    this.#table = undefined;
+  }
+
+  dmaUnmap(iova: Iova, size: bigint): void {
+    this.#device.ops.dmaUnmap?.(iova, size);
+  }
+
+  rw(iova: Iova, data: Uint8Array, isWrite: boolean): void {
+    this.#require('vfio_dma_rw').rw(iova, data, isWrite);
+  }
+
+  /**
+   * Holds pages of guest memory: they stay mapped until {@link unpinPages}, which the driver owes when it is told by
+   * `dmaUnmap`. Returns each page's bytes.
+   * @param prot PROT_ bits: what the device does with them
+   * @throws SysError EINVAL for none, in a group of several devices, unmapped, or by a driver without dmaUnmap; E2BIG for
+   *   more than 512; EPERM against the map's direction
+   */
+  pinPages(iova: Iova, count: number, prot: number): Uint8Array<ArrayBuffer>[] {
+    const call = 'vfio_pin_pages';
+    const fail = (hint: string) => vfioError(call, this.name, 'EINVAL', hint);
+    const { ops, group } = this.#device;
+    if (count <= 0 || iova % IOMMU_PAGE !== 0n) throw fail('whole pages, and at least one');
+    if (count > PIN_PAGES_MAX_ENTRIES)
+      throw vfioError(call, this.name, 'E2BIG', `at most ${PIN_PAGES_MAX_ENTRIES} pages`);
+    if (group.devices.size > 1) throw fail('the IOMMU cannot tell the devices of its group apart');
+    if (ops.dmaUnmap === undefined) throw fail('a driver that pins must have dmaUnmap');
+    const space = this.#require(call);
+    const pages = Array.from({ length: count }, (_, i) => {
+      const at = iova + BigInt(i) * IOMMU_PAGE;
+      const dma = space.find(at, IOMMU_PAGE);
+      if (dma === undefined) throw fail(`0x${at.toString(16)} is not mapped`);
+      if ((dma.prot & prot) !== prot)
+        throw vfioError(call, this.name, 'EPERM', 'against the direction of the map');
+      const offset = Number(at - dma.iova);
+      return {
+        dma,
+        page: Number((at - dma.iova) / IOMMU_PAGE),
+        bytes: space.bytes(call, dma, offset, Number(IOMMU_PAGE)),
+      };
+    });
+    for (const [i, { dma, page }] of pages.entries()) {
+      dma.pins.set(page, (dma.pins.get(page) ?? 0) + 1);
+      const at = iova + BigInt(i) * IOMMU_PAGE;
+      this.#pins.set(at, (this.#pins.get(at) ?? 0) + 1);
+      if ((prot & PROT_WRITE) !== 0) markDirty(dma, page * Number(IOMMU_PAGE), 1);
+    }
+    return pages.map(({ bytes }) => bytes);
+  }
+
+  /** Lets pages go; those it has not pinned are passed over. Returns how many it had. */
+  unpinPages(iova: Iova, count: number): number {
+    const space = this.#require('vfio_unpin_pages');
+    let unpinned = 0;
+    for (let i = 0; i < count; i++) {
+      const at = iova + BigInt(i) * IOMMU_PAGE;
+      if (!dropOne(this.#pins, at)) continue;
+      const dma = space.find(at, IOMMU_PAGE);
+      if (dma !== undefined) dropOne(dma.pins, Number((at - dma.iova) / IOMMU_PAGE));
+      unpinned++;
+    }
+    return unpinned;
+  }
+
+  #require(call: string): DmaSpace {
+    if (this.#space !== undefined) return this.#space;
+    throw vfioError(call, this.name, 'EFAULT', 'the device is attached to no address space');
+  }
+}
+
+/** Counts one less of `key`; false if there is none. */
+function dropOne<K>(counts: Map<K, number>, key: K): boolean {
+  const count = counts.get(key);
+  if (count === undefined) return false;
+  if (count === 1) counts.delete(key);
+  else counts.set(key, count - 1);
+  return true;
+}

@@ -1,0 +1,206 @@
+/** The maps of one address space: who may reach what memory at which IOVA. Behind type1 and behind each IOAS. */
+import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
+import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import { type DmaTableWriter, dmaProt } from './dma-table.js';
+import type { CoreState } from './state.js';
+import { vfioError } from './vfio-error.js';
+
+export const IOMMU_PAGE = 4096n;
+
+/** One map: struct vfio_dma. */
+export interface Dma {
+  readonly iova: bigint;
+  readonly size: bigint;
+  readonly vaddr: bigint;
+  /** PROT_ bits: what the device may do. */
+  readonly prot: number;
+  /** Pages pinned by drivers: page number in the map, and how often. */
+  readonly pins: Map<number, number>;
+  /** One bit a page while dirty pages are tracked. */
+  dirty: Uint8Array | undefined;
+}
+
+/** A device that must let go of memory before it is unmapped. */
+export interface DmaClient {
+  readonly name: string;
+  /** DMA to this range is about to stop. */
+  dmaUnmap(iova: Iova, size: bigint): void;
+}
+
+const last = (dma: Dma): bigint => dma.iova + dma.size - 1n;
+
+/** Maps in order of IOVA; none overlaps another. */
+export class DmaSpace {
+  /** For messages: `container (core)`, `IOAS 3`. */
+  readonly target: string;
+  readonly #state: CoreState;
+  readonly #maps: Dma[] = [];
+  readonly #tables = new Set<DmaTableWriter>();
+  readonly clients = new Set<DmaClient>();
+  #isTracking = false;
+
+  constructor(state: CoreState, target: string) {
+    this.#state = state;
+    this.target = target;
+  }
+
+  get maps(): readonly Dma[] {
+    return this.#maps;
+  }
+
+  /** The first map that has a byte in the range. O(log n). */
+  find(iova: bigint, size: bigint): Dma | undefined {
+    const dma = this.#maps[this.#indexAfter(iova)];
+    return dma !== undefined && dma.iova < iova + size ? dma : undefined;
+  }
+
+  /** Index of the first map that ends at or after `iova`. */
+  #indexAfter(iova: bigint): number {
+    let low = 0;
+    let high = this.#maps.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (last(this.#maps[middle] as Dma) < iova) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /**
+   * Adds a map that overlaps none, and shows it to the devices.
+   * @throws SysError EFAULT if no live mapping of this process holds the memory; ENOMEM
+   */
+  insert(call: string, iova: bigint, size: bigint, vaddr: Hva, prot: number): Dma {
+    const memory = this.#state.ports.findMemory(vaddr, size);
+    if (memory === undefined) {
+      const hint = `host address 0x${vaddr.toString(16)}, 0x${size.toString(16)} bytes: not in one live Mapping`;
+      throw vfioError(call, this.target, 'EFAULT', hint);
+    }
+    if (!memory.isWritable && (prot & PROT_WRITE) !== 0) {
+      throw vfioError(call, this.target, 'EFAULT', 'the memory is read-only: map it for reading only');
+    }
+    this.#state.allocate('vfio_dma');
+    const dma: Dma = { iova, size, vaddr, prot, pins: new Map(), dirty: undefined };
+    if (this.#isTracking) dma.dirty = newBitmap(dma);
+    const index = this.#indexAfter(iova);
+    this.#maps.splice(index, 0, dma);
+    for (const table of this.#tables) table.splice(index, 0, [entryOf(dma)]);
+    return dma;
+  }
+
+  /** Devices let go of it, then it is gone. */
+  remove(dma: Dma): void {
+    this.release(toIova(dma.iova), dma.size);
+    this.drop(dma);
+  }
+
+  /** Tells the devices that DMA to a range is about to stop. */
+  release(iova: Iova, size: bigint): void {
+    for (const client of [...this.clients]) client.dmaUnmap(iova, size);
+  }
+
+  /** Takes a map away. When this returns, no other thread of the core can be using the memory. */
+  drop(dma: Dma): void {
+    const index = this.#indexAfter(dma.iova);
+    if (this.#maps[index] !== dma) return;
+    for (const table of this.#tables) table.splice(index, 1, []);
+    this.#maps.splice(index, 1);
+    if (dma.pins.size > 0) {
+      this.#state.warn(
+        `${this.target}: 0x${dma.iova.toString(16)} is unmapped with ${dma.pins.size} pages pinned`,
+      );
+    }
+    this.#state.free('vfio_dma');
+  }
+
+  clear(): void {
+    for (const dma of [...this.#maps].reverse()) this.remove(dma);
+  }
+
+  /** Keeps `table` equal to the maps from now on, until disposed; then it is empty. */
+  publish(table: DmaTableWriter): Disposable {
+    table.splice(0, 0, this.#maps.map(entryOf));
+    this.#tables.add(table);
+    return {
+      [Symbol.dispose]: () => {
+        this.#tables.delete(table);
+        table.replace([]);
+      },
+    };
+  }
+
+  /**
+   * Copies between `data` and IOVA; all or nothing. @see vfio_dma_rw
+   * @throws SysError EFAULT if part of it is not mapped, EPERM if it is mapped the other way only
+   */
+  rw(iova: Iova, data: Uint8Array, isWrite: boolean): void {
+    const wanted = isWrite ? PROT_WRITE : PROT_READ;
+    const call = 'vfio_dma_rw';
+    const pieces: { readonly dma: Dma; readonly at: number; readonly length: number }[] = [];
+    for (let at = 0; at < data.length; ) {
+      const dma = this.find(iova + BigInt(at), 1n);
+      if (dma === undefined)
+        throw vfioError(call, this.target, 'EFAULT', `0x${(iova + BigInt(at)).toString(16)} is not mapped`);
+      if ((dma.prot & wanted) === 0)
+        throw vfioError(call, this.target, 'EPERM', 'against the direction of the map');
+      const length = Math.min(data.length - at, Number(dma.iova + dma.size - (iova + BigInt(at))));
+      pieces.push({ dma, at, length });
+      at += length;
+    }
+    for (const { dma, at, length } of pieces) {
+      const offset = Number(iova - dma.iova) + at;
+      const memory = this.bytes(call, dma, offset, length);
+      if (isWrite) memory.set(data.subarray(at, at + length));
+      else data.set(memory, at);
+      if (isWrite) markDirty(dma, offset, length);
+    }
+  }
+
+  /** Memory of a map. @throws SysError EFAULT if its owner has unmapped it since */
+  bytes(call: string, dma: Dma, offset: number, length: number): Uint8Array<ArrayBuffer> {
+    const address = (dma.vaddr + BigInt(offset)) as Hva;
+    const memory = this.#state.ports.findMemory(address, BigInt(length));
+    if (memory === undefined)
+      throw vfioError(call, this.target, 'EFAULT', 'the memory has been unmapped by its owner');
+    return memory.view.slice(Number(address - memory.hva), length);
+  }
+
+  get isTracking(): boolean {
+    return this.#isTracking;
+  }
+
+  startTracking(): void {
+    this.#isTracking = true;
+    for (const dma of this.#maps) dma.dirty = newBitmap(dma);
+  }
+
+  stopTracking(): void {
+    this.#isTracking = false;
+    for (const dma of this.#maps) dma.dirty = undefined;
+  }
+}
+
+const entryOf = ({ iova, size, vaddr, prot }: Dma) => ({
+  iova: Number(iova),
+  bytes: Number(size),
+  address: Number(vaddr),
+  prot: dmaProt((prot & PROT_READ) !== 0, (prot & PROT_WRITE) !== 0),
+});
+
+/** Pages that are pinned can be written at any time, so they start out dirty. */
+export function newBitmap(dma: Dma): Uint8Array {
+  const bitmap = new Uint8Array(Number((dma.size / IOMMU_PAGE + 7n) / 8n));
+  for (const page of dma.pins.keys()) setBit(bitmap, page);
+  return bitmap;
+}
+
+const setBit = (bitmap: Uint8Array, bit: number): void => {
+  bitmap[bit >>> 3] = (bitmap[bit >>> 3] as number) | (1 << (bit & 7));
+};
+
+/** Notes that bytes of a map were written by a device. */
+export function markDirty(dma: Dma, offset: number, length: number): void {
+  if (dma.dirty === undefined) return;
+  const page = Number(IOMMU_PAGE);
+  for (let at = Math.floor(offset / page); at * page < offset + length; at++) setBit(dma.dirty, at);
+}

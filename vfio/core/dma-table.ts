@@ -1,0 +1,163 @@
+import { MemoryView, PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+
+/**
+ * The maps of one address space as shared memory, so that a device's data path in another thread can reach guest
+ * memory without asking. One writer (type1 or an IOAS, in the machine thread), one reader per buffer.
+ *
+ *   Int32  [0] sequence: odd while the writer is at work, else counts changes
+ *          [1] 1 while the reader is between enter and leave
+ *          [2] number of entries
+ *   Float64 from byte 16: iova, bytes, host address, prot, per entry, sorted by iova (all exact below 2^53)
+ */
+export type DmaTableBuffer = SharedArrayBuffer;
+
+const SEQUENCE = 0;
+const READER = 1;
+const COUNT = 2;
+const HEADER_BYTES = 16;
+const ENTRY = 4;
+
+export interface DmaTableEntry {
+  readonly iova: number;
+  readonly bytes: number;
+  readonly address: number;
+  /** PROT_READ: the device may read; PROT_WRITE: it may write. */
+  readonly prot: number;
+}
+
+export function createDmaTable(capacity: number): DmaTableBuffer {
+  return new SharedArrayBuffer(HEADER_BYTES + capacity * ENTRY * 8);
+}
+
+/** Writer's side. Machine thread only. */
+export class DmaTableWriter {
+  readonly buffer: DmaTableBuffer;
+  readonly #words: Int32Array;
+  readonly #entries: Float64Array;
+
+  constructor(buffer: DmaTableBuffer) {
+    this.buffer = buffer;
+    this.#words = new Int32Array(buffer, 0, HEADER_BYTES / 4);
+    this.#entries = new Float64Array(buffer, HEADER_BYTES);
+  }
+
+  get capacity(): number {
+    return this.#entries.length / ENTRY;
+  }
+
+  /** Replaces all entries. @see splice */
+  replace(entries: readonly DmaTableEntry[]): void {
+    this.splice(0, Atomics.load(this.#words, COUNT), entries);
+  }
+
+  /**
+   * Replaces `removed` entries from `index` on, and returns when the reader can no longer be using the old ones: after
+   * an unmap the device must not touch that memory.
+   * @throws RangeError if they are more than the table can hold; nothing has changed then
+   */
+  splice(index: number, removed: number, added: readonly DmaTableEntry[]): void {
+    const count = Atomics.load(this.#words, COUNT);
+    const next = count - removed + added.length;
+    if (next > this.capacity) throw new RangeError(`${next} maps in a table of ${this.capacity}`);
+    Atomics.add(this.#words, SEQUENCE, 1);
+    while (Atomics.load(this.#words, READER) === 1) Atomics.wait(this.#words, READER, 1, 100);
+    this.#entries.copyWithin((index + added.length) * ENTRY, (index + removed) * ENTRY, count * ENTRY);
+    for (const [i, { iova, bytes, address, prot }] of added.entries()) {
+      this.#entries.set([iova, bytes, address, prot], (index + i) * ENTRY);
+    }
+    Atomics.store(this.#words, COUNT, next);
+    Atomics.add(this.#words, SEQUENCE, 1);
+    Atomics.notify(this.#words, SEQUENCE);
+  }
+}
+
+interface Window {
+  readonly iova: number;
+  readonly end: number;
+  readonly prot: number;
+  readonly view: MemoryView;
+}
+
+/**
+ * Reader's side: all use of guest memory happens between {@link enter} and {@link leave}, in bursts of bounded length,
+ * so that an unmap never waits long.
+ */
+export class DmaTableReader {
+  readonly #words: Int32Array;
+  readonly #entries: Float64Array;
+  #windows: Window[] = [];
+  #seen = 0;
+  #last: Window | undefined;
+
+  constructor(buffer: DmaTableBuffer) {
+    this.#words = new Int32Array(buffer, 0, HEADER_BYTES / 4);
+    this.#entries = new Float64Array(buffer, HEADER_BYTES);
+  }
+
+  /** Views handed out since are good until {@link leave}. Waits while the writer changes the table. */
+  enter(): void {
+    for (;;) {
+      Atomics.store(this.#words, READER, 1);
+      const sequence = Atomics.load(this.#words, SEQUENCE);
+      if (sequence % 2 === 0) {
+        if (sequence !== this.#seen) this.#reload(sequence);
+        return;
+      }
+      this.leave();
+      Atomics.wait(this.#words, SEQUENCE, sequence, 100);
+    }
+  }
+
+  leave(): void {
+    Atomics.store(this.#words, READER, 0);
+    Atomics.notify(this.#words, READER);
+  }
+
+  /**
+   * The memory behind an IOVA range, or undefined if one map does not hold all of it with that right.
+   * @param prot PROT_READ if the device reads it, PROT_WRITE if it writes
+   */
+  slice(iova: number, bytes: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
+    const window = this.#find(iova);
+    if (window === undefined || (window.prot & prot) !== prot || iova + bytes > window.end) return undefined;
+    return window.view.slice(iova - window.iova, bytes);
+  }
+
+  #find(iova: number): Window | undefined {
+    const last = this.#last;
+    if (last !== undefined && iova >= last.iova && iova < last.end) return last;
+    let low = 0;
+    let high = this.#windows.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#windows[middle] as Window).end <= iova) low = middle + 1;
+      else high = middle;
+    }
+    const window = this.#windows[low];
+    if (window === undefined || iova < window.iova) return undefined;
+    this.#last = window;
+    return window;
+  }
+
+  #reload(sequence: number): void {
+    const known = new Map(this.#windows.map((w) => [`${w.view.address}:${w.view.bytes}`, w.view]));
+    const count = Atomics.load(this.#words, COUNT);
+    this.#windows = [];
+    this.#last = undefined;
+    for (let i = 0; i < count; i++) {
+      const [iova, bytes, address, prot] = this.#entries.subarray(i * ENTRY, (i + 1) * ENTRY) as unknown as [
+        number,
+        number,
+        number,
+        number,
+      ];
+      const view = known.get(`${address}:${bytes}`) ?? new MemoryView(address, bytes);
+      this.#windows.push({ iova, end: iova + bytes, prot, view });
+    }
+    this.#seen = sequence;
+  }
+}
+
+/** Directions of a DMA map as {@link DmaTableEntry.prot}. */
+export const dmaProt = (canRead: boolean, canWrite: boolean): number =>
+  (canRead ? PROT_READ : 0) | (canWrite ? PROT_WRITE : 0);

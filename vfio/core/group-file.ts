@@ -1,0 +1,209 @@
+import {
+  type ContainerFile,
+  type DeviceFile,
+  type GroupFile,
+  VFIO_GROUP_FLAGS_CONTAINER_SET,
+  VFIO_GROUP_FLAGS_VIABLE,
+} from '../uapi.js';
+import { CoreContainerFile } from './container.js';
+import { DeviceFileHandle } from './device-file.js';
+import type { VfioGroup } from './group.js';
+import type { KvmPointer } from './ops.js';
+import { RefCount } from './ref-count.js';
+import type { CoreState } from './state.js';
+import type { Steps } from './steps.js';
+import { vfioError } from './vfio-error.js';
+
+/** Bytes of struct vfio_group_status. */
+const STATUS_BYTES = 8;
+
+/** `/dev/vfio/N` of the core. Each call has a form in steps, for the testing kit's scheduler. */
+export class CoreGroupFile implements GroupFile {
+  readonly target: string;
+  readonly #group: VfioGroup;
+  /** The opener's, and the VM's while the file is associated with one. */
+  readonly #refs: RefCount;
+  #isOpen = true;
+  #isAssociated = false;
+
+  private constructor(group: VfioGroup) {
+    this.#group = group;
+    this.target = group.target;
+    this.#refs = new RefCount(`file of ${group.target}`, 1, (text) => group.state.warn(text));
+  }
+
+  /** @throws SysError ENODEV; EPERM without an IOMMU and CAP_SYS_RAWIO; EBUSY if it, or a device of it, is open */
+  static *openSteps(state: CoreState, number: number): Steps<CoreGroupFile> {
+    const call = 'open';
+    const target = `group ${number} (core)`;
+    const group = state.groups.get(number);
+    if (!group?.refs.getUnlessZero()) throw vfioError(call, target, 'ENODEV');
+    try {
+      using _held = yield* group.groupRwsem.write();
+      if (group.iommuGroup.isNoiommu && !state.ports.hasRawio()) {
+        throw vfioError(call, target, 'EPERM', 'a device without an IOMMU needs CAP_SYS_RAWIO');
+      }
+      if (group.cdevOpenCount > 0) {
+        throw vfioError(call, target, 'EBUSY', 'a device of the group is bound to an iommufd by its cdev');
+      }
+      if (group.openedFile !== undefined) throw vfioError(call, target, 'EBUSY', 'the group is open already');
+      if (group.container !== undefined) throw vfioError(call, target, 'EBUSY', stillContained(group));
+      state.allocate('group file');
+      const file = new CoreGroupFile(group);
+      clearLeftovers(group);
+      group.openedFile = file;
+      state.log.event('open_group', { group: number });
+      return file;
+    } catch (error) {
+      yield* group.put();
+      throw error;
+    }
+  }
+
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  get state(): CoreState {
+    return this.#group.state;
+  }
+
+  /** Whether its devices' DMA always snoops the caches. @see vfio_group_enforced_coherent */
+  get isCoherent(): boolean {
+    return this.#group.iommuGroup.capabilities.isCoherent;
+  }
+
+  /** The group behind it. @throws SysError EBADF after close */
+  group(call: string): VfioGroup {
+    if (!this.#isOpen) throw vfioError(call, this.target, 'EBADF', 'the group file is closed');
+    return this.#group;
+  }
+
+  /** @param argsz as the kernel's callers give it. @throws SysError EINVAL if that is too small */
+  getStatus(argsz = STATUS_BYTES): number {
+    const call = 'VFIO_GROUP_GET_STATUS';
+    const group = this.group(call);
+    if (argsz < STATUS_BYTES) throw vfioError(call, this.target, 'EINVAL', 'argsz is too small');
+    const viable = group.isViable() ? VFIO_GROUP_FLAGS_VIABLE : 0;
+    return viable | (group.container === undefined ? 0 : VFIO_GROUP_FLAGS_CONTAINER_SET);
+  }
+
+  setContainer(container: ContainerFile): void {
+    this.#group.state.executor.run(this.setContainerSteps(container));
+  }
+
+  *setContainerSteps(file: ContainerFile): Steps<void> {
+    const call = 'VFIO_GROUP_SET_CONTAINER';
+    const group = this.group(call);
+    if (!(file instanceof CoreContainerFile)) {
+      throw vfioError(call, this.target, 'EINVAL', 'the file is not a container of this core');
+    }
+    const container = file.container(call);
+    using _held = yield* group.groupRwsem.write();
+    if (group.containerUsers > 0) throw vfioError(call, this.target, 'EINVAL', 'the group is in a container');
+    if (group.iommuGroup.isNoiommu && !group.state.ports.hasRawio()) {
+      throw vfioError(call, this.target, 'EPERM', 'a device without an IOMMU needs CAP_SYS_RAWIO');
+    }
+    yield* container.attachGroup(group);
+    container.refs.get();
+    group.container = container;
+    group.containerUsers = 1;
+    group.state.log.event('set_container', { group: group.number });
+  }
+
+  unsetContainer(): void {
+    this.#group.state.executor.run(this.unsetContainerSteps());
+  }
+
+  *unsetContainerSteps(): Steps<void> {
+    const call = 'VFIO_GROUP_UNSET_CONTAINER';
+    const group = this.group(call);
+    using _held = yield* group.groupRwsem.write();
+    if (group.containerUsers === 0)
+      throw vfioError(call, this.target, 'EINVAL', 'the group is in no container');
+    if (group.containerUsers > 1) throw vfioError(call, this.target, 'EBUSY', users(group));
+    yield* group.dissolve();
+  }
+
+  getDeviceFd(name: string): DeviceFile {
+    return this.#group.state.executor.run(this.getDeviceFdSteps(name));
+  }
+
+  *getDeviceFdSteps(name: string): Steps<DeviceFileHandle> {
+    const call = 'VFIO_GROUP_GET_DEVICE_FD';
+    const group = this.group(call);
+    const { state } = group;
+    using _cause = state.log.span('get_device_fd', { group: group.number, device: name });
+    if (group.containerUsers === 0)
+      throw vfioError(call, this.target, 'EINVAL', 'the group is in no container');
+    group.checkUsable(call);
+    if (group.iommuGroup.isNoiommu && !state.ports.hasRawio()) throw vfioError(call, name, 'EPERM');
+    const device = [...group.devices.values()].find((candidate) => candidate.matches(name));
+    if (!device?.registration.getUnlessZero()) {
+      throw vfioError(call, name, 'ENODEV', `${group.target} has no such device`);
+    }
+    try {
+      return yield* DeviceFileHandle.openInGroup(device, group);
+    } catch (error) {
+      device.putRegistration();
+      throw error;
+    }
+  }
+
+  /**
+   * The VM that the group belongs to; nothing happens once the file is gone. As kvm-vfio holds the file in Linux, a file
+   * that is closed while it is associated goes when the association ends. @see VfioFileOps
+   */
+  *setKvmSteps(kvm: KvmPointer | null): Steps<void> {
+    if (this.#refs.count === 0) return;
+    if (kvm !== null && !this.#isAssociated) {
+      this.#isAssociated = true;
+      this.#refs.get();
+    }
+    yield* this.#group.setKvm(kvm);
+    if (kvm !== null || !this.#isAssociated) return;
+    this.#isAssociated = false;
+    if (this.#refs.put()) yield* this.#release();
+  }
+
+  [Symbol.dispose](): void {
+    this.#group.state.executor.run(this.closeSteps());
+  }
+
+  *closeSteps(): Steps<void> {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    if (this.#refs.put()) yield* this.#release();
+  }
+
+  /** @see vfio_group_fops_release */
+  *#release(): Steps<void> {
+    const group = this.#group;
+    {
+      using _held = yield* group.groupRwsem.write();
+      for (const { name } of group.notifier.blocks) {
+        group.state.warn(`${group.target} is closed with listener '${name}' on its chain`);
+      }
+      group.openedFile = undefined;
+      group.state.free('group file');
+      group.state.log.event('close_group', { group: group.number });
+      yield* group.dissolve();
+    }
+    yield* group.put();
+  }
+}
+
+/** Listeners of the user before: they were told of when that one closed the group. @see vfio_group_fops_open */
+function clearLeftovers(group: VfioGroup): void {
+  group.notifier.clear();
+}
+
+function users(group: VfioGroup): string {
+  const listeners = group.deviceListeners();
+  if (listeners.length > 0) return `device listeners hold it: ${listeners.join(', ')}`;
+  return 'close its devices first';
+}
+
+function stillContained(group: VfioGroup): string {
+  return `its last user's container lives on: ${users(group)}`;
+}

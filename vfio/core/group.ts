@@ -1,0 +1,325 @@
+/** A VFIO group: the user's handle on an IOMMU group, with the VM it belongs to. After drivers/vfio/group.c. */
+import type { Container } from './container.js';
+import type { VfioDevice } from './device.js';
+import {
+  type HostDevice,
+  IOMMU_GROUP_NOTIFY_ADD_DEVICE,
+  IOMMU_GROUP_NOTIFY_BOUND_DRIVER,
+  IOMMU_GROUP_NOTIFY_UNBOUND_DRIVER,
+  type IommuGroup,
+  PCI_HEADER_TYPE_NORMAL,
+} from './iommu-group.js';
+import { Mutex, RwSemaphore } from './locks.js';
+import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
+import type { KvmPointer } from './ops.js';
+import { RefCount } from './ref-count.js';
+import type { CoreState } from './state.js';
+import { type Steps, WaitQueue } from './steps.js';
+import { vfioError } from './vfio-error.js';
+
+export const VFIO_IOMMU_NOTIFY = 0;
+export const VFIO_GROUP_NOTIFY = 1;
+
+/** Event of VFIO_GROUP_NOTIFY; its data is the VM, or null when it leaves. */
+export const VFIO_GROUP_NOTIFY_SET_KVM = 1 << 0;
+
+export type KvmListener = NotifierBlock<KvmPointer | null>;
+
+/** Host drivers that do no DMA and so leave a group viable. */
+const harmlessDrivers: readonly string[] = ['pci-stub', 'pcieport'];
+
+export class VfioGroup {
+  readonly state: CoreState;
+  readonly iommuGroup: IommuGroup;
+  readonly number: number;
+  /** For messages: `group 3 (core)`. */
+  readonly target: string;
+  /** Each device's, each open file's, and that of whoever is at work on it. */
+  readonly refs: RefCount;
+  /** Guards who has it open, its container and the container's users. */
+  readonly groupRwsem: RwSemaphore;
+  /** Guards {@link devices}. */
+  readonly deviceLock: Mutex;
+  /**
+   * Held over {write the cache, call the chain}, and over {read the cache, replay or take a reference}: without it a VM
+   * could be handed out that has just been taken away.
+   */
+  readonly kvmLock: Mutex;
+  /** Registered devices by the host's device. */
+  readonly devices = new Map<HostDevice, VfioDevice>();
+  /** Devices between being in {@link devices} and having lost their driver: viable for the time being. */
+  readonly unbound = new Set<HostDevice>();
+  readonly notifier: BlockingNotifierChain<KvmPointer | null>;
+  /** The open group file, if there is one. */
+  openedFile: object | undefined;
+  container: Container | undefined;
+  /** One for the group being in a container, one per open device, one per device notifier. */
+  containerUsers = 0;
+  /** Devices opened by cdev, which keeps the group from being opened. */
+  cdevOpenCount = 0;
+  readonly containerGone = new WaitQueue();
+  readonly #minor: number;
+  readonly #iommuNotifier: NotifierBlock<HostDevice>;
+  #kvm: KvmPointer | null = null;
+
+  private constructor(state: CoreState, iommuGroup: IommuGroup, minor: number) {
+    const of = `group ${iommuGroup.number}`;
+    this.state = state;
+    this.iommuGroup = iommuGroup;
+    this.number = iommuGroup.number;
+    this.#minor = minor;
+    this.target = `${of} (core)`;
+    this.refs = new RefCount(of, 1, (text) => state.warn(text));
+    this.groupRwsem = new RwSemaphore(state, 'group_rwsem', of);
+    this.deviceLock = new Mutex(state, 'device_lock', of);
+    this.kvmLock = new Mutex(state, 'kvm_lock', of);
+    this.notifier = new BlockingNotifierChain(state, 'group notifier', of);
+    this.#iommuNotifier = {
+      name: `vfio ${of}`,
+      call: (event, device) => this.iommuGroupEvent(event, device),
+    };
+  }
+
+  /**
+   * The group of an IOMMU group, with a reference for the caller; made if there is none. @see vfio_group_find_or_alloc
+   * @throws SysError ENOMEM
+   */
+  static *findOrCreate(state: CoreState, iommuGroup: IommuGroup): Steps<VfioGroup> {
+    const known = yield* VfioGroup.#find(state, iommuGroup);
+    if (known !== undefined) return known;
+    state.allocate('vfio_group');
+    const group = new VfioGroup(state, iommuGroup, state.groupMinors.alloc());
+    iommuGroup.refs.get();
+    // Not under the list's lock: a callback of this chain may put the last reference of a group, which takes that lock.
+    yield* iommuGroup.registerNotifier(group.#iommuNotifier);
+    yield 'vfio_create_group: before the list';
+    const earlier = yield* VfioGroup.#find(state, iommuGroup, group);
+    if (earlier === undefined) return group;
+    yield* group.#free();
+    return earlier;
+  }
+
+  /** The group on the list, with a reference; if there is none, `next` is put there. */
+  static *#find(state: CoreState, iommuGroup: IommuGroup, next?: VfioGroup): Steps<VfioGroup | undefined> {
+    using _held = yield* state.groupLock.acquire();
+    const known = state.groups.get(iommuGroup.number);
+    if (known?.refs.getUnlessZero()) return known;
+    if (next === undefined) return undefined;
+    state.groups.set(next.number, next);
+    state.log.event('create_group', { group: next.number });
+    return undefined;
+  }
+
+  /** The VM it belongs to. */
+  get kvm(): KvmPointer | null {
+    return this.#kvm;
+  }
+
+  /** Gives a reference back. The last one ends the group, at once and from wherever it comes. */
+  *put(): Steps<void> {
+    if (this.refs.count > 1) {
+      this.refs.put();
+      return;
+    }
+    {
+      // As kref_put_mutex: the list is locked before the count can become 0, so that nobody finds a dead group there.
+      using _held = yield* this.state.groupLock.acquire();
+      if (!this.refs.put()) return;
+      this.#warnUnbalanced();
+      this.state.log.event('group_remove_node', { group: this.number });
+      this.state.groups.delete(this.number);
+      this.state.log.event('group_list_del', { group: this.number });
+    }
+    yield 'vfio_group_release: off the list';
+    yield* this.#free();
+  }
+
+  *#free(): Steps<void> {
+    this.state.groupMinors.free(this.#minor);
+    this.state.log.event('group_free_minor', { group: this.number });
+    yield* this.iommuGroup.unregisterNotifier(this.#iommuNotifier);
+    this.state.log.event('group_unregister_notifier', { group: this.number });
+    this.unbound.clear();
+    this.state.log.event('group_free_unbound', { group: this.number });
+    this.state.free('vfio_group');
+    this.state.log.event('group_free', { group: this.number });
+    this.iommuGroup.put();
+  }
+
+  #warnUnbalanced(): void {
+    const names = [...this.devices.values()].map(({ name }) => name);
+    if (names.length > 0) this.state.warn(`${this.target} is released with devices: ${names.join(', ')}`);
+    if (this.containerUsers > 0) {
+      this.state.warn(`${this.target} is released with ${this.containerUsers} container users`);
+    }
+    const listeners = this.notifier.blocks.map(({ name }) => name);
+    if (listeners.length > 0)
+      this.state.warn(`${this.target} is released with listeners: ${listeners.join(', ')}`);
+  }
+
+  /** Whether every device of the IOMMU group is without a driver that could do DMA behind the user's back. */
+  isViable(): boolean {
+    for (const device of this.iommuGroup.devices) if (!this.#isDeviceViable(device)) return false;
+    return true;
+  }
+
+  /** @see vfio_dev_viable */
+  #isDeviceViable(device: HostDevice): boolean {
+    return (
+      device.driver === undefined ||
+      this.unbound.has(device) ||
+      device.headerType !== PCI_HEADER_TYPE_NORMAL ||
+      harmlessDrivers.includes(device.driver) ||
+      this.devices.has(device)
+    );
+  }
+
+  /**
+   * What the host does to the group's devices. Takes no reference: this callback cannot run outside its registration, and
+   * before the group is on the list and after its last put there are no devices and no users. @see vfio_iommu_group_notifier
+   */
+  iommuGroupEvent(event: number, device: HostDevice): void {
+    this.state.log.event('iommu_group_event', { group: this.number, event, device: device.name });
+    if (event === IOMMU_GROUP_NOTIFY_UNBOUND_DRIVER) this.unbound.delete(device);
+    // Nothing to do for an idle group.
+    if (this.containerUsers === 0) return;
+    if (event === IOMMU_GROUP_NOTIFY_ADD_DEVICE) {
+      this.state.warn(`${device.name}: device added to live group ${this.number}`);
+    } else if (event === IOMMU_GROUP_NOTIFY_BOUND_DRIVER && !this.isViable()) {
+      // Linux of the time stopped here with BUG_ON: the user's DMA and the driver's now share an address space.
+      this.state.log.event('isolation_violation', {
+        group: this.number,
+        device: device.name,
+        driver: device.driver,
+      });
+      this.state.warn(
+        `${device.name}: driver ${device.driver} bound in live group ${this.number}, isolation is lost`,
+      );
+    }
+  }
+
+  /** Associates it with a VM, or with none: the VM is remembered, and all who listen are told. @see vfio_group_set_kvm */
+  *setKvm(kvm: KvmPointer | null): Steps<void> {
+    using _cause = this.state.log.span('set_kvm', { group: this.number, kvm: this.state.kvmName(kvm) });
+    using _held = yield* this.kvmLock.acquire();
+    this.#kvm = kvm;
+    yield 'vfio_group_set_kvm: cached';
+    yield* this.notifier.call(VFIO_GROUP_NOTIFY_SET_KVM, kvm);
+  }
+
+  /** Takes a reference of the VM it belongs to; undefined if there is none, or it is being destroyed. */
+  *getKvmSafe(): Steps<KvmPointer | undefined> {
+    using _held = yield* this.kvmLock.acquire();
+    const kvm = this.#kvm;
+    yield 'vfio_device_group_get_kvm_safe: read the cache';
+    return kvm?.getUnlessDying() ? kvm : undefined;
+  }
+
+  /**
+   * Tells `block` of each change of the VM, and of the VM there is now, if there is one. Only the new listener hears that
+   * replay: Linux 4.10 to 5.18 called the whole chain, but what was asked for was the notifier being registered.
+   * @param events VFIO_GROUP_NOTIFY_SET_KVM; bits that are known are cleared
+   */
+  *registerNotifier(events: { mask: number }, block: KvmListener): Steps<void> {
+    const call = 'vfio_register_notifier';
+    const isSetKvm = (events.mask & VFIO_GROUP_NOTIFY_SET_KVM) !== 0;
+    events.mask &= ~VFIO_GROUP_NOTIFY_SET_KVM;
+    if (events.mask !== 0) {
+      throw vfioError(call, this.target, 'EINVAL', `unknown events 0x${events.mask.toString(16)}`);
+    }
+    if (this.kvmLock.isMine)
+      throw vfioError(call, this.target, 'EDEADLK', 'not from inside a SET_KVM callback');
+    yield* this.#addTransientUser(call);
+    try {
+      using _held = yield* this.kvmLock.acquire();
+      yield* this.notifier.register(block);
+      const kvm = this.#kvm;
+      this.state.log.event('register_notifier', { group: this.number, listener: block.name });
+      if (!isSetKvm || kvm === null) return;
+      yield 'vfio_register_notifier: before the replay';
+      using _cause = this.state.log.span('replay', {
+        group: this.number,
+        listener: block.name,
+        kvm: this.state.kvmName(kvm),
+      });
+      yield* this.notifier.tell(block, VFIO_GROUP_NOTIFY_SET_KVM, kvm);
+    } finally {
+      yield* this.tryDissolveContainer();
+    }
+  }
+
+  /** @throws SysError ENOENT if it is not registered; EDEADLK inside a callback */
+  *unregisterNotifier(block: KvmListener): Steps<void> {
+    const call = 'vfio_unregister_notifier';
+    if (this.kvmLock.isMine)
+      throw vfioError(call, this.target, 'EDEADLK', 'not from inside a SET_KVM callback');
+    yield* this.notifier.unregister(block);
+    this.state.log.event('unregister_notifier', { group: this.number, listener: block.name });
+  }
+
+  /** As {@link addContainerUser}, but any failure is EINVAL. */
+  *#addTransientUser(call: string): Steps<void> {
+    try {
+      yield* this.addContainerUser(call);
+    } catch (error) {
+      throw vfioError(call, this.target, 'EINVAL', error instanceof Error ? error.message : undefined);
+    }
+  }
+
+  /**
+   * Keeps the group in its container until {@link tryDissolveContainer}. @see vfio_group_add_container_user
+   * @throws SysError EINVAL if it has none, none with an IOMMU, or is not viable; EPERM without an IOMMU of its own
+   */
+  *addContainerUser(call: string): Steps<void> {
+    using _held = yield* this.groupRwsem.write();
+    if (this.containerUsers === 0)
+      throw vfioError(call, this.target, 'EINVAL', 'the group is in no container');
+    if (this.iommuGroup.isNoiommu) throw vfioError(call, this.target, 'EPERM', 'the group has no IOMMU');
+    this.checkUsable(call);
+    this.containerUsers++;
+  }
+
+  /** @throws SysError EINVAL */
+  checkUsable(call: string): void {
+    if (this.container?.backend === undefined) {
+      throw vfioError(call, this.target, 'EINVAL', 'put the group into a container and set its IOMMU first');
+    }
+    if (!this.isViable()) throw vfioError(call, this.target, 'EINVAL', this.viabilityHint());
+  }
+
+  /** Listeners of its devices, each of which keeps it in its container: `mtty (device x)`. */
+  deviceListeners(): readonly string[] {
+    return [...this.devices.values()].flatMap(({ name, notifier }) =>
+      notifier.blocks.map((block) => `${block.name} (device ${name})`),
+    );
+  }
+
+  viabilityHint(): string {
+    const bad = [...this.iommuGroup.devices].filter((device) => !this.#isDeviceViable(device));
+    const names = bad.map(({ name, driver }) => `${name} (${driver})`).join(', ');
+    return `the group is not viable: unbind the host's driver from ${names}`;
+  }
+
+  /** Gives a container user back; the last one takes the group out of the container. */
+  *tryDissolveContainer(): Steps<void> {
+    using _held = yield* this.groupRwsem.write();
+    yield* this.dissolve();
+  }
+
+  /** Group's rwsem is held. */
+  *dissolve(): Steps<void> {
+    if (this.containerUsers === 0 || --this.containerUsers > 0) return;
+    yield* this.detachContainer();
+  }
+
+  /** Group's rwsem is held, and there are no users left. */
+  *detachContainer(): Steps<void> {
+    const { container } = this;
+    if (container === undefined) return;
+    yield* container.detachGroup(this);
+    this.container = undefined;
+    this.state.log.event('unset_container', { group: this.number });
+    this.containerGone.wake();
+    container.put();
+  }
+}

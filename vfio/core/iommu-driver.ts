@@ -1,0 +1,52 @@
+/** What stands behind SET_IOMMU: the core's counterpart of struct vfio_iommu_driver_ops. */
+import type { Iova } from '../../sys/address.js';
+import type { DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
+import type { DirtyPages } from './dirty-pages.js';
+import type { DmaClient, DmaSpace } from './dma-space.js';
+import type { VfioGroup } from './group.js';
+import type { NotifierBlock } from './notifier.js';
+import type { CoreState } from './state.js';
+import type { Steps } from './steps.js';
+
+/** Data of VFIO_IOMMU_NOTIFY_DMA_UNMAP. */
+export interface DmaUnmapEvent {
+  readonly iova: Iova;
+  readonly size: bigint;
+}
+
+export const VFIO_IOMMU_NOTIFY_DMA_UNMAP = 1 << 0;
+
+/** One container's IOMMU. */
+export interface IommuBackend {
+  readonly name: string;
+  /** Where the devices' DMA goes; undefined if nobody translates or checks it. */
+  readonly space: DmaSpace | undefined;
+  checkExtension(extension: number): number;
+  /** @throws SysError EINVAL if the group's IOMMU cannot reach what is mapped already */
+  attachGroup(group: VfioGroup): Steps<void>;
+  /** The last group's end ends all maps. */
+  detachGroup(group: VfioGroup): Steps<void>;
+  getInfo(): IommuInfo;
+  mapDma(map: DmaMap): Steps<void>;
+  unmapDma(unmap: DmaUnmap): Steps<bigint>;
+  /** VFIO_IOMMU_DIRTY_PAGES. */
+  readonly dirtyPages: DirtyPages | undefined;
+  registerDevice(client: DmaClient): void;
+  unregisterDevice(client: DmaClient): void;
+  /** @param events VFIO_IOMMU_NOTIFY_DMA_UNMAP; bits that are known are cleared. @throws SysError EINVAL */
+  registerNotifier(events: { mask: number }, block: NotifierBlock<DmaUnmapEvent>): Steps<void>;
+  unregisterNotifier(block: NotifierBlock<DmaUnmapEvent>): Steps<void>;
+  /** No group is left. */
+  release(): void;
+}
+
+/** A kind of IOMMU that SET_IOMMU can choose. */
+export interface IommuDriver {
+  readonly name: string;
+  /** Whether it is for groups that have no IOMMU. */
+  readonly isNoiommu: boolean;
+  /** Positive if it has the extension or type. */
+  checkExtension(extension: number): number;
+  /** @throws SysError ENOMEM */
+  open(state: CoreState, type: number): IommuBackend;
+}

@@ -1,0 +1,145 @@
+/** A device opened by its cdev and bound to an iommufd. After drivers/vfio/device_cdev.c and drivers/vfio/iommufd.c. */
+import type { IommufdFile } from '../uapi.js';
+import type { VfioDevice } from './device.js';
+import type { VfioGroup } from './group.js';
+import { CoreIommufdFile, type Ioas, type Iommufd } from './iommufd.js';
+import { intersectRanges, isInRanges } from './iova-ranges.js';
+import type { KvmPointer } from './ops.js';
+import type { Steps } from './steps.js';
+import { vfioError } from './vfio-error.js';
+
+/** Keeps the group from being opened, or learns that it is. @see vfio_device_block_group */
+function* blockGroup(group: VfioGroup): Steps<void> {
+  using _held = yield* group.groupRwsem.write();
+  if (group.openedFile !== undefined || group.container !== undefined) {
+    throw vfioError(
+      'VFIO_DEVICE_BIND_IOMMUFD',
+      group.target,
+      'EBUSY',
+      'its group is in use: close the group file',
+    );
+  }
+  group.cdevOpenCount++;
+}
+
+function* unblockGroup(group: VfioGroup): Steps<void> {
+  using _held = yield* group.groupRwsem.write();
+  group.cdevOpenCount--;
+}
+
+/**
+ * Opens the device for a cdev file.
+ * @param kvmOf the VM the file is associated with, asked for just before the driver is opened
+ * @throws SysError EBUSY while its group is open; EINVAL if the device is open; ENODEV if its driver has no iommufd;
+ *   EBADF for something else than an iommufd of this core; what the driver refuses it with
+ */
+export function* bindIommufd(
+  device: VfioDevice,
+  file: IommufdFile,
+  kvmOf: () => KvmPointer | null,
+): Steps<BoundIommufd> {
+  const call = 'VFIO_DEVICE_BIND_IOMMUFD';
+  if (!(file instanceof CoreIommufdFile)) {
+    throw vfioError(call, device.name, 'EBADF', 'the file is not an iommufd of this core');
+  }
+  const iommufd = file.context(call);
+  const { group, state } = device;
+  using _cause = state.log.span('bind_iommufd', { device: device.name });
+  yield* blockGroup(group);
+  let kvm: KvmPointer | undefined;
+  try {
+    using _held = yield* device.set.lock.acquire();
+    if (device.openCount > 0) throw vfioError(call, device.name, 'EINVAL', 'the device is open');
+    if (device.ops.hasIommufd === false) {
+      throw vfioError(call, device.name, 'ENODEV', `driver ${device.ops.name} works with groups only`);
+    }
+    const known = kvmOf();
+    if (known?.getUnlessDying()) kvm = known;
+    yield* device.open(kvm, null);
+    try {
+      // The last thing that can fail, where Linux copies the id to its caller.
+      state.allocate('iommufd device');
+    } catch (error) {
+      yield* device.close();
+      throw error;
+    }
+  } catch (error) {
+    yield* unblockGroup(group);
+    kvm?.put();
+    throw error;
+  }
+  iommufd.refs.get();
+  return new BoundIommufd(device, iommufd, iommufd.addDevice(device.name), kvm);
+}
+
+export class BoundIommufd {
+  /** The device's id in the iommufd. */
+  readonly id: number;
+  readonly #device: VfioDevice;
+  readonly #iommufd: Iommufd;
+  readonly #kvm: KvmPointer | undefined;
+  #ioas: Ioas | undefined;
+
+  constructor(device: VfioDevice, iommufd: Iommufd, id: number, kvm: KvmPointer | undefined) {
+    this.#device = device;
+    this.#iommufd = iommufd;
+    this.id = id;
+    this.#kvm = kvm;
+  }
+
+  /**
+   * Its DMA goes to an IOAS from now on; from another one it moves there.
+   * @throws SysError ENOENT; EINVAL if its IOMMU cannot reach what is mapped there
+   */
+  *attach(id: number): Steps<void> {
+    const call = 'VFIO_DEVICE_ATTACH_IOMMUFD_PT';
+    const device = this.#device;
+    using _held = yield* device.set.lock.acquire();
+    const ioas = this.#iommufd.ioas(call, id);
+    const own = device.dev.iommuGroup?.capabilities.iovaRanges ?? [];
+    const ranges = intersectRanges(ioas.iovaRanges, own);
+    if (ranges === undefined || ioas.space.maps.some(({ iova, size }) => !isInRanges(ranges, iova, size))) {
+      throw vfioError(call, device.name, 'EINVAL', 'its IOMMU cannot reach what is mapped there');
+    }
+    this.#leave();
+    ioas.users++;
+    ioas.iovaRanges = ranges;
+    this.#ioas = ioas;
+    device.dma.attach(ioas.space);
+    device.state.log.event('attach_ioas', { device: device.name, ioas: id });
+  }
+
+  /** Its DMA goes nowhere from now on. */
+  *detach(): Steps<void> {
+    using _held = yield* this.#device.set.lock.acquire();
+    this.#leave();
+  }
+
+  #leave(): void {
+    if (this.#ioas === undefined) return;
+    this.#device.dma.detach();
+    this.#ioas.users--;
+    this.#ioas = undefined;
+    this.#device.state.log.event('detach_ioas', { device: this.#device.name });
+  }
+
+  /** @see vfio_df_unbind_iommufd */
+  *close(): Steps<void> {
+    const device = this.#device;
+    try {
+      using _held = yield* device.set.lock.acquire();
+      try {
+        yield* device.close();
+      } finally {
+        this.#leave();
+      }
+    } finally {
+      this.#iommufd.removeDevice(this.id);
+      device.state.free('iommufd device');
+      this.#iommufd.put();
+      yield* unblockGroup(device.group);
+      yield 'vfio_df_unbind_iommufd: before the VM is put';
+      this.#kvm?.put();
+    }
+  }
+}

@@ -1,0 +1,244 @@
+/** `/dev/iommu`: address spaces that devices opened by cdev attach to. After drivers/iommu/iommufd. */
+import { type Iova, iova as toIova } from '../../sys/address.js';
+import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import {
+  type DmaMap,
+  type IommufdFile,
+  type IommuInfo,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+} from '../uapi.js';
+import { DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import { isInRanges } from './iova-ranges.js';
+import { Numbers, RefCount } from './ref-count.js';
+import type { CoreState } from './state.js';
+import { DMA_ENTRY_LIMIT } from './type1.js';
+import { vfioError } from './vfio-error.js';
+
+const U64_END = 1n << 64n;
+const U64_MAX = U64_END - 1n;
+
+/** An I/O address space. */
+export interface Ioas {
+  readonly kind: 'ioas';
+  readonly space: DmaSpace;
+  /** Devices attached to it, by number: destroying it waits for them. */
+  users: number;
+  iovaRanges: IommuInfo['iovaRanges'];
+}
+
+/** A device that is bound: its id in the iommufd. */
+interface Bound {
+  readonly kind: 'device';
+  readonly name: string;
+}
+
+/** The context behind the file: bound devices keep it when the file is closed. */
+export class Iommufd {
+  readonly state: CoreState;
+  readonly target = 'iommufd (core)';
+  readonly refs: RefCount;
+  readonly #objects = new Map<number, Ioas | Bound>();
+  readonly #ids = new Numbers();
+
+  constructor(state: CoreState) {
+    this.state = state;
+    this.refs = new RefCount(this.target, 1, (text) => state.warn(text));
+  }
+
+  put(): void {
+    if (!this.refs.put()) return;
+    for (const [id, object] of this.#objects) {
+      if (object.kind === 'ioas') this.destroy(id);
+    }
+    this.state.free('iommufd');
+  }
+
+  /** Ids begin at 1. */
+  #add(object: Ioas | Bound): number {
+    const id = this.#ids.alloc() + 1;
+    this.#objects.set(id, object);
+    return id;
+  }
+
+  #remove(id: number): void {
+    this.#objects.delete(id);
+    this.#ids.free(id - 1);
+  }
+
+  allocIoas(): number {
+    this.state.allocate('ioas');
+    const id = this.#add({ kind: 'ioas', space: new DmaSpace(this.state, 'IOAS'), users: 0, iovaRanges: [] });
+    this.state.log.event('ioas_alloc', { ioas: id });
+    return id;
+  }
+
+  addDevice(name: string): number {
+    return this.#add({ kind: 'device', name });
+  }
+
+  removeDevice(id: number): void {
+    this.#remove(id);
+  }
+
+  /** @throws SysError ENOENT if there is no such IOAS */
+  ioas(call: string, id: number): Ioas {
+    const object = this.#objects.get(id);
+    if (object?.kind !== 'ioas') throw vfioError(call, this.target, 'ENOENT', `there is no IOAS ${id}`);
+    return object;
+  }
+
+  /** @throws SysError ENOENT; EBUSY while a device is attached, or for a device that is bound */
+  destroy(id: number): void {
+    const call = 'IOMMU_DESTROY';
+    const object = this.#objects.get(id);
+    if (object === undefined) throw vfioError(call, this.target, 'ENOENT', `there is no object ${id}`);
+    if (object.kind === 'device')
+      throw vfioError(call, this.target, 'EBUSY', `close ${object.name} to unbind it`);
+    if (object.users > 0)
+      throw vfioError(call, this.target, 'EBUSY', `${object.users} devices are attached to it`);
+    object.space.clear();
+    this.#remove(id);
+    this.state.free('ioas');
+  }
+}
+
+/** `/dev/iommu` of the core. */
+export class CoreIommufdFile implements IommufdFile {
+  readonly target: string;
+  readonly #iommufd: Iommufd;
+  #isOpen = true;
+
+  private constructor(iommufd: Iommufd) {
+    this.#iommufd = iommufd;
+    this.target = iommufd.target;
+  }
+
+  /** @throws SysError ENOMEM */
+  static open(state: CoreState): CoreIommufdFile {
+    state.allocate('iommufd');
+    return new CoreIommufdFile(new Iommufd(state));
+  }
+
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  /** @throws SysError EBADF after close */
+  context(call: string): Iommufd {
+    if (!this.#isOpen) throw vfioError(call, this.target, 'EBADF', 'the iommufd is closed');
+    return this.#iommufd;
+  }
+
+  ioasAlloc(): number {
+    return this.context('IOMMU_IOAS_ALLOC').allocIoas();
+  }
+
+  /** @throws SysError ENOENT; EEXIST on overlap; EINVAL misaligned, empty or out of range; EOVERFLOW; EFAULT; ENOSPC */
+  ioasMap(ioas: number, map: Omit<DmaMap, 'iova'> & { readonly iova?: Iova }): Iova {
+    const call = 'IOMMU_IOAS_MAP';
+    const { space, iovaRanges } = this.context(call).ioas(call, ioas);
+    const { flags, vaddr, size } = map;
+    const fail = (hint: string) => vfioError(call, space.target, 'EINVAL', hint);
+    const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+    if ((flags & ~known) !== 0 || (flags & known) === 0) throw fail(`flags 0x${flags.toString(16)}`);
+    if (size <= 0n || (size | vaddr | (map.iova ?? 0n)) % IOMMU_PAGE !== 0n) {
+      throw fail('address, IOVA and size must be multiples of the page size, and the size more than 0');
+    }
+    const iova = map.iova ?? freeRange(call, space, iovaRanges, size);
+    if (iova + size > U64_END || vaddr + size > U64_END) {
+      throw vfioError(call, space.target, 'EOVERFLOW', 'the range wraps');
+    }
+    if (space.find(iova, size) !== undefined) {
+      throw vfioError(call, space.target, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
+    }
+    if (!isInRanges(iovaRanges, iova, size)) throw fail('outside the IOVA ranges');
+    if (space.maps.length >= DMA_ENTRY_LIMIT)
+      throw vfioError(call, space.target, 'ENOSPC', `${DMA_ENTRY_LIMIT} maps`);
+    const prot =
+      ((flags & VFIO_DMA_MAP_FLAG_READ) !== 0 ? PROT_READ : 0) |
+      ((flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
+    space.insert(call, iova, size, vaddr, prot);
+    return iova;
+  }
+
+  /** @throws SysError ENOENT if nothing lies in the range, or a map lies in it only in part */
+  ioasUnmap(ioas: number, { iova, size }: { readonly iova: Iova; readonly size: bigint }): bigint {
+    const call = 'IOMMU_IOAS_UNMAP';
+    const { space } = this.context(call).ioas(call, ioas);
+    const isAll = iova === 0n && size === U64_MAX;
+    if (!isAll && (size <= 0n || iova + size > U64_END)) {
+      throw vfioError(call, space.target, 'EOVERFLOW', 'the range is empty or wraps');
+    }
+    let unmapped = 0n;
+    for (;;) {
+      const dma = space.find(iova, size);
+      if (dma === undefined) break;
+      if (!isAll && (dma.iova < iova || dma.iova + dma.size > iova + size)) {
+        throw vfioError(call, space.target, 'ENOENT', 'the range cuts a map in two');
+      }
+      space.remove(dma);
+      unmapped += dma.size;
+    }
+    if (unmapped === 0n && !isAll) throw vfioError(call, space.target, 'ENOENT', 'nothing is mapped there');
+    return unmapped;
+  }
+
+  /**
+   * IOMMU_IOAS_COPY: maps the memory behind a range of another IOAS here, without its host address being known.
+   * @throws SysError ENOENT if the source is not mapped throughout; else as {@link ioasMap}
+   */
+  ioasCopy(copy: {
+    readonly from: number;
+    readonly to: number;
+    readonly source: Iova;
+    readonly size: bigint;
+    readonly flags: number;
+    readonly iova?: Iova;
+  }): Iova {
+    const call = 'IOMMU_IOAS_COPY';
+    const { space } = this.context(call).ioas(call, copy.from);
+    const dma = space.find(copy.source, 1n);
+    if (dma === undefined || copy.source + copy.size > dma.iova + dma.size) {
+      throw vfioError(call, space.target, 'ENOENT', 'the source does not lie in one map');
+    }
+    const vaddr = (dma.vaddr + (copy.source - dma.iova)) as DmaMap['vaddr'];
+    const { flags, size } = copy;
+    return this.ioasMap(copy.to, {
+      flags,
+      vaddr,
+      size,
+      ...(copy.iova === undefined ? {} : { iova: copy.iova }),
+    });
+  }
+
+  ioasIovaRanges(ioas: number): IommuInfo['iovaRanges'] {
+    const call = 'IOMMU_IOAS_IOVA_RANGES';
+    return this.context(call).ioas(call, ioas).iovaRanges;
+  }
+
+  destroy(id: number): void {
+    this.context('IOMMU_DESTROY').destroy(id);
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    this.#iommufd.put();
+  }
+}
+
+/** The lowest free IOVA, page 0 left out so that a null address stays wrong. @throws SysError ENOSPC */
+function freeRange(call: string, space: DmaSpace, ranges: IommuInfo['iovaRanges'], size: bigint): Iova {
+  const all = ranges.length > 0 ? ranges : [{ start: toIova(IOMMU_PAGE), last: toIova(U64_MAX) }];
+  for (const { start, last } of all) {
+    let at: bigint = start;
+    for (;;) {
+      if (at + size - 1n > last) break;
+      const taken = space.find(at, size);
+      if (taken === undefined) return toIova(at);
+      at = taken.iova + taken.size;
+    }
+  }
+  throw vfioError(call, space.target, 'ENOSPC', 'no free range of that size');
+}

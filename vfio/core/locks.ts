@@ -1,0 +1,177 @@
+/**
+ * The kernel's locks over {@link Steps}: they block the task that steps, and report a task that waits for itself or takes
+ * locks in an order that could deadlock. `using held = yield* lock.acquire()` holds one for a block.
+ */
+import type { LockOrder } from './lock-order.js';
+import { DeadlockError, type Executor, type Steps, type Task, type Wait, WaitQueue } from './steps.js';
+
+/** What locks are made with. */
+export interface LockContext {
+  readonly executor: Executor;
+  readonly order: LockOrder;
+  /** Told what only a bug explains. */
+  warn(text: string): void;
+}
+
+/** A lock as messages and the order check see it. */
+export interface Lock {
+  /** `group 3 group_rwsem` */
+  readonly name: string;
+  /** Locks of one kind share it: `group_rwsem`. */
+  readonly kind: string;
+  readonly isSpin: boolean;
+}
+
+function release(lock: Lock, task: Task): void {
+  const index = task.held.lastIndexOf(lock);
+  if (index < 0) throw new DeadlockError(`${task.name} releases ${lock.name}, which it does not hold`);
+  task.held.splice(index, 1);
+}
+
+/** One task at a time. */
+export class Mutex implements Lock, Disposable {
+  readonly kind: string;
+  readonly name: string;
+  readonly isSpin: boolean;
+  readonly #context: LockContext;
+  readonly #queue = new WaitQueue();
+  #owner: Task | undefined;
+
+  /** @param of whose it is: `group 3`; empty for the only one of its kind */
+  constructor(context: LockContext, kind: string, of = '', isSpin = false) {
+    this.#context = context;
+    this.kind = kind;
+    this.name = of === '' ? kind : `${of} ${kind}`;
+    this.isSpin = isSpin;
+  }
+
+  get isHeld(): boolean {
+    return this.#owner !== undefined;
+  }
+
+  /** Whether the running task holds it. */
+  get isMine(): boolean {
+    return this.#owner === this.#context.executor.current;
+  }
+
+  *acquire(): Steps<Disposable> {
+    const { executor, order } = this.#context;
+    const task = executor.current;
+    order.check(task, this);
+    if (this.#owner === task)
+      throw new DeadlockError(`${task.name} takes ${this.name}, which it holds already`);
+    while (this.#owner !== undefined) yield this.#wait(this.#owner);
+    this.#owner = task;
+    task.held.push(this);
+    return this;
+  }
+
+  #wait(owner: Task): Wait {
+    return {
+      what: this.name,
+      queue: this.#queue,
+      isReady: () => this.#owner === undefined,
+      holders: () => [this.#owner ?? owner],
+    };
+  }
+
+  /** Releases it. */
+  [Symbol.dispose](): void {
+    const owner = this.#owner;
+    if (owner === undefined) throw new DeadlockError(`${this.name} is released, but nobody holds it`);
+    release(this, owner);
+    this.#owner = undefined;
+    this.#queue.wake();
+  }
+}
+
+/** A mutex whose holder may not wait. */
+export class SpinLock extends Mutex {
+  constructor(context: LockContext, kind: string, of = '') {
+    super(context, kind, of, true);
+  }
+}
+
+/** Many readers or one writer; a writer that waits keeps new readers out, as the kernel's rwsem does. */
+export class RwSemaphore implements Lock {
+  readonly kind: string;
+  readonly name: string;
+  readonly isSpin = false;
+  readonly #context: LockContext;
+  readonly #queue = new WaitQueue();
+  readonly #readers: Task[] = [];
+  #writer: Task | undefined;
+  #waitingWriters = 0;
+
+  constructor(context: LockContext, kind: string, of = '') {
+    this.#context = context;
+    this.kind = kind;
+    this.name = of === '' ? kind : `${of} ${kind}`;
+  }
+
+  get isHeld(): boolean {
+    return this.#writer !== undefined || this.#readers.length > 0;
+  }
+
+  /** Whether the running task holds it, either way. */
+  get isMine(): boolean {
+    const task = this.#context.executor.current;
+    return this.#writer === task || this.#readers.includes(task);
+  }
+
+  *read(): Steps<Disposable> {
+    const task = this.#enter();
+    const isFree = () => this.#writer === undefined && this.#waitingWriters === 0;
+    while (!isFree()) yield this.#wait('read', isFree);
+    this.#readers.push(task);
+    task.held.push(this);
+    return this.#guard(() => {
+      this.#readers.splice(this.#readers.indexOf(task), 1);
+      release(this, task);
+    });
+  }
+
+  *write(): Steps<Disposable> {
+    const task = this.#enter();
+    const isFree = () => this.#writer === undefined && this.#readers.length === 0;
+    this.#waitingWriters++;
+    try {
+      while (!isFree()) yield this.#wait('write', isFree);
+    } finally {
+      this.#waitingWriters--;
+    }
+    this.#writer = task;
+    task.held.push(this);
+    return this.#guard(() => {
+      this.#writer = undefined;
+      release(this, task);
+    });
+  }
+
+  #enter(): Task {
+    const { executor, order } = this.#context;
+    const task = executor.current;
+    order.check(task, this);
+    // A second read by the same task deadlocks as soon as a writer comes in between, so it is refused at once.
+    if (this.isMine) throw new DeadlockError(`${task.name} takes ${this.name}, which it holds already`);
+    return task;
+  }
+
+  #guard(end: () => void): Disposable {
+    return {
+      [Symbol.dispose]: () => {
+        end();
+        this.#queue.wake();
+      },
+    };
+  }
+
+  #wait(how: string, isFree: () => boolean): Wait {
+    return {
+      what: `${this.name} (${how})`,
+      queue: this.#queue,
+      isReady: isFree,
+      holders: () => (this.#writer === undefined ? this.#readers : [this.#writer]),
+    };
+  }
+}

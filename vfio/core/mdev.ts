@@ -1,0 +1,128 @@
+/** Mediated devices: instances of a type that a parent's driver offers. After drivers/vfio/mdev. */
+import { randomUUID } from 'node:crypto';
+import { VfioDevice } from './device.js';
+import { HostDevice } from './iommu-group.js';
+import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from './ops.js';
+import type { CoreState } from './state.js';
+import type { Steps } from './steps.js';
+import { vfioError } from './vfio-error.js';
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** A device that was made of a type, and is registered with the core. */
+export interface Mdev {
+  readonly uuid: string;
+  readonly type: MdevType;
+  readonly device: VfioDevice;
+  readonly instance: MdevInstance;
+}
+
+interface Parent {
+  readonly driver: VendorDriver;
+  readonly environment: VendorEnvironment;
+}
+
+/** All parents and mediated devices of one core. */
+export class Mdevs {
+  readonly #state: CoreState;
+  readonly #parents = new Map<string, Parent>();
+  readonly #devices = new Map<string, Mdev>();
+  readonly #removing = new WeakSet<Mdev>();
+
+  constructor(state: CoreState) {
+    this.#state = state;
+  }
+
+  get types(): readonly MdevType[] {
+    return [...this.#parents.values()].flatMap(({ driver }) => driver.types);
+  }
+
+  get devices(): readonly Mdev[] {
+    return [...this.#devices.values()];
+  }
+
+  /** @see mdev_register_parent @throws SysError EEXIST if a type of that name, or the driver, is there already */
+  registerParent(driver: VendorDriver, environment: VendorEnvironment): void {
+    const call = 'mdev_register_parent';
+    if (this.#parents.has(driver.name))
+      throw vfioError(call, driver.name, 'EEXIST', 'it is registered already');
+    for (const { name } of driver.types) {
+      if (this.findType(name) === undefined) continue;
+      throw vfioError(call, driver.name, 'EEXIST', `another driver has a type named ${name}`);
+    }
+    this.#parents.set(driver.name, { driver, environment });
+  }
+
+  /** Removes the parent's devices, then the parent. @see mdev_unregister_parent */
+  *unregisterParent(driver: VendorDriver): Steps<void> {
+    if (this.#parents.get(driver.name)?.driver !== driver) return;
+    this.#parents.delete(driver.name);
+    for (const mdev of this.devices) if (driver.types.includes(mdev.type)) yield* this.remove(mdev.uuid);
+  }
+
+  findType(name: string): MdevType | undefined {
+    return this.types.find((type) => type.name === name);
+  }
+
+  find(uuid: string): Mdev | undefined {
+    return this.#devices.get(uuid);
+  }
+
+  /** How many more instances of a type can be made. */
+  availableInstances(type: MdevType): number {
+    return type.maxInstances - this.devices.filter((mdev) => mdev.type === type).length;
+  }
+
+  /**
+   * Makes an instance, and registers its device in an IOMMU group of its own. @see mdev_device_create
+   * @throws SysError ENODEV for a type that is not there; EINVAL for a malformed UUID; EEXIST for one in use; ENOSPC if no
+   *   instance is left; what the driver refuses it with
+   */
+  *create(
+    typeName: string,
+    uuid: string = randomUUID(),
+    options: Readonly<Record<string, string>> = {},
+  ): Steps<Mdev> {
+    const call = 'mdev_device_create';
+    const parent = [...this.#parents.values()].find(({ driver }) =>
+      driver.types.some(({ name }) => name === typeName),
+    );
+    const type = this.findType(typeName);
+    if (parent === undefined || type === undefined)
+      throw vfioError(call, typeName, 'ENODEV', 'there is no such type');
+    if (!UUID.test(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EINVAL', 'a UUID in lower case');
+    if (this.#devices.has(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EEXIST', 'the UUID is in use');
+    if (this.availableInstances(type) <= 0) {
+      throw vfioError(call, typeName, 'ENOSPC', `all ${type.maxInstances} instances are in use`);
+    }
+    this.#state.allocate('mdev_device');
+    let instance: MdevInstance | undefined;
+    try {
+      instance = parent.driver.create(type, uuid, options, parent.environment);
+      const dev = new HostDevice(uuid);
+      dev.driver = parent.driver.name;
+      const device = VfioDevice.init(this.#state, dev, instance.ops, instance);
+      const mdev: Mdev = { uuid, type, device, instance };
+      this.#devices.set(uuid, mdev);
+      yield* device.registerEmulated();
+      return mdev;
+    } catch (error) {
+      this.#devices.delete(uuid);
+      instance?.[Symbol.dispose]();
+      this.#state.free('mdev_device');
+      throw error;
+    }
+  }
+
+  /** Takes the device from its user (as {@link VfioDevice.unregister}), then ends the instance. @throws SysError ENODEV */
+  *remove(uuid: string): Steps<void> {
+    const mdev = this.#devices.get(uuid);
+    if (mdev === undefined) throw vfioError('mdev_device_remove', uuid, 'ENODEV', 'it was removed already');
+    if (this.#removing.has(mdev)) throw vfioError('mdev_device_remove', uuid, 'EBUSY', 'it is being removed');
+    this.#removing.add(mdev);
+    yield* mdev.device.unregister();
+    this.#devices.delete(uuid);
+    this.#state.free('mdev_device');
+    mdev.instance[Symbol.dispose]();
+  }
+}

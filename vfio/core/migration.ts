@@ -1,0 +1,88 @@
+/** The migration state machine of a device: which state comes next on the way to another one. */
+import type { VfioDeviceOps } from './ops.js';
+import { vfioError } from './vfio-error.js';
+
+// enum vfio_device_mig_state
+export const VFIO_DEVICE_STATE_ERROR = 0;
+export const VFIO_DEVICE_STATE_STOP = 1;
+export const VFIO_DEVICE_STATE_RUNNING = 2;
+export const VFIO_DEVICE_STATE_STOP_COPY = 3;
+export const VFIO_DEVICE_STATE_RESUMING = 4;
+export const VFIO_DEVICE_STATE_RUNNING_P2P = 5;
+export const VFIO_DEVICE_STATE_PRE_COPY = 6;
+export const VFIO_DEVICE_STATE_PRE_COPY_P2P = 7;
+
+export const VFIO_MIGRATION_STOP_COPY = 1 << 0;
+export const VFIO_MIGRATION_P2P = 1 << 1;
+export const VFIO_MIGRATION_PRE_COPY = 1 << 2;
+
+const [E, S, R, C, U, P, Y, Q] = [
+  VFIO_DEVICE_STATE_ERROR,
+  VFIO_DEVICE_STATE_STOP,
+  VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_STOP_COPY,
+  VFIO_DEVICE_STATE_RESUMING,
+  VFIO_DEVICE_STATE_RUNNING_P2P,
+  VFIO_DEVICE_STATE_PRE_COPY,
+  VFIO_DEVICE_STATE_PRE_COPY_P2P,
+] as const;
+
+/** Row: current state; column: wanted state, both in the order of their values; entry: the next state. */
+const NEXT: readonly (readonly number[])[] = [
+  [E, E, E, E, E, E, E, E], // ERROR: only a reset leaves it
+  [E, S, P, C, U, P, P, P], // STOP
+  [E, P, R, P, P, P, Y, P], // RUNNING
+  [E, S, S, C, S, S, E, E], // STOP_COPY: pre-copying again is impossible
+  [E, S, S, S, U, S, S, S], // RESUMING
+  [E, S, R, S, S, P, R, Q], // RUNNING_P2P
+  [E, R, R, Q, R, R, Y, Q], // PRE_COPY
+  [E, P, P, C, P, P, Y, Q], // PRE_COPY_P2P
+];
+
+/** What a device must support (VFIO_MIGRATION_ bits) to have a state; ERROR every one has. */
+const NEEDS: readonly number[] = [
+  0,
+  VFIO_MIGRATION_STOP_COPY,
+  VFIO_MIGRATION_STOP_COPY,
+  VFIO_MIGRATION_STOP_COPY,
+  VFIO_MIGRATION_STOP_COPY,
+  VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P,
+  VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_PRE_COPY,
+  VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY,
+];
+
+/**
+ * The state to go to next from `current` on the way to `wanted`; states the device does not have are passed over.
+ * @param support VFIO_MIGRATION_ bits of the device
+ * @see vfio_mig_get_next_state
+ * @throws SysError EINVAL if the device has no such state, or there is no way
+ */
+export function migGetNextState(current: number, wanted: number, support: number, target = 'device'): number {
+  const fail = (hint: string) => vfioError('VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', target, 'EINVAL', hint);
+  const isSupported = (state: number): boolean => {
+    const needs = NEEDS[state];
+    return needs !== undefined && (needs & support) === needs;
+  };
+  if (!isSupported(current) || !isSupported(wanted)) throw fail(`from state ${current} to ${wanted}`);
+  let next = nextOf(current, wanted);
+  while (!isSupported(next)) next = nextOf(next, wanted);
+  if (next === VFIO_DEVICE_STATE_ERROR) throw fail(`there is no way from state ${current} to ${wanted}`);
+  return next;
+}
+
+const nextOf = (current: number, wanted: number): number =>
+  (NEXT[current] as readonly number[])[wanted] as number;
+
+/**
+ * Brings a device into a state, arc by arc. Returns the data of the last arc that has some.
+ * @throws SysError EINVAL; what an arc fails with, and then the driver says in which state it is
+ */
+export function setDeviceState(ops: VfioDeviceOps, wanted: number): number | undefined {
+  const { migration } = ops;
+  if (migration === undefined) throw vfioError('VFIO_DEVICE_FEATURE', ops.name, 'ENOTTY');
+  let data: number | undefined;
+  for (let current = migration.getState(); current !== wanted; current = migration.getState()) {
+    data = migration.arc(current, migGetNextState(current, wanted, migration.flags, ops.name)) ?? data;
+  }
+  return data;
+}

@@ -1,0 +1,43 @@
+import { VFIO_NOIOMMU_IOMMU } from '../uapi.js';
+import type { IommuDriver } from './iommu-driver.js';
+import { vfioError } from './vfio-error.js';
+
+const refuse = (call: string) =>
+  vfioError(call, 'container (core)', 'ENOTTY', 'there is no IOMMU to program');
+
+/** The IOMMU of groups that have none: nothing can be mapped, devices use host memory as they like. */
+export const noiommuDriver: IommuDriver = {
+  name: 'vfio-noiommu',
+  isNoiommu: true,
+  checkExtension: (extension) => (extension === VFIO_NOIOMMU_IOMMU ? 1 : 0),
+  open: (state) => {
+    state.allocate('vfio-noiommu');
+    return {
+      name: 'vfio-noiommu',
+      space: undefined,
+      dirtyPages: undefined,
+      checkExtension: (extension) => (extension === VFIO_NOIOMMU_IOMMU ? 1 : 0),
+      *attachGroup() {},
+      *detachGroup() {},
+      getInfo() {
+        throw refuse('VFIO_IOMMU_GET_INFO');
+      },
+      *mapDma() {
+        yield 'vfio_noiommu_ioctl';
+        throw refuse('VFIO_IOMMU_MAP_DMA');
+      },
+      *unmapDma() {
+        yield 'vfio_noiommu_ioctl';
+        throw refuse('VFIO_IOMMU_UNMAP_DMA');
+      },
+      registerDevice() {},
+      unregisterDevice() {},
+      *registerNotifier() {
+        yield 'vfio_noiommu_ioctl';
+        throw refuse('vfio_register_notifier');
+      },
+      *unregisterNotifier() {},
+      release: () => state.free('vfio-noiommu'),
+    };
+  },
+};

@@ -1,0 +1,53 @@
+import type { AssignableDevice, VfioProvider } from '../uapi.js';
+import { CoreContainerFile } from './container.js';
+import { DeviceFileHandle } from './device-file.js';
+import { CoreGroupFile } from './group-file.js';
+import { CoreIommufdFile } from './iommufd.js';
+import type { Mdev, Mdevs } from './mdev.js';
+import type { CoreState } from './state.js';
+import { vfioError } from './vfio-error.js';
+
+/** The core behind the seam: an address is a type of mediated device, or the UUID of one that was created before. */
+export function coreProvider(state: CoreState, mdevs: Mdevs): VfioProvider {
+  return {
+    name: 'core',
+    get addresses() {
+      const names = mdevs.types.map(({ name }) => name).join(', ');
+      return `a mediated device of this process: ${names || 'no driver is registered'}`;
+    },
+    matches: (address) => mdevs.findType(address) !== undefined || mdevs.find(address) !== undefined,
+    resolve(address, options) {
+      const known = mdevs.find(address);
+      if (known !== undefined) return assignable(known, () => undefined);
+      if (mdevs.findType(address) === undefined) {
+        throw vfioError('resolve', address, 'ENODEV', 'no vendor driver has a type of that name');
+      }
+      const mdev = state.executor.run(mdevs.create(address, undefined, options));
+      return assignable(mdev, () => remove(state, mdevs, mdev));
+    },
+    openContainer: () => CoreContainerFile.open(state),
+    openGroup: (group) => state.executor.run(CoreGroupFile.openSteps(state, group)),
+    openIommufd: () => CoreIommufdFile.open(state),
+    openCdev: (node) => DeviceFileHandle.openCdev(state, node),
+  };
+}
+
+/** A device that is still in use goes when its last file is closed. */
+function remove(state: CoreState, mdevs: Mdevs, { uuid }: Mdev): void {
+  if (mdevs.find(uuid) === undefined) return;
+  state.executor
+    .start(`remove ${uuid}`, mdevs.remove(uuid))
+    .catch((error: unknown) => state.warn(`mdev ${uuid}: ${String(error)}`));
+}
+
+function assignable({ uuid, type, device, instance }: Mdev, release: () => void): AssignableDevice {
+  const counters = instance.counters?.bind(instance);
+  return {
+    name: uuid,
+    group: device.group.number,
+    cdev: device.cdev,
+    description: `${type.description} (mediated device ${uuid}, ${type.deviceApi})`,
+    ...(counters === undefined ? {} : { counters }),
+    [Symbol.dispose]: release,
+  };
+}

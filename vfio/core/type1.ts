@@ -1,0 +1,245 @@
+/** The IOMMU of x86 and of mediated devices. After drivers/vfio/vfio_iommu_type1.c. */
+import { type Iova, iova as toIova } from '../../sys/address.js';
+import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import {
+  type DmaMap,
+  type DmaUnmap,
+  type IommuInfo,
+  VFIO_DMA_CC_IOMMU,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_DMA_UNMAP_FLAG_ALL,
+  VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
+  VFIO_TYPE1_IOMMU,
+  VFIO_TYPE1v2_IOMMU,
+  VFIO_UNMAP_ALL,
+} from '../uapi.js';
+import { DirtyPages, type DirtyRange } from './dirty-pages.js';
+import { type Dma, type DmaClient, DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import type { VfioGroup } from './group.js';
+import {
+  type DmaUnmapEvent,
+  type IommuBackend,
+  type IommuDriver,
+  VFIO_IOMMU_NOTIFY_DMA_UNMAP,
+} from './iommu-driver.js';
+import { intersectRanges, isInRanges } from './iova-ranges.js';
+import { Mutex } from './locks.js';
+import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
+import type { CoreState } from './state.js';
+import type { Steps } from './steps.js';
+import { vfioError } from './vfio-error.js';
+
+/** Maps a container may have (the module's dma_entry_limit). */
+export const DMA_ENTRY_LIMIT = 65_535;
+const U64_END = 1n << 64n;
+
+export const type1Driver: IommuDriver = {
+  name: 'vfio-iommu-type1',
+  isNoiommu: false,
+  checkExtension: (extension) => (extensions.includes(extension) ? 1 : 0),
+  open(state, type) {
+    state.allocate('vfio-iommu-type1');
+    return new Type1(state, type === VFIO_TYPE1v2_IOMMU);
+  },
+};
+
+const extensions: readonly number[] = [
+  VFIO_TYPE1_IOMMU,
+  VFIO_TYPE1v2_IOMMU,
+  VFIO_UNMAP_ALL,
+  VFIO_DMA_CC_IOMMU,
+];
+
+/** UNMAP_DMA as the core takes it: with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, where the bits go. */
+export interface DmaUnmapDirty extends DmaUnmap {
+  readonly dirty?: Omit<DirtyRange, 'iova' | 'size'>;
+}
+
+class Type1 implements IommuBackend {
+  readonly name = 'vfio-iommu-type1';
+  readonly space: DmaSpace;
+  readonly #state: CoreState;
+  readonly #isV2: boolean;
+  readonly #tracking: DirtyPages;
+  readonly #lock: Mutex;
+  readonly #notifier: BlockingNotifierChain<DmaUnmapEvent>;
+  readonly #groups = new Set<VfioGroup>();
+  #iovaRanges: IommuInfo['iovaRanges'] = [];
+  #dmaAvail = DMA_ENTRY_LIMIT;
+
+  constructor(state: CoreState, isV2: boolean) {
+    this.#state = state;
+    this.#isV2 = isV2;
+    this.space = new DmaSpace(state, 'container (core)');
+    this.#tracking = new DirtyPages(this.space);
+    this.#lock = new Mutex(state, 'iommu->lock');
+    this.#notifier = new BlockingNotifierChain(state, 'iommu notifier', 'type1');
+  }
+
+  /** @throws SysError EACCES with type1 of version 1 */
+  get dirtyPages(): DirtyPages {
+    if (!this.#isV2) throw vfioError('VFIO_IOMMU_DIRTY_PAGES', this.space.target, 'EACCES', 'use type1v2');
+    return this.#tracking;
+  }
+
+  checkExtension(extension: number): number {
+    if (extension !== VFIO_DMA_CC_IOMMU) return type1Driver.checkExtension(extension);
+    return [...this.#groups].every(({ iommuGroup }) => iommuGroup.capabilities.isCoherent) ? 1 : 0;
+  }
+
+  *attachGroup(group: VfioGroup): Steps<void> {
+    using _held = yield* this.#lock.acquire();
+    const call = 'VFIO_GROUP_SET_CONTAINER';
+    const ranges = intersectRanges(this.#iovaRanges, group.iommuGroup.capabilities.iovaRanges);
+    if (ranges === undefined)
+      throw vfioError(call, group.target, 'EINVAL', 'no IOVA that all groups can reach');
+    const conflict = this.space.maps.find(({ iova, size }) => !isInRanges(ranges, iova, size));
+    if (conflict !== undefined) {
+      const hint = `its IOMMU cannot reach 0x${conflict.iova.toString(16)}, which is mapped`;
+      throw vfioError(call, group.target, 'EINVAL', hint);
+    }
+    this.#groups.add(group);
+    this.#iovaRanges = ranges;
+  }
+
+  *detachGroup(group: VfioGroup): Steps<void> {
+    using _held = yield* this.#lock.acquire();
+    this.#groups.delete(group);
+    const ranges = [...this.#groups].map(({ iommuGroup }) => iommuGroup.capabilities.iovaRanges);
+    this.#iovaRanges = ranges.reduce((all, next) => intersectRanges(all, next) ?? all, []);
+    if (this.#groups.size > 0) return;
+    this.space.clear();
+    this.#dmaAvail = DMA_ENTRY_LIMIT;
+  }
+
+  release(): void {
+    const listeners = this.#notifier.blocks.map(({ name }) => name);
+    if (listeners.length > 0) {
+      this.#state.warn(`${this.space.target} loses its IOMMU with listeners: ${listeners.join(', ')}`);
+    }
+    this.#state.free('vfio-iommu-type1');
+  }
+
+  getInfo(): IommuInfo {
+    return { pageSizes: U64_END - IOMMU_PAGE, iovaRanges: this.#iovaRanges, dmaAvailable: this.#dmaAvail };
+  }
+
+  /** @see vfio_dma_do_map */
+  *mapDma({ flags, iova, vaddr, size }: DmaMap): Steps<void> {
+    const call = 'VFIO_IOMMU_MAP_DMA';
+    const fail = (hint: string) => vfioError(call, this.space.target, 'EINVAL', hint);
+    const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+    if ((flags & ~known) !== 0 || (flags & known) === 0) throw fail(`flags 0x${flags.toString(16)}`);
+    if (size <= 0n || (size | iova | vaddr) % IOMMU_PAGE !== 0n) {
+      throw fail('address, IOVA and size must be multiples of the page size, and the size more than 0');
+    }
+    if (iova + size > U64_END || vaddr + size > U64_END) throw fail('the range wraps');
+    using _held = yield* this.#lock.acquire();
+    if (this.space.find(iova, size) !== undefined) {
+      throw vfioError(call, this.space.target, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
+    }
+    if (this.#dmaAvail === 0)
+      throw vfioError(call, this.space.target, 'ENOSPC', `${DMA_ENTRY_LIMIT} maps are the limit`);
+    if (!isInRanges(this.#iovaRanges, iova, size)) throw fail('outside the IOVA ranges of GET_INFO');
+    const prot =
+      ((flags & VFIO_DMA_MAP_FLAG_READ) !== 0 ? PROT_READ : 0) |
+      ((flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
+    this.space.insert(call, iova, size, vaddr, prot);
+    this.#dmaAvail--;
+    this.#state.log.event('map_dma', { iova, size, vaddr, prot });
+  }
+
+  /** @see vfio_dma_do_unmap */
+  *unmapDma({ flags, iova, size, dirty }: DmaUnmapDirty): Steps<bigint> {
+    const range = this.#checkUnmap(flags, iova, size);
+    const wanted = this.#checkDirty(flags, range, dirty);
+    let unmapped = 0n;
+    for (;;) {
+      const dma = yield* this.#nextOf(range);
+      if (dma === undefined) break;
+      yield* this.#letGo(dma);
+      using _held = yield* this.#lock.acquire();
+      if (wanted !== undefined) this.#tracking.take(dma, wanted);
+      this.space.drop(dma);
+      this.#dmaAvail++;
+      unmapped += dma.size;
+    }
+    this.#state.log.event('unmap_dma', { iova, size, unmapped });
+    return unmapped;
+  }
+
+  #checkUnmap(flags: number, iova: Iova, size: bigint): { iova: bigint; size: bigint } {
+    const call = 'VFIO_IOMMU_UNMAP_DMA';
+    const fail = (hint: string) => vfioError(call, this.space.target, 'EINVAL', hint);
+    const known = VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+    if ((flags & ~known) !== 0 || (flags & known) === known) throw fail(`flags 0x${flags.toString(16)}`);
+    if ((flags & VFIO_DMA_UNMAP_FLAG_ALL) !== 0) {
+      if (iova !== 0n || size !== 0n) throw fail('UNMAP_ALL takes iova 0 and size 0');
+      return { iova: 0n, size: U64_END };
+    }
+    if (size <= 0n || (size | iova) % IOMMU_PAGE !== 0n) throw fail('the range is misaligned or empty');
+    if (iova + size > U64_END) throw fail('the range wraps');
+    if (!this.#isV2) return { iova, size };
+    const first = this.space.find(iova, 1n);
+    const final = this.space.find(iova + size - 1n, 1n);
+    if (first !== undefined && first.iova !== iova) throw fail('the range starts inside a map');
+    if (final !== undefined && final.iova + final.size !== iova + size)
+      throw fail('the range ends inside a map');
+    return { iova, size };
+  }
+
+  #checkDirty(
+    flags: number,
+    range: { readonly iova: bigint; readonly size: bigint },
+    dirty: DmaUnmapDirty['dirty'],
+  ): DirtyRange | undefined {
+    if ((flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP) === 0) return undefined;
+    if (dirty === undefined) {
+      throw vfioError(
+        'VFIO_IOMMU_UNMAP_DMA',
+        this.space.target,
+        'EINVAL',
+        'no bitmap to put the dirty pages into',
+      );
+    }
+    const wanted = { iova: toIova(range.iova), size: range.size, ...dirty };
+    this.#tracking.check(wanted);
+    return wanted;
+  }
+
+  *#nextOf({ iova, size }: { readonly iova: bigint; readonly size: bigint }): Steps<Dma | undefined> {
+    using _held = yield* this.#lock.acquire();
+    const dma = this.space.find(iova, size);
+    // Version 1 unmaps a map only from its start.
+    return !this.#isV2 && dma !== undefined && dma.iova < iova ? undefined : dma;
+  }
+
+  /** Without the lock: whoever is told unpins its pages, which takes the lock. */
+  *#letGo(dma: Dma): Steps<void> {
+    const range = { iova: toIova(dma.iova), size: dma.size };
+    yield* this.#notifier.call(VFIO_IOMMU_NOTIFY_DMA_UNMAP, range);
+    this.space.release(range.iova, range.size);
+  }
+
+  registerDevice(client: DmaClient): void {
+    this.space.clients.add(client);
+  }
+
+  unregisterDevice(client: DmaClient): void {
+    this.space.clients.delete(client);
+  }
+
+  *registerNotifier(events: { mask: number }, block: NotifierBlock<DmaUnmapEvent>): Steps<void> {
+    events.mask &= ~VFIO_IOMMU_NOTIFY_DMA_UNMAP;
+    if (events.mask !== 0) {
+      const hint = `unknown events 0x${events.mask.toString(16)}`;
+      throw vfioError('vfio_register_notifier', this.space.target, 'EINVAL', hint);
+    }
+    yield* this.#notifier.register(block);
+  }
+
+  *unregisterNotifier(block: NotifierBlock<DmaUnmapEvent>): Steps<void> {
+    yield* this.#notifier.unregister(block);
+  }
+}

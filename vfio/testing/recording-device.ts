@@ -1,0 +1,128 @@
+import type { Iova } from '../../sys/address.js';
+import type { Mapping } from '../../sys/mapping.js';
+import type { CoreOpenDevice } from '../core/device.js';
+import type { VfioDeviceOps } from '../core/ops.js';
+import {
+  type DeviceInfo,
+  type IrqInfo,
+  type IrqSet,
+  type RegionInfo,
+  VFIO_DEVICE_FLAGS_PCI,
+  VFIO_DEVICE_FLAGS_RESET,
+  VFIO_IRQ_INFO_EVENTFD,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_REGION_INFO_FLAG_WRITE,
+} from '../uapi.js';
+
+type Region = Omit<RegionInfo, 'offset'>;
+
+const readWrite = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+
+/** What a {@link RecordingDevice} looks like. */
+export interface RecordingDeviceOptions {
+  readonly regions?: readonly Omit<Region, 'index'>[];
+  /** Number of interrupts of each index. */
+  readonly irqs?: readonly number[];
+  readonly hasIommufd?: boolean;
+  /** What openDevice does besides noting it; may be a generator function of Steps. */
+  readonly onOpen?: (open: CoreOpenDevice) => void;
+  readonly onClose?: () => void;
+  readonly onRequest?: (count: number) => void;
+  readonly onMmap?: (index: number, offset: number, bytes: number) => Mapping;
+}
+
+/** A vendor driver's device that notes each call it gets, in order, and keeps its regions' bytes in memory. */
+export class RecordingDevice implements VfioDeviceOps {
+  readonly name: string;
+  /** `openDevice`, `read 0 0x10 4`, `request 0` … */
+  readonly calls: string[] = [];
+  readonly hasIommufd: boolean;
+  /** What the last openDevice was given; undefined while closed. */
+  open: CoreOpenDevice | undefined;
+  /** Last set of interrupts. */
+  irqSet: IrqSet | undefined;
+  readonly memory: readonly Uint8Array[];
+  readonly #regions: readonly Region[];
+  readonly #irqs: readonly number[];
+  readonly #options: RecordingDeviceOptions;
+
+  constructor(name: string, options: RecordingDeviceOptions = {}) {
+    const regions = options.regions ?? [{ flags: readWrite, size: 4096, capabilities: [] }];
+    this.name = name;
+    this.hasIommufd = options.hasIommufd ?? true;
+    this.#options = options;
+    this.#regions = regions.map((region, index) => ({ ...region, index }));
+    this.#irqs = options.irqs ?? [1];
+    this.memory = this.#regions.map(({ size }) => new Uint8Array(size));
+  }
+
+  get isOpen(): boolean {
+    return this.open !== undefined;
+  }
+
+  openDevice(open: CoreOpenDevice): unknown {
+    this.#note('openDevice');
+    this.open = open;
+    return this.#options.onOpen?.(open);
+  }
+
+  closeDevice(): unknown {
+    this.#note('closeDevice');
+    this.open = undefined;
+    return this.#options.onClose?.();
+  }
+
+  getInfo(): DeviceInfo {
+    const flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET;
+    return { flags, numRegions: this.#regions.length, numIrqs: this.#irqs.length };
+  }
+
+  getRegionInfo(index: number): Region {
+    return this.#regions[index] as Region;
+  }
+
+  getIrqInfo(index: number): IrqInfo {
+    return { index, flags: VFIO_IRQ_INFO_EVENTFD, count: this.#irqs[index] ?? 0 };
+  }
+
+  setIrqs(set: IrqSet): void {
+    this.#note(`setIrqs ${set.index} ${set.start} ${set.count}`);
+    this.irqSet = set;
+  }
+
+  reset(): void {
+    this.#note('reset');
+  }
+
+  read(index: number, offset: number, data: Uint8Array): number {
+    this.#note(`read ${index} 0x${offset.toString(16)} ${data.length}`);
+    data.set((this.memory[index] as Uint8Array).subarray(offset, offset + data.length));
+    return data.length;
+  }
+
+  write(index: number, offset: number, data: Uint8Array): number {
+    this.#note(`write ${index} 0x${offset.toString(16)} ${data.length}`);
+    (this.memory[index] as Uint8Array).set(data, offset);
+    return data.length;
+  }
+
+  mmap(index: number, offset: number, bytes: number): Mapping {
+    this.#note(`mmap ${index} 0x${offset.toString(16)} 0x${bytes.toString(16)}`);
+    const { onMmap } = this.#options;
+    if (onMmap === undefined) throw new Error(`${this.name}: no onMmap was given`);
+    return onMmap(index, offset, bytes);
+  }
+
+  request(count: number): void {
+    this.#note(`request ${count}`);
+    this.#options.onRequest?.(count);
+  }
+
+  dmaUnmap(iova: Iova, bytes: bigint): void {
+    this.#note(`dmaUnmap 0x${iova.toString(16)} 0x${bytes.toString(16)}`);
+  }
+
+  #note(call: string): void {
+    this.calls.push(call);
+  }
+}
