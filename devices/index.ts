@@ -1,0 +1,35 @@
+/** What a guest sees, and the vendor drivers behind mediated devices. */
+export type * from './contracts.js';
+export { createDebugExit, DEBUG_EXIT_PORT } from './debug-exit.js';
+export * from './net/index.js';
+export {
+  addBar,
+  addRomBar,
+  type BarKind,
+  type BarShape,
+  barAddress,
+  barBus,
+  barRegister,
+  barSize,
+  decodeBarType,
+  romAddress,
+  romSize,
+} from './pci/bar.js';
+export { ConfigSpace, type ConfigSpaceSize } from './pci/config-space.js';
+export {
+  formatSlot,
+  PCI_CONFIG_PORT,
+  PCI_CONFIG_PORTS,
+  PCI_ECAM_BUS_BYTES,
+  PciHost,
+  type PciHostOptions,
+  type PciSlot,
+} from './pci/host-bridge.js';
+export * from './pci/pci-regs.js';
+export { createPostCode, POST_CODE_PORT } from './post-code.js';
+export { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial, type SerialPorts } from './serial.js';
+export { type BarArea, type BarLayoutInput, type BarSpan, layOutBar } from './vfio-pci/bar-layout.js';
+export { VfioPciDevice, type VfioPciOptions } from './vfio-pci/device.js';
+export type { InterruptModeName } from './vfio-pci/interrupt-mode.js';
+export type { SoftwareUnmask } from './vfio-pci/intx.js';
+export * from './virtio-net/index.js';

@@ -1,0 +1,150 @@
+import {
+  PCI_CAP_LIST_NEXT,
+  PCI_CAPABILITY_LIST,
+  type PCI_CFG_SPACE_EXP_SIZE,
+  PCI_CFG_SPACE_SIZE,
+  PCI_STATUS,
+  PCI_STATUS_CAP_LIST,
+  PCI_STD_HEADER_SIZEOF,
+} from './pci-regs.js';
+
+export type ConfigSpaceSize = typeof PCI_CFG_SPACE_SIZE | typeof PCI_CFG_SPACE_EXP_SIZE;
+
+/** All-ones of 1, 2 or 4 bytes: what nobody answers reads as. */
+export const allOnes = (bytes: number): number => 2 ** (8 * bytes) - 1;
+
+/**
+ * The bytes of one function's configuration space, little-endian, and what a guest may change of them. Every bit is
+ * read-only until {@link ConfigSpace.allow} says otherwise. Accesses outside read all-ones and write nothing.
+ */
+export class ConfigSpace {
+  /** The values; the device's own view, not held back by any mask. */
+  readonly values: Uint8Array<ArrayBuffer>;
+  readonly #writable: Uint8Array<ArrayBuffer>;
+  readonly #clearable: Uint8Array<ArrayBuffer>;
+  /** Where the list's last link is stored, and the first free byte behind the last capability. */
+  #link = PCI_CAPABILITY_LIST;
+  #free = PCI_STD_HEADER_SIZEOF;
+  #extendedLast = 0;
+  #extendedFree = PCI_CFG_SPACE_SIZE;
+
+  constructor(size: ConfigSpaceSize = PCI_CFG_SPACE_SIZE) {
+    this.values = new Uint8Array(size);
+    this.#writable = new Uint8Array(size);
+    this.#clearable = new Uint8Array(size);
+  }
+
+  get size(): number {
+    return this.values.length;
+  }
+
+  /** The value of 1, 2 or 4 bytes, at any alignment. */
+  read(offset: number, bytes: number): number {
+    let value = 0;
+    for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (this.values[offset + i] ?? 0xff);
+    return value;
+  }
+
+  /** A guest's write of 1, 2 or 4 bytes: each bit obeys its mask. Returns whether any value changed. */
+  write(offset: number, bytes: number, value: number): boolean {
+    let isChanged = false;
+    for (let i = 0; i < bytes; i++) {
+      if (this.#writeByte(offset + i, (value >>> (8 * i)) & 0xff)) isChanged = true;
+    }
+    return isChanged;
+  }
+
+  /** As {@link read}, for a region access of any length. */
+  readBytes(offset: number, data: Uint8Array): void {
+    for (let i = 0; i < data.length; i++) data[i] = this.values[offset + i] ?? 0xff;
+  }
+
+  /** As {@link write}, for a region access of any length. */
+  writeBytes(offset: number, data: Uint8Array): boolean {
+    let isChanged = false;
+    for (let i = 0; i < data.length; i++) {
+      if (this.#writeByte(offset + i, data[i] as number)) isChanged = true;
+    }
+    return isChanged;
+  }
+
+  /** The device's own write: no mask holds it back. @throws RangeError outside the space */
+  set(offset: number, bytes: number, value: number): void {
+    this.#check(offset, bytes);
+    for (let i = 0; i < bytes; i++) this.values[offset + i] = (value >>> (8 * i)) & 0xff;
+  }
+
+  /**
+   * Says which bits of a register a guest may change.
+   * @param writable bits that take what is written (RW)
+   * @param clearable bits that a written one clears (RW1C)
+   * @throws RangeError outside the space
+   */
+  allow(offset: number, bytes: number, writable: number, clearable = 0): void {
+    this.#check(offset, bytes);
+    for (let i = 0; i < bytes; i++) {
+      this.#writable[offset + i] = (writable >>> (8 * i)) & 0xff;
+      this.#clearable[offset + i] = (clearable >>> (8 * i)) & 0xff;
+    }
+  }
+
+  /**
+   * Appends a capability to the list; returns its offset.
+   * @param body everything behind id and next pointer
+   * @param at where to put it, a multiple of 4; right behind the last one if absent
+   * @throws RangeError when the 256 bytes are full
+   */
+  addCapability(id: number, body: Uint8Array, at = this.#free): number {
+    if (at % 4 !== 0 || at < PCI_STD_HEADER_SIZEOF || at + 2 + body.length > PCI_CFG_SPACE_SIZE) {
+      throw new RangeError(`capability ${hex(id)} of ${2 + body.length} bytes does not fit at ${hex(at)}`);
+    }
+    this.values[this.#link] = at;
+    this.values[at] = id;
+    this.values[at + PCI_CAP_LIST_NEXT] = 0;
+    this.values.set(body, at + 2);
+    this.values[PCI_STATUS] = (this.values[PCI_STATUS] as number) | PCI_STATUS_CAP_LIST;
+    this.#link = at + PCI_CAP_LIST_NEXT;
+    this.#free = Math.max(this.#free, (at + 2 + body.length + 3) & ~3);
+    return at;
+  }
+
+  /**
+   * Appends an extended capability; returns its offset. The first one is at 0x100.
+   * @param body everything behind the 4-byte header
+   * @throws RangeError when the space is full, or has 256 bytes
+   */
+  addExtendedCapability(id: number, version: number, body: Uint8Array): number {
+    const at = this.#extendedFree;
+    if (at + 4 + body.length > this.size) {
+      throw new RangeError(
+        `extended capability ${hex(id)} of ${4 + body.length} bytes does not fit at ${hex(at)}`,
+      );
+    }
+    if (this.#extendedLast !== 0) {
+      const header = this.read(this.#extendedLast, 4);
+      this.set(this.#extendedLast, 4, (header & 0x000fffff) | (at << 20));
+    }
+    this.set(at, 4, id | (version << 16));
+    this.values.set(body, at + 4);
+    this.#extendedLast = at;
+    this.#extendedFree = (at + 4 + body.length + 3) & ~3;
+    return at;
+  }
+
+  #writeByte(at: number, byte: number): boolean {
+    const old = this.values[at];
+    if (old === undefined) return false;
+    const writable = this.#writable[at] as number;
+    const value = ((old & ~writable) | (byte & writable)) & ~(byte & (this.#clearable[at] as number));
+    this.values[at] = value;
+    return value !== old;
+  }
+
+  #check(offset: number, bytes: number): void {
+    if (offset < 0 || offset + bytes > this.size) {
+      throw new RangeError(`register ${hex(offset)} of ${bytes} bytes in a space of ${this.size}`);
+    }
+  }
+}
+
+const hex = (value: number): string => `0x${value.toString(16)}`;

@@ -1,0 +1,171 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import type { BusDevice, PciFunction } from '../contracts.js';
+import { ConfigSpace } from './config-space.js';
+import { PciHost, type PciSlot } from './host-bridge.js';
+
+interface Recorded extends PciFunction {
+  readonly space: ConfigSpace;
+  readonly accesses: { offset: number; bytes: number }[];
+}
+
+function createFunction(name: string): Recorded {
+  const space = new ConfigSpace(4096);
+  for (let i = 0; i < 4096; i++) space.values[i] = (i * 7 + (i >> 8)) & 0x7f;
+  space.allow(0x40, 4, 0xffffffff);
+  space.values[0x0e] = 0;
+  const accesses: { offset: number; bytes: number }[] = [];
+  return {
+    name,
+    space,
+    accesses,
+    configRead(offset, bytes) {
+      accesses.push({ offset, bytes });
+      return space.read(offset, bytes);
+    },
+    configWrite(offset, bytes, value) {
+      accesses.push({ offset, bytes });
+      space.write(offset, bytes, value);
+    },
+    [Symbol.dispose]() {},
+  };
+}
+
+const read = (device: BusDevice, offset: number, bytes: number): number[] => {
+  const data = new Uint8Array(bytes).fill(0xff);
+  device.read(offset, data);
+  return [...data];
+};
+const little = (value: number): Uint8Array => new Uint8Array(new Uint32Array([value]).buffer);
+const select = (host: PciHost, slot: PciSlot, register: number): void =>
+  host.ports.write(0, little((0x80000000 | (slot.device << 11) | (slot.function << 8) | register) >>> 0));
+const ecamOf = (slot: PciSlot, bus = 0): number => (bus << 20) | (slot.device << 15) | (slot.function << 12);
+
+const third: PciSlot = { device: 3, function: 0 };
+
+describe('PCI host', () => {
+  test('there is a host bridge at 00:00.0', () => {
+    const host = PciHost.create();
+    select(host, { device: 0, function: 0 }, 0);
+    expect(read(host.ports, 4, 4)).toEqual([0x36, 0x1b, 0x08, 0x00]);
+    select(host, { device: 0, function: 0 }, 8);
+    expect(read(host.ports, 4, 4)).toEqual([0, 0, 0, 6]);
+    expect([...host.entries()].map(({ function: { name } }) => name)).toEqual(['host bridge']);
+  });
+
+  test('mechanism #1 and ECAM read the same bytes, at any width and alignment', () => {
+    const host = PciHost.create();
+    const found = createFunction('nic');
+    host.add(third, found);
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 63 }),
+        fc.integer({ min: 0, max: 3 }),
+        fc.constantFrom(1, 2, 4),
+        (word, byte, bytes) => {
+          const inside = Math.min(bytes, 4 - byte);
+          select(host, third, word * 4);
+          const expected = Array.from({ length: inside }, (_, i) => found.space.values[word * 4 + byte + i]);
+          expect(read(host.ports, 4 + byte, bytes).slice(0, inside)).toEqual(expected);
+          expect(read(host.ecam, ecamOf(third) + word * 4 + byte, bytes).slice(0, inside)).toEqual(expected);
+        },
+      ),
+    );
+    expect(
+      found.accesses.every(({ offset, bytes }) => [1, 2, 4].includes(bytes) && offset % bytes === 0),
+    ).toBe(true);
+  });
+
+  test('an 8-byte ECAM access is two of 4 bytes', () => {
+    const host = PciHost.create();
+    const found = createFunction('nic');
+    host.add(third, found);
+    expect(read(host.ecam, ecamOf(third) + 0x100, 8)).toEqual([...found.space.values.subarray(0x100, 0x108)]);
+    host.ecam.write(ecamOf(third) + 0x40, new Uint8Array([1, 2, 3, 4, 5, 6, 7, 8]));
+    expect(found.space.read(0x40, 4)).toBe(0x04030201);
+    expect(found.accesses).toEqual([
+      { offset: 0x100, bytes: 4 },
+      { offset: 0x104, bytes: 4 },
+      { offset: 0x40, bytes: 4 },
+      { offset: 0x44, bytes: 4 },
+    ]);
+  });
+
+  test('an ECAM access over the end of a function touches nothing behind it', () => {
+    const host = PciHost.create();
+    const found = createFunction('nic');
+    host.add(third, found);
+    expect(read(host.ecam, ecamOf(third) + 0xffc, 8).slice(4)).toEqual([0xff, 0xff, 0xff, 0xff]);
+    host.ecam.write(ecamOf(third) + 0xffe, new Uint8Array(4));
+    expect(found.accesses.every(({ offset, bytes }) => offset + bytes <= 4096)).toBe(true);
+  });
+
+  test('empty slots, other buses and a disabled address read all-ones and swallow writes', () => {
+    const host = PciHost.create();
+    const found = createFunction('nic');
+    host.add(third, found);
+    const ones = [0xff, 0xff, 0xff, 0xff];
+    expect(read(host.ecam, ecamOf({ device: 4, function: 0 }), 4)).toEqual(ones);
+    expect(read(host.ecam, ecamOf(third, 1), 4)).toEqual(ones);
+    host.ports.write(0, little(0x80010000 | (3 << 11)));
+    expect(read(host.ports, 4, 4)).toEqual(ones);
+    host.ports.write(0, little((3 << 11) | 0x40));
+    expect(read(host.ports, 4, 4)).toEqual(ones);
+    host.ports.write(4, little(0));
+    expect(found.accesses).toEqual([]);
+  });
+
+  test('only a double word changes CONFIG_ADDRESS', () => {
+    const host = PciHost.create();
+    host.ports.write(0, little(0xffffffff));
+    expect(read(host.ports, 0, 4)).toEqual([0xfc, 0xff, 0xff, 0x80]);
+    host.ports.write(0, new Uint8Array([0]));
+    host.ports.write(0, new Uint8Array([0, 0]));
+    host.ports.write(1, new Uint8Array([0]));
+    host.ports.write(3, new Uint8Array([1]));
+    expect(read(host.ports, 0, 4)).toEqual([0xfc, 0xff, 0xff, 0x80]);
+    expect(read(host.ports, 0, 2)).toEqual([0xff, 0xff]);
+  });
+
+  test('a byte of 6 to port 0xCF9 asks for a reset, once', () => {
+    let resets = 0;
+    const host = PciHost.create({ reset: () => resets++ });
+    host.ports.write(1, new Uint8Array([0x02]));
+    expect(resets).toBe(0);
+    host.ports.write(1, new Uint8Array([0x06]));
+    host.ports.write(1, new Uint8Array([0x06]));
+    expect(resets).toBe(1);
+    expect(read(host.ports, 1, 1)).toEqual([0x06]);
+  });
+
+  test('function 0 has the multi-function bit exactly while it has company', () => {
+    const host = PciHost.create();
+    host.add(third, createFunction('nic'));
+    const headerType = (): number => read(host.ecam, ecamOf(third) + 0x0e, 1)[0] as number;
+    expect(headerType()).toBe(0);
+    const other = host.add({ device: 3, function: 5 }, createFunction('other'));
+    expect(headerType()).toBe(0x80);
+    expect(read(host.ecam, ecamOf(third) + 0x0c, 4)[2]).toBe(0x80);
+    other[Symbol.dispose]();
+    expect(headerType()).toBe(0);
+  });
+
+  test('without a function 0 the others are not seen', () => {
+    const host = PciHost.create();
+    const slot = { device: 3, function: 1 };
+    host.add(slot, createFunction('other'));
+    expect(read(host.ecam, ecamOf(slot), 1)).toEqual([0xff]);
+    host.add(third, createFunction('nic'));
+    expect(read(host.ecam, ecamOf(slot) + 1, 1)).toEqual([7]);
+  });
+
+  test('a slot takes one function, and has to exist', () => {
+    const host = PciHost.create();
+    const added = host.add(third, createFunction('nic'));
+    expect(() => host.add(third, createFunction('gpu'))).toThrow('gpu: PCI slot 00:03.0 is taken by nic');
+    expect(() => host.add({ device: 32, function: 0 }, createFunction('x'))).toThrow(RangeError);
+    expect(() => host.add({ device: 1, function: 8 }, createFunction('x'))).toThrow(RangeError);
+    added[Symbol.dispose]();
+    host.add(third, createFunction('gpu'));
+  });
+});

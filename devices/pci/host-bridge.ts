@@ -1,0 +1,226 @@
+/** The PCI host: bus 0 and the two ways to its configuration space, ports 0xCF8/0xCFC and ECAM. */
+import { disposable } from '../../sys/scope.js';
+import type { BusDevice, PciFunction } from '../contracts.js';
+import { allOnes, ConfigSpace } from './config-space.js';
+import {
+  PCI_CLASS_DEVICE,
+  PCI_COMMAND,
+  PCI_COMMAND_MASTER,
+  PCI_COMMAND_MEMORY,
+  PCI_DEVICE_ID,
+  PCI_HEADER_TYPE,
+  PCI_HEADER_TYPE_MFD,
+  PCI_SUBSYSTEM_ID,
+  PCI_SUBSYSTEM_VENDOR_ID,
+  PCI_VENDOR_ID,
+} from './pci-regs.js';
+
+/** First port of configuration mechanism #1, and how many there are: CONFIG_ADDRESS, CONFIG_DATA. */
+export const PCI_CONFIG_PORT = 0xcf8;
+export const PCI_CONFIG_PORTS = 8;
+/** Bytes of ECAM for one bus. */
+export const PCI_ECAM_BUS_BYTES = 1 << 20;
+
+const CONFIG_DATA = 4;
+const CONFIG_ADDRESS_ENABLE = 0x80000000;
+/** Bits of CONFIG_ADDRESS that exist: enable, bus, device, function, register. */
+const CONFIG_ADDRESS_BITS = 0x80fffffc;
+/** 0xCF9, the reset control register of PC chipsets, lies in the middle of CONFIG_ADDRESS; it takes bytes only. */
+const RESET_CONTROL = 1;
+const RESET_CONTROL_RST_CPU = 0x04;
+const RESET_CONTROL_BITS = 0x0e;
+
+const DEVICES = 32;
+const FUNCTIONS = 8;
+
+// What a generic host bridge without properties of its own is called elsewhere, too.
+const REDHAT_VENDOR = 0x1b36;
+const HOST_BRIDGE_DEVICE = 0x0008;
+const QUMRANET_VENDOR = 0x1af4;
+const GENERIC_SUBSYSTEM = 0x1100;
+const PCI_CLASS_BRIDGE_HOST = 0x0600;
+
+/** A place on bus 0. */
+export interface PciSlot {
+  /** 0 to 31 */
+  readonly device: number;
+  /** 0 to 7 */
+  readonly function: number;
+}
+
+/** `00:03.0` */
+export const formatSlot = (slot: PciSlot): string =>
+  `00:${slot.device.toString(16).padStart(2, '0')}.${slot.function}`;
+
+export interface PciHostOptions {
+  /** A guest asked for a reset by port 0xCF9. */
+  readonly reset?: () => void;
+}
+
+/** Function 00:00.0: it does nothing, but a guest looks for it to find out that there is PCI at all. */
+function createHostBridge(): PciFunction {
+  const space = new ConfigSpace();
+  space.set(PCI_VENDOR_ID, 2, REDHAT_VENDOR);
+  space.set(PCI_DEVICE_ID, 2, HOST_BRIDGE_DEVICE);
+  space.set(PCI_CLASS_DEVICE, 2, PCI_CLASS_BRIDGE_HOST);
+  space.set(PCI_SUBSYSTEM_VENDOR_ID, 2, QUMRANET_VENDOR);
+  space.set(PCI_SUBSYSTEM_ID, 2, GENERIC_SUBSYSTEM);
+  space.allow(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  return {
+    name: 'host bridge',
+    configRead: (offset, bytes) => space.read(offset, bytes),
+    configWrite: (offset, bytes, value) => void space.write(offset, bytes, value),
+    [Symbol.dispose]() {},
+  };
+}
+
+/** Largest naturally aligned access, of 4 bytes at most, that starts at `offset` and is no longer than `left`. */
+function alignedBytes(offset: number, left: number): number {
+  if (left >= 4 && offset % 4 === 0) return 4;
+  return left >= 2 && offset % 2 === 0 ? 2 : 1;
+}
+
+/**
+ * Bus 0 and what is on it. {@link PciHost.ports} and {@link PciHost.ecam} are to be put on the buses at
+ * {@link PCI_CONFIG_PORT} and at the machine's ECAM window. Machine thread only.
+ */
+export class PciHost {
+  /** Configuration mechanism #1, {@link PCI_CONFIG_PORTS} ports. */
+  readonly ports: BusDevice;
+  /** Memory-mapped configuration, {@link PCI_ECAM_BUS_BYTES} a bus; buses other than 0 are empty. */
+  readonly ecam: BusDevice;
+  readonly #reset: () => void;
+  /** By device * 8 + function. */
+  readonly #functions: (PciFunction | undefined)[] = new Array(DEVICES * FUNCTIONS).fill(undefined);
+  #address = 0;
+  #resetControl = 0;
+
+  private constructor(options: PciHostOptions) {
+    this.#reset = options.reset ?? (() => {});
+    this.ports = {
+      name: 'PCI configuration ports',
+      read: (offset, data) => this.#readPorts(offset, data),
+      write: (offset, data) => this.#writePorts(offset, data),
+    };
+    this.ecam = {
+      name: 'PCI ECAM',
+      read: (offset, data) => this.#readSpace(offset >>> 12, offset & 0xfff, data, 0, data.length),
+      write: (offset, data) => this.#writeSpace(offset >>> 12, offset & 0xfff, data, 0, data.length),
+    };
+  }
+
+  /** A host with its bridge at 00:00.0. */
+  static create(options: PciHostOptions = {}): PciHost {
+    const host = new PciHost(options);
+    host.add({ device: 0, function: 0 }, createHostBridge());
+    return host;
+  }
+
+  /**
+   * Puts a function at a slot; disposing the result takes it away (the function itself stays its owner's). As on any
+   * bus, functions 1 to 7 are seen only while there is a function 0.
+   * @throws RangeError if the slot does not exist, or is taken
+   */
+  add(slot: PciSlot, pciFunction: PciFunction): Disposable {
+    if (!isWithin(slot.device, DEVICES) || !isWithin(slot.function, FUNCTIONS)) {
+      throw new RangeError(`${pciFunction.name}: there is no PCI slot ${slot.device}.${slot.function}`);
+    }
+    const index = slot.device * FUNCTIONS + slot.function;
+    const other = this.#functions[index];
+    if (other !== undefined) {
+      throw new RangeError(`${pciFunction.name}: PCI slot ${formatSlot(slot)} is taken by ${other.name}`);
+    }
+    this.#functions[index] = pciFunction;
+    return disposable(() => {
+      this.#functions[index] = undefined;
+    });
+  }
+
+  /** What is there, in the order of slots. */
+  *entries(): IterableIterator<{ readonly slot: PciSlot; readonly function: PciFunction }> {
+    for (const [index, found] of this.#functions.entries()) {
+      if (found !== undefined) yield { slot: { device: index >> 3, function: index & 7 }, function: found };
+    }
+  }
+
+  /** The function as a guest sees it: no device exists without its function 0. */
+  #find(bdf: number): PciFunction | undefined {
+    if (bdf >= DEVICES * FUNCTIONS || this.#functions[bdf & ~7] === undefined) return undefined;
+    return this.#functions[bdf];
+  }
+
+  #isMultiFunction(bdf: number): boolean {
+    for (let i = 1; i < FUNCTIONS; i++) if (this.#functions[(bdf & ~7) + i] !== undefined) return true;
+    return false;
+  }
+
+  #readSpace(bdf: number, offset: number, data: Uint8Array, from: number, to: number): void {
+    const target = this.#find(bdf);
+    for (let at = from; at < to; ) {
+      const register = offset + at - from;
+      const bytes = alignedBytes(register, to - at);
+      let value = allOnes(bytes);
+      // An access that runs over the function's 4 KiB belongs to nobody.
+      if (target !== undefined && register < 4096) {
+        value = target.configRead(register, bytes);
+        const place = PCI_HEADER_TYPE - register;
+        if (place >= 0 && place < bytes && this.#isMultiFunction(bdf)) {
+          value = (value | (PCI_HEADER_TYPE_MFD << (8 * place))) >>> 0;
+        }
+      }
+      for (let i = 0; i < bytes; i++) data[at + i] = (value >>> (8 * i)) & 0xff;
+      at += bytes;
+    }
+  }
+
+  #writeSpace(bdf: number, offset: number, data: Uint8Array, from: number, to: number): void {
+    const target = this.#find(bdf);
+    if (target === undefined) return;
+    for (let at = from; at < to; ) {
+      const register = offset + at - from;
+      const bytes = alignedBytes(register, to - at);
+      if (register < 4096) target.configWrite(register, bytes, littleEndian(data, at, bytes));
+      at += bytes;
+    }
+  }
+
+  #readPorts(offset: number, data: Uint8Array): void {
+    data.fill(0xff);
+    if (offset >= CONFIG_DATA) {
+      if ((this.#address & CONFIG_ADDRESS_ENABLE) === 0) return;
+      // Bytes past 0xCFF are not ours.
+      const bytes = Math.min(data.length, PCI_CONFIG_PORTS - offset);
+      const register = (this.#address & 0xfc) + (offset - CONFIG_DATA);
+      this.#readSpace((this.#address >>> 8) & 0xffff, register, data, 0, bytes);
+    } else if (offset === 0 && data.length === 4) {
+      for (let i = 0; i < 4; i++) data[i] = (this.#address >>> (8 * i)) & 0xff;
+    } else if (offset === RESET_CONTROL && data.length === 1) {
+      data[0] = this.#resetControl;
+    }
+  }
+
+  #writePorts(offset: number, data: Uint8Array): void {
+    if (offset >= CONFIG_DATA) {
+      if ((this.#address & CONFIG_ADDRESS_ENABLE) === 0) return;
+      const bytes = Math.min(data.length, PCI_CONFIG_PORTS - offset);
+      const register = (this.#address & 0xfc) + (offset - CONFIG_DATA);
+      this.#writeSpace((this.#address >>> 8) & 0xffff, register, data, 0, bytes);
+    } else if (offset === 0 && data.length === 4) {
+      this.#address = (littleEndian(data, 0, 4) & CONFIG_ADDRESS_BITS) >>> 0;
+    } else if (offset === RESET_CONTROL && data.length === 1) {
+      const old = this.#resetControl;
+      this.#resetControl = (data[0] as number) & RESET_CONTROL_BITS;
+      // The reset comes with the bit's rising edge.
+      if ((this.#resetControl & ~old & RESET_CONTROL_RST_CPU) !== 0) this.#reset();
+    }
+  }
+}
+
+const isWithin = (value: number, end: number): boolean =>
+  Number.isInteger(value) && value >= 0 && value < end;
+
+function littleEndian(data: Uint8Array, at: number, bytes: number): number {
+  let value = 0;
+  for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (data[at + i] as number);
+  return value;
+}

@@ -1,0 +1,174 @@
+import { gpa, PAGE_SIZE } from '../../sys/address.js';
+import { isErrno } from '../../sys/error.js';
+import type { Mapping } from '../../sys/mapping.js';
+import { Scope } from '../../sys/scope.js';
+import type { DeviceFile, RegionIoEventFd } from '../../vfio/uapi.js';
+import type { Bus, BusDevice, PciEnvironment } from '../contracts.js';
+import { appendSpan, type BarArea, type BarSpan, bytesOf, layOutBar } from './bar-layout.js';
+import { attempt, errorText, formatBytes, type NoteSubject, note, plural } from './notes.js';
+import type { Region } from './region.js';
+
+/** What an {@link AssignedBar} is made of. */
+export interface AssignedBarInit {
+  /** `BAR4`, `ROM`: for messages, behind the device's name. */
+  readonly label: string;
+  /** `64-bit prefetchable`, for messages. */
+  readonly type: string;
+  readonly what: NoteSubject;
+  readonly bus: Bus['kind'];
+  /** Bytes the guest sees, a power of two. */
+  readonly size: bigint;
+  readonly region: Region;
+  /** The MSI-X table and PBA, as far as they lie here. */
+  readonly msix: readonly BarArea[];
+  readonly doorbells: readonly RegionIoEventFd[];
+  /** Answers all accesses that exit. */
+  readonly trapped: BusDevice;
+}
+
+interface MappedSpan extends BarSpan {
+  readonly mapping: Mapping;
+}
+
+/**
+ * One BAR of an assigned device: its memory, mapped into this process once, and its place in the guest. While shown it
+ * has one range on the bus, all of the BAR; over that lie KVM slots where the layout says mapped, and doorbells. So two
+ * BARs collide on the bus wherever they overlap, and an access that misses slot or doorbell is still answered.
+ */
+export class AssignedBar implements Disposable {
+  readonly label: string;
+  readonly what: NoteSubject;
+  readonly bus: Bus['kind'];
+  readonly size: bigint;
+  readonly #name: string;
+  readonly #trapped: BusDevice;
+  readonly #mapped: readonly MappedSpan[];
+  readonly #doorbells: readonly RegionIoEventFd[];
+  readonly #environment: PciEnvironment;
+  readonly #owned: Scope;
+  #base: bigint | undefined;
+  #shown: Scope | undefined;
+
+  private constructor(
+    name: string,
+    init: AssignedBarInit,
+    mapped: readonly MappedSpan[],
+    environment: PciEnvironment,
+    owned: Scope,
+  ) {
+    this.#name = name;
+    this.label = init.label;
+    this.what = init.what;
+    this.bus = init.bus;
+    this.size = init.size;
+    this.#trapped = init.trapped;
+    this.#mapped = mapped;
+    this.#doorbells = init.doorbells.filter((bell) => !mapped.some((span) => overlaps(span, bell)));
+    this.#environment = environment;
+    this.#owned = owned;
+  }
+
+  /** Maps what can be mapped; what cannot after all is trapped, and a note says so. */
+  static open(
+    name: string,
+    init: AssignedBarInit,
+    file: DeviceFile,
+    environment: PciEnvironment,
+  ): AssignedBar {
+    const { region, label, what } = init;
+    const layout = layOutBar({
+      barSize: Number(init.size),
+      regionSize: region.size,
+      flags: init.bus === 'mmio' ? region.info.flags : 0,
+      sparse: region.sparseAreas,
+      msix: init.msix,
+      pageSize: Number(PAGE_SIZE),
+    });
+    using scope = new Scope();
+    const spans: BarSpan[] = [];
+    const mapped: MappedSpan[] = [];
+    for (const span of layout) {
+      let { kind } = span;
+      if (kind === 'mapped') {
+        try {
+          const mapping = scope.own(file.mmap(region.info.offset + span.offset, span.size));
+          mapped.push({ ...span, mapping });
+        } catch (error) {
+          kind = 'trapped';
+          note(name, what, `${label}: ${formatBytes(span.size)} will be trapped: ${errorText(error)}`);
+        }
+      }
+      appendSpan(spans, { ...span, kind });
+    }
+    const bar = new AssignedBar(name, init, mapped, environment, scope.move());
+    note(name, what, `${label} ${formatBytes(init.size)} ${init.type}: ${describe(spans, bar.#doorbells)}`);
+    return bar;
+  }
+
+  /** Where it is shown; undefined if it is not. */
+  get base(): bigint | undefined {
+    return this.#base;
+  }
+
+  /** Shows the BAR at an address. Returns why that cannot be, if something else is there. */
+  show(base: bigint): string | undefined {
+    try {
+      using scope = new Scope();
+      const { mmio, pio } = this.#environment;
+      scope.own((this.bus === 'mmio' ? mmio : pio).add(base, this.size, this.#trapped));
+      for (const span of this.#mapped) this.#map(base, span, scope);
+      for (const bell of this.#doorbells) this.#addDoorbell(base, bell, scope);
+      this.#shown = scope.move();
+      this.#base = base;
+      return undefined;
+    } catch (error) {
+      return errorText(error);
+    }
+  }
+
+  hide(): void {
+    const shown = this.#shown;
+    if (shown === undefined) return;
+    this.#shown = undefined;
+    this.#base = undefined;
+    attempt(this.#name, this.what, () => shown[Symbol.dispose]());
+  }
+
+  [Symbol.dispose](): void {
+    this.hide();
+    this.#owned[Symbol.dispose]();
+  }
+
+  /** @throws SysError EEXIST; any other failure costs speed only, as the range on the bus lies below */
+  #map(base: bigint, span: MappedSpan, scope: Scope): void {
+    const name = `${this.#name} ${this.label}`;
+    try {
+      const at = gpa(base + BigInt(span.offset));
+      scope.own(this.#environment.memory.map(at, span.mapping.hva, BigInt(span.size), name));
+    } catch (error) {
+      if (isErrno(error, 'EEXIST')) throw error;
+      note(this.#name, this.what, `${this.label}: ${formatBytes(span.size)} trapped: ${errorText(error)}`);
+    }
+  }
+
+  #addDoorbell(base: bigint, bell: RegionIoEventFd, scope: Scope): void {
+    const bytes = bell.datamatch === undefined ? 0 : bell.size;
+    attempt(this.#name, this.what, () => {
+      const { doorbells } = this.#environment;
+      scope.own(doorbells.add(this.bus, base + BigInt(bell.offset), bytes, bell.fd, bell.datamatch));
+    });
+  }
+}
+
+const overlaps = (a: BarArea, b: BarArea): boolean =>
+  a.offset < b.offset + b.size && b.offset < a.offset + a.size;
+
+function describe(spans: readonly BarSpan[], doorbells: readonly RegionIoEventFd[]): string {
+  const parts: string[] = [];
+  if (doorbells.length > 0) parts.push(plural(doorbells.length, 'doorbell range'));
+  for (const kind of ['mapped', 'trapped'] as const) {
+    const bytes = bytesOf(spans, kind);
+    if (bytes > 0) parts.push(`${formatBytes(bytes)} ${kind}`);
+  }
+  return parts.join(', ');
+}

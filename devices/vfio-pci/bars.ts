@@ -1,0 +1,192 @@
+import { Scope } from '../../sys/scope.js';
+import type { DeviceFile } from '../../vfio/uapi.js';
+import {
+  VFIO_PCI_BAR0_REGION_INDEX,
+  VFIO_PCI_ROM_REGION_INDEX,
+  VFIO_REGION_INFO_FLAG_READ,
+} from '../../vfio/uapi.js';
+import type { AddressWindow, PciEnvironment } from '../contracts.js';
+import {
+  type BarShape,
+  barAddress,
+  barBus,
+  barRegister,
+  barSize,
+  decodeBarType,
+  romAddress,
+  romSize,
+} from '../pci/bar.js';
+import type { ConfigSpace } from '../pci/config-space.js';
+import { PCI_STD_NUM_BARS } from '../pci/pci-regs.js';
+import { AssignedBar, type AssignedBarInit } from './assigned-bar.js';
+import { type BarRequest, placeBars } from './bar-placement.js';
+import type { ConfigReader } from './capabilities.js';
+import type { Msix, MsixShape } from './msix.js';
+import { attempt, noteMisuse } from './notes.js';
+import { Region } from './region.js';
+import { TrappedBar } from './trapped-bar.js';
+
+/** A BAR and the region behind it. */
+export interface BarRegion {
+  readonly shape: BarShape;
+  readonly region: Region;
+}
+
+/** The regions of a device that a guest reaches by BARs. */
+export interface BarRegions {
+  readonly bars: readonly BarRegion[];
+  /** `size` is what the ROM's BAR shows. */
+  readonly rom: { readonly region: Region; readonly size: bigint } | undefined;
+}
+
+/** What a guest lets a device decode. */
+export interface Decode {
+  readonly memory: boolean;
+  readonly io: boolean;
+}
+
+export const NO_DECODE: Decode = { memory: false, io: false };
+
+/** Pairs each region with its BAR: the size from the region, the type from the device's register. */
+export function findBarRegions(
+  name: string,
+  file: DeviceFile,
+  read: ConfigReader,
+  numRegions: number,
+): BarRegions {
+  const bars: BarRegion[] = [];
+  for (let index = 0; index < PCI_STD_NUM_BARS; index++) {
+    const region = Region.open(name, file, VFIO_PCI_BAR0_REGION_INDEX + index);
+    if (region.size === 0) continue;
+    const type = decodeBarType(index, read(barRegister(index), 4));
+    bars.push({ shape: { index, ...type, size: barSize(type.kind, BigInt(region.size)) }, region });
+    // The register behind it is its upper half.
+    if (type.kind === 'memory64') index++;
+  }
+  if (numRegions <= VFIO_PCI_ROM_REGION_INDEX) return { bars, rom: undefined };
+  const info = file.getRegionInfo(VFIO_PCI_ROM_REGION_INDEX);
+  if (info.size === 0 || (info.flags & VFIO_REGION_INFO_FLAG_READ) === 0) return { bars, rom: undefined };
+  // A ROM is read once, so it is trapped even where it could be mapped; and nobody writes to it.
+  const region = new Region(name, file, { ...info, flags: VFIO_REGION_INFO_FLAG_READ });
+  return { bars, rom: { region, size: romSize(BigInt(info.size)) } };
+}
+
+interface Entry {
+  readonly bar: AssignedBar;
+  /** The BAR's address by its registers; undefined while it holds a probe, or is off by itself (ROM). */
+  address(): bigint | undefined;
+  /** What was last refused, and noted: not to be noted again. */
+  refused: string | undefined;
+}
+
+/**
+ * All BARs of a device and its ROM. {@link Bars.update} makes what is shown equal to what the registers say, whatever
+ * was before: slots, trapped ranges and doorbells of a BAR come, move and go together.
+ */
+export class Bars implements Disposable {
+  readonly #name: string;
+  readonly #entries: readonly Entry[];
+  readonly #traps: ReadonlyMap<number, TrappedBar>;
+  readonly #windows: readonly AddressWindow[];
+  readonly #owned: Scope;
+
+  private constructor(
+    name: string,
+    entries: readonly Entry[],
+    traps: ReadonlyMap<number, TrappedBar>,
+    windows: readonly AddressWindow[],
+    owned: Scope,
+  ) {
+    this.#name = name;
+    this.#entries = entries;
+    this.#traps = traps;
+    this.#windows = windows;
+    this.#owned = owned;
+  }
+
+  /** @param space the guest's registers */
+  static open(
+    name: string,
+    file: DeviceFile,
+    regions: BarRegions,
+    msix: MsixShape | undefined,
+    space: ConfigSpace,
+    environment: PciEnvironment,
+  ): Bars {
+    using scope = new Scope();
+    const entries: Entry[] = [];
+    const traps = new Map<number, TrappedBar>();
+    const add = (init: AssignedBarInit, address: Entry['address']): void => {
+      const bar = scope.own(AssignedBar.open(name, init, file, environment));
+      entries.push({ bar, address, refused: undefined });
+    };
+    for (const { shape, region } of regions.bars) {
+      const { index, size } = shape;
+      const label = `BAR${index}`;
+      const trapped = new TrappedBar(`${name} ${label}`, region);
+      traps.set(index, trapped);
+      const areas = msix === undefined ? [] : [msix.table, msix.pba].filter(({ bar }) => bar === index);
+      const doorbells = file.getRegionIoFds(region.info.index);
+      const bus = barBus(shape);
+      const init = { label, type: typeOf(shape), what: 'bar', bus, size, region, msix: areas } as const;
+      add({ ...init, doorbells, trapped }, () => barAddress(space, shape));
+    }
+    if (regions.rom !== undefined) {
+      const { region, size } = regions.rom;
+      const trapped = { name: `${name} ROM`, read: region.read.bind(region), write: () => {} };
+      const init = { label: 'ROM', type: 'expansion ROM', what: 'rom', bus: 'mmio', size, region } as const;
+      add({ ...init, msix: [], doorbells: [], trapped }, () => romAddress(space, size));
+    }
+    return new Bars(name, entries, traps, environment.windows, scope.move());
+  }
+
+  /** Lets MSI-X answer in the BARs that hold its table and PBA. */
+  attachMsix(msix: Msix): void {
+    for (const bar of new Set([msix.shape.table.bar, msix.shape.pba.bar])) {
+      this.#traps.get(bar)?.attach(msix, bar);
+    }
+  }
+
+  /** Shows, moves and hides until the guest sees what its registers say. */
+  update(decode: Decode): void {
+    const requests = this.#entries.map(({ bar, address }): BarRequest => {
+      const isDecoded = bar.bus === 'mmio' ? decode.memory : decode.io;
+      return { label: bar.label, kind: bar.bus, base: isDecoded ? address() : undefined, bytes: bar.size };
+    });
+    const placements = placeBars(requests, this.#windows);
+    // All that leave go first: another BAR may be about to take the place.
+    for (const [i, { bar }] of this.#entries.entries()) {
+      const placement = placements[i];
+      const base = placement !== undefined && 'base' in placement ? placement.base : undefined;
+      if (bar.base !== undefined && bar.base !== base) bar.hide();
+    }
+    for (const [i, entry] of this.#entries.entries()) {
+      const placement = placements[i];
+      let refusal: string | undefined;
+      if (placement !== undefined && 'refusal' in placement) refusal = placement.refusal;
+      else if (placement !== undefined && entry.bar.base === undefined)
+        refusal = entry.bar.show(placement.base);
+      this.#noteRefusal(entry, requests[i]?.base, refusal);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const { bar } of this.#entries) bar.hide();
+    attempt(this.#name, 'close', () => this.#owned[Symbol.dispose]());
+  }
+
+  #noteRefusal(entry: Entry, base: bigint | undefined, refusal: string | undefined): void {
+    const text =
+      base === undefined || refusal === undefined
+        ? undefined
+        : `${entry.bar.label} at 0x${base.toString(16)} is not shown: ${refusal}`;
+    if (text !== undefined && text !== entry.refused) noteMisuse(this.#name, entry.bar.what, text);
+    entry.refused = text;
+  }
+}
+
+function typeOf(shape: BarShape): string {
+  if (shape.kind === 'io') return 'I/O';
+  const width = shape.kind === 'memory64' ? '64-bit' : '32-bit';
+  return shape.isPrefetchable ? `${width} prefetchable` : width;
+}

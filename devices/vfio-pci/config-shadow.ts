@@ -1,0 +1,299 @@
+import type { BarShape } from '../pci/bar.js';
+import { addBar, addRomBar } from '../pci/bar.js';
+import { allOnes, ConfigSpace } from '../pci/config-space.js';
+import {
+  PCI_BASE_ADDRESS_0,
+  PCI_BASE_ADDRESS_5,
+  PCI_CAP_ID_EXP,
+  PCI_CAP_ID_MSI,
+  PCI_CAP_ID_MSIX,
+  PCI_CAP_MSIX_SIZEOF,
+  PCI_CAPABILITY_LIST,
+  PCI_CFG_SPACE_EXP_SIZE,
+  PCI_CFG_SPACE_SIZE,
+  PCI_COMMAND,
+  PCI_COMMAND_INTX_DISABLE,
+  PCI_COMMAND_IO,
+  PCI_COMMAND_MASTER,
+  PCI_COMMAND_MEMORY,
+  PCI_EXP_FLAGS,
+  PCI_EXP_FLAGS_TYPE,
+  PCI_EXP_FLAGS_VERS,
+  PCI_EXP_LNKCAP,
+  PCI_EXP_LNKCAP2,
+  PCI_EXP_TYPE_ENDPOINT,
+  PCI_EXP_TYPE_RC_END,
+  PCI_HEADER_TYPE,
+  PCI_HEADER_TYPE_MASK,
+  PCI_INTERRUPT_LINE,
+  PCI_INTERRUPT_PIN,
+  PCI_MSI_ADDRESS_LO,
+  PCI_MSI_DATA_32,
+  PCI_MSI_DATA_64,
+  PCI_MSI_FLAGS,
+  PCI_MSI_FLAGS_64BIT,
+  PCI_MSI_FLAGS_ENABLE,
+  PCI_MSI_FLAGS_MASKBIT,
+  PCI_MSI_FLAGS_QMASK,
+  PCI_MSI_FLAGS_QSIZE,
+  PCI_MSIX_FLAGS,
+  PCI_MSIX_FLAGS_ENABLE,
+  PCI_MSIX_FLAGS_MASKALL,
+  PCI_ROM_ADDRESS,
+  PCI_STATUS,
+  PCI_STATUS_CAP_LIST,
+} from '../pci/pci-regs.js';
+import {
+  type Capability,
+  endOf,
+  hiddenExtendedReason,
+  hiddenReason,
+  walkCapabilities,
+  walkExtendedCapabilities,
+} from './capabilities.js';
+import type { DeviceConfig } from './device-config.js';
+import { note } from './notes.js';
+
+/** What the rest of the device has found out, and the configuration space has to show. */
+export interface ShadowPlan {
+  readonly bars: readonly BarShape[];
+  /** Size of the expansion ROM's BAR; undefined without one. */
+  readonly rom: bigint | undefined;
+  /** 1 to 4 for INTA to INTD, 0 for none. */
+  readonly interruptPin: number;
+  /** What firmware would have written: the I/O APIC pin. */
+  readonly interruptLine: number;
+  /** Vectors the provider can signal; with 0 the capability is hidden. */
+  readonly msiVectors: number;
+  /** As {@link ShadowPlan.msiVectors}; 0 as well if the capability makes no sense. */
+  readonly msixVectors: number;
+}
+
+/** How a register behaves that is not simply the device's. */
+interface Emulation {
+  /** Bits that come from here, not from the device. */
+  readonly mask: number;
+  readonly value?: number;
+  /** Bits of `mask` that a guest may change. */
+  readonly writable?: number;
+  /** Bits of a guest's write that the device gets, too; 0 if absent. */
+  readonly forwarded?: number;
+}
+
+const GUEST_COMMAND_BITS =
+  PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE;
+
+/**
+ * The configuration space a guest sees. Every bit is either the device's or emulated here; what the guest writes
+ * changes emulated bits by their masks, and goes on to the device where it is meant for it:
+ *
+ *   command          decoding, bus master and INTx disable read as written; the device gets all of it
+ *   header type      one function; what else is in the slot is the host bridge's business
+ *   BARs, ROM        emulated, the device never learns where the guest has put them
+ *   interrupt line   emulated; the pin is the device's, or 0 if there is nowhere to route it
+ *   MSI, MSI-X       control is emulated and told to the device, address, data and masks stay here
+ *   PCI Express      without a port above, an endpoint is a root complex integrated one, and has no link
+ *   others           the device's; capabilities that would tell of the host's world are unlinked and read as 0
+ */
+export class ConfigShadow {
+  /** The emulated bits' values; others are 0. */
+  readonly space: ConfigSpace;
+  /** Bytes a guest can see: 4096 of a PCI Express device, else 256. */
+  readonly size: number;
+  /** Offsets of the capabilities a guest sees, by id; of several with one id the first. */
+  readonly #visible = new Map<number, number>();
+  readonly #name: string;
+  readonly #device: DeviceConfig;
+  readonly #emulated: Uint8Array<ArrayBuffer>;
+  readonly #forwarded: Uint8Array<ArrayBuffer>;
+  #initial: Uint8Array<ArrayBuffer> | undefined;
+
+  private constructor(name: string, device: DeviceConfig, isExpress: boolean) {
+    this.#name = name;
+    this.#device = device;
+    this.size = isExpress ? PCI_CFG_SPACE_EXP_SIZE : PCI_CFG_SPACE_SIZE;
+    this.space = new ConfigSpace(isExpress ? PCI_CFG_SPACE_EXP_SIZE : PCI_CFG_SPACE_SIZE);
+    this.#emulated = new Uint8Array(this.size);
+    this.#forwarded = new Uint8Array(this.size).fill(0xff);
+  }
+
+  static create(name: string, device: DeviceConfig, plan: ShadowPlan): ConfigShadow {
+    const read = device.read.bind(device);
+    const capabilities = walkCapabilities(read);
+    const isExpress =
+      device.size >= PCI_CFG_SPACE_EXP_SIZE && capabilities.some(({ id }) => id === PCI_CAP_ID_EXP);
+    const shadow = new ConfigShadow(name, device, isExpress);
+    shadow.#addHeader(plan);
+    shadow.#addCapabilities(capabilities, plan);
+    if (isExpress) shadow.#addExtendedCapabilities(walkExtendedCapabilities(read));
+    shadow.#initial = shadow.space.values.slice();
+    return shadow;
+  }
+
+  /** Offset of a capability below 0x100, undefined if the device has none (or it is hidden). */
+  find(id: number): number | undefined {
+    return this.#visible.get(id);
+  }
+
+  /** What a guest reads; `offset` and `bytes` as in PciFunction.configRead. */
+  read(offset: number, bytes: number): number {
+    if (offset + bytes > this.size) return allOnes(bytes);
+    const emulated = this.#maskAt(this.#emulated, offset, bytes);
+    const own = this.space.read(offset, bytes);
+    if (emulated === allOnes(bytes)) return own;
+    const theirs = this.#device.read(offset, bytes);
+    return ((theirs & ~emulated) | (own & emulated)) >>> 0;
+  }
+
+  /** Takes a guest's write as far as emulated bits go; {@link forward} is the other half. */
+  write(offset: number, bytes: number, value: number): void {
+    this.space.write(offset, bytes, value);
+  }
+
+  /** Tells the device what of a guest's write is meant for it. */
+  forward(offset: number, bytes: number, value: number): void {
+    if (offset + bytes > this.size) return;
+    const mask = this.#maskAt(this.#forwarded, offset, bytes);
+    if (mask !== 0) this.#device.write(offset, bytes, (value & mask) >>> 0);
+  }
+
+  /** Emulated bits as after power-on. */
+  reset(): void {
+    if (this.#initial !== undefined) this.space.values.set(this.#initial);
+  }
+
+  #maskAt(masks: Uint8Array, offset: number, bytes: number): number {
+    let mask = 0;
+    for (let i = bytes - 1; i >= 0; i--) mask = mask * 256 + (masks[offset + i] as number);
+    return mask;
+  }
+
+  #emulate(offset: number, bytes: number, emulation: Emulation): void {
+    const { mask, value = 0, writable = 0, forwarded = 0 } = emulation;
+    for (let i = 0; i < bytes; i++) {
+      this.#emulated[offset + i] = (mask >>> (8 * i)) & 0xff;
+      this.#forwarded[offset + i] = (forwarded >>> (8 * i)) & 0xff;
+    }
+    this.space.set(offset, bytes, value & mask);
+    this.space.allow(offset, bytes, writable & mask);
+  }
+
+  /** The bytes read as 0 and swallow writes. */
+  #hide(start: number, end: number): void {
+    for (let at = start; at < end; at++) this.#emulate(at, 1, { mask: 0xff });
+  }
+
+  #addHeader(plan: ShadowPlan): void {
+    this.#emulate(PCI_COMMAND, 2, {
+      mask: GUEST_COMMAND_BITS,
+      writable: GUEST_COMMAND_BITS,
+      forwarded: 0xffff,
+    });
+    this.#emulate(PCI_STATUS, 2, { mask: PCI_STATUS_CAP_LIST, forwarded: 0xffff });
+    const headerType = this.#device.read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MASK;
+    this.#emulate(PCI_HEADER_TYPE, 1, { mask: 0xff, value: headerType });
+    this.#hide(PCI_BASE_ADDRESS_0, PCI_BASE_ADDRESS_5 + 4);
+    for (const bar of plan.bars) addBar(this.space, bar);
+    this.#hide(PCI_ROM_ADDRESS, PCI_ROM_ADDRESS + 4);
+    if (plan.rom !== undefined) addRomBar(this.space, plan.rom);
+    this.#emulate(PCI_CAPABILITY_LIST, 1, { mask: 0xff });
+    this.#emulate(PCI_INTERRUPT_LINE, 1, { mask: 0xff, value: plan.interruptLine, writable: 0xff });
+    this.#emulate(PCI_INTERRUPT_PIN, 1, { mask: 0xff, value: plan.interruptPin });
+  }
+
+  #addCapabilities(capabilities: readonly Capability[], plan: ShadowPlan): void {
+    let link = PCI_CAPABILITY_LIST;
+    for (const capability of capabilities) {
+      const { id, offset } = capability;
+      const reason = reasonToHide(id, plan);
+      if (reason !== undefined) {
+        this.#hide(offset, endOf(capability, capabilities, PCI_CFG_SPACE_SIZE));
+        note(this.#name, 'config', `capability at 0x${offset.toString(16)} hidden: ${reason}`);
+        continue;
+      }
+      this.#emulate(offset, 2, { mask: 0xffff, value: id });
+      this.space.set(link, 1, offset);
+      this.space.set(PCI_STATUS, 1, PCI_STATUS_CAP_LIST);
+      link = offset + 1;
+      if (this.#visible.has(id)) continue;
+      this.#visible.set(id, offset);
+      if (id === PCI_CAP_ID_MSI) this.#addMsi(offset, plan.msiVectors);
+      else if (id === PCI_CAP_ID_MSIX) this.#addMsix(offset);
+      else if (id === PCI_CAP_ID_EXP) this.#addExpress(offset);
+    }
+  }
+
+  #addMsi(offset: number, vectors: number): void {
+    const control = this.#device.read(offset + PCI_MSI_FLAGS, 2);
+    const capable = Math.min((control & PCI_MSI_FLAGS_QMASK) >> 1, Math.floor(Math.log2(vectors)), 5);
+    const is64 = (control & PCI_MSI_FLAGS_64BIT) !== 0;
+    this.#emulate(offset + PCI_MSI_FLAGS, 2, {
+      mask: 0xffff,
+      value: (control & (PCI_MSI_FLAGS_64BIT | PCI_MSI_FLAGS_MASKBIT)) | (capable << 1),
+      writable: PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE,
+      forwarded: 0xffff,
+    });
+    this.#emulate(offset + PCI_MSI_ADDRESS_LO, 4, { mask: 0xffffffff, writable: 0xfffffffc });
+    const data = offset + (is64 ? PCI_MSI_DATA_64 : PCI_MSI_DATA_32);
+    if (is64) this.#emulate(offset + PCI_MSI_ADDRESS_LO + 4, 4, { mask: 0xffffffff, writable: 0xffffffff });
+    this.#emulate(data, 2, { mask: 0xffff, writable: 0xffff });
+    if ((control & PCI_MSI_FLAGS_MASKBIT) === 0) return;
+    const vectorBits = 2 ** (1 << capable) - 1;
+    this.#emulate(data + 2, 2, { mask: 0xffff });
+    this.#emulate(data + 4, 4, { mask: 0xffffffff, writable: vectorBits });
+    this.#emulate(data + 8, 4, { mask: 0xffffffff });
+  }
+
+  #addMsix(offset: number): void {
+    this.#emulate(offset + PCI_MSIX_FLAGS, 2, {
+      mask: 0xffff,
+      value:
+        this.#device.read(offset + PCI_MSIX_FLAGS, 2) & ~(PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL),
+      writable: PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL,
+      forwarded: 0xffff,
+    });
+    for (let at = offset + 4; at < offset + PCI_CAP_MSIX_SIZEOF; at += 4) {
+      this.#emulate(at, 4, { mask: 0xffffffff, value: this.#device.read(at, 4) });
+    }
+  }
+
+  #addExpress(offset: number): void {
+    const flags = this.#device.read(offset + PCI_EXP_FLAGS, 2);
+    if ((flags & PCI_EXP_FLAGS_TYPE) >> 4 === PCI_EXP_TYPE_ENDPOINT) {
+      this.#emulate(offset + PCI_EXP_FLAGS, 2, {
+        mask: PCI_EXP_FLAGS_TYPE,
+        value: PCI_EXP_TYPE_RC_END << 4,
+        forwarded: 0xffff,
+      });
+    }
+    // Capabilities, control and status of the link; the second set came with version 2.
+    this.#hide(offset + PCI_EXP_LNKCAP, offset + PCI_EXP_LNKCAP + 8);
+    if ((flags & PCI_EXP_FLAGS_VERS) >= 2) this.#hide(offset + PCI_EXP_LNKCAP2, offset + PCI_EXP_LNKCAP2 + 8);
+  }
+
+  #addExtendedCapabilities(capabilities: readonly Capability[]): void {
+    let last = PCI_CFG_SPACE_SIZE;
+    // The list has to begin at 0x100, whatever is there: an id of 0 with a next pointer stands for nothing.
+    this.#emulate(PCI_CFG_SPACE_SIZE, 4, { mask: 0xffffffff });
+    for (const capability of capabilities) {
+      const { id, offset, version } = capability;
+      const reason = hiddenExtendedReason(id);
+      if (reason !== undefined) {
+        this.#hide(offset, endOf(capability, capabilities, PCI_CFG_SPACE_EXP_SIZE));
+        note(this.#name, 'config', `capability at 0x${offset.toString(16)} hidden: ${reason}`);
+        continue;
+      }
+      this.#emulate(offset, 4, { mask: 0xffffffff, value: id | (version << 16) });
+      if (offset === PCI_CFG_SPACE_SIZE) continue;
+      this.space.set(last, 4, this.space.read(last, 4) | (offset << 20));
+      last = offset;
+    }
+  }
+}
+
+function reasonToHide(id: number, plan: ShadowPlan): string | undefined {
+  if (id === PCI_CAP_ID_MSI && plan.msiVectors === 0) return 'MSI: the provider signals no MSI vectors';
+  if (id === PCI_CAP_ID_MSIX && plan.msixVectors === 0)
+    return 'MSI-X: no vectors to signal, or no table to find';
+  return hiddenReason(id);
+}

@@ -1,0 +1,29 @@
+import type { Region } from './region.js';
+
+/** The device's own configuration space, by 1, 2 or 4 bytes. What fails reads as all-ones. */
+export class DeviceConfig {
+  readonly #region: Region;
+  readonly #buffers: readonly Uint8Array<ArrayBuffer>[] = [1, 2, 3, 4].map((bytes) => new Uint8Array(bytes));
+
+  constructor(region: Region) {
+    this.#region = region;
+  }
+
+  get size(): number {
+    return this.#region.size;
+  }
+
+  read(offset: number, bytes: number): number {
+    const data = this.#buffers[bytes - 1] as Uint8Array;
+    this.#region.read(offset, data);
+    let value = 0;
+    for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (data[i] as number);
+    return value;
+  }
+
+  write(offset: number, bytes: number, value: number): void {
+    const data = this.#buffers[bytes - 1] as Uint8Array;
+    for (let i = 0; i < bytes; i++) data[i] = (value >>> (8 * i)) & 0xff;
+    this.#region.write(offset, data);
+  }
+}

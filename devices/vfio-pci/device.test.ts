@@ -1,0 +1,441 @@
+import { describe, expect, test } from 'vitest';
+import { Fd } from '../../sys/fd.js';
+import { Scope } from '../../sys/scope.js';
+import { trace } from '../../sys/trace.js';
+import {
+  type DeviceFile,
+  type DeviceInfo,
+  VFIO_PCI_ERR_IRQ_INDEX,
+  VFIO_PCI_REQ_IRQ_INDEX,
+  VFIO_PCI_ROM_REGION_INDEX,
+} from '../../vfio/uapi.js';
+import { type FakeEnvironment, fakeEnvironment, recordTrace } from '../testing.js';
+import { VfioPciDevice } from './device.js';
+import { createScriptedNic, nicMsix, nicOffsets, type ScriptedNicOptions } from './scripted-nic.js';
+import type { ScriptedDevice } from './testing.js';
+
+interface Bench {
+  readonly nic: ScriptedDevice;
+  readonly device: VfioPciDevice;
+  readonly environment: FakeEnvironment;
+}
+
+function openNic(scope: Scope, options: ScriptedNicOptions = {}, environment = fakeEnvironment()): Bench {
+  const nic = scope.own(createScriptedNic(options));
+  return { nic, device: scope.own(VfioPciDevice.open('nic', nic, environment)), environment };
+}
+
+const COMMAND = 0x04;
+const BAR0 = 0x10;
+const BAR2 = 0x18;
+const BAR4 = 0x20;
+const ROM = 0x30;
+const AT0 = 0xe0000000;
+const AT2 = 0xc100;
+const AT4 = 0xe0100000;
+
+function place({ device }: Bench): void {
+  device.configWrite(BAR0, 4, AT0);
+  device.configWrite(BAR2, 4, AT2);
+  device.configWrite(BAR4, 4, AT4);
+  device.configWrite(BAR4 + 4, 4, 0);
+}
+
+/** What of the device a guest finds where: `mmio e0000000+8000`, slots and doorbells likewise. */
+function shown({ environment: { mmio, pio, memory, doorbells } }: Bench): string[] {
+  const range = (what: string, base: bigint, bytes: bigint | number): string =>
+    `${what} ${base.toString(16)}+${bytes.toString(16)}`;
+  return [
+    ...mmio.ranges.map(({ base, bytes }) => range('mmio', base, bytes)),
+    ...pio.ranges.map(({ base, bytes }) => range('pio', base, bytes)),
+    ...memory.slots.map(({ gpa, bytes }) => range('slot', gpa, bytes)),
+    ...doorbells.bells.map(({ kind, address, bytes }) => range(`${kind} doorbell`, address, bytes)),
+  ].sort();
+}
+
+describe('attaching', () => {
+  test('every step can be read by a person', () => {
+    using scope = new Scope();
+    using notes = recordTrace(trace.vfio);
+    const bell = scope.own(Fd.eventfd());
+    openNic(scope, { ioFds: [{ offset: 0x1000, size: 2, fd: bell.number }] });
+    expect(notes.events.map(({ what, device, text }) => `${device} ${what}: ${text}`)).toEqual([
+      'nic open: 9 regions, 5 interrupt kinds',
+      'nic reset: reset',
+      'nic config: capability at 0x154 hidden: ARI: the guest numbers functions itself',
+      "nic config: capability at 0x160 hidden: SR-IOV: virtual functions are the host's",
+      'nic bar: BAR0 32 KiB 32-bit: 32 KiB mapped',
+      'nic bar: BAR2 32 bytes I/O: 32 bytes trapped',
+      'nic bar: BAR4 16 KiB 64-bit prefetchable: 8 KiB mapped, 8 KiB trapped',
+      'nic rom: ROM 64 KiB expansion ROM: 64 KiB trapped',
+      'nic err: errors are signalled',
+      "nic req: the host's requests are signalled",
+    ]);
+  });
+
+  test('the device is at rest: reset, no decoding, no bus master, and no interrupt but its pin', () => {
+    using scope = new Scope();
+    const { nic, device } = openNic(scope);
+    expect(nic.calls.filter(({ call }) => call === 'reset')).toHaveLength(1);
+    expect(nic.config[COMMAND]).toBe(0);
+    expect(nic.wired()).toEqual({ [VFIO_PCI_ERR_IRQ_INDEX]: [0], [VFIO_PCI_REQ_IRQ_INDEX]: [0] });
+    expect(device.interruptMode).toBe('none'); // nowhere to route the pin
+    expect(device.configRead(0x3d, 1)).toBe(0);
+  });
+
+  test('a device asleep is woken before its reset', () => {
+    using scope = new Scope();
+    const config = createScriptedNic().config.slice();
+    config[nicOffsets.pm + 4] = 3;
+    const { nic } = openNic(scope, { init: { config } });
+    expect(nic.config[nicOffsets.pm + 4]).toBe(0);
+  });
+
+  test('a device without a reset is used, and a note says so', () => {
+    for (const refuse of [true, false]) {
+      using scope = new Scope();
+      using notes = recordTrace(trace.vfio);
+      const nic = scope.own(createScriptedNic({ init: { hasNoReset: refuse } }));
+      if (!refuse) nic.failures.set('reset', 'ENOTTY');
+      scope.own(VfioPciDevice.open('nic', nic, fakeEnvironment()));
+      expect(notes.events.find(({ what }) => what === 'reset')?.text).toContain(
+        'keeps the state of its last user',
+      );
+    }
+  });
+
+  test('a device that does not answer after its reset is refused', () => {
+    using nic = createScriptedNic({ init: { config: new Uint8Array(256).fill(0xff) } });
+    expect(() => VfioPciDevice.open('nic', nic, fakeEnvironment())).toThrow(
+      /configuration space of nic: EIO/,
+    );
+  });
+
+  test('a failed reset is an error with its errno', () => {
+    using nic = createScriptedNic();
+    nic.failures.set('reset', 'EAGAIN');
+    expect(() => VfioPciDevice.open('nic', nic, fakeEnvironment())).toThrow(
+      /reset on scripted device: EAGAIN/,
+    );
+  });
+
+  test('a bridge, and what is no PCI device, are refused and leave nothing open', () => {
+    const config = createScriptedNic().config.slice();
+    config[0x0e] = 1;
+    using bridge = createScriptedNic({ init: { config } });
+    expect(() => VfioPciDevice.open('nic', bridge, fakeEnvironment())).toThrow(/ENODEV/);
+    using nic = createScriptedNic();
+    const platform: DeviceFile = Object.create(nic, {
+      getInfo: { value: (): DeviceInfo => ({ flags: 0, numRegions: 1, numIrqs: 0 }) },
+    });
+    expect(() => VfioPciDevice.open('nic', platform, fakeEnvironment())).toThrow(/ENODEV/);
+  });
+
+  test('a region that cannot be mapped after all is trapped', () => {
+    using scope = new Scope();
+    using notes = recordTrace(trace.vfio);
+    const nic = scope.own(createScriptedNic());
+    nic.failures.set('mmap', 'ENOMEM');
+    const environment = fakeEnvironment();
+    const device = scope.own(VfioPciDevice.open('nic', nic, environment));
+    const bench = { nic, device, environment };
+    expect(notes.events.some(({ text }) => text.startsWith('BAR0: 32 KiB will be trapped: mmap'))).toBe(true);
+    place(bench);
+    device.configWrite(COMMAND, 2, 2);
+    expect(environment.memory.slots).toEqual([]);
+    environment.mmio.write32(BigInt(AT0 + 0x10), 0x12345678);
+    expect(nic.region(0).subarray(0x10, 0x14)).toEqual(new Uint8Array([0x78, 0x56, 0x34, 0x12]));
+  });
+});
+
+describe('BARs', () => {
+  test('nothing is shown before the guest enables decoding; slots, traps and doorbells come and go together', () => {
+    using scope = new Scope();
+    const bell = scope.own(Fd.eventfd());
+    const options = { ioFds: [{ offset: 0x2800, size: 2, fd: bell.number, datamatch: 1n }] };
+    const bench = openNic(scope, options);
+    const { device } = bench;
+    place(bench);
+    expect(shown(bench)).toEqual([]);
+    device.configWrite(COMMAND, 2, 0x2);
+    const memory = [
+      'mmio doorbell e0102800+2',
+      'mmio e0000000+8000',
+      'mmio e0100000+4000',
+      'slot e0000000+8000',
+      'slot e0100000+2000',
+    ];
+    expect(shown(bench)).toEqual(memory);
+    device.configWrite(COMMAND, 1, 0x3);
+    expect(shown(bench)).toEqual([...memory.slice(0, 3), 'pio c100+20', ...memory.slice(3)]);
+    device.configWrite(COMMAND, 2, 0x1);
+    expect(shown(bench)).toEqual(['pio c100+20']);
+    device.configWrite(COMMAND, 2, 0);
+    expect(shown(bench)).toEqual([]);
+  });
+
+  test('a BAR that moves above 4 GiB takes its slot, trap and doorbell along', () => {
+    using scope = new Scope();
+    const bell = scope.own(Fd.eventfd());
+    const bench = openNic(scope, { ioFds: [{ offset: 0x3800, size: 4, fd: bell.number }] });
+    const { device } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x2);
+    device.configWrite(BAR4 + 4, 4, 0x80);
+    // The upper half alone has moved it already, as it would on hardware.
+    expect(shown(bench)).toContain('slot 80e0100000+2000');
+    device.configWrite(BAR4, 4, 0x00200000);
+    expect(shown(bench)).toEqual([
+      'mmio 8000200000+4000',
+      'mmio doorbell 8000203800+0',
+      'mmio e0000000+8000',
+      'slot 8000200000+2000',
+      'slot e0000000+8000',
+    ]);
+  });
+
+  test('the device hears of decoding after it begins here, and before it ends', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, nic, environment } = bench;
+    place(bench);
+    const slotsAtWrite: number[] = [];
+    const write = nic.write.bind(nic);
+    nic.write = (offset, data) => {
+      slotsAtWrite.push(environment.memory.slots.length);
+      return write(offset, data);
+    };
+    device.configWrite(COMMAND, 2, 0x2);
+    device.configWrite(COMMAND, 2, 0x6);
+    device.configWrite(COMMAND, 2, 0x0);
+    expect(slotsAtWrite).toEqual([0, 2, 0]);
+  });
+
+  test('in another power state than D0 nothing is decoded', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, environment } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x3);
+    const before = shown(bench);
+    device.configWrite(nicOffsets.pm + 4, 2, 0x0003);
+    expect(shown(bench)).toEqual([]);
+    expect(device.configRead(COMMAND, 2)).toBe(0x3);
+    device.configWrite(nicOffsets.pm + 4, 2, 0x0000);
+    expect(shown(bench)).toEqual(before);
+    expect(environment.mmio.ranges).toHaveLength(2);
+  });
+
+  test('a BAR outside of the windows is not shown, and the guest is told on', () => {
+    using scope = new Scope();
+    using misuse = recordTrace(trace.guestMisuse);
+    const bench = openNic(scope);
+    const { device } = bench;
+    place(bench);
+    device.configWrite(BAR0, 4, 0x1000_0000);
+    device.configWrite(BAR2, 4, 0x2000);
+    device.configWrite(COMMAND, 2, 0x3);
+    device.configWrite(COMMAND, 2, 0x7);
+    expect(shown(bench)).toEqual(['mmio e0100000+4000', 'slot e0100000+2000']);
+    expect(misuse.events.map(({ text }) => text)).toEqual([
+      'BAR0 at 0x10000000 is not shown: outside of the windows for BARs',
+      'BAR2 at 0x2000 is not shown: outside of the windows for BARs',
+    ]);
+  });
+
+  test('sizing with decoding on hides the BAR meanwhile and is no misuse', () => {
+    using scope = new Scope();
+    using misuse = recordTrace(trace.guestMisuse);
+    const bench = openNic(scope);
+    const { device } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x2);
+    device.configWrite(BAR0, 4, 0xffffffff);
+    expect(device.configRead(BAR0, 4)).toBe(0xffff8000);
+    expect(shown(bench)).toEqual(['mmio e0100000+4000', 'slot e0100000+2000']);
+    device.configWrite(BAR0, 4, AT0);
+    expect(shown(bench)).toHaveLength(4);
+    expect(misuse.events).toEqual([]);
+  });
+
+  test('of two BARs at one place the first is shown, and the other when it moves away', () => {
+    using scope = new Scope();
+    using misuse = recordTrace(trace.guestMisuse);
+    const bench = openNic(scope);
+    const { device } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x2);
+    device.configWrite(BAR0, 4, AT4);
+    expect(shown(bench)).toEqual(['mmio e0100000+8000', 'slot e0100000+8000']);
+    expect(misuse.events.map(({ text }) => text)).toEqual([
+      'BAR4 at 0xe0100000 is not shown: overlaps BAR0 of the same device',
+    ]);
+    device.configWrite(BAR0, 4, AT0);
+    expect(shown(bench)).toHaveLength(4);
+  });
+
+  test("a BAR over another device's is not shown, not even its part that would not collide", () => {
+    using scope = new Scope();
+    using misuse = recordTrace(trace.guestMisuse);
+    const environment = fakeEnvironment();
+    const other = openNic(scope, {}, environment);
+    place(other);
+    other.device.configWrite(COMMAND, 2, 0x2);
+    const before = shown(other);
+    const bench = openNic(scope, {}, environment);
+    place(bench);
+    bench.device.configWrite(BAR0, 4, AT0 + 0x0200_0000);
+    bench.device.configWrite(BAR4, 4, AT0 + 0x4000);
+    bench.device.configWrite(COMMAND, 2, 0x2);
+    expect(shown(bench)).toEqual([...before, 'mmio e2000000+8000', 'slot e2000000+8000'].sort());
+    expect(misuse.events[0]?.text).toMatch(/^BAR4 at 0xe0004000 is not shown: .* overlaps nic BAR0/);
+  });
+
+  test('a slot that the host cannot give leaves its BAR trapped', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, environment, nic } = bench;
+    place(bench);
+    environment.memory.failure = 'ENOSPC';
+    device.configWrite(COMMAND, 2, 0x2);
+    expect(shown(bench)).toEqual(['mmio e0000000+8000', 'mmio e0100000+4000']);
+    nic.region(0).set([1, 2, 3, 4], 0x20);
+    expect(environment.mmio.read32(BigInt(AT0 + 0x20))).toBe(0x04030201);
+  });
+
+  test('trapped accesses reach the region at the right place, at any width', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, environment, nic } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x3);
+    environment.pio.write(BigInt(AT2 + 5), new Uint8Array([0xab]));
+    expect(nic.region(2)[5]).toBe(0xab);
+    const quad = new Uint8Array([1, 2, 3, 4, 5, 6, 7, 8]);
+    environment.mmio.write(BigInt(AT4 + 0x2400), quad);
+    expect(nic.region(4).subarray(0x2400, 0x2408)).toEqual(quad);
+    expect(environment.mmio.read(BigInt(AT4 + 0x2400), 8)).toEqual(quad);
+  });
+
+  test('an access that fails reads all-ones and tells why', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, environment, nic } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x3);
+    using notes = recordTrace(trace.vfio);
+    nic.failures.set('read', 'EIO');
+    nic.failures.set('write', 'EIO');
+    expect(environment.pio.read(BigInt(AT2), 2)).toEqual(new Uint8Array([0xff, 0xff]));
+    environment.pio.write(BigInt(AT2), new Uint8Array([1]));
+    expect(notes.events.map(({ text }) => text)).toEqual([
+      'read of 2 bytes at 0x0 of region 2: read on scripted device: EIO',
+      'write of 1 bytes at 0x0 of region 2: write on scripted device: EIO',
+    ]);
+  });
+
+  test('what lies behind the end of a region of odd size reads all-ones', () => {
+    using scope = new Scope();
+    const bench = openNic(scope, { init: { regions: { 0: { size: 0x1802 } } } });
+    const { device, environment, nic } = bench;
+    device.configWrite(BAR0, 4, AT0);
+    device.configWrite(COMMAND, 2, 0x2);
+    nic.calls.length = 0;
+    expect(environment.mmio.read(BigInt(AT0 + 0x1800), 4)).toEqual(new Uint8Array([0, 0, 0xff, 0xff]));
+    expect(environment.mmio.read(BigInt(AT0 + 0x1ffc), 4)).toEqual(new Uint8Array(4).fill(0xff));
+    environment.mmio.write(BigInt(AT0 + 0x1ffc), new Uint8Array(4));
+    expect(nic.calls).toEqual([{ call: 'read', region: 0, at: 0x1800, bytes: 2 }]);
+  });
+
+  test('trapped accesses are published while anybody listens', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, environment } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x3);
+    using accesses = recordTrace<object>(trace.region);
+    environment.pio.write(BigInt(AT2 + 4), new Uint8Array([0x34, 0x12]));
+    expect(accesses.events).toEqual([
+      { device: 'nic', region: 2, address: 4, bytes: 2, isWrite: true, value: 0x1234n },
+    ]);
+  });
+});
+
+describe('expansion ROM', () => {
+  test('it is read where the guest enables it, cannot be written, and needs memory decoding', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, environment, nic } = bench;
+    nic.region(VFIO_PCI_ROM_REGION_INDEX).set([0x55, 0xaa, 0x40, 0x00]);
+    device.configWrite(ROM, 4, 0xffffffff);
+    expect(device.configRead(ROM, 4)).toBe(0xffff0001);
+    device.configWrite(ROM, 4, 0xe0200001);
+    expect(shown(bench)).toEqual([]);
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x2);
+    expect(environment.mmio.read32(0xe0200000n)).toBe(0x0040aa55);
+    environment.mmio.write32(0xe0200000n, 0);
+    expect(environment.mmio.read32(0xe0200000n)).toBe(0x0040aa55);
+    device.configWrite(ROM, 4, 0xe0200000);
+    expect(environment.mmio.ranges).toHaveLength(2);
+  });
+});
+
+describe('detaching', () => {
+  test('nothing stays: the guest sees nothing, no eventfd is wired, DMA is off and the device is reset', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, nic, environment } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x7);
+    device.configWrite(nicOffsets.msix + 2, 2, 0x8000);
+    nic.calls.length = 0;
+    device[Symbol.dispose]();
+    expect(shown(bench)).toEqual([]);
+    expect(environment.interrupts.lines.size).toBe(0);
+    expect(nic.wired()).toEqual({});
+    expect(nic.config[COMMAND]).toBe(0);
+    expect(nic.calls.at(-2)).toEqual({ call: 'reset' }); // then a look whether it is still there
+  });
+
+  test('a device that fails every call can be detached all the same', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, nic, environment } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x7);
+    device.configWrite(nicOffsets.msix + 2, 2, 0x8000);
+    for (const call of ['read', 'write', 'setIrqs', 'reset'] as const) nic.failures.set(call, 'EIO');
+    device[Symbol.dispose]();
+    expect(shown(bench)).toEqual([]);
+    expect(environment.interrupts.lines.size).toBe(0);
+  });
+
+  test('a reset of the machine makes the device what it was when it was opened', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, nic, environment } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x7);
+    environment.mmio.write32(BigInt(AT4 + nicMsix.table + 8), 0x41);
+    device.configWrite(nicOffsets.msix + 2, 2, 0x8000);
+    device.reset();
+    expect(shown(bench)).toEqual([]);
+    expect(device.interruptMode).toBe('none');
+    expect(device.configRead(nicOffsets.msix + 2, 2)).toBe(4);
+    expect(nic.config[COMMAND]).toBe(0);
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x2);
+    expect(environment.mmio.read32(BigInt(AT4 + nicMsix.table + 8))).toBe(0);
+  });
+
+  test("the device's own signals are there for the machine to watch", () => {
+    using scope = new Scope();
+    const { device, nic } = openNic(scope);
+    expect(device.requestFd).toBeTypeOf('number');
+    expect(device.errorFd).toBeTypeOf('number');
+    expect(nic.fire(VFIO_PCI_REQ_IRQ_INDEX)).toBe(true);
+    const mute = openNic(scope, { init: { irqs: {} } });
+    expect([mute.device.requestFd, mute.device.errorFd]).toEqual([undefined, undefined]);
+  });
+});

@@ -1,0 +1,288 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { Scope } from '../../sys/scope.js';
+import {
+  type DeviceFile,
+  VFIO_DEVICE_FLAGS_PCI,
+  VFIO_PCI_CONFIG_REGION_INDEX,
+  VFIO_PCI_ERR_IRQ_INDEX,
+  VFIO_PCI_INTX_IRQ_INDEX,
+  VFIO_PCI_MSI_IRQ_INDEX,
+  VFIO_PCI_MSIX_IRQ_INDEX,
+  VFIO_PCI_REQ_IRQ_INDEX,
+} from '../../vfio/uapi.js';
+import type { PciEnvironment, PciFunction } from '../contracts.js';
+import type { BarShape } from '../pci/bar.js';
+import {
+  PCI_BASE_ADDRESS_0,
+  PCI_BASE_ADDRESS_5,
+  PCI_CAP_ID_MSI,
+  PCI_CAP_ID_MSIX,
+  PCI_CAP_ID_PM,
+  PCI_COMMAND,
+  PCI_COMMAND_IO,
+  PCI_COMMAND_MEMORY,
+  PCI_HEADER_TYPE,
+  PCI_HEADER_TYPE_MASK,
+  PCI_HEADER_TYPE_NORMAL,
+  PCI_INTERRUPT_PIN,
+  PCI_PM_CTRL,
+  PCI_PM_CTRL_STATE_MASK,
+  PCI_ROM_ADDRESS,
+} from '../pci/pci-regs.js';
+import { type BarRegions, Bars, type Decode, findBarRegions, NO_DECODE } from './bars.js';
+import { walkCapabilities } from './capabilities.js';
+import { ConfigShadow } from './config-shadow.js';
+import { DeviceConfig } from './device-config.js';
+import { type DeviceSignal, wireSignal } from './err-req.js';
+import { InterruptMode, type InterruptModeName } from './interrupt-mode.js';
+import { Intx, type SoftwareUnmask } from './intx.js';
+import { IrqPort } from './irq-port.js';
+import { Msi } from './msi.js';
+import { Msix, type MsixShape, type PlacedArea, readMsixShape } from './msix.js';
+import { attempt, note, noteMisuse, plural } from './notes.js';
+import { Region } from './region.js';
+import { resetDevice } from './reset.js';
+
+export interface VfioPciOptions {
+  /**
+   * The I/O APIC pin that a PCI interrupt pin (1 for INTA to 4 for INTD) of the device's slot is wired to; undefined
+   * for none. Without this the device has no INTx, and its interrupt pin register reads 0.
+   */
+  readonly routeIntx?: (pin: number) => number | undefined;
+}
+
+/** What an open device is made of. */
+interface Parts {
+  readonly file: DeviceFile;
+  readonly config: DeviceConfig;
+  readonly shadow: ConfigShadow;
+  readonly shapes: readonly BarShape[];
+  readonly bars: Bars;
+  readonly mode: InterruptMode;
+  readonly intx: Intx | undefined;
+  readonly msi: Msi | undefined;
+  readonly msix: Msix | undefined;
+  readonly errorSignal: DeviceSignal | undefined;
+  readonly requestSignal: DeviceSignal | undefined;
+}
+
+/**
+ * An assigned PCI device: whatever stands behind a VFIO device file, as one function on the guest's bus. It only
+ * borrows the file, which has to outlive it. Nothing a guest writes makes it throw. Machine thread only.
+ */
+export class VfioPciDevice implements PciFunction {
+  readonly name: string;
+  readonly #parts: Parts;
+  readonly #owned: Scope;
+  /** Whether the device is in power state D0: in any other its BARs do not decode. */
+  #isAwake = true;
+
+  private constructor(name: string, parts: Parts, owned: Scope) {
+    this.name = name;
+    this.#parts = parts;
+    this.#owned = owned;
+  }
+
+  /**
+   * Resets the device and makes a function of it, with decoding, bus master and all interrupts but INTx off. Each step
+   * is published on trace.vfio.
+   * @param name for messages: `00:03.0 virtio-net`
+   * @throws SysError ENODEV if it is not a PCI device, or a bridge; EIO if it does not answer; else of the failed call
+   */
+  static open(
+    name: string,
+    file: DeviceFile,
+    environment: PciEnvironment,
+    options: VfioPciOptions = {},
+  ): VfioPciDevice {
+    using scope = new Scope();
+    const info = file.getInfo();
+    if ((info.flags & VFIO_DEVICE_FLAGS_PCI) === 0) throw notUsable(name, 'not a PCI device');
+    note(name, 'open', `${plural(info.numRegions, 'region')}, ${plural(info.numIrqs, 'interrupt kind')}`);
+    const config = new DeviceConfig(Region.open(name, file, VFIO_PCI_CONFIG_REGION_INDEX));
+    const read = (offset: number, bytes: number): number => config.read(offset, bytes);
+    resetDevice(name, file, config);
+    scope.defer(() => attempt(name, 'reset', () => resetDevice(name, file, config)));
+    if ((read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MASK) !== PCI_HEADER_TYPE_NORMAL) {
+      throw notUsable(name, 'a bridge: assign the functions behind it');
+    }
+
+    const irq = (index: number): IrqPort | undefined => IrqPort.open(file, info.numIrqs, index);
+    const intxIrq = irq(VFIO_PCI_INTX_IRQ_INDEX);
+    const msiIrq = irq(VFIO_PCI_MSI_IRQ_INDEX);
+    const msixIrq = irq(VFIO_PCI_MSIX_IRQ_INDEX);
+    const regions = findBarRegions(name, file, read, info.numRegions);
+    const msixShape = msixIrq === undefined ? undefined : findMsix(name, read, regions);
+    const pin = read(PCI_INTERRUPT_PIN, 1);
+    const gsi = pin === 0 || intxIrq === undefined ? undefined : options.routeIntx?.(pin);
+
+    const shadow = ConfigShadow.create(name, config, {
+      bars: regions.bars.map(({ shape }) => shape),
+      rom: regions.rom?.size,
+      interruptPin: gsi === undefined ? 0 : pin,
+      interruptLine: gsi ?? 0,
+      msiVectors: msiIrq?.info.count ?? 0,
+      msixVectors: msixShape === undefined ? 0 : (msixIrq?.info.count ?? 0),
+    });
+    const bars = scope.own(Bars.open(name, file, regions, msixShape, shadow.space, environment));
+
+    const { interrupts } = environment;
+    const msiAt = shadow.find(PCI_CAP_ID_MSI);
+    const msixAt = shadow.find(PCI_CAP_ID_MSIX);
+    const intx =
+      gsi === undefined || intxIrq === undefined ? undefined : new Intx(name, gsi, intxIrq, interrupts);
+    const msi =
+      msiAt === undefined || msiIrq === undefined
+        ? undefined
+        : new Msi(name, shadow.space, msiAt, msiIrq, interrupts);
+    const msix =
+      msixAt === undefined || msixIrq === undefined || msixShape === undefined
+        ? undefined
+        : new Msix(name, msixShape, shadow.space, msixAt, msixIrq, interrupts);
+    if (msix !== undefined) bars.attachMsix(msix);
+    const mode = new InterruptMode(intx, msi, msix);
+    scope.defer(() => mode.stop());
+
+    const errorSignal = wireSignal(name, 'err', irq(VFIO_PCI_ERR_IRQ_INDEX));
+    if (errorSignal !== undefined) scope.own(errorSignal);
+    const requestSignal = wireSignal(name, 'req', irq(VFIO_PCI_REQ_IRQ_INDEX));
+    if (requestSignal !== undefined) scope.own(requestSignal);
+    mode.update();
+
+    const shapes = regions.bars.map(({ shape }) => shape);
+    const parts = { file, config, shadow, shapes, bars, mode, intx, msi, msix, errorSignal, requestSignal };
+    return new VfioPciDevice(name, parts, scope.move());
+  }
+
+  /** The BARs a guest finds, without the ROM. */
+  get bars(): readonly BarShape[] {
+    return this.#parts.shapes;
+  }
+
+  /** Signalled when the device had an uncorrectable error; undefined if it cannot tell. */
+  get errorFd(): number | undefined {
+    return this.#parts.errorSignal?.fd;
+  }
+
+  /** Signalled when the host wants the device back: it should be unplugged soon. Undefined if it cannot tell. */
+  get requestFd(): number | undefined {
+    return this.#parts.requestSignal?.fd;
+  }
+
+  /** Which kind of interrupts is in use. */
+  get interruptMode(): InterruptModeName {
+    return this.#parts.mode.name;
+  }
+
+  /** What the machine has to do for INTx, if the provider cannot; changes with {@link interruptMode}. */
+  get softwareUnmask(): SoftwareUnmask | undefined {
+    return this.#parts.intx?.softwareUnmask;
+  }
+
+  configRead(offset: number, bytes: number): number {
+    const { shadow, msi } = this.#parts;
+    msi?.refreshPending(offset, bytes);
+    return shadow.read(offset, bytes);
+  }
+
+  configWrite(offset: number, bytes: number, value: number): void {
+    const { shadow, bars, mode, config } = this.#parts;
+    const touches = (start: number | undefined, length: number): boolean =>
+      start !== undefined && offset < start + length && start < offset + bytes;
+    const powerAt = shadow.find(PCI_CAP_ID_PM);
+    const power = powerAt === undefined ? undefined : powerAt + PCI_PM_CTRL;
+    const before = this.#decode();
+
+    shadow.write(offset, bytes, value);
+    const isPowerWrite = touches(power, 1);
+    if (isPowerWrite && power !== undefined) {
+      this.#isAwake &&= ((value >>> (8 * (power - offset))) & PCI_PM_CTRL_STATE_MASK) === 0;
+    }
+    // What stops being decoded goes before the device hears of it: Linux takes the memory away from under a mapped BAR
+    // at that moment. What begins to be decoded comes after.
+    const after = this.#decode();
+    if ((before.memory && !after.memory) || (before.io && !after.io)) {
+      bars.update({ memory: before.memory && after.memory, io: before.io && after.io });
+    }
+    shadow.forward(offset, bytes, value);
+    if (isPowerWrite && power !== undefined) {
+      this.#isAwake = (config.read(power, 2) & PCI_PM_CTRL_STATE_MASK) === 0;
+    }
+    if (
+      isPowerWrite ||
+      touches(PCI_COMMAND, 1) ||
+      touches(PCI_BASE_ADDRESS_0, PCI_BASE_ADDRESS_5 + 4 - PCI_BASE_ADDRESS_0) ||
+      touches(PCI_ROM_ADDRESS, 4)
+    ) {
+      bars.update(this.#decode());
+    }
+    if (
+      touches(shadow.find(PCI_CAP_ID_MSI), MSI_SIZEOF) ||
+      touches(shadow.find(PCI_CAP_ID_MSIX), MSIX_CONTROL_END)
+    )
+      this.#updateInterrupts(mode);
+  }
+
+  /**
+   * The state after power-on, as when the machine is reset.
+   * @throws SysError as {@link VfioPciDevice.open}
+   */
+  reset(): void {
+    const { file, config, shadow, bars, mode, msix } = this.#parts;
+    bars.update(NO_DECODE);
+    mode.stop();
+    shadow.reset();
+    msix?.reset();
+    this.#isAwake = true;
+    resetDevice(this.name, file, config);
+    mode.update();
+  }
+
+  /** Takes everything away from the guest, stops the device's DMA and resets it. Never throws: failures are noted. */
+  [Symbol.dispose](): void {
+    this.#parts.bars.update(NO_DECODE);
+    attempt(this.name, 'close', () => this.#owned[Symbol.dispose]());
+  }
+
+  #decode(): Decode {
+    const command = this.#parts.shadow.space.read(PCI_COMMAND, 2);
+    return {
+      memory: this.#isAwake && (command & PCI_COMMAND_MEMORY) !== 0,
+      io: this.#isAwake && (command & PCI_COMMAND_IO) !== 0,
+    };
+  }
+
+  #updateInterrupts(mode: InterruptMode): void {
+    const { msi, msix } = this.#parts;
+    if (msi?.isEnabled && msix?.isEnabled) noteMisuse(this.name, 'msix', 'MSI and MSI-X are both enabled');
+    mode.update();
+  }
+}
+
+/** The longest MSI capability, and MSI-X up to its control register. */
+const MSI_SIZEOF = 24;
+const MSIX_CONTROL_END = 4;
+
+function notUsable(name: string, why: string): SysError {
+  return new SysError({ call: 'VFIO_DEVICE_GET_INFO', target: name, errno: errno.ENODEV, hint: why });
+}
+
+/** The MSI-X capability, if there is one whose table and PBA are where it says. */
+function findMsix(
+  name: string,
+  read: (offset: number, bytes: number) => number,
+  regions: BarRegions,
+): MsixShape | undefined {
+  const capability = walkCapabilities(read).find(({ id }) => id === PCI_CAP_ID_MSIX);
+  if (capability === undefined) return undefined;
+  const shape = readMsixShape(read, capability.offset);
+  const exists = ({ bar, offset, size }: PlacedArea): boolean =>
+    regions.bars.some(
+      (found) =>
+        found.shape.index === bar && found.shape.kind !== 'io' && BigInt(offset + size) <= found.shape.size,
+    );
+  if (exists(shape.table) && exists(shape.pba)) return shape;
+  note(name, 'msix', 'the MSI-X table or PBA lies in no BAR');
+  return undefined;
+}

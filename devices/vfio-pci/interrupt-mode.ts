@@ -1,0 +1,55 @@
+import type { Intx } from './intx.js';
+import type { Msi } from './msi.js';
+import type { Msix } from './msix.js';
+
+/** Which of its three ways of interrupting the device is to use. */
+export type InterruptModeName = 'msix' | 'msi' | 'intx' | 'none';
+
+/**
+ * Switches between INTx, MSI and MSI-X as the guest enables one. A device has one at a time (Linux refuses a second
+ * with EINVAL), so the old one is always taken down first. With both enabled, which no driver may do, MSI-X wins.
+ */
+export class InterruptMode {
+  readonly #intx: Intx | undefined;
+  readonly #msi: Msi | undefined;
+  readonly #msix: Msix | undefined;
+  #current: InterruptModeName = 'none';
+
+  constructor(intx: Intx | undefined, msi: Msi | undefined, msix: Msix | undefined) {
+    this.#intx = intx;
+    this.#msi = msi;
+    this.#msix = msix;
+  }
+
+  get name(): InterruptModeName {
+    return this.#current;
+  }
+
+  /** Makes the interrupts what the registers say. */
+  update(): void {
+    const wanted = this.#wanted();
+    if (wanted === this.#current) {
+      this.#source(wanted)?.refresh();
+      return;
+    }
+    this.stop();
+    this.#current = wanted;
+    this.#source(wanted)?.start();
+  }
+
+  stop(): void {
+    this.#source(this.#current)?.stop();
+    this.#current = 'none';
+  }
+
+  #wanted(): InterruptModeName {
+    if (this.#msix?.isEnabled) return 'msix';
+    if (this.#msi?.isEnabled) return 'msi';
+    return this.#intx === undefined ? 'none' : 'intx';
+  }
+
+  #source(name: InterruptModeName): Intx | Msi | Msix | undefined {
+    if (name === 'none') return undefined;
+    return { msix: this.#msix, msi: this.#msi, intx: this.#intx }[name];
+  }
+}

@@ -1,0 +1,112 @@
+import { VFIO_IRQ_INFO_NORESIZE } from '../../vfio/uapi.js';
+import type { Interrupts, MsiLine } from '../contracts.js';
+import type { IrqPort } from './irq-port.js';
+import { attempt, type NoteSubject, note, plural } from './notes.js';
+
+interface Vector {
+  readonly line: MsiLine;
+  address: bigint;
+  data: number;
+}
+
+/**
+ * The vectors of MSI or MSI-X while one of them is enabled: a line each into the guest, whose eventfd the device has.
+ * A masked vector keeps its line, so that what the device signals meanwhile is delivered at unmask. Failures of the
+ * host are noted: the vector stays silent, as a guest cannot be told.
+ */
+export class MessageVectors {
+  readonly #name: string;
+  readonly #what: NoteSubject;
+  readonly #irq: IrqPort;
+  readonly #interrupts: Interrupts;
+  #vectors: (Vector | undefined)[] = [];
+  #isStarted = false;
+
+  constructor(name: string, what: NoteSubject, irq: IrqPort, interrupts: Interrupts) {
+    this.#name = name;
+    this.#what = what;
+    this.#irq = irq;
+    this.#interrupts = interrupts;
+  }
+
+  /** VFIO_IRQ_INFO_NORESIZE: what is not wired by {@link start} cannot be wired later. */
+  get isFixed(): boolean {
+    return (this.#irq.info.flags & VFIO_IRQ_INFO_NORESIZE) !== 0;
+  }
+
+  get isStarted(): boolean {
+    return this.#isStarted;
+  }
+
+  /**
+   * Wires vectors 0 to `count` - 1 in one SET_IRQS, which is what enables the device's interrupts: those that are
+   * not `wanted` without an eventfd. A host that cannot give so many is asked for half, and so on.
+   */
+  start(count: number, wanted: (vector: number) => boolean): void {
+    this.#vectors = new Array(Math.min(count, this.#irq.info.count)).fill(undefined);
+    const fds = this.#vectors.map((_, vector) => (wanted(vector) ? this.#createLine(vector) : -1));
+    this.#isStarted = true;
+    while (fds.length > 0 && !attempt(this.#name, this.#what, () => this.#irq.trigger(0, fds))) {
+      fds.length >>= 1;
+    }
+    const used = fds.filter((fd) => fd >= 0).length;
+    note(
+      this.#name,
+      this.#what,
+      `enabled: ${fds.length} of ${plural(count, 'vector')} wired, ${plural(used, 'eventfd')}`,
+    );
+  }
+
+  /** Wires one more vector while started; nothing if it is wired. */
+  add(vector: number): void {
+    if (this.#vectors[vector] !== undefined || vector >= this.#irq.info.count) return;
+    const fd = this.#createLine(vector);
+    if (fd < 0) return;
+    const isWired = attempt(this.#name, this.#what, () => this.#irq.trigger(vector, [fd]));
+    if (isWired) note(this.#name, this.#what, `vector ${vector}: eventfd added`);
+  }
+
+  /** Unmasked: interrupts of the vector send this message. */
+  deliver(vector: number, address: bigint, data: number): void {
+    const found = this.#vectors[vector];
+    if (found === undefined) return;
+    if (found.line.isOpen && found.address === address && found.data === data) return;
+    found.address = address;
+    found.data = data;
+    attempt(this.#name, this.#what, () => found.line.open(address, data));
+  }
+
+  /** Masked: interrupts wait. */
+  hold(vector: number): void {
+    const line = this.#vectors[vector]?.line;
+    if (line?.isOpen) attempt(this.#name, this.#what, () => line.close());
+  }
+
+  isPending(vector: number): boolean {
+    const line = this.#vectors[vector]?.line;
+    return line !== undefined && !line.isOpen && line.isPending();
+  }
+
+  /** Disables the device's interrupts; what was held back is gone. */
+  stop(): void {
+    if (!this.#isStarted) return;
+    this.#isStarted = false;
+    attempt(this.#name, this.#what, () => this.#irq.disable());
+    for (const vector of this.#vectors) {
+      if (vector !== undefined) attempt(this.#name, this.#what, () => vector.line[Symbol.dispose]());
+    }
+    this.#vectors = [];
+    note(this.#name, this.#what, 'disabled');
+  }
+
+  /** Returns the new line's eventfd, or -1. */
+  #createLine(vector: number): number {
+    let fd = -1;
+    attempt(this.#name, this.#what, () => {
+      const line = this.#interrupts.msi(`${this.#name} ${this.#what} ${vector}`);
+      this.#vectors[vector] = { line, address: 0n, data: 0 };
+      fd = line.eventfd;
+    });
+    return fd;
+  }
+}

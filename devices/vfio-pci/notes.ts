@@ -1,0 +1,56 @@
+/** What an assigned device tells about itself: the steps of attaching, and what went wrong since. */
+import { trace } from '../../sys/trace.js';
+
+/** What a note is about. */
+export type NoteSubject =
+  | 'open'
+  | 'reset'
+  | 'config'
+  | 'bar'
+  | 'rom'
+  | 'intx'
+  | 'msi'
+  | 'msix'
+  | 'err'
+  | 'req'
+  | 'access'
+  | 'close';
+
+/** Publishes `{ what, device, text }`, the text for a person. */
+export function note(device: string, what: NoteSubject, text: string): void {
+  if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, device, text });
+}
+
+/** Publishes what a guest did that no driver should. */
+export function noteMisuse(device: string, what: NoteSubject, text: string): void {
+  if (trace.guestMisuse.hasSubscribers) trace.guestMisuse.publish({ device, what, text });
+}
+
+export const errorText = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+/**
+ * Runs `action`, which asks the provider for something while a guest waits (or while all is being closed): a failure
+ * becomes a note. Returns whether it succeeded.
+ */
+export function attempt(device: string, what: NoteSubject, action: () => void): boolean {
+  try {
+    action();
+    return true;
+  } catch (error) {
+    note(device, what, errorText(error));
+    return false;
+  }
+}
+
+/** `16 KiB`: exact, in the largest unit that has no fraction. */
+export function formatBytes(bytes: bigint | number): string {
+  let value = BigInt(bytes);
+  for (const unit of ['bytes', 'KiB', 'MiB', 'GiB']) {
+    if (value === 0n || value % 1024n !== 0n) return `${value} ${unit}`;
+    value /= 1024n;
+  }
+  return `${value} TiB`;
+}
+
+/** `1 vector`, `2 vectors` */
+export const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? '' : 's'}`;

@@ -1,0 +1,96 @@
+import { trace } from '../../sys/trace.js';
+import {
+  type DeviceFile,
+  type RegionInfo,
+  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_REGION_INFO_FLAG_WRITE,
+} from '../../vfio/uapi.js';
+import type { BarArea } from './bar-layout.js';
+import { errorText, note } from './notes.js';
+
+/**
+ * One region of the device file, as a trapped access meets it: what fails or does not exist reads as all-ones and
+ * swallows writes. Accesses allocate nothing unless they fail or run over the region's end.
+ */
+export class Region {
+  readonly info: RegionInfo;
+  readonly #device: string;
+  readonly #file: DeviceFile;
+  readonly #canRead: boolean;
+  readonly #canWrite: boolean;
+
+  constructor(device: string, file: DeviceFile, info: RegionInfo) {
+    this.#device = device;
+    this.#file = file;
+    this.info = info;
+    this.#canRead = (info.flags & VFIO_REGION_INFO_FLAG_READ) !== 0;
+    this.#canWrite = (info.flags & VFIO_REGION_INFO_FLAG_WRITE) !== 0;
+  }
+
+  /** @throws SysError EINVAL for an index that is not there */
+  static open(device: string, file: DeviceFile, index: number): Region {
+    return new Region(device, file, file.getRegionInfo(index));
+  }
+
+  get size(): number {
+    return this.info.size;
+  }
+
+  /** Areas that can be mapped; undefined if the region does not say (then: all, if it can be mapped at all). */
+  get sparseAreas(): readonly BarArea[] | undefined {
+    for (const capability of this.info.capabilities) {
+      if (capability.id === VFIO_REGION_INFO_CAP_SPARSE_MMAP) return capability.areas;
+    }
+    return undefined;
+  }
+
+  read(offset: number, data: Uint8Array): void {
+    const bytes = Math.min(data.length, this.info.size - offset);
+    let got = 0;
+    if (bytes > 0 && this.#canRead) {
+      try {
+        const part = bytes === data.length ? data : data.subarray(0, bytes);
+        got = this.#file.read(this.info.offset + offset, part);
+      } catch (error) {
+        this.#failed('read', offset, data.length, error);
+      }
+    }
+    if (got < data.length) data.fill(0xff, Math.max(got, 0));
+    if (trace.region.hasSubscribers) this.#publish(offset, data, false);
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    const bytes = Math.min(data.length, this.info.size - offset);
+    if (bytes > 0 && this.#canWrite) {
+      try {
+        this.#file.write(this.info.offset + offset, bytes === data.length ? data : data.subarray(0, bytes));
+      } catch (error) {
+        this.#failed('write', offset, data.length, error);
+      }
+    }
+    if (trace.region.hasSubscribers) this.#publish(offset, data, true);
+  }
+
+  #failed(what: string, offset: number, bytes: number, error: unknown): void {
+    note(
+      this.#device,
+      'access',
+      `${what} of ${bytes} bytes at 0x${offset.toString(16)} of region ${this.info.index}: ${errorText(error)}`,
+    );
+  }
+
+  #publish(offset: number, data: Uint8Array, isWrite: boolean): void {
+    let value = 0n;
+    for (let i = data.length - 1; i >= 0; i--) value = (value << 8n) | BigInt(data[i] as number);
+    const { index } = this.info;
+    trace.region.publish({
+      device: this.#device,
+      region: index,
+      address: offset,
+      bytes: data.length,
+      isWrite,
+      value,
+    });
+  }
+}

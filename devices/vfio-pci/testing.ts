@@ -1,0 +1,230 @@
+/** A VFIO device that does what it is told. */
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { signalEventfd } from '../../sys/eventfd.js';
+import { duplicateFd, type Fd } from '../../sys/fd.js';
+import { Mapping } from '../../sys/mapping.js';
+import {
+  type DeviceFile,
+  type DeviceInfo,
+  type IrqInfo,
+  type IrqSet,
+  type RegionCapability,
+  type RegionInfo,
+  type RegionIoEventFd,
+  VFIO_DEVICE_FLAGS_PCI,
+  VFIO_DEVICE_FLAGS_RESET,
+  VFIO_IRQ_INFO_EVENTFD,
+  VFIO_IRQ_INFO_NORESIZE,
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+  VFIO_IRQ_SET_DATA_NONE,
+  VFIO_PCI_CONFIG_REGION_INDEX,
+  VFIO_PCI_INTX_IRQ_INDEX,
+  VFIO_PCI_MSIX_IRQ_INDEX,
+  VFIO_PCI_NUM_IRQS,
+  VFIO_PCI_NUM_REGIONS,
+  VFIO_REGION_INFO_FLAG_MMAP,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_REGION_INFO_FLAG_WRITE,
+} from '../../vfio/uapi.js';
+
+export interface ScriptedRegion {
+  readonly size: number;
+  /** VFIO_REGION_INFO_FLAG_ bits; read and write if absent. */
+  readonly flags?: number;
+  readonly capabilities?: readonly RegionCapability[];
+  readonly ioFds?: readonly RegionIoEventFd[];
+}
+
+export interface ScriptedDeviceInit {
+  /** Bytes of configuration space, 256 or 4096: what reads give. */
+  readonly config: Uint8Array;
+  /** Bits of {@link ScriptedDeviceInit.config} that writes change; all if absent. */
+  readonly configWritable?: Uint8Array;
+  /** By region index. */
+  readonly regions?: Readonly<Record<number, ScriptedRegion>>;
+  /** By IRQ index. */
+  readonly irqs?: Readonly<Record<number, { readonly count: number; readonly flags?: number }>>;
+  /** Without VFIO_DEVICE_FLAGS_RESET, and ENOTTY. */
+  readonly hasNoReset?: boolean;
+}
+
+/** One call that a {@link ScriptedDevice} has had. */
+export type DeviceCall =
+  | { readonly call: 'read' | 'write'; readonly region: number; readonly at: number; readonly bytes: number }
+  | { readonly call: 'setIrqs'; readonly set: IrqSet }
+  | { readonly call: 'mmap'; readonly region: number; readonly at: number; readonly bytes: number }
+  | { readonly call: 'reset' };
+
+const REGION_SHIFT = 2 ** 40;
+const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+
+/**
+ * A device file whose regions are plain memory. It keeps vfio-pci's rules of interrupts: one kind at a time, a fixed
+ * set does not grow; and refuses, by `failures`, what the test wants refused. Unmasking is for the test to ask for.
+ */
+export class ScriptedDevice implements DeviceFile {
+  readonly target = 'scripted device';
+  readonly calls: DeviceCall[] = [];
+  /** Calls that fail, with what. */
+  readonly failures = new Map<DeviceCall['call'] | 'unmaskBy', keyof typeof errno>();
+  readonly #init: ScriptedDeviceInit;
+  readonly #memory = new Map<number, Uint8Array>();
+  /** Per IRQ index, the eventfds in use. */
+  readonly #triggers = new Map<number, (Fd | undefined)[]>();
+
+  constructor(init: ScriptedDeviceInit) {
+    this.#init = init;
+    this.#memory.set(VFIO_PCI_CONFIG_REGION_INDEX, init.config.slice());
+    for (const [index, { size }] of Object.entries(init.regions ?? {})) {
+      this.#memory.set(Number(index), new Uint8Array(size));
+    }
+  }
+
+  /** A region's bytes; those of mapped parts are elsewhere. */
+  region(index: number): Uint8Array {
+    return this.#memory.get(index) ?? new Uint8Array(0);
+  }
+
+  get config(): Uint8Array {
+    return this.region(VFIO_PCI_CONFIG_REGION_INDEX);
+  }
+
+  /** The IRQ indexes in use, each with its wired vectors. */
+  wired(): Record<number, number[]> {
+    const wired: Record<number, number[]> = {};
+    for (const [index, fds] of this.#triggers) {
+      wired[index] = fds.flatMap((fd, vector) => (fd === undefined ? [] : [vector]));
+    }
+    return wired;
+  }
+
+  /** The device wants to interrupt; false if nobody has wired that vector. */
+  fire(index: number, vector = 0): boolean {
+    const fd = this.#triggers.get(index)?.[vector];
+    if (fd !== undefined) signalEventfd(fd.number);
+    return fd !== undefined;
+  }
+
+  getInfo(): DeviceInfo {
+    const flags = VFIO_DEVICE_FLAGS_PCI | (this.#init.hasNoReset ? 0 : VFIO_DEVICE_FLAGS_RESET);
+    return { flags, numRegions: VFIO_PCI_NUM_REGIONS, numIrqs: VFIO_PCI_NUM_IRQS };
+  }
+
+  getRegionInfo(index: number): RegionInfo {
+    if (index >= VFIO_PCI_NUM_REGIONS) throw this.#error('VFIO_DEVICE_GET_REGION_INFO', 'EINVAL');
+    const offset = index * REGION_SHIFT;
+    if (index === VFIO_PCI_CONFIG_REGION_INDEX) {
+      return { index, flags: READ_WRITE, size: this.config.length, offset, capabilities: [] };
+    }
+    const region = this.#init.regions?.[index];
+    const { size = 0, flags = size === 0 ? 0 : READ_WRITE, capabilities = [] } = region ?? {};
+    return { index, flags, size, offset, capabilities };
+  }
+
+  getRegionIoFds(index: number): readonly RegionIoEventFd[] {
+    if (index >= VFIO_PCI_NUM_REGIONS) throw this.#error('VFIO_USER_DEVICE_GET_REGION_IO_FDS', 'EINVAL');
+    return this.#init.regions?.[index]?.ioFds ?? [];
+  }
+
+  getIrqInfo(index: number): IrqInfo {
+    if (index >= VFIO_PCI_NUM_IRQS) throw this.#error('VFIO_DEVICE_GET_IRQ_INFO', 'EINVAL');
+    const irq = this.#init.irqs?.[index];
+    return { index, count: irq?.count ?? 0, flags: irq?.flags ?? VFIO_IRQ_INFO_EVENTFD };
+  }
+
+  setIrqs(set: IrqSet): void {
+    this.calls.push({ call: 'setIrqs', set });
+    this.#mayFail('setIrqs');
+    const { index, flags, start, count, data } = set;
+    const info = this.getIrqInfo(index);
+    if (start + count > info.count) throw this.#error('VFIO_DEVICE_SET_IRQS', 'EINVAL');
+    if ((flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) {
+      if ((flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) this.#mayFail('unmaskBy');
+      if (!this.#triggers.has(index)) throw this.#error('VFIO_DEVICE_SET_IRQS', 'EINVAL');
+      return;
+    }
+    if ((flags & VFIO_IRQ_SET_DATA_NONE) !== 0) {
+      if (count === 0) this.#release(index);
+      return;
+    }
+    const isInterrupt = (i: number): boolean => i >= VFIO_PCI_INTX_IRQ_INDEX && i <= VFIO_PCI_MSIX_IRQ_INDEX;
+    const isOtherInUse = [...this.#triggers.keys()].some((i) => i !== index && isInterrupt(i));
+    if (isInterrupt(index) && isOtherInUse) throw this.#error('VFIO_DEVICE_SET_IRQS', 'EINVAL');
+    const fds = this.#triggers.get(index);
+    const isGrowing = fds !== undefined && start + count > fds.length;
+    if (isGrowing && (info.flags & VFIO_IRQ_INFO_NORESIZE) !== 0) {
+      throw this.#error('VFIO_DEVICE_SET_IRQS', 'EINVAL');
+    }
+    const list = fds ?? [];
+    this.#triggers.set(index, list);
+    while (list.length < start + count) list.push(undefined);
+    for (const [i, fd] of (data ?? []).entries()) {
+      list[start + i]?.[Symbol.dispose]();
+      list[start + i] = fd < 0 ? undefined : duplicateFd(fd, `irq ${index}.${start + i}`);
+    }
+  }
+
+  reset(): void {
+    this.calls.push({ call: 'reset' });
+    this.#mayFail('reset');
+    if (this.#init.hasNoReset) throw this.#error('VFIO_DEVICE_RESET', 'ENOTTY');
+  }
+
+  read(offset: number, data: Uint8Array): number {
+    const { region, at, memory } = this.#locate(offset);
+    this.calls.push({ call: 'read', region, at, bytes: data.length });
+    this.#mayFail('read');
+    const part = memory.subarray(at, at + data.length);
+    data.set(part);
+    return part.length;
+  }
+
+  write(offset: number, data: Uint8Array): number {
+    const { region, at, memory } = this.#locate(offset);
+    this.calls.push({ call: 'write', region, at, bytes: data.length });
+    this.#mayFail('write');
+    const bytes = Math.min(data.length, memory.length - at);
+    const masks = region === VFIO_PCI_CONFIG_REGION_INDEX ? this.#init.configWritable : undefined;
+    for (let i = 0; i < bytes; i++) {
+      const mask = masks?.[at + i] ?? 0xff;
+      memory[at + i] = ((memory[at + i] as number) & ~mask) | ((data[i] as number) & mask);
+    }
+    return bytes;
+  }
+
+  mmap(offset: number, bytes: number): Mapping {
+    const { region, at } = this.#locate(offset);
+    this.calls.push({ call: 'mmap', region, at, bytes });
+    this.#mayFail('mmap');
+    const info = this.getRegionInfo(region);
+    if ((info.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || at + bytes > info.size) {
+      throw this.#error('mmap', 'EINVAL');
+    }
+    return Mapping.anonymous(bytes);
+  }
+
+  [Symbol.dispose](): void {
+    for (const index of [...this.#triggers.keys()]) this.#release(index);
+  }
+
+  #release(index: number): void {
+    for (const fd of this.#triggers.get(index) ?? []) fd?.[Symbol.dispose]();
+    this.#triggers.delete(index);
+  }
+
+  #locate(offset: number): { region: number; at: number; memory: Uint8Array } {
+    const region = Math.floor(offset / REGION_SHIFT);
+    return { region, at: offset - region * REGION_SHIFT, memory: this.region(region) };
+  }
+
+  #mayFail(call: DeviceCall['call'] | 'unmaskBy'): void {
+    const code = this.failures.get(call);
+    if (code !== undefined) throw this.#error(call, code);
+  }
+
+  #error(call: string, code: keyof typeof errno): SysError {
+    return new SysError({ call, target: this.target, errno: errno[code] });
+  }
+}

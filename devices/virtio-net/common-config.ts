@@ -1,0 +1,316 @@
+import type { QueueSetup } from './messages.js';
+import type { SharedState } from './shared-state.js';
+import {
+  MSIX_VECTORS,
+  QUEUE_COUNT,
+  QUEUE_SIZE_MAX,
+  VIRTIO_CONFIG_S_ACKNOWLEDGE,
+  VIRTIO_CONFIG_S_DRIVER,
+  VIRTIO_CONFIG_S_DRIVER_OK,
+  VIRTIO_CONFIG_S_FAILED,
+  VIRTIO_CONFIG_S_FEATURES_OK,
+  VIRTIO_CONFIG_S_NEEDS_RESET,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_VERSION_1,
+  VIRTIO_MSI_NO_VECTOR,
+} from './spec.js';
+
+/** What the registers make happen. Both return when it has happened. */
+export interface QueueControl {
+  start(queues: readonly QueueSetup[]): void;
+  stop(): void;
+}
+
+interface Field {
+  readonly at: number;
+  readonly bytes: 1 | 2 | 4;
+  readonly get: () => number;
+  readonly set?: (value: number) => void;
+}
+
+interface QueueRegisters {
+  size: number;
+  isEnabled: boolean;
+  /** queue_desc, queue_driver and queue_device: low and high words. */
+  readonly addresses: Uint32Array;
+}
+
+const STATUS_BITS =
+  VIRTIO_CONFIG_S_ACKNOWLEDGE |
+  VIRTIO_CONFIG_S_DRIVER |
+  VIRTIO_CONFIG_S_FEATURES_OK |
+  VIRTIO_CONFIG_S_DRIVER_OK |
+  VIRTIO_CONFIG_S_FAILED;
+
+const QUEUE_ADDRESS = 0x20;
+/** struct virtio_pci_common_cfg without the fields of features that this device does not offer. */
+const COMMON_BYTES = 0x38;
+const ALIGNMENTS = [16, 2, 4] as const;
+
+const newQueue = (): QueueRegisters => ({
+  size: QUEUE_SIZE_MAX,
+  isEnabled: false,
+  addresses: new Uint32Array(6),
+});
+
+const word = (bits: bigint, select: number): number =>
+  select < 2 ? Number((bits >> BigInt(32 * select)) & 0xffffffffn) : 0;
+
+/**
+ * Common configuration structure: status, feature negotiation and queue set-up (4.1.4.3, 3.1). A driver that breaks the
+ * rules is told so by what it reads back, and by nothing else.
+ */
+export class CommonConfig {
+  readonly #offered: bigint;
+  readonly #state: SharedState;
+  readonly #queues: QueueControl;
+  readonly #misuse: (what: string) => void;
+  readonly #fieldOf: readonly Field[];
+
+  #deviceFeatureSelect = 0;
+  #driverFeatureSelect = 0;
+  #driverFeatures = 0n;
+  #status = 0;
+  #select = 0;
+  #registers: readonly QueueRegisters[] = [];
+
+  /**
+   * @param offered feature bits
+   * @param misuse tells of a driver's mistake
+   */
+  constructor(offered: bigint, state: SharedState, queues: QueueControl, misuse: (what: string) => void) {
+    this.#offered = offered;
+    this.#state = state;
+    this.#queues = queues;
+    this.#misuse = misuse;
+    this.#fieldOf = this.#layOut();
+    this.#clear();
+  }
+
+  /** device_status as the driver reads it. */
+  get status(): number {
+    return this.#status | (this.#state.needsReset ? VIRTIO_CONFIG_S_NEEDS_RESET : 0);
+  }
+
+  /** Value of 1, 2 or 4 bytes; all-ones where there is no field. */
+  read(offset: number, bytes: number): number {
+    let value = 0;
+    for (let i = bytes - 1; i >= 0; i--) {
+      const field = this.#fieldOf[offset + i];
+      const byte = field === undefined ? 0xff : (field.get() >>> (8 * (offset + i - field.at))) & 0xff;
+      value = value * 256 + byte;
+    }
+    return value;
+  }
+
+  /** 4.1.3.1: a driver uses the field's own width, and two halves for 64 bits. Anything else goes nowhere. */
+  write(offset: number, bytes: number, value: number): void {
+    const field = this.#fieldOf[offset];
+    if (field?.set === undefined || field.at !== offset || field.bytes !== bytes) {
+      this.#misuse(`write of ${bytes} bytes to common configuration 0x${offset.toString(16)}`);
+      return;
+    }
+    field.set(value);
+  }
+
+  /** Device reset: returns when no queue is served any more. 2.4 */
+  reset(): void {
+    this.#queues.stop();
+    this.#state.reset();
+    this.#clear();
+  }
+
+  #clear(): void {
+    this.#deviceFeatureSelect = 0;
+    this.#driverFeatureSelect = 0;
+    this.#driverFeatures = 0n;
+    this.#status = 0;
+    this.#select = 0;
+    this.#registers = Array.from({ length: QUEUE_COUNT }, newQueue);
+  }
+
+  #layOut(): Field[] {
+    const fields: Field[] = [
+      {
+        at: 0x00,
+        bytes: 4,
+        get: () => this.#deviceFeatureSelect,
+        set: (value) => {
+          this.#deviceFeatureSelect = value;
+        },
+      },
+      { at: 0x04, bytes: 4, get: () => word(this.#offered, this.#deviceFeatureSelect) },
+      {
+        at: 0x08,
+        bytes: 4,
+        get: () => this.#driverFeatureSelect,
+        set: (value) => {
+          this.#driverFeatureSelect = value;
+        },
+      },
+      {
+        at: 0x0c,
+        bytes: 4,
+        // Of what the driver has written, only valid bits are shown.
+        get: () => word(this.#driverFeatures & this.#offered, this.#driverFeatureSelect),
+        set: (value) => this.#setDriverFeatures(value),
+      },
+      {
+        at: 0x10,
+        bytes: 2,
+        get: () => this.#state.configVector,
+        set: (value) => {
+          this.#state.configVector = this.#vector(value);
+        },
+      },
+      { at: 0x12, bytes: 2, get: () => QUEUE_COUNT },
+      { at: 0x14, bytes: 1, get: () => this.status, set: (value) => this.#setStatus(value) },
+      { at: 0x15, bytes: 1, get: () => this.#state.generation },
+      {
+        at: 0x16,
+        bytes: 2,
+        get: () => this.#select,
+        set: (value) => {
+          this.#select = value;
+        },
+      },
+      {
+        at: 0x18,
+        bytes: 2,
+        get: () => this.#queue?.size ?? 0,
+        set: (value) => this.#setQueueSize(value),
+      },
+      {
+        at: 0x1a,
+        bytes: 2,
+        get: () => (this.#queue === undefined ? 0 : this.#state.queueVector(this.#select)),
+        set: (value) => {
+          if (this.#queue !== undefined) this.#state.setQueueVector(this.#select, this.#vector(value));
+        },
+      },
+      {
+        at: 0x1c,
+        bytes: 2,
+        get: () => (this.#queue?.isEnabled ? 1 : 0),
+        set: (value) => this.#enableQueue(value),
+      },
+      // Each queue has its own address to notify. 4.1.4.4
+      { at: 0x1e, bytes: 2, get: () => (this.#queue === undefined ? 0 : this.#select) },
+    ];
+    for (let i = 0; i < (COMMON_BYTES - QUEUE_ADDRESS) / 4; i++) {
+      fields.push({
+        at: QUEUE_ADDRESS + 4 * i,
+        bytes: 4,
+        get: () => this.#queue?.addresses[i] ?? 0,
+        set: (value) => this.#setAddress(i, value),
+      });
+    }
+    return fields.flatMap((field) => Array.from({ length: field.bytes }, () => field));
+  }
+
+  get #queue(): QueueRegisters | undefined {
+    return this.#registers[this.#select];
+  }
+
+  /** The selected queue, while it can still be set up. */
+  #queueToSetUp(what: string): QueueRegisters | undefined {
+    const queue = this.#queue;
+    if (queue !== undefined && !queue.isEnabled) return queue;
+    this.#misuse(`${what} of queue ${this.#select}, which ${queue ? 'is enabled' : 'does not exist'}`);
+    return undefined;
+  }
+
+  #setDriverFeatures(value: number): void {
+    if ((this.#status & VIRTIO_CONFIG_S_FEATURES_OK) !== 0) {
+      this.#misuse('driver_feature written after FEATURES_OK');
+      return;
+    }
+    if (this.#driverFeatureSelect > 1) {
+      if (value !== 0) this.#misuse(`driver_feature of select ${this.#driverFeatureSelect}`);
+      return;
+    }
+    const shift = BigInt(32 * this.#driverFeatureSelect);
+    this.#driverFeatures = (this.#driverFeatures & ~(0xffffffffn << shift)) | (BigInt(value) << shift);
+  }
+
+  /** A vector that does not exist reads back as VIRTIO_MSI_NO_VECTOR. 4.1.5.1.2.1 */
+  #vector(value: number): number {
+    return value < MSIX_VECTORS ? value : VIRTIO_MSI_NO_VECTOR;
+  }
+
+  #setStatus(value: number): void {
+    if (value === 0) {
+      this.reset();
+      return;
+    }
+    const kept = this.#status & ~value;
+    if (kept !== 0) this.#misuse(`device_status bits 0x${kept.toString(16)} cleared without a reset`);
+    let added = value & STATUS_BITS & ~this.#status;
+    if ((added & VIRTIO_CONFIG_S_FEATURES_OK) !== 0 && !this.#acceptsFeatures()) {
+      added &= ~VIRTIO_CONFIG_S_FEATURES_OK;
+    }
+    const hasFeatures = ((this.#status | added) & VIRTIO_CONFIG_S_FEATURES_OK) !== 0;
+    if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0 && !hasFeatures) {
+      this.#misuse('DRIVER_OK without FEATURES_OK');
+      added &= ~VIRTIO_CONFIG_S_DRIVER_OK;
+    }
+    this.#status |= added;
+    if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.start(this.#setups());
+  }
+
+  /** A bit that was not offered, or a legacy driver, leaves FEATURES_OK unset. 2.2.2, 6.1 */
+  #acceptsFeatures(): boolean {
+    const unknown = this.#driverFeatures & ~this.#offered;
+    if (unknown !== 0n) this.#misuse(`features 0x${unknown.toString(16)} were not offered`);
+    const isModern = (this.#driverFeatures & VIRTIO_F_VERSION_1) !== 0n;
+    if (!isModern) this.#misuse('VIRTIO_F_VERSION_1 was not accepted');
+    return unknown === 0n && isModern;
+  }
+
+  #setQueueSize(value: number): void {
+    const queue = this.#queueToSetUp('queue_size');
+    if (queue === undefined) return;
+    if (value === 0 || value > QUEUE_SIZE_MAX || (value & (value - 1)) !== 0) {
+      this.#misuse(`queue_size ${value}`);
+      return;
+    }
+    queue.size = value;
+  }
+
+  #setAddress(index: number, value: number): void {
+    const queue = this.#queueToSetUp('address');
+    if (queue !== undefined) queue.addresses[index] = value;
+  }
+
+  #enableQueue(value: number): void {
+    const queue = this.#queueToSetUp('queue_enable');
+    if (queue === undefined) return;
+    const setup = this.#setup(this.#select, queue);
+    const isAligned = [setup.desc, setup.driver, setup.device].every((at, i) => at % ALIGNMENTS[i]! === 0);
+    if (value !== 1 || !isAligned) {
+      this.#misuse(value === 1 ? 'queue_enable with a misaligned ring' : `queue_enable ${value}`);
+      return;
+    }
+    queue.isEnabled = true;
+    if ((this.#status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.start([setup]);
+  }
+
+  #setups(): QueueSetup[] {
+    return this.#registers.flatMap((queue, index) => (queue.isEnabled ? [this.#setup(index, queue)] : []));
+  }
+
+  #setup(index: number, { size, addresses }: QueueRegisters): QueueSetup {
+    const address = (i: number) => addresses[2 * i]! + addresses[2 * i + 1]! * 2 ** 32;
+    const accepted = this.#driverFeatures;
+    return {
+      index,
+      size,
+      desc: address(0),
+      driver: address(1),
+      device: address(2),
+      hasIndirect: (accepted & VIRTIO_F_INDIRECT_DESC) !== 0n,
+      hasEventIdx: (accepted & VIRTIO_F_EVENT_IDX) !== 0n,
+    };
+  }
+}

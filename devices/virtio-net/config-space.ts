@@ -1,0 +1,180 @@
+import { addBar } from '../pci/bar.js';
+import { ConfigSpace } from '../pci/config-space.js';
+import {
+  PCI_CACHE_LINE_SIZE,
+  PCI_CAP_ID_MSIX,
+  PCI_CAP_ID_VNDR,
+  PCI_CFG_SPACE_SIZE,
+  PCI_CLASS_DEVICE,
+  PCI_COMMAND,
+  PCI_COMMAND_INTX_DISABLE,
+  PCI_COMMAND_MASTER,
+  PCI_COMMAND_MEMORY,
+  PCI_DEVICE_ID,
+  PCI_INTERRUPT_LINE,
+  PCI_INTERRUPT_PIN,
+  PCI_MSIX_FLAGS,
+  PCI_MSIX_FLAGS_ENABLE,
+  PCI_REVISION_ID,
+  PCI_STATUS,
+  PCI_STATUS_CAP_LIST,
+  PCI_STATUS_INTERRUPT,
+  PCI_SUBSYSTEM_ID,
+  PCI_SUBSYSTEM_VENDOR_ID,
+  PCI_VENDOR_ID,
+} from '../pci/pci-regs.js';
+import {
+  MSIX_VECTORS,
+  VIRTIO_PCI_CAP_COMMON_CFG,
+  VIRTIO_PCI_CAP_DEVICE_CFG,
+  VIRTIO_PCI_CAP_ISR_CFG,
+  VIRTIO_PCI_CAP_NOTIFY_CFG,
+  VIRTIO_PCI_CAP_PCI_CFG,
+} from './spec.js';
+
+const PCI_VENDOR_ID_REDHAT_QUMRANET = 0x1af4;
+/** 0x1040 and the virtio device type, 1. 4.1.2 */
+const DEVICE_ID = 0x1041;
+const PCI_CLASS_NETWORK_ETHERNET = 0x0200;
+
+export const MSIX_BAR = 1;
+export const MSIX_BAR_BYTES = 0x1000;
+const MSIX_PBA_AT = 0x800;
+
+export const REGISTER_BAR = 4;
+export const REGISTER_BAR_BYTES = 0x4000;
+/** Each of the four structures has a page. */
+export const STRUCTURE_BYTES = 0x1000;
+export const COMMON_AT = 0x0000;
+export const ISR_AT = 0x1000;
+export const DEVICE_AT = 0x2000;
+export const NOTIFY_AT = 0x3000;
+export const NOTIFY_OFF_MULTIPLIER = 4;
+
+// struct virtio_pci_cap, 4.1.4, from behind id and next pointer
+const CAP_BYTES = 16;
+const CAP_BAR = 4;
+const CAP_OFFSET = 8;
+const CAP_LENGTH = 12;
+/** pci_cfg_data of the last structure. */
+const CAP_DATA = 16;
+
+/** Accesses to BAR 4, for a driver that can reach nothing but configuration space. */
+export interface RegisterWindow {
+  read(offset: number, data: Uint8Array): void;
+  write(offset: number, data: Uint8Array): void;
+}
+
+/** What of the device's state shows in its configuration space. */
+export interface PciState {
+  readonly isMsixEnabled: boolean;
+  /** The INTx pin is asserted. */
+  readonly isIntxPending: boolean;
+}
+
+function virtioCapability(type: number, offset: number, bytes: number, extra: readonly number[]): Uint8Array {
+  const body = new Uint8Array(CAP_BYTES - 2 + 4 * extra.length);
+  const view = new DataView(body.buffer);
+  body[0] = CAP_BYTES + 4 * extra.length;
+  body[1] = type;
+  body[CAP_BAR - 2] = bytes === 0 ? 0 : REGISTER_BAR;
+  for (const [i, word] of [offset, bytes, ...extra].entries())
+    view.setUint32(CAP_OFFSET - 2 + 4 * i, word, true);
+  return body;
+}
+
+function msixCapability(): Uint8Array {
+  const body = new Uint8Array(10);
+  const view = new DataView(body.buffer);
+  view.setUint16(0, MSIX_VECTORS - 1, true);
+  view.setUint32(2, MSIX_BAR, true);
+  view.setUint32(6, MSIX_PBA_AT | MSIX_BAR, true);
+  return body;
+}
+
+/**
+ * The function's configuration space as a user of vfio-pci sees it after the open: memory decoding on, bus mastering off,
+ * MSI-X control following VFIO_DEVICE_SET_IRQS, and BARs that answer the sizing protocol.
+ */
+export class VirtioConfigSpace {
+  readonly #space = new ConfigSpace(PCI_CFG_SPACE_SIZE);
+  readonly #window: RegisterWindow;
+  readonly #misuse: (what: string) => void;
+  readonly #msixAt: number;
+  readonly #pciCfgAt: number;
+
+  constructor(window: RegisterWindow, misuse: (what: string) => void) {
+    this.#window = window;
+    this.#misuse = misuse;
+    const space = this.#space;
+    space.set(PCI_VENDOR_ID, 2, PCI_VENDOR_ID_REDHAT_QUMRANET);
+    space.set(PCI_DEVICE_ID, 2, DEVICE_ID);
+    space.set(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    space.allow(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
+    // 4.1.2.1: a non-transitional device has revision 1 or higher, and a subsystem id of 0x40 or higher.
+    space.set(PCI_REVISION_ID, 1, 1);
+    space.set(PCI_CLASS_DEVICE, 2, PCI_CLASS_NETWORK_ETHERNET);
+    space.allow(PCI_CACHE_LINE_SIZE, 1, 0xff);
+    space.set(PCI_SUBSYSTEM_VENDOR_ID, 2, PCI_VENDOR_ID_REDHAT_QUMRANET);
+    space.set(PCI_SUBSYSTEM_ID, 2, DEVICE_ID);
+    space.allow(PCI_INTERRUPT_LINE, 1, 0xff);
+    space.set(PCI_INTERRUPT_PIN, 1, 1);
+    const msixBar = { index: MSIX_BAR, kind: 'memory32', isPrefetchable: false } as const;
+    addBar(space, { ...msixBar, size: BigInt(MSIX_BAR_BYTES) });
+    const registerBar = { index: REGISTER_BAR, kind: 'memory64', isPrefetchable: true } as const;
+    addBar(space, { ...registerBar, size: BigInt(REGISTER_BAR_BYTES) });
+
+    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, msixCapability());
+    const add = (type: number, offset: number, bytes: number, ...extra: number[]) =>
+      space.addCapability(PCI_CAP_ID_VNDR, virtioCapability(type, offset, bytes, extra));
+    add(VIRTIO_PCI_CAP_COMMON_CFG, COMMON_AT, STRUCTURE_BYTES);
+    add(VIRTIO_PCI_CAP_ISR_CFG, ISR_AT, STRUCTURE_BYTES);
+    add(VIRTIO_PCI_CAP_DEVICE_CFG, DEVICE_AT, STRUCTURE_BYTES);
+    add(VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_AT, STRUCTURE_BYTES, NOTIFY_OFF_MULTIPLIER);
+    this.#pciCfgAt = add(VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 0);
+    // The driver says there what it wants to reach. 4.1.4.9
+    space.allow(this.#pciCfgAt + CAP_BAR, 1, 0xff);
+    for (const at of [CAP_OFFSET, CAP_LENGTH, CAP_DATA]) space.allow(this.#pciCfgAt + at, 4, 0xffffffff);
+  }
+
+  /** PCI command register. */
+  get command(): number {
+    return this.#space.read(PCI_COMMAND, 2);
+  }
+
+  read(offset: number, data: Uint8Array, state: PciState): void {
+    const space = this.#space;
+    const msixControl = (MSIX_VECTORS - 1) | (state.isMsixEnabled ? PCI_MSIX_FLAGS_ENABLE : 0);
+    space.set(this.#msixAt + PCI_MSIX_FLAGS, 2, msixControl);
+    space.set(PCI_STATUS, 2, PCI_STATUS_CAP_LIST | (state.isIntxPending ? PCI_STATUS_INTERRUPT : 0));
+    if (this.#touchesData(offset, data.length)) this.#access((at, part) => this.#window.read(at, part));
+    space.readBytes(offset, data);
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    this.#space.writeBytes(offset, data);
+    if (this.#touchesData(offset, data.length)) this.#access((at, part) => this.#window.write(at, part));
+  }
+
+  #touchesData(offset: number, bytes: number): boolean {
+    const at = this.#pciCfgAt + CAP_DATA;
+    return offset < at + 4 && offset + bytes > at;
+  }
+
+  /** Does to BAR 4 what the driver has asked for in the capability, through pci_cfg_data. */
+  #access(act: (offset: number, data: Uint8Array) => void): void {
+    const space = this.#space;
+    const bar = space.read(this.#pciCfgAt + CAP_BAR, 1);
+    const offset = space.read(this.#pciCfgAt + CAP_OFFSET, 4);
+    const length = space.read(this.#pciCfgAt + CAP_LENGTH, 4);
+    const isWidth = length === 1 || length === 2 || length === 4;
+    if (bar !== REGISTER_BAR || !isWidth || offset % length !== 0 || offset >= REGISTER_BAR_BYTES) {
+      this.#misuse(
+        `access to ${length} bytes at 0x${offset.toString(16)} of BAR ${bar} by configuration space`,
+      );
+      return;
+    }
+    const at = this.#pciCfgAt + CAP_DATA;
+    act(offset, space.values.subarray(at, at + length));
+  }
+}

@@ -1,0 +1,93 @@
+import { SysError, type SysErrorInit } from '../../sys/error.js';
+import { Fd } from '../../sys/fd.js';
+import { Scope } from '../../sys/scope.js';
+import { workerUrl } from '../../sys/worker-url.js';
+import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/core/ops.js';
+import type { NetBackend } from '../net/index.js';
+import { VirtioNetDevice } from './device.js';
+import type { QueueCommand, QueueTaskData } from './messages.js';
+import { netBackends } from './net-backends.js';
+import { parseOptions } from './options.js';
+import { createSharedState, readCounters, SharedState, type VirtioNetCounters } from './shared-state.js';
+import { QUEUE_COUNT } from './spec.js';
+
+/** Net back-ends, and the event task that can open them. */
+export interface NetBackendModule {
+  /** By name; the first is the default. */
+  readonly backends: readonly NetBackend[];
+  /** Module whose `start` is {@link createQueueTask} of the same back-ends. */
+  readonly task: URL;
+}
+
+/** A virtio-net device that was created. */
+export interface VirtioNetInstance extends MdevInstance {
+  /** 6 bytes. */
+  readonly mac: Uint8Array;
+  /** What it has done so far. */
+  counters(): VirtioNetCounters;
+}
+
+/** A vendor driver whose instances are {@link VirtioNetInstance}. */
+export interface VirtioNetDriver extends VendorDriver {
+  create(
+    type: MdevType,
+    uuid: string,
+    options: Readonly<Record<string, string>>,
+    environment: VendorEnvironment,
+  ): VirtioNetInstance;
+}
+
+/** Ethernet header and a VLAN tag, on top of the MTU. */
+const FRAME_OVERHEAD = 18;
+const MAX_INSTANCES = 32;
+
+const builtIn: NetBackendModule = {
+  backends: netBackends,
+  task: workerUrl('./queue-task.js', import.meta.url),
+};
+
+/**
+ * The vendor driver `virtio-net`: a network card of virtio 1.x on PCI, for which every guest has a driver. Options are
+ * `net=responder` or `net=tap:NAME`, `mac=` and `mtu=`. `create` throws SysError EINVAL for a wrong option, and what
+ * the back-end throws when it cannot be opened.
+ * @param backendModule your own back-ends, in place of those that come with the package
+ */
+export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn): VirtioNetDriver {
+  const { backends, task: module } = backendModule;
+  return {
+    name: 'virtio-net',
+    types: [
+      {
+        name: 'virtio-net',
+        description: `network card, virtio 1.x (net=${backends.map(({ name }) => name).join('|')})`,
+        deviceApi: 'vfio-pci',
+        maxInstances: MAX_INSTANCES,
+      },
+    ],
+    create(_type, uuid, options, { eventThread }) {
+      const { backend, address, mac, mtu } = parseOptions(options, uuid, backends);
+      using scope = new Scope();
+      const shared = createSharedState();
+      new SharedState(shared).setLink(true);
+      const doorbells = Array.from({ length: QUEUE_COUNT }, (_, i) =>
+        scope.own(Fd.eventfd(`virtio-net doorbell ${i}`)),
+      );
+      const data: QueueTaskData = {
+        shared,
+        doorbells: doorbells.map((doorbell) => doorbell.number),
+        maxFrame: mtu + FRAME_OVERHEAD,
+      };
+      const task = scope.own(eventThread.run(module, data));
+      const failure = task.call({ kind: 'openPort', backend, address } satisfies QueueCommand);
+      if (failure !== undefined) throw new SysError(failure as SysErrorInit);
+      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu });
+      const owned = scope.move();
+      return {
+        ops,
+        mac,
+        counters: () => readCounters(shared),
+        [Symbol.dispose]: () => owned[Symbol.dispose](),
+      };
+    },
+  };
+}

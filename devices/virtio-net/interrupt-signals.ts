@@ -1,0 +1,98 @@
+import type { EventContext } from '../../sys/event-task.js';
+import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
+import { PCI_COMMAND_INTX_DISABLE } from '../pci/pci-regs.js';
+import type { InterruptTargets } from './messages.js';
+import type { SharedState } from './shared-state.js';
+import { VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';
+
+const NO_TARGETS: InterruptTargets = { msix: undefined, intx: undefined, unmask: -1 };
+
+/**
+ * The device's interrupts on their way out: MSI-X messages, or the INTx pin as vfio-pci treats it, which masks the pin
+ * with each interrupt until the user unmasks it. Event thread only.
+ */
+export class InterruptSignals implements Disposable {
+  readonly #state: SharedState;
+  readonly #context: EventContext;
+  #targets = NO_TARGETS;
+  #isIntxMasked = false;
+  #unmaskWatch: Disposable | undefined;
+
+  constructor(state: SharedState, context: EventContext) {
+    this.#state = state;
+    this.#context = context;
+  }
+
+  /** Changes where interrupts go; the old eventfds are not used any more. @throws SysError if `unmask` cannot be watched */
+  retarget(targets: InterruptTargets): void {
+    const hadIntx = this.#targets.intx !== undefined;
+    if (targets.unmask !== this.#targets.unmask) {
+      this.#unmaskWatch?.[Symbol.dispose]();
+      this.#unmaskWatch = undefined;
+      this.#targets = { ...this.#targets, unmask: -1 };
+      if (targets.unmask >= 0) this.#unmaskWatch = this.#watchUnmask(targets.unmask);
+    }
+    this.#targets = targets;
+    if (targets.intx !== undefined && !hadIntx) this.#isIntxMasked = false;
+    this.raiseIntx();
+  }
+
+  /** Used buffer notification. 4.1.5.1.3 */
+  queue(index: number): void {
+    if (this.#targets.msix !== undefined) {
+      this.#sendMsix(this.#targets.msix, this.#state.queueVector(index));
+      return;
+    }
+    this.#state.raiseIsr(VIRTIO_PCI_ISR_QUEUE);
+    this.raiseIntx();
+  }
+
+  /** Configuration change notification. 4.1.5.1.4 */
+  config(): void {
+    this.#state.raiseIsr(VIRTIO_PCI_ISR_CONFIG);
+    if (this.#targets.msix === undefined) this.raiseIntx();
+    else this.#sendMsix(this.#targets.msix, this.#state.configVector);
+  }
+
+  maskIntx(isMasked: boolean): void {
+    this.#isIntxMasked = isMasked;
+    this.raiseIntx();
+  }
+
+  /** Interrupts if the pin is asserted and nothing holds it back. */
+  raiseIntx(): void {
+    const { msix, intx } = this.#targets;
+    if (msix !== undefined || intx === undefined || intx < 0 || this.#isIntxMasked) return;
+    if (this.#state.isr === 0 || (this.#state.command & PCI_COMMAND_INTX_DISABLE) !== 0) return;
+    this.#isIntxMasked = true;
+    this.#signal(intx);
+  }
+
+  #sendMsix(vectors: readonly number[], vector: number): void {
+    // VIRTIO_MSI_NO_VECTOR is out of range, too.
+    const fd = vectors[vector] ?? -1;
+    if (fd >= 0) this.#signal(fd);
+  }
+
+  #signal(fd: number): void {
+    this.#state.count('interrupts');
+    signalEventfd(fd);
+  }
+
+  #watchUnmask(fd: number): Disposable {
+    return this.#context.watch(
+      fd,
+      () => {
+        drainEventfd(fd);
+        this.maskIntx(false);
+      },
+      true,
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#unmaskWatch?.[Symbol.dispose]();
+    this.#unmaskWatch = undefined;
+    this.#targets = NO_TARGETS;
+  }
+}

@@ -1,0 +1,222 @@
+import { readlinkSync } from 'node:fs';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { signalEventfd } from '../../sys/eventfd.js';
+import { duplicateFd, type Fd } from '../../sys/fd.js';
+import {
+  type IrqInfo,
+  type IrqSet,
+  VFIO_IRQ_INFO_AUTOMASKED,
+  VFIO_IRQ_INFO_EVENTFD,
+  VFIO_IRQ_INFO_MASKABLE,
+  VFIO_IRQ_INFO_NORESIZE,
+  VFIO_IRQ_SET_ACTION_MASK,
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_ACTION_UNMASK,
+  VFIO_IRQ_SET_DATA_BOOL,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+  VFIO_IRQ_SET_DATA_NONE,
+  VFIO_PCI_INTX_IRQ_INDEX,
+  VFIO_PCI_MSIX_IRQ_INDEX,
+  VFIO_PCI_REQ_IRQ_INDEX,
+} from '../../vfio/uapi.js';
+import type { InterruptTargets } from './messages.js';
+import { MSIX_VECTORS } from './spec.js';
+
+/** The event thread's part. Both return when it has happened. */
+export interface InterruptControl {
+  retarget(targets: InterruptTargets): void;
+  maskIntx(isMasked: boolean): void;
+}
+
+/** VFIO_DEVICE_GET_IRQ_INFO. */
+export function irqInfo(index: number): IrqInfo {
+  switch (index) {
+    case VFIO_PCI_INTX_IRQ_INDEX: {
+      const flags = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
+      return { index, flags, count: 1 };
+    }
+    case VFIO_PCI_MSIX_IRQ_INDEX:
+      return { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: MSIX_VECTORS };
+    case VFIO_PCI_REQ_IRQ_INDEX:
+      return { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: 1 };
+    default:
+      return { index, flags: 0, count: 0 };
+  }
+}
+
+function refuse(code: number, hint: string): never {
+  throw new SysError({ call: 'VFIO_DEVICE_SET_IRQS', target: 'virtio-net', errno: code, hint });
+}
+
+/** A descriptor of our own for the user's eventfd; -1 lets go. @throws SysError EBADF; EINVAL for another kind of file */
+function keep(number: number, target: string): Fd | undefined {
+  if (number < 0) return undefined;
+  const fd = duplicateFd(number, target);
+  if (readlinkSync(`/proc/self/fd/${fd.number}`) === 'anon_inode:[eventfd]') return fd;
+  fd[Symbol.dispose]();
+  return refuse(errno.EINVAL, `${target}: fd ${number} is no eventfd`);
+}
+
+/**
+ * VFIO_DEVICE_SET_IRQS by vfio-pci's rules: INTx and MSI-X exclude each other, and MSI-X keeps the number of vectors it
+ * was turned on with. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
+ */
+export class Interrupts implements Disposable {
+  readonly #control: InterruptControl;
+  #kind: 'intx' | 'msix' | undefined;
+  #intx: Fd | undefined;
+  #unmask: Fd | undefined;
+  #msix: (Fd | undefined)[] = [];
+  #request: Fd | undefined;
+
+  constructor(control: InterruptControl) {
+    this.#control = control;
+  }
+
+  get isMsixEnabled(): boolean {
+    return this.#kind === 'msix';
+  }
+
+  /** @throws SysError EINVAL against the rules; ENOTTY for what an index cannot do; EBADF */
+  set(set: IrqSet): void {
+    switch (set.index) {
+      case VFIO_PCI_INTX_IRQ_INDEX:
+        this.#setIntx(set);
+        break;
+      case VFIO_PCI_MSIX_IRQ_INDEX:
+        this.#setMsix(set);
+        break;
+      case VFIO_PCI_REQ_IRQ_INDEX:
+        this.#setRequest(set);
+        break;
+      default:
+        refuse(errno.ENOTTY, `irq index ${set.index} has no interrupts`);
+    }
+  }
+
+  /** Asks the user to let the device go. */
+  request(): void {
+    if (this.#request !== undefined) signalEventfd(this.#request.number);
+  }
+
+  #setIntx(set: IrqSet): void {
+    if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) !== 0) {
+      this.#triggerIntx(set);
+      return;
+    }
+    if (this.#kind !== 'intx' || set.start !== 0 || set.count !== 1) {
+      refuse(errno.EINVAL, 'INTx is not enabled, or the range is not its one pin');
+    }
+    const isMask = (set.flags & VFIO_IRQ_SET_ACTION_MASK) !== 0;
+    if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
+      if (isMask) refuse(errno.ENOTTY, 'INTx cannot be masked by an eventfd');
+      const old = this.#unmask;
+      this.#unmask = keep(set.data?.[0] ?? -1, 'INTx unmask eventfd');
+      this.#retarget(old);
+    } else if ((set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0 || set.data?.[0] === 1) {
+      if (isMask || (set.flags & VFIO_IRQ_SET_ACTION_UNMASK) !== 0) this.#control.maskIntx(isMask);
+    }
+  }
+
+  #triggerIntx(set: IrqSet): void {
+    if (this.#kind === 'intx' && set.count === 0 && (set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0) {
+      this.#disable();
+      return;
+    }
+    if (this.#kind === 'msix' || set.start !== 0 || set.count !== 1) {
+      refuse(errno.EINVAL, 'MSI-X is enabled, or the range is not the one pin of INTx');
+    }
+    if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
+      const old = this.#intx;
+      this.#intx = keep(set.data?.[0] ?? -1, 'INTx eventfd');
+      this.#kind = 'intx';
+      this.#retarget(old);
+    } else {
+      if (this.#kind !== 'intx') refuse(errno.EINVAL, 'INTx is not enabled');
+      this.#loopBack(set, [this.#intx]);
+    }
+  }
+
+  #setMsix(set: IrqSet): void {
+    if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) refuse(errno.ENOTTY, 'MSI-X cannot be masked here');
+    if (this.#kind === 'msix' && set.count === 0 && (set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0) {
+      this.#disable();
+      return;
+    }
+    if (this.#kind === 'intx') refuse(errno.EINVAL, 'INTx is enabled: disable it first');
+    const end = set.start + set.count;
+    const isEnabled = this.#kind === 'msix';
+    if (set.count === 0 || end > (isEnabled ? this.#msix.length : MSIX_VECTORS)) {
+      refuse(errno.EINVAL, 'MSI-X has no such vectors: all are enabled by one call');
+    }
+    if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0) {
+      if (!isEnabled) refuse(errno.EINVAL, 'MSI-X is not enabled');
+      this.#loopBack(set, this.#msix);
+      return;
+    }
+    const kept: (Fd | undefined)[] = [];
+    try {
+      for (let i = 0; i < set.count; i++)
+        kept.push(keep(set.data?.[i] ?? -1, `MSI-X eventfd ${set.start + i}`));
+    } catch (error) {
+      for (const fd of kept) fd?.[Symbol.dispose]();
+      throw error;
+    }
+    const next = isEnabled ? [...this.#msix] : Array.from<Fd | undefined>({ length: end });
+    const old = next.splice(set.start, set.count, ...kept);
+    this.#msix = next;
+    this.#kind = 'msix';
+    this.#retarget(...old);
+  }
+
+  #setRequest(set: IrqSet): void {
+    if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) refuse(errno.ENOTTY, 'REQ has only a trigger');
+    if (set.start !== 0 || set.count > 1) refuse(errno.EINVAL, 'REQ is one interrupt');
+    if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
+      const old = this.#request;
+      this.#request = keep(set.data?.[0] ?? -1, 'REQ eventfd');
+      old?.[Symbol.dispose]();
+    } else if (set.count === 0) {
+      this.#request?.[Symbol.dispose]();
+      this.#request = undefined;
+    } else {
+      this.#loopBack(set, [this.#request]);
+    }
+  }
+
+  /** DATA_NONE or DATA_BOOL: interrupts as if the device had. */
+  #loopBack(set: IrqSet, lines: readonly (Fd | undefined)[]): void {
+    const isBool = (set.flags & VFIO_IRQ_SET_DATA_BOOL) !== 0;
+    for (let i = 0; i < set.count; i++) {
+      const fd = lines[set.start + i];
+      if (fd !== undefined && (!isBool || set.data?.[i] === 1)) signalEventfd(fd.number);
+    }
+  }
+
+  #disable(): void {
+    const old = [this.#intx, this.#unmask, ...this.#msix];
+    this.#kind = undefined;
+    this.#intx = undefined;
+    this.#unmask = undefined;
+    this.#msix = [];
+    this.#retarget(...old);
+  }
+
+  /** Tells the event thread, and only then closes what it has used so far. */
+  #retarget(...old: readonly (Fd | undefined)[]): void {
+    this.#control.retarget({
+      msix: this.#kind === 'msix' ? this.#msix.map((fd) => fd?.number ?? -1) : undefined,
+      intx: this.#kind === 'intx' ? (this.#intx?.number ?? -1) : undefined,
+      unmask: this.#unmask?.number ?? -1,
+    });
+    for (const fd of old) fd?.[Symbol.dispose]();
+  }
+
+  /** Lets go of all eventfds. */
+  [Symbol.dispose](): void {
+    this.#disable();
+    this.#request?.[Symbol.dispose]();
+    this.#request = undefined;
+  }
+}

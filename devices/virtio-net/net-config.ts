@@ -1,0 +1,53 @@
+import type { SharedState } from './shared-state.js';
+import {
+  VIRTIO_F_ACCESS_PLATFORM,
+  VIRTIO_F_EVENT_IDX,
+  VIRTIO_F_INDIRECT_DESC,
+  VIRTIO_F_VERSION_1,
+  VIRTIO_NET_F_MAC,
+  VIRTIO_NET_F_MTU,
+  VIRTIO_NET_F_STATUS,
+  VIRTIO_NET_S_LINK_UP,
+} from './spec.js';
+
+/**
+ * What the device offers. No offloads: frames go through untouched. ACCESS_PLATFORM because addresses are what the
+ * container maps, as for hardware behind an IOMMU; a driver without it uses the same addresses anyway.
+ */
+export const OFFERED_FEATURES: bigint =
+  VIRTIO_NET_F_MTU |
+  VIRTIO_NET_F_MAC |
+  VIRTIO_NET_F_STATUS |
+  VIRTIO_F_INDIRECT_DESC |
+  VIRTIO_F_EVENT_IDX |
+  VIRTIO_F_VERSION_1 |
+  VIRTIO_F_ACCESS_PLATFORM;
+
+// struct virtio_net_config, 5.1.4
+const CONFIG_BYTES = 12;
+const STATUS_AT = 6;
+const MAX_VIRTQUEUE_PAIRS_AT = 8;
+const MTU_AT = 10;
+
+/** Device configuration structure: read-only, as no feature is offered that would let the driver write. */
+export class NetConfig {
+  readonly #bytes = new Uint8Array(CONFIG_BYTES);
+  readonly #state: SharedState;
+
+  /** @param mac 6 bytes */
+  constructor(mac: Uint8Array, mtu: number, state: SharedState) {
+    this.#bytes.set(mac);
+    this.#bytes[MAX_VIRTQUEUE_PAIRS_AT] = 1;
+    this.#bytes[MTU_AT] = mtu & 0xff;
+    this.#bytes[MTU_AT + 1] = mtu >>> 8;
+    this.#state = state;
+  }
+
+  /** Value of 1, 2 or 4 bytes; all-ones behind the structure. */
+  read(offset: number, bytes: number): number {
+    this.#bytes[STATUS_AT] = this.#state.isLinkUp ? VIRTIO_NET_S_LINK_UP : 0;
+    let value = 0;
+    for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (this.#bytes[offset + i] ?? 0xff);
+    return value;
+  }
+}

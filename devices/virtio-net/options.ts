@@ -1,0 +1,69 @@
+import { createHash } from 'node:crypto';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import type { NetBackend } from '../net/index.js';
+
+/** What the user wrote behind the type's name. */
+export interface VirtioNetOptions {
+  /** Back-end and its address: `net=tap:tap0`. */
+  readonly backend: string;
+  readonly address: string;
+  /** 6 bytes. */
+  readonly mac: Uint8Array;
+  /** Longest IP packet in bytes. */
+  readonly mtu: number;
+}
+
+const NAMES = ['net', 'mac', 'mtu'];
+const DEFAULT_MTU = 1500;
+// 5.1.4.1
+const LEAST_MTU = 68;
+const MOST_MTU = 65535;
+
+/**
+ * Reads `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56` and `mtu=1500`. Without `mac` the address follows from the UUID,
+ * so that it stays the same; without `net` the first back-end is taken.
+ * @throws SysError EINVAL whose hint lists all problems
+ */
+export function parseOptions(
+  options: Readonly<Record<string, string>>,
+  uuid: string,
+  backends: readonly NetBackend[],
+): VirtioNetOptions {
+  const problems: string[] = [];
+  for (const name of Object.keys(options)) {
+    if (!NAMES.includes(name)) problems.push(`unknown option ${name}: expected ${NAMES.join('=, ')}=`);
+  }
+  const { net = backends[0]?.name ?? '', mac, mtu = String(DEFAULT_MTU) } = options;
+  const [, backend = '', address = ''] = /^([^:]*):?(.*)$/s.exec(net) ?? [];
+  const found = backends.find(({ name }) => name === backend);
+  const problem =
+    found === undefined
+      ? `no back-end ${JSON.stringify(backend)}: expected ${backends.map(({ name }) => name).join(' or ')}`
+      : found.validate(address);
+  if (problem !== undefined) problems.push(`net: ${problem}`);
+  const macBytes = mac === undefined ? macFrom(uuid) : parseMac(mac);
+  if (macBytes === undefined)
+    problems.push(`mac: ${mac} is not the address of one station (52:54:00:12:34:56)`);
+  const mtuValue = /^[0-9]{1,5}$/.test(mtu) ? Number(mtu) : 0;
+  if (mtuValue < LEAST_MTU || mtuValue > MOST_MTU) {
+    problems.push(`mtu: ${mtu} is not a number from ${LEAST_MTU} to ${MOST_MTU}`);
+  }
+  if (problems.length > 0 || macBytes === undefined) {
+    const target = `virtio-net ${uuid}`;
+    throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
+  }
+  return { backend, address, mac: macBytes, mtu: mtuValue };
+}
+
+/** A unicast MAC address that is not all zeroes. */
+function parseMac(text: string): Uint8Array | undefined {
+  if (!/^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/i.test(text)) return undefined;
+  const bytes = Uint8Array.from(text.split(':'), (byte) => Number.parseInt(byte, 16));
+  return ((bytes[0] as number) & 1) === 0 && bytes.some((byte) => byte !== 0) ? bytes : undefined;
+}
+
+/** Locally administered, in the range that virtual machines commonly use. */
+function macFrom(uuid: string): Uint8Array {
+  return Uint8Array.of(0x52, 0x54, 0x00, ...createHash('sha256').update(uuid).digest().subarray(0, 3));
+}

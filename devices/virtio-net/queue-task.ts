@@ -1,0 +1,68 @@
+/** The part of a virtio-net device that runs in the event thread. */
+import { SysError } from '../../sys/error.js';
+import type { StartEventTask } from '../../sys/event-task.js';
+import type { NetBackend } from '../net/index.js';
+import { DataPath } from './data-path.js';
+import { InterruptSignals } from './interrupt-signals.js';
+import type { OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
+import { netBackends } from './net-backends.js';
+import { SharedState } from './shared-state.js';
+
+/**
+ * Makes the event task for a table of net back-ends. A module of your own that exports the result as `start` gives
+ * virtio-net devices your back-ends. @see createVirtioNetDriver
+ */
+export function createQueueTask(backends: readonly NetBackend[]): StartEventTask {
+  return (data, context) => {
+    const { shared, doorbells, maxFrame } = data as QueueTaskData;
+    const state = new SharedState(shared);
+    const signals = new InterruptSignals(state, context);
+    let path: DataPath | undefined;
+
+    function openPort(name: string, address: string): OpenPortReply {
+      const backend = backends.find((candidate) => candidate.name === name);
+      if (backend === undefined) throw new Error(`the queue task has no net back-end ${name}`);
+      try {
+        path = new DataPath(backend.open(address), state, signals, context, { doorbells, maxFrame });
+        return undefined;
+      } catch (error) {
+        // Errors lose their class between threads.
+        if (!(error instanceof SysError)) throw error;
+        const { call, target, errno, hint } = error;
+        return { call, target, errno, hint };
+      }
+    }
+
+    function obey(command: QueueCommand): unknown {
+      switch (command.kind) {
+        case 'openPort':
+          return openPort(command.backend, command.address);
+        case 'attach':
+          return path?.attach(command.table);
+        case 'detach':
+          return path?.detach();
+        case 'start':
+          return path?.start(command.queues);
+        case 'stop':
+          return path?.stop();
+        case 'interrupts':
+          return signals.retarget(command.targets);
+        case 'maskIntx':
+          return signals.maskIntx(command.isMasked);
+        case 'command':
+          signals.raiseIntx();
+          return path?.pump();
+      }
+    }
+
+    return {
+      message: (message) => obey(message as QueueCommand),
+      stop() {
+        path?.[Symbol.dispose]();
+        signals[Symbol.dispose]();
+      },
+    };
+  };
+}
+
+export const start: StartEventTask = createQueueTask(netBackends);

@@ -1,0 +1,137 @@
+import { QUEUE_COUNT, VIRTIO_MSI_NO_VECTOR } from './spec.js';
+
+/**
+ * What the registers (machine thread) and the queues (event thread) of one device share, beside guest memory.
+ *
+ *   Int32   one word per name of WORDS
+ *   Float64 from byte 32: one per name of COUNTERS, written by the event thread only
+ */
+export type SharedStateBuffer = SharedArrayBuffer;
+
+const WORDS = {
+  /** ISR status: bits set by the queues, taken by a read of the register. */
+  isr: 0,
+  /** 1 once a queue has met something it cannot go on from. */
+  needsReset: 1,
+  /** PCI command register as it stands. */
+  command: 2,
+  /** Of the configuration, then of each queue. */
+  vectors: 3,
+  isLinkUp: 6,
+  generation: 7,
+} as const;
+const COUNTER_BASE = 32;
+
+const COUNTERS = {
+  txPackets: 0,
+  txBytes: 1,
+  txDropped: 2,
+  rxPackets: 3,
+  rxBytes: 4,
+  rxDropped: 5,
+  doorbells: 6,
+  interrupts: 7,
+} as const;
+const COUNTER_COUNT = Object.keys(COUNTERS).length;
+
+/**
+ * What a device has done since it was created. Packets and bytes are Ethernet frames, as the guest sees them; drops are
+ * frames the port refused, or that fit no buffer; several doorbells in quick succession count as one.
+ */
+export type VirtioNetCounters = Readonly<Record<keyof typeof COUNTERS, number>>;
+
+export const createSharedState = (): SharedStateBuffer =>
+  new SharedArrayBuffer(COUNTER_BASE + COUNTER_COUNT * 8);
+
+/** Reads the counters, from any thread; each is exact, but they may be of moments a packet apart. */
+export function readCounters(buffer: SharedStateBuffer): VirtioNetCounters {
+  const values = new Float64Array(buffer, COUNTER_BASE, COUNTER_COUNT);
+  return Object.fromEntries(
+    Object.entries(COUNTERS).map(([name, i]) => [name, values[i]]),
+  ) as VirtioNetCounters;
+}
+
+/** Either side's view of the shared words. */
+export class SharedState {
+  readonly #words: Int32Array;
+  readonly #counters: Float64Array;
+
+  constructor(buffer: SharedStateBuffer) {
+    this.#words = new Int32Array(buffer, 0, COUNTER_BASE / 4);
+    this.#counters = new Float64Array(buffer, COUNTER_BASE, COUNTER_COUNT);
+  }
+
+  get isr(): number {
+    return Atomics.load(this.#words, WORDS.isr);
+  }
+
+  raiseIsr(bits: number): void {
+    Atomics.or(this.#words, WORDS.isr, bits);
+  }
+
+  /** Reading the ISR register clears it. 4.1.4.5 */
+  takeIsr(): number {
+    return Atomics.exchange(this.#words, WORDS.isr, 0);
+  }
+
+  get needsReset(): boolean {
+    return Atomics.load(this.#words, WORDS.needsReset) === 1;
+  }
+
+  demandReset(): void {
+    Atomics.store(this.#words, WORDS.needsReset, 1);
+  }
+
+  get command(): number {
+    return Atomics.load(this.#words, WORDS.command);
+  }
+
+  set command(value: number) {
+    Atomics.store(this.#words, WORDS.command, value);
+  }
+
+  get configVector(): number {
+    return Atomics.load(this.#words, WORDS.vectors);
+  }
+
+  set configVector(vector: number) {
+    Atomics.store(this.#words, WORDS.vectors, vector);
+  }
+
+  queueVector(queue: number): number {
+    return Atomics.load(this.#words, WORDS.vectors + 1 + queue);
+  }
+
+  setQueueVector(queue: number, vector: number): void {
+    Atomics.store(this.#words, WORDS.vectors + 1 + queue, vector);
+  }
+
+  get isLinkUp(): boolean {
+    return Atomics.load(this.#words, WORDS.isLinkUp) === 1;
+  }
+
+  /** Changes the device configuration, and with it the generation that lets a driver notice. 4.1.4.3.1 */
+  setLink(isUp: boolean): void {
+    Atomics.store(this.#words, WORDS.isLinkUp, isUp ? 1 : 0);
+    Atomics.add(this.#words, WORDS.generation, 1);
+  }
+
+  /** config_generation, 8 bits. */
+  get generation(): number {
+    return Atomics.load(this.#words, WORDS.generation) & 0xff;
+  }
+
+  /** What a device reset clears; the queues must have stopped. */
+  reset(): void {
+    Atomics.store(this.#words, WORDS.isr, 0);
+    Atomics.store(this.#words, WORDS.needsReset, 0);
+    this.configVector = VIRTIO_MSI_NO_VECTOR;
+    for (let queue = 0; queue < QUEUE_COUNT; queue++) this.setQueueVector(queue, VIRTIO_MSI_NO_VECTOR);
+  }
+
+  /** Event thread only. */
+  count(counter: keyof VirtioNetCounters, by = 1): void {
+    const index = COUNTERS[counter];
+    this.#counters[index] = (this.#counters[index] as number) + by;
+  }
+}

@@ -1,0 +1,250 @@
+import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import type { DmaTableReader } from '../../vfio/core/dma-table.js';
+import type { QueueSetup } from './messages.js';
+import {
+  VIRTQ_AVAIL_F_NO_INTERRUPT,
+  VIRTQ_DESC_BYTES,
+  VIRTQ_DESC_F_INDIRECT,
+  VIRTQ_DESC_F_NEXT,
+  VIRTQ_DESC_F_WRITE,
+  VIRTQ_USED_F_NO_NOTIFY,
+} from './spec.js';
+
+// Both rings begin with 16 bits of flags and 16 of index.
+const RING_FLAGS = 0;
+const RING_IDX = 1;
+const DESC_WORDS = VIRTQ_DESC_BYTES / 4;
+const PIECE = 4096;
+
+const NO_U16 = new Uint16Array();
+const NO_U32 = new Uint32Array();
+
+/** Whether `part` is still the memory that `words` was made of. */
+const isSame = (words: Uint16Array | Uint32Array, part: Uint8Array): boolean =>
+  words.buffer === part.buffer && words.byteOffset === part.byteOffset;
+
+/**
+ * Device's side of one split virtqueue (2.7) whose chains all go one way, as a network device's do. Each word of the guest's
+ * is read once, checked, and then only the copy is used. A ring that breaks the rules sets {@link fault} and is dead from
+ * then on. All calls between {@link DmaTableReader.enter} and `leave`, and after {@link map}. Event thread only.
+ */
+export class SplitQueue {
+  readonly index: number;
+  /** The latest chain's memory, behind what was skipped and up to the limit. */
+  readonly parts: Uint8Array[] = [];
+  /** The latest chain's bytes behind what was skipped, limit or no limit; negative if the chain ended before that. */
+  bytes = 0;
+  /** What the driver has done wrong, for a trace event. */
+  fault: string | undefined;
+
+  readonly #setup: QueueSetup;
+  readonly #table: DmaTableReader;
+  readonly #isDeviceWritable: boolean;
+  readonly #prot: number;
+  readonly #mask: number;
+  /** A private copy of the latest indirect table, words and bytes. */
+  readonly #indirect: Uint32Array;
+  readonly #indirectBytes: Uint8Array;
+
+  #desc = NO_U32;
+  #avail = NO_U16;
+  #usedWords = NO_U32;
+  #used = NO_U16;
+
+  #head = 0;
+  #nextAvail = 0;
+  #knownAvail = 0;
+  #usedIdx = 0;
+  #publishedIdx = 0;
+  #isSuppressed = false;
+
+  /**
+   * @param setup checked by the registers: size a power of two, addresses aligned
+   * @param isDeviceWritable chains are for the device to write (a receive queue), or to read
+   */
+  constructor(setup: QueueSetup, table: DmaTableReader, isDeviceWritable: boolean) {
+    this.index = setup.index;
+    this.#setup = setup;
+    this.#table = table;
+    this.#isDeviceWritable = isDeviceWritable;
+    this.#prot = isDeviceWritable ? PROT_WRITE : PROT_READ;
+    this.#mask = setup.size - 1;
+    this.#indirect = new Uint32Array(setup.hasIndirect ? setup.size * DESC_WORDS : 0);
+    this.#indirectBytes = new Uint8Array(this.#indirect.buffer);
+  }
+
+  /** Finds the rings in guest memory, which may have moved since the last burst. False (a fault) if they are not there. */
+  map(): boolean {
+    const { size, desc, driver, device } = this.#setup;
+    const descPart = this.#slice(desc, size * VIRTQ_DESC_BYTES, PROT_READ);
+    const availPart = this.#slice(driver, 6 + 2 * size, PROT_READ);
+    const usedPart = this.#slice(device, 6 + 8 * size, PROT_WRITE);
+    if (descPart === undefined || availPart === undefined || usedPart === undefined) {
+      return this.#break('a ring is not in memory');
+    }
+    if (!isSame(this.#desc, descPart)) {
+      if (descPart.byteOffset % 4 !== 0) return this.#break('a ring is in memory mapped off its alignment');
+      this.#desc = new Uint32Array(descPart.buffer, descPart.byteOffset, size * DESC_WORDS);
+    }
+    if (!isSame(this.#avail, availPart)) {
+      if (availPart.byteOffset % 2 !== 0) return this.#break('a ring is in memory mapped off its alignment');
+      this.#avail = new Uint16Array(availPart.buffer, availPart.byteOffset, 3 + size);
+    }
+    if (!isSame(this.#used, usedPart)) {
+      if (usedPart.byteOffset % 4 !== 0) return this.#break('a ring is in memory mapped off its alignment');
+      this.#used = new Uint16Array(usedPart.buffer, usedPart.byteOffset, 3 + 4 * size);
+      this.#usedWords = new Uint32Array(usedPart.buffer, usedPart.byteOffset, 1 + 2 * size);
+    }
+    return true;
+  }
+
+  /**
+   * Takes the next available chain: its memory is then in {@link parts}. False if there is none, or upon a fault.
+   * @param skip  bytes at the chain's begin to leave out
+   * @param limit most bytes to put into `parts`
+   */
+  next(skip: number, limit: number): boolean {
+    if (this.#nextAvail === this.#knownAvail) {
+      this.#knownAvail = Atomics.load(this.#avail, RING_IDX);
+      const count = (this.#knownAvail - this.#nextAvail) & 0xffff;
+      if (count === 0) return false;
+      if (count > this.#setup.size) return this.#break(`${count} chains in a queue of ${this.#setup.size}`);
+    }
+    const head = this.#avail[2 + (this.#nextAvail & this.#mask)] as number;
+    this.#nextAvail = (this.#nextAvail + 1) & 0xffff;
+    this.#head = head;
+    return this.#follow(head, skip, limit);
+  }
+
+  /** Puts the latest chain back: it will be the next one again. */
+  unpop(): void {
+    this.#nextAvail = (this.#nextAvail - 1) & 0xffff;
+  }
+
+  /** Returns the latest chain to the driver, which sees it from {@link publish} on. @param written bytes written into it */
+  push(written: number): void {
+    const at = 1 + 2 * (this.#usedIdx & this.#mask);
+    this.#usedWords[at] = this.#head;
+    this.#usedWords[at + 1] = written;
+    this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
+  }
+
+  /** Shows the driver what was pushed. Returns whether it wants an interrupt for that. 2.7.7 */
+  publish(): boolean {
+    const before = this.#publishedIdx;
+    const now = this.#usedIdx;
+    if (now === before) return false;
+    this.#publishedIdx = now;
+    // A full barrier: the elements go before the index, and the driver's wish is read after it.
+    Atomics.store(this.#used, RING_IDX, now);
+    if (!this.#setup.hasEventIdx) {
+      return (Atomics.load(this.#avail, RING_FLAGS) & VIRTQ_AVAIL_F_NO_INTERRUPT) === 0;
+    }
+    const usedEvent = Atomics.load(this.#avail, 2 + this.#setup.size);
+    return ((now - usedEvent - 1) & 0xffff) < ((now - before) & 0xffff);
+  }
+
+  /** Tells the driver to spare its doorbell. 2.7.10 */
+  suppressDoorbells(): void {
+    // With event indexes the old one, behind us, does: it comes round once in 65536 chains.
+    if (this.#isSuppressed || this.#setup.hasEventIdx) return;
+    this.#isSuppressed = true;
+    Atomics.store(this.#used, RING_FLAGS, VIRTQ_USED_F_NO_NOTIFY);
+  }
+
+  /** Asks for a doorbell with the next chain. Returns true if that chain has come already. */
+  wantDoorbells(): boolean {
+    this.#isSuppressed = false;
+    if (this.#setup.hasEventIdx) Atomics.store(this.#used, 2 + 4 * this.#setup.size, this.#nextAvail);
+    else Atomics.store(this.#used, RING_FLAGS, 0);
+    return Atomics.load(this.#avail, RING_IDX) !== this.#nextAvail;
+  }
+
+  /** Declares the queue dead. Returns false, for the caller to return. */
+  #break(what: string): false {
+    this.fault = what;
+    this.parts.length = 0;
+    return false;
+  }
+
+  #follow(head: number, skip: number, limit: number): boolean {
+    const { size, hasIndirect } = this.#setup;
+    this.parts.length = 0;
+    this.bytes = -skip;
+    let words: Uint32Array = this.#desc;
+    let entries = size;
+    let index = head;
+    let isIndirect = false;
+    let room = limit;
+    for (let followed = 0; followed < size; ) {
+      if (index >= entries) return this.#break(`descriptor ${index} of ${entries}`);
+      const at = index * DESC_WORDS;
+      let address = (words[at] as number) + (words[at + 1] as number) * 2 ** 32;
+      let length = words[at + 2] as number;
+      const tail = words[at + 3] as number;
+      const next = tail >>> 16;
+      if ((tail & VIRTQ_DESC_F_INDIRECT) !== 0) {
+        // Only the last one of a chain, and not in an indirect table. 2.7.5.3.1
+        if (!hasIndirect) return this.#break('an indirect descriptor was not negotiated');
+        if (isIndirect) return this.#break('an indirect descriptor in an indirect table');
+        if ((tail & VIRTQ_DESC_F_NEXT) !== 0) return this.#break('an indirect descriptor with a next one');
+        if (!this.#copyIndirect(address, length)) return false;
+        isIndirect = true;
+        words = this.#indirect;
+        entries = length / VIRTQ_DESC_BYTES;
+        index = 0;
+        continue;
+      }
+      followed++;
+      if (((tail & VIRTQ_DESC_F_WRITE) !== 0) !== this.#isDeviceWritable) {
+        return this.#break(`a descriptor of the wrong direction`);
+      }
+      const skipped = Math.min(length, Math.max(0, -this.bytes));
+      this.bytes += length;
+      address += skipped;
+      length = Math.min(length - skipped, room);
+      room -= length;
+      if (length > 0 && !this.#gather(address, length)) {
+        return this.#break(`a buffer at 0x${address.toString(16)} that is not in memory`);
+      }
+      if ((tail & VIRTQ_DESC_F_NEXT) === 0) return true;
+      index = next;
+    }
+    return this.#break(`a chain of more than ${size} descriptors`);
+  }
+
+  #copyIndirect(address: number, length: number): boolean {
+    if (length === 0 || length % VIRTQ_DESC_BYTES !== 0 || length > this.#indirectBytes.length) {
+      return this.#break(`an indirect table of ${length} bytes`);
+    }
+    const table = this.#slice(address, length, PROT_READ);
+    if (table !== undefined) {
+      this.#indirectBytes.set(table);
+      return true;
+    }
+    return this.#break(`an indirect table at 0x${address.toString(16)} that is not in memory`);
+  }
+
+  #gather(address: number, length: number): boolean {
+    const whole = this.#slice(address, length, this.#prot);
+    if (whole !== undefined) {
+      this.parts.push(whole);
+      return true;
+    }
+    const end = address + length;
+    if (end > Number.MAX_SAFE_INTEGER) return false;
+    // It may lie across two maps that meet, and maps begin at pages.
+    for (let at = address; at < end; ) {
+      const pieceEnd = Math.min(end, at - (at % PIECE) + PIECE);
+      const piece = this.#slice(at, pieceEnd - at, this.#prot);
+      if (piece === undefined) return false;
+      this.parts.push(piece);
+      at = pieceEnd;
+    }
+    return true;
+  }
+
+  #slice(address: number, bytes: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
+    return address + bytes <= Number.MAX_SAFE_INTEGER ? this.#table.slice(address, bytes, prot) : undefined;
+  }
+}

@@ -1,0 +1,77 @@
+import { Epoll } from '../../sys/epoll.js';
+import type { EventTask, EventTaskHandlers, EventThread, StartEventTask } from '../../sys/event-task.js';
+
+const MOST_ROUNDS = 10_000;
+
+/**
+ * An event thread that is not one: its tasks run in the calling thread, calls are answered at once, and fds are looked at
+ * when {@link pump} is called. Messages are cloned as between threads.
+ */
+export class InlineEventThread implements EventThread, Disposable {
+  readonly #modules: ReadonlyMap<string, StartEventTask>;
+  readonly #epoll = Epoll.create();
+  readonly #notices: (() => void)[] = [];
+  #hasRun = false;
+
+  /** @param modules what each module exports as `start`, by its URL */
+  constructor(modules: ReadonlyMap<string, StartEventTask>) {
+    this.#modules = modules;
+  }
+
+  run(module: URL, data: unknown): EventTask {
+    const start = this.#modules.get(module.href);
+    if (start === undefined) throw new Error(`${module.href} has no export named start`);
+    const watches = new Set<Disposable>();
+    const handlers: EventTaskHandlers = start(structuredClone(data), {
+      watch: (fd, ready, isEdge) => {
+        const watch = this.#epoll.watch(fd, () => this.#handle(ready), isEdge);
+        watches.add(watch);
+        return {
+          [Symbol.dispose]() {
+            watches.delete(watch);
+            watch[Symbol.dispose]();
+          },
+        };
+      },
+      notify: (message) => {
+        const copy = structuredClone(message);
+        this.#notices.push(() => task.receive?.(copy));
+      },
+    });
+    let isRunning = true;
+    const call = (message: unknown): unknown =>
+      isRunning ? structuredClone(handlers.message(structuredClone(message))) : undefined;
+    const task: EventTask = {
+      receive: undefined,
+      post: call,
+      call,
+      [Symbol.dispose]() {
+        if (!isRunning) return;
+        isRunning = false;
+        handlers.stop();
+        for (const watch of watches) watch[Symbol.dispose]();
+      },
+    };
+    return task;
+  }
+
+  /** Runs whatever the fds have ready, until nothing is; then delivers the tasks' messages. */
+  pump(): void {
+    let rounds = 0;
+    do {
+      if (++rounds > MOST_ROUNDS) throw new Error('a task never comes to rest');
+      this.#hasRun = false;
+      this.#epoll.wait(0);
+    } while (this.#hasRun);
+    for (const deliver of this.#notices.splice(0)) deliver();
+  }
+
+  #handle(ready: () => void): void {
+    this.#hasRun = true;
+    ready();
+  }
+
+  [Symbol.dispose](): void {
+    this.#epoll[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,111 @@
+import { drainEventfd, isReadable } from '../../../sys/eventfd.js';
+import { Fd } from '../../../sys/fd.js';
+import { Scope } from '../../../sys/scope.js';
+import { type NetBackend, type NetCounters, type NetPort, responder } from '../../net/index.js';
+import { createVirtioNetDriver, type VirtioNetInstance } from '../driver.js';
+import { createQueueTask } from '../queue-task.js';
+import { InlineEventThread } from '../testing.js';
+import { GuestDriver, GuestMemory } from './guest.js';
+
+const TRIGGER_EVENTFD = (1 << 2) | (1 << 5);
+const UUID = 'f1d2c0de-0000-4000-8000-000000000001';
+
+/** A port whose frames the test gives and takes; its fd is an eventfd that the test signals. */
+export class FakePort implements NetPort {
+  readonly sent: Uint8Array[] = [];
+  readonly waiting: Uint8Array[] = [];
+  readonly eventfd = Fd.eventfd('fake port');
+  /** As a tap, it cannot say how long the next frame is. */
+  isBlind = false;
+  failure: Error | undefined;
+  counters: NetCounters = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
+
+  get fd(): number {
+    return this.eventfd.number;
+  }
+
+  transmit(parts: readonly Uint8Array[]): boolean {
+    this.sent.push(Uint8Array.from(parts.flatMap((part) => [...part])));
+    return true;
+  }
+
+  pending(): number {
+    if (this.isBlind) return -1;
+    const [frame] = this.waiting;
+    if (frame === undefined) drainEventfd(this.eventfd.number);
+    return frame?.length ?? 0;
+  }
+
+  receive(parts: readonly Uint8Array[]): number {
+    if (this.failure !== undefined) throw this.failure;
+    const frame = this.waiting.shift();
+    if (frame === undefined) {
+      drainEventfd(this.eventfd.number);
+      return 0;
+    }
+    let copied = 0;
+    for (const part of parts) {
+      const piece = frame.subarray(copied, copied + part.length);
+      part.set(piece);
+      copied += piece.length;
+    }
+    return copied === frame.length ? copied : -1;
+  }
+
+  [Symbol.dispose](): void {
+    this.eventfd[Symbol.dispose]();
+  }
+}
+
+/** A device in the hands of a test: open, with memory, a driver, and eventfds behind its interrupts. */
+export class Workbench implements Disposable {
+  readonly #scope: Scope;
+  readonly thread: InlineEventThread;
+  readonly instance: VirtioNetInstance;
+  readonly memory: GuestMemory;
+  readonly driver: GuestDriver;
+  /** Of the latest create; only with `net=fake`. */
+  port!: FakePort;
+
+  /** @param options as on the command line; the fake port unless `net` says otherwise */
+  constructor(options: Readonly<Record<string, string>> = {}) {
+    const fake: NetBackend = {
+      name: 'fake',
+      validate: () => undefined,
+      open: () => {
+        this.port = new FakePort();
+        return this.port;
+      },
+    };
+    using scope = new Scope();
+    const backends = [fake, responder];
+    const task = new URL('test:queue-task');
+    this.thread = scope.own(new InlineEventThread(new Map([[task.href, createQueueTask(backends)]])));
+    this.memory = scope.own(new GuestMemory());
+    const driver = createVirtioNetDriver({ backends, task });
+    this.instance = scope.own(driver.create(driver.types[0]!, UUID, options, { eventThread: this.thread }));
+    this.instance.ops.openDevice(this.memory.open);
+    scope.defer(() => this.instance.ops.closeDevice());
+    this.driver = new GuestDriver(this.instance.ops, this.memory);
+    this.#scope = scope.move();
+  }
+
+  /** Eventfds behind all interrupts of an index, until the test's end. */
+  wire(index: number, count: number): Fd[] {
+    const fds = Array.from({ length: count }, (_, i) => this.#scope.own(Fd.eventfd(`irq ${i}`)));
+    const data = fds.map((fd) => fd.number);
+    this.instance.ops.setIrqs({ index, flags: TRIGGER_EVENTFD, start: 0, count, data });
+    return fds;
+  }
+
+  own<T extends Disposable>(resource: T): T {
+    return this.#scope.own(resource);
+  }
+
+  [Symbol.dispose](): void {
+    this.#scope[Symbol.dispose]();
+  }
+}
+
+/** Takes an eventfd's signals: how many came since the last call. */
+export const taken = (fd: Fd): number => (isReadable(fd.number) ? Number(drainEventfd(fd.number)) : 0);
