@@ -177,3 +177,26 @@ const PR_SET_NAME = 15;
 export const setThreadName = (name: string): void => {
   c.prctl(PR_SET_NAME, name.slice(0, 15), 0, 0, 0);
 };
+
+/**
+ * What everything else rests on, tried once in a process: a new runtime or another ffi-rs could break it in silence.
+ * @throws Error naming what does not hold
+ */
+function selfTest(): void {
+  const expectThat = (holds: boolean, what: string) => {
+    if (!holds) throw new Error(`tsvisor: ffi-rs does not work in this runtime: ${what}`);
+  };
+  expectThat(ioctlNone(-1, 0) === -EBADF, 'a failed call does not give its errno');
+  const page = mmap(0, 4096, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, -1, 0);
+  expectThat(page > 0 && Number.isSafeInteger(page), 'mmap gives no usable address');
+  const [one, other] = [new Uint8Array(memoryAt(page, 4096)), new Uint8Array(memoryAt(page, 4096))];
+  one[4095] = 0xa5;
+  expectThat(other[4095] === 0xa5, 'memory is copied instead of shared: external buffers are forbidden here');
+  expectThat(addressOf(one) === page, 'an address does not survive the way there and back');
+  munmap(page, 4096);
+}
+
+const EBADF = 9;
+const PROT_READ_WRITE = 3;
+const MAP_PRIVATE_ANONYMOUS = 0x22;
+if (isMainThread) selfTest();

@@ -1,0 +1,129 @@
+/** What a KVM exit costs, from the guest's instruction to the next one: the whole way through tsvisor against C. */
+import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import type { BusDevice } from '../devices/contracts.js';
+import { MemorySlots } from '../kvm/memory-slots.js';
+import { Kvm } from '../kvm/system.js';
+import { Regs, Sregs } from '../kvm/uapi-vcpu.js';
+import type { HotDoor } from '../sys/libc.js';
+import { Scope } from '../sys/scope.js';
+import { RangeBus } from '../vmm/bus.js';
+import { ExitDispatcher } from '../vmm/exit-dispatcher.js';
+import { longModeSregs, prepareLongMode } from '../vmm/long-mode.js';
+import { MemoryMap } from '../vmm/memory-map.js';
+import { compileC, interleave, microseconds, scratchFolder } from './measure.js';
+
+const MEMORY_BYTES = 2n << 20n;
+const CODE = 0x10_0000n;
+const PORT = 0x200;
+const MMIO_ADDRESS = 0xd000_0000;
+const EXITS = 20_000;
+const ROUNDS = 7;
+
+const u32 = (value: number) => [
+  value & 0xff,
+  (value >> 8) & 0xff,
+  (value >> 16) & 0xff,
+  (value >>> 24) & 0xff,
+];
+const LOOP_AND_HALT = (target: number) => [0xff, 0xc9, 0x75, target & 0xff, 0xf4]; // dec ecx; jnz target; hlt
+
+const guests: Readonly<Record<string, readonly number[]>> = {
+  // mov ecx, EXITS; mov edx, PORT; out dx, al; ...
+  PIO: [0xb9, ...u32(EXITS), 0xba, ...u32(PORT), 0xee, ...LOOP_AND_HALT(-5)],
+  // mov ecx, EXITS; mov ebx, MMIO_ADDRESS; mov [rbx], al; ...
+  MMIO: [0xb9, ...u32(EXITS), 0xbb, ...u32(MMIO_ADDRESS), 0x88, 0x03, ...LOOP_AND_HALT(-6)],
+};
+
+/** A device as simple as the C loop's answer: it takes the byte. */
+function byteSink(): BusDevice & { last: number } {
+  const sink = {
+    name: 'byte sink',
+    last: 0,
+    read() {},
+    write(_offset: number, data: Uint8Array) {
+      sink.last = data[0] as number;
+    },
+  };
+  return sink;
+}
+
+interface Contender extends Disposable {
+  /** Runs the guest to its end; nanoseconds per exit. */
+  run(): number;
+  readonly memory: Uint8Array;
+  readonly sregs: Uint8Array;
+  readonly regs: Uint8Array;
+}
+
+/** A VM as the machine makes it, with the exits going through dispatcher and buses. */
+function createContender(code: readonly number[], door: HotDoor): Contender {
+  using scope = new Scope();
+  const kvm = scope.own(Kvm.open());
+  const vm = scope.own(kvm.createVm());
+  const memory = scope.own(new MemoryMap(new MemorySlots(vm)));
+  memory.addRam(MEMORY_BYTES);
+  memory.ram(CODE, code.length).set(code);
+  prepareLongMode(memory, '');
+  const vcpu = scope.own(vm.createVcpu(0, door));
+  const sregs = { ...vcpu.getSregs(), ...longModeSregs() };
+  const regs = { rip: CODE, rflags: 2n };
+  const [pio, mmio] = [new RangeBus('pio'), new RangeBus('mmio')];
+  pio.add(BigInt(PORT), 1n, byteSink());
+  mmio.add(BigInt(MMIO_ADDRESS), 4096n, byteSink());
+  const exits = new ExitDispatcher(pio, mmio);
+  const owned = scope.move();
+  return {
+    memory: memory.ram(0n, Number(MEMORY_BYTES)).slice(),
+    sregs: Sregs.encode(sregs),
+    regs: Regs.encode(regs),
+    run() {
+      vcpu.setSregs(sregs);
+      vcpu.setRegs(regs);
+      const start = process.hrtime.bigint();
+      for (let exit = vcpu.run(); exit.kind !== 'hlt'; exit = vcpu.run()) {
+        if (!exits.dispatch(0, exit)) throw new Error(`unexpected exit: ${exit.kind}`);
+      }
+      return Number(process.hrtime.bigint() - start) / EXITS;
+    },
+    [Symbol.dispose]: () => owned[Symbol.dispose](),
+  };
+}
+
+function hasKoffi(): boolean {
+  try {
+    createRequire(import.meta.url).resolve('koffi');
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Prints cost and ratio for each kind of exit. */
+export async function exitCost(): Promise<void> {
+  using folder = scratchFolder();
+  const loop = compileC('exit-loop', folder.path);
+  const doors: HotDoor[] = hasKoffi() ? ['ffi-rs', 'koffi'] : ['ffi-rs'];
+  for (const [kind, code] of Object.entries(guests)) {
+    using scope = new Scope();
+    const ours = doors.map((door) => [door, scope.own(createContender(code, door))] as const);
+    const files = ['memory', 'sregs', 'regs'].map((name) => join(folder.path, name));
+    const [, sample] = ours[0] as (typeof ours)[0];
+    [sample.memory, sample.sregs, sample.regs].forEach((bytes, i) => {
+      writeFileSync(files[i] as string, bytes);
+    });
+    const contenders: Record<string, () => number> = {
+      C: () => Number(execFileSync(loop, [...files, '1'], { encoding: 'utf8' })),
+    };
+    for (const [door, contender] of ours) contenders[door] = () => contender.run();
+    const { C: c = Number.NaN, ...rest } = await interleave(ROUNDS, contenders);
+    const texts = Object.entries(rest).map(
+      ([door, ns]) => `tsvisor by ${door} ${microseconds(ns)}, ${(ns / c).toFixed(2)} x C`,
+    );
+    console.log(`${kind.padEnd(5)} exit: C ${microseconds(c)}; ${texts.join('; ')}`);
+  }
+  if (doors.length === 1)
+    console.log('      koffi is not installed (npm install --no-save koffi): its door was left out');
+}

@@ -1,0 +1,23 @@
+/** `npm run bench [-- NAME ...]`: runs the benchmarks, all or those named. */
+import { exitCost } from './exit-cost.js';
+import { packets } from './packets.js';
+import { startUp } from './start-up.js';
+
+const benchmarks: Readonly<Record<string, () => Promise<void>>> = {
+  'exit-cost': exitCost,
+  'start-up': startUp,
+  packets,
+};
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => !(name in benchmarks));
+if (unknown.length > 0) {
+  console.error(`no benchmark ${unknown.join(', ')}; there are ${Object.keys(benchmarks).join(', ')}`);
+  process.exitCode = 64;
+} else {
+  for (const [name, run] of Object.entries(benchmarks)) {
+    if (wanted.length > 0 && !wanted.includes(name)) continue;
+    console.log(`${name}`);
+    await run();
+  }
+}

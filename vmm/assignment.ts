@@ -1,0 +1,77 @@
+import type { PciEnvironment, PciFunction } from '../devices/contracts.js';
+import { VfioPciDevice, type VfioPciOptions } from '../devices/vfio-pci/device.js';
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
+import { Scope } from '../sys/scope.js';
+import { type AssignableDevice, VfioProvider } from '../vfio/uapi.js';
+import { AddressSpace, attachStep, KvmAssociation } from './address-space.js';
+import type { DeviceConfig } from './config.js';
+import { inject, injectAll, injectable } from './injection.js';
+import { MemoryMap } from './memory-map.js';
+
+/** I/O APIC pin that a PCI interrupt pin of a slot is wired to. */
+export type RouteIntx = NonNullable<VfioPciOptions['routeIntx']>;
+
+/** A device that the guest has, and how it came to it. */
+export interface AssignedDevice extends Disposable {
+  readonly device: AssignableDevice;
+  readonly function: PciFunction;
+}
+
+/** Attaches devices of any provider to the guest. Machine thread only. */
+@injectable()
+export class Assignment {
+  readonly #providers: readonly VfioProvider[];
+  readonly #memory: MemoryMap;
+  readonly #kvm: KvmAssociation;
+  readonly #spaces = new Map<VfioProvider, AddressSpace>();
+
+  constructor(
+    @injectAll(VfioProvider) providers: readonly VfioProvider[],
+    @inject(MemoryMap) memory: MemoryMap,
+    @inject(KvmAssociation) kvm: KvmAssociation,
+  ) {
+    this.#providers = providers;
+    this.#memory = memory;
+    this.#kvm = kvm;
+  }
+
+  /**
+   * Finds (or creates) the device, opens its group, container and file, and makes a PCI function of it.
+   * @param name as the guest's owner knows it: `00:03.0 virtio-net`
+   * @throws SysError ENODEV if no provider takes the address, else of the step that failed; nothing is left open
+   */
+  attach(
+    config: DeviceConfig,
+    name: string,
+    environment: PciEnvironment,
+    routeIntx: RouteIntx,
+  ): AssignedDevice {
+    const provider = this.#providerOf(config.address);
+    using scope = new Scope();
+    const device = scope.own(provider.resolve(config.address, config.options));
+    attachStep(`${config.address}: ${device.description}`);
+    const group = scope.own(this.#spaceOf(provider).lease(device.group));
+    const file = scope.own(group.file.getDeviceFd(device.name));
+    attachStep(`device ${device.name} is open (VFIO_GROUP_GET_DEVICE_FD)`);
+    const pciFunction = scope.own(VfioPciDevice.open(name, file, environment, { routeIntx }));
+    const owned = scope.move();
+    return { device, function: pciFunction, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+  }
+
+  #providerOf(address: string): VfioProvider {
+    const provider = this.#providers.find((candidate) => candidate.matches(address));
+    if (provider !== undefined) return provider;
+    const known = this.#providers.map(({ name, addresses }) => `${name}: ${addresses}`).join('; ');
+    const hint = `known devices are: ${known}`;
+    throw new SysError({ call: 'attach', target: `device '${address}'`, errno: errno.ENODEV, hint });
+  }
+
+  #spaceOf(provider: VfioProvider): AddressSpace {
+    const known = this.#spaces.get(provider);
+    if (known !== undefined) return known;
+    const made = new AddressSpace(provider, this.#memory, this.#kvm);
+    this.#spaces.set(provider, made);
+    return made;
+  }
+}

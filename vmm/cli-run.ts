@@ -1,0 +1,165 @@
+import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { fromNodeError } from '../sys/error.js';
+import type { VmConfigInput } from './config.js';
+import { ConfigError } from './config-error.js';
+import { exitStatus } from './outcome.js';
+import { monotonicMs } from './protocol.js';
+import { printSummary } from './summary.js';
+import { VirtualMachine, type VmObserver } from './virtual-machine.js';
+
+const options = {
+  net: { type: 'string' },
+  device: { type: 'string', multiple: true },
+  memory: { type: 'string' },
+  cpus: { type: 'string' },
+  guest: { type: 'string' },
+  append: { type: 'string' },
+  config: { type: 'string' },
+  plugin: { type: 'string', multiple: true },
+  ffi: { type: 'string' },
+  trace: { type: 'string', multiple: true },
+  json: { type: 'boolean' },
+  quiet: { type: 'boolean' },
+} as const;
+
+type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
+type DeviceInput = NonNullable<VmConfigInput['devices']>[number];
+
+/** `tsvisor run`: returns the process's exit code. @throws ConfigError, or what kept the machine from running */
+export async function run(args: readonly string[]): Promise<number> {
+  const { values } = parseArgs({ args: [...args], options, strict: true });
+  const isQuiet = values.quiet === true || values.json === true;
+  const vm = VirtualMachine.start(configOf(values), isQuiet ? quietly(values) : aloud());
+  if (!isQuiet) printHeading(vm);
+  const release = stopOnSignals(vm);
+  try {
+    const report = await vm.finished;
+    if (values.json === true) console.log(JSON.stringify(report));
+    else if (!isQuiet) printSummary(report, processStartMs());
+    else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
+    return exitStatus(report.outcome);
+  } finally {
+    release();
+  }
+}
+
+function configOf(values: Values): VmConfigInput {
+  const base = values.config === undefined ? {} : readConfig(values.config);
+  const config: Record<string, unknown> = { ...base };
+  if (values.memory !== undefined) config.memory = values.memory;
+  if (values.cpus !== undefined) config.vcpus = Number(values.cpus);
+  if (values.guest !== undefined) config.guest = values.guest;
+  if (values.append !== undefined) config.cmdline = [base.cmdline, values.append].filter(Boolean).join(' ');
+  if (values.plugin !== undefined) config.plugins = values.plugin;
+  if (values.ffi !== undefined) config.ffi = values.ffi;
+  if (values.trace !== undefined) config.trace = values.trace;
+  config.devices = devicesOf(values, base.devices);
+  return config as VmConfigInput;
+}
+
+function readConfig(path: string): VmConfigInput {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    throw fromNodeError(error, 'open', `configuration ${path}`);
+  }
+  try {
+    return JSON.parse(text) as VmConfigInput;
+  } catch (error) {
+    throw new ConfigError([{ path, text: `is not JSON: ${(error as Error).message}` }]);
+  }
+}
+
+function devicesOf(values: Values, configured: VmConfigInput['devices']): readonly DeviceInput[] {
+  if (values.device !== undefined) {
+    if (values.net !== undefined) {
+      throw new ConfigError([
+        { path: '--net', text: 'belongs to the default NIC; with --device write net= behind it' },
+      ]);
+    }
+    return values.device.map(parseDevice);
+  }
+  if (configured !== undefined && values.net === undefined) return configured;
+  return [{ address: 'virtio-net', options: { net: values.net ?? 'responder' } }];
+}
+
+/** `virtio-net,net=tap:tap0,slot=5` */
+function parseDevice(text: string, index: number): DeviceInput {
+  const [address = '', ...rest] = text.split(',');
+  const pairs = rest.map((pair) => {
+    const at = pair.indexOf('=');
+    if (at < 1)
+      throw new ConfigError([
+        { path: `--device [${index}]`, text: `'${pair}' is not of the form key=value` },
+      ]);
+    return [pair.slice(0, at), pair.slice(at + 1)] as const;
+  });
+  const { slot, ...deviceOptions } = Object.fromEntries(pairs);
+  return { address, options: deviceOptions, ...(slot === undefined ? {} : { slot: Number(slot) }) };
+}
+
+/** When this process began, on the clock that all threads share. */
+const processStartMs = (): number => monotonicMs() - process.uptime() * 1000;
+
+function printHeading({ config }: VirtualMachine): void {
+  const guest = config.guest ?? 'built-in guest';
+  const cpus = config.vcpus === 1 ? '1 vCPU' : `${config.vcpus} vCPUs`;
+  console.log(`tsvisor: ${guest}, ${cpus}, ${config.memory >> 20n} MiB`);
+}
+
+/** Prints steps as they come, and the guest's lines behind a mark of their own. */
+function aloud(): VmObserver {
+  const start = processStartMs();
+  const lines = new LineSplitter((line) => console.log(`guest | ${line}`));
+  return {
+    step: (text, at) => console.log(`${(at - start).toFixed(1).padStart(8)} ms  ${text}`),
+    serial: (bytes) => lines.push(bytes),
+    trace: (channel, text) => console.log(`trace ${channel} ${text}`),
+  };
+}
+
+function quietly(values: Values): VmObserver {
+  return {
+    ...(values.json === true ? {} : { serial: (bytes: Uint8Array) => void process.stdout.write(bytes) }),
+    trace: (channel, text) => console.error(`trace ${channel} ${text}`),
+  };
+}
+
+class LineSplitter {
+  readonly #print: (line: string) => void;
+  #rest = '';
+
+  constructor(print: (line: string) => void) {
+    this.#print = print;
+  }
+
+  push(bytes: Uint8Array): void {
+    const lines = (this.#rest + Buffer.from(bytes).toString('latin1')).split('\n');
+    this.#rest = lines.pop() ?? '';
+    for (const line of lines) this.#print(line.replace(/\r$/, ''));
+  }
+}
+
+/**
+ * The first signal asks the machine to stop in order; the second one ends the process at once. Node ignores SIGPIPE: a
+ * reader that has gone shows as an error of stdout.
+ */
+function stopOnSignals(vm: VirtualMachine): () => void {
+  process.stdout.on('error', () => vm.stop('SIGPIPE'));
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  let isAsked = false;
+  const handlers = signals.map((signal) => {
+    const handler = () => {
+      if (isAsked) process.exit(signal === 'SIGINT' ? 130 : 143);
+      isAsked = true;
+      vm.stop(signal);
+    };
+    process.on(signal, handler);
+    return () => process.off(signal, handler);
+  });
+  return () => {
+    for (const off of handlers) off();
+  };
+}

@@ -1,0 +1,73 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { run } from './cli-run.js';
+import { ConfigError } from './config-error.js';
+
+const USAGE = `tsvisor: assigns devices to virtual machines, in TypeScript
+
+usage: tsvisor run [options]     boot a guest with an assigned device
+       tsvisor --version | --help
+
+With no options it boots the built-in guest with a virtio-net NIC assigned through VFIO, whose wire
+ends at a responder inside this process.
+
+  --net BACKEND        where the NIC's wire ends: responder, responder:corrupt=N, tap:NAME
+  --device ADDR[,K=V]  assign this device instead: virtio-net,net=tap:tap0  (may be repeated; slot=N puts it
+                       at PCI slot N)
+  --memory SIZE        guest memory: 64M (the default), 1G
+  --cpus N             virtual CPUs: 1 (the default)
+  --guest FILE         an ELF64 image instead of the built-in guest
+  --append TEXT        more words for the guest's command line: --append 'pings=3 mtu=9000'
+  --config FILE        a machine's whole configuration as JSON; other options override it
+  --plugin MODULE      load a plug-in: vendor drivers, providers (may be repeated)
+  --ffi DOOR           the way into KVM_RUN: ffi-rs (the default) or koffi (if installed)
+  --trace CHANNEL      print events of a channel: exit, region, memory, vfio, unclaimed, guestMisuse
+                       (may be repeated)
+  --json               the report as one line of JSON instead of text
+  --quiet              the guest's output only
+
+The exit code is the guest's verdict; 64 a usage or configuration error, 69 something the host lacks,
+70 a guest that crashed, 130 or 143 when stopped by SIGINT or SIGTERM.
+`;
+
+/** sysexits.h: EX_USAGE, EX_UNAVAILABLE. */
+const EX_USAGE = 64;
+const EX_UNAVAILABLE = 69;
+
+function version(): string {
+  const path = new URL('../../package.json', import.meta.url);
+  return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version;
+}
+
+const isUsageError = (error: unknown): boolean =>
+  error instanceof ConfigError ||
+  (error instanceof TypeError && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS_'));
+
+async function main(args: readonly string[]): Promise<number> {
+  const [command, ...rest] = args;
+  if (command === '--version') {
+    console.log(`tsvisor ${version()}`);
+    return 0;
+  }
+  if (command === undefined || command === '--help' || command === 'help') {
+    console.log(USAGE);
+    return command === undefined ? EX_USAGE : 0;
+  }
+  if (command !== 'run') {
+    console.error(`tsvisor: there is no command '${command}'\n\n${USAGE}`);
+    return EX_USAGE;
+  }
+  if (rest.includes('--help')) {
+    console.log(USAGE);
+    return 0;
+  }
+  return run(rest);
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  console.error(`tsvisor: ${error instanceof Error ? error.message : String(error)}`);
+  if (process.env.TSVISOR_DEBUG !== undefined) console.error(error);
+  process.exitCode = isUsageError(error) ? EX_USAGE : EX_UNAVAILABLE;
+}

@@ -1,0 +1,234 @@
+/**
+ * Puts a machine together: the one place that knows which implementation stands behind each port. tsyringe builds the
+ * graph, each thing when it is first asked for; the Scope frees it, last made, first freed.
+ */
+import type { Bus, BusDevice, Doorbells, Interrupts, PciEnvironment } from '../devices/contracts.js';
+import { createDebugExit, DEBUG_EXIT_PORT } from '../devices/debug-exit.js';
+import { formatSlot, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, PciHost } from '../devices/pci/host-bridge.js';
+import { createPostCode, POST_CODE_PORT } from '../devices/post-code.js';
+import { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial } from '../devices/serial.js';
+import { createVirtioNetDriver } from '../devices/virtio-net/driver.js';
+import { GsiRouting } from '../kvm/gsi-routing.js';
+import { MemorySlots } from '../kvm/memory-slots.js';
+import { Kvm } from '../kvm/system.js';
+import type { Vcpu } from '../kvm/vcpu.js';
+import { KvmVfio, VfioFileOps } from '../kvm/vfio.js';
+import type { Vm } from '../kvm/vm.js';
+import { Scope } from '../sys/scope.js';
+import { VfioCore } from '../vfio/core/core.js';
+import { VfioProvider } from '../vfio/uapi.js';
+import { KvmAssociation } from './address-space.js';
+import { type AssignedDevice, Assignment } from './assignment.js';
+import { MmioBus, PioBus, RangeBus } from './bus.js';
+import type { VmConfig } from './config.js';
+import { SerialConsole } from './console.js';
+import { cpuidFor } from './cpuid.js';
+import { KvmDoorbells } from './doorbells.js';
+import { ExitDispatcher } from './exit-dispatcher.js';
+import { loadGuest, readGuest } from './guest-image.js';
+import { type DependencyContainer, instanceCachingFactory, container as root } from './injection.js';
+import { KvmInterrupts } from './interrupts.js';
+import * as layout from './layout.js';
+import { Machine } from './machine.js';
+import { EventThread, MachinePorts } from './machine-ports.js';
+import { MemoryMap, MemorySlotPort } from './memory-map.js';
+import type { Plugin } from './plugin.js';
+import { GsiRoutingToken, VmConfigToken, VmToken } from './tokens.js';
+
+/** A machine that is ready to run; disposing closes all of it. */
+export interface ComposedMachine extends Disposable {
+  readonly machine: Machine;
+}
+
+/** First slot for devices that do not ask for one; 0 is the host bridge, 1 and 2 stay free as on other machines. */
+const FIRST_SLOT = 3;
+
+/** Without these a device cannot be assigned; every KVM of the last decade has them. */
+const NEEDED = [
+  'KVM_CAP_IRQCHIP',
+  'KVM_CAP_IRQ_ROUTING',
+  'KVM_CAP_IRQFD',
+  'KVM_CAP_IRQFD_RESAMPLE',
+  'KVM_CAP_IOEVENTFD',
+  'KVM_CAP_IOEVENTFD_ANY_LENGTH',
+  'KVM_CAP_IMMEDIATE_EXIT',
+] as const;
+
+/**
+ * Builds a machine from its configuration. Machine thread only.
+ * @throws SysError, GuestImageError, RangeError of whatever cannot be had; nothing is left open
+ */
+export function compose(
+  config: VmConfig,
+  ports: MachinePorts,
+  eventThread: EventThread,
+  plugins: readonly Plugin[],
+): ComposedMachine {
+  using scope = new Scope();
+  const image = readGuest(config); // first: it is the likeliest to be wrong, and nothing is open yet
+  const container = root.createChildContainer();
+  container.register(VmConfigToken, { useValue: config });
+  container.register(MachinePorts, { useValue: ports });
+  container.register(EventThread, { useValue: eventThread });
+  registerKvm(container, scope);
+  registerVfio(container, scope, plugins);
+  const machine = buildMachine(container, scope, config);
+  loadGuest(image, config, container.resolve(MemoryMap), machine.bootVcpu);
+  const owned = scope.move();
+  return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+}
+
+/** Everything that stands on /dev/kvm. */
+function registerKvm(container: DependencyContainer, scope: Scope): void {
+  const once = <T>(make: (from: DependencyContainer) => T) => ({
+    useFactory: instanceCachingFactory<T>(make),
+  });
+  container.register(
+    VmToken,
+    once(() => scope.own(createVm(scope))),
+  );
+  container.register(
+    GsiRoutingToken,
+    once((from) => {
+      const options = { isIoapicRouted: true, isPicRouted: true };
+      return GsiRouting.create(from.resolve<Vm>(VmToken), options);
+    }),
+  );
+  container.register(
+    MemorySlotPort,
+    once((from) => new MemorySlots(from.resolve<Vm>(VmToken))),
+  );
+  container.register(
+    MemoryMap,
+    once((from) => {
+      const memory = scope.own(new MemoryMap(from.resolve(MemorySlotPort)));
+      memory.addRam(from.resolve<VmConfig>(VmConfigToken).memory);
+      return memory;
+    }),
+  );
+  container.register(PioBus, { useValue: new RangeBus('pio') });
+  container.register(MmioBus, { useValue: new RangeBus('mmio') });
+  container.registerSingleton(ExitDispatcher);
+}
+
+function createVm(scope: Scope): Vm {
+  const kvm = scope.own(Kvm.open());
+  kvm.requireExtensions(NEEDED);
+  const vm = kvm.createVm();
+  vm.setTssAddr(layout.KVM_TSS_ADDRESS);
+  vm.setIdentityMapAddr(layout.KVM_IDENTITY_MAP_ADDRESS);
+  vm.createIrqchip();
+  // With it an instruction that KVM cannot emulate is named in the report of the crash.
+  if (vm.checkExtension('KVM_CAP_EXIT_ON_EMULATION_FAILURE') > 0)
+    vm.enableCap('KVM_CAP_EXIT_ON_EMULATION_FAILURE', 1n);
+  return vm;
+}
+
+/** The VFIO providers, and the only place where kvm/ and vfio/ meet: the port by which kvm-vfio reaches core files. */
+function registerVfio(container: DependencyContainer, scope: Scope, plugins: readonly Plugin[]): void {
+  const core = scope.own(new VfioCore());
+  const environment = { eventThread: container.resolve<EventThread>(EventThread) };
+  for (const driver of [
+    createVirtioNetDriver(),
+    ...plugins.flatMap(({ vendorDrivers = [] }) => vendorDrivers),
+  ]) {
+    core.registerVendorDriver(driver, environment);
+  }
+  for (const provider of [core.provider, ...plugins.flatMap(({ providers = [] }) => providers)]) {
+    container.register(VfioProvider, { useValue: provider });
+  }
+  container.register(VfioFileOps, { useValue: core.vfioFileOps });
+  container.register(KvmAssociation, {
+    useFactory: instanceCachingFactory((from) =>
+      scope.own(KvmVfio.create(from.resolve<Vm>(VmToken), from.resolve<VfioFileOps>(VfioFileOps))),
+    ),
+  });
+}
+
+function buildMachine(container: DependencyContainer, scope: Scope, config: VmConfig): Machine {
+  const ports = container.resolve<MachinePorts>(MachinePorts);
+  const vm = container.resolve<Vm>(VmToken);
+  const memory = container.resolve(MemoryMap);
+  const pio = container.resolve<RangeBus>(PioBus);
+  const mmio = container.resolve<RangeBus>(MmioBus);
+  const environment: PciEnvironment = {
+    mmio,
+    pio,
+    memory,
+    doorbells: container.resolve<Doorbells>(KvmDoorbells),
+    interrupts: container.resolve<Interrupts>(KvmInterrupts),
+    windows: [layout.PCI_WINDOW, layout.PCI_WINDOW_64, layout.PCI_IO_WINDOW],
+  };
+  const pci = PciHost.create();
+  const put = (bus: Bus, base: number | bigint, bytes: number | bigint, device: BusDevice) =>
+    scope.own(bus.add(BigInt(base), BigInt(bytes), device));
+  put(pio, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, pci.ports);
+  put(mmio, layout.ECAM_BASE, layout.ECAM_BYTES, pci.ecam);
+
+  const console = new SerialConsole(ports.emit);
+  const serial = new Serial({
+    name: 'COM1',
+    transmit: (bytes) => console.write(bytes),
+    raise: (isHigh) => vm.irqLine(COM1_GSI, isHigh),
+  });
+  put(pio, COM1_PORT, SERIAL_PORTS, serial);
+
+  const vcpus = createVcpus(vm, config, scope);
+  const devices = assignDevices(container.resolve(Assignment), pci, config, environment, scope);
+  const machine = new Machine({
+    ports,
+    memory,
+    pio,
+    mmio,
+    exits: container.resolve(ExitDispatcher),
+    vcpus,
+    serial,
+    console,
+    devices,
+  });
+  put(
+    pio,
+    POST_CODE_PORT,
+    1,
+    createPostCode((code) => machine.mark(code)),
+  );
+  put(
+    pio,
+    DEBUG_EXIT_PORT,
+    1,
+    createDebugExit((status) => machine.end({ kind: 'verdict', status })),
+  );
+  return machine;
+}
+
+function createVcpus(vm: Vm, config: VmConfig, scope: Scope): readonly Vcpu[] {
+  using kvm = Kvm.open();
+  const supported = kvm.getSupportedCpuid();
+  return Array.from({ length: config.vcpus }, (_, id) => {
+    const vcpu = scope.own(vm.createVcpu(id, config.ffi));
+    vcpu.setCpuid2(cpuidFor(id, supported));
+    return vcpu;
+  });
+}
+
+function assignDevices(
+  assignment: Assignment,
+  pci: PciHost,
+  config: VmConfig,
+  environment: PciEnvironment,
+  scope: Scope,
+): { readonly name: string; readonly assigned: AssignedDevice }[] {
+  const wanted = new Set(config.devices.map(({ slot }) => slot));
+  let next = FIRST_SLOT;
+  return config.devices.map((device) => {
+    while (device.slot === undefined && wanted.has(next)) next++;
+    const place = { device: device.slot ?? next++, function: 0 };
+    const name = `${formatSlot(place)} ${device.address}`;
+    // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
+    const routeIntx = (pin: number) =>
+      layout.PCI_INTX_GSIS[(place.device + pin - 1) % layout.PCI_INTX_GSIS.length];
+    const assigned = scope.own(assignment.attach(device, name, environment, routeIntx));
+    scope.own(pci.add(place, assigned.function));
+    return { name, assigned };
+  });
+}

@@ -1,0 +1,112 @@
+import { totalmem } from 'node:os';
+import { z } from 'zod';
+import { PAGE_SIZE } from '../sys/address.js';
+import { type TraceName, trace } from '../sys/trace.js';
+import { ConfigError } from './config-error.js';
+
+const UNITS: Readonly<Record<string, bigint>> = {
+  '': 1n,
+  K: 1n << 10n,
+  M: 1n << 20n,
+  G: 1n << 30n,
+  T: 1n << 40n,
+};
+
+/** Bytes of a size as people write it: `4096`, `64M`, `1G`; undefined if it is none. */
+export function parseSize(text: string): bigint | undefined {
+  const match = /^(\d+)([KMGT]?)(?:i?B)?$/i.exec(text.trim());
+  const unit = UNITS[(match?.[2] ?? '?').toUpperCase()];
+  return match === null || unit === undefined ? undefined : BigInt(match[1] as string) * unit;
+}
+
+const size = z.union([z.string(), z.number(), z.bigint()]).transform((value, context) => {
+  const bytes =
+    typeof value === 'string'
+      ? parseSize(value)
+      : Number.isInteger(Number(value))
+        ? BigInt(value)
+        : undefined;
+  if (bytes !== undefined) return bytes;
+  context.addIssue({
+    code: 'custom',
+    message: `'${value}' is not a size; write 64M, 1G or a number of bytes`,
+  });
+  return z.NEVER;
+});
+
+const memory = size.superRefine((bytes, context) => {
+  const host = BigInt(totalmem());
+  const problem =
+    bytes <= 0n
+      ? 'is empty; a machine needs at least one page (4096 bytes)'
+      : bytes % PAGE_SIZE !== 0n
+        ? `${bytes} bytes is not a multiple of the page size, ${PAGE_SIZE}`
+        : bytes > host
+          ? `${bytes >> 20n} MiB is more than the ${host >> 20n} MiB this host has`
+          : undefined;
+  if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+});
+
+const device = z.strictObject({
+  /** What to assign: a type of the in-process core (`virtio-net`), or whatever a provider takes. */
+  address: z.string().min(1),
+  options: z.record(z.string(), z.string()).default({}),
+  /** PCI device number on bus 0; the first free one from 3 if absent. */
+  slot: z.int().min(1).max(31).optional(),
+});
+
+const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
+
+const schema = z
+  .strictObject({
+    memory: memory.prefault('64M'),
+    vcpus: z.int().min(1).max(64).default(1),
+    /** Path of an ELF64 guest image; the built-in one if absent. */
+    guest: z.string().min(1).optional(),
+    /** Appended to the command line that the machine makes for the guest. */
+    cmdline: z.string().max(1024).default(''),
+    devices: z.array(device).max(29).default([]),
+    /** Modules that export `plugin`: vendor drivers, providers. */
+    plugins: z.array(z.string().min(1)).default([]),
+    /** The door to KVM_RUN; `koffi` needs that optional package. */
+    ffi: z.enum(['ffi-rs', 'koffi']).default('ffi-rs'),
+    /** Trace channels whose events the machine hands to its owner. */
+    trace: z.array(z.enum(traceNames)).default([]),
+  })
+  .superRefine(({ devices }, context) => {
+    const seen = new Map<number, number>();
+    for (const [i, { slot }] of devices.entries()) {
+      if (slot === undefined) continue;
+      const first = seen.get(slot);
+      if (first === undefined) seen.set(slot, i);
+      else
+        context.addIssue({
+          code: 'custom',
+          path: ['devices', i, 'slot'],
+          message: `${slot} is devices[${first}]'s`,
+        });
+    }
+  });
+
+/** What a machine is to be, as a person or a program writes it. */
+export type VmConfigInput = z.input<typeof schema>;
+/** The same, checked, with defaults filled in, and frozen. */
+export type VmConfig = Readonly<z.output<typeof schema>>;
+export type DeviceConfig = VmConfig['devices'][number];
+
+/**
+ * Checks a configuration. Opens nothing and creates nothing.
+ * @throws ConfigError with all problems
+ */
+export function parseConfig(input: unknown): VmConfig {
+  const parsed = schema.safeParse(input);
+  if (parsed.success) return Object.freeze(parsed.data);
+  throw new ConfigError(
+    parsed.error.issues.map(({ path, message }) => ({ path: pathText(path), text: message })),
+  );
+}
+
+function pathText(path: readonly PropertyKey[]): string {
+  const text = path.map((part) => (typeof part === 'number' ? `[${part}]` : `.${String(part)}`)).join('');
+  return text.replace(/^\./, '') || '(top level)';
+}

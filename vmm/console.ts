@@ -1,0 +1,28 @@
+import type { MachineEvent } from './protocol.js';
+
+const LINE_FEED = 0x0a;
+const FLUSH_BYTES = 256;
+
+/** Collects what the guest writes to its serial port into lines, so that not every byte crosses a thread. */
+export class SerialConsole {
+  readonly #emit: (event: MachineEvent) => void;
+  readonly #buffer = new Uint8Array(FLUSH_BYTES);
+  #length = 0;
+
+  constructor(emit: (event: MachineEvent) => void) {
+    this.#emit = emit;
+  }
+
+  write(bytes: Uint8Array): void {
+    for (const byte of bytes) {
+      this.#buffer[this.#length++] = byte;
+      if (byte === LINE_FEED || this.#length === FLUSH_BYTES) this.flush();
+    }
+  }
+
+  flush(): void {
+    if (this.#length === 0) return;
+    this.#emit({ kind: 'serial', bytes: this.#buffer.slice(0, this.#length) });
+    this.#length = 0;
+  }
+}

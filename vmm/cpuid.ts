@@ -1,0 +1,26 @@
+import type { CpuidEntry2 } from '../kvm/uapi.js';
+
+const LEAF_FEATURES = 0x1;
+const LEAF_TOPOLOGY = 0xb;
+const LEAF_TOPOLOGY_V2 = 0x1f;
+/** ecx of leaf 1: software can see that it runs under a hypervisor. */
+const FEATURE_HYPERVISOR = 2 ** 31;
+
+/** What one vCPU answers to CPUID: all that KVM supports here, with the vCPU's own APIC id wherever that shows. */
+export function cpuidFor(apicId: number, supported: readonly CpuidEntry2[]): CpuidEntry2[] {
+  return supported.map((entry) => {
+    switch (entry.function) {
+      case LEAF_FEATURES:
+        return {
+          ...entry,
+          ebx: ((entry.ebx & 0x00ff_ffff) | (apicId << 24)) >>> 0,
+          ecx: (entry.ecx | FEATURE_HYPERVISOR) >>> 0,
+        };
+      case LEAF_TOPOLOGY:
+      case LEAF_TOPOLOGY_V2:
+        return { ...entry, edx: apicId };
+      default:
+        return entry;
+    }
+  });
+}

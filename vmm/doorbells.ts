@@ -1,0 +1,28 @@
+import type { Bus, Doorbells } from '../devices/contracts.js';
+import type { Vm } from '../kvm/vm.js';
+import { duplicateFd } from '../sys/fd.js';
+import { Scope } from '../sys/scope.js';
+import { inject, injectable } from './injection.js';
+
+import { VmToken } from './tokens.js';
+
+type Width = 0 | 1 | 2 | 4 | 8;
+
+/** Doorbells by KVM's ioeventfds. Machine thread only. */
+@injectable()
+export class KvmDoorbells implements Doorbells {
+  readonly #vm: Vm;
+
+  constructor(@inject(VmToken) vm: Vm) {
+    this.#vm = vm;
+  }
+
+  /** @throws SysError EEXIST if the address has one; ENOSPC */
+  add(kind: Bus['kind'], address: bigint, bytes: number, fd: number, datamatch?: bigint): Disposable {
+    using scope = new Scope();
+    const own = scope.own(duplicateFd(fd, `doorbell at ${kind} 0x${address.toString(16)}`));
+    const length = bytes as Width;
+    scope.own(this.#vm.assignIoeventfd({ fd: own, address, length, datamatch, isPio: kind === 'pio' }));
+    return scope.move();
+  }
+}

@@ -1,0 +1,64 @@
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import type { Vcpu } from '../kvm/vcpu.js';
+import { formatRange } from '../sys/address.js';
+import { type ElfImage, GuestImageError, readElf } from './boot-elf.js';
+import type { VmConfig } from './config.js';
+import { ECAM_BASE, LOW_RAM_END, PCI_IO_WINDOW, PCI_WINDOW } from './layout.js';
+import { longModeSregs, prepareLongMode } from './long-mode.js';
+import type { MemoryMap } from './memory-map.js';
+
+/** Guests start at 1 MiB at the lowest: below are page tables and the command line. */
+const LOWEST_IMAGE = 0x10_0000n;
+const RFLAGS_ALWAYS_ONE = 2n;
+
+/** The image in the package, from the sources or from their compiled form. */
+function builtInGuest(): string {
+  const beside = fileURLToPath(new URL('./guest/guest.elf', import.meta.url));
+  return existsSync(beside) ? beside : fileURLToPath(new URL('../../vmm/guest/guest.elf', import.meta.url));
+}
+
+const hex = (value: bigint | number) => `0x${value.toString(16)}`;
+
+/** What the machine tells its guest about itself; the user's own words come last and win. */
+export function commandLine(config: VmConfig, tscKhz: number): string {
+  const windows = [
+    `mmio=${hex(PCI_WINDOW.base)},${hex(PCI_WINDOW.bytes)}`,
+    `io=${hex(PCI_IO_WINDOW.base)},${hex(PCI_IO_WINDOW.bytes)}`,
+    `ecam=${hex(ECAM_BASE)}`,
+  ];
+  return [`tsc_khz=${tscKhz}`, ...windows, config.cmdline].filter((word) => word !== '').join(' ');
+}
+
+/**
+ * Reads the guest image that a configuration names, or the built-in one.
+ * @throws SysError, GuestImageError naming the path
+ */
+export function readGuest(config: VmConfig): ElfImage {
+  return readElf(config.guest ?? builtInGuest());
+}
+
+/**
+ * Copies an image into guest memory and sets the first vCPU up to enter it in long mode, with the address of the
+ * command line in RDI.
+ * @throws GuestImageError if the image does not fit into the guest's memory
+ */
+export function loadGuest(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: Vcpu): void {
+  const end = config.memory < LOW_RAM_END ? config.memory : LOW_RAM_END;
+  for (const { gpa, bytes, memoryBytes } of image.segments) {
+    if (gpa < LOWEST_IMAGE || gpa + memoryBytes > end) {
+      const needs = formatRange(gpa, memoryBytes);
+      throw new GuestImageError(
+        image.path,
+        `needs ${needs}, but the guest's memory ends at ${hex(end)}`,
+        'give it more with --memory',
+      );
+    }
+    const target = memory.ram(gpa, Number(memoryBytes));
+    target.set(bytes);
+    target.fill(0, bytes.length);
+  }
+  const rdi = prepareLongMode(memory, commandLine(config, vcpu.getTscKhz()));
+  vcpu.setSregs({ ...vcpu.getSregs(), ...longModeSregs() });
+  vcpu.setRegs({ rip: image.entry, rflags: RFLAGS_ALWAYS_ONE, rdi });
+}

@@ -1,0 +1,10 @@
+/** The machine: configuration, running, what it reports. */
+export { SysError } from '../sys/error.js';
+export { type TraceName, trace } from '../sys/trace.js';
+export { GuestImageError } from './boot-elf.js';
+export { parseConfig, parseSize, type VmConfig, type VmConfigInput } from './config.js';
+export { ConfigError, type ConfigProblem } from './config-error.js';
+export { exitStatus, type Outcome } from './outcome.js';
+export type { Plugin } from './plugin.js';
+export type { DeviceReport, Phase, RunReport } from './protocol.js';
+export { VirtualMachine, type VmObserver } from './virtual-machine.js';

@@ -1,0 +1,98 @@
+import type { Interrupts, LevelLine, MsiLine } from '../devices/contracts.js';
+import type { GsiRouting, MsiRoute } from '../kvm/gsi-routing.js';
+import type { Vm } from '../kvm/vm.js';
+import { isErrno } from '../sys/error.js';
+import { isReadable } from '../sys/eventfd.js';
+import { Fd } from '../sys/fd.js';
+import { Scope } from '../sys/scope.js';
+import { trace } from '../sys/trace.js';
+import { inject, injectable } from './injection.js';
+import { GsiRoutingToken, VmToken } from './tokens.js';
+
+/**
+ * A message on its way: eventfd, irqfd, GSI, route. Closing takes only the irqfd away: the eventfd keeps what comes
+ * meanwhile, and KVM looks at it when the irqfd is put back, so that nothing is lost.
+ */
+class KvmMsiLine implements MsiLine {
+  readonly #vm: Vm;
+  readonly #routing: GsiRouting;
+  readonly #fd: Fd;
+  #route: MsiRoute | undefined;
+  #irqfd: Disposable | undefined;
+
+  constructor(vm: Vm, routing: GsiRouting, fd: Fd) {
+    this.#vm = vm;
+    this.#routing = routing;
+    this.#fd = fd;
+  }
+
+  get eventfd(): number {
+    return this.#fd.number;
+  }
+
+  get isOpen(): boolean {
+    return this.#irqfd !== undefined;
+  }
+
+  open(address: bigint, data: number): void {
+    try {
+      if (this.#route === undefined) this.#route = this.#routing.addMsi({ address, data });
+      else this.#route.update({ address, data });
+    } catch (error) {
+      if (!isErrno(error, 'EINVAL')) throw error;
+      // The guest chose an address where no local APIC is: such a message goes nowhere.
+      this.close();
+      if (trace.guestMisuse.hasSubscribers) {
+        trace.guestMisuse.publish({ device: this.#fd.target, what: 'MSI to no local APIC', address, data });
+      }
+      return;
+    }
+    this.#irqfd ??= this.#vm.assignIrqfd({ fd: this.#fd, gsi: this.#route.gsi });
+  }
+
+  close(): void {
+    this.#irqfd?.[Symbol.dispose]();
+    this.#irqfd = undefined;
+  }
+
+  isPending(): boolean {
+    return !this.isOpen && isReadable(this.#fd.number);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+    this.#route?.[Symbol.dispose]();
+    this.#route = undefined;
+    this.#fd[Symbol.dispose]();
+  }
+}
+
+/** Interrupts by KVM's irqfds: from the device's eventfd to the guest without a thread of ours. Machine thread only. */
+@injectable()
+export class KvmInterrupts implements Interrupts {
+  readonly #vm: Vm;
+  readonly #routing: GsiRouting;
+
+  constructor(@inject(VmToken) vm: Vm, @inject(GsiRoutingToken) routing: GsiRouting) {
+    this.#vm = vm;
+    this.#routing = routing;
+  }
+
+  msi(name: string): MsiLine {
+    return new KvmMsiLine(this.#vm, this.#routing, Fd.eventfd(name));
+  }
+
+  level(gsi: number, name: string): LevelLine {
+    using scope = new Scope();
+    const fd = scope.own(Fd.eventfd(name));
+    const resampleFd = scope.own(Fd.eventfd(`${name}, resample`));
+    scope.own(this.#vm.assignIrqfd({ fd, gsi, resampleFd }));
+    const owned = scope.move();
+    return {
+      eventfd: fd.number,
+      resamplefd: resampleFd.number,
+      gsi,
+      [Symbol.dispose]: () => owned[Symbol.dispose](),
+    };
+  }
+}

@@ -1,0 +1,166 @@
+import type { Serial } from '../devices/serial.js';
+import type { VcpuExit } from '../kvm/exits.js';
+import { Run } from '../kvm/uapi-vcpu.js';
+import type { Vcpu } from '../kvm/vcpu.js';
+import type { Inbox } from '../sys/inbox.js';
+import { unreachable } from '../sys/unreachable.js';
+import type { AssignedDevice } from './assignment.js';
+import type { RangeBus } from './bus.js';
+import type { SerialConsole } from './console.js';
+import type { ExitDispatcher } from './exit-dispatcher.js';
+import type { MachinePorts } from './machine-ports.js';
+import type { MemoryMap } from './memory-map.js';
+import { describeCrash, type Outcome } from './outcome.js';
+import { type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
+import { VcpuBaton } from './vcpu-baton.js';
+
+/** What a machine is made of; compose.ts puts it together and owns it all. */
+export interface MachineParts {
+  readonly ports: MachinePorts;
+  readonly memory: MemoryMap;
+  readonly pio: RangeBus;
+  readonly mmio: RangeBus;
+  readonly exits: ExitDispatcher;
+  readonly vcpus: readonly Vcpu[];
+  readonly serial: Serial;
+  readonly console: SerialConsole;
+  readonly devices: readonly { readonly name: string; readonly assigned: AssignedDevice }[];
+}
+
+const INSTRUCTION_BYTES = 15;
+
+/** The running thing. All of it lives in the machine thread, which {@link run} keeps until the end. */
+export class Machine {
+  readonly #parts: MachineParts;
+  readonly #inbox: Inbox;
+  readonly #phases: Phase[] = [];
+  #outcome: Outcome | undefined;
+
+  constructor(parts: MachineParts) {
+    this.#parts = parts;
+    this.#inbox = parts.ports.inbox;
+  }
+
+  /** The vCPU that runs first; the others wait for it to wake them. */
+  get bootVcpu(): Vcpu {
+    return this.#parts.vcpus[0] as Vcpu;
+  }
+
+  /** A mark on the guest's way: the guest wrote `code` to the POST code port. */
+  mark(code: number): void {
+    const phase = { code, at: monotonicMs(), ...this.#counts() };
+    this.#phases.push(phase);
+    this.#parts.ports.emit({ kind: 'phase', phase });
+  }
+
+  /** Ends the run with this outcome; the first one counts. */
+  end(outcome: Outcome): void {
+    this.#outcome ??= outcome;
+  }
+
+  obey(command: MachineCommand): void {
+    switch (command.kind) {
+      case 'stop':
+        this.end({ kind: 'stopped', by: command.by });
+        break;
+      case 'serial':
+        this.#parts.serial.receive(command.bytes);
+        break;
+      default:
+        unreachable(command);
+    }
+  }
+
+  /** Runs the guest until it ends or is stopped. Blocks the thread. @throws SysError if KVM_RUN itself fails */
+  run(): RunReport {
+    const [first] = this.#parts.vcpus;
+    const outcome =
+      this.#parts.vcpus.length === 1 && first !== undefined ? this.#runHere(first) : this.#runThreads();
+    this.#parts.console.flush();
+    return { outcome, phases: this.#phases, ...this.#counts() };
+  }
+
+  /** One vCPU: exits are answered where they happen, without waking another thread. */
+  #runHere(vcpu: Vcpu): Outcome {
+    const inbox = this.#inbox;
+    inbox.enterRun(vcpu.handle.address + Run.offsets.immediate_exit);
+    try {
+      for (;;) {
+        if (inbox.hasNews) this.#takeNews(vcpu);
+        if (this.#outcome !== undefined) return this.#outcome;
+        const exit = vcpu.run();
+        if (!this.#parts.exits.dispatch(0, exit)) this.end(this.#crash(0, exit));
+      }
+    } finally {
+      inbox.leaveRun();
+    }
+  }
+
+  /** The byte is cleared before the inbox is read, so that whoever rings after that stops the next run. */
+  #takeNews(vcpu: Vcpu): void {
+    vcpu.page.setImmediateExit(false);
+    this.#hear();
+  }
+
+  #hear(): void {
+    this.#inbox.drain();
+    if (this.#inbox.isStopping) this.end({ kind: 'stopped', by: 'exit of the process' });
+  }
+
+  /** Two vCPUs or more: each runs in a thread of its own, this one answers. */
+  #runThreads(): Outcome {
+    const { vcpus, ports } = this.#parts;
+    const batons = vcpus.map((vcpu, i) => {
+      const thread = ports.vcpuThreads[i];
+      if (thread === undefined) throw new RangeError(`there is no thread for vCPU ${i}`);
+      const baton = new VcpuBaton(thread.baton);
+      baton.start({ fd: vcpu.fd.number, runAddress: vcpu.handle.address, runBytes: vcpu.handle.bytes });
+      return baton;
+    });
+    for (;;) {
+      this.#hear();
+      for (const [i, baton] of batons.entries()) {
+        if (this.#outcome === undefined && baton.isMachinesTurn) this.#answer(i, baton);
+      }
+      if (this.#outcome !== undefined) return this.#outcome;
+      this.#inbox.wait();
+    }
+  }
+
+  #answer(index: number, baton: VcpuBaton): void {
+    const vcpu = this.#parts.vcpus[index] as Vcpu;
+    const exit = vcpu.page.exit(baton.result, vcpu.fd.target);
+    if (this.#parts.exits.dispatch(index, exit)) baton.resume();
+    else this.end(this.#crash(index, exit));
+  }
+
+  #crash(index: number, exit: VcpuExit): Outcome {
+    const vcpu = this.#parts.vcpus[index] as Vcpu;
+    const regs = vcpu.getRegs();
+    return describeCrash(exit, { vcpu: index, regs, code: this.#codeAt(vcpu, regs.rip) });
+  }
+
+  #codeAt(vcpu: Vcpu, rip: bigint): Uint8Array {
+    try {
+      const { valid, physical_address } = vcpu.translate(rip);
+      return valid === 0
+        ? new Uint8Array(0)
+        : this.#parts.memory.ram(physical_address, INSTRUCTION_BYTES).slice();
+    } catch {
+      return new Uint8Array(0); // not in RAM, or not translatable in this state: the report says so
+    }
+  }
+
+  #counts(): Pick<RunReport, 'exits' | 'accesses' | 'devices'> {
+    const { exits, pio, mmio, devices } = this.#parts;
+    return {
+      exits: exits.counts(),
+      accesses: Object.fromEntries([...pio.accesses(), ...mmio.accesses()]),
+      devices: devices.map(({ name, assigned: { device } }) => ({
+        name,
+        description: device.description,
+        counters: device.counters?.() ?? {},
+      })),
+    };
+  }
+}

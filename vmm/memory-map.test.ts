@@ -1,0 +1,82 @@
+import { expect, test } from 'vitest';
+import { type Gpa, gpa } from '../sys/address.js';
+import { createSharedMemory } from '../sys/mapping.js';
+import { disposable } from '../sys/scope.js';
+import { LOW_RAM_END } from './layout.js';
+import { type MemoryListener, MemoryMap, type MemoryRegion, type MemorySlotPort } from './memory-map.js';
+
+/** KVM's slots as a list. */
+class Slots implements MemorySlotPort {
+  readonly now: string[] = [];
+  add(at: Gpa, _hva: bigint, bytes: bigint): Disposable {
+    const text = `${at.toString(16)}+${bytes.toString(16)}`;
+    this.now.push(text);
+    return disposable(() => this.now.splice(this.now.indexOf(text), 1));
+  }
+}
+
+class Listener implements MemoryListener {
+  readonly now: string[] = [];
+  refuse: string | undefined;
+  added({ name }: MemoryRegion): void {
+    if (name === this.refuse) throw new Error(`no room for ${name}`);
+    this.now.push(name);
+  }
+  removed({ name }: MemoryRegion): void {
+    this.now.splice(this.now.indexOf(name), 1);
+  }
+}
+
+test('RAM is one slot up to the hole below 4 GiB, and goes on above it', () => {
+  const slots = new Slots();
+  using memory = new MemoryMap(slots);
+  memory.addRam(LOW_RAM_END + 0x10_0000n);
+  expect(slots.now).toEqual(['0+c0000000', '100000000+100000']);
+  const [low, high] = memory.regions;
+  expect(high?.hva).toBe((low?.hva ?? 0n) + LOW_RAM_END);
+});
+
+test('what is written to guest RAM is read back, and outside of it nothing can be', () => {
+  using memory = new MemoryMap(new Slots());
+  memory.addRam(0x10_0000n);
+  memory.ram(0x1000n, 4).set([1, 2, 3, 4]);
+  expect([...memory.ram(0x1002n, 2)]).toEqual([3, 4]);
+  expect(() => memory.ram(0xfffffn, 2)).toThrowError(RangeError);
+  expect(() => memory.ram(LOW_RAM_END, 1)).toThrowError(RangeError);
+});
+
+test('a listener is told of what is there, of each change, and at its end of the loss of all', () => {
+  using memory = new MemoryMap(new Slots());
+  using bar = createSharedMemory('bar', 4096);
+  memory.addRam(0x10_0000n);
+  const listener = new Listener();
+  const listening = memory.listen(listener);
+  expect(listener.now).toEqual(['ram']);
+  const shown = memory.map(gpa(0xc000_0000n), bar.mapping.hva, 4096n, 'BAR2');
+  expect(listener.now).toEqual(['ram', 'BAR2']);
+  shown[Symbol.dispose]();
+  expect(listener.now).toEqual(['ram']);
+  listening[Symbol.dispose]();
+  expect(listener.now).toEqual([]);
+});
+
+test('a region that a listener refuses is not there for anyone', () => {
+  const slots = new Slots();
+  using memory = new MemoryMap(slots);
+  using bar = createSharedMemory('bar', 4096);
+  const [content, refusing] = [new Listener(), new Listener()];
+  refusing.refuse = 'BAR2';
+  using _first = memory.listen(content);
+  using _second = memory.listen(refusing);
+  expect(() => memory.map(gpa(0n), bar.mapping.hva, 4096n, 'BAR2')).toThrowError(/no room for BAR2/);
+  expect([content.now, refusing.now, slots.now, memory.regions]).toEqual([[], [], [], []]);
+});
+
+test('a listener that refuses what is there already is told to forget the rest', () => {
+  using memory = new MemoryMap(new Slots());
+  memory.addRam(LOW_RAM_END + 0x1000n);
+  const listener = new Listener();
+  listener.refuse = 'ram above 4 GiB';
+  expect(() => memory.listen(listener)).toThrowError(/no room/);
+  expect(listener.now).toEqual([]);
+});

@@ -1,0 +1,98 @@
+import type { InternalErrorExit, VcpuExit } from '../kvm/exits.js';
+import type { Regs } from '../kvm/uapi-vcpu.js';
+import type { StructOf } from '../sys/struct.js';
+
+/** How a machine's run ended. */
+export type Outcome =
+  /** The guest wrote this verdict to the debug-exit port; 0 is success. */
+  | { readonly kind: 'verdict'; readonly status: number }
+  /** The machine's owner asked it to stop. */
+  | { readonly kind: 'stopped'; readonly by: string }
+  /** The guest, or KVM, cannot go on. */
+  | {
+      readonly kind: 'crashed';
+      readonly title: string;
+      readonly details: readonly string[];
+      readonly hint: string;
+    };
+
+const hex = (value: bigint | number, digits = 0) => `0x${value.toString(16).padStart(digits, '0')}`;
+
+const KVM_INTERNAL_ERROR_EMULATION = 1;
+const EMULATION_HINT =
+  'KVM cannot emulate this instruction. Ordinary KVM runs nearly all code natively; some flavours (kvm-pvm) emulate all of ring 0, where int3, SSE and x87 instructions are among those missing';
+
+/** Registers and memory of a vCPU that stopped for good, as far as they can be read. */
+export interface CrashScene {
+  readonly vcpu: number;
+  readonly regs: StructOf<typeof Regs>;
+  /** Bytes at RIP; empty where they cannot be read. */
+  readonly code: Uint8Array;
+}
+
+/** Tells a person what a fatal exit means. */
+export function describeCrash(exit: VcpuExit, scene: CrashScene): Outcome {
+  const where = [`vCPU ${scene.vcpu} at rip ${hex(scene.regs.rip, 16)}`, ...codeLine(exit, scene)];
+  switch (exit.kind) {
+    case 'shutdown':
+      return crash(
+        'the guest triple-faulted',
+        where,
+        'an exception came while delivering one: look at the guest’s IDT, stack and page tables',
+      );
+    case 'internal-error':
+      return describeInternalError(exit, where);
+    case 'fail-entry':
+      return crash(
+        `the processor refused the guest's state (reason ${hex(exit.reason)}, host CPU ${exit.cpu})`,
+        where,
+        'segment, control or MSR values are inconsistent: see the processor manual on VM entry checks',
+      );
+    default:
+      return crash(
+        `KVM stopped with an exit nobody asked for: ${exit.kind}`,
+        where,
+        'report this with the trace of `--trace exit`',
+      );
+  }
+}
+
+function describeInternalError(exit: InternalErrorExit, where: readonly string[]): Outcome {
+  const isEmulation = exit.suberror === KVM_INTERNAL_ERROR_EMULATION;
+  const title = `KVM internal error, suberror ${exit.suberror}${isEmulation ? ' (emulation failure)' : ''}`;
+  const words =
+    exit.data.length === 0 || isEmulation ? [] : [`data ${exit.data.map((word) => hex(word)).join(' ')}`];
+  return crash(
+    title,
+    [...where, ...words],
+    isEmulation ? EMULATION_HINT : 'the host kernel log may say more (dmesg)',
+  );
+}
+
+function codeLine(exit: VcpuExit, { code }: CrashScene): string[] {
+  const told = exit.kind === 'internal-error' && exit.instruction.length > 0 ? exit.instruction : code;
+  if (told.length === 0) return ['instruction bytes could not be read'];
+  return [`instruction bytes ${Array.from(told, (byte) => byte.toString(16).padStart(2, '0')).join(' ')}`];
+}
+
+const crash = (title: string, details: readonly string[], hint: string): Outcome => ({
+  kind: 'crashed',
+  title,
+  details,
+  hint,
+});
+
+/** 128 + the signal's number, as a shell reports it. */
+const SIGNAL_STATUS: Readonly<Record<string, number>> = { SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 };
+
+/** The exit status a process that ran this machine should have. */
+export function exitStatus(outcome: Outcome): number {
+  switch (outcome.kind) {
+    case 'verdict':
+      return outcome.status;
+    case 'stopped':
+      return SIGNAL_STATUS[outcome.by] ?? 0;
+    case 'crashed':
+      return 70; // EX_SOFTWARE of sysexits.h
+  }
+}

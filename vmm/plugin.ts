@@ -1,0 +1,26 @@
+import type { VendorDriver } from '../vfio/core/ops.js';
+import type { VfioProvider } from '../vfio/uapi.js';
+
+/** What a plug-in module exports, as `plugin`: devices, or places where devices come from. It is loaded in the machine thread. */
+export interface Plugin {
+  readonly name: string;
+  readonly vendorDrivers?: readonly VendorDriver[];
+  readonly providers?: readonly VfioProvider[];
+}
+
+/**
+ * Loads plug-in modules.
+ * @param specifiers URLs, absolute paths or package names
+ * @throws Error naming the module that cannot be loaded, or has no `plugin`
+ */
+export async function loadPlugins(specifiers: readonly string[]): Promise<Plugin[]> {
+  return Promise.all(
+    specifiers.map(async (specifier) => {
+      const module = (await import(specifier).catch((cause: unknown) => {
+        throw new Error(`plug-in ${specifier} cannot be loaded: ${(cause as Error).message}`, { cause });
+      })) as { plugin?: Plugin };
+      if (module.plugin === undefined) throw new Error(`plug-in ${specifier} has no export named plugin`);
+      return module.plugin;
+    }),
+  );
+}

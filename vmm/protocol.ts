@@ -1,0 +1,112 @@
+/** What the main thread and the machine thread say to each other. Plain data: it crosses threads. */
+import type { MessagePort } from 'node:worker_threads';
+import { SysError } from '../sys/error.js';
+import type { EventThreadLink } from '../sys/event-thread.js';
+import type { MappedRange } from '../sys/mapping.js';
+import type { VmConfig } from './config.js';
+import { ConfigError, type ConfigProblem } from './config-error.js';
+import type { ExitCounts } from './exit-dispatcher.js';
+import type { Outcome } from './outcome.js';
+import type { VcpuBatonBuffer } from './vcpu-baton.js';
+
+/** One thread that a vCPU may run in, for machines with two or more. */
+export interface VcpuThreadLink {
+  readonly baton: VcpuBatonBuffer;
+  readonly control: SharedArrayBuffer;
+}
+
+/** What the machine thread is started with. */
+export interface MachineThreadData {
+  readonly config: VmConfig;
+  readonly control: SharedArrayBuffer;
+  readonly commands: MessagePort;
+  readonly events: EventThreadLink;
+  readonly vcpuThreads: readonly VcpuThreadLink[];
+}
+
+/** Main thread to machine thread. */
+export type MachineCommand =
+  | { readonly kind: 'stop'; readonly by: string }
+  /** Bytes typed on the guest's serial console. */
+  | { readonly kind: 'serial'; readonly bytes: Uint8Array };
+
+/** A mark the guest set on its way, by writing to the POST code port. */
+export interface Phase {
+  readonly code: number;
+  /** Milliseconds of the monotonic clock, the same in all threads. */
+  readonly at: number;
+  /** Exits up to then. */
+  readonly exits: ExitCounts;
+  /** Accesses of each device up to then. */
+  readonly accesses: Readonly<Record<string, number>>;
+  /** What assigned devices had counted by then. */
+  readonly devices: readonly DeviceReport[];
+}
+
+/** What a device counted. */
+export interface DeviceReport {
+  readonly name: string;
+  readonly description: string;
+  readonly counters: Readonly<Record<string, number>>;
+}
+
+/** What a run was like. */
+export interface RunReport {
+  readonly outcome: Outcome;
+  readonly phases: readonly Phase[];
+  readonly exits: ExitCounts;
+  readonly accesses: Readonly<Record<string, number>>;
+  readonly devices: readonly DeviceReport[];
+}
+
+/** Machine thread to main thread. */
+export type MachineEvent =
+  | { readonly kind: 'step'; readonly text: string; readonly at: number }
+  | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  | { readonly kind: 'phase'; readonly phase: Phase }
+  | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
+  | { readonly kind: 'finished'; readonly report: RunReport }
+  | { readonly kind: 'failed'; readonly error: ErrorData }
+  /** The last one: memory to unmap when no thread can touch it any more. */
+  | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
+
+/** An error as data: structured clone keeps neither class nor fields. */
+export interface ErrorData {
+  readonly name: string;
+  readonly message: string;
+  readonly stack: string | undefined;
+  readonly sys?: {
+    readonly call: string;
+    readonly target: string;
+    readonly errno: number;
+    readonly hint: string | undefined;
+  };
+  readonly problems?: readonly ConfigProblem[];
+  readonly code?: string;
+}
+
+export function encodeError(error: unknown): ErrorData {
+  if (!(error instanceof Error)) return { name: 'Error', message: String(error), stack: undefined };
+  const { name, message, stack } = error;
+  const code = 'code' in error && typeof error.code === 'string' ? { code: error.code } : {};
+  if (error instanceof SysError) {
+    const { call, target, errno, hint } = error;
+    return { name, message, stack, ...code, sys: { call, target, errno, hint } };
+  }
+  if (error instanceof ConfigError) return { name, message, stack, ...code, problems: error.problems };
+  return { name, message, stack, ...code };
+}
+
+export function decodeError(data: ErrorData): Error {
+  if (data.sys !== undefined) return new SysError(data.sys);
+  if (data.problems !== undefined) return new ConfigError(data.problems);
+  const error = new Error(data.message);
+  error.name = data.name;
+  if (data.stack !== undefined) error.stack = data.stack;
+  return data.code === undefined ? error : Object.assign(error, { code: data.code });
+}
+
+/** Milliseconds of CLOCK_MONOTONIC: comparable between threads. */
+export function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / 1e6;
+}

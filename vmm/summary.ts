@@ -1,0 +1,93 @@
+import { exitStatus, type Outcome } from './outcome.js';
+import type { Phase, RunReport } from './protocol.js';
+
+/** Marks of the built-in guest (vmm/guest/abi.h). */
+export const GUEST_PHASES: Readonly<Record<number, string>> = {
+  16: 'first instruction',
+  32: 'PCI scan',
+  48: 'virtio set-up',
+  64: 'network configuration',
+  80: 'traffic',
+  96: 'after traffic',
+  112: 'report',
+};
+const TRAFFIC_BEGINS = 0x50;
+const TRAFFIC_ENDS = 0x60;
+
+const count = (value: number) => value.toLocaleString('en-US');
+const row = (label: string, text: string) => `  ${label.padEnd(12)}${text}`;
+
+/** Prints what a run was like, for a person. @param startMs when the process began, on the monotonic clock */
+export function printSummary(report: RunReport, startMs: number): void {
+  const lines = [
+    '',
+    ...outcomeLines(report.outcome),
+    ...report.devices.map((device) => row('device', `${device.name}: ${countersText(device.counters)}`)),
+    ...trafficLines(report),
+    row('exits', countersText(report.exits)),
+    row('', `by device: ${countersText(report.accesses)}`),
+    ...phaseLines(report.phases, startMs),
+  ];
+  console.log(lines.join('\n'));
+}
+
+function outcomeLines(outcome: Outcome): string[] {
+  const code = `exit code ${exitStatus(outcome)}`;
+  switch (outcome.kind) {
+    case 'verdict':
+      return [row('verdict', `${outcome.status === 0 ? 'ok' : 'failed'}, ${code}`)];
+    case 'stopped':
+      return [row('stopped', `by ${outcome.by}, ${code}`)];
+    case 'crashed':
+      return [
+        row('crashed', `${outcome.title}, ${code}`),
+        ...outcome.details.map((detail) => row('', detail)),
+        row('', `hint: ${outcome.hint}`),
+      ];
+  }
+}
+
+const countersText = (counters: Readonly<Record<string, number>>): string =>
+  Object.entries(counters)
+    .filter(([, value]) => value !== 0)
+    .map(([name, value]) => `${name} ${count(value)}`)
+    .join(', ') || 'nothing';
+
+/**
+ * What happened between the guest's two traffic marks: how much its devices did, and how many exits that took. The
+ * mark at the end is itself an exit, and not counted.
+ */
+function trafficLines({ phases }: RunReport): string[] {
+  const begin = phases.find(({ code }) => code === TRAFFIC_BEGINS);
+  const end = phases.find(({ code }) => code === TRAFFIC_ENDS);
+  if (begin === undefined || end === undefined) return [];
+  const exits = difference(end.exits, begin.exits);
+  const taken = (exits.io ?? 0) - 1 + (exits.mmio ?? 0);
+  const work = end.devices.map((device, i) =>
+    countersText(difference(device.counters, begin.devices[i]?.counters ?? {})),
+  );
+  return [
+    row('traffic', `${work.join('; ')}`),
+    row('', `${count(taken)} KVM exits for all of it: doorbells are ioeventfds, interrupts are irqfds`),
+  ];
+}
+
+function difference(
+  after: Readonly<Record<string, number>>,
+  before: Readonly<Record<string, number>>,
+): Record<string, number> {
+  return Object.fromEntries(
+    Object.entries(after).map(([name, value]) => [name, value - (before[name] ?? 0)]),
+  );
+}
+
+function phaseLines(phases: readonly Phase[], startMs: number): string[] {
+  const spans: string[] = [];
+  let last = startMs;
+  for (const [i, { at }] of phases.entries()) {
+    const name = i === 0 ? 'start' : (GUEST_PHASES[phases[i - 1]?.code ?? -1] ?? 'guest');
+    spans.push(`${name} ${(at - last).toFixed(1)} ms`);
+    last = at;
+  }
+  return spans.length === 0 ? [] : [row('time', spans.join(', '))];
+}

@@ -1,0 +1,52 @@
+/** The program of a vCPU's thread, for machines with two vCPUs or more: it runs the vCPU and hands each exit over. */
+import { workerData } from 'node:worker_threads';
+import { KVM_RUN, Run } from '../kvm/uapi-vcpu.js';
+import { errno } from '../sys/errno.js';
+import { Inbox, InboxBell } from '../sys/inbox.js';
+import { type HotDoor, memoryAt, type PreparedIoctl, prepareIoctl, setThreadName } from '../sys/libc.js';
+import { VcpuBaton, type VcpuBatonBuffer, type VcpuNumbers } from './vcpu-baton.js';
+
+export interface VcpuThreadData {
+  readonly index: number;
+  readonly baton: VcpuBatonBuffer;
+  /** This thread's own inbox: only its stop word and its kick are used. */
+  readonly control: SharedArrayBuffer;
+  /** The machine thread's inbox, rung at each exit. */
+  readonly machine: SharedArrayBuffer;
+  readonly door: HotDoor;
+}
+
+const IDLE_MS = 200;
+
+function main({ index, baton: buffer, control, machine, door }: VcpuThreadData): void {
+  setThreadName(`tsvisor-cpu${index}`);
+  const inbox = new Inbox(control);
+  const baton = new VcpuBaton(buffer);
+  const bell = new InboxBell(machine);
+  let run: PreparedIoctl | undefined;
+  let immediateExit = new Uint8Array(1);
+
+  const prepare = ({ fd, runAddress }: VcpuNumbers): PreparedIoctl => {
+    const address = runAddress + Run.offsets.immediate_exit;
+    immediateExit = new Uint8Array(memoryAt(address, 1));
+    inbox.enterRun(address);
+    return prepareIoctl(fd, KVM_RUN.number, 0, door);
+  };
+
+  while (!inbox.isStopping) {
+    const vcpu = baton.take(IDLE_MS);
+    if (vcpu === undefined) continue;
+    run ??= prepare(vcpu);
+    const result = run();
+    Atomics.store(immediateExit, 0, 0);
+    // A kick is only meant to make this thread look at its stop word; a woken processor has nothing to answer either.
+    if (result === -errno.EINTR || result === -errno.EAGAIN) continue;
+    baton.give(result);
+    bell.ring();
+  }
+  inbox.leaveRun();
+  baton.retire();
+}
+
+main(workerData as VcpuThreadData);
+process.exit(0);

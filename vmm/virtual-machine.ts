@@ -1,0 +1,180 @@
+import { MessageChannel, Worker } from 'node:worker_threads';
+import { type EventThreadWorker, startEventThread } from '../sys/event-thread.js';
+import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
+import { installKickSignal } from '../sys/kick.js';
+import { type MappedRange, unmap } from '../sys/mapping.js';
+import { onProcessExit } from '../sys/process-exit.js';
+import { workerUrl } from '../sys/worker-url.js';
+import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
+import {
+  decodeError,
+  type MachineCommand,
+  type MachineEvent,
+  type MachineThreadData,
+  type Phase,
+  type RunReport,
+  type VcpuThreadLink,
+} from './protocol.js';
+import { createVcpuBaton } from './vcpu-baton.js';
+import type { VcpuThreadData } from './vcpu-thread.js';
+
+/** What somebody wants to hear of a running machine. Called in the main thread. */
+export interface VmObserver {
+  /** What the guest writes to its first serial port, in pieces that end at line ends where possible. */
+  readonly serial?: (bytes: Uint8Array) => void;
+  /** A step of attaching a device. `at`: milliseconds of the monotonic clock. */
+  readonly step?: (text: string, at: number) => void;
+  readonly phase?: (phase: Phase) => void;
+  /** An event of a channel that the configuration's `trace` names. */
+  readonly trace?: (channel: string, text: string) => void;
+}
+
+const ended = (worker: Worker): Promise<void> =>
+  new Promise((resolve, reject) => {
+    worker.once('error', reject);
+    worker.once('exit', () => resolve());
+  });
+
+interface VcpuThread extends VcpuThreadLink {
+  readonly worker: Worker;
+}
+
+function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBuffer): VcpuThread {
+  const baton = createVcpuBaton();
+  const control = createInboxControl();
+  const workerData: VcpuThreadData = { index, baton, control, machine, door: config.ffi };
+  const url = workerUrl('./vcpu-thread.js', import.meta.url);
+  const worker = new Worker(url, { name: `tsvisor-cpu${index}`, workerData, trackUnmanagedFds: false });
+  return { baton, control, worker };
+}
+
+/**
+ * A virtual machine, from the outside. It lives in threads of its own: the machine thread, the event thread, and one
+ * for each vCPU if there are two or more. Main thread only: memory is unmapped when it has seen all of them end.
+ */
+export class VirtualMachine implements AsyncDisposable {
+  /** The configuration it runs with. */
+  readonly config: VmConfig;
+  /**
+   * What the run was like, once everything is closed. Rejects with what kept the machine from starting or going on;
+   * everything is closed then, too.
+   */
+  readonly finished: Promise<RunReport>;
+  readonly #sender: InboxSender;
+  readonly #bell: InboxBell;
+  readonly #observer: VmObserver;
+  #report: RunReport | undefined;
+  #failure: Error | undefined;
+  #mapped: readonly MappedRange[] = [];
+  #isOver = false;
+
+  private constructor(config: VmConfig, observer: VmObserver) {
+    this.config = config;
+    this.#observer = observer;
+    const control = createInboxControl();
+    const commands = new MessageChannel();
+    this.#sender = new InboxSender(commands.port1, control);
+    this.#bell = new InboxBell(control);
+    const events = startEventThread(control);
+    const indexes = Array.from({ length: config.vcpus }, (_, i) => i);
+    const vcpus = config.vcpus === 1 ? [] : indexes.map((i) => startVcpuThread(i, config, control));
+    const vcpuThreads = vcpus.map((thread) => ({ baton: thread.baton, control: thread.control }));
+    const workerData: MachineThreadData = {
+      config,
+      control,
+      commands: commands.port2,
+      events: events.link,
+      vcpuThreads,
+    };
+    const worker = new Worker(workerUrl('./machine-thread.js', import.meta.url), {
+      name: 'tsvisor-machine',
+      workerData,
+      transferList: [commands.port2, events.link.commands, events.link.notices],
+      trackUnmanagedFds: false,
+    });
+    worker.on('message', (event: MachineEvent) => this.#hear(event));
+    this.finished = this.#finish(worker, events, vcpus).finally(() => commands.port1.close());
+    this.finished.catch(() => {}); // whoever awaits it gets the error; nobody has to
+  }
+
+  /**
+   * Starts a machine; returns at once.
+   * @throws ConfigError if the configuration is wrong
+   */
+  static start(config: VmConfigInput, observer: VmObserver = {}): VirtualMachine {
+    const parsed = parseConfig(config);
+    installKickSignal();
+    return new VirtualMachine(parsed, observer);
+  }
+
+  /** Ends the run between two instructions of the guest. Returns at once: await {@link finished}. */
+  stop(by = 'request'): void {
+    this.#command({ kind: 'stop', by });
+  }
+
+  /** Types on the guest's serial console. */
+  typeSerial(bytes: Uint8Array): void {
+    this.#command({ kind: 'serial', bytes });
+  }
+
+  /** Stops the machine if it runs, and waits until all of it is closed. Never rejects. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.stop();
+    await this.finished.catch(() => {});
+  }
+
+  #command(command: MachineCommand): void {
+    if (!this.#isOver) this.#sender.send(command);
+  }
+
+  async #finish(worker: Worker, events: EventThreadWorker, vcpus: readonly VcpuThread[]): Promise<RunReport> {
+    const stopAll = () => {
+      this.#bell.stop();
+      events.stop();
+      for (const { control } of vcpus) new InboxBell(control).stop();
+    };
+    using _hook = onProcessExit(stopAll);
+    // If another thread dies, the machine cannot go on: it is stopped, and the thread's error is the run's.
+    const others = [events.ended, ...vcpus.map((vcpu) => ended(vcpu.worker))];
+    for (const other of others) other.catch((error: Error) => this.#fail(error));
+    await ended(worker).catch((error: Error) => this.#fail(error));
+    this.#isOver = true;
+    stopAll();
+    await Promise.allSettled(others);
+    unmap(this.#mapped);
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#report === undefined) throw new Error('the machine thread ended without a report');
+    return this.#report;
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    if (!this.#isOver) this.#bell.stop();
+  }
+
+  #hear(event: MachineEvent): void {
+    switch (event.kind) {
+      case 'serial':
+        this.#observer.serial?.(event.bytes);
+        break;
+      case 'step':
+        this.#observer.step?.(event.text, event.at);
+        break;
+      case 'phase':
+        this.#observer.phase?.(event.phase);
+        break;
+      case 'trace':
+        this.#observer.trace?.(event.channel, event.text);
+        break;
+      case 'finished':
+        this.#report = event.report;
+        break;
+      case 'failed':
+        this.#failure ??= decodeError(event.error);
+        break;
+      case 'ended':
+        this.#mapped = event.mapped;
+        break;
+    }
+  }
+}
