@@ -114,6 +114,7 @@ export class AddressSpace {
     file.setContainer(container);
     scope.defer(() => file.unsetContainer());
     this.#startMapping(container);
+    scope.defer(() => this.#stopMappingIfUnused()); // before the last group leaves, and takes the IOMMU along
     this.#kvm.addFile(file);
     scope.defer(() => this.#kvm.removeFile(file));
     attachStep(`group ${number} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
@@ -146,25 +147,24 @@ export class AddressSpace {
   #startMapping(container: ContainerFile): void {
     if (this.#maps !== undefined) return;
     container.setIommu(VFIO_TYPE1v2_IOMMU);
-    attachStep(`container ${container.target} has IOMMU type1v2`);
+    attachStep(`${container.target} has IOMMU type1v2`);
     this.#maps = this.#memory.listen(new DmaMaps(container));
   }
 
   #release(number: number, group: OpenGroup): void {
     if (--group.users > 0) return;
     this.#groups.delete(number);
-    if (this.#groups.size === 0) this.#stopMapping();
     group.scope[Symbol.dispose]();
   }
 
-  #stopMapping(): void {
+  #stopMappingIfUnused(): void {
+    if (this.#groups.size > 0) return;
     this.#maps?.[Symbol.dispose]();
     this.#maps = undefined;
   }
 
   #closeIfUnused(): void {
     if (this.#groups.size > 0) return;
-    this.#stopMapping();
     this.#container?.[Symbol.dispose]();
     this.#container = undefined;
   }

@@ -61,15 +61,15 @@ describe('attaching', () => {
     openNic(scope, { ioFds: [{ offset: 0x1000, size: 2, fd: bell.number }] });
     expect(notes.events.map(({ what, device, text }) => `${device} ${what}: ${text}`)).toEqual([
       'nic open: 9 regions, 5 interrupt kinds',
-      'nic reset: reset',
+      'nic reset: the device is reset',
       'nic config: capability at 0x154 hidden: ARI: the guest numbers functions itself',
       "nic config: capability at 0x160 hidden: SR-IOV: virtual functions are the host's",
       'nic bar: BAR0 32 KiB 32-bit: 32 KiB mapped',
       'nic bar: BAR2 32 bytes I/O: 32 bytes trapped',
       'nic bar: BAR4 16 KiB 64-bit prefetchable: 8 KiB mapped, 8 KiB trapped',
       'nic rom: ROM 64 KiB expansion ROM: 64 KiB trapped',
-      'nic err: errors are signalled',
-      "nic req: the host's requests are signalled",
+      'nic err: errors have an eventfd',
+      "nic req: the host's requests for the device have an eventfd",
     ]);
   });
 

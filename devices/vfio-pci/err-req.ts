@@ -22,7 +22,11 @@ export function wireSignal(
   const eventfd = scope.own(Fd.eventfd(`${name} ${what}`));
   irq.trigger(0, [eventfd.number]);
   scope.defer(() => attempt(name, what, () => irq.disable()));
-  note(name, what, what === 'err' ? 'errors are signalled' : "the host's requests are signalled");
+  note(
+    name,
+    what,
+    what === 'err' ? 'errors have an eventfd' : "the host's requests for the device have an eventfd",
+  );
   const owned = scope.move();
   return { fd: eventfd.number, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }

@@ -44,7 +44,7 @@ export class Intx {
       // Only after the trigger: Linux takes the unmask eventfd of an index that is in use. An EOI in between stays
       // in the resamplefd and is seen by whoever comes to listen.
       const how = this.#listenForEoi(line);
-      note(this.#name, 'intx', `enabled: pin ${this.gsi} of the I/O APIC, ${how}`);
+      note(this.#name, 'intx', `INTx on: pin ${this.gsi} of the I/O APIC, ${how}`);
     });
   }
 
@@ -55,7 +55,7 @@ export class Intx {
     this.#softwareUnmask = undefined;
     attempt(this.#name, 'intx', () => this.#irq.disable());
     attempt(this.#name, 'intx', () => line[Symbol.dispose]());
-    note(this.#name, 'intx', 'disabled');
+    note(this.#name, 'intx', 'INTx off');
   }
 
   /** A pin has no registers to follow. */

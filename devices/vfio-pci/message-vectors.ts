@@ -34,6 +34,11 @@ export class MessageVectors {
     return (this.#irq.info.flags & VFIO_IRQ_INFO_NORESIZE) !== 0;
   }
 
+  /** As people write it. */
+  get #label(): string {
+    return this.#what === 'msix' ? 'MSI-X' : 'MSI';
+  }
+
   get isStarted(): boolean {
     return this.#isStarted;
   }
@@ -53,7 +58,7 @@ export class MessageVectors {
     note(
       this.#name,
       this.#what,
-      `enabled: ${fds.length} of ${plural(count, 'vector')} wired, ${plural(used, 'eventfd')}`,
+      `${this.#label} on: ${fds.length} of ${plural(count, 'vector')} wired, ${plural(used, 'irqfd')}`,
     );
   }
 
@@ -63,7 +68,7 @@ export class MessageVectors {
     const fd = this.#createLine(vector);
     if (fd < 0) return;
     const isWired = attempt(this.#name, this.#what, () => this.#irq.trigger(vector, [fd]));
-    if (isWired) note(this.#name, this.#what, `vector ${vector}: eventfd added`);
+    if (isWired) note(this.#name, this.#what, `${this.#label} vector ${vector}: irqfd added`);
   }
 
   /** Unmasked: interrupts of the vector send this message. */
@@ -96,7 +101,7 @@ export class MessageVectors {
       if (vector !== undefined) attempt(this.#name, this.#what, () => vector.line[Symbol.dispose]());
     }
     this.#vectors = [];
-    note(this.#name, this.#what, 'disabled');
+    note(this.#name, this.#what, `${this.#label} off`);
   }
 
   /** Returns the new line's eventfd, or -1. */

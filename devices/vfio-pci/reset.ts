@@ -43,7 +43,7 @@ export function resetDevice(name: string, file: DeviceFile, config: DeviceConfig
   } else {
     try {
       file.reset();
-      note(name, 'reset', 'reset');
+      note(name, 'reset', 'the device is reset');
     } catch (error) {
       if (!isErrno(error, 'ENOTTY')) throw error;
       note(name, 'reset', 'the device has no reset (ENOTTY): it keeps the state of its last user');
