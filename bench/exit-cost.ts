@@ -125,5 +125,7 @@ export async function exitCost(): Promise<void> {
     console.log(`${kind.padEnd(5)} exit: C ${microseconds(c)}; ${texts.join('; ')}`);
   }
   if (doors.length === 1)
-    console.log('      koffi is not installed (npm install --no-save koffi): its door was left out');
+    console.log(
+      '      koffi is not installed (npm install --no-save --save-dev koffi): its door was left out',
+    );
 }

@@ -111,6 +111,14 @@ interface KoffiLibrary {
 /** Doors for the one call that a vCPU makes per exit: `koffi`, when installed, costs a tenth of what ffi-rs costs. */
 export type HotDoor = 'ffi-rs' | 'koffi';
 
+function requireKoffi(): { load(path: string): KoffiLibrary } {
+  try {
+    return createRequire(import.meta.url)('koffi') as { load(path: string): KoffiLibrary };
+  } catch (cause) {
+    throw new Error('the door koffi needs the optional package of that name: npm install koffi', { cause });
+  }
+}
+
 /**
  * Prepares the call behind KVM_RUN.
  * @throws Error if `door` is `koffi` and that optional package is not installed
@@ -122,8 +130,7 @@ export function prepareIoctl(
   door: HotDoor = 'ffi-rs',
 ): PreparedIoctl {
   if (door === 'koffi') {
-    const koffi = createRequire(import.meta.url)('koffi') as { load(path: string): KoffiLibrary };
-    const ioctl = koffi.load('libc.so.6').func('ioctl', 'int', ['int', 'ulong', 'long']);
+    const ioctl = requireKoffi().load('libc.so.6').func('ioctl', 'int', ['int', 'ulong', 'long']);
     return () => result(ioctl(fd, request, value));
   }
   const block = {
