@@ -70,6 +70,16 @@ export interface Interrupts {
   level(gsi: number, name: string): LevelLine;
 }
 
+/** Eventfds that somebody else signals, and the machine thread has to hear of. */
+export interface Signals {
+  /**
+   * Calls `ready` between two exits whenever `fd` has been signalled; its count has been taken out. The fd has to stay
+   * open until the result is disposed.
+   * @throws SysError EEXIST if it is watched already
+   */
+  watch(fd: number, ready: () => void): Disposable;
+}
+
 /** All a PCI device needs of its machine. */
 export interface PciEnvironment {
   readonly mmio: Bus;
@@ -77,6 +87,7 @@ export interface PciEnvironment {
   readonly memory: GuestMapper;
   readonly doorbells: Doorbells;
   readonly interrupts: Interrupts;
+  readonly signals: Signals;
   /** Where the guest may place BARs: outside of these a BAR is not shown, and a trace event says so. */
   readonly windows: readonly AddressWindow[];
 }

@@ -31,5 +31,4 @@ export { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial, type SerialPorts } from './s
 export { type BarArea, type BarLayoutInput, type BarSpan, layOutBar } from './vfio-pci/bar-layout.js';
 export { VfioPciDevice, type VfioPciOptions } from './vfio-pci/device.js';
 export type { InterruptModeName } from './vfio-pci/interrupt-mode.js';
-export type { SoftwareUnmask } from './vfio-pci/intx.js';
 export * from './virtio-net/index.js';

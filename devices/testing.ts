@@ -16,6 +16,7 @@ import type {
   LevelLine,
   MsiLine,
   PciEnvironment,
+  Signals,
 } from './contracts.js';
 
 export * from './vfio-pci/testing.js';
@@ -255,12 +256,30 @@ export class FakeInterrupts implements Interrupts {
   }
 }
 
+/** Watches nothing by itself: {@link FakeSignals.deliver} looks at all fds, as the machine does between two exits. */
+export class FakeSignals implements Signals {
+  readonly watched = new Map<number, () => void>();
+
+  watch(fd: number, ready: () => void): Disposable {
+    if (this.watched.has(fd)) {
+      throw new SysError({ call: 'epoll_ctl EPOLL_CTL_ADD', target: `fd ${fd}`, errno: errno.EEXIST });
+    }
+    this.watched.set(fd, ready);
+    return disposable(() => this.watched.delete(fd));
+  }
+
+  deliver(): void {
+    for (const [fd, ready] of [...this.watched]) if (drainEventfd(fd) > 0n) ready();
+  }
+}
+
 export interface FakeEnvironment extends PciEnvironment {
   readonly mmio: FakeBus;
   readonly pio: FakeBus;
   readonly memory: FakeMapper;
   readonly doorbells: FakeDoorbells;
   readonly interrupts: FakeInterrupts;
+  readonly signals: FakeSignals;
 }
 
 /** Windows as a PC has them: ports from 0xC000, memory below 4 GiB, and 64 GiB of it further up. */
@@ -277,6 +296,7 @@ export function fakeEnvironment(windows: readonly AddressWindow[] = fakeWindows)
     memory: new FakeMapper(),
     doorbells: new FakeDoorbells(),
     interrupts: new FakeInterrupts(),
+    signals: new FakeSignals(),
     windows,
   };
 }

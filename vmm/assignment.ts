@@ -9,9 +9,6 @@ import type { DeviceConfig } from './config.js';
 import { inject, injectAll, injectable } from './injection.js';
 import { MemoryMap } from './memory-map.js';
 
-/** I/O APIC pin that a PCI interrupt pin of a slot is wired to. */
-export type RouteIntx = NonNullable<VfioPciOptions['routeIntx']>;
-
 /** A device that the guest has, and how it came to it. */
 export interface AssignedDevice extends Disposable {
   readonly device: AssignableDevice;
@@ -45,7 +42,7 @@ export class Assignment {
     config: DeviceConfig,
     name: string,
     environment: PciEnvironment,
-    routeIntx: RouteIntx,
+    options: VfioPciOptions,
   ): AssignedDevice {
     const provider = this.#providerOf(config.address);
     using scope = new Scope();
@@ -54,7 +51,7 @@ export class Assignment {
     const group = scope.own(this.#spaceOf(provider).lease(device.group));
     const file = scope.own(group.file.getDeviceFd(device.name));
     attachStep(`device ${device.name} is open (VFIO_GROUP_GET_DEVICE_FD)`);
-    const pciFunction = scope.own(VfioPciDevice.open(name, file, environment, { routeIntx }));
+    const pciFunction = scope.own(VfioPciDevice.open(name, file, environment, options));
     const owned = scope.move();
     return { device, function: pciFunction, [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }

@@ -33,6 +33,7 @@ import { Machine } from './machine.js';
 import { EventThread, MachinePorts } from './machine-ports.js';
 import { MemoryMap, MemorySlotPort } from './memory-map.js';
 import type { Plugin } from './plugin.js';
+import { EventSignals } from './signals.js';
 import { GsiRoutingToken, VmConfigToken, VmToken } from './tokens.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
@@ -157,6 +158,7 @@ function buildMachine(container: DependencyContainer, scope: Scope, config: VmCo
     memory,
     doorbells: container.resolve<Doorbells>(KvmDoorbells),
     interrupts: container.resolve<Interrupts>(KvmInterrupts),
+    signals: scope.own(container.resolve(EventSignals)),
     windows: [layout.PCI_WINDOW, layout.PCI_WINDOW_64, layout.PCI_IO_WINDOW],
   };
   const pci = PciHost.create();
@@ -224,11 +226,16 @@ function assignDevices(
     while (device.slot === undefined && wanted.has(next)) next++;
     const place = { device: device.slot ?? next++, function: 0 };
     const name = `${formatSlot(place)} ${device.address}`;
-    // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
-    const routeIntx = (pin: number) =>
-      layout.PCI_INTX_GSIS[(place.device + pin - 1) % layout.PCI_INTX_GSIS.length];
-    const assigned = scope.own(assignment.attach(device, name, environment, routeIntx));
-    scope.own(pci.add(place, assigned.function));
+    const plug = scope.own(new Scope());
+    const assigned = plug.own(
+      assignment.attach(device, name, environment, {
+        // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
+        routeIntx: (pin) => layout.PCI_INTX_GSIS[(place.device + pin - 1) % layout.PCI_INTX_GSIS.length],
+        // Whoever asks waits for the device to be closed: the guest loses it, as if it had been pulled out.
+        requested: () => plug[Symbol.dispose](),
+      }),
+    );
+    plug.own(pci.add(place, assigned.function));
     return { name, assigned };
   });
 }

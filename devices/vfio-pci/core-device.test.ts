@@ -29,7 +29,6 @@ test('a device of the in-process core is found, placed and interrupted like any 
 
   expect(device.configRead(0x00, 4)).toBe(0x10411af4);
   expect(device.interruptMode).toBe('intx');
-  expect(device.softwareUnmask).toBeUndefined();
   device.configWrite(0x14, 4, 0xe0010000);
   device.configWrite(0x20, 4, 0xe0020000);
   device.configWrite(0x04, 2, 0x0006);

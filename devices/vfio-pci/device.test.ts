@@ -429,13 +429,26 @@ describe('detaching', () => {
     expect(environment.mmio.read32(BigInt(AT4 + nicMsix.table + 8))).toBe(0);
   });
 
-  test("the device's own signals are there for the machine to watch", () => {
+  test('the host asking for the device, and an error of it, reach whoever attached it', () => {
     using scope = new Scope();
-    const { device, nic } = openNic(scope);
-    expect(device.requestFd).toBeTypeOf('number');
-    expect(device.errorFd).toBeTypeOf('number');
+    using notes = recordTrace(trace.vfio);
+    const heard: string[] = [];
+    const nic = scope.own(createScriptedNic());
+    const environment = fakeEnvironment();
+    const told = { requested: () => heard.push('requested'), failed: () => heard.push('failed') };
+    scope.own(VfioPciDevice.open('nic', nic, environment, told));
     expect(nic.fire(VFIO_PCI_REQ_IRQ_INDEX)).toBe(true);
-    const mute = openNic(scope, { init: { irqs: {} } });
-    expect([mute.device.requestFd, mute.device.errorFd]).toEqual([undefined, undefined]);
+    environment.signals.deliver();
+    expect(heard).toEqual(['requested']);
+    nic.fire(VFIO_PCI_ERR_IRQ_INDEX);
+    environment.signals.deliver();
+    expect(heard).toEqual(['requested', 'failed']);
+    expect(notes.events.map(({ text }) => text)).toContain('the host wants the device back');
+  });
+
+  test('a device without signals of its own is attached without', () => {
+    using scope = new Scope();
+    const { environment } = openNic(scope, { init: { irqs: {} } });
+    expect(environment.signals.watched.size).toBe(0);
   });
 });

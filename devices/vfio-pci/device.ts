@@ -34,9 +34,9 @@ import { type BarRegions, Bars, type Decode, findBarRegions, NO_DECODE } from '.
 import { walkCapabilities } from './capabilities.js';
 import { ConfigShadow } from './config-shadow.js';
 import { DeviceConfig } from './device-config.js';
-import { type DeviceSignal, wireSignal } from './err-req.js';
+import { wireSignal } from './err-req.js';
 import { InterruptMode, type InterruptModeName } from './interrupt-mode.js';
-import { Intx, type SoftwareUnmask } from './intx.js';
+import { Intx } from './intx.js';
 import { IrqPort } from './irq-port.js';
 import { Msi } from './msi.js';
 import { Msix, type MsixShape, type PlacedArea, readMsixShape } from './msix.js';
@@ -49,7 +49,11 @@ export interface VfioPciOptions {
    * The I/O APIC pin that a PCI interrupt pin (1 for INTA to 4 for INTD) of the device's slot is wired to; undefined
    * for none. Without this the device has no INTx, and its interrupt pin register reads 0.
    */
-  readonly routeIntx?: (pin: number) => number | undefined;
+  readonly routeIntx?: ((pin: number) => number | undefined) | undefined;
+  /** The host wants the device back: it should be taken from the guest and closed soon. Machine thread. */
+  readonly requested?: (() => void) | undefined;
+  /** The device had an uncorrectable error. Machine thread. */
+  readonly failed?: (() => void) | undefined;
 }
 
 /** What an open device is made of. */
@@ -60,11 +64,8 @@ interface Parts {
   readonly shapes: readonly BarShape[];
   readonly bars: Bars;
   readonly mode: InterruptMode;
-  readonly intx: Intx | undefined;
   readonly msi: Msi | undefined;
   readonly msix: Msix | undefined;
-  readonly errorSignal: DeviceSignal | undefined;
-  readonly requestSignal: DeviceSignal | undefined;
 }
 
 /**
@@ -131,7 +132,9 @@ export class VfioPciDevice implements PciFunction {
     const msiAt = shadow.find(PCI_CAP_ID_MSI);
     const msixAt = shadow.find(PCI_CAP_ID_MSIX);
     const intx =
-      gsi === undefined || intxIrq === undefined ? undefined : new Intx(name, gsi, intxIrq, interrupts);
+      gsi === undefined || intxIrq === undefined
+        ? undefined
+        : new Intx(name, gsi, intxIrq, interrupts, environment.signals);
     const msi =
       msiAt === undefined || msiIrq === undefined
         ? undefined
@@ -144,14 +147,28 @@ export class VfioPciDevice implements PciFunction {
     const mode = new InterruptMode(intx, msi, msix);
     scope.defer(() => mode.stop());
 
-    const errorSignal = wireSignal(name, 'err', irq(VFIO_PCI_ERR_IRQ_INDEX));
-    if (errorSignal !== undefined) scope.own(errorSignal);
-    const requestSignal = wireSignal(name, 'req', irq(VFIO_PCI_REQ_IRQ_INDEX));
-    if (requestSignal !== undefined) scope.own(requestSignal);
+    const { signals } = environment;
+    const wire = (what: 'err' | 'req', index: number, ready: (() => void) | undefined): void => {
+      const signal = wireSignal(name, what, irq(index));
+      if (signal === undefined) return;
+      scope.own(signal);
+      scope.own(
+        signals.watch(signal.fd, () => {
+          note(
+            name,
+            what,
+            what === 'err' ? 'the device had an uncorrectable error' : 'the host wants the device back',
+          );
+          ready?.();
+        }),
+      );
+    };
+    wire('err', VFIO_PCI_ERR_IRQ_INDEX, options.failed);
+    wire('req', VFIO_PCI_REQ_IRQ_INDEX, options.requested);
     mode.update();
 
     const shapes = regions.bars.map(({ shape }) => shape);
-    const parts = { file, config, shadow, shapes, bars, mode, intx, msi, msix, errorSignal, requestSignal };
+    const parts = { file, config, shadow, shapes, bars, mode, msi, msix };
     return new VfioPciDevice(name, parts, scope.move());
   }
 
@@ -160,24 +177,9 @@ export class VfioPciDevice implements PciFunction {
     return this.#parts.shapes;
   }
 
-  /** Signalled when the device had an uncorrectable error; undefined if it cannot tell. */
-  get errorFd(): number | undefined {
-    return this.#parts.errorSignal?.fd;
-  }
-
-  /** Signalled when the host wants the device back: it should be unplugged soon. Undefined if it cannot tell. */
-  get requestFd(): number | undefined {
-    return this.#parts.requestSignal?.fd;
-  }
-
   /** Which kind of interrupts is in use. */
   get interruptMode(): InterruptModeName {
     return this.#parts.mode.name;
-  }
-
-  /** What the machine has to do for INTx, if the provider cannot; changes with {@link interruptMode}. */
-  get softwareUnmask(): SoftwareUnmask | undefined {
-    return this.#parts.intx?.softwareUnmask;
   }
 
   configRead(offset: number, bytes: number): number {

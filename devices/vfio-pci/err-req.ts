@@ -5,7 +5,7 @@ import { attempt, type NoteSubject, note } from './notes.js';
 
 /**
  * An eventfd by which the provider tells of the device itself: VFIO_PCI_ERR_IRQ_INDEX (an uncorrectable error),
- * VFIO_PCI_REQ_IRQ_INDEX (the host wants it back). The machine watches it.
+ * VFIO_PCI_REQ_IRQ_INDEX (the host wants it back).
  */
 export interface DeviceSignal extends Disposable {
   readonly fd: number;

@@ -1,15 +1,6 @@
-import type { Interrupts, LevelLine } from '../contracts.js';
+import type { Interrupts, LevelLine, Signals } from '../contracts.js';
 import type { IrqPort } from './irq-port.js';
 import { attempt, errorText, note } from './notes.js';
-
-/**
- * What is left to do when the provider cannot unmask by eventfd: whenever `fd` is signalled (a guest's EOI), drain it
- * and call `unmask`, or the pin stays silent after its first interrupt.
- */
-export interface SoftwareUnmask {
-  readonly fd: number;
-  unmask(): void;
-}
 
 /**
  * The interrupt pin: the device masks itself when it signals, the line stays asserted until the guest's EOI, whose
@@ -21,19 +12,17 @@ export class Intx {
   readonly #name: string;
   readonly #irq: IrqPort;
   readonly #interrupts: Interrupts;
+  readonly #signals: Signals;
   #line: LevelLine | undefined;
-  #softwareUnmask: SoftwareUnmask | undefined;
+  /** Listens for EOIs in the provider's place. */
+  #watch: Disposable | undefined;
 
-  constructor(name: string, gsi: number, irq: IrqPort, interrupts: Interrupts) {
+  constructor(name: string, gsi: number, irq: IrqPort, interrupts: Interrupts, signals: Signals) {
     this.#name = name;
     this.gsi = gsi;
     this.#irq = irq;
     this.#interrupts = interrupts;
-  }
-
-  /** Set while the pin is in use with a provider that refuses (ENOTTY) to unmask by eventfd. */
-  get softwareUnmask(): SoftwareUnmask | undefined {
-    return this.#softwareUnmask;
+    this.#signals = signals;
   }
 
   start(): void {
@@ -52,7 +41,8 @@ export class Intx {
     const line = this.#line;
     if (line === undefined) return;
     this.#line = undefined;
-    this.#softwareUnmask = undefined;
+    this.#watch?.[Symbol.dispose]();
+    this.#watch = undefined;
     attempt(this.#name, 'intx', () => this.#irq.disable());
     attempt(this.#name, 'intx', () => line[Symbol.dispose]());
     note(this.#name, 'intx', 'INTx off');
@@ -66,13 +56,10 @@ export class Intx {
       this.#irq.unmaskBy(line.resamplefd);
       return 'unmasked by eventfd';
     } catch (error) {
-      this.#softwareUnmask = {
-        fd: line.resamplefd,
-        unmask: () => {
-          if (this.#line === line) attempt(this.#name, 'intx', () => this.#irq.unmask());
-        },
-      };
-      return `to be unmasked by software, as the provider cannot by eventfd: ${errorText(error)}`;
+      this.#watch = this.#signals.watch(line.resamplefd, () => {
+        attempt(this.#name, 'intx', () => this.#irq.unmask());
+      });
+      return `unmasked by software, as the provider cannot by eventfd: ${errorText(error)}`;
     }
   }
 }

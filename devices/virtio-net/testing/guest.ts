@@ -36,7 +36,7 @@ export class GuestMemory implements Disposable {
   readonly #writer = new DmaTableWriter(createDmaTable(16));
 
   constructor() {
-    this.map(Object.values(maps));
+    this.mapAll();
   }
 
   get table(): DmaTableBuffer {
@@ -45,6 +45,11 @@ export class GuestMemory implements Disposable {
 
   get open(): OpenDevice {
     return { kvm: undefined, dma: { table: this.table, rw: () => {} } };
+  }
+
+  /** Lets the device reach all of {@link maps}. */
+  mapAll(): void {
+    this.map(Object.values(maps));
   }
 
   /** What the device can reach from now on. */
