@@ -14,6 +14,9 @@ const options = {
   memory: { type: 'string' },
   cpus: { type: 'string' },
   guest: { type: 'string' },
+  kernel: { type: 'string' },
+  initrd: { type: 'string' },
+  'no-reboot': { type: 'boolean' },
   append: { type: 'string' },
   config: { type: 'string' },
   plugin: { type: 'string', multiple: true },
@@ -50,6 +53,9 @@ function configOf(values: Values): VmConfigInput {
   if (values.memory !== undefined) config.memory = values.memory;
   if (values.cpus !== undefined) config.vcpus = Number(values.cpus);
   if (values.guest !== undefined) config.guest = values.guest;
+  if (values.kernel !== undefined) config.kernel = values.kernel;
+  if (values.initrd !== undefined) config.initrd = values.initrd;
+  if (values['no-reboot'] !== undefined) config.reboot = false;
   if (values.append !== undefined) config.cmdline = [base.cmdline, values.append].filter(Boolean).join(' ');
   if (values.plugin !== undefined) config.plugins = values.plugin;
   if (values.ffi !== undefined) config.ffi = values.ffi;
@@ -79,7 +85,7 @@ function devicesOf(values: Values, configured: VmConfigInput['devices']): readon
         { path: '--net', text: 'belongs to the default NIC; with --device write net= behind it' },
       ]);
     }
-    return values.device.map(parseDevice);
+    return values.device.filter((text) => text !== 'none').map(parseDevice);
   }
   if (configured !== undefined && values.net === undefined) return configured;
   return [{ address: 'virtio-net', options: { net: values.net ?? 'responder' } }];
@@ -104,7 +110,7 @@ function parseDevice(text: string, index: number): DeviceInput {
 const processStartMs = (): number => monotonicMs() - process.uptime() * 1000;
 
 function printHeading({ config }: VirtualMachine): void {
-  const guest = config.guest ?? 'built-in guest';
+  const guest = config.kernel ?? config.guest ?? 'built-in guest';
   const cpus = config.vcpus === 1 ? '1 vCPU' : `${config.vcpus} vCPUs`;
   console.log(`tsvisor: ${guest}, ${cpus}, ${config.memory >> 20n} MiB`);
 }

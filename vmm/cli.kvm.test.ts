@@ -42,6 +42,23 @@ test('--json prints one report, --quiet only what the guest says', () => {
   expect(quiet.stdout).not.toMatch(/ ms {2}/);
 });
 
+test('--device none is a machine without devices', () => {
+  const { stdout, status } = tsvisor(['run', '--device', 'none', '--append', 'halt-test']);
+  expect(stdout).not.toMatch(/group \d+/);
+  expect(status).toBe(0);
+});
+
+test.each([
+  [['--initrd', '/no/such'], /initrd: goes with a kernel/, 64],
+  [['--kernel', '/no/such'], /kernel \/no\/such: ENOENT/, 69],
+  [['--kernel', CLI], /is not a Linux kernel/, 69],
+  [['--kernel', CLI, '--guest', CLI], /guest: there is a kernel, too/, 64],
+] as const)('run %j is refused before anything is opened', (args, reason, code) => {
+  const { stderr, status } = tsvisor(['run', ...args]);
+  expect(stderr).toMatch(reason);
+  expect(status).toBe(code);
+});
+
 test('every mistake in the configuration is listed, and the exit code is 64', () => {
   const { stderr, status } = tsvisor(['run', '--memory', '0', '--cpus', 'many', '--trace', 'nothing']);
   expect(status).toBe(64);

@@ -13,11 +13,14 @@ ends at a responder inside this process.
 
   --net BACKEND        where the NIC's wire ends: responder, responder:corrupt=N, tap:NAME
   --device ADDR[,K=V]  assign this device instead: virtio-net,net=tap:tap0  (may be repeated; slot=N puts it
-                       at PCI slot N)
+                       at PCI slot N); none: no device at all
   --memory SIZE        guest memory: 64M (the default), 1G
   --cpus N             virtual CPUs: 1 (the default)
   --guest FILE         an ELF64 image instead of the built-in guest
-  --append TEXT        more words for the guest's command line: --append 'pings=3 mtu=9000'
+  --kernel FILE        boot Linux: a bzImage, or a vmlinux with a PVH entry
+  --initrd FILE        its initial RAM disk
+  --no-reboot          a guest that asks for a reset ends the run
+  --append TEXT        the kernel's command line; for the built-in guest, more words: 'pings=3 mtu=9000'
   --config FILE        a machine's whole configuration as JSON; other options override it
   --plugin MODULE      load a plug-in: vendor drivers, providers (may be repeated)
   --ffi DOOR           the way into KVM_RUN: ffi-rs (the default) or koffi (if installed)

@@ -8,9 +8,10 @@ import { formatSlot, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, PciHost } from '../devic
 import { createPostCode, POST_CODE_PORT } from '../devices/post-code.js';
 import { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial } from '../devices/serial.js';
 import { createVirtioNetDriver } from '../devices/virtio-net/driver.js';
-import { GsiRouting } from '../kvm/gsi-routing.js';
+import { GsiRouting, type GsiTarget } from '../kvm/gsi-routing.js';
 import { MemorySlots } from '../kvm/memory-slots.js';
 import { Kvm } from '../kvm/system.js';
+import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER } from '../kvm/uapi.js';
 import type { Vcpu } from '../kvm/vcpu.js';
 import { KvmVfio, VfioFileOps } from '../kvm/vfio.js';
 import type { Vm } from '../kvm/vm.js';
@@ -22,13 +23,15 @@ import { type AssignedDevice, Assignment } from './assignment.js';
 import { MmioBus, PioBus, RangeBus } from './bus.js';
 import type { VmConfig } from './config.js';
 import { SerialConsole } from './console.js';
-import { cpuidFor } from './cpuid.js';
 import { KvmDoorbells } from './doorbells.js';
 import { ExitDispatcher } from './exit-dispatcher.js';
-import { loadGuest, readGuest } from './guest-image.js';
+import { imageProgram } from './guest-image.js';
+import type { GuestProgram } from './guest-program.js';
 import { type DependencyContainer, instanceCachingFactory, container as root } from './injection.js';
 import { KvmInterrupts } from './interrupts.js';
 import * as layout from './layout.js';
+import { createPlatform, TIMER_GSI } from './linux/index.js';
+import { linuxProgram } from './linux-program.js';
 import { Machine } from './machine.js';
 import { EventThread, MachinePorts } from './machine-ports.js';
 import { MemoryMap, MemorySlotPort } from './memory-map.js';
@@ -43,6 +46,12 @@ export interface ComposedMachine extends Disposable {
 
 /** First slot for devices that do not ask for one; 0 is the host bridge, 1 and 2 stay free as on other machines. */
 const FIRST_SLOT = 3;
+
+/** The 8254 raises GSI 0, which reaches the I/O APIC at another pin, as on any PC. */
+const TIMER_TARGETS: readonly GsiTarget[] = [
+  { kind: 'pin', irqchip: KVM_IRQCHIP_PIC_MASTER, pin: 0 },
+  { kind: 'pin', irqchip: KVM_IRQCHIP_IOAPIC, pin: TIMER_GSI },
+];
 
 /** Without these a device cannot be assigned; every KVM of the last decade has them. */
 const NEEDED = [
@@ -66,15 +75,16 @@ export function compose(
   plugins: readonly Plugin[],
 ): ComposedMachine {
   using scope = new Scope();
-  const image = readGuest(config); // first: it is the likeliest to be wrong, and nothing is open yet
+  // First: it is the likeliest to be wrong, and nothing is open yet.
+  const program = config.kernel === undefined ? imageProgram(config) : linuxProgram(config.kernel, config);
   const container = root.createChildContainer();
   container.register(VmConfigToken, { useValue: config });
   container.register(MachinePorts, { useValue: ports });
   container.register(EventThread, { useValue: eventThread });
   registerKvm(container, scope);
   registerVfio(container, scope, plugins);
-  const machine = buildMachine(container, scope, config);
-  loadGuest(image, config, container.resolve(MemoryMap), machine.bootVcpu);
+  const machine = buildMachine(container, scope, config, program);
+  program.load(container.resolve(MemoryMap), machine.bootVcpu);
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }
@@ -91,8 +101,12 @@ function registerKvm(container: DependencyContainer, scope: Scope): void {
   container.register(
     GsiRoutingToken,
     once((from) => {
-      const options = { isIoapicRouted: true, isPicRouted: true };
-      return GsiRouting.create(from.resolve<Vm>(VmToken), options);
+      const routing = GsiRouting.create(from.resolve<Vm>(VmToken), {
+        isIoapicRouted: true,
+        isPicRouted: true,
+      });
+      routing.set(0, TIMER_TARGETS);
+      return routing;
     }),
   );
   container.register(
@@ -119,6 +133,7 @@ function createVm(scope: Scope): Vm {
   vm.setTssAddr(layout.KVM_TSS_ADDRESS);
   vm.setIdentityMapAddr(layout.KVM_IDENTITY_MAP_ADDRESS);
   vm.createIrqchip();
+  vm.createPit2();
   // With it an instruction that KVM cannot emulate is named in the report of the crash.
   if (vm.checkExtension('KVM_CAP_EXIT_ON_EMULATION_FAILURE') > 0)
     vm.enableCap('KVM_CAP_EXIT_ON_EMULATION_FAILURE', 1n);
@@ -146,7 +161,12 @@ function registerVfio(container: DependencyContainer, scope: Scope, plugins: rea
   });
 }
 
-function buildMachine(container: DependencyContainer, scope: Scope, config: VmConfig): Machine {
+function buildMachine(
+  container: DependencyContainer,
+  scope: Scope,
+  config: VmConfig,
+  program: GuestProgram,
+): Machine {
   const ports = container.resolve<MachinePorts>(MachinePorts);
   const vm = container.resolve<Vm>(VmToken);
   const memory = container.resolve(MemoryMap);
@@ -161,7 +181,8 @@ function buildMachine(container: DependencyContainer, scope: Scope, config: VmCo
     signals: scope.own(container.resolve(EventSignals)),
     windows: [layout.PCI_WINDOW, layout.PCI_WINDOW_64, layout.PCI_IO_WINDOW],
   };
-  const pci = PciHost.create();
+  const reset = () => machine.end({ kind: 'reset' });
+  const pci = PciHost.create({ reset });
   const put = (bus: Bus, base: number | bigint, bytes: number | bigint, device: BusDevice) =>
     scope.own(bus.add(BigInt(base), BigInt(bytes), device));
   put(pio, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, pci.ports);
@@ -175,8 +196,22 @@ function buildMachine(container: DependencyContainer, scope: Scope, config: VmCo
   });
   put(pio, COM1_PORT, SERIAL_PORTS, serial);
 
-  const vcpus = createVcpus(vm, config, scope);
-  const devices = assignDevices(container.resolve(Assignment), pci, config, environment, scope);
+  const vcpus = createVcpus(vm, config, program, scope);
+  const plugs = new Map<number, Disposable>();
+  const platform = createPlatform({
+    nowNs: () => process.hrtime.bigint(),
+    nowMs: () => Date.now(),
+    irqLine: (gsi, level) => vm.irqLine(gsi, level),
+    powerOff: () => machine.end({ kind: 'powered-off' }),
+    reset,
+    eject: (slot) => plugs.get(slot)?.[Symbol.dispose](),
+  });
+  for (const { base, count, device } of platform.ranges) put(pio, base, count, device);
+  const devices = assignDevices(container.resolve(Assignment), pci, config, environment, {
+    scope,
+    plugs,
+    askGuest: program.hasAcpi ? (slot) => platform.requestUnplug(slot) : undefined,
+  });
   const machine = new Machine({
     ports,
     memory,
@@ -187,6 +222,7 @@ function buildMachine(container: DependencyContainer, scope: Scope, config: VmCo
     serial,
     console,
     devices,
+    platform,
   });
   put(
     pio,
@@ -203,14 +239,27 @@ function buildMachine(container: DependencyContainer, scope: Scope, config: VmCo
   return machine;
 }
 
-function createVcpus(vm: Vm, config: VmConfig, scope: Scope): readonly Vcpu[] {
+function createVcpus(vm: Vm, config: VmConfig, program: GuestProgram, scope: Scope): readonly Vcpu[] {
   using kvm = Kvm.open();
-  const supported = kvm.getSupportedCpuid();
+  const host = {
+    supported: kvm.getSupportedCpuid(),
+    hasTscDeadline: kvm.checkExtension('KVM_CAP_TSC_DEADLINE_TIMER') > 0,
+  };
   return Array.from({ length: config.vcpus }, (_, id) => {
     const vcpu = scope.own(vm.createVcpu(id, config.ffi));
-    vcpu.setCpuid2(cpuidFor(id, supported));
+    program.setUpVcpu(vcpu, id, host);
     return vcpu;
   });
+}
+
+/** How devices leave while the machine runs. */
+interface Unplugging {
+  /** Owns what is still there at the end. */
+  readonly scope: Scope;
+  /** By slot: disposing takes the device from the guest and closes it. */
+  readonly plugs: Map<number, Disposable>;
+  /** Asks the guest to let go of what is in a slot; undefined if it could not hear that. */
+  readonly askGuest: ((slot: number) => void) | undefined;
 }
 
 function assignDevices(
@@ -218,23 +267,27 @@ function assignDevices(
   pci: PciHost,
   config: VmConfig,
   environment: PciEnvironment,
-  scope: Scope,
+  { scope, plugs, askGuest }: Unplugging,
 ): { readonly name: string; readonly assigned: AssignedDevice }[] {
   const wanted = new Set(config.devices.map(({ slot }) => slot));
   let next = FIRST_SLOT;
   return config.devices.map((device) => {
     while (device.slot === undefined && wanted.has(next)) next++;
-    const place = { device: device.slot ?? next++, function: 0 };
+    const slot = device.slot ?? next++;
+    const place = { device: slot, function: 0 };
     const name = `${formatSlot(place)} ${device.address}`;
     const plug = scope.own(new Scope());
-    const assigned = plug.own(
-      assignment.attach(device, name, environment, {
-        // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
-        routeIntx: (pin) => layout.PCI_INTX_GSIS[(place.device + pin - 1) % layout.PCI_INTX_GSIS.length],
-        // Whoever asks waits for the device to be closed: the guest loses it, as if it had been pulled out.
-        requested: () => plug[Symbol.dispose](),
-      }),
-    );
+    plugs.set(slot, plug);
+    let isAsked = false;
+    const requested = () => {
+      // The host asks again, every ten seconds: a guest that has not let go by then loses the device all the same.
+      if (askGuest === undefined || isAsked) plug[Symbol.dispose]();
+      else askGuest(slot);
+      isAsked = true;
+    };
+    // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
+    const routeIntx = (pin: number) => layout.PCI_INTX_GSIS[(slot + pin - 1) % layout.PCI_INTX_GSIS.length];
+    const assigned = plug.own(assignment.attach(device, name, environment, { routeIntx, requested }));
     plug.own(pci.add(place, assigned.function));
     return { name, assigned };
   });

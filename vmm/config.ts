@@ -61,10 +61,15 @@ const schema = z
   .strictObject({
     memory: memory.prefault('64M'),
     vcpus: z.int().min(1).max(64).default(1),
-    /** Path of an ELF64 guest image; the built-in one if absent. */
+    /** Path of an ELF64 guest image that keeps to vmm/guest/abi.h; the built-in one if this and `kernel` are absent. */
     guest: z.string().min(1).optional(),
-    /** Appended to the command line that the machine makes for the guest. */
-    cmdline: z.string().max(1024).default(''),
+    /** Path of a Linux kernel: a bzImage, or a vmlinux with a PVH entry. */
+    kernel: z.string().min(1).optional(),
+    initrd: z.string().min(1).optional(),
+    /** The kernel's command line; for another guest, what is appended to the one that the machine makes. */
+    cmdline: z.string().max(4095).default(''),
+    /** Whether a guest that asks for a reset is started again, or ends the run. */
+    reboot: z.boolean().default(true),
     devices: z.array(device).max(29).default([]),
     /** Modules that export `plugin`: vendor drivers, providers. */
     plugins: z.array(z.string().min(1)).default([]),
@@ -73,18 +78,18 @@ const schema = z
     /** Trace channels whose events the machine hands to its owner. */
     trace: z.array(z.enum(traceNames)).default([]),
   })
-  .superRefine(({ devices }, context) => {
+  .superRefine(({ devices, guest, kernel, initrd }, context) => {
+    const problem = (path: (string | number)[], message: string) =>
+      context.addIssue({ code: 'custom', path, message });
+    if (guest !== undefined && kernel !== undefined)
+      problem(['guest'], 'there is a kernel, too: one of them is to boot');
+    if (initrd !== undefined && kernel === undefined) problem(['initrd'], 'goes with a kernel');
     const seen = new Map<number, number>();
     for (const [i, { slot }] of devices.entries()) {
       if (slot === undefined) continue;
       const first = seen.get(slot);
       if (first === undefined) seen.set(slot, i);
-      else
-        context.addIssue({
-          code: 'custom',
-          path: ['devices', i, 'slot'],
-          message: `${slot} is devices[${first}]'s`,
-        });
+      else problem(['devices', i, 'slot'], `${slot} is devices[${first}]'s`);
     }
   });
 

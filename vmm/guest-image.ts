@@ -4,6 +4,8 @@ import type { Vcpu } from '../kvm/vcpu.js';
 import { formatRange } from '../sys/address.js';
 import { type ElfImage, GuestImageError, readElf } from './boot-elf.js';
 import type { VmConfig } from './config.js';
+import { cpuidFor } from './cpuid.js';
+import type { GuestProgram } from './guest-program.js';
 import { ECAM_BASE, LOW_RAM_END, PCI_IO_WINDOW, PCI_WINDOW } from './layout.js';
 import { longModeSregs, prepareLongMode } from './long-mode.js';
 import type { MemoryMap } from './memory-map.js';
@@ -31,11 +33,16 @@ export function commandLine(config: VmConfig, tscKhz: number): string {
 }
 
 /**
- * Reads the guest image that a configuration names, or the built-in one.
+ * The guest image that a configuration names, or the built-in one.
  * @throws SysError, GuestImageError naming the path
  */
-export function readGuest(config: VmConfig): ElfImage {
-  return readElf(config.guest ?? builtInGuest());
+export function imageProgram(config: VmConfig): GuestProgram {
+  const image = readElf(config.guest ?? builtInGuest());
+  return {
+    hasAcpi: false,
+    setUpVcpu: (vcpu, id, { supported }) => vcpu.setCpuid2(cpuidFor(id, supported)),
+    load: (memory, boot) => loadImage(image, config, memory, boot),
+  };
 }
 
 /**
@@ -43,7 +50,7 @@ export function readGuest(config: VmConfig): ElfImage {
  * command line in RDI.
  * @throws GuestImageError if the image does not fit into the guest's memory
  */
-export function loadGuest(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: Vcpu): void {
+function loadImage(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: Vcpu): void {
   const end = config.memory < LOW_RAM_END ? config.memory : LOW_RAM_END;
   for (const { gpa, bytes, memoryBytes } of image.segments) {
     if (gpa < LOWEST_IMAGE || gpa + memoryBytes > end) {

@@ -8,6 +8,7 @@ import type { AssignedDevice } from './assignment.js';
 import type { RangeBus } from './bus.js';
 import type { SerialConsole } from './console.js';
 import type { ExitDispatcher } from './exit-dispatcher.js';
+import type { Platform } from './linux/index.js';
 import type { MachinePorts } from './machine-ports.js';
 import type { MemoryMap } from './memory-map.js';
 import { describeCrash, type Outcome } from './outcome.js';
@@ -24,6 +25,7 @@ export interface MachineParts {
   readonly vcpus: readonly Vcpu[];
   readonly serial: Serial;
   readonly console: SerialConsole;
+  readonly platform: Pick<Platform, 'pressPowerButton'>;
   readonly devices: readonly { readonly name: string; readonly assigned: AssignedDevice }[];
 }
 
@@ -65,6 +67,9 @@ export class Machine {
         break;
       case 'serial':
         this.#parts.serial.receive(command.bytes);
+        break;
+      case 'power-button':
+        this.#parts.platform.pressPowerButton();
         break;
       default:
         unreachable(command);

@@ -6,6 +6,10 @@ import type { StructOf } from '../sys/struct.js';
 export type Outcome =
   /** The guest wrote this verdict to the debug-exit port; 0 is success. */
   | { readonly kind: 'verdict'; readonly status: number }
+  /** The guest shut itself down. */
+  | { readonly kind: 'powered-off' }
+  /** The guest asked for a reset, and the configuration's `reboot` is off. */
+  | { readonly kind: 'reset' }
   /** The machine's owner asked it to stop. */
   | { readonly kind: 'stopped'; readonly by: string }
   /** The guest, or KVM, cannot go on. */
@@ -92,6 +96,9 @@ export function exitStatus(outcome: Outcome): number {
       return outcome.status;
     case 'stopped':
       return SIGNAL_STATUS[outcome.by] ?? 0;
+    case 'powered-off':
+    case 'reset':
+      return 0;
     case 'crashed':
       return 70; // EX_SOFTWARE of sysexits.h
   }

@@ -27,6 +27,8 @@ export interface MachineThreadData {
 /** Main thread to machine thread. */
 export type MachineCommand =
   | { readonly kind: 'stop'; readonly by: string }
+  /** Asks the guest to shut down, as the button on a PC's case does. */
+  | { readonly kind: 'power-button' }
   /** Bytes typed on the guest's serial console. */
   | { readonly kind: 'serial'; readonly bytes: Uint8Array };
 

@@ -36,6 +36,10 @@ function outcomeLines(outcome: Outcome): string[] {
   switch (outcome.kind) {
     case 'verdict':
       return [row('verdict', `${outcome.status === 0 ? 'ok' : 'failed'}, ${code}`)];
+    case 'powered-off':
+      return [row('ended', `the guest shut down, ${code}`)];
+    case 'reset':
+      return [row('ended', `the guest asked for a reset, ${code}`)];
     case 'stopped':
       return [row('stopped', `by ${outcome.by}, ${code}`)];
     case 'crashed':

@@ -1,5 +1,5 @@
 import { MessageChannel, Worker } from 'node:worker_threads';
-import { type EventThreadWorker, startEventThread } from '../sys/event-thread.js';
+import { startEventThread } from '../sys/event-thread.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
@@ -11,6 +11,7 @@ import {
   type MachineCommand,
   type MachineEvent,
   type MachineThreadData,
+  monotonicMs,
   type Phase,
   type RunReport,
   type VcpuThreadLink,
@@ -48,6 +49,49 @@ function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBu
   return { baton, control, worker };
 }
 
+/** The threads of one run. */
+interface MachineThreads {
+  /** Commands for the machine. */
+  readonly sender: InboxSender;
+  /** Settle when the thread has ended. */
+  readonly machine: Promise<void>;
+  readonly others: readonly Promise<void>[];
+  /** Asks all of them to end; may be called again. */
+  stop(): void;
+}
+
+function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): MachineThreads {
+  const control = createInboxControl();
+  const commands = new MessageChannel();
+  const events = startEventThread(control);
+  const indexes = Array.from({ length: config.vcpus }, (_, i) => i);
+  const vcpus = config.vcpus === 1 ? [] : indexes.map((i) => startVcpuThread(i, config, control));
+  const workerData: MachineThreadData = {
+    config,
+    control,
+    commands: commands.port2,
+    events: events.link,
+    vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
+  };
+  const worker = new Worker(workerUrl('./machine-thread.js', import.meta.url), {
+    name: 'tsvisor-machine',
+    workerData,
+    transferList: [commands.port2, events.link.commands, events.link.notices],
+    trackUnmanagedFds: false,
+  });
+  worker.on('message', hear);
+  const bells = [control, ...vcpus.map((vcpu) => vcpu.control)].map((each) => new InboxBell(each));
+  return {
+    sender: new InboxSender(commands.port1, control),
+    machine: ended(worker).finally(() => commands.port1.close()),
+    others: [events.ended, ...vcpus.map((vcpu) => ended(vcpu.worker))],
+    stop() {
+      events.stop();
+      for (const bell of bells) bell.stop();
+    },
+  };
+}
+
 /**
  * A virtual machine, from the outside. It lives in threads of its own: the machine thread, the event thread, and one
  * for each vCPU if there are two or more. Main thread only: memory is unmapped when it has seen all of them end.
@@ -60,40 +104,17 @@ export class VirtualMachine implements AsyncDisposable {
    * everything is closed then, too.
    */
   readonly finished: Promise<RunReport>;
-  readonly #sender: InboxSender;
-  readonly #bell: InboxBell;
   readonly #observer: VmObserver;
+  #threads: MachineThreads | undefined;
   #report: RunReport | undefined;
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
-  #isOver = false;
+  #isStopped = false;
 
   private constructor(config: VmConfig, observer: VmObserver) {
     this.config = config;
     this.#observer = observer;
-    const control = createInboxControl();
-    const commands = new MessageChannel();
-    this.#sender = new InboxSender(commands.port1, control);
-    this.#bell = new InboxBell(control);
-    const events = startEventThread(control);
-    const indexes = Array.from({ length: config.vcpus }, (_, i) => i);
-    const vcpus = config.vcpus === 1 ? [] : indexes.map((i) => startVcpuThread(i, config, control));
-    const vcpuThreads = vcpus.map((thread) => ({ baton: thread.baton, control: thread.control }));
-    const workerData: MachineThreadData = {
-      config,
-      control,
-      commands: commands.port2,
-      events: events.link,
-      vcpuThreads,
-    };
-    const worker = new Worker(workerUrl('./machine-thread.js', import.meta.url), {
-      name: 'tsvisor-machine',
-      workerData,
-      transferList: [commands.port2, events.link.commands, events.link.notices],
-      trackUnmanagedFds: false,
-    });
-    worker.on('message', (event: MachineEvent) => this.#hear(event));
-    this.finished = this.#finish(worker, events, vcpus).finally(() => commands.port1.close());
+    this.finished = this.#run();
     this.finished.catch(() => {}); // whoever awaits it gets the error; nobody has to
   }
 
@@ -109,7 +130,13 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** Ends the run between two instructions of the guest. Returns at once: await {@link finished}. */
   stop(by = 'request'): void {
+    this.#isStopped = true;
     this.#command({ kind: 'stop', by });
+  }
+
+  /** Asks the guest to shut down, by ACPI; whether and when it does is its own affair. */
+  pressPowerButton(): void {
+    this.#command({ kind: 'power-button' });
   }
 
   /** Types on the guest's serial console. */
@@ -124,32 +151,37 @@ export class VirtualMachine implements AsyncDisposable {
   }
 
   #command(command: MachineCommand): void {
-    if (!this.#isOver) this.#sender.send(command);
+    this.#threads?.sender.send(command);
   }
 
-  async #finish(worker: Worker, events: EventThreadWorker, vcpus: readonly VcpuThread[]): Promise<RunReport> {
-    const stopAll = () => {
-      this.#bell.stop();
-      events.stop();
-      for (const { control } of vcpus) new InboxBell(control).stop();
-    };
-    using _hook = onProcessExit(stopAll);
+  /** A reset is a machine anew: nothing of the old one is left over. */
+  async #run(): Promise<RunReport> {
+    for (;;) {
+      const report = await this.#runOnce();
+      if (report.outcome.kind !== 'reset' || !this.config.reboot || this.#isStopped) return report;
+      this.#observer.step?.('the guest asked for a reset: the machine starts again', monotonicMs());
+    }
+  }
+
+  async #runOnce(): Promise<RunReport> {
+    this.#report = undefined;
+    const threads = startThreads(this.config, (event) => this.#hear(event));
+    this.#threads = threads;
+    using _hook = onProcessExit(threads.stop);
     // If another thread dies, the machine cannot go on: it is stopped, and the thread's error is the run's.
-    const others = [events.ended, ...vcpus.map((vcpu) => ended(vcpu.worker))];
-    for (const other of others) other.catch((error: Error) => this.#fail(error));
-    await ended(worker).catch((error: Error) => this.#fail(error));
-    this.#isOver = true;
-    stopAll();
-    await Promise.allSettled(others);
+    const fail = (error: Error) => {
+      this.#failure ??= error;
+      threads.stop();
+    };
+    for (const other of threads.others) other.catch(fail);
+    await threads.machine.catch(fail);
+    this.#threads = undefined;
+    threads.stop();
+    await Promise.allSettled(threads.others);
     unmap(this.#mapped);
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#report === undefined) throw new Error('the machine thread ended without a report');
     return this.#report;
-  }
-
-  #fail(error: Error): void {
-    this.#failure ??= error;
-    if (!this.#isOver) this.#bell.stop();
   }
 
   #hear(event: MachineEvent): void {

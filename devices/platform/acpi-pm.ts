@@ -1,0 +1,195 @@
+/**
+ * ACPI's fixed hardware (ACPI 6.5, section 4.8): PM1a event and control registers, the PM timer, one block of
+ * general-purpose events, and a reset register, in one range of ports.
+ */
+import { trace } from '../../sys/trace.js';
+import type { BusDevice } from '../contracts.js';
+
+/** Where a machine has them, and the I/O APIC pin of the system control interrupt. */
+export const ACPI_PM_PORT = 0x600;
+export const ACPI_PM_PORTS = 0x20;
+export const ACPI_SCI_GSI = 9;
+
+/** Offsets of the register blocks: the FADT tells the guest. */
+export const PM1_EVENT = 0x00;
+export const PM1_EVENT_BYTES = 4;
+export const PM1_CONTROL = 0x04;
+export const PM1_CONTROL_BYTES = 2;
+export const PM_TIMER = 0x08;
+export const PM_RESET = 0x0c;
+export const PM_GPE0_BLOCK = 0x10;
+/** Half of it status, half of it enable. */
+export const PM_GPE0_BYTES = 4;
+
+/** What a guest writes to {@link PM_RESET}. */
+export const ACPI_RESET_VALUE = 0x01;
+/** SLP_TYP of S5, soft off: the DSDT's \_S5 tells the guest. */
+export const ACPI_S5_SLEEP_TYPE = 5;
+
+const PM1_STATUS = PM1_EVENT;
+const PM1_ENABLE = PM1_EVENT + 2;
+const GPE0_STATUS = PM_GPE0_BLOCK;
+const GPE0_ENABLE = PM_GPE0_BLOCK + PM_GPE0_BYTES / 2;
+
+/** The PM timer's highest bit has changed. */
+const TMR_STS = 1 << 0;
+const PWRBTN_STS = 1 << 8;
+const PM1_EVENTS = TMR_STS | (1 << 5) | PWRBTN_STS | (1 << 9) | (1 << 10);
+/** PM1 control: events come as SCIs, not as SMIs. Always set. */
+const SCI_EN = 1 << 0;
+const SLP_TYP_SHIFT = 10;
+const SLP_TYP_MASK = 7;
+const SLP_EN = 1 << 13;
+/** PM1 control's bits that hold what was written: BM_RLD and the sleep type. */
+const CONTROL_STORED = (1 << 1) | (SLP_TYP_MASK << SLP_TYP_SHIFT);
+
+const PM_TIMER_HZ = 3_579_545n;
+const NS_PER_SECOND = 1_000_000_000n;
+
+export interface AcpiPmPorts {
+  /** Nanoseconds of a clock that never goes back. */
+  readonly nowNs: () => bigint;
+  /** Level of the system control interrupt, whenever it changes. */
+  readonly raiseSci: (level: boolean) => void;
+  /** The guest has gone to S5. */
+  readonly powerOff: () => void;
+  /** The guest asks for a reset. */
+  readonly reset: () => void;
+}
+
+/**
+ * The registers. The timer's overflow event is seen by whoever reads its status, but raises no SCI by itself: no
+ * guest of today waits for it. Machine thread only.
+ */
+export class AcpiPm implements BusDevice {
+  readonly name = 'ACPI PM';
+  readonly #ports: AcpiPmPorts;
+  /** Two bytes each, as their ports have them. */
+  readonly #pm1Enable = new Uint8Array(2);
+  readonly #gpeStatus = new Uint8Array(PM_GPE0_BYTES / 2);
+  readonly #gpeEnable = new Uint8Array(PM_GPE0_BYTES / 2);
+  #pm1Status = 0;
+  #control = 0;
+  /** The timer's highest bit when the guest last cleared TMR_STS. */
+  #seenTimerHigh: boolean;
+  #sciLevel = false;
+
+  constructor(ports: AcpiPmPorts) {
+    this.#ports = ports;
+    this.#seenTimerHigh = this.#timer() >= 2 ** 31;
+  }
+
+  /** Somebody presses the power button: a guest that listens shuts down. */
+  pressPowerButton(): void {
+    this.#pm1Status |= PWRBTN_STS;
+    this.#settle();
+  }
+
+  /** A general-purpose event happens: the guest runs the DSDT's `_Exx`. @param index 0 to 15 */
+  raiseGpe(index: number): void {
+    this.#gpeStatus[index >> 3] = (this.#gpeStatus[index >> 3] as number) | (1 << (index & 7));
+    this.#settle();
+  }
+
+  read(offset: number, data: Uint8Array): void {
+    const timer = this.#timer(); // once, so that the bytes belong together
+    for (let i = 0; i < data.length; i++) data[i] = this.#readByte(offset + i, timer);
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    for (let i = 0; i < data.length; i++) this.#writeByte(offset + i, data[i] as number);
+    this.#settle();
+  }
+
+  #timer(): number {
+    return Number(BigInt.asUintN(32, (this.#ports.nowNs() * PM_TIMER_HZ) / NS_PER_SECOND));
+  }
+
+  #readByte(port: number, timer: number): number {
+    switch (port) {
+      case PM1_STATUS:
+        return this.#readPm1Status(timer) & 0xff;
+      case PM1_STATUS + 1:
+        return this.#readPm1Status(timer) >> 8;
+      case PM1_ENABLE:
+      case PM1_ENABLE + 1:
+        return this.#pm1Enable[port - PM1_ENABLE] as number;
+      case PM1_CONTROL:
+        return (this.#control | SCI_EN) & 0xff;
+      case PM1_CONTROL + 1:
+        return this.#control >> 8;
+      case PM_TIMER:
+      case PM_TIMER + 1:
+      case PM_TIMER + 2:
+      case PM_TIMER + 3:
+        return (timer >>> (8 * (port - PM_TIMER))) & 0xff;
+      case PM_RESET:
+        return 0;
+      case GPE0_STATUS:
+      case GPE0_STATUS + 1:
+        return this.#gpeStatus[port - GPE0_STATUS] as number;
+      case GPE0_ENABLE:
+      case GPE0_ENABLE + 1:
+        return this.#gpeEnable[port - GPE0_ENABLE] as number;
+      default:
+        return 0xff;
+    }
+  }
+
+  #readPm1Status(timer: number): number {
+    if (timer >= 2 ** 31 !== this.#seenTimerHigh) this.#pm1Status |= TMR_STS;
+    return this.#pm1Status;
+  }
+
+  #writeByte(port: number, value: number): void {
+    switch (port) {
+      case PM1_STATUS:
+        if ((value & TMR_STS) !== 0) this.#seenTimerHigh = this.#timer() >= 2 ** 31;
+        this.#pm1Status &= ~value;
+        break;
+      case PM1_STATUS + 1:
+        this.#pm1Status &= ~(value << 8);
+        break;
+      case PM1_ENABLE:
+      case PM1_ENABLE + 1:
+        this.#pm1Enable[port - PM1_ENABLE] = value & (PM1_EVENTS >> (8 * (port - PM1_ENABLE)));
+        break;
+      case PM1_CONTROL:
+        this.#control = ((this.#control & 0xff00) | value) & CONTROL_STORED;
+        break;
+      case PM1_CONTROL + 1:
+        this.#control = ((this.#control & 0xff) | (value << 8)) & CONTROL_STORED;
+        if (((value << 8) & SLP_EN) !== 0) this.#sleep();
+        break;
+      case PM_RESET:
+        if (value === ACPI_RESET_VALUE) this.#ports.reset();
+        break;
+      case GPE0_STATUS:
+      case GPE0_STATUS + 1:
+        this.#gpeStatus[port - GPE0_STATUS] = (this.#gpeStatus[port - GPE0_STATUS] as number) & ~value;
+        break;
+      case GPE0_ENABLE:
+      case GPE0_ENABLE + 1:
+        this.#gpeEnable[port - GPE0_ENABLE] = value;
+        break;
+      default: // the timer is read-only, the rest does not exist
+    }
+  }
+
+  #sleep(): void {
+    const type = (this.#control >> SLP_TYP_SHIFT) & SLP_TYP_MASK;
+    if (type === ACPI_S5_SLEEP_TYPE) this.#ports.powerOff();
+    else if (trace.guestMisuse.hasSubscribers)
+      trace.guestMisuse.publish({ device: this.name, what: 'a sleep state that does not exist', type });
+  }
+
+  /** The SCI is up while an enabled event waits to be cleared. */
+  #settle(): void {
+    const pm1Enable = (this.#pm1Enable[0] as number) | ((this.#pm1Enable[1] as number) << 8);
+    const isGpe = this.#gpeStatus.some((status, i) => (status & (this.#gpeEnable[i] as number)) !== 0);
+    const level = (this.#pm1Status & pm1Enable) !== 0 || isGpe;
+    if (level === this.#sciLevel) return;
+    this.#sciLevel = level;
+    this.#ports.raiseSci(level);
+  }
+}

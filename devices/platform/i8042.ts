@@ -1,0 +1,131 @@
+/**
+ * As much of a keyboard controller (Intel 8042) as guests need without a keyboard: they test it, find nothing behind
+ * it, and pulse its reset line to restart the machine.
+ */
+import type { BusDevice } from '../contracts.js';
+
+/** Its two ports; between them there is another device's. */
+export const I8042_DATA_PORT = 0x60;
+export const I8042_COMMAND_PORT = 0x64;
+
+const STATUS_OUTPUT_FULL = 0x01;
+const STATUS_SYSTEM = 0x04;
+const STATUS_UNLOCKED = 0x10;
+/** Whom a byte was sent to does not answer. */
+const STATUS_TIMEOUT = 0x40;
+
+const COMMAND_READ_CONFIG = 0x20;
+const COMMAND_WRITE_CONFIG = 0x60;
+const COMMAND_TEST_AUX = 0xa9;
+const COMMAND_SELF_TEST = 0xaa;
+const COMMAND_TEST_KEYBOARD = 0xab;
+const COMMAND_READ_OUTPUT = 0xd0;
+const COMMAND_WRITE_OUTPUT = 0xd1;
+/** 0xF0 to 0xFF pulse the output lines whose bits are 0; line 0 is the processor's reset. */
+const COMMAND_PULSE = 0xf0;
+
+const SELF_TEST_PASSED = 0x55;
+const INTERFACE_TEST_PASSED = 0x00;
+const INTERFACE_TEST_NO_AUX = 0xff;
+const RESEND = 0xfe;
+/** System flag set, both interfaces disabled. */
+const CONFIG_AT_RESET = 0x34;
+const OUTPUT_RESET_LINE = 0x01;
+const OUTPUT_A20 = 0x02;
+
+export interface I8042Ports {
+  /** The guest pulsed the reset line. */
+  readonly reset: () => void;
+}
+
+/** The controller: a device for each port. Machine thread only. */
+export class I8042 {
+  /** At {@link I8042_DATA_PORT}. */
+  readonly data: BusDevice;
+  /** At {@link I8042_COMMAND_PORT}. */
+  readonly command: BusDevice;
+  readonly #reset: () => void;
+  #config = CONFIG_AT_RESET;
+  #output = OUTPUT_RESET_LINE | OUTPUT_A20;
+  /** What the guest is to read, and the status that goes with it. */
+  #answer: { readonly value: number; readonly status: number } | undefined;
+  /** The command whose operand comes next at the data port. */
+  #operandOf: number | undefined;
+
+  constructor(ports: I8042Ports) {
+    this.#reset = ports.reset;
+    this.data = {
+      name: 'i8042 data',
+      read: (_offset, bytes) => {
+        bytes[0] = this.#readData();
+      },
+      write: (_offset, bytes) => this.#writeData(bytes[0] ?? 0),
+    };
+    this.command = {
+      name: 'i8042 command',
+      read: (_offset, bytes) => {
+        bytes[0] = this.#status();
+      },
+      write: (_offset, bytes) => this.#writeCommand(bytes[0] ?? 0),
+    };
+  }
+
+  #status(): number {
+    const always = STATUS_SYSTEM | STATUS_UNLOCKED;
+    return this.#answer === undefined ? always : always | STATUS_OUTPUT_FULL | this.#answer.status;
+  }
+
+  #readData(): number {
+    const value = this.#answer?.value ?? 0;
+    this.#answer = undefined;
+    return value;
+  }
+
+  #tell(value: number, status = 0): void {
+    this.#answer = { value, status };
+  }
+
+  #writeData(value: number): void {
+    const command = this.#operandOf;
+    this.#operandOf = undefined;
+    switch (command) {
+      case COMMAND_WRITE_CONFIG:
+        this.#config = value;
+        break;
+      case COMMAND_WRITE_OUTPUT:
+        this.#output = value;
+        if ((value & OUTPUT_RESET_LINE) === 0) this.#reset();
+        break;
+      default: // for a keyboard that is not there
+        this.#tell(RESEND, STATUS_TIMEOUT);
+    }
+  }
+
+  #writeCommand(command: number): void {
+    this.#operandOf = undefined;
+    switch (command) {
+      case COMMAND_READ_CONFIG:
+        this.#tell(this.#config);
+        break;
+      case COMMAND_WRITE_CONFIG:
+      case COMMAND_WRITE_OUTPUT:
+        this.#operandOf = command;
+        break;
+      case COMMAND_SELF_TEST:
+        this.#config = CONFIG_AT_RESET;
+        this.#tell(SELF_TEST_PASSED);
+        break;
+      case COMMAND_TEST_KEYBOARD:
+        this.#tell(INTERFACE_TEST_PASSED);
+        break;
+      case COMMAND_TEST_AUX:
+        this.#tell(INTERFACE_TEST_NO_AUX);
+        break;
+      case COMMAND_READ_OUTPUT:
+        this.#tell(this.#output);
+        break;
+      default:
+        if (command >= COMMAND_PULSE && (command & OUTPUT_RESET_LINE) === 0) this.#reset();
+    }
+  }
+}

@@ -1,0 +1,58 @@
+import { expect, test } from 'vitest';
+import { PCI_HOTPLUG_DOWN, PCI_HOTPLUG_EJECT, PCI_HOTPLUG_UP, PciHotplug } from './pci-hotplug.js';
+
+function machine() {
+  const seen: string[] = [];
+  const hotplug = new PciHotplug({
+    raiseGpe: () => seen.push('GPE'),
+    eject: (slot) => seen.push(`eject ${slot}`),
+  });
+  const read = (offset: number, bytes = 4): number => {
+    const data = new Uint8Array(4).fill(0xff);
+    hotplug.read(offset, data.subarray(0, bytes));
+    return new DataView(data.buffer).getUint32(0, true);
+  };
+  const write = (offset: number, value: number, bytes = 4) =>
+    hotplug.write(offset, new Uint8Array(new Uint32Array([value]).buffer, 0, bytes));
+  return { hotplug, seen, read, write };
+}
+
+test('changes are told by one event each, and by their bits, once', () => {
+  const { hotplug, seen, read } = machine();
+  hotplug.announce(3);
+  hotplug.announce(31);
+  hotplug.requestUnplug(4);
+  expect(seen).toEqual(['GPE', 'GPE', 'GPE']);
+  expect(read(PCI_HOTPLUG_UP)).toBe(0x8000_0008);
+  expect(read(PCI_HOTPLUG_DOWN)).toBe(0x10);
+  expect([read(PCI_HOTPLUG_UP), read(PCI_HOTPLUG_DOWN)]).toEqual([0, 0]);
+});
+
+test('each slot of an eject is given back', () => {
+  const { hotplug, seen, write, read } = machine();
+  hotplug.requestUnplug(5);
+  write(PCI_HOTPLUG_EJECT, (1 << 5) | (1 << 31) | 1);
+  expect(seen).toEqual(['GPE', 'eject 5', 'eject 31']);
+  expect(read(PCI_HOTPLUG_DOWN)).toBe(0);
+});
+
+test('accesses of other widths or places do nothing', () => {
+  const { hotplug, seen, read, write } = machine();
+  hotplug.announce(1);
+  expect(read(PCI_HOTPLUG_UP, 1)).toBe(0xffff_ffff);
+  expect(read(PCI_HOTPLUG_EJECT)).toBe(0xffff_ffff);
+  expect(read(2)).toBe(0xffff_ffff);
+  write(PCI_HOTPLUG_EJECT, 2, 1);
+  write(PCI_HOTPLUG_UP, 2);
+  expect(seen).toEqual(['GPE']);
+  expect(read(PCI_HOTPLUG_UP)).toBe(2);
+});
+
+test('the host bridge’s slot, and slots that do not exist, are refused', () => {
+  const { hotplug, seen } = machine();
+  for (const slot of [0, 32, 1.5, -1]) {
+    expect(() => hotplug.announce(slot)).toThrowError(RangeError);
+    expect(() => hotplug.requestUnplug(slot)).toThrowError(RangeError);
+  }
+  expect(seen).toEqual([]);
+});

@@ -1,0 +1,217 @@
+/**
+ * The real-time clock of a PC (Motorola MC146818): time of day, and 114 bytes of memory that firmware and guests use.
+ * It has no interrupt: alarms and periodic events are kept and reported to whoever reads for them.
+ */
+import type { BusDevice } from '../contracts.js';
+
+/** Index and data port. */
+export const RTC_PORT = 0x70;
+export const RTC_PORTS = 2;
+/** Register of the century, in the format of the others: the FADT tells the guest. */
+export const RTC_CENTURY = 0x32;
+
+const INDEX = 0;
+/** The index port's highest bit masks NMIs; it is not part of the index. */
+const INDEX_BITS = 0x7f;
+const REGISTERS = 128;
+
+const SECONDS = 0x00;
+const MINUTES = 0x02;
+const HOURS = 0x04;
+const DAY_OF_WEEK = 0x06;
+const DAY_OF_MONTH = 0x07;
+const MONTH = 0x08;
+const YEAR = 0x09;
+const REG_A = 0x0a;
+const REG_B = 0x0b;
+const REG_C = 0x0c;
+const REG_D = 0x0d;
+
+const REG_A_UIP = 0x80;
+/** A 32.768 kHz crystal, and the rate that a PC's firmware selects. */
+const REG_A_AT_RESET = 0x26;
+const REG_B_24_HOUR = 0x02;
+const REG_B_BINARY = 0x04;
+const REG_B_SET = 0x80;
+const REG_C_UPDATE_ENDED = 0x10;
+const REG_D_VALID = 0x80;
+const HOUR_PM = 0x80;
+
+const SECOND_MS = 1000;
+/** The clock says that an update is near this long before it happens (data sheet: 1984 + 244 us). */
+const UPDATE_MS = 2.228;
+
+/** A day and time of the calendar, UTC. */
+interface Calendar {
+  readonly second: number;
+  readonly minute: number;
+  readonly hour: number;
+  /** 1 is Sunday. */
+  readonly weekday: number;
+  readonly day: number;
+  readonly month: number;
+  readonly year: number;
+  readonly century: number;
+}
+
+function calendarOf(timeMs: number): Calendar {
+  const date = new Date(timeMs);
+  return {
+    second: date.getUTCSeconds(),
+    minute: date.getUTCMinutes(),
+    hour: date.getUTCHours(),
+    weekday: date.getUTCDay() + 1,
+    day: date.getUTCDate(),
+    month: date.getUTCMonth() + 1,
+    year: date.getUTCFullYear() % 100,
+    century: Math.floor(date.getUTCFullYear() / 100),
+  };
+}
+
+/** What a calendar that a guest has written means; days past a month's end run on, as Date has it. */
+const timeOf = (at: Calendar): number =>
+  Date.UTC(at.century * 100 + at.year, at.month - 1, at.day, at.hour, at.minute, at.second);
+
+const FIELDS: Readonly<Record<number, keyof Calendar>> = {
+  [SECONDS]: 'second',
+  [MINUTES]: 'minute',
+  [HOURS]: 'hour',
+  [DAY_OF_WEEK]: 'weekday',
+  [DAY_OF_MONTH]: 'day',
+  [MONTH]: 'month',
+  [YEAR]: 'year',
+  [RTC_CENTURY]: 'century',
+};
+
+export interface RtcPorts {
+  /** Milliseconds since 1970, UTC, with fractions if the clock has them. */
+  readonly nowMs: () => number;
+}
+
+/** Machine thread only. */
+export class Rtc implements BusDevice {
+  readonly name = 'RTC';
+  readonly #nowMs: () => number;
+  /** Alarm registers and memory as they were written; the time is computed. */
+  readonly #stored = new Uint8Array(REGISTERS);
+  #index = 0;
+  #regA = REG_A_AT_RESET;
+  #regB = REG_B_24_HOUR;
+  /** How far the guest has set the clock from the host's. */
+  #offsetMs = 0;
+  /** Where the clock stands while the guest sets it (REG_B_SET). */
+  #frozen: Calendar | undefined;
+  /** The second that register C's update flag was last cleared in. */
+  #reportedSecond: number;
+
+  constructor(ports: RtcPorts) {
+    this.#nowMs = ports.nowMs;
+    this.#reportedSecond = this.#second();
+  }
+
+  read(offset: number, data: Uint8Array): void {
+    if (offset !== INDEX && data.length === 1) data[0] = this.#readRegister(this.#index);
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    if (data.length !== 1) return;
+    const value = data[0] as number;
+    if (offset === INDEX) this.#index = value & INDEX_BITS;
+    else this.#writeRegister(this.#index, value);
+  }
+
+  #timeMs(): number {
+    return this.#nowMs() + this.#offsetMs;
+  }
+
+  #second(): number {
+    return Math.floor(this.#timeMs() / SECOND_MS);
+  }
+
+  #readRegister(register: number): number {
+    const field = FIELDS[register];
+    if (field !== undefined) return this.#encode(field, this.#calendar()[field]);
+    switch (register) {
+      case REG_A:
+        return this.#regA | (this.#isUpdateNear() ? REG_A_UIP : 0);
+      case REG_B:
+        return this.#regB;
+      case REG_C: {
+        const second = this.#second();
+        const hasUpdated = this.#frozen === undefined && second !== this.#reportedSecond;
+        this.#reportedSecond = second;
+        return hasUpdated ? REG_C_UPDATE_ENDED : 0;
+      }
+      case REG_D:
+        return REG_D_VALID;
+      default:
+        return this.#stored[register] as number;
+    }
+  }
+
+  #writeRegister(register: number, value: number): void {
+    const field = FIELDS[register];
+    if (field !== undefined) {
+      this.#setTime({ ...this.#calendar(), [field]: this.#decode(field, value) });
+      return;
+    }
+    switch (register) {
+      case REG_A:
+        this.#regA = value & ~REG_A_UIP;
+        break;
+      case REG_B:
+        this.#writeRegB(value);
+        break;
+      case REG_C:
+      case REG_D:
+        break; // read-only
+      default:
+        this.#stored[register] = value;
+    }
+  }
+
+  /** The time stands still while SET is on, and goes on from what it then says. */
+  #writeRegB(value: number): void {
+    const wasSetting = this.#frozen;
+    const isSetting = (value & REG_B_SET) !== 0;
+    if (isSetting) this.#frozen ??= this.#calendar();
+    else this.#frozen = undefined;
+    this.#regB = value;
+    if (wasSetting !== undefined && !isSetting) this.#setTime(wasSetting);
+  }
+
+  #setTime(to: Calendar): void {
+    if (this.#frozen !== undefined) this.#frozen = to;
+    else this.#offsetMs = timeOf(to) - this.#nowMs();
+  }
+
+  #calendar(): Calendar {
+    return this.#frozen ?? calendarOf(this.#timeMs());
+  }
+
+  #isUpdateNear(): boolean {
+    const time = this.#timeMs();
+    const sinceUpdate = time - Math.floor(time / SECOND_MS) * SECOND_MS;
+    return this.#frozen === undefined && sinceUpdate >= SECOND_MS - UPDATE_MS;
+  }
+
+  #encode(field: keyof Calendar, value: number): number {
+    if (field !== 'hour' || (this.#regB & REG_B_24_HOUR) !== 0) return this.#encodeNumber(value);
+    return this.#encodeNumber(value % 12 === 0 ? 12 : value % 12) | (value >= 12 ? HOUR_PM : 0);
+  }
+
+  #decode(field: keyof Calendar, value: number): number {
+    if (field !== 'hour' || (this.#regB & REG_B_24_HOUR) !== 0) return this.#decodeNumber(value);
+    return (this.#decodeNumber(value & ~HOUR_PM) % 12) + ((value & HOUR_PM) !== 0 ? 12 : 0);
+  }
+
+  #encodeNumber(value: number): number {
+    return (this.#regB & REG_B_BINARY) !== 0
+      ? value & 0xff
+      : ((Math.floor(value / 10) << 4) | (value % 10)) & 0xff;
+  }
+
+  #decodeNumber(value: number): number {
+    return (this.#regB & REG_B_BINARY) !== 0 ? value : (value >> 4) * 10 + (value & 0xf);
+  }
+}

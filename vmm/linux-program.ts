@@ -1,0 +1,22 @@
+import type { VmConfig } from './config.js';
+import type { GuestProgram } from './guest-program.js';
+import { openInitrd, prepareLinux, readKernel, setUpLinuxVcpu } from './linux/index.js';
+
+/** Without a command line of its own, a kernel talks on the serial port. */
+const DEFAULT_COMMAND_LINE = 'console=ttyS0';
+
+/** A Linux kernel, with what it needs of a PC. @throws SysError, GuestImageError naming the path */
+export function linuxProgram(path: string, config: VmConfig): GuestProgram {
+  const kernel = readKernel(path);
+  const initrd = config.initrd === undefined ? undefined : openInitrd(config.initrd);
+  const cmdline = config.cmdline || DEFAULT_COMMAND_LINE;
+  return {
+    hasAcpi: true,
+    setUpVcpu: (vcpu, apicId, host) => setUpLinuxVcpu(vcpu, { apicId, vcpus: config.vcpus, ...host }),
+    load(memory, boot) {
+      const { entry } = prepareLinux({ kernel, initrd, cmdline, memory, vcpus: config.vcpus });
+      boot.setSregs({ ...boot.getSregs(), ...entry.sregs });
+      boot.setRegs(entry.regs);
+    },
+  };
+}

@@ -1,0 +1,226 @@
+/** The DSDT: what a guest cannot find out by itself, in AML. */
+import { ACPI_S5_SLEEP_TYPE } from '../../../devices/platform/acpi-pm.js';
+import {
+  PCI_HOTPLUG_DOWN,
+  PCI_HOTPLUG_EJECT,
+  PCI_HOTPLUG_GPE,
+  PCI_HOTPLUG_PORT,
+  PCI_HOTPLUG_PORTS,
+  PCI_HOTPLUG_UP,
+} from '../../../devices/platform/pci-hotplug.js';
+import { RTC_PORT, RTC_PORTS } from '../../../devices/platform/rtc.js';
+import { COM1_GSI, COM1_PORT, SERIAL_PORTS } from '../../../devices/serial.js';
+import * as aml from './aml.js';
+import * as resources from './resources.js';
+
+const PCI_CONFIG_PORT = 0xcf8;
+const PCI_CONFIG_PORTS = 8;
+const SLOTS = 32;
+const PINS = 4;
+
+/** An address range that the PCI host bridge passes on. */
+export interface PciWindow {
+  readonly kind: 'mmio' | 'pio';
+  readonly base: bigint;
+  readonly bytes: bigint;
+}
+
+/** What of the machine the DSDT describes. */
+export interface DsdtOptions {
+  readonly windows: readonly PciWindow[];
+  readonly ecam: { readonly base: bigint; readonly bytes: bigint };
+  /** PCI buses from 0 on. Linux looks for devices on each of them, so that none should be told that cannot be there. */
+  readonly buses: number;
+  /** I/O APIC pins that INTA# to INTD# of slot 0 reach; each further slot starts one pin later. */
+  readonly intxGsis: readonly number[];
+  /** Whether there is a keyboard controller to be found. */
+  readonly hasI8042: boolean;
+}
+
+/** The terms of the DSDT, without the table's header. */
+export function buildDsdt(options: DsdtOptions): aml.Aml {
+  return aml.concat(
+    aml.scope('\\_SB', pciHost(options), motherboard(options), ...isaDevices(options.hasI8042)),
+    hotplugEvents(),
+    sleepState5(),
+  );
+}
+
+/** Both words are for PM1a and PM1b control; there is no PM1b. */
+const sleepState5 = (): aml.Aml => {
+  const [type, none] = [aml.integer(ACPI_S5_SLEEP_TYPE), aml.integer(0)];
+  return aml.name('\\_S5', aml.pkg(type, none, none, none));
+};
+
+function pciHost({ windows, buses, intxGsis }: DsdtOptions): aml.Aml {
+  const crs = resources.resourceTemplate(
+    resources.busNumbers(0, buses),
+    resources.ioPorts(PCI_CONFIG_PORT, PCI_CONFIG_PORTS),
+    ...windows.map(({ kind, base, bytes }) =>
+      kind === 'pio' ? resources.ioWindow(base, bytes) : resources.memoryWindow(base, bytes),
+    ),
+  );
+  return aml.device(
+    'PCI0',
+    aml.name('_HID', aml.eisaId('PNP0A08')),
+    aml.name('_CID', aml.eisaId('PNP0A03')),
+    aml.name('_UID', aml.integer(0)),
+    aml.name('_SEG', aml.integer(0)),
+    aml.name('_BBN', aml.integer(0)),
+    aml.name('_CRS', crs),
+    aml.name('_PRT', interruptRouting(intxGsis)),
+    operatingSystemCapabilities(),
+    aml.ioRegion('HPRG', PCI_HOTPLUG_PORT, PCI_HOTPLUG_PORTS),
+    aml.dwordFields('HPRG', ...HOTPLUG_FIELDS),
+    aml.mutex('HPLK'),
+    ...hotplugSlots(),
+  );
+}
+
+/** The GSI that a PCI slot's INTA# (pin 1) to INTD# (pin 4) reach: neighbours do not share. */
+export function intxGsi(gsis: readonly number[], slot: number, pin: number): number {
+  const gsi = gsis[(slot + pin - 1) % gsis.length];
+  if (gsi === undefined) throw new RangeError('there are no GSIs for INTx');
+  return gsi;
+}
+
+/** _PRT: for each slot and pin the I/O APIC's pin, with no link device between. */
+function interruptRouting(gsis: readonly number[]): aml.Aml {
+  const entries: aml.Aml[] = [];
+  for (let slot = 0; slot < SLOTS; slot++) {
+    for (let pin = 0; pin < PINS; pin++) {
+      const anyFunction = aml.integer(slot * 0x1_0000 + 0xffff);
+      const gsi = aml.integer(intxGsi(gsis, slot, pin + 1));
+      entries.push(aml.pkg(anyFunction, aml.integer(pin), aml.integer(0), gsi));
+    }
+  }
+  return aml.pkg(...entries);
+}
+
+const OSC_PCI_HOST_BRIDGE = '33DB4D5B-1FF7-401C-9657-7441C03DD766';
+const OSC_UNRECOGNIZED_UUID = 0x04;
+const OSC_CAPABILITIES_MASKED = 0x10;
+/** PME, AER, the PCIe capability and LTR are the guest's. Hotplug is ACPI's: there is no root port to do it. */
+const OSC_GRANTED = 0x04 | 0x08 | 0x10 | 0x20;
+
+/** _OSC (PCI Firmware 3.3, 4.5): which PCIe features the guest controls. */
+function operatingSystemCapabilities(): aml.Aml {
+  const capabilities = aml.arg(3);
+  const [status, control] = [aml.path('CDW1'), aml.path('CDW3')];
+  return aml.method(
+    '_OSC',
+    4,
+    aml.createDwordField(capabilities, 0, 'CDW1'),
+    aml.ifThen(
+      aml.lequal(aml.arg(0), aml.uuid(OSC_PCI_HOST_BRIDGE)),
+      aml.createDwordField(capabilities, 8, 'CDW3'),
+      aml.and(control, aml.integer(OSC_GRANTED), aml.local(0)),
+      aml.ifThen(
+        aml.lnot(aml.lequal(aml.local(0), control)),
+        aml.or(status, aml.integer(OSC_CAPABILITIES_MASKED), status),
+      ),
+      aml.store(aml.local(0), control),
+      aml.ret(capabilities),
+    ),
+    aml.or(status, aml.integer(OSC_UNRECOGNIZED_UUID), status),
+    aml.ret(capabilities),
+  );
+}
+
+// --- hotplug ---
+
+/** In the order of their registers. */
+const HOTPLUG_FIELDS = Object.entries({
+  HPUP: PCI_HOTPLUG_UP,
+  HPDN: PCI_HOTPLUG_DOWN,
+  HPEJ: PCI_HOTPLUG_EJECT,
+})
+  .sort(([, a], [, b]) => a - b)
+  .map(([field]) => field);
+
+const slotName = (slot: number): string => `S${slot.toString(16).toUpperCase().padStart(2, '0')}`;
+/** Slots that devices can be plugged into: all but the host bridge's. */
+const pluggable = (): number[] => Array.from({ length: SLOTS - 1 }, (_, i) => i + 1);
+
+/** A device object for each slot, so that the guest can be told of it, and can let go of what is in it (_EJ0). */
+const hotplugSlots = (): aml.Aml[] =>
+  pluggable().map((slot) =>
+    aml.device(
+      slotName(slot),
+      aml.name('_ADR', aml.integer(slot << 16)),
+      aml.name('_SUN', aml.integer(slot)),
+      aml.method(
+        '_EJ0',
+        1,
+        aml.acquire('HPLK'),
+        aml.store(aml.integer(2 ** slot), aml.path('HPEJ')),
+        aml.release('HPLK'),
+      ),
+    ),
+  );
+
+const NOTIFY_DEVICE_CHECK = 1;
+const NOTIFY_EJECT_REQUEST = 3;
+
+/** The general-purpose event that says: look at the slots. */
+function hotplugEvents(): aml.Aml {
+  const [up, down] = [aml.local(0), aml.local(1)];
+  const noTarget = aml.integer(0);
+  const handler = `_E${PCI_HOTPLUG_GPE.toString(16).toUpperCase().padStart(2, '0')}`;
+  const told = (which: aml.Aml, slot: number, event: number) =>
+    aml.ifThen(
+      aml.and(which, aml.integer(2 ** slot), noTarget),
+      aml.notify(`\\_SB.PCI0.${slotName(slot)}`, event),
+    );
+  return aml.scope(
+    '\\_GPE',
+    aml.method(
+      handler,
+      0,
+      aml.acquire('\\_SB.PCI0.HPLK'),
+      aml.store(aml.path('\\_SB.PCI0.HPUP'), up),
+      aml.store(aml.path('\\_SB.PCI0.HPDN'), down),
+      aml.release('\\_SB.PCI0.HPLK'),
+      ...pluggable().map((slot) => told(up, slot, NOTIFY_DEVICE_CHECK)),
+      ...pluggable().map((slot) => told(down, slot, NOTIFY_EJECT_REQUEST)),
+    ),
+  );
+}
+
+// --- what is not on PCI ---
+
+/** ECAM belongs to nobody else: Linux uses it only if it is reserved like this. */
+const motherboard = ({ ecam }: DsdtOptions): aml.Aml =>
+  aml.device(
+    'MBRD',
+    aml.name('_HID', aml.eisaId('PNP0C02')),
+    aml.name('_UID', aml.integer(0)),
+    aml.name('_CRS', resources.resourceTemplate(resources.fixedMemory32(ecam.base, ecam.bytes))),
+  );
+
+function isaDevices(hasI8042: boolean): aml.Aml[] {
+  const com1 = aml.device(
+    'COM1',
+    aml.name('_HID', aml.eisaId('PNP0501')),
+    aml.name('_UID', aml.integer(0)),
+    aml.name('_STA', aml.integer(0xf)),
+    aml.name(
+      '_CRS',
+      resources.resourceTemplate(resources.ioPorts(COM1_PORT, SERIAL_PORTS), resources.isaIrq(COM1_GSI)),
+    ),
+  );
+  const rtc = aml.device(
+    'RTC0',
+    aml.name('_HID', aml.eisaId('PNP0B00')),
+    aml.name('_CRS', resources.resourceTemplate(resources.ioPorts(RTC_PORT, RTC_PORTS))),
+  );
+  const keyboard = aml.device(
+    'KBD0',
+    aml.name('_HID', aml.eisaId('PNP0303')),
+    aml.name(
+      '_CRS',
+      resources.resourceTemplate(resources.ioPorts(0x60, 1), resources.ioPorts(0x64, 1), resources.isaIrq(1)),
+    ),
+  );
+  return hasI8042 ? [com1, rtc, keyboard] : [com1, rtc];
+}

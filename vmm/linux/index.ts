@@ -1,0 +1,11 @@
+/** All that a Linux guest needs beside its devices. */
+export { TIMER_GSI } from './acpi/build.js';
+export { type CpuidOptions, linuxCpuid } from './cpuid.js';
+export type { E820Range, PhysicalRange } from './e820.js';
+export type { EntryState } from './entry.js';
+export { type Initrd, openInitrd } from './initrd.js';
+export { type LinuxKernel, parseKernel, readKernel } from './kernel.js';
+export { firmwareLapic, firmwareMsrs, type MsrValue, physicalBits } from './msrs.js';
+export { createPlatform, type Platform, type PlatformPorts, type PortRange } from './platform.js';
+export { type LinuxOptions, type PreparedLinux, prepareLinux } from './prepare.js';
+export { setUpLinuxVcpu } from './vcpu.js';

@@ -1,0 +1,50 @@
+import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
+import { fromNodeError } from '../../sys/error.js';
+import { GuestImageError } from '../boot-elf.js';
+
+/** An initial RAM disk in a file, which is read straight into the guest's memory. */
+export interface Initrd {
+  readonly path: string;
+  readonly bytes: bigint;
+  /**
+   * Reads all of it into `target`, which has {@link bytes} bytes.
+   * @throws SysError; GuestImageError if the file has shrunk meanwhile
+   */
+  copyTo(target: Uint8Array): void;
+}
+
+/** One read call takes no more than this. */
+const MOST_PER_READ = 2 ** 30;
+
+/** Looks at the file, and reads it only later. @throws SysError naming the path; GuestImageError if it is empty */
+export function openInitrd(path: string): Initrd {
+  const bytes = withFile(path, (fd) => fstatSync(fd).size);
+  if (bytes === 0) throw new GuestImageError(path, 'is an empty initrd', 'leave it out, or give another one');
+  return {
+    path,
+    bytes: BigInt(bytes),
+    copyTo: (target) => withFile(path, (fd) => readAll(path, fd, target)),
+  };
+}
+
+function readAll(path: string, fd: number, target: Uint8Array): void {
+  for (let at = 0; at < target.length; ) {
+    const count = readSync(fd, target, at, Math.min(target.length - at, MOST_PER_READ), at);
+    if (count === 0)
+      throw new GuestImageError(path, `has shrunk to ${at} of ${target.length} bytes`, 'try again');
+    at += count;
+  }
+}
+
+function withFile<T>(path: string, use: (fd: number) => T): T {
+  try {
+    const fd = openSync(path, 'r');
+    try {
+      return use(fd);
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    throw fromNodeError(error, 'open', `initrd ${path}`, 'give the path of an initramfs image, or none');
+  }
+}

@@ -1,0 +1,110 @@
+/** Where in guest memory a Linux kernel finds what it is given. */
+import { alignUp, formatRange } from '../../sys/address.js';
+import { GuestImageError } from '../boot-elf.js';
+import { ECAM_BASE, ECAM_BYTES, KVM_IDENTITY_MAP_ADDRESS, LOW_RAM_END } from '../layout.js';
+import { E820_TYPE_RAM, type E820Range, type PhysicalRange } from './e820.js';
+
+// Below 1 MiB. long-mode.ts has its page tables, GDT and command line from 0x1000 to 0x8fff.
+/** The GDT that Linux' boot protocol asks for. */
+export const BOOT_GDT = 0x9000n;
+/** struct boot_params, one page. */
+export const ZERO_PAGE = 0xa000n;
+/** struct hvm_start_info, and the tables it names. */
+export const START_INFO = 0xb000n;
+export const START_INFO_BYTES = 0x1000;
+/** ACPI's tables: within the area that firmware is searched for them. */
+export const ACPI_TABLES = 0xe_0000n;
+export const ACPI_TABLES_BYTES = 0x2_0000n;
+
+const LEGACY_VIDEO = 0xa_0000n;
+const MIB = 0x10_0000n;
+const FOUR_GIB = 0x1_0000_0000n;
+
+/** Kernels and initrds lie above what is prepared for them, and where {@link MemoryMap.ram} reaches. */
+const LOADABLE: PhysicalRange = { base: MIB, bytes: LOW_RAM_END - MIB };
+
+/** Not RAM, and to be told so: ACPI's tables, ECAM, and the pages that KVM and the reset vector take below 4 GiB. */
+export const FIRMWARE_RANGES: readonly PhysicalRange[] = [
+  { base: ACPI_TABLES, bytes: ACPI_TABLES_BYTES },
+  { base: ECAM_BASE, bytes: ECAM_BYTES },
+  { base: KVM_IDENTITY_MAP_ADDRESS, bytes: FOUR_GIB - KVM_IDENTITY_MAP_ADDRESS },
+];
+/** Not RAM, and not to be spoken of: video memory and option ROMs, as on any PC. */
+export const LEGACY_RANGE: PhysicalRange = { base: LEGACY_VIDEO, bytes: ACPI_TABLES - LEGACY_VIDEO };
+
+/** What a kernel needs of its place. */
+export interface KernelNeeds {
+  readonly path: string;
+  /** Where it would like to be, and must be unless it is relocatable. */
+  readonly base: bigint;
+  /** From its first byte to the end of what it uses before it reads the memory map. */
+  readonly bytes: bigint;
+  /** If it may be put elsewhere: at a multiple of this, above `base`. */
+  readonly alignment?: bigint | undefined;
+}
+
+const mib = (bytes: bigint): string => `${alignUp(bytes, MIB) / MIB} MiB`;
+
+/** RAM where images may be put, in ascending order. */
+function loadable(map: readonly E820Range[]): PhysicalRange[] {
+  const ceiling = LOADABLE.base + LOADABLE.bytes;
+  return map.flatMap(({ base, bytes, type }) => {
+    const from = base < LOADABLE.base ? LOADABLE.base : base;
+    const to = base + bytes > ceiling ? ceiling : base + bytes;
+    return type === E820_TYPE_RAM && from < to ? [{ base: from, bytes: to - from }] : [];
+  });
+}
+
+/**
+ * Finds room for the kernel: at its own address, or else, if it can be moved, at the next one that will do.
+ * @throws GuestImageError telling how much memory it needs
+ */
+export function placeKernel(needs: KernelNeeds, map: readonly E820Range[]): PhysicalRange {
+  const { base, bytes, alignment } = needs;
+  for (const range of loadable(map)) {
+    const start = alignment === undefined || range.base <= base ? base : alignUp(range.base, alignment);
+    if (start >= range.base && start + bytes <= range.base + range.bytes) return { base: start, bytes };
+  }
+  const end = loadable(map).at(-1);
+  const has = end === undefined ? 'no memory above 1 MiB' : `memory up to ${mib(end.base + end.bytes)}`;
+  throw new GuestImageError(
+    needs.path,
+    `needs ${formatRange(base, bytes)}, but the guest has ${has}`,
+    `give it ${mib(base + bytes)} or more with --memory`,
+  );
+}
+
+/**
+ * Finds room for the initrd: as high as possible, so that the kernel has all of the rest in one piece.
+ * @param highest the last byte that the kernel can read an initrd from
+ * @throws GuestImageError telling how much memory both need, or that no memory would do
+ */
+export function placeInitrd(
+  initrd: { readonly path: string; readonly bytes: bigint },
+  kernel: PhysicalRange,
+  highest: bigint,
+  map: readonly E820Range[],
+): PhysicalRange {
+  const kernelEnd = kernel.base + kernel.bytes;
+  for (const range of loadable(map).reverse()) {
+    const end = min(range.base + range.bytes, highest + 1n);
+    const start = ((end - initrd.bytes) / 4096n) * 4096n;
+    const isFree = start >= kernelEnd || start + initrd.bytes <= kernel.base;
+    if (start >= range.base && isFree) return { base: start, bytes: initrd.bytes };
+    // Below the kernel, if the range holds both of them.
+    const below = ((min(end, kernel.base) - initrd.bytes) / 4096n) * 4096n;
+    if (below >= range.base) return { base: below, bytes: initrd.bytes };
+  }
+  const needed = alignUp(kernelEnd) + alignUp(initrd.bytes);
+  const problem = `has ${initrd.bytes} bytes (${mib(initrd.bytes)}), too many beside the kernel at ${formatRange(kernel.base, kernel.bytes)}`;
+  const canBe = needed <= min(highest + 1n, LOW_RAM_END);
+  throw new GuestImageError(
+    initrd.path,
+    problem,
+    canBe
+      ? `give the guest ${mib(needed)} or more with --memory`
+      : `make it smaller: the kernel reads it below ${mib(min(highest + 1n, LOW_RAM_END))} only`,
+  );
+}
+
+const min = (a: bigint, b: bigint): bigint => (a < b ? a : b);

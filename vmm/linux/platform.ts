@@ -1,0 +1,66 @@
+/** The devices of a PC that Linux expects beside PCI and the serial port, at their places. */
+
+import type { BusDevice } from '../../devices/contracts.js';
+import { ACPI_PM_PORT, ACPI_PM_PORTS, ACPI_SCI_GSI, AcpiPm } from '../../devices/platform/acpi-pm.js';
+import { I8042, I8042_COMMAND_PORT, I8042_DATA_PORT } from '../../devices/platform/i8042.js';
+import {
+  PCI_HOTPLUG_GPE,
+  PCI_HOTPLUG_PORT,
+  PCI_HOTPLUG_PORTS,
+  PciHotplug,
+} from '../../devices/platform/pci-hotplug.js';
+import { RTC_PORT, RTC_PORTS, Rtc } from '../../devices/platform/rtc.js';
+
+/** What the platform needs of its machine. Callbacks come in the machine thread, during an exit. */
+export interface PlatformPorts {
+  /** Nanoseconds of a clock that never goes back. */
+  readonly nowNs: () => bigint;
+  /** Milliseconds since 1970, UTC. */
+  readonly nowMs: () => number;
+  /** Level of an I/O APIC pin. */
+  readonly irqLine: (gsi: number, level: boolean) => void;
+  /** The guest has shut down. */
+  readonly powerOff: () => void;
+  /** The guest wants to be restarted. */
+  readonly reset: () => void;
+  /** The guest has let go of the device in this PCI slot. */
+  readonly eject: (slot: number) => void;
+}
+
+/** A device and its I/O ports. */
+export interface PortRange {
+  readonly base: number;
+  readonly count: number;
+  readonly device: BusDevice;
+}
+
+export interface Platform {
+  /** To be put on the bus of I/O ports. */
+  readonly ranges: readonly PortRange[];
+  /** Asks the guest to shut down. */
+  pressPowerButton(): void;
+  /** Tells the guest that a device was plugged into a PCI slot. */
+  announce(slot: number): void;
+  /** Asks the guest to let go of the device in a PCI slot; it answers by {@link PlatformPorts.eject}, or never. */
+  requestUnplug(slot: number): void;
+}
+
+export function createPlatform(ports: PlatformPorts): Platform {
+  const { nowNs, nowMs, powerOff, reset, eject } = ports;
+  const pm = new AcpiPm({ nowNs, powerOff, reset, raiseSci: (level) => ports.irqLine(ACPI_SCI_GSI, level) });
+  const hotplug = new PciHotplug({ raiseGpe: () => pm.raiseGpe(PCI_HOTPLUG_GPE), eject });
+  const rtc = new Rtc({ nowMs });
+  const keyboard = new I8042({ reset });
+  return {
+    ranges: [
+      { base: ACPI_PM_PORT, count: ACPI_PM_PORTS, device: pm },
+      { base: PCI_HOTPLUG_PORT, count: PCI_HOTPLUG_PORTS, device: hotplug },
+      { base: RTC_PORT, count: RTC_PORTS, device: rtc },
+      { base: I8042_DATA_PORT, count: 1, device: keyboard.data },
+      { base: I8042_COMMAND_PORT, count: 1, device: keyboard.command },
+    ],
+    pressPowerButton: () => pm.pressPowerButton(),
+    announce: (slot) => hotplug.announce(slot),
+    requestUnplug: (slot) => hotplug.requestUnplug(slot),
+  };
+}

@@ -1,0 +1,133 @@
+/** Puts a Linux kernel into a guest's memory, with all that it is told, and says how a processor enters it. */
+import { GuestImageError } from '../boot-elf.js';
+import * as layout from '../layout.js';
+import { prepareLongMode } from '../long-mode.js';
+import type { MemoryMap } from '../memory-map.js';
+import { buildAcpi } from './acpi/build.js';
+import { bzImageEntry } from './bzimage.js';
+import { buildE820, type E820Range, type PhysicalRange } from './e820.js';
+import { bootGdt, type EntryState, entry64, entryPvh } from './entry.js';
+import type { Initrd } from './initrd.js';
+import type { LinuxKernel } from './kernel.js';
+import {
+  ACPI_TABLES,
+  ACPI_TABLES_BYTES,
+  BOOT_GDT,
+  FIRMWARE_RANGES,
+  LEGACY_RANGE,
+  placeInitrd,
+  placeKernel,
+  START_INFO,
+  ZERO_PAGE,
+} from './placement.js';
+import { buildStartInfo } from './start-info.js';
+import { type BootFacts, buildZeroPage } from './zero-page.js';
+
+export interface LinuxOptions {
+  readonly kernel: LinuxKernel;
+  readonly initrd?: Initrd | undefined;
+  readonly cmdline: string;
+  readonly memory: MemoryMap;
+  readonly vcpus: number;
+  /** Whether there is a keyboard controller that the guest should look for. A reset by it works in any case. */
+  readonly hasI8042?: boolean;
+  /** PCI buses that there are, from 0 on; 1 if absent. */
+  readonly pciBuses?: number;
+  /** Ranges that the guest shall leave alone besides those of the layout, in RAM or not. */
+  readonly reserved?: readonly PhysicalRange[];
+}
+
+/** A guest that is ready to run. */
+export interface PreparedLinux {
+  /** For the boot processor; the others wait for the guest to wake them. */
+  readonly entry: EntryState;
+  readonly kernel: PhysicalRange;
+  readonly initrd: PhysicalRange | undefined;
+  /** The memory map as the guest has been told. */
+  readonly map: readonly E820Range[];
+  /** Guest physical address of ACPI's root pointer. */
+  readonly rsdp: bigint;
+}
+
+/**
+ * Fills the guest's memory. To be called again before the guest is restarted: it changes what it was given.
+ * @throws GuestImageError if kernel or initrd do not fit, or the command line is too long; SysError if the initrd
+ *   cannot be read
+ */
+export function prepareLinux(options: LinuxOptions): PreparedLinux {
+  const { kernel: image, memory } = options;
+  checkCommandLine(image, options.cmdline);
+  const map = memoryMap(memory, options.reserved ?? []);
+  const kernel = placeKernel(image.needs, map);
+  const initrd = options.initrd && placeInitrd(options.initrd, kernel, image.highestInitrdByte, map);
+  const rsdp = loadAcpi(options);
+  const cmdline = prepareLongMode(memory, options.cmdline);
+  load(image, kernel, memory);
+  if (initrd !== undefined) options.initrd?.copyTo(ram(memory, initrd));
+  const entry = tell(image, { kernel, initrd, cmdline, rsdp, map }, memory);
+  return { entry, kernel, initrd, map, rsdp };
+}
+
+const ram = (memory: MemoryMap, { base, bytes }: PhysicalRange): Uint8Array =>
+  memory.ram(base, Number(bytes));
+
+function put(memory: MemoryMap, at: bigint, bytes: Uint8Array): void {
+  memory.ram(at, bytes.length).set(bytes);
+}
+
+function checkCommandLine({ path, cmdlineBytes }: LinuxKernel, cmdline: string): void {
+  const bytes = Buffer.byteLength(cmdline);
+  if (bytes <= cmdlineBytes) return;
+  throw new GuestImageError(
+    path,
+    `takes a command line of ${cmdlineBytes} bytes, not of ${bytes}`,
+    `make it ${bytes - cmdlineBytes} bytes shorter`,
+  );
+}
+
+function memoryMap(memory: MemoryMap, reserved: readonly PhysicalRange[]): E820Range[] {
+  const regions = memory.regions.filter(({ kind }) => kind === 'ram');
+  return buildE820({
+    ram: regions.map(({ gpa: base, bytes }) => ({ base, bytes })),
+    reserved: [...FIRMWARE_RANGES, ...reserved],
+    hidden: [LEGACY_RANGE],
+  });
+}
+
+function loadAcpi({ memory, vcpus, hasI8042 = false, pciBuses = 1 }: LinuxOptions): bigint {
+  const { rsdp, base, bytes } = buildAcpi({
+    base: ACPI_TABLES,
+    vcpus,
+    windows: [layout.PCI_IO_WINDOW, layout.PCI_WINDOW, layout.PCI_WINDOW_64],
+    ecam: { base: layout.ECAM_BASE, bytes: layout.ECAM_BYTES },
+    buses: pciBuses,
+    intxGsis: layout.PCI_INTX_GSIS,
+    hasI8042,
+  });
+  if (bytes.length > ACPI_TABLES_BYTES) throw new RangeError(`ACPI's tables have ${bytes.length} bytes`);
+  put(memory, base, bytes);
+  return rsdp;
+}
+
+function load(image: LinuxKernel, at: PhysicalRange, memory: MemoryMap): void {
+  if (image.kind === 'bzimage') {
+    put(memory, at.base, image.payload);
+    return;
+  }
+  for (const { gpa, bytes, memoryBytes } of image.segments) {
+    const target = memory.ram(gpa, Number(memoryBytes));
+    target.set(bytes);
+    target.fill(0, bytes.length);
+  }
+}
+
+/** Writes what the kernel is told, in the form its entry wants. */
+function tell(image: LinuxKernel, facts: BootFacts, memory: MemoryMap): EntryState {
+  if (image.kind === 'bzimage') {
+    put(memory, BOOT_GDT, bootGdt());
+    put(memory, ZERO_PAGE, buildZeroPage(image, facts));
+    return entry64(bzImageEntry(facts.kernel.base), ZERO_PAGE);
+  }
+  put(memory, START_INFO, buildStartInfo(image.path, facts, START_INFO));
+  return entryPvh(image.entry, START_INFO);
+}

@@ -1,0 +1,101 @@
+/** The PVH entry: an uncompressed kernel (vmlinux) that says in an ELF note where it wants to be entered in 32-bit mode. */
+import { struct } from '../../sys/struct.js';
+import { type ElfImage, GuestImageError, parseElf } from '../boot-elf.js';
+import type { KernelNeeds } from './placement.js';
+
+const Elf64Nhdr = struct('Elf64_Nhdr', 'elf.h', { n_namesz: 'u32', n_descsz: 'u32', n_type: 'u32' });
+
+/** Of Elf64_Ehdr and Elf64_Phdr, what it takes to find the notes. */
+const E_PHOFF = 32;
+const E_PHENTSIZE = 54;
+const E_PHNUM = 56;
+const P_TYPE = 0;
+const P_OFFSET = 8;
+const P_FILESZ = 32;
+const PT_NOTE = 4;
+const ELF_MAGIC = [0x7f, 0x45, 0x4c, 0x46];
+
+/** xen/elfnote.h */
+const XEN_ELFNOTE_PHYS32_ENTRY = 18;
+const XEN_NOTE_NAME = 'Xen\0';
+/** COMMAND_LINE_SIZE of Linux on x86, without its final zero: a PVH kernel does not tell. */
+const CMDLINE_BYTES = 2047;
+/** Nor does it tell how high an initrd may lie: as high as 32 bits reach, it takes it. */
+const HIGHEST_INITRD_BYTE = 0xffff_ffffn;
+
+/** A kernel with a PVH entry, parsed. */
+export interface PvhImage {
+  readonly kind: 'pvh';
+  readonly path: string;
+  readonly segments: ElfImage['segments'];
+  /** Guest physical address of the 32-bit entry. */
+  readonly entry: bigint;
+  /** Where its segments have to be: it cannot be moved. */
+  readonly needs: KernelNeeds;
+  readonly cmdlineBytes: number;
+  readonly highestInitrdByte: bigint;
+}
+
+export function isElf(file: Uint8Array): boolean {
+  return ELF_MAGIC.every((byte, i) => file[i] === byte);
+}
+
+/** @throws GuestImageError if it is cut short, of another kind, or without a PVH entry */
+export function parsePvh(path: string, file: Uint8Array): PvhImage {
+  const { segments } = parseElf(path, file);
+  const entry = findEntry(file);
+  if (entry === undefined) {
+    throw new GuestImageError(
+      path,
+      'is an ELF file without a PVH entry',
+      'build the kernel with CONFIG_PVH, or give its bzImage instead',
+    );
+  }
+  const base = segments.reduce((low, { gpa }) => (gpa < low ? gpa : low), segments[0]?.gpa ?? 0n);
+  const end = segments.reduce((high, { gpa, memoryBytes }) => {
+    return gpa + memoryBytes > high ? gpa + memoryBytes : high;
+  }, 0n);
+  if (entry < base || entry >= end) throw new GuestImageError(path, 'has a PVH entry outside its segments');
+  return {
+    kind: 'pvh',
+    path,
+    segments,
+    entry,
+    needs: { path, base, bytes: end - base },
+    cmdlineBytes: CMDLINE_BYTES,
+    highestInitrdByte: HIGHEST_INITRD_BYTE,
+  };
+}
+
+/** The entry's address from the first note that names it. The program headers lie in the file: parseElf has seen to it. */
+function findEntry(file: Uint8Array): bigint | undefined {
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+  const headers = Number(view.getBigUint64(E_PHOFF, true));
+  const size = view.getUint16(E_PHENTSIZE, true);
+  for (let i = 0; i < view.getUint16(E_PHNUM, true); i++) {
+    const at = headers + i * size;
+    if (view.getUint32(at + P_TYPE, true) !== PT_NOTE) continue;
+    const offset = view.getBigUint64(at + P_OFFSET, true);
+    const end = offset + view.getBigUint64(at + P_FILESZ, true);
+    if (end > BigInt(file.length)) continue;
+    const entry = entryAmong(file.subarray(Number(offset), Number(end)));
+    if (entry !== undefined) return entry;
+  }
+  return undefined;
+}
+
+function entryAmong(notes: Uint8Array): bigint | undefined {
+  const aligned = (length: number) => Math.ceil(length / 4) * 4;
+  for (let at = 0; at + Elf64Nhdr.size <= notes.length; ) {
+    const { n_namesz, n_descsz, n_type } = Elf64Nhdr.decode(notes, at);
+    const nameAt = at + Elf64Nhdr.size;
+    const descAt = nameAt + aligned(n_namesz);
+    at = descAt + aligned(n_descsz);
+    if (n_type !== XEN_ELFNOTE_PHYS32_ENTRY || descAt + n_descsz > notes.length) continue;
+    const name = new TextDecoder().decode(notes.subarray(nameAt, nameAt + n_namesz));
+    if (name !== XEN_NOTE_NAME || (n_descsz !== 4 && n_descsz !== 8)) continue;
+    const desc = new DataView(notes.buffer, notes.byteOffset + descAt, n_descsz);
+    return n_descsz === 8 ? desc.getBigUint64(0, true) : BigInt(desc.getUint32(0, true));
+  }
+  return undefined;
+}
