@@ -229,6 +229,9 @@ test('without EVENT_IDX the avail flag holds interrupts back, and the used flag 
   expect(driver.rx.usedFlags).toBe(1);
   deliver(bench, frameOf(60));
   expect(driver.rx.usedFlags).toBe(0);
+  driver.provide(RX_BUFFERS);
+  ringAndPump(bench, 0);
+  expect(driver.rx.usedFlags).toBe(1);
 });
 
 test('with EVENT_IDX an interrupt comes when used_event is passed, and avail_event asks for the next chain', () => {

@@ -145,6 +145,18 @@ test('INTx that is masked, or disabled in the command register, waits', () => {
   expect(taken(line)).toBe(1);
 });
 
+test('a new eventfd for INTx leaves the pin masked, and a new start of INTx unmasks it', () => {
+  using bench = new Workbench();
+  const [first] = bench.wire(INTX, 1) as [Fd];
+  bench.driver.start();
+  send(bench);
+  const [second] = bench.wire(INTX, 1) as [Fd];
+  expect([first, second].map(taken)).toEqual([1, 0]);
+  set(bench, INTX, NONE | TRIGGER, 0, 0);
+  const [third] = bench.wire(INTX, 1) as [Fd];
+  expect([first, second, third].map(taken), 'still pending').toEqual([0, 0, 1]);
+});
+
 test('an eventfd unmasks INTx, and after it is let go it does not', () => {
   using bench = new Workbench();
   const [line] = bench.wire(INTX, 1) as [Fd];
