@@ -4,9 +4,12 @@ import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { Scope } from '../sys/scope.js';
 import { type AssignableDevice, VfioProvider } from '../vfio/uapi.js';
-import { AddressSpace, attachStep, KvmAssociation } from './address-space.js';
 import type { DeviceConfig } from './config.js';
+import { type DeviceSpace, KvmAssociation } from './device-space.js';
+import { attachStep } from './dma-maps.js';
+import { GroupSpace } from './group-space.js';
 import { inject, injectAll, injectable } from './injection.js';
+import { IommufdSpace } from './iommufd-space.js';
 import { MemoryMap } from './memory-map.js';
 
 /** A device that the guest has, and how it came to it. */
@@ -21,7 +24,7 @@ export class Assignment {
   readonly #providers: readonly VfioProvider[];
   readonly #memory: MemoryMap;
   readonly #kvm: KvmAssociation;
-  readonly #spaces = new Map<VfioProvider, AddressSpace>();
+  readonly #spaces = new Map<string, DeviceSpace>();
 
   constructor(
     @injectAll(VfioProvider) providers: readonly VfioProvider[],
@@ -48,9 +51,7 @@ export class Assignment {
     using scope = new Scope();
     const device = scope.own(provider.resolve(config.address, config.options));
     attachStep(`${config.address}: ${device.description}`);
-    const group = scope.own(this.#spaceOf(provider).lease(device.group));
-    const file = scope.own(group.file.getDeviceFd(device.name));
-    attachStep(`device ${device.name} is open (VFIO_GROUP_GET_DEVICE_FD)`);
+    const { file } = scope.own(this.#spaceOf(provider, config.interface).open(device));
     const pciFunction = scope.own(VfioPciDevice.open(name, file, environment, options));
     const owned = scope.move();
     return { device, function: pciFunction, [Symbol.dispose]: () => owned[Symbol.dispose]() };
@@ -64,11 +65,14 @@ export class Assignment {
     throw new SysError({ call: 'attach', target: `device '${address}'`, errno: errno.ENODEV, hint });
   }
 
-  #spaceOf(provider: VfioProvider): AddressSpace {
-    const known = this.#spaces.get(provider);
+  /** Devices of one provider and interface share an address space. */
+  #spaceOf(provider: VfioProvider, how: DeviceConfig['interface']): DeviceSpace {
+    const key = `${provider.name} ${how}`;
+    const known = this.#spaces.get(key);
     if (known !== undefined) return known;
-    const made = new AddressSpace(provider, this.#memory, this.#kvm);
-    this.#spaces.set(provider, made);
+    const Space = how === 'group' ? GroupSpace : IommufdSpace;
+    const made = new Space(provider, this.#memory, this.#kvm);
+    this.#spaces.set(key, made);
     return made;
   }
 }

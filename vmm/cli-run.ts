@@ -27,7 +27,6 @@ const options = {
 } as const;
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
-type DeviceInput = NonNullable<VmConfigInput['devices']>[number];
 
 /** `tsvisor run`: returns the process's exit code. @throws ConfigError, or what kept the machine from running */
 export async function run(args: readonly string[]): Promise<number> {
@@ -78,7 +77,7 @@ function readConfig(path: string): VmConfigInput {
   }
 }
 
-function devicesOf(values: Values, configured: VmConfigInput['devices']): readonly DeviceInput[] {
+function devicesOf(values: Values, configured: VmConfigInput['devices']): readonly unknown[] {
   if (values.device !== undefined) {
     if (values.net !== undefined) {
       throw new ConfigError([
@@ -92,7 +91,7 @@ function devicesOf(values: Values, configured: VmConfigInput['devices']): readon
 }
 
 /** `virtio-net,net=tap:tap0,slot=5` */
-function parseDevice(text: string, index: number): DeviceInput {
+function parseDevice(text: string, index: number): unknown {
   const [address = '', ...rest] = text.split(',');
   const pairs = rest.map((pair) => {
     const at = pair.indexOf('=');
@@ -102,8 +101,13 @@ function parseDevice(text: string, index: number): DeviceInput {
       ]);
     return [pair.slice(0, at), pair.slice(at + 1)] as const;
   });
-  const { slot, ...deviceOptions } = Object.fromEntries(pairs);
-  return { address, options: deviceOptions, ...(slot === undefined ? {} : { slot: Number(slot) }) };
+  const { slot, interface: how, ...deviceOptions } = Object.fromEntries(pairs);
+  return {
+    address,
+    options: deviceOptions,
+    ...(slot === undefined ? {} : { slot: Number(slot) }),
+    ...(how === undefined ? {} : { interface: how }),
+  };
 }
 
 /** When this process began, on the clock that all threads share. */

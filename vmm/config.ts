@@ -51,6 +51,8 @@ const device = z.strictObject({
   /** What to assign: a type of the in-process core (`virtio-net`), or whatever a provider takes. */
   address: z.string().min(1),
   options: z.record(z.string(), z.string()).default({}),
+  /** The way into VFIO: groups and containers, or cdevs and iommufd. */
+  interface: z.enum(['group', 'iommufd']).default('group'),
   /** PCI device number on bus 0; the first free one from 3 if absent. */
   slot: z.int().min(1).max(31).optional(),
 });

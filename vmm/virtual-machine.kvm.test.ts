@@ -36,6 +36,15 @@ test('the same guest is served by INTx, level-triggered, as well', async () => {
   expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
 });
 
+test('a device opened by its cdev and attached to an iommufd works the same', async () => {
+  const { report, steps } = await runMachine({ devices: [{ ...NIC, interface: 'iommufd' }] });
+  expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
+  const text = steps.join('\n');
+  expect(text).toMatch(
+    /vfio0 is associated with the VM[\s\S]*VFIO_DEVICE_BIND_IOMMUFD[\s\S]*IOAS \d+\nDMA map/,
+  );
+});
+
 test('a reply with one wrong byte makes the verdict a failure', async () => {
   const device = { address: 'virtio-net', options: { net: 'responder:corrupt=4' } };
   const { report, serial } = await runMachine({ devices: [device] });

@@ -1,67 +1,23 @@
-import { formatRange, iova } from '../sys/address.js';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
-import { trace } from '../sys/trace.js';
 import {
+  type AssignableDevice,
   type ContainerFile,
   type GroupFile,
   VFIO_API_VERSION,
-  VFIO_DMA_MAP_FLAG_READ,
-  VFIO_DMA_MAP_FLAG_WRITE,
   VFIO_GROUP_FLAGS_VIABLE,
   VFIO_TYPE1v2_IOMMU,
-  type VfioFile,
   type VfioProvider,
 } from '../vfio/uapi.js';
-import type { MemoryListener, MemoryMap, MemoryRegion } from './memory-map.js';
+import type { DeviceSpace, KvmAssociation, OpenedDevice } from './device-space.js';
+import { attachStep, DmaMaps, type DmaTarget } from './dma-maps.js';
+import type { MemoryMap } from './memory-map.js';
 
-/** Tells a person, and whoever else listens, about one step of attaching a device. */
-export function attachStep(text: string): void {
-  if (trace.vfio.hasSubscribers) trace.vfio.publish({ what: 'attach', text });
-}
-
-/** Tells KVM which VFIO files belong to the VM; the kvm-vfio device does. */
-export interface KvmAssociation {
-  addFile(file: VfioFile): void;
-  removeFile(file: VfioFile): void;
-}
-export const KvmAssociation = Symbol('KvmAssociation');
-
-/** Keeps a container's maps equal to the guest's memory: every region once, IOVA = guest physical address. */
-class DmaMaps implements MemoryListener {
-  readonly #container: ContainerFile;
-  readonly #mapped = new Set<MemoryRegion>();
-
-  constructor(container: ContainerFile) {
-    this.#container = container;
-  }
-
-  added(region: MemoryRegion): void {
-    const range = formatRange(region.gpa, region.bytes);
-    try {
-      this.#container.mapDma({
-        flags: VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-        vaddr: region.hva,
-        iova: iova(region.gpa),
-        size: region.bytes,
-      });
-      this.#mapped.add(region);
-      attachStep(`DMA map ${range} (${region.name})`);
-    } catch (error) {
-      // Without its RAM a device is useless; without another device's BAR it only cannot do peer-to-peer DMA.
-      if (region.kind === 'ram') throw error;
-      attachStep(
-        `no DMA map ${range} (${region.name}), so no peer-to-peer DMA to it: ${(error as Error).message}`,
-      );
-    }
-  }
-
-  removed(region: MemoryRegion): void {
-    if (!this.#mapped.delete(region)) return;
-    this.#container.unmapDma({ flags: 0, iova: iova(region.gpa), size: region.bytes });
-  }
-}
+const containerTarget = (container: ContainerFile): DmaTarget => ({
+  map: (map) => container.mapDma(map),
+  unmap: (iova, size) => void container.unmapDma({ flags: 0, iova, size }),
+});
 
 interface OpenGroup {
   readonly file: GroupFile;
@@ -74,8 +30,8 @@ export interface GroupLease extends Disposable {
   readonly file: GroupFile;
 }
 
-/** What one provider's devices in this machine see as memory: a container, with the groups in it. Machine thread only. */
-export class AddressSpace {
+/** The legacy interface: a container, with the groups in it. */
+export class GroupSpace implements DeviceSpace {
   readonly #provider: VfioProvider;
   readonly #memory: MemoryMap;
   readonly #kvm: KvmAssociation;
@@ -87,6 +43,15 @@ export class AddressSpace {
     this.#provider = provider;
     this.#memory = memory;
     this.#kvm = kvm;
+  }
+
+  open(device: AssignableDevice): OpenedDevice {
+    using scope = new Scope();
+    const group = scope.own(this.lease(device.group));
+    const file = scope.own(group.file.getDeviceFd(device.name));
+    attachStep(`device ${device.name} is open (VFIO_GROUP_GET_DEVICE_FD)`);
+    const owned = scope.move();
+    return { file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
   /**
@@ -148,7 +113,7 @@ export class AddressSpace {
     if (this.#maps !== undefined) return;
     container.setIommu(VFIO_TYPE1v2_IOMMU);
     attachStep(`${container.target} has IOMMU type1v2`);
-    this.#maps = this.#memory.listen(new DmaMaps(container));
+    this.#maps = this.#memory.listen(new DmaMaps(containerTarget(container)));
   }
 
   #release(number: number, group: OpenGroup): void {

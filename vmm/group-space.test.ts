@@ -7,7 +7,8 @@ import { disposable, Scope } from '../sys/scope.js';
 import { trace } from '../sys/trace.js';
 import { VfioCore } from '../vfio/core/core.js';
 import type { AssignableDevice, VfioFile } from '../vfio/uapi.js';
-import { AddressSpace, type KvmAssociation } from './address-space.js';
+import type { KvmAssociation } from './device-space.js';
+import { GroupSpace } from './group-space.js';
 import { MemoryMap } from './memory-map.js';
 
 /** The kvm-vfio device as a list; refuses when told to. */
@@ -35,7 +36,7 @@ function setUp(scope: Scope) {
   const memory = scope.own(new MemoryMap({ add: () => disposable(() => {}) }));
   memory.addRam(0x20_0000n);
   const kvm = new Association();
-  return { core, device, memory, kvm, space: new AddressSpace(core.provider, memory, kvm) };
+  return { core, device, memory, kvm, space: new GroupSpace(core.provider, memory, kvm) };
 }
 
 /** What is said of attaching while `action` runs. */
@@ -71,7 +72,7 @@ test('a second owner of the same group is refused with EBUSY, and the first one 
   using scope = new Scope();
   const { core, device, memory, space } = setUp(scope);
   const lease = scope.own(space.lease(device.group));
-  const other = new AddressSpace(core.provider, memory, new Association());
+  const other = new GroupSpace(core.provider, memory, new Association());
   expect(() => other.lease(device.group)).toThrowError(/group \d+ .*: EBUSY\n {2}hint: /);
   using file = lease.file.getDeviceFd(device.name);
   expect(file.getInfo().numRegions).toBe(9);

@@ -1,0 +1,81 @@
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
+import { Scope } from '../sys/scope.js';
+import type { AssignableDevice, IommufdFile, VfioProvider } from '../vfio/uapi.js';
+import type { DeviceSpace, KvmAssociation, OpenedDevice } from './device-space.js';
+import { attachStep, DmaMaps } from './dma-maps.js';
+import type { MemoryMap } from './memory-map.js';
+
+/** The modern interface: an iommufd with one IOAS, and devices opened by their character devices. */
+export class IommufdSpace implements DeviceSpace {
+  readonly #provider: VfioProvider;
+  readonly #memory: MemoryMap;
+  readonly #kvm: KvmAssociation;
+  #iommufd: { readonly file: IommufdFile; readonly ioas: number } | undefined;
+  #maps: Disposable | undefined;
+  #users = 0;
+
+  constructor(provider: VfioProvider, memory: MemoryMap, kvm: KvmAssociation) {
+    this.#provider = provider;
+    this.#memory = memory;
+    this.#kvm = kvm;
+  }
+
+  open(device: AssignableDevice): OpenedDevice {
+    if (device.cdev === undefined) {
+      const hint =
+        'its kernel or driver has no VFIO cdev: leave interface=iommufd out, and its group is used';
+      throw new SysError({ call: 'open cdev', target: device.name, errno: errno.ENODEV, hint });
+    }
+    using scope = new Scope();
+    scope.defer(() => this.#closeIfUnused());
+    const { file: iommufd, ioas } = this.#openIommufd();
+    const file = scope.own(this.#provider.openCdev(device.cdev));
+    // Before the bind: that is when the driver is opened, and it may need its KVM then.
+    this.#kvm.addFile(file);
+    scope.defer(() => this.#kvm.removeFile(file));
+    attachStep(`${device.cdev} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
+    file.bindIommufd(iommufd);
+    attachStep(`device ${device.name} is open (VFIO_DEVICE_BIND_IOMMUFD)`);
+    file.attachIoas(ioas);
+    scope.defer(() => file.detachIoas());
+    attachStep(`device ${device.name} is attached to IOAS ${ioas}`);
+    this.#startMapping(iommufd, ioas);
+    this.#users++;
+    scope.defer(() => this.#release());
+    const owned = scope.move();
+    return { file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+  }
+
+  #openIommufd(): { readonly file: IommufdFile; readonly ioas: number } {
+    if (this.#iommufd !== undefined) return this.#iommufd;
+    using scope = new Scope();
+    const file = scope.own(this.#provider.openIommufd());
+    const opened = { file, ioas: file.ioasAlloc() };
+    scope.move();
+    this.#iommufd = opened;
+    return opened;
+  }
+
+  /** With a device attached, what its IOMMU reserves is known, and a map that collides is refused by name. */
+  #startMapping(iommufd: IommufdFile, ioas: number): void {
+    this.#maps ??= this.#memory.listen(
+      new DmaMaps({
+        map: (map) => void iommufd.ioasMap(ioas, map),
+        unmap: (iova, size) => void iommufd.ioasUnmap(ioas, { iova, size }),
+      }),
+    );
+  }
+
+  #release(): void {
+    if (--this.#users > 0) return;
+    this.#maps?.[Symbol.dispose]();
+    this.#maps = undefined;
+  }
+
+  #closeIfUnused(): void {
+    if (this.#users > 0) return;
+    this.#iommufd?.file[Symbol.dispose]();
+    this.#iommufd = undefined;
+  }
+}
