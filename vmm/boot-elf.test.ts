@@ -33,7 +33,7 @@ test('a file cut at any byte is refused as cut short or as no ELF file, and neve
     expect(() => parseElf('cut', file.subarray(0, length)), `${length} bytes`).toThrowError(GuestImageError);
   }
   expect(() => parseElf('cut', file.subarray(0, 100))).toThrowError(
-    /guest image cut: is cut short: 100 bytes, but its headers speak of 120/,
+    /cut: is cut short: 100 bytes, but its headers speak of 120/,
   );
 });
 

@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs';
 import { fromNodeError } from '../sys/error.js';
 import { struct } from '../sys/struct.js';
 
-const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {
+/** File header. */
+export const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {
   e_ident: ['u8', 16],
   e_type: 'u16',
   e_machine: 'u16',
@@ -19,7 +20,8 @@ const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {
   e_shstrndx: 'u16',
 });
 
-const Elf64Phdr = struct('Elf64_Phdr', 'elf.h', {
+/** Program header: a segment. */
+export const Elf64Phdr = struct('Elf64_Phdr', 'elf.h', {
   p_type: 'u32',
   p_flags: 'u32',
   p_offset: 'u64',
@@ -39,7 +41,7 @@ const ELF64_LITTLE_ENDIAN = [0x7f, 0x45, 0x4c, 0x46, 2, 1];
 export class GuestImageError extends Error {
   readonly code = 'EGUESTIMAGE';
   constructor(path: string, problem: string, hint?: string) {
-    super(`guest image ${path}: ${problem}${hint === undefined ? '' : `\n  hint: ${hint}`}`);
+    super(`${path}: ${problem}${hint === undefined ? '' : `\n  hint: ${hint}`}`);
     this.name = 'GuestImageError';
   }
 }

@@ -3,7 +3,10 @@ import type { MachineEvent } from './protocol.js';
 const LINE_FEED = 0x0a;
 const FLUSH_BYTES = 256;
 
-/** Collects what the guest writes to its serial port into lines, so that not every byte crosses a thread. */
+/**
+ * Collects what the guest writes to its serial port into lines, so that not every byte crosses a thread. A line begun
+ * is announced: the owner asks for it by {@link flush} if it is not ended soon (a prompt, a progress bar).
+ */
 export class SerialConsole {
   readonly #emit: (event: MachineEvent) => void;
   readonly #buffer = new Uint8Array(FLUSH_BYTES);
@@ -15,6 +18,7 @@ export class SerialConsole {
 
   write(bytes: Uint8Array): void {
     for (const byte of bytes) {
+      if (this.#length === 0 && byte !== LINE_FEED) this.#emit({ kind: 'serial-pending' });
       this.#buffer[this.#length++] = byte;
       if (byte === LINE_FEED || this.#length === FLUSH_BYTES) this.flush();
     }

@@ -68,6 +68,9 @@ export class Machine {
       case 'serial':
         this.#parts.serial.receive(command.bytes);
         break;
+      case 'flush':
+        this.#parts.console.flush();
+        break;
       case 'power-button':
         this.#parts.platform.pressPowerButton();
         break;
@@ -91,20 +94,16 @@ export class Machine {
     inbox.enterRun(vcpu.handle.address + Run.offsets.immediate_exit);
     try {
       for (;;) {
-        if (inbox.hasNews) this.#takeNews(vcpu);
+        if (inbox.hasNews) this.#hear();
         if (this.#outcome !== undefined) return this.#outcome;
         const exit = vcpu.run();
+        // Cleared before the inbox is read: whoever rings after that stops the next run, whoever rang before is heard.
+        if (exit.kind === 'interrupted') vcpu.page.setImmediateExit(false);
         if (!this.#parts.exits.dispatch(0, exit)) this.end(this.#crash(0, exit));
       }
     } finally {
       inbox.leaveRun();
     }
-  }
-
-  /** The byte is cleared before the inbox is read, so that whoever rings after that stops the next run. */
-  #takeNews(vcpu: Vcpu): void {
-    vcpu.page.setImmediateExit(false);
-    this.#hear();
   }
 
   #hear(): void {

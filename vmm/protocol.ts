@@ -27,6 +27,8 @@ export interface MachineThreadData {
 /** Main thread to machine thread. */
 export type MachineCommand =
   | { readonly kind: 'stop'; readonly by: string }
+  /** Wants what the guest has written of a line that has not ended. */
+  | { readonly kind: 'flush' }
   /** Asks the guest to shut down, as the button on a PC's case does. */
   | { readonly kind: 'power-button' }
   /** Bytes typed on the guest's serial console. */
@@ -65,6 +67,8 @@ export interface RunReport {
 export type MachineEvent =
   | { readonly kind: 'step'; readonly text: string; readonly at: number }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  /** The guest has begun a line, which will be sent when it ends, or upon `flush`. */
+  | { readonly kind: 'serial-pending' }
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | { readonly kind: 'finished'; readonly report: RunReport }

@@ -36,7 +36,10 @@ function main({ index, baton: buffer, control, machine, door }: VcpuThreadData):
   while (!inbox.isStopping) {
     const vcpu = baton.take(IDLE_MS);
     if (vcpu === undefined) continue;
-    run ??= prepare(vcpu);
+    if (run === undefined) {
+      run = prepare(vcpu);
+      if (inbox.isStopping) break; // asked before it was known where to kick
+    }
     const result = run();
     Atomics.store(immediateExit, 0, 0);
     // A kick is only meant to make this thread look at its stop word; a woken processor has nothing to answer either.

@@ -30,6 +30,9 @@ export interface VmObserver {
   readonly trace?: (channel: string, text: string) => void;
 }
 
+/** How long a line that the guest has begun may wait for its end. */
+const FLUSH_AFTER_MS = 50;
+
 const ended = (worker: Worker): Promise<void> =>
   new Promise((resolve, reject) => {
     worker.once('error', reject);
@@ -110,6 +113,7 @@ export class VirtualMachine implements AsyncDisposable {
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
   #isStopped = false;
+  #flushTimer: NodeJS.Timeout | undefined;
 
   private constructor(config: VmConfig, observer: VmObserver) {
     this.config = config;
@@ -176,6 +180,7 @@ export class VirtualMachine implements AsyncDisposable {
     for (const other of threads.others) other.catch(fail);
     await threads.machine.catch(fail);
     this.#threads = undefined;
+    clearTimeout(this.#flushTimer);
     threads.stop();
     await Promise.allSettled(threads.others);
     unmap(this.#mapped);
@@ -187,7 +192,11 @@ export class VirtualMachine implements AsyncDisposable {
   #hear(event: MachineEvent): void {
     switch (event.kind) {
       case 'serial':
+        clearTimeout(this.#flushTimer);
         this.#observer.serial?.(event.bytes);
+        break;
+      case 'serial-pending':
+        this.#flushTimer = setTimeout(() => this.#command({ kind: 'flush' }), FLUSH_AFTER_MS).unref();
         break;
       case 'step':
         this.#observer.step?.(event.text, event.at);

@@ -42,7 +42,7 @@ test('a kernel cut at any byte is refused, and never read past its end', () => {
       );
   }
   expect(() => parseKernel('cut', makeBzImage().subarray(0, 2048))).toThrowError(
-    'guest image cut: is cut short: 2048 bytes, but its header speaks of 2576\n  hint: copy it again',
+    'cut: is cut short: 2048 bytes, but its header speaks of 2576\n  hint: copy it again',
   );
 });
 

@@ -28,7 +28,7 @@ test('where that is reserved, a relocatable one goes to the next multiple of its
 
 test('too little memory is told in numbers, with the remedy', () => {
   expect(() => placeKernel(kernel, mapOf(32n))).toThrowError(
-    'guest image vmlinuz: needs 0x1000000-0x37fffff, but the guest has memory up to 32 MiB\n  hint: give it 56 MiB or more with --memory',
+    'vmlinuz: needs 0x1000000-0x37fffff, but the guest has memory up to 32 MiB\n  hint: give it 56 MiB or more with --memory',
   );
   expect(() => placeKernel(kernel, mapOf(1n))).toThrowError(/no memory above 1 MiB/);
 });
@@ -54,7 +54,7 @@ test('an initrd goes below the kernel when there is no room above', () => {
 test('an initrd that is too big is told in numbers, with the remedy', () => {
   const big = (bytes: bigint) => () => placeInitrd({ path: 'i.img', bytes }, placed, HIGHEST, mapOf(64n));
   expect(big(100n * MIB)).toThrowError(
-    'guest image i.img: has 104857600 bytes (100 MiB), too many beside the kernel at 0x1000000-0x37fffff\n  hint: give the guest 156 MiB or more with --memory',
+    'i.img: has 104857600 bytes (100 MiB), too many beside the kernel at 0x1000000-0x37fffff\n  hint: give the guest 156 MiB or more with --memory',
   );
   expect(big(2000n * MIB)).toThrowError(/make it smaller: the kernel reads it below 2048 MiB only/);
 });

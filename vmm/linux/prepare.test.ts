@@ -107,7 +107,7 @@ test('a command line that the kernel would cut is refused in numbers', () => {
   const prepare = (cmdline: string) => () => prepareLinux({ kernel, cmdline, memory, vcpus: 1 });
   expect(prepare('x'.repeat(255))).not.toThrow();
   expect(prepare('ä'.repeat(128))).toThrowError(
-    'guest image k: takes a command line of 255 bytes, not of 256\n  hint: make it 1 bytes shorter',
+    'k: takes a command line of 255 bytes, not of 256\n  hint: make it 1 bytes shorter',
   );
 });
 

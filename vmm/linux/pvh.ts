@@ -1,17 +1,10 @@
 /** The PVH entry: an uncompressed kernel (vmlinux) that says in an ELF note where it wants to be entered in 32-bit mode. */
 import { struct } from '../../sys/struct.js';
-import { type ElfImage, GuestImageError, parseElf } from '../boot-elf.js';
+import { Elf64Ehdr, Elf64Phdr, type ElfImage, GuestImageError, parseElf } from '../boot-elf.js';
 import type { KernelNeeds } from './placement.js';
 
 const Elf64Nhdr = struct('Elf64_Nhdr', 'elf.h', { n_namesz: 'u32', n_descsz: 'u32', n_type: 'u32' });
 
-/** Of Elf64_Ehdr and Elf64_Phdr, what it takes to find the notes. */
-const E_PHOFF = 32;
-const E_PHENTSIZE = 54;
-const E_PHNUM = 56;
-const P_TYPE = 0;
-const P_OFFSET = 8;
-const P_FILESZ = 32;
 const PT_NOTE = 4;
 const ELF_MAGIC = [0x7f, 0x45, 0x4c, 0x46];
 
@@ -70,13 +63,13 @@ export function parsePvh(path: string, file: Uint8Array): PvhImage {
 /** The entry's address from the first note that names it. The program headers lie in the file: parseElf has seen to it. */
 function findEntry(file: Uint8Array): bigint | undefined {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
-  const headers = Number(view.getBigUint64(E_PHOFF, true));
-  const size = view.getUint16(E_PHENTSIZE, true);
-  for (let i = 0; i < view.getUint16(E_PHNUM, true); i++) {
+  const headers = Number(view.getBigUint64(Elf64Ehdr.offsets.e_phoff, true));
+  const size = view.getUint16(Elf64Ehdr.offsets.e_phentsize, true);
+  for (let i = 0; i < view.getUint16(Elf64Ehdr.offsets.e_phnum, true); i++) {
     const at = headers + i * size;
-    if (view.getUint32(at + P_TYPE, true) !== PT_NOTE) continue;
-    const offset = view.getBigUint64(at + P_OFFSET, true);
-    const end = offset + view.getBigUint64(at + P_FILESZ, true);
+    if (view.getUint32(at + Elf64Phdr.offsets.p_type, true) !== PT_NOTE) continue;
+    const offset = view.getBigUint64(at + Elf64Phdr.offsets.p_offset, true);
+    const end = offset + view.getBigUint64(at + Elf64Phdr.offsets.p_filesz, true);
     if (end > BigInt(file.length)) continue;
     const entry = entryAmong(file.subarray(Number(offset), Number(end)));
     if (entry !== undefined) return entry;
