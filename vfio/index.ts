@@ -9,4 +9,5 @@ export type { Mdev } from './core/mdev.js';
 export type { NotifierBlock } from './core/notifier.js';
 export * from './core/ops.js';
 export type { CorePorts } from './core/state.js';
+export { Timeline, type TimelineEvent } from './timeline.js';
 export * from './uapi.js';

@@ -53,8 +53,10 @@ export class Container {
     this.state.free('container');
   }
 
+  /** All groups of a container are of one kind. */
   #isNoiommu(): boolean {
-    return [...this.groups].some(({ iommuGroup }) => iommuGroup.isNoiommu);
+    const [first] = this.groups;
+    return first?.iommuGroup.isNoiommu ?? false;
   }
 
   /** Back-ends that may be asked now. */

@@ -23,7 +23,7 @@ import { vfioError } from './vfio-error.js';
  * An open device: struct vfio_device_file. From GET_DEVICE_FD it can be used at once; from its cdev nothing works until
  * {@link bindIommufd} has succeeded.
  */
-export class DeviceFileHandle implements CdevFile {
+export class CoreDeviceFile implements CdevFile {
   readonly target: string;
   readonly #device: VfioDevice;
   /** Undefined for one opened by its cdev. */
@@ -47,7 +47,7 @@ export class DeviceFileHandle implements CdevFile {
    * GET_DEVICE_FD, once the device has been found and its registration taken. @see vfio_device_open
    * @throws SysError EINVAL if the group has left its container meanwhile; what the driver refuses it with
    */
-  static *openInGroup(device: VfioDevice, group: VfioGroup): Steps<DeviceFileHandle> {
+  static *openInGroup(device: VfioDevice, group: VfioGroup): Steps<CoreDeviceFile> {
     const call = 'VFIO_GROUP_GET_DEVICE_FD';
     const { state } = device;
     {
@@ -75,13 +75,13 @@ export class DeviceFileHandle implements CdevFile {
       throw error;
     }
     group.refs.get();
-    const file = new DeviceFileHandle(device, group);
+    const file = new CoreDeviceFile(device, group);
     file.#isGranted = true;
     return file;
   }
 
   /** @throws SysError ENODEV if there is no such node, or the device is going away */
-  static openCdev(state: CoreState, node: string): DeviceFileHandle {
+  static openCdev(state: CoreState, node: string): CoreDeviceFile {
     const device = state.cdevs.get(node);
     if (!device?.registration.getUnlessZero()) throw vfioError('open', `${node} (core)`, 'ENODEV');
     try {
@@ -91,7 +91,7 @@ export class DeviceFileHandle implements CdevFile {
       throw error;
     }
     state.log.event('open_cdev', { device: device.name, cdev: node });
-    return new DeviceFileHandle(device, undefined);
+    return new CoreDeviceFile(device, undefined);
   }
 
   get isOpen(): boolean {

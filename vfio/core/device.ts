@@ -123,9 +123,9 @@ export class VfioDevice {
     const call = 'vfio_register_group_dev';
     using _cause = this.state.log.span('register', { device: this.name });
     const iommuGroup = this.dev.iommuGroup ?? (yield* this.#noiommuGroup(call));
-    if (this.#set === undefined) this.assignSet(this);
     let group: VfioGroup | undefined;
     try {
+      if (this.#set === undefined) this.assignSet(this);
       group = yield* VfioGroup.findOrCreate(this.state, iommuGroup);
       // Node and number exist before anyone can find the device: it is never seen under one name only.
       this.state.allocate('cdev');

@@ -1,4 +1,4 @@
-import { DeviceFileHandle } from './device-file.js';
+import { CoreDeviceFile } from './device-file.js';
 import { CoreGroupFile } from './group-file.js';
 import type { KvmPointer } from './ops.js';
 import type { CoreState } from './state.js';
@@ -26,7 +26,7 @@ export class CoreFileOps implements VfioFileOps {
 
   isValid(file: object): boolean {
     return (
-      (file instanceof CoreGroupFile || file instanceof DeviceFileHandle) &&
+      (file instanceof CoreGroupFile || file instanceof CoreDeviceFile) &&
       file.isOpen &&
       file.state === this.#state
     );
@@ -37,10 +37,10 @@ export class CoreFileOps implements VfioFileOps {
   }
 
   *setKvmSteps(file: object, kvm: KvmPointer | null): Steps<void> {
-    if (file instanceof CoreGroupFile || file instanceof DeviceFileHandle) yield* file.setKvmSteps(kvm);
+    if (file instanceof CoreGroupFile || file instanceof CoreDeviceFile) yield* file.setKvmSteps(kvm);
   }
 
   enforcedCoherent(file: object): boolean {
-    return (file instanceof CoreGroupFile || file instanceof DeviceFileHandle) && file.isCoherent;
+    return (file instanceof CoreGroupFile || file instanceof CoreDeviceFile) && file.isCoherent;
   }
 }

@@ -6,7 +6,7 @@ import {
   VFIO_GROUP_FLAGS_VIABLE,
 } from '../uapi.js';
 import { CoreContainerFile } from './container.js';
-import { DeviceFileHandle } from './device-file.js';
+import { CoreDeviceFile } from './device-file.js';
 import type { VfioGroup } from './group.js';
 import type { KvmPointer } from './ops.js';
 import { RefCount } from './ref-count.js';
@@ -99,16 +99,24 @@ export class CoreGroupFile implements GroupFile {
       throw vfioError(call, this.target, 'EINVAL', 'the file is not a container of this core');
     }
     const container = file.container(call);
-    using _held = yield* group.groupRwsem.write();
-    if (group.containerUsers > 0) throw vfioError(call, this.target, 'EINVAL', 'the group is in a container');
-    if (group.iommuGroup.isNoiommu && !group.state.ports.hasRawio()) {
-      throw vfioError(call, this.target, 'EPERM', 'a device without an IOMMU needs CAP_SYS_RAWIO');
-    }
-    yield* container.attachGroup(group);
+    // Kept by the group from here on, or given back below.
     container.refs.get();
-    group.container = container;
-    group.containerUsers = 1;
-    group.state.log.event('set_container', { group: group.number });
+    try {
+      using _held = yield* group.groupRwsem.write();
+      if (group.containerUsers > 0) {
+        throw vfioError(call, this.target, 'EINVAL', 'the group is in a container');
+      }
+      if (group.iommuGroup.isNoiommu && !group.state.ports.hasRawio()) {
+        throw vfioError(call, this.target, 'EPERM', 'a device without an IOMMU needs CAP_SYS_RAWIO');
+      }
+      yield* container.attachGroup(group);
+      group.container = container;
+      group.containerUsers = 1;
+      group.state.log.event('set_container', { group: group.number });
+    } catch (error) {
+      container.put();
+      throw error;
+    }
   }
 
   unsetContainer(): void {
@@ -129,7 +137,7 @@ export class CoreGroupFile implements GroupFile {
     return this.#group.state.executor.run(this.getDeviceFdSteps(name));
   }
 
-  *getDeviceFdSteps(name: string): Steps<DeviceFileHandle> {
+  *getDeviceFdSteps(name: string): Steps<CoreDeviceFile> {
     const call = 'VFIO_GROUP_GET_DEVICE_FD';
     const group = this.group(call);
     const { state } = group;
@@ -143,7 +151,7 @@ export class CoreGroupFile implements GroupFile {
       throw vfioError(call, name, 'ENODEV', `${group.target} has no such device`);
     }
     try {
-      return yield* DeviceFileHandle.openInGroup(device, group);
+      return yield* CoreDeviceFile.openInGroup(device, group);
     } catch (error) {
       device.putRegistration();
       throw error;
@@ -193,7 +201,7 @@ export class CoreGroupFile implements GroupFile {
   }
 }
 
-/** Listeners of the user before: they were told of when that one closed the group. @see vfio_group_fops_open */
+/** A warning told of these listeners when the user before closed the group. @see vfio_group_fops_open */
 function clearLeftovers(group: VfioGroup): void {
   group.notifier.clear();
 }

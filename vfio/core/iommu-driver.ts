@@ -2,7 +2,7 @@
 import type { Iova } from '../../sys/address.js';
 import type { DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
 import type { DirtyPages } from './dirty-pages.js';
-import type { DmaClient, DmaSpace } from './dma-space.js';
+import type { DmaSpace } from './dma-space.js';
 import type { VfioGroup } from './group.js';
 import type { NotifierBlock } from './notifier.js';
 import type { CoreState } from './state.js';
@@ -31,8 +31,6 @@ export interface IommuBackend {
   unmapDma(unmap: DmaUnmap): Steps<bigint>;
   /** VFIO_IOMMU_DIRTY_PAGES. */
   readonly dirtyPages: DirtyPages | undefined;
-  registerDevice(client: DmaClient): void;
-  unregisterDevice(client: DmaClient): void;
   /** @param events VFIO_IOMMU_NOTIFY_DMA_UNMAP; bits that are known are cleared. @throws SysError EINVAL */
   registerNotifier(events: { mask: number }, block: NotifierBlock<DmaUnmapEvent>): Steps<void>;
   unregisterNotifier(block: NotifierBlock<DmaUnmapEvent>): Steps<void>;

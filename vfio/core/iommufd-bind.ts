@@ -45,9 +45,13 @@ export function* bindIommufd(
   const iommufd = file.context(call);
   const { group, state } = device;
   using _cause = state.log.span('bind_iommufd', { device: device.name });
-  yield* blockGroup(group);
+  // Kept by the bound device from here on, or given back below.
+  iommufd.refs.get();
   let kvm: KvmPointer | undefined;
+  let isBlocked = false;
   try {
+    yield* blockGroup(group);
+    isBlocked = true;
     using _held = yield* device.set.lock.acquire();
     if (device.openCount > 0) throw vfioError(call, device.name, 'EINVAL', 'the device is open');
     if (device.ops.hasIommufd === false) {
@@ -64,11 +68,11 @@ export function* bindIommufd(
       throw error;
     }
   } catch (error) {
-    yield* unblockGroup(group);
+    if (isBlocked) yield* unblockGroup(group);
+    iommufd.put();
     kvm?.put();
     throw error;
   }
-  iommufd.refs.get();
   return new BoundIommufd(device, iommufd, iommufd.addDevice(device.name), kvm);
 }
 

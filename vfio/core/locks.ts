@@ -35,6 +35,7 @@ export class Mutex implements Lock, Disposable {
   readonly isSpin: boolean;
   readonly #context: LockContext;
   readonly #queue = new WaitQueue();
+  readonly #point: string;
   #owner: Task | undefined;
 
   /** @param of whose it is: `group 3`; empty for the only one of its kind */
@@ -43,6 +44,7 @@ export class Mutex implements Lock, Disposable {
     this.kind = kind;
     this.name = of === '' ? kind : `${of} ${kind}`;
     this.isSpin = isSpin;
+    this.#point = `before ${this.name}`;
   }
 
   get isHeld(): boolean {
@@ -55,6 +57,7 @@ export class Mutex implements Lock, Disposable {
   }
 
   *acquire(): Steps<Disposable> {
+    yield this.#point;
     const { executor, order } = this.#context;
     const task = executor.current;
     order.check(task, this);
@@ -99,6 +102,7 @@ export class RwSemaphore implements Lock {
   readonly isSpin = false;
   readonly #context: LockContext;
   readonly #queue = new WaitQueue();
+  readonly #point: string;
   readonly #readers: Task[] = [];
   #writer: Task | undefined;
   #waitingWriters = 0;
@@ -107,6 +111,7 @@ export class RwSemaphore implements Lock {
     this.#context = context;
     this.kind = kind;
     this.name = of === '' ? kind : `${of} ${kind}`;
+    this.#point = `before ${this.name}`;
   }
 
   get isHeld(): boolean {
@@ -120,6 +125,7 @@ export class RwSemaphore implements Lock {
   }
 
   *read(): Steps<Disposable> {
+    yield this.#point;
     const task = this.#enter();
     const isFree = () => this.#writer === undefined && this.#waitingWriters === 0;
     while (!isFree()) yield this.#wait('read', isFree);
@@ -132,6 +138,7 @@ export class RwSemaphore implements Lock {
   }
 
   *write(): Steps<Disposable> {
+    yield this.#point;
     const task = this.#enter();
     const isFree = () => this.#writer === undefined && this.#readers.length === 0;
     this.#waitingWriters++;

@@ -27,6 +27,8 @@ export class Mdevs {
   readonly #state: CoreState;
   readonly #parents = new Map<string, Parent>();
   readonly #devices = new Map<string, Mdev>();
+  /** Number of instances by type. */
+  readonly #instances = new Map<MdevType, number>();
   readonly #removing = new WeakSet<Mdev>();
 
   constructor(state: CoreState) {
@@ -70,7 +72,7 @@ export class Mdevs {
 
   /** How many more instances of a type can be made. */
   availableInstances(type: MdevType): number {
-    return type.maxInstances - this.devices.filter((mdev) => mdev.type === type).length;
+    return type.maxInstances - (this.#instances.get(type) ?? 0);
   }
 
   /**
@@ -104,10 +106,11 @@ export class Mdevs {
       const device = VfioDevice.init(this.#state, dev, instance.ops, instance);
       const mdev: Mdev = { uuid, type, device, instance };
       this.#devices.set(uuid, mdev);
+      this.#count(type, 1);
       yield* device.registerEmulated();
       return mdev;
     } catch (error) {
-      this.#devices.delete(uuid);
+      if (this.#devices.delete(uuid)) this.#count(type, -1);
       instance?.[Symbol.dispose]();
       this.#state.free('mdev_device');
       throw error;
@@ -122,7 +125,12 @@ export class Mdevs {
     this.#removing.add(mdev);
     yield* mdev.device.unregister();
     this.#devices.delete(uuid);
+    this.#count(mdev.type, -1);
     this.#state.free('mdev_device');
     mdev.instance[Symbol.dispose]();
+  }
+
+  #count(type: MdevType, change: number): void {
+    this.#instances.set(type, (this.#instances.get(type) ?? 0) + change);
   }
 }

@@ -30,8 +30,6 @@ export const noiommuDriver: IommuDriver = {
         yield 'vfio_noiommu_ioctl';
         throw refuse('VFIO_IOMMU_UNMAP_DMA');
       },
-      registerDevice() {},
-      unregisterDevice() {},
       *registerNotifier() {
         yield 'vfio_noiommu_ioctl';
         throw refuse('vfio_register_notifier');

@@ -31,7 +31,7 @@ export class BlockingNotifierChain<D> {
   readonly #name: string;
   readonly #context: LockContext;
   readonly #rwsem: RwSemaphore;
-  #blocks: readonly NotifierBlock<D>[] = [];
+  readonly #blocks = new Set<NotifierBlock<D>>();
 
   /** @param of whose it is: `group 3` */
   constructor(context: LockContext, kind: string, of: string) {
@@ -42,27 +42,27 @@ export class BlockingNotifierChain<D> {
 
   /** Listeners, first registered first. */
   get blocks(): readonly NotifierBlock<D>[] {
-    return this.#blocks;
+    return [...this.#blocks];
   }
 
   /** @throws SysError EEXIST if it is registered already; EDEADLK inside a callback of this chain */
   *register(block: NotifierBlock<D>): Steps<void> {
     if (this.isCallingMe) throw vfioError('notifier_chain_register', this.#name, 'EDEADLK', inCallback);
     using _held = yield* this.#rwsem.write();
-    if (this.#blocks.includes(block)) {
+    if (this.#blocks.has(block)) {
       throw vfioError('notifier_chain_register', this.#name, 'EEXIST', `${block.name} is registered already`);
     }
-    this.#blocks = [...this.#blocks, block];
+    this.#blocks.add(block);
   }
 
   /** @throws SysError ENOENT if it is not registered; EDEADLK inside a callback of this chain */
   *unregister(block: NotifierBlock<D>): Steps<void> {
     if (this.isCallingMe) throw vfioError('notifier_chain_unregister', this.#name, 'EDEADLK', inCallback);
     using _held = yield* this.#rwsem.write();
-    if (!this.#blocks.includes(block)) {
+    if (!this.#blocks.has(block)) {
       throw vfioError('notifier_chain_unregister', this.#name, 'ENOENT', `${block.name} is not registered`);
     }
-    this.#blocks = this.#blocks.filter((other) => other !== block);
+    this.#blocks.delete(block);
   }
 
   /** Tells one listener, as {@link call} would. Whoever replays to it holds off both chain and calls by a lock of its own. */
@@ -75,7 +75,7 @@ export class BlockingNotifierChain<D> {
     using _held = yield* this.#rwsem.read();
     for (const block of this.#blocks) {
       yield `${this.#name}: before ${block.name}`;
-      if (this.#blocks.includes(block)) yield* tell(this.#context, block, event, data);
+      if (this.#blocks.has(block)) yield* tell(this.#context, block, event, data);
     }
   }
 
@@ -86,12 +86,12 @@ export class BlockingNotifierChain<D> {
 
   /** Takes a listener off from inside a callback; the walk that is under way passes it over. */
   drop(block: NotifierBlock<D>): void {
-    this.#blocks = this.#blocks.filter((other) => other !== block);
+    this.#blocks.delete(block);
   }
 
   /** Forgets all listeners without telling them. */
   clear(): void {
-    this.#blocks = [];
+    this.#blocks.clear();
   }
 }
 
@@ -107,7 +107,7 @@ export class SrcuNotifierChain<D> {
   readonly #walks = new Map<number, Task>();
   readonly #walkEnded = new WaitQueue();
   #lastWalk = 0;
-  #blocks: readonly NotifierBlock<D>[] = [];
+  readonly #blocks = new Set<NotifierBlock<D>>();
 
   constructor(context: LockContext, kind: string, of: string) {
     this.#name = `${of} ${kind}`;
@@ -116,13 +116,13 @@ export class SrcuNotifierChain<D> {
   }
 
   get blocks(): readonly NotifierBlock<D>[] {
-    return this.#blocks;
+    return [...this.#blocks];
   }
 
   /** @throws SysError EEXIST if it is registered already */
   *register(block: NotifierBlock<D>): Steps<void> {
     using _held = yield* this.#mutex.acquire();
-    if (this.#blocks.includes(block)) {
+    if (this.#blocks.has(block)) {
       throw vfioError(
         'srcu_notifier_chain_register',
         this.#name,
@@ -130,7 +130,7 @@ export class SrcuNotifierChain<D> {
         `${block.name} is registered already`,
       );
     }
-    this.#blocks = [...this.#blocks, block];
+    this.#blocks.add(block);
   }
 
   /** @throws SysError ENOENT if it is not registered; EDEADLK inside a callback of this chain */
@@ -140,9 +140,9 @@ export class SrcuNotifierChain<D> {
     if ([...this.#walks.values()].includes(me)) throw vfioError(call, this.#name, 'EDEADLK', inCallback);
     {
       using _held = yield* this.#mutex.acquire();
-      if (!this.#blocks.includes(block))
+      if (!this.#blocks.has(block))
         throw vfioError(call, this.#name, 'ENOENT', `${block.name} is not registered`);
-      this.#blocks = this.#blocks.filter((other) => other !== block);
+      this.#blocks.delete(block);
     }
     const before = this.#lastWalk;
     const isQuiet = () => [...this.#walks.keys()].every((walk) => walk > before);
@@ -156,7 +156,7 @@ export class SrcuNotifierChain<D> {
   }
 
   *call(event: number, data: D): Steps<void> {
-    if (this.#blocks.length === 0) return;
+    if (this.#blocks.size === 0) return;
     const walk = ++this.#lastWalk;
     this.#walks.set(walk, this.#context.executor.current);
     try {

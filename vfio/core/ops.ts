@@ -33,7 +33,8 @@ export interface OpenDevice {
 
 /**
  * A device's functions. The core calls them between register and unregister only, and only while the device is open
- * (but for `request`); region indexes and irq sets have been validated against the infos.
+ * (but for `request`); region indexes and irq sets have been validated against the infos. openDevice and closeDevice may
+ * be generator functions of Steps: each yield is then a point at which the testing kit's scheduler may switch tasks.
  */
 export interface VfioDeviceOps {
   /** Driver's name, for messages. */

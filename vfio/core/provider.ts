@@ -1,6 +1,6 @@
 import type { AssignableDevice, VfioProvider } from '../uapi.js';
 import { CoreContainerFile } from './container.js';
-import { DeviceFileHandle } from './device-file.js';
+import { CoreDeviceFile } from './device-file.js';
 import { CoreGroupFile } from './group-file.js';
 import { CoreIommufdFile } from './iommufd.js';
 import type { Mdev, Mdevs } from './mdev.js';
@@ -28,7 +28,7 @@ export function coreProvider(state: CoreState, mdevs: Mdevs): VfioProvider {
     openContainer: () => CoreContainerFile.open(state),
     openGroup: (group) => state.executor.run(CoreGroupFile.openSteps(state, group)),
     openIommufd: () => CoreIommufdFile.open(state),
-    openCdev: (node) => DeviceFileHandle.openCdev(state, node),
+    openCdev: (node) => CoreDeviceFile.openCdev(state, node),
   };
 }
 

@@ -15,7 +15,7 @@ import {
   VFIO_UNMAP_ALL,
 } from '../uapi.js';
 import { DirtyPages, type DirtyRange } from './dirty-pages.js';
-import { type Dma, type DmaClient, DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import { type Dma, DmaSpace, IOMMU_PAGE } from './dma-space.js';
 import type { VfioGroup } from './group.js';
 import {
   type DmaUnmapEvent,
@@ -94,7 +94,10 @@ class Type1 implements IommuBackend {
     const ranges = intersectRanges(this.#iovaRanges, group.iommuGroup.capabilities.iovaRanges);
     if (ranges === undefined)
       throw vfioError(call, group.target, 'EINVAL', 'no IOVA that all groups can reach');
-    const conflict = this.space.maps.find(({ iova, size }) => !isInRanges(ranges, iova, size));
+    const conflict =
+      ranges.length === 0
+        ? undefined
+        : this.space.maps.find(({ iova, size }) => !isInRanges(ranges, iova, size));
     if (conflict !== undefined) {
       const hint = `its IOMMU cannot reach 0x${conflict.iova.toString(16)}, which is mapped`;
       throw vfioError(call, group.target, 'EINVAL', hint);
@@ -106,8 +109,10 @@ class Type1 implements IommuBackend {
   *detachGroup(group: VfioGroup): Steps<void> {
     using _held = yield* this.#lock.acquire();
     this.#groups.delete(group);
-    const ranges = [...this.#groups].map(({ iommuGroup }) => iommuGroup.capabilities.iovaRanges);
-    this.#iovaRanges = ranges.reduce((all, next) => intersectRanges(all, next) ?? all, []);
+    if (group.iommuGroup.capabilities.iovaRanges.length > 0) {
+      const ranges = [...this.#groups].map(({ iommuGroup }) => iommuGroup.capabilities.iovaRanges);
+      this.#iovaRanges = ranges.reduce((all, next) => intersectRanges(all, next) ?? all, []);
+    }
     if (this.#groups.size > 0) return;
     this.space.clear();
     this.#dmaAvail = DMA_ENTRY_LIMIT;
@@ -220,14 +225,6 @@ class Type1 implements IommuBackend {
     const range = { iova: toIova(dma.iova), size: dma.size };
     yield* this.#notifier.call(VFIO_IOMMU_NOTIFY_DMA_UNMAP, range);
     this.space.release(range.iova, range.size);
-  }
-
-  registerDevice(client: DmaClient): void {
-    this.space.clients.add(client);
-  }
-
-  unregisterDevice(client: DmaClient): void {
-    this.space.clients.delete(client);
   }
 
   *registerNotifier(events: { mask: number }, block: NotifierBlock<DmaUnmapEvent>): Steps<void> {

@@ -37,6 +37,8 @@ export class RecordingDevice implements VfioDeviceOps {
   /** `openDevice`, `read 0 0x10 4`, `request 0` … */
   readonly calls: string[] = [];
   readonly hasIommufd: boolean;
+  /** Calls that the core should not have made: to a closed device, or opening one twice. */
+  readonly misuse: string[] = [];
   /** What the last openDevice was given; undefined while closed. */
   open: CoreOpenDevice | undefined;
   /** Last set of interrupts. */
@@ -124,5 +126,7 @@ export class RecordingDevice implements VfioDeviceOps {
 
   #note(call: string): void {
     this.calls.push(call);
+    const isOpening = call === 'openDevice';
+    if (this.isOpen === isOpening && !call.startsWith('request')) this.misuse.push(call);
   }
 }

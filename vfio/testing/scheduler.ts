@@ -92,6 +92,10 @@ export class Scheduler {
     this.#executor = executor;
   }
 
+  get tasks(): readonly ScheduledTask[] {
+    return this.#tasks;
+  }
+
   /** Adds a task; it takes no step yet. */
   spawn<T>(name: string, steps: Steps<T>): ScheduledTask<T> {
     const task = new ScheduledTask(this.#executor, name, steps);

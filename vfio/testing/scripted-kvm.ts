@@ -1,54 +1,70 @@
+/** A KVM with nothing behind it: for tests of how VFIO files and VMs are associated, without /dev/kvm. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { VfioFileOps } from '../core/file-ops.js';
 import type { KvmPointer } from '../core/ops.js';
 
-/** A VM with nothing behind it but its references; it tells on whoever uses it after its end. */
+/** A VM's references; it notes who uses it after its end. */
 export class ScriptedVm implements KvmPointer {
   readonly name: string;
-  /** What the last put runs: the VM's end, which in KVM releases the kvm-vfio device. */
+  /** What the last put does before the VM is freed: the VM's end, which in KVM releases the kvm-vfio device. */
   onDestroy: (() => void) | undefined;
   /** Calls made after the VM was freed: each is a use after free. */
   readonly usesAfterFree: string[] = [];
+  /** Registered minus unregistered users of noncoherent DMA, and how many calls there were. */
+  noncoherentDma = 0;
+  noncoherentCalls = 0;
+  /** Files whose devices the VM has. */
+  assignments = 0;
   #references = 1;
   #isFreed = false;
+  #kvmVfio: ScriptedKvmVfio | undefined;
 
-  constructor(name: string) {
+  constructor(name = 'vm') {
     this.name = name;
   }
 
+  /** References now: 1 is the owner's. */
   get references(): number {
     return this.#references;
   }
 
-  get isAlive(): boolean {
-    return this.#references > 0;
+  get isFreed(): boolean {
+    return this.#isFreed;
   }
 
   getUnlessDying(): boolean {
-    if (this.#isFreed) {
-      this.usesAfterFree.push(`${this.name}: getUnlessDying`);
-      return false;
-    }
+    if (this.#isFreed) this.usesAfterFree.push('getUnlessDying');
     if (this.#references === 0) return false;
     this.#references++;
     return true;
   }
 
   put(): void {
-    if (this.#isFreed) {
-      this.usesAfterFree.push(`${this.name}: put`);
+    if (this.#references === 0) {
+      this.usesAfterFree.push('put');
       return;
     }
     this.#references--;
     if (this.#references > 0) return;
     this.onDestroy?.();
+    this.#kvmVfio?.[Symbol.dispose]();
     this.#isFreed = true;
   }
 
-  /** The VM's memory is gone: any later call is noted. Its last put does this. */
-  get isFreed(): boolean {
-    return this.#isFreed;
+  /** KVM_CREATE_DEVICE KVM_DEV_TYPE_VFIO. @throws SysError EBUSY if the VM has one */
+  createKvmVfio(ops: VfioFileOps | undefined): ScriptedKvmVfio {
+    if (this.#kvmVfio !== undefined) {
+      throw new SysError({
+        call: 'KVM_CREATE_DEVICE KVM_DEV_TYPE_VFIO',
+        target: this.name,
+        errno: errno.EBUSY,
+      });
+    }
+    this.#kvmVfio = new ScriptedKvmVfio(this, ops, () => {
+      this.#kvmVfio = undefined;
+    });
+    return this.#kvmVfio;
   }
 }
 
@@ -58,18 +74,32 @@ export interface ScriptedFile {
   readonly isOpen?: boolean;
 }
 
-/**
- * The kvm-vfio device of a {@link ScriptedVm}, by the rules of virt/kvm/vfio.c: for tests of association without /dev/kvm.
- */
+const KVM_DEV_VFIO_FILE = 1;
+const KVM_DEV_VFIO_FILE_ADD = 1;
+const KVM_DEV_VFIO_FILE_DEL = 2;
+
+/** The kvm-vfio device of a {@link ScriptedVm}, by the rules of virt/kvm/vfio.c. */
 export class ScriptedKvmVfio implements Disposable {
   readonly #vm: ScriptedVm;
   readonly #ops: VfioFileOps | undefined;
   readonly #files: ScriptedFile[] = [];
+  readonly #release: () => void;
 
-  /** @param ops undefined: no VFIO is there */
-  constructor(vm: ScriptedVm, ops: VfioFileOps | undefined) {
+  constructor(vm: ScriptedVm, ops: VfioFileOps | undefined, release: () => void) {
     this.#vm = vm;
     this.#ops = ops;
+    this.#release = release;
+  }
+
+  hasAttr(group: number, attr: number): boolean {
+    return group === KVM_DEV_VFIO_FILE && (attr === KVM_DEV_VFIO_FILE_ADD || attr === KVM_DEV_VFIO_FILE_DEL);
+  }
+
+  /** @throws SysError ENXIO for an unknown attribute; as {@link addFile} and {@link removeFile} */
+  setAttr(group: number, attr: number, file: ScriptedFile): void {
+    if (!this.hasAttr(group, attr)) throw fail('KVM_SET_DEVICE_ATTR', file, 'ENXIO');
+    if (attr === KVM_DEV_VFIO_FILE_ADD) this.addFile(file);
+    else this.removeFile(file);
   }
 
   /** KVM_DEV_VFIO_FILE_ADD. @throws SysError EBADF closed; EINVAL not a VFIO file; EEXIST added already */
@@ -79,21 +109,40 @@ export class ScriptedKvmVfio implements Disposable {
     if (this.#ops?.isValid(file) !== true) throw fail(call, file, 'EINVAL');
     if (this.#files.includes(file)) throw fail(call, file, 'EEXIST');
     this.#files.push(file);
+    this.#vm.assignments++;
     this.#ops.setKvm(file, this.#vm);
+    this.#updateCoherency();
   }
 
-  /** KVM_DEV_VFIO_FILE_DEL. @throws SysError ENOENT if it was not added */
-  delFile(file: ScriptedFile): void {
+  /** KVM_DEV_VFIO_FILE_DEL. @throws SysError EBADF closed; ENOENT if it was not added */
+  removeFile(file: ScriptedFile): void {
     const index = this.#files.indexOf(file);
-    if (index < 0) throw fail('KVM_DEV_VFIO_FILE_DEL', file, 'ENOENT');
-    this.#files.splice(index, 1);
-    this.#ops?.setKvm(file, null);
+    if (index >= 0) {
+      this.#files.splice(index, 1);
+      this.#vm.assignments--;
+      this.#ops?.setKvm(file, null);
+    }
+    this.#updateCoherency();
+    if (index < 0) throw fail('KVM_DEV_VFIO_FILE_DEL', file, file.isOpen === false ? 'EBADF' : 'ENOENT');
   }
 
-  /** Every file is told that the VM is gone, oldest first. */
+  #updateCoherency(): void {
+    const ops = this.#ops;
+    const isNoncoherent = ops !== undefined && this.#files.some((file) => !ops.enforcedCoherent(file));
+    if (isNoncoherent === this.#vm.noncoherentDma > 0) return;
+    this.#vm.noncoherentDma += isNoncoherent ? 1 : -1;
+    this.#vm.noncoherentCalls++;
+  }
+
+  /** Every file is told that the VM is gone, the oldest first, and only then let go. */
   [Symbol.dispose](): void {
-    for (let file = this.#files.shift(); file !== undefined; file = this.#files.shift())
+    for (let file = this.#files[0]; file !== undefined; file = this.#files[0]) {
       this.#ops?.setKvm(file, null);
+      this.#files.shift();
+      this.#vm.assignments--;
+    }
+    this.#updateCoherency();
+    this.#release();
   }
 }
 

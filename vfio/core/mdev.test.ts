@@ -1,0 +1,101 @@
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { settle } from '../testing/fake-clock.js';
+import { RecordingDevice } from '../testing/recording-device.js';
+import { World } from '../testing/world.js';
+import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
+import type { MdevType, VendorDriver } from './ops.js';
+
+const UUID = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001';
+const eventThread = {
+  run() {
+    throw new Error('not used here');
+  },
+};
+const type: MdevType = { name: 'sample', description: 'a sample', deviceApi: 'vfio-pci', maxInstances: 2 };
+let world: World;
+let made: { readonly uuid: string; readonly ops: RecordingDevice; readonly options: object }[];
+let ended: string[];
+let driver: VendorDriver;
+let registered: Disposable;
+
+beforeEach(() => {
+  world = new World();
+  made = [];
+  ended = [];
+  driver = {
+    name: 'sample-driver',
+    types: [type],
+    create(_type, uuid, options) {
+      const ops = new RecordingDevice(uuid);
+      made.push({ uuid, ops, options });
+      return { ops, [Symbol.dispose]: () => ended.push(uuid) };
+    },
+  };
+  registered = world.core.registerVendorDriver(driver, { eventThread });
+});
+afterEach(() => {
+  registered[Symbol.dispose]();
+  world.end();
+});
+
+const create = (uuid?: string) => world.core.run(world.core.mdevs.create('sample', uuid, { net: 'tap' }));
+
+test('a mediated device is created by UUID, in an IOMMU group of its own, with what the user said', () => {
+  const { mdevs } = world.core;
+  const mdev = create(UUID);
+  expect(made[0]).toMatchObject({ uuid: UUID, options: { net: 'tap' } });
+  expect(mdev.device.name).toBe(UUID);
+  expect(create().device.group).not.toBe(mdev.device.group);
+  expect(mdevs.availableInstances(type)).toBe(0);
+  expect(() => create()).toThrowError(/ENOSPC/);
+  for (const { uuid } of mdevs.devices) world.core.run(mdevs.remove(uuid));
+  expect(mdevs.availableInstances(type)).toBe(2);
+  expect(ended).toEqual(made.map(({ uuid }) => uuid));
+});
+
+test('a UUID that is malformed is EINVAL, one in use EEXIST, a type that is not there ENODEV, a second removal ENODEV', () => {
+  const { mdevs } = world.core;
+  expect(() => create('not-a-uuid')).toThrowError(/EINVAL/);
+  create(UUID);
+  expect(() => create(UUID)).toThrowError(/EEXIST/);
+  expect(() => world.core.run(mdevs.create('other'))).toThrowError(/ENODEV/);
+  world.core.run(mdevs.remove(UUID));
+  expect(() => world.core.run(mdevs.remove(UUID))).toThrowError(/ENODEV/);
+});
+
+test('a driver registers once, and its types have names of their own', () => {
+  const other: VendorDriver = { ...driver, name: 'other-driver' };
+  expect(() => world.core.registerVendorDriver(driver, { eventThread })).toThrowError(/EEXIST/);
+  expect(() => world.core.registerVendorDriver(other, { eventThread })).toThrowError(/EEXIST/);
+  expect(world.core.provider.addresses).toContain('sample');
+});
+
+test('a driver that goes takes its devices with it, one in use when its last file is closed', async () => {
+  const { provider } = world.core;
+  const device = provider.resolve('sample', {});
+  const group = provider.openGroup(device.group);
+  const container = provider.openContainer();
+  group.setContainer(container);
+  container.setIommu(VFIO_TYPE1v2_IOMMU);
+  const file = group.getDeviceFd(device.name);
+  registered[Symbol.dispose]();
+  expect(provider.matches('sample')).toBe(false);
+  expect(() => provider.resolve('sample', {})).toThrowError(/ENODEV/);
+  await settle();
+  expect(made[0]?.ops.calls).toEqual(['openDevice', 'request 0']);
+  expect(ended).toEqual([]);
+  for (const open of [file, group, container]) open[Symbol.dispose]();
+  await settle();
+  expect(ended).toEqual([device.name]);
+  device[Symbol.dispose]();
+});
+
+test('a device created before is an address too, and outlives whoever resolved it', () => {
+  create(UUID);
+  const { provider } = world.core;
+  expect(provider.matches(UUID)).toBe(true);
+  provider.resolve(UUID, {})[Symbol.dispose]();
+  expect(ended).toEqual([]);
+  world.core.run(world.core.mdevs.remove(UUID));
+  expect(provider.matches(UUID)).toBe(false);
+});

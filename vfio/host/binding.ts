@@ -1,0 +1,47 @@
+import { join } from 'node:path';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { disposable, Scope } from '../../sys/scope.js';
+import { type HostDevice, type Sysfs, text } from './sysfs.js';
+
+/**
+ * Gives a PCI function to a vfio driver, by driver_override, so that no other device of its kind is touched. Disposing
+ * the result gives it back to the driver it had, and restores the override. A driver may take long to let go of a
+ * device; the write waits for it.
+ * @throws SysError ENODEV if the device or the driver is not there, or the driver refuses the device: then it is back
+ *   with its former driver
+ */
+export function bindToDriver(sysfs: Sysfs, address: string, driver = 'vfio-pci'): Disposable {
+  const before = sysfs.pciDevice(address);
+  if (before.driver === driver) return disposable(() => {});
+  if (!sysfs.exists('bus/pci/drivers', driver)) {
+    const hint = `the driver is not loaded: modprobe ${driver}`;
+    throw new SysError({ call: 'bind', target: `${address} to ${driver}`, errno: errno.ENODEV, hint });
+  }
+  using scope = new Scope();
+  scope.defer(() => probe(sysfs, before));
+  const override = join(before.path, 'driver_override');
+  const formerOverride = text(override) ?? '';
+  sysfs.write(override, driver);
+  scope.defer(() => sysfs.write(override, formerOverride === '(null)' ? '\n' : `${formerOverride}\n`));
+  release(sysfs, before);
+  scope.defer(() => release(sysfs, sysfs.pciDevice(address)));
+  sysfs.write(sysfs.path('bus/pci/drivers_probe'), address);
+  const now = sysfs.pciDevice(address).driver;
+  if (now !== driver) {
+    const hint = `the driver did not take it (it has ${now ?? 'no driver'}): see dmesg`;
+    throw new SysError({ call: 'bind', target: `${address} to ${driver}`, errno: errno.ENODEV, hint });
+  }
+  const owned = scope.move();
+  return disposable(() => owned[Symbol.dispose]());
+}
+
+function release(sysfs: Sysfs, { path, driver, name }: HostDevice): void {
+  if (driver !== undefined) sysfs.write(join(path, 'driver/unbind'), name);
+}
+
+/** The former driver takes it back; a device that had none, or that is gone, is left alone. */
+function probe(sysfs: Sysfs, { driver, name }: HostDevice): void {
+  if (driver === undefined || !sysfs.exists('bus/pci/devices', name)) return;
+  sysfs.write(sysfs.path('bus/pci/drivers', driver, 'bind'), name);
+}

@@ -1,0 +1,75 @@
+/** A device by its own character device, `/dev/vfio/devices/vfioN`, without a group: since Linux 6.6. */
+import { errno } from '../../sys/errno.js';
+import { isErrno, SysError } from '../../sys/error.js';
+import { Mapping } from '../../sys/mapping.js';
+import type { IommufdFile } from '../uapi.js';
+import { explain, type HostContext, vfioPath } from './context.js';
+import { absent } from './kernel-modules.js';
+import {
+  AttachIommufdPt,
+  BindIommufd,
+  DetachIommufdPt,
+  VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+  VFIO_DEVICE_BIND_FLAG_TOKEN,
+  VFIO_DEVICE_BIND_IOMMUFD,
+  VFIO_DEVICE_DETACH_IOMMUFD_PT,
+} from './structs.js';
+import type { SystemFile } from './system.js';
+import { uuidBytes } from './uuid.js';
+
+const PAGE = 4096;
+
+/** @throws SysError ENODEV if there is no such device, or this kernel has no cdevs; EACCES */
+export function openCdev(context: HostContext, node: string): SystemFile {
+  const path = vfioPath(context, 'devices', node);
+  try {
+    return context.system.open(path);
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) {
+      const hint = context.sysfs.exists('class/vfio-dev', node)
+        ? 'this kernel has no device files for VFIO: it needs CONFIG_VFIO_DEVICE_CDEV (6.6); use groups instead'
+        : 'no device with a vfio driver has that node';
+      throw absent(path, hint, error);
+    }
+    throw explain(error, ({ code }) =>
+      code === 'EACCES' ? `run as root, or let the administrator give you ${path}` : undefined,
+    );
+  }
+}
+
+/**
+ * Binds the open cdev to an iommufd and returns the device's id there.
+ * @param vfToken asked for by the kernel (since 6.18) if the device is a VF whose physical function is in user space
+ */
+export function bindIommufd(file: SystemFile, iommufd: IommufdFile, vfToken?: string): number {
+  if (iommufd.fd === undefined) {
+    const hint = `${iommufd.target} is not an iommufd of the kernel`;
+    const { target } = file;
+    throw new SysError({ call: VFIO_DEVICE_BIND_IOMMUFD.name, target, errno: errno.EINVAL, hint });
+  }
+  if (vfToken === undefined) {
+    const bind = BindIommufd.encode({ argsz: BindIommufd.offsets.token_uuid_ptr, iommufd: iommufd.fd });
+    file.ioctl(VFIO_DEVICE_BIND_IOMMUFD, bind);
+    return BindIommufd.decode(bind).out_devid;
+  }
+  const token = uuidBytes(vfToken);
+  using memory = Mapping.anonymous(PAGE); // an address that the collector does not move
+  memory.view.slice(0, token.length).set(token);
+  const bind = BindIommufd.encode({
+    argsz: BindIommufd.size,
+    flags: VFIO_DEVICE_BIND_FLAG_TOKEN,
+    iommufd: iommufd.fd,
+    token_uuid_ptr: memory.hva,
+  });
+  file.ioctl(VFIO_DEVICE_BIND_IOMMUFD, bind);
+  return BindIommufd.decode(bind).out_devid;
+}
+
+export function attachIoas(file: SystemFile, ioas: number): void {
+  const attach = AttachIommufdPt.encode({ argsz: AttachIommufdPt.offsets.pasid, pt_id: ioas });
+  file.ioctl(VFIO_DEVICE_ATTACH_IOMMUFD_PT, attach, `${file.target}, IOAS ${ioas}`);
+}
+
+export function detachIoas(file: SystemFile): void {
+  file.ioctl(VFIO_DEVICE_DETACH_IOMMUFD_PT, DetachIommufdPt.encode({ argsz: DetachIommufdPt.offsets.pasid }));
+}

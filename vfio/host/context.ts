@@ -1,0 +1,30 @@
+import { join } from 'node:path';
+import { SysError } from '../../sys/error.js';
+import { HOST_ROOTS, type HostRoots } from './roots.js';
+import { Sysfs } from './sysfs.js';
+import { linux, type VfioSystem } from './system.js';
+
+/** The host that a provider works on: this one, or a test's. */
+export interface HostContext {
+  readonly system: VfioSystem;
+  readonly sysfs: Sysfs;
+  readonly roots: HostRoots;
+}
+
+export function hostContext(parts: Partial<HostContext> = {}): HostContext {
+  const roots = parts.roots ?? HOST_ROOTS;
+  return { roots, system: parts.system ?? linux, sysfs: parts.sysfs ?? new Sysfs(roots.sys) };
+}
+
+/** Path of a VFIO file: `/dev/vfio/vfio`. */
+export const vfioPath = ({ roots }: HostContext, ...names: string[]): string =>
+  join(roots.dev, 'vfio', ...names);
+
+/** The same failure with a better hint, where `hintOf` has one; anything else passes unchanged. */
+export function explain(error: unknown, hintOf: (error: SysError) => string | undefined): unknown {
+  if (!(error instanceof SysError)) return error;
+  const hint = hintOf(error);
+  if (hint === undefined) return error;
+  const { call, target, errno, cause } = error;
+  return new SysError({ call, target, errno, hint, cause });
+}

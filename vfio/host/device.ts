@@ -1,0 +1,150 @@
+import type { Mapping } from '../../sys/mapping.js';
+import type {
+  CdevFile,
+  DeviceInfo,
+  GroupFile,
+  IommufdFile,
+  IrqInfo,
+  IrqSet,
+  RegionInfo,
+  RegionIoEventFd,
+} from '../uapi.js';
+import { attachIoas, bindIommufd, detachIoas } from './cdev.js';
+import { getFeature, probeFeature, setFeature, setVfToken } from './device-feature.js';
+import { getPciHotResetInfo, type HotResetInfo, pciHotReset } from './hot-reset.js';
+import { decodeReply, infoIoctl } from './info-call.js';
+import { encodeIrqSet } from './irq-set.js';
+import { decodeRegionInfo } from './region-info.js';
+import {
+  DeviceInfo as DeviceInfoStruct,
+  IrqInfoStruct,
+  RegionInfoStruct,
+  VFIO_DEVICE_GET_INFO,
+  VFIO_DEVICE_GET_IRQ_INFO,
+  VFIO_DEVICE_GET_REGION_INFO,
+  VFIO_DEVICE_RESET,
+  VFIO_DEVICE_SET_IRQS,
+} from './structs.js';
+import type { SystemFile } from './system.js';
+
+/**
+ * A device file of the kernel. From GET_DEVICE_FD it can be used at once; from its cdev nothing works until
+ * {@link bindIommufd} has succeeded: the kernel says EINVAL.
+ */
+export class HostDeviceFile implements CdevFile {
+  readonly #file: SystemFile;
+  /** What a VF's physical function in user space wants to be told by {@link bindIommufd}. */
+  readonly #vfToken: string | undefined;
+
+  private constructor(file: SystemFile, vfToken: string | undefined) {
+    this.#file = file;
+    this.#vfToken = vfToken;
+  }
+
+  /** Takes over the open file. */
+  static adopt(file: SystemFile, vfToken?: string): HostDeviceFile {
+    return new HostDeviceFile(file, vfToken);
+  }
+
+  get target(): string {
+    return this.#file.target;
+  }
+
+  get fd(): number {
+    return this.#file.fd;
+  }
+
+  getInfo(): DeviceInfo {
+    const reply = infoIoctl(this.#file, VFIO_DEVICE_GET_INFO, DeviceInfoStruct.encode());
+    const { flags, num_regions, num_irqs } = DeviceInfoStruct.decode(reply);
+    return { flags, numRegions: num_regions, numIrqs: num_irqs };
+  }
+
+  getRegionInfo(index: number): RegionInfo {
+    const reply = infoIoctl(this.#file, VFIO_DEVICE_GET_REGION_INFO, RegionInfoStruct.encode({ index }));
+    return decodeReply(VFIO_DEVICE_GET_REGION_INFO, this.target, () => decodeRegionInfo(reply));
+  }
+
+  /** The kernel has no such thing; only the index is checked. */
+  getRegionIoFds(index: number): readonly RegionIoEventFd[] {
+    this.getRegionInfo(index);
+    return [];
+  }
+
+  getIrqInfo(index: number): IrqInfo {
+    const reply = infoIoctl(this.#file, VFIO_DEVICE_GET_IRQ_INFO, IrqInfoStruct.encode({ index }));
+    const { flags, count } = IrqInfoStruct.decode(reply);
+    return { index, flags, count };
+  }
+
+  setIrqs(set: IrqSet): void {
+    const target = `${this.target}, irq index ${set.index}`;
+    this.#file.ioctl(VFIO_DEVICE_SET_IRQS, encodeIrqSet(set, target), target);
+  }
+
+  reset(): void {
+    this.#file.ioctl(VFIO_DEVICE_RESET);
+  }
+
+  read(offset: number, data: Uint8Array): number {
+    return this.#file.pread(offset, data);
+  }
+
+  write(offset: number, data: Uint8Array): number {
+    return this.#file.pwrite(offset, data);
+  }
+
+  mmap(offset: number, bytes: number): Mapping {
+    return this.#file.mmap(offset, bytes);
+  }
+
+  /** The functions that a reset of the device's slot or bus touches. @throws SysError ENODEV if there is no such reset */
+  getPciHotResetInfo(): HotResetInfo {
+    return getPciHotResetInfo(this.#file);
+  }
+
+  /**
+   * Resets the device's slot or bus, with every function on it.
+   * @param groups the groups of all of them; none for a device that is bound to an iommufd
+   * @throws SysError EINVAL, EPERM if something it touches is not owned; ENODEV
+   */
+  pciHotReset(groups: readonly GroupFile[] = []): void {
+    pciHotReset(this.#file, groups);
+  }
+
+  /** @see probeFeature */
+  probeFeature(feature: number, access?: number): boolean {
+    return probeFeature(this.#file, feature, access);
+  }
+
+  /** @see getFeature */
+  getFeature(feature: number, input: Uint8Array): Uint8Array {
+    return getFeature(this.#file, feature, input);
+  }
+
+  /** @see setFeature */
+  setFeature(feature: number, input: Uint8Array): Uint8Array {
+    return setFeature(this.#file, feature, input);
+  }
+
+  /** @see setVfToken */
+  setVfToken(uuid: string): void {
+    setVfToken(this.#file, uuid);
+  }
+
+  bindIommufd(iommufd: IommufdFile): number {
+    return bindIommufd(this.#file, iommufd, this.#vfToken);
+  }
+
+  attachIoas(ioas: number): void {
+    attachIoas(this.#file, ioas);
+  }
+
+  detachIoas(): void {
+    detachIoas(this.#file);
+  }
+
+  [Symbol.dispose](): void {
+    this.#file[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,108 @@
+import { errno } from '../../sys/errno.js';
+import { isErrno, SysError } from '../../sys/error.js';
+import type { ContainerFile, DeviceFile, GroupFile } from '../uapi.js';
+import { explain, type HostContext, vfioPath } from './context.js';
+import { HostDeviceFile } from './device.js';
+import { holdersHint } from './holders.js';
+import { absent, missingModuleHint } from './kernel-modules.js';
+import {
+  GroupStatus,
+  VFIO_GROUP_GET_DEVICE_FD,
+  VFIO_GROUP_GET_STATUS,
+  VFIO_GROUP_SET_CONTAINER,
+  VFIO_GROUP_UNSET_CONTAINER,
+} from './structs.js';
+import type { SystemFile } from './system.js';
+
+/** `/dev/vfio/N`, or `/dev/vfio/noiommu-N`, of the kernel. */
+export class HostGroupFile implements GroupFile {
+  readonly #context: HostContext;
+  readonly #file: SystemFile;
+
+  private constructor(context: HostContext, file: SystemFile) {
+    this.#context = context;
+    this.#file = file;
+  }
+
+  /**
+   * @throws SysError ENODEV if there is no such group, or none of its devices is with a vfio driver; EBUSY, naming the
+   *   process that has it open; EACCES; EPERM for a group without IOMMU and no CAP_SYS_RAWIO
+   */
+  static open(context: HostContext, number: number): HostGroupFile {
+    const group = context.sysfs.group(number);
+    const path = vfioPath(context, group.isNoiommu ? `noiommu-${number}` : String(number));
+    try {
+      return new HostGroupFile(context, context.system.open(path));
+    } catch (error) {
+      if (isErrno(error, 'ENOENT')) throw absent(path, absenceHint(context, number), error);
+      throw explain(error, ({ code }) => openHint(context, code, path));
+    }
+  }
+
+  /** Takes over a file that somebody else opened. */
+  static adopt(context: HostContext, file: SystemFile): HostGroupFile {
+    return new HostGroupFile(context, file);
+  }
+
+  get target(): string {
+    return this.#file.target;
+  }
+
+  get fd(): number {
+    return this.#file.fd;
+  }
+
+  getStatus(): number {
+    const status = GroupStatus.encode({ argsz: GroupStatus.size });
+    this.#file.ioctl(VFIO_GROUP_GET_STATUS, status);
+    return GroupStatus.decode(status).flags;
+  }
+
+  setContainer(container: ContainerFile): void {
+    if (container.fd === undefined) {
+      const hint = `${container.target} is not a container of the kernel`;
+      const { target } = this;
+      throw new SysError({ call: VFIO_GROUP_SET_CONTAINER.name, target, errno: errno.EINVAL, hint });
+    }
+    this.#file.ioctl(VFIO_GROUP_SET_CONTAINER, s32(container.fd));
+  }
+
+  unsetContainer(): void {
+    this.#file.ioctl(VFIO_GROUP_UNSET_CONTAINER);
+  }
+
+  /** @param name the device's name; for a VF whose physical function is in user space with ` vf_token=UUID` behind it */
+  getDeviceFd(name: string): DeviceFile {
+    const device = name.split(' ')[0] as string;
+    const fd = this.#file.ioctl(VFIO_GROUP_GET_DEVICE_FD, Buffer.from(`${name}\0`), device);
+    return HostDeviceFile.adopt(this.#context.system.adopt(fd, device));
+  }
+
+  [Symbol.dispose](): void {
+    this.#file[Symbol.dispose]();
+  }
+}
+
+const s32 = (value: number): Uint8Array => new Uint8Array(new Int32Array([value]).buffer);
+
+function absenceHint({ roots, sysfs }: HostContext, number: number): string {
+  const { members } = sysfs.group(number);
+  if (!members.some(({ isVfio }) => isVfio)) {
+    const names = members.map(({ name, driver }) => `${name} (${driver ?? 'no driver'})`).join(', ');
+    return `no device of group ${number} is with a vfio driver: ${names}`;
+  }
+  return missingModuleHint(roots, 'vfio', 'CONFIG_VFIO_GROUP');
+}
+
+function openHint({ roots }: HostContext, code: string, path: string): string | undefined {
+  switch (code) {
+    case 'EBUSY':
+      return `a group has one user at a time: ${holdersHint(roots, path)}`;
+    case 'EACCES':
+      return `run as root, or let the administrator give you ${path}`;
+    case 'EPERM':
+      return 'a device without an IOMMU needs CAP_SYS_RAWIO';
+    default:
+      return undefined;
+  }
+}

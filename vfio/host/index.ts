@@ -1,0 +1,10 @@
+/** The Linux kernel's VFIO behind the seam of vfio/uapi.ts. */
+export { bindToDriver } from './binding.js';
+export type { HostContext } from './context.js';
+export { HostDeviceFile } from './device.js';
+export type { DependentDevice, HotResetInfo } from './hot-reset.js';
+export { createMdev, type HostMdevType, listMdevTypes, removeMdev } from './mdev.js';
+export { readLockedMemory } from './memlock.js';
+export { hostProvider } from './provider.js';
+export { type HostDevice, type HostGroup, pciAddress, type ReservedRegion, Sysfs } from './sysfs.js';
+export { bindCommands, blockingMembers, checkViable, unbindCommands } from './viability.js';

@@ -1,0 +1,52 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import type { Request } from '../../sys/ioctl.js';
+import { MalformedReply } from './capability-chain.js';
+import type { SystemFile } from './system.js';
+
+/** More than any kernel answers: a sparse map of every second page of a BAR of 128 MiB fits. */
+export const REPLY_LIMIT = 2 ** 20;
+/** The answer may grow between two calls, but not for ever. */
+const ROUNDS = 4;
+
+/**
+ * Calls an info ioctl until its answer fits: the kernel writes the size it needs into `argsz`, the first u32.
+ * @param head the structure with its input fields set; `argsz` is set here
+ * @returns the whole reply, capabilities behind the structure included
+ * @throws SysError of the call; EPROTO if the kernel asks for an absurd size, or for another one each time
+ */
+export function infoIoctl(file: SystemFile, request: Request, head: Uint8Array): Uint8Array {
+  let size = head.length;
+  for (let round = 0; round < ROUNDS; round++) {
+    const reply = new Uint8Array(size);
+    reply.set(head);
+    const argsz = new DataView(reply.buffer);
+    argsz.setUint32(0, size, true);
+    file.ioctl(request, reply);
+    const needed = argsz.getUint32(0, true);
+    if (needed <= size) return reply;
+    if (needed > REPLY_LIMIT)
+      throw protocolError(request.name, file.target, `the answer is ${needed} bytes long`);
+    size = needed;
+  }
+  throw protocolError(request.name, file.target, `the answer still grew after ${ROUNDS} calls`);
+}
+
+function protocolError(call: string, target: string, what: string): SysError {
+  return new SysError({
+    call,
+    target,
+    errno: errno.EPROTO,
+    hint: `the kernel’s answer is malformed: ${what}`,
+  });
+}
+
+/** Decodes a kernel's answer. @throws SysError EPROTO, naming call and target, for one that is malformed */
+export function decodeReply<T>(request: Request, target: string, decode: () => T): T {
+  try {
+    return decode();
+  } catch (error) {
+    if (error instanceof MalformedReply) throw protocolError(request.name, target, error.message);
+    throw error;
+  }
+}

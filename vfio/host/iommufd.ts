@@ -1,0 +1,160 @@
+import { join } from 'node:path';
+import { formatRange, type Iova, iova } from '../../sys/address.js';
+import { errno } from '../../sys/errno.js';
+import { isErrno, SysError } from '../../sys/error.js';
+import { Mapping } from '../../sys/mapping.js';
+import {
+  type DmaMap,
+  type IommufdFile,
+  type IommuInfo,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+} from '../uapi.js';
+import { explain, type HostContext } from './context.js';
+import { absent, missingModuleHint } from './kernel-modules.js';
+import { noMemoryHint } from './memlock.js';
+import {
+  IOMMU_DESTROY,
+  IOMMU_IOAS_ALLOC,
+  IOMMU_IOAS_IOVA_RANGES,
+  IOMMU_IOAS_MAP,
+  IOMMU_IOAS_MAP_FIXED_IOVA,
+  IOMMU_IOAS_MAP_READABLE,
+  IOMMU_IOAS_MAP_WRITEABLE,
+  IOMMU_IOAS_UNMAP,
+  IoasAlloc,
+  IoasIovaRanges,
+  IoasMap,
+  IoasUnmap,
+  IommuDestroy,
+  IommuIovaRange,
+} from './structs-iommufd.js';
+import type { SystemFile } from './system.js';
+
+/** Holes are few: the MSI window, and what firmware keeps. */
+const FIRST_RANGES = 64;
+const RANGES_LIMIT = 2 ** 16;
+const ROUNDS = 4;
+const PAGE = 4096;
+
+/** `/dev/iommu` of the kernel. */
+export class HostIommufdFile implements IommufdFile {
+  readonly #context: HostContext;
+  readonly #file: SystemFile;
+
+  private constructor(context: HostContext, file: SystemFile) {
+    this.#context = context;
+    this.#file = file;
+  }
+
+  /** @throws SysError ENODEV if the kernel has no iommufd, or it is not loaded; EACCES */
+  static open(context: HostContext): HostIommufdFile {
+    const path = join(context.roots.dev, 'iommu');
+    try {
+      return new HostIommufdFile(context, context.system.open(path));
+    } catch (error) {
+      if (isErrno(error, 'ENOENT') || isErrno(error, 'ENODEV') || isErrno(error, 'ENXIO')) {
+        const hint = missingModuleHint(context.roots, 'iommufd', 'CONFIG_IOMMUFD (6.2)');
+        throw absent(path, `${hint}; groups work without it`, error);
+      }
+      throw explain(error, ({ code }) =>
+        code === 'EACCES' ? `run as root, or let the administrator give you ${path}` : undefined,
+      );
+    }
+  }
+
+  /** Takes over a file that somebody else opened. */
+  static adopt(context: HostContext, file: SystemFile): HostIommufdFile {
+    return new HostIommufdFile(context, file);
+  }
+
+  get target(): string {
+    return this.#file.target;
+  }
+
+  get fd(): number {
+    return this.#file.fd;
+  }
+
+  ioasAlloc(): number {
+    const alloc = IoasAlloc.encode({ size: IoasAlloc.size });
+    this.#file.ioctl(IOMMU_IOAS_ALLOC, alloc);
+    return IoasAlloc.decode(alloc).out_ioas_id;
+  }
+
+  ioasMap(ioas: number, map: Omit<DmaMap, 'iova'> & { readonly iova?: Iova }): Iova {
+    const { vaddr, size: length } = map;
+    const isReadable = (map.flags & VFIO_DMA_MAP_FLAG_READ) !== 0;
+    const isWritable = (map.flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
+    const request = IoasMap.encode({
+      size: IoasMap.size,
+      flags:
+        (isReadable ? IOMMU_IOAS_MAP_READABLE : 0) |
+        (isWritable ? IOMMU_IOAS_MAP_WRITEABLE : 0) |
+        (map.iova === undefined ? 0 : IOMMU_IOAS_MAP_FIXED_IOVA),
+      ioas_id: ioas,
+      user_va: vaddr,
+      length,
+      iova: map.iova ?? 0n,
+    });
+    const where = map.iova === undefined ? `${length} bytes` : `IOVA ${formatRange(map.iova, length)}`;
+    try {
+      this.#file.ioctl(IOMMU_IOAS_MAP, request, `${this.target} IOAS ${ioas}, ${where}`);
+    } catch (error) {
+      throw explain(error, ({ code }) =>
+        code === 'ENOMEM' ? noMemoryHint(this.#context.roots, Number(length)) : undefined,
+      );
+    }
+    return iova(IoasMap.decode(request).iova);
+  }
+
+  ioasUnmap(
+    ioas: number,
+    { iova: at, size: length }: { readonly iova: Iova; readonly size: bigint },
+  ): bigint {
+    const unmap = IoasUnmap.encode({ size: IoasUnmap.size, ioas_id: ioas, iova: at, length });
+    this.#file.ioctl(IOMMU_IOAS_UNMAP, unmap, `${this.target} IOAS ${ioas}, IOVA ${formatRange(at, length)}`);
+    return IoasUnmap.decode(unmap).length;
+  }
+
+  ioasIovaRanges(ioas: number): IommuInfo['iovaRanges'] {
+    const target = `${this.target} IOAS ${ioas}`;
+    let room = FIRST_RANGES;
+    for (let round = 0; round < ROUNDS; round++) {
+      using memory = Mapping.anonymous(Math.ceil((room * IommuIovaRange.size) / PAGE) * PAGE);
+      const request = IoasIovaRanges.encode({
+        size: IoasIovaRanges.size,
+        ioas_id: ioas,
+        num_iovas: room,
+        allowed_iovas: memory.hva,
+      });
+      try {
+        this.#file.ioctl(IOMMU_IOAS_IOVA_RANGES, request, target);
+      } catch (error) {
+        const { num_iovas: needed } = IoasIovaRanges.decode(request);
+        if (!isErrno(error, 'EMSGSIZE') || needed > RANGES_LIMIT) throw error;
+        room = Math.max(needed, room + 1);
+        continue;
+      }
+      const count = Math.min(IoasIovaRanges.decode(request).num_iovas, room);
+      const bytes = memory.view.slice(0, count * IommuIovaRange.size).slice();
+      return Array.from({ length: count }, (_, i) => {
+        const { start, last } = IommuIovaRange.decode(bytes, i * IommuIovaRange.size);
+        return { start: iova(start), last: iova(last) };
+      });
+    }
+    throw new SysError({ call: IOMMU_IOAS_IOVA_RANGES.name, target, errno: errno.EPROTO });
+  }
+
+  destroy(id: number): void {
+    this.#file.ioctl(
+      IOMMU_DESTROY,
+      IommuDestroy.encode({ size: IommuDestroy.size, id }),
+      `${this.target}, object ${id}`,
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#file[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,49 @@
+import type { VfioProvider } from '../uapi.js';
+import { openCdev } from './cdev.js';
+import { HostContainerFile } from './container.js';
+import { type HostContext, hostContext } from './context.js';
+import { HostDeviceFile } from './device.js';
+import { HostGroupFile } from './group.js';
+import { HostIommufdFile } from './iommufd.js';
+import { Preopened } from './preopened.js';
+import { MDEV_PREFIX, resolve } from './resolve.js';
+import { pciAddress } from './sysfs.js';
+import { isUuid } from './uuid.js';
+
+/**
+ * The Linux kernel's VFIO behind the seam: PCI functions by address, mediated devices by UUID or made by `mdev:TYPE`,
+ * and files that a parent process opened, by `fd:N`. Nothing is opened before a call asks for it.
+ * @param parts another host, for tests
+ */
+export function hostProvider(parts: Partial<HostContext> = {}): VfioProvider {
+  const context = hostContext(parts);
+  const preopened = new Preopened();
+  const vfTokens = new Map<string, string>();
+  return {
+    name: 'host',
+    addresses:
+      'a PCI address such as 0000:01:00.0, the UUID of a mediated device of the kernel, mdev:TYPE to make one, ' +
+      'fd:N for an open cdev or group',
+    matches: (address) =>
+      pciAddress(address) !== undefined ||
+      address.startsWith(MDEV_PREFIX) ||
+      /^fd:\d+$/.test(address) ||
+      // Mediated devices of this process have UUIDs too.
+      (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
+    resolve: (address, options) => resolve(context, { preopened, vfTokens }, address, options),
+    openContainer() {
+      const file = preopened.take('container');
+      return file === undefined ? HostContainerFile.open(context) : HostContainerFile.adopt(context, file);
+    },
+    openGroup(group) {
+      const file = preopened.take(`group ${group}`);
+      return file === undefined ? HostGroupFile.open(context, group) : HostGroupFile.adopt(context, file);
+    },
+    openIommufd() {
+      const file = preopened.take('iommufd');
+      return file === undefined ? HostIommufdFile.open(context) : HostIommufdFile.adopt(context, file);
+    },
+    openCdev: (node) =>
+      HostDeviceFile.adopt(preopened.take(`cdev ${node}`) ?? openCdev(context, node), vfTokens.get(node)),
+  };
+}

@@ -1,0 +1,71 @@
+import { PAGE_SIZE } from '../../sys/address.js';
+import {
+  type RegionArea,
+  type RegionCapability,
+  type RegionInfo,
+  VFIO_REGION_INFO_CAP_MSIX_MAPPABLE,
+  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+  VFIO_REGION_INFO_CAP_TYPE,
+  VFIO_REGION_INFO_FLAG_CAPS,
+} from '../uapi.js';
+import {
+  type ChainedCapability,
+  decodeList,
+  decodeWithin,
+  exactNumber,
+  MalformedReply,
+  walkCapabilityChain,
+} from './capability-chain.js';
+import { CapSparseMmap, CapType, RegionInfoStruct, SparseMmapArea } from './structs.js';
+
+const PAGE = Number(PAGE_SIZE);
+
+/**
+ * Decodes what VFIO_DEVICE_GET_REGION_INFO answered. Capabilities that are not known are passed over.
+ * @throws MalformedReply for a chain that breaks the rules, a number past 2^53, or an area outside its region
+ */
+export function decodeRegionInfo(reply: Uint8Array): RegionInfo {
+  const fixed = decodeWithin(reply, 0, RegionInfoStruct);
+  const size = exactNumber(fixed.size, 'region size');
+  const hasChain = (fixed.flags & VFIO_REGION_INFO_FLAG_CAPS) !== 0 && fixed.cap_offset !== 0;
+  const chain = hasChain ? walkCapabilityChain(reply, fixed.cap_offset, RegionInfoStruct.size) : [];
+  return {
+    index: fixed.index,
+    flags: fixed.flags,
+    size,
+    offset: exactNumber(fixed.offset, 'region offset'),
+    capabilities: chain.flatMap((capability) => decodeCapability(reply, capability, size)),
+  };
+}
+
+function decodeCapability(
+  reply: Uint8Array,
+  { id, at }: ChainedCapability,
+  size: number,
+): RegionCapability[] {
+  switch (id) {
+    case VFIO_REGION_INFO_CAP_SPARSE_MMAP: {
+      const { nr_areas } = decodeWithin(reply, at, CapSparseMmap);
+      const areas = decodeList(reply, at + CapSparseMmap.size, nr_areas, SparseMmapArea);
+      return [{ id, areas: areas.map((area) => toArea(area, size)) }];
+    }
+    case VFIO_REGION_INFO_CAP_TYPE: {
+      const { type, subtype } = decodeWithin(reply, at, CapType);
+      return [{ id, type, subtype }];
+    }
+    case VFIO_REGION_INFO_CAP_MSIX_MAPPABLE:
+      return [{ id }];
+    default:
+      return [];
+  }
+}
+
+/** An area may end with the region's last page, of which the region may use only a part. */
+function toArea(area: { offset: bigint; size: bigint }, regionSize: number): RegionArea {
+  const offset = exactNumber(area.offset, 'sparse area offset');
+  const size = exactNumber(area.size, 'sparse area size');
+  if (offset + size > Math.ceil(regionSize / PAGE) * PAGE) {
+    throw new MalformedReply(`sparse area of ${size} bytes at ${offset} in a region of ${regionSize}`);
+  }
+  return { offset, size };
+}

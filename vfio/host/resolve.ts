@@ -1,0 +1,185 @@
+/** From an address as a person writes it to a device that can be opened. */
+import { basename } from 'node:path';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { Scope } from '../../sys/scope.js';
+import type { AssignableDevice } from '../uapi.js';
+import { bindToDriver } from './binding.js';
+import type { HostContext } from './context.js';
+import { createMdev, removeMdev } from './mdev.js';
+import type { Preopened, PreopenedKind } from './preopened.js';
+import { type HostDevice, type HostGroup, pciAddress } from './sysfs.js';
+import { isUuid } from './uuid.js';
+import { boundToHost, checkViable } from './viability.js';
+
+export const MDEV_PREFIX = 'mdev:';
+const FD_PREFIX = 'fd:';
+
+/** Options of an address, with what they mean. */
+const OPTIONS = {
+  bind: 'driver to give a PCI function to first, and to take it from afterwards: vfio-pci',
+  'vf-token': 'UUID that the owner of a VF’s physical function has set',
+  uuid: 'of the mediated device that mdev:TYPE makes',
+  parent: 'device that shall provide a mediated device',
+  device: 'which device of a group that comes as a descriptor',
+  'group-fd': 'descriptor of the device’s group',
+  'cdev-fd': 'descriptor of the device’s cdev',
+  'container-fd': 'descriptor of /dev/vfio/vfio',
+  'iommufd-fd': 'descriptor of /dev/iommu',
+} as const;
+type OptionName = keyof typeof OPTIONS;
+type Options = Readonly<Partial<Record<OptionName, string>>>;
+
+/** What a provider keeps between finding a device and opening it. */
+export interface Resolution {
+  readonly preopened: Preopened;
+  /** Tokens to bind VFs with, by cdev. */
+  readonly vfTokens: Map<string, string>;
+}
+
+function checkOptions(address: string, options: Readonly<Record<string, string>>): Options {
+  const unknown = Object.keys(options).filter((name) => !Object.hasOwn(OPTIONS, name));
+  if (unknown.length === 0) return options;
+  const known = Object.entries(OPTIONS).map(([name, meaning]) => `\n    ${name}: ${meaning}`);
+  const hint = `there is no option ${unknown.join(', ')}; there are:${known.join('')}`;
+  throw new SysError({ call: 'resolve', target: address, errno: errno.EINVAL, hint });
+}
+
+function descriptor(value: string, what: string): number {
+  if (/^\d{1,9}$/.test(value)) return Number(value);
+  const hint = `'${value}' is no number of a descriptor`;
+  throw new SysError({ call: 'resolve', target: what, errno: errno.EINVAL, hint });
+}
+
+/**
+ * Finds a device and checks that it can be had; creates and binds what is to be created and bound. Disposing the result
+ * undoes that, and closes descriptors that were given and never used.
+ */
+export function resolve(
+  context: HostContext,
+  { preopened, vfTokens }: Resolution,
+  address: string,
+  given: Readonly<Record<string, string>>,
+): AssignableDevice {
+  const options = checkOptions(address, given);
+  using scope = new Scope();
+  const adopt = (value: string, kind: PreopenedKind) => {
+    const fd = descriptor(value, `${kind} fd`);
+    preopened.give(kind, context.system.adopt(fd, `${kind} (fd ${fd})`));
+    scope.defer(() => preopened.close(kind));
+  };
+  if (options['container-fd'] !== undefined) adopt(options['container-fd'], 'container');
+  if (options['iommufd-fd'] !== undefined) adopt(options['iommufd-fd'], 'iommufd');
+
+  const device = find(context, scope, address, options, adopt);
+  const group = checkUsable(context, device);
+  if (options['group-fd'] !== undefined) adopt(options['group-fd'], `group ${group.number}`);
+  if (options['cdev-fd'] !== undefined && device.cdev !== undefined)
+    adopt(options['cdev-fd'], `cdev ${device.cdev}`);
+  const token = options['vf-token'];
+  if (token !== undefined && device.cdev !== undefined) {
+    const { cdev } = device;
+    vfTokens.set(cdev, token);
+    scope.defer(() => vfTokens.delete(cdev));
+  }
+  const owned = scope.move();
+  return {
+    name: token === undefined ? device.name : `${device.name} vf_token=${token}`,
+    group: group.number,
+    ...(device.cdev === undefined ? {} : { cdev: device.cdev }),
+    description: describe(device, group),
+    [Symbol.dispose]: () => owned[Symbol.dispose](),
+  };
+}
+
+type Adopt = (value: string, kind: PreopenedKind) => void;
+
+function find(
+  context: HostContext,
+  scope: Scope,
+  address: string,
+  options: Options,
+  adopt: Adopt,
+): HostDevice {
+  const { sysfs } = context;
+  const pci = pciAddress(address);
+  if (pci !== undefined) {
+    const driver = options.bind;
+    if (driver !== undefined && !sysfs.pciDevice(pci).isVfio) scope.own(bindToDriver(sysfs, pci, driver));
+    return sysfs.pciDevice(pci);
+  }
+  if (isUuid(address)) return sysfs.mdev(address.toLowerCase());
+  if (address.startsWith(MDEV_PREFIX)) {
+    const { uuid, parent } = options;
+    const made = createMdev(sysfs, address.slice(MDEV_PREFIX.length), { uuid, parent });
+    scope.defer(() => {
+      if (sysfs.hasMdev(made)) removeMdev(sysfs, made);
+    });
+    return sysfs.mdev(made);
+  }
+  return fromDescriptor(context, address.slice(FD_PREFIX.length), options, adopt);
+}
+
+/** A descriptor of a cdev names its device; one of a group leaves a choice if the group has several. */
+function fromDescriptor(context: HostContext, value: string, options: Options, adopt: Adopt): HostDevice {
+  const { sysfs, system } = context;
+  const target = `fd ${value}`;
+  const { major, minor } = system.deviceNumber(descriptor(value, target));
+  const path = sysfs.characterDevice(major, minor);
+  const node = basename(path);
+  if (path.includes('/vfio-dev/')) {
+    adopt(value, `cdev ${node}`);
+    return sysfs.cdevDevice(node);
+  }
+  const number = /\/vfio\/(?:noiommu-)?(\d+)$/.exec(path)?.[1];
+  if (number === undefined) {
+    const hint = `it is ${node}: a cdev (/dev/vfio/devices/vfioN) or a group (/dev/vfio/N) is wanted`;
+    throw new SysError({ call: 'resolve', target, errno: errno.EINVAL, hint });
+  }
+  adopt(value, `group ${Number(number)}`);
+  const members = sysfs.group(Number(number)).members.filter(({ isVfio }) => isVfio);
+  const wanted = options.device === undefined ? undefined : (pciAddress(options.device) ?? options.device);
+  const chosen = wanted === undefined ? members : members.filter(({ name }) => name === wanted);
+  const [device, ...others] = chosen;
+  if (device !== undefined && others.length === 0) return device;
+  const names = members.map(({ name }) => name).join(', ') || 'none';
+  const hint = `choose one with option device; with a vfio driver in group ${number}: ${names}`;
+  throw new SysError({ call: 'resolve', target, errno: errno.ENODEV, hint });
+}
+
+/** @throws SysError ENODEV without an IOMMU; EBUSY for a device of the host; EPERM for a group that is not viable */
+function checkUsable({ sysfs }: HostContext, device: HostDevice): HostGroup {
+  if (device.group === undefined) {
+    const hint =
+      'it is behind no IOMMU (there is no iommu_group link): turn on VT-d or AMD-Vi in the firmware and boot with ' +
+      'intel_iommu=on (AMD: it is on); a virtual machine needs a virtual IOMMU. Without any, ' +
+      '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode and a bind to vfio-pci give a group whose device ' +
+      'reaches all memory of the host';
+    throw new SysError({ call: 'attach', target: device.name, errno: errno.ENODEV, hint });
+  }
+  const group = sysfs.group(device.group);
+  if (!device.isVfio) {
+    if (device.isBridge) {
+      const hint = 'it is a bridge: assign the functions behind it';
+      throw new SysError({ call: 'attach', target: device.name, errno: errno.EINVAL, hint });
+    }
+    throw boundToHost(sysfs, device);
+  }
+  checkViable(sysfs, group);
+  return group;
+}
+
+function describe(device: HostDevice, group: HostGroup): string {
+  const { id, driver, resetMethods, numaNode, physfn, cdev } = device;
+  const isPci = device.bus === 'pci';
+  const parts = [
+    `${isPci ? `PCI device ${id}` : 'mediated device'} ${device.name}`,
+    `driver ${driver}`,
+    `group ${group.number}${group.isNoiommu ? ' (no IOMMU: its DMA reaches all memory)' : ''}`,
+    ...(cdev === undefined ? [] : [cdev]),
+    ...(isPci ? [resetMethods === undefined ? 'no reset' : `reset by ${resetMethods.join(', ')}`] : []),
+    ...(physfn === undefined ? [] : [`VF of ${physfn}`]),
+    ...(numaNode === undefined ? [] : [`NUMA node ${numaNode}`]),
+  ];
+  return parts.join(', ');
+}

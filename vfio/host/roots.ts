@@ -1,0 +1,10 @@
+/** Where the kernel's file systems are; other folders in tests. */
+export interface HostRoots {
+  readonly sys: string;
+  readonly proc: string;
+  readonly dev: string;
+  /** Folder of the kernels' modules. */
+  readonly modules: string;
+}
+
+export const HOST_ROOTS: HostRoots = { sys: '/sys', proc: '/proc', dev: '/dev', modules: '/lib/modules' };

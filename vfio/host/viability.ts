@@ -1,0 +1,78 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import type { HostDevice, HostGroup, Sysfs } from './sysfs.js';
+
+/** Drivers besides VFIO's that leave a device's DMA to the user: the kernel's `driver_managed_dma`. */
+const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];
+
+/** Whether a group stays viable with this member: VFIO's, without a driver, or one that does no DMA for the host. */
+export function isHarmless(member: HostDevice): boolean {
+  if (member.driver === undefined || member.isVfio || member.isBridge) return true;
+  return HARMLESS_DRIVERS.includes(member.driver);
+}
+
+/** Members that keep a group from being used, with the drivers that hold them. */
+export function blockingMembers(group: HostGroup): readonly HostDevice[] {
+  return group.members.filter((member) => !isHarmless(member));
+}
+
+/** Shell commands that give a PCI function to vfio-pci, for a person to run. */
+export function bindCommands(sysfs: Sysfs, device: HostDevice, driver = 'vfio-pci'): string[] {
+  const folder = sysfs.path('bus/pci/devices', device.name);
+  const unbind = device.driver === undefined ? [] : [`echo ${device.name} > ${folder}/driver/unbind`];
+  return [
+    `modprobe ${driver}`,
+    `echo ${driver} > ${folder}/driver_override`,
+    ...unbind,
+    `echo ${device.name} > ${sysfs.path('bus/pci/drivers_probe')}`,
+  ];
+}
+
+/** Shell commands that give it back to the driver it has now. */
+export function unbindCommands(sysfs: Sysfs, device: HostDevice): string[] {
+  const folder = sysfs.path('bus/pci/devices', device.name);
+  const probe =
+    device.driver === undefined ? [] : [`echo ${device.name} > ${sysfs.path('bus/pci/drivers_probe')}`];
+  return [`echo > ${folder}/driver_override`, `echo ${device.name} > ${folder}/driver/unbind`, ...probe];
+}
+
+function advice(sysfs: Sysfs, member: HostDevice): string {
+  if (member.bus !== 'pci') return `unbind ${member.name} from ${member.driver}`;
+  const indent = (commands: readonly string[]) => commands.map((command) => `      ${command}`).join('\n');
+  return (
+    `${member.name} (${member.driver ?? 'no driver'})\n    fix:\n${indent(bindCommands(sysfs, member))}\n` +
+    `    undo:\n${indent(unbindCommands(sysfs, member))}`
+  );
+}
+
+/** That the host drives a device which is to be assigned, with the commands that change it. */
+export function boundToHost(sysfs: Sysfs, device: HostDevice): SysError {
+  const held =
+    device.driver === undefined ? 'no vfio driver has it' : `the host uses it (driver ${device.driver})`;
+  const hint =
+    device.bus === 'pci'
+      ? `${held}; give it to vfio-pci, or let option bind=vfio-pci do so:\n    ${advice(sysfs, device)}`
+      : `${held}: bind it to a vfio driver`;
+  return new SysError({ call: 'attach', target: device.name, errno: errno.EBUSY, hint });
+}
+
+/**
+ * Checks before anything is opened what VFIO_GROUP_GET_STATUS will say, as that cannot name the device that is in the
+ * way.
+ * @throws SysError EPERM, naming every blocking member with its driver and the commands that fix and undo it
+ */
+export function checkViable(sysfs: Sysfs, group: HostGroup): void {
+  const blocking = blockingMembers(group);
+  if (blocking.length === 0) return;
+  const names = blocking.map(({ name, driver }) => `${name} (${driver})`).join(', ');
+  const details = blocking.map((member) => `  ${advice(sysfs, member)}`).join('\n');
+  const hint =
+    `group ${group.number} is not viable while the host uses ${names}: ` +
+    `all its devices have to be with a vfio driver or with none\n${details}`;
+  throw new SysError({
+    call: 'VFIO_GROUP_GET_STATUS',
+    target: `/dev/vfio/${group.number}`,
+    errno: errno.EPERM,
+    hint,
+  });
+}

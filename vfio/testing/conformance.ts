@@ -1,0 +1,510 @@
+/**
+ * The VFIO uAPI's behaviour as a table of cases against the seam's interfaces: every provider must pass it, the core in
+ * this process as well as the Linux kernel. A case opens what it needs and closes it again, and leaves the device as it
+ * found it.
+ */
+import assert from 'node:assert/strict';
+import { type Hva, type Iova, iova } from '../../sys/address.js';
+import type { Mapping } from '../../sys/mapping.js';
+import { Scope } from '../../sys/scope.js';
+import {
+  type AssignableDevice,
+  type CdevFile,
+  type ContainerFile,
+  type DeviceFile,
+  type GroupFile,
+  type IommufdFile,
+  VFIO_API_VERSION,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_DMA_UNMAP_FLAG_ALL,
+  VFIO_GROUP_FLAGS_CONTAINER_SET,
+  VFIO_GROUP_FLAGS_VIABLE,
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_DATA_BOOL,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+  VFIO_IRQ_SET_DATA_NONE,
+  VFIO_REGION_INFO_FLAG_MMAP,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_TYPE1v2_IOMMU,
+  VFIO_UNMAP_ALL,
+  type VfioProvider,
+} from '../uapi.js';
+
+/** What the suite runs on. */
+export interface ConformanceTarget {
+  readonly provider: VfioProvider;
+  /** A device of the provider, alone in its group, that nobody uses. */
+  readonly address: string;
+  readonly options?: Readonly<Record<string, string>>;
+  /** At least 16 pages of this process's memory; lives as long as the suite. */
+  readonly memory: Mapping;
+  /** A number that no IOMMU group has. */
+  readonly unusedGroup?: number;
+  /** Whether the provider has groups and containers, and whether it has cdevs and iommufd; both unless said otherwise. */
+  readonly hasGroups?: boolean;
+  readonly hasCdev?: boolean;
+}
+
+/** One rule: a sentence that can be false, and what shows that it is true. */
+export interface ConformanceCase {
+  readonly name: string;
+  /** @throws AssertionError */
+  run(): void;
+}
+
+type Code = 'EINVAL' | 'EBUSY' | 'ENODEV' | 'EEXIST' | 'ENOENT' | 'EFAULT' | 'ENOTTY' | 'EOVERFLOW';
+
+const PAGE = 4096n;
+const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+
+/** The call must fail with one of these. */
+function fails(codes: Code | readonly Code[], what: string, body: () => unknown): void {
+  const wanted = typeof codes === 'string' ? [codes] : codes;
+  try {
+    body();
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
+    assert.ok((wanted as readonly string[]).includes(code), `${what}: ${code}, not ${wanted.join(' or ')}`);
+    return;
+  }
+  assert.fail(`${what}: no error, not ${wanted.join(' or ')}`);
+}
+
+/** What a case may open; closed behind it, last in first out. */
+class Bench {
+  readonly target: ConformanceTarget;
+  readonly scope: Scope;
+  readonly device: AssignableDevice;
+
+  constructor(target: ConformanceTarget, scope: Scope) {
+    this.target = target;
+    this.scope = scope;
+    this.device = scope.own(target.provider.resolve(target.address, target.options ?? {}));
+  }
+
+  get provider(): VfioProvider {
+    return this.target.provider;
+  }
+
+  group(): GroupFile {
+    return this.scope.own(this.provider.openGroup(this.device.group));
+  }
+
+  container(): ContainerFile {
+    return this.scope.own(this.provider.openContainer());
+  }
+
+  /** A group in a container with an IOMMU. */
+  contained(): { group: GroupFile; container: ContainerFile } {
+    const container = this.container();
+    const group = this.group();
+    group.setContainer(container);
+    container.setIommu(VFIO_TYPE1v2_IOMMU);
+    return { group, container };
+  }
+
+  /** The device, opened through its group, or bound to an iommufd where there are no groups. */
+  file(): DeviceFile {
+    if (this.target.hasGroups !== false)
+      return this.scope.own(this.contained().group.getDeviceFd(this.device.name));
+    const { cdev } = this.cdev();
+    cdev.bindIommufd(this.iommufd());
+    return cdev;
+  }
+
+  iommufd(): IommufdFile {
+    return this.scope.own(this.provider.openIommufd());
+  }
+
+  cdev(): { cdev: CdevFile } {
+    return { cdev: this.scope.own(this.provider.openCdev(this.device.cdev ?? 'none')) };
+  }
+
+  get vaddr(): Hva {
+    return this.target.memory.hva;
+  }
+
+  map(container: ContainerFile, at: bigint, pages: bigint, flags = RW): void {
+    container.mapDma({ flags, vaddr: this.vaddr, iova: iova(at), size: pages * PAGE });
+  }
+}
+
+const unmap = (container: ContainerFile, at: bigint, bytes: bigint, flags = 0): bigint =>
+  container.unmapDma({ flags, iova: at as Iova, size: bytes });
+
+type Rule = readonly [name: string, run: (bench: Bench) => void];
+
+const groupRules: readonly Rule[] = [
+  [
+    'a container has API version 0, TYPE1v2 and no extension 9999',
+    (bench) => {
+      const container = bench.container();
+      assert.equal(container.getApiVersion(), VFIO_API_VERSION);
+      assert.ok(container.checkExtension(VFIO_TYPE1v2_IOMMU) > 0);
+      assert.equal(container.checkExtension(9999), 0);
+    },
+  ],
+  [
+    'a group that is not there is ENODEV, one that is open is EBUSY',
+    (bench) => {
+      const { unusedGroup } = bench.target;
+      if (unusedGroup !== undefined) fails('ENODEV', 'open', () => bench.provider.openGroup(unusedGroup));
+      bench.group();
+      fails('EBUSY', 'open twice', () => bench.group());
+    },
+  ],
+  [
+    'a group says that it is viable, and whether it is in a container',
+    (bench) => {
+      const group = bench.group();
+      const viable = VFIO_GROUP_FLAGS_VIABLE;
+      assert.equal(group.getStatus(), viable);
+      group.setContainer(bench.container());
+      assert.equal(group.getStatus(), viable | VFIO_GROUP_FLAGS_CONTAINER_SET);
+      group.unsetContainer();
+      assert.equal(group.getStatus(), viable);
+    },
+  ],
+  [
+    'a group enters one container at a time, and leaves only one it is in',
+    (bench) => {
+      const [group, container] = [bench.group(), bench.container()];
+      fails('EINVAL', 'UNSET_CONTAINER without', () => group.unsetContainer());
+      group.setContainer(container);
+      fails('EINVAL', 'SET_CONTAINER twice', () => group.setContainer(container));
+    },
+  ],
+  [
+    'the IOMMU is set once, of a type that is there, when a group is in the container',
+    (bench) => {
+      const [container, group] = [bench.container(), bench.group()];
+      fails('EINVAL', 'SET_IOMMU without a group', () => container.setIommu(VFIO_TYPE1v2_IOMMU));
+      group.setContainer(container);
+      fails('ENODEV', 'SET_IOMMU of type 9999', () => container.setIommu(9999));
+      container.setIommu(VFIO_TYPE1v2_IOMMU);
+      fails('EINVAL', 'SET_IOMMU twice', () => container.setIommu(VFIO_TYPE1v2_IOMMU));
+    },
+  ],
+  [
+    'before the IOMMU is set nothing can be asked of it or mapped',
+    (bench) => {
+      const [container, group] = [bench.container(), bench.group()];
+      group.setContainer(container);
+      fails('EINVAL', 'GET_INFO', () => container.getIommuInfo());
+      fails('EINVAL', 'MAP_DMA', () => bench.map(container, 0n, 1n));
+    },
+  ],
+  [
+    'a device is opened by its name, in a contained group with an IOMMU',
+    (bench) => {
+      const [container, group] = [bench.container(), bench.group()];
+      fails('EINVAL', 'GET_DEVICE_FD, not contained', () => group.getDeviceFd(bench.device.name));
+      group.setContainer(container);
+      fails('EINVAL', 'GET_DEVICE_FD without an IOMMU', () => group.getDeviceFd(bench.device.name));
+      container.setIommu(VFIO_TYPE1v2_IOMMU);
+      fails('ENODEV', 'GET_DEVICE_FD of another name', () => group.getDeviceFd('ffff:ff:1f.7'));
+      bench.scope.own(group.getDeviceFd(bench.device.name));
+    },
+  ],
+  [
+    'a group with an open device stays in its container',
+    (bench) => {
+      const { group } = bench.contained();
+      const file = group.getDeviceFd(bench.device.name);
+      fails('EBUSY', 'UNSET_CONTAINER', () => group.unsetContainer());
+      file[Symbol.dispose]();
+      group.unsetContainer();
+    },
+  ],
+  [
+    'pages of 4096 bytes can be mapped, and the count of maps left goes down and up',
+    (bench) => {
+      const { container } = bench.contained();
+      const info = container.getIommuInfo();
+      assert.notEqual(info.pageSizes & PAGE, 0n);
+      bench.map(container, 0n, 1n);
+      if (info.dmaAvailable !== undefined)
+        assert.equal(container.getIommuInfo().dmaAvailable, info.dmaAvailable - 1);
+      assert.equal(unmap(container, 0n, PAGE), PAGE);
+      assert.equal(container.getIommuInfo().dmaAvailable, info.dmaAvailable);
+    },
+  ],
+  [
+    'MAP_DMA refuses flags, sizes and addresses that make no sense with EINVAL',
+    (bench) => {
+      const { container } = bench.contained();
+      const map = { flags: RW, vaddr: bench.vaddr, iova: iova(0n), size: PAGE };
+      const bad = [
+        { ...map, flags: 0 },
+        { ...map, flags: RW | 0x80 },
+        { ...map, size: 0n },
+        { ...map, size: 100n },
+        { ...map, iova: iova(0x800n) },
+        { ...map, vaddr: (bench.vaddr + 1n) as Hva },
+      ];
+      for (const each of bad) fails('EINVAL', JSON.stringify(each, show), () => container.mapDma(each));
+      fails(['EINVAL', 'EOVERFLOW'], 'wrapping', () =>
+        container.mapDma({ ...map, iova: iova((1n << 64n) - PAGE), size: 2n * PAGE }),
+      );
+      assert.equal(unmap(container, 0n, 1n << 30n), 0n);
+    },
+  ],
+  [
+    'a map that overlaps another is EEXIST, next to it is none',
+    (bench) => {
+      const { container } = bench.contained();
+      bench.map(container, 4n * PAGE, 4n);
+      for (const at of [3n, 4n, 6n, 7n])
+        fails('EEXIST', `page ${at}`, () => bench.map(container, at * PAGE, 2n));
+      fails('EEXIST', 'around it', () => bench.map(container, 0n, 16n));
+      bench.map(container, 2n * PAGE, 2n);
+      bench.map(container, 8n * PAGE, 2n);
+      assert.equal(unmap(container, 0n, 16n * PAGE), 8n * PAGE);
+    },
+  ],
+  [
+    'UNMAP_DMA takes whole maps: in part is EINVAL, several are one sum, none is 0',
+    (bench) => {
+      const { container } = bench.contained();
+      bench.map(container, 4n * PAGE, 4n);
+      bench.map(container, 12n * PAGE, 2n);
+      for (const [at, pages] of [
+        [4n, 2n],
+        [5n, 3n],
+        [6n, 1n],
+        [0n, 6n],
+      ] as const) {
+        fails('EINVAL', `pages ${at} to ${at + pages}`, () => unmap(container, at * PAGE, pages * PAGE));
+      }
+      for (const [at, bytes] of [
+        [0x800n, PAGE],
+        [0n, 100n],
+        [0n, 0n],
+      ] as const) {
+        fails('EINVAL', `0x${at.toString(16)}, ${bytes} bytes`, () => unmap(container, at, bytes));
+      }
+      fails('EINVAL', 'unknown flag', () => unmap(container, 0n, PAGE, 0x80));
+      assert.equal(unmap(container, 0n, 4n * PAGE), 0n);
+      assert.equal(unmap(container, 0n, 16n * PAGE), 6n * PAGE);
+      assert.equal(unmap(container, 0n, 16n * PAGE), 0n);
+    },
+  ],
+  [
+    'UNMAP_ALL takes no range, and leaves nothing',
+    (bench) => {
+      const { container } = bench.contained();
+      if (container.checkExtension(VFIO_UNMAP_ALL) === 0) return;
+      bench.map(container, 0n, 2n);
+      bench.map(container, 8n * PAGE, 2n);
+      fails('EINVAL', 'with a range', () => unmap(container, 0n, PAGE, VFIO_DMA_UNMAP_FLAG_ALL));
+      assert.equal(unmap(container, 0n, 0n, VFIO_DMA_UNMAP_FLAG_ALL), 4n * PAGE);
+      assert.equal(unmap(container, 0n, 0n, VFIO_DMA_UNMAP_FLAG_ALL), 0n);
+    },
+  ],
+  [
+    'the last group to leave takes the IOMMU and all maps with it',
+    (bench) => {
+      const { group, container } = bench.contained();
+      bench.map(container, 0n, 4n);
+      group.unsetContainer();
+      fails('EINVAL', 'UNMAP_DMA', () => unmap(container, 0n, 4n * PAGE));
+      group.setContainer(container);
+      container.setIommu(VFIO_TYPE1v2_IOMMU);
+      assert.equal(unmap(container, 0n, 4n * PAGE), 0n);
+    },
+  ],
+  [
+    'a group cannot be opened again while a device keeps its old container',
+    (bench) => {
+      const { group } = bench.contained();
+      const file = group.getDeviceFd(bench.device.name);
+      group[Symbol.dispose]();
+      fails('EBUSY', 'open', () => bench.group());
+      file[Symbol.dispose]();
+      bench.group();
+    },
+  ],
+];
+
+const deviceRules: readonly Rule[] = [
+  [
+    'regions and interrupts are counted, and an index past the last is EINVAL',
+    (bench) => {
+      const file = bench.file();
+      const { numRegions, numIrqs } = file.getInfo();
+      for (let i = 0; i < numRegions; i++) {
+        // The VGA region of a device that is no display is the one that may be missing in the middle.
+        if (i < 8) assert.equal(file.getRegionInfo(i).index, i);
+      }
+      for (const index of [numRegions, 9999])
+        fails('EINVAL', `region ${index}`, () => file.getRegionInfo(index));
+      for (const index of [numIrqs, 9999]) fails('EINVAL', `irq ${index}`, () => file.getIrqInfo(index));
+    },
+  ],
+  [
+    'regions lie apart in the device file',
+    (bench) => {
+      const file = bench.file();
+      const regions = Array.from({ length: Math.min(file.getInfo().numRegions, 8) }, (_, i) =>
+        file.getRegionInfo(i),
+      );
+      const used = regions.filter(({ size }) => size > 0).sort((a, b) => a.offset - b.offset);
+      for (const [i, { offset, size }] of used.entries()) {
+        const next = used[i + 1];
+        if (next !== undefined) assert.ok(offset + size <= next.offset);
+      }
+    },
+  ],
+  [
+    'a read ends at the region, and one past it fails',
+    (bench) => {
+      const file = bench.file();
+      const config = file.getRegionInfo(Math.min(7, file.getInfo().numRegions - 1));
+      assert.notEqual(config.flags & VFIO_REGION_INFO_FLAG_READ, 0);
+      const data = new Uint8Array(8);
+      assert.equal(file.read(config.offset, data.subarray(0, 4)), 4);
+      assert.ok(file.read(config.offset + config.size - 4, data) <= 4);
+      fails(['EINVAL', 'EFAULT'], 'read past the end', () => file.read(config.offset + config.size, data));
+    },
+  ],
+  [
+    'a region without MMAP cannot be mapped',
+    (bench) => {
+      const file = bench.file();
+      for (let i = 0; i < Math.min(file.getInfo().numRegions, 8); i++) {
+        const { flags, size, offset } = file.getRegionInfo(i);
+        if (size === 0 || (flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0) continue;
+        fails(['EINVAL', 'ENODEV' as Code], `region ${i}`, () => file.mmap(offset, 4096)[Symbol.dispose]());
+      }
+    },
+  ],
+  [
+    'SET_IRQS that does not fit its index is EINVAL',
+    (bench) => {
+      const file = bench.file();
+      const { numIrqs } = file.getInfo();
+      const trigger = VFIO_IRQ_SET_ACTION_TRIGGER;
+      const none = VFIO_IRQ_SET_DATA_NONE | trigger;
+      fails('EINVAL', 'no such index', () =>
+        file.setIrqs({ index: numIrqs, flags: none, start: 0, count: 1 }),
+      );
+      for (let index = 0; index < numIrqs; index++) {
+        const { count } = infoOrNone(file, index);
+        if (count === 0) continue;
+        const one = { index, flags: none, start: 0, count: 1 };
+        fails('EINVAL', 'start', () => file.setIrqs({ ...one, start: count }));
+        fails('EINVAL', 'count', () => file.setIrqs({ ...one, count: count + 1 }));
+        fails('EINVAL', 'both', () => file.setIrqs({ ...one, start: 1, count: 0xffff_ffff }));
+        fails('EINVAL', 'flags', () => file.setIrqs({ ...one, flags: none | 0x80 }));
+        fails('EINVAL', 'no data type', () => file.setIrqs({ ...one, flags: trigger }));
+        const two = VFIO_IRQ_SET_DATA_BOOL | VFIO_IRQ_SET_DATA_EVENTFD | trigger;
+        fails('EINVAL', 'two data types', () => file.setIrqs({ ...one, flags: two, data: [1] }));
+      }
+    },
+  ],
+];
+
+const cdevRules: readonly Rule[] = [
+  [
+    'a cdev does nothing before it is bound, and everything after',
+    (bench) => {
+      const { cdev } = bench.cdev();
+      fails('EINVAL', 'GET_INFO', () => cdev.getInfo());
+      fails('EINVAL', 'read', () => cdev.read(0, new Uint8Array(4)));
+      fails('EINVAL', 'SET_IRQS', () => cdev.setIrqs({ index: 0, flags: 0x21, start: 0, count: 1 }));
+      fails('EINVAL', 'ATTACH', () => cdev.attachIoas(1));
+      cdev.bindIommufd(bench.iommufd());
+      cdev.getInfo();
+    },
+  ],
+  [
+    'a cdev is bound once, and so is its device',
+    (bench) => {
+      const [first, second] = [bench.cdev().cdev, bench.cdev().cdev];
+      const iommufd = bench.iommufd();
+      first.bindIommufd(iommufd);
+      fails('EINVAL', 'BIND twice', () => first.bindIommufd(iommufd));
+      fails('EINVAL', 'BIND of a second file', () => second.bindIommufd(iommufd));
+    },
+  ],
+  [
+    'an IOAS maps, unmaps, and is not destroyed under a device',
+    (bench) => {
+      const iommufd = bench.iommufd();
+      const { cdev } = bench.cdev();
+      cdev.bindIommufd(iommufd);
+      const ioas = iommufd.ioasAlloc();
+      cdev.attachIoas(ioas);
+      const at = iova(0x10_0000n);
+      const map = { flags: RW, vaddr: bench.vaddr, iova: at, size: 4n * PAGE };
+      assert.equal(iommufd.ioasMap(ioas, map), at);
+      fails('EEXIST', 'overlap', () => iommufd.ioasMap(ioas, map));
+      fails('ENOENT', 'in part', () => iommufd.ioasUnmap(ioas, { iova: at, size: PAGE }));
+      fails('EBUSY', 'destroy', () => iommufd.destroy(ioas));
+      assert.equal(iommufd.ioasUnmap(ioas, { iova: at, size: 4n * PAGE }), 4n * PAGE);
+      fails('ENOENT', 'unmap twice', () => iommufd.ioasUnmap(ioas, { iova: at, size: 4n * PAGE }));
+      cdev.detachIoas();
+      iommufd.destroy(ioas);
+      fails('ENOENT', 'destroy twice', () => iommufd.destroy(ioas));
+    },
+  ],
+  [
+    'an IOAS finds a free range itself',
+    (bench) => {
+      const iommufd = bench.iommufd();
+      const ioas = iommufd.ioasAlloc();
+      const map = { flags: RW, vaddr: bench.vaddr, size: 4n * PAGE };
+      const first = iommufd.ioasMap(ioas, map);
+      const second = iommufd.ioasMap(ioas, map);
+      assert.notEqual(first, second);
+      assert.equal(iommufd.ioasUnmap(ioas, { iova: iova(0n), size: (1n << 64n) - 1n }), 8n * PAGE);
+      iommufd.destroy(ioas);
+    },
+  ],
+];
+
+const bothRules: readonly Rule[] = [
+  [
+    'an open group keeps the cdev from being bound, and a bound cdev the group from being opened',
+    (bench) => {
+      const { cdev } = bench.cdev();
+      const iommufd = bench.iommufd();
+      const group = bench.provider.openGroup(bench.device.group);
+      fails('EBUSY', 'BIND', () => cdev.bindIommufd(iommufd));
+      group[Symbol.dispose]();
+      cdev.bindIommufd(iommufd);
+      fails('EBUSY', 'open', () => bench.group());
+    },
+  ],
+];
+
+/** The rules that hold for a provider, ready to run: `for (const { name, run } of vfioConformance(target)) test(name, run)`. */
+export function vfioConformance(target: ConformanceTarget): readonly ConformanceCase[] {
+  const hasGroups = target.hasGroups ?? true;
+  const hasCdev = target.hasCdev ?? true;
+  const rules = [
+    ...(hasGroups ? groupRules : []),
+    ...deviceRules,
+    ...(hasCdev ? cdevRules : []),
+    ...(hasGroups && hasCdev ? bothRules : []),
+  ];
+  return rules.map(([name, run]) => ({
+    name,
+    run() {
+      using scope = new Scope();
+      run(new Bench(target, scope));
+    },
+  }));
+}
+
+function infoOrNone(file: DeviceFile, index: number): { readonly count: number } {
+  try {
+    return file.getIrqInfo(index);
+  } catch {
+    return { count: 0 }; // an index that this device lacks, such as the error interrupt of a conventional PCI device
+  }
+}
+
+const show = (_key: string, value: unknown): unknown =>
+  typeof value === 'bigint' ? `0x${value.toString(16)}` : value;

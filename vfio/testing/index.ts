@@ -1,0 +1,23 @@
+/**
+ * For tests of what is built on VFIO or of how a VM and its devices find each other: a core in a box, a KVM with nothing
+ * behind it, a scheduler that chooses who runs next, faults on demand, and the uAPI's rules as a suite.
+ */
+
+export { Mutex, RwSemaphore, SpinLock } from '../core/locks.js';
+export type { Step, Steps } from '../core/steps.js';
+export { DeadlockError } from '../core/steps.js';
+export { Timeline, type TimelineEvent } from '../timeline.js';
+export { type ConformanceCase, type ConformanceTarget, vfioConformance } from './conformance.js';
+export { FakeClock, settle } from './fake-clock.js';
+export { type ErrnoName, FaultInjector } from './fault-injector.js';
+export { RecordingDevice, type RecordingDeviceOptions } from './recording-device.js';
+export { RecordingListener } from './recording-listener.js';
+export {
+  type Choose,
+  everyInterleaving,
+  type InterleavingRun,
+  ScheduledTask,
+  Scheduler,
+} from './scheduler.js';
+export { type ScriptedFile, ScriptedKvmVfio, ScriptedVm } from './scripted-kvm.js';
+export { type Contained, World, type WorldDevice } from './world.js';

@@ -1,0 +1,138 @@
+/** A core with a clock that stands still, devices that note their calls, and an end that tells what was left over. */
+import { CoreContainerFile } from '../core/container.js';
+import { type CoreOptions, VfioCore } from '../core/core.js';
+import { VfioDevice } from '../core/device.js';
+import { CoreDeviceFile } from '../core/device-file.js';
+import { CoreGroupFile } from '../core/group-file.js';
+import { HostDevice, type IommuCapabilities, type IommuGroup } from '../core/iommu-group.js';
+import type { CorePorts } from '../core/state.js';
+import type { Steps } from '../core/steps.js';
+import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
+import { FakeClock } from './fake-clock.js';
+import { RecordingDevice, type RecordingDeviceOptions } from './recording-device.js';
+
+/** A device of a {@link World}. */
+export interface WorldDevice {
+  readonly dev: HostDevice;
+  readonly device: VfioDevice;
+  readonly ops: RecordingDevice;
+}
+
+/** A group with its files open, in a container with an IOMMU. */
+export interface Contained {
+  readonly group: CoreGroupFile;
+  readonly container: CoreContainerFile;
+  /** Closes both. */
+  close(): void;
+}
+
+export class World {
+  readonly core: VfioCore;
+  readonly clock = new FakeClock();
+  /** What the core warned of; take them out with {@link takeWarnings}, or {@link end} complains. */
+  readonly warnings: string[] = [];
+  readonly #groups = new Set<IommuGroup>();
+  #lastName = 0;
+
+  constructor(
+    options: { readonly ports?: Partial<CorePorts>; readonly enableUnsafeNoiommuMode?: boolean } = {},
+  ) {
+    const ports: Partial<CorePorts> = {
+      clock: this.clock,
+      warn: (text) => this.warnings.push(text),
+      ...options.ports,
+    };
+    const all: CoreOptions = { ...options, ports };
+    this.core = new VfioCore(all);
+  }
+
+  /** A new IOMMU group; the world gives it back in the end. */
+  iommuGroup(capabilities?: IommuCapabilities): IommuGroup {
+    const group = this.core.createIommuGroup(capabilities);
+    this.#groups.add(group);
+    return group;
+  }
+
+  /** A device of the host in a group, bound to a vfio driver, not registered yet. */
+  prepare(options: RecordingDeviceOptions & { readonly group?: IommuGroup | undefined } = {}): WorldDevice {
+    const name = `0000:00:${(this.#lastName++).toString(16).padStart(2, '0')}.0`;
+    const dev = new HostDevice(name);
+    dev.driver = 'recording';
+    const group = 'group' in options ? options.group : this.iommuGroup();
+    if (group !== undefined) this.core.run(group.addDevice(dev));
+    const ops = new RecordingDevice(name, options);
+    return { dev, ops, device: VfioDevice.init(this.core.state, dev, ops) };
+  }
+
+  /** As {@link prepare}, and registered. */
+  device(options: RecordingDeviceOptions & { readonly group?: IommuGroup | undefined } = {}): WorldDevice {
+    const made = this.prepare(options);
+    this.core.run(made.device.register());
+    return made;
+  }
+
+  openGroup(number: number): CoreGroupFile {
+    return this.core.run(this.groupSteps(number));
+  }
+
+  /** As {@link openGroup}, for a scheduler. */
+  groupSteps(number: number): Steps<CoreGroupFile> {
+    return CoreGroupFile.openSteps(this.core.state, number);
+  }
+
+  openContainer(): CoreContainerFile {
+    return CoreContainerFile.open(this.core.state);
+  }
+
+  openCdev(node: string): CoreDeviceFile {
+    return CoreDeviceFile.openCdev(this.core.state, node);
+  }
+
+  /** Opens a device's group and puts it into a container, a new one unless given. */
+  contain({ device }: WorldDevice, into?: CoreContainerFile): Contained {
+    const group = this.openGroup(device.group.number);
+    const container = into ?? this.openContainer();
+    group.setContainer(container);
+    if (into === undefined) container.setIommu(VFIO_TYPE1v2_IOMMU);
+    return {
+      group,
+      container,
+      close() {
+        group[Symbol.dispose]();
+        container[Symbol.dispose]();
+      },
+    };
+  }
+
+  /** GET_DEVICE_FD of a device in its open group. */
+  open({ group }: { readonly group: CoreGroupFile }, { device }: WorldDevice): CoreDeviceFile {
+    return this.core.run(group.getDeviceFdSteps(device.name));
+  }
+
+  takeWarnings(): string[] {
+    return this.warnings.splice(0);
+  }
+
+  /** Unregisters devices that nobody uses. */
+  remove(...devices: readonly WorldDevice[]): void {
+    for (const { device } of devices) this.core.run(device.unregister());
+  }
+
+  /** What is left over: warnings nobody took, and objects that were made and not freed. Empty if all is well. */
+  leftovers(): string[] {
+    for (const group of this.#groups) group.put();
+    this.#groups.clear();
+    const live = [...this.core.live].map(([kind, count]) => `${count} ${kind}`);
+    const { state } = this.core;
+    if (state.groups.size > 0) live.push(`groups ${[...state.groups.keys()].join(', ')} on the list`);
+    if (state.cdevs.size > 0) live.push(`cdevs ${[...state.cdevs.keys()].join(', ')}`);
+    if (state.executor.current.held.length > 0) live.push('locks held');
+    return [...this.takeWarnings(), ...live];
+  }
+
+  /** @throws Error if anything is left over */
+  end(): void {
+    const left = this.leftovers();
+    if (left.length > 0) throw new Error(`left over in the end: ${left.join('; ')}`);
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * One ordered record of what VFIO did: who belonged to which VM when, what was delivered, opened, mapped and wired, and
+ * what followed from what. It listens to `trace.vfio`; nothing is recorded, or costs anything, while no timeline is on.
+ */
+import { performance } from 'node:perf_hooks';
+import { trace } from '../sys/trace.js';
+
+/** One line of the record. */
+export interface TimelineEvent {
+  /** Milliseconds since the timeline began. */
+  readonly at: number;
+  readonly what: string;
+  /** Number of the event within its core, and of the one it follows from; 0 if none is told. */
+  readonly seq: number;
+  readonly cause: number;
+  readonly task: string;
+  readonly details: Readonly<Record<string, unknown>>;
+}
+
+const plain = (_key: string, value: unknown): unknown =>
+  typeof value === 'bigint' ? `0x${value.toString(16)}` : value;
+
+/** Records from {@link Timeline.start} until it is disposed; what it has can be printed then, too. */
+export class Timeline implements Disposable {
+  readonly events: TimelineEvent[] = [];
+  readonly #now: () => number;
+  readonly #begun: number;
+
+  private constructor(now: () => number) {
+    this.#now = now;
+    this.#begun = now();
+  }
+
+  /** @param now milliseconds of any clock; tests give their own */
+  static start(now: () => number = () => performance.now()): Timeline {
+    const timeline = new Timeline(now);
+    trace.vfio.subscribe(timeline.#record);
+    return timeline;
+  }
+
+  readonly #record = (message: unknown): void => {
+    const { what, seq, cause, task, ...details } = message as Record<string, unknown>;
+    this.events.push({
+      at: this.#now() - this.#begun,
+      what: String(what),
+      seq: Number(seq ?? 0),
+      cause: Number(cause ?? 0),
+      task: String(task ?? ''),
+      details,
+    });
+  };
+
+  /** One line an event, indented under the one it follows from. */
+  toText(): string {
+    const depth = new Map<number, number>([[0, -1]]);
+    return this.events
+      .map(({ at, what, seq, cause, task, details }) => {
+        const level = (depth.get(cause) ?? -1) + 1;
+        if (seq > 0) depth.set(seq, level);
+        const rest = Object.entries(details).map(([name, value]) => `${name}=${show(value)}`);
+        const who = task === '' ? [] : [`[${task}]`];
+        return [`${at.toFixed(3).padStart(9)}`, `${'  '.repeat(level)}${what}`, ...rest, ...who].join(' ');
+      })
+      .join('\n');
+  }
+
+  toJson(): string {
+    return JSON.stringify(this.events, plain, 1);
+  }
+
+  /** For chrome://tracing and Perfetto: one row a task, arrows from causes to what followed. */
+  toChromeTrace(): string {
+    const rows = new Map<string, number>();
+    const row = (task: string): number => {
+      const known = rows.get(task) ?? rows.size + 1;
+      rows.set(task, known);
+      return known;
+    };
+    const bySeq = new Map(this.events.filter(({ seq }) => seq > 0).map((event) => [event.seq, event]));
+    const out: Record<string, unknown>[] = [];
+    for (const event of this.events) {
+      const place = { pid: 1, tid: row(event.task), ts: event.at * 1000 };
+      out.push({ name: event.what, ph: 'X', dur: 1, cat: 'vfio', args: event.details, ...place });
+      const cause = bySeq.get(event.cause);
+      if (cause === undefined) continue;
+      const flow = { name: 'cause', cat: 'vfio', id: event.seq };
+      out.push({ ...flow, ph: 's', pid: 1, tid: row(cause.task), ts: cause.at * 1000 });
+      out.push({ ...flow, ph: 'f', bp: 'e', ...place });
+    }
+    for (const [task, tid] of rows)
+      out.push({ name: 'thread_name', ph: 'M', pid: 1, tid, args: { name: task } });
+    return JSON.stringify({ traceEvents: out }, plain);
+  }
+
+  [Symbol.dispose](): void {
+    trace.vfio.unsubscribe(this.#record);
+  }
+}
+
+function show(value: unknown): string {
+  return typeof value === 'string' ? value : (JSON.stringify(value, plain) ?? 'undefined');
+}
