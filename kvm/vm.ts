@@ -101,7 +101,7 @@ export class Vm implements Disposable {
     using scope = new Scope();
     const target = `vcpu ${id}`;
     const fd = scope.own(Fd.adopt(ioctl(this.fd, uapi.KVM_CREATE_VCPU, id, target), target));
-    const mapping = scope.own(Mapping.file(fd, this.#vcpuMmapSize));
+    const mapping = scope.own(Mapping.file(fd, this.#vcpuMmapSize, { isSeenByThreads: true }));
     const xsaveBytes = Math.max(this.checkExtension('KVM_CAP_XSAVE2'), Xsave.size);
     const vcpu = Vcpu.adopt({ fd, mapping, xsaveBytes, door });
     scope.move();

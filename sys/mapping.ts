@@ -62,6 +62,8 @@ export interface MapOptions {
   readonly isWritable?: boolean;
   /** For messages. */
   readonly target?: string;
+  /** Other threads of this process look at it too: see {@link deferUnmapping}. */
+  readonly isSeenByThreads?: boolean;
 }
 
 const live = new Set<Mapping>();
@@ -78,11 +80,13 @@ export class Mapping implements Disposable {
   /** The memory; not to be used after dispose. */
   readonly view: MemoryView;
   readonly isWritable: boolean;
+  readonly #isSeenByThreads: boolean;
   #isMapped = true;
 
-  private constructor(view: MemoryView, isWritable: boolean) {
+  private constructor(view: MemoryView, isWritable: boolean, isSeenByThreads: boolean) {
     this.view = view;
     this.isWritable = isWritable;
+    this.#isSeenByThreads = isSeenByThreads;
     live.add(this);
   }
 
@@ -96,7 +100,7 @@ export class Mapping implements Disposable {
     const target = options.target ?? fd.target;
     const flags = MAP_SHARED | MAP_NORESERVE;
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
-    return new Mapping(new MemoryView(at, bytes), isWritable);
+    return new Mapping(new MemoryView(at, bytes), isWritable, options.isSeenByThreads ?? false);
   }
 
   /** Maps zeroed memory that belongs to this process alone. @throws SysError ENOMEM */
@@ -107,7 +111,7 @@ export class Mapping implements Disposable {
       'mmap',
       `${bytes} bytes of memory`,
     );
-    return new Mapping(new MemoryView(at, bytes), true);
+    return new Mapping(new MemoryView(at, bytes), true, false);
   }
 
   get hva(): Hva {
@@ -123,7 +127,7 @@ export class Mapping implements Disposable {
     this.#isMapped = false;
     live.delete(this);
     const range = { address: this.view.address, bytes: this.view.bytes };
-    if (deferred === undefined) unmap([range]);
+    if (deferred === undefined || !this.#isSeenByThreads) unmap([range]);
     else deferred.push(range);
   }
 }
@@ -139,7 +143,7 @@ export function createSharedMemory(name: string, bytes: number): SharedMemory {
   const fd = Fd.memfd(name);
   try {
     ftruncateSync(fd.number, bytes);
-    const mapping = Mapping.file(fd, bytes);
+    const mapping = Mapping.file(fd, bytes, { isSeenByThreads: true });
     return {
       fd,
       mapping,
@@ -167,8 +171,8 @@ export function findMapping(address: Hva, bytes: bigint): Mapping | undefined {
 export const liveMappings = (): number => live.size;
 
 /**
- * From now on, disposing a mapping in this thread only notes it: another thread may still hold a view of the memory,
- * and a late access would kill the process. Whoever knows that all such threads have ended takes the list and
+ * From now on, disposing a mapping that other threads see only notes it: one of them may still hold a view, and a late
+ * access would kill the process. (A device's BAR goes at once: while it is mapped, its file is open.) Whoever knows that all such threads have ended takes the list and
  * calls {@link unmap}.
  */
 export function deferUnmapping(): { take(): readonly MappedRange[]; end(): void } {

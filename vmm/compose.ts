@@ -17,6 +17,7 @@ import { KvmVfio, VfioFileOps } from '../kvm/vfio.js';
 import type { Vm } from '../kvm/vm.js';
 import { Scope } from '../sys/scope.js';
 import { VfioCore } from '../vfio/core/core.js';
+import { hostProvider } from '../vfio/host/index.js';
 import { VfioProvider } from '../vfio/uapi.js';
 import { type AssignedDevice, Assignment } from './assignment.js';
 import { MmioBus, PioBus, RangeBus } from './bus.js';
@@ -150,7 +151,11 @@ function registerVfio(container: DependencyContainer, scope: Scope, plugins: rea
   ]) {
     core.registerVendorDriver(driver, environment);
   }
-  for (const provider of [core.provider, ...plugins.flatMap(({ providers = [] }) => providers)]) {
+  for (const provider of [
+    core.provider,
+    hostProvider(),
+    ...plugins.flatMap(({ providers = [] }) => providers),
+  ]) {
     container.register(VfioProvider, { useValue: provider });
   }
   container.register(VfioFileOps, { useValue: core.vfioFileOps });
