@@ -200,7 +200,10 @@ export interface DeviceFile extends VfioFile {
   setIrqs(set: IrqSet): void;
   /** @throws SysError ENOTTY if the device has no reset */
   reset(): void;
-  /** Reads from the device file at `offset`. Returns the bytes read, less than asked for only at a region's end. */
+  /**
+   * Reads from the device file at `offset`. Returns the bytes read.
+   * @throws SysError EFAULT or EINVAL, or else a short read, where the range crosses the region's end
+   */
   read(offset: number, data: Uint8Array): number;
   /** Writes to the device file at `offset`; as {@link read}. */
   write(offset: number, data: Uint8Array): number;

@@ -3,7 +3,8 @@ import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
 import type { IommufdFile } from '../uapi.js';
-import { explain, type HostContext, vfioPath } from './context.js';
+import { explain, groupPath, type HostContext, vfioPath } from './context.js';
+import { describeHolders, findHolders } from './holders.js';
 import { absent } from './kernel-modules.js';
 import {
   AttachIommufdPt,
@@ -37,32 +38,66 @@ export function openCdev(context: HostContext, node: string): SystemFile {
   }
 }
 
-/**
- * Binds the open cdev to an iommufd and returns the device's id there.
- * @param vfToken asked for by the kernel (since 6.18) if the device is a VF whose physical function is in user space
- */
-export function bindIommufd(file: SystemFile, iommufd: IommufdFile, vfToken?: string): number {
+/** What is known of a cdev besides its open file. */
+export interface CdevOptions {
+  /** Asked for by the kernel (since 6.18) to bind a VF whose physical function is in user space. */
+  readonly vfToken?: string | undefined;
+  /** Who else has the device open, for the error of a bind; by the group's file, or by the cdev. */
+  readonly holders?: (by: 'group' | 'cdev') => string | undefined;
+}
+
+/** Finds who keeps a device from being bound. */
+export function cdevHolders(context: HostContext, node: string): NonNullable<CdevOptions['holders']> {
+  return (by) => {
+    const path = by === 'cdev' ? vfioPath(context, 'devices', node) : groupPathOf(context, node);
+    if (path === undefined) return undefined;
+    const others = findHolders(context.roots, [path]).filter(
+      ({ pid }) => by === 'group' || pid !== process.pid,
+    );
+    return others.length === 0 ? undefined : describeHolders(others);
+  };
+}
+
+function groupPathOf(context: HostContext, node: string): string | undefined {
+  const { group } = context.sysfs.cdevDevice(node);
+  return group === undefined ? undefined : groupPath(context, context.sysfs.group(group));
+}
+
+/** Binds the open cdev to an iommufd and returns the device's id there. */
+export function bindIommufd(file: SystemFile, iommufd: IommufdFile, options: CdevOptions = {}): number {
+  try {
+    return bind(file, iommufd, options.vfToken);
+  } catch (error) {
+    throw explain(error, ({ code, hint }) => {
+      if (code !== 'EBUSY' && code !== 'EINVAL') return undefined;
+      const holders = options.holders?.(code === 'EBUSY' ? 'group' : 'cdev');
+      return holders === undefined ? undefined : `${hint}; ${holders}`;
+    });
+  }
+}
+
+function bind(file: SystemFile, iommufd: IommufdFile, vfToken: string | undefined): number {
   if (iommufd.fd === undefined) {
     const hint = `${iommufd.target} is not an iommufd of the kernel`;
     const { target } = file;
     throw new SysError({ call: VFIO_DEVICE_BIND_IOMMUFD.name, target, errno: errno.EINVAL, hint });
   }
   if (vfToken === undefined) {
-    const bind = BindIommufd.encode({ argsz: BindIommufd.offsets.token_uuid_ptr, iommufd: iommufd.fd });
-    file.ioctl(VFIO_DEVICE_BIND_IOMMUFD, bind);
-    return BindIommufd.decode(bind).out_devid;
+    const plain = BindIommufd.encode({ argsz: BindIommufd.offsets.token_uuid_ptr, iommufd: iommufd.fd });
+    file.ioctl(VFIO_DEVICE_BIND_IOMMUFD, plain);
+    return BindIommufd.decode(plain).out_devid;
   }
   const token = uuidBytes(vfToken);
   using memory = Mapping.anonymous(PAGE); // an address that the collector does not move
   memory.view.slice(0, token.length).set(token);
-  const bind = BindIommufd.encode({
+  const request = BindIommufd.encode({
     argsz: BindIommufd.size,
     flags: VFIO_DEVICE_BIND_FLAG_TOKEN,
     iommufd: iommufd.fd,
     token_uuid_ptr: memory.hva,
   });
-  file.ioctl(VFIO_DEVICE_BIND_IOMMUFD, bind);
-  return BindIommufd.decode(bind).out_devid;
+  file.ioctl(VFIO_DEVICE_BIND_IOMMUFD, request);
+  return BindIommufd.decode(request).out_devid;
 }
 
 export function attachIoas(file: SystemFile, ioas: number): void {

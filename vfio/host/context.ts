@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { SysError } from '../../sys/error.js';
 import { HOST_ROOTS, type HostRoots } from './roots.js';
-import { Sysfs } from './sysfs.js';
+import { type HostGroup, Sysfs } from './sysfs.js';
 import { linux, type VfioSystem } from './system.js';
 
 /** The host that a provider works on: this one, or a test's. */
@@ -19,6 +19,10 @@ export function hostContext(parts: Partial<HostContext> = {}): HostContext {
 /** Path of a VFIO file: `/dev/vfio/vfio`. */
 export const vfioPath = ({ roots }: HostContext, ...names: string[]): string =>
   join(roots.dev, 'vfio', ...names);
+
+/** Path of a group's file. */
+export const groupPath = (context: HostContext, { number, isNoiommu }: HostGroup): string =>
+  vfioPath(context, isNoiommu ? `noiommu-${number}` : String(number));
 
 /** The same failure with a better hint, where `hintOf` has one; anything else passes unchanged. */
 export function explain(error: unknown, hintOf: (error: SysError) => string | undefined): unknown {

@@ -9,7 +9,7 @@ import type {
   RegionInfo,
   RegionIoEventFd,
 } from '../uapi.js';
-import { attachIoas, bindIommufd, detachIoas } from './cdev.js';
+import { attachIoas, bindIommufd, type CdevOptions, detachIoas } from './cdev.js';
 import { getFeature, probeFeature, setFeature, setVfToken } from './device-feature.js';
 import { getPciHotResetInfo, type HotResetInfo, pciHotReset } from './hot-reset.js';
 import { decodeReply, infoIoctl } from './info-call.js';
@@ -33,17 +33,16 @@ import type { SystemFile } from './system.js';
  */
 export class HostDeviceFile implements CdevFile {
   readonly #file: SystemFile;
-  /** What a VF's physical function in user space wants to be told by {@link bindIommufd}. */
-  readonly #vfToken: string | undefined;
+  readonly #options: CdevOptions;
 
-  private constructor(file: SystemFile, vfToken: string | undefined) {
+  private constructor(file: SystemFile, options: CdevOptions) {
     this.#file = file;
-    this.#vfToken = vfToken;
+    this.#options = options;
   }
 
   /** Takes over the open file. */
-  static adopt(file: SystemFile, vfToken?: string): HostDeviceFile {
-    return new HostDeviceFile(file, vfToken);
+  static adopt(file: SystemFile, options: CdevOptions = {}): HostDeviceFile {
+    return new HostDeviceFile(file, options);
   }
 
   get target(): string {
@@ -133,7 +132,7 @@ export class HostDeviceFile implements CdevFile {
   }
 
   bindIommufd(iommufd: IommufdFile): number {
-    return bindIommufd(this.#file, iommufd, this.#vfToken);
+    return bindIommufd(this.#file, iommufd, this.#options);
   }
 
   attachIoas(ioas: number): void {

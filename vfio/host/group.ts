@@ -1,7 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import type { ContainerFile, DeviceFile, GroupFile } from '../uapi.js';
-import { explain, type HostContext, vfioPath } from './context.js';
+import { explain, groupPath, type HostContext, vfioPath } from './context.js';
 import { HostDeviceFile } from './device.js';
 import { holdersHint } from './holders.js';
 import { absent, missingModuleHint } from './kernel-modules.js';
@@ -12,6 +12,7 @@ import {
   VFIO_GROUP_SET_CONTAINER,
   VFIO_GROUP_UNSET_CONTAINER,
 } from './structs.js';
+import type { HostGroup } from './sysfs.js';
 import type { SystemFile } from './system.js';
 
 /** `/dev/vfio/N`, or `/dev/vfio/noiommu-N`, of the kernel. */
@@ -30,12 +31,12 @@ export class HostGroupFile implements GroupFile {
    */
   static open(context: HostContext, number: number): HostGroupFile {
     const group = context.sysfs.group(number);
-    const path = vfioPath(context, group.isNoiommu ? `noiommu-${number}` : String(number));
+    const path = groupPath(context, group);
     try {
       return new HostGroupFile(context, context.system.open(path));
     } catch (error) {
       if (isErrno(error, 'ENOENT')) throw absent(path, absenceHint(context, number), error);
-      throw explain(error, ({ code }) => openHint(context, code, path));
+      throw explain(error, ({ code }) => openHint(context, code, path, group));
     }
   }
 
@@ -94,10 +95,10 @@ function absenceHint({ roots, sysfs }: HostContext, number: number): string {
   return missingModuleHint(roots, 'vfio', 'CONFIG_VFIO_GROUP');
 }
 
-function openHint({ roots }: HostContext, code: string, path: string): string | undefined {
+function openHint(context: HostContext, code: string, path: string, group: HostGroup): string | undefined {
   switch (code) {
     case 'EBUSY':
-      return `a group has one user at a time: ${holdersHint(roots, path)}`;
+      return `a group has one user at a time, by its file or by its cdevs: ${holdersHint(context.roots, usedPaths(context, path, group))}`;
     case 'EACCES':
       return `run as root, or let the administrator give you ${path}`;
     case 'EPERM':
@@ -105,4 +106,10 @@ function openHint({ roots }: HostContext, code: string, path: string): string | 
     default:
       return undefined;
   }
+}
+
+/** Files by which a group can be in use: its own, and the cdevs of its devices. */
+function usedPaths(context: HostContext, path: string, { members }: HostGroup): string[] {
+  const cdevs = members.map(({ cdev }) => cdev).filter((cdev) => cdev !== undefined);
+  return [path, ...cdevs.map((cdev) => vfioPath(context, 'devices', cdev))];
 }

@@ -10,30 +10,34 @@ export interface Holder {
   readonly name: string;
 }
 
-/** Processes that have a path open, as far as this user may look: root sees all of its pid namespace. */
-export function findHolders(roots: HostRoots, path: string): Holder[] {
+/** Processes that have one of some paths open, as far as this user may look: root sees all of its pid namespace. */
+export function findHolders(roots: HostRoots, paths: readonly string[]): Holder[] {
   const pids = (list(roots.proc) ?? []).filter((name) => /^\d+$/.test(name));
   return pids
     .filter((pid) => {
       const folder = join(roots.proc, pid, 'fd');
-      return (list(folder) ?? []).some((fd) => pointsTo(join(folder, fd), path));
+      return (list(folder) ?? []).some((fd) => pointsTo(join(folder, fd), paths));
     })
     .map((pid) => ({ pid: Number(pid), name: text(join(roots.proc, pid, 'comm')) ?? '?' }))
     .sort((a, b) => a.pid - b.pid);
 }
 
-function pointsTo(link: string, path: string): boolean {
+function pointsTo(link: string, paths: readonly string[]): boolean {
   try {
-    return readlinkSync(link) === path;
+    return paths.includes(readlinkSync(link));
   } catch {
     return false; // closed, or ended, meanwhile
   }
 }
 
-/** Who holds a path, in words. */
-export function holdersHint(roots: HostRoots, path: string): string {
-  const holders = findHolders(roots, path);
+/** Who holds one of some paths, in words. */
+export function holdersHint(roots: HostRoots, paths: readonly string[]): string {
+  const holders = findHolders(roots, paths);
   if (holders.length === 0) return 'another process, which this user may not see, has it open';
+  return describeHolders(holders);
+}
+
+export function describeHolders(holders: readonly Holder[]): string {
   const names = holders.map(({ pid, name }) =>
     pid === process.pid ? 'this process itself' : `process ${pid} (${name})`,
   );

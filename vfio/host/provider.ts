@@ -1,5 +1,5 @@
 import type { VfioProvider } from '../uapi.js';
-import { openCdev } from './cdev.js';
+import { cdevHolders, openCdev } from './cdev.js';
 import { HostContainerFile } from './container.js';
 import { type HostContext, hostContext } from './context.js';
 import { HostDeviceFile } from './device.js';
@@ -43,7 +43,9 @@ export function hostProvider(parts: Partial<HostContext> = {}): VfioProvider {
       const file = preopened.take('iommufd');
       return file === undefined ? HostIommufdFile.open(context) : HostIommufdFile.adopt(context, file);
     },
-    openCdev: (node) =>
-      HostDeviceFile.adopt(preopened.take(`cdev ${node}`) ?? openCdev(context, node), vfTokens.get(node)),
+    openCdev(node) {
+      const file = preopened.take(`cdev ${node}`) ?? openCdev(context, node);
+      return HostDeviceFile.adopt(file, { vfToken: vfTokens.get(node), holders: cdevHolders(context, node) });
+    },
   };
 }

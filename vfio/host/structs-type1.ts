@@ -10,7 +10,9 @@ export const VFIO_CHECK_EXTENSION = io('VFIO_CHECK_EXTENSION', VFIO_TYPE, VFIO_B
 export const VFIO_SET_IOMMU = io('VFIO_SET_IOMMU', VFIO_TYPE, VFIO_BASE + 2, {
   hints: {
     EINVAL: 'put a group into the container first; it cannot be set twice',
-    ENODEV: 'no loaded IOMMU back-end takes these groups: modprobe vfio_iommu_type1',
+    ENODEV:
+      'no loaded IOMMU back-end takes these groups: modprobe vfio_iommu_type1 ' +
+      '(a noiommu group takes VFIO_NOIOMMU_IOMMU, and nothing else)',
     EPERM:
       'the interrupts of these devices cannot be remapped, so a guest could send any interrupt to the host; to take ' +
       'that risk: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts',

@@ -160,6 +160,7 @@ export const VFIO_DEVICE_PCI_HOT_RESET = io('VFIO_DEVICE_PCI_HOT_RESET', VFIO_TY
   hints: {
     EINVAL: 'a group that the reset touches is missing: see VFIO_DEVICE_GET_PCI_HOT_RESET_INFO',
     EPERM: 'a device that the reset touches is not yours',
+    ENOTTY: 'the reset was tried and failed: the link did not come back, or the bridge cannot do it',
     ENODEV: 'neither the slot nor the bus of the device can be reset',
   },
 });

@@ -1,0 +1,325 @@
+import { hva } from '../../../sys/address.js';
+import { Mapping, viewOf } from '../../../sys/mapping.js';
+import {
+  VFIO_IRQ_SET_DATA_BOOL,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+  VFIO_IRQ_SET_DATA_NONE,
+  VFIO_REGION_INFO_FLAG_CAPS,
+  VFIO_REGION_INFO_FLAG_MMAP,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_REGION_INFO_FLAG_WRITE,
+} from '../../uapi.js';
+import {
+  AttachIommufdPt,
+  BindIommufd,
+  DeviceFeature,
+  DeviceInfo,
+  IrqInfoStruct,
+  IrqSetStruct,
+  PciDependentDevice,
+  PciHotReset,
+  PciHotResetInfo,
+  RegionInfoStruct,
+  VFIO_DEVICE_ATTACH_IOMMUFD_PT,
+  VFIO_DEVICE_BIND_FLAG_TOKEN,
+  VFIO_DEVICE_BIND_IOMMUFD,
+  VFIO_DEVICE_DETACH_IOMMUFD_PT,
+  VFIO_DEVICE_FEATURE,
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MASK,
+  VFIO_DEVICE_FEATURE_PROBE,
+  VFIO_DEVICE_FEATURE_SET,
+  VFIO_DEVICE_GET_INFO,
+  VFIO_DEVICE_GET_IRQ_INFO,
+  VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
+  VFIO_DEVICE_GET_REGION_INFO,
+  VFIO_DEVICE_PCI_HOT_RESET,
+  VFIO_DEVICE_RESET,
+  VFIO_DEVICE_SET_IRQS,
+  VFIO_PCI_HOT_RESET_FLAG_DEV_ID,
+  VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED,
+} from '../structs.js';
+import { uuidBytes } from '../uuid.js';
+import { argszOf, type FakeObject, refuse, structure } from './call.js';
+import { answerInfo, chain, type FakeCapability } from './container.js';
+import { type FakeIoas, FakeIommufd } from './iommufd.js';
+import type { FakeGroup, FakeKernel } from './kernel.js';
+
+/** vfio-pci's layout of its file. */
+export const REGION_STRIDE = 2 ** 40;
+
+export interface FakeRegion {
+  /** VFIO_REGION_INFO_FLAG_ bits. */
+  readonly flags: number;
+  readonly size: number;
+  /** Behind reads and writes. */
+  readonly bytes?: Uint8Array;
+  readonly capabilities?: readonly FakeCapability[];
+}
+
+export interface FakeDeviceShape {
+  readonly name: string;
+  readonly group: number;
+  readonly cdev?: string;
+  readonly isNoiommu?: boolean;
+  readonly flags?: number;
+  readonly regions?: readonly FakeRegion[];
+  readonly irqs?: readonly { readonly flags: number; readonly count: number }[];
+  readonly vfToken?: string;
+  /** Functions that a hot reset touches; absent if there is none. */
+  readonly hotReset?: readonly { readonly group: number; readonly bus: number; readonly devfn: number }[];
+  /** Features with their data. */
+  readonly features?: ReadonlyMap<number, Uint8Array>;
+}
+
+/** What SET_IRQS was last told of an index. */
+export interface FakeIrqState {
+  readonly flags: number;
+  readonly start: number;
+  readonly count: number;
+  readonly data: readonly number[];
+}
+
+export class FakeDevice {
+  readonly shape: FakeDeviceShape;
+  readonly group: FakeGroup;
+  readonly irqSets: FakeIrqState[] = [];
+  openFiles = 0;
+  resets = 0;
+  isBoundByCdev = false;
+
+  constructor(shape: FakeDeviceShape, group: FakeGroup) {
+    this.shape = shape;
+    this.group = group;
+  }
+
+  get isOpen(): boolean {
+    return this.openFiles > 0;
+  }
+}
+
+/** An open device: struct vfio_device_file. */
+export class FakeDeviceFile implements FakeObject {
+  readonly #kernel: FakeKernel;
+  readonly #device: FakeDevice;
+  readonly #closed: (() => void) | undefined;
+  #isGranted: boolean;
+  #iommufd: FakeIommufd | undefined;
+  #devid = 0;
+  #ioas: FakeIoas | undefined;
+
+  private constructor(kernel: FakeKernel, device: FakeDevice, closed: (() => void) | undefined) {
+    this.#kernel = kernel;
+    this.#device = device;
+    this.#closed = closed;
+    this.#isGranted = closed !== undefined;
+  }
+
+  static ofGroup(kernel: FakeKernel, device: FakeDevice, closed: () => void): FakeDeviceFile {
+    device.openFiles++;
+    return new FakeDeviceFile(kernel, device, closed);
+  }
+
+  static ofCdev(kernel: FakeKernel, device: FakeDevice): FakeDeviceFile {
+    return new FakeDeviceFile(kernel, device, undefined);
+  }
+
+  release(): void {
+    this.#ioas?.users.delete(this);
+    this.#iommufd?.removeDevice(this.#devid);
+    if (this.#iommufd !== undefined) this.#device.isBoundByCdev = false;
+    if (this.#isGranted) this.#device.openFiles--;
+    this.#closed?.();
+  }
+
+  ioctl(number: number, argument: number | Uint8Array): number {
+    if (number === VFIO_DEVICE_BIND_IOMMUFD.number) return this.#bind(structure(argument));
+    if (!this.#isGranted) refuse('EINVAL');
+    const { shape } = this.#device;
+    switch (number) {
+      case VFIO_DEVICE_GET_INFO.number: {
+        const { flags = 0, regions = [], irqs = [] } = shape;
+        const full = DeviceInfo.encode({ flags, num_regions: regions.length, num_irqs: irqs.length });
+        return answerInfo(structure(argument), 16, full, DeviceInfo.offsets.cap_offset);
+      }
+      case VFIO_DEVICE_GET_REGION_INFO.number:
+        return this.#regionInfo(structure(argument));
+      case VFIO_DEVICE_GET_IRQ_INFO.number: {
+        const bytes = structure(argument);
+        argszOf(bytes, IrqInfoStruct.size);
+        const { index } = IrqInfoStruct.decode(bytes);
+        const irq = shape.irqs?.[index] ?? refuse('EINVAL');
+        IrqInfoStruct.write(bytes, { flags: irq.flags, count: irq.count });
+        return 0;
+      }
+      case VFIO_DEVICE_SET_IRQS.number:
+        return this.#setIrqs(structure(argument));
+      case VFIO_DEVICE_RESET.number:
+        if (((shape.flags ?? 0) & 1) === 0) refuse('ENOTTY');
+        this.#device.resets++;
+        return 0;
+      case VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.number:
+        return this.#hotResetInfo(structure(argument));
+      case VFIO_DEVICE_PCI_HOT_RESET.number:
+        return this.#hotReset(structure(argument));
+      case VFIO_DEVICE_FEATURE.number:
+        return this.#feature(structure(argument));
+      case VFIO_DEVICE_ATTACH_IOMMUFD_PT.number: {
+        const bytes = structure(argument);
+        argszOf(bytes, AttachIommufdPt.offsets.pasid);
+        if (this.#iommufd === undefined) refuse('EINVAL');
+        const ioas = this.#iommufd.ioas(AttachIommufdPt.decode(extended(bytes)).pt_id);
+        this.#ioas?.users.delete(this);
+        ioas.users.add(this);
+        this.#ioas = ioas;
+        return 0;
+      }
+      case VFIO_DEVICE_DETACH_IOMMUFD_PT.number:
+        if (this.#iommufd === undefined) refuse('EINVAL');
+        this.#ioas?.users.delete(this);
+        this.#ioas = undefined;
+        return 0;
+      default:
+        return refuse('ENOTTY');
+    }
+  }
+
+  #bind(bytes: Uint8Array): number {
+    const argsz = argszOf(bytes, BindIommufd.offsets.token_uuid_ptr);
+    if (this.#closed !== undefined || this.#iommufd !== undefined) refuse('EINVAL');
+    const { iommufd: fd, flags, token_uuid_ptr } = BindIommufd.decode(extended(bytes));
+    if ((flags & VFIO_DEVICE_BIND_FLAG_TOKEN) !== 0 && argsz < BindIommufd.size) refuse('EINVAL');
+    const { vfToken } = this.#device.shape;
+    if (vfToken !== undefined) {
+      if ((flags & VFIO_DEVICE_BIND_FLAG_TOKEN) === 0) refuse('EACCES');
+      const { view, at } = viewOf(hva(token_uuid_ptr), 16n, 'copy_from_user');
+      if (Buffer.compare(view.slice(at, 16), uuidBytes(vfToken)) !== 0) refuse('EACCES');
+    }
+    const iommufd = this.#kernel.behind(fd);
+    if (!(iommufd instanceof FakeIommufd)) return refuse('EBADF');
+    if (this.#device.group.isOpen || this.#device.group.container !== undefined) refuse('EBUSY');
+    if (this.#device.isBoundByCdev) refuse('EINVAL');
+    this.#iommufd = iommufd;
+    this.#devid = iommufd.addDevice();
+    this.#device.isBoundByCdev = true;
+    this.#device.openFiles++;
+    this.#isGranted = true;
+    BindIommufd.write(bytes, { out_devid: this.#devid });
+    return 0;
+  }
+
+  #regionInfo(bytes: Uint8Array): number {
+    argszOf(bytes, RegionInfoStruct.size);
+    const { index } = RegionInfoStruct.decode(bytes);
+    const region = this.#device.shape.regions?.[index] ?? refuse('EINVAL');
+    const { capabilities = [] } = region;
+    const flags = region.flags | (capabilities.length > 0 ? VFIO_REGION_INFO_FLAG_CAPS : 0);
+    const fixed = RegionInfoStruct.encode({
+      flags,
+      index,
+      size: BigInt(region.size),
+      offset: BigInt(index * REGION_STRIDE),
+    });
+    const at = RegionInfoStruct.offsets.cap_offset;
+    return answerInfo(bytes, RegionInfoStruct.size, chain(fixed, at, capabilities), at);
+  }
+
+  /** @see vfio_set_irqs_validate_and_prepare */
+  #setIrqs(bytes: Uint8Array): number {
+    const argsz = argszOf(bytes, IrqSetStruct.size);
+    const { flags, index, start, count } = IrqSetStruct.decode(bytes);
+    const irq = this.#device.shape.irqs?.[index] ?? refuse('EINVAL');
+    if ((flags & ~0x3f) !== 0 || start >= irq.count || start + count > irq.count) refuse('EINVAL');
+    const type = flags & (VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_DATA_BOOL | VFIO_IRQ_SET_DATA_EVENTFD);
+    const width = {
+      [VFIO_IRQ_SET_DATA_NONE]: 0,
+      [VFIO_IRQ_SET_DATA_BOOL]: 1,
+      [VFIO_IRQ_SET_DATA_EVENTFD]: 4,
+    }[type];
+    if (width === undefined || argsz - IrqSetStruct.size < width * count) refuse('EINVAL');
+    const view = new DataView(bytes.buffer, bytes.byteOffset + IrqSetStruct.size);
+    const data = Array.from({ length: width === 0 ? 0 : count }, (_, i) =>
+      width === 4 ? view.getInt32(i * 4, true) : view.getUint8(i),
+    );
+    this.#device.irqSets.push({ flags, start, count, data });
+    return 0;
+  }
+
+  #hotResetInfo(bytes: Uint8Array): number {
+    const argsz = argszOf(bytes, PciHotResetInfo.size);
+    const devices = this.#device.shape.hotReset ?? refuse('ENODEV');
+    const isById = this.#iommufd !== undefined;
+    const flags = isById ? VFIO_PCI_HOT_RESET_FLAG_DEV_ID | VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED : 0;
+    PciHotResetInfo.write(bytes, { flags, count: devices.length });
+    if (argsz < PciHotResetInfo.size + devices.length * PciDependentDevice.size) refuse('ENOSPC');
+    for (const [i, { group, bus, devfn }] of devices.entries()) {
+      const entry = { group_id: isById ? this.#devid : group, segment: 0, bus, devfn };
+      PciDependentDevice.write(bytes, entry, PciHotResetInfo.size + i * PciDependentDevice.size);
+    }
+    return 0;
+  }
+
+  #hotReset(bytes: Uint8Array): number {
+    argszOf(bytes, PciHotReset.size);
+    const devices = this.#device.shape.hotReset ?? refuse('ENODEV');
+    const { count } = PciHotReset.decode(bytes);
+    const view = new DataView(bytes.buffer, bytes.byteOffset + PciHotReset.size);
+    if (count === 0 && this.#iommufd === undefined) refuse('EINVAL');
+    const given = Array.from({ length: count }, (_, i) => this.#kernel.behind(view.getInt32(i * 4, true)));
+    const isMissing = ({ group }: { group: number }) =>
+      !given.some((object) => object === this.#kernel.groups.get(group));
+    if (this.#iommufd === undefined && devices.some(isMissing)) refuse('EINVAL');
+    this.#device.resets++;
+    return 0;
+  }
+
+  #feature(bytes: Uint8Array): number {
+    const argsz = argszOf(bytes, DeviceFeature.size);
+    const { flags } = DeviceFeature.decode(bytes);
+    const data = this.#device.shape.features?.get(flags & VFIO_DEVICE_FEATURE_MASK) ?? refuse('ENOTTY');
+    if ((flags & VFIO_DEVICE_FEATURE_PROBE) !== 0) return 0;
+    if (argsz < DeviceFeature.size + data.length) refuse('EINVAL');
+    const own = bytes.subarray(DeviceFeature.size, DeviceFeature.size + data.length);
+    if ((flags & VFIO_DEVICE_FEATURE_GET) !== 0) own.set(data);
+    else if ((flags & VFIO_DEVICE_FEATURE_SET) !== 0) data.set(own);
+    else refuse('EINVAL');
+    return 0;
+  }
+
+  /** As vfio-pci treats a BAR: what goes past the end is left out. */
+  #access(offset: number, length: number, right: number): Uint8Array {
+    if (!this.#isGranted) refuse('EINVAL');
+    const region = this.#device.shape.regions?.[Math.floor(offset / REGION_STRIDE)] ?? refuse('EINVAL');
+    const at = offset % REGION_STRIDE;
+    if (at >= region.size || (region.flags & right) === 0) refuse('EINVAL');
+    const bytes = region.bytes ?? refuse('EIO');
+    return bytes.subarray(at, Math.min(at + length, region.size));
+  }
+
+  pread(offset: number, data: Uint8Array): number {
+    const bytes = this.#access(offset, data.length, VFIO_REGION_INFO_FLAG_READ);
+    data.set(bytes);
+    return bytes.length;
+  }
+
+  pwrite(offset: number, data: Uint8Array): number {
+    const bytes = this.#access(offset, data.length, VFIO_REGION_INFO_FLAG_WRITE);
+    bytes.set(data.subarray(0, bytes.length));
+    return bytes.length;
+  }
+
+  mmap(offset: number, bytes: number): Mapping {
+    if (!this.#isGranted) refuse('EINVAL');
+    const region = this.#device.shape.regions?.[Math.floor(offset / REGION_STRIDE)] ?? refuse('EINVAL');
+    const at = offset % REGION_STRIDE;
+    if ((region.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || at + bytes > region.size) refuse('EINVAL');
+    return Mapping.anonymous(bytes);
+  }
+}
+
+/** A structure that may end before its newest fields, with these as zeroes. */
+function extended(bytes: Uint8Array): Uint8Array {
+  const room = new Uint8Array(64);
+  room.set(bytes.subarray(0, 64));
+  return room;
+}

@@ -1,0 +1,206 @@
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import type { HostRoots } from '../roots.js';
+import { linkName, Sysfs, text } from '../sysfs.js';
+
+export interface FakePciFunction {
+  readonly address: string;
+  readonly driver?: string;
+  /** Driver that takes it when nothing overrides. */
+  readonly naturalDriver?: string;
+  /** Absent: it is behind no IOMMU. */
+  readonly group?: number;
+  readonly id?: string;
+  readonly class?: string;
+  /** Byte 0x0e of config space. */
+  readonly headerType?: number;
+  readonly cdev?: string;
+  readonly resetMethods?: string;
+  readonly numaNode?: number;
+  readonly physfn?: string;
+  readonly virtfns?: readonly string[];
+}
+
+export interface FakeMdevType {
+  readonly type: string;
+  readonly name: string;
+  readonly instances: number;
+}
+
+/** A made-up /sys, /proc, /dev and /lib/modules in a temporary folder, with a kernel that reacts to writes. */
+export class FakeHost implements Disposable {
+  readonly roots: HostRoots;
+  readonly sysfs: Sysfs;
+  /** Every write, `path-below-sys=text`. */
+  readonly writes: string[] = [];
+  /** Drivers that take no device. */
+  readonly refusing = new Set<string>();
+  readonly #root: string;
+  readonly #natural = new Map<string, string>();
+  #nextMdevGroup = 100;
+
+  private constructor(root: string) {
+    this.#root = root;
+    const at = (name: string) => join(root, name);
+    this.roots = { sys: at('sys'), proc: at('proc'), dev: at('dev'), modules: at('modules') };
+    this.sysfs = new Sysfs(this.roots.sys, (path, value) => this.#write(path, value));
+  }
+
+  static create(): FakeHost {
+    const host = new FakeHost(mkdtempSync(join(tmpdir(), 'host-')));
+    for (const folder of [
+      'bus/pci/devices',
+      'bus/pci/drivers',
+      'bus/mdev/devices',
+      'kernel/iommu_groups',
+      'dev/char',
+    ])
+      mkdirSync(host.sysfs.path(folder), { recursive: true });
+    for (const folder of [host.roots.proc, host.roots.dev, host.roots.modules]) mkdirSync(folder);
+    host.addDriver('vfio-pci');
+    return host;
+  }
+
+  addDriver(name: string): void {
+    mkdirSync(this.sysfs.path('bus/pci/drivers', name), { recursive: true });
+  }
+
+  /** A file anywhere below the temporary folder: `proc/self/limits`. */
+  file(path: string, content: string | Uint8Array): void {
+    const full = join(this.#root, path);
+    mkdirSync(dirname(full), { recursive: true });
+    writeFileSync(full, content);
+  }
+
+  link(path: string, target: string): void {
+    const full = join(this.#root, path);
+    mkdirSync(dirname(full), { recursive: true });
+    if (existsSync(full)) unlinkSync(full);
+    symlinkSync(target, full);
+  }
+
+  addPci(device: FakePciFunction): void {
+    const { address, group, id = '8086:10d3' } = device;
+    const path = `sys/devices/pci0000:00/${address}`;
+    this.file(`${path}/vendor`, `0x${id.slice(0, 4)}\n`);
+    this.file(`${path}/device`, `0x${id.slice(5)}\n`);
+    this.file(`${path}/class`, `${device.class ?? '0x020000'}\n`);
+    const config = new Uint8Array(64);
+    config[0x0e] = device.headerType ?? 0;
+    this.file(`${path}/config`, config);
+    this.file(`${path}/numa_node`, `${device.numaNode ?? -1}\n`);
+    this.file(`${path}/driver_override`, '(null)\n');
+    if (device.resetMethods !== undefined) this.file(`${path}/reset_method`, `${device.resetMethods}\n`);
+    mkdirSync(this.sysfs.path('bus/pci'), { recursive: true });
+    this.link(`${path}/subsystem`, this.sysfs.path('bus/pci'));
+    this.link(`sys/bus/pci/devices/${address}`, join(this.#root, path));
+    if (group !== undefined) this.#join(path, group);
+    if (device.physfn !== undefined) this.link(`${path}/physfn`, `../${device.physfn}`);
+    for (const [i, vf] of (device.virtfns ?? []).entries()) this.link(`${path}/virtfn${i}`, `../${vf}`);
+    const natural = device.naturalDriver ?? device.driver;
+    if (natural !== undefined) this.#natural.set(address, natural);
+    if (device.driver !== undefined) this.#bind(address, device.driver);
+    if (device.cdev !== undefined) this.addCdev(path, device.cdev, '511:0');
+  }
+
+  /** A vfio-dev entry below a device. */
+  addCdev(devicePath: string, node: string, number: string): void {
+    const path = `${devicePath}/vfio-dev/${node}`;
+    this.file(`${path}/dev`, `${number}\n`);
+    this.link(`${path}/device`, join(this.#root, devicePath));
+    this.link(`sys/class/vfio-dev/${node}`, join(this.#root, path));
+    this.link(`sys/dev/char/${number}`, join(this.#root, path));
+  }
+
+  addMdevParent(parent: string, types: readonly FakeMdevType[]): void {
+    const path = `sys/devices/virtual/${parent}`;
+    for (const { type, name, instances } of types) {
+      const folder = `${path}/mdev_supported_types/${type}`;
+      this.file(`${folder}/name`, `${name}\n`);
+      this.file(`${folder}/available_instances`, `${instances}\n`);
+      this.file(`${folder}/device_api`, 'vfio-pci\n');
+      this.file(`${folder}/create`, '');
+    }
+    this.link(`sys/class/mdev_bus/${parent}`, join(this.#root, path));
+  }
+
+  #join(path: string, group: number): void {
+    const groupPath = `sys/kernel/iommu_groups/${group}`;
+    this.link(`${path}/iommu_group`, join(this.#root, groupPath));
+    this.link(`${groupPath}/devices/${basename(path)}`, join(this.#root, path));
+  }
+
+  #bind(address: string, driver: string): void {
+    this.addDriver(driver);
+    this.link(`sys/devices/pci0000:00/${address}/driver`, this.sysfs.path('bus/pci/drivers', driver));
+  }
+
+  /** What the kernel does when an attribute is written. */
+  #write(path: string, value: string): void {
+    this.writes.push(`${path.slice(this.roots.sys.length + 1)}=${value.trim()}`);
+    const name = value.trim();
+    const device = dirname(path);
+    switch (basename(path)) {
+      case 'driver_override':
+        writeFileSync(path, name === '' ? '(null)\n' : `${name}\n`);
+        return;
+      case 'unbind':
+        unlinkSync(join(this.sysfs.path('bus/pci/devices', name), 'driver'));
+        return;
+      case 'drivers_probe': {
+        const override = text(join(this.sysfs.path('bus/pci/devices', name), 'driver_override'));
+        const driver = override === '(null)' ? this.#natural.get(name) : override;
+        if (driver !== undefined && !this.refusing.has(driver)) this.#bind(name, driver);
+        return;
+      }
+      case 'bind':
+        this.#bind(name, basename(device));
+        return;
+      case 'create':
+        this.#createMdev(device, name);
+        return;
+      case 'remove':
+        this.#removeMdev(device);
+        return;
+      default:
+        writeFileSync(path, value);
+    }
+  }
+
+  #createMdev(typeFolder: string, uuid: string): void {
+    const available = join(typeFolder, 'available_instances');
+    writeFileSync(available, `${Number(readFileSync(available, 'utf8')) - 1}\n`);
+    const parent = basename(dirname(dirname(realpathSync(typeFolder))));
+    const path = `sys/devices/virtual/${parent}/${uuid}`;
+    this.file(`${path}/remove`, '');
+    this.link(`${path}/driver`, this.sysfs.path('bus/mdev/drivers/vfio_mdev'));
+    this.link(`${path}/mdev_type`, realpathSync(typeFolder));
+    this.link(`${path}/subsystem`, this.sysfs.path('bus/mdev'));
+    this.link(`sys/bus/mdev/devices/${uuid}`, join(this.#root, path));
+    this.#join(path, this.#nextMdevGroup++);
+  }
+
+  #removeMdev(path: string): void {
+    const available = join(realpathSync(join(path, 'mdev_type')), 'available_instances');
+    writeFileSync(available, `${Number(readFileSync(available, 'utf8')) + 1}\n`);
+    const group = linkName(join(path, 'iommu_group'));
+    rmSync(this.sysfs.path('kernel/iommu_groups', group ?? 'none'), { recursive: true });
+    unlinkSync(this.sysfs.path('bus/mdev/devices', basename(path)));
+    rmSync(path, { recursive: true });
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.#root, { recursive: true });
+  }
+}
