@@ -23,8 +23,12 @@ if (kvmProblem !== undefined) {
 export default defineConfig({
   oxc: { target: 'es2022' },
   test: {
-    include: ['{sys,kvm,vfio,devices,vmm,examples,bench}/**/*.test.ts'],
-    exclude: kvmProblem === undefined ? [] : ['**/*.kvm.test.ts'],
+    include: ['{sys,kvm,vfio,devices,vmm,examples,bench,lab}/**/*.test.ts'],
+    exclude: [
+      'lab/.cache/**', // a whole Debian
+      '**/*.lab.test.ts', // run in the lab: npm run lab -- test
+      ...(kvmProblem === undefined ? [] : ['**/*.kvm.test.ts']),
+    ],
     setupFiles: ['sys/testing/setup.ts'],
     testTimeout: 30_000,
     maxWorkers: 2,

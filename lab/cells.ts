@@ -1,0 +1,57 @@
+import type { L2Check } from './l2.js';
+
+/** Devices passed through together, and what L2 must find good about them. */
+export interface Cell {
+  readonly name: string;
+  readonly checks: readonly L2Check[];
+  /** Results that L2 must print, all ok. */
+  readonly expected: readonly string[];
+  /** Bash in L1 that leaves the devices, as addresses or UUIDs, in `devices`. */
+  readonly attach: string;
+  /** Bash in L1 that gives them back. */
+  readonly detach: string;
+  readonly parameters?: readonly string[];
+  /** Virtual CPUs of L2; 1 if absent. */
+  readonly cpus?: number;
+}
+
+const nicChecks: readonly L2Check[] = ['dhcp', 'ping', 'fetch', 'interrupts'];
+const nicResults = (nic: string): string[] => ['dhcp', 'ping', 'fetch'].map((check) => `${check}.${nic}`);
+
+const passThrough = (...variables: string[]): Pick<Cell, 'attach' | 'detach'> => {
+  const list = variables.map((variable) => `$${variable}`).join(' ');
+  return { attach: `devices="${list}"; vfio-bind $devices`, detach: `vfio-unbind $devices` };
+};
+
+const mediated = (...types: string[]): Pick<Cell, 'attach' | 'detach'> => ({
+  attach: `devices="${types.map((type) => `$(mdev-create ${type})`).join(' ')}"`,
+  detach: 'for uuid in $devices; do echo 1 > /sys/bus/mdev/devices/$uuid/remove; done',
+});
+
+const nic = { checks: nicChecks, expected: nicResults('eth0') };
+
+/** What is proved of each kind of device and interrupt. */
+export const cells: readonly Cell[] = [
+  { name: 'e1000e MSI-X', ...nic, ...passThrough('LAB_E1000E') },
+  { name: 'e1000e INTx', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=nomsi'] },
+  { name: 'e1000e MSI-X, 2 vCPUs', ...nic, ...passThrough('LAB_E1000E'), cpus: 2 },
+  { name: 'e1000e INTx, 2 vCPUs', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=nomsi'], cpus: 2 },
+  { name: 'igb', ...nic, ...passThrough('LAB_IGB') },
+  {
+    name: 'igb VF',
+    ...nic,
+    attach: 'devices=$(vf-create $LAB_IGB 1); vfio-bind $devices',
+    detach: 'vfio-unbind $devices; echo 0 > /sys/bus/pci/devices/$LAB_IGB/sriov_numvfs',
+  },
+  { name: 'virtio-net', ...nic, ...passThrough('LAB_VIRTIO_NET') },
+  { name: 'nvme', checks: ['disk', 'interrupts'], expected: ['disk.nvme0n1'], ...passThrough('LAB_NVME') },
+  {
+    name: 'e1000e + nvme',
+    checks: [...nicChecks, 'disk'],
+    expected: [...nicResults('eth0'), 'disk.nvme0n1'],
+    ...passThrough('LAB_E1000E', 'LAB_NVME'),
+  },
+  { name: 'mtty', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...mediated('mtty-2') },
+  { name: 'mdpy', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mdpy-xga') },
+  { name: 'mbochs', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mbochs-small') },
+];

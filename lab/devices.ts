@@ -1,0 +1,85 @@
+/** A device that L1 can be given; one row is all there is to say of it. */
+interface DeviceRow {
+  /** Slot on the root bus: the device's own, or that of the root port above it. */
+  readonly slot: number;
+  /** Behind a root port of its own: needed for hot-unplug, AER and SR-IOV. */
+  readonly behindPort?: true;
+  readonly backend: 'network' | 'disk' | 'none';
+  /** QEMU's device model and its options. */
+  readonly model: string;
+}
+
+export const deviceTable = {
+  e1000e: { slot: 0x10, backend: 'network', model: 'e1000e' },
+  'virtio-net': {
+    slot: 0x11,
+    backend: 'network',
+    model: 'virtio-net-pci,disable-legacy=on,iommu_platform=on',
+  },
+  // QEMU's igb has no room for its VFs on the root bus.
+  igb: { slot: 0x12, backend: 'network', model: 'igb', behindPort: true },
+  nvme: { slot: 0x13, backend: 'disk', model: 'nvme,serial=lab' },
+  edu: { slot: 0x14, backend: 'none', model: 'edu' },
+  'e1000e-port': { slot: 0x15, backend: 'network', model: 'e1000e', behindPort: true },
+} as const satisfies Record<string, DeviceRow>;
+
+export type DeviceName = keyof typeof deviceTable;
+
+export const deviceNames = Object.keys(deviceTable) as DeviceName[];
+
+const hex = (value: number): string => value.toString(16).padStart(2, '0');
+
+const rowOf = (name: DeviceName): DeviceRow => deviceTable[name];
+
+/**
+ * PCI addresses of devices as L1's Linux names them. The firmware numbers buses in the order of the root ports' slots.
+ */
+export function pciAddresses(names: readonly DeviceName[]): Map<DeviceName, string> {
+  const ports = names.filter((name) => rowOf(name).behindPort).sort((a, b) => rowOf(a).slot - rowOf(b).slot);
+  return new Map(
+    names.map((name) => [
+      name,
+      rowOf(name).behindPort
+        ? `0000:${hex(ports.indexOf(name) + 1)}:00.0`
+        : `0000:00:${hex(rowOf(name).slot)}.0`,
+    ]),
+  );
+}
+
+/** The name of the variable that tells a command in L1 the address of a device: LAB_VIRTIO_NET for virtio-net. */
+export const addressVariable = (name: DeviceName): string => `LAB_${name.toUpperCase().replaceAll('-', '_')}`;
+
+/**
+ * QEMU's arguments for devices. Each NIC has a user-mode network of its own; a device's id is its name in the table.
+ * @param diskFile gives the image file of a disk
+ */
+export function deviceArguments(names: readonly DeviceName[], diskFile: (name: string) => string): string[] {
+  return names.flatMap((name) => {
+    const { slot, behindPort, backend, model } = rowOf(name);
+    const options = [model, `id=${name}`];
+    const args: string[] = [];
+    if (behindPort) {
+      args.push('-device', `pcie-root-port,id=${name}-port,chassis=${slot},bus=pcie.0,addr=${hex(slot)}`);
+      options.push(`bus=${name}-port`);
+    } else {
+      options.push('bus=pcie.0', `addr=${hex(slot)}`);
+    }
+    if (backend === 'network') {
+      args.push('-netdev', `user,id=${name}-net`);
+      options.push(`netdev=${name}-net`, `mac=52:54:00:12:34:${hex(slot)}`);
+    } else if (backend === 'disk') {
+      args.push('-drive', `if=none,id=${name}-disk,format=raw,file=${diskFile(name)}`);
+      options.push(`drive=${name}-disk`);
+    }
+    return [...args, '-device', options.join(',')];
+  });
+}
+
+/** @throws Error naming the devices there are, if one of the words is none of them */
+export function parseDevices(text: string): DeviceName[] {
+  if (text === 'all') return [...deviceNames];
+  return text.split(',').map((word) => {
+    if (word in deviceTable) return word as DeviceName;
+    throw new Error(`no device '${word}' in the lab\n  hint: all, or some of ${deviceNames.join(',')}`);
+  });
+}

@@ -1,0 +1,198 @@
+import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
+import { createConnection, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Boot } from './boot.js';
+import { addressVariable, type DeviceName, pciAddresses } from './devices.js';
+import { fileChecksum, startFileServer } from './file-server.js';
+import { prepare } from './images.js';
+import { MailboxReader } from './mailbox.js';
+import type { L1Machine } from './qemu.js';
+import { say, seconds } from './step.js';
+
+export interface L1Options extends Partial<L1Machine> {
+  /** A boot that takes longer is given up, and tried once more. */
+  readonly bootTimeoutMs?: number;
+}
+
+export interface RunOptions {
+  /** The command is ended then, with status 124 as of timeout(1). */
+  readonly timeoutMs?: number;
+  /** Gets output as it comes; it is in the result too. */
+  readonly onOutput?: (bytes: Uint8Array) => void;
+}
+
+export interface RunResult {
+  readonly status: number;
+  /** Standard output and error together. */
+  readonly output: string;
+}
+
+const fetchBytes = 4 << 20;
+
+function defaults(options: L1Options): L1Machine {
+  return { devices: [], cpus: 2, memory: 2048, shell: false, iommu: true, ...options };
+}
+
+async function connectMailbox(path: string, signal: AbortSignal): Promise<Socket> {
+  for (;;) {
+    const socket = createConnection(path);
+    try {
+      await once(socket, 'connect');
+      return socket;
+    } catch {
+      await sleep(20, undefined, { signal });
+    }
+  }
+}
+
+/**
+ * A running L1: a Linux with an IOMMU, real VFIO drivers and nested KVM, in which the project lies at the same path as
+ * here. Commands run one after the other, as root, in the project's folder.
+ */
+export class L1 implements AsyncDisposable {
+  readonly #boot: Boot;
+  readonly #server: Disposable;
+  readonly #socket: Socket;
+  /** Called with the end of the command that runs. */
+  #onEnd: (status: number) => void = () => {};
+  #onOutput: (bytes: Uint8Array) => void = () => {};
+  #count = 0;
+  #last: Promise<unknown> = Promise.resolve();
+
+  private constructor(boot: Boot, server: Disposable, socket: Socket) {
+    this.#boot = boot;
+    this.#server = server;
+    this.#socket = socket;
+  }
+
+  /**
+   * Fetches and builds what is missing, then boots.
+   * @throws Error with the end of the console if L1 does not come up in two tries
+   */
+  static async boot(options: L1Options = {}): Promise<L1> {
+    await prepare();
+    try {
+      return await L1.#tryBoot(options);
+    } catch (error) {
+      say(`${(error as Error).message}\nlab: once more`);
+      return L1.#tryBoot(options);
+    }
+  }
+
+  static async #tryBoot(options: L1Options): Promise<L1> {
+    const { bootTimeoutMs = 40_000 } = options;
+    const start = performance.now();
+    const machine = defaults(options);
+    const server = await startFileServer();
+    const boot = Boot.start(machine, environment(machine.devices, server.url));
+    const signal = AbortSignal.timeout(bootTimeoutMs);
+    try {
+      const gone = once(boot.qemu, 'exit', { signal }).then(() => {
+        throw new Error('QEMU ended');
+      });
+      const up = connectMailbox(join(boot.folder, 'mailbox'), signal).then(async (socket) => {
+        const l1 = new L1(boot, server, socket);
+        await l1.#ready(signal);
+        return l1;
+      });
+      const l1 = await Promise.race([up, gone]);
+      say(`L1 is up after ${seconds(start)}`);
+      return l1;
+    } catch (error) {
+      const words = boot.lastWords();
+      await boot[Symbol.asyncDispose]();
+      server[Symbol.dispose]();
+      const cause = signal.aborted ? 'not up at its time limit' : (error as Error).message;
+      throw new Error(`L1 did not boot: ${cause}, after ${seconds(start)}\n${words}`);
+    }
+  }
+
+  async #ready(signal: AbortSignal): Promise<void> {
+    const reader = new MailboxReader(
+      (bytes) => this.#onOutput(bytes),
+      (number, status) => {
+        if (number === this.#count) this.#onEnd(status);
+      },
+    );
+    this.#socket.on('data', (bytes) => reader.push(bytes));
+    this.#socket.on('error', () => {}); // QEMU's end is watched instead
+    await new Promise<void>((resolve, reject) => {
+      this.#onEnd = () => resolve();
+      signal.addEventListener('abort', () => reject(signal.reason));
+    });
+  }
+
+  /**
+   * Runs a bash command in L1; calls queue. What a background process of an earlier command prints is taken for
+   * output of the one that runs.
+   * @throws Error if L1 itself is gone or does not answer
+   */
+  run(command: string, options: RunOptions = {}): Promise<RunResult> {
+    const attempt = this.#last.then(() => this.#attempt(command, options));
+    this.#last = attempt.catch(() => {});
+    return attempt;
+  }
+
+  async #attempt(command: string, { timeoutMs = 60_000, onOutput }: RunOptions): Promise<RunResult> {
+    const number = ++this.#count;
+    const parts: Uint8Array[] = [];
+    writeFileSync(join(this.#boot.folder, `${number}.sh`), command);
+    const abort = new AbortController();
+    const ended = new Promise<number>((resolve) => {
+      this.#onEnd = resolve;
+      this.#onOutput = (bytes) => {
+        parts.push(bytes);
+        onOutput?.(bytes);
+      };
+    });
+    const failed = (text: string) => (): never => {
+      throw new Error(`${text} while it ran: ${command}\n${this.#boot.lastWords()}`);
+    };
+    this.#socket.write(`${number} ${Math.ceil(timeoutMs / 1000)}\n`);
+    try {
+      if (this.#boot.isGone) failed('L1 was gone')();
+      const gone = once(this.#boot.qemu, 'exit', { signal: abort.signal }).then(failed('L1 ended'));
+      // The agent ends a command that is late; if even that does not come, L1 stands still.
+      const silent = sleep(timeoutMs + 20_000, undefined, { signal: abort.signal }).then(
+        failed('L1 stood still'),
+      );
+      for (const promise of [gone, silent]) promise.catch(() => {});
+      const status = await Promise.race([ended, gone, silent]);
+      return { status, output: Buffer.concat(parts).toString('utf8') };
+    } finally {
+      abort.abort();
+      this.#onOutput = () => {};
+    }
+  }
+
+  /** Ends QEMU at once: nothing in L1 is worth an orderly end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#socket.destroy();
+    await this.#boot[Symbol.asyncDispose]();
+    this.#server[Symbol.dispose]();
+  }
+}
+
+/** Variables that every command in L1 finds: addresses of devices, and a file that can be fetched over their NICs. */
+function environment(devices: readonly DeviceName[], url: string): string[] {
+  const addresses = [...pciAddresses(devices)].map(
+    ([name, address]) => `${addressVariable(name)}=${address}`,
+  );
+  return [
+    ...addresses,
+    `LAB_URL=${url}`,
+    `LAB_FILE=${url}/${fetchBytes}`,
+    `LAB_MD5=${fileChecksum(fetchBytes)}`,
+  ];
+}
+
+/** Boots L1 with a login shell on this terminal; ends when the shell does. */
+export async function l1Shell(options: L1Options): Promise<void> {
+  await prepare();
+  using server = await startFileServer();
+  const machine = { ...defaults(options), shell: true };
+  await using boot = Boot.start(machine, environment(machine.devices, server.url));
+  await once(boot.qemu, 'exit');
+}

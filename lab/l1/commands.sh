@@ -1,0 +1,105 @@
+# Commands that programs and people use in L1. The agent puts each function into PATH as a command.
+set -euo pipefail
+
+# vfio-load [noiommu]: the kernel's VFIO with both of its interfaces; noiommu allows devices that no IOMMU guards.
+vfio-load() {
+  modprobe vfio ${1:+enable_unsafe_noiommu_mode=1}
+  modprobe -a vfio_iommu_type1 vfio-pci mdev
+}
+
+# vfio-bind BDF...: takes PCI functions from their drivers and gives them to vfio-pci.
+vfio-bind() {
+  local bdf device
+  for bdf; do
+    device=/sys/bus/pci/devices/$bdf
+    echo vfio-pci > "$device/driver_override"
+    [ ! -e "$device/driver" ] || echo "$bdf" > "$device/driver/unbind"
+    echo "$bdf" > /sys/bus/pci/drivers_probe
+    [ "$(basename "$(readlink "$device/driver")")" = vfio-pci ] || { echo "$bdf: vfio-pci did not take it" >&2; return 1; }
+  done
+}
+
+# vfio-unbind BDF...: undoes vfio-bind; the function's own driver takes it again if it is loaded.
+vfio-unbind() {
+  local bdf device
+  for bdf; do
+    device=/sys/bus/pci/devices/$bdf
+    echo > "$device/driver_override"
+    [ ! -e "$device/driver" ] || echo "$bdf" > "$device/driver/unbind"
+    echo "$bdf" > /sys/bus/pci/drivers_probe
+  done
+}
+
+# vf-create BDF COUNT: makes virtual functions of a NIC, without a driver, and prints their addresses.
+vf-create() {
+  local device=/sys/bus/pci/devices/$1 virtual
+  modprobe "$(modprobe -R "$(cat "$device/modalias")")"
+  ip link set "$(ls "$device/net")" up
+  echo 0 > "$device/sriov_drivers_autoprobe"
+  echo "$2" > "$device/sriov_numvfs"
+  for virtual in "$device"/virtfn*; do basename "$(readlink "$virtual")"; done
+}
+
+# mdev-create TYPE [UUID]: a mediated device of a sample driver (mtty-1, mdpy-xga, mbochs-small ...); prints its UUID.
+mdev-create() {
+  local uuid=${2:-$(cat /proc/sys/kernel/random/uuid)}
+  modprobe "${1%%-*}"
+  echo "$uuid" > /sys/class/mdev_bus/*/mdev_supported_types/*"$1"/create
+  echo "$uuid"
+}
+
+# hmp COMMAND...: a command to the monitor of the QEMU that L1 is a guest of (device_del ID ...); prints its answer.
+hmp() {
+  local port line
+  port=$(grep -lx hmp /sys/class/virtio-ports/*/name)
+  port=${port%/name}
+  exec 9<>"/dev/${port##*/}"
+  # Only the first hmp of a boot needs to negotiate: later ones get an error for it, which is skipped like any line
+  # without the number of the question.
+  echo '{"execute":"qmp_capabilities"}' >&9
+  printf '{"execute":"human-monitor-command","id":%d,"arguments":{"command-line":"%s"}}\n' $$ "$*" >&9
+  while IFS= read -r line <&9; do
+    case $line in
+      *'"id": '$$*'"error"'* | *'"error"'*'"id": '$$*) echo "$line" >&2; return 1 ;;
+      *'"id": '$$*) break ;;
+    esac
+  done
+  line=${line#*'"return": "'}
+  line=${line%'", "id": '$$*}
+  line=$(printf '%b' "${line//'\"'/'"'}" | tr -d '\r')
+  [ -z "$line" ] || echo "$line"
+}
+
+# aer BDF STATUS: an uncorrectable PCI Express error (hexadecimal AER status) of a function below a root port.
+# The kernel's injector is used: the emulated NICs do not pass on the errors that QEMU's monitor can inject.
+aer() {
+  local word bytes='' domain bus slot fn
+  modprobe aer_inject
+  IFS=:. read -r domain bus slot fn <<< "$1"
+  bytes=$(printf '\\x%02x\\x%02x\\x%02x\\x00' $((16#$bus)) $((16#$slot)) "$fn") # struct aer_error_inj, packed
+  for word in $((16#$2)) 0 0 1 2 3 $((16#$domain)); do
+    bytes+=$(printf '\\x%02x' $((word & 255)) $((word >> 8 & 255)) $((word >> 16 & 255)) $((word >> 24 & 255)))
+  done
+  printf '%b' "$bytes" > /run/aer && cat /run/aer > /dev/aer_inject
+}
+
+# l2-qemu legacy|iommufd DEVICE... [-- KERNEL-PARAMETER...]: the L2 guest under Debian's QEMU, with PCI functions or
+# mdevs passed through; L2_CPUS and L2_MEMORY (MiB) size it. The reference that tsvisor is measured against.
+l2-qemu() {
+  local interface=$1 devices=() parameters='' suffix=''
+  shift
+  [ "$interface" = legacy ] || { devices=(-object iommufd,id=io); suffix=,iommufd=io; }
+  for word; do
+    shift
+    case $word in
+      --) parameters=$*; break ;;
+      *-*) devices+=(-device "vfio-pci,sysfsdev=/sys/bus/mdev/devices/$word$suffix") ;;
+      *) devices+=(-device "vfio-pci,host=$word$suffix") ;;
+    esac
+  done
+  exec qemu-system-x86_64 -accel kvm -machine q35 -cpu host -smp "${L2_CPUS:-1}" -m "${L2_MEMORY:-256}" \
+    -nodefaults -display none -no-reboot -serial stdio \
+    -kernel /lab/vmlinuz -initrd /lab/l2.initrd -append "$parameters" "${devices[@]}"
+}
+
+"$@"

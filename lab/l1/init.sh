@@ -1,0 +1,29 @@
+#!/bin/sh
+# First program of L1: makes its root out of the shares of the machine that runs QEMU, and starts the agent there.
+# Each share is the read-only lower half of an overlay whose upper half is memory: L1 may write anywhere, and all of it
+# is gone at the end. Only /run/lab, the folder of this boot, is shared for writing.
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for word in $(cat /proc/cmdline); do
+  case $word in lab.project=*) project=${word#*=} ;; esac
+done
+modprobe -a 9pnet_virtio 9p overlay
+
+share() { # TAG FOLDER OPTIONS
+  mkdir -p "$2"
+  mount -t 9p -o "trans=virtio,version=9p2000.L,msize=512000,$3" "$1" "$2"
+}
+overlay() { # TAG FOLDER
+  share "$1" "/lower/$1" ro,cache=loose
+  mkdir -p "/upper/$1/files" "/upper/$1/work" "$2"
+  mount -t overlay -o "lowerdir=/lower/$1,upperdir=/upper/$1/files,workdir=/upper/$1/work" "$1" "$2"
+}
+mkdir -p /upper
+mount -t tmpfs upper /upper
+overlay root /new
+overlay project "/new$project"
+share node /new/mnt/node ro,cache=loose
+share run /new/run/lab cache=none
+for folder in proc sys dev; do mount --move "/$folder" "/new/$folder"; done
+exec switch_root /new /bin/bash "$project/lab/l1/agent.sh" "$project"

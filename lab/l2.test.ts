@@ -1,0 +1,51 @@
+import { describe, expect, test } from 'vitest';
+import { fileChecksum, fileContent } from './file-server.js';
+import { payloadOf } from './images.js';
+import { l2CommandLine, l2UserspaceSeconds, parseL2Results } from './l2.js';
+
+describe('L2', () => {
+  test('is told its checks and the file to fetch, with the checksum that the file has', () => {
+    const line = l2CommandLine({
+      checks: ['dhcp', 'fetch'],
+      url: 'http://10.0.2.2:8',
+      fetchBytes: 100,
+      parameters: ['pci=nomsi'],
+    });
+    expect(line.split(' ')).toEqual(
+      expect.arrayContaining([
+        'console=ttyS0',
+        'lab.checks=dhcp,fetch',
+        'lab.url=http://10.0.2.2:8/100',
+        `lab.md5=${fileChecksum(100)}`,
+        'pci=nomsi',
+      ]),
+    );
+    expect(l2CommandLine({ checks: ['disk'] })).not.toContain('lab.url');
+  });
+
+  test('a longer file starts with the bytes of a shorter one', () => {
+    expect(fileContent(100).subarray(0, 33)).toEqual(fileContent(33));
+    expect(fileContent(4096).equals(Buffer.alloc(4096))).toBe(false);
+  });
+
+  test('its results are read from a console with carriage returns and other lines', () => {
+    const output =
+      'L2-USERSPACE 3.17\r\nL2-RESULT dhcp.eth0 ok\r\nnoise L2-RESULT x ok\r\nL2-RESULT disk failed\r\n';
+    expect(Object.fromEntries(parseL2Results(output))).toEqual({ 'dhcp.eth0': true, disk: false });
+    expect(l2UserspaceSeconds(output)).toBe(3.17);
+    expect(l2UserspaceSeconds('Kernel panic')).toBeUndefined();
+  });
+
+  test('a result that failed once stays failed', () => {
+    expect(parseL2Results('L2-RESULT a failed\nL2-RESULT a ok\n').get('a')).toBe(false);
+  });
+
+  test('the payload of a bzImage lies behind its setup sectors, without the size at its end', () => {
+    const image = Buffer.alloc(4096);
+    image.writeUInt8(2, 0x1f1);
+    image.writeUInt32LE(100, 0x248);
+    image.writeUInt32LE(11, 0x24c);
+    image.write('payload', 3 * 512 + 100);
+    expect(Buffer.from(payloadOf(image)).toString()).toBe('payload');
+  });
+});

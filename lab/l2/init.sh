@@ -1,0 +1,125 @@
+#!/bin/sh
+# The whole userspace of L2: loads drivers for what it finds on PCI, runs the checks that lab.checks= names, powers off.
+# Each check prints one line for each device it tried, "L2-RESULT check.device ok" or "failed", or "check failed" if there
+# was no device; l2.ts reads them.
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+echo "L2-USERSPACE $(cut -d' ' -f1 /proc/uptime)"
+for word in $(cat /proc/cmdline); do
+  case $word in
+    lab.checks=*) checks=${word#*=} ;;
+    lab.url=*) url=${word#*=} ;;
+    lab.md5=*) md5=${word#*=} ;;
+  esac
+done
+for bus in pci virtio; do modprobe -a $(cat /sys/bus/$bus/devices/*/modalias); done 2>/dev/null
+
+tried=
+result() { # NAME STATUS
+  tried=yes
+  case $2 in 0) echo "L2-RESULT $1 ok" ;; *) echo "L2-RESULT $1 failed" ;; esac
+}
+nics() { ls /sys/class/net | grep -v '^lo$'; }
+# Waits up to $1 seconds for a command to hold.
+eventually() {
+  local left=$(($1 * 10))
+  shift
+  until "$@"; do
+    left=$((left - 1))
+    [ $left -gt 0 ] || return 1
+    sleep 0.1
+  done
+}
+
+dhcp() {
+  for nic in $(nics); do
+    ip link set "$nic" up
+    udhcpc -i "$nic" -n -q -t 20 -T 1 -s /udhcpc >/dev/null 2>&1
+    result "dhcp.$nic" $?
+  done
+}
+# With several NICs on equal networks, only the route of the NIC at hand may exist.
+alone() {
+  ip route flush table main
+  ip route add 10.0.2.0/24 dev "$1"
+}
+ping_gateway() {
+  for nic in $(nics); do
+    alone "$nic"
+    ping -q -c 3 -i 0.2 -I "$nic" 10.0.2.2 >/dev/null
+    result "ping.$nic" $?
+  done
+}
+fetch() {
+  for nic in $(nics); do
+    alone "$nic"
+    read -r start _ < /proc/uptime
+    wget -q -O /file "$url" && [ "$(md5sum < /file | cut -c1-32)" = "$md5" ]
+    result "fetch.$nic" $?
+    read -r end _ < /proc/uptime
+    echo "L2-FETCHED $nic $(wc -c < /file) bytes, $start to $end s"
+  done
+}
+interrupts() { cat /proc/interrupts; }
+disk() {
+  for disk in $(ls /sys/block | grep -E '^(nvme|vd)'); do
+    head -c 1048576 /dev/urandom > /written
+    dd if=/written of="/dev/$disk" bs=64k oflag=direct 2>/dev/null &&
+      dd if="/dev/$disk" of=/read bs=64k count=16 iflag=direct 2>/dev/null && cmp -s /written /read
+    result "disk.$disk" $?
+  done
+}
+# A line written to a PCI serial port must come back: the mtty sample echoes.
+tty() {
+  for port in /sys/class/tty/ttyS*; do
+    case $(readlink -f "$port/device") in *pci0000*) ;; *) continue ;; esac
+    port=${port##*/}
+    stty -F "/dev/$port" raw -echo
+    exec 7<>"/dev/$port"
+    echo "hello $port" >&7
+    read -t 5 -r line <&7
+    [ "$line" = "hello $port" ]
+    result "tty.$port" $?
+    exec 7>&-
+  done
+}
+# Fills the screen with one colour, which the host may look for, and reads it back.
+fb() {
+  # Else the kernel's console blinks its cursor into the picture.
+  for console in /sys/class/vtconsole/*; do
+    ! grep -q 'frame buffer' "$console/name" || echo 0 > "$console/bind"
+  done
+  for screen in /sys/class/graphics/fb*; do
+    [ -e "$screen/name" ] || continue
+    screen=${screen##*/}
+    dd if=/dev/zero bs=4096 count=256 2>/dev/null | tr '\000' '\125' > /written
+    cat /written > "/dev/$screen" && head -c 1048576 "/dev/$screen" | cmp -s - /written
+    result "fb.$screen" $?
+  done
+}
+# The host takes the NIC away while L2 runs.
+unplug() {
+  echo L2-WAITS
+  no_nic() { [ -z "$(nics)" ]; }
+  eventually 60 no_nic
+  result unplug.nic $?
+}
+hold() {
+  echo L2-WAITS
+  while sleep 60; do :; done
+}
+crash() { echo c > /proc/sysrq-trigger; }
+restart() { reboot -f; }
+
+for check in $(echo "$checks" | tr , ' '); do
+  tried=
+  case $check in
+    dhcp | fetch | disk | tty | fb | unplug) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
+    interrupts | hold | crash | restart) $check ;;
+    *) result "$check" 1 ;;
+  esac
+done
+echo "L2-END $(cut -d' ' -f1 /proc/uptime)"
+poweroff -f

@@ -1,0 +1,83 @@
+import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { cacheFolder } from './paths.js';
+
+/** Progress goes to standard error: standard output belongs to the command run in the lab. */
+export function say(text: string): void {
+  process.stderr.write(`lab: ${text}\n`);
+}
+
+export const seconds = (sinceMs: number): string => `${((performance.now() - sinceMs) / 1000).toFixed(1)} s`;
+
+/** Something made once and kept in the cache until its inputs change. */
+export interface Step {
+  readonly name: string;
+  /** What the result depends on, as text: a change makes it anew. */
+  readonly inputs: readonly string[];
+  build(): Promise<void>;
+}
+
+const stampFile = (step: Step): string => join(cacheFolder, 'stamps', step.name);
+
+const digest = (step: Step): string => createHash('sha256').update(JSON.stringify(step.inputs)).digest('hex');
+
+function isDone(step: Step): boolean {
+  try {
+    return readFileSync(stampFile(step), 'utf8') === digest(step);
+  } catch {
+    return false;
+  }
+}
+
+/** Builds, in order, from the first step that is not up to date; one process at a time. */
+export async function runSteps(steps: readonly Step[]): Promise<void> {
+  if (steps.every(isDone)) return;
+  await using _lock = await lockCache();
+  const first = steps.findIndex((step) => !isDone(step));
+  if (first < 0) return;
+  for (const step of steps.slice(first)) {
+    rmSync(stampFile(step), { force: true });
+    say(`${step.name} ...`);
+    const start = performance.now();
+    await step.build();
+    mkdirSync(join(cacheFolder, 'stamps'), { recursive: true });
+    writeFileSync(stampFile(step), digest(step));
+    say(`${step.name}: done in ${seconds(start)}`);
+  }
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+async function lockCache(): Promise<AsyncDisposable> {
+  const file = join(cacheFolder, 'lock');
+  mkdirSync(cacheFolder, { recursive: true });
+  for (let told = false; ; ) {
+    try {
+      writeFileSync(file, `${process.pid}`, { flag: 'wx' });
+      return {
+        async [Symbol.asyncDispose]() {
+          rmSync(file, { force: true });
+        },
+      };
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    }
+    const owner = Number(readFileSync(file, { encoding: 'utf8', flag: 'a+' }));
+    if (owner > 0 && !isAlive(owner)) {
+      rmSync(file, { force: true });
+      continue;
+    }
+    if (!told) say(`waiting for process ${owner}, which is filling ${cacheFolder}`);
+    told = true;
+    await sleep(500);
+  }
+}

@@ -1,0 +1,185 @@
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, join } from 'node:path';
+import { otherSuites, parseAptSources } from './apt-sources.js';
+import { cacheFolder } from './paths.js';
+import { output } from './process.js';
+import { type Step, say, seconds } from './step.js';
+
+/**
+ * A small Debian in a folder of the cache: packages and all they depend on, unpacked and not installed. It does not
+ * depend on what this machine has, and serves three times: its compiler builds the kernel modules, its QEMU runs L1,
+ * and it is L1's root file system.
+ */
+export interface Userland {
+  readonly name: string;
+  /** Suites of the machine's own mirror; the last is preferred. `%s` stands for the machine's release. */
+  readonly suites: readonly string[];
+  readonly packages: readonly string[];
+}
+
+export const userland: Userland = {
+  name: 'root',
+  suites: ['%s', '%s-backports'],
+  packages: [
+    // L1's kernel, with what builds modules for it
+    ...['linux-image-amd64', 'linux-headers-amd64', 'linux-source', 'make', 'xz-utils', 'zstd'],
+    ...['qemu-system-x86', 'ipxe-qemu'],
+    // L1's programs; busybox also fills both initramfs images
+    ...[
+      'busybox-static',
+      'bash',
+      'coreutils',
+      'grep',
+      'sed',
+      'mount',
+      'util-linux',
+      'kmod',
+      'iproute2',
+      'pciutils',
+    ],
+  ],
+};
+
+/** Where a userland is unpacked. */
+export const rootOf = (land: Userland): string => join(cacheFolder, land.name);
+
+/** Command line that runs a program of a userland on this machine with its own loader and libraries. */
+export function programOf(land: Userland, path: string): string[] {
+  const libraries = join(rootOf(land), 'usr/lib/x86_64-linux-gnu');
+  return [join(libraries, 'ld-linux-x86-64.so.2'), '--library-path', libraries, join(rootOf(land), path)];
+}
+
+/**
+ * Runs a shell script inside a userland, as its root; the network and files outside are out of its reach.
+ * A mount namespace of its own brings in /dev and /proc and takes them away again.
+ */
+export async function runInside(land: Userland, script: string): Promise<string> {
+  const enter =
+    'cd "$0" && mkdir -p dev proc && mount --rbind /dev dev && mount --rbind /proc proc &&' +
+    ' exec chroot . /usr/bin/env -i PATH=/usr/sbin:/usr/bin HOME=/ LC_ALL=C /bin/bash -euo pipefail -c "$1"';
+  const user = process.getuid?.() === 0 ? [] : ['--map-root-user'];
+  return output(['unshare', ...user, '--mount', 'sh', '-c', enter, rootOf(land), script]);
+}
+
+function machineSources(suites: readonly string[]): { text: string; suites: string[] } {
+  const files = ['/etc/apt/sources.list'];
+  const folder = '/etc/apt/sources.list.d';
+  if (existsSync(folder)) files.push(...readdirSync(folder).map((name) => join(folder, name)));
+  const sources = files
+    .filter((file) => /\.(list|sources)$/.test(file) && existsSync(file))
+    .flatMap((file) => parseAptSources(basename(file), readFileSync(file, 'utf8')));
+  const codename = /^VERSION_CODENAME=(\w+)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'unknown';
+  const names = suites.map((suite) => suite.replace('%s', codename));
+  return { text: otherSuites(sources, codename, names), suites: names };
+}
+
+/** apt with lists, archives and an idea of what is installed (nothing) of its own: the machine's are not touched. */
+function privateApt(folder: string, sources: string): string[] {
+  for (const path of ['lists/partial', 'archives/partial', 'state']) {
+    mkdirSync(join(folder, path), { recursive: true });
+  }
+  writeFileSync(join(folder, 'lab.sources'), sources);
+  writeFileSync(join(folder, 'status'), '');
+  const options = {
+    'Dir::Etc::SourceList': join(folder, 'lab.sources'),
+    'Dir::Etc::SourceParts': '/dev/null',
+    'Dir::Etc::PreferencesParts': '/dev/null',
+    'Dir::State': join(folder, 'state'),
+    'Dir::State::status': join(folder, 'status'),
+    'Dir::State::Lists': join(folder, 'lists'),
+    'Dir::Cache::Archives': join(folder, 'archives'),
+    'Dir::Cache::pkgcache': '',
+    'Dir::Cache::srcpkgcache': '',
+    'Acquire::Languages': 'none',
+    'APT::Sandbox::User': '', // its folders belong to whoever runs the lab
+  };
+  return ['apt-get', '-q', ...Object.entries(options).flatMap(([name, value]) => ['-o', `${name}=${value}`])];
+}
+
+const bytesIn = (folder: string): number =>
+  readdirSync(folder).reduce(
+    (sum, name) => sum + (statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0),
+    0,
+  );
+
+const megabytes = (bytes: number): string => `${Math.round(bytes / 1e6)} MB`;
+
+async function download(land: Userland, folder: string): Promise<string[]> {
+  const { text, suites } = machineSources(land.suites);
+  const apt = privateApt(folder, text);
+  const start = performance.now();
+  await output([...apt, 'update']);
+  say(`  package lists of ${suites.join(', ')} in ${seconds(start)}`);
+  const install = ['-t', suites.at(-1)!, '--no-install-recommends', '-y', 'install', ...land.packages];
+  const rows = (await output([...apt, '--print-uris', ...install])).matchAll(/^'[^']+' (\S+) (\d+)/gm);
+  const wanted = [...rows].map(([, file, size]) => ({ file: file!, bytes: Number(size) }));
+  const total = wanted.reduce((sum, { bytes }) => sum + bytes, 0);
+  say(`  downloading ${wanted.length} packages, ${megabytes(total)}`);
+  const archives = join(folder, 'archives');
+  const progress = setInterval(() => {
+    say(`  ${megabytes(bytesIn(archives) + bytesIn(join(archives, 'partial')))} of ${megabytes(total)}`);
+  }, 5000);
+  try {
+    await output([...apt, '--download-only', ...install]);
+  } finally {
+    clearInterval(progress);
+  }
+  say(`  downloaded in ${seconds(start)}`);
+  return wanted.map(({ file }) => join(archives, file));
+}
+
+async function unpack(packages: readonly string[], root: string): Promise<void> {
+  mkdirSync(root, { recursive: true });
+  // Debian's merged /usr is made by an installed package's script, and scripts do not run here.
+  for (const name of ['bin', 'sbin', 'lib', 'lib64']) {
+    mkdirSync(join(root, 'usr', name), { recursive: true });
+    symlinkSync(`usr/${name}`, join(root, name));
+  }
+  for (const name of ['dev', 'proc', 'sys', 'run', 'tmp', 'root', 'mnt'])
+    mkdirSync(join(root, name), { recursive: true });
+  const queue = [...packages];
+  const worker = async (): Promise<void> => {
+    for (let file = queue.pop(); file !== undefined; file = queue.pop()) {
+      const skip = '--exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale';
+      const extract = `dpkg-deb --fsys-tarfile "$0" | tar -x -C "$1" --keep-directory-symlink --no-same-owner ${skip}`;
+      await output(['bash', '-o', 'pipefail', '-c', extract, file, root]);
+    }
+  };
+  await Promise.all([worker(), worker()]);
+}
+
+/** What installed packages' scripts would have set up, as far as the lab needs it; busybox stands in for what is missing. */
+const settle = `
+  ln -sf bash /usr/bin/sh
+  for applet in $(busybox --list); do [ -e "/usr/bin/$applet" ] || [ -e "/usr/sbin/$applet" ] || ln -s busybox "/usr/bin/$applet"; done
+  echo 'root:x:0:0:root:/root:/bin/bash' > /etc/passwd
+  echo 'root:x:0:' > /etc/group
+  mkdir -p /lab
+`;
+
+/** Downloads and unpacks a userland. */
+export function userlandStep(land: Userland): Step {
+  return {
+    name: `userland-${land.name}`,
+    inputs: [JSON.stringify(land)],
+    async build() {
+      const folder = join(cacheFolder, `apt-${land.name}`);
+      const packages = await download(land, folder);
+      const start = performance.now();
+      rmSync(rootOf(land), { recursive: true, force: true });
+      await unpack(packages, rootOf(land));
+      await runInside(land, settle);
+      rmSync(folder, { recursive: true, force: true });
+      say(`  unpacked in ${seconds(start)}`);
+    },
+  };
+}

@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config';
+
+// biome-ignore lint/style/noDefaultExport: Vitest takes a default export
+export default defineConfig({
+  oxc: { target: 'es2022' },
+  test: {
+    include: ['{kvm,vfio,devices,vmm,examples,lab}/**/*.lab.test.ts'],
+    exclude: ['**/node_modules/**', 'lab/.cache/**'],
+    setupFiles: ['sys/testing/setup.ts'],
+    testTimeout: 120_000,
+    fileParallelism: false, // files share L1's devices
+  },
+});
