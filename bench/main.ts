@@ -1,4 +1,5 @@
 /** `npm run bench [-- NAME ...]`: runs the benchmarks, all or those named. */
+import { coreScale } from './core-scale.js';
 import { exitCost } from './exit-cost.js';
 import { packets } from './packets.js';
 import { startUp } from './start-up.js';
@@ -7,6 +8,7 @@ const benchmarks: Readonly<Record<string, () => Promise<void>>> = {
   'exit-cost': exitCost,
   'start-up': startUp,
   packets,
+  'core-scale': coreScale,
 };
 
 const wanted = process.argv.slice(2);

@@ -1,8 +1,11 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { FaultInjector } from '../testing/fault-injector.js';
+import { RecordingDevice } from '../testing/recording-device.js';
 import { everyInterleaving, Scheduler } from '../testing/scheduler.js';
 import { ScriptedVm } from '../testing/scripted-kvm.js';
 import { World, type WorldDevice } from '../testing/world.js';
+import { VfioDevice } from './device.js';
+import { HostDevice } from './iommu-group.js';
 import { CoreIommufdFile } from './iommufd.js';
 
 let world: World;
@@ -48,15 +51,25 @@ test('D1 a registered device is there under both names after one call, under nei
 });
 
 test('D2 nodes are vfio0, vfio1, ..., the lowest free number first, whatever the device is called; a device tells its own', () => {
-  const made = [world.device(), world.device(), world.device()];
-  expect(made.map(({ device }) => device.cdev)).toEqual(['vfio0', 'vfio1', 'vfio2']);
-  const [, middle] = made as [WorldDevice, WorldDevice, WorldDevice];
-  world.remove(middle);
-  const next = world.device();
-  expect(next.device.cdev).toBe('vfio1');
-  const byName = [...world.core.state.cdevs].find(([, { name }]) => name === next.dev.name);
-  expect(byName?.[0]).toBe('vfio1');
-  world.remove(...made.filter((each) => each !== middle), next);
+  const { core } = world;
+  const register = (name: string): VfioDevice => {
+    const dev = new HostDevice(name);
+    core.run(world.iommuGroup().addDevice(dev));
+    const device = VfioDevice.init(core.state, dev, new RecordingDevice(name));
+    core.run(device.register());
+    return device;
+  };
+  const names = ['0000:00:14.2', 'PNP0103:00', '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001', 'vfio9'];
+  const devices = names.map(register);
+  const nodes = () => [...core.state.cdevs].map(([node, { name }]) => `${node} ${name}`);
+  expect(nodes()).toEqual(names.map((name, i) => `vfio${i} ${name}`));
+  expect(devices.map(({ cdev }) => cdev)).toEqual(['vfio0', 'vfio1', 'vfio2', 'vfio3']);
+  const [first, , third] = devices as [VfioDevice, VfioDevice, VfioDevice, VfioDevice];
+  for (const gone of [third, first]) core.run(gone.unregister());
+  const again = ['vfio0', 'b', 'c'].map(register);
+  expect(again.map(({ cdev }) => cdev)).toEqual(['vfio0', 'vfio2', 'vfio4']);
+  const left = [...devices.filter((device) => device.isRegistered), ...again];
+  for (const device of left) core.run(device.unregister());
 });
 
 test('D3 a device whose driver has no bindIommufd has a node, its bind is ENODEV, and its group works', () => {

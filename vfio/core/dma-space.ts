@@ -11,6 +11,8 @@ export const IOMMU_PAGE = 4096n;
 export interface Dma {
   readonly iova: bigint;
   readonly size: bigint;
+  /** IOVA of its last byte: what lookups compare. */
+  readonly last: bigint;
   readonly vaddr: bigint;
   /** PROT_ bits: what the device may do. */
   readonly prot: number;
@@ -26,8 +28,6 @@ export interface DmaClient {
   /** DMA to this range is about to stop. */
   dmaUnmap(iova: Iova, size: bigint): void;
 }
-
-const last = (dma: Dma): bigint => dma.iova + dma.size - 1n;
 
 /** Maps in order of IOVA; none overlaps another. */
 export class DmaSpace {
@@ -54,13 +54,23 @@ export class DmaSpace {
     return dma !== undefined && dma.iova < iova + size ? dma : undefined;
   }
 
+  /** The last map that has a byte in the range. O(log n). */
+  findLast(iova: bigint, size: bigint): Dma | undefined {
+    const final = iova + size - 1n;
+    const index = this.#indexAfter(final);
+    const dma = this.#maps[index];
+    if (dma !== undefined && dma.iova <= final) return dma;
+    const before = this.#maps[index - 1];
+    return before !== undefined && before.last >= iova ? before : undefined;
+  }
+
   /** Index of the first map that ends at or after `iova`. */
   #indexAfter(iova: bigint): number {
     let low = 0;
     let high = this.#maps.length;
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if (last(this.#maps[middle] as Dma) < iova) low = middle + 1;
+      if ((this.#maps[middle] as Dma).last < iova) low = middle + 1;
       else high = middle;
     }
     return low;
@@ -80,7 +90,8 @@ export class DmaSpace {
       throw vfioError(call, this.target, 'EFAULT', 'the memory is read-only: map it for reading only');
     }
     this.#state.allocate('vfio_dma');
-    const dma: Dma = { iova, size, vaddr, prot, pins: new Map(), dirty: undefined };
+    const last = iova + size - 1n;
+    const dma: Dma = { iova, size, last, vaddr, prot, pins: new Map(), dirty: undefined };
     if (this.#isTracking) dma.dirty = newBitmap(dma);
     const index = this.#indexAfter(iova);
     this.#maps.splice(index, 0, dma);

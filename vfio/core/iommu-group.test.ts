@@ -1,10 +1,12 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { trace } from '../../sys/trace.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { everyInterleaving, Scheduler } from '../testing/scheduler.js';
 import { ScriptedVm } from '../testing/scripted-kvm.js';
-import { World } from '../testing/world.js';
+import { World, type WorldDevice } from '../testing/world.js';
 import { Timeline } from '../timeline.js';
 import { VFIO_GROUP_FLAGS_CONTAINER_SET, VFIO_GROUP_FLAGS_VIABLE } from '../uapi.js';
+import type { CoreGroupFile } from './group-file.js';
 import {
   HostDevice,
   IOMMU_GROUP_NOTIFY_ADD_DEVICE,
@@ -17,6 +19,7 @@ import {
 } from './iommu-group.js';
 import type { KvmPointer } from './ops.js';
 import type { Steps } from './steps.js';
+import type { VfioEvent } from './trace-log.js';
 
 const events = [
   IOMMU_GROUP_NOTIFY_ADD_DEVICE,
@@ -93,22 +96,45 @@ test('E2 the callback takes no group reference, for any of the six events, in an
   world.remove(made);
 });
 
-test('E3 the last put does not deadlock wherever it comes from, even inside a callback of the same chain, and nothing is deferred', async () => {
-  const made = world.device();
-  const { group } = made.device;
-  const { iommuGroup } = group;
-  const file = world.openGroup(group.number);
-  const removed = made.device.unregister();
-  world.core.run(removed);
-  expect(world.core.state.groups.size).toBe(1);
-  const last = new RecordingListener<HostDevice>('closes the group', () => file[Symbol.dispose]());
-  world.core.run(iommuGroup.registerNotifier(last));
-  world.core.run(iommuGroup.notify(IOMMU_GROUP_NOTIFY_BIND_DRIVER, made.dev));
-  expect(world.core.state.groups.size).toBe(0);
-  expect(world.core.live.get('vfio_group')).toBeUndefined();
-  expect(world.clock.pending).toBe(0);
-  expect(iommuGroup.listeners).toBe(1);
-  world.core.run(iommuGroup.unregisterNotifier(last));
+/** Who gives the last reference of a group back. */
+const lastPuts: readonly [string, (device: WorldDevice, file: CoreGroupFile) => void][] = [
+  [
+    'unregister',
+    ({ device }, file) => {
+      file[Symbol.dispose]();
+      world.core.run(device.unregister());
+    },
+  ],
+  [
+    "the group file's close",
+    ({ device }, file) => {
+      world.core.run(device.unregister());
+      file[Symbol.dispose]();
+    },
+  ],
+  ...events.map((event): (typeof lastPuts)[number] => [
+    `a callback of event ${event}, on the same chain`,
+    ({ dev, device }, file) => {
+      const { iommuGroup } = device.group;
+      world.core.run(device.unregister());
+      const last = new RecordingListener<HostDevice>('closes the group', () => file[Symbol.dispose]());
+      world.core.run(iommuGroup.registerNotifier(last));
+      world.core.run(iommuGroup.notify(event, dev));
+      world.core.run(iommuGroup.unregisterNotifier(last));
+    },
+  ]),
+];
+
+test('E3 the last put does not deadlock wherever it comes from, even inside a callback of the same chain, and nothing is deferred', () => {
+  for (const [where, putLast] of lastPuts) {
+    const made = world.device();
+    const { iommuGroup, number } = made.device.group;
+    const file = world.openGroup(number);
+    putLast(made, file);
+    expect(world.core.state.groups.has(number), where).toBe(false);
+    expect(world.core.live.get('vfio_group'), where).toBeUndefined();
+    expect([world.clock.pending, iommuGroup.listeners, iommuGroup.refs.count], where).toEqual([0, 0, 1]);
+  }
 });
 
 test('E4 release tells of devices, container users and listeners that are left, each in one warning that names them', () => {
@@ -125,31 +151,53 @@ test('E4 release tells of devices, container users and listeners that are left, 
   ]);
 });
 
+/** Each step of a group's end, with what is left of the group at that moment. */
+function recordEnd(made: WorldDevice): string[] {
+  const { group } = made.device;
+  const { core } = world;
+  const seen: string[] = [];
+  const record = (message: unknown): void => {
+    const { what } = message as VfioEvent;
+    if (!what.startsWith('group_')) return;
+    const left = {
+      listed: core.state.groups.size,
+      numbered: core.state.groupMinors.count,
+      listening: group.iommuGroup.listeners,
+      unbound: group.unbound.size,
+      live: core.live.get('vfio_group') ?? 0,
+    };
+    const kinds = Object.entries(left).filter(([, count]) => count > 0);
+    seen.push(`${what}: ${kinds.map(([kind]) => kind).join(' ')}`);
+  };
+  trace.vfio.subscribe(record);
+  try {
+    world.remove(made);
+  } finally {
+    trace.vfio.unsubscribe(record);
+  }
+  return seen;
+}
+
 test('E5 unbound entries go when the group is freed, after its notifier is unregistered', () => {
-  using timeline = Timeline.start();
   const made = world.device();
   const { group } = made.device;
-  const sizes: number[] = [];
-  const watch = new RecordingListener<HostDevice>('watch', () => sizes.push(group.unbound.size));
-  world.core.run(group.iommuGroup.registerNotifier(watch));
-  world.remove(made);
+  const end = recordEnd(made);
+  expect(end).toContain('group_unregister_notifier: unbound live');
+  expect(end).toContain('group_free_unbound: live');
+  expect(end.indexOf('group_free_unbound: live')).toBe(
+    end.indexOf('group_unregister_notifier: unbound live') + 1,
+  );
   expect(group.unbound.size).toBe(0);
-  const order = timeline.events.map(({ what }) => what).filter((what) => what.startsWith('group_'));
-  expect(order.indexOf('group_free_unbound')).toBe(order.indexOf('group_unregister_notifier') + 1);
-  world.core.run(made.dev.iommuGroup?.unregisterNotifier(watch) as Steps<void>);
 });
 
 test('E6 a group dies in this order: node, list, number, notifier, unbound list, memory', () => {
-  const made = world.device();
-  using timeline = Timeline.start();
-  world.remove(made);
-  expect(timeline.events.map(({ what }) => what).filter((what) => what.startsWith('group_'))).toEqual([
-    'group_remove_node',
-    'group_list_del',
-    'group_free_minor',
-    'group_unregister_notifier',
-    'group_free_unbound',
-    'group_free',
+  expect(recordEnd(world.device())).toEqual([
+    'group_remove_node: listed numbered listening unbound live',
+    'group_list_del: numbered listening unbound live',
+    'group_free_minor: listening unbound live',
+    'group_unregister_notifier: unbound live',
+    'group_free_unbound: live',
+    'group_free: ',
   ]);
 });
 

@@ -46,20 +46,51 @@ export class RefCount {
   }
 }
 
-/** Hands out the lowest number that is free. @see ida_alloc */
+/** Hands out the lowest number that is free; O(log n), whichever came back before. @see ida_alloc */
 export class Numbers {
   readonly #used = new Set<number>();
-  #lowest = 0;
+  /** Numbers that came back: a binary heap, the lowest first. */
+  readonly #free: number[] = [];
+  /** All from here on have never been used. */
+  #next = 0;
 
   alloc(): number {
-    while (this.#used.has(this.#lowest)) this.#lowest++;
-    this.#used.add(this.#lowest);
-    return this.#lowest;
+    const number = this.#free.length > 0 ? this.#takeLowest() : this.#next++;
+    this.#used.add(number);
+    return number;
   }
 
+  /** A number that is not in use is passed over. */
   free(number: number): void {
-    this.#used.delete(number);
-    if (number < this.#lowest) this.#lowest = number;
+    if (!this.#used.delete(number)) return;
+    const heap = this.#free;
+    let at = heap.push(number) - 1;
+    for (let parent = (at - 1) >> 1; at > 0 && this.#isLower(at, parent); parent = (at - 1) >> 1) {
+      this.#swap(at, parent);
+      at = parent;
+    }
+  }
+
+  #takeLowest(): number {
+    const heap = this.#free;
+    this.#swap(0, heap.length - 1);
+    const lowest = heap.pop() as number;
+    for (let at = 0; ; ) {
+      const [left, right] = [2 * at + 1, 2 * at + 2];
+      const child = right < heap.length && this.#isLower(right, left) ? right : left;
+      if (child >= heap.length || !this.#isLower(child, at)) return lowest;
+      this.#swap(child, at);
+      at = child;
+    }
+  }
+
+  #isLower(a: number, b: number): boolean {
+    return (this.#free[a] as number) < (this.#free[b] as number);
+  }
+
+  #swap(a: number, b: number): void {
+    const heap = this.#free;
+    [heap[a], heap[b]] = [heap[b] as number, heap[a] as number];
   }
 
   get count(): number {

@@ -31,16 +31,18 @@ export interface Wait {
 
 /** Where tasks sleep until what they wait for may have come about. */
 export class WaitQueue {
-  readonly #sleepers = new Set<() => void>();
+  /** Made with the first sleeper: there are many queues, and few are ever waited at. */
+  #sleepers: Set<() => void> | undefined;
 
   /** Calls `check` on each {@link wake} until disposed. */
   add(check: () => void): Disposable {
-    this.#sleepers.add(check);
-    return { [Symbol.dispose]: () => this.#sleepers.delete(check) };
+    this.#sleepers ??= new Set();
+    const sleepers = this.#sleepers.add(check);
+    return { [Symbol.dispose]: () => sleepers.delete(check) };
   }
 
   wake(): void {
-    if (this.#sleepers.size === 0) return;
+    if (this.#sleepers === undefined || this.#sleepers.size === 0) return;
     for (const check of [...this.#sleepers]) check();
   }
 }

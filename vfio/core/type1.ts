@@ -215,9 +215,11 @@ class Type1 implements IommuBackend {
 
   *#nextOf({ iova, size }: { readonly iova: bigint; readonly size: bigint }): Steps<Dma | undefined> {
     using _held = yield* this.#lock.acquire();
+    // Downwards, so that what is left need not be moved each time.
+    if (this.#isV2) return this.space.findLast(iova, size);
     const dma = this.space.find(iova, size);
     // Version 1 unmaps a map only from its start.
-    return !this.#isV2 && dma !== undefined && dma.iova < iova ? undefined : dma;
+    return dma !== undefined && dma.iova < iova ? undefined : dma;
   }
 
   /** Without the lock: whoever is told unpins its pages, which takes the lock. */

@@ -1,0 +1,24 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { Numbers } from './ref-count.js';
+
+test('the lowest number that is free is the next one, whatever came back in which order', () => {
+  fc.assert(
+    fc.property(fc.array(fc.option(fc.nat(20)), { maxLength: 200 }), (history) => {
+      const numbers = new Numbers();
+      const used = new Set<number>();
+      for (const freed of history) {
+        if (freed !== null) {
+          numbers.free(freed);
+          used.delete(freed);
+          continue;
+        }
+        let lowest = 0;
+        while (used.has(lowest)) lowest++;
+        expect(numbers.alloc()).toBe(lowest);
+        used.add(lowest);
+      }
+      expect(numbers.count).toBe(used.size);
+    }),
+  );
+});
