@@ -74,7 +74,7 @@ test.each([
   [['--device', 'virtio-net,net'], /'net' is not of the form key=value/],
   [['--config', '/no/such.json'], /configuration \/no\/such\.json: ENOENT/],
   [['--guest', '/no/such.elf'], /guest image \/no\/such\.elf: ENOENT/],
-  [['--device', '0000:99:00.0'], /device '0000:99:00\.0': ENODEV/],
+  [['--device', '0000:99:00.0'], /PCI device 0000:99:00\.0: ENODEV/],
   [['--net', 'tap:'], /a tap needs its interface name/],
 ])('run %j is refused with a reason', (args, reason) => {
   const { stderr, status, stdout } = tsvisor(['run', ...args]);

@@ -24,6 +24,7 @@ import { MmioBus, PioBus, RangeBus } from './bus.js';
 import type { VmConfig } from './config.js';
 import { SerialConsole } from './console.js';
 import { KvmAssociation } from './device-space.js';
+import { attachStep } from './dma-maps.js';
 import { KvmDoorbells } from './doorbells.js';
 import { ExitDispatcher } from './exit-dispatcher.js';
 import { imageProgram } from './guest-image.js';
@@ -209,7 +210,7 @@ function buildMachine(
     irqLine: (gsi, level) => vm.irqLine(gsi, level),
     powerOff: () => machine.end({ kind: 'powered-off' }),
     reset,
-    eject: (slot) => plugs.get(slot)?.[Symbol.dispose](),
+    eject: (slot) => unplug(plugs.get(slot)),
   });
   for (const { base, count, device } of platform.ranges) put(pio, base, count, device);
   const devices = assignDevices(container.resolve(Assignment), pci, config, environment, {
@@ -257,6 +258,15 @@ function createVcpus(vm: Vm, config: VmConfig, program: GuestProgram, scope: Sco
   });
 }
 
+/** Takes a device away while the guest runs: what fails on the way is told, and does not end the guest. */
+function unplug(plug: Disposable | undefined): void {
+  try {
+    plug?.[Symbol.dispose]();
+  } catch (error) {
+    attachStep(`on the way out: ${(error as Error).message}`);
+  }
+}
+
 /** How devices leave while the machine runs. */
 interface Unplugging {
   /** Owns what is still there at the end. */
@@ -286,7 +296,7 @@ function assignDevices(
     let isAsked = false;
     const requested = () => {
       // The host asks again, every ten seconds: a guest that has not let go by then loses the device all the same.
-      if (askGuest === undefined || isAsked) plug[Symbol.dispose]();
+      if (askGuest === undefined || isAsked) unplug(plug);
       else askGuest(slot);
       isAsked = true;
     };

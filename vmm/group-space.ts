@@ -1,5 +1,5 @@
 import { errno } from '../sys/errno.js';
-import { SysError } from '../sys/error.js';
+import { isErrno, SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
 import {
   type AssignableDevice,
@@ -18,6 +18,16 @@ const containerTarget = (container: ContainerFile): DmaTarget => ({
   map: (map) => container.mapDma(map),
   unmap: (iova, size) => void container.unmapDma({ flags: 0, iova, size }),
 });
+
+/** When the host has taken the group's last device back, the group has left its container by itself. */
+function leaveContainer(file: GroupFile): void {
+  try {
+    file.unsetContainer();
+  } catch (error) {
+    if (!isErrno(error, 'EINVAL') && !isErrno(error, 'ENODEV')) throw error;
+    attachStep(`${file.target} has left its container: its devices are gone`);
+  }
+}
 
 interface OpenGroup {
   readonly file: GroupFile;
@@ -77,7 +87,7 @@ export class GroupSpace implements DeviceSpace {
     }
     attachStep(`group ${number} is open and viable`);
     file.setContainer(container);
-    scope.defer(() => file.unsetContainer());
+    scope.defer(() => leaveContainer(file));
     this.#startMapping(container);
     scope.defer(() => this.#stopMappingIfUnused()); // before the last group leaves, and takes the IOMMU along
     this.#kvm.addFile(file);
