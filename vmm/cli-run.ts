@@ -34,15 +34,16 @@ export async function run(args: readonly string[]): Promise<number> {
   const isQuiet = values.quiet === true || values.json === true;
   const vm = VirtualMachine.start(configOf(values), isQuiet ? quietly(values) : aloud());
   if (!isQuiet) printHeading(vm);
-  const release = stopOnSignals(vm);
+  const signals = stopOnSignals(vm);
   try {
     const report = await vm.finished;
     if (values.json === true) console.log(JSON.stringify(report));
     else if (!isQuiet) printSummary(report, processStartMs());
     else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
-    return exitStatus(report.outcome);
+    // The guest may have ended by itself before it could be stopped.
+    return signals.isReaderGone() ? SIGPIPE_STATUS : exitStatus(report.outcome);
   } finally {
-    release();
+    signals[Symbol.dispose]();
   }
 }
 
@@ -152,12 +153,24 @@ class LineSplitter {
   }
 }
 
+interface StopSignals extends Disposable {
+  /** Whether nobody reads our output any more. */
+  isReaderGone(): boolean;
+}
+
+/** 128 + SIGPIPE, as a shell reports it. */
+const SIGPIPE_STATUS = 141;
+
 /**
  * The first signal asks the machine to stop in order; the second one ends the process at once. Node ignores SIGPIPE: a
  * reader that has gone shows as an error of stdout.
  */
-function stopOnSignals(vm: VirtualMachine): () => void {
-  process.stdout.on('error', () => vm.stop('SIGPIPE'));
+function stopOnSignals(vm: VirtualMachine): StopSignals {
+  let isReaderGone = false;
+  process.stdout.on('error', () => {
+    isReaderGone = true;
+    vm.stop('SIGPIPE');
+  });
   const signals = ['SIGINT', 'SIGTERM'] as const;
   let isAsked = false;
   const handlers = signals.map((signal) => {
@@ -169,7 +182,10 @@ function stopOnSignals(vm: VirtualMachine): () => void {
     process.on(signal, handler);
     return () => process.off(signal, handler);
   });
-  return () => {
-    for (const off of handlers) off();
+  return {
+    isReaderGone: () => isReaderGone,
+    [Symbol.dispose]() {
+      for (const off of handlers) off();
+    },
   };
 }

@@ -87,7 +87,7 @@ const crash = (title: string, details: readonly string[], hint: string): Outcome
 });
 
 /** 128 + the signal's number, as a shell reports it. */
-const SIGNAL_STATUS: Readonly<Record<string, number>> = { SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 };
+const SIGNAL_STATUS: Readonly<Record<string, number>> = { SIGINT: 130, SIGTERM: 143 };
 
 /** The exit status a process that ran this machine should have. */
 export function exitStatus(outcome: Outcome): number {
