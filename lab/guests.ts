@@ -14,7 +14,7 @@ const CELL_TIMEOUT_MS = 120_000;
 /** Bash in L1 that boots L2 with the devices in `devices`, and prints what L2 prints. */
 export function bootCommand(vmm: Vmm, how: VfioInterface, line: string, cpus: number): string {
   if (vmm === 'qemu')
-    return `L2_CPUS=${cpus} l2-qemu ${how === 'group' ? 'legacy' : how} $devices -- ${line}`;
+    return `env L2_CPUS=${cpus} l2-qemu ${how === 'group' ? 'legacy' : how} $devices -- ${line}`;
   const guest = `--kernel ${inL1.kernel} --initrd ${inL1.initrd} --memory 256M --cpus ${cpus}`;
   const devices = `$(for d in $devices; do echo --device $d,interface=${how}; done)`;
   return `node dist/vmm/cli.js run --quiet --no-reboot ${guest} ${devices} --append '${line}'`;

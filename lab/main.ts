@@ -1,5 +1,7 @@
-import { rmSync } from 'node:fs';
+import { readdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { compare } from './compare.js';
 import { parseDevices } from './devices.js';
 import { runGuests } from './guests.js';
 import { prepare } from './images.js';
@@ -9,9 +11,10 @@ import { cacheFolder, projectFolder } from './paths.js';
 const usage = `npm run lab -- [OPTIONS] COMMAND
 
   COMMAND ARGUMENTS...     run a command in L1, as root, in the project's folder; its status is the lab's
-  test FILE...             run lab tests (*.lab.test.ts) in L1; all of them if none is named
+  test FILE...             run lab tests (*.lab.test.ts) in L1; all, each in its own, if none is named
   shell                    a shell in L1 on this terminal
   guests [CELL...]         pass each device through to L2 under tsvisor, and print a table
+  compare                  tsvisor beside Debian's QEMU: boot, file over the NIC, memory
   selftest [CELL...]       the same under Debian's QEMU: proves the lab without tsvisor
   prepare                  fetch packages and build images, without a boot
   clean                    delete the cache
@@ -22,12 +25,38 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   --timeout SECONDS        limit of the command (600)
 `;
 
+const TEST_FOLDERS = ['kvm', 'vfio', 'devices', 'vmm', 'examples', 'lab'];
+
 const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
 async function runInL1(words: readonly string[], options: L1Options, timeoutMs: number): Promise<number> {
   await using l1 = await L1.boot(options);
   const command = words.length === 1 ? words[0]! : words.map(quote).join(' ');
   const { status } = await l1.run(command, { timeoutMs, onOutput: (bytes) => process.stdout.write(bytes) });
+  return status;
+}
+
+/** Lab tests of the project. */
+function labTests(): string[] {
+  return TEST_FOLDERS.flatMap((folder) =>
+    readdirSync(join(projectFolder, folder), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.lab.test.ts') && !name.startsWith('.'))
+      .map((name) => join(folder, name)),
+  );
+}
+
+/** Runs the named tests in one L1; if none is named, each file in an L1 of its own: they pull devices out. */
+async function runTests(names: readonly string[], options: L1Options, timeoutMs: number): Promise<number> {
+  const vitest = [
+    'node',
+    `${projectFolder}/node_modules/vitest/vitest.mjs`,
+    'run',
+    '--config',
+    'lab/vitest.lab.ts',
+  ];
+  const runs = names.length > 0 ? [names] : labTests().map((name) => [name]);
+  let status = 0;
+  for (const run of runs) status = (await runInL1([...vitest, ...run], options, timeoutMs)) || status;
   return status;
 }
 
@@ -71,18 +100,13 @@ async function main(argv: string[]): Promise<number> {
       return 0;
     case 'selftest':
       return (await runGuests('qemu', rest)) ? 0 : 1;
+    case 'compare':
+      await compare();
+      return 0;
     case 'guests':
       return (await runGuests('tsvisor', rest)) ? 0 : 1;
-    case 'test': {
-      const vitest = [
-        'node',
-        `${projectFolder}/node_modules/vitest/vitest.mjs`,
-        'run',
-        '--config',
-        'lab/vitest.lab.ts',
-      ];
-      return runInL1([...vitest, ...rest], options, timeoutMs);
-    }
+    case 'test':
+      return runTests(rest, options, timeoutMs);
     default:
       return runInL1([command, ...rest], options, timeoutMs);
   }
