@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { fromNodeError } from '../sys/error.js';
 import { struct } from '../sys/struct.js';
+import type { MemoryMap } from './memory-map.js';
 
 /** File header. */
 export const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {
@@ -115,4 +116,13 @@ export function parseElf(path: string, file: Uint8Array): ElfImage {
   }
   if (segments.length === 0) throw new GuestImageError(path, 'has nothing to load');
   return { path, entry: header.e_entry, segments };
+}
+
+/** Copies segments into the guest's memory, and zeroes what the file does not hold. @throws RangeError outside low RAM */
+export function loadSegments(segments: readonly ImageSegment[], memory: MemoryMap): void {
+  for (const { gpa, bytes, memoryBytes } of segments) {
+    const target = memory.ram(gpa, Number(memoryBytes));
+    target.set(bytes);
+    target.fill(0, bytes.length);
+  }
 }

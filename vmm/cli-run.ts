@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { fromNodeError } from '../sys/error.js';
 import type { VmConfigInput } from './config.js';
 import { ConfigError } from './config-error.js';
-import { exitStatus } from './outcome.js';
+import { exitStatus, SIGNAL_STATUS } from './outcome.js';
 import { monotonicMs } from './protocol.js';
 import { printSummary } from './summary.js';
 import { VirtualMachine, type VmObserver } from './virtual-machine.js';
@@ -41,7 +41,7 @@ export async function run(args: readonly string[]): Promise<number> {
     else if (!isQuiet) printSummary(report, processStartMs());
     else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
     // The guest may have ended by itself before it could be stopped.
-    return signals.isReaderGone() ? SIGPIPE_STATUS : exitStatus(report.outcome);
+    return signals.isReaderGone() ? SIGNAL_STATUS.SIGPIPE : exitStatus(report.outcome);
   } finally {
     signals[Symbol.dispose]();
   }
@@ -158,9 +158,6 @@ interface StopSignals extends Disposable {
   isReaderGone(): boolean;
 }
 
-/** 128 + SIGPIPE, as a shell reports it. */
-const SIGPIPE_STATUS = 141;
-
 /**
  * The first signal asks the machine to stop in order; the second one ends the process at once. Node ignores SIGPIPE: a
  * reader that has gone shows as an error of stdout.
@@ -175,7 +172,7 @@ function stopOnSignals(vm: VirtualMachine): StopSignals {
   let isAsked = false;
   const handlers = signals.map((signal) => {
     const handler = () => {
-      if (isAsked) process.exit(signal === 'SIGINT' ? 130 : 143);
+      if (isAsked) process.exit(SIGNAL_STATUS[signal]);
       isAsked = true;
       vm.stop(signal);
     };

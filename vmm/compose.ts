@@ -39,7 +39,7 @@ import { EventThread, MachinePorts } from './machine-ports.js';
 import { MemoryMap, MemorySlotPort } from './memory-map.js';
 import type { Plugin } from './plugin.js';
 import { EventSignals } from './signals.js';
-import { GsiRoutingToken, VmConfigToken, VmToken } from './tokens.js';
+import { GsiRoutingToken, KvmToken, VmConfigToken, VmToken } from './tokens.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
 export interface ComposedMachine extends Disposable {
@@ -97,8 +97,12 @@ function registerKvm(container: DependencyContainer, scope: Scope): void {
     useFactory: instanceCachingFactory<T>(make),
   });
   container.register(
+    KvmToken,
+    once(() => openKvm(scope)),
+  );
+  container.register(
     VmToken,
-    once(() => scope.own(createVm(scope))),
+    once((from) => scope.own(createVm(from.resolve<Kvm>(KvmToken)))),
   );
   container.register(
     GsiRoutingToken,
@@ -128,9 +132,13 @@ function registerKvm(container: DependencyContainer, scope: Scope): void {
   container.registerSingleton(ExitDispatcher);
 }
 
-function createVm(scope: Scope): Vm {
+function openKvm(scope: Scope): Kvm {
   const kvm = scope.own(Kvm.open());
   kvm.requireExtensions(NEEDED);
+  return kvm;
+}
+
+function createVm(kvm: Kvm): Vm {
   const vm = kvm.createVm();
   vm.setTssAddr(layout.KVM_TSS_ADDRESS);
   vm.setIdentityMapAddr(layout.KVM_IDENTITY_MAP_ADDRESS);
@@ -202,7 +210,7 @@ function buildMachine(
   });
   put(pio, COM1_PORT, SERIAL_PORTS, serial);
 
-  const vcpus = createVcpus(vm, config, program, scope);
+  const vcpus = createVcpus(container.resolve<Kvm>(KvmToken), vm, config, program, scope);
   const plugs = new Map<number, Disposable>();
   const platform = createPlatform({
     nowNs: () => process.hrtime.bigint(),
@@ -245,8 +253,13 @@ function buildMachine(
   return machine;
 }
 
-function createVcpus(vm: Vm, config: VmConfig, program: GuestProgram, scope: Scope): readonly Vcpu[] {
-  using kvm = Kvm.open();
+function createVcpus(
+  kvm: Kvm,
+  vm: Vm,
+  config: VmConfig,
+  program: GuestProgram,
+  scope: Scope,
+): readonly Vcpu[] {
   const host = {
     supported: kvm.getSupportedCpuid(),
     hasTscDeadline: kvm.checkExtension('KVM_CAP_TSC_DEADLINE_TIMER') > 0,

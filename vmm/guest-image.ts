@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { Vcpu } from '../kvm/vcpu.js';
 import { formatRange } from '../sys/address.js';
-import { type ElfImage, GuestImageError, readElf } from './boot-elf.js';
+import { type ElfImage, GuestImageError, loadSegments, readElf } from './boot-elf.js';
 import type { VmConfig } from './config.js';
 import { cpuidFor } from './cpuid.js';
 import type { GuestProgram } from './guest-program.js';
@@ -52,7 +52,7 @@ export function imageProgram(config: VmConfig): GuestProgram {
  */
 function loadImage(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: Vcpu): void {
   const end = config.memory < LOW_RAM_END ? config.memory : LOW_RAM_END;
-  for (const { gpa, bytes, memoryBytes } of image.segments) {
+  for (const { gpa, memoryBytes } of image.segments) {
     if (gpa < LOWEST_IMAGE || gpa + memoryBytes > end) {
       const needs = formatRange(gpa, memoryBytes);
       throw new GuestImageError(
@@ -61,10 +61,8 @@ function loadImage(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: V
         'give it more with --memory',
       );
     }
-    const target = memory.ram(gpa, Number(memoryBytes));
-    target.set(bytes);
-    target.fill(0, bytes.length);
   }
+  loadSegments(image.segments, memory);
   const rdi = prepareLongMode(memory, commandLine(config, vcpu.getTscKhz()));
   vcpu.setSregs({ ...vcpu.getSregs(), ...longModeSregs() });
   vcpu.setRegs({ rip: image.entry, rflags: RFLAGS_ALWAYS_ONE, rdi });

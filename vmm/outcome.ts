@@ -87,7 +87,7 @@ const crash = (title: string, details: readonly string[], hint: string): Outcome
 });
 
 /** 128 + the signal's number, as a shell reports it. */
-const SIGNAL_STATUS: Readonly<Record<string, number>> = { SIGINT: 130, SIGTERM: 143 };
+export const SIGNAL_STATUS = { SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
 
 /** The exit status a process that ran this machine should have. */
 export function exitStatus(outcome: Outcome): number {
@@ -95,7 +95,7 @@ export function exitStatus(outcome: Outcome): number {
     case 'verdict':
       return outcome.status;
     case 'stopped':
-      return SIGNAL_STATUS[outcome.by] ?? 0;
+      return Object.entries(SIGNAL_STATUS).find(([signal]) => signal === outcome.by)?.[1] ?? 0;
     case 'powered-off':
     case 'reset':
       return 0;

@@ -2,7 +2,7 @@ import { exitStatus, type Outcome } from './outcome.js';
 import type { Phase, RunReport } from './protocol.js';
 
 /** Marks of the built-in guest (vmm/guest/abi.h). */
-export const GUEST_PHASES: Readonly<Record<number, string>> = {
+const GUEST_PHASES: Readonly<Record<number, string>> = {
   16: 'first instruction',
   32: 'PCI scan',
   48: 'virtio set-up',

@@ -1,4 +1,5 @@
 /** Tokens of what opens itself: a class without a public constructor cannot be its own token. */
+export const KvmToken = Symbol('Kvm');
 export const VmToken = Symbol('Vm');
 export const GsiRoutingToken = Symbol('GsiRouting');
 

@@ -1,5 +1,5 @@
 /** Puts a Linux kernel into a guest's memory, with all that it is told, and says how a processor enters it. */
-import { GuestImageError } from '../boot-elf.js';
+import { GuestImageError, loadSegments } from '../boot-elf.js';
 import * as layout from '../layout.js';
 import { prepareLongMode } from '../long-mode.js';
 import type { MemoryMap } from '../memory-map.js';
@@ -114,11 +114,7 @@ function load(image: LinuxKernel, at: PhysicalRange, memory: MemoryMap): void {
     put(memory, at.base, image.payload);
     return;
   }
-  for (const { gpa, bytes, memoryBytes } of image.segments) {
-    const target = memory.ram(gpa, Number(memoryBytes));
-    target.set(bytes);
-    target.fill(0, bytes.length);
-  }
+  loadSegments(image.segments, memory);
 }
 
 /** Writes what the kernel is told, in the form its entry wants. */
