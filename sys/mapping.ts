@@ -11,6 +11,10 @@ const MAP_SHARED = 0x01;
 const MAP_PRIVATE = 0x02;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
+const MADV_DONTFORK = 10;
+const MADV_HUGEPAGE = 14;
+/** A huge page of x86-64. */
+const HUGE_PAGE = 2 ** 21;
 
 const WINDOW = 2 ** 31;
 const STRIDE = 2 ** 30;
@@ -112,6 +116,28 @@ export class Mapping implements Disposable {
       `${bytes} bytes of memory`,
     );
     return new Mapping(new MemoryView(at, bytes), true, false);
+  }
+
+  /**
+   * Zeroed memory that all threads of this process see, and no other process: it starts where a huge page can, and is made
+   * of those where the host has them (`/sys/kernel/mm/transparent_hugepage`). A child process does not inherit it, as
+   * that would make each page be copied when it is next written, away from under a device's DMA.
+   * @throws SysError ENOMEM
+   */
+  static huge(bytes: number): Mapping {
+    const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    const roomy = bytes + HUGE_PAGE;
+    const prot = PROT_READ | PROT_WRITE;
+    const room = checked(libc.mmap(0, roomy, prot, flags, -1, 0), 'mmap', `${bytes} bytes of memory`);
+    const at = Math.ceil(room / HUGE_PAGE) * HUGE_PAGE;
+    const ends = [
+      { address: room, bytes: at - room },
+      { address: at + bytes, bytes: room + roomy - at - bytes },
+    ];
+    unmap(ends.filter((end) => end.bytes > 0));
+    libc.madvise(at, bytes, MADV_DONTFORK);
+    libc.madvise(at, bytes, MADV_HUGEPAGE); // a wish: without it there are 4 KiB pages
+    return new Mapping(new MemoryView(at, bytes), true, true);
   }
 
   get hva(): Hva {

@@ -1,13 +1,10 @@
 import type { GuestMapper } from '../devices/contracts.js';
 import { formatRange, type Gpa, gpa, type Hva, offset } from '../sys/address.js';
-import { madvise } from '../sys/libc.js';
-import { createSharedMemory, type MemoryView } from '../sys/mapping.js';
+import { createSharedMemory, Mapping, type MemoryView } from '../sys/mapping.js';
 import { disposable, Scope } from '../sys/scope.js';
 import { trace } from '../sys/trace.js';
 import { inject, injectable } from './injection.js';
 import { HIGH_RAM_BASE, LOW_RAM_END } from './layout.js';
-
-const MADV_HUGEPAGE = 14;
 
 /** Host memory at a guest physical address. */
 export interface MemoryRegion {
@@ -46,16 +43,18 @@ export class MemoryMap implements GuestMapper, Disposable {
   }
 
   /**
-   * Gives the guest its RAM: from 0 up to the hole below 4 GiB, the rest from 4 GiB. It is backed by a memfd, so that
-   * another process can map it too, and by huge pages where the host lets it.
+   * Gives the guest its RAM: from 0 up to the hole below 4 GiB, the rest from 4 GiB.
+   * @param isShared whether other processes shall map it too: it is a memfd's then, for which few hosts have huge pages;
+   *   a guest without them takes several times as long for each miss of its TLB
    * @throws SysError ENOMEM
    */
-  addRam(bytes: bigint): void {
-    const memory = this.#scope.own(createSharedMemory('guest-ram', Number(bytes)));
-    this.#ram = memory.mapping.view;
-    madvise(memory.mapping.view.address, Number(bytes), MADV_HUGEPAGE); // a wish: without it there are 4 KiB pages
+  addRam(bytes: bigint, isShared = false): void {
+    const mapping = isShared
+      ? this.#scope.own(createSharedMemory('guest-ram', Number(bytes))).mapping
+      : this.#scope.own(Mapping.huge(Number(bytes)));
+    this.#ram = mapping.view;
     const low = bytes < LOW_RAM_END ? bytes : LOW_RAM_END;
-    const base = memory.mapping.hva;
+    const base = mapping.hva;
     this.#scope.own(this.#add({ kind: 'ram', name: 'ram', gpa: gpa(0n), hva: base, bytes: low }));
     if (bytes === low) return;
     const high = { gpa: gpa(HIGH_RAM_BASE), hva: offset(base, low), bytes: bytes - low };
