@@ -144,10 +144,21 @@ export class Kvm implements Disposable {
    */
   createVm(name = 'vm'): Vm {
     using scope = new Scope();
-    const vmFd = scope.own(Fd.adopt(ioctl(this.fd, uapi.KVM_CREATE_VM), name));
+    const vmFd = scope.own(Fd.adopt(this.#createVmFd(), name));
     const vm = Vm.adopt(vmFd, this.getVcpuMmapSize());
     scope.move();
     return vm;
+  }
+
+  /** Creating a VM takes long enough for a signal to come in between, a profiler's for one. */
+  #createVmFd(): number {
+    for (;;) {
+      try {
+        return ioctl(this.fd, uapi.KVM_CREATE_VM);
+      } catch (error) {
+        if (!isErrno(error, 'EINTR')) throw error;
+      }
+    }
   }
 
   [Symbol.dispose](): void {

@@ -6,7 +6,7 @@ import { createInboxControl, Inbox } from './inbox.js';
 import { threadCount } from './testing/open-fds.js';
 import { workerUrl } from './worker-url.js';
 
-const echoTask = workerUrl('./testing/echo-task.js', import.meta.url);
+const echoTask = workerUrl('sys/testing/echo-task.js');
 
 async function withThread(use: (client: EventThreadClient, inbox: Inbox) => void): Promise<void> {
   const control = createInboxControl();
@@ -48,8 +48,8 @@ test('what a task throws in a call is thrown in the owner, and the thread goes o
 
 test('a module that is no task is refused by name', async () => {
   await withThread((client) => {
-    const module = workerUrl('./errno.js', import.meta.url);
-    expect(() => client.run(module, {})).toThrowError(/errno\.js has no export named start/);
+    const module = workerUrl('kvm/index.js');
+    expect(() => client.run(module, {})).toThrowError(/index\.js has no export named start/);
   });
 });
 

@@ -50,7 +50,7 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
     wakeFd: wake.number,
     replies,
   };
-  const worker = new Worker(workerUrl('./event-loop.js', import.meta.url), {
+  const worker = new Worker(workerUrl('sys/event-loop.js'), {
     name: 'tsvisor-event',
     workerData,
     transferList: [commands.port1, notices.port1],

@@ -1,11 +1,10 @@
 /**
- * URL of a module that is to be a thread's program. Node 20 cannot load TypeScript in a worker, so from a source file
- * (vitest) it is the compiled twin under dist/.
- * @param name `./machine-thread.js`, relative to the caller's `import.meta.url`
+ * URL of a module that is to be a thread's program, or an event task. Node 20 cannot load TypeScript in a worker, so from
+ * source files (vitest) it is the built twin under dist/; there it must be an entry of rolldown.config.js.
+ * @param path from the project's root: `vmm/machine-thread.js`
  */
-export function workerUrl(name: string, base: string): URL {
-  const url = new URL(name, base);
-  if (!base.endsWith('.ts')) return url;
-  const root = new URL('../', import.meta.url).href;
-  return new URL(`dist/${url.href.slice(root.length)}`, root);
+export function workerUrl(path: string): URL {
+  // Built or not, this code lies one folder below dist/ or the root.
+  const isSource = import.meta.url.endsWith('.ts');
+  return new URL(isSource ? `../dist/${path}` : `../${path}`, import.meta.url);
 }

@@ -14,7 +14,7 @@ export class EventSignals implements Signals, Disposable {
   #lastToken = 0;
 
   constructor(@inject(EventThread) eventThread: EventThread) {
-    this.#task = eventThread.run(workerUrl('./signal-task.js', import.meta.url), undefined);
+    this.#task = eventThread.run(workerUrl('vmm/signal-task.js'), undefined);
     // One may have been on its way when its watch was taken away.
     this.#task.receive = (token) => this.#ready.get(token as number)?.();
   }

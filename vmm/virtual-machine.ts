@@ -47,7 +47,7 @@ function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBu
   const baton = createVcpuBaton();
   const control = createInboxControl();
   const workerData: VcpuThreadData = { index, baton, control, machine, door: config.ffi };
-  const url = workerUrl('./vcpu-thread.js', import.meta.url);
+  const url = workerUrl('vmm/vcpu-thread.js');
   const worker = new Worker(url, { name: `tsvisor-cpu${index}`, workerData, trackUnmanagedFds: false });
   return { baton, control, worker };
 }
@@ -76,7 +76,7 @@ function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): Ma
     events: events.link,
     vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
   };
-  const worker = new Worker(workerUrl('./machine-thread.js', import.meta.url), {
+  const worker = new Worker(workerUrl('vmm/machine-thread.js'), {
     name: 'tsvisor-machine',
     workerData,
     transferList: [commands.port2, events.link.commands, events.link.notices],

@@ -43,7 +43,7 @@ const MAX_INSTANCES = 32;
 
 const builtIn: NetBackendModule = {
   backends: netBackends,
-  task: workerUrl('./queue-task.js', import.meta.url),
+  task: workerUrl('devices/virtio-net/queue-task.js'),
 };
 
 /**

@@ -1,0 +1,34 @@
+/**
+ * Few large files instead of hundreds of small ones: Node spends most of a machine's start on finding modules. Programs,
+ * threads, event tasks and public entries are built in one go, so that they share one copy of each module; what several
+ * of them use lies in dist/chunks, which is as deep as a folder of the project.
+ */
+import { readdirSync } from 'node:fs';
+import { defineConfig } from 'rolldown';
+
+const isEntry = (file) =>
+  /\/index\.ts$|-task\.ts$|^vmm\/\w+-thread\.ts$|^examples\/[\w-]+\.ts$/.test(file) ||
+  ['vmm/cli.ts', 'sys/event-loop.ts', 'bench/main.ts'].includes(file);
+const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
+  .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))
+  .concat('lab/main.ts') // its folder holds a whole Debian
+  .filter((file) => isEntry(file) || file === 'lab/main.ts');
+
+/** Packages that go into the files: loading them one module at a time is what takes long. All others stay outside. */
+const bundled = /^(zod|tsyringe|tslib|reflect-metadata|@oxc-project\/runtime)(\/|$)/;
+
+export default defineConfig({
+  input: Object.fromEntries(entries.map((file) => [file.slice(0, -'.ts'.length), file])),
+  platform: 'node',
+  external: (id) => /^[^./]/.test(id) && !bundled.test(id),
+  tsconfig: 'tsconfig.json',
+  transform: { target: 'es2022' },
+  logLevel: 'warn',
+  output: {
+    dir: 'dist',
+    format: 'esm',
+    sourcemap: true,
+    entryFileNames: '[name].js',
+    chunkFileNames: 'chunks/[name].js',
+  },
+});
