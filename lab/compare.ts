@@ -1,31 +1,32 @@
-import { cells } from './cells.js';
-import { bootCommand, bootForGuests, type Vmm } from './guests.js';
+import { parseAttachTimes } from './attach-times.js';
+import { type BootOptions, bootCommand, bootForGuests, type Vmm } from './guests.js';
 import type { L1 } from './l1.js';
 import { l2CommandLine, parseL2Results } from './l2.js';
 
 const ROUNDS = 3;
-const CELL = 'e1000e MSI-X';
 const FETCH_BYTES = 32 << 20;
 const TIMEOUT_MS = 120_000;
+/** The largest guest's memory is locked in L1, beside everything else there. */
+const L1_MEMORY = 3072;
+const SMALL_MIB = 256;
+const LARGE_MIB = 1024;
 
-/** What one boot of L2 was like. */
-interface Figures {
-  /** Seconds from the start of the VMM to the guest's first program. */
-  readonly userspace: number;
-  /** Seconds from there to the VMM's end. */
-  readonly rest: number;
-  /** MiB/s of a file fetched over the NIC. */
-  readonly fetch: number;
-  /** MiB resident at most; the guest's memory, which is locked, is in it. */
-  readonly resident: number;
-}
+/** What is compared; the first is measured against each of the others. */
+const contestants: readonly { readonly name: string; readonly vmm: Vmm; readonly machine?: string }[] = [
+  { name: 'tsvisor', vmm: 'tsvisor' },
+  { name: 'QEMU q35', vmm: 'qemu' },
+  { name: 'QEMU microvm', vmm: 'qemu', machine: 'microvm,pcie=on,rtc=on' },
+];
 
-const units: Readonly<Record<keyof Figures, string>> = {
-  userspace: 's',
-  rest: 's',
-  fetch: 'MiB/s',
-  resident: 'MiB',
-};
+const rows = {
+  userspace: 'start of the program to the guest’s first program, s',
+  attach: `attach, ${SMALL_MIB} MiB of memory mapped within, s`,
+  mapSmall: `DMA map of ${SMALL_MIB} MiB, s`,
+  mapLarge: `DMA map of ${LARGE_MIB} MiB, s`,
+  fetch: `${FETCH_BYTES >> 20} MiB fetched over the NIC, MiB/s`,
+  resident: `resident memory, the guest’s ${SMALL_MIB} MiB in it, MiB`,
+} as const;
+type Figures = Record<keyof typeof rows, number>;
 
 /** Bash: runs a VMM and remembers the most memory that it had. */
 const watched = (boot: string): string => `
@@ -33,33 +34,62 @@ const watched = (boot: string): string => `
   while [ -d /proc/$vmm ]; do grep VmHWM /proc/$vmm/status > /run/now 2>/dev/null && mv /run/now /run/most; sleep 0.3; done
   wait $vmm; cat /run/most`;
 
-async function measure(l1: L1, vmm: Vmm, url: string): Promise<Figures> {
-  const cell = cells.find(({ name }) => name === CELL);
-  if (cell === undefined) throw new Error(`no cell ${CELL}`);
-  const line = l2CommandLine({ checks: ['dhcp', 'fetch'], url, fetchBytes: FETCH_BYTES });
-  const attached = await l1.run(cell.attach);
-  if (attached.status !== 0) throw new Error(attached.output);
-  const start = performance.now();
-  let userspaceAt = Number.NaN;
-  let seen = '';
-  const { output } = await l1.run(`devices=$LAB_E1000E; ${watched(bootCommand(vmm, 'group', line, 1))}`, {
-    timeoutMs: TIMEOUT_MS,
-    onOutput: (bytes) => {
-      seen += Buffer.from(bytes).toString('latin1');
-      if (Number.isNaN(userspaceAt) && seen.includes('L2-USERSPACE')) userspaceAt = performance.now();
-    },
-  });
-  const end = performance.now();
-  if (!parseL2Results(output).get('fetch.eth0'))
-    throw new Error(`${vmm}: L2 did not fetch its file\n${output}`);
-  const [, bytes, from, to] = /L2-FETCHED \S+ (\d+) bytes, ([\d.]+) to ([\d.]+) s/.exec(output) ?? [];
-  const [, kilobytes] = /VmHWM:\s+(\d+) kB/.exec(output) ?? [];
-  return {
-    userspace: (userspaceAt - start) / 1000,
-    rest: (end - userspaceAt) / 1000,
-    fetch: Number(bytes) / 2 ** 20 / (Number(to) - Number(from)),
-    resident: Number(kilobytes) / 1024,
-  };
+/** One contestant in L1. */
+class Bench {
+  readonly #l1: L1;
+  readonly #url: string;
+  readonly #vmm: Vmm;
+  readonly #options: BootOptions;
+
+  constructor(l1: L1, url: string, { vmm, machine }: (typeof contestants)[number]) {
+    this.#l1 = l1;
+    this.#url = url;
+    this.#vmm = vmm;
+    this.#options = machine === undefined ? {} : { machine };
+  }
+
+  async measure(): Promise<Figures> {
+    const small = await this.#attachTimes(SMALL_MIB);
+    const large = await this.#attachTimes(LARGE_MIB);
+    const run = await this.#fetch();
+    return { ...run, attach: small.attach, mapSmall: small.map, mapLarge: large.map };
+  }
+
+  #boot(line: string, memory: number): string {
+    return bootCommand(this.#vmm, 'group', line, { ...this.#options, memory });
+  }
+
+  async #attachTimes(memory: number): Promise<ReturnType<typeof parseAttachTimes>> {
+    const boot = this.#boot(l2CommandLine({ checks: [] }), memory);
+    const { output } = await this.#l1.run(`devices=$LAB_E1000E; attach-times ${boot}`, {
+      timeoutMs: TIMEOUT_MS,
+    });
+    return parseAttachTimes(output);
+  }
+
+  async #fetch(): Promise<Pick<Figures, 'userspace' | 'fetch' | 'resident'>> {
+    const line = l2CommandLine({ checks: ['dhcp', 'fetch'], url: this.#url, fetchBytes: FETCH_BYTES });
+    const start = performance.now();
+    let userspaceAt = Number.NaN;
+    let seen = '';
+    const command = `devices=$LAB_E1000E; ${watched(this.#boot(line, SMALL_MIB))}`;
+    const { output } = await this.#l1.run(command, {
+      timeoutMs: TIMEOUT_MS,
+      onOutput: (bytes) => {
+        seen += Buffer.from(bytes).toString('latin1');
+        if (Number.isNaN(userspaceAt) && seen.includes('L2-USERSPACE')) userspaceAt = performance.now();
+      },
+    });
+    if (!parseL2Results(output).get('fetch.eth0'))
+      throw new Error(`${this.#vmm}: L2 did not fetch its file\n${output}`);
+    const [, bytes, from, to] = /L2-FETCHED \S+ (\d+) bytes, ([\d.]+) to ([\d.]+) s/.exec(output) ?? [];
+    const [, kilobytes] = /VmHWM:\s+(\d+) kB/.exec(output) ?? [];
+    return {
+      userspace: (userspaceAt - start) / 1000,
+      fetch: Number(bytes) / 2 ** 20 / (Number(to) - Number(from)),
+      resident: Number(kilobytes) / 1024,
+    };
+  }
 }
 
 function median(values: readonly number[]): number {
@@ -68,24 +98,33 @@ function median(values: readonly number[]): number {
 }
 
 /**
- * tsvisor beside Debian's QEMU: same L1, kernel, initramfs and NIC, in turn, and prints the medians and their ratio.
+ * tsvisor beside Debian's QEMU: same L1, kernel, initramfs and NIC, in turn, and prints the medians and their ratios.
  * The absolute times are those of software emulation.
  */
 export async function compare(): Promise<void> {
-  const { l1, url } = await bootForGuests();
+  const { l1, url } = await bootForGuests({ devices: ['e1000e'], memory: L1_MEMORY });
   await using _l1 = l1;
-  const figures: Record<Vmm, Figures[]> = { tsvisor: [], qemu: [] };
+  const bound = await l1.run('vfio-bind $LAB_E1000E');
+  if (bound.status !== 0) throw new Error(bound.output);
+  const benches = contestants.map((contestant) => ({
+    name: contestant.name,
+    bench: new Bench(l1, url, contestant),
+    figures: [] as Figures[],
+  }));
   for (let round = 0; round < ROUNDS; round++) {
-    for (const vmm of ['tsvisor', 'qemu'] as const) figures[vmm].push(await measure(l1, vmm, url));
+    for (const { name, bench, figures } of benches) {
+      figures.push(await bench.measure());
+      console.log(`round ${round + 1}, ${name}: ${JSON.stringify(figures.at(-1))}`);
+    }
   }
-  const rows = Object.entries(units).map(([name, unit]) => {
-    const of = (vmm: Vmm) => median(figures[vmm].map((each) => each[name as keyof Figures]));
-    const [ours, theirs] = [of('tsvisor'), of('qemu')];
-    const text = (value: number) => `${value.toFixed(1)} ${unit}`;
-    return [
-      name,
-      { tsvisor: text(ours), 'QEMU q35': text(theirs), ratio: (ours / theirs).toFixed(2) },
-    ] as const;
+  const table = Object.entries(rows).map(([row, title]) => {
+    const of = (figures: readonly Figures[]) => median(figures.map((each) => each[row as keyof Figures]));
+    const [ours, ...theirs] = benches.map(({ name, figures }) => ({ name, value: of(figures) }));
+    const cells = theirs.flatMap(({ name, value }) => [
+      [name, value.toFixed(2)],
+      [`to ${name}`, ((ours?.value ?? Number.NaN) / value).toFixed(2)],
+    ]);
+    return [title, { tsvisor: ours?.value.toFixed(2), ...Object.fromEntries(cells) }] as const;
   });
-  console.table(Object.fromEntries(rows));
+  console.table(Object.fromEntries(table));
 }

@@ -1,7 +1,7 @@
 import { type Cell, cells } from './cells.js';
 import { deviceNames } from './devices.js';
 import { inL1 } from './images.js';
-import { L1 } from './l1.js';
+import { L1, type L1Options } from './l1.js';
 import { l2CommandLine, l2UserspaceSeconds, parseL2Results } from './l2.js';
 
 /** Who boots L2: the program under test, or the one that it is compared with. */
@@ -11,11 +11,22 @@ export type VfioInterface = 'group' | 'iommufd';
 const interfaces: readonly VfioInterface[] = ['group', 'iommufd'];
 const CELL_TIMEOUT_MS = 120_000;
 
+export interface BootOptions {
+  readonly cpus?: number;
+  /** MiB */
+  readonly memory?: number;
+  /** QEMU's machine type. */
+  readonly machine?: string;
+}
+
 /** Bash in L1 that boots L2 with the devices in `devices`, and prints what L2 prints. */
-export function bootCommand(vmm: Vmm, how: VfioInterface, line: string, cpus: number): string {
-  if (vmm === 'qemu')
-    return `env L2_CPUS=${cpus} l2-qemu ${how === 'group' ? 'legacy' : how} $devices -- ${line}`;
-  const guest = `--kernel ${inL1.kernel} --initrd ${inL1.initrd} --memory 256M --cpus ${cpus}`;
+export function bootCommand(vmm: Vmm, how: VfioInterface, line: string, options: BootOptions = {}): string {
+  const { cpus = 1, memory = 256, machine = 'q35' } = options;
+  if (vmm === 'qemu') {
+    const size = `L2_CPUS=${cpus} L2_MEMORY=${memory} L2_MACHINE=${machine}`;
+    return `env ${size} l2-qemu ${how === 'group' ? 'legacy' : how} $devices -- ${line}`;
+  }
+  const guest = `--kernel ${inL1.kernel} --initrd ${inL1.initrd} --memory ${memory}M --cpus ${cpus}`;
   const devices = `$(for d in $devices; do echo --device $d,interface=${how}; done)`;
   return `node dist/vmm/cli.js run --quiet --no-reboot ${guest} ${devices} --append '${line}'`;
 }
@@ -38,7 +49,7 @@ export async function runCell(
 ): Promise<CellResult> {
   const start = performance.now();
   const line = l2CommandLine({ checks: cell.checks, url, parameters: cell.parameters ?? [] });
-  const boot = bootCommand(vmm, how, line, cell.cpus ?? 1);
+  const boot = bootCommand(vmm, how, line, { cpus: cell.cpus ?? 1 });
   const { output, status } = await l1.run(
     `${cell.attach} && (${boot}); status=$?; ${cell.detach}; exit $status`,
     { timeoutMs: CELL_TIMEOUT_MS },
@@ -52,8 +63,10 @@ export async function runCell(
 }
 
 /** Boots L1 with all devices and VFIO loaded; `url` is where L2 fetches its file. */
-export async function bootForGuests(): Promise<{ readonly l1: L1; readonly url: string }> {
-  const l1 = await L1.boot({ devices: deviceNames });
+export async function bootForGuests(
+  options: L1Options = {},
+): Promise<{ readonly l1: L1; readonly url: string }> {
+  const l1 = await L1.boot({ devices: deviceNames, ...options });
   const loaded = await l1.run('vfio-load && echo $LAB_URL');
   if (loaded.status === 0) return { l1, url: loaded.output.trim() };
   await l1[Symbol.asyncDispose]();

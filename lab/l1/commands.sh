@@ -84,7 +84,8 @@ aer() {
 }
 
 # l2-qemu legacy|iommufd DEVICE... [-- KERNEL-PARAMETER...]: the L2 guest under Debian's QEMU, with PCI functions or
-# mdevs passed through; L2_CPUS and L2_MEMORY (MiB) size it. The reference that tsvisor is measured against.
+# mdevs passed through; L2_CPUS and L2_MEMORY (MiB) size it, L2_MACHINE is q35 or another machine type with PCI. The
+# reference that tsvisor is measured against.
 l2-qemu() {
   local interface=$1 devices=() parameters='' suffix=''
   shift
@@ -97,9 +98,34 @@ l2-qemu() {
       *) devices+=(-device "vfio-pci,host=$word$suffix") ;;
     esac
   done
-  exec qemu-system-x86_64 -accel kvm -machine q35 -cpu host -smp "${L2_CPUS:-1}" -m "${L2_MEMORY:-256}" \
+  exec qemu-system-x86_64 -accel kvm -machine "${L2_MACHINE:-q35}" -cpu host -smp "${L2_CPUS:-1}" -m "${L2_MEMORY:-256}" \
     -nodefaults -display none -no-reboot -serial stdio \
     -kernel /lab/vmlinuz -initrd /lab/l2.initrd -append "$parameters" "${devices[@]}"
+}
+
+# attach-times COMMAND...: runs it, then prints what the kernel saw until the first vCPU ran, in seconds: group or device
+# opened, calls on the device, and memory mapped for DMA.
+attach-times() {
+  local tracing=/sys/kernel/tracing status=0
+  echo > $tracing/kprobe_events 2> /dev/null || { echo > $tracing/trace; echo 0 > $tracing/events/kprobes/enable; echo > $tracing/kprobe_events; }
+  cat > $tracing/kprobe_events <<- 'EOF'
+	p:kprobes/lab_group vfio_group_fops_open
+	p:kprobes/lab_call vfio_device_fops_unl_ioctl
+	r:kprobes/lab_called vfio_device_fops_unl_ioctl
+	p:kprobes/lab_map vfio_iommu_type1_ioctl request=%si:x32
+	r:kprobes/lab_mapped vfio_iommu_type1_ioctl
+	p:kprobes/lab_run kvm_arch_vcpu_ioctl_run
+	EOF
+  echo traceoff > $tracing/events/kprobes/lab_run/trigger
+  echo > $tracing/trace
+  echo 1 > $tracing/events/kprobes/enable
+  echo 1 > $tracing/tracing_on
+  ("$@") || status=$?
+  grep -o '[0-9.]*: lab_.*' $tracing/trace | sed 's/^/LAB-TRACE /'
+  echo 0 > $tracing/events/kprobes/enable
+  echo '!traceoff' > $tracing/events/kprobes/lab_run/trigger
+  echo > $tracing/kprobe_events
+  return $status
 }
 
 "$@"

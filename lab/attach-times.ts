@@ -1,0 +1,27 @@
+/** What L1's kernel saw of a VMM that attached a device, in seconds. @see attach-times in lab/l1/commands.sh */
+export interface AttachTimes {
+  /** From opening the group to the last call on the device before the first vCPU ran. */
+  readonly attach: number;
+  /** In VFIO_IOMMU_MAP_DMA until then. */
+  readonly map: number;
+}
+
+/** VFIO_IOMMU_MAP_DMA without its direction and size, as the probe prints it. */
+const MAP_DMA = '0x3b71';
+
+/** @throws Error if the trace is not there, or not whole */
+export function parseAttachTimes(output: string): AttachTimes {
+  const lines = [...output.matchAll(/^LAB-TRACE ([\d.]+): lab_(\w+): .*?(?:request=(\w+))?\r?$/gm)];
+  const opened = lines.find(([, , what]) => what === 'group');
+  const called = lines.findLast(([, , what]) => what === 'called');
+  if (opened === undefined || called === undefined) throw new Error(`L1's kernel saw no device\n${output}`);
+  let map = 0;
+  let begun: number | undefined;
+  for (const [, at, what, request] of lines) {
+    if (what === 'map' && request === MAP_DMA) begun = Number(at);
+    if (what !== 'mapped' || begun === undefined) continue;
+    map += Number(at) - begun;
+    begun = undefined;
+  }
+  return { attach: Number(called[1]) - Number(opened[1]), map };
+}
