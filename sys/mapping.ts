@@ -84,14 +84,19 @@ export class Mapping implements Disposable {
   /** The memory; not to be used after dispose. */
   readonly view: MemoryView;
   readonly isWritable: boolean;
-  readonly #isSeenByThreads: boolean;
+  readonly #end: 'unmap' | 'defer' | 'leave';
   #isMapped = true;
 
-  private constructor(view: MemoryView, isWritable: boolean, isSeenByThreads: boolean) {
+  private constructor(view: MemoryView, isWritable: boolean, end: 'unmap' | 'defer' | 'leave' = 'unmap') {
     this.view = view;
     this.isWritable = isWritable;
-    this.#isSeenByThreads = isSeenByThreads;
+    this.#end = end;
     live.add(this);
+  }
+
+  /** Writable memory that another thread of this process has mapped, and unmaps after this one has disposed it. */
+  static borrow({ address, bytes }: MappedRange): Mapping {
+    return new Mapping(new MemoryView(address, bytes), true, 'leave');
   }
 
   /**
@@ -104,7 +109,7 @@ export class Mapping implements Disposable {
     const target = options.target ?? fd.target;
     const flags = MAP_SHARED | MAP_NORESERVE;
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
-    return new Mapping(new MemoryView(at, bytes), isWritable, options.isSeenByThreads ?? false);
+    return new Mapping(new MemoryView(at, bytes), isWritable, options.isSeenByThreads ? 'defer' : 'unmap');
   }
 
   /** Maps zeroed memory that belongs to this process alone. @throws SysError ENOMEM */
@@ -115,7 +120,7 @@ export class Mapping implements Disposable {
       'mmap',
       `${bytes} bytes of memory`,
     );
-    return new Mapping(new MemoryView(at, bytes), true, false);
+    return new Mapping(new MemoryView(at, bytes), true);
   }
 
   /**
@@ -137,7 +142,7 @@ export class Mapping implements Disposable {
     unmap(ends.filter((end) => end.bytes > 0));
     libc.madvise(at, bytes, MADV_DONTFORK);
     libc.madvise(at, bytes, MADV_HUGEPAGE); // a wish: without it there are 4 KiB pages
-    return new Mapping(new MemoryView(at, bytes), true, true);
+    return new Mapping(new MemoryView(at, bytes), true, 'defer');
   }
 
   get hva(): Hva {
@@ -152,8 +157,9 @@ export class Mapping implements Disposable {
     if (!this.#isMapped) return;
     this.#isMapped = false;
     live.delete(this);
+    if (this.#end === 'leave') return;
     const range = { address: this.view.address, bytes: this.view.bytes };
-    if (deferred === undefined || !this.#isSeenByThreads) unmap([range]);
+    if (deferred === undefined || this.#end === 'unmap') unmap([range]);
     else deferred.push(range);
   }
 }

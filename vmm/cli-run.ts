@@ -50,7 +50,7 @@ export async function run(args: readonly string[]): Promise<number> {
 function configOf(values: Values): VmConfigInput {
   const base = values.config === undefined ? {} : readConfig(values.config);
   const config: Record<string, unknown> = { ...base };
-  if (values.memory !== undefined) config.memory = values.memory;
+  if (values.memory !== undefined) Object.assign(config, parseMemory(values.memory));
   if (values.cpus !== undefined) config.vcpus = Number(values.cpus);
   if (values.guest !== undefined) config.guest = values.guest;
   if (values.kernel !== undefined) config.kernel = values.kernel;
@@ -89,6 +89,18 @@ function devicesOf(values: Values, configured: VmConfigInput['devices']): readon
   }
   if (configured !== undefined && values.net === undefined) return configured;
   return [{ address: 'virtio-net', options: { net: values.net ?? 'responder' } }];
+}
+
+/** `1G,shared=on,prefault=off` */
+function parseMemory(text: string): Record<string, unknown> {
+  const [size, ...rest] = text.split(',');
+  const flags = rest.map((pair) => {
+    const [, name, value] = /^(shared|prefault)=(on|off)$/.exec(pair) ?? [];
+    if (name !== undefined) return [name === 'shared' ? 'sharedMemory' : name, value === 'on'];
+    const hint = `'${pair}' is none of shared=on|off, prefault=on|off`;
+    throw new ConfigError([{ path: '--memory', text: hint }]);
+  });
+  return { memory: size, ...Object.fromEntries(flags) };
 }
 
 /** `virtio-net,net=tap:tap0,slot=5` */

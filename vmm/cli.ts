@@ -14,7 +14,8 @@ ends at a responder inside this process.
   --net BACKEND        where the NIC's wire ends: responder, responder:corrupt=N, tap:NAME
   --device ADDR[,K=V]  assign this device instead: virtio-net,net=tap:tap0  (may be repeated; slot=N puts it
                        at PCI slot N, interface=iommufd opens it by its cdev); none: no device at all
-  --memory SIZE        guest memory: 64M (the default), 1G
+  --memory SIZE        guest memory: 64M (the default), 1G; ,shared=on lets other processes map it, ,prefault=on
+                       makes all of it ahead (the default with a device of the host)
   --cpus N             virtual CPUs: 1 (the default)
   --guest FILE         an ELF64 image instead of the built-in guest
   --kernel FILE        boot Linux: a bzImage, or a vmlinux with a PVH entry

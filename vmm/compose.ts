@@ -15,6 +15,7 @@ import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER } from '../kvm/uapi.js';
 import type { Vcpu } from '../kvm/vcpu.js';
 import { KvmVfio, VfioFileOps } from '../kvm/vfio.js';
 import type { Vm } from '../kvm/vm.js';
+import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { VfioCore } from '../vfio/core/core.js';
 import { hostProvider } from '../vfio/host/index.js';
@@ -123,7 +124,8 @@ function registerKvm(container: DependencyContainer, scope: Scope): void {
     MemoryMap,
     once((from) => {
       const memory = scope.own(new MemoryMap(from.resolve(MemorySlotPort)));
-      memory.addRam(from.resolve<VmConfig>(VmConfigToken).memory);
+      const ram = scope.own(Mapping.borrow(from.resolve<MachinePorts>(MachinePorts).ram));
+      memory.addRam(BigInt(ram.bytes), ram);
       return memory;
     }),
   );

@@ -62,6 +62,10 @@ const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 const schema = z
   .strictObject({
     memory: memory.prefault('64M'),
+    /** Whether other processes can map the guest's memory. With a vfio-user device it is so anyhow. */
+    sharedMemory: z.boolean().default(false),
+    /** Whether all memory is made ahead; by default it is if a device of the host is going to lock it. */
+    prefault: z.boolean().optional(),
     vcpus: z.int().min(1).max(64).default(1),
     /** Path of an ELF64 guest image that keeps to vmm/guest/abi.h; the built-in one if this and `kernel` are absent. */
     guest: z.string().min(1).optional(),

@@ -61,7 +61,12 @@ async function main(): Promise<void> {
   const eventThread = new EventThreadClient(data.events, inbox);
   forwardTraces(data.config);
   const plugins = await loadPlugins(data.config.plugins);
-  using composed = compose(data.config, { inbox, vcpuThreads: data.vcpuThreads, emit }, eventThread, plugins);
+  using composed = compose(
+    data.config,
+    { ram: data.ram, inbox, vcpuThreads: data.vcpuThreads, emit },
+    eventThread,
+    plugins,
+  );
   inbox.addPort(data.commands, (command) => composed.machine.obey(command as MachineCommand));
   try {
     emit({ kind: 'finished', report: composed.machine.run() });

@@ -1,6 +1,6 @@
 import type { GuestMapper } from '../devices/contracts.js';
 import { formatRange, type Gpa, gpa, type Hva, offset } from '../sys/address.js';
-import { createSharedMemory, Mapping, type MemoryView } from '../sys/mapping.js';
+import { Mapping, type MemoryView } from '../sys/mapping.js';
 import { disposable, Scope } from '../sys/scope.js';
 import { trace } from '../sys/trace.js';
 import { inject, injectable } from './injection.js';
@@ -44,14 +44,11 @@ export class MemoryMap implements GuestMapper, Disposable {
 
   /**
    * Gives the guest its RAM: from 0 up to the hole below 4 GiB, the rest from 4 GiB.
-   * @param isShared whether other processes shall map it too: it is a memfd's then, for which few hosts have huge pages;
-   *   a guest without them takes several times as long for each miss of its TLB
+   * @param memory `bytes` large, and there for as long as the map; made anew if not given
    * @throws SysError ENOMEM
    */
-  addRam(bytes: bigint, isShared = false): void {
-    const mapping = isShared
-      ? this.#scope.own(createSharedMemory('guest-ram', Number(bytes))).mapping
-      : this.#scope.own(Mapping.huge(Number(bytes)));
+  addRam(bytes: bigint, memory?: Mapping): void {
+    const mapping = memory ?? this.#scope.own(Mapping.huge(Number(bytes)));
     this.#ram = mapping.view;
     const low = bytes < LOW_RAM_END ? bytes : LOW_RAM_END;
     const base = mapping.hva;

@@ -6,6 +6,7 @@ import type { MappedRange } from '../sys/mapping.js';
 import type { VmConfig } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 import type { ExitCounts } from './exit-dispatcher.js';
+import type { GuestRamHandle } from './guest-ram.js';
 import type { Outcome } from './outcome.js';
 import type { VcpuBatonBuffer } from './vcpu-baton.js';
 
@@ -18,6 +19,7 @@ export interface VcpuThreadLink {
 /** What the machine thread is started with. */
 export interface MachineThreadData {
   readonly config: VmConfig;
+  readonly ram: GuestRamHandle;
   readonly control: SharedArrayBuffer;
   readonly commands: MessagePort;
   readonly events: EventThreadLink;

@@ -6,6 +6,7 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { workerUrl } from '../sys/worker-url.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
+import { GuestRam, type GuestRamHandle, type GuestRamOptions } from './guest-ram.js';
 import {
   decodeError,
   type MachineCommand,
@@ -30,6 +31,11 @@ export interface VmObserver {
   readonly trace?: (channel: string, text: string) => void;
 }
 
+/** A PCI function of the host, or the descriptor of one. */
+const HOST_DEVICE = /^(?:[\da-f]{4,8}:)?[\da-f]{2}:[\da-f]{2}\.[0-7]$|^fd:/i;
+/** A device of another process, by its socket. */
+const VFIO_USER = /^vfio-user:/;
+
 /** How long a line that the guest has begun may wait for its end. */
 const FLUSH_AFTER_MS = 50;
 
@@ -38,6 +44,12 @@ const ended = (worker: Worker): Promise<void> =>
     worker.once('error', reject);
     worker.once('exit', () => resolve());
   });
+
+/** Devices of the host have all memory locked, and a device of another process has to map it. */
+function ramOptions({ sharedMemory, prefault, devices }: VmConfig): GuestRamOptions {
+  const isAny = (form: RegExp) => devices.some(({ address }) => form.test(address));
+  return { isShared: sharedMemory || isAny(VFIO_USER), isPopulated: prefault ?? isAny(HOST_DEVICE) };
+}
 
 interface VcpuThread extends VcpuThreadLink {
   readonly worker: Worker;
@@ -63,7 +75,11 @@ interface MachineThreads {
   stop(): void;
 }
 
-function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): MachineThreads {
+function startThreads(
+  config: VmConfig,
+  ram: GuestRamHandle,
+  hear: (event: MachineEvent) => void,
+): MachineThreads {
   const control = createInboxControl();
   const commands = new MessageChannel();
   const events = startEventThread(control);
@@ -71,6 +87,7 @@ function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): Ma
   const vcpus = config.vcpus === 1 ? [] : indexes.map((i) => startVcpuThread(i, config, control));
   const workerData: MachineThreadData = {
     config,
+    ram,
     control,
     commands: commands.port2,
     events: events.link,
@@ -169,7 +186,8 @@ export class VirtualMachine implements AsyncDisposable {
 
   async #runOnce(): Promise<RunReport> {
     this.#report = undefined;
-    const threads = startThreads(this.config, (event) => this.#hear(event));
+    await using ram = GuestRam.create(this.config.memory, ramOptions(this.config));
+    const threads = startThreads(this.config, ram.handle, (event) => this.#hear(event));
     this.#threads = threads;
     using _hook = onProcessExit(threads.stop);
     // If another thread dies, the machine cannot go on: it is stopped, and the thread's error is the run's.

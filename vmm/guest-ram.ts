@@ -1,0 +1,87 @@
+/** The guest's memory. Main thread: it is there before the machine's thread is, and goes after all threads have ended. */
+import { setImmediate } from 'node:timers/promises';
+import { PAGE_SIZE } from '../sys/address.js';
+import type { Fd } from '../sys/fd.js';
+import { createSharedMemory, Mapping } from '../sys/mapping.js';
+import { Scope } from '../sys/scope.js';
+
+/** A guest's memory as numbers, for the machine thread. */
+export interface GuestRamHandle {
+  readonly address: number;
+  readonly bytes: number;
+  /** The memfd behind it, if other processes shall map it too. */
+  readonly fd?: number;
+}
+
+export interface GuestRamOptions {
+  /** Other processes shall map it too: it is a memfd's then, for which few hosts have huge pages. */
+  readonly isShared: boolean;
+  /** All of it is going to be locked for a device's DMA: its pages are made ahead, while the machine's threads start. */
+  readonly isPopulated: boolean;
+}
+
+/** How long other work of the main thread waits for memory that is being made. */
+const SLICE_MS = 2;
+/** Small enough that the clock is looked at often, should each of its pages have to be made. */
+const STEP = 2 ** 21;
+const PAGE_BYTES = Number(PAGE_SIZE);
+
+export class GuestRam implements AsyncDisposable {
+  readonly #mapping: Mapping;
+  readonly #fd: Fd | undefined;
+  readonly #scope: Scope;
+  readonly #populating: Promise<void>;
+  /** Memory from here on is made. */
+  #next: number;
+
+  /** @throws SysError ENOMEM */
+  static create(bytes: bigint, { isShared, isPopulated }: GuestRamOptions): GuestRam {
+    using scope = new Scope();
+    if (isShared) {
+      const { mapping, fd } = scope.own(createSharedMemory('guest-ram', Number(bytes)));
+      return new GuestRam(mapping, fd, isPopulated, scope.move());
+    }
+    return new GuestRam(scope.own(Mapping.huge(Number(bytes))), undefined, isPopulated, scope.move());
+  }
+
+  private constructor(mapping: Mapping, fd: Fd | undefined, isPopulated: boolean, scope: Scope) {
+    this.#mapping = mapping;
+    this.#fd = fd;
+    this.#scope = scope;
+    this.#next = isPopulated ? mapping.bytes : 0;
+    this.#populating = this.#populate();
+  }
+
+  get handle(): GuestRamHandle {
+    const { address, bytes } = this.#mapping.view;
+    return { address, bytes, ...(this.#fd === undefined ? {} : { fd: this.#fd.number }) };
+  }
+
+  /**
+   * Making 1 GiB of zeroed pages takes a fraction of a second. VFIO does it when it maps the memory for DMA, upwards, and
+   * meets what was made here, downwards, since the machine's threads began to start. Atomics change nothing, whatever
+   * the guest writes meanwhile; a page that is touched is made without the lock that all other mapping needs (madvise
+   * would hold it).
+   */
+  async #populate(): Promise<void> {
+    while (this.#next > 0) {
+      const end = performance.now() + SLICE_MS;
+      while (this.#next > 0 && performance.now() < end) this.#touch();
+      await setImmediate();
+    }
+  }
+
+  #touch(): void {
+    const at = Math.max(0, this.#next - STEP);
+    const bytes = this.#mapping.view.slice(at, this.#next - at);
+    for (let page = 0; page < bytes.length; page += PAGE_BYTES) Atomics.or(bytes, page, 0);
+    this.#next = at;
+  }
+
+  /** Unmaps it. No other thread may look at it any more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#next = 0;
+    await this.#populating;
+    this.#scope[Symbol.dispose]();
+  }
+}
