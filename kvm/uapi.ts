@@ -269,7 +269,9 @@ export const KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK = 1 << 1;
 
 // --- requests of the system fd ---
 
-export const KVM_GET_API_VERSION = io('KVM_GET_API_VERSION', KVMIO, 0x00);
+export const KVM_GET_API_VERSION = io('KVM_GET_API_VERSION', KVMIO, 0x00, {
+  hints: { ENOTTY: 'it is not the KVM device: `ls -l` shows 10, 232 for that, and `modprobe kvm` makes it' },
+});
 export const KVM_CREATE_VM = io('KVM_CREATE_VM', KVMIO, 0x01, {
   hints: { EBUSY: 'another hypervisor (VirtualBox, VMware) holds the processor’s virtualisation extensions' },
 });

@@ -45,6 +45,9 @@ function labTests(): string[] {
   );
 }
 
+/** Files of tests for a machine without an IOMMU. */
+const NO_IOMMU = /\.no-iommu\.lab\.test\.ts$/;
+
 /** Runs the named tests in one L1; if none is named, each file in an L1 of its own: they pull devices out. */
 async function runTests(names: readonly string[], options: L1Options, timeoutMs: number): Promise<number> {
   const vitest = [
@@ -56,7 +59,10 @@ async function runTests(names: readonly string[], options: L1Options, timeoutMs:
   ];
   const runs = names.length > 0 ? [names] : labTests().map((name) => [name]);
   let status = 0;
-  for (const run of runs) status = (await runInL1([...vitest, ...run], options, timeoutMs)) || status;
+  for (const run of runs) {
+    const iommu = options.iommu !== false && !run.some((name) => NO_IOMMU.test(name));
+    status = (await runInL1([...vitest, ...run], { ...options, iommu }, timeoutMs)) || status;
+  }
   return status;
 }
 

@@ -243,6 +243,8 @@ export interface AssignableDevice extends Disposable {
   readonly group: number;
   /** `vfioN`, if it has a cdev. */
   readonly cdev?: string;
+  /** Set if no IOMMU translates its DMA: a program may drive it, but no guest can. */
+  readonly isNoiommu?: boolean;
   /** One line for a person: what it is and where it comes from. */
   readonly description: string;
   /** What the device counts of itself, by name, for people: packets, doorbells; absent if it does not. */

@@ -51,6 +51,7 @@ export class Assignment {
     using scope = new Scope();
     const device = scope.own(provider.resolve(config.address, config.options));
     attachStep(`${config.address}: ${device.description}`);
+    if (device.isNoiommu === true) throw noiommu(device);
     const { file } = scope.own(this.#spaceOf(provider, config.interface).open(device));
     const pciFunction = scope.own(VfioPciDevice.open(name, file, environment, options));
     const owned = scope.move();
@@ -75,4 +76,13 @@ export class Assignment {
     this.#spaces.set(key, made);
     return made;
   }
+}
+
+/** The guest's addresses would go out to the host's memory as they are. */
+function noiommu({ name }: AssignableDevice): SysError {
+  const hint =
+    'no IOMMU translates its DMA (enable_unsafe_noiommu_mode), so it would reach the host’s memory instead of the ' +
+    'guest’s; that mode is for drivers in user space. Boot the host with an IOMMU: VT-d or AMD-Vi in the firmware, ' +
+    'intel_iommu=on';
+  return new SysError({ call: 'attach', target: name, errno: errno.EPERM, hint });
 }

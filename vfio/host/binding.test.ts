@@ -11,7 +11,7 @@ const driverOf = (host: FakeHost, address = NIC): string | undefined => host.sys
 test('a function goes to vfio-pci by driver_override, and back to its driver when that is undone', () => {
   using host = FakeHost.create();
   host.addPci({ address: NIC, driver: 'e1000e', group: 26 });
-  const binding = bindToDriver(host.sysfs, NIC);
+  const binding = bindToDriver(host, NIC);
   expect(driverOf(host)).toBe('vfio-pci');
   const device = `devices/pci0000:00/${NIC}`;
   expect(host.writes).toEqual([
@@ -33,7 +33,7 @@ test('a function goes to vfio-pci by driver_override, and back to its driver whe
 test('a function that had no driver has none again', () => {
   using host = FakeHost.create();
   host.addPci({ address: NIC, naturalDriver: 'e1000e', group: 26 });
-  bindToDriver(host.sysfs, NIC)[Symbol.dispose]();
+  bindToDriver(host, NIC)[Symbol.dispose]();
   expect(driverOf(host)).toBeUndefined();
 });
 
@@ -41,7 +41,7 @@ test('an override that was there before is there again', () => {
   using host = FakeHost.create();
   host.addPci({ address: NIC, driver: 'pci-stub', group: 26 });
   host.file(`sys/devices/pci0000:00/${NIC}/driver_override`, 'pci-stub\n');
-  bindToDriver(host.sysfs, NIC)[Symbol.dispose]();
+  bindToDriver(host, NIC)[Symbol.dispose]();
   expect(host.writes).toContain(`devices/pci0000:00/${NIC}/driver_override=pci-stub`);
   expect(driverOf(host)).toBe('pci-stub');
 });
@@ -49,7 +49,7 @@ test('an override that was there before is there again', () => {
 test('a function that is with the driver already is left alone', () => {
   using host = FakeHost.create();
   host.addPci({ address: NIC, driver: 'vfio-pci', group: 26 });
-  bindToDriver(host.sysfs, NIC)[Symbol.dispose]();
+  bindToDriver(host, NIC)[Symbol.dispose]();
   expect(host.writes).toEqual([]);
 });
 
@@ -57,7 +57,7 @@ test('a driver that refuses the function leaves it with the one it had', () => {
   using host = FakeHost.create();
   host.addPci({ address: NIC, driver: 'e1000e', group: 26 });
   host.refusing.add('vfio-pci');
-  expect(() => bindToDriver(host.sysfs, NIC)).toThrowError(
+  expect(() => bindToDriver(host, NIC)).toThrowError(
     /^bind on 0000:01:00\.0 to vfio-pci: ENODEV\n.*did not take it \(it has no driver\): see dmesg/,
   );
   expect(driverOf(host)).toBe('e1000e');
@@ -66,10 +66,18 @@ test('a driver that refuses the function leaves it with the one it had', () => {
 test('a driver that is not loaded is named, and nothing is written', () => {
   using host = FakeHost.create();
   host.addPci({ address: NIC, driver: 'e1000e', group: 26 });
-  expect(() => bindToDriver(host.sysfs, NIC, 'mlx5_vfio_pci')).toThrowError(
-    /ENODEV\n.*modprobe mlx5_vfio_pci/,
-  );
+  expect(() => bindToDriver(host, NIC, 'mlx5_vfio_pci')).toThrowError(/ENODEV\n.*modprobe mlx5_vfio_pci/);
   expect(host.writes).toEqual([]);
+});
+
+test('a driver that the kernel was built without is not said to be missing a modprobe', () => {
+  using host = FakeHost.create();
+  host.addPci({ address: NIC, driver: 'e1000e', group: 26 });
+  host.file('proc/sys/kernel/osrelease', '6.12.95-amd64\n');
+  host.file('modules/6.12.95-amd64/modules.dep', 'kernel/virt/kvm.ko.xz:');
+  expect(() => bindToDriver(host, NIC, 'mlx5_vfio_pci')).toThrowError(
+    /ENODEV\n {2}hint: this kernel was built without that driver \(CONFIG_MLX5_VFIO_PCI\)/,
+  );
 });
 
 test.each<[string, Partial<FakePciFunction>, boolean]>([

@@ -2,6 +2,8 @@ import { join } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { disposable, Scope } from '../../sys/scope.js';
+import type { HostContext } from './context.js';
+import { moduleState } from './kernel-modules.js';
 import { type HostDevice, type Sysfs, text } from './sysfs.js';
 
 /**
@@ -11,11 +13,14 @@ import { type HostDevice, type Sysfs, text } from './sysfs.js';
  * @throws SysError ENODEV if the device or the driver is not there, or the driver refuses the device: then it is back
  *   with its former driver
  */
-export function bindToDriver(sysfs: Sysfs, address: string, driver = 'vfio-pci'): Disposable {
+export function bindToDriver({ sysfs, roots }: Host, address: string, driver = 'vfio-pci'): Disposable {
   const before = sysfs.pciDevice(address);
   if (before.driver === driver) return disposable(() => {});
   if (!sysfs.exists('bus/pci/drivers', driver)) {
-    const hint = `the driver is not loaded: modprobe ${driver}`;
+    const hint =
+      moduleState(roots, driver) === 'absent'
+        ? `this kernel was built without that driver (${configOption(driver)}): use one that has it`
+        : `the driver is not loaded: modprobe ${driver}`;
     throw new SysError({ call: 'bind', target: `${address} to ${driver}`, errno: errno.ENODEV, hint });
   }
   using scope = new Scope();
@@ -35,6 +40,11 @@ export function bindToDriver(sysfs: Sysfs, address: string, driver = 'vfio-pci')
   const owned = scope.move();
   return disposable(() => owned[Symbol.dispose]());
 }
+
+type Host = Pick<HostContext, 'sysfs' | 'roots'>;
+
+/** The kernel names options after drivers, mostly. */
+const configOption = (driver: string): string => `CONFIG_${driver.replaceAll('-', '_').toUpperCase()}`;
 
 function release(sysfs: Sysfs, { path, driver, name }: HostDevice): void {
   if (driver !== undefined) sysfs.write(join(path, 'driver/unbind'), name);

@@ -27,15 +27,20 @@ export function openCdev(context: HostContext, node: string): SystemFile {
     return context.system.open(path);
   } catch (error) {
     if (isErrno(error, 'ENOENT')) {
-      const hint = context.sysfs.exists('class/vfio-dev', node)
-        ? 'this kernel has no device files for VFIO: it needs CONFIG_VFIO_DEVICE_CDEV (6.6); use groups instead'
-        : 'no device with a vfio driver has that node';
-      throw absent(path, hint, error);
+      throw absent(path, absenceHint(context, node), error);
     }
     throw explain(error, ({ code }) =>
       code === 'EACCES' ? `run as root, or let the administrator give you ${path}` : undefined,
     );
   }
+}
+
+function absenceHint({ sysfs }: HostContext, node: string): string {
+  if (!sysfs.exists('class/vfio-dev', node)) return 'no device with a vfio driver has that node';
+  // The kernel gives the class a device number only if it makes device files.
+  return sysfs.exists('class/vfio-dev', node, 'dev')
+    ? 'the kernel has the device, but there is no such file: is /dev a devtmpfs, and visible in here?'
+    : 'this kernel has no device files for VFIO: it needs CONFIG_VFIO_DEVICE_CDEV (6.6); use groups instead';
 }
 
 /** What is known of a cdev besides its open file. */

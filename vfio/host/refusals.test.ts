@@ -71,6 +71,10 @@ test('/dev/iommu and the cdevs are missing: the options are named, and that grou
   expect(messageOf(() => made.provider.openIommufd())).toMatch(
     /^open on .*\/iommu: ENODEV\n.*built without CONFIG_IOMMUFD.*groups work without it/,
   );
+  expect(messageOf(() => made.provider.openCdev('vfio3'))).toMatch(
+    /ENODEV\n.*no such file: is \/dev a devtmpfs/,
+  );
+  made.host.remove('sys/class/vfio-dev/vfio3/dev');
   expect(messageOf(() => made.provider.openCdev('vfio3'))).toMatch(/ENODEV\n.*CONFIG_VFIO_DEVICE_CDEV/);
   expect(messageOf(() => made.provider.openCdev('vfio9'))).toMatch(/ENODEV\n.*no device with a vfio driver/);
 });

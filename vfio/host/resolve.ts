@@ -77,6 +77,10 @@ export function resolve(
   if (options['cdev-fd'] !== undefined && device.cdev !== undefined)
     adopt(options['cdev-fd'], `cdev ${device.cdev}`);
   const token = options['vf-token'];
+  if (token !== undefined && !isUuid(token)) {
+    const hint = `'${token}' is no UUID; the token is what the owner of the physical function has set`;
+    throw new SysError({ call: 'resolve', target: `${address}, option vf-token`, errno: errno.EINVAL, hint });
+  }
   if (token !== undefined && device.cdev !== undefined) {
     const { cdev } = device;
     vfTokens.set(cdev, token);
@@ -87,6 +91,7 @@ export function resolve(
     name: token === undefined ? device.name : `${device.name} vf_token=${token}`,
     group: group.number,
     ...(device.cdev === undefined ? {} : { cdev: device.cdev }),
+    ...(group.isNoiommu ? { isNoiommu: true } : {}),
     description: describe(device, group),
     [Symbol.dispose]: () => owned[Symbol.dispose](),
   };
@@ -105,7 +110,7 @@ function find(
   const pci = pciAddress(address);
   if (pci !== undefined) {
     const driver = options.bind;
-    if (driver !== undefined && !sysfs.pciDevice(pci).isVfio) scope.own(bindToDriver(sysfs, pci, driver));
+    if (driver !== undefined && !sysfs.pciDevice(pci).isVfio) scope.own(bindToDriver(context, pci, driver));
     return sysfs.pciDevice(pci);
   }
   if (isUuid(address)) return sysfs.mdev(address.toLowerCase());
@@ -152,9 +157,7 @@ function checkUsable({ sysfs }: HostContext, device: HostDevice): HostGroup {
   if (device.group === undefined) {
     const hint =
       'it is behind no IOMMU (there is no iommu_group link): turn on VT-d or AMD-Vi in the firmware and boot with ' +
-      'intel_iommu=on (AMD: it is on); a virtual machine needs a virtual IOMMU. Without any, ' +
-      '/sys/module/vfio/parameters/enable_unsafe_noiommu_mode and a bind to vfio-pci give a group whose device ' +
-      'reaches all memory of the host';
+      'intel_iommu=on (AMD: it is on); a virtual machine needs a virtual IOMMU';
     throw new SysError({ call: 'attach', target: device.name, errno: errno.ENODEV, hint });
   }
   const group = sysfs.group(device.group);

@@ -114,6 +114,11 @@ export class FakeHost implements Disposable {
     if (device.cdev !== undefined) this.addCdev(path, device.cdev, '511:0');
   }
 
+  /** Takes a file or folder away. */
+  remove(path: string): void {
+    rmSync(join(this.#root, path), { recursive: true });
+  }
+
   /** A vfio-dev entry below a device. */
   addCdev(devicePath: string, node: string, number: string): void {
     const path = `${devicePath}/vfio-dev/${node}`;

@@ -1,0 +1,178 @@
+/**
+ * What a person sees when a device or a kernel cannot be had, on the real kernel: what failed, on what, why, and the
+ * remedy, which is tried wherever it can be.
+ */
+import { execFileSync, execSync, spawn } from 'node:child_process';
+import { readdirSync, readlinkSync } from 'node:fs';
+import { basename } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { tsvisorRun } from './command-line.js';
+import { inL1 } from './images.js';
+
+const { LAB_E1000E: NIC = '' } = process.env;
+/** sysexits.h: EX_UNAVAILABLE. */
+const UNAVAILABLE = 69;
+/** The built-in guest's verdict on a machine whose NIC is no virtio-net: it ran, so the device was attached. */
+const RAN = 2;
+
+/** Expects a refusal that says all of these. */
+function expectRefusal(
+  { status, error }: { status: number | null; error: string },
+  ...says: readonly RegExp[]
+): void {
+  for (const text of says) expect(error).toMatch(text);
+  expect(error).toMatch(/^tsvisor: .+\n {2}hint: /);
+  expect(status).toBe(UNAVAILABLE);
+}
+
+/** The shell commands that a hint lists under `fix:`. */
+function fixOf(error: string): string {
+  const [, block = ''] = /fix:\n((?: {6}.*\n)+)/.exec(error) ?? [];
+  expect(block).not.toBe('');
+  return block;
+}
+
+const kernelGuest = (kernel: string, ...more: string[]) =>
+  tsvisorRun(['--device', 'none', '--kernel', kernel, ...more]);
+
+describe.skipIf(NIC === '')('before VFIO is loaded', () => {
+  const withoutVfioModules = `
+    modules=/lib/modules/$(uname -r)/modules.dep
+    grep -v vfio $modules > /run/modules.dep
+    unshare --mount bash -c 'mount --bind /run/modules.dep '$modules' && exec "$@"' bash "$@"`;
+
+  test('a driver that is not loaded is named with the command that loads it', () => {
+    const result = tsvisorRun(['--device', `${NIC},bind=vfio-pci`]);
+    expectRefusal(result, new RegExp(`^tsvisor: bind on ${NIC} to vfio-pci: ENODEV`), /modprobe vfio-pci/);
+  });
+
+  test('a kernel without VFIO is said to be one, and which option it lacks', () => {
+    const result = tsvisorRun(['--device', `${NIC},bind=vfio-pci`], withoutVfioModules);
+    expectRefusal(result, /ENODEV\n.*this kernel was built without that driver \(CONFIG_VFIO_PCI\)/);
+  });
+
+  test('a device that the host drives is refused with the commands that free it, and they do', () => {
+    execFileSync('modprobe', ['e1000e']);
+    const result = tsvisorRun(['--device', NIC]);
+    expectRefusal(result, new RegExp(`^tsvisor: attach on ${NIC}: EBUSY`), /host uses it \(driver e1000e\)/);
+    execSync(fixOf(result.error), { shell: '/bin/bash' });
+    expect(tsvisorRun(['--device', NIC]).status).toBe(RAN);
+  });
+});
+
+describe.skipIf(NIC === '')('with VFIO', () => {
+  beforeAll(() => {
+    execFileSync('vfio-load');
+    execFileSync('vfio-bind', [NIC]);
+  });
+
+  test('a group that is not viable names the device and driver in the way, and its commands mend it', () => {
+    // Functions of the south bridge share a group: SATA and SMBus are two of them.
+    const [sata, smbus] = ['0000:00:1f.2', '0000:00:1f.3'];
+    execFileSync('modprobe', ['ahci']);
+    expect(basename(readlinkSync(`/sys/bus/pci/devices/${sata}/driver`))).toBe('ahci');
+    execFileSync('vfio-bind', [smbus]);
+    const group = basename(readlinkSync(`/sys/bus/pci/devices/${smbus}/iommu_group`));
+    const result = tsvisorRun(['--device', smbus]);
+    expectRefusal(
+      result,
+      new RegExp(`VFIO_GROUP_GET_STATUS on /dev/vfio/${group}: EPERM`),
+      new RegExp(`not viable while the host uses ${sata} \\(ahci\\)`),
+    );
+    execSync(fixOf(result.error), { shell: '/bin/bash' });
+    expect(tsvisorRun(['--device', smbus]).status).toBe(RAN);
+    execFileSync('vfio-unbind', [sata, smbus]);
+  });
+
+  test.each(['group', 'iommufd'])(
+    'a limit on locked memory that is too low says need, have and how (%s)',
+    (how) => {
+      const args = ['--device', `${NIC},interface=${how}`, '--memory', '128M'];
+      const limited = (kib: number) =>
+        `ulimit -l ${kib}; exec setpriv --bounding-set -ipc_lock --inh-caps -ipc_lock "$@"`;
+      const result = tsvisorRun(args, limited(65_536));
+      expectRefusal(
+        result,
+        /^tsvisor: (VFIO_IOMMU_MAP_DMA|IOMMU_IOAS_MAP) on .*IOVA 0x0-0x7ffffff: ENOMEM/,
+        /128 MiB are needed .*RLIMIT_MEMLOCK is 64 MiB/,
+        /--memlock=134217728/,
+        /CAP_IPC_LOCK/,
+      );
+      expect(tsvisorRun(args, limited(131_072 + 1024)).status).toBe(RAN);
+    },
+  );
+
+  test('a device that another process uses names that process, and is had when it ends', async () => {
+    const group = basename(readlinkSync(`/sys/bus/pci/devices/${NIC}/iommu_group`));
+    const other = spawn('bash', ['-c', `exec 7<>/dev/vfio/${group}; echo open; exec sleep 100`], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    await new Promise((resolve) => other.stdout.once('data', resolve));
+    const result = tsvisorRun(['--device', NIC]);
+    expectRefusal(
+      result,
+      new RegExp(`open on /dev/vfio/${group}: EBUSY`),
+      new RegExp(`held by process ${other.pid} \\((bash|sleep)\\)`),
+    );
+    other.kill();
+    await new Promise((resolve) => other.once('exit', resolve));
+    expect(tsvisorRun(['--device', NIC]).status).toBe(RAN);
+  });
+
+  test.each(['group', 'iommufd'])(
+    'a /dev without VFIO’s files, as in a container, is told from a missing module (%s)',
+    (how) => {
+      const hidden = `unshare --mount bash -c 'mount -t tmpfs none /dev/vfio && exec "$@"' bash "$@"`;
+      const result = tsvisorRun(['--device', `${NIC},interface=${how}`], hidden);
+      expectRefusal(
+        result,
+        /^tsvisor: open on \/dev\/vfio\/.*: ENODEV/,
+        /no such file: is \/dev a devtmpfs, and visible/,
+      );
+    },
+  );
+
+  test('a device that is not there, and a token that is none, are refused by name', () => {
+    expectRefusal(tsvisorRun(['--device', '0000:00:19.0']), /find on PCI device 0000:00:19\.0: ENODEV/);
+    expectRefusal(
+      tsvisorRun(['--device', `${NIC},vf-token=secret`]),
+      /option vf-token: EINVAL\n.*'secret' is no UUID/,
+    );
+  });
+
+  test('a /dev/kvm that is something else is said to be', () => {
+    const other = `unshare --mount bash -c 'mount --bind /dev/null /dev/kvm && exec "$@"' bash "$@"`;
+    expectRefusal(tsvisorRun([], other), /KVM_GET_API_VERSION on \/dev\/kvm: ENOTTY/, /10, 232/);
+  });
+});
+
+describe.skipIf(NIC === '')('a kernel or an initrd', () => {
+  test('that is no kernel, or cut short, is said to be, by path', () => {
+    execSync(`head -c 100000 /dev/urandom > /run/junk; head -c 3000000 ${inL1.kernel} > /run/cut`);
+    expectRefusal(kernelGuest('/run/junk'), /^tsvisor: \/run\/junk: is not a Linux kernel/, /bzImage/);
+    expectRefusal(
+      kernelGuest('/run/cut'),
+      /\/run\/cut: is cut short: 3000000 bytes, but its header speaks of \d+/,
+    );
+    expectRefusal(kernelGuest('/run/nothing'), /open on kernel \/run\/nothing: ENOENT/);
+    expectRefusal(kernelGuest('/run'), /open on kernel \/run: EISDIR/);
+  });
+
+  test('that does not fit says how much memory it takes, and with that much it boots', () => {
+    const small = kernelGuest(inL1.kernel, '--memory', '32M');
+    expectRefusal(small, /guest has memory up to 32 MiB/, /give it \d+ MiB or more with --memory/);
+    execSync('truncate -s 100M /run/initrd');
+    const large = kernelGuest(inL1.kernel, '--memory', '96M', '--initrd', '/run/initrd');
+    expectRefusal(large, /^tsvisor: \/run\/initrd: has 104857600 bytes .*too many/, /give the guest \d+ MiB/);
+    const [, need] = /give the guest (\d+) MiB or more/.exec(large.error) ?? [];
+    const args = ['--initrd', '/run/initrd', '--memory', `${need}M`, '--no-reboot', '--append', 'panic=-1'];
+    const { error } = kernelGuest(inL1.kernel, ...args);
+    expect(error).not.toMatch(/too many|give it/);
+  });
+});
+
+test.skipIf(NIC === '')('after all of these nothing of VFIO is in use', () => {
+  for (const module of ['vfio_pci', 'vfio_iommu_type1']) expect(readdirSync('/sys/module')).toContain(module);
+  execFileSync('vfio-unbind', [NIC]);
+  execFileSync('modprobe', ['-r', 'vfio_iommu_type1']);
+});

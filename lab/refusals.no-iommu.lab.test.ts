@@ -1,0 +1,54 @@
+/** Refusals on a machine without an IOMMU. */
+import { execFileSync } from 'node:child_process';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { Scope } from '../sys/scope.js';
+import { hostProvider } from '../vfio/host/index.js';
+import { VFIO_TYPE1v2_IOMMU } from '../vfio/uapi.js';
+import { tsvisorRun } from './command-line.js';
+
+const { LAB_E1000E: NIC = '' } = process.env;
+const UNAVAILABLE = 69;
+
+describe.skipIf(NIC === '')('without an IOMMU', () => {
+  test('a device is refused with what to turn on', () => {
+    const { status, error } = tsvisorRun(['--device', NIC]);
+    expect(error).toMatch(new RegExp(`^tsvisor: attach on ${NIC}: ENODEV\\n  hint: it is behind no IOMMU`));
+    expect(error).toMatch(/VT-d or AMD-Vi .*intel_iommu=on/);
+    expect(status).toBe(UNAVAILABLE);
+  });
+
+  describe('and in no-IOMMU mode', () => {
+    beforeAll(() => {
+      execFileSync('vfio-load', ['noiommu']);
+      execFileSync('modprobe', ['mtty']);
+      execFileSync('vfio-bind', [NIC]);
+    });
+
+    test('a device is for drivers in user space, and no guest gets it', () => {
+      const { status, error } = tsvisorRun(['--device', NIC]);
+      expect(error).toMatch(new RegExp(`attach on ${NIC}: EPERM\\n.*no IOMMU translates its DMA`));
+      expect(status).toBe(UNAVAILABLE);
+      // Nor together with a mediated device, which needs no IOMMU and alone is welcome.
+      const both = tsvisorRun(['--device', 'mdev:mtty-2', '--device', NIC]);
+      expect(both.error).toMatch(new RegExp(`attach on ${NIC}: EPERM`));
+      expect(tsvisorRun(['--device', 'mdev:mtty-2']).status).toBe(2);
+    });
+
+    test('its group does not go into one container with another group, and the kernel’s EPERM is explained', () => {
+      const provider = hostProvider();
+      using scope = new Scope();
+      const mdev = scope.own(provider.resolve('mdev:mtty-2', {}));
+      const nic = scope.own(provider.resolve(NIC, {}));
+      expect(nic.isNoiommu).toBe(true);
+      const container = scope.own(provider.openContainer());
+      const group = scope.own(provider.openGroup(mdev.group));
+      group.setContainer(container);
+      container.setIommu(VFIO_TYPE1v2_IOMMU);
+      const unguarded = scope.own(provider.openGroup(nic.group));
+      expect(() => unguarded.setContainer(container)).toThrowError(
+        /VFIO_GROUP_SET_CONTAINER on \/dev\/vfio\/noiommu-\d+: EPERM\n.*do not share a container/,
+      );
+      group.unsetContainer();
+    });
+  });
+});
