@@ -5,6 +5,7 @@ const EPOLL_CLOEXEC = 0o2000000;
 const EPOLL_CTL_ADD = 1;
 const EPOLL_CTL_DEL = 2;
 const EPOLLIN = 1;
+const EPOLLOUT = 4;
 const EPOLLET = 2 ** 31;
 const MAX_EVENTS = 64;
 /** struct epoll_event is packed on x86-64: u32 events, u64 data. */
@@ -32,8 +33,17 @@ export class Epoll implements Disposable {
    * @throws SysError EPERM for an fd that cannot be polled; EEXIST if it is watched already; EBADF
    */
   watch(fd: number, ready: () => void, isEdge = false): Disposable {
+    return this.#add(fd, isEdge ? EPOLLIN + EPOLLET : EPOLLIN, ready);
+  }
+
+  /** Calls `ready` while `fd` is writable. @see EventContext.watchWritable @throws SysError as {@link watch} */
+  watchWritable(fd: number, ready: () => void): Disposable {
+    return this.#add(fd, EPOLLOUT, ready);
+  }
+
+  #add(fd: number, events: number, ready: () => void): Disposable {
     const key = ++this.#lastKey;
-    const event = new Uint32Array([isEdge ? EPOLLIN + EPOLLET : EPOLLIN, key, 0]);
+    const event = new Uint32Array([events, key, 0]);
     const added = libc.epollCtl(this.#fd.number, EPOLL_CTL_ADD, fd, new Uint8Array(event.buffer));
     checked(added, 'epoll_ctl EPOLL_CTL_ADD', `fd ${fd}`);
     this.#ready.set(key, ready);

@@ -63,17 +63,18 @@ async function main(data: EventLoopData): Promise<void> {
         owner.send({ task, error: errorText(error) } satisfies EventNotice);
       }
     };
+    const keep = (watch: Disposable): Disposable => {
+      watches.add(watch);
+      return {
+        [Symbol.dispose]() {
+          watches.delete(watch);
+          watch[Symbol.dispose]();
+        },
+      };
+    };
     const handlers = start(taskData, {
-      watch(fd, ready, isEdge) {
-        const watch = epoll.watch(fd, guarded(ready), isEdge);
-        watches.add(watch);
-        return {
-          [Symbol.dispose]() {
-            watches.delete(watch);
-            watch[Symbol.dispose]();
-          },
-        };
-      },
+      watch: (fd, ready, isEdge) => keep(epoll.watch(fd, guarded(ready), isEdge)),
+      watchWritable: (fd, ready) => keep(epoll.watchWritable(fd, guarded(ready))),
       notify: (message) => owner.send({ task, message } satisfies EventNotice),
     });
     tasks.set(task, { handlers, watches });

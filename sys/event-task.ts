@@ -13,6 +13,12 @@ export interface EventContext {
    * @throws SysError EPERM for an fd that cannot be polled; EEXIST if it is watched already
    */
   watch(fd: number, ready: () => void, isEdge?: boolean): Disposable;
+  /**
+   * Calls `ready` as long as `fd` can be written to, or its other end is gone. An fd has one watch at a time: one that is
+   * watched for reading, too, is given here by a duplicate.
+   * @throws SysError as {@link watch}
+   */
+  watchWritable(fd: number, ready: () => void): Disposable;
   /** Sends a message to the owner's {@link EventTask.receive}, waking the machine thread from KVM_RUN if need be. */
   notify(message: unknown): void;
 }

@@ -62,6 +62,11 @@ const c = {
   epoll_create1: declare('epoll_create1', INT, [INT], [-1]),
   epoll_ctl: declare('epoll_ctl', INT, [INT, INT, INT, BYTES], [-1, 0, -1, none]),
   epoll_wait: declare('epoll_wait', INT, [INT, BYTES, INT, INT], [-1, none, 1, 0]),
+  socket: declare('socket', INT, [INT, INT, INT], [-1, 0, 0]),
+  socketpair: declare('socketpair', INT, [INT, INT, INT, BYTES], [-1, 0, 0, none]),
+  connect: declare('connect', INT, [INT, BYTES, INT], [-1, none, 0]),
+  inotify_init1: declare('inotify_init1', INT, [INT], [-1]),
+  inotify_add_watch: declare('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
   sigaction: declare('sigaction', INT, [INT, BYTES, LONG], [-1, none, 0]),
   gettid: declare('gettid', INT, [], []),
   tgkill: declare('tgkill', INT, [INT, INT, INT], [-1, -1, 0]),
@@ -170,6 +175,16 @@ export const epollCtl = (epfd: number, operation: number, fd: number, event: Uin
   result(c.epoll_ctl(epfd, operation, fd, event));
 export const epollWait = (epfd: number, events: Uint8Array, count: number, timeoutMs: number): number =>
   result(c.epoll_wait(epfd, events, count, timeoutMs));
+export const socket = (domain: number, type: number): number => result(c.socket(domain, type, 0));
+/** `fds` receives two descriptors (int). */
+export const socketpair = (domain: number, type: number, fds: Uint8Array): number =>
+  result(c.socketpair(domain, type, 0, fds));
+/** `address` is a struct sockaddr of any kind. */
+export const connect = (fd: number, address: Uint8Array): number =>
+  result(c.connect(fd, address, address.length));
+export const inotifyInit1 = (flags: number): number => result(c.inotify_init1(flags));
+export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
+  result(c.inotify_add_watch(fd, path, mask));
 /** `action` is a struct sigaction. */
 export const sigaction = (signal: number, action: Uint8Array): number =>
   result(c.sigaction(signal, action, 0));

@@ -18,6 +18,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../vfio/uapi.js';
+import { Interrupts, irqInfo } from '../mdev/interrupts.js';
 import { allOnes } from '../pci/config-space.js';
 import { PCI_CFG_SPACE_SIZE, PCI_COMMAND_MEMORY, PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
 import { CommonConfig } from './common-config.js';
@@ -34,7 +35,6 @@ import {
   STRUCTURE_BYTES,
   VirtioConfigSpace,
 } from './config-space.js';
-import { Interrupts, irqInfo } from './interrupts.js';
 import type { QueueCommand, QueueNotice } from './messages.js';
 import { NetConfig, OFFERED_FEATURES } from './net-config.js';
 import { SharedState, type SharedStateBuffer } from './shared-state.js';
@@ -84,7 +84,7 @@ export class VirtioNetDevice implements VfioDeviceOps {
       { start: (queues) => this.#call({ kind: 'start', queues }), stop: () => this.#call({ kind: 'stop' }) },
       (what) => this.#misuse(what),
     );
-    this.#interrupts = new Interrupts({
+    this.#interrupts = new Interrupts(this.name, MSIX_VECTORS, {
       retarget: (targets) => this.#call({ kind: 'interrupts', targets }),
       maskIntx: (isMasked) => this.#call({ kind: 'maskIntx', isMasked }),
     });
@@ -129,7 +129,7 @@ export class VirtioNetDevice implements VfioDeviceOps {
   }
 
   getIrqInfo(index: number): IrqInfo {
-    return irqInfo(index);
+    return irqInfo(index, MSIX_VECTORS);
   }
 
   setIrqs(set: IrqSet): void {

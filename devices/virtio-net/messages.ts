@@ -1,6 +1,7 @@
 /** What the registers say to the queues. All are sent with {@link EventTask.call}, so that each has happened on return. */
 import type { SysErrorInit } from '../../sys/error.js';
 import type { DmaTableBuffer } from '../../vfio/core/dma-table.js';
+import type { InterruptTargets } from '../mdev/interrupts.js';
 import type { SharedStateBuffer } from './shared-state.js';
 
 /** What a queue task is started with. */
@@ -27,16 +28,6 @@ export interface QueueSetup {
   readonly hasIndirect: boolean;
   /** VIRTIO_F_EVENT_IDX has been negotiated. */
   readonly hasEventIdx: boolean;
-}
-
-/** Where interrupts go: numbers of eventfds, -1 for none. They stay open until the next message of this kind returns. */
-export interface InterruptTargets {
-  /** MSI-X is on if this is there: one per vector. */
-  readonly msix: readonly number[] | undefined;
-  /** INTx is on if this is there. */
-  readonly intx: number | undefined;
-  /** Signalled to unmask INTx. */
-  readonly unmask: number;
 }
 
 export type QueueCommand =

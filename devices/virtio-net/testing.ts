@@ -22,17 +22,18 @@ export class InlineEventThread implements EventThread, Disposable {
     const start = this.#modules.get(module.href);
     if (start === undefined) throw new Error(`${module.href} has no export named start`);
     const watches = new Set<Disposable>();
+    const keep = (watch: Disposable): Disposable => {
+      watches.add(watch);
+      return {
+        [Symbol.dispose]() {
+          watches.delete(watch);
+          watch[Symbol.dispose]();
+        },
+      };
+    };
     const handlers: EventTaskHandlers = start(structuredClone(data), {
-      watch: (fd, ready, isEdge) => {
-        const watch = this.#epoll.watch(fd, () => this.#handle(ready), isEdge);
-        watches.add(watch);
-        return {
-          [Symbol.dispose]() {
-            watches.delete(watch);
-            watch[Symbol.dispose]();
-          },
-        };
-      },
+      watch: (fd, ready, isEdge) => keep(this.#epoll.watch(fd, () => this.#handle(ready), isEdge)),
+      watchWritable: (fd, ready) => keep(this.#epoll.watchWritable(fd, () => this.#handle(ready))),
       notify: (message) => {
         const copy = structuredClone(message);
         this.#notices.push(() => task.receive?.(copy));

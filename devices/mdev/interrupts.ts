@@ -20,24 +20,34 @@ import {
   VFIO_PCI_MSIX_IRQ_INDEX,
   VFIO_PCI_REQ_IRQ_INDEX,
 } from '../../vfio/uapi.js';
-import type { InterruptTargets } from './messages.js';
-import { MSIX_VECTORS } from './spec.js';
 
-/** The event thread's part. Both return when it has happened. */
+/** Where interrupts go: numbers of eventfds, -1 for none. They stay open until the next ones have been taken over. */
+export interface InterruptTargets {
+  /** MSI-X is on if this is there: one per vector. */
+  readonly msix: readonly number[] | undefined;
+  /** INTx is on if this is there. */
+  readonly intx: number | undefined;
+  /** Signalled to unmask INTx. */
+  readonly unmask: number;
+}
+
+/** Who raises the interrupts, usually in the event thread. Both return when it has happened. */
 export interface InterruptControl {
   retarget(targets: InterruptTargets): void;
   maskIntx(isMasked: boolean): void;
 }
 
-/** VFIO_DEVICE_GET_IRQ_INFO. */
-export function irqInfo(index: number): IrqInfo {
+/** VFIO_DEVICE_GET_IRQ_INFO of a function with INTx, REQ, and MSI-X if it has vectors. */
+export function irqInfo(index: number, msixVectors: number): IrqInfo {
   switch (index) {
     case VFIO_PCI_INTX_IRQ_INDEX: {
       const flags = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
       return { index, flags, count: 1 };
     }
     case VFIO_PCI_MSIX_IRQ_INDEX:
-      return { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: MSIX_VECTORS };
+      return msixVectors === 0
+        ? { index, flags: 0, count: 0 }
+        : { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: msixVectors };
     case VFIO_PCI_REQ_IRQ_INDEX:
       return { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: 1 };
     default:
@@ -45,24 +55,13 @@ export function irqInfo(index: number): IrqInfo {
   }
 }
 
-function refuse(code: number, hint: string): never {
-  throw new SysError({ call: 'VFIO_DEVICE_SET_IRQS', target: 'virtio-net', errno: code, hint });
-}
-
-/** A descriptor of our own for the user's eventfd; -1 lets go. @throws SysError EBADF; EINVAL for another kind of file */
-function keep(number: number, target: string): Fd | undefined {
-  if (number < 0) return undefined;
-  const fd = duplicateFd(number, target);
-  if (readlinkSync(`/proc/self/fd/${fd.number}`) === 'anon_inode:[eventfd]') return fd;
-  fd[Symbol.dispose]();
-  return refuse(errno.EINVAL, `${target}: fd ${number} is no eventfd`);
-}
-
 /**
  * VFIO_DEVICE_SET_IRQS by vfio-pci's rules: INTx and MSI-X exclude each other, and MSI-X keeps the number of vectors it
  * was turned on with. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
  */
 export class Interrupts implements Disposable {
+  readonly #name: string;
+  readonly #msixVectors: number;
   readonly #control: InterruptControl;
   #kind: 'intx' | 'msix' | undefined;
   #intx: Fd | undefined;
@@ -70,7 +69,10 @@ export class Interrupts implements Disposable {
   #msix: (Fd | undefined)[] = [];
   #request: Fd | undefined;
 
-  constructor(control: InterruptControl) {
+  /** @param msixVectors how many the function has; 0 for none */
+  constructor(name: string, msixVectors: number, control: InterruptControl) {
+    this.#name = name;
+    this.#msixVectors = msixVectors;
     this.#control = control;
   }
 
@@ -91,7 +93,7 @@ export class Interrupts implements Disposable {
         this.#setRequest(set);
         break;
       default:
-        refuse(errno.ENOTTY, `irq index ${set.index} has no interrupts`);
+        this.#refuse(errno.ENOTTY, `irq index ${set.index} has no interrupts`);
     }
   }
 
@@ -106,13 +108,13 @@ export class Interrupts implements Disposable {
       return;
     }
     if (this.#kind !== 'intx' || set.start !== 0 || set.count !== 1) {
-      refuse(errno.EINVAL, 'INTx is not enabled, or the range is not its one pin');
+      this.#refuse(errno.EINVAL, 'INTx is not enabled, or the range is not its one pin');
     }
     const isMask = (set.flags & VFIO_IRQ_SET_ACTION_MASK) !== 0;
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
-      if (isMask) refuse(errno.ENOTTY, 'INTx cannot be masked by an eventfd');
+      if (isMask) this.#refuse(errno.ENOTTY, 'INTx cannot be masked by an eventfd');
       const old = this.#unmask;
-      this.#unmask = keep(set.data?.[0] ?? -1, 'INTx unmask eventfd');
+      this.#unmask = this.#keep(set.data?.[0] ?? -1, 'INTx unmask eventfd');
       this.#retarget(old);
     } else if ((set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0 || set.data?.[0] === 1) {
       if (isMask || (set.flags & VFIO_IRQ_SET_ACTION_UNMASK) !== 0) this.#control.maskIntx(isMask);
@@ -125,40 +127,41 @@ export class Interrupts implements Disposable {
       return;
     }
     if (this.#kind === 'msix' || set.start !== 0 || set.count !== 1) {
-      refuse(errno.EINVAL, 'MSI-X is enabled, or the range is not the one pin of INTx');
+      this.#refuse(errno.EINVAL, 'MSI-X is enabled, or the range is not the one pin of INTx');
     }
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
       const old = this.#intx;
-      this.#intx = keep(set.data?.[0] ?? -1, 'INTx eventfd');
+      this.#intx = this.#keep(set.data?.[0] ?? -1, 'INTx eventfd');
       this.#kind = 'intx';
       this.#retarget(old);
     } else {
-      if (this.#kind !== 'intx') refuse(errno.EINVAL, 'INTx is not enabled');
+      if (this.#kind !== 'intx') this.#refuse(errno.EINVAL, 'INTx is not enabled');
       this.#loopBack(set, [this.#intx]);
     }
   }
 
   #setMsix(set: IrqSet): void {
-    if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) refuse(errno.ENOTTY, 'MSI-X cannot be masked here');
+    if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0)
+      this.#refuse(errno.ENOTTY, 'MSI-X cannot be masked here');
     if (this.#kind === 'msix' && set.count === 0 && (set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0) {
       this.#disable();
       return;
     }
-    if (this.#kind === 'intx') refuse(errno.EINVAL, 'INTx is enabled: disable it first');
+    if (this.#kind === 'intx') this.#refuse(errno.EINVAL, 'INTx is enabled: disable it first');
     const end = set.start + set.count;
     const isEnabled = this.#kind === 'msix';
-    if (set.count === 0 || end > (isEnabled ? this.#msix.length : MSIX_VECTORS)) {
-      refuse(errno.EINVAL, 'MSI-X has no such vectors: all are enabled by one call');
+    if (set.count === 0 || end > (isEnabled ? this.#msix.length : this.#msixVectors)) {
+      this.#refuse(errno.EINVAL, 'MSI-X has no such vectors: all are enabled by one call');
     }
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0) {
-      if (!isEnabled) refuse(errno.EINVAL, 'MSI-X is not enabled');
+      if (!isEnabled) this.#refuse(errno.EINVAL, 'MSI-X is not enabled');
       this.#loopBack(set, this.#msix);
       return;
     }
     const kept: (Fd | undefined)[] = [];
     try {
       for (let i = 0; i < set.count; i++)
-        kept.push(keep(set.data?.[i] ?? -1, `MSI-X eventfd ${set.start + i}`));
+        kept.push(this.#keep(set.data?.[i] ?? -1, `MSI-X eventfd ${set.start + i}`));
     } catch (error) {
       for (const fd of kept) fd?.[Symbol.dispose]();
       throw error;
@@ -171,11 +174,11 @@ export class Interrupts implements Disposable {
   }
 
   #setRequest(set: IrqSet): void {
-    if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) refuse(errno.ENOTTY, 'REQ has only a trigger');
-    if (set.start !== 0 || set.count > 1) refuse(errno.EINVAL, 'REQ is one interrupt');
+    if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) this.#refuse(errno.ENOTTY, 'REQ has only a trigger');
+    if (set.start !== 0 || set.count > 1) this.#refuse(errno.EINVAL, 'REQ is one interrupt');
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
       const old = this.#request;
-      this.#request = keep(set.data?.[0] ?? -1, 'REQ eventfd');
+      this.#request = this.#keep(set.data?.[0] ?? -1, 'REQ eventfd');
       old?.[Symbol.dispose]();
     } else if (set.count === 0) {
       this.#request?.[Symbol.dispose]();
@@ -183,6 +186,19 @@ export class Interrupts implements Disposable {
     } else {
       this.#loopBack(set, [this.#request]);
     }
+  }
+
+  /** A descriptor of our own for the user's eventfd; -1 lets go. @throws SysError EBADF; EINVAL for another kind of file */
+  #keep(number: number, target: string): Fd | undefined {
+    if (number < 0) return undefined;
+    const fd = duplicateFd(number, target);
+    if (readlinkSync(`/proc/self/fd/${fd.number}`) === 'anon_inode:[eventfd]') return fd;
+    fd[Symbol.dispose]();
+    return this.#refuse(errno.EINVAL, `${target}: fd ${number} is no eventfd`);
+  }
+
+  #refuse(code: number, hint: string): never {
+    throw new SysError({ call: 'VFIO_DEVICE_SET_IRQS', target: this.#name, errno: code, hint });
   }
 
   /** DATA_NONE or DATA_BOOL: interrupts as if the device had. */

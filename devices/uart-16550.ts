@@ -1,0 +1,376 @@
+/** The 16550A UART (National PC16550D): eight ports, two FIFOs of 16 bytes. */
+import { ByteRing } from './byte-ring.js';
+import type { BusDevice } from './contracts.js';
+
+/** Ports a UART takes. */
+export const UART_PORTS = 8;
+
+// Registers; with DLAB set the first two are the divisor.
+const RBR_THR = 0;
+const IER = 1;
+const IIR_FCR = 2;
+const LCR = 3;
+const MCR = 4;
+const LSR = 5;
+const MSR = 6;
+const SCR = 7;
+
+const IER_RDI = 0x01;
+const IER_THRI = 0x02;
+const IER_RLSI = 0x04;
+const IER_MSI = 0x08;
+const IER_BITS = 0x0f;
+
+const IIR_NO_INT = 0x01;
+const IIR_MSI = 0x00;
+const IIR_THRI = 0x02;
+const IIR_RDI = 0x04;
+const IIR_RLSI = 0x06;
+/** Characters wait in the FIFO, fewer than its trigger level. */
+const IIR_RX_TIMEOUT = 0x0c;
+const IIR_FIFO_ENABLED = 0xc0;
+
+const FCR_ENABLE_FIFO = 0x01;
+const FCR_CLEAR_RCVR = 0x02;
+const FCR_CLEAR_XMIT = 0x04;
+/** They act and are gone. */
+const FCR_CLEARS = FCR_CLEAR_RCVR | FCR_CLEAR_XMIT;
+const FCR_TRIGGER_SHIFT = 6;
+const TRIGGER_LEVELS = [1, 4, 8, 14] as const;
+
+const LCR_DLAB = 0x80;
+
+const MCR_LOOP = 0x10;
+const MCR_BITS = 0x1f;
+
+const LSR_DR = 0x01;
+const LSR_OE = 0x02;
+/** Transmitter and its holding register are empty. */
+const LSR_THRE_TEMT = 0x60;
+
+const MSR_DCTS = 0x01;
+const MSR_DDSR = 0x02;
+const MSR_TERI = 0x04;
+const MSR_DDCD = 0x08;
+const MSR_DELTAS = MSR_DCTS | MSR_DDSR | MSR_TERI | MSR_DDCD;
+export const MSR_CTS = 0x10;
+export const MSR_DSR = 0x20;
+export const MSR_RI = 0x40;
+export const MSR_DCD = 0x80;
+/** The other end is there, and ready. */
+export const UART_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD;
+const DIVISOR_115200 = 1;
+
+const FIFO_BYTES = 16;
+
+// What save() makes: registers, then each FIFO's length and bytes.
+const SAVED_IER = 0;
+const SAVED_FCR = 1;
+const SAVED_LCR = 2;
+const SAVED_MCR = 3;
+const SAVED_SCR = 4;
+const SAVED_MSR = 5;
+const SAVED_DIVISOR = 6;
+const SAVED_FLAGS = 8;
+const SAVED_RECEIVER = 9;
+const SAVED_TRANSMITTER = SAVED_RECEIVER + 1 + FIFO_BYTES;
+/** Length of what {@link Uart16550.save} returns. */
+export const UART_STATE_BYTES = SAVED_TRANSMITTER + 1 + FIFO_BYTES;
+const FLAG_OVERRUN = 1;
+const FLAG_THRE_PENDING = 2;
+
+/** What the UART's cable leads to. It is as fast as it likes: a UART without a wire has no line speed. */
+export interface UartLine {
+  /** Takes bytes from the transmitter, oldest first; returns how many. The others stay there until it is asked again. */
+  transmit(bytes: Uint8Array): number;
+  /** The next byte for the receiver, -1 if there is none. */
+  receive(): number;
+  /** MSR_CTS, MSR_DSR, MSR_RI and MSR_DCD as they are now. */
+  readonly inputs: number;
+}
+
+export interface UartPorts {
+  readonly line: UartLine;
+  /** Level of the interrupt pin, whenever it changes. */
+  readonly raise: (level: boolean) => void;
+}
+
+/**
+ * The registers. A byte leaves for the line when it is written, and stays in the transmitter's FIFO while the line takes
+ * none; one written to a full FIFO is lost. What the line has for the guest waits there until the receiver has room.
+ */
+export class Uart16550 implements BusDevice {
+  readonly name: string;
+  readonly #line: UartLine;
+  readonly #raise: UartPorts['raise'];
+  readonly #receiver = new ByteRing(FIFO_BYTES);
+  readonly #transmitter = new ByteRing(FIFO_BYTES);
+  readonly #scratch = new Uint8Array(FIFO_BYTES);
+  #ier = 0;
+  #fcr = 0;
+  #lcr = 0;
+  #mcr = 0;
+  #scr = 0;
+  #msr = 0;
+  #divisor = DIVISOR_115200;
+  #hasOverrun = false;
+  /** The transmitter became empty, and nobody has been told. */
+  #isThrePending = false;
+  #isPaused = false;
+  #level = false;
+
+  constructor(name: string, { line, raise }: UartPorts) {
+    this.name = name;
+    this.#line = line;
+    this.#raise = raise;
+    this.#msr = line.inputs;
+  }
+
+  /** Bytes that the receiver still has room for. */
+  get receiverRoom(): number {
+    return Math.max(0, this.#fifoBytes - this.#receiver.length);
+  }
+
+  /** To be called when the line has bytes, room or other inputs than before. */
+  update(): void {
+    if (!this.#isPaused) {
+      while (this.#moveBytes());
+      this.#updateModem();
+    }
+    const level = this.#source() !== IIR_NO_INT;
+    if (level === this.#level) return;
+    this.#level = level;
+    this.#raise(level);
+  }
+
+  read(offset: number, data: Uint8Array): void {
+    for (let i = 0; i < data.length; i++) data[i] = this.#readRegister(offset + i);
+    this.update();
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    for (let i = 0; i < data.length; i++) {
+      this.#writeRegister(offset + i, data[i] as number);
+      this.update();
+    }
+  }
+
+  /** As after power-on. The line stays as it is. */
+  reset(): void {
+    this.#ier = this.#fcr = this.#lcr = this.#mcr = this.#scr = 0;
+    this.#msr = this.#line.inputs;
+    this.#divisor = DIVISOR_115200;
+    this.#hasOverrun = this.#isThrePending = false;
+    this.#receiver.clear();
+    this.#transmitter.clear();
+    this.update();
+  }
+
+  /** Leaves the line alone until {@link resume}; registers go on working. */
+  pause(): void {
+    this.#isPaused = true;
+  }
+
+  resume(): void {
+    this.#isPaused = false;
+    this.update();
+  }
+
+  /** All that a guest could notice if it were missing, {@link UART_STATE_BYTES} of it. */
+  save(): Uint8Array {
+    const state = new Uint8Array(UART_STATE_BYTES);
+    state[SAVED_IER] = this.#ier;
+    state[SAVED_FCR] = this.#fcr;
+    state[SAVED_LCR] = this.#lcr;
+    state[SAVED_MCR] = this.#mcr;
+    state[SAVED_SCR] = this.#scr;
+    state[SAVED_MSR] = this.#msr;
+    state[SAVED_DIVISOR] = this.#divisor & 0xff;
+    state[SAVED_DIVISOR + 1] = this.#divisor >> 8;
+    state[SAVED_FLAGS] =
+      (this.#hasOverrun ? FLAG_OVERRUN : 0) | (this.#isThrePending ? FLAG_THRE_PENDING : 0);
+    saveRing(this.#receiver, state, SAVED_RECEIVER);
+    saveRing(this.#transmitter, state, SAVED_TRANSMITTER);
+    return state;
+  }
+
+  /** Takes over what another UART has saved; bits that no UART has are left out. Returns whether it could be one's state. */
+  load(state: Uint8Array): boolean {
+    const at = (index: number): number => state[index] as number;
+    const isWhole = state.length === UART_STATE_BYTES;
+    if (!isWhole || at(SAVED_RECEIVER) > FIFO_BYTES || at(SAVED_TRANSMITTER) > FIFO_BYTES) return false;
+    this.#ier = at(SAVED_IER) & IER_BITS;
+    this.#fcr = at(SAVED_FCR) & ~FCR_CLEARS;
+    this.#lcr = at(SAVED_LCR);
+    this.#mcr = at(SAVED_MCR) & MCR_BITS;
+    this.#scr = at(SAVED_SCR);
+    this.#msr = at(SAVED_MSR);
+    this.#divisor = at(SAVED_DIVISOR) | (at(SAVED_DIVISOR + 1) << 8);
+    this.#hasOverrun = (at(SAVED_FLAGS) & FLAG_OVERRUN) !== 0;
+    this.#isThrePending = (at(SAVED_FLAGS) & FLAG_THRE_PENDING) !== 0;
+    loadRing(this.#receiver, state, SAVED_RECEIVER);
+    loadRing(this.#transmitter, state, SAVED_TRANSMITTER);
+    this.update();
+    return true;
+  }
+
+  #readRegister(register: number): number {
+    const isDivisor = (this.#lcr & LCR_DLAB) !== 0;
+    switch (register) {
+      case RBR_THR:
+        return isDivisor ? this.#divisor & 0xff : this.#receiver.shift();
+      case IER:
+        return isDivisor ? this.#divisor >> 8 : this.#ier;
+      case IIR_FCR: {
+        const source = this.#source();
+        if (source === IIR_THRI) this.#isThrePending = false;
+        return source | (this.#isFifoEnabled ? IIR_FIFO_ENABLED : 0);
+      }
+      case LCR:
+        return this.#lcr;
+      case MCR:
+        return this.#mcr;
+      case LSR: {
+        const status =
+          (this.#transmitter.length === 0 ? LSR_THRE_TEMT : 0) |
+          (this.#receiver.length > 0 ? LSR_DR : 0) |
+          (this.#hasOverrun ? LSR_OE : 0);
+        this.#hasOverrun = false;
+        return status;
+      }
+      case MSR: {
+        const status = this.#msr;
+        this.#msr &= ~MSR_DELTAS;
+        return status;
+      }
+      case SCR:
+        return this.#scr;
+      default:
+        return 0xff;
+    }
+  }
+
+  #writeRegister(register: number, value: number): void {
+    const isDivisor = (this.#lcr & LCR_DLAB) !== 0;
+    switch (register) {
+      case RBR_THR:
+        if (isDivisor) this.#divisor = (this.#divisor & 0xff00) | value;
+        else this.#send(value);
+        break;
+      case IER:
+        if (isDivisor) this.#divisor = (this.#divisor & 0xff) | (value << 8);
+        else this.#enableInterrupts(value & IER_BITS);
+        break;
+      case IIR_FCR:
+        this.#controlFifo(value);
+        break;
+      case LCR:
+        this.#lcr = value;
+        break;
+      case MCR:
+        this.#mcr = value & MCR_BITS;
+        break;
+      case SCR:
+        this.#scr = value;
+        break;
+      default: // LSR and MSR are read-only
+    }
+  }
+
+  get #isFifoEnabled(): boolean {
+    return (this.#fcr & FCR_ENABLE_FIFO) !== 0;
+  }
+
+  get #fifoBytes(): number {
+    return this.#isFifoEnabled ? FIFO_BYTES : 1;
+  }
+
+  #send(byte: number): void {
+    this.#isThrePending = false;
+    if (this.#transmitter.length < this.#fifoBytes) this.#transmitter.push(byte);
+  }
+
+  #enableInterrupts(value: number): void {
+    // Enabling it while the transmitter is empty raises it.
+    if ((value & ~this.#ier & IER_THRI) !== 0 && this.#transmitter.length === 0) this.#isThrePending = true;
+    this.#ier = value;
+  }
+
+  #controlFifo(value: number): void {
+    const isToggled = ((value ^ this.#fcr) & FCR_ENABLE_FIFO) !== 0;
+    if (isToggled || (value & FCR_CLEAR_RCVR) !== 0) this.#receiver.clear();
+    if ((isToggled || (value & FCR_CLEAR_XMIT) !== 0) && this.#transmitter.length > 0) {
+      this.#transmitter.clear();
+      this.#isThrePending = true;
+    }
+    this.#fcr = value & ~FCR_CLEARS;
+  }
+
+  /** Between FIFOs and line, or in loopback from one FIFO to the other. Returns whether it may go on. */
+  #moveBytes(): boolean {
+    const waiting = this.#transmitter.length;
+    if ((this.#mcr & MCR_LOOP) !== 0) {
+      while (this.#transmitter.length > 0) this.#hearOneself(this.#transmitter.shift());
+    } else {
+      const bytes = this.#transmitter.peek(this.#scratch);
+      if (bytes.length > 0) this.#transmitter.drop(this.#line.transmit(bytes));
+      for (let byte = this.#nextByte(); byte >= 0; byte = this.#nextByte()) this.#receiver.push(byte);
+    }
+    if (waiting > 0 && this.#transmitter.length === 0) this.#isThrePending = true;
+    return this.#transmitter.length > 0 && this.#transmitter.length < waiting;
+  }
+
+  #nextByte(): number {
+    return this.receiverRoom > 0 ? this.#line.receive() : -1;
+  }
+
+  #hearOneself(byte: number): void {
+    if (this.receiverRoom > 0) this.#receiver.push(byte);
+    else this.#hasOverrun = true;
+  }
+
+  /** Loopback connects the four outputs to the four inputs. */
+  #updateModem(): void {
+    const inputs = (this.#mcr & MCR_LOOP) === 0 ? this.#line.inputs : loopedInputs(this.#mcr);
+    const changed = inputs ^ this.#msr;
+    if ((changed & MSR_CTS) !== 0) this.#msr |= MSR_DCTS;
+    if ((changed & MSR_DSR) !== 0) this.#msr |= MSR_DDSR;
+    if ((changed & ~inputs & MSR_RI) !== 0) this.#msr |= MSR_TERI;
+    if ((changed & MSR_DCD) !== 0) this.#msr |= MSR_DDCD;
+    this.#msr = (this.#msr & 0x0f) | inputs;
+  }
+
+  /** The enabled source of the highest priority, as the low bits of IIR. */
+  #source(): number {
+    if ((this.#ier & IER_RLSI) !== 0 && this.#hasOverrun) return IIR_RLSI;
+    if ((this.#ier & IER_RDI) !== 0 && this.#receiver.length > 0) {
+      const trigger = this.#isFifoEnabled ? (TRIGGER_LEVELS[this.#fcr >> FCR_TRIGGER_SHIFT] as number) : 1;
+      // The line is idle whenever anybody looks, so the time-out of four characters has passed.
+      return this.#receiver.length >= trigger ? IIR_RDI : IIR_RX_TIMEOUT;
+    }
+    if ((this.#ier & IER_THRI) !== 0 && this.#isThrePending) return IIR_THRI;
+    if ((this.#ier & IER_MSI) !== 0 && (this.#msr & MSR_DELTAS) !== 0) return IIR_MSI;
+    return IIR_NO_INT;
+  }
+}
+
+/** RTS to CTS, DTR to DSR, OUT1 to RI, OUT2 to DCD. */
+function loopedInputs(mcr: number): number {
+  const [dtr, rts, out1, out2] = [0x01, 0x02, 0x04, 0x08];
+  return (
+    ((mcr & rts) !== 0 ? MSR_CTS : 0) |
+    ((mcr & dtr) !== 0 ? MSR_DSR : 0) |
+    ((mcr & out1) !== 0 ? MSR_RI : 0) |
+    ((mcr & out2) !== 0 ? MSR_DCD : 0)
+  );
+}
+
+function saveRing(ring: ByteRing, state: Uint8Array, at: number): void {
+  state[at] = ring.length;
+  ring.peek(state.subarray(at + 1, at + 1 + FIFO_BYTES));
+}
+
+function loadRing(ring: ByteRing, state: Uint8Array, at: number): void {
+  ring.clear();
+  for (let i = 0; i < (state[at] as number); i++) ring.push(state[at + 1 + i] as number);
+}
