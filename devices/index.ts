@@ -1,6 +1,7 @@
 /** What a guest sees, and the vendor drivers behind mediated devices. */
 export type * from './contracts.js';
 export { createDebugExit, DEBUG_EXIT_PORT } from './debug-exit.js';
+export * from './mtty/index.js';
 export * from './net/index.js';
 export {
   addBar,

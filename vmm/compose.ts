@@ -4,6 +4,7 @@
  */
 import type { Bus, BusDevice, Doorbells, Interrupts, PciEnvironment } from '../devices/contracts.js';
 import { createDebugExit, DEBUG_EXIT_PORT } from '../devices/debug-exit.js';
+import { createMttyDriver } from '../devices/mtty/driver.js';
 import { formatSlot, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, PciHost } from '../devices/pci/host-bridge.js';
 import { createPostCode, POST_CODE_PORT } from '../devices/post-code.js';
 import { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial } from '../devices/serial.js';
@@ -158,6 +159,7 @@ function registerVfio(container: DependencyContainer, scope: Scope, plugins: rea
   const environment = { eventThread: container.resolve<EventThread>(EventThread) };
   for (const driver of [
     createVirtioNetDriver(),
+    createMttyDriver(),
     ...plugins.flatMap(({ vendorDrivers = [] }) => vendorDrivers),
   ]) {
     core.registerVendorDriver(driver, environment);

@@ -72,7 +72,9 @@ export class Mdevs {
 
   /** How many more instances of a type can be made. */
   availableInstances(type: MdevType): number {
-    return type.maxInstances - (this.#instances.get(type) ?? 0);
+    const left = type.maxInstances - (this.#instances.get(type) ?? 0);
+    const { driver } = [...this.#parents.values()].find(({ driver }) => driver.types.includes(type)) ?? {};
+    return Math.min(left, driver?.availableInstances?.(type) ?? left);
   }
 
   /**
@@ -95,7 +97,7 @@ export class Mdevs {
     if (!UUID.test(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EINVAL', 'a UUID in lower case');
     if (this.#devices.has(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EEXIST', 'the UUID is in use');
     if (this.availableInstances(type) <= 0) {
-      throw vfioError(call, typeName, 'ENOSPC', `all ${type.maxInstances} instances are in use`);
+      throw vfioError(call, typeName, 'ENOSPC', `all of its instances are in use`);
     }
     this.#state.allocate('mdev_device');
     let instance: MdevInstance | undefined;

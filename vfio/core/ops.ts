@@ -112,6 +112,8 @@ export interface MdevType {
 export interface VendorDriver {
   readonly name: string;
   readonly types: readonly MdevType[];
+  /** How many more of a type the driver could make, where its types share something that runs out. */
+  availableInstances?(type: MdevType): number;
   /**
    * Makes an instance; its device is registered right after.
    * @param options what the user wrote behind the type's name, `net=tap:tap0` as `{ net: 'tap:tap0' }`

@@ -1,0 +1,75 @@
+import { signalEventfd } from '../../sys/eventfd.js';
+
+/**
+ * An interrupt pin as vfio-pci treats it, in memory that two threads share: with each interrupt the pin is masked, until
+ * the user unmasks it; if it is still asserted then, it interrupts again. Any thread may move it at any time.
+ */
+export type IntxPinBuffer = SharedArrayBuffer;
+
+const WORDS = { isAsserted: 0, isMasked: 1, isDisabled: 2, isHeld: 3, fd: 4, interrupts: 5 } as const;
+
+export const createIntxPin = (): IntxPinBuffer => {
+  const buffer = new SharedArrayBuffer(Object.keys(WORDS).length * 4);
+  new Int32Array(buffer)[WORDS.fd] = -1;
+  return buffer;
+};
+
+/** One thread's view of a pin. */
+export class IntxPin {
+  readonly #words: Int32Array;
+
+  constructor(buffer: IntxPinBuffer) {
+    this.#words = new Int32Array(buffer);
+  }
+
+  /** What the device wants: PCI_STATUS_INTERRUPT. */
+  get isAsserted(): boolean {
+    return Atomics.load(this.#words, WORDS.isAsserted) === 1;
+  }
+
+  set isAsserted(value: boolean) {
+    this.#set(WORDS.isAsserted, value);
+  }
+
+  /** The user's mask, which an interrupt sets, too. */
+  set isMasked(value: boolean) {
+    this.#set(WORDS.isMasked, value);
+  }
+
+  /** PCI_COMMAND_INTX_DISABLE. */
+  set isDisabled(value: boolean) {
+    this.#set(WORDS.isDisabled, value);
+  }
+
+  /** The device is stopped, to be moved to another host. */
+  set isHeld(value: boolean) {
+    this.#set(WORDS.isHeld, value);
+  }
+
+  /** The eventfd that is signalled, -1 for none. Its owner closes it only when no other thread can be in {@link fire}. */
+  set fd(value: number) {
+    Atomics.store(this.#words, WORDS.fd, value);
+    this.fire();
+  }
+
+  /** Interrupts so far. */
+  get interrupts(): number {
+    return Atomics.load(this.#words, WORDS.interrupts);
+  }
+
+  /** Interrupts if the pin is asserted and nothing holds it back. */
+  fire(): void {
+    const words = this.#words;
+    const fd = Atomics.load(words, WORDS.fd);
+    if (fd < 0 || Atomics.load(words, WORDS.isAsserted) === 0) return;
+    if (Atomics.load(words, WORDS.isDisabled) === 1 || Atomics.load(words, WORDS.isHeld) === 1) return;
+    if (Atomics.compareExchange(words, WORDS.isMasked, 0, 1) === 1) return;
+    Atomics.add(words, WORDS.interrupts, 1);
+    signalEventfd(fd);
+  }
+
+  #set(word: number, value: boolean): void {
+    Atomics.store(this.#words, word, value ? 1 : 0);
+    this.fire();
+  }
+}

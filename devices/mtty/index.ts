@@ -1,0 +1,1 @@
+export { createMttyDriver } from './driver.js';

@@ -1,0 +1,78 @@
+/** The part of an mtty card that runs in the event thread: the host's ends of its ports, and the unmasking of its pin. */
+import { SysError } from '../../sys/error.js';
+import type { EventContext, StartEventTask } from '../../sys/event-task.js';
+import { drainEventfd } from '../../sys/eventfd.js';
+import { IntxPin } from '../mdev/intx-pin.js';
+import { openHostEnd } from './host-end.js';
+import { HostLine } from './host-line.js';
+import type {
+  HostEnd,
+  LineBuffers,
+  LineCommand,
+  LineNotice,
+  LineTaskData,
+  OpenLineReply,
+} from './messages.js';
+
+function openLine(
+  port: number,
+  end: HostEnd,
+  buffers: LineBuffers,
+  context: EventContext,
+): { readonly line: HostLine; readonly address: string } {
+  const file = openHostEnd(end);
+  const notify = (text?: string): void => {
+    const notice: LineNotice = text === undefined ? {} : { text: `port ${port}: ${text}` };
+    context.notify(notice);
+  };
+  return { line: new HostLine(file, buffers, context, notify), address: file.address };
+}
+
+export const start: StartEventTask = (data, context) => {
+  const { pin: pinBuffer, lines: buffers, doorbell } = data as LineTaskData;
+  const pin = new IntxPin(pinBuffer);
+  const lines: HostLine[] = [];
+  let unmaskWatch: Disposable | undefined;
+  context.watch(
+    doorbell,
+    () => {
+      for (const line of lines) line.pump();
+    },
+    true,
+  );
+
+  function open(port: number, end: HostEnd): OpenLineReply {
+    try {
+      const { line, address } = openLine(port, end, buffers[port] as LineBuffers, context);
+      lines.push(line);
+      return { address };
+    } catch (error) {
+      // Errors lose their class between threads.
+      if (!(error instanceof SysError)) throw error;
+      const { call, target, errno, hint } = error;
+      return { error: { call, target, errno, hint } };
+    }
+  }
+
+  function unmaskBy(fd: number): void {
+    unmaskWatch?.[Symbol.dispose]();
+    unmaskWatch = undefined;
+    if (fd < 0) return;
+    const unmask = () => {
+      drainEventfd(fd);
+      pin.isMasked = false;
+    };
+    unmaskWatch = context.watch(fd, unmask, true);
+  }
+
+  return {
+    message(message) {
+      const command = message as LineCommand;
+      return command.kind === 'openLine' ? open(command.port, command.end) : unmaskBy(command.fd);
+    },
+    stop() {
+      for (const line of lines) line[Symbol.dispose]();
+      unmaskWatch?.[Symbol.dispose]();
+    },
+  };
+};

@@ -1,0 +1,40 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { unixPathProblem } from '../../sys/unix-socket.js';
+import type { HostEnd } from './messages.js';
+
+const ENDS = 'loopback, pty or unix:PATH';
+
+/**
+ * Reads `port0=` and `port1=`: `loopback` (what the guest sends comes back; the default), `pty` or `unix:PATH`.
+ * @returns by port: the host's end, or undefined for loopback
+ * @throws SysError EINVAL whose hint lists all problems
+ */
+export function parseOptions(
+  options: Readonly<Record<string, string>>,
+  ports: number,
+  target: string,
+): readonly (HostEnd | undefined)[] {
+  const names = Array.from({ length: ports }, (_, i) => `port${i}`);
+  const problems = Object.keys(options)
+    .filter((name) => !names.includes(name))
+    .map((name) => `unknown option ${name}: expected ${names.join('=, ')}=`);
+  const ends = names.map((name) => {
+    const end = parseEnd(options[name] ?? 'loopback');
+    if (typeof end === 'string') problems.push(`${name}: ${end}`);
+    return end;
+  });
+  if (problems.length > 0) {
+    throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
+  }
+  return ends as (HostEnd | undefined)[];
+}
+
+/** The end, or what is wrong with the text. */
+function parseEnd(text: string): HostEnd | undefined | string {
+  if (text === 'loopback') return undefined;
+  if (text === 'pty') return { kind: 'pty', path: '' };
+  if (!text.startsWith('unix:')) return `${JSON.stringify(text)} is none of ${ENDS}`;
+  const path = text.slice('unix:'.length);
+  return unixPathProblem(path) ?? { kind: 'unix', path };
+}
