@@ -67,6 +67,7 @@ const c = {
   connect: declare('connect', INT, [INT, BYTES, INT], [-1, none, 0]),
   inotify_init1: declare('inotify_init1', INT, [INT], [-1]),
   inotify_add_watch: declare('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
+  waitpid: declare('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
   sigaction: declare('sigaction', INT, [INT, BYTES, LONG], [-1, none, 0]),
   gettid: declare('gettid', INT, [], []),
   tgkill: declare('tgkill', INT, [INT, INT, INT], [-1, -1, 0]),
@@ -185,6 +186,9 @@ export const connect = (fd: number, address: Uint8Array): number =>
 export const inotifyInit1 = (flags: number): number => result(c.inotify_init1(flags));
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
   result(c.inotify_add_watch(fd, path, mask));
+/** `status` receives the wait status (int) of a child that has ended. */
+export const waitpid = (pid: number, status: Uint8Array, options: number): number =>
+  result(c.waitpid(pid, status, options));
 /** `action` is a struct sigaction. */
 export const sigaction = (signal: number, action: Uint8Array): number =>
   result(c.sigaction(signal, action, 0));

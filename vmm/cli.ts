@@ -11,7 +11,8 @@ usage: tsvisor run [options]     boot a guest with an assigned device
 With no options it boots the built-in guest with a virtio-net NIC assigned through VFIO, whose wire
 ends at a responder inside this process.
 
-  --net BACKEND        where the NIC's wire ends: responder, responder:corrupt=N, tap:NAME
+  --net BACKEND        where the NIC's wire ends: responder, responder:corrupt=N, tap:NAME, passt,
+                       passt:tcp-ports=8080:80, passt-socket:PATH
   --device ADDR[,K=V]  assign this device instead: virtio-net,net=tap:tap0  (may be repeated; slot=N puts it
                        at PCI slot N, interface=iommufd opens it by its cdev); none: no device at all
   --memory SIZE        guest memory: 64M (the default), 1G; ,shared=on lets other processes map it, ,prefault=on

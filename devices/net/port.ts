@@ -55,6 +55,15 @@ export interface NetPort extends Disposable {
    */
   receive(parts: readonly Uint8Array[]): number;
 
+  /**
+   * Whether the host takes no frame just now, but will again: the next one is better left where it is until
+   * `writableFd` is writable. Absent if frames are taken or dropped at once.
+   */
+  readonly isFull?: boolean;
+
+  /** fd to watch for that; not the one of `fd`. There if `isFull` is. */
+  readonly writableFd?: number;
+
   readonly counters: NetCounters;
 }
 

@@ -299,6 +299,43 @@ test('a port that fails takes the link down, with a configuration interrupt and 
   expect(driver.status & STATUS.needsReset).toBe(0);
 });
 
+test('while the port is full frames wait in the queue, receiving goes on, and room sends them without a doorbell', () => {
+  using bench = new Workbench();
+  const { driver, port } = bench;
+  driver.start();
+  port.isFull = true;
+  for (let i = 0; i < 100; i++) driver.send(frameOf(60, i), TX_BUFFERS + 2048 * i);
+  driver.provide(RX_BUFFERS);
+  ringAndPump(bench, 1);
+  deliver(bench, frameOf(80));
+  expect([port.sent.length, driver.tx.reap().length, driver.rx.reap().length]).toEqual([0, 0, 1]);
+  port.isFull = false;
+  bench.thread.pump();
+  expect(port.sent).toEqual(Array.from({ length: 100 }, (_, i) => frameOf(60, i)));
+  expect(bench.instance.counters()).toMatchObject({ txPackets: 100, txDropped: 0 });
+});
+
+test('a reset while the port is full leaves no frame of before, and a new start waits for room again', () => {
+  using bench = new Workbench();
+  const { driver, port } = bench;
+  driver.start();
+  port.isFull = true;
+  driver.send(frameOf(60, 1));
+  ringAndPump(bench, 1);
+  bench.instance.ops.reset?.();
+  port.isFull = false;
+  bench.thread.pump();
+  expect(port.sent).toEqual([]);
+  port.isFull = true;
+  driver.start();
+  driver.send(frameOf(60, 2));
+  ringAndPump(bench, 1);
+  expect(port.sent).toEqual([]);
+  port.isFull = false;
+  bench.thread.pump();
+  expect(port.sent).toEqual([frameOf(60, 2)]);
+});
+
 test('a reset with work in both queues leaves memory and interrupts alone', () => {
   using bench = new Workbench();
   const fds = bench.wire(2, 3);

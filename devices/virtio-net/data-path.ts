@@ -28,6 +28,8 @@ export class DataPath implements Disposable {
   readonly #maxFrame: number;
   readonly #watches: Disposable[] = [];
   #portWatch: Disposable | undefined;
+  /** While the port is full. */
+  #roomWatch: Disposable | undefined;
   #table: DmaTableReader | undefined;
   #rx: SplitQueue | undefined;
   #tx: SplitQueue | undefined;
@@ -139,6 +141,10 @@ export class DataPath implements Disposable {
   #transmit(queue: SplitQueue): boolean {
     queue.suppressDoorbells();
     for (let turn = 0; turn < BURST; turn++) {
+      if (this.#port.isFull === true) {
+        this.#awaitRoom();
+        return false;
+      }
       if (!queue.next(NET_HEADER_BYTES, this.#maxFrame)) {
         if (queue.fault !== undefined || !queue.wantDoorbells()) return false;
         queue.suppressDoorbells();
@@ -224,12 +230,23 @@ export class DataPath implements Disposable {
     this.#portWatch = undefined;
   }
 
+  /** The guest's frames wait in its queue, and the part of a frame that the port keeps goes first. */
+  #awaitRoom(): void {
+    this.#roomWatch ??= this.#context.watchWritable(this.#port.writableFd as number, () => {
+      if (this.#port.isFull === true) return;
+      this.#roomWatch?.[Symbol.dispose]();
+      this.#roomWatch = undefined;
+      this.pump();
+    });
+  }
+
   #notify(notice: QueueNotice): void {
     this.#context.notify(notice);
   }
 
   [Symbol.dispose](): void {
     this.detach();
+    this.#roomWatch?.[Symbol.dispose]();
     this.#port[Symbol.dispose]();
   }
 }

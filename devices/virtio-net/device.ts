@@ -252,7 +252,11 @@ export class VirtioNetDevice implements VfioDeviceOps {
   #hear(notice: QueueNotice): void {
     if (notice.kind === 'misuse') this.#misuse(`queue ${notice.queue}: ${notice.what}`);
     else if (trace.vfio.hasSubscribers)
-      trace.vfio.publish({ what: 'link down', device: this.name, ...notice });
+      trace.vfio.publish({
+        what: 'link down',
+        device: this.name,
+        text: `its link is down: ${notice.error}`,
+      });
   }
 
   #misuse(what: string): void {

@@ -48,7 +48,7 @@ const builtIn: NetBackendModule = {
 
 /**
  * The vendor driver `virtio-net`: a network card of virtio 1.x on PCI, for which every guest has a driver. Options are
- * `net=responder` or `net=tap:NAME`, `mac=` and `mtu=`. `create` throws SysError EINVAL for a wrong option, and what
+ * `net=responder`, `net=tap:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=` and `mtu=`. `create` throws SysError EINVAL for a wrong option, and what
  * the back-end throws when it cannot be opened.
  * @param backendModule your own back-ends, in place of those that come with the package
  */

@@ -1,3 +1,4 @@
+import { writeSync } from 'node:fs';
 import { drainEventfd, isReadable } from '../../../sys/eventfd.js';
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
@@ -18,10 +19,26 @@ export class FakePort implements NetPort {
   /** As a tap, it cannot say how long the next frame is. */
   isBlind = false;
   failure: Error | undefined;
+  /** As a socket, it can be full; its eventfd is writable when it is not. */
+  readonly #room = Fd.eventfd('room in fake port');
   counters: NetCounters = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
 
   get fd(): number {
     return this.eventfd.number;
+  }
+
+  get writableFd(): number {
+    return this.#room.number;
+  }
+
+  /** Whether the eventfd's counter, which is then at its largest, has no room for one more. */
+  get isFull(): boolean {
+    return isReadable(this.#room.number);
+  }
+
+  set isFull(value: boolean) {
+    drainEventfd(this.#room.number);
+    if (value) writeSync(this.#room.number, new Uint8Array(new BigUint64Array([2n ** 64n - 2n]).buffer));
   }
 
   transmit(parts: readonly Uint8Array[]): boolean {
@@ -54,6 +71,7 @@ export class FakePort implements NetPort {
 
   [Symbol.dispose](): void {
     this.eventfd[Symbol.dispose]();
+    this.#room[Symbol.dispose]();
   }
 }
 

@@ -1,0 +1,31 @@
+/** Options of passt that take a value, and those that do not, under passt's own names. */
+const VALUED = ['tcp-ports', 'udp-ports', 'address', 'netmask', 'gateway', 'interface', 'dns', 'mtu'];
+const FLAGS = ['no-map-gw', 'ipv4-only', 'ipv6-only'];
+/** Without it the guest is told to use packets that no buffer of a usual driver takes. */
+const DEFAULT_MTU = '1500';
+
+/**
+ * Reads what is behind `passt:`: options of passt without their dashes, separated by commas or semicolons, such as
+ * `tcp-ports=8080:80,tcp-ports=2222:22,no-map-gw`. Whether a value makes sense is for passt to say.
+ * @returns passt's arguments, or every problem in one text
+ */
+export function parsePasstOptions(text: string): readonly string[] | string {
+  const problems: string[] = [];
+  const args = text
+    .split(/[,;]/)
+    .filter((item) => item !== '')
+    .map((item) => {
+      const [, name = '', value] = /^([^=]*)(?:=(.*))?$/s.exec(item) ?? [];
+      if (!VALUED.includes(name) && !FLAGS.includes(name))
+        problems.push(
+          `unknown option ${JSON.stringify(item)}: expected ${VALUED.join('=, ')}=, ${FLAGS.join(', ')}`,
+        );
+      else if (VALUED.includes(name) && (value === undefined || value === ''))
+        problems.push(`${name} takes a value: ${name}=...`);
+      else if (FLAGS.includes(name) && value !== undefined) problems.push(`${name} takes no value`);
+      return `--${item}`;
+    });
+  if (problems.length > 0) return problems.join('; ');
+  const hasMtu = args.some((argument) => argument.startsWith('--mtu='));
+  return hasMtu ? args : [...args, `--mtu=${DEFAULT_MTU}`];
+}
