@@ -1,6 +1,8 @@
 /** What a guest sees, and the vendor drivers behind mediated devices. */
 export type * from './contracts.js';
 export { createDebugExit, DEBUG_EXIT_PORT } from './debug-exit.js';
+export { type InterruptControl, Interrupts, type InterruptTargets, irqInfo } from './mdev/interrupts.js';
+export { createIntxPin, IntxPin, type IntxPinBuffer } from './mdev/intx-pin.js';
 export * from './mtty/index.js';
 export * from './net/index.js';
 export {

@@ -11,6 +11,8 @@ export interface Cell {
   /** Bash in L1 that gives them back. */
   readonly detach: string;
   readonly parameters?: readonly string[];
+  /** The device is tsvisor's own, in its process: no other program has it. */
+  readonly isInProcess?: true;
   /** Virtual CPUs of L2; 1 if absent. */
   readonly cpus?: number;
 }
@@ -53,5 +55,20 @@ export const cells: readonly Cell[] = [
   },
   { name: 'mtty', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...mediated('mtty-2') },
   { name: 'mdpy', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mdpy-xga') },
+  {
+    name: 'mtty in process',
+    checks: ['tty'],
+    expected: ['tty.ttyS1', 'tty.ttyS2'],
+    attach: 'devices=mtty-2',
+    detach: 'true',
+    isInProcess: true,
+  },
+  {
+    name: 'virtio-net in process',
+    ...nic,
+    attach: 'net-up $LAB_E1000E; devices=virtio-net,net=passt:no-map-gw',
+    detach: 'net-down $LAB_E1000E',
+    isInProcess: true,
+  },
   { name: 'mbochs', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mbochs-small') },
 ];

@@ -85,7 +85,9 @@ export async function runGuests(vmm: Vmm, names: readonly string[]): Promise<boo
       `no cell '${unknown.join("', '")}'\n  hint: one of ${cells.map(({ name }) => name).join('; ')}`,
     );
   }
-  const chosen = cells.filter((cell) => names.length === 0 || names.includes(cell.name));
+  const chosen = cells.filter(
+    (cell) => (names.length === 0 || names.includes(cell.name)) && (vmm === 'tsvisor' || !cell.isInProcess),
+  );
   const { l1, url } = await bootForGuests();
   await using _l1 = l1;
   const failures: string[] = [];

@@ -45,6 +45,7 @@ export const userland: Userland = {
       'kmod',
       'iproute2',
       'pciutils',
+      'passt',
     ],
   ],
 };
@@ -162,6 +163,7 @@ const settle = `
   ln -sf bash /usr/bin/sh
   for applet in $(busybox --list); do [ -e "/usr/bin/$applet" ] || [ -e "/usr/sbin/$applet" ] || ln -s busybox "/usr/bin/$applet"; done
   echo 'root:x:0:0:root:/root:/bin/bash' > /etc/passwd
+  echo 'nobody:x:65534:65534::/:/bin/false' >> /etc/passwd
   echo 'root:x:0:' > /etc/group
   mkdir -p /lab
 `;

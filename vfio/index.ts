@@ -1,6 +1,16 @@
 /** VFIO as a library: the seam, and the core that lives in this process. */
+
+// What a vendor driver needs of Linux.
+export type { Iova } from '../sys/address.js';
+export { SysError } from '../sys/error.js';
+export type { EventContext, EventTask, EventThread, StartEventTask } from '../sys/event-task.js';
+export { drainEventfd, signalEventfd } from '../sys/eventfd.js';
+export { duplicateFd, Fd } from '../sys/fd.js';
+export { createSharedMemory, Mapping, type SharedMemory } from '../sys/mapping.js';
+export { Scope } from '../sys/scope.js';
 export { type CoreOptions, VfioCore } from './core/core.js';
 export { type CoreOpenDevice, VFIO_DEVICE_RELEASE, VfioDevice } from './core/device.js';
+export { type DmaTableBuffer, DmaTableReader } from './core/dma-table.js';
 export type { VfioFileOps } from './core/file-ops.js';
 export { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM, VFIO_IOMMU_NOTIFY } from './core/group.js';
 export { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './core/iommu-driver.js';

@@ -40,6 +40,19 @@ vf-create() {
   for virtual in "$device"/virtfn*; do basename "$(readlink "$virtual")"; done
 }
 
+# net-up BDF: a network for L1 itself, through an emulated NIC that nobody else uses; net-down BDF takes it away.
+net-up() {
+  local device=/sys/bus/pci/devices/$1 nic
+  modprobe "$(cat "$device/modalias")"
+  [ -e "$device/driver" ] || echo "$1" > /sys/bus/pci/drivers_probe
+  nic=$(ls "$device/net")
+  ip address add 10.0.2.15/24 dev "$nic"
+  ip link set "$nic" up
+  ip route add default via 10.0.2.2
+  echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range
+}
+net-down() { echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"; }
+
 # mdev-create TYPE [UUID]: a mediated device of a sample driver (mtty-1, mdpy-xga, mbochs-small ...); prints its UUID.
 mdev-create() {
   local uuid=${2:-$(cat /proc/sys/kernel/random/uuid)}

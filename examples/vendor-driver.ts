@@ -1,0 +1,281 @@
+/**
+ * Shows  a vendor driver in one file: a PCI card that throws dice, with registers, a page to map, MSI and DMA
+ * Needs  nothing; docs/vendor-driver.md explains it piece by piece
+ * Prints nothing by itself: it is a plug-in
+ *
+ *   npx tsvisor run --plugin $PWD/dist/examples/vendor-driver.js --device virtio-net --device dice,sides=20
+ */
+import { randomInt } from 'node:crypto';
+import { constants } from 'node:os';
+import type { Plugin } from 'tsvisor';
+import {
+  addBar,
+  ConfigSpace,
+  PCI_CAP_ID_MSI,
+  PCI_CFG_SPACE_SIZE,
+  PCI_CLASS_DEVICE,
+  PCI_COMMAND,
+  PCI_COMMAND_MASTER,
+  PCI_COMMAND_MEMORY,
+  PCI_DEVICE_ID,
+  PCI_MSI_FLAGS_64BIT,
+  PCI_VENDOR_ID,
+} from 'tsvisor/devices';
+import {
+  createSharedMemory,
+  type DeviceInfo,
+  duplicateFd,
+  type Fd,
+  type Iova,
+  type IrqInfo,
+  type IrqSet,
+  Mapping,
+  type MdevInstance,
+  type OpenDevice,
+  type RegionInfo,
+  type SharedMemory,
+  SysError,
+  signalEventfd,
+  type VendorDriver,
+  VFIO_DEVICE_FLAGS_PCI,
+  VFIO_DEVICE_FLAGS_RESET,
+  VFIO_IRQ_INFO_EVENTFD,
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+  VFIO_PCI_CONFIG_REGION_INDEX,
+  VFIO_PCI_MSI_IRQ_INDEX,
+  VFIO_PCI_NUM_IRQS,
+  VFIO_PCI_NUM_REGIONS,
+  VFIO_PCI_REQ_IRQ_INDEX,
+  VFIO_REGION_INFO_FLAG_MMAP,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_REGION_INFO_FLAG_WRITE,
+  type VfioDeviceOps,
+} from 'tsvisor/vfio';
+
+// BAR 0, words of 32 bits: the card's registers.
+const REGISTER_BAR = 0;
+const SIDES = 0x00; // read-only
+const COUNT = 0x04; // dice to throw, a byte of memory for each
+const ADDRESS_LOW = 0x08; // where the results go
+const ADDRESS_HIGH = 0x0c;
+const THROW = 0x10; // any write throws
+const STATUS = 0x14; // DONE or FAILED
+const DONE = 1;
+const FAILED = 2;
+const MOST_DICE = 4096;
+
+// BAR 2, one page: how often each side has come, a word of 32 bits each. It can be mapped.
+const TALLY_BAR = 2;
+const PAGE = 4096;
+const MOST_SIDES = 255;
+
+const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+
+/** What a guest finds on PCI. Bits that it may change are allowed one by one. */
+function createConfig(): ConfigSpace {
+  const space = new ConfigSpace();
+  space.set(PCI_VENDOR_ID, 2, 0x1234);
+  space.set(PCI_DEVICE_ID, 2, 0xd1ce);
+  space.set(PCI_CLASS_DEVICE, 2, 0xff00);
+  space.set(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+  space.allow(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  for (const index of [REGISTER_BAR, TALLY_BAR])
+    addBar(space, { index, kind: 'memory32', isPrefetchable: false, size: BigInt(PAGE) });
+  // One message; its address and data are written by the machine's side, never by the card.
+  space.addCapability(PCI_CAP_ID_MSI, Uint8Array.of(PCI_MSI_FLAGS_64BIT, 0, ...new Uint8Array(10)));
+  return space;
+}
+
+/** The card, as vfio-pci would show it. */
+class Dice implements VfioDeviceOps, Disposable {
+  readonly name = 'dice';
+  readonly #sides: number;
+  readonly #shared: SharedMemory;
+  /** The page, as we see it. */
+  readonly #tally: Uint32Array;
+  readonly #registers = new Uint32Array(8);
+  /** Eventfds of ours, by irq index. */
+  readonly #irqs = new Map<number, Fd>();
+  #config = createConfig();
+  #open: OpenDevice | undefined;
+  throws = 0;
+
+  constructor(sides: number) {
+    this.#sides = sides;
+    this.#shared = createSharedMemory('dice tally', PAGE);
+    const { buffer, byteOffset } = this.#shared.mapping.view.slice(0, PAGE);
+    this.#tally = new Uint32Array(buffer, byteOffset, PAGE / 4);
+  }
+
+  openDevice(open: OpenDevice): void {
+    this.#open = open;
+    this.#config = createConfig();
+    this.reset();
+  }
+
+  closeDevice(): void {
+    for (const fd of this.#irqs.values()) fd[Symbol.dispose]();
+    this.#irqs.clear();
+    this.#open = undefined;
+  }
+
+  reset(): void {
+    this.#registers.fill(0);
+    this.#registers[SIDES / 4] = this.#sides;
+    this.#tally.fill(0);
+  }
+
+  getInfo(): DeviceInfo {
+    return {
+      flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
+      numRegions: VFIO_PCI_NUM_REGIONS,
+      numIrqs: VFIO_PCI_NUM_IRQS,
+    };
+  }
+
+  getRegionInfo(index: number): Omit<RegionInfo, 'offset'> {
+    const capabilities: [] = [];
+    switch (index) {
+      case VFIO_PCI_CONFIG_REGION_INDEX:
+        return { index, flags: READ_WRITE, size: PCI_CFG_SPACE_SIZE, capabilities };
+      case REGISTER_BAR:
+        return { index, flags: READ_WRITE, size: PAGE, capabilities };
+      case TALLY_BAR:
+        return { index, flags: READ_WRITE | VFIO_REGION_INFO_FLAG_MMAP, size: PAGE, capabilities };
+      default:
+        return { index, flags: 0, size: 0, capabilities };
+    }
+  }
+
+  mmap(_index: number, offset: number, bytes: number): Mapping {
+    return Mapping.file(this.#shared.fd, bytes, { offset });
+  }
+
+  read(index: number, offset: number, data: Uint8Array): number {
+    if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.readBytes(offset, data);
+    else if (!this.#hasCommand(PCI_COMMAND_MEMORY)) data.fill(0xff);
+    else {
+      const words = index === TALLY_BAR ? this.#tally : this.#registers;
+      for (let i = 0; i < data.length; i++) {
+        const at = offset + i;
+        data[i] = (words[at >> 2] ?? 0xffffffff) >>> (8 * (at & 3));
+      }
+    }
+    return data.length;
+  }
+
+  write(index: number, offset: number, data: Uint8Array): number {
+    if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.writeBytes(offset, data);
+    else if (index === REGISTER_BAR && this.#hasCommand(PCI_COMMAND_MEMORY) && data.length === 4)
+      this.#writeRegister(offset, new Uint32Array(data.slice().buffer)[0] as number);
+    return data.length; // anything else goes nowhere
+  }
+
+  #writeRegister(at: number, value: number): void {
+    if (at === THROW) this.#throw();
+    else if (at === STATUS) this.#registers[STATUS / 4] = 0;
+    else if (at === COUNT || at === ADDRESS_LOW || at === ADDRESS_HIGH) this.#registers[at / 4] = value;
+  }
+
+  /** Results go to the guest's memory, then the interrupt: in this order, as on a bus. */
+  #throw(): void {
+    const word = (at: number): number => this.#registers[at / 4] as number;
+    const count = Math.min(word(COUNT), MOST_DICE);
+    const results = Uint8Array.from({ length: count }, () => randomInt(this.#sides) + 1);
+    const address = (BigInt(word(ADDRESS_HIGH)) << 32n) | BigInt(word(ADDRESS_LOW));
+    this.#registers[STATUS / 4] = this.#store(address as Iova, results) ? DONE : FAILED;
+    this.#interrupt(VFIO_PCI_MSI_IRQ_INDEX);
+  }
+
+  #store(address: Iova, results: Uint8Array): boolean {
+    if (this.#open === undefined || !this.#hasCommand(PCI_COMMAND_MASTER)) return false;
+    try {
+      this.#open.dma.rw(address, results, true);
+    } catch {
+      return false; // the guest gave an address that is not its memory: that is for its driver to hear
+    }
+    this.throws += results.length;
+    for (const side of results) Atomics.add(this.#tally, side, 1);
+    return true;
+  }
+
+  #hasCommand(bit: number): boolean {
+    return (this.#config.read(PCI_COMMAND, 2) & bit) !== 0;
+  }
+
+  getIrqInfo(index: number): IrqInfo {
+    const isThere = index === VFIO_PCI_MSI_IRQ_INDEX || index === VFIO_PCI_REQ_IRQ_INDEX;
+    return { index, flags: isThere ? VFIO_IRQ_INFO_EVENTFD : 0, count: isThere ? 1 : 0 };
+  }
+
+  setIrqs({ index, flags, count, data }: IrqSet): void {
+    if ((flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) {
+      const hint = 'a message has no mask here';
+      throw new SysError({
+        call: 'VFIO_DEVICE_SET_IRQS',
+        target: this.name,
+        errno: constants.errno.ENOTTY,
+        hint,
+      });
+    }
+    if ((flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0 && count > 0) {
+      this.#interrupt(index); // DATA_NONE and DATA_BOOL: as if the card had
+      return;
+    }
+    const number = data?.[0] ?? -1;
+    const next = number < 0 ? undefined : duplicateFd(number, `dice irq ${index}`);
+    this.#irqs.get(index)?.[Symbol.dispose]();
+    if (next === undefined) this.#irqs.delete(index);
+    else this.#irqs.set(index, next);
+  }
+
+  #interrupt(index: number): void {
+    const fd = this.#irqs.get(index);
+    if (fd !== undefined) signalEventfd(fd.number);
+  }
+
+  request(): void {
+    this.#interrupt(VFIO_PCI_REQ_IRQ_INDEX);
+  }
+
+  [Symbol.dispose](): void {
+    this.#shared[Symbol.dispose]();
+  }
+}
+
+/** A number of sides that a die can have. @throws SysError EINVAL */
+function parseSides(options: Readonly<Record<string, string>>): number {
+  const { sides = '6', ...unknown } = options;
+  const value = /^\d{1,3}$/.test(sides) ? Number(sides) : 0;
+  const problem =
+    Object.keys(unknown).length > 0
+      ? `unknown option ${Object.keys(unknown).join(', ')}: expected sides=`
+      : value < 2 || value > MOST_SIDES
+        ? `sides: ${sides} is not a number from 2 to ${MOST_SIDES}`
+        : undefined;
+  if (problem === undefined) return value;
+  throw new SysError({ call: 'mdev create', target: 'dice', errno: constants.errno.EINVAL, hint: problem });
+}
+
+export const diceDriver: VendorDriver = {
+  name: 'dice',
+  types: [
+    {
+      name: 'dice',
+      description: 'a card that throws dice (sides=6)',
+      deviceApi: 'vfio-pci',
+      maxInstances: 8,
+    },
+  ],
+  create(_type, _uuid, options): MdevInstance {
+    const dice = new Dice(parseSides(options));
+    return {
+      ops: dice,
+      counters: () => ({ throws: dice.throws }),
+      [Symbol.dispose]: () => dice[Symbol.dispose](),
+    };
+  },
+};
+
+export const plugin: Plugin = { name: 'dice', vendorDrivers: [diceDriver] };
