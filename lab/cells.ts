@@ -59,8 +59,11 @@ export const cells: readonly Cell[] = [
     name: 'mtty in process',
     checks: ['tty'],
     expected: ['tty.ttyS1', 'tty.ttyS2'],
-    attach: 'devices=mtty-2',
-    detach: 'true',
+    // The first port echoes because of a program at the other end of a socket, the second because it is looped back.
+    attach:
+      "node -e \"require('net').createServer((s) => s.pipe(s)).listen('/run/echo')\" & echo=$!; " +
+      'until [ -S /run/echo ]; do sleep 0.1; done; devices=mtty-2,port0=unix:/run/echo',
+    detach: 'kill $echo; rm /run/echo',
     isInProcess: true,
   },
   {

@@ -84,7 +84,7 @@ export function sleep(ms: number): void {
 
 /** The program's path by PATH, as execvp(3) finds it; undefined if it is not there. */
 function findProgram(name: string): string | undefined {
-  const folders = (process.env.PATH ?? '').split(delimiter);
+  const folders = (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '');
   return folders.map((folder) => join(folder, name)).find(isProgram);
 }
 

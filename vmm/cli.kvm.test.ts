@@ -42,6 +42,15 @@ test('--json prints one report, --quiet only what the guest says', () => {
   expect(quiet.stdout).not.toMatch(/ ms {2}/);
 });
 
+test('a second device is there, too, and a serial card tells where its terminal is', () => {
+  const card = ['--device', 'mtty-2,port0=pty'];
+  const { stdout, status } = tsvisor(['run', '--device', 'virtio-net', ...card, '--append', 'pings=1']);
+  expect(stdout).toMatch(/mtty-2: port 0 is \/dev\/pts\/\d+\n/);
+  expect(stdout).toMatch(/00:04\.0 mtty-2: BAR1 8 bytes I\/O: 8 bytes trapped/);
+  expect(stdout).toMatch(/guest \| 00:04\.0 4348:3253 class 070002/);
+  expect(status).toBe(0);
+});
+
 test('--device none is a machine without devices', () => {
   const { stdout, status } = tsvisor(['run', '--device', 'none', '--append', 'halt-test']);
   expect(stdout).not.toMatch(/group \d+/);

@@ -11,6 +11,7 @@ import {
   VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
 } from '../../vfio/core/migration.js';
+import { hasLspci, lspci } from '../pci/testing/lspci.js';
 import { recordTrace } from '../testing.js';
 import { taken } from '../virtio-net/testing/workbench.js';
 import { Card } from './testing/card.js';
@@ -34,6 +35,18 @@ test('configuration space is that of the card which 8250_pci knows, and stays so
   expect([0x10, 0x14, 0x18].map((bar) => card.config(bar, 4))).toEqual([0xfffffff9, 0xfffffff9, 0]);
   expect(card.config(COMMAND, 2)).toBe(IO | INTX_DISABLE);
 });
+
+test.skipIf(!hasLspci)(
+  `lspci decodes the card as the golden file says${hasLspci ? '' : ' (skipped: needs pciutils)'}`,
+  () => {
+    using card = new Card();
+    card.setConfig(0x10, 4, 0xc000);
+    card.setConfig(0x14, 4, 0xc008);
+    const space = new Uint8Array(256);
+    card.ops.read(7, 0, space);
+    expect(lspci(space)).toBe(readFileSync(new URL('./testing/lspci.golden', import.meta.url), 'utf8'));
+  },
+);
 
 test('a card has an 8-byte region for each port, INTx and the request, and no more', () => {
   using one = new Card({}, 'mtty-1');
@@ -198,6 +211,32 @@ test('a guest that does anything at all to the registers gets back what it sent,
     }),
     { numRuns: 200 },
   );
+});
+
+test('a driver that sends by interrupts is interrupted once for each FIFO, not for each byte, and then no more', () => {
+  using card = new Card();
+  card.outb(0, FCR, 0x81);
+  const data = Uint8Array.from({ length: 1600 }, (_, i) => i & 0xff);
+  const got: number[] = [];
+  let sent = 0;
+  let interrupts = 0;
+  card.outb(0, IER, 0x03);
+  // As Linux's handler: what has come is read first, then the FIFO is filled if it is empty.
+  for (let turn = 0; turn < 10_000 && taken(card.irq) > 0; turn++) {
+    interrupts++;
+    while ((card.inb(0, IIR) & 1) === 0) {
+      got.push(...card.drain(0));
+      if ((card.inb(0, LSR) & 0x20) === 0) continue;
+      for (const byte of data.subarray(sent, sent + 16)) card.outb(0, THR, byte);
+      sent += 16;
+      if (sent >= data.length) card.outb(0, IER, RDI);
+    }
+    signalEventfd(card.unmask.number);
+    card.thread.pump();
+  }
+  expect(got).toEqual([...data]);
+  expect(interrupts).toBeLessThanOrEqual(data.length / 16 + 2);
+  expect(taken(card.irq)).toBe(0);
 });
 
 /** Moves a card's state to another one. */

@@ -1,6 +1,8 @@
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { VfioCore } from '../../vfio/core/core.js';
+import { type ConformanceTarget, vfioConformance } from '../../vfio/testing/index.js';
 import { InlineEventThread } from '../virtio-net/testing.js';
 import { createMttyDriver } from './driver.js';
 import { start } from './line-task.js';
@@ -47,6 +49,20 @@ test('all cards share 24 ports: each takes its number from every type, and gives
     ['mtty-1', 2],
     ['mtty-2', 1],
   ]);
+});
+
+describe('a card keeps the rules of the uAPI', () => {
+  const names = vfioConformance({} as ConformanceTarget).map(({ name }) => name);
+  test.each(names)('%s', (name) => {
+    using scope = new Scope();
+    const thread = scope.own(new InlineEventThread(new Map([[TASK.href, start]])));
+    const core = scope.own(new VfioCore());
+    scope.own(core.registerVendorDriver(createMttyDriver(TASK), { eventThread: thread }));
+    const memory = scope.own(Mapping.anonymous(0x10000));
+    const target = { provider: core.provider, address: 'mtty-2', memory, unusedGroup: 9999 };
+    const rule = vfioConformance(target).find((each) => each.name === name);
+    rule?.run();
+  });
 });
 
 test('a card that cannot be made takes no port', () => {

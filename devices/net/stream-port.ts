@@ -23,7 +23,8 @@ export interface StreamPeer extends Disposable {
 
 /**
  * Frames over a stream socket, as passt and QEMU's `-netdev stream` speak. A frame is sent whole or not at all: what the
- * socket does not take at once is kept, and until it is gone the port is full. Event thread only.
+ * socket does not take at once is kept, and until it is gone the port is full; to ask whether it is sends what goes. Event
+ * thread only.
  */
 export class StreamPort implements NetPort {
   readonly #counts = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };

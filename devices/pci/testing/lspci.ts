@@ -1,0 +1,27 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+/** Whether there is an lspci, which knows nothing of us, to decode configuration space. */
+export const hasLspci = spawnSync('lspci', ['--version']).error === undefined;
+
+/** What lspci says of a function, in numbers. @throws Error if it cannot read it */
+export function lspci(space: Uint8Array): string {
+  const lines = Array.from({ length: space.length / 16 }, (_, i) => {
+    const bytes = Array.from(space.subarray(16 * i, 16 * i + 16), (byte) =>
+      byte.toString(16).padStart(2, '0'),
+    );
+    return `${(16 * i).toString(16).padStart(2, '0')}: ${bytes.join(' ')}`;
+  });
+  const folder = mkdtempSync(join(tmpdir(), 'lspci-'));
+  try {
+    writeFileSync(join(folder, 'dump'), `00:03.0 device\n${lines.join('\n')}\n`);
+    const words = ['-nvv', '-F', join(folder, 'dump')];
+    const { stdout, stderr, status } = spawnSync('lspci', words, { encoding: 'utf8' });
+    if (status !== 0) throw new Error(`lspci: ${stderr}`);
+    return stdout;
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
