@@ -64,8 +64,8 @@ const schema = z
     memory: memory.prefault('64M'),
     /** Whether other processes can map the guest's memory. With a vfio-user device it is so anyhow. */
     sharedMemory: z.boolean().default(false),
-    /** Whether all memory is made ahead; by default it is if a device of the host is going to lock it. */
-    prefault: z.boolean().optional(),
+    /** Whether all memory is made at the start, by a thread of its own: a device of the host has all of it locked. */
+    prefault: z.boolean().default(false),
     vcpus: z.int().min(1).max(64).default(1),
     /** Path of an ELF64 guest image that keeps to vmm/guest/abi.h; the built-in one if this and `kernel` are absent. */
     guest: z.string().min(1).optional(),

@@ -15,26 +15,27 @@ function residentKib(address: number): number {
 
 test('memory is made ahead, all of it, while this thread goes on', async () => {
   const bytes = 80 * MIB + 8192;
-  await using ram = GuestRam.create(BigInt(bytes), { isShared: false, isPopulated: true });
+  await using ram = GuestRam.create(BigInt(bytes), false);
+  ram.populate();
   const { address } = ram.handle;
   while (residentKib(address) < bytes / 1024) await sleep(5);
   expect(residentKib(address)).toBe(bytes / 1024);
 });
 
 test('memory that is not asked for ahead is not made', async () => {
-  await using ram = GuestRam.create(BigInt(64 * MIB), { isShared: false, isPopulated: false });
+  await using ram = GuestRam.create(BigInt(64 * MIB), false);
   expect(residentKib(ram.handle.address)).toBe(0);
 });
 
 test('guest memory starts where a huge page can', async () => {
-  await using ram = GuestRam.create(BigInt(5 * MIB), { isShared: false, isPopulated: false });
+  await using ram = GuestRam.create(BigInt(5 * MIB), false);
   expect(ram.handle.address % (2 * MIB)).toBe(0);
 });
 
 test('only shared memory has a descriptor, and what is written behind it is seen', async () => {
-  await using own = GuestRam.create(BigInt(MIB), { isShared: false, isPopulated: false });
+  await using own = GuestRam.create(BigInt(MIB), false);
   expect(own.handle.fd).toBeUndefined();
-  await using shared = GuestRam.create(BigInt(MIB), { isShared: true, isPopulated: false });
+  await using shared = GuestRam.create(BigInt(MIB), true);
   using borrowed = Mapping.borrow(shared.handle);
   borrowed.view.slice(MIB - 2, 1).set([0xa5]);
   expect(readFileSync(`/proc/self/fd/${shared.handle.fd}`)[MIB - 2]).toBe(0xa5);
@@ -42,7 +43,8 @@ test('only shared memory has a descriptor, and what is written behind it is seen
 
 test('disposing it in the middle of its making leaves nothing mapped', async () => {
   const { address } = await (async () => {
-    await using ram = GuestRam.create(BigInt(512 * MIB), { isShared: false, isPopulated: true });
+    await using ram = GuestRam.create(BigInt(512 * MIB), false);
+    ram.populate();
     return ram.handle;
   })();
   expect(residentKib(address)).toBeNaN();

@@ -13,13 +13,6 @@ export interface GuestRamHandle {
   readonly fd?: number;
 }
 
-export interface GuestRamOptions {
-  /** Other processes shall map it too: it is a memfd's then, for which few hosts have huge pages. */
-  readonly isShared: boolean;
-  /** All of it is going to be locked for a device's DMA: its pages are made ahead, while the machine's threads start. */
-  readonly isPopulated: boolean;
-}
-
 /** How long other work of the main thread waits for memory that is being made. */
 const SLICE_MS = 2;
 /** Small enough that the clock is looked at often, should each of its pages have to be made. */
@@ -30,26 +23,28 @@ export class GuestRam implements AsyncDisposable {
   readonly #mapping: Mapping;
   readonly #fd: Fd | undefined;
   readonly #scope: Scope;
-  readonly #populating: Promise<void>;
+  #populating: Promise<void> | undefined;
   /** Memory from here on is made. */
   #next: number;
 
-  /** @throws SysError ENOMEM */
-  static create(bytes: bigint, { isShared, isPopulated }: GuestRamOptions): GuestRam {
+  /**
+   * @param isShared other processes shall map it too: it is a memfd's then, for which few hosts have huge pages
+   * @throws SysError ENOMEM
+   */
+  static create(bytes: bigint, isShared: boolean): GuestRam {
     using scope = new Scope();
     if (isShared) {
       const { mapping, fd } = scope.own(createSharedMemory('guest-ram', Number(bytes)));
-      return new GuestRam(mapping, fd, isPopulated, scope.move());
+      return new GuestRam(mapping, fd, scope.move());
     }
-    return new GuestRam(scope.own(Mapping.huge(Number(bytes))), undefined, isPopulated, scope.move());
+    return new GuestRam(scope.own(Mapping.huge(Number(bytes))), undefined, scope.move());
   }
 
-  private constructor(mapping: Mapping, fd: Fd | undefined, isPopulated: boolean, scope: Scope) {
+  private constructor(mapping: Mapping, fd: Fd | undefined, scope: Scope) {
     this.#mapping = mapping;
     this.#fd = fd;
     this.#scope = scope;
-    this.#next = isPopulated ? mapping.bytes : 0;
-    this.#populating = this.#populate();
+    this.#next = mapping.bytes;
   }
 
   get handle(): GuestRamHandle {
@@ -58,11 +53,15 @@ export class GuestRam implements AsyncDisposable {
   }
 
   /**
-   * Making 1 GiB of zeroed pages takes a fraction of a second. VFIO does it when it maps the memory for DMA, upwards, and
-   * meets what was made here, downwards, since the machine's threads began to start. Atomics change nothing, whatever
-   * the guest writes meanwhile; a page that is touched is made without the lock that all other mapping needs (madvise
+   * Begins to make all of its pages, and returns. Making 1 GiB of zeroed pages takes a fraction of a second. VFIO does it
+   * when it maps the memory for DMA, upwards, and meets what is made here meanwhile, downwards. Atomics change nothing,
+   * whatever the guest writes; a page that is touched is made without the lock that all other mapping needs (madvise
    * would hold it).
    */
+  populate(): void {
+    this.#populating ??= this.#populate();
+  }
+
   async #populate(): Promise<void> {
     while (this.#next > 0) {
       const end = performance.now() + SLICE_MS;

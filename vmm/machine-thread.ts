@@ -61,6 +61,7 @@ async function main(): Promise<void> {
   const eventThread = new EventThreadClient(data.events, inbox);
   forwardTraces(data.config);
   const plugins = await loadPlugins(data.config.plugins);
+  emit({ kind: 'started' });
   using composed = compose(
     data.config,
     { ram: data.ram, inbox, vcpuThreads: data.vcpuThreads, emit },

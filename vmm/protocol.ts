@@ -67,6 +67,8 @@ export interface RunReport {
 
 /** Machine thread to main thread. */
 export type MachineEvent =
+  /** The thread is up, and begins to put the machine together. */
+  | { readonly kind: 'started' }
   | { readonly kind: 'step'; readonly text: string; readonly at: number }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
   /** The guest has begun a line, which will be sent when it ends, or upon `flush`. */

@@ -6,7 +6,7 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { workerUrl } from '../sys/worker-url.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
-import { GuestRam, type GuestRamHandle, type GuestRamOptions } from './guest-ram.js';
+import { GuestRam, type GuestRamHandle } from './guest-ram.js';
 import {
   decodeError,
   type MachineCommand,
@@ -31,8 +31,6 @@ export interface VmObserver {
   readonly trace?: (channel: string, text: string) => void;
 }
 
-/** A PCI function of the host, or the descriptor of one. */
-const HOST_DEVICE = /^(?:[\da-f]{4,8}:)?[\da-f]{2}:[\da-f]{2}\.[0-7]$|^fd:/i;
 /** A device of another process, by its socket. */
 const VFIO_USER = /^vfio-user:/;
 
@@ -44,12 +42,6 @@ const ended = (worker: Worker): Promise<void> =>
     worker.once('error', reject);
     worker.once('exit', () => resolve());
   });
-
-/** Devices of the host have all memory locked, and a device of another process has to map it. */
-function ramOptions({ sharedMemory, prefault, devices }: VmConfig): GuestRamOptions {
-  const isAny = (form: RegExp) => devices.some(({ address }) => form.test(address));
-  return { isShared: sharedMemory || isAny(VFIO_USER), isPopulated: prefault ?? isAny(HOST_DEVICE) };
-}
 
 interface VcpuThread extends VcpuThreadLink {
   readonly worker: Worker;
@@ -186,8 +178,16 @@ export class VirtualMachine implements AsyncDisposable {
 
   async #runOnce(): Promise<RunReport> {
     this.#report = undefined;
-    await using ram = GuestRam.create(this.config.memory, ramOptions(this.config));
-    const threads = startThreads(this.config, ram.handle, (event) => this.#hear(event));
+    const { memory, sharedMemory, prefault, devices } = this.config;
+    await using ram = GuestRam.create(
+      memory,
+      sharedMemory || devices.some(({ address }) => VFIO_USER.test(address)),
+    );
+    const threads = startThreads(this.config, ram.handle, (event) => {
+      // Not before: the threads need the processors to start.
+      if (event.kind === 'started' && prefault) ram.populate();
+      this.#hear(event);
+    });
     this.#threads = threads;
     using _hook = onProcessExit(threads.stop);
     // If another thread dies, the machine cannot go on: it is stopped, and the thread's error is the run's.
@@ -224,6 +224,8 @@ export class VirtualMachine implements AsyncDisposable {
         break;
       case 'trace':
         this.#observer.trace?.(event.channel, event.text);
+        break;
+      case 'started':
         break;
       case 'finished':
         this.#report = event.report;
