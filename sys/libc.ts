@@ -65,6 +65,12 @@ const c = {
   socket: declare('socket', INT, [INT, INT, INT], [-1, 0, 0]),
   socketpair: declare('socketpair', INT, [INT, INT, INT, BYTES], [-1, 0, 0, none]),
   connect: declare('connect', INT, [INT, BYTES, INT], [-1, none, 0]),
+  bind: declare('bind', INT, [INT, BYTES, INT], [-1, none, 0]),
+  listen: declare('listen', INT, [INT, INT], [-1, 0]),
+  accept4: declare('accept4', INT, [INT, LONG, LONG, INT], [-1, 0, 0, 0]),
+  setsockopt: declare('setsockopt', INT, [INT, INT, INT, BYTES, INT], [-1, 0, 0, none, 0]),
+  sendmsg: declare('sendmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
+  recvmsg: declare('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
   inotify_init1: declare('inotify_init1', INT, [INT], [-1]),
   inotify_add_watch: declare('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
   waitpid: declare('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
@@ -183,6 +189,18 @@ export const socketpair = (domain: number, type: number, fds: Uint8Array): numbe
 /** `address` is a struct sockaddr of any kind. */
 export const connect = (fd: number, address: Uint8Array): number =>
   result(c.connect(fd, address, address.length));
+/** `address` is a struct sockaddr. */
+export const bind = (fd: number, address: Uint8Array): number => result(c.bind(fd, address, address.length));
+export const listen = (fd: number, backlog: number): number => result(c.listen(fd, backlog));
+/** Does not tell the peer's address. */
+export const accept4 = (fd: number, flags: number): number => result(c.accept4(fd, 0, 0, flags));
+export const setsockopt = (fd: number, level: number, name: number, value: Uint8Array): number =>
+  result(c.setsockopt(fd, level, name, value, value.length));
+/** `msghdr` is the address of a struct msghdr. */
+export const sendmsg = (fd: number, msghdr: number, flags: number): number =>
+  result(c.sendmsg(fd, msghdr, flags));
+export const recvmsg = (fd: number, msghdr: number, flags: number): number =>
+  result(c.recvmsg(fd, msghdr, flags));
 export const inotifyInit1 = (flags: number): number => result(c.inotify_init1(flags));
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
   result(c.inotify_add_watch(fd, path, mask));

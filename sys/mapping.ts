@@ -11,6 +11,11 @@ const MAP_SHARED = 0x01;
 const MAP_PRIVATE = 0x02;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
+const MFD_ALLOW_SEALING = 2;
+const F_ADD_SEALS = 1033;
+const F_GET_SEALS = 1034;
+const F_SEAL_SHRINK = 2;
+const F_SEAL_GROW = 4;
 const MADV_DONTFORK = 10;
 const MADV_HUGEPAGE = 14;
 /** A huge page of x86-64. */
@@ -70,6 +75,13 @@ export interface MapOptions {
   readonly isSeenByThreads?: boolean;
 }
 
+/** The file behind a mapping, and where in it the mapping begins. */
+export interface MappedFile {
+  /** Its number is gone when whoever owns it has closed it. */
+  readonly fd: { readonly number: number };
+  readonly offset: number;
+}
+
 const live = new Set<Mapping>();
 let deferred: MappedRange[] | undefined;
 
@@ -84,10 +96,18 @@ export class Mapping implements Disposable {
   /** The memory; not to be used after dispose. */
   readonly view: MemoryView;
   readonly isWritable: boolean;
+  /** For passing it on to another process; undefined for memory of this one alone. */
+  readonly file: MappedFile | undefined;
   readonly #end: 'unmap' | 'defer' | 'leave';
   #isMapped = true;
 
-  private constructor(view: MemoryView, isWritable: boolean, end: 'unmap' | 'defer' | 'leave' = 'unmap') {
+  private constructor(
+    view: MemoryView,
+    isWritable: boolean,
+    end: 'unmap' | 'defer' | 'leave' = 'unmap',
+    file?: MappedFile,
+  ) {
+    this.file = file;
     this.view = view;
     this.isWritable = isWritable;
     this.#end = end;
@@ -95,8 +115,9 @@ export class Mapping implements Disposable {
   }
 
   /** Writable memory that another thread of this process has mapped, and unmaps after this one has disposed it. */
-  static borrow({ address, bytes }: MappedRange): Mapping {
-    return new Mapping(new MemoryView(address, bytes), true, 'leave');
+  static borrow({ address, bytes }: MappedRange, fd?: number): Mapping {
+    const file = fd === undefined ? undefined : { fd: { number: fd }, offset: 0 };
+    return new Mapping(new MemoryView(address, bytes), true, 'leave', file);
   }
 
   /**
@@ -109,7 +130,8 @@ export class Mapping implements Disposable {
     const target = options.target ?? fd.target;
     const flags = MAP_SHARED | MAP_NORESERVE;
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
-    return new Mapping(new MemoryView(at, bytes), isWritable, options.isSeenByThreads ? 'defer' : 'unmap');
+    const end = options.isSeenByThreads ? 'defer' : 'unmap';
+    return new Mapping(new MemoryView(at, bytes), isWritable, end, { fd, offset: options.offset ?? 0 });
   }
 
   /** Maps zeroed memory that belongs to this process alone. @throws SysError ENOMEM */
@@ -170,11 +192,15 @@ export interface SharedMemory extends Disposable {
   readonly mapping: Mapping;
 }
 
-/** @throws SysError ENOMEM, EMFILE, EFBIG */
+/**
+ * Its size is sealed: whoever else maps it need not fear that it is cut short under their feet.
+ * @throws SysError ENOMEM, EMFILE, EFBIG
+ */
 export function createSharedMemory(name: string, bytes: number): SharedMemory {
-  const fd = Fd.memfd(name);
+  const fd = Fd.memfd(name, MFD_ALLOW_SEALING);
   try {
     ftruncateSync(fd.number, bytes);
+    checked(libc.fcntl(fd.number, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 'fcntl F_ADD_SEALS', fd.target);
     const mapping = Mapping.file(fd, bytes, { isSeenByThreads: true });
     return {
       fd,
@@ -188,6 +214,12 @@ export function createSharedMemory(name: string, bytes: number): SharedMemory {
     fd[Symbol.dispose]();
     throw fromNodeError(error, 'ftruncate', fd.target);
   }
+}
+
+/** Whether nobody can make a memory file smaller: an access behind its end kills the process that makes it. */
+export function isSealed({ number }: Fd): boolean {
+  const seals = libc.fcntl(number, F_GET_SEALS, 0);
+  return seals >= 0 && (seals & F_SEAL_SHRINK) !== 0;
 }
 
 /** The live mapping of this thread that holds all of `bytes` at `address`, if one does. */

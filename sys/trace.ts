@@ -15,6 +15,8 @@ export const trace = {
   region: channel('tsvisor:vfio.region'),
   /** `{ what, ... }`: group and kvm association, open, close, maps, interrupts. */
   vfio: channel('tsvisor:vfio'),
+  /** `{ what, peer, text }`: what a vfio-user peer was refused, or did that it should not. */
+  vfioUser: channel('tsvisor:vfio.user'),
   /** `{ what, gpa, bytes }`: changes of the guest's memory map. */
   memory: channel('tsvisor:memory'),
 } satisfies Record<string, Channel>;

@@ -1,11 +1,13 @@
+import { lstatSync, rmSync } from 'node:fs';
 import { errno } from './errno.js';
-import { SysError } from './error.js';
+import { isErrno, SysError } from './error.js';
 import { checked, Fd } from './fd.js';
 import * as libc from './libc.js';
 import { Scope } from './scope.js';
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const F_SETFL = 4;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 /** Bytes of sun_path in struct sockaddr_un, a terminating zero among them. */
@@ -27,23 +29,98 @@ export function unixPathProblem(path: string): string | undefined {
 }
 
 /**
- * A non-blocking stream connection to a listening unix socket.
+ * A stream connection to a listening unix socket.
+ * @param isBlocking whether its reads and writes wait; connecting never does
  * @throws SysError of connect(2) with a hint; EINVAL for a path that none can have
  */
-export function connectUnix(path: string): Fd {
+export function connectUnix(path: string, isBlocking = false): Fd {
   const problem = unixPathProblem(path);
   if (problem !== undefined)
     throw new SysError({ call: 'connect', target: path, errno: errno.EINVAL, hint: problem });
   using scope = new Scope();
-  const type = SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC;
-  const fd = scope.own(Fd.adopt(checked(libc.socket(AF_UNIX, type), 'socket', path), path));
+  const fd = scope.own(openSocket(path, SOCK_NONBLOCK));
+  const result = libc.connect(fd.number, socketAddress(path));
+  checked(result, 'connect', path, CONNECT_HINTS[-result]);
+  if (isBlocking) libc.fcntl(fd.number, F_SETFL, 0);
+  scope.move();
+  return fd;
+}
+
+const openSocket = (path: string, flags: number): Fd =>
+  Fd.adopt(checked(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags), 'socket', path), path);
+
+/** struct sockaddr_un */
+function socketAddress(path: string): Uint8Array {
   const address = Buffer.alloc(2 + SUN_PATH_BYTES);
   address.writeUInt16LE(AF_UNIX);
   address.write(path, 2);
-  const result = libc.connect(fd.number, address);
-  checked(result, 'connect', path, CONNECT_HINTS[-result]);
-  scope.move();
-  return fd;
+  return address;
+}
+
+/** A unix socket that others connect to. Disposing it closes it and takes its file away. */
+export class UnixListener implements Disposable {
+  readonly path: string;
+  readonly fd: Fd;
+
+  private constructor(path: string, fd: Fd) {
+    this.path = path;
+    this.fd = fd;
+  }
+
+  /**
+   * A file that a listener has left behind is replaced.
+   * @throws SysError EADDRINUSE if somebody listens there, or the file is something else; EINVAL for a path that none can have
+   */
+  static listen(path: string): UnixListener {
+    const problem = unixPathProblem(path);
+    if (problem !== undefined)
+      throw new SysError({ call: 'bind', target: path, errno: errno.EINVAL, hint: problem });
+    removeStale(path);
+    using scope = new Scope();
+    const fd = scope.own(openSocket(path, SOCK_NONBLOCK));
+    checked(
+      libc.bind(fd.number, socketAddress(path)),
+      'bind',
+      path,
+      'is its folder there, and may you write to it?',
+    );
+    scope.defer(() => rmSync(path, { force: true }));
+    checked(libc.listen(fd.number, 1), 'listen', path);
+    scope.move();
+    return new UnixListener(path, fd);
+  }
+
+  /** A connection that waits, which blocks when it is read or written; undefined if there is none. */
+  accept(): Fd | undefined {
+    const number = libc.accept4(this.fd.number, SOCK_CLOEXEC);
+    if (number === -errno.EAGAIN || number === -errno.EINTR || number === -errno.ECONNABORTED)
+      return undefined;
+    return Fd.adopt(checked(number, 'accept', this.path), `client of ${this.path}`);
+  }
+
+  [Symbol.dispose](): void {
+    if (!this.fd.isOpen) return;
+    rmSync(this.path, { force: true });
+    this.fd[Symbol.dispose]();
+  }
+}
+
+/** @throws SysError EADDRINUSE */
+function removeStale(path: string): void {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) return;
+  const inUse = (hint: string) => new SysError({ call: 'bind', target: path, errno: errno.EADDRINUSE, hint });
+  if (!stat.isSocket()) throw inUse('there is a file of that name, and it is no socket');
+  try {
+    connectUnix(path)[Symbol.dispose]();
+  } catch (error) {
+    if (isErrno(error, 'ECONNREFUSED')) {
+      rmSync(path, { force: true });
+      return;
+    }
+    if (!isErrno(error, 'EAGAIN')) throw error;
+  }
+  throw inUse('another process listens there: choose another path, or end it');
 }
 
 /** Two stream sockets that are each other's other end; both block. @throws SysError EMFILE, ENFILE */

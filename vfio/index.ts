@@ -21,3 +21,4 @@ export * from './core/ops.js';
 export type { CorePorts } from './core/state.js';
 export { Timeline, type TimelineEvent } from './timeline.js';
 export * from './uapi.js';
+export * from './user/index.js';

@@ -87,10 +87,19 @@ export interface IommuInfo {
   readonly dmaAvailable: number | undefined;
 }
 
+/** Memory that no mapping of this process holds: whoever has it is asked to read and write it. */
+export interface RemoteMemory {
+  /** Copies between `data` and IOVA, which lie in one map. @throws SysError if that is not possible */
+  rw(iova: Iova, data: Uint8Array, isWrite: boolean): void;
+}
+
 export interface DmaMap {
   /** VFIO_DMA_MAP_FLAG_ bits. */
   readonly flags: number;
+  /** 0 with {@link remote}. */
   readonly vaddr: Hva;
+  /** For devices of this process only, which reach it by asking, and cannot pin it. */
+  readonly remote?: RemoteMemory;
   readonly iova: Iova;
   /** Bytes, a multiple of the smallest page size. */
   readonly size: bigint;
@@ -256,6 +265,8 @@ export interface VfioProvider {
   readonly name: string;
   /** What addresses look like, for a person: `a PCI address such as 0000:01:00.0`. */
   readonly addresses: string;
+  /** Set if its devices live in other processes: no kernel, and so no kvm-vfio, knows their groups. */
+  readonly isOutOfProcess?: boolean;
   /** Whether `address` is of the form this provider takes. Opens nothing. */
   matches(address: string): boolean;
   /**

@@ -11,6 +11,7 @@ import { GroupSpace } from './group-space.js';
 import { inject, injectAll, injectable } from './injection.js';
 import { IommufdSpace } from './iommufd-space.js';
 import { MemoryMap } from './memory-map.js';
+import { requireProvider } from './vfio-providers.js';
 
 /** A device that the guest has, and how it came to it. */
 export interface AssignedDevice extends Disposable {
@@ -59,11 +60,7 @@ export class Assignment {
   }
 
   #providerOf(address: string): VfioProvider {
-    const provider = this.#providers.find((candidate) => candidate.matches(address));
-    if (provider !== undefined) return provider;
-    const known = this.#providers.map(({ name, addresses }) => `${name}: ${addresses}`).join('; ');
-    const hint = `known devices are: ${known}`;
-    throw new SysError({ call: 'attach', target: `device '${address}'`, errno: errno.ENODEV, hint });
+    return requireProvider(this.#providers, address);
   }
 
   /** Devices of one provider and interface share an address space. */

@@ -3,8 +3,10 @@ import { parseArgs } from 'node:util';
 import { fromNodeError } from '../sys/error.js';
 import type { VmConfigInput } from './config.js';
 import { ConfigError } from './config-error.js';
+import { parseAddress } from './device-address.js';
 import { exitStatus, SIGNAL_STATUS } from './outcome.js';
 import { monotonicMs } from './protocol.js';
+import { stopOnSignals } from './stop-signals.js';
 import { printSummary } from './summary.js';
 import { VirtualMachine, type VmObserver } from './virtual-machine.js';
 
@@ -34,7 +36,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const isQuiet = values.quiet === true || values.json === true;
   const vm = VirtualMachine.start(configOf(values), isQuiet ? quietly(values) : aloud());
   if (!isQuiet) printHeading(vm);
-  const signals = stopOnSignals(vm);
+  const signals = stopOnSignals((signal) => vm.stop(signal));
   try {
     const report = await vm.finished;
     if (values.json === true) console.log(JSON.stringify(report));
@@ -103,21 +105,12 @@ function parseMemory(text: string): Record<string, unknown> {
   return { memory: size, ...Object.fromEntries(flags) };
 }
 
-/** `virtio-net,net=tap:tap0,slot=5` */
 function parseDevice(text: string, index: number): unknown {
-  const [address = '', ...rest] = text.split(',');
-  const pairs = rest.map((pair) => {
-    const at = pair.indexOf('=');
-    if (at < 1)
-      throw new ConfigError([
-        { path: `--device [${index}]`, text: `'${pair}' is not of the form key=value` },
-      ]);
-    return [pair.slice(0, at), pair.slice(at + 1)] as const;
-  });
-  const { slot, interface: how, ...deviceOptions } = Object.fromEntries(pairs);
+  const { address, options: deviceOptions } = parseAddress(text, `--device [${index}]`);
+  const { slot, interface: how, ...others } = deviceOptions;
   return {
     address,
-    options: deviceOptions,
+    options: others,
     ...(slot === undefined ? {} : { slot: Number(slot) }),
     ...(how === undefined ? {} : { interface: how }),
   };
@@ -163,38 +156,4 @@ class LineSplitter {
     this.#rest = lines.pop() ?? '';
     for (const line of lines) this.#print(line.replace(/\r$/, ''));
   }
-}
-
-interface StopSignals extends Disposable {
-  /** Whether nobody reads our output any more. */
-  isReaderGone(): boolean;
-}
-
-/**
- * The first signal asks the machine to stop in order; the second one ends the process at once. Node ignores SIGPIPE: a
- * reader that has gone shows as an error of stdout.
- */
-function stopOnSignals(vm: VirtualMachine): StopSignals {
-  let isReaderGone = false;
-  process.stdout.on('error', () => {
-    isReaderGone = true;
-    vm.stop('SIGPIPE');
-  });
-  const signals = ['SIGINT', 'SIGTERM'] as const;
-  let isAsked = false;
-  const handlers = signals.map((signal) => {
-    const handler = () => {
-      if (isAsked) process.exit(SIGNAL_STATUS[signal]);
-      isAsked = true;
-      vm.stop(signal);
-    };
-    process.on(signal, handler);
-    return () => process.off(signal, handler);
-  });
-  return {
-    isReaderGone: () => isReaderGone,
-    [Symbol.dispose]() {
-      for (const off of handlers) off();
-    },
-  };
 }

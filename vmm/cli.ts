@@ -1,11 +1,12 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
-import { run } from './cli-run.js';
 import { ConfigError } from './config-error.js';
 
 const USAGE = `tsvisor: assigns devices to virtual machines, in TypeScript
 
 usage: tsvisor run [options]     boot a guest with an assigned device
+       tsvisor serve DEVICE --socket PATH [options]
+                                 offer a device to another VMM by the vfio-user protocol
        tsvisor --version | --help
 
 With no options it boots the built-in guest with a virtio-net NIC assigned through VFIO, whose wire
@@ -16,7 +17,7 @@ ends at a responder inside this process.
   --device ADDR[,K=V]  assign this device instead: virtio-net,net=tap:tap0  (may be repeated; slot=N puts it
                        at PCI slot N, interface=iommufd opens it by its cdev); none: no device at all
   --memory SIZE        guest memory: 64M (the default), 1G; ,shared=on lets other processes map it, ,prefault=on
-                       makes all of it ahead (the default with a device of the host)
+                       makes all of it at the start
   --cpus N             virtual CPUs: 1 (the default)
   --guest FILE         an ELF64 image instead of the built-in guest
   --kernel FILE        boot Linux: a bzImage, or a vmlinux with a PVH entry
@@ -26,10 +27,16 @@ ends at a responder inside this process.
   --config FILE        a machine's whole configuration as JSON; other options override it
   --plugin MODULE      load a plug-in: vendor drivers, providers (may be repeated)
   --ffi DOOR           the way into KVM_RUN: ffi-rs (the default) or koffi (if installed)
-  --trace CHANNEL      print events of a channel: exit, region, memory, vfio, unclaimed, guestMisuse
-                       (may be repeated)
+  --trace CHANNEL      print events of a channel: exit, region, memory, vfio, vfioUser, unclaimed,
+                       guestMisuse (may be repeated)
   --json               the report as one line of JSON instead of text
   --quiet              the guest's output only
+
+serve takes a device as --device does, and one client at a time:
+
+  --trust-client       map memory that the client could cut short, which would end this process; without
+                       it such memory is reached by messages
+  --plugin, --trace, --quiet  as for run
 
 The exit code is the guest's verdict; 64 a usage or configuration error, 69 something the host lacks,
 70 a guest that crashed, 130 or 143 when stopped by SIGINT or SIGTERM.
@@ -58,7 +65,7 @@ async function main(args: readonly string[]): Promise<number> {
     console.log(USAGE);
     return command === undefined ? EX_USAGE : 0;
   }
-  if (command !== 'run') {
+  if (command !== 'run' && command !== 'serve') {
     console.error(`tsvisor: there is no command '${command}'\n\n${USAGE}`);
     return EX_USAGE;
   }
@@ -66,7 +73,9 @@ async function main(args: readonly string[]): Promise<number> {
     console.log(USAGE);
     return 0;
   }
-  return run(rest);
+  // Each loads what it needs, and no more: that is most of the time to start.
+  if (command === 'serve') return (await import('./cli-serve.js')).serve(rest);
+  return (await import('./cli-run.js')).run(rest);
 }
 
 try {

@@ -4,11 +4,9 @@
  */
 import type { Bus, BusDevice, Doorbells, Interrupts, PciEnvironment } from '../devices/contracts.js';
 import { createDebugExit, DEBUG_EXIT_PORT } from '../devices/debug-exit.js';
-import { createMttyDriver } from '../devices/mtty/driver.js';
 import { formatSlot, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, PciHost } from '../devices/pci/host-bridge.js';
 import { createPostCode, POST_CODE_PORT } from '../devices/post-code.js';
 import { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial } from '../devices/serial.js';
-import { createVirtioNetDriver } from '../devices/virtio-net/driver.js';
 import { GsiRouting, type GsiTarget } from '../kvm/gsi-routing.js';
 import { MemorySlots } from '../kvm/memory-slots.js';
 import { Kvm } from '../kvm/system.js';
@@ -18,8 +16,6 @@ import { KvmVfio, VfioFileOps } from '../kvm/vfio.js';
 import type { Vm } from '../kvm/vm.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
-import { VfioCore } from '../vfio/core/core.js';
-import { hostProvider } from '../vfio/host/index.js';
 import { VfioProvider } from '../vfio/uapi.js';
 import { type AssignedDevice, Assignment } from './assignment.js';
 import { MmioBus, PioBus, RangeBus } from './bus.js';
@@ -42,6 +38,7 @@ import { MemoryMap, MemorySlotPort } from './memory-map.js';
 import type { Plugin } from './plugin.js';
 import { EventSignals } from './signals.js';
 import { GsiRoutingToken, KvmToken, VmConfigToken, VmToken } from './tokens.js';
+import { createVfioProviders } from './vfio-providers.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
 export interface ComposedMachine extends Disposable {
@@ -125,7 +122,8 @@ function registerKvm(container: DependencyContainer, scope: Scope): void {
     MemoryMap,
     once((from) => {
       const memory = scope.own(new MemoryMap(from.resolve(MemorySlotPort)));
-      const ram = scope.own(Mapping.borrow(from.resolve<MachinePorts>(MachinePorts).ram));
+      const { ram: handle } = from.resolve<MachinePorts>(MachinePorts);
+      const ram = scope.own(Mapping.borrow(handle, handle.fd));
       memory.addRam(BigInt(ram.bytes), ram);
       return memory;
     }),
@@ -155,22 +153,9 @@ function createVm(kvm: Kvm): Vm {
 
 /** The VFIO providers, and the only place where kvm/ and vfio/ meet: the port by which kvm-vfio reaches core files. */
 function registerVfio(container: DependencyContainer, scope: Scope, plugins: readonly Plugin[]): void {
-  const core = scope.own(new VfioCore());
-  const environment = { eventThread: container.resolve<EventThread>(EventThread) };
-  for (const driver of [
-    createVirtioNetDriver(),
-    createMttyDriver(),
-    ...plugins.flatMap(({ vendorDrivers = [] }) => vendorDrivers),
-  ]) {
-    core.registerVendorDriver(driver, environment);
-  }
-  for (const provider of [
-    core.provider,
-    hostProvider(),
-    ...plugins.flatMap(({ providers = [] }) => providers),
-  ]) {
-    container.register(VfioProvider, { useValue: provider });
-  }
+  const eventThread = container.resolve<EventThread>(EventThread);
+  const { core, providers } = createVfioProviders(scope, eventThread, plugins);
+  for (const provider of providers) container.register(VfioProvider, { useValue: provider });
   container.register(VfioFileOps, { useValue: core.vfioFileOps });
   container.register(KvmAssociation, {
     useFactory: instanceCachingFactory((from) =>

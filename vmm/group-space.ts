@@ -82,7 +82,8 @@ export class GroupSpace implements DeviceSpace {
     const container = this.#openContainer();
     const file = scope.own(this.#provider.openGroup(number));
     if ((file.getStatus() & VFIO_GROUP_FLAGS_VIABLE) === 0) {
-      const hint = 'every device of the group must be bound to a vfio driver, or to none';
+      const hint =
+        'every device of the group must be bound to a vfio driver, or to none: `ls /sys/kernel/iommu_groups/*/devices` shows who shares a group';
       throw new SysError({ call: 'VFIO_GROUP_GET_STATUS', target: file.target, errno: errno.EPERM, hint });
     }
     attachStep(`group ${number} is open and viable`);
@@ -90,9 +91,13 @@ export class GroupSpace implements DeviceSpace {
     scope.defer(() => leaveContainer(file));
     this.#startMapping(container);
     scope.defer(() => this.#stopMappingIfUnused()); // before the last group leaves, and takes the IOMMU along
-    this.#kvm.addFile(file);
-    scope.defer(() => this.#kvm.removeFile(file));
-    attachStep(`group ${number} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
+    if (this.#provider.isOutOfProcess === true) {
+      attachStep(`group ${number} is another process's: there is nothing to associate with the VM`);
+    } else {
+      this.#kvm.addFile(file);
+      scope.defer(() => this.#kvm.removeFile(file));
+      attachStep(`group ${number} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
+    }
     return { file, scope: scope.move(), users: 0 };
   }
 

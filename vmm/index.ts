@@ -4,6 +4,7 @@ export { type TraceName, trace } from '../sys/trace.js';
 export { GuestImageError } from './boot-elf.js';
 export { parseConfig, parseSize, type VmConfig, type VmConfigInput } from './config.js';
 export { ConfigError, type ConfigProblem } from './config-error.js';
+export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
 export { exitStatus, type Outcome } from './outcome.js';
 export type { Plugin } from './plugin.js';
 export type { DeviceReport, Phase, RunReport } from './protocol.js';

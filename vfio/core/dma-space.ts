@@ -1,6 +1,7 @@
 /** The maps of one address space: who may reach what memory at which IOVA. Behind type1 and behind each IOAS. */
 import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import type { RemoteMemory } from '../uapi.js';
 import { type DmaTableWriter, dmaProt } from './dma-table.js';
 import type { CoreState } from './state.js';
 import { vfioError } from './vfio-error.js';
@@ -13,7 +14,9 @@ export interface Dma {
   readonly size: bigint;
   /** IOVA of its last byte: what lookups compare. */
   readonly last: bigint;
+  /** 0 for memory of another process. */
   readonly vaddr: bigint;
+  readonly remote: RemoteMemory | undefined;
   /** PROT_ bits: what the device may do. */
   readonly prot: number;
   /** Pages pinned by drivers: page number in the map, and how often. */
@@ -80,7 +83,21 @@ export class DmaSpace {
    * Adds a map that overlaps none, and shows it to the devices.
    * @throws SysError EFAULT if no live mapping of this process holds the memory; ENOMEM
    */
-  insert(call: string, iova: bigint, size: bigint, vaddr: Hva, prot: number): Dma {
+  insert(call: string, iova: bigint, size: bigint, at: Hva | RemoteMemory, prot: number): Dma {
+    const remote = typeof at === 'bigint' ? undefined : at;
+    const vaddr = typeof at === 'bigint' ? at : 0n;
+    if (remote === undefined) this.#checkMemory(call, vaddr as Hva, size, prot);
+    this.#state.allocate('vfio_dma');
+    const last = iova + size - 1n;
+    const dma: Dma = { iova, size, last, vaddr, remote, prot, pins: new Map(), dirty: undefined };
+    if (this.#isTracking) dma.dirty = newBitmap(dma);
+    const index = this.#indexAfter(iova);
+    this.#maps.splice(index, 0, dma);
+    for (const table of this.#tables) table.splice(index, 0, [entryOf(dma)]);
+    return dma;
+  }
+
+  #checkMemory(call: string, vaddr: Hva, size: bigint, prot: number): void {
     const memory = this.#state.ports.findMemory(vaddr, size);
     if (memory === undefined) {
       const hint = `host address 0x${vaddr.toString(16)}, 0x${size.toString(16)} bytes: not in one live Mapping`;
@@ -89,14 +106,6 @@ export class DmaSpace {
     if (!memory.isWritable && (prot & PROT_WRITE) !== 0) {
       throw vfioError(call, this.target, 'EFAULT', 'the memory is read-only: map it for reading only');
     }
-    this.#state.allocate('vfio_dma');
-    const last = iova + size - 1n;
-    const dma: Dma = { iova, size, last, vaddr, prot, pins: new Map(), dirty: undefined };
-    if (this.#isTracking) dma.dirty = newBitmap(dma);
-    const index = this.#indexAfter(iova);
-    this.#maps.splice(index, 0, dma);
-    for (const table of this.#tables) table.splice(index, 0, [entryOf(dma)]);
-    return dma;
   }
 
   /** Devices let go of it, then it is gone. */
@@ -160,15 +169,23 @@ export class DmaSpace {
     }
     for (const { dma, at, length } of pieces) {
       const offset = Number(iova - dma.iova) + at;
-      const memory = this.bytes(call, dma, offset, length);
-      if (isWrite) memory.set(data.subarray(at, at + length));
-      else data.set(memory, at);
+      const piece = data.subarray(at, at + length);
+      if (dma.remote !== undefined) dma.remote.rw((iova + BigInt(at)) as Iova, piece, isWrite);
+      else if (isWrite) this.bytes(call, dma, offset, length).set(piece);
+      else piece.set(this.bytes(call, dma, offset, length));
       if (isWrite) markDirty(dma, offset, length);
     }
   }
 
   /** Memory of a map. @throws SysError EFAULT if its owner has unmapped it since */
   bytes(call: string, dma: Dma, offset: number, length: number): Uint8Array<ArrayBuffer> {
+    if (dma.remote !== undefined)
+      throw vfioError(
+        call,
+        this.target,
+        'EFAULT',
+        'the memory is in another process, which does not share it',
+      );
     const address = (dma.vaddr + BigInt(offset)) as Hva;
     const memory = this.#state.ports.findMemory(address, BigInt(length));
     if (memory === undefined)
@@ -191,11 +208,12 @@ export class DmaSpace {
   }
 }
 
-const entryOf = ({ iova, size, vaddr, prot }: Dma) => ({
+/** Memory of another process is in the tables without any right, as a data path in another thread cannot ask for it. */
+const entryOf = ({ iova, size, vaddr, remote, prot }: Dma) => ({
   iova: Number(iova),
   bytes: Number(size),
   address: Number(vaddr),
-  prot: dmaProt((prot & PROT_READ) !== 0, (prot & PROT_WRITE) !== 0),
+  prot: remote === undefined ? dmaProt((prot & PROT_READ) !== 0, (prot & PROT_WRITE) !== 0) : 0,
 });
 
 /** Pages that are pinned can be written at any time, so they start out dirty. */

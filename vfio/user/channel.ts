@@ -1,0 +1,187 @@
+/** A stream of vfio-user messages over one socket, each with its descriptors. */
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { Fd } from '../../sys/fd.js';
+import { MessageSocket } from '../../sys/socket-messages.js';
+import { encodeMessage, type Header } from './message.js';
+import { HEADER_BYTES, MAX_MESSAGE_BYTES } from './protocol.js';
+
+/** A message that came in. */
+export interface Message extends Header {
+  /** Good until the next receive. */
+  readonly payload: Uint8Array;
+  /** Descriptors that came with it. Whoever wants one takes it out; those that are left are closed at the next receive. */
+  readonly fds: Fd[];
+}
+
+/** Room for one message of the largest size behind a part of another. */
+const BUFFER_BYTES = 2 * MAX_MESSAGE_BYTES;
+/** Bytes that are asked for at once: many small messages come in one call. */
+const CHUNK_BYTES = 64 * 1024;
+/** Messages may carry that much data, which a peer's single read should find whole. */
+const SEND_BUFFER_BYTES = 4 << 20;
+
+/**
+ * Linux glues messages without descriptors in front of one that has some, and ends a read behind it: descriptors belong to
+ * the last message that begins in what was read, or, if none begins there, to the one that is under way.
+ */
+export class Channel implements Disposable {
+  readonly #socket: MessageSocket;
+  readonly #buffer = new Uint8Array(BUFFER_BYTES);
+  readonly #view = new DataView(this.#buffer.buffer);
+  /** Bytes from #start to #end have come and are not yet delivered. A message begins at #start. */
+  #start = 0;
+  #end = 0;
+  /** Where the message begins that the next bytes belong to: #end if all that came is whole. */
+  #underWay = 0;
+  /** Descriptors, by where their message begins. */
+  #fds: { at: number; readonly fds: Fd[] }[] = [];
+  #delivered: Fd[] = [];
+
+  constructor(fd: Fd) {
+    this.#socket = new MessageSocket(fd, this.#buffer);
+    this.#socket.setSendBuffer(SEND_BUFFER_BYTES);
+  }
+
+  get fd(): Fd {
+    return this.#socket.fd;
+  }
+
+  get target(): string {
+    return this.#socket.fd.target;
+  }
+
+  /** How long a receive waits before it gives `undefined`, and a send before it fails; 0: for ever. */
+  setTimeouts(receiveMs: number, sendMs: number): void {
+    this.#socket.setTimeouts(receiveMs, sendMs);
+  }
+
+  /**
+   * The next message; undefined if none came whole in time, or a signal came.
+   * @param isBlocking false: looks only at what is there
+   * @throws SysError ECONNRESET if the peer is gone; EPROTO for bytes that are no message: what follows them is lost
+   */
+  receive(isBlocking = true): Message | undefined {
+    this.#dropDelivered();
+    for (;;) {
+      const message = this.#next();
+      if (message !== undefined) return message;
+      this.#makeRoom();
+      const length = Math.min(BUFFER_BYTES - this.#end, Math.max(CHUNK_BYTES, this.#missing()));
+      const got = this.#socket.receive(this.#end, length, isBlocking);
+      if (got === 'none') return undefined;
+      if (got === 'end') throw gone(this.target);
+      this.#end += got.bytes;
+      this.#assign(got.fds);
+    }
+  }
+
+  /** Whether part of a message has come, or a whole one is there. */
+  get hasBytes(): boolean {
+    return this.#end > this.#start;
+  }
+
+  #sizeAt(at: number): number {
+    const size = this.#view.getUint32(at + 4, true);
+    if (size >= HEADER_BYTES && size <= MAX_MESSAGE_BYTES) return size;
+    const hint = `the peer announces a message of ${size} bytes; there are ${HEADER_BYTES} to ${MAX_MESSAGE_BYTES}`;
+    throw new SysError({ call: 'receive', target: this.target, errno: errno.EPROTO, hint });
+  }
+
+  #missing(): number {
+    return this.#end - this.#start < HEADER_BYTES
+      ? HEADER_BYTES
+      : this.#sizeAt(this.#start) - (this.#end - this.#start);
+  }
+
+  #next(): Message | undefined {
+    const at = this.#start;
+    if (this.#end - at < HEADER_BYTES) return undefined;
+    const size = this.#sizeAt(at);
+    if (this.#end - at < size) return undefined;
+    this.#start += size;
+    const view = this.#view;
+    if (this.#fds[0]?.at === at) this.#delivered = (this.#fds.shift() as { fds: Fd[] }).fds;
+    return {
+      id: view.getUint16(at, true),
+      command: view.getUint16(at + 2, true),
+      size,
+      flags: view.getUint32(at + 8, true),
+      errno: view.getUint32(at + 12, true),
+      payload: this.#buffer.subarray(at + HEADER_BYTES, at + size),
+      fds: this.#delivered,
+    };
+  }
+
+  /** What is left moves to the front when the rest of the buffer could not hold the message under way. */
+  #makeRoom(): void {
+    if (this.#start !== this.#end && BUFFER_BYTES - this.#start >= MAX_MESSAGE_BYTES) return;
+    this.#buffer.copyWithin(0, this.#start, this.#end);
+    for (const entry of this.#fds) entry.at -= this.#start;
+    this.#underWay -= this.#start;
+    this.#end -= this.#start;
+    this.#start = 0;
+  }
+
+  /** Finds the last message that begins in what has come, and gives it the descriptors that came along. */
+  #assign(numbers: readonly number[]): void {
+    const fds = numbers.map((number) => Fd.adopt(number, `descriptor from ${this.target}`));
+    try {
+      let at = this.#underWay;
+      let next = this.#endOf(at);
+      while (next !== undefined && next < this.#end) {
+        at = next;
+        next = this.#endOf(at);
+      }
+      this.#underWay = next === this.#end ? next : at;
+      if (fds.length === 0) return;
+      const last = this.#fds.at(-1);
+      if (last?.at === at) last.fds.push(...fds);
+      else this.#fds.push({ at, fds });
+    } catch (error) {
+      for (const fd of fds) fd[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Where the message that begins at `at` ends; undefined if its header has not come. */
+  #endOf(at: number): number | undefined {
+    return this.#end - at < HEADER_BYTES ? undefined : at + this.#sizeAt(at);
+  }
+
+  /**
+   * Sends a message.
+   * @throws SysError ECONNRESET if the peer is gone; ETIMEDOUT if it does not read
+   */
+  send(message: Uint8Array, fds: readonly number[] = []): void {
+    try {
+      this.#socket.send(message, fds);
+    } catch (error) {
+      const code = error instanceof SysError ? error.code : '';
+      throw code === 'EPIPE' || code === 'ECONNRESET' ? gone(this.target) : error;
+    }
+  }
+
+  sendMessage(header: Omit<Header, 'size' | 'errno'> & { errno?: number }, payload?: Uint8Array): void {
+    this.send(encodeMessage(header, payload));
+  }
+
+  #dropDelivered(): void {
+    for (const fd of this.#delivered.splice(0)) fd[Symbol.dispose]();
+    this.#delivered = [];
+  }
+
+  [Symbol.dispose](): void {
+    this.#dropDelivered();
+    for (const { fds } of this.#fds.splice(0)) for (const fd of fds) fd[Symbol.dispose]();
+    this.#socket[Symbol.dispose]();
+  }
+}
+
+const gone = (target: string): SysError =>
+  new SysError({
+    call: 'receive',
+    target,
+    errno: errno.ECONNRESET,
+    hint: 'the peer has closed the connection',
+  });

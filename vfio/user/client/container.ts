@@ -1,0 +1,229 @@
+/** Guest memory for devices of other processes: passed to each server by descriptor, and read for it when it asks. */
+
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import { findMapping, type Mapping } from '../../../sys/mapping.js';
+import {
+  type ContainerFile,
+  type DmaMap,
+  type DmaUnmap,
+  type IommuInfo,
+  VFIO_API_VERSION,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_DMA_UNMAP_FLAG_ALL,
+  VFIO_TYPE1v2_IOMMU,
+  VFIO_UNMAP_ALL,
+} from '../../uapi.js';
+import { invalid, Reader, Writer } from '../message.js';
+import {
+  DEFAULT_MAX_DATA_XFER_SIZE,
+  DEFAULT_MAX_DMA_MAPS,
+  VFIO_USER_DMA_MAP,
+  VFIO_USER_DMA_READ,
+  VFIO_USER_DMA_UNMAP,
+  VFIO_USER_DMA_WRITE,
+  VFIO_USER_F_DMA_REGION_READ,
+  VFIO_USER_F_DMA_REGION_WRITE,
+} from '../protocol.js';
+import type { Connection } from './connection.js';
+
+const PAGE = 4096n;
+const U64_END = 1n << 64n;
+const ACCESS_BYTES = 16;
+const MAP_BYTES = 32;
+const UNMAP_BYTES = 24;
+
+interface Known {
+  readonly map: DmaMap;
+  readonly mapping: Mapping;
+}
+
+const userError = (call: string, code: keyof typeof errno, hint: string): SysError =>
+  new SysError({ call, target: 'container (vfio-user)', errno: errno[code], hint });
+
+export class UserContainerFile implements ContainerFile {
+  readonly target = 'container (vfio-user)';
+  readonly #connections = new Set<Connection>();
+  readonly #maps = new Map<bigint, Known>();
+  #hasIommu = false;
+
+  getApiVersion(): number {
+    return VFIO_API_VERSION;
+  }
+
+  checkExtension(extension: number): number {
+    return extension === VFIO_TYPE1v2_IOMMU || extension === VFIO_UNMAP_ALL ? 1 : 0;
+  }
+
+  setIommu(type: number): void {
+    if (this.#connections.size === 0 || this.#hasIommu)
+      throw userError(
+        'VFIO_SET_IOMMU',
+        'EINVAL',
+        this.#hasIommu ? 'it is set' : 'put a group into the container first',
+      );
+    if (type !== VFIO_TYPE1v2_IOMMU) throw userError('VFIO_SET_IOMMU', 'ENODEV', 'there is type1v2 only');
+    this.#hasIommu = true;
+  }
+
+  getIommuInfo(): IommuInfo {
+    this.#requireIommu('VFIO_IOMMU_GET_INFO');
+    const limits = [...this.#connections].map(({ capabilities }) => capabilities.maxDmaMaps);
+    return {
+      pageSizes: U64_END - PAGE,
+      iovaRanges: [],
+      dmaAvailable: Math.max(0, Math.min(DEFAULT_MAX_DMA_MAPS, ...limits) - this.#maps.size),
+    };
+  }
+
+  #requireIommu(call: string): void {
+    if (!this.#hasIommu) throw userError(call, 'EINVAL', 'set its IOMMU first');
+  }
+
+  /** A server joins: it is told of all memory. @throws SysError of the map that it refuses */
+  add(connection: Connection): void {
+    const told: DmaMap[] = [];
+    try {
+      for (const known of this.#maps.values()) {
+        this.#tell(connection, known);
+        told.push(known.map);
+      }
+    } catch (error) {
+      for (const map of told) untell(connection, map);
+      throw error;
+    }
+    this.#connections.add(connection);
+    connection.setHandler((command, payload) => this.#serve(command, payload));
+  }
+
+  /** A server leaves, and may not use the memory any more. The last one takes the IOMMU along. */
+  remove(connection: Connection): void {
+    this.#connections.delete(connection);
+    for (const { map } of this.#maps.values()) untell(connection, map);
+    if (this.#connections.size > 0) return;
+    this.#maps.clear();
+    this.#hasIommu = false;
+  }
+
+  mapDma(map: DmaMap): void {
+    const call = 'VFIO_IOMMU_MAP_DMA';
+    this.#requireIommu(call);
+    const { flags, vaddr, iova, size } = map;
+    const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
+    if ((flags & ~known) !== 0 || (flags & known) === 0)
+      throw userError(call, 'EINVAL', `flags 0x${flags.toString(16)}`);
+    if (size <= 0n || (size | iova | vaddr) % PAGE !== 0n || iova + size > U64_END)
+      throw userError(
+        call,
+        'EINVAL',
+        'address, IOVA and size must be multiples of the page size, and not wrap',
+      );
+    if (this.#overlapping(iova, size) !== undefined)
+      throw userError(call, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
+    const mapping = findMapping(vaddr, size);
+    if (mapping === undefined)
+      throw userError(call, 'EFAULT', `0x${vaddr.toString(16)} is not in one live Mapping`);
+    if (!mapping.isWritable && (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0)
+      throw userError(call, 'EFAULT', 'the memory is read-only');
+    const told: Connection[] = [];
+    const entry = { map, mapping };
+    try {
+      for (const connection of this.#connections) {
+        if (connection.isGone) continue;
+        this.#tell(connection, entry);
+        told.push(connection);
+      }
+    } catch (error) {
+      for (const connection of told) untell(connection, map);
+      throw error;
+    }
+    this.#maps.set(iova, entry);
+  }
+
+  #tell(connection: Connection, { map, mapping }: Known): void {
+    const { flags, iova, size, vaddr } = map;
+    const rights =
+      ((flags & VFIO_DMA_MAP_FLAG_READ) === 0 ? 0 : VFIO_USER_F_DMA_REGION_READ) |
+      ((flags & VFIO_DMA_MAP_FLAG_WRITE) === 0 ? 0 : VFIO_USER_F_DMA_REGION_WRITE);
+    const { file } = mapping;
+    // Memory of this process alone is reached by the server's requests.
+    const offset = file === undefined ? 0n : BigInt(file.offset) + (vaddr - mapping.hva);
+    const request = new Writer(MAP_BYTES).u32(MAP_BYTES).u32(rights).u64(offset).u64(iova).u64(size).bytes;
+    connection.ask(VFIO_USER_DMA_MAP, request, file === undefined ? [] : [file.fd.number]);
+  }
+
+  #overlapping(iova: bigint, size: bigint): Known | undefined {
+    for (const known of this.#maps.values())
+      if (known.map.iova < iova + size && iova < known.map.iova + known.map.size) return known;
+    return undefined;
+  }
+
+  unmapDma({ flags, iova, size }: DmaUnmap): bigint {
+    const call = 'VFIO_IOMMU_UNMAP_DMA';
+    this.#requireIommu(call);
+    const isAll = (flags & VFIO_DMA_UNMAP_FLAG_ALL) !== 0;
+    if ((flags & ~VFIO_DMA_UNMAP_FLAG_ALL) !== 0 || (isAll && (iova !== 0n || size !== 0n)))
+      throw userError(call, 'EINVAL', `flags 0x${flags.toString(16)}`);
+    if (!isAll && (size <= 0n || (size | iova) % PAGE !== 0n || iova + size > U64_END))
+      throw userError(call, 'EINVAL', 'not a range of pages');
+    const doomed = [...this.#maps.values()].filter(
+      ({ map }) => isAll || (map.iova < iova + size && iova < map.iova + map.size),
+    );
+    const cut = doomed.find(({ map }) => !isAll && (map.iova < iova || map.iova + map.size > iova + size));
+    if (cut !== undefined)
+      throw userError(call, 'EINVAL', `it would cut the map at 0x${cut.map.iova.toString(16)}`);
+    for (const { map } of doomed) {
+      this.#maps.delete(map.iova);
+      for (const connection of this.#connections) untell(connection, map);
+    }
+    return doomed.reduce((sum, { map }) => sum + map.size, 0n);
+  }
+
+  /** The server reads or writes memory by message. */
+  #serve(command: number, payload: Uint8Array): Uint8Array {
+    if (command !== VFIO_USER_DMA_READ && command !== VFIO_USER_DMA_WRITE)
+      throw invalid(command, 'no request of a server');
+    const reader = new Reader(command, payload);
+    const [at, count] = [reader.u64(), reader.size()];
+    if (count > DEFAULT_MAX_DATA_XFER_SIZE) throw invalid(command, `${count} bytes at once`);
+    const isWrite = command === VFIO_USER_DMA_WRITE;
+    const answer = new Writer(ACCESS_BYTES + (isWrite ? 0 : count)).u64(at).u64(count);
+    const data = isWrite ? reader.bytes(count) : new Uint8Array(count);
+    this.#copy(at, data, isWrite);
+    return isWrite ? answer.bytes : answer.data(data).bytes;
+  }
+
+  /** @throws SysError EFAULT for what is not mapped, EPERM against a map's direction */
+  #copy(at: bigint, data: Uint8Array, isWrite: boolean): void {
+    const call = isWrite ? 'VFIO_USER_DMA_WRITE' : 'VFIO_USER_DMA_READ';
+    for (let done = 0; done < data.length; ) {
+      const from = at + BigInt(done);
+      const known = this.#overlapping(from, 1n);
+      if (known === undefined) throw userError(call, 'EFAULT', `0x${from.toString(16)} is not mapped`);
+      const { map, mapping } = known;
+      const right = isWrite ? VFIO_DMA_MAP_FLAG_WRITE : VFIO_DMA_MAP_FLAG_READ;
+      if ((map.flags & right) === 0) throw userError(call, 'EPERM', 'against the direction of the map');
+      const length = Math.min(data.length - done, Number(map.iova + map.size - from));
+      const memory = mapping.view.slice(Number(map.vaddr - mapping.hva + (from - map.iova)), length);
+      if (isWrite) memory.set(data.subarray(done, done + length));
+      else data.set(memory, done);
+      done += length;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const connection of [...this.#connections]) this.remove(connection);
+  }
+}
+
+/** A server that is gone, or refuses, has lost the memory by its own doing. */
+function untell(connection: Connection, { iova, size }: DmaMap): void {
+  if (connection.isGone) return;
+  const request = new Writer(UNMAP_BYTES).u32(UNMAP_BYTES).u32(0).u64(iova).u64(size).bytes;
+  try {
+    connection.ask(VFIO_USER_DMA_UNMAP, request);
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+  }
+}

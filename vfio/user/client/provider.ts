@@ -1,0 +1,185 @@
+import { basename } from 'node:path';
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import type { EventThread } from '../../../sys/event-task.js';
+import { Scope } from '../../../sys/scope.js';
+import { workerUrl } from '../../../sys/worker-url.js';
+import {
+  type AssignableDevice,
+  type CdevFile,
+  type ContainerFile,
+  type DeviceFile,
+  type GroupFile,
+  type IommufdFile,
+  VFIO_GROUP_FLAGS_CONTAINER_SET,
+  VFIO_GROUP_FLAGS_VIABLE,
+  VFIO_PCI_CONFIG_REGION_INDEX,
+  type VfioProvider,
+} from '../../uapi.js';
+import { Connection } from './connection.js';
+import { UserContainerFile } from './container.js';
+import { UserDeviceFile } from './device.js';
+
+const PREFIX = 'vfio-user:';
+const DEFAULT_TIMEOUT_MS = 5000;
+const MOST_TIMEOUT_S = 3600;
+/** Options of an address, with what they mean. */
+const OPTIONS: Readonly<Record<string, string>> = {
+  timeout: 'seconds that the server may take for an answer: 5',
+  trust: 'on maps memory that the server could cut short, which would end this process',
+};
+
+const userError = (call: string, target: string, code: keyof typeof errno, hint?: string): SysError =>
+  new SysError({ call, target, errno: errno[code], hint });
+
+/** A server, as a group of one device. */
+interface Peer {
+  readonly connection: Connection;
+  readonly trustsServer: boolean;
+  isOpen: boolean;
+}
+
+/**
+ * Devices of other processes, by the vfio-user protocol: `vfio-user:/run/nic.sock`. Machine thread only.
+ * @param eventThread listens for what servers send unasked
+ */
+export function userProvider(eventThread: EventThread): VfioProvider {
+  const peers = new Map<number, Peer>();
+  let lastGroup = 0;
+  const absent = (call: string, hint: string) => userError(call, 'vfio-user', 'ENODEV', hint);
+  return {
+    name: 'vfio-user',
+    addresses: `${PREFIX}PATH of a server's socket`,
+    isOutOfProcess: true,
+    matches: (address) => address.startsWith(PREFIX),
+    resolve(address, options) {
+      const { timeoutMs, trustsServer } = parseOptions(address, options);
+      using scope = new Scope();
+      const path = address.slice(PREFIX.length);
+      const connection = scope.own(Connection.open(path, timeoutMs));
+      const description = describe(connection, trustsServer);
+      const task = scope.own(
+        eventThread.run(workerUrl('vfio/user/client/socket-task.js'), { fd: connection.fd }),
+      );
+      task.receive = () => connection.serveRequests();
+      const group = lastGroup++;
+      peers.set(group, { connection, trustsServer, isOpen: false });
+      scope.defer(() => peers.delete(group));
+      const owned = scope.move();
+      return {
+        name: path,
+        group,
+        description,
+        [Symbol.dispose]: () => owned[Symbol.dispose](),
+      } satisfies AssignableDevice;
+    },
+    openContainer: () => new UserContainerFile(),
+    openGroup(number) {
+      const peer = peers.get(number);
+      if (peer === undefined) throw absent('open', `there is no group ${number}`);
+      return new UserGroupFile(number, peer);
+    },
+    openIommufd: (): IommufdFile => {
+      throw absent('open', 'a device of another process has no iommufd: leave interface=iommufd out');
+    },
+    openCdev: (): CdevFile => {
+      throw absent('open', 'a device of another process has no cdev: leave interface=iommufd out');
+    },
+  };
+}
+
+function parseOptions(address: string, options: Readonly<Record<string, string>>) {
+  const wrong = (hint: string) => userError('resolve', address, 'EINVAL', hint);
+  const unknown = Object.keys(options).filter((name) => !Object.hasOwn(OPTIONS, name));
+  if (unknown.length > 0) {
+    const known = Object.entries(OPTIONS).map(([name, meaning]) => `\n    ${name}: ${meaning}`);
+    throw wrong(`there is no option ${unknown.join(', ')}; there are:${known.join('')}`);
+  }
+  const { timeout, trust = 'off' } = options;
+  const seconds = timeout === undefined ? DEFAULT_TIMEOUT_MS / 1000 : Number(timeout);
+  if (!(seconds > 0 && seconds <= MOST_TIMEOUT_S)) throw wrong(`timeout=${timeout} is no number of seconds`);
+  if (trust !== 'on' && trust !== 'off') throw wrong(`trust=${trust} is neither on nor off`);
+  return { timeoutMs: Math.ceil(seconds * 1000), trustsServer: trust === 'on' };
+}
+
+/** By the first words of its configuration space. */
+function describe(connection: Connection, trustsServer: boolean): string {
+  using device = new UserDeviceFile(connection, trustsServer);
+  const { offset, size } = device.getRegionInfo(VFIO_PCI_CONFIG_REGION_INDEX);
+  const ids = new Uint8Array(4);
+  if (size >= ids.length) device.read(offset, ids);
+  const hex = (at: number) =>
+    (((ids[at + 1] as number) << 8) | (ids[at] as number)).toString(16).padStart(4, '0');
+  return `PCI device ${hex(0)}:${hex(2)} of the vfio-user server at ${basename(connection.path)}`;
+}
+
+class UserGroupFile implements GroupFile {
+  readonly target: string;
+  readonly #peer: Peer;
+  #container: UserContainerFile | undefined;
+  #devices = 0;
+  #isClosed = false;
+
+  constructor(number: number, peer: Peer) {
+    this.target = `group ${number} (vfio-user)`;
+    if (peer.isOpen) throw userError('open', this.target, 'EBUSY', 'a group has one user at a time');
+    this.#peer = peer;
+    peer.isOpen = true;
+  }
+
+  getStatus(): number {
+    return VFIO_GROUP_FLAGS_VIABLE | (this.#container === undefined ? 0 : VFIO_GROUP_FLAGS_CONTAINER_SET);
+  }
+
+  setContainer(container: ContainerFile): void {
+    const call = 'VFIO_GROUP_SET_CONTAINER';
+    if (this.#container !== undefined) throw userError(call, this.target, 'EINVAL', 'it has a container');
+    if (!(container instanceof UserContainerFile))
+      throw userError(call, this.target, 'EINVAL', `${container.target} is not one of vfio-user`);
+    container.add(this.#peer.connection);
+    this.#container = container;
+  }
+
+  unsetContainer(): void {
+    const call = 'VFIO_GROUP_UNSET_CONTAINER';
+    if (this.#container === undefined) throw userError(call, this.target, 'EINVAL', 'it has no container');
+    if (this.#devices > 0) throw userError(call, this.target, 'EBUSY', 'its device is open');
+    this.#container.remove(this.#peer.connection);
+    this.#container = undefined;
+  }
+
+  getDeviceFd(name: string): DeviceFile {
+    const call = 'VFIO_GROUP_GET_DEVICE_FD';
+    const { connection, trustsServer } = this.#peer;
+    if (this.#container === undefined)
+      throw userError(call, this.target, 'EINVAL', 'put it into a container first');
+    this.#container.getIommuInfo();
+    if (name !== connection.path)
+      throw userError(call, this.target, 'ENODEV', `it has ${connection.path} only`);
+    const device = new UserDeviceFile(connection, trustsServer);
+    this.#devices++;
+    const close = device[Symbol.dispose].bind(device);
+    let isOpen = true;
+    device[Symbol.dispose] = () => {
+      close();
+      if (!isOpen) return;
+      isOpen = false;
+      this.#devices--;
+      if (this.#isClosed) this.#release();
+    };
+    return device;
+  }
+
+  /** An open device keeps its group, and the container. */
+  #release(): void {
+    if (this.#devices > 0) return;
+    if (this.#container !== undefined) this.unsetContainer();
+    this.#peer.isOpen = false;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#release();
+  }
+}

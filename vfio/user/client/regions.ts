@@ -1,0 +1,191 @@
+/** A peer's regions: what it tells of them, and the descriptors by which they are mapped. */
+import { fstatSync } from 'node:fs';
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import { duplicateFd, type Fd } from '../../../sys/fd.js';
+import { isSealed, Mapping } from '../../../sys/mapping.js';
+import { trace } from '../../../sys/trace.js';
+import {
+  type RegionArea,
+  type RegionInfo,
+  type RegionIoEventFd,
+  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+  VFIO_REGION_INFO_FLAG_MMAP,
+} from '../../uapi.js';
+import { decodeIoFds, decodeRegionInfo, ioFdsRequest, regionInfoRequest } from '../message.js';
+import {
+  VFIO_USER_DEVICE_GET_REGION_INFO,
+  VFIO_USER_DEVICE_GET_REGION_IO_FDS,
+  VFIO_USER_IO_FD_TYPE_IOEVENTFD,
+} from '../protocol.js';
+import type { Connection } from './connection.js';
+
+/** Regions lie in the device file as vfio-pci puts them. */
+const STRIDE = 2 ** 40;
+const SHORT_ARGSZ = 32;
+const SHORT_IO_ARGSZ = 16;
+const MOST_ARGSZ = 64 * 1024;
+const PAGE = 4096;
+
+interface Known {
+  readonly info: RegionInfo;
+  /** The file behind what can be mapped, and where the region starts in it. */
+  readonly file: { readonly fd: Fd; readonly offset: number } | undefined;
+}
+
+export class UserRegions implements Disposable {
+  readonly #connection: Connection;
+  readonly #count: number;
+  readonly #trustsServer: boolean;
+  readonly #known: Known[] = [];
+  readonly #ioFds: (readonly (RegionIoEventFd & { readonly owned: Fd })[])[] = [];
+
+  constructor(connection: Connection, count: number, trustsServer: boolean) {
+    this.#connection = connection;
+    this.#count = count;
+    this.#trustsServer = trustsServer;
+  }
+
+  #error(call: string, hint: string): SysError {
+    return new SysError({ call, target: this.#connection.path, errno: errno.EINVAL, hint });
+  }
+
+  info(index: number): RegionInfo {
+    return this.#region(index).info;
+  }
+
+  #region(index: number): Known {
+    if (!Number.isInteger(index) || index < 0 || index >= this.#count)
+      throw this.#error('VFIO_DEVICE_GET_REGION_INFO', `there is no region ${index}`);
+    this.#known[index] ??= this.#ask(index);
+    return this.#known[index];
+  }
+
+  /** First with the least room, then with what the peer says it needs. */
+  #ask(index: number): Known {
+    const command = VFIO_USER_DEVICE_GET_REGION_INFO;
+    let fds: Fd[] = [];
+    const ask = (argsz: number) => {
+      const answer = this.#connection.ask(command, regionInfoRequest(argsz, index));
+      for (const fd of fds) fd[Symbol.dispose]();
+      fds = answer.fds;
+      return decodeRegionInfo(command, answer.payload);
+    };
+    try {
+      let told = ask(SHORT_ARGSZ);
+      if (told.argsz > SHORT_ARGSZ) told = ask(Math.min(told.argsz, MOST_ARGSZ));
+      const { flags, size, capabilities, fdOffset } = told;
+      const offset = index * STRIDE;
+      const [fd] = fds;
+      const problem = fd === undefined ? 'it comes without a descriptor' : this.#problemOf(fd, told);
+      if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || fd === undefined || problem !== undefined) {
+        if ((flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0 && problem !== undefined) this.#note(index, problem);
+        const others = capabilities.filter(({ id }) => id !== VFIO_REGION_INFO_CAP_SPARSE_MMAP);
+        const trapped = flags & ~VFIO_REGION_INFO_FLAG_MMAP;
+        return { info: { index, flags: trapped, size, offset, capabilities: others }, file: undefined };
+      }
+      fds = fds.slice(1);
+      return { info: { index, flags, size, offset, capabilities }, file: { fd, offset: fdOffset } };
+    } finally {
+      for (const fd of fds) fd[Symbol.dispose]();
+    }
+  }
+
+  /** Why a region is not mapped: a file that is too short, or could become so, would end this process when it is touched. */
+  #problemOf(
+    fd: Fd,
+    { size, fdOffset, capabilities }: ReturnType<typeof decodeRegionInfo>,
+  ): string | undefined {
+    const areas = areasOf(capabilities) ?? [{ offset: 0, size }];
+    if (areas.some(({ offset, size: bytes }) => (offset | bytes | fdOffset) % PAGE !== 0))
+      return 'its areas are not of whole pages';
+    const stat = fstatSync(fd.number);
+    const end = Math.max(0, ...areas.map(({ offset, size: bytes }) => offset + bytes));
+    if (stat.isFile() && stat.size < fdOffset + end)
+      return `its file has ${stat.size} bytes, fewer than it shall have`;
+    return isSealed(fd) || this.#trustsServer
+      ? undefined
+      : 'the server could cut its memory short (no F_SEAL_SHRINK); option trust=on maps it all the same';
+  }
+
+  #note(index: number, problem: string): void {
+    if (!trace.vfio.hasSubscribers) return;
+    const text = `region ${index} of ${this.#connection.path} is not mapped: ${problem}`;
+    trace.vfio.publish({ what: 'vfio-user', text });
+  }
+
+  /** The region that an offset of the device file is in, and where. @throws SysError EINVAL */
+  place(call: string, offset: number): { readonly info: RegionInfo; readonly at: number } {
+    const info = this.info(Math.floor(offset / STRIDE));
+    const at = offset - info.offset;
+    if (at < info.size) return { info, at };
+    throw this.#error(
+      call,
+      `offset 0x${at.toString(16)} of region ${info.index}, which has ${info.size} bytes`,
+    );
+  }
+
+  /** Whether any region is mapped: then writes by message must not be overtaken by those to memory. */
+  get isAnyMapped(): boolean {
+    return this.#known.some(({ file }) => file !== undefined);
+  }
+
+  mmap(offset: number, bytes: number): Mapping {
+    const { info, at } = this.place('mmap', offset);
+    const { file } = this.#region(info.index);
+    const areas = areasOf(info.capabilities) ?? [{ offset: 0, size: info.size }];
+    const isInside = areas.some((area) => at >= area.offset && at + bytes <= area.offset + area.size);
+    if (file === undefined || bytes <= 0 || bytes % PAGE !== 0 || at % PAGE !== 0 || !isInside)
+      throw this.#error('mmap', `bytes 0x${at.toString(16)} and on of region ${info.index} cannot be mapped`);
+    return Mapping.file(file.fd, bytes, {
+      offset: file.offset + at,
+      target: `${this.#connection.path} region ${info.index}`,
+    });
+  }
+
+  /** Sub-regions whose writes only signal a descriptor; a peer without the command has none. */
+  ioFds(index: number): readonly RegionIoEventFd[] {
+    this.#region(index);
+    this.#ioFds[index] ??= this.#askIoFds(index);
+    return this.#ioFds[index];
+  }
+
+  #askIoFds(index: number): readonly (RegionIoEventFd & { readonly owned: Fd })[] {
+    const command = VFIO_USER_DEVICE_GET_REGION_IO_FDS;
+    let fds: Fd[] = [];
+    try {
+      const short = this.#connection.ask(command, ioFdsRequest(SHORT_IO_ARGSZ, index));
+      for (const fd of short.fds) fd[Symbol.dispose]();
+      const { argsz, count } = decodeIoFds(command, short.payload);
+      if (count === 0) return [];
+      const answer = this.#connection.ask(command, ioFdsRequest(Math.min(argsz, MOST_ARGSZ), index));
+      ({ fds } = answer);
+      return decodeIoFds(command, answer.payload).ioFds.flatMap((ioFd) => {
+        const fd = fds[ioFd.fdIndex];
+        // Others need a program that reads them; the guest's writes go by message then.
+        if (ioFd.type !== VFIO_USER_IO_FD_TYPE_IOEVENTFD || fd === undefined) return [];
+        const owned = duplicateFd(fd.number, `doorbell of ${this.#connection.path}`);
+        const { offset, size, datamatch } = ioFd;
+        return [{ offset, size, fd: owned.number, owned, ...(datamatch === undefined ? {} : { datamatch }) }];
+      });
+    } catch (error) {
+      if (error instanceof SysError && !this.#connection.isGone) return [];
+      throw error;
+    } finally {
+      for (const fd of fds) fd[Symbol.dispose]();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const known of this.#known) known?.file?.fd[Symbol.dispose]();
+    for (const doorbells of this.#ioFds) for (const { owned } of doorbells ?? []) owned[Symbol.dispose]();
+    this.#known.length = 0;
+    this.#ioFds.length = 0;
+  }
+}
+
+function areasOf(capabilities: RegionInfo['capabilities']): readonly RegionArea[] | undefined {
+  for (const capability of capabilities)
+    if (capability.id === VFIO_REGION_INFO_CAP_SPARSE_MMAP) return capability.areas;
+  return undefined;
+}

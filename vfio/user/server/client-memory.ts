@@ -1,0 +1,130 @@
+/** A client's memory as its device sees it: mapped where the client shares it, asked for by message where not. */
+import { fstatSync } from 'node:fs';
+import { type Hva, hva, type Iova, iova } from '../../../sys/address.js';
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import type { Fd } from '../../../sys/fd.js';
+import { isSealed, Mapping } from '../../../sys/mapping.js';
+import { Scope } from '../../../sys/scope.js';
+import { trace } from '../../../sys/trace.js';
+import {
+  type ContainerFile,
+  type RemoteMemory,
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+} from '../../uapi.js';
+import { invalid, Reader, Writer } from '../message.js';
+import {
+  DEFAULT_MAX_DMA_MAPS,
+  VFIO_USER_DMA_MAP,
+  VFIO_USER_DMA_UNMAP,
+  VFIO_USER_F_DMA_REGION_READ,
+  VFIO_USER_F_DMA_REGION_WRITE,
+  VFIO_USER_F_DMA_UNMAP_ALL,
+} from '../protocol.js';
+
+const MAP_BYTES = 32;
+const UNMAP_BYTES = 24;
+
+interface ClientMap {
+  readonly size: bigint;
+  readonly mapping: Mapping | undefined;
+}
+
+export interface ClientMemoryOptions {
+  readonly container: ContainerFile;
+  /** How memory that the client does not share is reached. */
+  readonly remote: RemoteMemory;
+  /** Maps memory that the client could cut short later, which would kill this process when it is touched. */
+  readonly trustsClient: boolean;
+}
+
+export class ClientMemory implements Disposable {
+  readonly #options: ClientMemoryOptions;
+  readonly #maps = new Map<Iova, ClientMap>();
+
+  constructor(options: ClientMemoryOptions) {
+    this.#options = options;
+  }
+
+  /** VFIO_USER_DMA_MAP. @throws SysError EINVAL, ENOSPC, EEXIST as MAP_DMA */
+  map(payload: Uint8Array, fds: Fd[]): void {
+    const reader = new Reader(VFIO_USER_DMA_MAP, payload);
+    reader.argsz(MAP_BYTES);
+    const [flags, offset, at, size] = [reader.u32(), reader.size(), iova(reader.u64()), reader.u64()];
+    const known = VFIO_USER_F_DMA_REGION_READ | VFIO_USER_F_DMA_REGION_WRITE;
+    if ((flags & ~known) !== 0) throw invalid(VFIO_USER_DMA_MAP, `flags 0x${flags.toString(16)}`);
+    if (fds.length > 1) throw invalid(VFIO_USER_DMA_MAP, `${fds.length} descriptors for one map`);
+    if (this.#maps.size >= DEFAULT_MAX_DMA_MAPS) {
+      const hint = `${DEFAULT_MAX_DMA_MAPS} maps are the limit`;
+      throw new SysError({ call: 'VFIO_USER_DMA_MAP', target: 'client', errno: errno.ENOSPC, hint });
+    }
+    const isWritable = (flags & VFIO_USER_F_DMA_REGION_WRITE) !== 0;
+    const isReadable = (flags & VFIO_USER_F_DMA_REGION_READ) !== 0;
+    using scope = new Scope();
+    const [fd] = fds;
+    const mapping = fd === undefined ? undefined : this.#shared(fd, offset, size, isWritable);
+    if (mapping !== undefined) scope.own(mapping);
+    this.#options.container.mapDma({
+      flags: (isReadable ? VFIO_DMA_MAP_FLAG_READ : 0) | (isWritable ? VFIO_DMA_MAP_FLAG_WRITE : 0),
+      iova: at,
+      size,
+      ...(mapping === undefined
+        ? { vaddr: hva(0n) as Hva, remote: this.#options.remote }
+        : { vaddr: mapping.hva }),
+    });
+    scope.move();
+    this.#maps.set(at, { size, mapping });
+  }
+
+  /** Undefined for memory that the client could take away under the device: it is reached by message then. */
+  #shared(fd: Fd, offset: number, size: bigint, isWritable: boolean): Mapping | undefined {
+    const stat = fstatSync(fd.number);
+    if (!stat.isFile()) throw invalid(VFIO_USER_DMA_MAP, 'its descriptor is not one of memory');
+    if (BigInt(offset) + size > BigInt(stat.size))
+      throw invalid(VFIO_USER_DMA_MAP, `the file has ${stat.size} bytes, fewer than are mapped`);
+    if (isSealed(fd) || this.#options.trustsClient)
+      return Mapping.file(fd, Number(size), { offset, isWritable, target: 'client memory' });
+    const text =
+      'the client shares memory that it could cut short (no F_SEAL_SHRINK), so it is reached by messages only; give ' +
+      'it a memory-backend-memfd, or trust the client (--trust-client)';
+    if (trace.vfio.hasSubscribers) trace.vfio.publish({ what: 'vfio-user', text });
+    return undefined;
+  }
+
+  /** VFIO_USER_DMA_UNMAP, with its answer. @throws SysError ENOENT for what is not exactly one map */
+  unmap(payload: Uint8Array): Uint8Array {
+    const reader = new Reader(VFIO_USER_DMA_UNMAP, payload);
+    const argsz = reader.argsz(UNMAP_BYTES);
+    const [flags, at, size] = [reader.u32(), iova(reader.u64()), reader.u64()];
+    if ((flags & ~VFIO_USER_F_DMA_UNMAP_ALL) !== 0)
+      throw invalid(VFIO_USER_DMA_UNMAP, `flags 0x${flags.toString(16)}`);
+    if ((flags & VFIO_USER_F_DMA_UNMAP_ALL) !== 0) {
+      if (at !== 0n || size !== 0n) throw invalid(VFIO_USER_DMA_UNMAP, 'all of it, and a range');
+      this.#unmapAll();
+    } else {
+      const known = this.#maps.get(at);
+      if (known?.size !== size) {
+        const hint = `0x${at.toString(16)}, 0x${size.toString(16)} bytes are not one map`;
+        throw new SysError({ call: 'VFIO_USER_DMA_UNMAP', target: 'client', errno: errno.ENOENT, hint });
+      }
+      this.#drop(at, known);
+    }
+    return new Writer(UNMAP_BYTES).u32(argsz).u32(flags).u64(at).u64(size).bytes;
+  }
+
+  /** After the container's unmap no thread of the device uses the memory. */
+  #drop(at: Iova, { size, mapping }: ClientMap): void {
+    this.#maps.delete(at);
+    this.#options.container.unmapDma({ flags: 0, iova: at, size });
+    mapping?.[Symbol.dispose]();
+  }
+
+  #unmapAll(): void {
+    for (const [at, map] of [...this.#maps]) this.#drop(at, map);
+  }
+
+  [Symbol.dispose](): void {
+    this.#unmapAll();
+  }
+}

@@ -1,0 +1,44 @@
+/** VFIO_USER_DEVICE_SET_IRQS as VFIO_DEVICE_SET_IRQS. */
+import type { Fd } from '../../../sys/fd.js';
+import * as libc from '../../../sys/libc.js';
+import {
+  type DeviceFile,
+  type IrqSet,
+  VFIO_IRQ_SET_DATA_BOOL,
+  VFIO_IRQ_SET_DATA_EVENTFD,
+} from '../../uapi.js';
+import { invalid, Reader } from '../message.js';
+import { VFIO_USER_DEVICE_SET_IRQS } from '../protocol.js';
+
+const SET_IRQS_BYTES = 20;
+/** MSI-X has no more vectors. */
+const MOST_VECTORS = 2048;
+const F_SETFL = 4;
+const F_GETFL = 3;
+const O_NONBLOCK = 0o4000;
+
+/**
+ * Descriptors come beside the message: one for each interrupt, or none, which lets go of the whole range. They belong to the
+ * message: the device duplicates what it keeps.
+ * @throws SysError as SET_IRQS
+ */
+export function setIrqs(device: DeviceFile, payload: Uint8Array, fds: readonly Fd[]): void {
+  const reader = new Reader(VFIO_USER_DEVICE_SET_IRQS, payload);
+  reader.argsz(SET_IRQS_BYTES);
+  const [flags, index, start, count] = [reader.u32(), reader.u32(), reader.u32(), reader.u32()];
+  if (count > MOST_VECTORS) throw invalid(VFIO_USER_DEVICE_SET_IRQS, `${count} interrupts at once`);
+  const set = { index, flags, start, count };
+  device.setIrqs({ ...set, ...dataOf(set, reader, fds) });
+}
+
+function dataOf({ flags, count }: IrqSet, reader: Reader, fds: readonly Fd[]): Pick<IrqSet, 'data'> {
+  if ((flags & VFIO_IRQ_SET_DATA_BOOL) !== 0)
+    return { data: [...reader.bytes(count)].map((byte) => (byte === 0 ? 0 : 1)) };
+  if ((flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0) return {};
+  if (fds.length === 0) return { data: new Array<number>(count).fill(-1) };
+  if (fds.length !== count)
+    throw invalid(VFIO_USER_DEVICE_SET_IRQS, `${fds.length} descriptors for ${count} interrupts`);
+  // A client whose counter is full could otherwise stop whoever raises the interrupt.
+  for (const { number } of fds) libc.fcntl(number, F_SETFL, libc.fcntl(number, F_GETFL, 0) | O_NONBLOCK);
+  return { data: fds.map(({ number }) => number) };
+}

@@ -1,0 +1,91 @@
+/** A device's regions as vfio-user tells them: with descriptors of the parts that a client can map. */
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import type { Mapping } from '../../../sys/mapping.js';
+import { Scope } from '../../../sys/scope.js';
+import {
+  type DeviceFile,
+  type RegionArea,
+  type RegionInfo,
+  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+  VFIO_REGION_INFO_FLAG_CAPS,
+  VFIO_REGION_INFO_FLAG_MMAP,
+} from '../../uapi.js';
+import type { UserRegionInfo } from '../message.js';
+
+/** A region, and the descriptor by which a client maps it. */
+export interface ServedRegion {
+  readonly info: UserRegionInfo;
+  /** Where the region starts in the device file. */
+  readonly offset: number;
+  readonly fd: number | undefined;
+}
+
+export class ServedRegions implements Disposable {
+  readonly #device: DeviceFile;
+  readonly #scope = new Scope();
+  readonly #known: ServedRegion[] = [];
+  #infos: RegionInfo[] | undefined;
+
+  constructor(device: DeviceFile) {
+    this.#device = device;
+  }
+
+  /** @throws SysError EINVAL for an index that is not there */
+  region(index: number): ServedRegion {
+    this.#known[index] ??= this.#open(index);
+    return this.#known[index];
+  }
+
+  /** Where bytes of a region are in the device file. @throws SysError EINVAL outside of it */
+  place(index: number, offset: number, count: number): number {
+    this.#infos ??= Array.from({ length: this.#device.getInfo().numRegions }, (_, i) =>
+      this.#device.getRegionInfo(i),
+    );
+    const info = this.#infos[index];
+    if (info !== undefined && offset + count <= info.size) return info.offset + offset;
+    const hint = `bytes ${offset} to ${offset + count} of region ${index}, which has ${info?.size ?? 0}`;
+    throw new SysError({ call: 'region access', target: this.#device.target, errno: errno.EINVAL, hint });
+  }
+
+  #open(index: number): ServedRegion {
+    const info = this.#device.getRegionInfo(index);
+    const { size, flags, capabilities, offset } = info;
+    const plain = { index, size, flags: flags & ~VFIO_REGION_INFO_FLAG_CAPS, capabilities, fdOffset: 0 };
+    if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return { info: plain, offset, fd: undefined };
+    const file = this.#fileOf(info);
+    if (file !== undefined) return { info: { ...plain, fdOffset: file.offset }, offset, fd: file.fd };
+    // Nothing that could be passed on: the client accesses it by messages.
+    const trapped = plain.flags & ~VFIO_REGION_INFO_FLAG_MMAP;
+    const others = capabilities.filter(({ id }) => id !== VFIO_REGION_INFO_CAP_SPARSE_MMAP);
+    return { info: { ...plain, flags: trapped, capabilities: others }, offset, fd: undefined };
+  }
+
+  /** The one file behind all areas of a region, and where in it the region would start. */
+  #fileOf(info: RegionInfo): { readonly fd: number; readonly offset: number } | undefined {
+    const files = areasOf(info).map((area) => ({ area, mapping: this.#map(info, area) }));
+    const [first] = files;
+    const file = first?.mapping.file;
+    if (first === undefined || file === undefined) return undefined;
+    const start = file.offset - first.area.offset;
+    const isOne = files.every(
+      ({ area, mapping }) =>
+        mapping.file?.fd.number === file.fd.number && mapping.file.offset - area.offset === start,
+    );
+    return isOne && start >= 0 ? { fd: file.fd.number, offset: start } : undefined;
+  }
+
+  #map(info: RegionInfo, area: RegionArea): Mapping {
+    return this.#scope.own(this.#device.mmap(info.offset + area.offset, area.size));
+  }
+
+  [Symbol.dispose](): void {
+    this.#scope[Symbol.dispose]();
+  }
+}
+
+function areasOf({ capabilities, size }: RegionInfo): readonly RegionArea[] {
+  for (const capability of capabilities)
+    if (capability.id === VFIO_REGION_INFO_CAP_SPARSE_MMAP) return capability.areas;
+  return [{ offset: 0, size }];
+}

@@ -1,0 +1,122 @@
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import * as libc from '../../../sys/libc.js';
+import { Scope } from '../../../sys/scope.js';
+import { UnixListener } from '../../../sys/unix-socket.js';
+import {
+  type AssignableDevice,
+  VFIO_GROUP_FLAGS_VIABLE,
+  VFIO_TYPE1v2_IOMMU,
+  type VfioProvider,
+} from '../../uapi.js';
+import { Channel } from '../channel.js';
+import { type ServedDevice, Session } from './session.js';
+
+/** How a device is served. */
+export interface VfioUserServerOptions {
+  /** Where clients connect. */
+  readonly path: string;
+  /** Opens the device for a client that has come. @throws SysError: the client is sent away */
+  readonly open: () => ServedDevice;
+  /**
+   * Maps memory that the client could cut short behind our back, which would end this process (SIGBUS). Without it such
+   * memory is reached by messages. False if not given.
+   */
+  readonly trustsClient?: boolean;
+  /** Hears of clients, in words. */
+  readonly tell?: (text: string) => void;
+}
+
+/** How long a step waits; whoever wants the thread meanwhile interrupts it by a signal, which at worst costs this time. */
+const WAIT_MS = 100;
+/** A client that does not answer in this time is given up. */
+const REPLY_MS = 5000;
+const POLLIN = 1;
+
+/**
+ * Offers a device of any provider on a unix socket, to one client at a time: QEMU's `vfio-user-pci`, another tsvisor. When a
+ * client has gone, by whatever way, the device is closed, and the next client finds it as after a reset.
+ * It works in the thread that calls {@link step}, which is the machine thread of the device.
+ */
+export class VfioUserServer implements Disposable {
+  readonly #options: VfioUserServerOptions;
+  readonly #listener: UnixListener;
+  readonly #poll = new Uint8Array(8);
+  #session: Session | undefined;
+
+  /** @throws SysError EADDRINUSE, EACCES, ENOENT for the path */
+  constructor(options: VfioUserServerOptions) {
+    this.#options = options;
+    this.#listener = UnixListener.listen(options.path);
+    new DataView(this.#poll.buffer).setInt32(0, this.#listener.fd.number, true);
+    new DataView(this.#poll.buffer).setInt16(4, POLLIN, true);
+  }
+
+  get hasClient(): boolean {
+    return this.#session !== undefined;
+  }
+
+  /** Does the next thing there is to do: a client's message, or a new client. Returns after a while if there is nothing. */
+  step(): void {
+    if (this.#session === undefined) this.#accept();
+    else this.#serve(this.#session);
+  }
+
+  #tell(text: string): void {
+    this.#options.tell?.(text);
+  }
+
+  #accept(): void {
+    if (libc.poll(this.#poll, 1, WAIT_MS) <= 0) return;
+    const fd = this.#listener.accept();
+    if (fd === undefined) return;
+    using scope = new Scope();
+    const channel = scope.own(new Channel(fd));
+    try {
+      const served = scope.own(this.#options.open());
+      const { trustsClient = false } = this.#options;
+      this.#session = new Session(channel, served, { trustsClient, waitMs: WAIT_MS, replyMs: REPLY_MS });
+      scope.move();
+      this.#tell('a client has come');
+    } catch (error) {
+      this.#tell(`a client was sent away: ${(error as Error).message}`);
+    }
+  }
+
+  #serve(session: Session): void {
+    try {
+      session.step();
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+      this.#session = undefined;
+      session[Symbol.dispose]();
+      const how = error.code === 'ECONNRESET' ? 'has gone' : `was sent away: ${error.message}`;
+      this.#tell(`the client ${how}, after ${session.commands} commands`);
+    }
+  }
+
+  /** Sends the client away, and takes the socket's file away. */
+  [Symbol.dispose](): void {
+    this.#session?.[Symbol.dispose]();
+    this.#session = undefined;
+    this.#listener[Symbol.dispose]();
+  }
+}
+
+/**
+ * Opens a device by its group, in a container of its own.
+ * @throws SysError EPERM for a group that is not viable, and of each step
+ */
+export function openForClient(provider: VfioProvider, device: AssignableDevice): ServedDevice {
+  using scope = new Scope();
+  const container = scope.own(provider.openContainer());
+  const group = scope.own(provider.openGroup(device.group));
+  if ((group.getStatus() & VFIO_GROUP_FLAGS_VIABLE) === 0)
+    throw new SysError({ call: 'VFIO_GROUP_GET_STATUS', target: group.target, errno: errno.EPERM });
+  group.setContainer(container);
+  scope.defer(() => group.unsetContainer());
+  container.setIommu(VFIO_TYPE1v2_IOMMU);
+  const file = scope.own(group.getDeviceFd(device.name));
+  const owned = scope.move();
+  return { container, device: file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+}

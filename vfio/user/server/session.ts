@@ -1,0 +1,323 @@
+/** One client of a served device, from its first message to its last. */
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import { disposable, Scope } from '../../../sys/scope.js';
+import { trace } from '../../../sys/trace.js';
+import { unixSocketPair } from '../../../sys/unix-socket.js';
+import type { ContainerFile, DeviceFile } from '../../uapi.js';
+import { Channel, type Message } from '../channel.js';
+import {
+  decodeInfoRequest,
+  decodeIoFdsRequest,
+  decodeIrqInfoRequest,
+  decodeRegionInfoRequest,
+  encodeDeviceInfo,
+  encodeError,
+  encodeIoFds,
+  encodeIrqInfo,
+  encodeMessage,
+  encodeRegionInfo,
+  encodeReply,
+  invalid,
+  ioFdsBytes,
+  Reader,
+  regionInfoBytes,
+  Writer,
+} from '../message.js';
+import {
+  commandName,
+  DEFAULT_MAX_DATA_XFER_SIZE,
+  DEFAULT_MAX_DMA_MAPS,
+  DEFAULT_PGSIZES,
+  FLAG_NO_REPLY,
+  HEADER_BYTES,
+  MAJOR,
+  MAX_MSG_FDS,
+  MINOR,
+  TYPE_COMMAND,
+  TYPE_MASK,
+  TYPE_REPLY,
+  VFIO_USER_DEVICE_FEATURE,
+  VFIO_USER_DEVICE_GET_INFO,
+  VFIO_USER_DEVICE_GET_IRQ_INFO,
+  VFIO_USER_DEVICE_GET_REGION_INFO,
+  VFIO_USER_DEVICE_GET_REGION_IO_FDS,
+  VFIO_USER_DEVICE_RESET,
+  VFIO_USER_DEVICE_SET_IRQS,
+  VFIO_USER_DMA_MAP,
+  VFIO_USER_DMA_UNMAP,
+  VFIO_USER_IO_FD_TYPE_IOEVENTFD,
+  VFIO_USER_MIG_DATA_READ,
+  VFIO_USER_MIG_DATA_WRITE,
+  VFIO_USER_REGION_READ,
+  VFIO_USER_REGION_WRITE,
+  VFIO_USER_REGION_WRITE_MULTI,
+  VFIO_USER_VERSION,
+} from '../protocol.js';
+import { decodeVersion, encodeVersion } from '../version.js';
+import { ClientMemory } from './client-memory.js';
+import { ServedFeatures } from './feature.js';
+import { setIrqs } from './irqs.js';
+import { ServedRegions } from './regions.js';
+import { MessageMemory } from './remote-memory.js';
+
+/** A device that is open for one client, in an address space of its own. Disposing closes both. */
+export interface ServedDevice extends Disposable {
+  readonly container: ContainerFile;
+  readonly device: DeviceFile;
+}
+
+export interface SessionOptions {
+  /** Maps memory that the client could cut short: that would end this process with SIGBUS. */
+  readonly trustsClient: boolean;
+  /** How long {@link Session.step} waits for a message. */
+  readonly waitMs: number;
+  /** How long the client may take for an answer, or to read one. */
+  readonly replyMs: number;
+}
+
+const DEVICE_INFO_BYTES = 16;
+const ACCESS_BYTES = 16;
+const MULTI_ENTRY_DATA = 8;
+/** QEMU coalesces about 200. */
+const MOST_MULTI = 4096;
+/** Commands that may wait while the device asks for memory. */
+const MOST_DEFERRED = 1024;
+
+/** A command that came while an answer was awaited, with a payload of its own. */
+type Deferred = Omit<Message, 'fds'> & { readonly fds: Message['fds'] };
+
+export class Session implements Disposable {
+  readonly #channel: Channel;
+  readonly #options: SessionOptions;
+  readonly #device: DeviceFile;
+  readonly #container: ContainerFile;
+  readonly #regions: ServedRegions;
+  readonly #features: ServedFeatures;
+  readonly #scope: Scope;
+  readonly #deferred: Deferred[] = [];
+  #memory: ClientMemory | undefined;
+  /** Commands of this client so far. */
+  commands = 0;
+
+  constructor(channel: Channel, served: ServedDevice, options: SessionOptions) {
+    this.#channel = channel;
+    this.#options = options;
+    channel.setTimeouts(options.waitMs, options.replyMs);
+    // Closed last made, first closed: the memory before the device, the device before the connection.
+    this.#scope = new Scope();
+    this.#scope.own(channel);
+    this.#scope.own(served);
+    this.#device = served.device;
+    this.#container = served.container;
+    this.#regions = this.#scope.own(new ServedRegions(served.device));
+    this.#features = this.#scope.own(new ServedFeatures(served.device));
+  }
+
+  /**
+   * Waits for a message, and answers it.
+   * @param isBlocking false: only if it is there
+   * @returns false if none came in time
+   * @throws SysError ECONNRESET if the client is gone, EPROTO, ETIMEDOUT if it has to go: dispose the session
+   */
+  step(isBlocking = true): boolean {
+    const deferred = this.#deferred.shift();
+    const message = deferred ?? this.#channel.receive(isBlocking);
+    if (message === undefined) return false;
+    try {
+      this.#handle(message);
+    } finally {
+      for (const fd of deferred?.fds ?? []) fd[Symbol.dispose]();
+    }
+    return true;
+  }
+
+  #handle(message: Message): void {
+    const { id, command, flags } = message;
+    if ((flags & TYPE_MASK) !== TYPE_COMMAND) {
+      // Behind an answer to nothing there may be no further message where one is expected.
+      const hint = `an answer (${commandName(command)}) that nobody waits for`;
+      throw new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
+    }
+    this.commands++;
+    const wantsReply = (flags & FLAG_NO_REPLY) === 0;
+    try {
+      const reply = this.#run(message);
+      if (wantsReply && reply !== undefined) this.#channel.send(reply.bytes, reply.fds);
+    } catch (error) {
+      if (isFatal(error)) throw error;
+      const code = error instanceof SysError ? error.errno : errno.EIO;
+      this.#tell(`${commandName(command)} is refused: ${(error as Error).message}`);
+      if (wantsReply) this.#channel.send(encodeError(id, command, code));
+    }
+  }
+
+  #tell(text: string): void {
+    if (trace.vfioUser.hasSubscribers)
+      trace.vfioUser.publish({ what: 'serve', peer: this.#channel.target, text });
+  }
+
+  #run(message: Message): { readonly bytes: Uint8Array; readonly fds?: readonly number[] } | undefined {
+    const { id, command, payload, fds } = message;
+    const reply = (answer?: Uint8Array) => ({ bytes: encodeReply(id, command, answer) });
+    if (this.#memory === undefined) {
+      if (command !== VFIO_USER_VERSION) throw invalid(command, 'before the versions were agreed on');
+      return this.#negotiate(message);
+    }
+    switch (command) {
+      case VFIO_USER_REGION_READ:
+        return { bytes: this.#read(message) };
+      case VFIO_USER_REGION_WRITE:
+        return { bytes: this.#write(message) };
+      case VFIO_USER_REGION_WRITE_MULTI:
+        return reply(this.#writeMulti(payload));
+      case VFIO_USER_DMA_MAP:
+        this.#memory.map(payload, fds);
+        return reply();
+      case VFIO_USER_DMA_UNMAP:
+        return reply(this.#memory.unmap(payload));
+      case VFIO_USER_DEVICE_GET_INFO:
+        decodeInfoRequest(command, payload, DEVICE_INFO_BYTES);
+        return reply(encodeDeviceInfo(this.#device.getInfo()));
+      case VFIO_USER_DEVICE_GET_REGION_INFO: {
+        const { argsz, index } = decodeRegionInfoRequest(command, payload);
+        const { info, fd } = this.#regions.region(index);
+        const isWhole = fd !== undefined && argsz >= regionInfoBytes(info);
+        return { ...reply(encodeRegionInfo(info, argsz)), fds: isWhole ? [fd] : [] };
+      }
+      case VFIO_USER_DEVICE_GET_REGION_IO_FDS:
+        return this.#ioFds(id, payload);
+      case VFIO_USER_DEVICE_GET_IRQ_INFO:
+        return reply(encodeIrqInfo(this.#device.getIrqInfo(decodeIrqInfoRequest(command, payload).index)));
+      case VFIO_USER_DEVICE_SET_IRQS:
+        setIrqs(this.#device, payload, fds);
+        return reply();
+      case VFIO_USER_DEVICE_RESET:
+        this.#device.reset();
+        return reply();
+      case VFIO_USER_DEVICE_FEATURE:
+        return reply(this.#features.feature(payload));
+      case VFIO_USER_MIG_DATA_READ:
+        return reply(this.#features.readData(payload));
+      case VFIO_USER_MIG_DATA_WRITE:
+        this.#features.writeData(payload);
+        return reply();
+      default:
+        throw invalid(command, 'unknown, or out of turn');
+    }
+  }
+
+  #negotiate({ id, command, payload, fds }: Message): { bytes: Uint8Array; fds: readonly number[] } {
+    if (fds.length > 0) throw invalid(command, 'with descriptors');
+    const { minor, capabilities } = decodeVersion(payload);
+    const isTwin = capabilities.twinSocket !== undefined && minor >= MINOR;
+    const { trustsClient, replyMs } = this.#options;
+    const most = Math.min(capabilities.maxDataXferSize, DEFAULT_MAX_DATA_XFER_SIZE);
+    const twin = isTwin ? unixSocketPair('vfio-user twin socket') : undefined;
+    const remote =
+      twin === undefined
+        ? new MessageMemory(this.#channel, most, replyMs, (message) => this.#defer(message))
+        : this.#ownTwin(new Channel(twin[0]), most);
+    this.#memory = this.#scope.own(new ClientMemory({ container: this.#container, remote, trustsClient }));
+    const version = {
+      major: MAJOR,
+      minor: Math.min(minor, MINOR),
+      capabilities: {
+        maxMsgFds: MAX_MSG_FDS,
+        maxDataXferSize: DEFAULT_MAX_DATA_XFER_SIZE,
+        maxDmaMaps: DEFAULT_MAX_DMA_MAPS,
+        pgsizes: DEFAULT_PGSIZES,
+        hasWriteMultiple: true,
+        twinSocket: isTwin ? { fdIndex: 0 } : undefined,
+      },
+    };
+    const far = twin?.[1];
+    // The client has its own descriptor of it when the answer is sent.
+    if (far !== undefined) this.#scope.own(disposable(() => far[Symbol.dispose]()));
+    return {
+      bytes: encodeReply(id, command, encodeVersion(version, true)),
+      fds: far === undefined ? [] : [far.number],
+    };
+  }
+
+  #ownTwin(channel: Channel, most: number): MessageMemory {
+    this.#scope.own(channel);
+    const { replyMs } = this.#options;
+    channel.setTimeouts(replyMs, replyMs);
+    return new MessageMemory(channel, most, replyMs);
+  }
+
+  #defer(message: Message): void {
+    if (this.#deferred.length >= MOST_DEFERRED) {
+      const hint = `more than ${MOST_DEFERRED} commands while an answer was awaited`;
+      throw new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
+    }
+    this.#deferred.push({ ...message, payload: message.payload.slice(), fds: message.fds.splice(0) });
+  }
+
+  /** Built in one buffer: the device reads right into the answer. */
+  #read({ id, command, payload }: Message): Uint8Array {
+    const reader = new Reader(command, payload);
+    const [offset, region, count] = [reader.size(), reader.u32(), reader.u32()];
+    if (count > DEFAULT_MAX_DATA_XFER_SIZE) throw invalid(command, `${count} bytes at once`);
+    const place = this.#regions.place(region, offset, count);
+    const answer = new Uint8Array(HEADER_BYTES + ACCESS_BYTES + count);
+    answer.set(payload.subarray(0, ACCESS_BYTES), HEADER_BYTES);
+    if (count > 0) this.#device.read(place, answer.subarray(HEADER_BYTES + ACCESS_BYTES));
+    const view = new DataView(answer.buffer);
+    view.setUint16(0, id, true);
+    view.setUint16(2, command, true);
+    view.setUint32(4, answer.length, true);
+    view.setUint32(8, TYPE_REPLY, true);
+    return answer;
+  }
+
+  #write({ id, command, payload }: Message): Uint8Array {
+    const reader = new Reader(command, payload);
+    const [offset, region, count] = [reader.size(), reader.u32(), reader.u32()];
+    // A copy: the device may ask for memory, and the payload is gone when that comes.
+    const data = reader.bytes(count).slice();
+    const answer = encodeMessage({ id, command, flags: TYPE_REPLY }, payload.subarray(0, ACCESS_BYTES));
+    const place = this.#regions.place(region, offset, count);
+    if (count > 0) this.#device.write(place, data);
+    return answer;
+  }
+
+  /** Writes until one fails, which the answer then says. */
+  #writeMulti(payload: Uint8Array): Uint8Array {
+    const command = VFIO_USER_REGION_WRITE_MULTI;
+    const reader = new Reader(command, payload.slice()); // a copy, as for one write
+    const count = reader.size();
+    if (count > MOST_MULTI) throw invalid(command, `${count} writes at once`);
+    for (let done = 0; done < count; done++) {
+      const [offset, region, bytes] = [reader.size(), reader.u32(), reader.u32()];
+      const data = reader.bytes(MULTI_ENTRY_DATA);
+      if (bytes > MULTI_ENTRY_DATA) throw invalid(command, `a write of ${bytes} bytes`);
+      const place = this.#regions.place(region, offset, bytes);
+      this.#device.write(place, data.subarray(0, bytes));
+    }
+    return new Writer(8).u64(count).bytes;
+  }
+
+  #ioFds(id: number, payload: Uint8Array): { bytes: Uint8Array; fds: readonly number[] } {
+    const command = VFIO_USER_DEVICE_GET_REGION_IO_FDS;
+    const { argsz, index } = decodeIoFdsRequest(command, payload);
+    const doorbells = this.#device.getRegionIoFds(index).slice(0, MAX_MSG_FDS);
+    const ioFds = doorbells.map(({ offset, size, datamatch }, fdIndex) => {
+      return { offset, size, datamatch, fdIndex, type: VFIO_USER_IO_FD_TYPE_IOEVENTFD };
+    });
+    const isWhole = argsz >= ioFdsBytes(ioFds.length);
+    const bytes = encodeReply(id, command, encodeIoFds(index, ioFds, argsz));
+    return { bytes, fds: isWhole ? doorbells.map(({ fd }) => fd) : [] };
+  }
+
+  [Symbol.dispose](): void {
+    for (const { fds } of this.#deferred.splice(0)) for (const fd of fds) fd[Symbol.dispose]();
+    this.#scope[Symbol.dispose]();
+  }
+}
+
+/** The connection is over: there is nobody to answer, or no knowing where the next message begins. */
+const isFatal = (error: unknown): boolean =>
+  error instanceof SysError &&
+  (error.code === 'ECONNRESET' || error.code === 'EPROTO' || error.code === 'ETIMEDOUT');

@@ -1,0 +1,89 @@
+/** The program of the thread that owns a served device. @see device-server.ts, its other side */
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { EventThreadClient, type EventThreadLink } from '../sys/event-thread.js';
+import { Inbox } from '../sys/inbox.js';
+import { addressOf, setThreadName } from '../sys/libc.js';
+import { deferUnmapping, type MappedRange } from '../sys/mapping.js';
+import { Scope } from '../sys/scope.js';
+import { type TraceName, trace } from '../sys/trace.js';
+import { openForClient, VfioUserServer } from '../vfio/user/index.js';
+import { loadPlugins } from './plugin.js';
+import { type ErrorData, encodeError } from './protocol.js';
+import { traceText } from './trace-text.js';
+import { createVfioProviders, requireProvider } from './vfio-providers.js';
+
+/** What the thread is started with. */
+export interface ServeThreadData {
+  readonly address: string;
+  readonly options: Readonly<Record<string, string>>;
+  readonly path: string;
+  readonly trustsClient: boolean;
+  readonly plugins: readonly string[];
+  readonly trace: readonly TraceName[];
+  readonly control: SharedArrayBuffer;
+  readonly commands: MessagePort;
+  readonly events: EventThreadLink;
+}
+
+/** Serving thread to main thread. */
+export type ServeEvent =
+  | { readonly kind: 'ready'; readonly description: string }
+  | { readonly kind: 'told'; readonly text: string }
+  | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
+  | { readonly kind: 'failed'; readonly error: ErrorData }
+  /** The last one: memory to unmap when no thread can touch it any more. */
+  | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
+
+const PAGE = 4096;
+const data = workerData as ServeThreadData;
+const emit = (event: ServeEvent): void => parentPort?.postMessage(event);
+
+async function main(): Promise<void> {
+  setThreadName('tsvisor-serve');
+  const inbox = new Inbox(data.control);
+  inbox.addPort(data.commands, () => {});
+  for (const name of ['vfioUser', 'vfio'] as const) {
+    trace[name].subscribe((event) => {
+      const { text } = event as { text?: string };
+      if (text !== undefined) emit({ kind: 'told', text });
+    });
+  }
+  for (const channel of data.trace)
+    trace[channel].subscribe((event) => emit({ kind: 'trace', channel, text: traceText(event) }));
+  using scope = new Scope();
+  const eventThread = new EventThreadClient(data.events, inbox);
+  const { providers } = createVfioProviders(scope, eventThread, await loadPlugins(data.plugins));
+  const provider = requireProvider(providers, data.address);
+  const device = scope.own(provider.resolve(data.address, data.options));
+  // Opened once in advance: what keeps the device from being served is known before a client comes.
+  openForClient(provider, device)[Symbol.dispose]();
+  const server = scope.own(
+    new VfioUserServer({
+      path: data.path,
+      open: () => openForClient(provider, device),
+      trustsClient: data.trustsClient,
+      tell: (text) => emit({ kind: 'told', text }),
+    }),
+  );
+  emit({ kind: 'ready', description: device.description });
+  // A bell rings while a call blocks: its signal ends the call. The word it would set is of no use here.
+  const unused = new Uint8Array(PAGE);
+  inbox.enterRun(addressOf(unused));
+  try {
+    while (!inbox.isStopping) {
+      server.step();
+      if (inbox.hasNews) inbox.drain();
+    }
+  } finally {
+    inbox.leaveRun();
+  }
+}
+
+const unmapped = deferUnmapping();
+try {
+  await main();
+} catch (error) {
+  emit({ kind: 'failed', error: encodeError(error) });
+}
+emit({ kind: 'ended', mapped: unmapped.take() });
+process.exit(0);

@@ -1,0 +1,36 @@
+/** What ends a command of ours from outside. */
+import { SIGNAL_STATUS } from './outcome.js';
+
+export interface StopSignals extends Disposable {
+  /** Whether nobody reads our output any more. */
+  isReaderGone(): boolean;
+}
+
+/**
+ * The first signal asks to stop in order; the second one ends the process at once. Node ignores SIGPIPE: a
+ * reader that has gone shows as an error of stdout.
+ */
+export function stopOnSignals(stop: (signal: string) => void): StopSignals {
+  let isReaderGone = false;
+  process.stdout.on('error', () => {
+    isReaderGone = true;
+    stop('SIGPIPE');
+  });
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  let isAsked = false;
+  const handlers = signals.map((signal) => {
+    const handler = () => {
+      if (isAsked) process.exit(SIGNAL_STATUS[signal]);
+      isAsked = true;
+      stop(signal);
+    };
+    process.on(signal, handler);
+    return () => process.off(signal, handler);
+  });
+  return {
+    isReaderGone: () => isReaderGone,
+    [Symbol.dispose]() {
+      for (const off of handlers) off();
+    },
+  };
+}

@@ -1,0 +1,157 @@
+/** A device of one tsvisor in the guest of another one, by vfio-user. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, expect, test } from 'vitest';
+import { DeviceServer } from './device-server.js';
+import { CLI, runMachine, tsvisor } from './testing.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'tsvisor-user-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const running: ChildProcess[] = [];
+afterEach(async () => {
+  for (const child of running.splice(0)) {
+    if (child.exitCode !== null || child.signalCode !== null) continue;
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+  }
+});
+let last = 0;
+const socketPath = (): string => join(folder, `${last++}.sock`);
+
+interface Serving {
+  readonly child: ChildProcess;
+  readonly path: string;
+  output(): string;
+}
+
+/** `tsvisor serve`, ready. */
+async function serve(device: string): Promise<Serving> {
+  const path = socketPath();
+  const child = spawn(process.execPath, [CLI, 'serve', device, '--socket', path], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  running.push(child);
+  let output = '';
+  const ready = new Promise<void>((resolve) => {
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (bytes) => {
+        output += String(bytes);
+        if (output.includes('serves it at')) resolve();
+      });
+  });
+  await Promise.race([ready, once(child, 'exit')]);
+  expect(output).toContain(`serves it at ${path}`);
+  return { child, path, output: () => output };
+}
+
+test('a NIC of another process: 10 of 10 replies, no exit on the way, and the next guest finds it as new', async () => {
+  const { path } = await serve('virtio-net');
+  for (let round = 0; round < 2; round++) {
+    const { report, serial, steps } = await runMachine({ devices: [{ address: `vfio-user:${path}` }] });
+    expect(serial).toMatch(/10\/10 replies/);
+    expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
+    expect(steps.join('\n')).toMatch(/2 doorbell ranges/);
+    const traffic = report.phases.map(({ accesses }) => accesses[`00:03.0 vfio-user:${path} BAR4`] ?? 0);
+    // Doorbells are ioeventfds and interrupts irqfds, across processes: the BAR is touched at set-up and tear-down only.
+    expect(new Set(traffic).size).toBeLessThan(traffic.length);
+    expect(steps.join('\n')).toMatch(/there is nothing to associate with the VM/);
+  }
+});
+
+test('a server that is killed takes its device along, and the guest lives', async () => {
+  const { path, child } = await serve('virtio-net');
+  const guest = spawn(
+    process.execPath,
+    [CLI, 'run', '--device', `vfio-user:${path}`, '--append', 'pings=1000'],
+    { stdio: ['ignore', 'pipe', 'pipe'] },
+  );
+  running.push(guest);
+  let output = '';
+  const says = (text: string) =>
+    new Promise<void>((resolve, reject) => {
+      const check = () => output.includes(text) && resolve();
+      for (const stream of [guest.stdout, guest.stderr])
+        stream?.on('data', (bytes) => {
+          output += String(bytes);
+          check();
+        });
+      guest.once('exit', () => reject(new Error(output)));
+    });
+  await says('ping  3');
+  child.kill('SIGKILL');
+  await says('has closed the connection');
+  await says('the host wants the device back');
+  expect(guest.exitCode).toBeNull();
+  guest.kill('SIGTERM');
+  expect(await once(guest, 'exit')).toEqual([143, null]);
+});
+
+test('SIGTERM ends serving in order: the client is sent away, the socket’s file goes, the status tells', async () => {
+  const { path, child } = await serve('mtty-2');
+  expect(existsSync(path)).toBe(true);
+  child.kill('SIGTERM');
+  expect(await once(child, 'exit')).toEqual([143, null]);
+  expect(existsSync(path)).toBe(false);
+});
+
+test.each([
+  [['serve'], 64, /takes one device/],
+  [['serve', 'virtio-net'], 64, /--socket: is missing/],
+  [['serve', 'nothing', '--socket', '/nowhere/x'], 69, /attach on device 'nothing': ENODEV\n.*virtio-net/],
+  [
+    ['serve', 'virtio-net', '--socket', '/nowhere/x'],
+    69,
+    /bind on \/nowhere\/x: ENOENT\n.*is its folder there/,
+  ],
+  [
+    ['serve', 'virtio-net', '--socket', '/etc/passwd'],
+    69,
+    /bind on \/etc\/passwd: EADDRINUSE\n.*it is no socket/,
+  ],
+  [['serve', 'virtio-net', '--socket', `/tmp/${'x'.repeat(200)}`], 69, /EINVAL\n.*at most 107 bytes/],
+  [['serve', 'virtio-net', '--socket', '/tmp/x', '--trace', 'all'], 64, /'all' is none of exit/],
+  [
+    ['run', '--device', 'vfio-user:/nowhere/x'],
+    69,
+    /connect on \/nowhere\/x: ENOENT\n.*nothing listens there/,
+  ],
+  [['run', '--device', 'vfio-user:/etc/passwd'], 69, /connect on \/etc\/passwd: ECONNREFUSED/],
+] as const)('%o is refused with what is wrong', (args, code, message) => {
+  const { status, stderr } = tsvisor(args);
+  expect(stderr).toMatch(message);
+  expect(status).toBe(code);
+});
+
+test('two servers do not share a socket, and iommufd is refused with what to leave out', async () => {
+  const { path } = await serve('mtty-1');
+  const second = tsvisor(['serve', 'mtty-1', '--socket', path]);
+  expect(second.stderr).toMatch(/EADDRINUSE\n.*another process listens there/);
+  const { stderr, status } = tsvisor(['run', '--device', `vfio-user:${path},interface=iommufd`]);
+  expect(stderr).toMatch(/leave interface=iommufd out/);
+  expect(status).toBe(69);
+});
+
+test('served from a program: it tells when it is ready and who comes, and leaves nothing behind', async () => {
+  const path = socketPath();
+  const told: string[] = [];
+  {
+    let becomesReady: (text: string) => void = () => {};
+    const ready = new Promise<string>((resolve) => {
+      becomesReady = resolve;
+    });
+    await using _server = DeviceServer.start(
+      { address: 'virtio-net', path },
+      { ready: (text) => becomesReady(text), told: (text) => told.push(text) },
+    );
+    expect(await ready).toMatch(/network card/);
+    const { report } = await runMachine({ devices: [{ address: `vfio-user:${path}` }] });
+    expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
+  }
+  expect(told[0]).toBe('a client has come');
+  expect(existsSync(path)).toBe(false);
+  const broken = DeviceServer.start({ address: 'nothing', path });
+  await expect(broken.finished).rejects.toThrowError(/ENODEV/);
+});
