@@ -7,6 +7,7 @@ import { runGuests } from './guests.js';
 import { prepare } from './images.js';
 import { L1, type L1Options, l1Shell } from './l1.js';
 import { cacheFolder, projectFolder } from './paths.js';
+import { runServed } from './vfio-user.js';
 
 const usage = `npm run lab -- [OPTIONS] COMMAND
 
@@ -14,6 +15,7 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   test FILE...             run lab tests (*.lab.test.ts) in L1; all, each in its own, if none is named
   shell                    a shell in L1 on this terminal
   guests [CELL...]         pass each device through to L2 under tsvisor, and print a table
+  vfio-user [CELL...]      tsvisor's devices, served to Debian's QEMU 11 and a Linux guest, and a table
   compare                  tsvisor beside Debian's QEMU: boot, file over the NIC, memory
   selftest [CELL...]       the same under Debian's QEMU: proves the lab without tsvisor
   prepare                  fetch packages and build images, without a boot
@@ -109,6 +111,8 @@ async function main(argv: string[]): Promise<number> {
     case 'compare':
       await compare();
       return 0;
+    case 'vfio-user':
+      return (await runServed(rest)) ? 0 : 1;
     case 'guests':
       return (await runGuests('tsvisor', rest)) ? 0 : 1;
     case 'test':

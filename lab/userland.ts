@@ -175,6 +175,7 @@ export function userlandStep(land: Userland): Step {
     inputs: [JSON.stringify(land)],
     async build() {
       const folder = join(cacheFolder, `apt-${land.name}`);
+      rmSync(folder, { recursive: true, force: true }); // apt tells only of what it still has to fetch
       const packages = await download(land, folder);
       const start = performance.now();
       rmSync(rootOf(land), { recursive: true, force: true });
