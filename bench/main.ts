@@ -3,12 +3,14 @@ import { coreScale } from './core-scale.js';
 import { exitCost } from './exit-cost.js';
 import { packets } from './packets.js';
 import { startUp } from './start-up.js';
+import { vfioUser } from './vfio-user.js';
 
 const benchmarks: Readonly<Record<string, () => Promise<void>>> = {
   'exit-cost': exitCost,
   'start-up': startUp,
   packets,
   'core-scale': coreScale,
+  'vfio-user': vfioUser,
 };
 
 const wanted = process.argv.slice(2);

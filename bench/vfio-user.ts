@@ -1,0 +1,96 @@
+/** vfio-user's round trip: client and server of ours against the least that C can do. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Connection } from '../vfio/user/client/connection.js';
+import { Writer } from '../vfio/user/message.js';
+import { VFIO_USER_REGION_READ, VFIO_USER_REGION_WRITE } from '../vfio/user/protocol.js';
+import { compileC, interleave, median, microseconds, scratchFolder } from './measure.js';
+
+const ROUNDS = 7;
+const READS = 20_000;
+const POSTS = 100_000;
+const CONFIG = 7;
+const cli = fileURLToPath(new URL('../vmm/cli.js', import.meta.url));
+
+const request = (count: number, data: Uint8Array = new Uint8Array(0)): Uint8Array =>
+  new Writer(16 + data.length)
+    .u64(data.length === 0 ? 0 : 0x0c)
+    .u32(CONFIG)
+    .u32(count)
+    .data(data).bytes;
+
+/** Median nanoseconds of a read by our client. */
+function readByUs(path: string): number {
+  using connection = Connection.open(path, 5000);
+  const once = () => void connection.ask(VFIO_USER_REGION_READ, request(4));
+  for (let i = 0; i < 2000; i++) once();
+  const samples = new Array<number>(READS);
+  for (let i = 0; i < READS; i++) {
+    const start = process.hrtime.bigint();
+    once();
+    samples[i] = Number(process.hrtime.bigint() - start);
+  }
+  return median(samples);
+}
+
+function postByUs(path: string): number {
+  using connection = Connection.open(path, 5000);
+  const payload = request(4, new Uint8Array(4));
+  for (let i = 0; i < 2000; i++) connection.ask(VFIO_USER_REGION_READ, request(4));
+  const start = process.hrtime.bigint();
+  for (let i = 0; i < POSTS; i++) connection.post(VFIO_USER_REGION_WRITE, payload);
+  connection.ask(VFIO_USER_REGION_READ, request(4));
+  return Number(process.hrtime.bigint() - start) / POSTS;
+}
+
+/** Its output is read to the end: a program whose reader has gone ends. */
+async function started(command: string, args: readonly string[], says: string): Promise<ChildProcess> {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  await new Promise<void>((resolve, reject) => {
+    child.stdout?.on('data', (bytes) => {
+      if (String(bytes).includes(says)) resolve();
+    });
+    child.once('exit', () => reject(new Error(`${command} ended at once`)));
+  });
+  return child;
+}
+
+export async function vfioUser(): Promise<void> {
+  using folder = scratchFolder();
+  const peer = compileC('vfio-user-peer', folder.path);
+  const [inC, ours] = [join(folder.path, 'c.sock'), join(folder.path, 'ours.sock')];
+  const servers = [
+    await started(peer, ['server', inC], 'ready'),
+    await started(process.execPath, [cli, 'serve', 'mtty-1', '--socket', ours], 'serves it at'),
+  ];
+  const byC = (what: string, path: string, count: number) => () =>
+    Number(execFileSync(peer, [what, path, `${count}`], { encoding: 'utf8' }));
+  try {
+    const reads = await interleave(ROUNDS, {
+      'C client, C server': byC('read', inC, READS),
+      'C client, our server': byC('read', ours, READS),
+      'our client, C server': () => readByUs(inC),
+      'our client, our server': () => readByUs(ours),
+    });
+    const posts = await interleave(ROUNDS, {
+      'C client, C server': byC('post', inC, POSTS),
+      'C client, our server': byC('post', ours, POSTS),
+      'our client, C server': () => postByUs(inC),
+    });
+    for (const [what, result] of [
+      ['REGION_READ, round trip', reads],
+      ['posted REGION_WRITE', posts],
+    ] as const) {
+      const floor = result['C client, C server'] as number;
+      for (const [name, ns] of Object.entries(result))
+        console.log(`  ${what}, ${name}: ${microseconds(ns)} (${(ns / floor).toFixed(2)} x C)`);
+    }
+  } finally {
+    for (const server of servers) {
+      server.kill('SIGTERM');
+      await once(server, 'exit');
+    }
+  }
+}
