@@ -34,4 +34,5 @@ export { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial, type SerialPorts } from './s
 export { type BarArea, type BarLayoutInput, type BarSpan, layOutBar } from './vfio-pci/bar-layout.js';
 export { VfioPciDevice, type VfioPciOptions } from './vfio-pci/device.js';
 export type { InterruptModeName } from './vfio-pci/interrupt-mode.js';
+export * from './vgpu/index.js';
 export * from './virtio-net/index.js';

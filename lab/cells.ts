@@ -67,6 +67,14 @@ export const cells: readonly Cell[] = [
     isInProcess: true,
   },
   {
+    name: 'vgpu in process',
+    checks: ['fb'],
+    expected: ['fb.fb0'],
+    attach: 'devices=vgpu-small',
+    detach: 'true',
+    isInProcess: true,
+  },
+  {
     name: 'virtio-net in process',
     ...nic,
     attach: 'net-up $LAB_E1000E; devices=virtio-net,net=passt:no-map-gw',

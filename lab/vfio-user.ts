@@ -46,6 +46,7 @@ export const servedCells: readonly ServedCell[] = [
     expected: ['dhcp.eth0', 'ping.eth0'],
   },
   { name: 'mtty', devices: ['mtty-2'], checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'] },
+  { name: 'vgpu', devices: ['vgpu-small'], checks: ['fb'], expected: ['fb.fb0'] },
   {
     name: 'virtio-net + mtty',
     devices: ['virtio-net', 'mtty-1'],

@@ -1,5 +1,6 @@
 /** Where devices come from, in this process: the core with all vendor drivers, the kernel, and plug-ins. */
 import { createMttyDriver } from '../devices/mtty/driver.js';
+import { createVgpuDriver } from '../devices/vgpu/driver.js';
 import { createVirtioNetDriver } from '../devices/virtio-net/driver.js';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
@@ -27,6 +28,7 @@ export function createVfioProviders(
   const drivers = [
     createVirtioNetDriver(),
     createMttyDriver(),
+    createVgpuDriver(),
     ...plugins.flatMap(({ vendorDrivers = [] }) => vendorDrivers),
   ];
   for (const driver of drivers) core.registerVendorDriver(driver, { eventThread });

@@ -1,0 +1,109 @@
+/** The registers that set the mode, and the plane that they describe. */
+import {
+  DISPI_REGISTERS,
+  DRM_FORMAT_RGB565,
+  DRM_FORMAT_XRGB8888,
+  VBE_DISPI_ENABLED,
+  VBE_DISPI_GETCAPS,
+  VBE_DISPI_ID5,
+  VBE_DISPI_INDEX_BPP,
+  VBE_DISPI_INDEX_ENABLE,
+  VBE_DISPI_INDEX_ID,
+  VBE_DISPI_INDEX_VIDEO_MEMORY_64K,
+  VBE_DISPI_INDEX_VIRT_HEIGHT,
+  VBE_DISPI_INDEX_VIRT_WIDTH,
+  VBE_DISPI_INDEX_X_OFFSET,
+  VBE_DISPI_INDEX_XRES,
+  VBE_DISPI_INDEX_Y_OFFSET,
+  VBE_DISPI_INDEX_YRES,
+} from './spec.js';
+
+/** A picture in video memory. All of it lies in there. */
+export interface Plane {
+  /** Pixels. */
+  readonly width: number;
+  readonly height: number;
+  /** DRM_FORMAT_, which also says how many bytes a pixel has. */
+  readonly drmFormat: number;
+  /** Bytes from the start of video memory to the first pixel. */
+  readonly offset: number;
+  /** Bytes from one line to the next. */
+  readonly stride: number;
+}
+
+const BANK_BYTES = 64 * 1024;
+const FORMATS: ReadonlyMap<number, { readonly format: number; readonly bytes: number }> = new Map([
+  [16, { format: DRM_FORMAT_RGB565, bytes: 2 }],
+  [32, { format: DRM_FORMAT_XRGB8888, bytes: 4 }],
+]);
+const MOST_BPP = 32;
+
+/** Whatever the guest writes is kept; what it means is decided when somebody looks. */
+export class Dispi {
+  readonly #vramBytes: number;
+  readonly #maxXres: number;
+  readonly #maxYres: number;
+  readonly #registers = new Uint16Array(DISPI_REGISTERS);
+
+  constructor(vramBytes: number, maxXres: number, maxYres: number) {
+    this.#vramBytes = vramBytes;
+    this.#maxXres = maxXres;
+    this.#maxYres = maxYres;
+  }
+
+  reset(): void {
+    this.#registers.fill(0);
+  }
+
+  read(index: number): number {
+    const asksLimits = (this.#get(VBE_DISPI_INDEX_ENABLE) & VBE_DISPI_GETCAPS) !== 0;
+    switch (index) {
+      case VBE_DISPI_INDEX_ID:
+        return VBE_DISPI_ID5;
+      case VBE_DISPI_INDEX_VIDEO_MEMORY_64K:
+        return this.#vramBytes / BANK_BYTES;
+      case VBE_DISPI_INDEX_XRES:
+        return asksLimits ? this.#maxXres : this.#get(index);
+      case VBE_DISPI_INDEX_YRES:
+        return asksLimits ? this.#maxYres : this.#get(index);
+      case VBE_DISPI_INDEX_BPP:
+        return asksLimits ? MOST_BPP : this.#get(index);
+      case VBE_DISPI_INDEX_VIRT_HEIGHT:
+        return this.#virtualHeight();
+      default:
+        return this.#get(index);
+    }
+  }
+
+  write(index: number, value: number): void {
+    if (index !== VBE_DISPI_INDEX_ID && index < DISPI_REGISTERS) this.#registers[index] = value;
+  }
+
+  #get(index: number): number {
+    return this.#registers[index] ?? 0;
+  }
+
+  #stride(): number {
+    const { bytes } = FORMATS.get(this.#get(VBE_DISPI_INDEX_BPP)) ?? { bytes: 0 };
+    return Math.max(this.#get(VBE_DISPI_INDEX_XRES), this.#get(VBE_DISPI_INDEX_VIRT_WIDTH)) * bytes;
+  }
+
+  /** As many lines as the memory holds, however many were asked for. */
+  #virtualHeight(): number {
+    const stride = this.#stride();
+    return stride === 0 ? 0 : Math.min(0xffff, Math.floor(this.#vramBytes / stride));
+  }
+
+  /** What is shown; undefined while the card is off, or in a mode that cannot be. */
+  get plane(): Plane | undefined {
+    const kind = FORMATS.get(this.#get(VBE_DISPI_INDEX_BPP));
+    if ((this.#get(VBE_DISPI_INDEX_ENABLE) & VBE_DISPI_ENABLED) === 0 || kind === undefined) return undefined;
+    const [width, height] = [this.#get(VBE_DISPI_INDEX_XRES), this.#get(VBE_DISPI_INDEX_YRES)];
+    if (width === 0 || height === 0) return undefined;
+    const stride = this.#stride();
+    const offset =
+      this.#get(VBE_DISPI_INDEX_X_OFFSET) * kind.bytes + this.#get(VBE_DISPI_INDEX_Y_OFFSET) * stride;
+    const end = offset + (height - 1) * stride + width * kind.bytes;
+    return end > this.#vramBytes ? undefined : { width, height, drmFormat: kind.format, offset, stride };
+  }
+}

@@ -1,0 +1,94 @@
+/** What the card's screen says of itself: VESA E-EDID 1.4, one block. */
+
+const BLOCK_BYTES = 128;
+const HEADER = [0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00] as const;
+/** Three letters of five bits each: "TSV". */
+const MANUFACTURER = [...'TSV'].reduce((word, letter) => (word << 5) | (letter.charCodeAt(0) - 64), 0);
+const YEAR = 2026;
+/** Digital input, 8 bits a colour, DisplayPort. */
+const VIDEO_INPUT = 0xa5;
+const GAMMA_2_2 = 120;
+/** sRGB's primaries; the preferred timing is the first one, and says the pixel format and refresh. */
+const FEATURES = 0x06;
+const SRGB = [0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50, 0x54] as const;
+/** Modes that a driver may fall back to: their place in the block, bit and size, all at 60 Hz. */
+const ESTABLISHED = [
+  { at: 35, bit: 0x20, xres: 640, yres: 480 },
+  { at: 35, bit: 0x01, xres: 800, yres: 600 },
+  { at: 36, bit: 0x08, xres: 1024, yres: 768 },
+] as const;
+const NO_STANDARD_TIMING = 0x01;
+const DESCRIPTORS_AT = 54;
+const DESCRIPTOR_BYTES = 18;
+const NAME = 0xfc;
+const DUMMY = 0x10;
+const RANGE_LIMITS = 0xfd;
+const REFRESH_HZ = 60;
+/** 96 dots an inch. */
+const MM_PER_PIXEL = 25.4 / 96;
+const SEPARATE_SYNC_POSITIVE = 0x1e;
+
+/** A screen that likes one mode best. @param xres pixels, below 4096, as is `yres` */
+export function createEdid(xres: number, yres: number): Uint8Array {
+  const block = new Uint8Array(BLOCK_BYTES);
+  const view = new DataView(block.buffer);
+  block.set(HEADER);
+  view.setUint16(8, MANUFACTURER, false);
+  view.setUint16(10, 1, true); // product
+  block[17] = YEAR - 1990;
+  block[18] = 1;
+  block[19] = 4;
+  block[20] = VIDEO_INPUT;
+  block[21] = Math.round((xres * MM_PER_PIXEL) / 10);
+  block[22] = Math.round((yres * MM_PER_PIXEL) / 10);
+  block[23] = GAMMA_2_2;
+  block[24] = FEATURES;
+  block.set(SRGB, 25);
+  for (const mode of ESTABLISHED)
+    if (mode.xres <= xres && mode.yres <= yres) block[mode.at] = (block[mode.at] as number) | mode.bit;
+  block.fill(NO_STANDARD_TIMING, 38, DESCRIPTORS_AT);
+  block.set(detailedTiming(xres, yres), DESCRIPTORS_AT);
+  block.set(textDescriptor(NAME, 'tsvisor vGPU'), DESCRIPTORS_AT + DESCRIPTOR_BYTES);
+  block.set(
+    [0, 0, 0, RANGE_LIMITS, 0, 50, 75, 30, 160, 150, 1, 0x0a, ...Array(6).fill(0x20)],
+    DESCRIPTORS_AT + 2 * DESCRIPTOR_BYTES,
+  );
+  block.set([0, 0, 0, DUMMY], DESCRIPTORS_AT + 3 * DESCRIPTOR_BYTES);
+  block[127] = -block.reduce((sum, byte) => sum + byte, 0) & 0xff;
+  return block;
+}
+
+function textDescriptor(tag: number, text: string): number[] {
+  const bytes = [...Buffer.from(text.padEnd(13, ' '))];
+  if (text.length < 13) bytes[text.length] = 0x0a;
+  return [0, 0, 0, tag, 0, ...bytes];
+}
+
+/** Blanking as CVT reduced has it, more or less: no electron beam has to fly back. */
+function detailedTiming(xres: number, yres: number): number[] {
+  const [hblank, hfront, hsync] = [160, 48, 32];
+  const [vblank, vfront, vsync] = [Math.max(23, Math.ceil(yres * 0.03)), 3, 6];
+  const clock = Math.round(((xres + hblank) * (yres + vblank) * REFRESH_HZ) / 10_000);
+  const [width, height] = [Math.round(xres * MM_PER_PIXEL), Math.round(yres * MM_PER_PIXEL)];
+  const high = (a: number, b: number) => ((a >> 8) << 4) | (b >> 8);
+  return [
+    clock & 0xff,
+    clock >> 8,
+    xres & 0xff,
+    hblank & 0xff,
+    high(xres, hblank),
+    yres & 0xff,
+    vblank & 0xff,
+    high(yres, vblank),
+    hfront & 0xff,
+    hsync & 0xff,
+    ((vfront & 0xf) << 4) | (vsync & 0xf),
+    ((hfront >> 8) << 6) | ((hsync >> 8) << 4) | ((vfront >> 4) << 2) | (vsync >> 4),
+    width & 0xff,
+    height & 0xff,
+    high(width, height),
+    0,
+    0,
+    SEPARATE_SYNC_POSITIVE,
+  ];
+}
