@@ -1,11 +1,19 @@
 /** A device for tests of vfio-user: registers, memory to map, an interrupt, a doorbell, and DMA of 64 bytes. */
+import { readSync, writeSync } from 'node:fs';
 import { type Iova, iova } from '../../../sys/address.js';
 import { signalEventfd } from '../../../sys/eventfd.js';
 import { duplicateFd, Fd } from '../../../sys/fd.js';
+import * as libc from '../../../sys/libc.js';
 import { createSharedMemory, Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
 import { VfioCore } from '../../core/core.js';
-import type { OpenDevice, VfioDeviceOps } from '../../core/ops.js';
+import {
+  VFIO_DEVICE_STATE_RESUMING,
+  VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_STOP_COPY,
+  VFIO_MIGRATION_STOP_COPY,
+} from '../../core/migration.js';
+import type { DmaLoggingOps, MigrationOps, OpenDevice, VfioDeviceOps } from '../../core/ops.js';
 import {
   type DeviceInfo,
   type IrqInfo,
@@ -24,6 +32,7 @@ import {
 import { openForClient } from '../server/server.js';
 import type { ServedDevice } from '../server/session.js';
 
+const F_DUPFD_CLOEXEC = 1030;
 const RW = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 export const REGISTERS = 0;
 /** Region of 3 pages, of which the first and last can be mapped. */
@@ -40,6 +49,21 @@ export const VECTORS = 4;
 
 export class Card implements VfioDeviceOps, Disposable {
   readonly name = 'card';
+  /** Its registers are its state. */
+  readonly migration: MigrationOps = {
+    flags: VFIO_MIGRATION_STOP_COPY,
+    getState: () => this.#state,
+    getDataSize: () => BigInt(REGISTER_BYTES),
+    arc: (from, to) => this.#arc(from, to),
+  };
+  /** Every other page was written. */
+  readonly dmaLogging: DmaLoggingOps = {
+    start: (_ranges, pageSize) => pageSize,
+    stop: () => {},
+    readAndClear: (_range, _pageSize, bitmap) => void bitmap.fill(0x55),
+  };
+  #state = VFIO_DEVICE_STATE_RUNNING;
+  #incoming: Fd | undefined;
   readonly registers = new Uint8Array(REGISTER_BYTES);
   readonly doorbell = Fd.eventfd('doorbell');
   resets = 0;
@@ -56,6 +80,9 @@ export class Card implements VfioDeviceOps, Disposable {
 
   closeDevice(): void {
     for (const fd of this.#vectors.splice(0)) fd?.[Symbol.dispose]();
+    this.#incoming?.[Symbol.dispose]();
+    this.#incoming = undefined;
+    this.#state = VFIO_DEVICE_STATE_RUNNING;
     this.#open = undefined;
   }
 
@@ -89,6 +116,21 @@ export class Card implements VfioDeviceOps, Disposable {
       this.#vectors[i]?.[Symbol.dispose]();
       this.#vectors[i] = number < 0 ? undefined : duplicateFd(number, `vector ${i}`);
     }
+  }
+
+  #arc(from: number, to: number): number | undefined {
+    this.#state = to;
+    if (from === VFIO_DEVICE_STATE_RESUMING) {
+      if (this.#incoming !== undefined) readSync(this.#incoming.number, this.registers, { position: 0 });
+      this.#incoming?.[Symbol.dispose]();
+      this.#incoming = undefined;
+    }
+    if (to !== VFIO_DEVICE_STATE_STOP_COPY && to !== VFIO_DEVICE_STATE_RESUMING) return undefined;
+    using data = Fd.memfd('card state');
+    if (to === VFIO_DEVICE_STATE_STOP_COPY) writeSync(data.number, this.registers, 0, REGISTER_BYTES, 0);
+    else this.#incoming = data.duplicate();
+    // The number goes to whoever asked, who closes it.
+    return libc.fcntl(data.number, F_DUPFD_CLOEXEC, 0);
   }
 
   reset(): void {

@@ -1,0 +1,120 @@
+import { constants } from 'node:os';
+import { expect, test } from 'vitest';
+import {
+  VFIO_DEVICE_STATE_RESUMING,
+  VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_STOP,
+  VFIO_DEVICE_STATE_STOP_COPY,
+} from '../../core/migration.js';
+import { Reader, Writer } from '../message.js';
+import * as protocol from '../protocol.js';
+import { REGISTER_BYTES } from '../testing/card.js';
+import { RawClient } from '../testing/raw-client.js';
+
+const { errno } = constants;
+const GET = 1 << 16;
+const SET = 1 << 17;
+const PROBE = 1 << 18;
+const MIGRATION = 1;
+const DEVICE_STATE = 2;
+const LOGGING_START = 6;
+const LOGGING_STOP = 7;
+const LOGGING_REPORT = 8;
+const DATA_SIZE = 9;
+
+function ready(): RawClient {
+  const client = new RawClient();
+  client.negotiate();
+  return client;
+}
+
+/** Data of a feature's answer, or its errno. */
+function feature(
+  client: RawClient,
+  flags: number,
+  data: Uint8Array = new Uint8Array(0),
+  argsz = 8 + data.length,
+) {
+  const request = new Writer(8 + data.length).u32(argsz).u32(flags).data(data).bytes;
+  const answer = client.ask(protocol.VFIO_USER_DEVICE_FEATURE, request);
+  if ((answer.flags & protocol.FLAG_ERROR) !== 0) return answer.errno;
+  const reader = new Reader(protocol.VFIO_USER_DEVICE_FEATURE, answer.payload);
+  expect([reader.u32(), reader.u32()]).toEqual([answer.payload.length, flags]);
+  return reader;
+}
+
+const value = (result: Reader | number): Reader => {
+  if (typeof result === 'number') throw new RangeError(`errno ${result}`);
+  return result;
+};
+const setState = (client: RawClient, state: number) =>
+  feature(client, DEVICE_STATE | SET, new Writer(8).u32(state).u32(0).bytes);
+const state = (client: RawClient): number =>
+  value(feature(client, DEVICE_STATE | GET, new Uint8Array(8))).u32();
+
+function readData(client: RawClient, bytes: number): Uint8Array {
+  const { payload } = client.ask(protocol.VFIO_USER_MIG_DATA_READ, new Writer(8).u32(8).u32(bytes).bytes);
+  const reader = new Reader(protocol.VFIO_USER_MIG_DATA_READ, payload);
+  reader.u32();
+  return reader.bytes(reader.u32()).slice();
+}
+
+test('a device’s state goes from one client’s device to another one’s, by messages', () => {
+  using from = ready();
+  from.card.registers.set([1, 2, 3], 100);
+  expect(value(feature(from, MIGRATION | GET, new Uint8Array(8))).u64()).toBe(1n);
+  expect(value(feature(from, DATA_SIZE | GET, new Uint8Array(8))).u64()).toBe(BigInt(REGISTER_BYTES));
+  value(setState(from, VFIO_DEVICE_STATE_STOP_COPY));
+  expect(state(from)).toBe(VFIO_DEVICE_STATE_STOP_COPY);
+  const pieces: Uint8Array[] = [];
+  for (let piece = readData(from, 1000); piece.length > 0; piece = readData(from, 1000)) pieces.push(piece);
+  const data = Buffer.concat(pieces);
+  expect(data).toHaveLength(REGISTER_BYTES);
+
+  using to = ready();
+  value(setState(to, VFIO_DEVICE_STATE_RESUMING));
+  for (let at = 0; at < data.length; at += 900) {
+    const piece = data.subarray(at, at + 900);
+    const request = new Writer(8 + piece.length)
+      .u32(8 + piece.length)
+      .u32(piece.length)
+      .data(piece).bytes;
+    expect(to.ask(protocol.VFIO_USER_MIG_DATA_WRITE, request).errno).toBe(0);
+  }
+  value(setState(to, VFIO_DEVICE_STATE_STOP));
+  expect([...to.card.registers.subarray(99, 104)]).toEqual([0, 1, 2, 3, 0]);
+  value(setState(to, VFIO_DEVICE_STATE_RUNNING));
+  expect(state(to)).toBe(VFIO_DEVICE_STATE_RUNNING);
+});
+
+test('data that the device does not have, or not yet, is refused', () => {
+  using client = ready();
+  const read = (bytes: number) =>
+    client.ask(protocol.VFIO_USER_MIG_DATA_READ, new Writer(8).u32(8).u32(bytes).bytes).errno;
+  expect(read(16)).toBe(errno.EINVAL);
+  value(setState(client, VFIO_DEVICE_STATE_STOP_COPY));
+  expect(read(0x7fff_ffff)).toBe(errno.EINVAL);
+  expect(setState(client, 99)).toBe(errno.EINVAL);
+});
+
+test('dirty pages are told as a bitmap, if it fits', () => {
+  using client = ready();
+  const range = (length: bigint) => new Writer(24).u64(0x10_0000n).u64(length).u64(4096n).bytes;
+  const start = new Writer(32).u64(4096n).u32(1).u32(0).u64(0x10_0000n).u64(0x8_0000n).bytes;
+  value(feature(client, LOGGING_START | SET, start));
+  const report = value(feature(client, LOGGING_REPORT | GET, range(0x8_0000n), 8 + 24 + 16));
+  expect([report.u64(), report.u64(), report.u64()]).toEqual([0x10_0000n, 0x8_0000n, 4096n]);
+  expect([...report.bytes(16)]).toEqual(new Array(16).fill(0x55));
+  expect(feature(client, LOGGING_REPORT | GET, range(0x8_0000n), 32)).toBe(errno.E2BIG);
+  expect(feature(client, LOGGING_REPORT | GET, range(1n << 50n), 0x7fff_ffff)).toBe(errno.E2BIG);
+  value(feature(client, LOGGING_STOP | SET));
+});
+
+test('a probe does nothing, and what the device has not is ENOTTY', () => {
+  using client = ready();
+  value(feature(client, MIGRATION | GET | PROBE));
+  value(feature(client, DEVICE_STATE | SET | PROBE));
+  expect(state(client)).toBe(VFIO_DEVICE_STATE_RUNNING);
+  expect(feature(client, 77 | GET)).toBe(errno.ENOTTY);
+  expect(feature(client, MIGRATION | SET)).toBe(errno.EINVAL);
+});
