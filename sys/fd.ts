@@ -20,9 +20,13 @@ export class Fd implements Disposable {
   /** What it is, for messages: a path, `eventfd`, `memfd ram`. */
   readonly target: string;
 
-  private constructor(number: number, target: string) {
+  /** Whether it is memory and nothing else: a descriptor that may be handed to another process. */
+  readonly isMemfd: boolean;
+
+  private constructor(number: number, target: string, isMemfd = false) {
     this.#number = number;
     this.target = target;
+    this.isMemfd = isMemfd;
   }
 
   /**
@@ -51,7 +55,7 @@ export class Fd implements Disposable {
   /** Anonymous shareable memory; empty until truncated to a size. @throws SysError EMFILE, ENFILE, ENOMEM */
   static memfd(name: string, flags = 0): Fd {
     const target = `memfd ${name}`;
-    return new Fd(checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target), target);
+    return new Fd(checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target), target, true);
   }
 
   /** The descriptor's number. @throws SysError EBADF after close */

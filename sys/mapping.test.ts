@@ -1,3 +1,4 @@
+import { ftruncateSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { hva } from './address.js';
 import { Fd } from './fd.js';
@@ -5,6 +6,7 @@ import {
   createSharedMemory,
   deferUnmapping,
   findMapping,
+  isSealed,
   liveMappings,
   Mapping,
   MemoryView,
@@ -81,4 +83,18 @@ test('deferred mappings stay mapped until they are taken', () => {
   unmap(deferred.take());
   expect(mappedFiles().length).toBe(before);
   deferred.end();
+});
+
+test('only memory has a file to hand on, not a device’s mapping', () => {
+  using memory = createSharedMemory('mine', 4096);
+  expect(memory.mapping.file).toEqual({ fd: memory.fd, offset: 0 });
+  using zero = Fd.open('/dev/zero');
+  using mapping = Mapping.file(zero, 4096);
+  expect(mapping.file).toBeUndefined();
+});
+
+test('shared memory is sealed: nobody makes it smaller, or seals it further', () => {
+  using memory = createSharedMemory('mine', 4096);
+  expect(isSealed(memory.fd)).toBe(true);
+  expect(() => ftruncateSync(memory.fd.number, 0)).toThrowError(/EPERM/);
 });

@@ -14,6 +14,7 @@ const MAP_NORESERVE = 0x4000;
 const MFD_ALLOW_SEALING = 2;
 const F_ADD_SEALS = 1033;
 const F_GET_SEALS = 1034;
+const F_SEAL_SEAL = 1;
 const F_SEAL_SHRINK = 2;
 const F_SEAL_GROW = 4;
 const MADV_DONTFORK = 10;
@@ -75,7 +76,7 @@ export interface MapOptions {
   readonly isSeenByThreads?: boolean;
 }
 
-/** The file behind a mapping, and where in it the mapping begins. */
+/** The memory file behind a mapping, and where in it the mapping begins. */
 export interface MappedFile {
   /** Its number is gone when whoever owns it has closed it. */
   readonly fd: { readonly number: number };
@@ -96,7 +97,7 @@ export class Mapping implements Disposable {
   /** The memory; not to be used after dispose. */
   readonly view: MemoryView;
   readonly isWritable: boolean;
-  /** For passing it on to another process; undefined for memory of this one alone. */
+  /** For passing it on to another process; undefined for memory of this one alone, and for what is more than memory. */
   readonly file: MappedFile | undefined;
   readonly #end: 'unmap' | 'defer' | 'leave';
   #isMapped = true;
@@ -131,7 +132,9 @@ export class Mapping implements Disposable {
     const flags = MAP_SHARED | MAP_NORESERVE;
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
     const end = options.isSeenByThreads ? 'defer' : 'unmap';
-    return new Mapping(new MemoryView(at, bytes), isWritable, end, { fd, offset: options.offset ?? 0 });
+    // The file of a device would hand on the device.
+    const file = fd.isMemfd ? { fd, offset: options.offset ?? 0 } : undefined;
+    return new Mapping(new MemoryView(at, bytes), isWritable, end, file);
   }
 
   /** Maps zeroed memory that belongs to this process alone. @throws SysError ENOMEM */
@@ -200,7 +203,11 @@ export function createSharedMemory(name: string, bytes: number): SharedMemory {
   const fd = Fd.memfd(name, MFD_ALLOW_SEALING);
   try {
     ftruncateSync(fd.number, bytes);
-    checked(libc.fcntl(fd.number, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), 'fcntl F_ADD_SEALS', fd.target);
+    checked(
+      libc.fcntl(fd.number, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL),
+      'fcntl F_ADD_SEALS',
+      fd.target,
+    );
     const mapping = Mapping.file(fd, bytes, { isSeenByThreads: true });
     return {
       fd,

@@ -130,6 +130,25 @@ test.each([0, 15, MAX_MESSAGE_BYTES + 1, 0xffff_ffff])(
   },
 );
 
+test('a message that comes byte by byte gets no longer than the deadline, and is whole afterwards', async () => {
+  using made = pair();
+  const message = encodeCommand(9, VFIO_USER_REGION_WRITE, payload(40, 9));
+  made.peer.send(message.subarray(0, 30));
+  expect(made.channel.receive(true, performance.now() - 1)).toBeUndefined();
+  made.peer.send(message.subarray(30));
+  expect(made.channel.receive(true, performance.now() - 1)?.id).toBe(9);
+});
+
+test('more descriptors than a message may have end the connection, and stay nowhere', () => {
+  using made = pair();
+  using file = Fd.memfd('mine');
+  const message = encodeCommand(1, VFIO_USER_DMA_MAP, payload(100, 1));
+  for (let i = 0; i < 4; i++) made.peer.send(message.subarray(i, i + 1), new Array(5).fill(file.number));
+  expect(() => {
+    for (let i = 0; i < 4; i++) made.channel.receive(false);
+  }).toThrowError(/EPROTO\n.*more than 16 descriptors/);
+});
+
 test('a peer that is gone is told from one that says nothing', () => {
   using made = pair();
   expect(made.channel.receive()).toBeUndefined();

@@ -4,7 +4,7 @@ import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { MessageSocket } from '../../sys/socket-messages.js';
 import { encodeMessage, type Header } from './message.js';
-import { HEADER_BYTES, MAX_MESSAGE_BYTES } from './protocol.js';
+import { HEADER_BYTES, MAX_MESSAGE_BYTES, MAX_MSG_FDS } from './protocol.js';
 
 /** A message that came in. */
 export interface Message extends Header {
@@ -59,13 +59,15 @@ export class Channel implements Disposable {
   /**
    * The next message; undefined if none came whole in time, or a signal came.
    * @param isBlocking false: looks only at what is there
+   * @param deadline by performance.now(): a peer that sends a message byte by byte does not get longer
    * @throws SysError ECONNRESET if the peer is gone; EPROTO for bytes that are no message: what follows them is lost
    */
-  receive(isBlocking = true): Message | undefined {
+  receive(isBlocking = true, deadline = Number.POSITIVE_INFINITY): Message | undefined {
     this.#dropDelivered();
-    for (;;) {
+    for (let reads = 0; ; reads++) {
       const message = this.#next();
       if (message !== undefined) return message;
+      if (reads > 0 && performance.now() >= deadline) return undefined;
       this.#makeRoom();
       const length = Math.min(BUFFER_BYTES - this.#end, Math.max(CHUNK_BYTES, this.#missing()));
       const got = this.#socket.receive(this.#end, length, isBlocking);
@@ -136,12 +138,18 @@ export class Channel implements Disposable {
       this.#underWay = next === this.#end ? next : at;
       if (fds.length === 0) return;
       const last = this.#fds.at(-1);
+      if (fds.length + (last?.at === at ? last.fds.length : 0) > MAX_MSG_FDS) throw this.#tooMany();
       if (last?.at === at) last.fds.push(...fds);
       else this.#fds.push({ at, fds });
     } catch (error) {
       for (const fd of fds) fd[Symbol.dispose]();
       throw error;
     }
+  }
+
+  #tooMany(): SysError {
+    const hint = `a message with more than ${MAX_MSG_FDS} descriptors`;
+    return new SysError({ call: 'receive', target: this.target, errno: errno.EPROTO, hint });
   }
 
   /** Where the message that begins at `at` ends; undefined if its header has not come. */

@@ -121,6 +121,8 @@ export class UserContainerFile implements ContainerFile {
       );
     if (this.#overlapping(iova, size) !== undefined)
       throw userError(call, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
+    if (this.getIommuInfo().dmaAvailable === 0)
+      throw userError(call, 'ENOSPC', 'a server takes no more maps (max_dma_maps)');
     const mapping = findMapping(vaddr, size);
     if (mapping === undefined)
       throw userError(call, 'EFAULT', `0x${vaddr.toString(16)} is not in one live Mapping`);

@@ -207,9 +207,9 @@ export class UserDeviceFile implements DeviceFile {
     return length;
   }
 
-  /** As on a bus: nobody waits for writes to memory, unless a read of mapped memory could overtake them. */
+  /** As on a bus: nobody waits for writes to memory, unless memory or a doorbell could overtake them. */
   #isPosted(index: number): boolean {
-    if (index > VFIO_PCI_BAR5_REGION_INDEX || this.#regions.isAnyMapped) return false;
+    if (index > VFIO_PCI_BAR5_REGION_INDEX || this.#regions.hasOtherWays) return false;
     this.#isMemory[index] ??= this.#hasMemoryBar(index);
     return this.#isMemory[index];
   }

@@ -125,9 +125,12 @@ export class UserRegions implements Disposable {
     );
   }
 
-  /** Whether any region is mapped: then writes by message must not be overtaken by those to memory. */
-  get isAnyMapped(): boolean {
-    return this.#known.some(({ file }) => file !== undefined);
+  /** Whether the guest reaches the device by memory or doorbells, too: these must not overtake writes by message. */
+  get hasOtherWays(): boolean {
+    return (
+      this.#known.some((known) => known?.file !== undefined) ||
+      this.#ioFds.some((fds) => (fds?.length ?? 0) > 0)
+    );
   }
 
   mmap(offset: number, bytes: number): Mapping {

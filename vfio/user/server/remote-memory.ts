@@ -69,7 +69,7 @@ export class MessageMemory implements RemoteMemory {
       });
     const deadline = performance.now() + this.#replyMs;
     while (performance.now() < deadline) {
-      const message = this.#channel.receive();
+      const message = this.#channel.receive(true, deadline);
       if (message === undefined) continue;
       if ((message.flags & TYPE_MASK) !== TYPE_REPLY) {
         if (this.#defer === undefined) throw fail(errno.EPROTO, 'a command came on the twin socket');

@@ -122,7 +122,8 @@ export class Session implements Disposable {
    */
   step(isBlocking = true): boolean {
     const deferred = this.#deferred.shift();
-    const message = deferred ?? this.#channel.receive(isBlocking);
+    const deadline = performance.now() + this.#options.waitMs;
+    const message = deferred ?? this.#channel.receive(isBlocking, deadline);
     if (message === undefined) return false;
     try {
       this.#handle(message);
