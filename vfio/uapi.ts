@@ -64,6 +64,17 @@ export const VFIO_IRQ_SET_ACTION_MASK = 1 << 3;
 export const VFIO_IRQ_SET_ACTION_UNMASK = 1 << 4;
 export const VFIO_IRQ_SET_ACTION_TRIGGER = 1 << 5;
 
+// VFIO_REGION_INFO_CAP_TYPE of a display's regions
+export const VFIO_REGION_TYPE_GFX = 1;
+export const VFIO_REGION_SUBTYPE_GFX_EDID = 1;
+export const VFIO_DEVICE_GFX_LINK_STATE_UP = 1;
+export const VFIO_DEVICE_GFX_LINK_STATE_DOWN = 2;
+
+// VFIO_DEVICE_QUERY_GFX_PLANE
+export const VFIO_GFX_PLANE_TYPE_PROBE = 1 << 0;
+export const VFIO_GFX_PLANE_TYPE_DMABUF = 1 << 1;
+export const VFIO_GFX_PLANE_TYPE_REGION = 1 << 2;
+
 // VFIO_IOMMU_MAP_DMA and UNMAP_DMA
 export const VFIO_DMA_MAP_FLAG_READ = 1 << 0;
 export const VFIO_DMA_MAP_FLAG_WRITE = 1 << 1;
@@ -196,6 +207,40 @@ export interface RegionIoEventFd extends RegionArea {
   readonly datamatch?: bigint;
 }
 
+/** What {@link DeviceFile.queryGfxPlane} asks for. */
+export interface GfxPlaneQuery {
+  /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF; with PROBE only whether the device has planes of that type. */
+  readonly flags: number;
+  /** DRM_PLANE_TYPE_ of drm_mode.h: 1 for the primary plane. */
+  readonly drmPlaneType: number;
+}
+
+/** A picture that a device shows, struct vfio_device_gfx_plane_info. */
+export interface GfxPlaneInfo {
+  /** DRM_FORMAT_ of drm_fourcc.h; 0 while the guest shows nothing. */
+  readonly drmFormat: number;
+  readonly drmFormatMod: bigint;
+  /** Pixels. */
+  readonly width: number;
+  readonly height: number;
+  /** Bytes from one line to the next. */
+  readonly stride: number;
+  /** Bytes, up to the end of the last page. */
+  readonly size: number;
+  /** Where a cursor's plane is, and its hot spot; 0xffffffff for none. */
+  readonly xPos: number;
+  readonly yPos: number;
+  readonly xHot: number;
+  readonly yHot: number;
+  /** The region that holds the pixels. */
+  readonly regionIndex: number;
+  /**
+   * Bytes from the region's start to the first pixel. The kernel's structure lacks it: there a plane begins with its
+   * region, and a device whose plane moves gives it as a dma-buf.
+   */
+  readonly offset: number;
+}
+
 /** A device: what GET_DEVICE_FD, or a bound cdev, gives. */
 export interface DeviceFile extends VfioFile {
   getInfo(): DeviceInfo;
@@ -218,6 +263,11 @@ export interface DeviceFile extends VfioFile {
   write(offset: number, data: Uint8Array): number;
   /** Maps part of the device file. @throws SysError EINVAL where the region says it cannot be mapped */
   mmap(offset: number, bytes: number): Mapping;
+  /**
+   * VFIO_DEVICE_QUERY_GFX_PLANE; absent where the provider has no such call.
+   * @throws SysError ENOTTY if the device is no display; EINVAL if it has no planes of that type
+   */
+  queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
 }
 
 /** `/dev/iommu`: address spaces for devices opened by cdev. */

@@ -1,19 +1,30 @@
+import { PAGE_SIZE } from '../../sys/address.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
 import { createSharedMemory, Mapping, type SharedMemory } from '../../sys/mapping.js';
 import type { VfioDeviceOps } from '../../vfio/core/ops.js';
 import {
   type DeviceInfo,
+  type GfxPlaneInfo,
+  type GfxPlaneQuery,
   type IrqInfo,
   type IrqSet,
   type RegionInfo,
   VFIO_DEVICE_FLAGS_PCI,
   VFIO_DEVICE_FLAGS_RESET,
+  VFIO_GFX_PLANE_TYPE_PROBE,
+  VFIO_GFX_PLANE_TYPE_REGION,
   VFIO_PCI_CONFIG_REGION_INDEX,
   VFIO_PCI_NUM_IRQS,
   VFIO_PCI_NUM_REGIONS,
   VFIO_PCI_REQ_IRQ_INDEX,
+  VFIO_REGION_INFO_CAP_TYPE,
+  VFIO_REGION_INFO_FLAG_CAPS,
   VFIO_REGION_INFO_FLAG_MMAP,
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
+  VFIO_REGION_SUBTYPE_GFX_EDID,
+  VFIO_REGION_TYPE_GFX,
 } from '../../vfio/uapi.js';
 import { Interrupts, irqInfo } from '../mdev/interrupts.js';
 import { addBar } from '../pci/bar.js';
@@ -31,6 +42,7 @@ import {
 } from '../pci/pci-regs.js';
 import { Dispi, type Plane } from './dispi.js';
 import { createEdid } from './edid.js';
+import { EDID_REGION_BYTES, EdidRegion } from './edid-region.js';
 import {
   DISPI_AT,
   DISPI_REGISTERS,
@@ -55,6 +67,26 @@ import {
 } from './spec.js';
 
 const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+/** Behind PCI's own regions. */
+const EDID_REGION = VFIO_PCI_NUM_REGIONS;
+const DRM_PLANE_TYPE_PRIMARY = 1;
+const NO_HOT_SPOT = 0xffff_ffff;
+const PAGE = Number(PAGE_SIZE);
+
+const NO_PLANE: GfxPlaneInfo = {
+  drmFormat: 0,
+  drmFormatMod: 0n,
+  width: 0,
+  height: 0,
+  stride: 0,
+  size: 0,
+  xPos: 0,
+  yPos: 0,
+  xHot: NO_HOT_SPOT,
+  yHot: NO_HOT_SPOT,
+  regionIndex: VRAM_BAR,
+  offset: 0,
+};
 
 export interface VgpuOptions {
   readonly name: string;
@@ -73,7 +105,8 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
   readonly name: string;
   readonly #vram: SharedMemory;
   readonly #dispi: Dispi;
-  readonly #edid: Uint8Array;
+  readonly #mode: { readonly xres: number; readonly yres: number };
+  #screen: EdidRegion;
   readonly #interrupts: Interrupts;
   #config: ConfigSpace;
   #endian = QEXT_LITTLE_ENDIAN;
@@ -83,7 +116,8 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
     this.name = name;
     this.#vram = createSharedMemory('vgpu', vramBytes);
     this.#dispi = new Dispi(vramBytes, xres, yres);
-    this.#edid = createEdid(xres, yres);
+    this.#mode = { xres, yres };
+    this.#screen = this.#newScreen();
     this.#interrupts = new Interrupts(name, 0, { retarget: () => {}, maskIntx: () => {} });
     this.#config = createConfig(vramBytes);
   }
@@ -100,6 +134,7 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
 
   openDevice(): void {
     this.#config = createConfig(this.#vram.mapping.bytes);
+    this.#screen = this.#newScreen();
     this.reset();
   }
 
@@ -117,13 +152,14 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
   getInfo(): DeviceInfo {
     return {
       flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
-      numRegions: VFIO_PCI_NUM_REGIONS,
+      numRegions: VFIO_PCI_NUM_REGIONS + 1,
       numIrqs: VFIO_PCI_NUM_IRQS,
     };
   }
 
   getRegionInfo(index: number): Omit<RegionInfo, 'offset'> {
     const capabilities: [] = [];
+    const screen = { type: VFIO_REGION_TYPE_GFX, subtype: VFIO_REGION_SUBTYPE_GFX_EDID };
     switch (index) {
       case VRAM_BAR:
         return {
@@ -136,6 +172,13 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
         return { index, flags: READ_WRITE, size: REGISTER_BAR_BYTES, capabilities };
       case VFIO_PCI_CONFIG_REGION_INDEX:
         return { index, flags: READ_WRITE, size: PCI_CFG_SPACE_SIZE, capabilities };
+      case EDID_REGION:
+        return {
+          index,
+          flags: READ_WRITE | VFIO_REGION_INFO_FLAG_CAPS,
+          size: EDID_REGION_BYTES,
+          capabilities: [{ id: VFIO_REGION_INFO_CAP_TYPE, ...screen }],
+        };
       default:
         return { index, flags: 0, size: 0, capabilities };
     }
@@ -157,8 +200,23 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
     return Mapping.file(this.#vram.fd, bytes, { offset, target: this.name });
   }
 
+  queryGfxPlane({ flags, drmPlaneType }: GfxPlaneQuery): GfxPlaneInfo {
+    const call = 'VFIO_DEVICE_QUERY_GFX_PLANE';
+    if ((flags & VFIO_GFX_PLANE_TYPE_REGION) === 0) {
+      const hint = 'the picture lies in a region, there is no dma-buf';
+      throw new SysError({ call, target: this.name, errno: errno.EINVAL, hint });
+    }
+    const { plane } = this;
+    const asksOnly = (flags & VFIO_GFX_PLANE_TYPE_PROBE) !== 0;
+    if (asksOnly || plane === undefined || drmPlaneType !== DRM_PLANE_TYPE_PRIMARY) return NO_PLANE;
+    const { width, height, stride, drmFormat, offset } = plane;
+    const size = Math.ceil((height * stride) / PAGE) * PAGE;
+    return { ...NO_PLANE, drmFormat, width, height, stride, size, offset };
+  }
+
   read(index: number, offset: number, data: Uint8Array): number {
     if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.readBytes(offset, data);
+    else if (index === EDID_REGION) this.#screen.read(offset, data);
     else if (!this.#isDecoding()) data.fill(0xff);
     else if (index === VRAM_BAR) data.set(this.vram.subarray(offset, offset + data.length));
     else for (let i = 0; i < data.length; i++) data[i] = this.#readByte(offset + i);
@@ -167,9 +225,14 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
 
   write(index: number, offset: number, data: Uint8Array): number {
     if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.writeBytes(offset, data);
+    else if (index === EDID_REGION) this.#screen.write(offset, data);
     else if (this.#isDecoding() && index === VRAM_BAR) this.vram.set(data, offset);
     else if (this.#isDecoding()) this.#writeRegister(offset, data);
     return data.length;
+  }
+
+  #newScreen(): EdidRegion {
+    return new EdidRegion(this.name, createEdid(this.#mode.xres, this.#mode.yres), this.#mode);
   }
 
   #isDecoding(): boolean {
@@ -177,7 +240,7 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
   }
 
   #readByte(at: number): number {
-    if (at >= EDID_AT && at < EDID_AT + EDID_BYTES) return this.#edid[at - EDID_AT] ?? 0;
+    if (at >= EDID_AT && at < EDID_AT + EDID_BYTES) return this.#screen.edid[at - EDID_AT] ?? 0;
     // There is no VGA, but a driver may blank it all the same.
     if (at >= VGA_AT && at < VGA_AT + VGA_BYTES) return 0;
     if (at >= DISPI_AT && at < DISPI_AT + 2 * DISPI_REGISTERS) {

@@ -3,6 +3,12 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createSharedMemory, type SharedMemory } from '../../sys/mapping.js';
 import { VfioCore } from '../../vfio/core/core.js';
 import { vfioConformance } from '../../vfio/testing/conformance.js';
+import {
+  VFIO_GFX_PLANE_TYPE_DMABUF,
+  VFIO_GFX_PLANE_TYPE_PROBE,
+  VFIO_GFX_PLANE_TYPE_REGION,
+  VFIO_PCI_NUM_REGIONS,
+} from '../../vfio/uapi.js';
 import { VgpuDevice } from './device.js';
 import { Dispi } from './dispi.js';
 import { createVgpuDriver } from './driver.js';
@@ -11,6 +17,7 @@ import {
   DISPI_AT,
   DRM_FORMAT_RGB565,
   DRM_FORMAT_XRGB8888,
+  EDID_AT,
   QEXT_BIG_ENDIAN,
   QEXT_ENDIAN_AT,
   REGISTER_BAR,
@@ -141,6 +148,81 @@ test('registers have their width, video memory is mapped, and the next user find
   device.openDevice();
   expect(device.plane).toBeUndefined();
   expect(device.vram[4096]).toBe(0);
+});
+
+test('the host is told the plane in the kernel’s terms, and that nothing is shown while nothing is', () => {
+  using device = new VgpuDevice({ name: 'vgpu', vramBytes: VRAM, xres: 1024, yres: 768 });
+  device.openDevice();
+  const query = (flags: number, drmPlaneType = 1) => device.queryGfxPlane({ flags, drmPlaneType });
+  expect(query(VFIO_GFX_PLANE_TYPE_REGION)).toMatchObject({ drmFormat: 0, width: 0, size: 0 });
+  for (const [register, value] of Object.entries({ ...MODE, [VBE_DISPI_INDEX_Y_OFFSET]: 1 }))
+    device.write(
+      REGISTER_BAR,
+      DISPI_AT + 2 * Number(register),
+      Uint8Array.of(Number(value) & 0xff, Number(value) >> 8),
+    );
+  const expected = {
+    width: 640,
+    height: 480,
+    stride: 2560,
+    size: 1_228_800,
+    regionIndex: VRAM_BAR,
+    offset: 2560,
+  };
+  expect(query(VFIO_GFX_PLANE_TYPE_REGION)).toMatchObject({ drmFormat: DRM_FORMAT_XRGB8888, ...expected });
+  expect(query(VFIO_GFX_PLANE_TYPE_REGION, 2).drmFormat).toBe(0); // no cursor
+  expect(query(VFIO_GFX_PLANE_TYPE_REGION | VFIO_GFX_PLANE_TYPE_PROBE).drmFormat).toBe(0);
+  expect(() => query(VFIO_GFX_PLANE_TYPE_DMABUF)).toThrowError(/EINVAL\n.*there is no dma-buf/);
+  device.closeDevice();
+});
+
+test('the host gives the card another screen by the EDID region, and the next user has the old one', () => {
+  using device = new VgpuDevice({ name: 'vgpu', vramBytes: VRAM, xres: 1024, yres: 768 });
+  device.openDevice();
+  const region = VFIO_PCI_NUM_REGIONS;
+  const { flags, size, capabilities } = device.getRegionInfo(region);
+  expect({ flags, capabilities }).toEqual({ flags: 3 | 8, capabilities: [{ id: 2, type: 1, subtype: 1 }] });
+  expect(device.getInfo().numRegions).toBe(region + 1);
+  const header = () => {
+    const words = new Uint32Array(6);
+    device.read(region, 0, new Uint8Array(words.buffer));
+    return [...words];
+  };
+  expect(header()).toEqual([64, 1024, 128, 1024, 768, 1]);
+  expect(size).toBe(64 + 1024);
+  const seen = (bytes = 128) => {
+    const data = new Uint8Array(bytes);
+    device.read(REGISTER_BAR, EDID_AT, data);
+    return data;
+  };
+  const set = (at: number, value: number) =>
+    device.write(region, at, new Uint8Array(new Uint32Array([value]).buffer));
+  const other = new Uint8Array(256);
+  other.set(createEdid(640, 480));
+  expect(seen()).toEqual(createEdid(1024, 768));
+  set(20, 2);
+  expect(seen()).toEqual(new Uint8Array(128));
+  device.write(region, 64, other);
+  set(8, 256);
+  expect(seen()).toEqual(new Uint8Array(128));
+  set(20, 1);
+  expect(seen(256)).toEqual(other);
+  for (const [at, value] of [
+    [0, 1],
+    [4, 1],
+    [8, 1025],
+    [12, 1],
+    [20, 3],
+    [9, 1],
+    [40, 1],
+  ] as const)
+    expect(() => set(at, value)).toThrowError(/EDID region: EINVAL/);
+  expect(() => device.write(region, 8, Uint8Array.of(1))).toThrowError(/EINVAL/);
+  expect(header()).toEqual([64, 1024, 256, 1024, 768, 1]);
+  device.closeDevice();
+  device.openDevice();
+  expect(seen()).toEqual(createEdid(1024, 768));
+  device.closeDevice();
 });
 
 test('cards share a pool of memory, and wrong options are all told at once', () => {

@@ -108,6 +108,7 @@ test('D5 before BIND each call on a cdev is EINVAL', () => {
     () => file.read(0, new Uint8Array(1)),
     () => file.write(0, new Uint8Array(1)),
     () => file.mmap(0, 4096),
+    () => file.queryGfxPlane({ flags: 4, drmPlaneType: 1 }),
     () => file.attachIoas(1),
     () => file.detachIoas(),
   ];

@@ -2,11 +2,18 @@ import type { Mapping } from '../../sys/mapping.js';
 import type {
   CdevFile,
   DeviceInfo,
+  GfxPlaneInfo,
+  GfxPlaneQuery,
   IommufdFile,
   IrqInfo,
   IrqSet,
   RegionInfo,
   RegionIoEventFd,
+} from '../uapi.js';
+import {
+  VFIO_GFX_PLANE_TYPE_DMABUF,
+  VFIO_GFX_PLANE_TYPE_PROBE,
+  VFIO_GFX_PLANE_TYPE_REGION,
 } from '../uapi.js';
 import type { VfioDevice } from './device.js';
 import { deviceFeature, type FeatureInput, type FeatureOutput } from './device-feature.js';
@@ -199,6 +206,17 @@ export class CoreDeviceFile implements CdevFile {
     const { info, at } = regions.mappable(offset, bytes);
     if (ops.mmap === undefined) throw vfioError('mmap', this.target, 'EINVAL', 'the driver maps nothing');
     return ops.mmap(info.index, at, bytes);
+  }
+
+  queryGfxPlane(query: GfxPlaneQuery): GfxPlaneInfo {
+    const call = 'VFIO_DEVICE_QUERY_GFX_PLANE';
+    const { ops } = this.#use(call);
+    if (ops.queryGfxPlane === undefined)
+      throw vfioError(call, this.target, 'ENOTTY', 'the device is no display');
+    const type = query.flags & ~VFIO_GFX_PLANE_TYPE_PROBE;
+    if (type !== VFIO_GFX_PLANE_TYPE_REGION && type !== VFIO_GFX_PLANE_TYPE_DMABUF)
+      throw vfioError(call, this.target, 'EINVAL', 'flags must name one type of plane');
+    return ops.queryGfxPlane(query);
   }
 
   bindIommufd(iommufd: IommufdFile): number {

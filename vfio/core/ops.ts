@@ -2,7 +2,15 @@
 import type { Iova } from '../../sys/address.js';
 import type { EventThread } from '../../sys/event-task.js';
 import type { Mapping } from '../../sys/mapping.js';
-import type { DeviceInfo, IrqInfo, IrqSet, RegionInfo, RegionIoEventFd } from '../uapi.js';
+import type {
+  DeviceInfo,
+  GfxPlaneInfo,
+  GfxPlaneQuery,
+  IrqInfo,
+  IrqSet,
+  RegionInfo,
+  RegionIoEventFd,
+} from '../uapi.js';
 import type { DmaTableBuffer } from './dma-table.js';
 
 /**
@@ -55,6 +63,8 @@ export interface VfioDeviceOps {
   read(index: number, offset: number, data: Uint8Array): number;
   write(index: number, offset: number, data: Uint8Array): number;
   mmap?(index: number, offset: number, bytes: number): Mapping;
+  /** What a display shows; `flags` have been checked to name one type. @throws SysError EINVAL for a type it has not */
+  queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
   /** The host wants the device back; called again with a growing count until it is closed. */
   request?(count: number): void;
   /** False for a driver whose device can be opened through its group only (no bind_iommufd). */

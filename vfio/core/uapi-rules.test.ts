@@ -5,11 +5,15 @@ import { RecordingDevice } from '../testing/recording-device.js';
 import { World } from '../testing/world.js';
 import {
   type DmaMap,
+  type GfxPlaneQuery,
   VFIO_DMA_CC_IOMMU,
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
   VFIO_DMA_UNMAP_FLAG_ALL,
   VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
+  VFIO_GFX_PLANE_TYPE_DMABUF,
+  VFIO_GFX_PLANE_TYPE_PROBE,
+  VFIO_GFX_PLANE_TYPE_REGION,
   VFIO_IRQ_SET_ACTION_MASK,
   VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_DATA_BOOL,
@@ -480,4 +484,31 @@ test('an IOMMU of a group narrows what can be mapped, and refuses to join maps i
   group[Symbol.dispose]();
   contained.close();
   world.remove(narrow, wide);
+});
+
+test('QUERY_GFX_PLANE: ENOTTY of what is no display, EINVAL unless the flags name one type of plane', () => {
+  const world = new World();
+  const made = world.device();
+  const contained = world.contain(made);
+  const file = world.open(contained, made);
+  const query = (flags: number) => file.queryGfxPlane({ flags, drmPlaneType: 1 });
+  expect(() => query(VFIO_GFX_PLANE_TYPE_REGION)).toThrowError(/ENOTTY/);
+  const asked: number[] = [];
+  const shown = { drmFormat: 1, drmFormatMod: 0n, width: 2, height: 3, stride: 8, size: 4096, offset: 0 };
+  const plane = { ...shown, xPos: 0, yPos: 0, xHot: 0, yHot: 0, regionIndex: 0 };
+  Object.assign(made.ops, {
+    queryGfxPlane({ flags }: GfxPlaneQuery) {
+      asked.push(flags);
+      return plane;
+    },
+  });
+  for (const flags of [0, VFIO_GFX_PLANE_TYPE_PROBE, 6, 7, 8, 12])
+    expect(() => query(flags)).toThrowError(/EINVAL/);
+  expect(query(VFIO_GFX_PLANE_TYPE_REGION)).toBe(plane);
+  expect(query(VFIO_GFX_PLANE_TYPE_PROBE | VFIO_GFX_PLANE_TYPE_DMABUF)).toBe(plane);
+  expect(asked).toEqual([4, 3]);
+  file[Symbol.dispose]();
+  contained.close();
+  world.remove(made);
+  world.end();
 });

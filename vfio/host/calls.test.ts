@@ -10,6 +10,9 @@ import {
   VFIO_DEVICE_FLAGS_RESET,
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_GFX_PLANE_TYPE_DMABUF,
+  VFIO_GFX_PLANE_TYPE_PROBE,
+  VFIO_GFX_PLANE_TYPE_REGION,
   VFIO_IRQ_SET_ACTION_MASK,
   VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_ACTION_UNMASK,
@@ -251,6 +254,27 @@ test('a device resets, alone or with its bus and the groups as proof', () => {
   expect(() => file.pciHotReset([group, host])).toThrowError(/elsewhere is not a group of the kernel/);
   expect(made.device.resets).toBe(1);
   expect(container.target).toContain('vfio');
+});
+
+test('a display tells its plane, of the type that it has; what is no display says ENOTTY', () => {
+  using scope = new Scope();
+  const shown = { drm_format: 0x3432_5258, width: 1024, height: 768, stride: 4096, size: 3 << 20 };
+  const plane = { ...shown, x_hot: 7, region_index: 16, flags: VFIO_GFX_PLANE_TYPE_REGION };
+  const display = openByGroup(scope, world(scope, { ...nic, plane }));
+  const primary = { flags: VFIO_GFX_PLANE_TYPE_REGION, drmPlaneType: 1 };
+  expect(display.queryGfxPlane(primary)).toEqual({
+    ...{ drmFormat: 0x3432_5258, drmFormatMod: 0n, width: 1024, height: 768, stride: 4096, size: 3 << 20 },
+    ...{ xPos: 0, yPos: 0, xHot: 7, yHot: 0, regionIndex: 16, offset: 0 },
+  });
+  const probe = { ...primary, flags: primary.flags | VFIO_GFX_PLANE_TYPE_PROBE };
+  expect(display.queryGfxPlane(probe).drmFormat).toBe(0);
+  expect(() => display.queryGfxPlane({ ...primary, flags: VFIO_GFX_PLANE_TYPE_DMABUF })).toThrowError(
+    /^VFIO_DEVICE_QUERY_GFX_PLANE on 0000:01:00\.0: EINVAL\n.*dma-buf/,
+  );
+  using other = new Scope();
+  expect(() => openByGroup(other, world(other)).queryGfxPlane(primary)).toThrowError(
+    /: ENOTTY\n.*no display/,
+  );
 });
 
 test('a feature is probed, read and set; one that is missing is told from one that fails', () => {

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { hva, iova } from '../../sys/address.js';
 import { Fd } from '../../sys/fd.js';
 import { ioctl, type Request } from '../../sys/ioctl.js';
-import { VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_NONE } from '../uapi.js';
+import { VFIO_GFX_PLANE_TYPE_REGION, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_NONE } from '../uapi.js';
 import { HostContainerFile } from './container.js';
 import { hostContext } from './context.js';
 import { HostDeviceFile } from './device.js';
@@ -62,6 +62,11 @@ test.each<[string, string, () => unknown]>([
       }),
   ],
   ['VFIO_DEVICE_RESET', 'device', () => device.reset()],
+  [
+    'VFIO_DEVICE_QUERY_GFX_PLANE',
+    'device',
+    () => device.queryGfxPlane({ flags: VFIO_GFX_PLANE_TYPE_REGION, drmPlaneType: 1 }),
+  ],
   ['VFIO_DEVICE_GET_PCI_HOT_RESET_INFO', 'device', () => device.getPciHotResetInfo()],
   ['VFIO_DEVICE_PCI_HOT_RESET', 'device', () => device.pciHotReset([group])],
   ['VFIO_DEVICE_FEATURE', 'device', () => device.probeFeature(0)],

@@ -2,6 +2,8 @@ import type { Mapping } from '../../sys/mapping.js';
 import type {
   CdevFile,
   DeviceInfo,
+  GfxPlaneInfo,
+  GfxPlaneQuery,
   GroupFile,
   IommufdFile,
   IrqInfo,
@@ -17,11 +19,13 @@ import { encodeIrqSet } from './irq-set.js';
 import { decodeRegionInfo } from './region-info.js';
 import {
   DeviceInfo as DeviceInfoStruct,
+  GfxPlaneInfoStruct,
   IrqInfoStruct,
   RegionInfoStruct,
   VFIO_DEVICE_GET_INFO,
   VFIO_DEVICE_GET_IRQ_INFO,
   VFIO_DEVICE_GET_REGION_INFO,
+  VFIO_DEVICE_QUERY_GFX_PLANE,
   VFIO_DEVICE_RESET,
   VFIO_DEVICE_SET_IRQS,
 } from './structs.js';
@@ -95,6 +99,27 @@ export class HostDeviceFile implements CdevFile {
 
   mmap(offset: number, bytes: number): Mapping {
     return this.#file.mmap(offset, bytes);
+  }
+
+  queryGfxPlane({ flags, drmPlaneType }: GfxPlaneQuery): GfxPlaneInfo {
+    const argsz = GfxPlaneInfoStruct.size;
+    const reply = GfxPlaneInfoStruct.encode({ argsz, flags, drm_plane_type: drmPlaneType });
+    this.#file.ioctl(VFIO_DEVICE_QUERY_GFX_PLANE, reply);
+    const info = GfxPlaneInfoStruct.decode(reply);
+    return {
+      drmFormat: info.drm_format,
+      drmFormatMod: info.drm_format_mod,
+      width: info.width,
+      height: info.height,
+      stride: info.stride,
+      size: info.size,
+      xPos: info.x_pos,
+      yPos: info.y_pos,
+      xHot: info.x_hot,
+      yHot: info.y_hot,
+      regionIndex: info.region_index,
+      offset: 0,
+    };
   }
 
   /** The functions that a reset of the device's slot or bus touches. @throws SysError ENODEV if there is no such reset */

@@ -165,6 +165,31 @@ export const VFIO_DEVICE_PCI_HOT_RESET = io('VFIO_DEVICE_PCI_HOT_RESET', VFIO_TY
   },
 });
 
+/** Its last field shares its place with `dmabuf_id`. */
+export const GfxPlaneInfoStruct = struct('struct vfio_device_gfx_plane_info', VFIO, {
+  argsz: 'u32',
+  flags: 'u32',
+  drm_plane_type: 'u32',
+  drm_format: 'u32',
+  drm_format_mod: 'u64',
+  width: 'u32',
+  height: 'u32',
+  stride: 'u32',
+  size: 'u32',
+  x_pos: 'u32',
+  y_pos: 'u32',
+  x_hot: 'u32',
+  y_hot: 'u32',
+  region_index: 'u32',
+});
+export const VFIO_DEVICE_QUERY_GFX_PLANE = io('VFIO_DEVICE_QUERY_GFX_PLANE', VFIO_TYPE, VFIO_BASE + 14, {
+  hints: {
+    ENOTTY: 'the device is no display that can be looked at',
+    EINVAL:
+      'the device does not show its picture in a region: it may do so by dma-buf, which is not supported',
+  },
+});
+
 /** Followed by the feature's data. */
 export const DeviceFeature = struct('struct vfio_device_feature', VFIO, { argsz: 'u32', flags: 'u32' });
 export const VFIO_DEVICE_FEATURE_MASK = 0xffff;

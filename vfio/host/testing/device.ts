@@ -1,6 +1,8 @@
 import { hva } from '../../../sys/address.js';
 import { Mapping, viewOf } from '../../../sys/mapping.js';
+import type { StructOf } from '../../../sys/struct.js';
 import {
+  VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_IRQ_SET_DATA_BOOL,
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_IRQ_SET_DATA_NONE,
@@ -14,6 +16,7 @@ import {
   BindIommufd,
   DeviceFeature,
   DeviceInfo,
+  GfxPlaneInfoStruct,
   IrqInfoStruct,
   IrqSetStruct,
   PciDependentDevice,
@@ -34,6 +37,7 @@ import {
   VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
   VFIO_DEVICE_GET_REGION_INFO,
   VFIO_DEVICE_PCI_HOT_RESET,
+  VFIO_DEVICE_QUERY_GFX_PLANE,
   VFIO_DEVICE_RESET,
   VFIO_DEVICE_SET_IRQS,
   VFIO_PCI_HOT_RESET_FLAG_DEV_ID,
@@ -68,6 +72,8 @@ export interface FakeDeviceShape {
   readonly vfToken?: string;
   /** Functions that a hot reset touches; absent if there is none. */
   readonly hotReset?: readonly { readonly group: number; readonly bus: number; readonly devfn: number }[];
+  /** What a display shows, and the VFIO_GFX_PLANE_TYPE_ that it can show it by. */
+  readonly plane?: Partial<StructOf<typeof GfxPlaneInfoStruct>> & { readonly flags: number };
   /** Features with their data. */
   readonly features?: ReadonlyMap<number, Uint8Array>;
 }
@@ -158,6 +164,15 @@ export class FakeDeviceFile implements FakeObject {
         if (((shape.flags ?? 0) & 1) === 0) refuse('ENOTTY');
         this.#device.resets++;
         return 0;
+      case VFIO_DEVICE_QUERY_GFX_PLANE.number: {
+        const bytes = structure(argument);
+        argszOf(bytes, GfxPlaneInfoStruct.offsets.region_index + 4);
+        const { flags } = GfxPlaneInfoStruct.decode(bytes);
+        const { flags: types, ...plane } = shape.plane ?? refuse('ENOTTY');
+        if ((flags & types) === 0) refuse('EINVAL');
+        if ((flags & VFIO_GFX_PLANE_TYPE_PROBE) === 0) GfxPlaneInfoStruct.write(bytes, plane);
+        return 0;
+      }
       case VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.number:
         return this.#hotResetInfo(structure(argument));
       case VFIO_DEVICE_PCI_HOT_RESET.number:
