@@ -3,7 +3,7 @@ import { VfioPciDevice, type VfioPciOptions } from '../devices/vfio-pci/device.j
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { Scope } from '../sys/scope.js';
-import { type AssignableDevice, VfioProvider } from '../vfio/uapi.js';
+import { type AssignableDevice, type DeviceFile, VfioProvider } from '../vfio/uapi.js';
 import type { DeviceConfig } from './config.js';
 import { type DeviceSpace, KvmAssociation } from './device-space.js';
 import { attachStep } from './dma-maps.js';
@@ -16,6 +16,8 @@ import { requireProvider } from './vfio-providers.js';
 /** A device that the guest has, and how it came to it. */
 export interface AssignedDevice extends Disposable {
   readonly device: AssignableDevice;
+  /** Closed when this is disposed. */
+  readonly file: DeviceFile;
   readonly function: PciFunction;
 }
 
@@ -56,7 +58,7 @@ export class Assignment {
     const { file } = scope.own(this.#spaceOf(provider, config.interface).open(device));
     const pciFunction = scope.own(VfioPciDevice.open(name, file, environment, options));
     const owned = scope.move();
-    return { device, function: pciFunction, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+    return { device, file, function: pciFunction, [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
   #providerOf(address: string): VfioProvider {

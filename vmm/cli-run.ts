@@ -4,7 +4,8 @@ import { fromNodeError } from '../sys/error.js';
 import type { VmConfigInput } from './config.js';
 import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
-import { exitStatus, SIGNAL_STATUS } from './outcome.js';
+import { Camera } from './display/camera.js';
+import { EX_UNAVAILABLE, exitStatus, SIGNAL_STATUS } from './outcome.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
 import { printSummary } from './summary.js';
@@ -24,6 +25,8 @@ const options = {
   plugin: { type: 'string', multiple: true },
   ffi: { type: 'string' },
   trace: { type: 'string', multiple: true },
+  screenshot: { type: 'string' },
+  display: { type: 'string' },
   json: { type: 'boolean' },
   quiet: { type: 'boolean' },
 } as const;
@@ -34,17 +37,25 @@ type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'
 export async function run(args: readonly string[]): Promise<number> {
   const { values } = parseArgs({ args: [...args], options, strict: true });
   const isQuiet = values.quiet === true || values.json === true;
+  const display = parseDisplay(values.display);
   const vm = VirtualMachine.start(configOf(values), isQuiet ? quietly(values) : aloud());
   if (!isQuiet) printHeading(vm);
+  const say = isQuiet ? () => {} : (text: string) => console.log(`tsvisor: ${text}`);
   const signals = stopOnSignals((signal) => vm.stop(signal));
+  const camera =
+    values.screenshot === undefined ? undefined : new Camera(vm, values.screenshot, display, say);
   try {
     const report = await vm.finished;
+    await camera?.take();
     if (values.json === true) console.log(JSON.stringify(report));
     else if (!isQuiet) printSummary(report, processStartMs());
     else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
     // The guest may have ended by itself before it could be stopped.
-    return signals.isReaderGone() ? SIGNAL_STATUS.SIGPIPE : exitStatus(report.outcome);
+    if (signals.isReaderGone()) return SIGNAL_STATUS.SIGPIPE;
+    const status = exitStatus(report.outcome);
+    return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;
   } finally {
+    camera?.[Symbol.dispose]();
     signals[Symbol.dispose]();
   }
 }
@@ -103,6 +114,12 @@ function parseMemory(text: string): Record<string, unknown> {
     throw new ConfigError([{ path: '--memory', text: hint }]);
   });
   return { memory: size, ...Object.fromEntries(flags) };
+}
+
+function parseDisplay(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^\d{1,2}$/.test(text)) return Number(text);
+  throw new ConfigError([{ path: '--display', text: `'${text}' is not a PCI slot: 1 to 31` }]);
 }
 
 function parseDevice(text: string, index: number): unknown {

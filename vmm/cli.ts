@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { ConfigError } from './config-error.js';
+import { EX_UNAVAILABLE } from './outcome.js';
 
 const USAGE = `tsvisor: assigns devices to virtual machines, in TypeScript
 
@@ -29,6 +30,8 @@ ends at a responder inside this process.
   --ffi DOOR           the way into KVM_RUN: ffi-rs (the default) or koffi (if installed)
   --trace CHANNEL      print events of a channel: exit, region, memory, vfio, vfioUser, unclaimed,
                        guestMisuse (may be repeated)
+  --screenshot FILE    save what a display shows as PNG when the run ends, and at each SIGUSR2 before
+  --display SLOT       whose picture, by PCI slot; the first display's if not given
   --json               the report as one line of JSON instead of text
   --quiet              the guest's output only
 
@@ -42,9 +45,8 @@ The exit code is the guest's verdict; 64 a usage or configuration error, 69 some
 70 a guest that crashed, 130 or 143 when stopped by SIGINT or SIGTERM.
 `;
 
-/** sysexits.h: EX_USAGE, EX_UNAVAILABLE. */
+/** Of sysexits.h. */
 const EX_USAGE = 64;
-const EX_UNAVAILABLE = 69;
 
 function version(): string {
   const path = new URL('../../package.json', import.meta.url);

@@ -22,6 +22,7 @@ import { MmioBus, PioBus, RangeBus } from './bus.js';
 import type { VmConfig } from './config.js';
 import { SerialConsole } from './console.js';
 import { KvmAssociation } from './device-space.js';
+import { DeviceDisplay } from './display/device-display.js';
 import { attachStep } from './dma-maps.js';
 import { KvmDoorbells } from './doorbells.js';
 import { ExitDispatcher } from './exit-dispatcher.js';
@@ -225,6 +226,9 @@ function buildMachine(
     serial,
     console,
     devices,
+    displays: devices.flatMap(
+      ({ slot, name, assigned }) => DeviceDisplay.find(slot, name, assigned.file) ?? [],
+    ),
     platform,
   });
   put(
@@ -285,7 +289,7 @@ function assignDevices(
   config: VmConfig,
   environment: PciEnvironment,
   { scope, plugs, askGuest }: Unplugging,
-): { readonly name: string; readonly assigned: AssignedDevice }[] {
+): { readonly slot: number; readonly name: string; readonly assigned: AssignedDevice }[] {
   const wanted = new Set(config.devices.map(({ slot }) => slot));
   let next = FIRST_SLOT;
   return config.devices.map((device) => {
@@ -306,6 +310,6 @@ function assignDevices(
     const routeIntx = (pin: number) => layout.PCI_INTX_GSIS[(slot + pin - 1) % layout.PCI_INTX_GSIS.length];
     const assigned = plug.own(assignment.attach(device, name, environment, { routeIntx, requested }));
     plug.own(pci.add(place, assigned.function));
-    return { name, assigned };
+    return { slot, name, assigned };
   });
 }

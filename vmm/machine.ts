@@ -7,12 +7,20 @@ import { unreachable } from '../sys/unreachable.js';
 import type { AssignedDevice } from './assignment.js';
 import type { RangeBus } from './bus.js';
 import type { SerialConsole } from './console.js';
+import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
 import type { ExitDispatcher } from './exit-dispatcher.js';
 import type { Platform } from './linux/index.js';
 import type { MachinePorts } from './machine-ports.js';
 import type { MemoryMap } from './memory-map.js';
 import { describeCrash, type Outcome } from './outcome.js';
-import { type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
+import {
+  type ErrorData,
+  encodeError,
+  type MachineCommand,
+  monotonicMs,
+  type Phase,
+  type RunReport,
+} from './protocol.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
 /** What a machine is made of; compose.ts puts it together and owns it all. */
@@ -27,6 +35,7 @@ export interface MachineParts {
   readonly console: SerialConsole;
   readonly platform: Pick<Platform, 'pressPowerButton'>;
   readonly devices: readonly { readonly name: string; readonly assigned: AssignedDevice }[];
+  readonly displays: readonly DeviceDisplay[];
 }
 
 const INSTRUCTION_BYTES = 15;
@@ -74,6 +83,13 @@ export class Machine {
       case 'power-button':
         this.#parts.platform.pressPowerButton();
         break;
+      case 'plane':
+        this.#parts.ports.emit({
+          kind: 'plane',
+          id: command.id,
+          answer: orError(() => chooseDisplay(this.#parts.displays, command.slot).look()),
+        });
+        break;
       default:
         unreachable(command);
     }
@@ -85,7 +101,19 @@ export class Machine {
     const outcome =
       this.#parts.vcpus.length === 1 && first !== undefined ? this.#runHere(first) : this.#runThreads();
     this.#parts.console.flush();
+    this.#keepPictures();
     return { outcome, phases: this.#phases, ...this.#counts() };
+  }
+
+  /** Devices are about to be reset: what they show now is what the run's owner can still look at. */
+  #keepPictures(): void {
+    const { displays, ports } = this.#parts;
+    const stills = displays.map((display) => ({
+      slot: display.slot,
+      name: display.name,
+      answer: orError(() => display.still()),
+    }));
+    if (stills.length > 0) ports.emit({ kind: 'stills', stills });
   }
 
   /** One vCPU: exits are answered where they happen, without waking another thread. */
@@ -166,5 +194,13 @@ export class Machine {
         counters: device.counters?.() ?? {},
       })),
     };
+  }
+}
+
+function orError<T>(look: () => T): T | ErrorData {
+  try {
+    return look();
+  } catch (error) {
+    return encodeError(error);
   }
 }

@@ -89,6 +89,9 @@ const crash = (title: string, details: readonly string[], hint: string): Outcome
 /** 128 + the signal's number, as a shell reports it. */
 export const SIGNAL_STATUS = { SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
 
+/** Something the host lacks, of sysexits.h. */
+export const EX_UNAVAILABLE = 69;
+
 /** The exit status a process that ran this machine should have. */
 export function exitStatus(outcome: Outcome): number {
   switch (outcome.kind) {

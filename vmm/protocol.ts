@@ -5,6 +5,7 @@ import type { EventThreadLink } from '../sys/event-thread.js';
 import type { MappedRange } from '../sys/mapping.js';
 import type { VmConfig } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
+import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
 import type { ExitCounts } from './exit-dispatcher.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import type { Outcome } from './outcome.js';
@@ -34,7 +35,8 @@ export type MachineCommand =
   /** Asks the guest to shut down, as the button on a PC's case does. */
   | { readonly kind: 'power-button' }
   /** Bytes typed on the guest's serial console. */
-  | { readonly kind: 'serial'; readonly bytes: Uint8Array };
+  | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  | PlaneCommand;
 
 /** A mark the guest set on its way, by writing to the POST code port. */
 export interface Phase {
@@ -75,6 +77,8 @@ export type MachineEvent =
   | { readonly kind: 'serial-pending' }
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
+  | PlaneEvent
+  | StillsEvent
   | { readonly kind: 'finished'; readonly report: RunReport }
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last one: memory to unmap when no thread can touch it any more. */

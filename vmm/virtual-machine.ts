@@ -6,6 +6,8 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { workerUrl } from '../sys/worker-url.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
+import { encodePng, toPicture } from './display/png.js';
+import { type Look, Screens } from './display/screens.js';
 import { GuestRam, type GuestRamHandle } from './guest-ram.js';
 import {
   decodeError,
@@ -121,6 +123,7 @@ export class VirtualMachine implements AsyncDisposable {
   #report: RunReport | undefined;
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
+  readonly #screens = new Screens((command) => this.#command(command));
   #isStopped = false;
   #flushTimer: NodeJS.Timeout | undefined;
 
@@ -157,14 +160,30 @@ export class VirtualMachine implements AsyncDisposable {
     this.#command({ kind: 'serial', bytes });
   }
 
+  /**
+   * What a device shows now, as PNG; when the run has ended, what it showed last. The guest goes on meanwhile.
+   * @param slot PCI slot of the device; the first one that shows pictures if undefined
+   * @throws SysError ENODEV if there is none; ENODATA while it shows nothing; EINVAL for a picture that is not understood
+   */
+  screenshot(slot?: number): Promise<Uint8Array> {
+    return this.look(slot, toPicture).then(encodePng);
+  }
+
+  /** As {@link screenshot}, for whoever wants pixels. `use` is called while they are there: it keeps copies only. */
+  look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
+    return this.#screens.look(slot, use);
+  }
+
   /** Stops the machine if it runs, and waits until all of it is closed. Never rejects. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop();
     await this.finished.catch(() => {});
   }
 
-  #command(command: MachineCommand): void {
+  /** Returns whether there is a machine to hear it. */
+  #command(command: MachineCommand): boolean {
     this.#threads?.sender.send(command);
+    return this.#threads !== undefined;
   }
 
   /** A reset is a machine anew: nothing of the old one is left over. */
@@ -202,6 +221,7 @@ export class VirtualMachine implements AsyncDisposable {
     threads.stop();
     await Promise.allSettled(threads.others);
     unmap(this.#mapped);
+    this.#screens.end(this.#failure);
     if (this.#failure !== undefined) throw this.#failure;
     if (this.#report === undefined) throw new Error('the machine thread ended without a report');
     return this.#report;
@@ -224,6 +244,10 @@ export class VirtualMachine implements AsyncDisposable {
         break;
       case 'trace':
         this.#observer.trace?.(event.channel, event.text);
+        break;
+      case 'plane':
+      case 'stills':
+        this.#screens.hear(event);
         break;
       case 'started':
         break;

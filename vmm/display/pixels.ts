@@ -1,0 +1,106 @@
+/** Pictures as bytes: where a plane lies in its memory, and what its pixels mean. */
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import type { GfxPlaneInfo } from '../../vfio/uapi.js';
+
+// drm_fourcc.h
+export const DRM_FORMAT_XRGB8888 = 0x3432_5258;
+export const DRM_FORMAT_ARGB8888 = 0x3432_5241;
+export const DRM_FORMAT_XBGR8888 = 0x3432_4258;
+export const DRM_FORMAT_ABGR8888 = 0x3432_4241;
+export const DRM_FORMAT_RGB565 = 0x3631_4752;
+const DRM_FORMAT_MOD_LINEAR = 0n;
+
+/** Pixels of four bytes, and where red and blue are in them; RGB565 stands for itself. */
+interface Format {
+  readonly bytes: 2 | 4;
+  readonly red: number;
+  readonly blue: number;
+}
+const RGB: Format = { bytes: 4, red: 16, blue: 0 };
+const BGR: Format = { bytes: 4, red: 0, blue: 16 };
+/** A plane has nothing behind it: transparency shows black at most, and is left out as a monitor does. */
+const FORMATS: ReadonlyMap<number, Format> = new Map([
+  [DRM_FORMAT_XRGB8888, RGB],
+  [DRM_FORMAT_ARGB8888, RGB],
+  [DRM_FORMAT_XBGR8888, BGR],
+  [DRM_FORMAT_ABGR8888, BGR],
+  [DRM_FORMAT_RGB565, { bytes: 2, red: 11, blue: 0 }],
+]);
+
+const OPAQUE = 0xff00_0000;
+
+/** `XR24` */
+export const formatName = (drmFormat: number): string =>
+  String.fromCharCode(...[0, 8, 16, 24].map((shift) => (drmFormat >>> shift) & 0x7f)).trim();
+
+function formatOf({ drmFormat, drmFormatMod }: GfxPlaneInfo, name: string): Format {
+  const format = FORMATS.get(drmFormat);
+  if (format !== undefined && drmFormatMod === DRM_FORMAT_MOD_LINEAR) return format;
+  const known = [...FORMATS.keys()].map(formatName).join(', ');
+  const layout =
+    drmFormatMod === DRM_FORMAT_MOD_LINEAR ? '' : ` with modifier 0x${drmFormatMod.toString(16)}`;
+  const hint = `pixels of format ${formatName(drmFormat)}${layout} are not known here: ${known}, line by line, are`;
+  throw new SysError({ call: 'picture', target: name, errno: errno.EINVAL, hint });
+}
+
+/**
+ * Bytes from a plane's first pixel to its last.
+ * @param memory bytes of what it lies in
+ * @throws SysError EINVAL for a format that is not known, or a plane that is not all in there
+ */
+export function planeBytes(plane: GfxPlaneInfo, memory: number, name: string): number {
+  const { width, height, stride, offset } = plane;
+  const line = width * formatOf(plane, name).bytes;
+  const bytes = (height - 1) * stride + line;
+  if (stride >= line && offset + bytes <= memory) return bytes;
+  const hint = `${width}x${height} pixels, ${stride} bytes a line, do not lie in ${memory} bytes from ${offset} on`;
+  throw new SysError({ call: 'picture', target: name, errno: errno.EINVAL, hint });
+}
+
+/** Part of a picture, in pixels. */
+export interface Area {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+/**
+ * Red, green, blue and 255 of each pixel of an area, line by line.
+ * @param pixels of the plane, from its first pixel on
+ * @throws SysError EINVAL for a format that is not known
+ */
+export function toRgba(
+  pixels: Uint8Array,
+  plane: GfxPlaneInfo,
+  area: Area,
+  name = 'plane',
+): Uint8Array<ArrayBuffer> {
+  const { bytes, red, blue } = formatOf(plane, name);
+  const out = new Uint32Array(area.width * area.height);
+  let to = 0;
+  for (let y = area.y; y < area.y + area.height; y++) {
+    let at = y * plane.stride + area.x * bytes;
+    for (let x = 0; x < area.width; x++, at += bytes) {
+      const low = (pixels[at] as number) | ((pixels[at + 1] as number) << 8);
+      if (bytes === 2) out[to++] = rgb565(low);
+      else {
+        const word = low | ((pixels[at + 2] as number) << 16);
+        out[to++] = OPAQUE | ((word >>> red) & 0xff) | (word & 0xff00) | (((word >>> blue) & 0xff) << 16);
+      }
+    }
+  }
+  return new Uint8Array(out.buffer);
+}
+
+/** The highest bits are repeated below, so that all ones are 255. */
+function rgb565(word: number): number {
+  const [red, green, blue] = [word >>> 11, (word >>> 5) & 0x3f, word & 0x1f];
+  return (
+    OPAQUE |
+    ((red << 3) | (red >>> 2)) |
+    (((green << 2) | (green >>> 4)) << 8) |
+    (((blue << 3) | (blue >>> 2)) << 16)
+  );
+}

@@ -1,0 +1,159 @@
+import { afterEach, expect, test } from 'vitest';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { Fd } from '../../sys/fd.js';
+import { createSharedMemory, Mapping, type SharedMemory } from '../../sys/mapping.js';
+import type { RecordingDevice } from '../../vfio/testing/recording-device.js';
+import { World } from '../../vfio/testing/world.js';
+import {
+  type GfxPlaneInfo,
+  type GfxPlaneQuery,
+  VFIO_GFX_PLANE_TYPE_PROBE,
+  VFIO_REGION_INFO_FLAG_MMAP,
+} from '../../vfio/uapi.js';
+import { encodeError } from '../protocol.js';
+import { chooseDisplay, DeviceDisplay } from './device-display.js';
+import type { PlaneCommand } from './messages.js';
+import { Screens } from './screens.js';
+
+const BYTES = 3 * 4096;
+const PLANE: GfxPlaneInfo = {
+  ...{ drmFormat: 0x3432_5258, drmFormatMod: 0n, width: 4, height: 2, stride: 32, size: 4096 },
+  ...{ xPos: 0, yPos: 0, xHot: 0, yHot: 0, regionIndex: 0, offset: 4100 },
+};
+
+const ends: (() => void)[] = [];
+afterEach(() => {
+  for (const end of ends.splice(0).reverse()) end();
+});
+
+/** A device whose video memory is a memory file, or is only mapped, as a device of the kernel is. */
+function card(kind: 'memfd' | 'mapped', types = 4) {
+  const world = new World();
+  const memory = createSharedMemory('card', BYTES);
+  let plane: GfxPlaneInfo = PLANE;
+  const made = world.device({
+    regions: [{ flags: 3 | VFIO_REGION_INFO_FLAG_MMAP, size: BYTES, capabilities: [] }],
+    onMmap: (_index, offset, bytes) => mapOf(memory, kind, offset, bytes),
+  });
+  Object.assign(made.ops, {
+    queryGfxPlane({ flags }: GfxPlaneQuery) {
+      if ((flags & types) === 0) throw new SysError({ call: 'QUERY', target: 'card', errno: errno.EINVAL });
+      return flags & VFIO_GFX_PLANE_TYPE_PROBE ? { ...plane, drmFormat: 0 } : plane;
+    },
+  } satisfies Partial<RecordingDevice & { queryGfxPlane: unknown }>);
+  const contained = world.contain(made);
+  const file = world.open(contained, made);
+  ends.push(() => {
+    file[Symbol.dispose]();
+    contained.close();
+    world.remove(made);
+    world.end();
+    memory[Symbol.dispose]();
+  });
+  return {
+    file,
+    memory: memory.mapping.view.slice(0, BYTES),
+    show: (next: Partial<GfxPlaneInfo>) => {
+      plane = { ...plane, ...next };
+    },
+    mmaps: () => made.ops.calls.filter((call) => call.startsWith('mmap')).length,
+  };
+}
+
+function mapOf(memory: SharedMemory, kind: 'memfd' | 'mapped', offset: number, bytes: number): Mapping {
+  if (kind === 'memfd') return Mapping.file(memory.fd, bytes, { offset });
+  // A second open of the same file is not known to be one.
+  using other = Fd.open(`/proc/self/fd/${memory.fd.number}`);
+  return Mapping.file(other, bytes, { offset });
+}
+
+/** Both sides of the machine thread's border, in one thread. */
+function screensOf(displays: readonly DeviceDisplay[]) {
+  const sent: PlaneCommand[] = [];
+  const screens = new Screens((command) => {
+    sent.push(command);
+    return true;
+  });
+  ends.push(() => screens.end(undefined));
+  const answer = () => {
+    for (const { id, slot } of sent.splice(0)) {
+      let said: Parameters<Screens['hear']>[0];
+      try {
+        said = { kind: 'plane', id, answer: chooseDisplay(displays, slot).look() };
+      } catch (error) {
+        said = { kind: 'plane', id, answer: encodeError(error) };
+      }
+      screens.hear(said);
+    }
+  };
+  const look = (slot?: number) => {
+    const promise = screens.look(slot, ({ pixels }) => Uint8Array.from(pixels));
+    answer();
+    return promise;
+  };
+  return { screens, look, sent };
+}
+
+test.each([
+  ['memfd', 1],
+  ['mapped', 5],
+] as const)('video memory that is %s is seen as it is at each look', async (kind, mmaps) => {
+  const device = card(kind);
+  const display = DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay;
+  const { look } = screensOf([display]);
+  for (let round = 1; round <= 4; round++) {
+    device.memory.fill(round, 4100, 4100 + 48);
+    expect(await look()).toEqual(new Uint8Array(48).fill(round));
+  }
+  // A memory file is mapped once, to hand it over; what cannot be handed over is copied each time.
+  expect(device.mmaps()).toBe(mmaps);
+  device.show({ offset: BYTES - 48 });
+  device.memory.fill(9, BYTES - 48);
+  expect(await look(3)).toEqual(new Uint8Array(48).fill(9));
+});
+
+test.each(['memfd', 'mapped'] as const)('a plane outside of its %s memory is refused', async (kind) => {
+  const device = card(kind);
+  const { look } = screensOf([DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay]);
+  await look();
+  for (const wrong of [{ offset: BYTES - 47 }, { height: 5000 }, { stride: 15 }, { drmFormat: 1 }]) {
+    device.show({ ...PLANE, ...wrong });
+    await expect(look()).rejects.toThrowError(/picture on card: EINVAL/);
+  }
+  device.show({ ...PLANE, drmFormat: 0 });
+  await expect(look()).rejects.toThrowError(/ENODATA/);
+  device.show(PLANE);
+  expect(await look()).toHaveLength(48);
+});
+
+test('what shows its picture by dma-buf only is a display, and says that it cannot be looked at', async () => {
+  const device = card('memfd', 2);
+  const display = DeviceDisplay.find(3, 'card', device.file);
+  expect(display).toBeInstanceOf(DeviceDisplay);
+  expect(DeviceDisplay.find(3, 'card', card('memfd', 0).file)).toBeUndefined();
+  const { look } = screensOf([display as DeviceDisplay]);
+  await expect(look()).rejects.toThrowError(/EINVAL/);
+  await expect(look(7)).rejects.toThrowError(/PCI slot 7: ENODEV\n.*displays are: card/);
+});
+
+test('when the machine has ended the last picture is there, also for who asked before', async () => {
+  const device = card('memfd');
+  const display = DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay;
+  const { screens, look, sent } = screensOf([display]);
+  await look();
+  device.memory.fill(5, 4100, 4148);
+  const asked = screens.look(undefined, ({ pixels }) => pixels[0]);
+  expect(sent).toHaveLength(1);
+  screens.hear({ kind: 'stills', stills: [{ slot: 3, name: 'card', answer: display.still() }] });
+  device.memory.fill(0);
+  screens.end(undefined);
+  expect(await asked).toBe(5);
+});
+
+test('a machine that failed fails those who wait for its picture', async () => {
+  const { screens } = screensOf([]);
+  const asked = screens.look(undefined, () => 1);
+  screens.end(new Error('no /dev/kvm'));
+  await expect(asked).rejects.toThrowError('no /dev/kvm');
+});

@@ -1,0 +1,122 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { Fd } from '../../sys/fd.js';
+import { Mapping } from '../../sys/mapping.js';
+import { Scope } from '../../sys/scope.js';
+import type { GfxPlaneInfo } from '../../vfio/uapi.js';
+import { decodeError, type ErrorData } from '../protocol.js';
+import type { DisplayMemory, PlaneCommand, PlaneEvent, ShownPlane, Still, StillsEvent } from './messages.js';
+import { planeBytes } from './pixels.js';
+
+/** A picture at the moment of looking. */
+export interface Look {
+  readonly slot: number;
+  /** `00:03.0 vgpu-small` */
+  readonly name: string;
+  readonly plane: GfxPlaneInfo;
+  /** From the plane's first pixel on. The guest may be writing it: each element is read once, or copied first. */
+  readonly pixels: Uint8Array;
+}
+
+interface Request {
+  readonly slot: number | undefined;
+  settle(find: () => ShownPlane): void;
+}
+
+const isError = (answer: object): answer is ErrorData => 'message' in answer;
+
+function found(answer: ShownPlane | ErrorData): ShownPlane {
+  if (isError(answer)) throw decodeError(answer);
+  return answer;
+}
+
+/**
+ * The pictures of one machine, as the main thread sees them: in video memory that it has mapped itself, so that looking
+ * costs the guest a register read. Main thread only.
+ */
+export class Screens {
+  readonly #send: (command: PlaneCommand) => boolean;
+  readonly #memories = new Map<number, Mapping>();
+  readonly #requests = new Map<number, Request>();
+  #owned = new Scope();
+  #stills: readonly Still[] = [];
+  #lastId = 0;
+
+  /** @param send returns false if there is no machine to hear it */
+  constructor(send: (command: PlaneCommand) => boolean) {
+    this.#send = send;
+  }
+
+  /**
+   * Looks at what a device shows now, or showed last if the machine has ended.
+   * @param slot the first display if undefined
+   * @param use gets the picture, which is there until it returns
+   * @throws SysError ENODEV without such a display; ENODATA while it shows nothing; EINVAL for a picture not understood
+   */
+  look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const settle = (find: () => ShownPlane): void => {
+        try {
+          resolve(use(this.#picture(find())));
+        } catch (error) {
+          reject(error);
+        }
+      };
+      const id = ++this.#lastId;
+      if (this.#send({ kind: 'plane', id, slot })) this.#requests.set(id, { slot, settle });
+      else settle(() => this.#still(slot));
+    });
+  }
+
+  hear(event: PlaneEvent | StillsEvent): void {
+    if (event.kind === 'stills') {
+      this.#stills = event.stills;
+      return;
+    }
+    const { answer } = event;
+    if (!isError(answer) && answer.memory !== undefined) this.#map(answer, answer.memory);
+    const request = this.#requests.get(event.id);
+    this.#requests.delete(event.id);
+    request?.settle(() => found(answer));
+  }
+
+  /** The machine is gone: what was asked gets its last picture, or its failure. All memory is given back. */
+  end(failure: Error | undefined): void {
+    const requests = [...this.#requests.values()];
+    this.#requests.clear();
+    for (const { slot, settle } of requests) {
+      settle(() => {
+        if (failure !== undefined) throw failure;
+        return this.#still(slot);
+      });
+    }
+    const owned = this.#owned;
+    this.#owned = new Scope();
+    this.#memories.clear();
+    owned[Symbol.dispose]();
+  }
+
+  #map({ slot, name }: ShownPlane, { fd: number, offset, bytes }: DisplayMemory): void {
+    using fd = Fd.adopt(number, `video memory of ${name}`);
+    this.#memories.set(slot, this.#owned.own(Mapping.file(fd, bytes, { offset, isWritable: false })));
+  }
+
+  #still(slot: number | undefined): ShownPlane {
+    const still = slot === undefined ? this.#stills[0] : this.#stills.find((each) => each.slot === slot);
+    if (still !== undefined) return found(still.answer);
+    const target = slot === undefined ? 'the machine' : `PCI slot ${slot}`;
+    const hint = 'the machine has ended, and no device of it showed a picture there';
+    throw new SysError({ call: 'VFIO_DEVICE_QUERY_GFX_PLANE', target, errno: errno.ENODEV, hint });
+  }
+
+  #picture({ slot, name, plane, pixels }: ShownPlane): Look {
+    if (pixels !== undefined) {
+      planeBytes({ ...plane, offset: 0 }, pixels.length, name);
+      return { slot, name, plane, pixels };
+    }
+    const memory = this.#memories.get(slot);
+    if (memory === undefined) throw new Error(`${name}: its video memory is not mapped`);
+    const bytes = planeBytes(plane, memory.bytes, name);
+    return { slot, name, plane, pixels: memory.view.slice(plane.offset, bytes) };
+  }
+}
