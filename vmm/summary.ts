@@ -5,12 +5,17 @@ import type { Phase, RunReport } from './protocol.js';
 const GUEST_PHASES: Readonly<Record<number, string>> = {
   16: 'first instruction',
   32: 'PCI scan',
+  36: 'display set-up',
+  40: 'drawing',
+  44: 'after drawing',
   48: 'virtio set-up',
   64: 'network configuration',
   80: 'traffic',
   96: 'after traffic',
   112: 'report',
 };
+const DRAWING_BEGINS = 0x28;
+const DRAWING_ENDS = 0x2c;
 const TRAFFIC_BEGINS = 0x50;
 const TRAFFIC_ENDS = 0x60;
 
@@ -23,6 +28,7 @@ export function printSummary(report: RunReport, startMs: number): void {
     '',
     ...outcomeLines(report.outcome),
     ...report.devices.map((device) => row('device', `${device.name}: ${countersText(device.counters)}`)),
+    ...drawingLines(report),
     ...trafficLines(report),
     row('exits', countersText(report.exits)),
     row('', `by device: ${countersText(report.accesses)}`),
@@ -57,22 +63,35 @@ const countersText = (counters: Readonly<Record<string, number>>): string =>
     .map(([name, value]) => `${name} ${count(value)}`)
     .join(', ') || 'nothing';
 
-/**
- * What happened between the guest's two traffic marks: how much its devices did, and how many exits that took. The
- * mark at the end is itself an exit, and not counted.
- */
-function trafficLines({ phases }: RunReport): string[] {
-  const begin = phases.find(({ code }) => code === TRAFFIC_BEGINS);
-  const end = phases.find(({ code }) => code === TRAFFIC_ENDS);
-  if (begin === undefined || end === undefined) return [];
+const markOf = ({ phases }: RunReport, wanted: number) => phases.find(({ code }) => code === wanted);
+
+/** Exits between two marks of the guest. The mark at the end is itself one, and not counted. */
+function exitsBetween(begin: Phase, end: Phase): number {
   const exits = difference(end.exits, begin.exits);
-  const taken = (exits.io ?? 0) - 1 + (exits.mmio ?? 0);
+  return (exits.io ?? 0) - 1 + (exits.mmio ?? 0);
+}
+
+function drawingLines(report: RunReport): string[] {
+  const [begin, end] = [markOf(report, DRAWING_BEGINS), markOf(report, DRAWING_ENDS)];
+  if (begin === undefined || end === undefined) return [];
+  return [
+    row('drawing', `${count(exitsBetween(begin, end))} KVM exits: the video memory is mapped into the guest`),
+  ];
+}
+
+/** What happened between the guest's two traffic marks: how much its devices did, and how many exits that took. */
+function trafficLines(report: RunReport): string[] {
+  const [begin, end] = [markOf(report, TRAFFIC_BEGINS), markOf(report, TRAFFIC_ENDS)];
+  if (begin === undefined || end === undefined) return [];
   const work = end.devices.map((device, i) =>
     countersText(difference(device.counters, begin.devices[i]?.counters ?? {})),
   );
   return [
     row('traffic', `${work.join('; ')}`),
-    row('', `${count(taken)} KVM exits for all of it: doorbells are ioeventfds, interrupts are irqfds`),
+    row(
+      '',
+      `${count(exitsBetween(begin, end))} KVM exits for all of it: doorbells are ioeventfds, interrupts are irqfds`,
+    ),
   ];
 }
 

@@ -17,8 +17,9 @@
  * Phases    one byte to port 0x80: PHASE_* below. Between PHASE_TRAFFIC and PHASE_TRAFFIC_END the guest does no port I/O
  *           and prints nothing (an exception excepted). With irq=msix its only accesses to the NIC there are 16-bit
  *           writes to the notify addresses; with irq=intx the handler also reads the ISR status byte.
- * Verdict   one byte to port 0xF4: VERDICT_* below. Before it the NIC is reset and bus mastering is off; after it the
- *           vCPU stays in CLI; HLT.
+ *           Between PHASE_DRAW and PHASE_DRAWN it only writes and reads video memory.
+ * Verdict   one byte to port 0xF4: VERDICT_* below. Before it the NIC is reset and bus mastering is off; a
+ *           display stays on. After it the vCPU stays in CLI; HLT.
  *
  * Command line: words parted by blanks, all optional. Numbers are decimal or 0x-hexadecimal.
  *   pings=10               ICMP echoes to the gateway, 0..1024, payloads from 56 to mtu-28 bytes
@@ -36,9 +37,20 @@
  *   udp=COUNT,BYTES,WINDOW after the pings: UDP echo, gateway port 7; BYTES of payload 8..mtu-28, WINDOW 1..128
  *   tcp=BYTES              then: TCP echo, gateway port 7, each byte verified; up to 0x7fffffff
  *   doorbell=COUNT         then: COUNT times {publish a 60-byte frame, kick, sleep until its tx interrupt}
+ *   xres=N yres=N          the display's mode, 64..4095 by 32..4095, 32 bits a pixel; default: the first timing of its EDID, else
+ *                          640 x 480
+ *   frames=N               then N pictures more whose bars move, 30 a second; the last is the first again
  *   spin                   never halt while waiting: poll the used rings, interrupts enabled
  *   halt-test              verdict 0 at once
  *   crash=ud2|triple|int3  execute UD2; load an empty IDT and execute UD2; execute INT3
+ *
+ * Picture, if there is a bochs-display (1234:1111), before the NIC is looked at; w x h pixels, 0xRRGGBB, integer division:
+ *   y < h/2                eight bars, x*8/w: white, yellow, cyan, green, magenta, red, blue, black
+ *   below                  x*255/(w-1) of red, green, blue, each in a third: from h/2 + (h - h/2)*i/3 on
+ *   noise                  over both, 64 x 32 pixels from (w-64)/2, (h-32)/2 on, line by line: s starts as w | h << 16, then for
+ *                          each pixel s ^= s << 13, s ^= s >> 17, s ^= s << 5 (32 bits), and the pixel is s & 0xffffff
+ *   display: id b0c5, 8192 KiB, 1024 x 768 pixels of 32 bits
+ *   display: drawn and read back in 5210 us, noise 0xfb888468      the sum of the noise's pixels, 32 bits
  *
  * Report, after PHASE_REPORT (the interrupt and packet counts include DHCP and ARP):
  *   ping  3: 370 bytes from 10.0.2.2: ok, 85 us      or: no reply, wrong checksum, wrong length, wrong payload, not sent
@@ -59,6 +71,9 @@
 
 #define PHASE_ENTRY 0x10       /* first instructions */
 #define PHASE_PCI 0x20         /* scan of bus 0, BARs */
+#define PHASE_DISPLAY 0x24     /* the display's mode */
+#define PHASE_DRAW 0x28        /* drawing begins */
+#define PHASE_DRAWN 0x2c       /* and ends */
 #define PHASE_VIRTIO 0x30      /* features, queues, vectors */
 #define PHASE_CONFIG 0x40      /* DHCP, ARP */
 #define PHASE_TRAFFIC 0x50     /* pings, udp, tcp, doorbell begin */
@@ -67,12 +82,16 @@
 
 #define VERDICT_OK 0
 #define VERDICT_REPLIES 1    /* replies missing or corrupt */
-#define VERDICT_NO_NIC 2     /* no 1af4:1041 on bus 0 */
+#define VERDICT_NO_NIC 2     /* neither 1af4:1041 nor 1234:1111 on bus 0 */
 #define VERDICT_VIRTIO 3     /* BARs, capabilities, features or queues unusable */
 #define VERDICT_CONFIG 4     /* nobody answers ARP for the gateway */
 #define VERDICT_EXCEPTION 5  /* vector, rip, error code and cr2 were printed */
 #define VERDICT_OPTIONS 6    /* command line not understood */
 #define VERDICT_INTERRUPTS 7 /* packets came or went, their interrupts did not; or no timer */
 #define VERDICT_ECAM 8       /* ECAM and mechanism #1 differ */
+#define VERDICT_DISPLAY 9    /* no DISPI registers, a mode that does not fit, or video memory that does not hold */
+
+#define NOISE_WIDTH 64
+#define NOISE_HEIGHT 32
 
 #endif

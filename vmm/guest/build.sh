@@ -12,6 +12,6 @@ export LC_ALL=C
   -ffile-prefix-map="$here"=. -Wa,-mrelax-relocations=no \
   -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-z,max-page-size=4096 -Wl,-T,guest.ld \
   -o "$out/guest.elf" \
-  start.S main.c apic.c bars.c checksum.c clock.c dhcp.c doorbell.c inet.c memory.c nic.c options.c pci.c ping.c \
+  start.S main.c apic.c bars.c checksum.c clock.c dhcp.c display.c doorbell.c inet.c memory.c nic.c options.c pci.c ping.c \
   print.c tcp-echo.c trap.c udp-echo.c virtio.c
 echo "$out/guest.elf: $(stat -c %s "$out/guest.elf") bytes"

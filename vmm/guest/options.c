@@ -1,4 +1,5 @@
 #include "options.h"
+#include "abi.h"
 
 struct options options = {
     .pings = 10,
@@ -96,6 +97,9 @@ static bool one(const char **at) {
   if (word(at, "tcp=")) return number(at, &options.tcp) && options.tcp && options.tcp <= 0x7fffffff;
   if (word(at, "spin")) return options.spin = true;
   if (word(at, "doorbell=")) return number_within(at, &options.doorbell, 1, 0x7fffffff);
+  if (word(at, "xres=")) return number_within(at, &options.xres, NOISE_WIDTH, MAX_PIXELS);
+  if (word(at, "yres=")) return number_within(at, &options.yres, NOISE_HEIGHT, MAX_PIXELS);
+  if (word(at, "frames=")) return number_within(at, &options.frames, 1, 1000000);
   if (word(at, "halt-test")) return options.halt_test = true;
   if (word(at, "crash=")) {
     options.crash = word(at, "ud2") ? CRASH_UD2 : word(at, "triple") ? CRASH_TRIPLE : word(at, "int3") ? CRASH_INT3 : 0;

@@ -17,6 +17,8 @@ struct options {
   u32 ip, gw;
   u32 udp_count, udp_bytes, udp_window;
   u32 doorbell;
+  u32 xres, yres; /* 0: what the screen likes best */
+  u32 frames;
   u32 intx_gsi; /* GSI_FROM_CONFIG: the interrupt line register */
   bool nodhcp, intx, quiet, spin, halt_test;
   enum crash crash;
@@ -24,6 +26,7 @@ struct options {
 #define GSI_FROM_CONFIG 0xffffffffu
 #define MAX_PINGS 1024
 #define MAX_WINDOW 128
+#define MAX_PIXELS 4095
 
 extern struct options options;
 

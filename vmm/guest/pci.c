@@ -37,8 +37,7 @@ static void compare_ecam(u64 ecam, bdf function, u32 bytes) {
   }
 }
 
-bdf pci_scan(u32 wanted, u64 ecam) {
-  bdf match = PCI_NONE;
+void pci_scan(struct wanted *wanted, u32 count, u64 ecam) {
   u32 found = 0;
   for (bdf function = 0; function < 256; function++) {
     u32 id = pci_read32(function, PCI_ID);
@@ -48,12 +47,12 @@ bdf pci_scan(u32 wanted, u64 ecam) {
       found++;
       step("00:%02x.%x %04x:%04x class %06x\n", function >> 3, function & 7, id & 0xffff, id >> 16,
            pci_read32(function, PCI_CLASS) >> 8);
-      if (id == wanted && match == PCI_NONE) match = function;
+      for (u32 i = 0; i < count; i++)
+        if (id == wanted[i].id && wanted[i].found == PCI_NONE) wanted[i].found = function;
     }
     if (!(function & 7) && !(present && pci_read8(function, PCI_HEADER_TYPE) & MULTI_FUNCTION)) function |= 7;
   }
   if (ecam) step("ECAM agrees on %u functions\n", found);
-  return match;
 }
 
 u8 pci_capability(bdf function, u8 id, u8 after) {

@@ -30,8 +30,13 @@ u8 pci_read8(bdf function, u32 reg);
 void pci_write32(bdf function, u32 reg, u32 value);
 void pci_write16(bdf function, u32 reg, u16 value);
 
-/* Prints every function of bus 0 and returns the first with this ID dword, or PCI_NONE. ecam 0: no comparison. */
-bdf pci_scan(u32 id, u64 ecam);
+/* A kind of function by its ID dword, and the first one of it; PCI_NONE until it is found. */
+struct wanted {
+  u32 id;
+  bdf found;
+};
+/* Prints every function of bus 0, and looks for some. ecam 0: no comparison. */
+void pci_scan(struct wanted *wanted, u32 count, u64 ecam);
 #define PCI_NONE 0xffff
 
 /* The next capability with this ID after the one at `after` (0: from the start), or 0. */

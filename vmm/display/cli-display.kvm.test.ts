@@ -1,0 +1,63 @@
+/** Pictures by the command line. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PNG } from 'pngjs';
+import { afterAll, expect, test } from 'vitest';
+import { guestPicture } from '../guest-picture.js';
+import { CLI, tsvisor } from '../testing.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'tsvisor-display-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const pixelsOf = (path: string) => PNG.sync.read(readFileSync(path)).data;
+const SMALL = ['run', '--device', 'vgpu-small,xres=320,yres=200'];
+
+test('--screenshot saves what is shown at the end, pixel for pixel, of the slot that --display names', () => {
+  const path = join(folder, 'end.png');
+  const one = tsvisor([...SMALL, '--screenshot', path]);
+  expect(one.stdout).toContain(`picture saved in ${path}`);
+  expect(one.stdout).toMatch(/drawing +0 KVM exits/);
+  expect(one.status).toBe(0);
+  expect(Buffer.compare(pixelsOf(path), guestPicture(320, 200).rgba)).toBe(0);
+  const two = tsvisor([...SMALL, '--device', 'vgpu-small', '--display', '4', '--screenshot', path]);
+  expect(two.stderr).toMatch(/no picture: .*00:04\.0 vgpu-small: ENODATA/);
+  expect(two.status).toBe(69);
+});
+
+test.each([
+  [['--device', 'none', '--append', 'halt-test', '--screenshot', '/no/such'], /no picture: .*ENODEV/, 69],
+  [['--device', 'vgpu-small', '--append', 'xres=64 yres=32', '--screenshot', '/no/such'], /\/no\/such: /, 69],
+  [['--display', 'one'], /--display: 'one' is not a PCI slot/, 64],
+])('run %j says why there is no picture', (args, reason, code) => {
+  const { stderr, status } = tsvisor(['run', ...args]);
+  expect(stderr).toMatch(reason);
+  expect(status).toBe(code);
+});
+
+test('SIGUSR2 saves a picture while the guest goes on drawing', async () => {
+  const path = join(folder, 'now.png');
+  const child = spawn(process.execPath, [CLI, ...SMALL, '--append', 'frames=100000', '--screenshot', path], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let output = '';
+  const says = (text: string) =>
+    new Promise<void>((resolve) => {
+      child.stdout.on('data', (bytes) => {
+        output += String(bytes);
+        if (output.includes(text)) resolve();
+      });
+    });
+  await says('pixels of 32 bits');
+  expect(existsSync(path)).toBe(false);
+  const saved = says('picture saved');
+  child.kill('SIGUSR2');
+  await saved;
+  const drawn = pixelsOf(path);
+  expect(drawn).toHaveLength(320 * 200 * 4);
+  child.kill('SIGTERM');
+  const [status] = await once(child, 'exit');
+  expect(status).toBe(143);
+});

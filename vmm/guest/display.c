@@ -1,0 +1,162 @@
+#include "display.h"
+#include "abi.h"
+#include "clock.h"
+#include "options.h"
+#include "print.h"
+#include "trap.h"
+#include "verdict.h"
+
+#define VRAM_BAR 0
+#define REGISTER_BAR 2
+#define EDID 0x000
+#define EDID_PREFERRED 54 /* the first detailed timing */
+#define DISPI 0x500
+enum { ID, XRES, YRES, BPP, ENABLE, BANK, VIRT_WIDTH, VIRT_HEIGHT, X_OFFSET, Y_OFFSET, MEMORY_64K };
+#define ID_MASK 0xfff0
+#define ID_BOCHS 0xb0c0
+#define ENABLED 0x01
+#define LINEAR 0x40
+
+#define FRAME_US 33333
+#define BAR_STEP 8 /* pixels that the bars move from one frame to the next */
+
+static struct {
+  u64 vram, registers;
+  u32 width, height, stride;
+  u32 noise_sum;
+} display;
+
+static u32 line[MAX_PIXELS];
+
+static u16 dispi_read(u32 index) { return read16(display.registers + DISPI + 2 * index); }
+static void dispi_write(u32 index, u32 value) { write16(display.registers + DISPI + 2 * index, (u16)value); }
+
+/* The mode that the screen likes best, if it says so. */
+static void preferred_mode(u32 *width, u32 *height) {
+  u64 timing = display.registers + EDID + EDID_PREFERRED;
+  if (read32(display.registers + EDID) != 0xffffff00 || !read16(timing)) return;
+  *width = read8(timing + 2) | (read8(timing + 4) & 0xf0u) << 4;
+  *height = read8(timing + 5) | (read8(timing + 7) & 0xf0u) << 4;
+}
+
+static void set_mode(u32 width, u32 height) {
+  const u32 mode[] = {[XRES] = width, [YRES] = height, [BPP] = 32, [VIRT_WIDTH] = width, [VIRT_HEIGHT] = height,
+                      [Y_OFFSET] = 0};
+  dispi_write(ENABLE, 0);
+  for (u32 index = XRES; index <= Y_OFFSET; index++)
+    if (index != ENABLE) dispi_write(index, mode[index]);
+  dispi_write(ENABLE, ENABLED | LINEAR);
+}
+
+static void bars(u32 shift) {
+  static const u32 colours[8] = {0xffffff, 0xffff00, 0x00ffff, 0x00ff00, 0xff00ff, 0xff0000, 0x0000ff, 0x000000};
+  for (u32 x = 0, from = shift % display.width; x < display.width; x++) {
+    line[x] = colours[from * 8 / display.width];
+    if (++from == display.width) from = 0;
+  }
+}
+
+static void gradient(u32 channel) {
+  for (u32 x = 0; x < display.width; x++) line[x] = x * 255 / (display.width - 1) << (16 - 8 * channel);
+}
+
+static u64 place(u32 x, u32 y) { return display.vram + (u64)y * display.stride + 4ul * x; }
+
+static void draw_lines(u32 from, u32 to) {
+  for (u32 y = from; y < to; y++) copy((void *)place(0, y), line, display.stride);
+}
+
+static bool lines_hold(u32 from, u32 to) {
+  for (u32 y = from; y < to; y++)
+    if (!equal((void *)place(0, y), line, display.stride)) return false;
+  return true;
+}
+
+/* Noise in the middle: xorshift, from the size on. Drawn, or compared and added up. */
+static bool noise(bool is_drawing) {
+  u32 state = display.width | display.height << 16, left = (display.width - NOISE_WIDTH) / 2,
+      top = (display.height - NOISE_HEIGHT) / 2;
+  display.noise_sum = 0;
+  for (u32 y = 0; y < NOISE_HEIGHT; y++)
+    for (u32 x = 0; x < NOISE_WIDTH; x++) {
+      state ^= state << 13;
+      state ^= state >> 17;
+      state ^= state << 5;
+      u32 pixel = state & 0xffffff;
+      u64 at = place(left + x, top + y);
+      if (is_drawing) write32(at, pixel);
+      else if (read32(at) != pixel) return false;
+      display.noise_sum += pixel;
+    }
+  return true;
+}
+
+static bool draw(void) {
+  u32 middle = display.height / 2, below = display.height - middle;
+  bars(0);
+  draw_lines(0, middle);
+  bool held = lines_hold(0, middle);
+  for (u32 channel = 0; channel < 3; channel++) {
+    u32 from = middle + below * channel / 3, to = middle + below * (channel + 1) / 3;
+    gradient(channel);
+    draw_lines(from, to);
+    held &= lines_hold(from, to);
+  }
+  noise(true);
+  return noise(false) && held;
+}
+
+static void wait_until(u64 deadline) {
+  while (rdtsc() < deadline) {
+    u64 ticks = timer_interrupts;
+    cli();
+    if (timer_interrupts == ticks) sleep();
+    sti();
+  }
+}
+
+/* The bars wander until they are where draw has put them. */
+static void animate(void) {
+  u64 next = rdtsc();
+  for (u32 frame = options.frames; frame-- > 0;) {
+    next += cycles(FRAME_US);
+    wait_until(next);
+    bars(frame * BAR_STEP);
+    draw_lines(0, (display.height - NOISE_HEIGHT) / 2);
+  }
+}
+
+void display_run(bdf function) {
+  struct bar bar[6];
+  outb(PORT_PHASE, PHASE_DISPLAY);
+  if (!pci_place_bars(function, bar)) finish(VERDICT_DISPLAY, "the display's BARs do not fit the windows");
+  pci_write16(function, PCI_COMMAND, pci_read16(function, PCI_COMMAND) | PCI_COMMAND_MEMORY);
+  display.vram = bar[VRAM_BAR].address;
+  display.registers = bar[REGISTER_BAR].address;
+  u16 id = dispi_read(ID);
+  if ((id & ID_MASK) != ID_BOCHS) finish(VERDICT_DISPLAY, "no DISPI registers");
+  u64 memory = dispi_read(MEMORY_64K) * 65536ul;
+  u32 width = 640, height = 480;
+  preferred_mode(&width, &height);
+  if (options.xres) width = options.xres;
+  if (options.yres) height = options.yres;
+  if (width < NOISE_WIDTH || height < NOISE_HEIGHT || width > MAX_PIXELS || 4ul * width * height > memory ||
+      memory > bar[VRAM_BAR].size)
+    finish(VERDICT_DISPLAY, "the mode does not fit");
+  display.width = width;
+  display.height = height;
+  display.stride = 4 * width;
+  set_mode(width, height);
+  if (dispi_read(XRES) != width || dispi_read(YRES) != height || !(dispi_read(ENABLE) & ENABLED))
+    finish(VERDICT_DISPLAY, "the mode is not taken");
+  step("display: id %04x, %lu KiB, %u x %u pixels of 32 bits\n", id, memory >> 10, width, height);
+
+  outb(PORT_PHASE, PHASE_DRAW);
+  u64 start = rdtsc();
+  bool held = draw();
+  u64 us = microseconds(rdtsc() - start);
+  if (options.frames) animate();
+  outb(PORT_PHASE, PHASE_DRAWN);
+  if (!held) finish(VERDICT_DISPLAY, "video memory does not hold what was drawn");
+  print("display: drawn and read back in %lu us, noise 0x%08x\n", us, display.noise_sum);
+}
