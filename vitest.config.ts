@@ -1,10 +1,10 @@
 import { accessSync, constants } from 'node:fs';
 import { defineConfig } from 'vitest/config';
 
-/** A tier that cannot run here is left out, and said to be; TSVISOR_REQUIRED_TIERS makes that a failure. */
-function tierProblem(tier: 'kvm'): string | undefined {
+/** Why a tier of tests cannot run here. */
+function problemWith(path: string, mode: number): string | undefined {
   try {
-    accessSync(`/dev/${tier}`, constants.R_OK | constants.W_OK);
+    accessSync(path, mode);
     return undefined;
   } catch (error) {
     return (error as Error).message;
@@ -12,12 +12,18 @@ function tierProblem(tier: 'kvm'): string | undefined {
 }
 
 const required = (process.env.TSVISOR_REQUIRED_TIERS ?? '').split(',');
-const kvmProblem = tierProblem('kvm');
-if (kvmProblem !== undefined) {
-  const text = `tier kvm (*.kvm.test.ts) is left out: ${kvmProblem}`;
-  if (required.includes('kvm')) throw new Error(`${text}, but TSVISOR_REQUIRED_TIERS asks for it`);
+const problems = {
+  kvm: problemWith('/dev/kvm', constants.R_OK | constants.W_OK),
+  browser: problemWith(process.env.TSVISOR_CHROMIUM ?? '/usr/bin/chromium', constants.X_OK),
+};
+/** A tier that cannot run here is left out, and said to be; TSVISOR_REQUIRED_TIERS makes that a failure. */
+const leftOut = Object.entries(problems).flatMap(([tier, problem]) => {
+  if (problem === undefined) return [];
+  const text = `tier ${tier} (*.${tier}.test.ts) is left out: ${problem}`;
+  if (required.includes(tier)) throw new Error(`${text}, but TSVISOR_REQUIRED_TIERS asks for it`);
   console.log(text);
-}
+  return [`**/*.${tier}.test.ts`];
+});
 
 // The default pool (forks) is needed: ffi-rs must first be loaded in a main thread.
 export default defineConfig({
@@ -27,7 +33,7 @@ export default defineConfig({
     exclude: [
       'lab/.cache/**', // a whole Debian
       '**/*.lab.test.ts', // run in the lab: npm run lab -- test
-      ...(kvmProblem === undefined ? [] : ['**/*.kvm.test.ts']),
+      ...leftOut,
     ],
     setupFiles: ['sys/testing/setup.ts'],
     testTimeout: 30_000,

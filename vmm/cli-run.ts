@@ -5,6 +5,7 @@ import type { VmConfigInput } from './config.js';
 import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
 import { Camera } from './display/camera.js';
+import type { View } from './display/view.js';
 import { EX_UNAVAILABLE, exitStatus, SIGNAL_STATUS } from './outcome.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
@@ -27,6 +28,7 @@ const options = {
   trace: { type: 'string', multiple: true },
   screenshot: { type: 'string' },
   display: { type: 'string' },
+  view: { type: 'string' },
   json: { type: 'boolean' },
   quiet: { type: 'boolean' },
 } as const;
@@ -35,16 +37,23 @@ type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'
 
 /** `tsvisor run`: returns the process's exit code. @throws ConfigError, or what kept the machine from running */
 export async function run(args: readonly string[]): Promise<number> {
-  const { values } = parseArgs({ args: [...args], options, strict: true });
+  const { values } = parseArgs({ args: withViewPort(args), options, strict: true });
   const isQuiet = values.quiet === true || values.json === true;
   const display = parseDisplay(values.display);
+  const viewPort = parsePort(values.view);
   const vm = VirtualMachine.start(configOf(values), isQuiet ? quietly(values) : aloud());
   if (!isQuiet) printHeading(vm);
   const say = isQuiet ? () => {} : (text: string) => console.log(`tsvisor: ${text}`);
   const signals = stopOnSignals((signal) => vm.stop(signal));
   const camera =
     values.screenshot === undefined ? undefined : new Camera(vm, values.screenshot, display, say);
+  let view: View | undefined;
   try {
+    if (viewPort !== undefined) {
+      view = await (await import('./display/view.js')).View.start(vm, { port: viewPort, slot: display });
+      // Whoever wants the guest's output alone still has to learn the port.
+      (isQuiet ? console.error : console.log)(`tsvisor: its picture is at ${view.url}`);
+    }
     const report = await vm.finished;
     await camera?.take();
     if (values.json === true) console.log(JSON.stringify(report));
@@ -56,6 +65,8 @@ export async function run(args: readonly string[]): Promise<number> {
     return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;
   } finally {
     camera?.[Symbol.dispose]();
+    await vm[Symbol.asyncDispose]();
+    await view?.[Symbol.asyncDispose]();
     signals[Symbol.dispose]();
   }
 }
@@ -120,6 +131,19 @@ function parseDisplay(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   if (/^\d{1,2}$/.test(text)) return Number(text);
   throw new ConfigError([{ path: '--display', text: `'${text}' is not a PCI slot: 1 to 31` }]);
+}
+
+/** `--view` may stand alone: then the port is a free one. */
+function withViewPort(args: readonly string[]): string[] {
+  return args.flatMap((word, i) =>
+    word === '--view' && !/^\d+$/.test(args[i + 1] ?? '') ? ['--view', '0'] : word,
+  );
+}
+
+function parsePort(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
+  throw new ConfigError([{ path: '--view', text: `'${text}' is not a TCP port` }]);
 }
 
 function parseDevice(text: string, index: number): unknown {

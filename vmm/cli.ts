@@ -31,6 +31,7 @@ ends at a responder inside this process.
   --trace CHANNEL      print events of a channel: exit, region, memory, vfio, vfioUser, unclaimed,
                        guestMisuse (may be repeated)
   --screenshot FILE    save what a display shows as PNG when the run ends, and at each SIGUSR2 before
+  --view [PORT]        show it as it changes, on a page at 127.0.0.1; a free port if none is given
   --display SLOT       whose picture, by PCI slot; the first display's if not given
   --json               the report as one line of JSON instead of text
   --quiet              the guest's output only

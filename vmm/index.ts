@@ -7,6 +7,7 @@ export { ConfigError, type ConfigProblem } from './config-error.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';
 export type { Look } from './display/screens.js';
+export { View, type ViewOptions, type Watched } from './display/view.js';
 export { guestPicture } from './guest-picture.js';
 export { exitStatus, type Outcome } from './outcome.js';
 export type { Plugin } from './plugin.js';

@@ -8,6 +8,8 @@ import { PNG } from 'pngjs';
 import { afterAll, expect, test } from 'vitest';
 import { guestPicture } from '../guest-picture.js';
 import { CLI, tsvisor } from '../testing.js';
+import { MESSAGE } from './changes.js';
+import { PageModel } from './testing/page.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-display-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -30,11 +32,33 @@ test('--screenshot saves what is shown at the end, pixel for pixel, of the slot 
 test.each([
   [['--device', 'none', '--append', 'halt-test', '--screenshot', '/no/such'], /no picture: .*ENODEV/, 69],
   [['--device', 'vgpu-small', '--append', 'xres=64 yres=32', '--screenshot', '/no/such'], /\/no\/such: /, 69],
+  [['--view', '70000'], /--view: '70000' is not a TCP port/, 64],
   [['--display', 'one'], /--display: 'one' is not a PCI slot/, 64],
 ])('run %j says why there is no picture', (args, reason, code) => {
   const { stderr, status } = tsvisor(['run', ...args]);
   expect(stderr).toMatch(reason);
   expect(status).toBe(code);
+});
+
+test('--view shows what the guest draws, and its last picture before the port is closed', async () => {
+  const child = spawn(process.execPath, [CLI, ...SMALL, '--append', 'frames=15', '--view', '--quiet'], {
+    stdio: ['ignore', 'inherit', 'pipe'],
+  });
+  const [said] = await once(child.stderr, 'data');
+  const [url = ''] = /http:\/\/127\.0\.0\.1:\d+\//.exec(String(said)) ?? [];
+  const ended = once(child, 'exit');
+  const page = new PageModel();
+  let pictures = 0;
+  while (page.kind !== MESSAGE.ended) {
+    const reply = await fetch(`${url}frame?client=test0001`);
+    expect(reply.status).toBe(200);
+    page.take(Buffer.from(await reply.arrayBuffer()));
+    if (page.kind === MESSAGE.picture) pictures++;
+  }
+  expect(pictures).toBeGreaterThan(3);
+  expect(Buffer.compare(page.rgba, guestPicture(320, 200).rgba)).toBe(0);
+  expect(await ended).toEqual([0, null]);
+  await expect(fetch(url)).rejects.toThrowError();
 });
 
 test('SIGUSR2 saves a picture while the guest goes on drawing', async () => {

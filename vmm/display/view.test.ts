@@ -1,0 +1,147 @@
+import { get } from 'node:http';
+import { afterEach, expect, test } from 'vitest';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { MESSAGE } from './changes.js';
+import { Canvas, FakeMachine, PageModel } from './testing/page.js';
+import { View } from './view.js';
+
+const views: View[] = [];
+afterEach(async () => {
+  for (const view of views.splice(0)) await view[Symbol.asyncDispose]();
+});
+
+async function serve(picture: Canvas | Error): Promise<{ machine: FakeMachine; view: View }> {
+  const machine = new FakeMachine(picture);
+  const view = await View.start(machine, { port: 0 });
+  views.push(view);
+  return { machine, view };
+}
+
+/** fetch() would not let us say who we are. */
+function request(url: string, headers: Record<string, string> = {}, method = 'GET') {
+  return new Promise<{ status: number; headers: Record<string, unknown>; body: Buffer }>(
+    (resolve, reject) => {
+      const sent = get(url, { headers, method, agent: false }, (response) => {
+        const pieces: Buffer[] = [];
+        response.on('data', (piece: Buffer) => pieces.push(piece));
+        response.on('end', () =>
+          resolve({
+            status: response.statusCode ?? 0,
+            headers: response.headers,
+            body: Buffer.concat(pieces),
+          }),
+        );
+      });
+      sent.on('error', reject);
+    },
+  );
+}
+
+const frame = (view: View, client = 'client01') => `${view.url}frame?client=${client}`;
+async function take(page: PageModel, view: View, client?: string): Promise<number> {
+  const { status, body } = await request(frame(view, client));
+  expect(status).toBe(200);
+  page.take(body);
+  return page.kind;
+}
+
+test('each page gets the picture, then what changes of it, at its own pace', async () => {
+  const canvas = new Canvas(320, 200);
+  const { view } = await serve(canvas);
+  const [first, second] = [new PageModel(), new PageModel()];
+  await take(first, view);
+  canvas.fill(0x123456, 10, 20, 30, 40);
+  await take(first, view);
+  expect(first.rgba).toEqual(canvas.rgba);
+  expect(first.pixels).toBeLessThan(320 * 200);
+  await take(second, view, 'client02');
+  expect(second.pixels).toBe(320 * 200);
+  expect(second.rgba).toEqual(canvas.rgba);
+  const waiting = take(first, view); // until something changes
+  setTimeout(() => canvas.fill(0xffffff), 40);
+  expect(await waiting).toBe(MESSAGE.picture);
+  while ((await take(first, view)) === MESSAGE.picture); // it may have been drawn in two
+  expect(first.rgba).toEqual(canvas.rgba);
+  expect(first.kind).toBe(MESSAGE.unchanged);
+});
+
+test('a page is told that nothing is shown, and why; when the picture is back it gets all of it', async () => {
+  const off = new SysError({ call: 'QUERY', target: 'card', errno: errno.ENODATA });
+  const { view, machine } = await serve(off);
+  const page = new PageModel();
+  expect(await take(page, view)).toBe(MESSAGE.nothing);
+  expect(page.text).toBe('The guest shows nothing now');
+  machine.picture = new SysError({ call: 'QUERY', target: 'card', errno: errno.ENODEV, hint: 'no display' });
+  await take(page, view);
+  expect(page.text).toMatch(/card: ENODEV\n.*no display/);
+  expect(await take(page, view)).toBe(MESSAGE.unchanged); // said once
+  machine.picture = new Canvas(64, 32);
+  expect(await take(page, view)).toBe(MESSAGE.picture);
+  expect(page.pixels).toBe(64 * 32);
+});
+
+test('an open page gets the last picture and then the end, before the server goes', async () => {
+  const canvas = new Canvas(64, 32);
+  const { view, machine } = await serve(canvas);
+  const page = new PageModel();
+  await take(page, view);
+  canvas.fill(0x00ff00);
+  machine.end();
+  await machine.finished;
+  const closing = view[Symbol.asyncDispose]();
+  expect(await take(page, view)).toBe(MESSAGE.picture);
+  expect(page.rgba).toEqual(canvas.rgba);
+  expect(await take(page, view)).toBe(MESSAGE.ended);
+  expect(page.text).toBe('The guest has ended');
+  await closing;
+  await expect(request(frame(view))).rejects.toThrowError(/ECONNREFUSED/);
+});
+
+test('another site reads nothing: neither by a name of its own for this address nor by its scripts', async () => {
+  const { view } = await serve(new Canvas(64, 32));
+  const { port } = new URL(view.url);
+  for (const host of ['evil.example', `evil.example:${port}`, '127.0.0.1', '127.0.0.1:1'])
+    for (const url of [view.url, frame(view)]) expect((await request(url, { host })).status).toBe(403);
+  expect((await request(view.url, { host: `localhost:${port}` })).status).toBe(200);
+  for (const site of ['cross-site', 'same-site', 'none'])
+    expect((await request(frame(view), { 'sec-fetch-site': site })).status).toBe(403);
+  const { headers } = await request(frame(view), { 'sec-fetch-site': 'same-origin' });
+  expect(headers['cross-origin-resource-policy']).toBe('same-origin');
+  expect(headers['access-control-allow-origin']).toBeUndefined();
+  const page = await request(view.url);
+  const [, nonce] = /script-src 'nonce-([^']+)'/.exec(String(page.headers['content-security-policy'])) ?? [];
+  expect(page.body.toString()).toContain(`<script nonce="${nonce}">`);
+  expect(page.body.toString()).not.toContain('NONCE');
+});
+
+test('nothing is to be cached, and nothing but GET of the two paths is answered', async () => {
+  const { view } = await serve(new Canvas(64, 32));
+  for (const url of [view.url, frame(view), `${view.url}other`])
+    expect((await request(url)).headers['cache-control']).toBe('no-store');
+  expect((await request(`${view.url}other`)).status).toBe(404);
+  expect((await request(`${view.url}../package.json`)).status).toBe(404);
+  for (const method of ['POST', 'HEAD', 'OPTIONS'])
+    expect((await request(view.url, {}, method)).status).toBe(405);
+  for (const client of ['', 'short', 'with%20space', 'x'.repeat(65)])
+    expect((await request(frame(view, client))).status).toBe(400);
+});
+
+test('pages are counted, and a page has one question at a time', async () => {
+  const { view } = await serve(new Canvas(64, 32));
+  for (let i = 0; i < 8; i++) await take(new PageModel(), view, `page000${i}`);
+  expect((await request(frame(view, 'page0008'))).status).toBe(503);
+  const [one, other] = await Promise.all([
+    request(frame(view, 'page0000')),
+    request(frame(view, 'page0000')),
+  ]);
+  expect([one.status, other.status].sort()).toEqual([200, 409]);
+});
+
+test('a port that is taken is refused with a remedy', async () => {
+  const { view, machine } = await serve(new Canvas(64, 32));
+  const port = Number(new URL(view.url).port);
+  await expect(View.start(machine, { port })).rejects.toThrowError(
+    /listen on 127\.0\.0\.1:\d+: EADDRINUSE\n.*another port/,
+  );
+});
