@@ -1,5 +1,10 @@
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { PNG } from 'pngjs';
+import { guestPicture } from 'tsvisor';
 import { expect, test } from 'vitest';
 
 /** @param program `examples/NAME`, or the command line program `vmm/cli` */
@@ -16,6 +21,22 @@ test('vendor-driver: the guest finds the card of the plug-in beside its NIC', ()
   expect(stdout).toMatch(/guest \| 00:04\.0 1234:d1ce class ff0000/);
   expect(stdout).toMatch(/00:04\.0 dice: nothing/);
   expect(status).toBe(0);
+});
+
+test('mdev-vgpu: the PNG has every pixel that the guest drew', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'tsvisor-example-'));
+  try {
+    const out = join(folder, 'vgpu.png');
+    const { stdout, status } = run('examples/mdev-vgpu', '--xres', '400', '--yres', '300', '--out', out);
+    expect(stdout).toMatch(/attach: vgpu-small: display card .*mediated device/);
+    expect(stdout).toMatch(/display: drawn and read back/);
+    expect(stdout).toMatch(/every pixel is the one that the guest drew/);
+    expect(status).toBe(0);
+    const { data } = PNG.sync.read(readFileSync(out));
+    expect(Buffer.compare(data, guestPicture(400, 300).rgba)).toBe(0);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test('boot-nic: the guest pings through the NIC that the program gave it', () => {
