@@ -1,23 +1,15 @@
 /** What happens to a running guest when the host, the hardware or its own process does something to its device. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { inL1 } from './images.js';
-import { type L2Check, l2CommandLine, parseL2Results } from './l2.js';
+import { type L2Check, parseL2Results } from './l2.js';
+import { type RunningGuest, startGuest as start } from './running-guest.js';
 
 const { LAB_E1000E: NIC = '', LAB_E1000E_PORT: PORT_NIC = '' } = process.env;
 
-interface Guest {
-  readonly child: ChildProcess;
-  readonly ended: Promise<unknown[]>;
-  output(): string;
-  /** Resolves when the guest's output contains the text. */
-  says(text: string): Promise<void>;
-}
-
-const running: Guest[] = [];
+const running: RunningGuest[] = [];
 afterEach(async () => {
   for (const { child, ended } of running.splice(0)) {
     child.kill('SIGKILL');
@@ -26,32 +18,9 @@ afterEach(async () => {
 });
 
 /** Boots L2 with a device, by groups. */
-function startGuest(device: string, checks: readonly L2Check[], bytes?: number, url?: string): Guest {
-  const line = l2CommandLine({ checks, ...(url === undefined ? {} : { url, fetchBytes: bytes ?? 0 }) });
-  const files = ['--kernel', inL1.kernel, '--initrd', inL1.initrd, '--memory', '256M'];
-  const args = ['dist/vmm/cli.js', 'run', '--no-reboot', ...files, '--device', device, '--append', line];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-  let text = '';
-  const waiting: (() => void)[] = [];
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (piece) => {
-      text += String(piece);
-      for (const check of [...waiting]) check();
-    });
-  }
-  const ended = once(child, 'exit');
-  const guest: Guest = {
-    child,
-    ended,
-    output: () => text.replaceAll('guest | ', ''),
-    says: (wanted) =>
-      new Promise((resolve, reject) => {
-        const check = () => text.includes(wanted) && resolve();
-        waiting.push(check);
-        check();
-        void ended.then(() => reject(new Error(`the guest ended without '${wanted}':\n${text}`)));
-      }),
-  };
+function startGuest(device: string, checks: readonly L2Check[], bytes?: number, url?: string): RunningGuest {
+  const fetched = url === undefined ? {} : { url, fetchBytes: bytes ?? 0 };
+  const guest = start(['--device', device], { checks, ...fetched });
   running.push(guest);
   return guest;
 }

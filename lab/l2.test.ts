@@ -1,7 +1,10 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { fileChecksum, fileContent } from './file-server.js';
 import { payloadOf } from './images.js';
 import { l2CommandLine, l2UserspaceSeconds, parseL2Results } from './l2.js';
+import { PICTURE_TEXT, parseL2Picture } from './l2-picture.js';
+import { labFolder } from './paths.js';
 
 describe('L2', () => {
   test('is told its checks and the file to fetch, with the checksum that the file has', () => {
@@ -38,6 +41,13 @@ describe('L2', () => {
 
   test('a result that failed once stays failed', () => {
     expect(parseL2Results('L2-RESULT a failed\nL2-RESULT a ok\n').get('a')).toBe(false);
+  });
+
+  test('its picture’s size is read, and its text is the one that L2 writes', () => {
+    const output = 'L2-RESULT picture.fb0 ok\r\nL2-PICTURE fb0 1024,768 4096\r\n';
+    expect(parseL2Picture(output)).toEqual({ width: 1024, height: 768, stride: 4096 });
+    expect(() => parseL2Picture('L2-END')).toThrow(/nothing of a picture/);
+    expect(readFileSync(`${labFolder}/l2/init.sh`, 'utf8')).toContain(`yes '${PICTURE_TEXT}' |`);
   });
 
   test('the payload of a bzImage lies behind its setup sectors, without the size at its end', () => {

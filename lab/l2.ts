@@ -8,6 +8,7 @@ export type L2Check =
   | 'disk'
   | 'tty'
   | 'fb'
+  | 'picture'
   | 'interrupts'
   | 'unplug'
   | 'hold'

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createSharedMemory, type SharedMemory } from '../../sys/mapping.js';
@@ -7,8 +8,11 @@ import {
   VFIO_GFX_PLANE_TYPE_DMABUF,
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_GFX_PLANE_TYPE_REGION,
+  VFIO_PCI_CONFIG_REGION_INDEX,
   VFIO_PCI_NUM_REGIONS,
 } from '../../vfio/uapi.js';
+import { PCI_BASE_ADDRESS_0 } from '../pci/pci-regs.js';
+import { hasLspci, lspci } from '../pci/testing/lspci.js';
 import { VgpuDevice } from './device.js';
 import { Dispi } from './dispi.js';
 import { createVgpuDriver } from './driver.js';
@@ -149,6 +153,23 @@ test('registers have their width, video memory is mapped, and the next user find
   expect(device.plane).toBeUndefined();
   expect(device.vram[4096]).toBe(0);
 });
+
+test.skipIf(!hasLspci)(
+  `lspci decodes the function as the golden file says${hasLspci ? '' : ' (skipped: needs pciutils)'}`,
+  () => {
+    using device = new VgpuDevice({ name: 'vgpu', vramBytes: VRAM, xres: 1024, yres: 768 });
+    device.openDevice();
+    const config = VFIO_PCI_CONFIG_REGION_INDEX;
+    const place = (register: number, address: number) =>
+      device.write(config, register, new Uint8Array(new Uint32Array([address]).buffer));
+    place(PCI_BASE_ADDRESS_0 + 4 * VRAM_BAR, 0xc000_0000);
+    place(PCI_BASE_ADDRESS_0 + 4 * REGISTER_BAR, 0xc080_0000);
+    const space = new Uint8Array(256);
+    device.read(config, 0, space);
+    expect(lspci(space)).toBe(readFileSync(new URL('./testing/lspci.golden', import.meta.url), 'utf8'));
+    device.closeDevice();
+  },
+);
 
 test('the host is told the plane in the kernel’s terms, and that nothing is shown while nothing is', () => {
   using device = new VgpuDevice({ name: 'vgpu', vramBytes: VRAM, xres: 1024, yres: 768 });

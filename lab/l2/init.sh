@@ -84,18 +84,36 @@ tty() {
     exec 7>&-
   done
 }
-# Fills the screen with one colour, which the host may look for, and reads it back.
-fb() {
-  # Else the kernel's console blinks its cursor into the picture.
+# Else the kernel's console blinks its cursor into the picture.
+no_console() {
   for console in /sys/class/vtconsole/*; do
     ! grep -q 'frame buffer' "$console/name" || echo 0 > "$console/bind"
   done
+}
+# Fills the screen with one colour and reads it back.
+fb() {
+  no_console
   for screen in /sys/class/graphics/fb*; do
     [ -e "$screen/name" ] || continue
     screen=${screen##*/}
     dd if=/dev/zero bs=4096 count=256 2>/dev/null | tr '\000' '\125' > /written
     cat /written > "/dev/$screen" && head -c 1048576 "/dev/$screen" | cmp -s - /written
     result "fb.$screen" $?
+  done
+}
+# Fills the screen with text, for the host to compare, and tells its size and the bytes of a line. Written in large pieces:
+# Linux 6.1's DRM takes a write of just one line for an empty one, and shows it never.
+picture() {
+  no_console
+  for screen in /sys/class/graphics/fb*; do
+    [ -e "$screen/name" ] || continue
+    size=$(cat "$screen/virtual_size")
+    stride=$(cat "$screen/stride")
+    screen=${screen##*/}
+    yes 'tsvisor, lab' | head -c $((stride * ${size#*,})) > /written
+    cat /written > "/dev/$screen"
+    result "picture.$screen" $?
+    echo "L2-PICTURE $screen $size $stride"
   done
 }
 # The host takes the NIC away while L2 runs.
@@ -115,7 +133,7 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | disk | tty | fb | unplug) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | disk | tty | fb | picture | unplug) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     interrupts | hold | crash | restart) $check ;;
     *) result "$check" 1 ;;

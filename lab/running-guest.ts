@@ -1,0 +1,44 @@
+/** For lab tests: L2 under tsvisor in L1, while it runs. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { inL1 } from './images.js';
+import { type L2Options, l2CommandLine } from './l2.js';
+
+export interface RunningGuest {
+  readonly child: ChildProcess;
+  /** Exit code and signal. */
+  readonly ended: Promise<unknown[]>;
+  output(): string;
+  /** Resolves when the output contains the text, `times` times. */
+  says(text: string, times?: number): Promise<void>;
+}
+
+/** Boots L2 with `tsvisor run` and more arguments: its devices. */
+export function startGuest(args: readonly string[], options: L2Options): RunningGuest {
+  const files = ['--kernel', inL1.kernel, '--initrd', inL1.initrd, '--memory', '256M'];
+  const command = ['run', '--no-reboot', ...files, ...args, '--append', l2CommandLine(options)];
+  const child = spawn(process.execPath, ['dist/vmm/cli.js', ...command], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let text = '';
+  const waiting: (() => void)[] = [];
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (piece) => {
+      text += String(piece);
+      for (const check of [...waiting]) check();
+    });
+  }
+  const ended = once(child, 'exit');
+  return {
+    child,
+    ended,
+    output: () => text.replaceAll('guest | ', ''),
+    says: (wanted, times = 1) =>
+      new Promise((resolve, reject) => {
+        const check = () => text.split(wanted).length > times && resolve();
+        waiting.push(check);
+        check();
+        void ended.then(() => reject(new Error(`the guest ended without '${wanted}':\n${text}`)));
+      }),
+  };
+}
