@@ -1,13 +1,14 @@
 /** Devices served by `tsvisor serve` to Debian's QEMU 11, whose guest is the lab's L2: no L1 is needed for that. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startFileServer } from './file-server.js';
 import { imageFolder, prepare } from './images.js';
 import { type L2Check, l2CommandLine, parseL2Results } from './l2.js';
+import { wrongBytes } from './l2-picture.js';
 import { projectFolder } from './paths.js';
 import { runSteps, seconds } from './step.js';
 import { programOf, rootOf, type Userland, userlandStep } from './userland.js';
@@ -26,6 +27,8 @@ export interface ServedCell {
   readonly devices: readonly string[];
   readonly checks: readonly L2Check[];
   readonly expected: readonly string[];
+  /** Whether the first device's picture is compared while the guest holds. */
+  readonly isPictured?: true;
 }
 
 /** Addresses as in the networks of L1's NICs: the guest's gateway is this machine's loopback. */
@@ -48,6 +51,13 @@ export const servedCells: readonly ServedCell[] = [
   { name: 'mtty', devices: ['mtty-2'], checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'] },
   { name: 'vgpu', devices: ['vgpu-small'], checks: ['fb'], expected: ['fb.fb0'] },
   {
+    name: 'vgpu, pixel for pixel',
+    devices: ['vgpu-small'],
+    checks: ['picture', 'hold'],
+    expected: ['picture.fb0'],
+    isPictured: true,
+  },
+  {
     name: 'virtio-net + mtty',
     devices: ['virtio-net', 'mtty-1'],
     checks: ['dhcp', 'ping', 'tty'],
@@ -63,10 +73,12 @@ const GUEST_MS = 120_000;
 class Server implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #ended: Promise<unknown>;
+  readonly #png: string;
   output = '';
 
   private constructor(device: string, path: string) {
-    const args = ['dist/vmm/cli.js', 'serve', device, '--socket', path];
+    this.#png = `${path}.png`;
+    const args = ['dist/vmm/cli.js', 'serve', device, '--socket', path, '--screenshot', this.#png];
     this.#child = spawn(process.execPath, args, { cwd: projectFolder, stdio: ['ignore', 'pipe', 'pipe'] });
     this.#ended = once(this.#child, 'exit');
     for (const stream of [this.#child.stdout, this.#child.stderr])
@@ -87,6 +99,16 @@ class Server implements AsyncDisposable {
       await sleep(20);
     }
     return server;
+  }
+
+  /** What it shows now. @throws Error if there is no picture in time */
+  async picture(): Promise<Buffer> {
+    const said = () => this.output.split('picture saved in').length;
+    const before = said();
+    const deadline = performance.now() + READY_MS;
+    for (this.#child.kill('SIGUSR2'); said() === before; await sleep(20))
+      if (performance.now() > deadline) throw new Error(`no picture\n${this.output}`);
+    return readFileSync(this.#png);
   }
 
   /** Ends it in order: its status has to be that of SIGTERM. */
@@ -137,14 +159,19 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
     for (const [i, device] of cell.devices.entries())
       servers.push(await Server.start(device, sockets[i] as string));
     const line = l2CommandLine({ checks: cell.checks, url: files.url });
-    const guest = await bootGuest(sockets, line);
+    let wrong = 0;
+    const guest = await bootGuest(sockets, line, async (output) => {
+      if (cell.isPictured) wrong = await wrongBytes(output, () => (servers[0] as Server).picture());
+    });
     const results = parseL2Results(guest.output);
     const isPassed =
       guest.status === 0 &&
+      wrong === 0 &&
       cell.expected.every((name) => results.get(name)) &&
       ![...results.values()].includes(false);
     const said = servers.map(({ output }, i) => `--- server ${i}\n${output}`).join('');
-    return { isPassed, ms: performance.now() - start, output: `${guest.output}${said}` };
+    const pixels = wrong === 0 ? '' : `${wrong} bytes of the picture are wrong\n`;
+    return { isPassed, ms: performance.now() - start, output: `${guest.output}${said}${pixels}` };
   } finally {
     for (const server of servers) await server[Symbol.asyncDispose]();
     rmSync(folder, { recursive: true, force: true });
@@ -154,6 +181,7 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
 async function bootGuest(
   sockets: readonly string[],
   line: string,
+  whileItHolds: (output: string) => Promise<void>,
 ): Promise<{ status: number | null; output: string }> {
   const [program, ...loader] = programOf(qemu11, 'usr/bin/qemu-system-x86_64');
   const qemu = spawn(program as string, [...loader, ...qemuArguments(sockets, line)], {
@@ -162,14 +190,19 @@ async function bootGuest(
   const kill = () => void qemu.kill('SIGKILL');
   process.on('exit', kill);
   let output = '';
+  let held: Promise<void> | undefined;
+  // A guest that holds is looked at, and ended in order.
+  const hold = () => whileItHolds(output).finally(() => qemu.kill('SIGTERM'));
   for (const stream of [qemu.stdout, qemu.stderr])
     stream.on('data', (bytes) => {
       output += String(bytes);
+      if (held === undefined && output.includes('L2-WAITS')) held = hold();
     });
   const late = setTimeout(kill, GUEST_MS);
   const [status] = (await once(qemu, 'exit')) as [number | null];
   clearTimeout(late);
   process.off('exit', kill);
+  await held;
   return { status, output };
 }
 

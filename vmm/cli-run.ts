@@ -6,6 +6,7 @@ import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
 import { Camera } from './display/camera.js';
 import type { View } from './display/view.js';
+import { parsePort, withViewPort } from './display/view-port.js';
 import { EX_UNAVAILABLE, exitStatus, SIGNAL_STATUS } from './outcome.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
@@ -131,19 +132,6 @@ function parseDisplay(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   if (/^\d{1,2}$/.test(text)) return Number(text);
   throw new ConfigError([{ path: '--display', text: `'${text}' is not a PCI slot: 1 to 31` }]);
-}
-
-/** `--view` may stand alone: then the port is a free one. */
-function withViewPort(args: readonly string[]): string[] {
-  return args.flatMap((word, i) =>
-    word === '--view' && !/^\d+$/.test(args[i + 1] ?? '') ? ['--view', '0'] : word,
-  );
-}
-
-function parsePort(text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
-  throw new ConfigError([{ path: '--view', text: `'${text}' is not a TCP port` }]);
 }
 
 function parseDevice(text: string, index: number): unknown {

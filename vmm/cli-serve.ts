@@ -3,6 +3,9 @@ import { type TraceName, trace } from '../sys/trace.js';
 import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
 import { DeviceServer } from './device-server.js';
+import { Camera } from './display/camera.js';
+import type { View } from './display/view.js';
+import { parsePort, withViewPort } from './display/view-port.js';
 import { SIGNAL_STATUS } from './outcome.js';
 import { stopOnSignals } from './stop-signals.js';
 
@@ -11,6 +14,8 @@ const options = {
   plugin: { type: 'string', multiple: true },
   'trust-client': { type: 'boolean' },
   trace: { type: 'string', multiple: true },
+  screenshot: { type: 'string' },
+  view: { type: 'string' },
   quiet: { type: 'boolean' },
 } as const;
 
@@ -19,7 +24,7 @@ const isTraceName = (name: string): name is TraceName => Object.hasOwn(trace, na
 /** `tsvisor serve`: returns the process's exit code. @throws ConfigError, or what keeps the device from being served */
 export async function serve(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
-    args: [...args],
+    args: withViewPort(args),
     options,
     strict: true,
     allowPositionals: true,
@@ -37,7 +42,8 @@ export async function serve(args: readonly string[]): Promise<number> {
   const say = (text: string) => {
     if (values.quiet !== true) console.log(text);
   };
-  const server = DeviceServer.start(
+  const viewPort = parsePort(values.view);
+  await using server = DeviceServer.start(
     {
       ...parseAddress(device, 'serve'),
       path: socket,
@@ -56,6 +62,17 @@ export async function serve(args: readonly string[]): Promise<number> {
     by = signal;
     server.stop();
   });
+  using camera =
+    values.screenshot === undefined
+      ? undefined
+      : new Camera(server, values.screenshot, undefined, (text) => say(`tsvisor: ${text}`));
+  let view: View | undefined;
+  if (viewPort !== undefined) {
+    view = await (await import('./display/view.js')).View.start(server, { port: viewPort });
+    (values.quiet === true ? console.error : console.log)(`tsvisor: its picture is at ${view.url}`);
+  }
+  await using _view = view;
   await server.finished;
+  await camera?.take();
   return by === undefined ? 0 : SIGNAL_STATUS[by as keyof typeof SIGNAL_STATUS];
 }

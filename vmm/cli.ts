@@ -40,7 +40,8 @@ serve takes a device as --device does, and one client at a time:
 
   --trust-client       map memory that the client could cut short, which would end this process; without
                        it such memory is reached by messages
-  --plugin, --trace, --quiet  as for run
+  --screenshot FILE    what the client is shown, at each SIGUSR2 and at the end
+  --view [PORT], --plugin, --trace, --quiet  as for run
 
 The exit code is the guest's verdict; 64 a usage or configuration error, 69 something the host lacks,
 70 a guest that crashed, 130 or 143 when stopped by SIGINT or SIGTERM.

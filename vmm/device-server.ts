@@ -1,11 +1,13 @@
 import { MessageChannel, Worker } from 'node:worker_threads';
 import { startEventThread } from '../sys/event-thread.js';
-import { createInboxControl, InboxBell } from '../sys/inbox.js';
+import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import type { TraceName } from '../sys/trace.js';
 import { workerUrl } from '../sys/worker-url.js';
+import { encodePng, toPicture } from './display/png.js';
+import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './protocol.js';
 import type { ServeEvent, ServeThreadData } from './serve-thread.js';
 
@@ -39,6 +41,8 @@ export class DeviceServer implements AsyncDisposable {
   readonly finished: Promise<void>;
   readonly #observer: DeviceServerObserver;
   readonly #control = createInboxControl();
+  readonly #screens = new Screens((command) => this.#send(command));
+  #sender: InboxSender | undefined;
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
 
@@ -57,6 +61,26 @@ export class DeviceServer implements AsyncDisposable {
   /** Sends the client away and closes the device. Returns at once: await {@link finished}. */
   stop(): void {
     new InboxBell(this.#control).stop();
+  }
+
+  /**
+   * What the device shows its client now, as PNG; without a client, what it showed when the last one went. The client is
+   * not held up.
+   * @throws SysError ENODATA while it shows nothing; ENODEV if it is no display; EINVAL for a picture that is not understood
+   */
+  screenshot(): Promise<Uint8Array> {
+    return this.look(undefined, toPicture).then(encodePng);
+  }
+
+  /** As {@link screenshot}, for whoever wants pixels. `use` is called while they are there: it keeps copies only. */
+  look<T>(_slot: number | undefined, use: (look: Look) => T): Promise<T> {
+    return this.#screens.look(undefined, use);
+  }
+
+  /** Returns whether there is a thread to hear it. */
+  #send(command: unknown): boolean {
+    this.#sender?.send(command);
+    return this.#sender !== undefined;
   }
 
   async #run(options: DeviceServerOptions): Promise<void> {
@@ -86,6 +110,7 @@ export class DeviceServer implements AsyncDisposable {
     };
     using _hook = onProcessExit(stop);
     worker.on('message', (event: ServeEvent) => this.#hear(event));
+    this.#sender = new InboxSender(commands.port1, this.#control);
     const fail = (error: Error) => {
       this.#failure ??= error;
       stop();
@@ -95,10 +120,12 @@ export class DeviceServer implements AsyncDisposable {
       worker.once('error', fail);
       worker.once('exit', () => resolve());
     });
+    this.#sender = undefined;
     commands.port1.close();
     stop();
     await Promise.allSettled([events.ended]);
     unmap(this.#mapped);
+    this.#screens.end(this.#failure);
     if (this.#failure !== undefined) throw this.#failure;
   }
 
@@ -112,6 +139,10 @@ export class DeviceServer implements AsyncDisposable {
         break;
       case 'trace':
         this.#observer.trace?.(event.channel, event.text);
+        break;
+      case 'plane':
+      case 'stills':
+        this.#screens.hear(event);
         break;
       case 'failed':
         this.#failure ??= decodeError(event.error);

@@ -7,6 +7,8 @@ import { deferUnmapping, type MappedRange } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
+import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
+import { ServedDisplay } from './display/served-display.js';
 import { loadPlugins } from './plugin.js';
 import { type ErrorData, encodeError } from './protocol.js';
 import { traceText } from './trace-text.js';
@@ -30,6 +32,8 @@ export type ServeEvent =
   | { readonly kind: 'ready'; readonly description: string }
   | { readonly kind: 'told'; readonly text: string }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
+  | PlaneEvent
+  | StillsEvent
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last one: memory to unmap when no thread can touch it any more. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
@@ -41,7 +45,10 @@ const emit = (event: ServeEvent): void => parentPort?.postMessage(event);
 async function main(): Promise<void> {
   setThreadName('tsvisor-serve');
   const inbox = new Inbox(data.control);
-  inbox.addPort(data.commands, () => {});
+  const display = new ServedDisplay(data.address);
+  inbox.addPort(data.commands, (command) => {
+    emit({ kind: 'plane', id: (command as PlaneCommand).id, answer: display.look() });
+  });
   for (const name of ['vfioUser', 'vfio'] as const) {
     trace[name].subscribe((event) => {
       const { text } = event as { text?: string };
@@ -57,14 +64,20 @@ async function main(): Promise<void> {
   const device = scope.own(provider.resolve(data.address, data.options));
   // Opened once in advance: what keeps the device from being served is known before a client comes.
   openForClient(provider, device)[Symbol.dispose]();
-  const server = scope.own(
-    new VfioUserServer({
-      path: data.path,
-      open: () => openForClient(provider, device),
-      trustsClient: data.trustsClient,
-      tell: (text) => emit({ kind: 'told', text }),
-    }),
-  );
+  using server = new VfioUserServer({
+    path: data.path,
+    open: () => {
+      const served = openForClient(provider, device);
+      display.open(served.device);
+      const close = () => {
+        display.close();
+        served[Symbol.dispose]();
+      };
+      return { ...served, [Symbol.dispose]: close };
+    },
+    trustsClient: data.trustsClient,
+    tell: (text) => emit({ kind: 'told', text }),
+  });
   emit({ kind: 'ready', description: device.description });
   // A bell rings while a call blocks: its signal ends the call. The word it would set is of no use here.
   const unused = new Uint8Array(PAGE);
@@ -76,6 +89,8 @@ async function main(): Promise<void> {
     }
   } finally {
     inbox.leaveRun();
+    server[Symbol.dispose]();
+    emit({ kind: 'stills', stills: [display.still()] });
   }
 }
 

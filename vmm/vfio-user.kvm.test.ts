@@ -1,11 +1,13 @@
 /** A device of one tsvisor in the guest of another one, by vfio-user. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, afterEach, expect, test } from 'vitest';
+import { PNG } from 'pngjs';
+import { afterAll, afterEach, expect, test, vi } from 'vitest';
 import { DeviceServer } from './device-server.js';
+import { guestPicture } from './guest-picture.js';
 import { CLI, runMachine, tsvisor } from './testing.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-user-'));
@@ -28,9 +30,9 @@ interface Serving {
 }
 
 /** `tsvisor serve`, ready. */
-async function serve(device: string): Promise<Serving> {
+async function serve(device: string, ...more: readonly string[]): Promise<Serving> {
   const path = socketPath();
-  const child = spawn(process.execPath, [CLI, 'serve', device, '--socket', path], {
+  const child = spawn(process.execPath, [CLI, 'serve', device, '--socket', path, ...more], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   running.push(child);
@@ -154,4 +156,49 @@ test('served from a program: it tells when it is ready and who comes, and leaves
   expect(existsSync(path)).toBe(false);
   const broken = DeviceServer.start({ address: 'nothing', path });
   await expect(broken.finished).rejects.toThrowError(/ENODEV/);
+});
+
+test('what a guest draws on a display of another process is seen there, and kept when the client is killed', async () => {
+  const png = join(folder, 'served.png');
+  const { child, path, output } = await serve('vgpu-small,xres=320,yres=200', '--screenshot', png);
+  /** Asks for a picture; undefined if there is none. */
+  const shot = async (): Promise<Uint8Array | undefined> => {
+    rmSync(png, { force: true });
+    const before = output().length;
+    const said = () => output().slice(before);
+    child.kill('SIGUSR2');
+    await vi.waitUntil(() => /picture saved|ENODATA\n.*hint/s.test(said()), { timeout: 10_000 });
+    return existsSync(png) ? PNG.sync.read(readFileSync(png)).data : undefined;
+  };
+  expect(await shot()).toBeUndefined();
+  expect(output()).toMatch(/no picture: .*vgpu-small: ENODATA\n.*no client/);
+  const { report } = await runMachine({ devices: [{ address: `vfio-user:${path}` }] });
+  expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
+  expect(await shot()).toBeUndefined(); // the client has reset it
+  const args = ['run', '--device', `vfio-user:${path}`, '--append', 'frames=100000'];
+  const guest = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+  running.push(guest);
+  let text = '';
+  guest.stdout.on('data', (bytes) => {
+    text += String(bytes);
+  });
+  await vi.waitUntil(() => text.includes('pixels of 32 bits'), { timeout: 10_000 });
+  const seen = new Set<string>();
+  await vi.waitUntil(
+    async () => {
+      const picture = await shot();
+      if (picture?.length === 4 * 320 * 200) seen.add(Buffer.from(picture).toString('base64'));
+      return seen.size > 3; // the bars move
+    },
+    { timeout: 20_000 },
+  );
+  guest.kill('SIGKILL');
+  await once(guest, 'exit');
+  await vi.waitUntil(() => output().split('the client has gone').length > 2, { timeout: 10_000 });
+  const last = (await shot()) as Uint8Array;
+  // The lower part stands still.
+  const below = 4 * 320 * 120;
+  expect(Buffer.compare(last.subarray(below), guestPicture(320, 200).rgba.subarray(below))).toBe(0);
+  child.kill('SIGTERM');
+  expect(await once(child, 'exit')).toEqual([143, null]);
 });

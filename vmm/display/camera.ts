@@ -1,10 +1,14 @@
 import { renameSync, writeFileSync } from 'node:fs';
 import { fromNodeError } from '../../sys/error.js';
-import type { VirtualMachine } from '../virtual-machine.js';
 
-/** Saves pictures of a machine into a file: now, and whenever the process gets SIGUSR2. */
+/** What pictures can be taken of: a VirtualMachine, a DeviceServer. */
+export interface Pictured {
+  screenshot(slot?: number): Promise<Uint8Array>;
+}
+
+/** Saves pictures into a file: now, and whenever the process gets SIGUSR2. */
 export class Camera implements Disposable {
-  readonly #vm: VirtualMachine;
+  readonly #of: Pictured;
   readonly #path: string;
   readonly #slot: number | undefined;
   readonly #say: (text: string) => void;
@@ -13,8 +17,8 @@ export class Camera implements Disposable {
   /** One picture at a time: they go into one file. */
   #last: Promise<void> = Promise.resolve();
 
-  constructor(vm: VirtualMachine, path: string, slot: number | undefined, say: (text: string) => void) {
-    this.#vm = vm;
+  constructor(of: Pictured, path: string, slot: number | undefined, say: (text: string) => void) {
+    this.#of = of;
     this.#path = path;
     this.#slot = slot;
     this.#say = say;
@@ -34,7 +38,7 @@ export class Camera implements Disposable {
 
   async #take(): Promise<void> {
     try {
-      const picture = await this.#vm.screenshot(this.#slot);
+      const picture = await this.#of.screenshot(this.#slot);
       const part = `${this.#path}.part`;
       try {
         writeFileSync(part, picture);

@@ -2,7 +2,6 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
-import { Scope } from '../../sys/scope.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import { decodeError, type ErrorData } from '../protocol.js';
 import type { DisplayMemory, PlaneCommand, PlaneEvent, ShownPlane, Still, StillsEvent } from './messages.js';
@@ -38,7 +37,6 @@ export class Screens {
   readonly #send: (command: PlaneCommand) => boolean;
   readonly #memories = new Map<number, Mapping>();
   readonly #requests = new Map<number, Request>();
-  #owned = new Scope();
   #stills: readonly Still[] = [];
   #lastId = 0;
 
@@ -90,15 +88,16 @@ export class Screens {
         return this.#still(slot);
       });
     }
-    const owned = this.#owned;
-    this.#owned = new Scope();
+    const memories = [...this.#memories.values()];
     this.#memories.clear();
-    owned[Symbol.dispose]();
+    for (const memory of memories) memory[Symbol.dispose]();
   }
 
   #map({ slot, name }: ShownPlane, { fd: number, offset, bytes }: DisplayMemory): void {
     using fd = Fd.adopt(number, `video memory of ${name}`);
-    this.#memories.set(slot, this.#owned.own(Mapping.file(fd, bytes, { offset, isWritable: false })));
+    const memory = Mapping.file(fd, bytes, { offset, isWritable: false });
+    this.#memories.get(slot)?.[Symbol.dispose](); // a device that was opened anew
+    this.#memories.set(slot, memory);
   }
 
   #still(slot: number | undefined): ShownPlane {

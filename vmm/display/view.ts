@@ -8,7 +8,7 @@ import { fromNodeError, isErrno } from '../../sys/error.js';
 import { Changes, MESSAGE, textMessage } from './changes.js';
 import type { Look } from './screens.js';
 
-/** What can be watched: a VirtualMachine. */
+/** What can be watched: a VirtualMachine, a DeviceServer. */
 export interface Watched {
   readonly finished: Promise<unknown>;
   look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T>;
