@@ -11,8 +11,10 @@ export interface Cell {
   /** Bash in L1 that gives them back. */
   readonly detach: string;
   readonly parameters?: readonly string[];
-  /** The device is tsvisor's own, in its process: no other program has it. */
+  /** The device is tsvisor's own: QEMU of L1 cannot have it. */
   readonly isInProcess?: true;
+  /** It has no cdev to bind to an iommufd. */
+  readonly isByGroupOnly?: true;
   /** Virtual CPUs of L2; 1 if absent. */
   readonly cpus?: number;
 }
@@ -28,6 +30,16 @@ const passThrough = (...variables: string[]): Pick<Cell, 'attach' | 'detach'> =>
 const mediated = (...types: string[]): Pick<Cell, 'attach' | 'detach'> => ({
   attach: `devices="${types.map((type) => `$(mdev-create ${type})`).join(' ')}"`,
   detach: 'for uuid in $devices; do echo 1 > /sys/bus/mdev/devices/$uuid/remove; done',
+});
+
+/** Another tsvisor has the device, and the guest's one gets it by vfio-user. */
+const served = (device: string): Pick<Cell, 'attach' | 'detach' | 'isInProcess' | 'isByGroupOnly'> => ({
+  attach:
+    `node dist/vmm/cli.js serve ${device} --socket /run/served & server=$!; ` +
+    'until [ -S /run/served ]; do sleep 0.1; done; devices=vfio-user:/run/served',
+  detach: 'kill $server; wait $server',
+  isInProcess: true,
+  isByGroupOnly: true,
 });
 
 const nic = { checks: nicChecks, expected: nicResults('eth0') };
@@ -80,6 +92,14 @@ export const cells: readonly Cell[] = [
     attach: 'net-up $LAB_E1000E; devices=virtio-net,net=passt:no-map-gw',
     detach: 'net-down $LAB_E1000E',
     isInProcess: true,
+  },
+  { name: 'mtty by vfio-user', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...served('mtty-2') },
+  { name: 'vgpu by vfio-user', checks: ['fb'], expected: ['fb.fb0'], ...served('vgpu-small') },
+  {
+    name: 'virtio-net by vfio-user',
+    checks: ['dhcp', 'ping'],
+    expected: ['dhcp.eth0', 'ping.eth0'],
+    ...served('virtio-net'),
   },
   { name: 'mbochs', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mbochs-small') },
 ];
