@@ -7,7 +7,7 @@ import { readdirSync } from 'node:fs';
 import { defineConfig } from 'rolldown';
 
 const isEntry = (file) =>
-  /\/index\.ts$|-task\.ts$|^(vmm|vfio)\/.*-thread\.ts$|^examples\/[\w-]+\.ts$/.test(file) ||
+  /\/index\.ts$|-(task|plugin)\.ts$|^(vmm|vfio)\/.*-thread\.ts$|^examples\/[\w-]+\.ts$/.test(file) ||
   ['vmm/cli.ts', 'sys/event-loop.ts', 'bench/main.ts'].includes(file);
 const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))

@@ -1,9 +1,11 @@
 /** `npm run bench [-- NAME ...]`: runs the benchmarks, all or those named. */
 import { coreScale } from './core-scale.js';
 import { exitCost } from './exit-cost.js';
+import { mmioLatency } from './mmio-latency.js';
 import { packets } from './packets.js';
 import { startUp } from './start-up.js';
 import { vfioUser } from './vfio-user.js';
+import { vfioUserDma } from './vfio-user-dma.js';
 
 const benchmarks: Readonly<Record<string, () => Promise<void>>> = {
   'exit-cost': exitCost,
@@ -11,6 +13,8 @@ const benchmarks: Readonly<Record<string, () => Promise<void>>> = {
   packets,
   'core-scale': coreScale,
   'vfio-user': vfioUser,
+  'vfio-user-dma': vfioUserDma,
+  'mmio-latency': mmioLatency,
 };
 
 const wanted = process.argv.slice(2);

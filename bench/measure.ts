@@ -1,5 +1,6 @@
 /** What all benchmarks share: medians, interleaving, C peers compiled on the spot. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -50,3 +51,28 @@ export function compileC(name: string, folder: string): string {
 }
 
 export const microseconds = (ns: number): string => `${(ns / 1000).toFixed(2)} us`;
+
+const cli = fileURLToPath(new URL('../vmm/cli.js', import.meta.url));
+
+/**
+ * A server of the benchmark, ready: `tsvisor` with these arguments, or a C program that says so. Ended by SIGTERM.
+ * @throws Error if it ends at once
+ */
+export async function serving(program: string, args: readonly string[]): Promise<AsyncDisposable> {
+  const isOurs = program === process.execPath;
+  const child = spawn(program, isOurs ? [cli, ...args] : args, { stdio: ['ignore', 'pipe', 'inherit'] });
+  const ended = once(child, 'exit');
+  // Read to the end: a program whose reader has gone ends.
+  await new Promise<void>((resolve, reject) => {
+    child.stdout.on('data', (bytes) => {
+      if (/ready|serves it at/.test(String(bytes))) resolve();
+    });
+    void ended.then(() => reject(new Error(`${program} ${args.join(' ')} ended at once`)));
+  });
+  return {
+    async [Symbol.asyncDispose]() {
+      child.kill('SIGTERM');
+      await ended;
+    },
+  };
+}

@@ -1,18 +1,15 @@
 /** vfio-user's round trip: client and server of ours against the least that C can do. */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Connection } from '../vfio/user/client/connection.js';
 import { Writer } from '../vfio/user/message.js';
 import { VFIO_USER_REGION_READ, VFIO_USER_REGION_WRITE } from '../vfio/user/protocol.js';
-import { compileC, interleave, median, microseconds, scratchFolder } from './measure.js';
+import { compileC, interleave, median, microseconds, scratchFolder, serving } from './measure.js';
 
 const ROUNDS = 7;
 const READS = 20_000;
 const POSTS = 100_000;
 const CONFIG = 7;
-const cli = fileURLToPath(new URL('../vmm/cli.js', import.meta.url));
 
 const request = (count: number, data: Uint8Array = new Uint8Array(0)): Uint8Array =>
   new Writer(16 + data.length)
@@ -45,52 +42,31 @@ function postByUs(path: string): number {
   return Number(process.hrtime.bigint() - start) / POSTS;
 }
 
-/** Its output is read to the end: a program whose reader has gone ends. */
-async function started(command: string, args: readonly string[], says: string): Promise<ChildProcess> {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] });
-  await new Promise<void>((resolve, reject) => {
-    child.stdout?.on('data', (bytes) => {
-      if (String(bytes).includes(says)) resolve();
-    });
-    child.once('exit', () => reject(new Error(`${command} ended at once`)));
-  });
-  return child;
-}
-
 export async function vfioUser(): Promise<void> {
   using folder = scratchFolder();
   const peer = compileC('vfio-user-peer', folder.path);
   const [inC, ours] = [join(folder.path, 'c.sock'), join(folder.path, 'ours.sock')];
-  const servers = [
-    await started(peer, ['server', inC], 'ready'),
-    await started(process.execPath, [cli, 'serve', 'mtty-1', '--socket', ours], 'serves it at'),
-  ];
+  await using _c = await serving(peer, ['server', inC]);
+  await using _ours = await serving(process.execPath, ['serve', 'mtty-1', '--socket', ours]);
   const byC = (what: string, path: string, count: number) => () =>
     Number(execFileSync(peer, [what, path, `${count}`], { encoding: 'utf8' }));
-  try {
-    const reads = await interleave(ROUNDS, {
-      'C client, C server': byC('read', inC, READS),
-      'C client, our server': byC('read', ours, READS),
-      'our client, C server': () => readByUs(inC),
-      'our client, our server': () => readByUs(ours),
-    });
-    const posts = await interleave(ROUNDS, {
-      'C client, C server': byC('post', inC, POSTS),
-      'C client, our server': byC('post', ours, POSTS),
-      'our client, C server': () => postByUs(inC),
-    });
-    for (const [what, result] of [
-      ['REGION_READ, round trip', reads],
-      ['posted REGION_WRITE', posts],
-    ] as const) {
-      const floor = result['C client, C server'] as number;
-      for (const [name, ns] of Object.entries(result))
-        console.log(`  ${what}, ${name}: ${microseconds(ns)} (${(ns / floor).toFixed(2)} x C)`);
-    }
-  } finally {
-    for (const server of servers) {
-      server.kill('SIGTERM');
-      await once(server, 'exit');
-    }
+  const reads = await interleave(ROUNDS, {
+    'C client, C server': byC('read', inC, READS),
+    'C client, our server': byC('read', ours, READS),
+    'our client, C server': () => readByUs(inC),
+    'our client, our server': () => readByUs(ours),
+  });
+  const posts = await interleave(ROUNDS, {
+    'C client, C server': byC('post', inC, POSTS),
+    'C client, our server': byC('post', ours, POSTS),
+    'our client, C server': () => postByUs(inC),
+  });
+  for (const [what, result] of [
+    ['REGION_READ, round trip', reads],
+    ['posted REGION_WRITE', posts],
+  ] as const) {
+    const floor = result['C client, C server'] as number;
+    for (const [name, ns] of Object.entries(result))
+      console.log(`  ${what}, ${name}: ${microseconds(ns)} (${(ns / floor).toFixed(2)} x C)`);
   }
 }

@@ -1,0 +1,83 @@
+/** A plug-in for the benchmark of DMA: a device that reads its client's memory as often as it is told. */
+import type { Plugin } from 'tsvisor';
+import {
+  type Iova,
+  type MdevInstance,
+  type OpenDevice,
+  type VendorDriver,
+  VFIO_DEVICE_FLAGS_PCI,
+  VFIO_PCI_NUM_IRQS,
+  VFIO_PCI_NUM_REGIONS,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_REGION_INFO_FLAG_WRITE,
+  type VfioDeviceOps,
+} from 'tsvisor/vfio';
+
+// BAR 0, as in vfio-user-peer.c.
+const ADDRESS = 0;
+const BYTES = 8;
+const GO = 12; // the number of times; the write is answered when all of it is done
+const CHECK = 16; // first byte, and the last one above it
+const MOST_BYTES = 1 << 20;
+
+class DmaEngine implements VfioDeviceOps {
+  readonly name = 'dma-engine';
+  readonly #buffer = new Uint8Array(MOST_BYTES);
+  #open: OpenDevice | undefined;
+  #address = 0n;
+  #bytes = 0;
+
+  openDevice(open: OpenDevice): void {
+    this.#open = open;
+  }
+
+  closeDevice(): void {
+    this.#open = undefined;
+  }
+
+  getInfo() {
+    return { flags: VFIO_DEVICE_FLAGS_PCI, numRegions: VFIO_PCI_NUM_REGIONS, numIrqs: VFIO_PCI_NUM_IRQS };
+  }
+
+  getRegionInfo(index: number) {
+    const flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+    return index === 0
+      ? { index, flags, size: 4096, capabilities: [] }
+      : { index, flags: 0, size: 0, capabilities: [] };
+  }
+
+  getIrqInfo(index: number) {
+    return { index, flags: 0, count: 0 };
+  }
+
+  setIrqs(): void {}
+
+  read(_index: number, offset: number, data: Uint8Array): number {
+    if (offset === CHECK && data.length === 4)
+      data.set([this.#buffer[0] as number, this.#buffer[this.#bytes - 1] as number, 0, 0]);
+    return data.length;
+  }
+
+  write(_index: number, offset: number, data: Uint8Array): number {
+    const view = new DataView(data.buffer, data.byteOffset, data.length);
+    if (offset === ADDRESS) this.#address = view.getBigUint64(0, true);
+    else if (offset === BYTES) this.#bytes = Math.min(view.getUint32(0, true), MOST_BYTES);
+    else if (offset === GO) this.#read(view.getUint32(0, true));
+    return data.length;
+  }
+
+  #read(times: number): void {
+    const piece = this.#buffer.subarray(0, this.#bytes);
+    for (let i = 0; i < times; i++) this.#open?.dma.rw(this.#address as Iova, piece, false);
+  }
+}
+
+const driver: VendorDriver = {
+  name: 'dma-engine',
+  types: [
+    { name: 'dma-engine', description: 'reads its client’s memory', deviceApi: 'vfio-pci', maxInstances: 1 },
+  ],
+  create: (): MdevInstance => ({ ops: new DmaEngine(), counters: () => ({}), [Symbol.dispose]() {} }),
+};
+
+export const plugin: Plugin = { name: 'dma-engine', vendorDrivers: [driver] };
