@@ -1,6 +1,5 @@
 /** The event task behind vmm/signals.ts: tells the machine thread which of its fds were signalled. */
 import type { StartEventTask } from '../sys/event-task.js';
-import { drainEventfd } from '../sys/eventfd.js';
 
 /** Machine thread to task; `token` stands for the watch, as fd numbers are used again. */
 export type SignalCommand =
@@ -18,10 +17,11 @@ export const start: StartEventTask = (_data, context) => {
       const command = message as SignalCommand;
       if (command.kind === 'unwatch') return stop(command.token);
       const { token, fd } = command;
-      const ready = () => {
-        if (drainEventfd(fd) > 0n) context.notify(token);
-      };
-      watches.set(token, context.watch(fd, ready));
+      // By edge, and never read: another process may have the eventfd too, and a read could then wait for ever.
+      watches.set(
+        token,
+        context.watch(fd, () => context.notify(token), true),
+      );
     },
     stop() {
       for (const token of [...watches.keys()]) stop(token);
