@@ -227,18 +227,22 @@ export function encodeRegionInfo(info: UserRegionInfo, argsz: number): Uint8Arra
   return writer.bytes;
 }
 
-/** `argsz` is what the peer would need to tell everything. */
+/**
+ * `argsz` is what the peer would need to tell everything. An answer that is shorter has no capabilities, whatever its flags
+ * say: rust-vmm's servers set VFIO_REGION_INFO_FLAG_CAPS even then.
+ */
 export function decodeRegionInfo(
   command: number,
   payload: Uint8Array,
-): UserRegionInfo & { readonly argsz: number } {
+): UserRegionInfo & { readonly argsz: number; readonly isWhole: boolean } {
   const reader = new Reader(command, payload);
   const argsz = reader.argsz(REGION_INFO_BYTES);
   const [flags, index, first] = [reader.u32(), reader.u32(), reader.u32()];
   const [size, fdOffset] = [reader.size(), reader.size()];
-  const capabilities =
-    (flags & VFIO_REGION_INFO_FLAG_CAPS) === 0 ? [] : decodeCapabilities(command, payload, first, size);
-  return { argsz, index, flags, size, fdOffset, capabilities };
+  const isWhole = payload.length >= argsz;
+  const hasCapabilities = isWhole && (flags & VFIO_REGION_INFO_FLAG_CAPS) !== 0;
+  const capabilities = hasCapabilities ? decodeCapabilities(command, payload, first, size) : [];
+  return { argsz, isWhole, index, flags, size, fdOffset, capabilities };
 }
 
 function decodeCapabilities(

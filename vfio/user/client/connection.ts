@@ -22,7 +22,7 @@ import {
   TYPE_MASK,
   VFIO_USER_VERSION,
 } from '../protocol.js';
-import { type Capabilities, decodeVersion, encodeVersion } from '../version.js';
+import { type Capabilities, decodeVersion, encodeVersion, type Version } from '../version.js';
 
 /** An answer; its payload is good until the next question, its descriptors are the asker's to close. */
 export interface Answer {
@@ -40,6 +40,8 @@ const POLLIN = 1;
 export class Connection implements Disposable {
   readonly path: string;
   readonly capabilities: Capabilities;
+  /** Minor version that both sides speak. */
+  readonly minor: number;
   readonly #channel: Channel;
   readonly #timeoutMs: number;
   readonly #onGone: (() => void)[] = [];
@@ -60,7 +62,7 @@ export class Connection implements Disposable {
     this.#channel = channel;
     this.#timeoutMs = timeoutMs;
     channel.setTimeouts(timeoutMs, timeoutMs);
-    this.capabilities = this.#negotiate();
+    ({ minor: this.minor, capabilities: this.capabilities } = this.#negotiate());
   }
 
   /**
@@ -98,7 +100,7 @@ export class Connection implements Disposable {
     else this.#onGone.push(callback);
   }
 
-  #negotiate(): Capabilities {
+  #negotiate(): Pick<Version, 'minor' | 'capabilities'> {
     const mine = {
       maxMsgFds: MAX_MSG_FDS,
       maxDataXferSize: DEFAULT_MAX_DATA_XFER_SIZE,
@@ -112,8 +114,11 @@ export class Connection implements Disposable {
     const { payload, fds } = this.ask(VFIO_USER_VERSION, version);
     for (const fd of fds) fd[Symbol.dispose]();
     const { minor, capabilities } = decodeVersion(payload);
-    if (minor <= MINOR) return capabilities;
-    throw this.#end(errno.EPROTO, `the server answers version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
+    if (minor > MINOR)
+      throw this.#end(errno.EPROTO, `the server answers version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
+    // It may take more than it would get back in one message.
+    const maxDataXferSize = Math.min(capabilities.maxDataXferSize, mine.maxDataXferSize);
+    return { minor, capabilities: { ...capabilities, maxDataXferSize } };
   }
 
   /**

@@ -13,7 +13,10 @@ import {
   type RegionInfo,
   type RegionIoEventFd,
   VFIO_DEVICE_FLAGS_RESET,
+  VFIO_IRQ_INFO_AUTOMASKED,
   VFIO_IRQ_INFO_EVENTFD,
+  VFIO_IRQ_SET_ACTION_MASK,
+  VFIO_IRQ_SET_ACTION_UNMASK,
   VFIO_IRQ_SET_DATA_BOOL,
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_PCI_BAR5_REGION_INDEX,
@@ -56,6 +59,8 @@ export class UserDeviceFile implements DeviceFile {
   /** Signalled when the peer is gone: the guest's owner then takes the device away. */
   #request: Fd | undefined;
   readonly #isMemory: (boolean | undefined)[] = [];
+  /** By index; they do not change, and each SET_IRQS is checked against them. */
+  readonly #irqs: IrqInfo[] = [];
   #isOpen = true;
 
   /** @throws SysError ENODEV if the peer is gone; EPROTO for a device that cannot be */
@@ -109,6 +114,11 @@ export class UserDeviceFile implements DeviceFile {
       throw this.#invalid('VFIO_DEVICE_GET_IRQ_INFO', `there is no irq index ${index}`);
     if (index === VFIO_PCI_REQ_IRQ_INDEX) return { index, flags: VFIO_IRQ_INFO_EVENTFD, count: 1 };
     if (index >= this.#info.numIrqs) return { index, flags: 0, count: 0 };
+    this.#irqs[index] ??= this.#askIrqInfo(connection, index);
+    return this.#irqs[index];
+  }
+
+  #askIrqInfo(connection: Connection, index: number): IrqInfo {
     const command = VFIO_USER_DEVICE_GET_IRQ_INFO;
     const info = decodeIrqInfo(command, connection.ask(command, irqInfoRequest(index)).payload);
     return { index, flags: info.flags, count: Math.min(info.count, MOST_VECTORS) };
@@ -122,9 +132,22 @@ export class UserDeviceFile implements DeviceFile {
     this.#use('VFIO_DEVICE_SET_IRQS');
     const { index, flags, start, count, data = [] } = set;
     validateIrqSet(set, this.getInfo().numIrqs, (wanted) => this.getIrqInfo(wanted), this.target);
+    this.#refuseMaskingByEventfd(set);
     if (index === VFIO_PCI_REQ_IRQ_INDEX) this.#keepRequest(set);
     else if ((flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) this.#setEventfds(set);
     else this.#sendIrqs(flags, index, start, count, (flags & VFIO_IRQ_SET_DATA_BOOL) === 0 ? [] : data, []);
+  }
+
+  /**
+   * A server whose device does not mask itself (libvfio-user's never says so) has no use for an eventfd that unmasks: one
+   * ignores it, another takes it for the one to signal, and the guest would hear of no interrupt any more.
+   */
+  #refuseMaskingByEventfd({ index, flags }: IrqSet): void {
+    const masks = VFIO_IRQ_SET_ACTION_MASK | VFIO_IRQ_SET_ACTION_UNMASK;
+    if ((flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0 || (flags & masks) === 0) return;
+    if ((this.getIrqInfo(index).flags & VFIO_IRQ_INFO_AUTOMASKED) !== 0) return;
+    const hint = `interrupts ${index} do not mask themselves (VFIO_IRQ_INFO_AUTOMASKED)`;
+    throw new SysError({ call: 'VFIO_DEVICE_SET_IRQS', target: this.target, errno: errno.ENOTTY, hint });
   }
 
   #keepRequest({ flags, data }: IrqSet): void {

@@ -25,6 +25,8 @@ const STRIDE = 2 ** 40;
 const SHORT_ARGSZ = 32;
 const SHORT_IO_ARGSZ = 16;
 const MOST_ARGSZ = 64 * 1024;
+/** Servers of 0.0 (rust-vmm) leave the payload of a command that they do not know in the stream, and are lost from there on. */
+const IO_FDS_MINOR = 1;
 const PAGE = 4096;
 
 interface Known {
@@ -73,7 +75,7 @@ export class UserRegions implements Disposable {
     };
     try {
       let told = ask(SHORT_ARGSZ);
-      if (told.argsz > SHORT_ARGSZ) told = ask(Math.min(told.argsz, MOST_ARGSZ));
+      if (!told.isWhole) told = ask(Math.min(told.argsz, MOST_ARGSZ));
       const { flags, size, capabilities, fdOffset } = told;
       const offset = index * STRIDE;
       const [fd] = fds;
@@ -94,8 +96,9 @@ export class UserRegions implements Disposable {
   /** Why a region is not mapped: a file that is too short, or could become so, would end this process when it is touched. */
   #problemOf(
     fd: Fd,
-    { size, fdOffset, capabilities }: ReturnType<typeof decodeRegionInfo>,
+    { size, fdOffset, capabilities, isWhole }: ReturnType<typeof decodeRegionInfo>,
   ): string | undefined {
+    if (!isWhole) return 'the server does not tell which parts can be';
     const areas = areasOf(capabilities) ?? [{ offset: 0, size }];
     if (areas.some(({ offset, size: bytes }) => (offset | bytes | fdOffset) % PAGE !== 0))
       return 'its areas are not of whole pages';
@@ -154,6 +157,7 @@ export class UserRegions implements Disposable {
   }
 
   #askIoFds(index: number): readonly (RegionIoEventFd & { readonly owned: Fd })[] {
+    if (this.#connection.minor < IO_FDS_MINOR) return [];
     const command = VFIO_USER_DEVICE_GET_REGION_IO_FDS;
     let fds: Fd[] = [];
     try {
