@@ -6,7 +6,7 @@ import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
 import { Camera } from './display/camera.js';
 import type { View } from './display/view.js';
-import { parsePort, withViewPort } from './display/view-port.js';
+import { openView, parsePort, withViewPort } from './display/view-port.js';
 import { EX_UNAVAILABLE, exitStatus, SIGNAL_STATUS } from './outcome.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
@@ -50,11 +50,7 @@ export async function run(args: readonly string[]): Promise<number> {
     values.screenshot === undefined ? undefined : new Camera(vm, values.screenshot, display, say);
   let view: View | undefined;
   try {
-    if (viewPort !== undefined) {
-      view = await (await import('./display/view.js')).View.start(vm, { port: viewPort, slot: display });
-      // Whoever wants the guest's output alone still has to learn the port.
-      (isQuiet ? console.error : console.log)(`tsvisor: its picture is at ${view.url}`);
-    }
+    view = await openView(vm, viewPort, isQuiet, display);
     const report = await vm.finished;
     await camera?.take();
     if (values.json === true) console.log(JSON.stringify(report));

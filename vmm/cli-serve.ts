@@ -4,8 +4,7 @@ import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
 import { DeviceServer } from './device-server.js';
 import { Camera } from './display/camera.js';
-import type { View } from './display/view.js';
-import { parsePort, withViewPort } from './display/view-port.js';
+import { openView, parsePort, withViewPort } from './display/view-port.js';
 import { SIGNAL_STATUS } from './outcome.js';
 import { stopOnSignals } from './stop-signals.js';
 
@@ -66,12 +65,7 @@ export async function serve(args: readonly string[]): Promise<number> {
     values.screenshot === undefined
       ? undefined
       : new Camera(server, values.screenshot, undefined, (text) => say(`tsvisor: ${text}`));
-  let view: View | undefined;
-  if (viewPort !== undefined) {
-    view = await (await import('./display/view.js')).View.start(server, { port: viewPort });
-    (values.quiet === true ? console.error : console.log)(`tsvisor: its picture is at ${view.url}`);
-  }
-  await using _view = view;
+  await using _view = await openView(server, viewPort, values.quiet === true);
   await server.finished;
   await camera?.take();
   return by === undefined ? 0 : SIGNAL_STATUS[by as keyof typeof SIGNAL_STATUS];

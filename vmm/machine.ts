@@ -13,14 +13,7 @@ import type { Platform } from './linux/index.js';
 import type { MachinePorts } from './machine-ports.js';
 import type { MemoryMap } from './memory-map.js';
 import { describeCrash, type Outcome } from './outcome.js';
-import {
-  type ErrorData,
-  encodeError,
-  type MachineCommand,
-  monotonicMs,
-  type Phase,
-  type RunReport,
-} from './protocol.js';
+import { type MachineCommand, monotonicMs, orError, type Phase, type RunReport } from './protocol.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
 /** What a machine is made of; compose.ts puts it together and owns it all. */
@@ -194,13 +187,5 @@ export class Machine {
         counters: device.counters?.() ?? {},
       })),
     };
-  }
-}
-
-function orError<T>(look: () => T): T | ErrorData {
-  try {
-    return look();
-  } catch (error) {
-    return encodeError(error);
   }
 }

@@ -111,6 +111,15 @@ export function encodeError(error: unknown): ErrorData {
   return { name, message, stack, ...code };
 }
 
+/** What a call returns, or what it throws, as something that crosses threads. */
+export function orError<T>(call: () => T): T | ErrorData {
+  try {
+    return call();
+  } catch (error) {
+    return encodeError(error);
+  }
+}
+
 export function decodeError(data: ErrorData): Error {
   if (data.sys !== undefined) return new SysError(data.sys);
   if (data.problems !== undefined) return new ConfigError(data.problems);

@@ -64,19 +64,26 @@ async function main(): Promise<void> {
   const device = scope.own(provider.resolve(data.address, data.options));
   // Opened once in advance: what keeps the device from being served is known before a client comes.
   openForClient(provider, device)[Symbol.dispose]();
-  using server = new VfioUserServer({
-    path: data.path,
-    open: () => {
-      const served = openForClient(provider, device);
-      display.open(served.device);
-      const close = () => {
-        display.close();
-        served[Symbol.dispose]();
-      };
-      return { ...served, [Symbol.dispose]: close };
-    },
-    trustsClient: data.trustsClient,
-    tell: (text) => emit({ kind: 'told', text }),
+  const server = scope.own(
+    new VfioUserServer({
+      path: data.path,
+      open: () => {
+        const served = openForClient(provider, device);
+        display.open(served.device);
+        const close = () => {
+          display.close();
+          served[Symbol.dispose]();
+        };
+        return { ...served, [Symbol.dispose]: close };
+      },
+      trustsClient: data.trustsClient,
+      tell: (text) => emit({ kind: 'told', text }),
+    }),
+  );
+  // Before the device goes, and its picture with it.
+  scope.defer(() => {
+    display.close();
+    emit({ kind: 'stills', stills: [display.still()] });
   });
   emit({ kind: 'ready', description: device.description });
   // A bell rings while a call blocks: its signal ends the call. The word it would set is of no use here.
@@ -89,8 +96,6 @@ async function main(): Promise<void> {
     }
   } finally {
     inbox.leaveRun();
-    server[Symbol.dispose]();
-    emit({ kind: 'stills', stills: [display.still()] });
   }
 }
 

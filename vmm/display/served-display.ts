@@ -1,8 +1,8 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
-import { type ErrorData, encodeError } from '../protocol.js';
-import { chooseDisplay, DeviceDisplay } from './device-display.js';
+import { type ErrorData, orError } from '../protocol.js';
+import { DeviceDisplay } from './device-display.js';
 import type { ShownPlane, Still } from './messages.js';
 
 const SLOT = 0;
@@ -34,10 +34,7 @@ export class ServedDisplay {
 
   /** What the client sees now, or the last one saw. */
   look(): ShownPlane | ErrorData {
-    const display = this.#display;
-    return orError(() =>
-      display === undefined ? this.#lastOne() : chooseDisplay([display], undefined).look(),
-    );
+    return orError(() => this.#display?.look() ?? this.#lastOne());
   }
 
   /** The last word, for whoever looks when this thread has ended. */
@@ -54,13 +51,5 @@ export class ServedDisplay {
       errno: errno.ENODATA,
       hint,
     });
-  }
-}
-
-function orError<T>(look: () => T): T | ErrorData {
-  try {
-    return look();
-  } catch (error) {
-    return encodeError(error);
   }
 }

@@ -1,5 +1,6 @@
 /** `--view [PORT]` of the command line. */
 import { ConfigError } from '../config-error.js';
+import type { View, Watched } from './view.js';
 
 /** `--view` may stand alone: then the port is a free one. */
 export function withViewPort(args: readonly string[]): string[] {
@@ -13,4 +14,22 @@ export function parsePort(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
   throw new ConfigError([{ path: '--view', text: `'${text}' is not a TCP port` }]);
+}
+
+/**
+ * Opens the page, if there is to be one, and says where it is: on stderr where stdout is the guest's or a report's alone, as
+ * one still has to learn the port.
+ * @throws SysError as View.start
+ */
+export async function openView(
+  watched: Watched,
+  port: number | undefined,
+  isQuiet: boolean,
+  slot?: number,
+): Promise<View | undefined> {
+  if (port === undefined) return undefined;
+  const { View } = await import('./view.js'); // here, as most runs never need it
+  const view = await View.start(watched, { port, slot });
+  (isQuiet ? console.error : console.log)(`tsvisor: its picture is at ${view.url}`);
+  return view;
 }
