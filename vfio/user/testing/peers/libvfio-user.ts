@@ -3,12 +3,12 @@
  * Built from the shapes measured, not captured.
  */
 import * as protocol from '../../protocol.js';
-import { bytes, client, type Line, ourVersion, server, version } from './session.js';
+import { bytes, client, type Line, opening, server, version } from './session.js';
 
 const CAPABILITIES =
   '{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":1048576,"pgsizes":4096,"max_dma_maps":65535,"migration":{"pgsize":4096}}}';
 
-const { VFIO_USER_DEVICE_GET_INFO: INFO, VFIO_USER_DEVICE_GET_REGION_INFO: REGION } = protocol;
+const { VFIO_USER_DEVICE_GET_REGION_INFO: REGION } = protocol;
 const { VFIO_USER_DEVICE_GET_IRQ_INFO: IRQ, VFIO_USER_DEVICE_SET_IRQS: SET_IRQS } = protocol;
 const { VFIO_USER_REGION_READ: READ, VFIO_USER_REGION_WRITE: WRITE } = protocol;
 const { VFIO_USER_DMA_MAP: MAP, VFIO_USER_DMA_UNMAP: UNMAP, VFIO_USER_DEVICE_RESET: RESET } = protocol;
@@ -16,20 +16,10 @@ const { VFIO_USER_DMA_READ: DMA_READ, VFIO_USER_DMA_WRITE: DMA_WRITE } = protoco
 const { VFIO_USER_DEVICE_GET_REGION_IO_FDS: IO_FDS } = protocol;
 
 /** Until the device is open: 494f:0dc8, which is PCI with a reset, 9 regions, 5 kinds of interrupts. */
-export const attach: readonly Line[] = [
-  ourVersion,
+export const attach: readonly Line[] = opening(
   server.answers(protocol.VFIO_USER_VERSION, bytes(version(2), CAPABILITIES)),
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 9, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 256n, 0n)),
-  client.asks(READ, bytes(0n, 7, 4)),
-  server.answers(READ, bytes(0n, 7, 4, [0x4f, 0x49, 0xc8, 0x0d])),
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 9, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 256n, 0n)),
-];
+  { id: [0x4f, 0x49, 0xc8, 0x0d], configBytes: 256n },
+);
 
 /** BAR2: 256 I/O ports. */
 export const ports: readonly Line[] = [
@@ -115,42 +105,41 @@ export const memoryByMessage: readonly Line[] = [
   server.answers(UNMAP, bytes(24, 0, 0x10_0000n, 0x2000n)),
 ];
 
+/** Doorbells of the ports, each of `stride` bytes: how many there are is asked first. */
+function doorbells(
+  stride: number,
+  fds: readonly string[],
+  ...entries: readonly (readonly (number | bigint)[])[]
+): readonly Line[] {
+  const argsz = 16 + entries.length * stride;
+  return [
+    client.asks(IO_FDS, bytes(16, 0, 2, 0)),
+    server.answers(IO_FDS, bytes(argsz, 0, 2, entries.length)),
+    client.asks(IO_FDS, bytes(argsz, 0, 2, 0)),
+    server.answers(IO_FDS, bytes(argsz, 0, 2, entries.length, ...entries.flat()), { fds }),
+  ];
+}
+
 /** A doorbell whose value also goes to shared memory: 48 bytes, of a type that only clients with such memory know. */
-export const shadowDoorbell: readonly Line[] = [
-  client.asks(IO_FDS, bytes(16, 0, 2, 0)),
-  server.answers(IO_FDS, bytes(64, 0, 2, 1)),
-  client.asks(IO_FDS, bytes(64, 0, 2, 0)),
+export const shadowDoorbell = doorbells(
+  48,
+  ['bell', 'shadow'],
   // offset, size, fd index, type, flags, index of the shadow's fd, offset in it, value
-  server.answers(IO_FDS, bytes(64, 0, 2, 1, 0x8n, 4n, 0, 2, 0, 1, 0x10n, 0n), { fds: ['bell', 'shadow'] }),
-];
+  [0x8n, 4n, 0, 2, 0, 1, 0x10n, 0n],
+);
 
 /** Plain doorbells in entries of 48 bytes: one of any value, one of 7 only; both by one descriptor. */
-export const plainDoorbells: readonly Line[] = [
-  client.asks(IO_FDS, bytes(16, 0, 2, 0)),
-  server.answers(IO_FDS, bytes(16 + 2 * 48, 0, 2, 2)),
-  client.asks(IO_FDS, bytes(16 + 2 * 48, 0, 2, 0)),
-  server.answers(
-    IO_FDS,
-    bytes(
-      16 + 2 * 48,
-      0,
-      2,
-      2,
-      ...[0x8n, 4n, 0, 0, 0, 0xffff_ffff, 0n, 0n],
-      ...[0x10n, 2n, 0, 0, 1, 0xffff_ffff, 0n, 7n],
-    ),
-    { fds: ['bell'] },
-  ),
-];
+export const plainDoorbells = doorbells(
+  48,
+  ['bell'],
+  [0x8n, 4n, 0, 0, 0, 0xffff_ffff, 0n, 0n],
+  [0x10n, 2n, 0, 0, 1, 0xffff_ffff, 0n, 7n],
+);
 
 /** The same by the specification: 40 bytes each. */
-export const specifiedDoorbells: readonly Line[] = [
-  client.asks(IO_FDS, bytes(16, 0, 2, 0)),
-  server.answers(IO_FDS, bytes(16 + 2 * 40, 0, 2, 2)),
-  client.asks(IO_FDS, bytes(16 + 2 * 40, 0, 2, 0)),
-  server.answers(
-    IO_FDS,
-    bytes(16 + 2 * 40, 0, 2, 2, ...[0x8n, 4n, 0, 0, 0, 0, 0n], ...[0x10n, 2n, 0, 0, 1, 0, 7n]),
-    { fds: ['bell'] },
-  ),
-];
+export const specifiedDoorbells = doorbells(
+  40,
+  ['bell'],
+  [0x8n, 4n, 0, 0, 0, 0, 0n],
+  [0x10n, 2n, 0, 0, 1, 0, 7n],
+);

@@ -2,30 +2,20 @@
  * QEMU 10.2's x-vfio-user-server with an NVMe controller 1b36:0010. Built from the shapes measured, not captured.
  */
 import * as protocol from '../../protocol.js';
-import { bytes, client, type Line, ourVersion, server, version } from './session.js';
+import { bytes, client, type Line, opening, server, version } from './session.js';
 
 const CAPABILITIES =
   '{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":1048576,"pgsizes":4096,"migration":{"pgsize":4096,"max_bitmap_size":268435456}}}';
 
-const { VFIO_USER_DEVICE_GET_INFO: INFO, VFIO_USER_DEVICE_GET_REGION_INFO: REGION } = protocol;
+const { VFIO_USER_DEVICE_GET_REGION_INFO: REGION } = protocol;
 const { VFIO_USER_DEVICE_GET_IRQ_INFO: IRQ, VFIO_USER_DEVICE_SET_IRQS: SET_IRQS } = protocol;
 const { VFIO_USER_REGION_READ: READ, VFIO_USER_REGION_WRITE: WRITE } = protocol;
 
 /** It answers minor 1 to 2, and has a tenth region, of no size: migration as it was. */
-export const attach: readonly Line[] = [
-  ourVersion,
+export const attach: readonly Line[] = opening(
   server.answers(protocol.VFIO_USER_VERSION, bytes(version(1), CAPABILITIES)),
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 10, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 4096n, 0n)),
-  client.asks(READ, bytes(0n, 7, 4)),
-  server.answers(READ, bytes(0n, 7, 4, [0x36, 0x1b, 0x10, 0x00])),
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 10, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 4096n, 0n)),
-];
+  { id: [0x36, 0x1b, 0x10, 0x00], configBytes: 4096n, numRegions: 10 },
+);
 
 export const regions: readonly Line[] = [
   client.asks(REGION, bytes(32, 0, 0, 0, 0n, 0n)),

@@ -4,7 +4,7 @@
  * captured.
  */
 import * as protocol from '../../protocol.js';
-import { bytes, client, type Line, ourVersion, server, version } from './session.js';
+import { bytes, client, type Line, opening, ourAnswer, server, sparseRegion, version } from './session.js';
 
 /** Of both sides. */
 const CAPABILITIES =
@@ -17,31 +17,17 @@ const { VFIO_USER_REGION_READ: READ, VFIO_USER_REGION_WRITE: WRITE } = protocol;
 const { VFIO_USER_DMA_MAP: MAP, VFIO_USER_DMA_UNMAP: UNMAP } = protocol;
 
 /** 0.0 whatever it is asked for. It sends the header of what was read first, and then the data. */
-export const attach: readonly Line[] = [
-  ourVersion,
+export const attach: readonly Line[] = opening(
   server.answers(VERSION, bytes(version(0), CAPABILITIES), { cutAt: 20 }),
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 9, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 256n, 0n)),
-  client.asks(READ, bytes(0n, 7, 4)),
-  server.answers(READ, bytes(0n, 7, 4, [0x4f, 0x49, 0xc8, 0x0d]), { cutAt: 32 }),
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 9, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 256n, 0n)),
-];
+  { id: [0x4f, 0x49, 0xc8, 0x0d], configBytes: 256n, cutAt: 32 },
+);
 
 /** The short answer says CAPS, and where they are, but has none. */
 export const sparse: readonly Line[] = [
   client.asks(REGION, bytes(32, 0, 0, 0, 0n, 0n)),
   server.answers(REGION, bytes(80, 0xf, 0, 32, 0x4000n, 0n)),
   client.asks(REGION, bytes(80, 0, 0, 0, 0n, 0n)),
-  server.answers(
-    REGION,
-    bytes(80, 0xf, 0, 32, 0x4000n, 0n, 1 | (1 << 16), 0, 2, 0, ...[0n, 0x1000n], ...[0x2000n, 0x1000n]),
-    { fds: ['memory'] },
-  ),
+  sparseRegion(0, 0x4000n, 'memory'),
 ];
 
 export const ports: readonly Line[] = [
@@ -76,13 +62,7 @@ export const interrupts: readonly Line[] = [
  */
 export const clientSession: readonly Line[] = [
   client.asks(VERSION, bytes(version(1), CAPABILITIES), { id: 0 }),
-  server.answers(
-    VERSION,
-    bytes(
-      version(1),
-      '{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":true}}',
-    ),
-  ),
+  ourAnswer(1),
   client.asks(INFO, bytes(32, 0, 0, 0)),
   server.answers(INFO, bytes(16, 3, 9, 5)),
   client.asks(REGION, bytes(32, 0, 0, 0, 0n, 0n)),
@@ -92,11 +72,7 @@ export const clientSession: readonly Line[] = [
   client.asks(REGION, bytes(32, 0, 2, 0, 0n, 0n)),
   server.answers(REGION, bytes(80, 7, 2, 0, 0x3000n, 0n)),
   client.asks(REGION, bytes(80, 0, 2, 0, 0n, 0n)),
-  server.answers(
-    REGION,
-    bytes(80, 0xf, 2, 32, 0x3000n, 0n, 1 | (1 << 16), 0, 2, 0, ...[0n, 0x1000n], ...[0x2000n, 0x1000n]),
-    { fds: ['memory'] },
-  ),
+  sparseRegion(2, 0x3000n, 'memory'),
   client.asks(REGION, bytes(32, 0, 8, 0, 0n, 0n)),
   server.answers(REGION, bytes(32, 0, 8, 0, 0n, 0n)),
   client.asks(IRQ, bytes(16, 0, 2, 0)),

@@ -8,6 +8,9 @@ import {
   FLAG_NO_REPLY,
   TYPE_COMMAND,
   TYPE_REPLY,
+  VFIO_USER_DEVICE_GET_INFO,
+  VFIO_USER_DEVICE_GET_REGION_INFO,
+  VFIO_USER_REGION_READ,
   VFIO_USER_VERSION,
 } from '../../protocol.js';
 
@@ -87,6 +90,52 @@ export const ourVersion: Frame = client.asks(
     '{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":false}}',
   ),
 );
+
+/** What our server answers to a client of version 0.`minor`. */
+export const ourAnswer = (minor: number): Frame =>
+  server.answers(
+    VFIO_USER_VERSION,
+    bytes(
+      version(minor),
+      '{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":true}}',
+    ),
+  );
+
+/** What is known of a device when our client has it open. */
+export interface Opened {
+  /** Vendor and device, as they lie in configuration space, of `configBytes`. */
+  readonly id: readonly [number, number, number, number];
+  readonly configBytes: bigint;
+  readonly numRegions?: number;
+  /** Where the answer of configuration space is cut in two. */
+  readonly cutAt?: number;
+}
+
+/** Until the device is open: our client's questions, which are the same to any PCI device with a reset and 5 kinds of interrupts. */
+export function opening(answer: Frame, { id, configBytes, numRegions = 9, cutAt }: Opened): readonly Line[] {
+  const questions = [
+    client.asks(VFIO_USER_DEVICE_GET_INFO, bytes(16, 0, 0, 0)),
+    server.answers(VFIO_USER_DEVICE_GET_INFO, bytes(16, 3, numRegions, 5)),
+    client.asks(VFIO_USER_DEVICE_GET_REGION_INFO, bytes(32, 0, 7, 0, 0n, 0n)),
+    server.answers(VFIO_USER_DEVICE_GET_REGION_INFO, bytes(32, 3, 7, 0, configBytes, 0n)),
+  ];
+  return [
+    ourVersion,
+    answer,
+    ...questions,
+    client.asks(VFIO_USER_REGION_READ, bytes(0n, 7, 4)),
+    server.answers(VFIO_USER_REGION_READ, bytes(0n, 7, 4, id), cutAt === undefined ? {} : { cutAt }),
+    ...questions,
+  ];
+}
+
+/** The whole answer about a region of which the first and the third page can be mapped. */
+export const sparseRegion = (index: number, size: bigint, fd: string): Frame =>
+  server.answers(
+    VFIO_USER_DEVICE_GET_REGION_INFO,
+    bytes(80, 0xf, index, 32, size, 0n, 1 | (1 << 16), 0, 2, 0, ...[0n, 0x1000n], ...[0x2000n, 0x1000n]),
+    { fds: [fd] },
+  );
 
 /** A frame for people, by which frames are compared, too. */
 export function describe(

@@ -4,7 +4,7 @@
  * none is wanted.
  */
 import * as protocol from '../../protocol.js';
-import { bytes, client, type Line, server, version } from './session.js';
+import { bytes, client, type Line, ourAnswer, server, sparseRegion, version } from './session.js';
 
 const { VFIO_USER_DEVICE_GET_INFO: INFO, VFIO_USER_DEVICE_GET_REGION_INFO: REGION } = protocol;
 const { VFIO_USER_REGION_READ: READ, VFIO_USER_REGION_WRITE: WRITE } = protocol;
@@ -14,23 +14,13 @@ const PADDING = new Array<number>(4064 - 32).fill(0);
 
 export const clientSession: readonly Line[] = [
   client.asks(VERSION, bytes(version(1)), { id: 0 }),
-  server.answers(
-    VERSION,
-    bytes(
-      version(1),
-      '{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":true}}',
-    ),
-  ),
+  ourAnswer(1),
   client.asks(INFO, bytes(16, 0, 0, 0), { id: 0 }),
   server.answers(INFO, bytes(16, 3, 9, 5)),
   client.asks(REGION, bytes(4064, 0, 0, 0, 0n, 0n, PADDING), { id: 0 }),
   server.answers(REGION, bytes(32, 3, 0, 0, 0x1000n, 0n)),
   client.asks(REGION, bytes(4064, 0, 2, 0, 0n, 0n, PADDING), { id: 0 }),
-  server.answers(
-    REGION,
-    bytes(80, 0xf, 2, 32, 0x3000n, 0n, 1 | (1 << 16), 0, 2, 0, ...[0n, 0x1000n], ...[0x2000n, 0x1000n]),
-    { fds: ['card memory'] },
-  ),
+  sparseRegion(2, 0x3000n, 'card memory'),
   client.asks(MAP, bytes(32, 3, 0n, 0x10_0000n, 0x2000n), { id: 0, fds: ['ram'] }),
   server.answers(MAP),
   client.asks(WRITE, bytes(0x100n, 0, 8, [0, 0, 0x10, 0, 0, 0, 0, 0]), { id: 0 }),

@@ -3,35 +3,24 @@
  * not captured.
  */
 import * as protocol from '../../protocol.js';
-import { bytes, client, type Line, ourVersion, server, version } from './session.js';
+import { bytes, client, type Line, type Opened, opening, server, version } from './session.js';
 
-const { VFIO_USER_DEVICE_GET_INFO: INFO, VFIO_USER_DEVICE_GET_REGION_INFO: REGION } = protocol;
+const { VFIO_USER_DEVICE_GET_REGION_INFO: REGION } = protocol;
 const { VFIO_USER_DEVICE_GET_IRQ_INFO: IRQ, VFIO_USER_DEVICE_SET_IRQS: SET_IRQS } = protocol;
 const { VFIO_USER_REGION_READ: READ, VFIO_USER_VERSION: VERSION, VFIO_USER_REGION_WRITE: WRITE } = protocol;
 
 const capabilities = (twin: string): string =>
   `{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":1048576,${twin}"migration":{"pgsize":4096}}}`;
 
+const CARD: Opened = { id: [0x58, 0x4e, 0x01, 0x00], configBytes: 4096n };
+
 /** It offers a twin socket to whoever takes one; in `attachWithTwin` even to a client that has not asked. */
-const opening = (answer: Line): readonly Line[] => [
-  ourVersion,
-  answer,
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 9, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 4096n, 0n)),
-  client.asks(READ, bytes(0n, 7, 4)),
-  server.answers(READ, bytes(0n, 7, 4, [0x58, 0x4e, 0x01, 0x00])),
-  client.asks(INFO, bytes(16, 0, 0, 0)),
-  server.answers(INFO, bytes(16, 3, 9, 5)),
-  client.asks(REGION, bytes(32, 0, 7, 0, 0n, 0n)),
-  server.answers(REGION, bytes(32, 3, 7, 0, 4096n, 0n)),
-];
-export const attach = opening(server.answers(VERSION, bytes(version(2), capabilities(''))));
+export const attach = opening(server.answers(VERSION, bytes(version(2), capabilities(''))), CARD);
 export const attachWithTwin = opening(
   server.answers(VERSION, bytes(version(2), capabilities('"twin_socket":{"supported":true,"fd_index":0},')), {
     fds: ['twin'],
   }),
+  CARD,
 );
 
 /**
