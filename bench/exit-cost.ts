@@ -13,6 +13,7 @@ import { RangeBus } from '../vmm/bus.js';
 import { ExitDispatcher } from '../vmm/exit-dispatcher.js';
 import { longModeSregs, prepareLongMode } from '../vmm/long-mode.js';
 import { MemoryMap } from '../vmm/memory-map.js';
+import { u32 } from './machine-code.js';
 import { compileC, interleave, microseconds, scratchFolder } from './measure.js';
 
 const MEMORY_BYTES = 2n << 20n;
@@ -22,12 +23,6 @@ const MMIO_ADDRESS = 0xd000_0000;
 const EXITS = 20_000;
 const ROUNDS = 7;
 
-const u32 = (value: number) => [
-  value & 0xff,
-  (value >> 8) & 0xff,
-  (value >> 16) & 0xff,
-  (value >>> 24) & 0xff,
-];
 const LOOP_AND_HALT = (target: number) => [0xff, 0xc9, 0x75, target & 0xff, 0xf4]; // dec ecx; jnz target; hlt
 
 const guests: Readonly<Record<string, readonly number[]>> = {

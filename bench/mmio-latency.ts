@@ -1,7 +1,9 @@
 /** How long a guest waits for a register of its device: in this process, and in another one by vfio-user. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Elf64Ehdr, Elf64Phdr } from '../vmm/boot-elf.js';
 import { VirtualMachine } from '../vmm/virtual-machine.js';
+import { u32 } from './machine-code.js';
 import { interleave, microseconds, scratchFolder, serving } from './measure.js';
 
 const ROUNDS = 5;
@@ -14,11 +16,13 @@ const REGISTERS_AT = 0xc080_0000;
 const DISPI_ID = REGISTERS_AT + 0x500;
 const [BEGIN, END] = [0x50, 0x60];
 
-const LOAD_AT = 0x10_0000;
-const EHDR_BYTES = 64;
-const PHDR_BYTES = 56;
+// elf.h
+const ET_EXEC = 2;
+const EM_X86_64 = 62;
+const PT_LOAD = 1;
+const READ_EXECUTE = 5;
+const LOAD_AT = 0x10_0000n;
 
-const u32 = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);
 /** mov edx, port; mov eax, value; out dx, eax */
 const out32 = (port: number, value: number): number[] => [0xba, ...u32(port), 0xb8, ...u32(value), 0xef];
 const setConfig = (register: number, value: number): number[] => [
@@ -46,23 +50,27 @@ function guestImage(): Uint8Array {
     ...out8(0xf4, 0),
     ...[0xfa, 0xf4], // cli; hlt
   ];
-  const image = Buffer.alloc(EHDR_BYTES + PHDR_BYTES + code.length);
-  image.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
-  image.writeUInt16LE(2, 16); // ET_EXEC
-  image.writeUInt16LE(62, 18); // EM_X86_64
-  image.writeUInt32LE(1, 20);
-  image.writeBigUInt64LE(BigInt(LOAD_AT), 24);
-  image.writeBigUInt64LE(BigInt(EHDR_BYTES), 32);
-  image.writeUInt16LE(EHDR_BYTES, 52);
-  image.writeUInt16LE(PHDR_BYTES, 54);
-  image.writeUInt16LE(1, 56);
-  image.writeUInt32LE(1, EHDR_BYTES); // PT_LOAD
-  image.writeUInt32LE(5, EHDR_BYTES + 4);
-  image.writeBigUInt64LE(BigInt(EHDR_BYTES + PHDR_BYTES), EHDR_BYTES + 8);
-  for (const at of [16, 24]) image.writeBigUInt64LE(BigInt(LOAD_AT), EHDR_BYTES + at);
-  for (const at of [32, 40]) image.writeBigUInt64LE(BigInt(code.length), EHDR_BYTES + at);
-  image.set(code, EHDR_BYTES + PHDR_BYTES);
-  return image;
+  const header = Elf64Ehdr.encode({
+    e_ident: Uint8Array.of(0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, ...new Uint8Array(9)),
+    e_type: ET_EXEC,
+    e_machine: EM_X86_64,
+    e_version: 1,
+    e_entry: LOAD_AT,
+    e_phoff: BigInt(Elf64Ehdr.size),
+    e_ehsize: Elf64Ehdr.size,
+    e_phentsize: Elf64Phdr.size,
+    e_phnum: 1,
+  });
+  const segment = Elf64Phdr.encode({
+    p_type: PT_LOAD,
+    p_flags: READ_EXECUTE,
+    p_offset: BigInt(Elf64Ehdr.size + Elf64Phdr.size),
+    p_vaddr: LOAD_AT,
+    p_paddr: LOAD_AT,
+    p_filesz: BigInt(code.length),
+    p_memsz: BigInt(code.length),
+  });
+  return Buffer.concat([header, segment, Uint8Array.from(code)]);
 }
 
 /** Nanoseconds of one read, as the guest waits for it. */
