@@ -192,11 +192,14 @@ async function bootGuest(
   let output = '';
   let held: Promise<void> | undefined;
   // A guest that holds is looked at, and ended in order.
-  const hold = () => whileItHolds(output).finally(() => qemu.kill('SIGTERM'));
+  const hold = () => {
+    held = whileItHolds(output).finally(() => qemu.kill('SIGTERM'));
+    held.catch(() => {}); // awaited below: until then it must not end the process
+  };
   for (const stream of [qemu.stdout, qemu.stderr])
     stream.on('data', (bytes) => {
       output += String(bytes);
-      if (held === undefined && output.includes('L2-WAITS')) held = hold();
+      if (held === undefined && output.includes('L2-WAITS')) hold();
     });
   const late = setTimeout(kill, GUEST_MS);
   const [status] = (await once(qemu, 'exit')) as [number | null];
