@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { trace } from '../sys/trace.js';
 import { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from './core/group.js';
 import { CoreIommufdFile } from './core/iommufd.js';
-import type { KvmPointer } from './core/ops.js';
+import type { KvmPointer } from './driver.js';
 import { RecordingListener } from './testing/recording-listener.js';
 import { ScriptedVm } from './testing/scripted-kvm.js';
 import { World } from './testing/world.js';

@@ -1,4 +1,4 @@
-import type { VendorDriver } from '../vfio/core/ops.js';
+import type { VendorDriver } from '../vfio/driver.js';
 import type { VfioProvider } from '../vfio/uapi.js';
 
 /** What a plug-in module exports, as `plugin`: devices, or places where devices come from. It is loaded in the machine thread. */

@@ -3,14 +3,14 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { signalEventfd } from '../../sys/eventfd.js';
 import { trace } from '../../sys/trace.js';
+import { setDeviceState } from '../../vfio/core/migration.js';
 import {
-  setDeviceState,
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
-} from '../../vfio/core/migration.js';
+} from '../../vfio/feature.js';
 import { hasLspci, lspci } from '../pci/testing/lspci.js';
 import { recordTrace } from '../testing.js';
 import { taken } from '../virtio-net/testing/workbench.js';

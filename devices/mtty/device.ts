@@ -1,6 +1,6 @@
 import type { EventTask } from '../../sys/event-task.js';
 import { trace } from '../../sys/trace.js';
-import type { MigrationOps, VfioDeviceOps } from '../../vfio/core/ops.js';
+import type { MigrationOps, VfioDeviceOps } from '../../vfio/driver.js';
 import {
   type DeviceInfo,
   type IrqInfo,

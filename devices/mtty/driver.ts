@@ -6,7 +6,7 @@ import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { workerUrl } from '../../sys/worker-url.js';
-import type { MdevType, VendorDriver } from '../../vfio/core/ops.js';
+import type { MdevType, VendorDriver } from '../../vfio/driver.js';
 import { createIntxPin, IntxPin } from '../mdev/intx-pin.js';
 import { createByteChannel } from './byte-channel.js';
 import { MttyDevice } from './device.js';

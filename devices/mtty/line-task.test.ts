@@ -6,7 +6,7 @@ import { Fd } from '../../sys/fd.js';
 import { createInboxControl, Inbox } from '../../sys/inbox.js';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
-import type { OpenDevice } from '../../vfio/core/ops.js';
+import type { OpenDevice } from '../../vfio/driver.js';
 import { recordTrace } from '../testing.js';
 import { taken } from '../virtio-net/testing/workbench.js';
 import { createMttyDriver } from './driver.js';

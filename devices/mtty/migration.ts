@@ -2,14 +2,14 @@ import { fstatSync, readSync, writeSync } from 'node:fs';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { duplicateFd, Fd } from '../../sys/fd.js';
+import type { MigrationOps } from '../../vfio/driver.js';
 import {
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP_COPY,
   VFIO_MIGRATION_STOP_COPY,
-} from '../../vfio/core/migration.js';
-import type { MigrationOps } from '../../vfio/core/ops.js';
+} from '../../vfio/feature.js';
 import { UART_STATE_BYTES, type Uart16550 } from '../uart-16550.js';
 
 /** "mtty", and the version of what follows: the number of ports, and each port's state. */

@@ -2,7 +2,7 @@ import { PAGE_SIZE } from '../../sys/address.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { createSharedMemory, Mapping, type SharedMemory } from '../../sys/mapping.js';
-import type { VfioDeviceOps } from '../../vfio/core/ops.js';
+import type { VfioDeviceOps } from '../../vfio/driver.js';
 import {
   type DeviceInfo,
   type GfxPlaneInfo,

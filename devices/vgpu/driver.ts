@@ -1,6 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import type { MdevInstance, MdevType, VendorDriver } from '../../vfio/core/ops.js';
+import type { MdevInstance, MdevType, VendorDriver } from '../../vfio/driver.js';
 import { VgpuDevice } from './device.js';
 
 /** A display card that was created. */

@@ -1,6 +1,6 @@
 import type { EventContext } from '../../sys/event-task.js';
 import { signalEventfd } from '../../sys/eventfd.js';
-import { type DmaTableBuffer, DmaTableReader } from '../../vfio/core/dma-table.js';
+import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
 import type { NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from './interrupt-signals.js';

@@ -2,7 +2,7 @@ import type { EventTask } from '../../sys/event-task.js';
 import { signalEventfd } from '../../sys/eventfd.js';
 import type { Fd } from '../../sys/fd.js';
 import { trace } from '../../sys/trace.js';
-import type { OpenDevice, VfioDeviceOps } from '../../vfio/core/ops.js';
+import type { OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
 import {
   type DeviceInfo,
   type IrqInfo,

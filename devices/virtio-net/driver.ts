@@ -2,7 +2,7 @@ import { SysError, type SysErrorInit } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
 import { workerUrl } from '../../sys/worker-url.js';
-import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/core/ops.js';
+import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
 import type { NetBackend } from '../net/index.js';
 import { VirtioNetDevice } from './device.js';
 import type { QueueCommand, QueueTaskData } from './messages.js';

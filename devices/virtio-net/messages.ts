@@ -1,6 +1,6 @@
 /** What the registers say to the queues. All are sent with {@link EventTask.call}, so that each has happened on return. */
 import type { SysErrorInit } from '../../sys/error.js';
-import type { DmaTableBuffer } from '../../vfio/core/dma-table.js';
+import type { DmaTableBuffer } from '../../vfio/dma-table.js';
 import type { InterruptTargets } from '../mdev/interrupts.js';
 import type { SharedStateBuffer } from './shared-state.js';
 

@@ -1,5 +1,5 @@
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
-import type { DmaTableReader } from '../../vfio/core/dma-table.js';
+import type { DmaTableReader } from '../../vfio/dma-table.js';
 import type { QueueSetup } from './messages.js';
 import {
   VIRTQ_AVAIL_F_NO_INTERRUPT,

@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
 import { createSharedMemory, Mapping, PROT_READ } from '../../sys/mapping.js';
+import { DmaTableReader } from '../dma-table.js';
+import type { MdevType, VendorDriver, VendorEnvironment } from '../driver.js';
 import { RecordingDevice } from '../testing/recording-device.js';
 import { ScriptedVm } from '../testing/scripted-kvm.js';
 import {
@@ -18,8 +20,6 @@ import {
   VFIO_TYPE1v2_IOMMU,
 } from '../uapi.js';
 import { VfioCore } from './core.js';
-import { DmaTableReader } from './dma-table.js';
-import type { MdevType, VendorDriver, VendorEnvironment } from './ops.js';
 
 const type: MdevType = { name: 'sample', description: 'a sample', deviceApi: 'vfio-pci', maxInstances: 2 };
 const rw = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;

@@ -7,6 +7,7 @@ import {
   VFIO_API_VERSION,
   VFIO_NOIOMMU_IOMMU,
 } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import type { DirtyPages } from './dirty-pages.js';
 import type { VfioGroup } from './group.js';
 import type { IommuBackend, IommuDriver } from './iommu-driver.js';
@@ -16,7 +17,6 @@ import { RefCount } from './ref-count.js';
 import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
 import { type1Driver } from './type1.js';
-import { vfioError } from './vfio-error.js';
 
 const drivers: readonly IommuDriver[] = [type1Driver, noiommuDriver];
 

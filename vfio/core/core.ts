@@ -1,11 +1,11 @@
 import { disposable } from '../../sys/scope.js';
+import type { VendorDriver, VendorEnvironment, VfioDeviceOps } from '../driver.js';
 import type { VfioProvider } from '../uapi.js';
 import { type UnregisterOptions, VfioDevice } from './device.js';
 import { CoreFileOps, type VfioFileOps } from './file-ops.js';
 import type { IommuCapabilities } from './iommu-group.js';
 import { type HostDevice, IommuGroup } from './iommu-group.js';
 import { Mdevs } from './mdev.js';
-import type { VendorDriver, VendorEnvironment, VfioDeviceOps } from './ops.js';
 import { coreProvider } from './provider.js';
 import { type CorePorts, CoreState, defaultPorts } from './state.js';
 import type { Steps } from './steps.js';

@@ -1,8 +1,9 @@
 /** Devices that are reset together share one lock and know of each other. After the dev_set part of vfio_main.c. */
+
+import { vfioError } from '../vfio-error.js';
 import type { VfioDevice } from './device.js';
 import { Mutex } from './locks.js';
 import type { CoreState } from './state.js';
-import { vfioError } from './vfio-error.js';
 
 export class DeviceSet {
   /** Guards open counts of its devices, and is held over openDevice and closeDevice. */

@@ -1,54 +1,27 @@
-/** VFIO_DEVICE_FEATURE: what devices can beyond regions and interrupts. After vfio_ioctl_device_feature. */
-import type { Iova } from '../../sys/address.js';
+/** VFIO_DEVICE_FEATURE of a driver's device. After vfio_ioctl_device_feature. */
+import type { VfioDeviceOps } from '../driver.js';
+import {
+  type FeatureInput,
+  type FeatureOutput,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MASK,
+  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_DEVICE_FEATURE_PROBE,
+  VFIO_DEVICE_FEATURE_SET,
+} from '../feature.js';
+import { vfioError } from '../vfio-error.js';
 import { setDeviceState } from './migration.js';
-import type { VfioDeviceOps } from './ops.js';
-import { vfioError } from './vfio-error.js';
-
-export const VFIO_DEVICE_FEATURE_MASK = 0xffff;
-export const VFIO_DEVICE_FEATURE_GET = 1 << 16;
-export const VFIO_DEVICE_FEATURE_SET = 1 << 17;
-export const VFIO_DEVICE_FEATURE_PROBE = 1 << 18;
-
-export const VFIO_DEVICE_FEATURE_MIGRATION = 1;
-export const VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE = 2;
-export const VFIO_DEVICE_FEATURE_DMA_LOGGING_START = 6;
-export const VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP = 7;
-export const VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT = 8;
-export const VFIO_DEVICE_FEATURE_MIG_DATA_SIZE = 9;
 
 const KNOWN =
   VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_PROBE;
 /** A page of struct vfio_device_feature_dma_logging_range. */
 const LOG_MAX_RANGES = 256;
 const U64_END = 1n << 64n;
-
-export interface LogRange {
-  readonly iova: Iova;
-  readonly length: bigint;
-}
-
-/** What is given with a feature's SET, and with a report. */
-export interface FeatureInput {
-  /** MIG_DEVICE_STATE: a VFIO_DEVICE_STATE_. */
-  readonly deviceState?: number;
-  /** DMA_LOGGING_START. */
-  readonly logging?: { readonly pageSize: bigint; readonly ranges: readonly LogRange[] };
-  /** DMA_LOGGING_REPORT: one bit a page is set in `bitmap`. */
-  readonly report?: LogRange & { readonly pageSize: bigint; readonly bitmap: Uint8Array };
-}
-
-/** What comes back: a GET's answer, or a SET's. */
-export interface FeatureOutput {
-  /** MIGRATION: VFIO_MIGRATION_ bits. */
-  readonly migrationFlags?: number;
-  readonly deviceState?: number;
-  /** MIG_DEVICE_STATE: where the device's data is to be read from, or written to; -1 if the arc has none. */
-  readonly dataFd?: number;
-  /** MIG_DATA_SIZE, bytes. */
-  readonly stopCopyLength?: bigint;
-  /** DMA_LOGGING_START: the page size the device tracks by. */
-  readonly pageSize?: bigint;
-}
 
 interface Feature {
   /** GET and SET bits it takes. */

@@ -1,4 +1,7 @@
 import type { Mapping } from '../../sys/mapping.js';
+import type { KvmPointer } from '../driver.js';
+import type { FeatureInput, FeatureOutput } from '../feature.js';
+import { validateIrqSet } from '../irq-set.js';
 import type {
   CdevFile,
   DeviceInfo,
@@ -15,16 +18,14 @@ import {
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_GFX_PLANE_TYPE_REGION,
 } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import type { VfioDevice } from './device.js';
-import { deviceFeature, type FeatureInput, type FeatureOutput } from './device-feature.js';
+import { deviceFeature } from './device-feature.js';
 import type { VfioGroup } from './group.js';
 import { type BoundIommufd, bindIommufd } from './iommufd-bind.js';
-import { validateIrqSet } from './irq-set.js';
-import type { KvmPointer } from './ops.js';
 import { RefCount } from './ref-count.js';
 import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 /**
  * An open device: struct vfio_device_file. From GET_DEVICE_FD it can be used at once; from its cdev nothing works until

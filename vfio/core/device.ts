@@ -1,5 +1,7 @@
 /** A device as its driver registers it. After drivers/vfio/vfio_main.c. */
 import { isErrno } from '../../sys/error.js';
+import type { KvmPointer, OpenDevice, VfioDeviceOps } from '../driver.js';
+import { vfioError } from '../vfio-error.js';
 import type { DeviceSet } from './dev-set.js';
 import { DeviceDmaAccess } from './dma-access.js';
 import type { DmaSpace } from './dma-space.js';
@@ -7,12 +9,10 @@ import { type KvmListener, VFIO_GROUP_NOTIFY, VFIO_IOMMU_NOTIFY, VfioGroup } fro
 import type { DmaUnmapEvent } from './iommu-driver.js';
 import { type HostDevice, IommuGroup } from './iommu-group.js';
 import { type NotifierBlock, SrcuNotifierChain } from './notifier.js';
-import type { KvmPointer, OpenDevice, VfioDeviceOps } from './ops.js';
 import { RefCount } from './ref-count.js';
 import { RegionTable } from './regions.js';
 import type { CoreState } from './state.js';
 import { Completion, maybeSteps, type Steps } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 /** Event of a device's own chain: its last user is closing it, and the driver has not been told yet. */
 export const VFIO_DEVICE_RELEASE = 1 << 0;

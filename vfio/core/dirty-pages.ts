@@ -1,7 +1,7 @@
 /** VFIO_IOMMU_DIRTY_PAGES: which pages devices have written since they were last asked for. */
 import type { Iova } from '../../sys/address.js';
+import { vfioError } from '../vfio-error.js';
 import { type Dma, type DmaSpace, IOMMU_PAGE, newBitmap } from './dma-space.js';
-import { vfioError } from './vfio-error.js';
 
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_START = 1 << 0;
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP = 1 << 1;

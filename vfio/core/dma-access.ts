@@ -1,12 +1,12 @@
 /** What a driver reaches guest memory by. After the pin and rw part of vfio_main.c and iommufd's access objects. */
 import type { Iova } from '../../sys/address.js';
 import { PROT_WRITE } from '../../sys/mapping.js';
+import { createDmaTable, type DmaTableBuffer, DmaTableWriter } from '../dma-table.js';
+import type { DeviceDma } from '../driver.js';
+import { vfioError } from '../vfio-error.js';
 import type { VfioDevice } from './device.js';
 import { type DmaClient, type DmaSpace, IOMMU_PAGE, markDirty } from './dma-space.js';
-import { createDmaTable, type DmaTableBuffer, DmaTableWriter } from './dma-table.js';
-import type { DeviceDma } from './ops.js';
 import { DMA_ENTRY_LIMIT } from './type1.js';
-import { vfioError } from './vfio-error.js';
 
 /** Pages one call can pin (VFIO_PIN_PAGES_MAX_ENTRIES). */
 const PIN_PAGES_MAX_ENTRIES = 512;

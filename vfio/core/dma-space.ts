@@ -1,10 +1,10 @@
 /** The maps of one address space: who may reach what memory at which IOVA. Behind type1 and behind each IOAS. */
 import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import { type DmaTableWriter, dmaProt } from '../dma-table.js';
 import type { RemoteMemory } from '../uapi.js';
-import { type DmaTableWriter, dmaProt } from './dma-table.js';
+import { vfioError } from '../vfio-error.js';
 import type { CoreState } from './state.js';
-import { vfioError } from './vfio-error.js';
 
 export const IOMMU_PAGE = 4096n;
 

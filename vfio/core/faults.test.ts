@@ -3,6 +3,7 @@ import { iova } from '../../sys/address.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
 import { disposable, Scope } from '../../sys/scope.js';
+import type { KvmPointer, MdevType, VendorDriver } from '../driver.js';
 import { type ErrnoName, FaultInjector } from '../testing/fault-injector.js';
 import { RecordingDevice } from '../testing/recording-device.js';
 import { RecordingListener } from '../testing/recording-listener.js';
@@ -11,7 +12,6 @@ import { VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_TYPE1v2_IOMMU } f
 import { VfioCore } from './core.js';
 import { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from './group.js';
 import type { Mdev } from './mdev.js';
-import type { KvmPointer, MdevType, VendorDriver } from './ops.js';
 
 const CODES: readonly ErrnoName[] = ['ENOMEM', 'EBUSY', 'EINTR', 'EINVAL', 'ENODEV'];
 const type: MdevType = { name: 'sample', description: 'a sample', deviceApi: 'vfio-pci', maxInstances: 1 };

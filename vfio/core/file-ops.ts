@@ -1,6 +1,6 @@
+import type { KvmPointer } from '../driver.js';
 import { CoreDeviceFile } from './device-file.js';
 import { CoreGroupFile } from './group-file.js';
-import type { KvmPointer } from './ops.js';
 import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
 

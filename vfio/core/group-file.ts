@@ -1,3 +1,4 @@
+import type { KvmPointer } from '../driver.js';
 import {
   type ContainerFile,
   type DeviceFile,
@@ -5,14 +6,13 @@ import {
   VFIO_GROUP_FLAGS_CONTAINER_SET,
   VFIO_GROUP_FLAGS_VIABLE,
 } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import { CoreContainerFile } from './container.js';
 import { CoreDeviceFile } from './device-file.js';
 import type { VfioGroup } from './group.js';
-import type { KvmPointer } from './ops.js';
 import { RefCount } from './ref-count.js';
 import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 /** Bytes of struct vfio_group_status. */
 const STATUS_BYTES = 8;

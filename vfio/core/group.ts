@@ -1,4 +1,7 @@
 /** A VFIO group: the user's handle on an IOMMU group, with the VM it belongs to. After drivers/vfio/group.c. */
+
+import type { KvmPointer } from '../driver.js';
+import { vfioError } from '../vfio-error.js';
 import type { Container } from './container.js';
 import type { VfioDevice } from './device.js';
 import {
@@ -11,11 +14,9 @@ import {
 } from './iommu-group.js';
 import { Mutex, RwSemaphore } from './locks.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
-import type { KvmPointer } from './ops.js';
 import { RefCount } from './ref-count.js';
 import type { CoreState } from './state.js';
 import { type Steps, WaitQueue } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 export const VFIO_IOMMU_NOTIFY = 0;
 export const VFIO_GROUP_NOTIFY = 1;

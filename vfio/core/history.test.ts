@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import type { KvmPointer } from '../driver.js';
 import { settle } from '../testing/fake-clock.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { type ModelContainer, type Outcome, ReferenceModel } from '../testing/reference-model.js';
@@ -13,7 +14,6 @@ import { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from './group.js';
 import type { CoreGroupFile } from './group-file.js';
 import { HostDevice, IOMMU_GROUP_NOTIFY_ADD_DEVICE } from './iommu-group.js';
 import { CoreIommufdFile } from './iommufd.js';
-import type { KvmPointer } from './ops.js';
 
 /** Histories in a test run; a nightly run asks for more. */
 const RUNS = Number(process.env.TSVISOR_HISTORIES ?? 2_000);

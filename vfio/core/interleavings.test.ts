@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { SysError } from '../../sys/error.js';
+import type { KvmPointer } from '../driver.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { Scheduler } from '../testing/scheduler.js';
 import { ScriptedVm } from '../testing/scripted-kvm.js';
@@ -10,7 +11,6 @@ import type { CoreDeviceFile } from './device-file.js';
 import { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from './group.js';
 import { HostDevice, IOMMU_GROUP_NOTIFY_ADD_DEVICE } from './iommu-group.js';
 import { CoreIommufdFile } from './iommufd.js';
-import type { KvmPointer } from './ops.js';
 import type { Steps } from './steps.js';
 
 /** Interleavings in a test run; a nightly run asks for more. */

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { trace } from '../../sys/trace.js';
+import type { KvmPointer } from '../driver.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { everyInterleaving, Scheduler } from '../testing/scheduler.js';
 import { ScriptedVm } from '../testing/scripted-kvm.js';
@@ -17,7 +18,6 @@ import {
   IOMMU_GROUP_NOTIFY_UNBOUND_DRIVER,
   PCI_HEADER_TYPE_BRIDGE,
 } from './iommu-group.js';
-import type { KvmPointer } from './ops.js';
 import type { Steps } from './steps.js';
 import type { VfioEvent } from './trace-log.js';
 

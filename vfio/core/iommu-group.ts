@@ -1,9 +1,9 @@
 import type { IommuInfo } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
 import { RefCount } from './ref-count.js';
 import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 /** What happens to a device of an IOMMU group; values of linux/iommu.h. */
 export const IOMMU_GROUP_NOTIFY_ADD_DEVICE = 1;

@@ -1,12 +1,13 @@
 /** A device opened by its cdev and bound to an iommufd. After drivers/vfio/device_cdev.c and drivers/vfio/iommufd.c. */
+
+import type { KvmPointer } from '../driver.js';
 import type { IommufdFile } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import type { VfioDevice } from './device.js';
 import type { VfioGroup } from './group.js';
 import { CoreIommufdFile, type Ioas, type Iommufd } from './iommufd.js';
 import { intersectRanges, isInRanges } from './iova-ranges.js';
-import type { KvmPointer } from './ops.js';
 import type { Steps } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 /** Keeps the group from being opened, or learns that it is. @see vfio_device_block_group */
 function* blockGroup(group: VfioGroup): Steps<void> {

@@ -1,9 +1,9 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type Iova, iova } from '../../sys/address.js';
 import { Mapping, PROT_READ } from '../../sys/mapping.js';
+import { DmaTableReader } from '../dma-table.js';
 import { World } from '../testing/world.js';
 import { VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE } from '../uapi.js';
-import { DmaTableReader } from './dma-table.js';
 import { CoreIommufdFile } from './iommufd.js';
 
 const flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;

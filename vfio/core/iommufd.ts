@@ -8,12 +8,12 @@ import {
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
 } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import { DmaSpace, IOMMU_PAGE } from './dma-space.js';
 import { isInRanges } from './iova-ranges.js';
 import { Numbers, RefCount } from './ref-count.js';
 import type { CoreState } from './state.js';
 import { DMA_ENTRY_LIMIT } from './type1.js';
-import { vfioError } from './vfio-error.js';
 
 const U64_END = 1n << 64n;
 const U64_MAX = U64_END - 1n;

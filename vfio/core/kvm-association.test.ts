@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { KvmPointer } from '../driver.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { everyInterleaving, Scheduler } from '../testing/scheduler.js';
 import { type ScriptedKvmVfio, ScriptedVm } from '../testing/scripted-kvm.js';
@@ -7,7 +8,6 @@ import type { CoreOpenDevice } from './device.js';
 import { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM, VFIO_IOMMU_NOTIFY } from './group.js';
 import { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './iommu-driver.js';
 import { HostDevice } from './iommu-group.js';
-import type { KvmPointer } from './ops.js';
 import type { Steps } from './steps.js';
 
 type Kvm = KvmPointer | null;

@@ -1,9 +1,9 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { MdevType, VendorDriver } from '../driver.js';
 import { settle } from '../testing/fake-clock.js';
 import { RecordingDevice } from '../testing/recording-device.js';
 import { World } from '../testing/world.js';
 import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
-import type { MdevType, VendorDriver } from './ops.js';
 
 const UUID = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001';
 const eventThread = {

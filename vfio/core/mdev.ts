@@ -1,11 +1,11 @@
 /** Mediated devices: instances of a type that a parent's driver offers. After drivers/vfio/mdev. */
 import { randomUUID } from 'node:crypto';
+import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../driver.js';
+import { vfioError } from '../vfio-error.js';
 import { VfioDevice } from './device.js';
 import { HostDevice } from './iommu-group.js';
-import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from './ops.js';
 import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 

@@ -1,20 +1,19 @@
 /** The migration state machine of a device: which state comes next on the way to another one. */
-import type { VfioDeviceOps } from './ops.js';
-import { vfioError } from './vfio-error.js';
-
-// enum vfio_device_mig_state
-export const VFIO_DEVICE_STATE_ERROR = 0;
-export const VFIO_DEVICE_STATE_STOP = 1;
-export const VFIO_DEVICE_STATE_RUNNING = 2;
-export const VFIO_DEVICE_STATE_STOP_COPY = 3;
-export const VFIO_DEVICE_STATE_RESUMING = 4;
-export const VFIO_DEVICE_STATE_RUNNING_P2P = 5;
-export const VFIO_DEVICE_STATE_PRE_COPY = 6;
-export const VFIO_DEVICE_STATE_PRE_COPY_P2P = 7;
-
-export const VFIO_MIGRATION_STOP_COPY = 1 << 0;
-export const VFIO_MIGRATION_P2P = 1 << 1;
-export const VFIO_MIGRATION_PRE_COPY = 1 << 2;
+import type { VfioDeviceOps } from '../driver.js';
+import {
+  VFIO_DEVICE_STATE_ERROR,
+  VFIO_DEVICE_STATE_PRE_COPY,
+  VFIO_DEVICE_STATE_PRE_COPY_P2P,
+  VFIO_DEVICE_STATE_RESUMING,
+  VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_RUNNING_P2P,
+  VFIO_DEVICE_STATE_STOP,
+  VFIO_DEVICE_STATE_STOP_COPY,
+  VFIO_MIGRATION_P2P,
+  VFIO_MIGRATION_PRE_COPY,
+  VFIO_MIGRATION_STOP_COPY,
+} from '../feature.js';
+import { vfioError } from '../vfio-error.js';
 
 const [E, S, R, C, U, P, Y, Q] = [
   VFIO_DEVICE_STATE_ERROR,

@@ -1,6 +1,6 @@
 import { VFIO_NOIOMMU_IOMMU } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import type { IommuDriver } from './iommu-driver.js';
-import { vfioError } from './vfio-error.js';
 
 const refuse = (call: string) =>
   vfioError(call, 'container (core)', 'ENOTTY', 'there is no IOMMU to program');

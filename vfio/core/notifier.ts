@@ -1,7 +1,8 @@
 /** Notifier chains, after kernel/notifier.c: who is told, in which order, and what may be done inside a callback. */
+
+import { vfioError } from '../vfio-error.js';
 import { type LockContext, Mutex, RwSemaphore } from './locks.js';
 import { DeadlockError, maybeSteps, type Steps, type Task, WaitQueue } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 /** One listener: struct notifier_block. */
 export interface NotifierBlock<D> {

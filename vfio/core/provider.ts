@@ -1,11 +1,11 @@
 import type { AssignableDevice, VfioProvider } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import { CoreContainerFile } from './container.js';
 import { CoreDeviceFile } from './device-file.js';
 import { CoreGroupFile } from './group-file.js';
 import { CoreIommufdFile } from './iommufd.js';
 import type { Mdev, Mdevs } from './mdev.js';
 import type { CoreState } from './state.js';
-import { vfioError } from './vfio-error.js';
 
 /** The core behind the seam: an address is a type of mediated device, or the UUID of one that was created before. */
 export function coreProvider(state: CoreState, mdevs: Mdevs): VfioProvider {

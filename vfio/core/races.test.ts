@@ -3,6 +3,7 @@
  * scheduler finds it, and on the core, where no interleaving shows it.
  */
 import { expect, test } from 'vitest';
+import type { KvmPointer } from '../driver.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { everyInterleaving, Scheduler } from '../testing/scheduler.js';
 import { ScriptedVm } from '../testing/scripted-kvm.js';
@@ -11,7 +12,6 @@ import type { CoreOpenDevice } from './device.js';
 import type { CoreDeviceFile } from './device-file.js';
 import { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from './group.js';
 import { Mutex } from './locks.js';
-import type { KvmPointer } from './ops.js';
 import type { Steps } from './steps.js';
 
 type Kvm = KvmPointer | null;

@@ -1,3 +1,4 @@
+import type { VfioDeviceOps } from '../driver.js';
 import type { RegionArea, RegionInfo } from '../uapi.js';
 import {
   VFIO_REGION_INFO_CAP_SPARSE_MMAP,
@@ -5,8 +6,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../uapi.js';
-import type { VfioDeviceOps } from './ops.js';
-import { vfioError } from './vfio-error.js';
+import { vfioError } from '../vfio-error.js';
 
 /** Regions lie in the device file as vfio-pci puts them. */
 const REGION_STRIDE = 2 ** 40;

@@ -1,12 +1,12 @@
 import type { Hva } from '../../sys/address.js';
 import { findMapping, type Mapping } from '../../sys/mapping.js';
+import type { KvmPointer } from '../driver.js';
 import { type Clock, systemClock } from './clock.js';
 import { DeviceSets } from './dev-set.js';
 import type { VfioDevice } from './device.js';
 import type { VfioGroup } from './group.js';
 import { LockOrder } from './lock-order.js';
 import { type LockContext, Mutex } from './locks.js';
-import type { KvmPointer } from './ops.js';
 import { Numbers } from './ref-count.js';
 import { Executor } from './steps.js';
 import { TraceLog } from './trace-log.js';

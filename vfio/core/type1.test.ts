@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
 import { Mapping, PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import { createDmaTable, DmaTableReader, DmaTableWriter } from '../dma-table.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { type Contained, World, type WorldDevice } from '../testing/world.js';
 import { VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_TYPE1_IOMMU } from '../uapi.js';
-import { createDmaTable, DmaTableReader, DmaTableWriter } from './dma-table.js';
 import { VFIO_IOMMU_NOTIFY } from './group.js';
 import { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './iommu-driver.js';
 import { DMA_ENTRY_LIMIT } from './type1.js';

@@ -14,6 +14,7 @@ import {
   VFIO_TYPE1v2_IOMMU,
   VFIO_UNMAP_ALL,
 } from '../uapi.js';
+import { vfioError } from '../vfio-error.js';
 import { DirtyPages, type DirtyRange } from './dirty-pages.js';
 import { type Dma, DmaSpace, IOMMU_PAGE } from './dma-space.js';
 import type { VfioGroup } from './group.js';
@@ -28,7 +29,6 @@ import { Mutex } from './locks.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
 import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
-import { vfioError } from './vfio-error.js';
 
 /** Maps a container may have (the module's dma_entry_limit). */
 export const DMA_ENTRY_LIMIT = 65_535;

@@ -1,6 +1,29 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
 import { Mapping, PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import type { VfioDeviceOps } from '../driver.js';
+import {
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_DEVICE_FEATURE_PROBE,
+  VFIO_DEVICE_FEATURE_SET,
+  VFIO_DEVICE_STATE_ERROR,
+  VFIO_DEVICE_STATE_PRE_COPY,
+  VFIO_DEVICE_STATE_PRE_COPY_P2P,
+  VFIO_DEVICE_STATE_RESUMING,
+  VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_RUNNING_P2P,
+  VFIO_DEVICE_STATE_STOP,
+  VFIO_DEVICE_STATE_STOP_COPY,
+  VFIO_MIGRATION_P2P,
+  VFIO_MIGRATION_PRE_COPY,
+  VFIO_MIGRATION_STOP_COPY,
+} from '../feature.js';
 import { RecordingDevice } from '../testing/recording-device.js';
 import { World } from '../testing/world.js';
 import {
@@ -24,33 +47,8 @@ import {
   VFIO_TYPE1v2_IOMMU,
   VFIO_UNMAP_ALL,
 } from '../uapi.js';
-import {
-  deviceFeature,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
-  VFIO_DEVICE_FEATURE_GET,
-  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
-  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-  VFIO_DEVICE_FEATURE_MIGRATION,
-  VFIO_DEVICE_FEATURE_PROBE,
-  VFIO_DEVICE_FEATURE_SET,
-} from './device-feature.js';
-import {
-  migGetNextState,
-  VFIO_DEVICE_STATE_ERROR,
-  VFIO_DEVICE_STATE_PRE_COPY,
-  VFIO_DEVICE_STATE_PRE_COPY_P2P,
-  VFIO_DEVICE_STATE_RESUMING,
-  VFIO_DEVICE_STATE_RUNNING,
-  VFIO_DEVICE_STATE_RUNNING_P2P,
-  VFIO_DEVICE_STATE_STOP,
-  VFIO_DEVICE_STATE_STOP_COPY,
-  VFIO_MIGRATION_P2P,
-  VFIO_MIGRATION_PRE_COPY,
-  VFIO_MIGRATION_STOP_COPY,
-} from './migration.js';
-import type { VfioDeviceOps } from './ops.js';
+import { deviceFeature } from './device-feature.js';
+import { migGetNextState } from './migration.js';
 
 const rw = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 const PAGE = 4096n;

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Mapping } from '../../sys/mapping.js';
 import { VfioCore } from '../core/core.js';
-import type { VendorDriver } from '../core/ops.js';
+import type { VendorDriver } from '../driver.js';
 import { vfioConformance } from './conformance.js';
 import { RecordingDevice } from './recording-device.js';
 

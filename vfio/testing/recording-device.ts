@@ -1,7 +1,7 @@
 import type { Iova } from '../../sys/address.js';
 import type { Mapping } from '../../sys/mapping.js';
 import type { CoreOpenDevice } from '../core/device.js';
-import type { VfioDeviceOps } from '../core/ops.js';
+import type { VfioDeviceOps } from '../driver.js';
 import {
   type DeviceInfo,
   type IrqInfo,

@@ -2,7 +2,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { VfioFileOps } from '../core/file-ops.js';
-import type { KvmPointer } from '../core/ops.js';
+import type { KvmPointer } from '../driver.js';
 
 /** A VM's references; it notes who uses it after its end. */
 export class ScriptedVm implements KvmPointer {

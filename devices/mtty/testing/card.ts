@@ -1,6 +1,6 @@
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
-import type { MdevInstance, OpenDevice, VendorDriver, VfioDeviceOps } from '../../../vfio/core/ops.js';
+import type { MdevInstance, OpenDevice, VendorDriver, VfioDeviceOps } from '../../../vfio/driver.js';
 import {
   VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_ACTION_UNMASK,

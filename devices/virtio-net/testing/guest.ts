@@ -1,12 +1,7 @@
 /** A guest for tests: memory, and a virtio driver written from the specification's text, without a line of the device's code. */
 import { createSharedMemory, type SharedMemory } from '../../../sys/mapping.js';
-import {
-  createDmaTable,
-  type DmaTableBuffer,
-  DmaTableWriter,
-  dmaProt,
-} from '../../../vfio/core/dma-table.js';
-import type { OpenDevice, VfioDeviceOps } from '../../../vfio/core/ops.js';
+import { createDmaTable, type DmaTableBuffer, DmaTableWriter, dmaProt } from '../../../vfio/dma-table.js';
+import type { OpenDevice, VfioDeviceOps } from '../../../vfio/driver.js';
 
 const MIB = 1 << 20;
 

@@ -4,7 +4,7 @@ import { SysError } from '../../../sys/error.js';
 import { signalEventfd } from '../../../sys/eventfd.js';
 import { duplicateFd, type Fd } from '../../../sys/fd.js';
 import type { Mapping } from '../../../sys/mapping.js';
-import { validateIrqSet } from '../../core/irq-set.js';
+import { validateIrqSet } from '../../irq-set.js';
 import {
   type DeviceFile,
   type DeviceInfo,

@@ -5,7 +5,7 @@ import {
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
-} from '../../core/migration.js';
+} from '../../feature.js';
 import { Reader, Writer } from '../message.js';
 import * as protocol from '../protocol.js';
 import { REGISTER_BYTES } from '../testing/card.js';

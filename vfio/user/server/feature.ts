@@ -15,7 +15,7 @@ import {
   VFIO_DEVICE_FEATURE_MIGRATION,
   VFIO_DEVICE_FEATURE_PROBE,
   VFIO_DEVICE_FEATURE_SET,
-} from '../../core/device-feature.js';
+} from '../../feature.js';
 import { invalid, Reader, Writer } from '../message.js';
 import {
   DEFAULT_MAX_DATA_XFER_SIZE,

@@ -7,13 +7,13 @@ import * as libc from '../../../sys/libc.js';
 import { createSharedMemory, Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
 import { VfioCore } from '../../core/core.js';
+import type { DmaLoggingOps, MigrationOps, OpenDevice, VfioDeviceOps } from '../../driver.js';
 import {
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP_COPY,
   VFIO_MIGRATION_STOP_COPY,
-} from '../../core/migration.js';
-import type { DmaLoggingOps, MigrationOps, OpenDevice, VfioDeviceOps } from '../../core/ops.js';
+} from '../../feature.js';
 import {
   type DeviceInfo,
   type IrqInfo,

@@ -1,5 +1,5 @@
-import { errno } from '../../sys/errno.js';
-import { SysError } from '../../sys/error.js';
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
 
 /** The error of a VFIO call, as Linux would return it. */
 export function vfioError(call: string, target: string, code: keyof typeof errno, hint?: string): SysError {

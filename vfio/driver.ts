@@ -1,7 +1,8 @@
 /** What a vendor driver written in TypeScript is made of: the core's counterpart of struct vfio_device_ops. */
-import type { Iova } from '../../sys/address.js';
-import type { EventThread } from '../../sys/event-task.js';
-import type { Mapping } from '../../sys/mapping.js';
+import type { Iova } from '../sys/address.js';
+import type { EventThread } from '../sys/event-task.js';
+import type { Mapping } from '../sys/mapping.js';
+import type { DmaTableBuffer } from './dma-table.js';
 import type {
   DeviceInfo,
   GfxPlaneInfo,
@@ -10,8 +11,7 @@ import type {
   IrqSet,
   RegionInfo,
   RegionIoEventFd,
-} from '../uapi.js';
-import type { DmaTableBuffer } from './dma-table.js';
+} from './uapi.js';
 
 /**
  * A virtual machine as VFIO knows it: an opaque pointer with "get unless dying" references (kvm_get_kvm_safe).

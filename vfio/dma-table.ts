@@ -1,4 +1,4 @@
-import { MemoryView, PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import { MemoryView, PROT_READ, PROT_WRITE } from '../sys/mapping.js';
 
 /**
  * The maps of one address space as shared memory, so that a device's data path in another thread can reach guest
