@@ -34,7 +34,7 @@ class Table implements Disposable {
   readonly #scope: Scope;
   readonly core: VfioCore;
   readonly memory: Mapping;
-  readonly file: ReturnType<ReturnType<VfioCore['provider']['openGroup']>['getDeviceFd']>;
+  readonly file: ReturnType<ReturnType<VfioCore['provider']['groups']['openGroup']>['getDeviceFd']>;
   readonly device: ReturnType<VfioCore['provider']['resolve']>;
 
   constructor(options: Readonly<Record<string, string>> = {}) {
@@ -45,8 +45,8 @@ class Table implements Disposable {
     const { provider } = this.core;
     this.memory = scope.own(Mapping.anonymous(0x4000));
     this.device = scope.own(provider.resolve('dice', options));
-    const container = scope.own(provider.openContainer());
-    const group = scope.own(provider.openGroup(this.device.group));
+    const container = scope.own(provider.groups.openContainer());
+    const group = scope.own(provider.groups.openGroup(this.device.group));
     group.setContainer(container);
     container.setIommu(VFIO_TYPE1v2_IOMMU);
     const flags = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;

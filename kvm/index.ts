@@ -13,4 +13,10 @@ export * from './uapi.js';
 export * from './uapi-vcpu.js';
 export { Vcpu, type VcpuParts } from './vcpu.js';
 export { KvmVfio, type VfioFile, VfioFileOps } from './vfio.js';
-export { type IoeventfdOptions, type IrqfdOptions, type MemoryRegion, type MsiMessage, Vm } from './vm.js';
+export {
+  type IoeventfdOptions,
+  type IrqfdOptions,
+  type MsiMessage,
+  type UserMemoryRegion,
+  Vm,
+} from './vm.js';

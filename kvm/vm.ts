@@ -14,7 +14,7 @@ import { Xsave } from './uapi-vcpu.js';
 import { Vcpu } from './vcpu.js';
 
 /** What `KVM_SET_USER_MEMORY_REGION` takes. */
-export interface MemoryRegion {
+export interface UserMemoryRegion {
   readonly slot: number;
   /** KVM_MEM_ bits. */
   readonly flags: number;
@@ -114,7 +114,7 @@ export class Vm implements Disposable {
    * Adds, changes or deletes a slot; {@link MemorySlots} keeps their numbers.
    * @throws SysError EEXIST on overlap; EINVAL for a misaligned range, or a change of what cannot change
    */
-  setUserMemoryRegion(region: MemoryRegion): void {
+  setUserMemoryRegion(region: UserMemoryRegion): void {
     const bytes = uapi.UserspaceMemoryRegion.encode({
       slot: region.slot,
       flags: region.flags,

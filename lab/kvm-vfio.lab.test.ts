@@ -46,8 +46,8 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
   /** A group in a container of its own. */
   function contained(scope: Scope, address: string): { group: GroupFile; container: ContainerFile } {
     const device = scope.own(provider.resolve(address, {}));
-    const container = scope.own(provider.openContainer());
-    const group = scope.own(provider.openGroup(device.group));
+    const container = scope.own(provider.groups.openContainer());
+    const group = scope.own(provider.groups.openGroup(device.group));
     group.setContainer(container);
     container.setIommu(VFIO_TYPE1v2_IOMMU);
     return { group, container };
@@ -134,10 +134,10 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
   test('a cdev’s file takes part as a group’s does', () => {
     using scope = new Scope();
     const device = scope.own(provider.resolve(NIC, {}));
-    const cdev = scope.own(provider.openCdev(device.cdev ?? 'none'));
+    const cdev = scope.own(provider.cdevs.openCdev(device.cdev ?? 'none'));
     kvmVfio.addFile(cdev);
     const [added] = vmsOf(SET_KVM);
-    cdev.bindIommufd(scope.own(provider.openIommufd()));
+    cdev.bindIommufd(scope.own(provider.cdevs.openIommufd()));
     expect(vmsOf(GET_KVM)).toEqual([added]);
     expect(added).not.toBe(NONE);
   });

@@ -40,11 +40,11 @@ describe.skipIf(NIC === '')('without an IOMMU', () => {
       const mdev = scope.own(provider.resolve('mdev:mtty-2', {}));
       const nic = scope.own(provider.resolve(NIC, {}));
       expect(nic.isNoiommu).toBe(true);
-      const container = scope.own(provider.openContainer());
-      const group = scope.own(provider.openGroup(mdev.group));
+      const container = scope.own(provider.groups.openContainer());
+      const group = scope.own(provider.groups.openGroup(mdev.group));
       group.setContainer(container);
       container.setIommu(VFIO_TYPE1v2_IOMMU);
-      const unguarded = scope.own(provider.openGroup(nic.group));
+      const unguarded = scope.own(provider.groups.openGroup(nic.group));
       expect(() => unguarded.setContainer(container)).toThrowError(
         /VFIO_GROUP_SET_CONTAINER on \/dev\/vfio\/noiommu-\d+: EPERM\n.*do not share a container/,
       );

@@ -7,6 +7,7 @@
  */
 import type { Hva, Iova } from '../sys/address.js';
 import type { Mapping } from '../sys/mapping.js';
+import type { VfioFileOps } from './file-ops.js';
 
 export const VFIO_API_VERSION = 0;
 
@@ -98,23 +99,33 @@ export interface IommuInfo {
   readonly dmaAvailable: number | undefined;
 }
 
-/** Memory that no mapping of this process holds: whoever has it is asked to read and write it. */
+/** Memory that is not mapped in this process: accesses go to its owner. */
 export interface RemoteMemory {
   /** Copies between `data` and IOVA, which lie in one map. @throws SysError if that is not possible */
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void;
 }
 
-export interface DmaMap {
+/** What a map is made of: memory of this process, or memory that only its owner can access. */
+export type DmaMemory =
+  | { readonly vaddr: Hva; readonly remote?: never }
+  /** For devices of this process only: they access it through its owner, and cannot pin it. */
+  | { readonly remote: RemoteMemory; readonly vaddr?: never };
+
+export type DmaMap = DmaMemory & {
   /** VFIO_DMA_MAP_FLAG_ bits. */
   readonly flags: number;
-  /** 0 with {@link remote}. */
-  readonly vaddr: Hva;
-  /** For devices of this process only, which reach it by asking, and cannot pin it. */
-  readonly remote?: RemoteMemory;
   readonly iova: Iova;
   /** Bytes, a multiple of the smallest page size. */
   readonly size: bigint;
-}
+};
+
+/** A map whose IOVA may be left to the provider. */
+export type IoasMap = DmaMemory & {
+  /** VFIO_DMA_MAP_FLAG_ bits. */
+  readonly flags: number;
+  readonly iova?: Iova;
+  readonly size: bigint;
+};
 
 export interface DmaUnmap {
   /** VFIO_DMA_UNMAP_FLAG_ bits. */
@@ -132,7 +143,10 @@ export interface ContainerFile extends VfioFile {
   setIommu(type: number): void;
   /** @throws SysError EINVAL before {@link setIommu} */
   getIommuInfo(): IommuInfo;
-  /** @throws SysError EEXIST on overlap; EINVAL misaligned, empty, wrapping or outside the IOVA ranges; EFAULT; ENOSPC; ENOMEM */
+  /**
+   * @throws SysError EEXIST on overlap; EINVAL misaligned, empty, wrapping or outside the IOVA ranges; EFAULT; ENOSPC; ENOMEM;
+   *   ENOTSUP for remote memory where the provider's devices cannot access it
+   */
   mapDma(map: DmaMap): void;
   /** Returns the bytes unmapped. @throws SysError EINVAL if the range cuts a map in two (type1v2) */
   unmapDma(unmap: DmaUnmap): bigint;
@@ -275,7 +289,7 @@ export interface IommufdFile extends VfioFile {
   /** IOMMU_IOAS_ALLOC: the new address space's id. */
   ioasAlloc(): number;
   /** IOMMU_IOAS_MAP. Without `iova` the kernel chooses one; either way returns it. @throws SysError as MAP_DMA */
-  ioasMap(ioas: number, map: Omit<DmaMap, 'iova'> & { readonly iova?: Iova }): Iova;
+  ioasMap(ioas: number, map: IoasMap): Iova;
   /** IOMMU_IOAS_UNMAP; iova 0 and size 2^64 - 1 unmap all. Returns the bytes unmapped. @throws SysError ENOENT */
   ioasUnmap(ioas: number, range: { readonly iova: Iova; readonly size: bigint }): bigint;
   /** IOMMU_IOAS_IOVA_RANGES. */
@@ -310,13 +324,34 @@ export interface AssignableDevice extends Disposable {
   counters?(): Readonly<Record<string, number>>;
 }
 
+/** The group interface of a provider. */
+export interface VfioGroups {
+  /** @throws SysError ENODEV, EACCES */
+  openContainer(): ContainerFile;
+  /** @throws SysError ENODEV; EBUSY if it is open */
+  openGroup(group: number): GroupFile;
+}
+
+/** The cdev interface of a provider. */
+export interface VfioCdevs {
+  /** @throws SysError ENODEV, EACCES */
+  openIommufd(): IommufdFile;
+  /** @throws SysError ENODEV, EACCES */
+  openCdev(node: string): CdevFile;
+}
+
 /** Where devices come from. A plug-in: an object, registered in one line of vmm/compose.ts. */
 export interface VfioProvider {
   readonly name: string;
   /** What addresses look like, for a person: `a PCI address such as 0000:01:00.0`. */
   readonly addresses: string;
-  /** Set if its devices live in other processes: no kernel, and so no kvm-vfio, knows their groups. */
-  readonly isOutOfProcess?: boolean;
+  /** Its devices' servers map guest memory, so that has to be memory other processes can map (a memfd). */
+  readonly needsSharedMemory?: boolean;
+  /**
+   * How kvm-vfio reaches this provider's files that have no kernel descriptor; absent if all have one, or if its devices
+   * cannot be associated with a VM.
+   */
+  readonly fileOps?: VfioFileOps;
   /** Whether `address` is of the form this provider takes. Opens nothing. */
   matches(address: string): boolean;
   /**
@@ -324,13 +359,10 @@ export interface VfioProvider {
    * @throws SysError ENODEV if there is none; ENOSPC if its parent has no instance left
    */
   resolve(address: string, options: Readonly<Record<string, string>>): AssignableDevice;
-  openContainer(): ContainerFile;
-  /** @throws SysError ENODEV; EBUSY if it is open */
-  openGroup(group: number): GroupFile;
-  /** @throws SysError ENODEV if the provider has no iommufd */
-  openIommufd(): IommufdFile;
-  /** @throws SysError ENODEV */
-  openCdev(node: string): CdevFile;
+  /** The group interface: containers and groups; absent if the provider has none. */
+  readonly groups?: VfioGroups;
+  /** The cdev interface; absent if the provider has none. */
+  readonly cdevs?: VfioCdevs;
 }
 
 /** Token of the providers a machine has. */

@@ -89,7 +89,7 @@ test('two devices of one group share its file, which closes with the last of the
   expect(kvm.files).toHaveLength(1);
   second[Symbol.dispose]();
   expect(kvm.files).toHaveLength(0);
-  using again = core.provider.openGroup(device.group);
+  using again = core.provider.groups.openGroup(device.group);
   expect(again.target).toMatch(/group/);
 });
 
@@ -98,6 +98,6 @@ test('an association that KVM refuses leaves group and container closed', () => 
   const { core, device, kvm, space } = setUp(scope);
   kvm.refuse = true;
   expect(() => space.lease(device.group)).toThrowError(/KVM_DEV_VFIO_FILE_ADD .*: EINVAL/);
-  using again = core.provider.openGroup(device.group);
+  using again = core.provider.groups.openGroup(device.group);
   expect(again.getStatus() & 2).toBe(0); // VFIO_GROUP_FLAGS_CONTAINER_SET
 });

@@ -1,6 +1,7 @@
 import { errno } from '../sys/errno.js';
 import { isErrno, SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
+import { groupsOf } from '../vfio/interfaces.js';
 import {
   type AssignableDevice,
   type ContainerFile,
@@ -80,7 +81,7 @@ export class GroupSpace implements DeviceSpace {
     using scope = new Scope();
     scope.defer(() => this.#closeIfUnused());
     const container = this.#openContainer();
-    const file = scope.own(this.#provider.openGroup(number));
+    const file = scope.own(groupsOf(this.#provider).openGroup(number));
     if ((file.getStatus() & VFIO_GROUP_FLAGS_VIABLE) === 0) {
       const hint =
         'every device of the group must be bound to a vfio driver, or to none: `ls /sys/kernel/iommu_groups/*/devices` shows who shares a group';
@@ -91,7 +92,7 @@ export class GroupSpace implements DeviceSpace {
     scope.defer(() => leaveContainer(file));
     this.#startMapping(container);
     scope.defer(() => this.#stopMappingIfUnused()); // before the last group leaves, and takes the IOMMU along
-    if (this.#provider.isOutOfProcess === true) {
+    if (file.fd === undefined && this.#provider.fileOps === undefined) {
       attachStep(`group ${number} is another process's: there is nothing to associate with the VM`);
     } else {
       this.#kvm.addFile(file);
@@ -104,7 +105,7 @@ export class GroupSpace implements DeviceSpace {
   #openContainer(): ContainerFile {
     if (this.#container !== undefined) return this.#container;
     using scope = new Scope();
-    const container = scope.own(this.#provider.openContainer());
+    const container = scope.own(groupsOf(this.#provider).openContainer());
     const { target } = container;
     if (container.getApiVersion() !== VFIO_API_VERSION) {
       throw new SysError({

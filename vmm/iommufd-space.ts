@@ -1,7 +1,8 @@
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { Scope } from '../sys/scope.js';
-import type { AssignableDevice, IommufdFile, VfioProvider } from '../vfio/uapi.js';
+import { cdevsOf } from '../vfio/interfaces.js';
+import type { AssignableDevice, IommufdFile, VfioCdevs, VfioProvider } from '../vfio/uapi.js';
 import type { DeviceSpace, KvmAssociation, OpenedDevice } from './device-space.js';
 import { attachStep, DmaMaps } from './dma-maps.js';
 import type { MemoryMap } from './memory-map.js';
@@ -22,6 +23,7 @@ export class IommufdSpace implements DeviceSpace {
   }
 
   open(device: AssignableDevice): OpenedDevice {
+    const cdevs = cdevsOf(this.#provider);
     if (device.cdev === undefined) {
       const hint =
         'its kernel or driver has no VFIO cdev: leave interface=iommufd out, and its group is used';
@@ -29,8 +31,8 @@ export class IommufdSpace implements DeviceSpace {
     }
     using scope = new Scope();
     scope.defer(() => this.#closeIfUnused());
-    const { file: iommufd, ioas } = this.#openIommufd();
-    const file = scope.own(this.#provider.openCdev(device.cdev));
+    const { file: iommufd, ioas } = this.#openIommufd(cdevs);
+    const file = scope.own(cdevs.openCdev(device.cdev));
     // Before the bind: that is when the driver is opened, and it may need its KVM then.
     this.#kvm.addFile(file);
     scope.defer(() => this.#kvm.removeFile(file));
@@ -47,10 +49,10 @@ export class IommufdSpace implements DeviceSpace {
     return { file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
-  #openIommufd(): { readonly file: IommufdFile; readonly ioas: number } {
+  #openIommufd(cdevs: VfioCdevs): { readonly file: IommufdFile; readonly ioas: number } {
     if (this.#iommufd !== undefined) return this.#iommufd;
     using scope = new Scope();
-    const file = scope.own(this.#provider.openIommufd());
+    const file = scope.own(cdevs.openIommufd());
     const opened = { file, ioas: file.ioasAlloc() };
     scope.move();
     this.#iommufd = opened;

@@ -95,7 +95,7 @@ test('C12: each misuse of the core’s files has the kernel’s errno, and leave
 });
 
 test('C12: a device file opened by its cdev is taken too, and its VM reaches the driver at bind', () => {
-  using iommufd = world.core.provider.openIommufd();
+  using iommufd = world.core.provider.cdevs.openIommufd();
   const alone = world.device();
   const cdev = world.openCdev(alone.device.cdev);
   kvmVfioOf(vm).addFile(cdev);

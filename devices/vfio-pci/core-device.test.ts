@@ -19,8 +19,8 @@ test('a device of the in-process core is found, placed and interrupted like any 
   scope.own(core.registerVendorDriver(driver, { eventThread: thread }));
   const { provider } = core;
   const assigned = scope.own(provider.resolve('virtio-net', {}));
-  const container = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(assigned.group));
+  const container = scope.own(provider.groups.openContainer());
+  const group = scope.own(provider.groups.openGroup(assigned.group));
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   const file = scope.own(group.getDeviceFd(assigned.name));

@@ -77,9 +77,9 @@ test('a mediated device goes the whole way from its type to its last close', () 
   const vm = new ScriptedVm('vm');
   const device = core.provider.resolve('sample', {});
   expect(device.counters?.()).toEqual({ packets: 3 });
-  const group = core.provider.openGroup(device.group);
-  const container = core.provider.openContainer();
-  expect(() => core.provider.openGroup(device.group)).toThrowError(
+  const group = core.provider.groups.openGroup(device.group);
+  const container = core.provider.groups.openContainer();
+  expect(() => core.provider.groups.openGroup(device.group)).toThrowError(
     /EBUSY\n {2}hint: the group is open already/,
   );
   expect(group.getStatus()).toBe(VFIO_GROUP_FLAGS_VIABLE);
@@ -123,8 +123,8 @@ test('a mediated device goes the whole way from its type to its last close', () 
 test('each open file keeps the device, and the last close tells the driver', () => {
   using world = setUp();
   using device = world.core.provider.resolve('sample', {});
-  using group = world.core.provider.openGroup(device.group);
-  using container = world.core.provider.openContainer();
+  using group = world.core.provider.groups.openGroup(device.group);
+  using container = world.core.provider.groups.openContainer();
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   const first = group.getDeviceFd(device.name);
@@ -141,8 +141,8 @@ test('each open file keeps the device, and the last close tells the driver', () 
 test('reads and writes end at the region, and go only where its flags allow', () => {
   using world = setUp();
   using device = world.core.provider.resolve('sample', {});
-  using group = world.core.provider.openGroup(device.group);
-  using container = world.core.provider.openContainer();
+  using group = world.core.provider.groups.openGroup(device.group);
+  using container = world.core.provider.groups.openContainer();
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   using file = group.getDeviceFd(device.name);
@@ -162,8 +162,8 @@ test('reads and writes end at the region, and go only where its flags allow', ()
 test('only sparse areas can be mapped', () => {
   using world = setUp();
   using device = world.core.provider.resolve('sample', {});
-  using group = world.core.provider.openGroup(device.group);
-  using container = world.core.provider.openContainer();
+  using group = world.core.provider.groups.openGroup(device.group);
+  using container = world.core.provider.groups.openContainer();
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   using file = group.getDeviceFd(device.name);
@@ -184,8 +184,8 @@ test('only sparse areas can be mapped', () => {
 test('interrupts are checked before the driver sees them', () => {
   using world = setUp();
   using device = world.core.provider.resolve('sample', {});
-  using group = world.core.provider.openGroup(device.group);
-  using container = world.core.provider.openContainer();
+  using group = world.core.provider.groups.openGroup(device.group);
+  using container = world.core.provider.groups.openContainer();
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   using file = group.getDeviceFd(device.name);
@@ -209,8 +209,8 @@ test('a cdev gives the same device without a group', () => {
   using world = setUp();
   using ram = Mapping.anonymous(0x10000);
   using device = world.core.provider.resolve('sample', {});
-  using iommufd = world.core.provider.openIommufd();
-  using file = world.core.provider.openCdev(device.cdev as string);
+  using iommufd = world.core.provider.cdevs.openIommufd();
+  using file = world.core.provider.cdevs.openCdev(device.cdev as string);
   expect(() => file.getInfo()).toThrowError(/EINVAL/);
   file.bindIommufd(iommufd);
   const ioas = iommufd.ioasAlloc();

@@ -1,12 +1,12 @@
 import { disposable } from '../../sys/scope.js';
 import type { VendorDriver, VendorEnvironment, VfioDeviceOps } from '../driver.js';
-import type { VfioProvider } from '../uapi.js';
+import type { VfioFileOps } from '../file-ops.js';
 import { type UnregisterOptions, VfioDevice } from './device.js';
-import { CoreFileOps, type VfioFileOps } from './file-ops.js';
+import { CoreFileOps } from './file-ops.js';
 import type { IommuCapabilities } from './iommu-group.js';
 import { type HostDevice, IommuGroup } from './iommu-group.js';
 import { Mdevs } from './mdev.js';
-import { coreProvider } from './provider.js';
+import { type CoreProvider, coreProvider } from './provider.js';
 import { type CorePorts, CoreState, defaultPorts } from './state.js';
 import type { Steps } from './steps.js';
 
@@ -22,7 +22,7 @@ export interface CoreOptions {
 export class VfioCore implements Disposable {
   readonly state: CoreState;
   readonly mdevs: Mdevs;
-  readonly provider: VfioProvider;
+  readonly provider: CoreProvider;
   readonly vfioFileOps: VfioFileOps;
 
   constructor(options: CoreOptions = {}) {
@@ -31,8 +31,8 @@ export class VfioCore implements Disposable {
       options.enableUnsafeNoiommuMode ?? false,
     );
     this.mdevs = new Mdevs(this.state);
-    this.provider = coreProvider(this.state, this.mdevs);
     this.vfioFileOps = new CoreFileOps(this.state);
+    this.provider = coreProvider(this.state, this.mdevs, this.vfioFileOps);
   }
 
   /**

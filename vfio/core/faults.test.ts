@@ -63,8 +63,8 @@ class Rig implements Disposable {
   attach(scope: Scope): void {
     const { provider, mdevs, state } = this.core;
     const device = scope.own(provider.resolve('sample', {}));
-    const group = scope.own(provider.openGroup(device.group));
-    const container = scope.own(provider.openContainer());
+    const group = scope.own(provider.groups.openGroup(device.group));
+    const container = scope.own(provider.groups.openContainer());
     group.setContainer(container);
     scope.defer(() => group.unsetContainer());
     container.setIommu(VFIO_TYPE1v2_IOMMU);
@@ -86,8 +86,8 @@ class Rig implements Disposable {
   attachCdev(scope: Scope): void {
     const { provider } = this.core;
     const device = scope.own(provider.resolve('sample', {}));
-    const iommufd = scope.own(provider.openIommufd());
-    const file = scope.own(provider.openCdev(device.cdev ?? ''));
+    const iommufd = scope.own(provider.cdevs.openIommufd());
+    const file = scope.own(provider.cdevs.openCdev(device.cdev ?? ''));
     this.core.vfioFileOps.setKvm(file, this.vm);
     scope.defer(() => this.core.vfioFileOps.setKvm(file, null));
     file.bindIommufd(iommufd);

@@ -41,6 +41,34 @@ test('a range of one IOAS can be copied to another, and outlives the first', () 
   world.remove(made);
 });
 
+test('remote memory of an IOAS is accessed through its owner, who knows a copy by the IOVA of its source', () => {
+  const [from, to] = [iommufd.ioasAlloc(), iommufd.ioasAlloc()];
+  const asked: [bigint, boolean][] = [];
+  const remote = {
+    rw(at: Iova, data: Uint8Array, isWrite: boolean) {
+      asked.push([at, isWrite]);
+      if (!isWrite) data.fill(5);
+    },
+  };
+  iommufd.ioasMap(from, { flags, remote, iova: iova(0x10000n), size: 4n * PAGE });
+  iommufd.ioasCopy({ from, to, source: iova(0x12000n), size: PAGE, flags, iova: iova(0x80000n) });
+  const made = world.device();
+  const file = world.openCdev(made.device.cdev);
+  file.bindIommufd(iommufd);
+  const data = new Uint8Array(2);
+  file.attachIoas(from);
+  made.device.dma.rw(iova(0x10001n), data, false);
+  expect([...data]).toEqual([5, 5]);
+  file.attachIoas(to);
+  made.device.dma.rw(iova(0x80004n), data, true);
+  expect(asked).toEqual([
+    [0x10001n, false],
+    [0x12004n, true],
+  ]);
+  file[Symbol.dispose]();
+  world.remove(made);
+});
+
 test('a device moves from one IOAS to another, and its table moves with it', () => {
   const [one, two] = [iommufd.ioasAlloc(), iommufd.ioasAlloc()];
   const at = iova(0x4000n);

@@ -1,8 +1,8 @@
 /** `/dev/iommu`: address spaces that devices opened by cdev attach to. After drivers/iommu/iommufd. */
-import { type Iova, iova as toIova } from '../../sys/address.js';
+import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import {
-  type DmaMap,
+  type IoasMap,
   type IommufdFile,
   type IommuInfo,
   VFIO_DMA_MAP_FLAG_READ,
@@ -135,10 +135,11 @@ export class CoreIommufdFile implements IommufdFile {
   }
 
   /** @throws SysError ENOENT; EEXIST on overlap; EINVAL misaligned, empty or out of range; EOVERFLOW; EFAULT; ENOSPC */
-  ioasMap(ioas: number, map: Omit<DmaMap, 'iova'> & { readonly iova?: Iova }): Iova {
+  ioasMap(ioas: number, map: IoasMap): Iova {
     const call = 'IOMMU_IOAS_MAP';
     const { space, iovaRanges } = this.context(call).ioas(call, ioas);
-    const { flags, vaddr, size } = map;
+    const { flags, size } = map;
+    const vaddr = map.vaddr ?? 0n;
     const fail = (hint: string) => vfioError(call, space.target, 'EINVAL', hint);
     const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
     if ((flags & ~known) !== 0 || (flags & known) === 0) throw fail(`flags 0x${flags.toString(16)}`);
@@ -158,7 +159,7 @@ export class CoreIommufdFile implements IommufdFile {
     const prot =
       ((flags & VFIO_DMA_MAP_FLAG_READ) !== 0 ? PROT_READ : 0) |
       ((flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
-    space.insert(call, iova, size, vaddr, prot);
+    space.insert(call, iova, size, map.remote ?? map.vaddr, prot);
     return iova;
   }
 
@@ -202,14 +203,21 @@ export class CoreIommufdFile implements IommufdFile {
     if (dma === undefined || copy.source + copy.size > dma.iova + dma.size) {
       throw vfioError(call, space.target, 'ENOENT', 'the source does not lie in one map');
     }
-    const vaddr = (dma.vaddr + (copy.source - dma.iova)) as DmaMap['vaddr'];
-    const { flags, size } = copy;
-    return this.ioasMap(copy.to, {
+    const { flags, size, source } = copy;
+    const where = copy.iova === undefined ? {} : { iova: copy.iova };
+    const { remote } = dma;
+    if (remote === undefined) {
+      const vaddr = (dma.vaddr + (source - dma.iova)) as Hva;
+      return this.ioasMap(copy.to, { flags, vaddr, size, ...where });
+    }
+    // Its owner knows the memory by the IOVA of the source.
+    const iova: Iova = this.ioasMap(copy.to, {
       flags,
-      vaddr,
+      remote: { rw: (at, data, isWrite) => remote.rw((at - iova + source) as Iova, data, isWrite) },
       size,
-      ...(copy.iova === undefined ? {} : { iova: copy.iova }),
+      ...where,
     });
+    return iova;
   }
 
   ioasIovaRanges(ioas: number): IommuInfo['iovaRanges'] {

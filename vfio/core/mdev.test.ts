@@ -73,8 +73,8 @@ test('a driver registers once, and its types have names of their own', () => {
 test('a driver that goes takes its devices with it, one in use when its last file is closed', async () => {
   const { provider } = world.core;
   const device = provider.resolve('sample', {});
-  const group = provider.openGroup(device.group);
-  const container = provider.openContainer();
+  const group = provider.groups.openGroup(device.group);
+  const container = provider.groups.openContainer();
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   const file = group.getDeviceFd(device.name);

@@ -1,3 +1,4 @@
+import type { VfioFileOps } from '../file-ops.js';
 import type { AssignableDevice, VfioProvider } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import { CoreContainerFile } from './container.js';
@@ -7,10 +8,14 @@ import { CoreIommufdFile } from './iommufd.js';
 import type { Mdev, Mdevs } from './mdev.js';
 import type { CoreState } from './state.js';
 
+/** The core as a provider: it has both interfaces, and files without descriptors. */
+export type CoreProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' | 'cdevs' | 'fileOps'>>;
+
 /** The core behind the seam: an address is a type of mediated device, or the UUID of one that was created before. */
-export function coreProvider(state: CoreState, mdevs: Mdevs): VfioProvider {
+export function coreProvider(state: CoreState, mdevs: Mdevs, fileOps: VfioFileOps): CoreProvider {
   return {
     name: 'core',
+    fileOps,
     get addresses() {
       const names = mdevs.types.map(({ name }) => name).join(', ');
       return `a mediated device of this process: ${names || 'no driver is registered'}`;
@@ -25,10 +30,14 @@ export function coreProvider(state: CoreState, mdevs: Mdevs): VfioProvider {
       const mdev = state.executor.run(mdevs.create(address, undefined, options));
       return assignable(mdev, () => remove(state, mdevs, mdev));
     },
-    openContainer: () => CoreContainerFile.open(state),
-    openGroup: (group) => state.executor.run(CoreGroupFile.openSteps(state, group)),
-    openIommufd: () => CoreIommufdFile.open(state),
-    openCdev: (node) => CoreDeviceFile.openCdev(state, node),
+    groups: {
+      openContainer: () => CoreContainerFile.open(state),
+      openGroup: (group) => state.executor.run(CoreGroupFile.openSteps(state, group)),
+    },
+    cdevs: {
+      openIommufd: () => CoreIommufdFile.open(state),
+      openCdev: (node) => CoreDeviceFile.openCdev(state, node),
+    },
   };
 }
 

@@ -131,7 +131,8 @@ class Type1 implements IommuBackend {
   }
 
   /** @see vfio_dma_do_map */
-  *mapDma({ flags, iova, vaddr, size, remote }: DmaMap): Steps<void> {
+  *mapDma({ flags, iova, size, ...memory }: DmaMap): Steps<void> {
+    const vaddr = memory.vaddr ?? 0n;
     const call = 'VFIO_IOMMU_MAP_DMA';
     const fail = (hint: string) => vfioError(call, this.space.target, 'EINVAL', hint);
     const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
@@ -150,7 +151,7 @@ class Type1 implements IommuBackend {
     const prot =
       ((flags & VFIO_DMA_MAP_FLAG_READ) !== 0 ? PROT_READ : 0) |
       ((flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
-    this.space.insert(call, iova, size, remote ?? vaddr, prot);
+    this.space.insert(call, iova, size, memory.remote ?? memory.vaddr, prot);
     this.#dmaAvail--;
     this.#state.log.event('map_dma', { iova, size, vaddr, prot });
   }

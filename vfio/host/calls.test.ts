@@ -27,10 +27,9 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
   VFIO_TYPE1v2_IOMMU,
-  type VfioProvider,
 } from '../uapi.js';
 import type { HostDeviceFile } from './device.js';
-import { hostProvider } from './provider.js';
+import { type HostProvider, hostProvider } from './provider.js';
 import {
   CapSparseMmap,
   InfoCapHeader,
@@ -93,7 +92,7 @@ const nic: FakeDeviceShape = {
 
 interface World {
   readonly kernel: FakeKernel;
-  readonly provider: VfioProvider;
+  readonly provider: HostProvider;
   readonly device: FakeDevice;
 }
 
@@ -107,8 +106,8 @@ function world(scope: Scope, shape: FakeDeviceShape = nic): World {
 }
 
 function contained(scope: Scope, { provider }: World): { container: ContainerFile; group: GroupFile } {
-  const container = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(26));
+  const container = scope.own(provider.groups.openContainer());
+  const group = scope.own(provider.groups.openGroup(26));
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   return { container, group };
@@ -121,7 +120,7 @@ function openByGroup(scope: Scope, made: World, name = ADDRESS): HostDeviceFile 
 // The rules that the real kernel is held to in the lab; on the scripted one they show that every call arrives whole.
 describe('conformance over the scripted kernel', () => {
   const scope = new Scope();
-  let provider: VfioProvider | undefined;
+  let provider: HostProvider | undefined;
   let kernel: FakeKernel | undefined;
   let memory: Mapping | undefined;
   beforeAll(() => {
@@ -131,7 +130,7 @@ describe('conformance over the scripted kernel', () => {
   afterAll(() => scope[Symbol.dispose]());
   const target = {
     get provider() {
-      return provider as VfioProvider;
+      return provider as HostProvider;
     },
     get memory() {
       return memory as Mapping;
@@ -299,8 +298,8 @@ test('a feature is probed, read and set; one that is missing is told from one th
 test('a cdev is bound, attached, detached; what it resets with its bus is told by device ids', () => {
   using scope = new Scope();
   const made = world(scope);
-  const iommufd = scope.own(made.provider.openIommufd());
-  const file = scope.own(made.provider.openCdev('vfio3')) as HostDeviceFile;
+  const iommufd = scope.own(made.provider.cdevs.openIommufd());
+  const file = scope.own(made.provider.cdevs.openCdev('vfio3')) as HostDeviceFile;
   const devid = file.bindIommufd(iommufd);
   const ioas = iommufd.ioasAlloc();
   file.attachIoas(ioas);
@@ -315,7 +314,7 @@ test('a cdev is bound, attached, detached; what it resets with its bus is told b
 test('more IOVA ranges than there is room for are asked for again', () => {
   using scope = new Scope();
   const made = world(scope);
-  const iommufd = scope.own(made.provider.openIommufd());
+  const iommufd = scope.own(made.provider.cdevs.openIommufd());
   const fake = made.kernel.behind(iommufd.fd as number) as unknown as {
     ranges: { start: bigint; last: bigint }[];
   };
@@ -340,19 +339,19 @@ test('a VF whose physical function is in user space is opened with its token, by
     using inner = new Scope();
     openByGroup(inner, made, device.name).getInfo();
   }
-  const iommufd = scope.own(made.provider.openIommufd());
-  scope.own(made.provider.openCdev('vfio3')).bindIommufd(iommufd);
+  const iommufd = scope.own(made.provider.cdevs.openIommufd());
+  scope.own(made.provider.cdevs.openCdev('vfio3')).bindIommufd(iommufd);
 });
 
 test('a file of another provider is refused before the kernel sees it', () => {
   using scope = new Scope();
   const made = world(scope);
-  const group = scope.own(made.provider.openGroup(26));
+  const group = scope.own(made.provider.groups.openGroup(26));
   const other = { target: 'container (core)' } as ContainerFile;
   expect(() => group.setContainer(other)).toThrowError(
     /SET_CONTAINER on .*26: EINVAL\n.*container \(core\) is not/,
   );
-  const cdev = scope.own(made.provider.openCdev('vfio3'));
+  const cdev = scope.own(made.provider.cdevs.openCdev('vfio3'));
   expect(() => cdev.bindIommufd({ target: 'iommufd (core)' } as never)).toThrowError(/BIND_IOMMUFD .*EINVAL/);
 });
 
@@ -374,4 +373,25 @@ test('an address and a length that the kernel refuses are named, with what can b
   expect(() => container.mapDma(map)).toThrowError(
     /^VFIO_IOMMU_MAP_DMA on .*vfio, IOVA 0xfee00000-0xfee00fff: EINVAL\n {2}hint: .*IOVA ranges/,
   );
+});
+
+test('remote memory is refused with ENOTSUP and its range, before the kernel would map address 0', () => {
+  using scope = new Scope();
+  const made = world(scope);
+  const { container } = contained(scope, made);
+  const iommufd = scope.own(made.provider.cdevs.openIommufd());
+  const ioas = iommufd.ioasAlloc();
+  const remote = { rw: () => undefined };
+  const map = { flags: 3, remote, iova: iova(0x10_0000n), size: 0x2000n };
+  expect(() => container.mapDma(map)).toThrowError(
+    /^VFIO_IOMMU_MAP_DMA on .*, IOVA 0x100000-0x101fff: ENOTSUP\n.*its owner has to share it/,
+  );
+  expect(() => iommufd.ioasMap(ioas, map)).toThrowError(
+    /^IOMMU_IOAS_MAP on .* IOAS \d+, IOVA 0x100000-0x101fff: ENOTSUP/,
+  );
+  expect(() => iommufd.ioasMap(ioas, { flags: 3, remote, size: 0x2000n })).toThrowError(
+    /IOAS \d+, 8192 bytes: ENOTSUP/,
+  );
+  const maps = made.kernel.calls.filter(({ request }) => /_MAP(_DMA)?$/.test(request));
+  expect(maps).toEqual([]);
 });

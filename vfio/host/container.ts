@@ -1,5 +1,6 @@
 import { formatRange, iova, PAGE_SIZE } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
+import { remoteMemory } from '../remote-memory.js';
 import type { ContainerFile, DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
 import { decodeList, decodeWithin, walkCapabilityChain } from './capability-chain.js';
 import { explain, type HostContext, vfioPath } from './context.js';
@@ -82,10 +83,12 @@ export class HostContainerFile implements ContainerFile {
     return decodeReply(VFIO_IOMMU_GET_INFO, this.target, () => decodeIommuInfo(reply));
   }
 
-  mapDma({ flags, vaddr, iova, size }: DmaMap): void {
+  mapDma({ flags, vaddr, remote, iova, size }: DmaMap): void {
+    const target = `${this.target}, IOVA ${formatRange(iova, size)}`;
+    if (remote !== undefined) throw remoteMemory(VFIO_IOMMU_MAP_DMA.name, target);
     const map = DmaMapStruct.encode({ argsz: DmaMapStruct.size, flags, vaddr, iova, size });
     try {
-      this.#file.ioctl(VFIO_IOMMU_MAP_DMA, map, `${this.target}, IOVA ${formatRange(iova, size)}`);
+      this.#file.ioctl(VFIO_IOMMU_MAP_DMA, map, target);
     } catch (error) {
       throw explain(error, ({ code }) =>
         code === 'ENOMEM' ? noMemoryHint(this.#context.roots, Number(size)) : undefined,

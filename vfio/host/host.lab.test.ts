@@ -69,8 +69,10 @@ describe.skipIf(NIC === undefined || EDU === undefined)('the host provider on th
 
   test('a group that is open names this process as its holder', () => {
     using device = provider.resolve(EDU as string, { bind: 'vfio-pci' });
-    using _group = provider.openGroup(device.group);
-    expect(() => provider.openGroup(device.group)).toThrowError(/EBUSY\n.*held by this process itself/);
+    using _group = provider.groups.openGroup(device.group);
+    expect(() => provider.groups.openGroup(device.group)).toThrowError(
+      /EBUSY\n.*held by this process itself/,
+    );
   });
 
   test.skipIf(IGB === undefined)(
@@ -81,8 +83,8 @@ describe.skipIf(NIC === undefined || EDU === undefined)('the host provider on th
       sysfs.write('/sys/module/vfio_pci/parameters/enable_sriov', '1');
       using scope = new Scope();
       const open = (name: string, group: number): HostDeviceFile => {
-        const container = scope.own(provider.openContainer());
-        const file = scope.own(provider.openGroup(group));
+        const container = scope.own(provider.groups.openContainer());
+        const file = scope.own(provider.groups.openGroup(group));
         file.setContainer(container);
         container.setIommu(VFIO_TYPE1v2_IOMMU);
         return scope.own(file.getDeviceFd(name)) as HostDeviceFile;
@@ -98,8 +100,8 @@ describe.skipIf(NIC === undefined || EDU === undefined)('the host provider on th
       const plain = provider.resolve(vf, {});
       {
         using inner = new Scope();
-        const container = inner.own(provider.openContainer());
-        const group = inner.own(provider.openGroup(plain.group));
+        const container = inner.own(provider.groups.openContainer());
+        const group = inner.own(provider.groups.openGroup(plain.group));
         group.setContainer(container);
         container.setIommu(VFIO_TYPE1v2_IOMMU);
         expect(() => group.getDeviceFd(plain.name)).toThrowError(/EACCES\n.*vf-token/);

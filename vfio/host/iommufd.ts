@@ -3,8 +3,9 @@ import { formatRange, type Iova, iova } from '../../sys/address.js';
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
+import { remoteMemory } from '../remote-memory.js';
 import {
-  type DmaMap,
+  type IoasMap,
   type IommufdFile,
   type IommuInfo,
   VFIO_DMA_MAP_FLAG_READ,
@@ -24,7 +25,7 @@ import {
   IOMMU_IOAS_UNMAP,
   IoasAlloc,
   IoasIovaRanges,
-  IoasMap,
+  IoasMap as IoasMapStruct,
   IoasUnmap,
   IommuDestroy,
   IommuIovaRange,
@@ -82,12 +83,15 @@ export class HostIommufdFile implements IommufdFile {
     return IoasAlloc.decode(alloc).out_ioas_id;
   }
 
-  ioasMap(ioas: number, map: Omit<DmaMap, 'iova'> & { readonly iova?: Iova }): Iova {
-    const { vaddr, size: length } = map;
+  ioasMap(ioas: number, map: IoasMap): Iova {
+    const { vaddr, remote, size: length } = map;
+    const where = map.iova === undefined ? `${length} bytes` : `IOVA ${formatRange(map.iova, length)}`;
+    const target = `${this.target} IOAS ${ioas}, ${where}`;
+    if (remote !== undefined) throw remoteMemory(IOMMU_IOAS_MAP.name, target);
     const isReadable = (map.flags & VFIO_DMA_MAP_FLAG_READ) !== 0;
     const isWritable = (map.flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
-    const request = IoasMap.encode({
-      size: IoasMap.size,
+    const request = IoasMapStruct.encode({
+      size: IoasMapStruct.size,
       flags:
         (isReadable ? IOMMU_IOAS_MAP_READABLE : 0) |
         (isWritable ? IOMMU_IOAS_MAP_WRITEABLE : 0) |
@@ -97,15 +101,14 @@ export class HostIommufdFile implements IommufdFile {
       length,
       iova: map.iova ?? 0n,
     });
-    const where = map.iova === undefined ? `${length} bytes` : `IOVA ${formatRange(map.iova, length)}`;
     try {
-      this.#file.ioctl(IOMMU_IOAS_MAP, request, `${this.target} IOAS ${ioas}, ${where}`);
+      this.#file.ioctl(IOMMU_IOAS_MAP, request, target);
     } catch (error) {
       throw explain(error, ({ code }) =>
         code === 'ENOMEM' ? noMemoryHint(this.#context.roots, Number(length)) : undefined,
       );
     }
-    return iova(IoasMap.decode(request).iova);
+    return iova(IoasMapStruct.decode(request).iova);
   }
 
   ioasUnmap(

@@ -8,6 +8,7 @@ import type { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { cdevsOf, groupsOf } from '../interfaces.js';
 import {
   type AssignableDevice,
   type ContainerFile,
@@ -63,8 +64,8 @@ interface Attached {
 }
 
 function attachByGroup(scope: Scope, provider: VfioProvider, device: AssignableDevice): Attached {
-  const container: ContainerFile = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(device.group));
+  const container: ContainerFile = scope.own(groupsOf(provider).openContainer());
+  const group = scope.own(groupsOf(provider).openGroup(device.group));
   tell('group', { number: device.group, status: group.getStatus(), fd: group.fd });
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
@@ -81,8 +82,8 @@ function attachByGroup(scope: Scope, provider: VfioProvider, device: AssignableD
 }
 
 function attachByCdev(scope: Scope, provider: VfioProvider, device: AssignableDevice): Attached {
-  const iommufd: IommufdFile = scope.own(provider.openIommufd());
-  const file = scope.own(provider.openCdev(device.cdev ?? 'none'));
+  const iommufd: IommufdFile = scope.own(cdevsOf(provider).openIommufd());
+  const file = scope.own(cdevsOf(provider).openCdev(device.cdev ?? 'none'));
   const devid = file.bindIommufd(iommufd);
   const ioas = iommufd.ioasAlloc();
   file.attachIoas(ioas);

@@ -10,12 +10,15 @@ import { MDEV_PREFIX, resolve } from './resolve.js';
 import { pciAddress } from './sysfs.js';
 import { isUuid } from './uuid.js';
 
+/** The kernel as a provider: it may lack one of the interfaces, which opening it then says. */
+export type HostProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' | 'cdevs'>>;
+
 /**
  * The Linux kernel's VFIO behind the seam: PCI functions by address, mediated devices by UUID or made by `mdev:TYPE`,
  * and files that a parent process opened, by `fd:N`. Nothing is opened before a call asks for it.
  * @param parts another host, for tests
  */
-export function hostProvider(parts: Partial<HostContext> = {}): VfioProvider {
+export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
   const context = hostContext(parts);
   const preopened = new Preopened();
   const vfTokens = new Map<string, string>();
@@ -31,21 +34,28 @@ export function hostProvider(parts: Partial<HostContext> = {}): VfioProvider {
       // Mediated devices of this process have UUIDs too.
       (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
     resolve: (address, options) => resolve(context, { preopened, vfTokens }, address, options),
-    openContainer() {
-      const file = preopened.take('container');
-      return file === undefined ? HostContainerFile.open(context) : HostContainerFile.adopt(context, file);
+    groups: {
+      openContainer() {
+        const file = preopened.take('container');
+        return file === undefined ? HostContainerFile.open(context) : HostContainerFile.adopt(context, file);
+      },
+      openGroup(group) {
+        const file = preopened.take(`group ${group}`);
+        return file === undefined ? HostGroupFile.open(context, group) : HostGroupFile.adopt(context, file);
+      },
     },
-    openGroup(group) {
-      const file = preopened.take(`group ${group}`);
-      return file === undefined ? HostGroupFile.open(context, group) : HostGroupFile.adopt(context, file);
-    },
-    openIommufd() {
-      const file = preopened.take('iommufd');
-      return file === undefined ? HostIommufdFile.open(context) : HostIommufdFile.adopt(context, file);
-    },
-    openCdev(node) {
-      const file = preopened.take(`cdev ${node}`) ?? openCdev(context, node);
-      return HostDeviceFile.adopt(file, { vfToken: vfTokens.get(node), holders: cdevHolders(context, node) });
+    cdevs: {
+      openIommufd() {
+        const file = preopened.take('iommufd');
+        return file === undefined ? HostIommufdFile.open(context) : HostIommufdFile.adopt(context, file);
+      },
+      openCdev(node) {
+        const file = preopened.take(`cdev ${node}`) ?? openCdev(context, node);
+        return HostDeviceFile.adopt(file, {
+          vfToken: vfTokens.get(node),
+          holders: cdevHolders(context, node),
+        });
+      },
     },
   };
 }

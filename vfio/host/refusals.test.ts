@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
 import { hva, iova } from '../../sys/address.js';
 import { Scope } from '../../sys/scope.js';
-import { VFIO_TYPE1v2_IOMMU, type VfioProvider } from '../uapi.js';
+import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
 import { noMemoryHint, readLockedMemory } from './memlock.js';
-import { hostProvider } from './provider.js';
+import { type HostProvider, hostProvider } from './provider.js';
 import { HOST_ROOTS } from './roots.js';
 import { FakeHost, FakeKernel } from './testing/index.js';
 
@@ -13,7 +13,7 @@ const RELEASE = '6.12.95-amd64';
 interface World extends Disposable {
   readonly host: FakeHost;
   readonly kernel: FakeKernel;
-  readonly provider: VfioProvider;
+  readonly provider: HostProvider;
   readonly dev: string;
 }
 
@@ -60,7 +60,7 @@ test.each([
   if (files.builtin !== undefined)
     made.host.file(`modules/${RELEASE}/modules.builtin`, `kernel/drivers/vfio/${files.builtin}.ko\n`);
   made.kernel.removeNode(`${made.dev}/vfio/vfio`);
-  expect(messageOf(() => made.provider.openContainer())).toMatch(message);
+  expect(messageOf(() => made.provider.groups.openContainer())).toMatch(message);
 });
 
 test('/dev/iommu and the cdevs are missing: the options are named, and that groups do without', () => {
@@ -68,42 +68,44 @@ test('/dev/iommu and the cdevs are missing: the options are named, and that grou
   made.host.file(`modules/${RELEASE}/modules.dep`, dep('vfio').join('\n'));
   made.kernel.removeNode(`${made.dev}/iommu`);
   made.kernel.removeNode(`${made.dev}/vfio/devices/vfio3`);
-  expect(messageOf(() => made.provider.openIommufd())).toMatch(
+  expect(messageOf(() => made.provider.cdevs.openIommufd())).toMatch(
     /^open on .*\/iommu: ENODEV\n.*built without CONFIG_IOMMUFD.*groups work without it/,
   );
-  expect(messageOf(() => made.provider.openCdev('vfio3'))).toMatch(
+  expect(messageOf(() => made.provider.cdevs.openCdev('vfio3'))).toMatch(
     /ENODEV\n.*no such file: is \/dev a devtmpfs/,
   );
   made.host.remove('sys/class/vfio-dev/vfio3/dev');
-  expect(messageOf(() => made.provider.openCdev('vfio3'))).toMatch(/ENODEV\n.*CONFIG_VFIO_DEVICE_CDEV/);
-  expect(messageOf(() => made.provider.openCdev('vfio9'))).toMatch(/ENODEV\n.*no device with a vfio driver/);
+  expect(messageOf(() => made.provider.cdevs.openCdev('vfio3'))).toMatch(/ENODEV\n.*CONFIG_VFIO_DEVICE_CDEV/);
+  expect(messageOf(() => made.provider.cdevs.openCdev('vfio9'))).toMatch(
+    /ENODEV\n.*no device with a vfio driver/,
+  );
 });
 
 test('a group without a device of VFIO’s names its members', () => {
   using made = world();
   made.host.addPci({ address: '0000:02:00.0', driver: 'nvme', group: 27 });
-  expect(messageOf(() => made.provider.openGroup(27))).toMatch(
+  expect(messageOf(() => made.provider.groups.openGroup(27))).toMatch(
     /^open on .*vfio\/27: ENODEV\n.*no device of group 27 is with a vfio driver: 0000:02:00\.0 \(nvme\)/,
   );
-  expect(messageOf(() => made.provider.openGroup(99))).toMatch(/^find on IOMMU group 99: ENODEV/);
+  expect(messageOf(() => made.provider.groups.openGroup(99))).toMatch(/^find on IOMMU group 99: ENODEV/);
 });
 
 test('a group that is open elsewhere names the process', () => {
   using made = world();
-  using held = made.provider.openGroup(26);
+  using held = made.provider.groups.openGroup(26);
   made.host.link('proc/4711/fd/12', `${made.dev}/vfio/26`);
   made.host.link('proc/4711/fd/13', '/dev/null');
   made.host.file('proc/4711/comm', 'qemu-system-x86\n');
   made.host.link('proc/815/fd/3', '/dev/null');
-  expect(messageOf(() => made.provider.openGroup(26))).toMatch(
+  expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(
     /EBUSY\n {2}hint: a group has one user at a time, by its file or by its cdevs: held by process 4711 \(qemu-system-x86\)$/,
   );
   made.host.link(`proc/${process.pid}/fd/12`, `${made.dev}/vfio/26`);
-  expect(messageOf(() => made.provider.openGroup(26))).toMatch(
+  expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(
     /held by (this process itself and )?process 4711/,
   );
-  using cdev = made.provider.openCdev('vfio3');
-  using iommufd = made.provider.openIommufd();
+  using cdev = made.provider.cdevs.openCdev('vfio3');
+  using iommufd = made.provider.cdevs.openIommufd();
   expect(messageOf(() => cdev.bindIommufd(iommufd))).toMatch(
     /EBUSY\n.*open through the group file; held by .*4711/,
   );
@@ -115,13 +117,13 @@ test('a group whose device is bound by its cdev elsewhere names that process', (
   made.host.link('proc/4712/fd/12', `${made.dev}/vfio/devices/vfio3`);
   made.host.file('proc/4712/comm', 'node\n');
   made.kernel.failNext(`open ${made.dev}/vfio/26`, 'EBUSY');
-  expect(messageOf(() => made.provider.openGroup(26))).toMatch(/held by process 4712 \(node\)/);
+  expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(/held by process 4712 \(node\)/);
 });
 
 test('a group whose holder cannot be seen says so', () => {
   using made = world();
   made.kernel.failNext(`open ${made.dev}/vfio/26`, 'EBUSY');
-  expect(messageOf(() => made.provider.openGroup(26))).toMatch(
+  expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(
     /another process, which this user may not see/,
   );
 });
@@ -132,7 +134,7 @@ test.each([
 ] as const)('a group that may not be opened (%s) says whom to ask', (code, message) => {
   using made = world();
   made.kernel.failNext(`open ${made.dev}/vfio/26`, code);
-  expect(messageOf(() => made.provider.openGroup(26))).toMatch(message);
+  expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(message);
 });
 
 test('groups with and without an IOMMU do not share a container, and the error says why', () => {
@@ -141,9 +143,9 @@ test('groups with and without an IOMMU do not share a container, and the error s
   made.host.file('sys/class/vfio/noiommu-5/dev', '511:5');
   made.kernel.addDevice({ name: '0000:03:00.0', group: 5, isNoiommu: true });
   using scope = new Scope();
-  const container = scope.own(made.provider.openContainer());
-  scope.own(made.provider.openGroup(26)).setContainer(container);
-  const noiommu = scope.own(made.provider.openGroup(5));
+  const container = scope.own(made.provider.groups.openContainer());
+  scope.own(made.provider.groups.openGroup(26)).setContainer(container);
+  const noiommu = scope.own(made.provider.groups.openGroup(5));
   expect(noiommu.target).toMatch(/noiommu-5$/);
   expect(messageOf(() => noiommu.setContainer(container))).toMatch(
     /^VFIO_GROUP_SET_CONTAINER .*EPERM\n.*without an IOMMU \(noiommu\) do not share a container/,
@@ -153,8 +155,8 @@ test('groups with and without an IOMMU do not share a container, and the error s
 test('interrupts that cannot be remapped are told with the parameter that takes the risk', () => {
   using made = world();
   using scope = new Scope();
-  const container = scope.own(made.provider.openContainer());
-  scope.own(made.provider.openGroup(26)).setContainer(container);
+  const container = scope.own(made.provider.groups.openContainer());
+  scope.own(made.provider.groups.openGroup(26)).setContainer(container);
   made.kernel.failNext('VFIO_SET_IOMMU', 'EPERM');
   expect(messageOf(() => container.setIommu(VFIO_TYPE1v2_IOMMU))).toMatch(/EPERM\n.*allow_unsafe_interrupts/);
 });
@@ -170,8 +172,8 @@ test('a map that the locked-memory limit does not allow says need, have, and how
   made.host.file('proc/self/limits', limits(String(8 * MIB), String(4096 * MIB)));
   made.host.file('proc/self/status', `Name:\tnode\nVmLck:\t    4096 kB\n`);
   using scope = new Scope();
-  const container = scope.own(made.provider.openContainer());
-  const group = scope.own(made.provider.openGroup(26));
+  const container = scope.own(made.provider.groups.openContainer());
+  const group = scope.own(made.provider.groups.openGroup(26));
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   made.kernel.memlock = 4 * MIB;

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
-import { VFIO_TYPE1v2_IOMMU, type VfioProvider } from '../uapi.js';
+import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
 import { listMdevTypes } from './mdev.js';
-import { hostProvider } from './provider.js';
+import { type HostProvider, hostProvider } from './provider.js';
 import { FakeHost, FakeKernel } from './testing/index.js';
 
 const NIC = '0000:01:00.0';
@@ -10,7 +10,7 @@ const UUID = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001';
 interface World extends Disposable {
   readonly host: FakeHost;
   readonly kernel: FakeKernel;
-  readonly provider: VfioProvider;
+  readonly provider: HostProvider;
 }
 
 function world(): World {
@@ -169,9 +169,9 @@ test('files that a parent process opened are used, and closed if nobody wants th
   });
   kernel.removeNode(`${host.roots.dev}/vfio/vfio`);
   {
-    using container = provider.openContainer();
+    using container = provider.groups.openContainer();
     expect(String(container.fd)).toBe(containerFd);
-    using group = provider.openGroup(26);
+    using group = provider.groups.openGroup(26);
     group.setContainer(container);
     container.setIommu(VFIO_TYPE1v2_IOMMU);
     group.getDeviceFd(NIC)[Symbol.dispose]();
@@ -191,7 +191,7 @@ test('fd:N of a cdev is the device behind it', () => {
   kernel.setDeviceNumber(fd, { major: 511, minor: 3 });
   using device = provider.resolve(`fd:${fd}`, {});
   expect(device).toMatchObject({ name: NIC, group: 26, cdev: 'vfio3' });
-  using file = provider.openCdev('vfio3');
+  using file = provider.cdevs.openCdev('vfio3');
   expect(file.fd).toBe(fd);
 });
 

@@ -8,6 +8,7 @@ import { type Hva, type Iova, iova } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
 import type { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { cdevsOf, groupsOf } from '../interfaces.js';
 import {
   type AssignableDevice,
   type CdevFile,
@@ -42,7 +43,7 @@ export interface ConformanceTarget {
   readonly memory: Mapping;
   /** A number that no IOMMU group has. */
   readonly unusedGroup?: number;
-  /** Whether the provider has groups and containers, and whether it has cdevs and iommufd; both unless said otherwise. */
+  /** Whether there are groups and containers, and whether there are cdevs and iommufd; both unless stated otherwise. */
   readonly hasGroups?: boolean;
   readonly hasCdev?: boolean;
 }
@@ -72,6 +73,17 @@ function fails(codes: Code | readonly Code[], what: string, body: () => unknown)
   assert.fail(`${what}: no error, not ${wanted.join(' or ')}`);
 }
 
+/** Whether a map of remote memory was accepted; the only other outcome is ENOTSUP. */
+function takesRemote(map: () => unknown): boolean {
+  try {
+    map();
+    return true;
+  } catch (error) {
+    assert.ok(isErrno(error, 'ENOTSUP'), String(error));
+    return false;
+  }
+}
+
 /** What a case may open; closed behind it, last in first out. */
 class Bench {
   readonly target: ConformanceTarget;
@@ -89,11 +101,11 @@ class Bench {
   }
 
   group(): GroupFile {
-    return this.scope.own(this.provider.openGroup(this.device.group));
+    return this.scope.own(groupsOf(this.provider).openGroup(this.device.group));
   }
 
   container(): ContainerFile {
-    return this.scope.own(this.provider.openContainer());
+    return this.scope.own(groupsOf(this.provider).openContainer());
   }
 
   /** A group in a container with an IOMMU. */
@@ -115,11 +127,11 @@ class Bench {
   }
 
   iommufd(): IommufdFile {
-    return this.scope.own(this.provider.openIommufd());
+    return this.scope.own(cdevsOf(this.provider).openIommufd());
   }
 
   cdev(): { cdev: CdevFile } {
-    return { cdev: this.scope.own(this.provider.openCdev(this.device.cdev ?? 'none')) };
+    return { cdev: this.scope.own(cdevsOf(this.provider).openCdev(this.device.cdev ?? 'none')) };
   }
 
   get vaddr(): Hva {
@@ -150,7 +162,8 @@ const groupRules: readonly Rule[] = [
     'a group that is not there is ENODEV, one that is open is EBUSY',
     (bench) => {
       const { unusedGroup } = bench.target;
-      if (unusedGroup !== undefined) fails('ENODEV', 'open', () => bench.provider.openGroup(unusedGroup));
+      if (unusedGroup !== undefined)
+        fails('ENODEV', 'open', () => groupsOf(bench.provider).openGroup(unusedGroup));
       bench.group();
       fails('EBUSY', 'open twice', () => bench.group());
     },
@@ -249,6 +262,17 @@ const groupRules: readonly Rule[] = [
         container.mapDma({ ...map, iova: iova((1n << 64n) - PAGE), size: 2n * PAGE }),
       );
       assert.equal(unmap(container, 0n, 1n << 30n), 0n);
+    },
+  ],
+  [
+    'remote memory is mapped for devices that can access it, or refused with ENOTSUP',
+    (bench) => {
+      const { container } = bench.contained();
+      const remote = { rw: () => assert.fail('nobody accesses it') };
+      const isMapped = takesRemote(() =>
+        container.mapDma({ flags: RW, remote, iova: iova(PAGE), size: PAGE }),
+      );
+      assert.equal(unmap(container, 0n, 16n * PAGE), isMapped ? PAGE : 0n);
     },
   ],
   [
@@ -456,6 +480,19 @@ const cdevRules: readonly Rule[] = [
     },
   ],
   [
+    'an IOAS maps remote memory for devices that can access it, or refuses it with ENOTSUP',
+    (bench) => {
+      const iommufd = bench.iommufd();
+      const ioas = iommufd.ioasAlloc();
+      const [at, size] = [iova(0x10_0000n), PAGE];
+      const remote = { rw: () => assert.fail('nobody accesses it') };
+      const isMapped = takesRemote(() => iommufd.ioasMap(ioas, { flags: RW, remote, iova: at, size }));
+      if (isMapped) assert.equal(iommufd.ioasUnmap(ioas, { iova: at, size }), size);
+      else fails('ENOENT', 'unmap', () => iommufd.ioasUnmap(ioas, { iova: at, size }));
+      iommufd.destroy(ioas);
+    },
+  ],
+  [
     'an IOAS finds a free range itself',
     (bench) => {
       const iommufd = bench.iommufd();
@@ -476,7 +513,7 @@ const bothRules: readonly Rule[] = [
     (bench) => {
       const { cdev } = bench.cdev();
       const iommufd = bench.iommufd();
-      const group = bench.provider.openGroup(bench.device.group);
+      const group = groupsOf(bench.provider).openGroup(bench.device.group);
       fails('EBUSY', 'BIND', () => cdev.bindIommufd(iommufd));
       group[Symbol.dispose]();
       cdev.bindIommufd(iommufd);
@@ -487,8 +524,7 @@ const bothRules: readonly Rule[] = [
 
 /** The rules that hold for a provider, ready to run: `for (const { name, run } of vfioConformance(target)) test(name, run)`. */
 export function vfioConformance(target: ConformanceTarget): readonly ConformanceCase[] {
-  const hasGroups = target.hasGroups ?? true;
-  const hasCdev = target.hasCdev ?? true;
+  const { hasGroups = true, hasCdev = true } = target;
   const rules = [
     ...(hasGroups ? groupRules : []),
     ...deviceRules,

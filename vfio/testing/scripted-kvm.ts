@@ -1,8 +1,8 @@
 /** A KVM with nothing behind it: for tests of how VFIO files and VMs are associated, without /dev/kvm. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import type { VfioFileOps } from '../core/file-ops.js';
 import type { KvmPointer } from '../driver.js';
+import type { VfioFileOps } from '../file-ops.js';
 
 /** A VM's references; it notes who uses it after its end. */
 export class ScriptedVm implements KvmPointer {

@@ -32,8 +32,8 @@ afterAll(async () => {
 function open(scope: Scope): { container: ContainerFile; device: DeviceFile } {
   const provider = userProvider(noEvents);
   const found = scope.own(provider.resolve(`vfio-user:${peer.path}`, {}));
-  const container = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(found.group));
+  const container = scope.own(provider.groups.openContainer());
+  const group = scope.own(provider.groups.openGroup(found.group));
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   return { container, device: scope.own(group.getDeviceFd(found.name)) };
@@ -109,6 +109,15 @@ test('memory of this process alone is read and written for the device when it as
   expect(memory.view.slice(8191, 1)[0]).toBe(3);
 });
 
+test('memory of a third process is refused with ENOTSUP and its range: the server could not ask for it', () => {
+  using scope = new Scope();
+  const { container } = open(scope);
+  const map = { flags: RW, remote: { rw: () => undefined }, iova: iova(0x10_0000n), size: 4096n };
+  expect(() => container.mapDma(map)).toThrowError(
+    /^VFIO_IOMMU_MAP_DMA on container \(vfio-user\), IOVA 0x100000-0x100fff: ENOTSUP/,
+  );
+});
+
 test('a doorbell’s descriptor wakes the server’s device', () => {
   using scope = new Scope();
   const { device } = open(scope);
@@ -123,8 +132,8 @@ test('a server that ends reads as all-ones, and the REQ eventfd says that it is 
   const provider = userProvider(noEvents);
   using scope = new Scope();
   const found = scope.own(provider.resolve(`vfio-user:${other.path}`, {}));
-  const container = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(found.group));
+  const container = scope.own(provider.groups.openContainer());
+  const group = scope.own(provider.groups.openGroup(found.group));
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   const device = scope.own(group.getDeviceFd(found.name));

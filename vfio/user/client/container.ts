@@ -1,8 +1,10 @@
 /** Guest memory for devices of other processes: passed to each server by descriptor, and read for it when it asks. */
 
+import { formatRange, type Hva } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import { findMapping, type Mapping } from '../../../sys/mapping.js';
+import { remoteMemory } from '../../remote-memory.js';
 import {
   type ContainerFile,
   type DmaMap,
@@ -34,8 +36,10 @@ const ACCESS_BYTES = 16;
 const MAP_BYTES = 32;
 const UNMAP_BYTES = 24;
 
+type ProcessMap = Extract<DmaMap, { readonly vaddr: Hva }>;
+
 interface Known {
-  readonly map: DmaMap;
+  readonly map: ProcessMap;
   readonly mapping: Mapping;
 }
 
@@ -83,7 +87,7 @@ export class UserContainerFile implements ContainerFile {
 
   /** A server joins: it is told of all memory. @throws SysError of the map that it refuses */
   add(connection: Connection): void {
-    const told: DmaMap[] = [];
+    const told: ProcessMap[] = [];
     try {
       for (const known of this.#maps.values()) {
         this.#tell(connection, known);
@@ -109,7 +113,9 @@ export class UserContainerFile implements ContainerFile {
   mapDma(map: DmaMap): void {
     const call = 'VFIO_IOMMU_MAP_DMA';
     this.#requireIommu(call);
-    const { flags, vaddr, iova, size } = map;
+    const { flags, iova, size } = map;
+    if (map.remote !== undefined) throw remoteMemory(call, `${this.target}, IOVA ${formatRange(iova, size)}`);
+    const { vaddr } = map;
     const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
     if ((flags & ~known) !== 0 || (flags & known) === 0)
       throw userError(call, 'EINVAL', `flags 0x${flags.toString(16)}`);

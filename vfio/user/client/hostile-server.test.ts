@@ -24,8 +24,8 @@ function live(path: string, memory: SharedMemory, bell: Fd): void {
   using scope = new Scope();
   const provider = userProvider(noEvents);
   const found = scope.own(provider.resolve(`vfio-user:${path}`, { timeout: TIMEOUT_S, trust: 'on' }));
-  const container = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(found.group));
+  const container = scope.own(provider.groups.openContainer());
+  const group = scope.own(provider.groups.openGroup(found.group));
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   container.mapDma({

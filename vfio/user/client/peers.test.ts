@@ -33,8 +33,8 @@ function open(
 ): { container: ContainerFile; device: DeviceFile; description: string } {
   const provider = userProvider(noEvents);
   const found = scope.own(provider.resolve(address, options));
-  const container = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(found.group));
+  const container = scope.own(provider.groups.openContainer());
+  const group = scope.own(provider.groups.openGroup(found.group));
   group.setContainer(container);
   container.setIommu(VFIO_TYPE1v2_IOMMU);
   const device = scope.own(group.getDeviceFd(found.name));

@@ -6,11 +6,9 @@ import { Scope } from '../../../sys/scope.js';
 import { workerUrl } from '../../../sys/worker-url.js';
 import {
   type AssignableDevice,
-  type CdevFile,
   type ContainerFile,
   type DeviceFile,
   type GroupFile,
-  type IommufdFile,
   VFIO_GROUP_FLAGS_CONTAINER_SET,
   VFIO_GROUP_FLAGS_VIABLE,
   VFIO_PCI_CONFIG_REGION_INDEX,
@@ -39,18 +37,20 @@ interface Peer {
   isOpen: boolean;
 }
 
+/** vfio-user as a provider: groups only, and files that nothing can associate with a VM. */
+export type UserProvider = VfioProvider & Required<Pick<VfioProvider, 'groups'>>;
+
 /**
  * Devices of other processes, by the vfio-user protocol: `vfio-user:/run/nic.sock`. Machine thread only.
  * @param eventThread listens for what servers send unasked
  */
-export function userProvider(eventThread: EventThread): VfioProvider {
+export function userProvider(eventThread: EventThread): UserProvider {
   const peers = new Map<number, Peer>();
   let lastGroup = 0;
-  const absent = (call: string, hint: string) => userError(call, 'vfio-user', 'ENODEV', hint);
   return {
     name: 'vfio-user',
     addresses: `${PREFIX}PATH of a server's socket`,
-    isOutOfProcess: true,
+    needsSharedMemory: true,
     matches: (address) => address.startsWith(PREFIX),
     resolve(address, options) {
       const { timeoutMs, trustsServer } = parseOptions(address, options);
@@ -73,17 +73,13 @@ export function userProvider(eventThread: EventThread): VfioProvider {
         [Symbol.dispose]: () => owned[Symbol.dispose](),
       } satisfies AssignableDevice;
     },
-    openContainer: () => new UserContainerFile(),
-    openGroup(number) {
-      const peer = peers.get(number);
-      if (peer === undefined) throw absent('open', `there is no group ${number}`);
-      return new UserGroupFile(number, peer);
-    },
-    openIommufd: (): IommufdFile => {
-      throw absent('open', 'a device of another process has no iommufd: leave interface=iommufd out');
-    },
-    openCdev: (): CdevFile => {
-      throw absent('open', 'a device of another process has no cdev: leave interface=iommufd out');
+    groups: {
+      openContainer: () => new UserContainerFile(),
+      openGroup(number) {
+        const peer = peers.get(number);
+        if (peer === undefined) throw userError('open', 'vfio-user', 'ENODEV', `there is no group ${number}`);
+        return new UserGroupFile(number, peer);
+      },
     },
   };
 }

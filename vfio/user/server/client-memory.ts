@@ -1,6 +1,6 @@
 /** A client's memory as its device sees it: mapped where the client shares it, asked for by message where not. */
 import { fstatSync } from 'node:fs';
-import { type Hva, hva, type Iova, iova } from '../../../sys/address.js';
+import { type Iova, iova } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import type { Fd } from '../../../sys/fd.js';
@@ -69,9 +69,7 @@ export class ClientMemory implements Disposable {
       flags: (isReadable ? VFIO_DMA_MAP_FLAG_READ : 0) | (isWritable ? VFIO_DMA_MAP_FLAG_WRITE : 0),
       iova: at,
       size,
-      ...(mapping === undefined
-        ? { vaddr: hva(0n) as Hva, remote: this.#options.remote }
-        : { vaddr: mapping.hva }),
+      ...(mapping === undefined ? { remote: this.#options.remote } : { vaddr: mapping.hva }),
     });
     scope.move();
     this.#maps.set(at, { size, mapping });

@@ -3,6 +3,7 @@ import { SysError } from '../../../sys/error.js';
 import * as libc from '../../../sys/libc.js';
 import { Scope } from '../../../sys/scope.js';
 import { UnixListener } from '../../../sys/unix-socket.js';
+import { groupsOf } from '../../interfaces.js';
 import {
   type AssignableDevice,
   VFIO_GROUP_FLAGS_VIABLE,
@@ -105,12 +106,13 @@ export class VfioUserServer implements Disposable {
 
 /**
  * Opens a device by its group, in a container of its own.
- * @throws SysError EPERM for a group that is not viable, and of each step
+ * @throws SysError EPERM for a group that is not viable; ENODEV if the provider has no groups; of each step
  */
 export function openForClient(provider: VfioProvider, device: AssignableDevice): ServedDevice {
   using scope = new Scope();
-  const container = scope.own(provider.openContainer());
-  const group = scope.own(provider.openGroup(device.group));
+  const groups = groupsOf(provider);
+  const container = scope.own(groups.openContainer());
+  const group = scope.own(groups.openGroup(device.group));
   if ((group.getStatus() & VFIO_GROUP_FLAGS_VIABLE) === 0)
     throw new SysError({ call: 'VFIO_GROUP_GET_STATUS', target: group.target, errno: errno.EPERM });
   group.setContainer(container);
