@@ -9,10 +9,10 @@ import { Kvm } from '../kvm/system.js';
 import { Regs, Sregs } from '../kvm/uapi-vcpu.js';
 import type { HotDoor } from '../sys/libc.js';
 import { Scope } from '../sys/scope.js';
-import { RangeBus } from '../vmm/bus.js';
-import { ExitDispatcher } from '../vmm/exit-dispatcher.js';
+import { RangeBus } from '../vmm/assign/bus.js';
+import { ExitDispatcher } from '../vmm/assign/exit-dispatcher.js';
+import { flatMemory } from '../vmm/assign/testing.js';
 import { longModeSregs, prepareLongMode } from '../vmm/long-mode.js';
-import { MemoryMap } from '../vmm/memory-map.js';
 import { u32 } from './machine-code.js';
 import { compileC, interleave, microseconds, scratchFolder } from './measure.js';
 
@@ -58,8 +58,7 @@ function createContender(code: readonly number[], door: HotDoor): Contender {
   using scope = new Scope();
   const kvm = scope.own(Kvm.open());
   const vm = scope.own(kvm.createVm());
-  const memory = scope.own(new MemoryMap(new MemorySlots(vm)));
-  memory.addRam(MEMORY_BYTES);
+  const memory = flatMemory(scope, MEMORY_BYTES, new MemorySlots(vm));
   memory.ram(CODE, code.length).set(code);
   prepareLongMode(memory, '');
   const vcpu = scope.own(vm.createVcpu(0, door));

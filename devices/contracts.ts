@@ -1,5 +1,10 @@
-/** What devices and the machine need of each other. vmm/ implements the ports over kvm/; tests implement them by fakes. */
+/**
+ * Ports between devices and the machine around them. Each has a token of its own name, for injection. vmm/assign/
+ * implements them over KVM; `tsvisor/testing` has fakes. All are used by the thread that owns the VM.
+ */
 import type { Gpa, Hva } from '../sys/address.js';
+
+export type { PciFunction } from '../vfio/assign/index.js';
 
 /** A device behind a range of a bus. It sees offsets into its range, never addresses. */
 export interface BusDevice {
@@ -10,7 +15,7 @@ export interface BusDevice {
   write(offset: number, data: Uint8Array): void;
 }
 
-/** One of the two buses a vCPU sees. Addresses are guest physical, or ports. */
+/** One of the two buses that a vCPU sees. Addresses are guest physical, or I/O ports. */
 export interface Bus {
   readonly kind: 'mmio' | 'pio';
   /**
@@ -19,6 +24,10 @@ export interface Bus {
    */
   add(base: bigint, bytes: bigint, device: BusDevice): Disposable;
 }
+/** Token of the bus of guest physical addresses. */
+export const MmioBus = Symbol('MmioBus');
+/** Token of the bus of I/O ports. */
+export const PioBus = Symbol('PioBus');
 
 /** Memory the guest reaches without an exit. */
 export interface GuestMapper {
@@ -29,6 +38,8 @@ export interface GuestMapper {
    */
   map(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable;
 }
+/** Token of the port {@link GuestMapper}. */
+export const GuestMapper = Symbol('GuestMapper');
 
 /** Guest writes that only wake a device: they signal an eventfd inside KVM, without an exit. */
 export interface Doorbells {
@@ -38,6 +49,8 @@ export interface Doorbells {
    */
   add(kind: Bus['kind'], address: bigint, bytes: number, fd: number, datamatch?: bigint): Disposable;
 }
+/** Token of the port {@link Doorbells}. */
+export const Doorbells = Symbol('Doorbells');
 
 /** One message-signalled interrupt on its way into the guest: eventfd, irqfd, GSI, MSI route. */
 export interface MsiLine extends Disposable {
@@ -69,6 +82,8 @@ export interface Interrupts {
   /** @param gsi I/O APIC pin */
   level(gsi: number, name: string): LevelLine;
 }
+/** Token of the port {@link Interrupts}. */
+export const Interrupts = Symbol('Interrupts');
 
 /** Eventfds that somebody else signals, and the machine thread has to hear of. */
 export interface Signals {
@@ -79,6 +94,18 @@ export interface Signals {
    */
   watch(fd: number, ready: () => void): Disposable;
 }
+/** Token of the port {@link Signals}. */
+export const Signals = Symbol('Signals');
+
+/** The machine's clocks. */
+export interface Clock {
+  /** Nanoseconds of a clock that never goes back. */
+  nowNs(): bigint;
+  /** Milliseconds since 1970, UTC. */
+  nowMs(): number;
+}
+/** Token of the port {@link Clock}. */
+export const Clock = Symbol('Clock');
 
 /** All a PCI device needs of its machine. */
 export interface PciEnvironment {
@@ -92,16 +119,12 @@ export interface PciEnvironment {
   readonly windows: readonly AddressWindow[];
 }
 
+/** Token of {@link PciEnvironment.windows}. */
+export const PciWindows = Symbol('PciWindows');
+
+/** A range of one bus. */
 export interface AddressWindow {
   readonly kind: Bus['kind'];
   readonly base: bigint;
   readonly bytes: bigint;
-}
-
-/** One PCI function, as the host bridge sees it. */
-export interface PciFunction extends Disposable {
-  readonly name: string;
-  /** A read of 1, 2 or 4 naturally aligned bytes of configuration space. Never throws. */
-  configRead(offset: number, bytes: number): number;
-  configWrite(offset: number, bytes: number, value: number): void;
 }

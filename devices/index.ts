@@ -1,7 +1,12 @@
 /** What a guest sees, and the vendor drivers behind mediated devices. */
-export type * from './contracts.js';
+export * from './contracts.js';
 export { createDebugExit, DEBUG_EXIT_PORT } from './debug-exit.js';
-export { type InterruptControl, Interrupts, type InterruptTargets, irqInfo } from './mdev/interrupts.js';
+export {
+  type InterruptControl,
+  Interrupts as DeviceInterrupts,
+  type InterruptTargets,
+  irqInfo,
+} from './mdev/interrupts.js';
 export { createIntxPin, IntxPin, type IntxPinBuffer } from './mdev/intx-pin.js';
 export * from './mtty/index.js';
 export * from './net/index.js';
@@ -32,7 +37,8 @@ export * from './pci/pci-regs.js';
 export { createPostCode, POST_CODE_PORT } from './post-code.js';
 export { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial, type SerialPorts } from './serial.js';
 export { type BarArea, type BarLayoutInput, type BarSpan, layOutBar } from './vfio-pci/bar-layout.js';
-export { VfioPciDevice, type VfioPciOptions } from './vfio-pci/device.js';
+export { VfioPciDevice } from './vfio-pci/device.js';
+export { VfioPciFunctions } from './vfio-pci/functions.js';
 export type { InterruptModeName } from './vfio-pci/interrupt-mode.js';
 export * from './vgpu/index.js';
 export * from './virtio-net/index.js';

@@ -52,3 +52,5 @@ export interface EventThread {
    */
   run(module: URL, data: unknown): EventTask;
 }
+/** Token of the port {@link EventThread}. */
+export const EventThread = Symbol('EventThread');

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { fromNodeError } from '../sys/error.js';
 import { struct } from '../sys/struct.js';
-import type { MemoryMap } from './memory-map.js';
+import type { MemoryMap } from './assign/memory-map.js';
 
 /** File header. */
 export const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {

@@ -2,13 +2,13 @@ import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { Vcpu } from '../kvm/vcpu.js';
 import { formatRange } from '../sys/address.js';
+import type { MemoryMap } from './assign/memory-map.js';
 import { type ElfImage, GuestImageError, loadSegments, readElf } from './boot-elf.js';
 import type { VmConfig } from './config.js';
 import { cpuidFor } from './cpuid.js';
 import type { GuestProgram } from './guest-program.js';
 import { ECAM_BASE, LOW_RAM_END, PCI_IO_WINDOW, PCI_WINDOW } from './layout.js';
 import { longModeSregs, prepareLongMode } from './long-mode.js';
-import type { MemoryMap } from './memory-map.js';
 
 /** Guests start at 1 MiB at the lowest: below are page tables and the command line. */
 const LOWEST_IMAGE = 0x10_0000n;

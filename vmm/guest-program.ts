@@ -1,6 +1,6 @@
 import type { CpuidEntry2 } from '../kvm/uapi.js';
 import type { Vcpu } from '../kvm/vcpu.js';
-import type { MemoryMap } from './memory-map.js';
+import type { MemoryMap } from './assign/memory-map.js';
 
 /** What processor and KVM can do for guests here. */
 export interface HostCpu {

@@ -1,11 +1,4 @@
-/** tsyringe, with the Reflect polyfill that it refuses to load without. Used in vmm/ only. */
+/** tsyringe, with the Reflect polyfill that it refuses to load without. */
 import 'reflect-metadata';
 
-export {
-  container,
-  type DependencyContainer,
-  inject,
-  injectAll,
-  injectable,
-  instanceCachingFactory,
-} from 'tsyringe';
+export { container, type DependencyContainer } from 'tsyringe';

@@ -1,4 +1,4 @@
-import type { MemoryMap } from './memory-map.js';
+import type { MemoryMap } from './assign/memory-map.js';
 
 /** Guest physical addresses of what the machine prepares below the image, which starts at 1 MiB. */
 const PML4 = 0x1000;

@@ -7,6 +7,7 @@ import { deferUnmapping } from '../sys/mapping.js';
 import { trace } from '../sys/trace.js';
 import { compose } from './compose.js';
 import type { VmConfig } from './config.js';
+import type { GuestRamHandle } from './guest-ram.js';
 import { loadPlugins } from './plugin.js';
 import {
   encodeError,
@@ -14,6 +15,7 @@ import {
   type MachineEvent,
   type MachineThreadData,
   monotonicMs,
+  type RamCommand,
 } from './protocol.js';
 import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';
@@ -55,20 +57,60 @@ function stopVcpuThreads(): void {
   }
 }
 
+/** Commands of the machine's owner: the RAM comes first, the others wait for the machine. */
+class Commands {
+  readonly #inbox: Inbox;
+  readonly #early: MachineCommand[] = [];
+  #ram: GuestRamHandle | undefined;
+  #deliver: (command: MachineCommand) => void = (command) => this.#early.push(command);
+
+  constructor(inbox: Inbox) {
+    this.#inbox = inbox;
+    inbox.addPort(data.commands, (message) => {
+      const command = message as MachineCommand | RamCommand;
+      if (command.kind === 'ram') this.#ram = command.ram;
+      else this.#deliver(command);
+    });
+  }
+
+  /** @throws Error if the machine is stopped meanwhile, as it is when there is no memory */
+  awaitRam(): GuestRamHandle {
+    for (;;) {
+      this.#inbox.drain();
+      if (this.#ram !== undefined) return this.#ram;
+      if (this.#inbox.isStopping) throw new Error('the machine was stopped before it had memory');
+      this.#inbox.wait();
+    }
+  }
+
+  deliverTo(deliver: (command: MachineCommand) => void): void {
+    this.#deliver = deliver;
+    for (const command of this.#early.splice(0)) deliver(command);
+  }
+}
+
 async function main(): Promise<void> {
   setThreadName('tsvisor-machine');
   const inbox = new Inbox(data.control);
   const eventThread = new EventThreadClient(data.events, inbox);
   forwardTraces(data.config);
   const plugins = await loadPlugins(data.config.plugins);
-  emit({ kind: 'started' });
+  const commands = new Commands(inbox);
   using composed = compose(
     data.config,
-    { ram: data.ram, inbox, vcpuThreads: data.vcpuThreads, emit },
+    {
+      inbox,
+      vcpuThreads: data.vcpuThreads,
+      emit,
+      requestRam(isRamShared) {
+        emit({ kind: 'started', isRamShared });
+        return commands.awaitRam();
+      },
+    },
     eventThread,
     plugins,
   );
-  inbox.addPort(data.commands, (command) => composed.machine.obey(command as MachineCommand));
+  commands.deliverTo((command) => composed.machine.obey(command));
   try {
     emit({ kind: 'finished', report: composed.machine.run() });
   } finally {

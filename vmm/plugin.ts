@@ -1,3 +1,4 @@
+import type { DependencyContainer } from 'tsyringe';
 import type { VendorDriver } from '../vfio/driver.js';
 import type { VfioProvider } from '../vfio/uapi.js';
 
@@ -6,6 +7,11 @@ export interface Plugin {
   readonly name: string;
   readonly vendorDrivers?: readonly VendorDriver[];
   readonly providers?: readonly VfioProvider[];
+  /**
+   * Registers implementations of the machine's ports (the tokens of `tsvisor/assign`, `Clock`) in place of the defaults,
+   * before anything is built. Machine thread.
+   */
+  configure?(container: DependencyContainer): void;
 }
 
 /**

@@ -3,10 +3,10 @@ import type { MessagePort } from 'node:worker_threads';
 import { SysError } from '../sys/error.js';
 import type { EventThreadLink } from '../sys/event-thread.js';
 import type { MappedRange } from '../sys/mapping.js';
+import type { ExitCounts } from './assign/exit-dispatcher.js';
 import type { VmConfig } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
-import type { ExitCounts } from './exit-dispatcher.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import type { Outcome } from './outcome.js';
 import type { VcpuBatonBuffer } from './vcpu-baton.js';
@@ -20,11 +20,16 @@ export interface VcpuThreadLink {
 /** What the machine thread is started with. */
 export interface MachineThreadData {
   readonly config: VmConfig;
-  readonly ram: GuestRamHandle;
   readonly control: SharedArrayBuffer;
   readonly commands: MessagePort;
   readonly events: EventThreadLink;
   readonly vcpuThreads: readonly VcpuThreadLink[];
+}
+
+/** Main thread to machine thread, before the machine is there: the answer to `started`. */
+export interface RamCommand {
+  readonly kind: 'ram';
+  readonly ram: GuestRamHandle;
 }
 
 /** Main thread to machine thread. */
@@ -69,8 +74,8 @@ export interface RunReport {
 
 /** Machine thread to main thread. */
 export type MachineEvent =
-  /** The thread is up, and begins to put the machine together. */
-  | { readonly kind: 'started' }
+  /** The thread is up and needs guest RAM; shared with other processes if a device's provider says so. */
+  | { readonly kind: 'started'; readonly isRamShared: boolean }
   | { readonly kind: 'step'; readonly text: string; readonly at: number }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
   /** The guest has begun a line, which will be sent when it ends, or upon `flush`. */

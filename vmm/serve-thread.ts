@@ -6,13 +6,16 @@ import { addressOf, setThreadName } from '../sys/libc.js';
 import { deferUnmapping, type MappedRange } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { type TraceName, trace } from '../sys/trace.js';
+import { requireProvider } from '../vfio/assign/index.js';
+import { VfioProvider } from '../vfio/uapi.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
 import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
 import { ServedDisplay } from './display/served-display.js';
+import { container as root } from './injection.js';
 import { loadPlugins } from './plugin.js';
+import { registerPlugins } from './plugin-ports.js';
 import { type ErrorData, encodeError } from './protocol.js';
 import { traceText } from './trace-text.js';
-import { createVfioProviders, requireProvider } from './vfio-providers.js';
 
 /** What the thread is started with. */
 export interface ServeThreadData {
@@ -59,8 +62,9 @@ async function main(): Promise<void> {
     trace[channel].subscribe((event) => emit({ kind: 'trace', channel, text: traceText(event) }));
   using scope = new Scope();
   const eventThread = new EventThreadClient(data.events, inbox);
-  const { providers } = createVfioProviders(scope, eventThread, await loadPlugins(data.plugins));
-  const provider = requireProvider(providers, data.address);
+  const container = root.createChildContainer();
+  scope.own(registerPlugins(container, await loadPlugins(data.plugins), { eventThread }));
+  const provider = requireProvider(container.resolveAll(VfioProvider), data.address);
   const device = scope.own(provider.resolve(data.address, data.options));
   // Opened once in advance: what keeps the device from being served is known before a client comes.
   openForClient(provider, device)[Symbol.dispose]();

@@ -8,7 +8,7 @@ import { workerUrl } from '../sys/worker-url.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
-import { GuestRam, type GuestRamHandle } from './guest-ram.js';
+import { GuestRam } from './guest-ram.js';
 import {
   decodeError,
   type MachineCommand,
@@ -16,6 +16,7 @@ import {
   type MachineThreadData,
   monotonicMs,
   type Phase,
+  type RamCommand,
   type RunReport,
   type VcpuThreadLink,
 } from './protocol.js';
@@ -32,9 +33,6 @@ export interface VmObserver {
   /** An event of a channel that the configuration's `trace` names. */
   readonly trace?: (channel: string, text: string) => void;
 }
-
-/** A device of another process, by its socket. */
-const VFIO_USER = /^vfio-user:/;
 
 /** How long a line that the guest has begun may wait for its end. */
 const FLUSH_AFTER_MS = 50;
@@ -69,11 +67,7 @@ interface MachineThreads {
   stop(): void;
 }
 
-function startThreads(
-  config: VmConfig,
-  ram: GuestRamHandle,
-  hear: (event: MachineEvent) => void,
-): MachineThreads {
+function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): MachineThreads {
   const control = createInboxControl();
   const commands = new MessageChannel();
   const events = startEventThread(control);
@@ -81,7 +75,6 @@ function startThreads(
   const vcpus = config.vcpus === 1 ? [] : indexes.map((i) => startVcpuThread(i, config, control));
   const workerData: MachineThreadData = {
     config,
-    ram,
     control,
     commands: commands.port2,
     events: events.link,
@@ -197,23 +190,31 @@ export class VirtualMachine implements AsyncDisposable {
 
   async #runOnce(): Promise<RunReport> {
     this.#report = undefined;
-    const { memory, sharedMemory, prefault, devices } = this.config;
-    await using ram = GuestRam.create(
-      memory,
-      sharedMemory || devices.some(({ address }) => VFIO_USER.test(address)),
-    );
-    const threads = startThreads(this.config, ram.handle, (event) => {
-      // Not before: the threads need the processors to start.
-      if (event.kind === 'started' && prefault) ram.populate();
-      this.#hear(event);
+    const { memory, prefault } = this.config;
+    let ram: GuestRam | undefined;
+    await using _ram = { [Symbol.asyncDispose]: async () => await ram?.[Symbol.asyncDispose]() };
+    const threads = startThreads(this.config, (event) => {
+      if (event.kind === 'started') makeRam(event.isRamShared);
+      else this.#hear(event);
     });
-    this.#threads = threads;
-    using _hook = onProcessExit(threads.stop);
     // If another thread dies, the machine cannot go on: it is stopped, and the thread's error is the run's.
     const fail = (error: Error) => {
       this.#failure ??= error;
       threads.stop();
     };
+    // Only the machine thread knows which provider a device has, and so which kind of memory is needed.
+    const makeRam = (isShared: boolean) => {
+      try {
+        ram = GuestRam.create(memory, isShared);
+        threads.sender.send({ kind: 'ram', ram: ram.handle } satisfies RamCommand);
+        // Not before: the threads need the processors to start.
+        if (prefault) ram.populate();
+      } catch (error) {
+        fail(error as Error);
+      }
+    };
+    this.#threads = threads;
+    using _hook = onProcessExit(threads.stop);
     for (const other of threads.others) other.catch(fail);
     await threads.machine.catch(fail);
     this.#threads = undefined;
@@ -227,7 +228,7 @@ export class VirtualMachine implements AsyncDisposable {
     return this.#report;
   }
 
-  #hear(event: MachineEvent): void {
+  #hear(event: Exclude<MachineEvent, { kind: 'started' }>): void {
     switch (event.kind) {
       case 'serial':
         clearTimeout(this.#flushTimer);
@@ -248,8 +249,6 @@ export class VirtualMachine implements AsyncDisposable {
       case 'plane':
       case 'stills':
         this.#screens.hear(event);
-        break;
-      case 'started':
         break;
       case 'finished':
         this.#report = event.report;

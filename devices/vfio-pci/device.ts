@@ -1,6 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
+import type { PciFunction, PciWiring } from '../../vfio/assign/index.js';
 import {
   type DeviceFile,
   VFIO_DEVICE_FLAGS_PCI,
@@ -11,7 +12,7 @@ import {
   VFIO_PCI_MSIX_IRQ_INDEX,
   VFIO_PCI_REQ_IRQ_INDEX,
 } from '../../vfio/uapi.js';
-import type { PciEnvironment, PciFunction } from '../contracts.js';
+import type { PciEnvironment } from '../contracts.js';
 import type { BarShape } from '../pci/bar.js';
 import {
   PCI_BASE_ADDRESS_0,
@@ -43,18 +44,6 @@ import { Msix, type MsixShape, type PlacedArea, readMsixShape } from './msix.js'
 import { attempt, note, noteMisuse, plural } from './notes.js';
 import { Region } from './region.js';
 import { resetDevice } from './reset.js';
-
-export interface VfioPciOptions {
-  /**
-   * The I/O APIC pin that a PCI interrupt pin (1 for INTA to 4 for INTD) of the device's slot is wired to; undefined
-   * for none. Without this the device has no INTx, and its interrupt pin register reads 0.
-   */
-  readonly routeIntx?: ((pin: number) => number | undefined) | undefined;
-  /** The host wants the device back: it should be taken from the guest and closed soon. Machine thread. */
-  readonly requested?: (() => void) | undefined;
-  /** The device had an uncorrectable error. Machine thread. */
-  readonly failed?: (() => void) | undefined;
-}
 
 /** What an open device is made of. */
 interface Parts {
@@ -95,7 +84,7 @@ export class VfioPciDevice implements PciFunction {
     name: string,
     file: DeviceFile,
     environment: PciEnvironment,
-    options: VfioPciOptions = {},
+    options: PciWiring = {},
   ): VfioPciDevice {
     using scope = new Scope();
     const info = file.getInfo();

@@ -4,7 +4,7 @@ import { MemorySlots } from '../../kvm/memory-slots.js';
 import { Kvm } from '../../kvm/system.js';
 import type { Vcpu } from '../../kvm/vcpu.js';
 import { Scope } from '../../sys/scope.js';
-import { MemoryMap } from '../memory-map.js';
+import { pcMemory } from '../assign/testing.js';
 import { linuxCpuid } from './cpuid.js';
 import { parseKernel } from './kernel.js';
 import { firmwareMsrs, MSR_MTRRdefType, MSR_MTRRphysBase0, physicalBits } from './msrs.js';
@@ -21,8 +21,7 @@ function wordsOf(file: Uint8Array): number[] {
   using scope = new Scope();
   const kvm = scope.own(Kvm.open());
   const vm = scope.own(kvm.createVm());
-  const memory = scope.own(new MemoryMap(new MemorySlots(vm)));
-  memory.addRam(BigInt(64 * MIB));
+  const memory = pcMemory(scope, BigInt(64 * MIB), new MemorySlots(vm));
   const vcpu = scope.own(vm.createVcpu(0));
   const { entry } = prepareLinux({ kernel: parseKernel('test', file), cmdline: '', memory, vcpus: 1 });
   vcpu.setSregs({ ...vcpu.getSregs(), ...entry.sregs });

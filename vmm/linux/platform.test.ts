@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { RangeBus } from '../bus.js';
+import { RangeBus } from '../assign/bus.js';
 import { createPlatform } from './platform.js';
 
 function machine() {

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { Scope } from '../../sys/scope.js';
 import { BootE820Entry, BootParams } from './bootparam.js';
 import type { E820Range, PhysicalRange } from './e820.js';
 import { openInitrd } from './initrd.js';
@@ -26,7 +27,8 @@ const textAt = (memory: ReturnType<typeof memoryOf>, at: bigint): string => {
 };
 
 test('a bzImage, its initrd and what it is told are where boot_params and registers say', () => {
-  using memory = memoryOf(64);
+  using scope = new Scope();
+  const memory = memoryOf(scope, 64);
   const kernel = parseKernel('k', makeBzImage(code));
   const done = prepareLinux({ kernel, initrd: initrdOf(5000), cmdline: 'quiet x=1', memory, vcpus: 2 });
   const { regs, sregs } = done.entry;
@@ -50,7 +52,8 @@ test('a bzImage, its initrd and what it is told are where boot_params and regist
 });
 
 test('a PVH kernel is entered in 32-bit mode with hvm_start_info in EBX', () => {
-  using memory = memoryOf(64);
+  using scope = new Scope();
+  const memory = memoryOf(scope, 64);
   const kernel = parseKernel('k', makePvh(code));
   memory.ram(0x100_0000n, 4096).fill(0xee); // of an earlier run
   const done = prepareLinux({ kernel, initrd: initrdOf(9), cmdline: 'a b', memory, vcpus: 1 });
@@ -77,7 +80,8 @@ test('a PVH kernel is entered in 32-bit mode with hvm_start_info in EBX', () => 
 });
 
 test('the memory map has RAM on both sides of the devices, and leaves out what is asked', () => {
-  using memory = memoryOf(4096);
+  using scope = new Scope();
+  const memory = memoryOf(scope, 4096);
   const reserved = [{ base: 0x2000_0000n, bytes: 0x10_0000n }];
   const { map } = prepareLinux({
     kernel: parseKernel('k', makeBzImage()),
@@ -102,7 +106,8 @@ test('the memory map has RAM on both sides of the devices, and leaves out what i
 });
 
 test('a command line that the kernel would cut is refused in numbers', () => {
-  using memory = memoryOf(64);
+  using scope = new Scope();
+  const memory = memoryOf(scope, 64);
   const kernel = parseKernel('k', makeBzImage(code, { cmdline_size: 255 }));
   const prepare = (cmdline: string) => () => prepareLinux({ kernel, cmdline, memory, vcpus: 1 });
   expect(prepare('x'.repeat(255))).not.toThrow();
@@ -118,7 +123,8 @@ test('a real kernel and a large initrd fit into their memory without touching ea
   const found = findRealKernel();
   if ('missing' in found) skip(found.missing);
   const kernel = readKernel((found as { path: string }).path);
-  using memory = memoryOf(256);
+  using scope = new Scope();
+  const memory = memoryOf(scope, 256);
   const initrd = initrdOf(100 * MIB + 123);
   const done = prepareLinux({ kernel, initrd, cmdline: 'console=ttyS0', memory, vcpus: 4 });
   const placedInitrd = done.initrd as PhysicalRange;

@@ -1,8 +1,9 @@
 /** Puts a Linux kernel into a guest's memory, with all that it is told, and says how a processor enters it. */
+
+import type { MemoryMap } from '../assign/memory-map.js';
 import { GuestImageError, loadSegments } from '../boot-elf.js';
 import * as layout from '../layout.js';
 import { prepareLongMode } from '../long-mode.js';
-import type { MemoryMap } from '../memory-map.js';
 import { buildAcpi } from './acpi/build.js';
 import { bzImageEntry } from './bzimage.js';
 import { buildE820, type E820Range, type PhysicalRange } from './e820.js';

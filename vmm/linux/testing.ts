@@ -1,19 +1,14 @@
 /** Kernels and guest memory made up for tests. */
 import { existsSync, readdirSync } from 'node:fs';
-import { disposable } from '../../sys/scope.js';
-import { MemoryMap, type MemorySlotPort } from '../memory-map.js';
+import type { Scope } from '../../sys/scope.js';
+import type { MemoryMap } from '../assign/memory-map.js';
+import { pcMemory } from '../assign/testing.js';
 import { BootParams, LOADED_HIGH, SetupHeader, XLF_KERNEL_64 } from './bootparam.js';
 
 export const MIB = 0x10_0000;
 
-const noSlots: MemorySlotPort = { add: () => disposable(() => {}) };
-
-/** Guest memory without a guest. @param mib MiB of RAM */
-export function memoryOf(mib: number): MemoryMap {
-  const memory = new MemoryMap(noSlots);
-  memory.addRam(BigInt(mib) * BigInt(MIB));
-  return memory;
-}
+/** Guest memory without a guest; `scope` owns it. @param mib MiB of RAM */
+export const memoryOf = (scope: Scope, mib: number): MemoryMap => pcMemory(scope, BigInt(mib) * BigInt(MIB));
 
 const SETUP_SECTS = 3;
 const SETUP_BYTES = (SETUP_SECTS + 1) * 512;

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { BusDevice } from '../devices/contracts.js';
-import { trace } from '../sys/trace.js';
+import type { BusDevice } from '../../devices/contracts.js';
+import { trace } from '../../sys/trace.js';
 import { RangeBus } from './bus.js';
 
 /** A device that answers with its own number and remembers what it was asked. */

@@ -1,26 +1,33 @@
-import type { IoExit, VcpuExit } from '../kvm/exits.js';
-import { trace } from '../sys/trace.js';
-import { MmioBus, PioBus, type RangeBus } from './bus.js';
-import { inject, injectable } from './injection.js';
+import type { IoExit, VcpuExit } from '../../kvm/exits.js';
+import { trace } from '../../sys/trace.js';
 
-/** How often each kind of exit has come. */
+/** How often each kind of exit has occurred. */
 export type ExitCounts = Readonly<Record<string, number>>;
 
-/** Takes each exit to the device it is for. Machine thread only. */
-@injectable()
+/** A bus, as a vCPU uses it; {@link RangeBus} is one. Neither call throws, whatever the guest does. */
+export interface ExitBus {
+  /** Fills `data`: with ones where no device answers. */
+  read(address: number, data: Uint8Array): void;
+  write(address: number, data: Uint8Array): void;
+}
+
+/** Forwards port and MMIO exits to the buses. Used by the thread that answers exits. */
 export class ExitDispatcher {
-  readonly #pio: RangeBus;
-  readonly #mmio: RangeBus;
+  readonly #pio: ExitBus;
+  readonly #mmio: ExitBus;
   readonly #counts = new Map<VcpuExit['kind'], number>();
   #lastKind: VcpuExit['kind'] | undefined;
   #run = 0;
 
-  constructor(@inject(PioBus) pio: RangeBus, @inject(MmioBus) mmio: RangeBus) {
+  constructor(pio: ExitBus, mmio: ExitBus) {
     this.#pio = pio;
     this.#mmio = mmio;
   }
 
-  /** Handles an exit; false if it is one that nothing here can answer, and the vCPU cannot go on. */
+  /**
+   * Answers an exit. False for one that needs the hypervisor: a shutdown, an internal error, a hypercall.
+   * @param vcpu its number, for the trace
+   */
   dispatch(vcpu: number, exit: VcpuExit): boolean {
     this.#count(exit.kind);
     if (trace.exit.hasSubscribers) trace.exit.publish({ vcpu, exit });
@@ -42,7 +49,7 @@ export class ExitDispatcher {
     }
   }
 
-  /** Counts up to now, by kind; `interrupted` are the host's own doing. */
+  /** Exits so far by kind; `interrupted` ones are kicks by the host. */
   counts(): ExitCounts {
     this.#flush();
     return Object.fromEntries(this.#counts);

@@ -1,7 +1,7 @@
-import type { Bus, BusDevice } from '../devices/contracts.js';
-import { formatRange } from '../sys/address.js';
-import { disposable } from '../sys/scope.js';
-import { trace } from '../sys/trace.js';
+import type { Bus, BusDevice } from '../../devices/contracts.js';
+import { formatRange } from '../../sys/address.js';
+import { disposable } from '../../sys/scope.js';
+import { trace } from '../../sys/trace.js';
 
 interface Entry {
   readonly base: number;
@@ -94,8 +94,3 @@ export class RangeBus implements Bus {
     trace.unclaimed.publish({ bus: this.kind, address, bytes: data.length, isWrite });
   }
 }
-
-/** Token of the bus of I/O ports. */
-export const PioBus = Symbol('PioBus');
-/** Token of the bus of guest physical addresses. */
-export const MmioBus = Symbol('MmioBus');

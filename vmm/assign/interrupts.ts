@@ -1,13 +1,11 @@
-import type { Interrupts, LevelLine, MsiLine } from '../devices/contracts.js';
-import type { GsiRouting, MsiRoute } from '../kvm/gsi-routing.js';
-import type { Vm } from '../kvm/vm.js';
-import { isErrno } from '../sys/error.js';
-import { isReadable } from '../sys/eventfd.js';
-import { Fd } from '../sys/fd.js';
-import { Scope } from '../sys/scope.js';
-import { trace } from '../sys/trace.js';
-import { inject, injectable } from './injection.js';
-import { GsiRoutingToken, VmToken } from './tokens.js';
+import type { Interrupts, LevelLine, MsiLine } from '../../devices/contracts.js';
+import type { GsiRouting, MsiRoute } from '../../kvm/gsi-routing.js';
+import type { Vm } from '../../kvm/vm.js';
+import { isErrno } from '../../sys/error.js';
+import { isReadable } from '../../sys/eventfd.js';
+import { Fd } from '../../sys/fd.js';
+import { Scope } from '../../sys/scope.js';
+import { trace } from '../../sys/trace.js';
 
 /**
  * A message on its way: eventfd, irqfd, GSI, route. Closing takes only the irqfd away: the eventfd keeps what comes
@@ -68,12 +66,11 @@ class KvmMsiLine implements MsiLine {
 }
 
 /** Interrupts by KVM's irqfds: from the device's eventfd to the guest without a thread of ours. Machine thread only. */
-@injectable()
 export class KvmInterrupts implements Interrupts {
   readonly #vm: Vm;
   readonly #routing: GsiRouting;
 
-  constructor(@inject(VmToken) vm: Vm, @inject(GsiRoutingToken) routing: GsiRouting) {
+  constructor(vm: Vm, routing: GsiRouting) {
     this.#vm = vm;
     this.#routing = routing;
   }

@@ -1,7 +1,7 @@
-import { errno } from '../sys/errno.js';
-import { isErrno, SysError } from '../sys/error.js';
-import { disposable, Scope } from '../sys/scope.js';
-import { groupsOf } from '../vfio/interfaces.js';
+import { errno } from '../../sys/errno.js';
+import { isErrno, SysError } from '../../sys/error.js';
+import { disposable, Scope } from '../../sys/scope.js';
+import { groupsOf } from '../interfaces.js';
 import {
   type AssignableDevice,
   type ContainerFile,
@@ -10,17 +10,20 @@ import {
   VFIO_GROUP_FLAGS_VIABLE,
   VFIO_TYPE1v2_IOMMU,
   type VfioProvider,
-} from '../vfio/uapi.js';
-import type { DeviceSpace, KvmAssociation, OpenedDevice } from './device-space.js';
-import { attachStep, DmaMaps, type DmaTarget } from './dma-maps.js';
-import type { MemoryMap } from './memory-map.js';
+} from '../uapi.js';
+import { associate } from './associate.js';
+import { attachStep } from './attach-step.js';
+import type { DeviceSpace, OpenedDevice } from './device-space.js';
+import { DmaMaps, type DmaTarget } from './dma-maps.js';
+import type { GuestMemory } from './guest-memory.js';
+import type { KvmAssociation } from './kvm-association.js';
 
 const containerTarget = (container: ContainerFile): DmaTarget => ({
   map: (map) => container.mapDma(map),
   unmap: (iova, size) => void container.unmapDma({ flags: 0, iova, size }),
 });
 
-/** When the host has taken the group's last device back, the group has left its container by itself. */
+/** A group whose last device was unbound by the host has left its container already. */
 function leaveContainer(file: GroupFile): void {
   try {
     file.unsetContainer();
@@ -44,13 +47,13 @@ export interface GroupLease extends Disposable {
 /** The legacy interface: a container, with the groups in it. */
 export class GroupSpace implements DeviceSpace {
   readonly #provider: VfioProvider;
-  readonly #memory: MemoryMap;
+  readonly #memory: GuestMemory;
   readonly #kvm: KvmAssociation;
   readonly #groups = new Map<number, OpenGroup>();
   #container: ContainerFile | undefined;
   #maps: Disposable | undefined;
 
-  constructor(provider: VfioProvider, memory: MemoryMap, kvm: KvmAssociation) {
+  constructor(provider: VfioProvider, memory: GuestMemory, kvm: KvmAssociation) {
     this.#provider = provider;
     this.#memory = memory;
     this.#kvm = kvm;
@@ -91,14 +94,8 @@ export class GroupSpace implements DeviceSpace {
     file.setContainer(container);
     scope.defer(() => leaveContainer(file));
     this.#startMapping(container);
-    scope.defer(() => this.#stopMappingIfUnused()); // before the last group leaves, and takes the IOMMU along
-    if (file.fd === undefined && this.#provider.fileOps === undefined) {
-      attachStep(`group ${number} is another process's: there is nothing to associate with the VM`);
-    } else {
-      this.#kvm.addFile(file);
-      scope.defer(() => this.#kvm.removeFile(file));
-      attachStep(`group ${number} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
-    }
+    scope.defer(() => this.#stopMappingIfUnused()); // before the last group leaves, which releases the IOMMU
+    scope.own(associate(this.#kvm, this.#provider, file, `group ${number}`));
     return { file, scope: scope.move(), users: 0 };
   }
 
@@ -124,7 +121,7 @@ export class GroupSpace implements DeviceSpace {
     return container;
   }
 
-  /** The IOMMU can only be set once a group is in the container; the maps follow the guest's memory from then on. */
+  /** VFIO_SET_IOMMU needs a group in the container. Guest memory is mapped from then on. */
   #startMapping(container: ContainerFile): void {
     if (this.#maps !== undefined) return;
     container.setIommu(VFIO_TYPE1v2_IOMMU);

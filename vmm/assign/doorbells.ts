@@ -1,19 +1,15 @@
-import type { Bus, Doorbells } from '../devices/contracts.js';
-import type { Vm } from '../kvm/vm.js';
-import { duplicateFd } from '../sys/fd.js';
-import { Scope } from '../sys/scope.js';
-import { inject, injectable } from './injection.js';
-
-import { VmToken } from './tokens.js';
+import type { Bus, Doorbells } from '../../devices/contracts.js';
+import type { Vm } from '../../kvm/vm.js';
+import { duplicateFd } from '../../sys/fd.js';
+import { Scope } from '../../sys/scope.js';
 
 type Width = 0 | 1 | 2 | 4 | 8;
 
 /** Doorbells by KVM's ioeventfds. Machine thread only. */
-@injectable()
 export class KvmDoorbells implements Doorbells {
   readonly #vm: Vm;
 
-  constructor(@inject(VmToken) vm: Vm) {
+  constructor(vm: Vm) {
     this.#vm = vm;
   }
 

@@ -1,9 +1,11 @@
 import { expect, test } from 'vitest';
-import { type Gpa, gpa } from '../sys/address.js';
-import { createSharedMemory } from '../sys/mapping.js';
-import { disposable } from '../sys/scope.js';
-import { LOW_RAM_END } from './layout.js';
-import { type MemoryListener, MemoryMap, type MemoryRegion, type MemorySlotPort } from './memory-map.js';
+import { type Gpa, gpa } from '../../sys/address.js';
+import { createSharedMemory } from '../../sys/mapping.js';
+import { disposable, Scope } from '../../sys/scope.js';
+import type { MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
+import { LOW_RAM_END } from '../layout.js';
+import { MemoryMap, type MemorySlotPort } from './memory-map.js';
+import { pcMemory } from './testing.js';
 
 /** KVM's slots as a list. */
 class Slots implements MemorySlotPort {
@@ -29,16 +31,16 @@ class Listener implements MemoryListener {
 
 test('RAM is one slot up to the hole below 4 GiB, and goes on above it', () => {
   const slots = new Slots();
-  using memory = new MemoryMap(slots);
-  memory.addRam(LOW_RAM_END + 0x10_0000n);
+  using scope = new Scope();
+  const memory = pcMemory(scope, LOW_RAM_END + 0x10_0000n, slots);
   expect(slots.now).toEqual(['0+c0000000', '100000000+100000']);
   const [low, high] = memory.regions;
   expect(high?.hva).toBe((low?.hva ?? 0n) + LOW_RAM_END);
 });
 
 test('what is written to guest RAM is read back, and outside of it nothing can be', () => {
-  using memory = new MemoryMap(new Slots());
-  memory.addRam(0x10_0000n);
+  using scope = new Scope();
+  const memory = pcMemory(scope, 0x10_0000n, new Slots());
   memory.ram(0x1000n, 4).set([1, 2, 3, 4]);
   expect([...memory.ram(0x1002n, 2)]).toEqual([3, 4]);
   expect(() => memory.ram(0xfffffn, 2)).toThrowError(RangeError);
@@ -46,9 +48,9 @@ test('what is written to guest RAM is read back, and outside of it nothing can b
 });
 
 test('a listener is told of what is there, of each change, and at its end of the loss of all', () => {
-  using memory = new MemoryMap(new Slots());
+  using scope = new Scope();
   using bar = createSharedMemory('bar', 4096);
-  memory.addRam(0x10_0000n);
+  const memory = pcMemory(scope, 0x10_0000n, new Slots());
   const listener = new Listener();
   const listening = memory.listen(listener);
   expect(listener.now).toEqual(['ram']);
@@ -73,8 +75,8 @@ test('a region that a listener refuses is not there for anyone', () => {
 });
 
 test('a listener that refuses what is there already is told to forget the rest', () => {
-  using memory = new MemoryMap(new Slots());
-  memory.addRam(LOW_RAM_END + 0x1000n);
+  using scope = new Scope();
+  const memory = pcMemory(scope, LOW_RAM_END + 0x1000n, new Slots());
   const listener = new Listener();
   listener.refuse = 'ram above 4 GiB';
   expect(() => memory.listen(listener)).toThrowError(/no room/);

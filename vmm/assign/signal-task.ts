@@ -1,5 +1,5 @@
 /** The event task behind vmm/signals.ts: tells the machine thread which of its fds were signalled. */
-import type { StartEventTask } from '../sys/event-task.js';
+import type { StartEventTask } from '../../sys/event-task.js';
 
 /** Machine thread to task; `token` stands for the watch, as fd numbers are used again. */
 export type SignalCommand =

@@ -1,15 +1,15 @@
 import { expect, test } from 'vitest';
-import { createQueueTask, createVirtioNetDriver, netBackends } from '../devices/virtio-net/index.js';
-import { InlineEventThread } from '../devices/virtio-net/testing.js';
-import { errno } from '../sys/errno.js';
-import { SysError } from '../sys/error.js';
-import { disposable, Scope } from '../sys/scope.js';
-import { trace } from '../sys/trace.js';
-import { VfioCore } from '../vfio/core/core.js';
-import type { AssignableDevice, VfioFile } from '../vfio/uapi.js';
-import type { KvmAssociation } from './device-space.js';
-import { GroupSpace } from './group-space.js';
-import { MemoryMap } from './memory-map.js';
+import { createQueueTask, createVirtioNetDriver, netBackends } from '../../devices/virtio-net/index.js';
+import { InlineEventThread } from '../../devices/virtio-net/testing.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { Scope } from '../../sys/scope.js';
+import { trace } from '../../sys/trace.js';
+import { GroupSpace } from '../../vfio/assign/group-space.js';
+import type { KvmAssociation } from '../../vfio/assign/index.js';
+import { VfioCore } from '../../vfio/core/core.js';
+import type { AssignableDevice, VfioFile } from '../../vfio/uapi.js';
+import { pcMemory } from './testing.js';
 
 /** The kvm-vfio device as a list; refuses when told to. */
 class Association implements KvmAssociation {
@@ -33,8 +33,7 @@ function setUp(scope: Scope) {
     core.registerVendorDriver(createVirtioNetDriver({ backends: netBackends, task }), { eventThread }),
   );
   const device: AssignableDevice = scope.own(core.provider.resolve('virtio-net', {}));
-  const memory = scope.own(new MemoryMap({ add: () => disposable(() => {}) }));
-  memory.addRam(0x20_0000n);
+  const memory = pcMemory(scope, 0x20_0000n);
   const kvm = new Association();
   return { core, device, memory, kvm, space: new GroupSpace(core.provider, memory, kvm) };
 }

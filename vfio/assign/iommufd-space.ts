@@ -1,22 +1,25 @@
-import { errno } from '../sys/errno.js';
-import { SysError } from '../sys/error.js';
-import { Scope } from '../sys/scope.js';
-import { cdevsOf } from '../vfio/interfaces.js';
-import type { AssignableDevice, IommufdFile, VfioCdevs, VfioProvider } from '../vfio/uapi.js';
-import type { DeviceSpace, KvmAssociation, OpenedDevice } from './device-space.js';
-import { attachStep, DmaMaps } from './dma-maps.js';
-import type { MemoryMap } from './memory-map.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { Scope } from '../../sys/scope.js';
+import { cdevsOf } from '../interfaces.js';
+import type { AssignableDevice, IommufdFile, VfioCdevs, VfioProvider } from '../uapi.js';
+import { associate } from './associate.js';
+import { attachStep } from './attach-step.js';
+import type { DeviceSpace, OpenedDevice } from './device-space.js';
+import { DmaMaps } from './dma-maps.js';
+import type { GuestMemory } from './guest-memory.js';
+import type { KvmAssociation } from './kvm-association.js';
 
 /** The modern interface: an iommufd with one IOAS, and devices opened by their character devices. */
 export class IommufdSpace implements DeviceSpace {
   readonly #provider: VfioProvider;
-  readonly #memory: MemoryMap;
+  readonly #memory: GuestMemory;
   readonly #kvm: KvmAssociation;
   #iommufd: { readonly file: IommufdFile; readonly ioas: number } | undefined;
   #maps: Disposable | undefined;
   #users = 0;
 
-  constructor(provider: VfioProvider, memory: MemoryMap, kvm: KvmAssociation) {
+  constructor(provider: VfioProvider, memory: GuestMemory, kvm: KvmAssociation) {
     this.#provider = provider;
     this.#memory = memory;
     this.#kvm = kvm;
@@ -33,10 +36,8 @@ export class IommufdSpace implements DeviceSpace {
     scope.defer(() => this.#closeIfUnused());
     const { file: iommufd, ioas } = this.#openIommufd(cdevs);
     const file = scope.own(cdevs.openCdev(device.cdev));
-    // Before the bind: that is when the driver is opened, and it may need its KVM then.
-    this.#kvm.addFile(file);
-    scope.defer(() => this.#kvm.removeFile(file));
-    attachStep(`${device.cdev} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
+    // Before the bind, which opens the device: its driver may need the VM then.
+    scope.own(associate(this.#kvm, this.#provider, file, device.cdev));
     file.bindIommufd(iommufd);
     attachStep(`device ${device.name} is open (VFIO_DEVICE_BIND_IOMMUFD)`);
     file.attachIoas(ioas);

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
-import { Epoll } from '../sys/epoll.js';
-import { drainEventfd, signalEventfd } from '../sys/eventfd.js';
-import { Fd } from '../sys/fd.js';
+import { Epoll } from '../../sys/epoll.js';
+import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
+import { Fd } from '../../sys/fd.js';
 import { start } from './signal-task.js';
 
 test('each signal is told once, without a read: another process may have the eventfd, and block whoever reads', () => {

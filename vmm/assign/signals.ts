@@ -1,20 +1,17 @@
-import type { Signals } from '../devices/contracts.js';
-import type { EventTask } from '../sys/event-task.js';
-import { disposable } from '../sys/scope.js';
-import { workerUrl } from '../sys/worker-url.js';
-import { inject, injectable } from './injection.js';
-import { EventThread } from './machine-ports.js';
+import type { Signals } from '../../devices/contracts.js';
+import type { EventTask, EventThread } from '../../sys/event-task.js';
+import { disposable } from '../../sys/scope.js';
+import { workerUrl } from '../../sys/worker-url.js';
 import type { SignalCommand } from './signal-task.js';
 
 /** Rare events of devices: the event thread waits for them, and wakes the machine thread. Machine thread only. */
-@injectable()
 export class EventSignals implements Signals, Disposable {
   readonly #task: EventTask;
   readonly #ready = new Map<number, () => void>();
   #lastToken = 0;
 
-  constructor(@inject(EventThread) eventThread: EventThread) {
-    this.#task = eventThread.run(workerUrl('vmm/signal-task.js'), undefined);
+  constructor(eventThread: EventThread) {
+    this.#task = eventThread.run(workerUrl('vmm/assign/signal-task.js'), undefined);
     // One may have been on its way when its watch was taken away.
     this.#task.receive = (token) => this.#ready.get(token as number)?.();
   }

@@ -1,0 +1,25 @@
+import { disposable } from '../../sys/scope.js';
+import type { VfioFile, VfioProvider } from '../uapi.js';
+import { attachStep } from './attach-step.js';
+import type { KvmAssociation } from './kvm-association.js';
+
+/**
+ * Associates a file with the VM until disposed, if kvm-vfio can reach it: by the kernel's descriptor, or by its
+ * provider's file operations. A file of another process it cannot reach, and the device's driver has no VM then.
+ * @param what for messages: `group 3`
+ * @throws SysError as {@link KvmAssociation.addFile}
+ */
+export function associate(
+  kvm: KvmAssociation,
+  provider: VfioProvider,
+  file: VfioFile,
+  what: string,
+): Disposable {
+  if (file.fd === undefined && provider.fileOps === undefined) {
+    attachStep(`${what} cannot be associated with the VM: it belongs to another process`);
+    return disposable(() => {});
+  }
+  kvm.addFile(file);
+  attachStep(`${what} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
+  return disposable(() => kvm.removeFile(file));
+}

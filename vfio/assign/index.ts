@@ -1,0 +1,13 @@
+/** Attaching VFIO devices to a VM, over ports that any hypervisor can implement. */
+export {
+  type AssignedDevice,
+  Assignment,
+  type AssignmentParts,
+  type AttachRequest,
+  type VfioInterface,
+} from './assignment.js';
+export { attachStep } from './attach-step.js';
+export { GuestMemory, type MemoryListener, type MemoryRegion } from './guest-memory.js';
+export { KvmAssociation } from './kvm-association.js';
+export { type PciFunction, PciFunctions, type PciWiring } from './pci-functions.js';
+export { requireProvider } from './require-provider.js';

@@ -1,0 +1,12 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import type { VfioProvider } from '../uapi.js';
+
+/** The provider of an address. @throws SysError ENODEV listing the known forms of addresses if none takes it */
+export function requireProvider(providers: readonly VfioProvider[], address: string): VfioProvider {
+  const provider = providers.find((candidate) => candidate.matches(address));
+  if (provider !== undefined) return provider;
+  const known = providers.map(({ name, addresses }) => `${name}: ${addresses}`).join('; ');
+  const hint = `known devices are: ${known}`;
+  throw new SysError({ call: 'attach', target: `device '${address}'`, errno: errno.ENODEV, hint });
+}

@@ -1,0 +1,19 @@
+/**
+ * Attaching VFIO devices to a VM of anybody's hypervisor: the module (vfio/assign), its ports with their defaults over
+ * KVM, and both ways to wire them.
+ */
+export { EventThread } from '../../sys/event-task.js';
+export * from '../../vfio/assign/index.js';
+export { VfioProvider } from '../../vfio/uapi.js';
+export { RangeBus } from './bus.js';
+export { createAssignment, type WiredAssignment } from './create.js';
+export { KvmDoorbells } from './doorbells.js';
+export { type ExitBus, type ExitCounts, ExitDispatcher } from './exit-dispatcher.js';
+export { joinFileOps } from './file-ops.js';
+export { KvmInterrupts } from './interrupts.js';
+export { MemoryMap, MemorySlotPort, type RamPart } from './memory-map.js';
+export { PolledEventThread } from './polled-event-thread.js';
+export { type AssignmentPorts, defaultPorts, type GetPort, type PortName, portTokens } from './ports.js';
+export { registerAssignment } from './register.js';
+export { EventSignals } from './signals.js';
+export { GsiRoutingToken, KvmToken, VmToken } from './tokens.js';

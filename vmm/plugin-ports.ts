@@ -1,0 +1,34 @@
+/** What plug-ins contribute to a container: ports of their own, vendor drivers, providers. */
+import type { EventThread } from '../sys/event-task.js';
+import { VfioCore } from '../vfio/core/core.js';
+import { VfioProvider } from '../vfio/uapi.js';
+import type { AssignmentPorts } from './assign/ports.js';
+import { registerAssignment } from './assign/register.js';
+import type { DependencyContainer } from './injection.js';
+import type { Plugin } from './plugin.js';
+
+/**
+ * Lets every plug-in register its ports, then registers the defaults of all others, then adds the plug-ins' vendor
+ * drivers and providers to those there are. The thread that owns the devices.
+ * @returns owns what the defaults open
+ * @throws SysError EEXIST for a vendor driver that there is twice
+ */
+export function registerPlugins(
+  container: DependencyContainer,
+  plugins: readonly Plugin[],
+  given: Partial<AssignmentPorts> & { readonly eventThread: EventThread },
+): Disposable {
+  for (const { configure } of plugins) configure?.(container);
+  const owned = registerAssignment(container, given);
+  try {
+    for (const { vendorDrivers = [], providers = [] } of plugins) {
+      for (const driver of vendorDrivers)
+        container.resolve(VfioCore).registerVendorDriver(driver, { eventThread: given.eventThread });
+      for (const provider of providers) container.register(VfioProvider, { useValue: provider });
+    }
+    return owned;
+  } catch (error) {
+    owned[Symbol.dispose]();
+    throw error;
+  }
+}
