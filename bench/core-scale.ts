@@ -4,8 +4,8 @@ import { iova } from '../sys/address.js';
 import { Mapping } from '../sys/mapping.js';
 import type { CoreContainerFile } from '../vfio/core/container.js';
 import type { CoreDeviceFile } from '../vfio/core/device-file.js';
+import { DMA_ENTRY_LIMIT } from '../vfio/core/dma-space.js';
 import type { CoreGroupFile } from '../vfio/core/group-file.js';
-import { DMA_ENTRY_LIMIT } from '../vfio/core/type1.js';
 import {
   type KvmPointer,
   VFIO_DMA_MAP_FLAG_READ,

@@ -54,7 +54,7 @@ function replayAndMove(): void {
 /** The VM ends while a device is being opened in it. */
 function raceOfEndAndOpen() {
   const { world, nic, contained, vm, end } = begin();
-  const scheduler = new Scheduler(world.core.state.executor);
+  const scheduler = new Scheduler(world.core.environment.executor);
   const open = scheduler.spawn('GET_DEVICE_FD', contained.group.getDeviceFdSteps(nic.device.name));
   const endOfVm = function* () {
     yield* contained.group.setKvmSteps(null);

@@ -10,12 +10,12 @@ export { createSharedMemory, Mapping, type SharedMemory } from '../sys/mapping.j
 export { Scope } from '../sys/scope.js';
 export { type CoreOptions, VfioCore } from './core/core.js';
 export { type CoreOpenDevice, VFIO_DEVICE_RELEASE, VfioDevice } from './core/device.js';
+export type { CorePorts } from './core/environment.js';
 export { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM, VFIO_IOMMU_NOTIFY } from './core/group.js';
 export { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './core/iommu-driver.js';
 export { HostDevice, type IommuCapabilities, IommuGroup } from './core/iommu-group.js';
 export type { Mdev } from './core/mdev.js';
 export type { NotifierBlock } from './core/notifier.js';
-export type { CorePorts } from './core/state.js';
 export { type DmaTableBuffer, DmaTableReader } from './dma-table.js';
 export * from './driver.js';
 export * from './feature.js';

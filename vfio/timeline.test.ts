@@ -77,7 +77,7 @@ test('a Chrome trace has one row a task, and an arrow from each cause to what fo
   const world = new World();
   using timeline = Timeline.start();
   const made = world.device();
-  const iommufd = CoreIommufdFile.open(world.core.state);
+  const iommufd = CoreIommufdFile.open(world.core.environment);
   const file = world.openCdev(made.device.cdev);
   file.bindIommufd(iommufd);
   file[Symbol.dispose]();

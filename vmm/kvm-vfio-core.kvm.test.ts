@@ -193,7 +193,7 @@ test("C17: the last put of a VM during a close runs outside the group's locks: i
   const watched: KvmReference = {
     getUnlessDying: () => reference.getUnlessDying(),
     put() {
-      heldAtPut.push(world.core.state.executor.current.held.map(({ name }) => name));
+      heldAtPut.push(world.core.environment.executor.current.held.map(({ name }) => name));
       vm[Symbol.dispose]();
       expect(reference.isAlive).toBe(true);
       reference.put();

@@ -14,12 +14,12 @@ beforeEach(() => {
 });
 afterEach(() => world.end());
 
-const openIommufd = () => CoreIommufdFile.open(world.core.state);
+const openIommufd = () => CoreIommufdFile.open(world.core.environment);
 
 /** Names under which a device can be found: its group's number and its cdev. */
 function namesOf(own: World, { dev, device }: WorldDevice): string[] {
-  const inGroup = [...own.core.state.groups.values()].some((group) => group.devices.get(dev) === device);
-  const nodes = [...own.core.state.cdevs].filter(([, known]) => known === device).map(([node]) => node);
+  const inGroup = [...own.core.registry.groups.values()].some((group) => group.devices.get(dev) === device);
+  const nodes = [...own.core.registry.cdevs].filter(([, known]) => known === device).map(([node]) => node);
   return [...(inGroup ? ['group'] : []), ...nodes];
 }
 
@@ -28,7 +28,7 @@ test('D1 a registered device is there under both names after one call, under nei
   everyInterleaving(() => {
     const own = new World();
     const made = own.prepare();
-    const scheduler = new Scheduler(own.core.state.executor);
+    const scheduler = new Scheduler(own.core.environment.executor);
     const look = function* () {
       for (let i = 0; i < 6; i++) {
         seen.add(namesOf(own, made).join(' '));
@@ -55,13 +55,13 @@ test('D2 nodes are vfio0, vfio1, ..., the lowest free number first, whatever the
   const register = (name: string): VfioDevice => {
     const dev = new HostDevice(name);
     core.run(world.iommuGroup().addDevice(dev));
-    const device = VfioDevice.init(core.state, dev, new RecordingDevice(name));
+    const device = VfioDevice.init(core.registry, dev, new RecordingDevice(name));
     core.run(device.register());
     return device;
   };
   const names = ['0000:00:14.2', 'PNP0103:00', '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001', 'vfio9'];
   const devices = names.map(register);
-  const nodes = () => [...core.state.cdevs].map(([node, { name }]) => `${node} ${name}`);
+  const nodes = () => [...core.registry.cdevs].map(([node, { name }]) => `${node} ${name}`);
   expect(nodes()).toEqual(names.map((name, i) => `vfio${i} ${name}`));
   expect(devices.map(({ cdev }) => cdev)).toEqual(['vfio0', 'vfio1', 'vfio2', 'vfio3']);
   const [first, , third] = devices as [VfioDevice, VfioDevice, VfioDevice, VfioDevice];
@@ -142,9 +142,9 @@ test('D6 group open and BIND at once: one of them gets EBUSY in every interleavi
   everyInterleaving(() => {
     const own = new World();
     const made = own.device();
-    const iommufd = CoreIommufdFile.open(own.core.state);
+    const iommufd = CoreIommufdFile.open(own.core.environment);
     const cdev = own.openCdev(made.device.cdev);
-    const scheduler = new Scheduler(own.core.state.executor);
+    const scheduler = new Scheduler(own.core.environment.executor);
     const number = made.device.group.number;
     const bind = scheduler.spawn('bind', cdev.bindIommufdSteps(iommufd));
     const open = scheduler.spawn('open', own.groupSteps(number));
@@ -213,7 +213,7 @@ test('D9 a failure after BIND has opened the device closes it, puts the VM and u
   const faults = new FaultInjector();
   const own = new World({ ports: { allocate: (what) => faults.call(what) } });
   const made = own.device();
-  const iommufd = CoreIommufdFile.open(own.core.state);
+  const iommufd = CoreIommufdFile.open(own.core.environment);
   const vm = new ScriptedVm();
   const file = own.openCdev(made.device.cdev);
   own.core.vfioFileOps.setKvm(file, vm);

@@ -9,19 +9,19 @@ import {
 } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import type { DirtyPages } from './dirty-pages.js';
+import type { CoreEnvironment } from './environment.js';
 import type { VfioGroup } from './group.js';
 import type { IommuBackend, IommuDriver } from './iommu-driver.js';
 import { RwSemaphore } from './locks.js';
 import { noiommuDriver } from './noiommu.js';
 import { RefCount } from './ref-count.js';
-import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
 import { type1Driver } from './type1.js';
 
 const drivers: readonly IommuDriver[] = [type1Driver, noiommuDriver];
 
 export class Container {
-  readonly state: CoreState;
+  readonly environment: CoreEnvironment;
   readonly target = 'container (core)';
   /** The open file's, and one of each group in it. */
   readonly refs: RefCount;
@@ -31,16 +31,16 @@ export class Container {
   #driver: IommuDriver | undefined;
   #backend: IommuBackend | undefined;
 
-  private constructor(state: CoreState) {
-    this.state = state;
-    this.refs = new RefCount(this.target, 1, (text) => state.warn(text));
-    this.#groupLock = new RwSemaphore(state, 'container group_lock');
+  private constructor(environment: CoreEnvironment) {
+    this.environment = environment;
+    this.refs = new RefCount(this.target, 1, (text) => environment.warn(text));
+    this.#groupLock = new RwSemaphore(environment, 'container group_lock');
   }
 
   /** @throws SysError ENOMEM */
-  static create(state: CoreState): Container {
-    state.allocate('container');
-    return new Container(state);
+  static create(environment: CoreEnvironment): Container {
+    environment.allocate('container');
+    return new Container(environment);
   }
 
   get backend(): IommuBackend | undefined {
@@ -49,8 +49,9 @@ export class Container {
 
   put(): void {
     if (!this.refs.put()) return;
-    if (this.groups.size > 0) this.state.warn(`${this.target} is released with ${this.groups.size} groups`);
-    this.state.free('container');
+    if (this.groups.size > 0)
+      this.environment.warn(`${this.target} is released with ${this.groups.size} groups`);
+    this.environment.free('container');
   }
 
   /** All groups of a container are of one kind. */
@@ -69,7 +70,10 @@ export class Container {
   /** @see vfio_container_ioctl_check_extension */
   checkExtension(extension: number): number {
     if (this.#backend !== undefined) return this.#backend.checkExtension(extension);
-    if (extension === VFIO_NOIOMMU_IOMMU && !(this.state.isNoiommuEnabled && this.state.ports.hasRawio()))
+    if (
+      extension === VFIO_NOIOMMU_IOMMU &&
+      !(this.environment.isNoiommuEnabled && this.environment.ports.hasRawio())
+    )
       return 0;
     for (const driver of this.#candidates()) {
       const answer = driver.checkExtension(extension);
@@ -88,7 +92,7 @@ export class Container {
     if (this.#driver !== undefined) throw vfioError(call, this.target, 'EINVAL', 'its IOMMU is set already');
     for (const driver of this.#candidates()) {
       if (driver.checkExtension(type) <= 0) continue;
-      const backend = driver.open(this.state, type);
+      const backend = driver.open(this.environment, type);
       const attached: VfioGroup[] = [];
       try {
         for (const group of this.groups) {
@@ -102,7 +106,7 @@ export class Container {
       }
       this.#driver = driver;
       this.#backend = backend;
-      this.state.log.event('set_iommu', { driver: driver.name, type });
+      this.environment.log.event('set_iommu', { driver: driver.name, type });
       return;
     }
     throw vfioError(call, this.target, 'ENODEV', `no IOMMU of type ${type} for these groups`);
@@ -128,7 +132,7 @@ export class Container {
     this.#backend.release();
     this.#backend = undefined;
     this.#driver = undefined;
-    this.state.log.event('unset_iommu', {});
+    this.environment.log.event('unset_iommu', {});
   }
 
   /** @throws SysError EINVAL before SET_IOMMU */
@@ -150,8 +154,8 @@ export class CoreContainerFile implements ContainerFile {
   }
 
   /** @throws SysError ENOMEM */
-  static open(state: CoreState): CoreContainerFile {
-    return new CoreContainerFile(Container.create(state));
+  static open(environment: CoreEnvironment): CoreContainerFile {
+    return new CoreContainerFile(Container.create(environment));
   }
 
   get isOpen(): boolean {
@@ -174,7 +178,7 @@ export class CoreContainerFile implements ContainerFile {
   }
 
   setIommu(type: number): void {
-    this.#container.state.executor.run(this.setIommuSteps(type));
+    this.#container.environment.executor.run(this.setIommuSteps(type));
   }
 
   *setIommuSteps(type: number): Steps<void> {
@@ -186,7 +190,7 @@ export class CoreContainerFile implements ContainerFile {
   }
 
   mapDma(map: DmaMap): void {
-    this.#container.state.executor.run(this.mapDmaSteps(map));
+    this.#container.environment.executor.run(this.mapDmaSteps(map));
   }
 
   *mapDmaSteps(map: DmaMap): Steps<void> {
@@ -194,7 +198,7 @@ export class CoreContainerFile implements ContainerFile {
   }
 
   unmapDma(unmap: DmaUnmap): bigint {
-    return this.#container.state.executor.run(this.unmapDmaSteps(unmap));
+    return this.#container.environment.executor.run(this.unmapDmaSteps(unmap));
   }
 
   *unmapDmaSteps(unmap: DmaUnmap): Steps<bigint> {

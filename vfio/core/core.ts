@@ -2,12 +2,13 @@ import { disposable } from '../../sys/scope.js';
 import type { VendorDriver, VendorEnvironment, VfioDeviceOps } from '../driver.js';
 import type { VfioFileOps } from '../file-ops.js';
 import { type UnregisterOptions, VfioDevice } from './device.js';
+import { CoreEnvironment, type CorePorts, defaultPorts } from './environment.js';
 import { CoreFileOps } from './file-ops.js';
 import type { IommuCapabilities } from './iommu-group.js';
 import { type HostDevice, IommuGroup } from './iommu-group.js';
 import { Mdevs } from './mdev.js';
 import { type CoreProvider, coreProvider } from './provider.js';
-import { type CorePorts, CoreState, defaultPorts } from './state.js';
+import { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
 /** How a core is made. */
@@ -20,19 +21,21 @@ export interface CoreOptions {
 
 /** A VFIO subsystem in this process. It owns all its state: any number of cores live side by side. Machine thread only. */
 export class VfioCore implements Disposable {
-  readonly state: CoreState;
+  readonly environment: CoreEnvironment;
+  readonly registry: CoreRegistry;
   readonly mdevs: Mdevs;
   readonly provider: CoreProvider;
   readonly vfioFileOps: VfioFileOps;
 
   constructor(options: CoreOptions = {}) {
-    this.state = new CoreState(
+    this.environment = new CoreEnvironment(
       { ...defaultPorts, ...options.ports },
       options.enableUnsafeNoiommuMode ?? false,
     );
-    this.mdevs = new Mdevs(this.state);
-    this.vfioFileOps = new CoreFileOps(this.state);
-    this.provider = coreProvider(this.state, this.mdevs, this.vfioFileOps);
+    this.registry = new CoreRegistry(this.environment);
+    this.mdevs = new Mdevs(this.registry);
+    this.vfioFileOps = new CoreFileOps(this.registry);
+    this.provider = coreProvider(this.registry, this.mdevs, this.vfioFileOps);
   }
 
   /**
@@ -47,7 +50,7 @@ export class VfioCore implements Disposable {
 
   /** A new IOMMU group for devices of the host; {@link IommuGroup.put} gives it back. */
   createIommuGroup(capabilities?: IommuCapabilities): IommuGroup {
-    return IommuGroup.alloc(this.state, capabilities);
+    return IommuGroup.alloc(this.environment, capabilities);
   }
 
   /** Init and register in one: the driver's data comes back from {@link delGroupDev}. @see vfio_add_group_dev */
@@ -57,13 +60,13 @@ export class VfioCore implements Disposable {
 
   /** @throws SysError as VfioDevice.register; ENOMEM. The driver's drvdata is set on success only. */
   *addGroupDevSteps(dev: HostDevice, ops: VfioDeviceOps, data: unknown): Steps<void> {
-    this.state.allocate('vfio_device');
+    this.environment.allocate('vfio_device');
     try {
-      const device = VfioDevice.init(this.state, dev, ops, data);
+      const device = VfioDevice.init(this.registry, dev, ops, data);
       yield* device.register();
       dev.drvdata = device;
     } catch (error) {
-      this.state.free('vfio_device');
+      this.environment.free('vfio_device');
       throw error;
     }
   }
@@ -78,33 +81,33 @@ export class VfioCore implements Disposable {
     if (!(device instanceof VfioDevice)) return undefined;
     yield* device.unregister(options);
     dev.drvdata = undefined;
-    this.state.free('vfio_device');
+    this.environment.free('vfio_device');
     return device.data;
   }
 
   /** Runs an operation to its end. @throws DeadlockError where it would have to wait */
   run<T>(steps: Steps<T>): T {
-    return this.state.executor.run(steps);
+    return this.environment.executor.run(steps);
   }
 
   /** Runs an operation that may have to wait, as a task of that name. */
   start<T>(name: string, steps: Steps<T>): Promise<T> {
-    return this.state.executor.start(name, steps);
+    return this.environment.executor.start(name, steps);
   }
 
   /** What was made and not freed: empty when all files are closed and all devices unregistered. */
   get live(): ReadonlyMap<string, number> {
-    return new Map([...this.state.live].filter(([, count]) => count !== 0));
+    return new Map([...this.environment.live].filter(([, count]) => count !== 0));
   }
 
   #finish(name: string, steps: Steps<void>): void {
-    this.start(name, steps).catch((error: unknown) => this.state.warn(`${name}: ${String(error)}`));
+    this.start(name, steps).catch((error: unknown) => this.environment.warn(`${name}: ${String(error)}`));
   }
 
   /** Removes the devices that are left; tells what is still open. */
   [Symbol.dispose](): void {
     for (const mdev of this.mdevs.devices) this.#finish(`remove ${mdev.uuid}`, this.mdevs.remove(mdev.uuid));
     const left = [...this.live].map(([kind, count]) => `${kind} ${count}`);
-    if (left.length > 0) this.state.warn(`VFIO core is disposed with live objects: ${left.join(', ')}`);
+    if (left.length > 0) this.environment.warn(`VFIO core is disposed with live objects: ${left.join(', ')}`);
   }
 }

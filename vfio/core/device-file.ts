@@ -24,7 +24,7 @@ import { deviceFeature } from './device-feature.js';
 import type { VfioGroup } from './group.js';
 import { type BoundIommufd, bindIommufd } from './iommufd-bind.js';
 import { RefCount } from './ref-count.js';
-import type { CoreState } from './state.js';
+import type { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
 /**
@@ -48,7 +48,7 @@ export class CoreDeviceFile implements CdevFile {
     this.#device = device;
     this.#group = group;
     this.target = group === undefined ? `${device.cdev} (core)` : device.name;
-    this.#refs = new RefCount(`file of ${device.name}`, 1, (text) => device.state.warn(text));
+    this.#refs = new RefCount(`file of ${device.name}`, 1, (text) => device.environment.warn(text));
   }
 
   /**
@@ -57,7 +57,7 @@ export class CoreDeviceFile implements CdevFile {
    */
   static *openInGroup(device: VfioDevice, group: VfioGroup): Steps<CoreDeviceFile> {
     const call = 'VFIO_GROUP_GET_DEVICE_FD';
-    const { state } = device;
+    const { environment } = device;
     {
       using _held = yield* group.groupRwsem.write();
       if (group.containerUsers === 0)
@@ -67,13 +67,13 @@ export class CoreDeviceFile implements CdevFile {
     }
     let kvm: KvmPointer | undefined;
     try {
-      state.allocate('device file');
+      environment.allocate('device file');
       try {
         using _held = yield* device.set.lock.acquire();
         if (device.openCount === 0) kvm = yield* group.getKvmSafe();
         yield* device.open(kvm);
       } catch (error) {
-        state.free('device file');
+        environment.free('device file');
         throw error;
       }
     } catch (error) {
@@ -89,16 +89,16 @@ export class CoreDeviceFile implements CdevFile {
   }
 
   /** @throws SysError ENODEV if there is no such node, or the device is going away */
-  static openCdev(state: CoreState, node: string): CoreDeviceFile {
-    const device = state.cdevs.get(node);
+  static openCdev(registry: CoreRegistry, node: string): CoreDeviceFile {
+    const device = registry.cdevs.get(node);
     if (!device?.registration.getUnlessZero()) throw vfioError('open', `${node} (core)`, 'ENODEV');
     try {
-      state.allocate('device file');
+      registry.environment.allocate('device file');
     } catch (error) {
       device.putRegistration();
       throw error;
     }
-    state.log.event('open_cdev', { device: device.name, cdev: node });
+    registry.environment.log.event('open_cdev', { device: device.name, cdev: node });
     return new CoreDeviceFile(device, undefined);
   }
 
@@ -106,8 +106,8 @@ export class CoreDeviceFile implements CdevFile {
     return this.#isOpen;
   }
 
-  get state(): CoreState {
-    return this.#device.state;
+  get registry(): CoreRegistry {
+    return this.#device.registry;
   }
 
   /** Whether its device's DMA always snoops the caches. */
@@ -121,8 +121,8 @@ export class CoreDeviceFile implements CdevFile {
    */
   *setKvmSteps(kvm: KvmPointer | null): Steps<void> {
     if (this.#refs.count === 0) return;
-    const { state, name } = this.#device;
-    state.log.event('set_kvm', { device: name, kvm: state.kvmName(kvm) });
+    const { environment, name } = this.#device;
+    environment.log.event('set_kvm', { device: name, kvm: environment.kvmName(kvm) });
     const wasAssociated = this.#kvm !== null;
     this.#kvm = kvm;
     if (kvm !== null && !wasAssociated) this.#refs.get();
@@ -165,10 +165,10 @@ export class CoreDeviceFile implements CdevFile {
   }
 
   setIrqs(set: IrqSet): void {
-    const { ops, state, name } = this.#use('VFIO_DEVICE_SET_IRQS');
+    const { ops, environment, name } = this.#use('VFIO_DEVICE_SET_IRQS');
     validateIrqSet(set, ops.getInfo().numIrqs, (index) => ops.getIrqInfo(index), this.target);
     ops.setIrqs(set);
-    state.log.event('set_irqs', {
+    environment.log.event('set_irqs', {
       device: name,
       index: set.index,
       flags: set.flags,
@@ -179,10 +179,10 @@ export class CoreDeviceFile implements CdevFile {
 
   reset(): void {
     const call = 'VFIO_DEVICE_RESET';
-    const { ops, state, name } = this.#use(call);
+    const { ops, environment, name } = this.#use(call);
     if (ops.reset === undefined) throw vfioError(call, this.target, 'ENOTTY', 'the device has no reset');
     ops.reset();
-    state.log.event('reset', { device: name });
+    environment.log.event('reset', { device: name });
   }
 
   /** VFIO_DEVICE_FEATURE: migration and dirty logging. @see deviceFeature */
@@ -221,7 +221,7 @@ export class CoreDeviceFile implements CdevFile {
   }
 
   bindIommufd(iommufd: IommufdFile): number {
-    return this.#device.state.executor.run(this.bindIommufdSteps(iommufd));
+    return this.#device.environment.executor.run(this.bindIommufdSteps(iommufd));
   }
 
   /** @see vfio_df_ioctl_bind_iommufd */
@@ -237,7 +237,7 @@ export class CoreDeviceFile implements CdevFile {
   }
 
   attachIoas(ioas: number): void {
-    this.#device.state.executor.run(this.attachIoasSteps(ioas));
+    this.#device.environment.executor.run(this.attachIoasSteps(ioas));
   }
 
   *attachIoasSteps(ioas: number): Steps<void> {
@@ -245,7 +245,7 @@ export class CoreDeviceFile implements CdevFile {
   }
 
   detachIoas(): void {
-    this.#device.state.executor.run(this.detachIoasSteps());
+    this.#device.environment.executor.run(this.detachIoasSteps());
   }
 
   *detachIoasSteps(): Steps<void> {
@@ -259,7 +259,7 @@ export class CoreDeviceFile implements CdevFile {
   }
 
   [Symbol.dispose](): void {
-    this.#device.state.executor.run(this.closeSteps());
+    this.#device.environment.executor.run(this.closeSteps());
   }
 
   *closeSteps(): Steps<void> {
@@ -275,7 +275,7 @@ export class CoreDeviceFile implements CdevFile {
       if (this.#group !== undefined) yield* closeInGroup(device, this.#group);
       else if (this.#bound !== undefined) yield* this.#bound.close();
     } finally {
-      device.state.free('device file');
+      device.environment.free('device file');
       device.putRegistration();
       if (this.#group !== undefined) yield* this.#group.put();
     }

@@ -115,7 +115,7 @@ test('A7 a listener may take in its callback the lock that its registrar holds w
     const own = new World();
     const made = own.device();
     const contained = own.contain(made);
-    const lock = new Mutex(own.core.state, 'iommu->lock of the registrar');
+    const lock = new Mutex(own.core.environment, 'iommu->lock of the registrar');
     const taking = (name: string) =>
       new RecordingListener<VfioDevice>(name, function* (): Steps<void> {
         using _held = yield* lock.acquire();
@@ -124,7 +124,7 @@ test('A7 a listener may take in its callback the lock that its registrar holds w
     const [early, late] = [taking('early'), taking('late')];
     own.core.run(made.device.registerDeviceNotifier(early));
     const file = own.open(contained, made);
-    const scheduler = new Scheduler(own.core.state.executor);
+    const scheduler = new Scheduler(own.core.environment.executor);
     scheduler.spawn('close', file.closeSteps());
     const register = scheduler.spawn(
       'register',
@@ -207,7 +207,7 @@ test('unregister waits for a callback that is running in another task', () => {
   });
   world.core.run(made.device.registerDeviceNotifier(listener));
   const file = world.open(contained, made);
-  const scheduler = new Scheduler(world.core.state.executor);
+  const scheduler = new Scheduler(world.core.environment.executor);
   const close = scheduler.spawn('close', file.closeSteps());
   const unregister = scheduler.spawn('unregister', made.device.unregisterDeviceNotifier(listener));
   scheduler.runTo(close, 'inside the callback');

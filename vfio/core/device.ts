@@ -5,13 +5,14 @@ import { vfioError } from '../vfio-error.js';
 import type { DeviceSet } from './dev-set.js';
 import { DeviceDmaAccess } from './dma-access.js';
 import type { DmaSpace } from './dma-space.js';
+import type { CoreEnvironment } from './environment.js';
 import { type KvmListener, VFIO_GROUP_NOTIFY, VFIO_IOMMU_NOTIFY, VfioGroup } from './group.js';
 import type { DmaUnmapEvent } from './iommu-driver.js';
 import { type HostDevice, IommuGroup } from './iommu-group.js';
 import { type NotifierBlock, SrcuNotifierChain } from './notifier.js';
 import { RefCount } from './ref-count.js';
 import { RegionTable } from './regions.js';
-import type { CoreState } from './state.js';
+import type { CoreRegistry } from './registry.js';
 import { Completion, maybeSteps, type Steps } from './steps.js';
 
 /** Event of a device's own chain: its last user is closing it, and the driver has not been told yet. */
@@ -36,7 +37,8 @@ export interface CoreOpenDevice extends OpenDevice {
 }
 
 export class VfioDevice {
-  readonly state: CoreState;
+  readonly environment: CoreEnvironment;
+  readonly registry: CoreRegistry;
   readonly dev: HostDevice;
   readonly ops: VfioDeviceOps;
   /** The driver's own. */
@@ -57,13 +59,14 @@ export class VfioDevice {
   #cdevNumber: number | undefined;
   #isEmulated = false;
 
-  private constructor(state: CoreState, dev: HostDevice, ops: VfioDeviceOps, data: unknown) {
-    this.state = state;
+  private constructor(registry: CoreRegistry, dev: HostDevice, ops: VfioDeviceOps, data: unknown) {
+    this.environment = registry.environment;
+    this.registry = registry;
     this.dev = dev;
     this.ops = ops;
     this.data = data;
-    this.registration = new RefCount(`registration of ${dev.name}`, 0, (text) => state.warn(text));
-    this.notifier = new SrcuNotifierChain(state, 'device notifier', dev.name);
+    this.registration = new RefCount(`registration of ${dev.name}`, 0, (text) => this.environment.warn(text));
+    this.notifier = new SrcuNotifierChain(registry.environment, 'device notifier', dev.name);
     this.dma = new DeviceDmaAccess(this);
     this.regions = new RegionTable(ops, dev.name);
     this.#unregistered = new Completion(`last user of ${dev.name}`);
@@ -73,8 +76,8 @@ export class VfioDevice {
    * First half of making a device: nothing of it can be seen or called yet, so the driver can set itself up.
    * Second half: {@link register}, the last thing a probe does. @see vfio_init_group_dev
    */
-  static init(state: CoreState, dev: HostDevice, ops: VfioDeviceOps, data?: unknown): VfioDevice {
-    return new VfioDevice(state, dev, ops, data);
+  static init(registry: CoreRegistry, dev: HostDevice, ops: VfioDeviceOps, data?: unknown): VfioDevice {
+    return new VfioDevice(registry, dev, ops, data);
   }
 
   get name(): string {
@@ -98,6 +101,11 @@ export class VfioDevice {
     return this.#set;
   }
 
+  /** @throws SysError ENODEV unless it is registered */
+  get isAloneInGroup(): boolean {
+    return this.group.devices.size <= 1;
+  }
+
   /** `vfio0`: its node's name under /dev/vfio/devices. */
   get cdev(): string {
     return `vfio${this.#cdevNumber}`;
@@ -110,7 +118,7 @@ export class VfioDevice {
 
   /** Puts it into the set of devices that `id` stands for; between init and register. @throws SysError ENOMEM */
   assignSet(id: unknown): void {
-    this.#set = this.state.deviceSets.assign(this, id);
+    this.#set = this.registry.deviceSets.assign(this, id);
     this.#setId = id;
   }
 
@@ -121,14 +129,14 @@ export class VfioDevice {
    */
   *register(): Steps<void> {
     const call = 'vfio_register_group_dev';
-    using _cause = this.state.log.span('register', { device: this.name });
+    using _cause = this.environment.log.span('register', { device: this.name });
     const iommuGroup = this.dev.iommuGroup ?? (yield* this.#noiommuGroup(call));
     let group: VfioGroup | undefined;
     try {
       if (this.#set === undefined) this.assignSet(this);
-      group = yield* VfioGroup.findOrCreate(this.state, iommuGroup);
+      group = yield* VfioGroup.findOrCreate(this.registry, iommuGroup);
       // Node and number exist before anyone can find the device: it is never seen under one name only.
-      this.state.allocate('cdev');
+      this.environment.allocate('cdev');
       yield* this.#addToGroup(call, group);
     } catch (error) {
       if (group !== undefined) yield* group.put();
@@ -144,36 +152,37 @@ export class VfioDevice {
    * @see vfio_register_emulated_iommu_dev
    */
   *registerEmulated(): Steps<void> {
-    const iommuGroup = IommuGroup.alloc(this.state);
+    const iommuGroup = IommuGroup.alloc(this.environment);
     this.#isEmulated = true;
     yield* iommuGroup.addDevice(this.dev);
     yield* this.register();
   }
 
   *#noiommuGroup(call: string): Steps<IommuGroup> {
-    if (!this.state.isNoiommuEnabled) throw vfioError(call, this.name, 'EINVAL', 'it is in no IOMMU group');
-    const group = IommuGroup.alloc(this.state, undefined, 'vfio-noiommu');
+    if (!this.environment.isNoiommuEnabled)
+      throw vfioError(call, this.name, 'EINVAL', 'it is in no IOMMU group');
+    const group = IommuGroup.alloc(this.environment, undefined, 'vfio-noiommu');
     this.#isEmulated = true;
     yield* group.addDevice(this.dev);
-    this.state.warn(`${this.name}: registered without an IOMMU, its user can reach all memory`);
+    this.environment.warn(`${this.name}: registered without an IOMMU, its user can reach all memory`);
     return group;
   }
 
   *#addToGroup(call: string, group: VfioGroup): Steps<void> {
     using _held = yield* group.deviceLock.acquire();
     if (group.devices.has(this.dev)) {
-      this.state.free('cdev');
-      this.state.warn(`${this.name}: Device already exists on group ${group.number}`);
+      this.environment.free('cdev');
+      this.environment.warn(`${this.name}: Device already exists on group ${group.number}`);
       throw vfioError(call, this.name, 'EBUSY', `it is registered on ${group.target} already`);
     }
     // The caller's reference on the group is the device's from now on.
     this.#group = group;
     this.#unregistered = new Completion(`last user of ${this.name}`);
-    this.#cdevNumber = this.state.cdevNumbers.alloc();
+    this.#cdevNumber = this.registry.cdevNumbers.alloc();
     this.registration.start();
     group.devices.set(this.dev, this);
-    this.state.cdevs.set(this.cdev, this);
-    this.state.log.event('registered', { device: this.name, group: group.number, cdev: this.cdev });
+    this.registry.cdevs.set(this.cdev, this);
+    this.environment.log.event('registered', { device: this.name, group: group.number, cdev: this.cdev });
   }
 
   /**
@@ -182,38 +191,38 @@ export class VfioDevice {
    */
   *unregister(options: UnregisterOptions = {}): Steps<void> {
     const { group } = this;
-    using _cause = this.state.log.span('unregister', { device: this.name, group: group.number });
+    using _cause = this.environment.log.span('unregister', { device: this.name, group: group.number });
     // It still has its driver, but is no longer on the list: without this the group would seem not to be viable.
     group.unbound.add(this.dev);
     {
       using _held = yield* group.deviceLock.acquire();
       group.devices.delete(this.dev);
-      this.state.cdevs.delete(this.cdev);
+      this.registry.cdevs.delete(this.cdev);
     }
     yield 'vfio_unregister_group_dev: off the list';
     this.putRegistration();
     yield* this.#waitForUsers(options);
     if (group.devices.size === 0) yield* this.#waitForContainer(group);
-    this.state.cdevNumbers.free(this.#cdevNumber as number);
-    this.state.free('cdev');
+    this.registry.cdevNumbers.free(this.#cdevNumber as number);
+    this.environment.free('cdev');
     this.#cdevNumber = undefined;
     this.#group = undefined;
     this.#releaseSet();
     yield* this.#removeOwnGroup();
-    this.state.log.event('unregistered', { device: this.name, group: group.number });
+    this.environment.log.event('unregistered', { device: this.name, group: group.number });
     yield* group.put();
   }
 
   *#waitForUsers({ task, signal }: UnregisterOptions): Steps<void> {
     let interruptible = signal;
     for (let count = 0; !this.#unregistered.isDone; count++) {
-      this.state.log.event('request', { device: this.name, count });
+      this.environment.log.event('request', { device: this.name, count });
       this.ops.request?.(count);
       const wait = { timeoutMs: REQUEST_INTERVAL_MS, signal: interruptible };
       if ((yield* this.#unregistered.wait(wait)) !== 'interrupted') continue;
       interruptible = undefined;
-      const { name, id } = task ?? this.state.executor.current;
-      this.state.warn(
+      const { name, id } = task ?? this.environment.executor.current;
+      this.environment.warn(
         `${this.name}: Device is currently in use, task "${name}" (${id}) blocked until device is released`,
       );
     }
@@ -221,7 +230,9 @@ export class VfioDevice {
 
   *#waitForContainer(group: VfioGroup): Steps<void> {
     for (const { name } of this.notifier.blocks) {
-      this.state.warn(`listener '${name}' of device ${this.name} keeps ${group.target} in its container`);
+      this.environment.warn(
+        `listener '${name}' of device ${this.name} keeps ${group.target} in its container`,
+      );
     }
     if (group.container === undefined) return;
     yield {
@@ -238,7 +249,7 @@ export class VfioDevice {
 
   #releaseSet(): void {
     if (this.#set === undefined) return;
-    this.state.deviceSets.release(this, this.#setId);
+    this.registry.deviceSets.release(this, this.#setId);
     this.#set = undefined;
   }
 
@@ -259,7 +270,10 @@ export class VfioDevice {
     this.openCount++;
     if (this.openCount > 1) return;
     this.kvm = kvm;
-    using _cause = this.state.log.span('open_device', { device: this.name, kvm: this.state.kvmName(kvm) });
+    using _cause = this.environment.log.span('open_device', {
+      device: this.name,
+      kvm: this.environment.kvmName(kvm),
+    });
     try {
       this.dma.attach(space === undefined ? this.group.container?.backend?.space : (space ?? undefined));
       const open: CoreOpenDevice = { kvm, dma: this.dma, device: this };
@@ -282,7 +296,7 @@ export class VfioDevice {
       this.openCount--;
       return;
     }
-    using _cause = this.state.log.span('close_device', { device: this.name });
+    using _cause = this.environment.log.span('close_device', { device: this.name });
     yield* this.notifier.call(VFIO_DEVICE_RELEASE, this);
     try {
       yield* maybeSteps(this.ops.closeDevice());

@@ -2,25 +2,33 @@
 import type { Iova } from '../../sys/address.js';
 import { PROT_WRITE } from '../../sys/mapping.js';
 import { createDmaTable, type DmaTableBuffer, DmaTableWriter } from '../dma-table.js';
-import type { DeviceDma } from '../driver.js';
+import type { DeviceDma, VfioDeviceOps } from '../driver.js';
 import { vfioError } from '../vfio-error.js';
-import type { VfioDevice } from './device.js';
-import { type DmaClient, type DmaSpace, IOMMU_PAGE, markDirty } from './dma-space.js';
-import { DMA_ENTRY_LIMIT } from './type1.js';
+import { DMA_ENTRY_LIMIT, type DmaClient, type DmaSpace, IOMMU_PAGE, markDirty } from './dma-space.js';
+import type { CoreEnvironment } from './environment.js';
 
 /** Pages one call can pin (VFIO_PIN_PAGES_MAX_ENTRIES). */
 const PIN_PAGES_MAX_ENTRIES = 512;
 
+/** The device behind a {@link DeviceDmaAccess}. */
+export interface DmaMaster {
+  readonly name: string;
+  readonly ops: Pick<VfioDeviceOps, 'dmaUnmap'>;
+  readonly environment: CoreEnvironment;
+  /** Whether its IOMMU can tell its DMA from that of any other device. @throws SysError ENODEV unless registered */
+  readonly isAloneInGroup: boolean;
+}
+
 /** One device's way to the maps of its container or IOAS. */
 export class DeviceDmaAccess implements DeviceDma, DmaClient {
-  readonly #device: VfioDevice;
+  readonly #device: DmaMaster;
   #space: DmaSpace | undefined;
   #table: DmaTableWriter | undefined;
   #published: Disposable | undefined;
   /** Pages it has pinned, by IOVA, and how often. */
   readonly #pins = new Map<bigint, number>();
 
-  constructor(device: VfioDevice) {
+  constructor(device: DmaMaster) {
     this.#device = device;
   }
 
@@ -55,7 +63,7 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
   /** It sees no memory any more; what it pinned and forgot is unpinned. */
   detach(): void {
     if (this.#pins.size > 0) {
-      this.#device.state.warn(`${this.name} is detached with ${this.#pins.size} pages pinned`);
+      this.#device.environment.warn(`${this.name} is detached with ${this.#pins.size} pages pinned`);
       for (const [iova, count] of [...this.#pins]) {
         for (let i = 0; i < count; i++) this.unpinPages(iova as Iova, 1);
       }
@@ -90,11 +98,11 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
   pinPages(iova: Iova, count: number, prot: number): Uint8Array<ArrayBuffer>[] {
     const call = 'vfio_pin_pages';
     const fail = (hint: string) => vfioError(call, this.name, 'EINVAL', hint);
-    const { ops, group } = this.#device;
+    const { ops, isAloneInGroup } = this.#device;
     if (count <= 0 || iova % IOMMU_PAGE !== 0n) throw fail('whole pages, and at least one');
     if (count > PIN_PAGES_MAX_ENTRIES)
       throw vfioError(call, this.name, 'E2BIG', `at most ${PIN_PAGES_MAX_ENTRIES} pages`);
-    if (group.devices.size > 1) throw fail('the IOMMU cannot tell the devices of its group apart');
+    if (!isAloneInGroup) throw fail('the IOMMU cannot tell the devices of its group apart');
     if (ops.dmaUnmap === undefined) throw fail('a driver that pins must have dmaUnmap');
     const space = this.#require(call);
     const pages = Array.from({ length: count }, (_, i) => {

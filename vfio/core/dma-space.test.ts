@@ -6,7 +6,7 @@ import { DmaSpace, IOMMU_PAGE } from './dma-space.js';
 
 test('find and findLast are the first and the last map with a byte in the range, as a search of all would say', () => {
   using memory = Mapping.anonymous(4 * Number(IOMMU_PAGE));
-  const { state } = new World().core;
+  const { environment } = new World().core;
   const pages = (count: number) => BigInt(count) * IOMMU_PAGE;
   fc.assert(
     fc.property(
@@ -14,7 +14,7 @@ test('find and findLast are the first and the last map with a byte in the range,
       fc.nat(45),
       fc.integer({ min: 1, max: 20 }),
       (wanted, at, length) => {
-        const space = new DmaSpace(state, 'space');
+        const space = new DmaSpace(environment, 'space');
         for (const [iova, size] of wanted) {
           if (space.find(pages(iova), pages(size)) !== undefined) continue;
           space.insert('map', pages(iova), pages(size), memory.hva, PROT_READ);

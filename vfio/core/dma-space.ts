@@ -4,9 +4,11 @@ import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import { type DmaTableWriter, dmaProt } from '../dma-table.js';
 import type { RemoteMemory } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
-import type { CoreState } from './state.js';
+import type { CoreEnvironment } from './environment.js';
 
 export const IOMMU_PAGE = 4096n;
+/** Maps an address space may have (the module's dma_entry_limit). */
+export const DMA_ENTRY_LIMIT = 65_535;
 
 /** One map: struct vfio_dma. */
 export interface Dma {
@@ -36,14 +38,14 @@ export interface DmaClient {
 export class DmaSpace {
   /** For messages: `container (core)`, `IOAS 3`. */
   readonly target: string;
-  readonly #state: CoreState;
+  readonly #environment: CoreEnvironment;
   readonly #maps: Dma[] = [];
   readonly #tables = new Set<DmaTableWriter>();
   readonly clients = new Set<DmaClient>();
   #isTracking = false;
 
-  constructor(state: CoreState, target: string) {
-    this.#state = state;
+  constructor(environment: CoreEnvironment, target: string) {
+    this.#environment = environment;
     this.target = target;
   }
 
@@ -87,7 +89,7 @@ export class DmaSpace {
     const remote = typeof at === 'bigint' ? undefined : at;
     const vaddr = typeof at === 'bigint' ? at : 0n;
     if (remote === undefined) this.#checkMemory(call, vaddr as Hva, size, prot);
-    this.#state.allocate('vfio_dma');
+    this.#environment.allocate('vfio_dma');
     const last = iova + size - 1n;
     const dma: Dma = { iova, size, last, vaddr, remote, prot, pins: new Map(), dirty: undefined };
     if (this.#isTracking) dma.dirty = newBitmap(dma);
@@ -98,7 +100,7 @@ export class DmaSpace {
   }
 
   #checkMemory(call: string, vaddr: Hva, size: bigint, prot: number): void {
-    const memory = this.#state.ports.findMemory(vaddr, size);
+    const memory = this.#environment.ports.findMemory(vaddr, size);
     if (memory === undefined) {
       const hint = `host address 0x${vaddr.toString(16)}, 0x${size.toString(16)} bytes: not in one live Mapping`;
       throw vfioError(call, this.target, 'EFAULT', hint);
@@ -126,11 +128,11 @@ export class DmaSpace {
     for (const table of this.#tables) table.splice(index, 1, []);
     this.#maps.splice(index, 1);
     if (dma.pins.size > 0) {
-      this.#state.warn(
+      this.#environment.warn(
         `${this.target}: 0x${dma.iova.toString(16)} is unmapped with ${dma.pins.size} pages pinned`,
       );
     }
-    this.#state.free('vfio_dma');
+    this.#environment.free('vfio_dma');
   }
 
   clear(): void {
@@ -187,7 +189,7 @@ export class DmaSpace {
         'the memory is in another process, which does not share it',
       );
     const address = (dma.vaddr + BigInt(offset)) as Hva;
-    const memory = this.#state.ports.findMemory(address, BigInt(length));
+    const memory = this.#environment.ports.findMemory(address, BigInt(length));
     if (memory === undefined)
       throw vfioError(call, this.target, 'EFAULT', 'the memory has been unmapped by its owner');
     return memory.view.slice(Number(address - memory.hva), length);

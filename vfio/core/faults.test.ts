@@ -61,7 +61,7 @@ class Rig implements Disposable {
 
   /** Create, open, contain, map, associate, listen, get the device, use it. Undone by the scope. */
   attach(scope: Scope): void {
-    const { provider, mdevs, state } = this.core;
+    const { provider, mdevs, environment } = this.core;
     const device = scope.own(provider.resolve('sample', {}));
     const group = scope.own(provider.groups.openGroup(device.group));
     const container = scope.own(provider.groups.openContainer());
@@ -74,8 +74,8 @@ class Rig implements Disposable {
     const listener = new RecordingListener<KvmPointer | null>('driver');
     const { device: vfioDevice } = mdevs.find(device.name) as Mdev;
     const events = { mask: VFIO_GROUP_NOTIFY_SET_KVM };
-    state.executor.run(vfioDevice.registerNotifier(VFIO_GROUP_NOTIFY, events, listener));
-    scope.defer(() => state.executor.run(vfioDevice.unregisterNotifier(VFIO_GROUP_NOTIFY, listener)));
+    environment.executor.run(vfioDevice.registerNotifier(VFIO_GROUP_NOTIFY, events, listener));
+    scope.defer(() => environment.executor.run(vfioDevice.unregisterNotifier(VFIO_GROUP_NOTIFY, listener)));
     const file = scope.own(group.getDeviceFd(device.name));
     file.getRegionInfo(0);
     file.setIrqs({ index: 0, flags: 0x21, start: 0, count: 1 });
@@ -101,16 +101,16 @@ class Rig implements Disposable {
   differences(): string[] {
     const { core } = this;
     const live = [...core.live].map(([kind, count]) => `${count} ${kind}`);
-    if (core.state.groups.size > 0) live.push('a group');
-    if (core.state.cdevs.size > 0) live.push('a cdev');
-    if (core.state.deviceSets.size > 0) live.push('a device set');
-    if (core.state.iommuGroupNumbers.count > 0) live.push('an IOMMU group number');
-    if (core.state.cdevNumbers.count > 0) live.push('a cdev number');
-    if (core.state.groupMinors.count > 0) live.push('a group minor');
+    if (core.registry.groups.size > 0) live.push('a group');
+    if (core.registry.cdevs.size > 0) live.push('a cdev');
+    if (core.registry.deviceSets.size > 0) live.push('a device set');
+    if (core.environment.iommuGroupNumbers.count > 0) live.push('an IOMMU group number');
+    if (core.registry.cdevNumbers.count > 0) live.push('a cdev number');
+    if (core.registry.groupMinors.count > 0) live.push('a group minor');
     if (core.mdevs.devices.length > 0) live.push('a mdev');
     if (this.instances > 0) live.push('an instance');
     if (this.vm.references !== 1) live.push(`${this.vm.references} references of the VM`);
-    if (core.state.executor.current.held.length > 0) live.push('a lock');
+    if (core.environment.executor.current.held.length > 0) live.push('a lock');
     if (this.ops.some(({ isOpen }) => isOpen)) live.push('an open device');
     return [...live, ...this.warnings.splice(0)];
   }

@@ -2,26 +2,26 @@ import type { KvmPointer } from '../driver.js';
 import type { VfioFileOps } from '../file-ops.js';
 import { CoreDeviceFile } from './device-file.js';
 import { CoreGroupFile } from './group-file.js';
-import type { CoreState } from './state.js';
+import type { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
 export class CoreFileOps implements VfioFileOps {
-  readonly #state: CoreState;
+  readonly #registry: CoreRegistry;
 
-  constructor(state: CoreState) {
-    this.#state = state;
+  constructor(registry: CoreRegistry) {
+    this.#registry = registry;
   }
 
   isValid(file: object): boolean {
     return (
       (file instanceof CoreGroupFile || file instanceof CoreDeviceFile) &&
       file.isOpen &&
-      file.state === this.#state
+      file.registry === this.#registry
     );
   }
 
   setKvm(file: object, kvm: KvmPointer | null): void {
-    this.#state.executor.run(this.setKvmSteps(file, kvm));
+    this.#registry.environment.executor.run(this.setKvmSteps(file, kvm));
   }
 
   *setKvmSteps(file: object, kvm: KvmPointer | null): Steps<void> {

@@ -11,7 +11,7 @@ import { CoreContainerFile } from './container.js';
 import { CoreDeviceFile } from './device-file.js';
 import type { VfioGroup } from './group.js';
 import { RefCount } from './ref-count.js';
-import type { CoreState } from './state.js';
+import type { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
 /** Bytes of struct vfio_group_status. */
@@ -29,18 +29,19 @@ export class CoreGroupFile implements GroupFile {
   private constructor(group: VfioGroup) {
     this.#group = group;
     this.target = group.target;
-    this.#refs = new RefCount(`file of ${group.target}`, 1, (text) => group.state.warn(text));
+    this.#refs = new RefCount(`file of ${group.target}`, 1, (text) => group.environment.warn(text));
   }
 
   /** @throws SysError ENODEV; EPERM without an IOMMU and CAP_SYS_RAWIO; EBUSY if it, or a device of it, is open */
-  static *openSteps(state: CoreState, number: number): Steps<CoreGroupFile> {
+  static *openSteps(registry: CoreRegistry, number: number): Steps<CoreGroupFile> {
+    const { environment } = registry;
     const call = 'open';
     const target = `group ${number} (core)`;
-    const group = state.groups.get(number);
+    const group = registry.groups.get(number);
     if (!group?.refs.getUnlessZero()) throw vfioError(call, target, 'ENODEV');
     try {
       using _held = yield* group.groupRwsem.write();
-      if (group.iommuGroup.isNoiommu && !state.ports.hasRawio()) {
+      if (group.iommuGroup.isNoiommu && !environment.ports.hasRawio()) {
         throw vfioError(call, target, 'EPERM', 'a device without an IOMMU needs CAP_SYS_RAWIO');
       }
       if (group.cdevOpenCount > 0) {
@@ -48,11 +49,11 @@ export class CoreGroupFile implements GroupFile {
       }
       if (group.openedFile !== undefined) throw vfioError(call, target, 'EBUSY', 'the group is open already');
       if (group.container !== undefined) throw vfioError(call, target, 'EBUSY', stillContained(group));
-      state.allocate('group file');
+      environment.allocate('group file');
       const file = new CoreGroupFile(group);
       clearLeftovers(group);
       group.openedFile = file;
-      state.log.event('open_group', { group: number });
+      environment.log.event('open_group', { group: number });
       return file;
     } catch (error) {
       yield* group.put();
@@ -64,8 +65,8 @@ export class CoreGroupFile implements GroupFile {
     return this.#isOpen;
   }
 
-  get state(): CoreState {
-    return this.#group.state;
+  get registry(): CoreRegistry {
+    return this.#group.registry;
   }
 
   /** Whether its devices' DMA always snoops the caches. @see vfio_group_enforced_coherent */
@@ -89,7 +90,7 @@ export class CoreGroupFile implements GroupFile {
   }
 
   setContainer(container: ContainerFile): void {
-    this.#group.state.executor.run(this.setContainerSteps(container));
+    this.#group.environment.executor.run(this.setContainerSteps(container));
   }
 
   *setContainerSteps(file: ContainerFile): Steps<void> {
@@ -106,13 +107,13 @@ export class CoreGroupFile implements GroupFile {
       if (group.containerUsers > 0) {
         throw vfioError(call, this.target, 'EINVAL', 'the group is in a container');
       }
-      if (group.iommuGroup.isNoiommu && !group.state.ports.hasRawio()) {
+      if (group.iommuGroup.isNoiommu && !group.environment.ports.hasRawio()) {
         throw vfioError(call, this.target, 'EPERM', 'a device without an IOMMU needs CAP_SYS_RAWIO');
       }
       yield* container.attachGroup(group);
       group.container = container;
       group.containerUsers = 1;
-      group.state.log.event('set_container', { group: group.number });
+      group.environment.log.event('set_container', { group: group.number });
     } catch (error) {
       container.put();
       throw error;
@@ -120,7 +121,7 @@ export class CoreGroupFile implements GroupFile {
   }
 
   unsetContainer(): void {
-    this.#group.state.executor.run(this.unsetContainerSteps());
+    this.#group.environment.executor.run(this.unsetContainerSteps());
   }
 
   *unsetContainerSteps(): Steps<void> {
@@ -134,18 +135,18 @@ export class CoreGroupFile implements GroupFile {
   }
 
   getDeviceFd(name: string): DeviceFile {
-    return this.#group.state.executor.run(this.getDeviceFdSteps(name));
+    return this.#group.environment.executor.run(this.getDeviceFdSteps(name));
   }
 
   *getDeviceFdSteps(name: string): Steps<CoreDeviceFile> {
     const call = 'VFIO_GROUP_GET_DEVICE_FD';
     const group = this.group(call);
-    const { state } = group;
-    using _cause = state.log.span('get_device_fd', { group: group.number, device: name });
+    const { environment } = group;
+    using _cause = environment.log.span('get_device_fd', { group: group.number, device: name });
     if (group.containerUsers === 0)
       throw vfioError(call, this.target, 'EINVAL', 'the group is in no container');
     group.checkUsable(call);
-    if (group.iommuGroup.isNoiommu && !state.ports.hasRawio()) throw vfioError(call, name, 'EPERM');
+    if (group.iommuGroup.isNoiommu && !environment.ports.hasRawio()) throw vfioError(call, name, 'EPERM');
     const device = [...group.devices.values()].find((candidate) => candidate.matches(name));
     if (!device?.registration.getUnlessZero()) {
       throw vfioError(call, name, 'ENODEV', `${group.target} has no such device`);
@@ -175,7 +176,7 @@ export class CoreGroupFile implements GroupFile {
   }
 
   [Symbol.dispose](): void {
-    this.#group.state.executor.run(this.closeSteps());
+    this.#group.environment.executor.run(this.closeSteps());
   }
 
   *closeSteps(): Steps<void> {
@@ -190,11 +191,11 @@ export class CoreGroupFile implements GroupFile {
     {
       using _held = yield* group.groupRwsem.write();
       for (const { name } of group.notifier.blocks) {
-        group.state.warn(`${group.target} is closed with listener '${name}' on its chain`);
+        group.environment.warn(`${group.target} is closed with listener '${name}' on its chain`);
       }
       group.openedFile = undefined;
-      group.state.free('group file');
-      group.state.log.event('close_group', { group: group.number });
+      group.environment.free('group file');
+      group.environment.log.event('close_group', { group: group.number });
       yield* group.dissolve();
     }
     yield* group.put();

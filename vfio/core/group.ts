@@ -4,6 +4,7 @@ import type { KvmPointer } from '../driver.js';
 import { vfioError } from '../vfio-error.js';
 import type { Container } from './container.js';
 import type { VfioDevice } from './device.js';
+import type { CoreEnvironment } from './environment.js';
 import {
   type HostDevice,
   IOMMU_GROUP_NOTIFY_ADD_DEVICE,
@@ -15,7 +16,7 @@ import {
 import { Mutex, RwSemaphore } from './locks.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
 import { RefCount } from './ref-count.js';
-import type { CoreState } from './state.js';
+import type { CoreRegistry } from './registry.js';
 import { type Steps, WaitQueue } from './steps.js';
 
 export const VFIO_IOMMU_NOTIFY = 0;
@@ -30,7 +31,8 @@ export type KvmListener = NotifierBlock<KvmPointer | null>;
 const harmlessDrivers: readonly string[] = ['pci-stub', 'pcieport'];
 
 export class VfioGroup {
-  readonly state: CoreState;
+  readonly environment: CoreEnvironment;
+  readonly registry: CoreRegistry;
   readonly iommuGroup: IommuGroup;
   readonly number: number;
   /** For messages: `group 3 (core)`. */
@@ -63,18 +65,19 @@ export class VfioGroup {
   readonly #iommuNotifier: NotifierBlock<HostDevice>;
   #kvm: KvmPointer | null = null;
 
-  private constructor(state: CoreState, iommuGroup: IommuGroup, minor: number) {
+  private constructor(registry: CoreRegistry, iommuGroup: IommuGroup, minor: number) {
     const of = `group ${iommuGroup.number}`;
-    this.state = state;
+    this.environment = registry.environment;
+    this.registry = registry;
     this.iommuGroup = iommuGroup;
     this.number = iommuGroup.number;
     this.#minor = minor;
     this.target = `${of} (core)`;
-    this.refs = new RefCount(of, 1, (text) => state.warn(text));
-    this.groupRwsem = new RwSemaphore(state, 'group_rwsem', of);
-    this.deviceLock = new Mutex(state, 'device_lock', of);
-    this.kvmLock = new Mutex(state, 'kvm_lock', of);
-    this.notifier = new BlockingNotifierChain(state, 'group notifier', of);
+    this.refs = new RefCount(of, 1, (text) => this.environment.warn(text));
+    this.groupRwsem = new RwSemaphore(registry.environment, 'group_rwsem', of);
+    this.deviceLock = new Mutex(registry.environment, 'device_lock', of);
+    this.kvmLock = new Mutex(registry.environment, 'kvm_lock', of);
+    this.notifier = new BlockingNotifierChain(registry.environment, 'group notifier', of);
     this.#iommuNotifier = {
       name: `vfio ${of}`,
       call: (event, device) => this.iommuGroupEvent(event, device),
@@ -85,29 +88,33 @@ export class VfioGroup {
    * The group of an IOMMU group, with a reference for the caller; made if there is none. @see vfio_group_find_or_alloc
    * @throws SysError ENOMEM
    */
-  static *findOrCreate(state: CoreState, iommuGroup: IommuGroup): Steps<VfioGroup> {
-    const known = yield* VfioGroup.#find(state, iommuGroup);
+  static *findOrCreate(registry: CoreRegistry, iommuGroup: IommuGroup): Steps<VfioGroup> {
+    const known = yield* VfioGroup.#find(registry, iommuGroup);
     if (known !== undefined) return known;
-    state.allocate('vfio_group');
-    const group = new VfioGroup(state, iommuGroup, state.groupMinors.alloc());
+    registry.environment.allocate('vfio_group');
+    const group = new VfioGroup(registry, iommuGroup, registry.groupMinors.alloc());
     iommuGroup.refs.get();
     // Not under the list's lock: a callback of this chain may put the last reference of a group, which takes that lock.
     yield* iommuGroup.registerNotifier(group.#iommuNotifier);
     yield 'vfio_create_group: before the list';
-    const earlier = yield* VfioGroup.#find(state, iommuGroup, group);
+    const earlier = yield* VfioGroup.#find(registry, iommuGroup, group);
     if (earlier === undefined) return group;
     yield* group.#free();
     return earlier;
   }
 
   /** The group on the list, with a reference; if there is none, `next` is put there. */
-  static *#find(state: CoreState, iommuGroup: IommuGroup, next?: VfioGroup): Steps<VfioGroup | undefined> {
-    using _held = yield* state.groupLock.acquire();
-    const known = state.groups.get(iommuGroup.number);
+  static *#find(
+    registry: CoreRegistry,
+    iommuGroup: IommuGroup,
+    next?: VfioGroup,
+  ): Steps<VfioGroup | undefined> {
+    using _held = yield* registry.groupLock.acquire();
+    const known = registry.groups.get(iommuGroup.number);
     if (known?.refs.getUnlessZero()) return known;
     if (next === undefined) return undefined;
-    state.groups.set(next.number, next);
-    state.log.event('create_group', { group: next.number });
+    registry.groups.set(next.number, next);
+    registry.environment.log.event('create_group', { group: next.number });
     return undefined;
   }
 
@@ -124,38 +131,39 @@ export class VfioGroup {
     }
     {
       // As kref_put_mutex: the list is locked before the count can become 0, so that nobody finds a dead group there.
-      using _held = yield* this.state.groupLock.acquire();
+      using _held = yield* this.registry.groupLock.acquire();
       if (!this.refs.put()) return;
       this.#warnUnbalanced();
-      this.state.log.event('group_remove_node', { group: this.number });
-      this.state.groups.delete(this.number);
-      this.state.log.event('group_list_del', { group: this.number });
+      this.environment.log.event('group_remove_node', { group: this.number });
+      this.registry.groups.delete(this.number);
+      this.environment.log.event('group_list_del', { group: this.number });
     }
     yield 'vfio_group_release: off the list';
     yield* this.#free();
   }
 
   *#free(): Steps<void> {
-    this.state.groupMinors.free(this.#minor);
-    this.state.log.event('group_free_minor', { group: this.number });
+    this.registry.groupMinors.free(this.#minor);
+    this.environment.log.event('group_free_minor', { group: this.number });
     yield* this.iommuGroup.unregisterNotifier(this.#iommuNotifier);
-    this.state.log.event('group_unregister_notifier', { group: this.number });
+    this.environment.log.event('group_unregister_notifier', { group: this.number });
     this.unbound.clear();
-    this.state.log.event('group_free_unbound', { group: this.number });
-    this.state.free('vfio_group');
-    this.state.log.event('group_free', { group: this.number });
+    this.environment.log.event('group_free_unbound', { group: this.number });
+    this.environment.free('vfio_group');
+    this.environment.log.event('group_free', { group: this.number });
     this.iommuGroup.put();
   }
 
   #warnUnbalanced(): void {
     const names = [...this.devices.values()].map(({ name }) => name);
-    if (names.length > 0) this.state.warn(`${this.target} is released with devices: ${names.join(', ')}`);
+    if (names.length > 0)
+      this.environment.warn(`${this.target} is released with devices: ${names.join(', ')}`);
     if (this.containerUsers > 0) {
-      this.state.warn(`${this.target} is released with ${this.containerUsers} container users`);
+      this.environment.warn(`${this.target} is released with ${this.containerUsers} container users`);
     }
     const listeners = this.notifier.blocks.map(({ name }) => name);
     if (listeners.length > 0)
-      this.state.warn(`${this.target} is released with listeners: ${listeners.join(', ')}`);
+      this.environment.warn(`${this.target} is released with listeners: ${listeners.join(', ')}`);
   }
 
   /** Whether every device of the IOMMU group is without a driver that could do DMA behind the user's back. */
@@ -180,20 +188,20 @@ export class VfioGroup {
    * before the group is on the list and after its last put there are no devices and no users. @see vfio_iommu_group_notifier
    */
   iommuGroupEvent(event: number, device: HostDevice): void {
-    this.state.log.event('iommu_group_event', { group: this.number, event, device: device.name });
+    this.environment.log.event('iommu_group_event', { group: this.number, event, device: device.name });
     if (event === IOMMU_GROUP_NOTIFY_UNBOUND_DRIVER) this.unbound.delete(device);
     // Nothing to do for an idle group.
     if (this.containerUsers === 0) return;
     if (event === IOMMU_GROUP_NOTIFY_ADD_DEVICE) {
-      this.state.warn(`${device.name}: device added to live group ${this.number}`);
+      this.environment.warn(`${device.name}: device added to live group ${this.number}`);
     } else if (event === IOMMU_GROUP_NOTIFY_BOUND_DRIVER && !this.isViable()) {
       // Linux of the time stopped here with BUG_ON: the user's DMA and the driver's now share an address space.
-      this.state.log.event('isolation_violation', {
+      this.environment.log.event('isolation_violation', {
         group: this.number,
         device: device.name,
         driver: device.driver,
       });
-      this.state.warn(
+      this.environment.warn(
         `${device.name}: driver ${device.driver} bound in live group ${this.number}, isolation is lost`,
       );
     }
@@ -201,7 +209,10 @@ export class VfioGroup {
 
   /** Associates it with a VM, or with none: the VM is remembered, and all who listen are told. @see vfio_group_set_kvm */
   *setKvm(kvm: KvmPointer | null): Steps<void> {
-    using _cause = this.state.log.span('set_kvm', { group: this.number, kvm: this.state.kvmName(kvm) });
+    using _cause = this.environment.log.span('set_kvm', {
+      group: this.number,
+      kvm: this.environment.kvmName(kvm),
+    });
     using _held = yield* this.kvmLock.acquire();
     this.#kvm = kvm;
     yield 'vfio_group_set_kvm: cached';
@@ -235,13 +246,13 @@ export class VfioGroup {
       using _held = yield* this.kvmLock.acquire();
       yield* this.notifier.register(block);
       const kvm = this.#kvm;
-      this.state.log.event('register_notifier', { group: this.number, listener: block.name });
+      this.environment.log.event('register_notifier', { group: this.number, listener: block.name });
       if (!isSetKvm || kvm === null) return;
       yield 'vfio_register_notifier: before the replay';
-      using _cause = this.state.log.span('replay', {
+      using _cause = this.environment.log.span('replay', {
         group: this.number,
         listener: block.name,
-        kvm: this.state.kvmName(kvm),
+        kvm: this.environment.kvmName(kvm),
       });
       yield* this.notifier.tell(block, VFIO_GROUP_NOTIFY_SET_KVM, kvm);
     } finally {
@@ -255,7 +266,7 @@ export class VfioGroup {
     if (this.kvmLock.isMine)
       throw vfioError(call, this.target, 'EDEADLK', 'not from inside a SET_KVM callback');
     yield* this.notifier.unregister(block);
-    this.state.log.event('unregister_notifier', { group: this.number, listener: block.name });
+    this.environment.log.event('unregister_notifier', { group: this.number, listener: block.name });
   }
 
   /** As {@link addContainerUser}, but any failure is EINVAL. */
@@ -319,7 +330,7 @@ export class VfioGroup {
     if (container === undefined) return;
     yield* container.detachGroup(this);
     this.container = undefined;
-    this.state.log.event('unset_container', { group: this.number });
+    this.environment.log.event('unset_container', { group: this.number });
     this.containerGone.wake();
     container.put();
   }

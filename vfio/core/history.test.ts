@@ -129,7 +129,7 @@ class Run {
   readonly #modelContainers: ModelContainer[] = [];
   readonly #deviceFiles: CoreDeviceFile[][] = GROUP_OF.map(() => []);
   readonly #cdevs: (CoreDeviceFile | undefined)[] = GROUP_OF.map(() => undefined);
-  readonly #iommufd = CoreIommufdFile.open(this.world.core.state);
+  readonly #iommufd = CoreIommufdFile.open(this.world.core.environment);
   #removals = 0;
 
   constructor() {
@@ -312,11 +312,11 @@ class Run {
   }
 
   #checkInvariants(): void {
-    const { state } = this.world.core;
+    const { registry } = this.world.core;
     const lines: [unknown, unknown, string][] = [];
     for (const [g, expected] of this.model.groups.entries()) {
       const number = this.#iommuGroups[g]?.number ?? -1;
-      const group = state.groups.get(number);
+      const group = registry.groups.get(number);
       lines.push([group !== undefined, this.model.exists(expected), `group ${g} exists`]);
       if (group === undefined) continue;
       lines.push([group.containerUsers, this.model.users(expected), `container users of group ${g}`]);

@@ -54,9 +54,9 @@ test(`in ${RUNS} random interleavings of tasks nothing deadlocks, no order of lo
         const made = [world.device({ group: iommuGroup }), world.device({ group: iommuGroup })] as const;
         const [{ device }] = made;
         const contained = world.contain(made[0]);
-        const iommufd = CoreIommufdFile.open(core.state);
+        const iommufd = CoreIommufdFile.open(core.environment);
         const vms = [new ScriptedVm('0'), new ScriptedVm('1')];
-        const scheduler = new Scheduler(core.state.executor);
+        const scheduler = new Scheduler(core.environment.executor);
         let isRemoved = false;
         const watch = new RecordingListener<KvmPointer | null>('watch');
         core.run(

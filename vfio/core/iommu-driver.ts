@@ -3,9 +3,9 @@ import type { Iova } from '../../sys/address.js';
 import type { DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
 import type { DirtyPages } from './dirty-pages.js';
 import type { DmaSpace } from './dma-space.js';
+import type { CoreEnvironment } from './environment.js';
 import type { VfioGroup } from './group.js';
 import type { NotifierBlock } from './notifier.js';
-import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
 
 /** Data of VFIO_IOMMU_NOTIFY_DMA_UNMAP. */
@@ -46,5 +46,5 @@ export interface IommuDriver {
   /** Positive if it has the extension or type. */
   checkExtension(extension: number): number;
   /** @throws SysError ENOMEM */
-  open(state: CoreState, type: number): IommuBackend;
+  open(environment: CoreEnvironment, type: number): IommuBackend;
 }

@@ -42,7 +42,7 @@ test("E1 events during a group's creation, or after its last put, do nothing, ne
     const made = own.prepare();
     const iommuGroup = made.dev.iommuGroup;
     if (iommuGroup === undefined) throw new Error('no group');
-    const scheduler = new Scheduler(own.core.state.executor);
+    const scheduler = new Scheduler(own.core.environment.executor);
     const stranger = new HostDevice('0000:00:1f.0');
     stranger.driver = 'e1000e';
     scheduler.spawn(
@@ -62,7 +62,7 @@ test("E1 events during a group's creation, or after its last put, do nothing, ne
       scheduler,
       check() {
         expect(storm.value).toBeUndefined();
-        expect(own.core.state.groups.size).toBe(0);
+        expect(own.core.registry.groups.size).toBe(0);
         expect(iommuGroup.listeners).toBe(0);
         own.end();
       },
@@ -131,7 +131,7 @@ test('E3 the last put does not deadlock wherever it comes from, even inside a ca
     const { iommuGroup, number } = made.device.group;
     const file = world.openGroup(number);
     putLast(made, file);
-    expect(world.core.state.groups.has(number), where).toBe(false);
+    expect(world.core.registry.groups.has(number), where).toBe(false);
     expect(world.core.live.get('vfio_group'), where).toBeUndefined();
     expect([world.clock.pending, iommuGroup.listeners, iommuGroup.refs.count], where).toEqual([0, 0, 1]);
   }
@@ -160,8 +160,8 @@ function recordEnd(made: WorldDevice): string[] {
     const { what } = message as VfioEvent;
     if (!what.startsWith('group_')) return;
     const left = {
-      listed: core.state.groups.size,
-      numbered: core.state.groupMinors.count,
+      listed: core.registry.groups.size,
+      numbered: core.registry.groupMinors.count,
       listening: group.iommuGroup.listeners,
       unbound: group.unbound.size,
       live: core.live.get('vfio_group') ?? 0,

@@ -1,8 +1,8 @@
 import type { IommuInfo } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
+import type { CoreEnvironment } from './environment.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
 import { RefCount } from './ref-count.js';
-import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
 
 /** What happens to a device of an IOMMU group; values of linux/iommu.h. */
@@ -71,22 +71,27 @@ export class IommuGroup {
   readonly devices = new Set<HostDevice>();
   /** The maker's and each VFIO group's. */
   readonly refs: RefCount;
-  readonly #state: CoreState;
+  readonly #environment: CoreEnvironment;
   readonly #chain: BlockingNotifierChain<HostDevice>;
 
-  private constructor(state: CoreState, number: number, name: string, capabilities: IommuCapabilities) {
-    this.#state = state;
+  private constructor(
+    environment: CoreEnvironment,
+    number: number,
+    name: string,
+    capabilities: IommuCapabilities,
+  ) {
+    this.#environment = environment;
     this.number = number;
     this.name = name;
     this.capabilities = capabilities;
-    this.refs = new RefCount(`IOMMU group ${number}`, 1, (text) => state.warn(text));
-    this.#chain = new BlockingNotifierChain(state, 'iommu_group notifier', `IOMMU group ${number}`);
+    this.refs = new RefCount(`IOMMU group ${number}`, 1, (text) => environment.warn(text));
+    this.#chain = new BlockingNotifierChain(environment, 'iommu_group notifier', `IOMMU group ${number}`);
   }
 
   /** The lowest number that is free becomes its own. Freed by the last {@link put}. @throws SysError ENOMEM */
-  static alloc(state: CoreState, capabilities = softwareIommu, name = ''): IommuGroup {
-    state.allocate('iommu_group');
-    return new IommuGroup(state, state.iommuGroupNumbers.alloc(), name, capabilities);
+  static alloc(environment: CoreEnvironment, capabilities = softwareIommu, name = ''): IommuGroup {
+    environment.allocate('iommu_group');
+    return new IommuGroup(environment, environment.iommuGroupNumbers.alloc(), name, capabilities);
   }
 
   get isNoiommu(): boolean {
@@ -100,8 +105,8 @@ export class IommuGroup {
 
   put(): void {
     if (!this.refs.put()) return;
-    this.#state.iommuGroupNumbers.free(this.number);
-    this.#state.free('iommu_group');
+    this.#environment.iommuGroupNumbers.free(this.number);
+    this.#environment.free('iommu_group');
   }
 
   /** @throws SysError EBUSY if it is in a group */

@@ -44,8 +44,8 @@ export function* bindIommufd(
     throw vfioError(call, device.name, 'EBADF', 'the file is not an iommufd of this core');
   }
   const iommufd = file.context(call);
-  const { group, state } = device;
-  using _cause = state.log.span('bind_iommufd', { device: device.name });
+  const { group, environment } = device;
+  using _cause = environment.log.span('bind_iommufd', { device: device.name });
   // Kept by the bound device from here on, or given back below.
   iommufd.refs.get();
   let kvm: KvmPointer | undefined;
@@ -63,7 +63,7 @@ export function* bindIommufd(
     yield* device.open(kvm, null);
     try {
       // The last thing that can fail, where Linux copies the id to its caller.
-      state.allocate('iommufd device');
+      environment.allocate('iommufd device');
     } catch (error) {
       yield* device.close();
       throw error;
@@ -111,7 +111,7 @@ export class BoundIommufd {
     ioas.iovaRanges = ranges;
     this.#ioas = ioas;
     device.dma.attach(ioas.space);
-    device.state.log.event('attach_ioas', { device: device.name, ioas: id });
+    device.environment.log.event('attach_ioas', { device: device.name, ioas: id });
   }
 
   /** Its DMA goes nowhere from now on. */
@@ -125,7 +125,7 @@ export class BoundIommufd {
     this.#device.dma.detach();
     this.#ioas.users--;
     this.#ioas = undefined;
-    this.#device.state.log.event('detach_ioas', { device: this.#device.name });
+    this.#device.environment.log.event('detach_ioas', { device: this.#device.name });
   }
 
   /** @see vfio_df_unbind_iommufd */
@@ -140,7 +140,7 @@ export class BoundIommufd {
       }
     } finally {
       this.#iommufd.removeDevice(this.id);
-      device.state.free('iommufd device');
+      device.environment.free('iommufd device');
       this.#iommufd.put();
       yield* unblockGroup(device.group);
       yield 'vfio_df_unbind_iommufd: before the VM is put';

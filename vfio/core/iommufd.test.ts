@@ -15,7 +15,7 @@ let iommufd: CoreIommufdFile;
 beforeEach(() => {
   world = new World();
   ram = Mapping.anonymous(0x10000);
-  iommufd = CoreIommufdFile.open(world.core.state);
+  iommufd = CoreIommufdFile.open(world.core.environment);
 });
 afterEach(() => {
   iommufd[Symbol.dispose]();

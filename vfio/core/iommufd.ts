@@ -9,11 +9,10 @@ import {
   VFIO_DMA_MAP_FLAG_WRITE,
 } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
-import { DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import { DMA_ENTRY_LIMIT, DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import type { CoreEnvironment } from './environment.js';
 import { isInRanges } from './iova-ranges.js';
 import { Numbers, RefCount } from './ref-count.js';
-import type { CoreState } from './state.js';
-import { DMA_ENTRY_LIMIT } from './type1.js';
 
 const U64_END = 1n << 64n;
 const U64_MAX = U64_END - 1n;
@@ -35,15 +34,15 @@ interface Bound {
 
 /** The context behind the file: bound devices keep it when the file is closed. */
 export class Iommufd {
-  readonly state: CoreState;
+  readonly environment: CoreEnvironment;
   readonly target = 'iommufd (core)';
   readonly refs: RefCount;
   readonly #objects = new Map<number, Ioas | Bound>();
   readonly #ids = new Numbers();
 
-  constructor(state: CoreState) {
-    this.state = state;
-    this.refs = new RefCount(this.target, 1, (text) => state.warn(text));
+  constructor(environment: CoreEnvironment) {
+    this.environment = environment;
+    this.refs = new RefCount(this.target, 1, (text) => environment.warn(text));
   }
 
   put(): void {
@@ -51,7 +50,7 @@ export class Iommufd {
     for (const [id, object] of this.#objects) {
       if (object.kind === 'ioas') this.destroy(id);
     }
-    this.state.free('iommufd');
+    this.environment.free('iommufd');
   }
 
   /** Ids begin at 1. */
@@ -67,9 +66,14 @@ export class Iommufd {
   }
 
   allocIoas(): number {
-    this.state.allocate('ioas');
-    const id = this.#add({ kind: 'ioas', space: new DmaSpace(this.state, 'IOAS'), users: 0, iovaRanges: [] });
-    this.state.log.event('ioas_alloc', { ioas: id });
+    this.environment.allocate('ioas');
+    const id = this.#add({
+      kind: 'ioas',
+      space: new DmaSpace(this.environment, 'IOAS'),
+      users: 0,
+      iovaRanges: [],
+    });
+    this.environment.log.event('ioas_alloc', { ioas: id });
     return id;
   }
 
@@ -99,7 +103,7 @@ export class Iommufd {
       throw vfioError(call, this.target, 'EBUSY', `${object.users} devices are attached to it`);
     object.space.clear();
     this.#remove(id);
-    this.state.free('ioas');
+    this.environment.free('ioas');
   }
 }
 
@@ -115,9 +119,9 @@ export class CoreIommufdFile implements IommufdFile {
   }
 
   /** @throws SysError ENOMEM */
-  static open(state: CoreState): CoreIommufdFile {
-    state.allocate('iommufd');
-    return new CoreIommufdFile(new Iommufd(state));
+  static open(environment: CoreEnvironment): CoreIommufdFile {
+    environment.allocate('iommufd');
+    return new CoreIommufdFile(new Iommufd(environment));
   }
 
   get isOpen(): boolean {

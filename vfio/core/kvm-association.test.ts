@@ -322,7 +322,7 @@ test('C16 DEL between the cache being read and the listener being called never h
       if (kvm === vm && vm.isFreed) dead.push(kvm);
     });
     own.core.vfioFileOps.setKvm(open.group, vm);
-    const scheduler = new Scheduler(own.core.state.executor);
+    const scheduler = new Scheduler(own.core.environment.executor);
     scheduler.spawn('register', device.device.registerNotifier(VFIO_GROUP_NOTIFY, setKvmMask(), listener));
     scheduler.spawn(
       'DEL',
@@ -352,7 +352,7 @@ test("C17 the last put of a VM during a close runs outside the group's locks: it
   const vm = new ScriptedVm();
   const heldAtEnd: string[] = [];
   vm.onDestroy = () => {
-    heldAtEnd.push(...world.core.state.executor.current.held.map(({ name }) => name));
+    heldAtEnd.push(...world.core.environment.executor.current.held.map(({ name }) => name));
     setKvm(null);
   };
   setKvm(vm);

@@ -1,5 +1,4 @@
-import type { Lock } from './locks.js';
-import type { Task } from './steps.js';
+import type { Lock, Task } from './steps.js';
 
 /**
  * Learns in which order kinds of locks are taken, and reports the first time that two orders contradict each other: two

@@ -3,7 +3,15 @@
  * locks in an order that could deadlock. `using held = yield* lock.acquire()` holds one for a block.
  */
 import type { LockOrder } from './lock-order.js';
-import { DeadlockError, type Executor, type Steps, type Task, type Wait, WaitQueue } from './steps.js';
+import {
+  DeadlockError,
+  type Executor,
+  type Lock,
+  type Steps,
+  type Task,
+  type Wait,
+  WaitQueue,
+} from './steps.js';
 
 /** What locks are made with. */
 export interface LockContext {
@@ -11,15 +19,6 @@ export interface LockContext {
   readonly order: LockOrder;
   /** Told what only a bug explains. */
   warn(text: string): void;
-}
-
-/** A lock as messages and the order check see it. */
-export interface Lock {
-  /** `group 3 group_rwsem` */
-  readonly name: string;
-  /** Locks of one kind share it: `group_rwsem`. */
-  readonly kind: string;
-  readonly isSpin: boolean;
 }
 
 function release(lock: Lock, task: Task): void {

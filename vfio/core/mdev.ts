@@ -4,7 +4,7 @@ import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '..
 import { vfioError } from '../vfio-error.js';
 import { VfioDevice } from './device.js';
 import { HostDevice } from './iommu-group.js';
-import type { CoreState } from './state.js';
+import type { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -24,15 +24,15 @@ interface Parent {
 
 /** All parents and mediated devices of one core. */
 export class Mdevs {
-  readonly #state: CoreState;
+  readonly #registry: CoreRegistry;
   readonly #parents = new Map<string, Parent>();
   readonly #devices = new Map<string, Mdev>();
   /** Number of instances by type. */
   readonly #instances = new Map<MdevType, number>();
   readonly #removing = new WeakSet<Mdev>();
 
-  constructor(state: CoreState) {
-    this.#state = state;
+  constructor(registry: CoreRegistry) {
+    this.#registry = registry;
   }
 
   get types(): readonly MdevType[] {
@@ -99,13 +99,13 @@ export class Mdevs {
     if (this.availableInstances(type) <= 0) {
       throw vfioError(call, typeName, 'ENOSPC', `all of its instances are in use`);
     }
-    this.#state.allocate('mdev_device');
+    this.#registry.environment.allocate('mdev_device');
     let instance: MdevInstance | undefined;
     try {
       instance = parent.driver.create(type, uuid, options, parent.environment);
       const dev = new HostDevice(uuid);
       dev.driver = parent.driver.name;
-      const device = VfioDevice.init(this.#state, dev, instance.ops, instance);
+      const device = VfioDevice.init(this.#registry, dev, instance.ops, instance);
       const mdev: Mdev = { uuid, type, device, instance };
       this.#devices.set(uuid, mdev);
       this.#count(type, 1);
@@ -114,7 +114,7 @@ export class Mdevs {
     } catch (error) {
       if (this.#devices.delete(uuid)) this.#count(type, -1);
       instance?.[Symbol.dispose]();
-      this.#state.free('mdev_device');
+      this.#registry.environment.free('mdev_device');
       throw error;
     }
   }
@@ -128,7 +128,7 @@ export class Mdevs {
     yield* mdev.device.unregister();
     this.#devices.delete(uuid);
     this.#count(mdev.type, -1);
-    this.#state.free('mdev_device');
+    this.#registry.environment.free('mdev_device');
     mdev.instance[Symbol.dispose]();
   }
 

@@ -10,8 +10,8 @@ export const noiommuDriver: IommuDriver = {
   name: 'vfio-noiommu',
   isNoiommu: true,
   checkExtension: (extension) => (extension === VFIO_NOIOMMU_IOMMU ? 1 : 0),
-  open: (state) => {
-    state.allocate('vfio-noiommu');
+  open: (environment) => {
+    environment.allocate('vfio-noiommu');
     return {
       name: 'vfio-noiommu',
       space: undefined,
@@ -35,7 +35,7 @@ export const noiommuDriver: IommuDriver = {
         throw refuse('vfio_register_notifier');
       },
       *unregisterNotifier() {},
-      release: () => state.free('vfio-noiommu'),
+      release: () => environment.free('vfio-noiommu'),
     };
   },
 };

@@ -6,13 +6,13 @@ import { CoreDeviceFile } from './device-file.js';
 import { CoreGroupFile } from './group-file.js';
 import { CoreIommufdFile } from './iommufd.js';
 import type { Mdev, Mdevs } from './mdev.js';
-import type { CoreState } from './state.js';
+import type { CoreRegistry } from './registry.js';
 
 /** The core as a provider: it has both interfaces, and files without descriptors. */
 export type CoreProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' | 'cdevs' | 'fileOps'>>;
 
 /** The core behind the seam: an address is a type of mediated device, or the UUID of one that was created before. */
-export function coreProvider(state: CoreState, mdevs: Mdevs, fileOps: VfioFileOps): CoreProvider {
+export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: VfioFileOps): CoreProvider {
   return {
     name: 'core',
     fileOps,
@@ -27,26 +27,26 @@ export function coreProvider(state: CoreState, mdevs: Mdevs, fileOps: VfioFileOp
       if (mdevs.findType(address) === undefined) {
         throw vfioError('resolve', address, 'ENODEV', 'no vendor driver has a type of that name');
       }
-      const mdev = state.executor.run(mdevs.create(address, undefined, options));
-      return assignable(mdev, () => remove(state, mdevs, mdev));
+      const mdev = registry.environment.executor.run(mdevs.create(address, undefined, options));
+      return assignable(mdev, () => remove(registry, mdevs, mdev));
     },
     groups: {
-      openContainer: () => CoreContainerFile.open(state),
-      openGroup: (group) => state.executor.run(CoreGroupFile.openSteps(state, group)),
+      openContainer: () => CoreContainerFile.open(registry.environment),
+      openGroup: (group) => registry.environment.executor.run(CoreGroupFile.openSteps(registry, group)),
     },
     cdevs: {
-      openIommufd: () => CoreIommufdFile.open(state),
-      openCdev: (node) => CoreDeviceFile.openCdev(state, node),
+      openIommufd: () => CoreIommufdFile.open(registry.environment),
+      openCdev: (node) => CoreDeviceFile.openCdev(registry, node),
     },
   };
 }
 
 /** A device that is still in use goes when its last file is closed. */
-function remove(state: CoreState, mdevs: Mdevs, { uuid }: Mdev): void {
+function remove(registry: CoreRegistry, mdevs: Mdevs, { uuid }: Mdev): void {
   if (mdevs.find(uuid) === undefined) return;
-  state.executor
+  registry.environment.executor
     .start(`remove ${uuid}`, mdevs.remove(uuid))
-    .catch((error: unknown) => state.warn(`mdev ${uuid}: ${String(error)}`));
+    .catch((error: unknown) => registry.environment.warn(`mdev ${uuid}: ${String(error)}`));
 }
 
 function assignable({ uuid, type, device, instance }: Mdev, release: () => void): AssignableDevice {

@@ -70,7 +70,11 @@ function broken(
   of: (world: World, lock: Mutex) => Pick<Association, 'setKvm' | 'open' | 'close'>,
 ): Association {
   const world = new World();
-  return { world, ...of(world, new Mutex(world.core.state, 'group->group_rwsem')), end: () => undefined };
+  return {
+    world,
+    ...of(world, new Mutex(world.core.environment, 'group->group_rwsem')),
+    end: () => undefined,
+  };
 }
 
 type Tasks = Readonly<Record<string, Steps<unknown>>>;
@@ -79,7 +83,7 @@ type Tasks = Readonly<Record<string, Steps<unknown>>>;
 function race(begin: () => { association: Association; tasks: Tasks; check: () => void }): number {
   return everyInterleaving(() => {
     const { association, tasks, check } = begin();
-    const scheduler = new Scheduler(association.world.core.state.executor);
+    const scheduler = new Scheduler(association.world.core.environment.executor);
     const spawned = Object.entries(tasks).map(([name, steps]) => scheduler.spawn(name, steps));
     return {
       scheduler,
@@ -146,7 +150,7 @@ test('the very interleaving that freed the VM under GET_DEVICE_FD makes DEL wait
   const association = coreAssociation();
   const vm = new ScriptedVm();
   association.world.core.run(association.setKvm(vm));
-  const scheduler = new Scheduler(association.world.core.state.executor);
+  const scheduler = new Scheduler(association.world.core.environment.executor);
   const get = scheduler.spawn('GET', association.open());
   const del = scheduler.spawn(
     'DEL',
@@ -217,7 +221,7 @@ test('the last put of a VM in a close is outside all locks', () => {
 function addAgainstOpen(make: (driver: Driver, world: World) => Association): number {
   return race(() => {
     const world = new World();
-    const kvmLock = new Mutex(world.core.state, 'kvm->lock');
+    const kvmLock = new Mutex(world.core.environment, 'kvm->lock');
     const association = make(
       {
         *onOpen() {
@@ -243,7 +247,7 @@ function addAgainstOpen(make: (driver: Driver, world: World) => Association): nu
 }
 
 const opensUnderGroupLock = (driver: Driver, world: World): Association => {
-  const lock = new Mutex(world.core.state, 'group->group_rwsem');
+  const lock = new Mutex(world.core.environment, 'group->group_rwsem');
   return {
     world,
     *setKvm() {

@@ -40,7 +40,7 @@ test('B2 an open may reach the driver before register has returned', () => {
   const first = world.device({ group });
   const second = world.prepare({ group });
   const contained = world.contain(first);
-  const scheduler = new Scheduler(world.core.state.executor);
+  const scheduler = new Scheduler(world.core.environment.executor);
   const register = scheduler.spawn('probe', second.device.register());
   scheduler.runTo(register, 'on the list');
   const file = world.open(contained, second);
@@ -56,8 +56,8 @@ test('B2 an open may reach the driver before register has returned', () => {
 test('B3 register without an IOMMU group is EINVAL, and no group appears', () => {
   const made = world.prepare({ group: undefined });
   expect(() => world.core.run(made.device.register())).toThrowError(/EINVAL/);
-  expect(world.core.state.groups.size).toBe(0);
-  expect(world.core.state.groupMinors.count).toBe(0);
+  expect(world.core.registry.groups.size).toBe(0);
+  expect(world.core.registry.groupMinors.count).toBe(0);
   expect(made.device.isRegistered).toBe(false);
 });
 
@@ -79,9 +79,9 @@ test('B5 devices of one IOMMU group share one VFIO group, made by the first and 
   expect(second.device.group).toBe(first.device.group);
   expect(first.device.group.refs.count).toBe(2);
   world.remove(first);
-  expect(world.core.state.groups.size).toBe(1);
+  expect(world.core.registry.groups.size).toBe(1);
   world.remove(second);
-  expect(world.core.state.groups.size).toBe(0);
+  expect(world.core.registry.groups.size).toBe(0);
   expect(group.listeners).toBe(0);
 });
 

@@ -5,7 +5,6 @@
  * task at a time ({@link Executor.step}).
  */
 import type { Clock } from './clock.js';
-import type { Lock } from './locks.js';
 
 /** Why a wait ended. */
 export type WakeReason = 'ready' | 'timeout' | 'interrupted';
@@ -71,6 +70,15 @@ export class Completion {
   ): Steps<WakeReason> {
     return yield { what: this.what, queue: this.queue, isReady: () => this.#isDone, ...options };
   }
+}
+
+/** A lock as messages and the order check see it. */
+export interface Lock {
+  /** `group 3 group_rwsem` */
+  readonly name: string;
+  /** Locks of one kind share it: `group_rwsem`. */
+  readonly kind: string;
+  readonly isSpin: boolean;
 }
 
 /** Who does something: what the kernel calls `current`. */

@@ -5,9 +5,9 @@ import { createDmaTable, DmaTableReader, DmaTableWriter } from '../dma-table.js'
 import { RecordingListener } from '../testing/recording-listener.js';
 import { type Contained, World, type WorldDevice } from '../testing/world.js';
 import { VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_TYPE1_IOMMU } from '../uapi.js';
+import { DMA_ENTRY_LIMIT } from './dma-space.js';
 import { VFIO_IOMMU_NOTIFY } from './group.js';
 import { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './iommu-driver.js';
-import { DMA_ENTRY_LIMIT } from './type1.js';
 
 const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 const PAGE = 4096n;
@@ -186,5 +186,5 @@ test('devices that a driver puts into one set share its lock and its open count'
   world.remove(a);
   expect(b.device.set.devices).toEqual(new Set([b.device]));
   world.remove(b);
-  expect(world.core.state.deviceSets.size).toBe(1);
+  expect(world.core.registry.deviceSets.size).toBe(1);
 });

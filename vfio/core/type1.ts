@@ -16,7 +16,8 @@ import {
 } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import { DirtyPages, type DirtyRange } from './dirty-pages.js';
-import { type Dma, DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import { DMA_ENTRY_LIMIT, type Dma, DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import type { CoreEnvironment } from './environment.js';
 import type { VfioGroup } from './group.js';
 import {
   type DmaUnmapEvent,
@@ -27,20 +28,17 @@ import {
 import { intersectRanges, isInRanges } from './iova-ranges.js';
 import { Mutex } from './locks.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
-import type { CoreState } from './state.js';
 import type { Steps } from './steps.js';
 
-/** Maps a container may have (the module's dma_entry_limit). */
-export const DMA_ENTRY_LIMIT = 65_535;
 const U64_END = 1n << 64n;
 
 export const type1Driver: IommuDriver = {
   name: 'vfio-iommu-type1',
   isNoiommu: false,
   checkExtension: (extension) => (extensions.includes(extension) ? 1 : 0),
-  open(state, type) {
-    state.allocate('vfio-iommu-type1');
-    return new Type1(state, type === VFIO_TYPE1v2_IOMMU);
+  open(environment, type) {
+    environment.allocate('vfio-iommu-type1');
+    return new Type1(environment, type === VFIO_TYPE1v2_IOMMU);
   },
 };
 
@@ -59,7 +57,7 @@ export interface DmaUnmapDirty extends DmaUnmap {
 class Type1 implements IommuBackend {
   readonly name = 'vfio-iommu-type1';
   readonly space: DmaSpace;
-  readonly #state: CoreState;
+  readonly #environment: CoreEnvironment;
   readonly #isV2: boolean;
   readonly #tracking: DirtyPages;
   readonly #lock: Mutex;
@@ -68,13 +66,13 @@ class Type1 implements IommuBackend {
   #iovaRanges: IommuInfo['iovaRanges'] = [];
   #dmaAvail = DMA_ENTRY_LIMIT;
 
-  constructor(state: CoreState, isV2: boolean) {
-    this.#state = state;
+  constructor(environment: CoreEnvironment, isV2: boolean) {
+    this.#environment = environment;
     this.#isV2 = isV2;
-    this.space = new DmaSpace(state, 'container (core)');
+    this.space = new DmaSpace(environment, 'container (core)');
     this.#tracking = new DirtyPages(this.space);
-    this.#lock = new Mutex(state, 'iommu->lock');
-    this.#notifier = new BlockingNotifierChain(state, 'iommu notifier', 'type1');
+    this.#lock = new Mutex(environment, 'iommu->lock');
+    this.#notifier = new BlockingNotifierChain(environment, 'iommu notifier', 'type1');
   }
 
   /** @throws SysError EACCES with type1 of version 1 */
@@ -121,9 +119,9 @@ class Type1 implements IommuBackend {
   release(): void {
     const listeners = this.#notifier.blocks.map(({ name }) => name);
     if (listeners.length > 0) {
-      this.#state.warn(`${this.space.target} loses its IOMMU with listeners: ${listeners.join(', ')}`);
+      this.#environment.warn(`${this.space.target} loses its IOMMU with listeners: ${listeners.join(', ')}`);
     }
-    this.#state.free('vfio-iommu-type1');
+    this.#environment.free('vfio-iommu-type1');
   }
 
   getInfo(): IommuInfo {
@@ -153,7 +151,7 @@ class Type1 implements IommuBackend {
       ((flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
     this.space.insert(call, iova, size, memory.remote ?? memory.vaddr, prot);
     this.#dmaAvail--;
-    this.#state.log.event('map_dma', { iova, size, vaddr, prot });
+    this.#environment.log.event('map_dma', { iova, size, vaddr, prot });
   }
 
   /** @see vfio_dma_do_unmap */
@@ -171,7 +169,7 @@ class Type1 implements IommuBackend {
       this.#dmaAvail++;
       unmapped += dma.size;
     }
-    this.#state.log.event('unmap_dma', { iova, size, unmapped });
+    this.#environment.log.event('unmap_dma', { iova, size, unmapped });
     return unmapped;
   }
 

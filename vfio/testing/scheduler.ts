@@ -87,7 +87,7 @@ export class Scheduler {
   /** Names of the tasks in the order of their steps. */
   readonly history: string[] = [];
 
-  /** @param executor of the core: `core.state.executor` */
+  /** @param executor of the core: `core.environment.executor` */
   constructor(executor: Executor) {
     this.#executor = executor;
   }

@@ -3,9 +3,9 @@ import { CoreContainerFile } from '../core/container.js';
 import { type CoreOptions, VfioCore } from '../core/core.js';
 import { VfioDevice } from '../core/device.js';
 import { CoreDeviceFile } from '../core/device-file.js';
+import type { CorePorts } from '../core/environment.js';
 import { CoreGroupFile } from '../core/group-file.js';
 import { HostDevice, type IommuCapabilities, type IommuGroup } from '../core/iommu-group.js';
-import type { CorePorts } from '../core/state.js';
 import type { Steps } from '../core/steps.js';
 import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
 import { FakeClock } from './fake-clock.js';
@@ -61,7 +61,7 @@ export class World {
     const group = 'group' in options ? options.group : this.iommuGroup();
     if (group !== undefined) this.core.run(group.addDevice(dev));
     const ops = new RecordingDevice(name, options);
-    return { dev, ops, device: VfioDevice.init(this.core.state, dev, ops) };
+    return { dev, ops, device: VfioDevice.init(this.core.registry, dev, ops) };
   }
 
   /** As {@link prepare}, and registered. */
@@ -77,15 +77,15 @@ export class World {
 
   /** As {@link openGroup}, for a scheduler. */
   groupSteps(number: number): Steps<CoreGroupFile> {
-    return CoreGroupFile.openSteps(this.core.state, number);
+    return CoreGroupFile.openSteps(this.core.registry, number);
   }
 
   openContainer(): CoreContainerFile {
-    return CoreContainerFile.open(this.core.state);
+    return CoreContainerFile.open(this.core.environment);
   }
 
   openCdev(node: string): CoreDeviceFile {
-    return CoreDeviceFile.openCdev(this.core.state, node);
+    return CoreDeviceFile.openCdev(this.core.registry, node);
   }
 
   /** Opens a device's group and puts it into a container, a new one unless given. */
@@ -123,10 +123,10 @@ export class World {
     for (const group of this.#groups) group.put();
     this.#groups.clear();
     const live = [...this.core.live].map(([kind, count]) => `${count} ${kind}`);
-    const { state } = this.core;
-    if (state.groups.size > 0) live.push(`groups ${[...state.groups.keys()].join(', ')} on the list`);
-    if (state.cdevs.size > 0) live.push(`cdevs ${[...state.cdevs.keys()].join(', ')}`);
-    if (state.executor.current.held.length > 0) live.push('locks held');
+    const { environment, registry } = this.core;
+    if (registry.groups.size > 0) live.push(`groups ${[...registry.groups.keys()].join(', ')} on the list`);
+    if (registry.cdevs.size > 0) live.push(`cdevs ${[...registry.cdevs.keys()].join(', ')}`);
+    if (environment.executor.current.held.length > 0) live.push('locks held');
     return [...this.takeWarnings(), ...live];
   }
 

@@ -2,18 +2,15 @@ import type { Hva } from '../../sys/address.js';
 import { findMapping, type Mapping } from '../../sys/mapping.js';
 import type { KvmPointer } from '../driver.js';
 import { type Clock, systemClock } from './clock.js';
-import { DeviceSets } from './dev-set.js';
-import type { VfioDevice } from './device.js';
-import type { VfioGroup } from './group.js';
 import { LockOrder } from './lock-order.js';
-import { type LockContext, Mutex } from './locks.js';
+import type { LockContext } from './locks.js';
 import { Numbers } from './ref-count.js';
 import { Executor } from './steps.js';
 import { TraceLog } from './trace-log.js';
 
 /** What the core needs of the world around it. */
 export interface CorePorts {
-  /** Told once about each thing that only a bug of some driver or caller explains; the core goes on. */
+  /** Receives each condition that only a bug of some driver or caller can cause; the core continues. */
   readonly warn: (text: string) => void;
   readonly clock: Clock;
   /** The live mapping that holds all of a range of host memory, if one does. */
@@ -32,24 +29,19 @@ export const defaultPorts: CorePorts = {
   hasRawio: () => false,
 };
 
-/** State of one core, shared by all its parts: what `struct vfio` is in vfio_main.c and group.c. Machine thread only. */
-export class CoreState implements LockContext {
+/**
+ * What every part of one core stands on, whatever it is a part of: ports, tasks and their locks, the log, allocation.
+ * Which groups and devices exist is the registry's business. Machine thread only.
+ */
+export class CoreEnvironment implements LockContext {
   readonly ports: CorePorts;
   readonly executor: Executor;
   readonly order: LockOrder;
   readonly log: TraceLog;
   /** Whether devices without an IOMMU group may be registered (the module's enable_unsafe_noiommu_mode). */
   readonly isNoiommuEnabled: boolean;
-  /** Guards {@link groups}. */
-  readonly groupLock: Mutex;
-  /** By the IOMMU group's number: what /dev/vfio has. */
-  readonly groups = new Map<number, VfioGroup>();
-  readonly groupMinors = new Numbers();
+  /** Numbers of IOMMU groups, which VFIO's groups take over. */
   readonly iommuGroupNumbers = new Numbers();
-  /** By node name: what /dev/vfio/devices has. */
-  readonly cdevs = new Map<string, VfioDevice>();
-  readonly cdevNumbers = new Numbers();
-  readonly deviceSets: DeviceSets;
   /** Objects that were made and not freed, by kind: all zero in the end. */
   readonly live = new Map<string, number>();
   readonly #kvmNames = new WeakMap<KvmPointer, string>();
@@ -61,8 +53,6 @@ export class CoreState implements LockContext {
     this.executor = new Executor(ports.clock, ports.warn);
     this.order = new LockOrder(ports.warn);
     this.log = new TraceLog(this.executor);
-    this.groupLock = new Mutex(this, 'vfio.group_lock');
-    this.deviceSets = new DeviceSets(this);
   }
 
   warn(text: string): void {
