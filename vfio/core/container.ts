@@ -10,8 +10,8 @@ import {
 import { vfioError } from '../vfio-error.js';
 import type { DirtyPages } from './dirty-pages.js';
 import type { CoreEnvironment } from './environment.js';
-import type { VfioGroup } from './group.js';
 import type { IommuBackend, IommuDriver } from './iommu-driver.js';
+import type { IommuGroup } from './iommu-group.js';
 import { RwSemaphore } from './locks.js';
 import { noiommuDriver } from './noiommu.js';
 import { RefCount } from './ref-count.js';
@@ -25,7 +25,7 @@ export class Container {
   readonly target = 'container (core)';
   /** The open file's, and one of each group in it. */
   readonly refs: RefCount;
-  readonly groups = new Set<VfioGroup>();
+  readonly groups = new Set<IommuGroup>();
   /** Guards {@link groups} and which IOMMU is chosen. */
   readonly #groupLock: RwSemaphore;
   #driver: IommuDriver | undefined;
@@ -57,7 +57,7 @@ export class Container {
   /** All groups of a container are of one kind. */
   #isNoiommu(): boolean {
     const [first] = this.groups;
-    return first?.iommuGroup.isNoiommu ?? false;
+    return first?.isNoiommu ?? false;
   }
 
   /** Back-ends that may be asked now. */
@@ -93,7 +93,7 @@ export class Container {
     for (const driver of this.#candidates()) {
       if (driver.checkExtension(type) <= 0) continue;
       const backend = driver.open(this.environment, type);
-      const attached: VfioGroup[] = [];
+      const attached: IommuGroup[] = [];
       try {
         for (const group of this.groups) {
           yield* backend.attachGroup(group);
@@ -113,9 +113,9 @@ export class Container {
   }
 
   /** @throws SysError EPERM mixing groups with an IOMMU and without; EINVAL from the IOMMU */
-  *attachGroup(group: VfioGroup): Steps<void> {
+  *attachGroup(group: IommuGroup): Steps<void> {
     using _held = yield* this.#groupLock.write();
-    if (this.groups.size > 0 && this.#isNoiommu() !== group.iommuGroup.isNoiommu) {
+    if (this.groups.size > 0 && this.#isNoiommu() !== group.isNoiommu) {
       const hint = 'groups with an IOMMU and without do not share a container';
       throw vfioError('VFIO_GROUP_SET_CONTAINER', group.target, 'EPERM', hint);
     }
@@ -124,7 +124,7 @@ export class Container {
   }
 
   /** The last group takes the IOMMU with it, and so all maps. */
-  *detachGroup(group: VfioGroup): Steps<void> {
+  *detachGroup(group: IommuGroup): Steps<void> {
     using _held = yield* this.#groupLock.write();
     if (this.#backend !== undefined) yield* this.#backend.detachGroup(group);
     this.groups.delete(group);

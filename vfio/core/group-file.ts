@@ -110,7 +110,7 @@ export class CoreGroupFile implements GroupFile {
       if (group.iommuGroup.isNoiommu && !group.environment.ports.hasRawio()) {
         throw vfioError(call, this.target, 'EPERM', 'a device without an IOMMU needs CAP_SYS_RAWIO');
       }
-      yield* container.attachGroup(group);
+      yield* container.attachGroup(group.iommuGroup);
       group.container = container;
       group.containerUsers = 1;
       group.environment.log.event('set_container', { group: group.number });

@@ -72,7 +72,7 @@ export class VfioGroup {
     this.iommuGroup = iommuGroup;
     this.number = iommuGroup.number;
     this.#minor = minor;
-    this.target = `${of} (core)`;
+    this.target = iommuGroup.target;
     this.refs = new RefCount(of, 1, (text) => this.environment.warn(text));
     this.groupRwsem = new RwSemaphore(registry.environment, 'group_rwsem', of);
     this.deviceLock = new Mutex(registry.environment, 'device_lock', of);
@@ -328,7 +328,7 @@ export class VfioGroup {
   *detachContainer(): Steps<void> {
     const { container } = this;
     if (container === undefined) return;
-    yield* container.detachGroup(this);
+    yield* container.detachGroup(this.iommuGroup);
     this.container = undefined;
     this.environment.log.event('unset_container', { group: this.number });
     this.containerGone.wake();

@@ -4,7 +4,7 @@ import type { DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
 import type { DirtyPages } from './dirty-pages.js';
 import type { DmaSpace } from './dma-space.js';
 import type { CoreEnvironment } from './environment.js';
-import type { VfioGroup } from './group.js';
+import type { IommuGroup } from './iommu-group.js';
 import type { NotifierBlock } from './notifier.js';
 import type { Steps } from './steps.js';
 
@@ -23,9 +23,9 @@ export interface IommuBackend {
   readonly space: DmaSpace | undefined;
   checkExtension(extension: number): number;
   /** @throws SysError EINVAL if the group's IOMMU cannot reach what is mapped already */
-  attachGroup(group: VfioGroup): Steps<void>;
+  attachGroup(group: IommuGroup): Steps<void>;
   /** The last group's end ends all maps. */
-  detachGroup(group: VfioGroup): Steps<void>;
+  detachGroup(group: IommuGroup): Steps<void>;
   getInfo(): IommuInfo;
   mapDma(map: DmaMap): Steps<void>;
   unmapDma(unmap: DmaUnmap): Steps<bigint>;

@@ -65,6 +65,8 @@ export const softwareIommu: IommuCapabilities = { isCoherent: true, iovaRanges: 
 /** Devices that the IOMMU cannot tell apart: struct iommu_group, with its blocking notifier chain. */
 export class IommuGroup {
   readonly number: number;
+  /** For messages: `group 3 (core)`, as its user sees it. */
+  readonly target: string;
   /** `vfio-noiommu` for one that stands for the lack of an IOMMU. */
   readonly name: string;
   readonly capabilities: IommuCapabilities;
@@ -82,6 +84,7 @@ export class IommuGroup {
   ) {
     this.#environment = environment;
     this.number = number;
+    this.target = `group ${number} (core)`;
     this.name = name;
     this.capabilities = capabilities;
     this.refs = new RefCount(`IOMMU group ${number}`, 1, (text) => environment.warn(text));

@@ -18,13 +18,13 @@ import { vfioError } from '../vfio-error.js';
 import { DirtyPages, type DirtyRange } from './dirty-pages.js';
 import { DMA_ENTRY_LIMIT, type Dma, DmaSpace, IOMMU_PAGE } from './dma-space.js';
 import type { CoreEnvironment } from './environment.js';
-import type { VfioGroup } from './group.js';
 import {
   type DmaUnmapEvent,
   type IommuBackend,
   type IommuDriver,
   VFIO_IOMMU_NOTIFY_DMA_UNMAP,
 } from './iommu-driver.js';
+import type { IommuGroup } from './iommu-group.js';
 import { intersectRanges, isInRanges } from './iova-ranges.js';
 import { Mutex } from './locks.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
@@ -62,7 +62,7 @@ class Type1 implements IommuBackend {
   readonly #tracking: DirtyPages;
   readonly #lock: Mutex;
   readonly #notifier: BlockingNotifierChain<DmaUnmapEvent>;
-  readonly #groups = new Set<VfioGroup>();
+  readonly #groups = new Set<IommuGroup>();
   #iovaRanges: IommuInfo['iovaRanges'] = [];
   #dmaAvail = DMA_ENTRY_LIMIT;
 
@@ -83,13 +83,13 @@ class Type1 implements IommuBackend {
 
   checkExtension(extension: number): number {
     if (extension !== VFIO_DMA_CC_IOMMU) return type1Driver.checkExtension(extension);
-    return [...this.#groups].every(({ iommuGroup }) => iommuGroup.capabilities.isCoherent) ? 1 : 0;
+    return [...this.#groups].every(({ capabilities }) => capabilities.isCoherent) ? 1 : 0;
   }
 
-  *attachGroup(group: VfioGroup): Steps<void> {
+  *attachGroup(group: IommuGroup): Steps<void> {
     using _held = yield* this.#lock.acquire();
     const call = 'VFIO_GROUP_SET_CONTAINER';
-    const ranges = intersectRanges(this.#iovaRanges, group.iommuGroup.capabilities.iovaRanges);
+    const ranges = intersectRanges(this.#iovaRanges, group.capabilities.iovaRanges);
     if (ranges === undefined)
       throw vfioError(call, group.target, 'EINVAL', 'no IOVA that all groups can reach');
     const conflict =
@@ -104,11 +104,11 @@ class Type1 implements IommuBackend {
     this.#iovaRanges = ranges;
   }
 
-  *detachGroup(group: VfioGroup): Steps<void> {
+  *detachGroup(group: IommuGroup): Steps<void> {
     using _held = yield* this.#lock.acquire();
     this.#groups.delete(group);
-    if (group.iommuGroup.capabilities.iovaRanges.length > 0) {
-      const ranges = [...this.#groups].map(({ iommuGroup }) => iommuGroup.capabilities.iovaRanges);
+    if (group.capabilities.iovaRanges.length > 0) {
+      const ranges = [...this.#groups].map(({ capabilities }) => capabilities.iovaRanges);
       this.#iovaRanges = ranges.reduce((all, next) => intersectRanges(all, next) ?? all, []);
     }
     if (this.#groups.size > 0) return;
