@@ -1,8 +1,8 @@
 import { trace } from '../../sys/trace.js';
+import { sparseAreas } from '../../vfio/region-layout.js';
 import {
   type DeviceFile,
   type RegionInfo,
-  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../vfio/uapi.js';
@@ -39,10 +39,7 @@ export class Region {
 
   /** Areas that can be mapped; undefined if the region does not say (then: all, if it can be mapped at all). */
   get sparseAreas(): readonly BarArea[] | undefined {
-    for (const capability of this.info.capabilities) {
-      if (capability.id === VFIO_REGION_INFO_CAP_SPARSE_MMAP) return capability.areas;
-    }
-    return undefined;
+    return sparseAreas(this.info);
   }
 
   read(offset: number, data: Uint8Array): void {

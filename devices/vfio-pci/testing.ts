@@ -4,6 +4,7 @@ import { SysError } from '../../sys/error.js';
 import { signalEventfd } from '../../sys/eventfd.js';
 import { duplicateFd, type Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
+import { regionOffset, regionPlace } from '../../vfio/region-layout.js';
 import {
   type DeviceFile,
   type DeviceInfo,
@@ -57,7 +58,6 @@ export type DeviceCall =
   | { readonly call: 'mmap'; readonly region: number; readonly at: number; readonly bytes: number }
   | { readonly call: 'reset' };
 
-const REGION_SHIFT = 2 ** 40;
 const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 
 /**
@@ -114,7 +114,7 @@ export class ScriptedDevice implements DeviceFile {
 
   getRegionInfo(index: number): RegionInfo {
     if (index >= VFIO_PCI_NUM_REGIONS) throw this.#error('VFIO_DEVICE_GET_REGION_INFO', 'EINVAL');
-    const offset = index * REGION_SHIFT;
+    const offset = regionOffset(index);
     if (index === VFIO_PCI_CONFIG_REGION_INDEX) {
       return { index, flags: READ_WRITE, size: this.config.length, offset, capabilities: [] };
     }
@@ -215,8 +215,8 @@ export class ScriptedDevice implements DeviceFile {
   }
 
   #locate(offset: number): { region: number; at: number; memory: Uint8Array } {
-    const region = Math.floor(offset / REGION_SHIFT);
-    return { region, at: offset - region * REGION_SHIFT, memory: this.region(region) };
+    const { index, at } = regionPlace(offset);
+    return { region: index, at, memory: this.region(index) };
   }
 
   #mayFail(call: DeviceCall['call'] | 'unmaskBy'): void {

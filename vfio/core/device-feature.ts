@@ -1,4 +1,5 @@
 /** VFIO_DEVICE_FEATURE of a driver's device. After vfio_ioctl_device_feature. */
+import { U64_END } from '../dma-range.js';
 import type { VfioDeviceOps } from '../driver.js';
 import {
   type FeatureInput,
@@ -21,7 +22,6 @@ const KNOWN =
   VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_PROBE;
 /** A page of struct vfio_device_feature_dma_logging_range. */
 const LOG_MAX_RANGES = 256;
-const U64_END = 1n << 64n;
 
 interface Feature {
   /** GET and SET bits it takes. */

@@ -1,7 +1,8 @@
 /** VFIO_IOMMU_DIRTY_PAGES: which pages devices have written since they were last asked for. */
 import type { Iova } from '../../sys/address.js';
+import { IOMMU_PAGE, rangeProblem } from '../dma-range.js';
 import { vfioError } from '../vfio-error.js';
-import { type Dma, type DmaSpace, IOMMU_PAGE, newBitmap } from './dma-space.js';
+import { type Dma, type DmaSpace, newBitmap } from './dma-space.js';
 
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_START = 1 << 0;
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP = 1 << 1;
@@ -61,9 +62,8 @@ export class DirtyPages {
   /** @throws SysError EINVAL */
   check({ iova, size, pageSize, bitmap }: DirtyRange): void {
     if (pageSize !== IOMMU_PAGE) throw this.#invalid(`the page size must be ${IOMMU_PAGE}`);
-    if (size === 0n || size % pageSize !== 0n || iova % pageSize !== 0n)
-      throw this.#invalid('the range is misaligned or empty');
-    if (iova + size > 1n << 64n) throw this.#invalid('the range wraps');
+    const problem = rangeProblem({ iova, size });
+    if (problem !== undefined) throw this.#invalid(problem);
     if (BigInt(bitmap.length) * 8n < size / pageSize)
       throw this.#invalid('the bitmap is too short for the range');
   }

@@ -1,10 +1,11 @@
 /** What a driver reaches guest memory by. After the pin and rw part of vfio_main.c and iommufd's access objects. */
 import type { Iova } from '../../sys/address.js';
 import { PROT_WRITE } from '../../sys/mapping.js';
+import { IOMMU_PAGE } from '../dma-range.js';
 import { createDmaTable, type DmaTableBuffer, DmaTableWriter } from '../dma-table.js';
 import type { DeviceDma, VfioDeviceOps } from '../driver.js';
 import { vfioError } from '../vfio-error.js';
-import { DMA_ENTRY_LIMIT, type DmaClient, type DmaSpace, IOMMU_PAGE, markDirty } from './dma-space.js';
+import { DMA_ENTRY_LIMIT, type DmaClient, type DmaSpace, markDirty } from './dma-space.js';
 import type { CoreEnvironment } from './environment.js';
 
 /** Pages one call can pin (VFIO_PIN_PAGES_MAX_ENTRIES). */

@@ -1,8 +1,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Mapping, PROT_READ } from '../../sys/mapping.js';
+import { IOMMU_PAGE } from '../dma-range.js';
 import { World } from '../testing/world.js';
-import { DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import { DmaSpace } from './dma-space.js';
 
 test('find and findLast are the first and the last map with a byte in the range, as a search of all would say', () => {
   using memory = Mapping.anonymous(4 * Number(IOMMU_PAGE));

@@ -1,12 +1,12 @@
 /** The maps of one address space: who may reach what memory at which IOVA. Behind type1 and behind each IOAS. */
 import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import { IOMMU_PAGE } from '../dma-range.js';
 import { type DmaTableWriter, dmaProt } from '../dma-table.js';
 import type { RemoteMemory } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import type { CoreEnvironment } from './environment.js';
 
-export const IOMMU_PAGE = 4096n;
 /** Maps an address space may have (the module's dma_entry_limit). */
 export const DMA_ENTRY_LIMIT = 65_535;
 

@@ -1,6 +1,7 @@
 /** A VFIO group: the user's handle on an IOMMU group, with the VM it belongs to. After drivers/vfio/group.c. */
 
 import type { KvmPointer } from '../driver.js';
+import { HARMLESS_DRIVERS } from '../harmless-drivers.js';
 import { vfioError } from '../vfio-error.js';
 import type { Container } from './container.js';
 import type { VfioDevice } from './device.js';
@@ -26,9 +27,6 @@ export const VFIO_GROUP_NOTIFY = 1;
 export const VFIO_GROUP_NOTIFY_SET_KVM = 1 << 0;
 
 export type KvmListener = NotifierBlock<KvmPointer | null>;
-
-/** Host drivers that do no DMA and so leave a group viable. */
-const harmlessDrivers: readonly string[] = ['pci-stub', 'pcieport'];
 
 export class VfioGroup {
   readonly environment: CoreEnvironment;
@@ -178,7 +176,7 @@ export class VfioGroup {
       device.driver === undefined ||
       this.unbound.has(device) ||
       device.headerType !== PCI_HEADER_TYPE_NORMAL ||
-      harmlessDrivers.includes(device.driver) ||
+      HARMLESS_DRIVERS.includes(device.driver) ||
       this.devices.has(device)
     );
   }

@@ -1,20 +1,13 @@
 /** `/dev/iommu`: address spaces that devices opened by cdev attach to. After drivers/iommu/iommufd. */
 import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
-import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
-import {
-  type IoasMap,
-  type IommufdFile,
-  type IommuInfo,
-  VFIO_DMA_MAP_FLAG_READ,
-  VFIO_DMA_MAP_FLAG_WRITE,
-} from '../uapi.js';
+import { holds, IOMMU_PAGE, mapProblem, mapProt, U64_END, wraps } from '../dma-range.js';
+import type { IoasMap, IommufdFile, IommuInfo } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
-import { DMA_ENTRY_LIMIT, DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import { DMA_ENTRY_LIMIT, DmaSpace } from './dma-space.js';
 import type { CoreEnvironment } from './environment.js';
 import { isInRanges } from './iova-ranges.js';
 import { Numbers, RefCount } from './ref-count.js';
 
-const U64_END = 1n << 64n;
 const U64_MAX = U64_END - 1n;
 
 /** An I/O address space. */
@@ -145,13 +138,10 @@ export class CoreIommufdFile implements IommufdFile {
     const { flags, size } = map;
     const vaddr = map.vaddr ?? 0n;
     const fail = (hint: string) => vfioError(call, space.target, 'EINVAL', hint);
-    const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
-    if ((flags & ~known) !== 0 || (flags & known) === 0) throw fail(`flags 0x${flags.toString(16)}`);
-    if (size <= 0n || (size | vaddr | (map.iova ?? 0n)) % IOMMU_PAGE !== 0n) {
-      throw fail('address, IOVA and size must be multiples of the page size, and the size more than 0');
-    }
+    const problem = mapProblem(map);
+    if (problem !== undefined) throw fail(problem);
     const iova = map.iova ?? freeRange(call, space, iovaRanges, size);
-    if (iova + size > U64_END || vaddr + size > U64_END) {
+    if (wraps(iova, size) || wraps(vaddr, size)) {
       throw vfioError(call, space.target, 'EOVERFLOW', 'the range wraps');
     }
     if (space.find(iova, size) !== undefined) {
@@ -160,10 +150,7 @@ export class CoreIommufdFile implements IommufdFile {
     if (!isInRanges(iovaRanges, iova, size)) throw fail('outside the IOVA ranges');
     if (space.maps.length >= DMA_ENTRY_LIMIT)
       throw vfioError(call, space.target, 'ENOSPC', `${DMA_ENTRY_LIMIT} maps`);
-    const prot =
-      ((flags & VFIO_DMA_MAP_FLAG_READ) !== 0 ? PROT_READ : 0) |
-      ((flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
-    space.insert(call, iova, size, map.remote ?? map.vaddr, prot);
+    space.insert(call, iova, size, map.remote ?? map.vaddr, mapProt(flags));
     return iova;
   }
 
@@ -172,14 +159,14 @@ export class CoreIommufdFile implements IommufdFile {
     const call = 'IOMMU_IOAS_UNMAP';
     const { space } = this.context(call).ioas(call, ioas);
     const isAll = iova === 0n && size === U64_MAX;
-    if (!isAll && (size <= 0n || iova + size > U64_END)) {
+    if (!isAll && (size <= 0n || wraps(iova, size))) {
       throw vfioError(call, space.target, 'EOVERFLOW', 'the range is empty or wraps');
     }
     let unmapped = 0n;
     for (;;) {
       const dma = space.find(iova, size);
       if (dma === undefined) break;
-      if (!isAll && (dma.iova < iova || dma.iova + dma.size > iova + size)) {
+      if (!isAll && !holds({ iova, size }, dma)) {
         throw vfioError(call, space.target, 'ENOENT', 'the range cuts a map in two');
       }
       space.remove(dma);
@@ -204,7 +191,7 @@ export class CoreIommufdFile implements IommufdFile {
     const call = 'IOMMU_IOAS_COPY';
     const { space } = this.context(call).ioas(call, copy.from);
     const dma = space.find(copy.source, 1n);
-    if (dma === undefined || copy.source + copy.size > dma.iova + dma.size) {
+    if (dma === undefined || !holds(dma, { iova: copy.source, size: copy.size })) {
       throw vfioError(call, space.target, 'ENOENT', 'the source does not lie in one map');
     }
     const { flags, size, source } = copy;

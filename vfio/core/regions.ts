@@ -1,16 +1,7 @@
 import type { VfioDeviceOps } from '../driver.js';
-import type { RegionArea, RegionInfo } from '../uapi.js';
-import {
-  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
-  VFIO_REGION_INFO_FLAG_MMAP,
-  VFIO_REGION_INFO_FLAG_READ,
-  VFIO_REGION_INFO_FLAG_WRITE,
-} from '../uapi.js';
+import { mmapProblem, regionOffset, regionPlace } from '../region-layout.js';
+import { type RegionInfo, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
-
-/** Regions lie in the device file as vfio-pci puts them. */
-const REGION_STRIDE = 2 ** 40;
-const PAGE = 4096;
 
 /** Where an offset of the device file is. */
 export interface Place {
@@ -45,16 +36,15 @@ export class RegionTable {
     if (!Number.isInteger(index) || index < 0 || index >= this.#count) {
       throw vfioError('VFIO_DEVICE_GET_REGION_INFO', this.#target, 'EINVAL', `there is no region ${index}`);
     }
-    const info: RegionInfo = { ...this.#ops.getRegionInfo(index), offset: index * REGION_STRIDE };
+    const info: RegionInfo = { ...this.#ops.getRegionInfo(index), offset: regionOffset(index) };
     this.#known[index] = info;
     return info;
   }
 
   /** @throws SysError EINVAL past a region's end */
   place(call: string, offset: number): Place {
-    const index = Math.floor(offset / REGION_STRIDE);
+    const { index, at } = regionPlace(offset);
     const info = this.info(index);
-    const at = offset - info.offset;
     if (at >= info.size)
       throw vfioError(call, this.#target, 'EINVAL', `offset 0x${at.toString(16)} of region ${index}`);
     return { info, at };
@@ -74,26 +64,9 @@ export class RegionTable {
   /** @throws SysError EINVAL where the region says it cannot be mapped */
   mappable(offset: number, bytes: number): Place {
     const call = 'mmap';
-    const fail = (hint: string) => vfioError(call, this.#target, 'EINVAL', hint);
     const { info, at } = this.place(call, offset);
-    if ((info.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) throw fail(`region ${info.index} cannot be mapped`);
-    if (bytes <= 0 || bytes % PAGE !== 0 || at % PAGE !== 0)
-      throw fail('offset and size must be multiples of a page');
-    const whole: RegionArea = { offset: 0, size: Math.ceil(info.size / PAGE) * PAGE };
-    const areas = sparseAreas(info) ?? [whole];
-    if (!areas.some((area) => at >= area.offset && at + bytes <= area.offset + area.size)) {
-      throw fail(
-        `bytes 0x${at.toString(16)}..0x${(at + bytes).toString(16)} of region ${info.index} cannot be mapped`,
-      );
-    }
+    const problem = mmapProblem(info, at, bytes);
+    if (problem !== undefined) throw vfioError(call, this.#target, 'EINVAL', problem);
     return { info, at };
   }
-}
-
-/** Areas that can be mapped, if only parts can be. */
-function sparseAreas(info: RegionInfo): readonly RegionArea[] | undefined {
-  for (const capability of info.capabilities) {
-    if (capability.id === VFIO_REGION_INFO_CAP_SPARSE_MMAP) return capability.areas;
-  }
-  return undefined;
 }

@@ -1,13 +1,11 @@
 /** The IOMMU of x86 and of mediated devices. After drivers/vfio/vfio_iommu_type1.c. */
 import { type Iova, iova as toIova } from '../../sys/address.js';
-import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
+import { IOVA_PAGE_SIZES, mapProblem, mapProt, rangeProblem, U64_END, wraps } from '../dma-range.js';
 import {
   type DmaMap,
   type DmaUnmap,
   type IommuInfo,
   VFIO_DMA_CC_IOMMU,
-  VFIO_DMA_MAP_FLAG_READ,
-  VFIO_DMA_MAP_FLAG_WRITE,
   VFIO_DMA_UNMAP_FLAG_ALL,
   VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
   VFIO_TYPE1_IOMMU,
@@ -16,7 +14,7 @@ import {
 } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import { DirtyPages, type DirtyRange } from './dirty-pages.js';
-import { DMA_ENTRY_LIMIT, type Dma, DmaSpace, IOMMU_PAGE } from './dma-space.js';
+import { DMA_ENTRY_LIMIT, type Dma, DmaSpace } from './dma-space.js';
 import type { CoreEnvironment } from './environment.js';
 import {
   type DmaUnmapEvent,
@@ -29,8 +27,6 @@ import { intersectRanges, isInRanges } from './iova-ranges.js';
 import { Mutex } from './locks.js';
 import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
 import type { Steps } from './steps.js';
-
-const U64_END = 1n << 64n;
 
 export const type1Driver: IommuDriver = {
   name: 'vfio-iommu-type1',
@@ -125,7 +121,7 @@ class Type1 implements IommuBackend {
   }
 
   getInfo(): IommuInfo {
-    return { pageSizes: U64_END - IOMMU_PAGE, iovaRanges: this.#iovaRanges, dmaAvailable: this.#dmaAvail };
+    return { pageSizes: IOVA_PAGE_SIZES, iovaRanges: this.#iovaRanges, dmaAvailable: this.#dmaAvail };
   }
 
   /** @see vfio_dma_do_map */
@@ -133,12 +129,9 @@ class Type1 implements IommuBackend {
     const vaddr = memory.vaddr ?? 0n;
     const call = 'VFIO_IOMMU_MAP_DMA';
     const fail = (hint: string) => vfioError(call, this.space.target, 'EINVAL', hint);
-    const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
-    if ((flags & ~known) !== 0 || (flags & known) === 0) throw fail(`flags 0x${flags.toString(16)}`);
-    if (size <= 0n || (size | iova | vaddr) % IOMMU_PAGE !== 0n) {
-      throw fail('address, IOVA and size must be multiples of the page size, and the size more than 0');
-    }
-    if (iova + size > U64_END || vaddr + size > U64_END) throw fail('the range wraps');
+    const problem = mapProblem({ flags, iova, vaddr, size });
+    if (problem !== undefined) throw fail(problem);
+    if (wraps(iova, size) || wraps(vaddr, size)) throw fail('the range wraps');
     using _held = yield* this.#lock.acquire();
     if (this.space.find(iova, size) !== undefined) {
       throw vfioError(call, this.space.target, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
@@ -146,9 +139,7 @@ class Type1 implements IommuBackend {
     if (this.#dmaAvail === 0)
       throw vfioError(call, this.space.target, 'ENOSPC', `${DMA_ENTRY_LIMIT} maps are the limit`);
     if (!isInRanges(this.#iovaRanges, iova, size)) throw fail('outside the IOVA ranges of GET_INFO');
-    const prot =
-      ((flags & VFIO_DMA_MAP_FLAG_READ) !== 0 ? PROT_READ : 0) |
-      ((flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0 ? PROT_WRITE : 0);
+    const prot = mapProt(flags);
     this.space.insert(call, iova, size, memory.remote ?? memory.vaddr, prot);
     this.#dmaAvail--;
     this.#environment.log.event('map_dma', { iova, size, vaddr, prot });
@@ -182,8 +173,8 @@ class Type1 implements IommuBackend {
       if (iova !== 0n || size !== 0n) throw fail('UNMAP_ALL takes iova 0 and size 0');
       return { iova: 0n, size: U64_END };
     }
-    if (size <= 0n || (size | iova) % IOMMU_PAGE !== 0n) throw fail('the range is misaligned or empty');
-    if (iova + size > U64_END) throw fail('the range wraps');
+    const problem = rangeProblem({ iova, size });
+    if (problem !== undefined) throw fail(problem);
     if (!this.#isV2) return { iova, size };
     const first = this.space.find(iova, 1n);
     const final = this.space.find(iova + size - 1n, 1n);

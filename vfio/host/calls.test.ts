@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hva, iova } from '../../sys/address.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { regionOffset } from '../region-layout.js';
 import { vfioConformance } from '../testing/conformance.js';
 import {
   type ContainerFile,
@@ -37,13 +38,7 @@ import {
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
 } from './structs.js';
-import {
-  type FakeDevice,
-  type FakeDeviceShape,
-  FakeHost,
-  FakeKernel,
-  REGION_STRIDE,
-} from './testing/index.js';
+import { type FakeDevice, type FakeDeviceShape, FakeHost, FakeKernel } from './testing/index.js';
 
 const ADDRESS = '0000:01:00.0';
 const RW = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
@@ -176,7 +171,7 @@ test('a region comes with all its capabilities, though they do not fit the first
     index: 7,
     flags: RW,
     size: 256,
-    offset: 7 * REGION_STRIDE,
+    offset: regionOffset(7),
     capabilities: [],
   });
   expect(file.getRegionIoFds(0)).toEqual([]);

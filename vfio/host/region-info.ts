@@ -1,4 +1,4 @@
-import { PAGE_SIZE } from '../../sys/address.js';
+import { mappableBytes } from '../region-layout.js';
 import {
   type RegionArea,
   type RegionCapability,
@@ -17,8 +17,6 @@ import {
   walkCapabilityChain,
 } from './capability-chain.js';
 import { CapSparseMmap, CapType, RegionInfoStruct, SparseMmapArea } from './structs.js';
-
-const PAGE = Number(PAGE_SIZE);
 
 /**
  * Decodes what VFIO_DEVICE_GET_REGION_INFO answered. Capabilities that are not known are passed over.
@@ -64,7 +62,7 @@ function decodeCapability(
 function toArea(area: { offset: bigint; size: bigint }, regionSize: number): RegionArea {
   const offset = exactNumber(area.offset, 'sparse area offset');
   const size = exactNumber(area.size, 'sparse area size');
-  if (offset + size > Math.ceil(regionSize / PAGE) * PAGE) {
+  if (offset + size > mappableBytes(regionSize)) {
     throw new MalformedReply(`sparse area of ${size} bytes at ${offset} in a region of ${regionSize}`);
   }
   return { offset, size };

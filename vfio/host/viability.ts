@@ -1,9 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { HARMLESS_DRIVERS } from '../harmless-drivers.js';
 import type { HostDevice, HostGroup, Sysfs } from './sysfs.js';
-
-/** Drivers besides VFIO's that leave a device's DMA to the user: the kernel's `driver_managed_dma`. */
-const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];
 
 /** Whether a group stays viable with this member: VFIO's, without a driver, or one that does no DMA for the host. */
 export function isHarmless(member: HostDevice): boolean {

@@ -1,6 +1,7 @@
 import { hva } from '../../../sys/address.js';
 import { Mapping, viewOf } from '../../../sys/mapping.js';
 import type { StructOf } from '../../../sys/struct.js';
+import { regionOffset, regionPlace } from '../../region-layout.js';
 import {
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_IRQ_SET_DATA_BOOL,
@@ -48,9 +49,6 @@ import { argszOf, type FakeObject, refuse, structure } from './call.js';
 import { answerInfo, chain, type FakeCapability } from './container.js';
 import { type FakeIoas, FakeIommufd } from './iommufd.js';
 import type { FakeGroup, FakeKernel } from './kernel.js';
-
-/** vfio-pci's layout of its file. */
-export const REGION_STRIDE = 2 ** 40;
 
 export interface FakeRegion {
   /** VFIO_REGION_INFO_FLAG_ bits. */
@@ -233,7 +231,7 @@ export class FakeDeviceFile implements FakeObject {
       flags,
       index,
       size: BigInt(region.size),
-      offset: BigInt(index * REGION_STRIDE),
+      offset: BigInt(regionOffset(index)),
     });
     const at = RegionInfoStruct.offsets.cap_offset;
     return answerInfo(bytes, RegionInfoStruct.size, chain(fixed, at, capabilities), at);
@@ -304,8 +302,8 @@ export class FakeDeviceFile implements FakeObject {
   /** As vfio-pci treats a BAR: what goes past the end is left out. */
   #access(offset: number, length: number, right: number): Uint8Array {
     if (!this.#isGranted) refuse('EINVAL');
-    const region = this.#device.shape.regions?.[Math.floor(offset / REGION_STRIDE)] ?? refuse('EINVAL');
-    const at = offset % REGION_STRIDE;
+    const { index, at } = regionPlace(offset);
+    const region = this.#device.shape.regions?.[index] ?? refuse('EINVAL');
     if (at >= region.size || (region.flags & right) === 0) refuse('EINVAL');
     const bytes = region.bytes ?? refuse('EIO');
     return bytes.subarray(at, Math.min(at + length, region.size));
@@ -325,8 +323,8 @@ export class FakeDeviceFile implements FakeObject {
 
   mmap(offset: number, bytes: number): Mapping {
     if (!this.#isGranted) refuse('EINVAL');
-    const region = this.#device.shape.regions?.[Math.floor(offset / REGION_STRIDE)] ?? refuse('EINVAL');
-    const at = offset % REGION_STRIDE;
+    const { index, at } = regionPlace(offset);
+    const region = this.#device.shape.regions?.[index] ?? refuse('EINVAL');
     if ((region.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || at + bytes > region.size) refuse('EINVAL');
     return Mapping.anonymous(bytes);
   }

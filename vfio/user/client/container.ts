@@ -4,6 +4,15 @@ import { formatRange, type Hva } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import { findMapping, type Mapping } from '../../../sys/mapping.js';
+import {
+  type DmaRange,
+  holds,
+  IOVA_PAGE_SIZES,
+  mapProblem,
+  overlaps,
+  rangeProblem,
+  wraps,
+} from '../../dma-range.js';
 import { remoteMemory } from '../../remote-memory.js';
 import {
   type ContainerFile,
@@ -30,8 +39,6 @@ import {
 } from '../protocol.js';
 import type { Connection } from './connection.js';
 
-const PAGE = 4096n;
-const U64_END = 1n << 64n;
 const ACCESS_BYTES = 16;
 const MAP_BYTES = 32;
 const UNMAP_BYTES = 24;
@@ -75,7 +82,7 @@ export class UserContainerFile implements ContainerFile {
     this.#requireIommu('VFIO_IOMMU_GET_INFO');
     const limits = [...this.#connections].map(({ capabilities }) => capabilities.maxDmaMaps);
     return {
-      pageSizes: U64_END - PAGE,
+      pageSizes: IOVA_PAGE_SIZES,
       iovaRanges: [],
       dmaAvailable: Math.max(0, Math.min(DEFAULT_MAX_DMA_MAPS, ...limits) - this.#maps.size),
     };
@@ -116,16 +123,9 @@ export class UserContainerFile implements ContainerFile {
     const { flags, iova, size } = map;
     if (map.remote !== undefined) throw remoteMemory(call, `${this.target}, IOVA ${formatRange(iova, size)}`);
     const { vaddr } = map;
-    const known = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
-    if ((flags & ~known) !== 0 || (flags & known) === 0)
-      throw userError(call, 'EINVAL', `flags 0x${flags.toString(16)}`);
-    if (size <= 0n || (size | iova | vaddr) % PAGE !== 0n || iova + size > U64_END)
-      throw userError(
-        call,
-        'EINVAL',
-        'address, IOVA and size must be multiples of the page size, and not wrap',
-      );
-    if (this.#overlapping(iova, size) !== undefined)
+    const problem = mapProblem(map) ?? (wraps(iova, size) ? 'the range wraps' : undefined);
+    if (problem !== undefined) throw userError(call, 'EINVAL', problem);
+    if (this.#overlapping(map) !== undefined)
       throw userError(call, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
     if (this.getIommuInfo().dmaAvailable === 0)
       throw userError(call, 'ENOSPC', 'a server takes no more maps (max_dma_maps)');
@@ -161,9 +161,8 @@ export class UserContainerFile implements ContainerFile {
     connection.ask(VFIO_USER_DMA_MAP, request, file === undefined ? [] : [file.fd.number]);
   }
 
-  #overlapping(iova: bigint, size: bigint): Known | undefined {
-    for (const known of this.#maps.values())
-      if (known.map.iova < iova + size && iova < known.map.iova + known.map.size) return known;
+  #overlapping(range: DmaRange): Known | undefined {
+    for (const known of this.#maps.values()) if (overlaps(known.map, range)) return known;
     return undefined;
   }
 
@@ -173,12 +172,11 @@ export class UserContainerFile implements ContainerFile {
     const isAll = (flags & VFIO_DMA_UNMAP_FLAG_ALL) !== 0;
     if ((flags & ~VFIO_DMA_UNMAP_FLAG_ALL) !== 0 || (isAll && (iova !== 0n || size !== 0n)))
       throw userError(call, 'EINVAL', `flags 0x${flags.toString(16)}`);
-    if (!isAll && (size <= 0n || (size | iova) % PAGE !== 0n || iova + size > U64_END))
-      throw userError(call, 'EINVAL', 'not a range of pages');
-    const doomed = [...this.#maps.values()].filter(
-      ({ map }) => isAll || (map.iova < iova + size && iova < map.iova + map.size),
-    );
-    const cut = doomed.find(({ map }) => !isAll && (map.iova < iova || map.iova + map.size > iova + size));
+    const range = { iova, size };
+    const problem = isAll ? undefined : rangeProblem(range);
+    if (problem !== undefined) throw userError(call, 'EINVAL', problem);
+    const doomed = [...this.#maps.values()].filter(({ map }) => isAll || overlaps(map, range));
+    const cut = doomed.find(({ map }) => !isAll && !holds(range, map));
     if (cut !== undefined)
       throw userError(call, 'EINVAL', `it would cut the map at 0x${cut.map.iova.toString(16)}`);
     for (const { map } of doomed) {
@@ -207,7 +205,7 @@ export class UserContainerFile implements ContainerFile {
     const call = isWrite ? 'VFIO_USER_DMA_WRITE' : 'VFIO_USER_DMA_READ';
     for (let done = 0; done < data.length; ) {
       const from = at + BigInt(done);
-      const known = this.#overlapping(from, 1n);
+      const known = this.#overlapping({ iova: from, size: 1n });
       if (known === undefined) throw userError(call, 'EFAULT', `0x${from.toString(16)} is not mapped`);
       const { map, mapping } = known;
       const right = isWrite ? VFIO_DMA_MAP_FLAG_WRITE : VFIO_DMA_MAP_FLAG_READ;

@@ -5,13 +5,8 @@ import { SysError } from '../../../sys/error.js';
 import { duplicateFd, type Fd } from '../../../sys/fd.js';
 import { isSealed, Mapping } from '../../../sys/mapping.js';
 import { trace } from '../../../sys/trace.js';
-import {
-  type RegionArea,
-  type RegionInfo,
-  type RegionIoEventFd,
-  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
-  VFIO_REGION_INFO_FLAG_MMAP,
-} from '../../uapi.js';
+import { mmapProblem, regionOffset, regionPlace, sparseAreas, trapped } from '../../region-layout.js';
+import { type RegionInfo, type RegionIoEventFd, VFIO_REGION_INFO_FLAG_MMAP } from '../../uapi.js';
 import { decodeIoFds, decodeRegionInfo, ioFdsRequest, regionInfoRequest } from '../message.js';
 import {
   VFIO_USER_DEVICE_GET_REGION_INFO,
@@ -20,8 +15,6 @@ import {
 } from '../protocol.js';
 import type { Connection } from './connection.js';
 
-/** Regions lie in the device file as vfio-pci puts them. */
-const STRIDE = 2 ** 40;
 const SHORT_ARGSZ = 32;
 const SHORT_IO_ARGSZ = 16;
 const MOST_ARGSZ = 64 * 1024;
@@ -77,17 +70,15 @@ export class UserRegions implements Disposable {
       let told = ask(SHORT_ARGSZ);
       if (!told.isWhole) told = ask(Math.min(told.argsz, MOST_ARGSZ));
       const { flags, size, capabilities, fdOffset } = told;
-      const offset = index * STRIDE;
+      const info: RegionInfo = { index, flags, size, offset: regionOffset(index), capabilities };
       const [fd] = fds;
       const problem = fd === undefined ? 'it comes without a descriptor' : this.#problemOf(fd, told);
       if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || fd === undefined || problem !== undefined) {
         if ((flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0 && problem !== undefined) this.#note(index, problem);
-        const others = capabilities.filter(({ id }) => id !== VFIO_REGION_INFO_CAP_SPARSE_MMAP);
-        const trapped = flags & ~VFIO_REGION_INFO_FLAG_MMAP;
-        return { info: { index, flags: trapped, size, offset, capabilities: others }, file: undefined };
+        return { info: trapped(info), file: undefined };
       }
       fds = fds.slice(1);
-      return { info: { index, flags, size, offset, capabilities }, file: { fd, offset: fdOffset } };
+      return { info, file: { fd, offset: fdOffset } };
     } finally {
       for (const fd of fds) fd[Symbol.dispose]();
     }
@@ -99,7 +90,7 @@ export class UserRegions implements Disposable {
     { size, fdOffset, capabilities, isWhole }: ReturnType<typeof decodeRegionInfo>,
   ): string | undefined {
     if (!isWhole) return 'the server does not tell which parts can be';
-    const areas = areasOf(capabilities) ?? [{ offset: 0, size }];
+    const areas = sparseAreas({ capabilities }) ?? [{ offset: 0, size }];
     if (areas.some(({ offset, size: bytes }) => (offset | bytes | fdOffset) % PAGE !== 0))
       return 'its areas are not of whole pages';
     const stat = fstatSync(fd.number);
@@ -119,8 +110,8 @@ export class UserRegions implements Disposable {
 
   /** The region that an offset of the device file is in, and where. @throws SysError EINVAL */
   place(call: string, offset: number): { readonly info: RegionInfo; readonly at: number } {
-    const info = this.info(Math.floor(offset / STRIDE));
-    const at = offset - info.offset;
+    const { index, at } = regionPlace(offset);
+    const info = this.info(index);
     if (at < info.size) return { info, at };
     throw this.#error(
       call,
@@ -139,10 +130,9 @@ export class UserRegions implements Disposable {
   mmap(offset: number, bytes: number): Mapping {
     const { info, at } = this.place('mmap', offset);
     const { file } = this.#region(info.index);
-    const areas = areasOf(info.capabilities) ?? [{ offset: 0, size: info.size }];
-    const isInside = areas.some((area) => at >= area.offset && at + bytes <= area.offset + area.size);
-    if (file === undefined || bytes <= 0 || bytes % PAGE !== 0 || at % PAGE !== 0 || !isInside)
-      throw this.#error('mmap', `bytes 0x${at.toString(16)} and on of region ${info.index} cannot be mapped`);
+    const problem = mmapProblem(info, at, bytes);
+    if (file === undefined || problem !== undefined)
+      throw this.#error('mmap', problem ?? `region ${info.index} cannot be mapped`);
     return Mapping.file(file.fd, bytes, {
       offset: file.offset + at,
       target: `${this.#connection.path} region ${info.index}`,
@@ -189,10 +179,4 @@ export class UserRegions implements Disposable {
     this.#known.length = 0;
     this.#ioFds.length = 0;
   }
-}
-
-function areasOf(capabilities: RegionInfo['capabilities']): readonly RegionArea[] | undefined {
-  for (const capability of capabilities)
-    if (capability.id === VFIO_REGION_INFO_CAP_SPARSE_MMAP) return capability.areas;
-  return undefined;
 }

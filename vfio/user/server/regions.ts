@@ -3,11 +3,11 @@ import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import type { Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
+import { mappableAreas, trapped } from '../../region-layout.js';
 import {
   type DeviceFile,
   type RegionArea,
   type RegionInfo,
-  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
   VFIO_REGION_INFO_FLAG_CAPS,
   VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../uapi.js';
@@ -56,14 +56,12 @@ export class ServedRegions implements Disposable {
     const file = this.#fileOf(info);
     if (file !== undefined) return { info: { ...plain, fdOffset: file.offset }, offset, fd: file.fd };
     // Nothing that could be passed on: the client accesses it by messages.
-    const trapped = plain.flags & ~VFIO_REGION_INFO_FLAG_MMAP;
-    const others = capabilities.filter(({ id }) => id !== VFIO_REGION_INFO_CAP_SPARSE_MMAP);
-    return { info: { ...plain, flags: trapped, capabilities: others }, offset, fd: undefined };
+    return { info: trapped(plain), offset, fd: undefined };
   }
 
   /** The one file behind all areas of a region, and where in it the region would start. */
   #fileOf(info: RegionInfo): { readonly fd: number; readonly offset: number } | undefined {
-    const files = areasOf(info).map((area) => ({ area, mapping: this.#map(info, area) }));
+    const files = mappableAreas(info).map((area) => ({ area, mapping: this.#map(info, area) }));
     const [first] = files;
     const file = first?.mapping.file;
     if (first === undefined || file === undefined) return undefined;
@@ -82,10 +80,4 @@ export class ServedRegions implements Disposable {
   [Symbol.dispose](): void {
     this.#scope[Symbol.dispose]();
   }
-}
-
-function areasOf({ capabilities, size }: RegionInfo): readonly RegionArea[] {
-  for (const capability of capabilities)
-    if (capability.id === VFIO_REGION_INFO_CAP_SPARSE_MMAP) return capability.areas;
-  return [{ offset: 0, size }];
 }
