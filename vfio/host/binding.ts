@@ -4,7 +4,7 @@ import { SysError } from '../../sys/error.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import type { HostContext } from './context.js';
 import { moduleState } from './kernel-modules.js';
-import { type HostDevice, type Sysfs, text } from './sysfs.js';
+import { type Sysfs, type SysfsDevice, text } from './sysfs.js';
 
 /**
  * Gives a PCI function to a vfio driver, by driver_override, so that no other device of its kind is touched. Disposing
@@ -46,12 +46,12 @@ type Host = Pick<HostContext, 'sysfs' | 'roots'>;
 /** The kernel names options after drivers, mostly. */
 const configOption = (driver: string): string => `CONFIG_${driver.replaceAll('-', '_').toUpperCase()}`;
 
-function release(sysfs: Sysfs, { path, driver, name }: HostDevice): void {
+function release(sysfs: Sysfs, { path, driver, name }: SysfsDevice): void {
   if (driver !== undefined) sysfs.write(join(path, 'driver/unbind'), name);
 }
 
 /** The former driver takes it back; a device that had none, or that is gone, is left alone. */
-function probe(sysfs: Sysfs, { driver, name }: HostDevice): void {
+function probe(sysfs: Sysfs, { driver, name }: SysfsDevice): void {
   if (driver === undefined || !sysfs.exists('bus/pci/devices', name)) return;
   sysfs.write(sysfs.path('bus/pci/drivers', driver, 'bind'), name);
 }

@@ -6,5 +6,5 @@ export type { DependentDevice, HotResetInfo } from './hot-reset.js';
 export { createMdev, type HostMdevType, listMdevTypes, removeMdev } from './mdev.js';
 export { readLockedMemory } from './memlock.js';
 export { hostProvider } from './provider.js';
-export { type HostDevice, type HostGroup, pciAddress, type ReservedRegion, Sysfs } from './sysfs.js';
+export { type HostGroup, pciAddress, type ReservedRegion, Sysfs, type SysfsDevice } from './sysfs.js';
 export { bindCommands, blockingMembers, checkViable, unbindCommands } from './viability.js';

@@ -8,7 +8,7 @@ import { bindToDriver } from './binding.js';
 import type { HostContext } from './context.js';
 import { createMdev, removeMdev } from './mdev.js';
 import type { Preopened, PreopenedKind } from './preopened.js';
-import { type HostDevice, type HostGroup, pciAddress } from './sysfs.js';
+import { type HostGroup, pciAddress, type SysfsDevice } from './sysfs.js';
 import { isUuid } from './uuid.js';
 import { boundToHost, checkViable } from './viability.js';
 
@@ -105,7 +105,7 @@ function find(
   address: string,
   options: Options,
   adopt: Adopt,
-): HostDevice {
+): SysfsDevice {
   const { sysfs } = context;
   const pci = pciAddress(address);
   if (pci !== undefined) {
@@ -126,7 +126,7 @@ function find(
 }
 
 /** A descriptor of a cdev names its device; one of a group leaves a choice if the group has several. */
-function fromDescriptor(context: HostContext, value: string, options: Options, adopt: Adopt): HostDevice {
+function fromDescriptor(context: HostContext, value: string, options: Options, adopt: Adopt): SysfsDevice {
   const { sysfs, system } = context;
   const target = `fd ${value}`;
   const { major, minor } = system.deviceNumber(descriptor(value, target));
@@ -153,7 +153,7 @@ function fromDescriptor(context: HostContext, value: string, options: Options, a
 }
 
 /** @throws SysError ENODEV without an IOMMU; EBUSY for a device of the host; EPERM for a group that is not viable */
-function checkUsable({ sysfs }: HostContext, device: HostDevice): HostGroup {
+function checkUsable({ sysfs }: HostContext, device: SysfsDevice): HostGroup {
   if (device.group === undefined) {
     const hint =
       'it is behind no IOMMU (there is no iommu_group link): turn on VT-d or AMD-Vi in the firmware and boot with ' +
@@ -172,7 +172,7 @@ function checkUsable({ sysfs }: HostContext, device: HostDevice): HostGroup {
   return group;
 }
 
-function describe(device: HostDevice, group: HostGroup): string {
+function describe(device: SysfsDevice, group: HostGroup): string {
   const { id, driver, resetMethods, numaNode, physfn, cdev } = device;
   const isPci = device.bus === 'pci';
   const parts = [

@@ -5,7 +5,7 @@ import { errno } from '../../sys/errno.js';
 import { fromNodeError, SysError } from '../../sys/error.js';
 
 /** A device of the host: a PCI function, a mediated device, or another member of an IOMMU group. */
-export interface HostDevice {
+export interface SysfsDevice {
   /** `0000:01:00.0`, or a UUID. */
   readonly name: string;
   /** `pci`, `mdev`, `platform` …; empty if it is on no bus. */
@@ -49,7 +49,7 @@ export interface HostGroup {
   readonly number: number;
   /** Made by VFIO for a device that is behind no IOMMU: its DMA reaches all memory. */
   readonly isNoiommu: boolean;
-  readonly members: readonly HostDevice[];
+  readonly members: readonly SysfsDevice[];
   readonly reservedRegions: readonly ReservedRegion[];
 }
 
@@ -100,12 +100,12 @@ export class Sysfs {
   }
 
   /** A PCI function by address, in full form. @throws SysError ENODEV if there is none */
-  pciDevice(address: string): HostDevice {
+  pciDevice(address: string): SysfsDevice {
     return this.#find(this.path('bus/pci/devices', address), `PCI device ${address}`);
   }
 
   /** A mediated device by UUID. @throws SysError ENODEV if there is none */
-  mdev(uuid: string): HostDevice {
+  mdev(uuid: string): SysfsDevice {
     return this.#find(this.path('bus/mdev/devices', uuid), `mediated device ${uuid}`);
   }
 
@@ -114,7 +114,7 @@ export class Sysfs {
   }
 
   /** The device behind a cdev, `vfioN`. @throws SysError ENODEV */
-  cdevDevice(node: string): HostDevice {
+  cdevDevice(node: string): SysfsDevice {
     return this.#find(this.path('class/vfio-dev', node, 'device'), `/dev/vfio/devices/${node}`);
   }
 
@@ -151,7 +151,7 @@ export class Sysfs {
     }
   }
 
-  #find(link: string, target: string): HostDevice {
+  #find(link: string, target: string): SysfsDevice {
     let path: string;
     try {
       path = realpathSync(link);
@@ -164,7 +164,7 @@ export class Sysfs {
 }
 
 /** A device from its folder. */
-function describe(path: string): HostDevice {
+function describe(path: string): SysfsDevice {
   const driver = linkName(join(path, 'driver'));
   const group = linkName(join(path, 'iommu_group'));
   // Kernels without cdevs have the folder too, but no device number in it.

@@ -1,21 +1,21 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { HARMLESS_DRIVERS } from '../harmless-drivers.js';
-import type { HostDevice, HostGroup, Sysfs } from './sysfs.js';
+import type { HostGroup, Sysfs, SysfsDevice } from './sysfs.js';
 
 /** Whether a group stays viable with this member: VFIO's, without a driver, or one that does no DMA for the host. */
-export function isHarmless(member: HostDevice): boolean {
+export function isHarmless(member: SysfsDevice): boolean {
   if (member.driver === undefined || member.isVfio || member.isBridge) return true;
   return HARMLESS_DRIVERS.includes(member.driver);
 }
 
 /** Members that keep a group from being used, with the drivers that hold them. */
-export function blockingMembers(group: HostGroup): readonly HostDevice[] {
+export function blockingMembers(group: HostGroup): readonly SysfsDevice[] {
   return group.members.filter((member) => !isHarmless(member));
 }
 
 /** Shell commands that give a PCI function to vfio-pci, for a person to run. */
-export function bindCommands(sysfs: Sysfs, device: HostDevice, driver = 'vfio-pci'): string[] {
+export function bindCommands(sysfs: Sysfs, device: SysfsDevice, driver = 'vfio-pci'): string[] {
   const folder = sysfs.path('bus/pci/devices', device.name);
   const unbind = device.driver === undefined ? [] : [`echo ${device.name} > ${folder}/driver/unbind`];
   return [
@@ -27,14 +27,14 @@ export function bindCommands(sysfs: Sysfs, device: HostDevice, driver = 'vfio-pc
 }
 
 /** Shell commands that give it back to the driver it has now. */
-export function unbindCommands(sysfs: Sysfs, device: HostDevice): string[] {
+export function unbindCommands(sysfs: Sysfs, device: SysfsDevice): string[] {
   const folder = sysfs.path('bus/pci/devices', device.name);
   const probe =
     device.driver === undefined ? [] : [`echo ${device.name} > ${sysfs.path('bus/pci/drivers_probe')}`];
   return [`echo > ${folder}/driver_override`, `echo ${device.name} > ${folder}/driver/unbind`, ...probe];
 }
 
-function advice(sysfs: Sysfs, member: HostDevice): string {
+function advice(sysfs: Sysfs, member: SysfsDevice): string {
   if (member.bus !== 'pci') return `unbind ${member.name} from ${member.driver}`;
   const indent = (commands: readonly string[]) => commands.map((command) => `      ${command}`).join('\n');
   return (
@@ -44,7 +44,7 @@ function advice(sysfs: Sysfs, member: HostDevice): string {
 }
 
 /** That the host drives a device which is to be assigned, with the commands that change it. */
-export function boundToHost(sysfs: Sysfs, device: HostDevice): SysError {
+export function boundToHost(sysfs: Sysfs, device: SysfsDevice): SysError {
   const held =
     device.driver === undefined ? 'no vfio driver has it' : `the host uses it (driver ${device.driver})`;
   const hint =
