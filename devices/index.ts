@@ -2,11 +2,11 @@
 export * from './contracts.js';
 export { createDebugExit, DEBUG_EXIT_PORT } from './debug-exit.js';
 export {
+  DeviceInterrupts,
   type InterruptControl,
-  Interrupts as DeviceInterrupts,
   type InterruptTargets,
   irqInfo,
-} from './mdev/interrupts.js';
+} from './mdev/device-interrupts.js';
 export { createIntxPin, IntxPin, type IntxPinBuffer } from './mdev/intx-pin.js';
 export * from './mtty/index.js';
 export * from './net/index.js';

@@ -15,7 +15,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../vfio/uapi.js';
-import { Interrupts, irqInfo } from '../mdev/interrupts.js';
+import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { IntxPin, type IntxPinBuffer } from '../mdev/intx-pin.js';
 import type { ConfigSpace } from '../pci/config-space.js';
 import {
@@ -50,7 +50,7 @@ export class MttyDevice implements VfioDeviceOps {
   readonly migration: MigrationOps;
   readonly #migration: MttyMigration;
   readonly #pin: IntxPin;
-  readonly #interrupts: Interrupts;
+  readonly #interrupts: DeviceInterrupts;
   readonly #ports: readonly Uart16550[];
   readonly #lines: readonly (ChannelLine | undefined)[];
   /** Which ports want an interrupt, a bit each. */
@@ -69,7 +69,7 @@ export class MttyDevice implements VfioDeviceOps {
         ? createLoopedPort(portName, raise)
         : new Uart16550(portName, { line, raise });
     });
-    this.#interrupts = new Interrupts(name, 0, {
+    this.#interrupts = new DeviceInterrupts(name, 0, {
       retarget: ({ intx, unmask }) => {
         this.#pin.fd = intx ?? -1;
         if (intx === undefined) this.#pin.isMasked = false;

@@ -26,7 +26,7 @@ import {
   VFIO_REGION_SUBTYPE_GFX_EDID,
   VFIO_REGION_TYPE_GFX,
 } from '../../vfio/uapi.js';
-import { Interrupts, irqInfo } from '../mdev/interrupts.js';
+import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { addBar } from '../pci/bar.js';
 import { ConfigSpace } from '../pci/config-space.js';
 import {
@@ -107,7 +107,7 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
   readonly #dispi: Dispi;
   readonly #mode: { readonly xres: number; readonly yres: number };
   #screen: EdidRegion;
-  readonly #interrupts: Interrupts;
+  readonly #interrupts: DeviceInterrupts;
   #config: ConfigSpace;
   #endian = QEXT_LITTLE_ENDIAN;
 
@@ -118,7 +118,7 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
     this.#dispi = new Dispi(vramBytes, xres, yres);
     this.#mode = { xres, yres };
     this.#screen = this.#newScreen();
-    this.#interrupts = new Interrupts(name, 0, { retarget: () => {}, maskIntx: () => {} });
+    this.#interrupts = new DeviceInterrupts(name, 0, { retarget: () => {}, maskIntx: () => {} });
     this.#config = createConfig(vramBytes);
   }
 

@@ -18,7 +18,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../vfio/uapi.js';
-import { Interrupts, irqInfo } from '../mdev/interrupts.js';
+import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { allOnes } from '../pci/config-space.js';
 import { PCI_CFG_SPACE_SIZE, PCI_COMMAND_MEMORY, PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
 import { CommonConfig } from './common-config.js';
@@ -70,7 +70,7 @@ export class VirtioNetDevice implements VfioDeviceOps {
   readonly #doorbells: readonly Fd[];
   readonly #common: CommonConfig;
   readonly #net: NetConfig;
-  readonly #interrupts: Interrupts;
+  readonly #interrupts: DeviceInterrupts;
   #config: VirtioConfigSpace;
 
   constructor({ shared, task, doorbells, mac, mtu }: VirtioNetParts) {
@@ -84,7 +84,7 @@ export class VirtioNetDevice implements VfioDeviceOps {
       { start: (queues) => this.#call({ kind: 'start', queues }), stop: () => this.#call({ kind: 'stop' }) },
       (what) => this.#misuse(what),
     );
-    this.#interrupts = new Interrupts(this.name, MSIX_VECTORS, {
+    this.#interrupts = new DeviceInterrupts(this.name, MSIX_VECTORS, {
       retarget: (targets) => this.#call({ kind: 'interrupts', targets }),
       maskIntx: (isMasked) => this.#call({ kind: 'maskIntx', isMasked }),
     });

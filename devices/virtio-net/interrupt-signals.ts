@@ -1,6 +1,6 @@
 import type { EventContext } from '../../sys/event-task.js';
 import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
-import type { InterruptTargets } from '../mdev/interrupts.js';
+import type { InterruptTargets } from '../mdev/device-interrupts.js';
 import { PCI_COMMAND_INTX_DISABLE } from '../pci/pci-regs.js';
 import type { SharedState } from './shared-state.js';
 import { VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';

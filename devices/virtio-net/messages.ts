@@ -1,7 +1,7 @@
 /** What the registers say to the queues. All are sent with {@link EventTask.call}, so that each has happened on return. */
 import type { SysErrorInit } from '../../sys/error.js';
 import type { DmaTableBuffer } from '../../vfio/dma-table.js';
-import type { InterruptTargets } from '../mdev/interrupts.js';
+import type { InterruptTargets } from '../mdev/device-interrupts.js';
 import type { SharedStateBuffer } from './shared-state.js';
 
 /** What a queue task is started with. */

@@ -17,7 +17,10 @@ export interface WiredAssignment extends Disposable {
 export function createAssignment(given: Partial<AssignmentPorts>): WiredAssignment {
   const scope = new Scope();
   const made: Partial<Record<PortName, unknown>> = { ...given };
-  const get: GetPort = (name) => (made[name] ??= defaultPorts[name](get, scope)) as never;
+  const get: GetPort = (name) => {
+    made[name] ??= defaultPorts[name](get, scope);
+    return made[name] as never;
+  };
   const ports = Object.defineProperties(
     {},
     Object.fromEntries(

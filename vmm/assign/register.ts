@@ -59,5 +59,8 @@ function registerProviders(
 /** Not tsyringe's own, which belongs to one copy of it. */
 function once<T>(make: () => T): () => T {
   let made: { readonly value: T } | undefined;
-  return () => (made ??= { value: make() }).value;
+  return () => {
+    made ??= { value: make() };
+    return made.value;
+  };
 }

@@ -59,7 +59,7 @@ export function irqInfo(index: number, msixVectors: number): IrqInfo {
  * VFIO_DEVICE_SET_IRQS by vfio-pci's rules: INTx and MSI-X exclude each other, and MSI-X keeps the number of vectors it
  * was turned on with. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
  */
-export class Interrupts implements Disposable {
+export class DeviceInterrupts implements Disposable {
   readonly #name: string;
   readonly #msixVectors: number;
   readonly #control: InterruptControl;
