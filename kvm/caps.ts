@@ -1,4 +1,4 @@
-/** Capabilities of linux/kvm.h that mean something on x86, by name. `uapi.test.ts` compares them with the header. */
+/** Capabilities of linux/kvm.h that exist on x86, by name. `uapi.test.ts` compares them with the header. */
 export const caps = {
   KVM_CAP_IRQCHIP: 0,
   KVM_CAP_HLT: 1,
@@ -68,5 +68,5 @@ export const caps = {
   KVM_CAP_MEMORY_FAULT_INFO: 232,
 } as const;
 
-/** The name of a capability: what {@link Kvm.checkExtension} and {@link Vm.checkExtension} take. */
+/** A capability name, as {@link Kvm.checkExtension} and {@link Vm.checkExtension} take it. */
 export type Cap = keyof typeof caps;

@@ -16,7 +16,7 @@ const PAGE = 4096;
 /** KVM_COALESCED_MMIO_MAX */
 const CAPACITY = Math.floor((PAGE - CoalescedMmioRing.size) / CoalescedMmio.size);
 
-/** Addresses, or ports, whose writes may wait. */
+/** A range of addresses or ports whose writes KVM may defer. */
 export interface CoalescedZone {
   /** Guest physical address, or port if `isPio`. */
   readonly address: bigint;
@@ -25,9 +25,11 @@ export interface CoalescedZone {
 }
 
 /**
- * Lets KVM note guest writes to a zone in the {@link CoalescedRing} instead of making an exit for each. They are to be
- * carried out before the next exit is handled. For registers whose writes have no effect the guest waits for.
- * @throws SysError ENOSPC for a zone too many; EINVAL
+ * Makes KVM queue guest writes to a zone in the {@link CoalescedRing} instead of exiting for each. Drain the ring
+ * before handling the next exit. Suitable for registers whose writes have no effect that the guest waits for.
+ * @returns unregisters the zone
+ * @throws SysError ENOSPC if the VM's I/O bus is full; EINVAL
+ * @see KVM_REGISTER_COALESCED_MMIO
  */
 export function registerCoalesced(vm: Vm, { address, bytes, isPio }: CoalescedZone): Disposable {
   const zone = CoalescedMmioZone.encode({ addr: address, size: bytes, pio: isPio ? 1 : 0 });
@@ -37,10 +39,10 @@ export function registerCoalesced(vm: Vm, { address, bytes, isPio }: CoalescedZo
   });
 }
 
-/** One write that waited. `data` is reused: valid until the next one. */
+/** Receives one deferred write. `data` is reused and valid until the next call. */
 export type CoalescedWrite = (address: number, data: Uint8Array, isPio: boolean) => void;
 
-/** The writes that wait, of all vCPUs of a VM in their order. There is one ring in a VM, seen through any vCPU. */
+/** The ring of deferred writes. All vCPUs of a VM share one ring, in order; any vCPU's mapping reaches it. */
 export class CoalescedRing {
   readonly #indices: Uint32Array;
   readonly #view: DataView;
@@ -52,7 +54,7 @@ export class CoalescedRing {
     this.#data = data;
   }
 
-  /** @param vcpu whichever; it outlives the ring */
+  /** @param vcpu any vCPU of the VM; must outlive the ring */
   static of(vcpu: VcpuHandle): CoalescedRing {
     const at = KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE;
     const page = new MemoryView(vcpu.address, vcpu.bytes).slice(at, PAGE);
@@ -68,11 +70,11 @@ export class CoalescedRing {
     );
   }
 
-  /** Hands each waiting write to `write` and takes it out. Returns how many there were. */
+  /** Removes each deferred write and passes it to `write`. Returns their number. */
   drain(write: CoalescedWrite): number {
     const { phys_addr: addr, len, pio } = CoalescedMmio.offsets;
     let count = 0;
-    // KVM moves `last` after it has written an entry; `first` is ours.
+    // KVM advances `last` after it has written an entry; only we advance `first`.
     let first = Atomics.load(this.#indices, 0) % CAPACITY;
     while (first !== Atomics.load(this.#indices, 1) % CAPACITY) {
       const at = entryAt(first);

@@ -1,6 +1,6 @@
 import { Cpuid2, CpuidEntry2 } from './uapi.js';
 
-/** `struct kvm_cpuid2` with these entries, and room for `room` of them if the kernel is to fill it. */
+/** Encodes `struct kvm_cpuid2`. @param room capacity in entries, for the kernel to fill */
 export function encodeCpuid(entries: readonly CpuidEntry2[], room = entries.length): Uint8Array<ArrayBuffer> {
   const bytes = Cpuid2.encode({ nent: room }, room * CpuidEntry2.size);
   entries.forEach((entry, i) => {
@@ -9,7 +9,7 @@ export function encodeCpuid(entries: readonly CpuidEntry2[], room = entries.leng
   return bytes;
 }
 
-/** The entries of a `struct kvm_cpuid2`. */
+/** Decodes the entries of a `struct kvm_cpuid2`. */
 export function decodeCpuid(bytes: Uint8Array): CpuidEntry2[] {
   const { nent } = Cpuid2.decode(bytes);
   return Array.from({ length: nent }, (_, i) =>

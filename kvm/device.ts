@@ -7,7 +7,7 @@ import * as uapi from './uapi.js';
 const names: Readonly<Record<number, string>> = { [uapi.KVM_DEV_TYPE_VFIO]: 'kvm-vfio' };
 const nameOf = (type: number): string => names[type] ?? `kvm device ${type}`;
 
-/** Holds an attribute's value while the kernel reads or writes it: a page does not move. */
+/** Holds an attribute's value during the ioctl. A full page is allocated off-heap, so its address stays valid. */
 const scratch = new Uint8Array(4096);
 
 function isThere(fd: Fd, request: Request, bytes: Uint8Array, missing: 'ENODEV' | 'ENXIO'): boolean {
@@ -20,7 +20,7 @@ function isThere(fd: Fd, request: Request, bytes: Uint8Array, missing: 'ENODEV' 
   }
 }
 
-/** A device that KVM has in the kernel, and its attributes. */
+/** An in-kernel KVM device and its attributes. Owns the descriptor. */
 export class KvmDevice implements Disposable {
   readonly fd: Fd;
 
@@ -35,27 +35,27 @@ export class KvmDevice implements Disposable {
     return KvmDevice.adopt(Fd.adopt(uapi.CreateDevice.decode(bytes).fd, nameOf(type)));
   }
 
-  /** Takes over a device's descriptor. */
+  /** Takes ownership of a device's descriptor. */
   static adopt(fd: Fd): KvmDevice {
     return new KvmDevice(fd);
   }
 
-  /** Whether the kernel has the type; makes nothing. @throws SysError EBADF */
+  /** Whether the kernel has the type; creates nothing. @throws SysError EBADF */
   static isSupported(vm: Fd, type: number): boolean {
     const bytes = uapi.CreateDevice.encode({ type, flags: uapi.KVM_CREATE_DEVICE_TEST });
     return isThere(vm, uapi.KVM_CREATE_DEVICE, bytes, 'ENODEV');
   }
 
-  /** Whether the device has an attribute. */
+  /** Whether the device has the attribute. */
   hasAttr(group: number, attr: number): boolean {
     const bytes = uapi.DeviceAttr.encode({ group, attr: BigInt(attr) });
     return isThere(this.fd, uapi.KVM_HAS_DEVICE_ATTR, bytes, 'ENXIO');
   }
 
   /**
-   * @param value what the attribute takes, up to a page
-   * @param about how an error is to name what was done, and to what
-   * @throws SysError ENXIO for an unknown attribute; else by device
+   * @param value the attribute's value, at most a page
+   * @param about the request and target that an error names
+   * @throws SysError ENXIO for an unknown attribute; other errors depend on the device
    */
   setAttr(
     group: number,
@@ -68,7 +68,10 @@ export class KvmDevice implements Disposable {
     ioctl(this.fd, request, this.#attr(group, attr), target);
   }
 
-  /** @param bytes how long the value is @throws SysError ENXIO; EPERM for a device without readable attributes */
+  /**
+   * @param bytes size of the value @throws SysError ENXIO for an unknown attribute; EPERM if the device has none to
+   *   read
+   */
   getAttr(group: number, attr: number, bytes: number): Uint8Array {
     scratch.fill(0, 0, bytes);
     ioctl(this.fd, uapi.KVM_GET_DEVICE_ATTR, this.#attr(group, attr));

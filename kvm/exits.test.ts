@@ -9,7 +9,7 @@ import * as uapi from './uapi-vcpu.js';
 const BYTES = 3 * 4096;
 const PIO_DATA = 4096;
 
-/** A kvm_run that the test fills as KVM would. */
+/** A kvm_run page that the test fills in KVM's place. */
 class FakeRun implements Disposable {
   readonly mapping = Mapping.anonymous(BYTES);
   readonly bytes = this.mapping.view.slice(0, BYTES);
@@ -76,7 +76,7 @@ test('every exit is decoded from the union’s own member', () => {
   });
 });
 
-test('an internal error has the instruction only if KVM says so', () => {
+test('an internal error has the instruction only if KVM reports it', () => {
   using run = new FakeRun();
   const failure = {
     suberror: 1,
@@ -144,7 +144,7 @@ test('any memory access shows its address to the last bit of 52', () => {
   );
 });
 
-test('answers go where KVM looks for them', () => {
+test('answers are written where KVM reads them', () => {
   using run = new FakeRun();
   const { page } = run;
   const msr = () => uapi.RunMsr.decode(run.bytes, uapi.Run.offsets.padding);
@@ -163,7 +163,7 @@ test('answers go where KVM looks for them', () => {
   expect(page.cr8).toBe(5n);
 });
 
-test('a failed run is an exit if it is harmless, and else an error that names the vCPU', () => {
+test('EINTR and EAGAIN become exits, any other failure an error that names the vCPU', () => {
   using run = new FakeRun();
   const { page } = run;
   expect(page.exit(-errno.EINTR, 'vcpu 3')).toEqual({ kind: 'interrupted' });

@@ -1,6 +1,6 @@
 /**
- * Why KVM_RUN came back: the exits as a tagged union, and {@link RunPage}, which reads them out of kvm_run. All that is
- * needed is kvm_run's address, so any thread can do it.
+ * Exits of KVM_RUN as a tagged union, and {@link RunPage}, which decodes them from kvm_run. It needs only the address
+ * of kvm_run, so it works in any thread.
  */
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
@@ -8,51 +8,51 @@ import { MemoryView } from '../sys/mapping.js';
 import * as uapi from './uapi-vcpu.js';
 
 /**
- * The guest used an I/O port. `data` holds `count` elements of `size` bytes, one after the other, all for the same
- * port: the device is to see one access per element (`rep ins` and `rep outs` give more than one). For a read, fill
- * all of `data` before the next run.
+ * The guest accessed an I/O port. `data` holds `count` elements of `size` bytes, all for the same port; `rep ins` and
+ * `rep outs` give more than one. Forward one access per element to the device. For a read, fill all of `data` before
+ * the next run.
  */
 export interface IoExit {
   readonly kind: 'io';
   readonly isWrite: boolean;
   readonly port: number;
-  /** Bytes of an element: 1, 2 or 4. */
+  /** Bytes per element: 1, 2 or 4. */
   readonly size: number;
   readonly count: number;
   readonly data: Uint8Array;
 }
 
-/** The guest touched an address without memory behind it. For a read, fill `data` before the next run. */
+/** The guest accessed an address outside all memory slots. For a read, fill `data` before the next run. */
 export interface MmioExit {
   readonly kind: 'mmio';
   readonly isWrite: boolean;
-  /** Guest physical address; as a number, since x86 has at most 52 bits of them. */
+  /** Guest physical address. A number suffices: x86 has at most 52 bits. */
   readonly address: number;
   /** 1 to 8 bytes. */
   readonly data: Uint8Array;
 }
 
-/** KVM could not go on. It is final: the guest's state is as it was before the instruction. */
+/** KVM cannot continue. Final: the guest's state is as it was before the instruction. */
 export interface InternalErrorExit {
   readonly kind: 'internal-error';
-  /** KVM_INTERNAL_ERROR_…: 1 is an instruction that KVM cannot emulate. */
+  /** KVM_INTERNAL_ERROR_…; 1 is an instruction that KVM cannot emulate. */
   readonly suberror: number;
-  /** The instruction and what follows it, if KVM told (KVM_CAP_EXIT_ON_EMULATION_FAILURE); else empty. */
+  /** The instruction and the bytes after it, if KVM reports them; else empty. @see KVM_CAP_EXIT_ON_EMULATION_FAILURE */
   readonly instruction: Uint8Array;
-  /** What KVM adds for developers; without a fixed meaning. */
+  /** Debug data from KVM, without a fixed meaning. */
   readonly data: readonly bigint[];
 }
 
-/** The processor refused the guest's state. Final. */
+/** The processor rejected the guest's state. Final. */
 export interface FailEntryExit {
   readonly kind: 'fail-entry';
-  /** As the processor's manual numbers it. */
+  /** The processor's error code. @see the Intel SDM, "VM-entry failures"; the AMD APM, "VMEXIT_INVALID" */
   readonly reason: bigint;
-  /** Host CPU it happened on. */
+  /** The host CPU on which it failed. */
   readonly cpu: number;
 }
 
-/** KVM_SET_GUEST_DEBUG asked for this. */
+/** A debug event enabled by {@link Vcpu.setGuestDebug}. */
 export interface DebugExit {
   readonly kind: 'debug';
   readonly exception: number;
@@ -61,7 +61,7 @@ export interface DebugExit {
   readonly dr7: bigint;
 }
 
-/** The guest asked the platform for something. */
+/** The guest requested a platform event. */
 export interface SystemEventExit {
   readonly kind: 'system-event';
   /** KVM_SYSTEM_EVENT_… */
@@ -69,14 +69,14 @@ export interface SystemEventExit {
   readonly data: readonly bigint[];
 }
 
-/** A hypercall that KVM_CAP_EXIT_HYPERCALL hands out. Answer with {@link RunPage.answerHypercall}. */
+/** A hypercall that KVM_CAP_EXIT_HYPERCALL forwards. Answer with {@link RunPage.answerHypercall}. */
 export interface HypercallExit {
   readonly kind: 'hypercall';
   readonly nr: bigint;
   readonly args: readonly bigint[];
 }
 
-/** An MSR access that KVM_CAP_X86_USER_SPACE_MSR hands out. Answer with {@link RunPage.answerMsr}. */
+/** An MSR access that KVM_CAP_X86_USER_SPACE_MSR forwards. Answer with {@link RunPage.answerMsr}. */
 export interface MsrExit {
   readonly kind: 'rdmsr' | 'wrmsr';
   readonly index: number;
@@ -86,34 +86,34 @@ export interface MsrExit {
   readonly data: bigint;
 }
 
-/** Split irqchip: a level-triggered interrupt of the VMM's IOAPIC was acknowledged. */
+/** Split irqchip: the guest signalled EOI for a level-triggered interrupt of the VMM's IOAPIC. */
 export interface IoapicEoiExit {
   readonly kind: 'ioapic-eoi';
   readonly vector: number;
 }
 
-/** An exit this package asks for nowhere. */
+/** An exit that this package does not decode. */
 export interface UnknownExit {
   readonly kind: 'unknown';
   /** KVM_EXIT_… */
   readonly reason: number;
-  /** The processor's own reason, for KVM_EXIT_UNKNOWN; else 0. */
+  /** The processor's exit reason for KVM_EXIT_UNKNOWN; else 0. */
   readonly hardwareReason: bigint;
 }
 
-/** Exits that say all by their name. */
+/** Exits without a payload. */
 export interface BareExit {
   /**
-   * `hlt`: without an in-kernel irqchip the VMM waits for an interrupt itself.
+   * `hlt`: the vCPU halted and no in-kernel irqchip waits for it: the VMM waits for an interrupt.
    * `shutdown`: triple fault.
-   * `irq-window`: the guest can take an interrupt, as asked by {@link RunPage.setRequestInterruptWindow}.
-   * `interrupted`: a signal, or immediate_exit; the guest goes on at the next run.
-   * `again`: an application processor was woken; run again.
+   * `irq-window`: the guest can take an interrupt, as requested by {@link RunPage.setRequestInterruptWindow}.
+   * `interrupted`: a signal or immediate_exit; the guest resumes at the next run.
+   * `again`: KVM_RUN returned EAGAIN, for an application processor that was woken; run again.
    */
   readonly kind: 'hlt' | 'shutdown' | 'irq-window' | 'interrupted' | 'again';
 }
 
-/** One exit. It and all it holds are reused: valid until the next run of the same vCPU. */
+/** One exit. The object and everything in it are reused: valid until the next run of the same vCPU. */
 export type VcpuExit =
   | IoExit
   | MmioExit
@@ -145,13 +145,13 @@ const MMIO_DATA = UNION + MMIO.data;
 const { EINTR, EAGAIN, EFAULT } = errno;
 
 /**
- * kvm_run, seen by one thread. Two threads may each have their own of the same vCPU, but only one at a time decodes
- * and answers.
+ * Decodes and answers the exits in a vCPU's kvm_run. Several threads may each have an instance for the same vCPU, but
+ * only one at a time may use it.
  */
 export class RunPage {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
-  // Exits by the million must not make garbage: one object of each hot kind, one view of each length.
+  // Exits occur by the million and must not produce garbage: one object per hot kind, one view per length.
   readonly #io: Writable<IoExit>;
   readonly #mmio: Writable<MmioExit>;
   readonly #eoi: Writable<IoapicEoiExit> = { kind: 'ioapic-eoi', vector: 0 };
@@ -160,7 +160,7 @@ export class RunPage {
   #ioOffset = -1;
 
   /**
-   * @param address where kvm_run is mapped in this process; stays mapped for as long as this is used
+   * @param address of kvm_run in this process; must stay mapped while this is in use
    * @param bytes KVM_GET_VCPU_MMAP_SIZE
    */
   constructor(address: number, bytes: number) {
@@ -171,7 +171,9 @@ export class RunPage {
     this.#mmioData = Array.from({ length: 9 }, (_, n) => this.#bytes.subarray(MMIO_DATA, MMIO_DATA + n));
   }
 
-  /** What KVM_RUN's result and kvm_run say. @throws SysError for a run that failed, naming `target` */
+  /**
+   * Decodes the outcome of a KVM_RUN. @param result its return value, or a negative errno @throws SysError if it failed
+   */
   exit(result: number, target: string): VcpuExit {
     if (result >= 0) return this.decode();
     if (result === -EINTR) return INTERRUPTED;
@@ -179,7 +181,7 @@ export class RunPage {
     throw this.#failure(-result, target);
   }
 
-  /** The exit that kvm_run holds after a KVM_RUN that returned 0. */
+  /** The exit in kvm_run after a KVM_RUN that returned 0. */
   decode(): VcpuExit {
     const reason = this.#view.getUint32(run.exit_reason, true);
     switch (reason) {
@@ -274,7 +276,7 @@ export class RunPage {
   #decodeInternalError(): InternalErrorExit {
     const { suberror, ndata, data } = uapi.RunInternal.decode(this.#bytes, UNION);
     const error = { kind: 'internal-error', suberror, data: data.slice(0, ndata) } as const;
-    // emulation_failure lies over `data`: its flags are word 0, the instruction is in words 1 and 2.
+    // emulation_failure overlays `data`: its flags are word 0, the instruction is in words 1 and 2.
     const flags = ndata >= 3 ? (data[0] as bigint) : 0n;
     const hasInstruction = flags & BigInt(uapi.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
     if (suberror !== uapi.KVM_INTERNAL_ERROR_EMULATION || !hasInstruction)
@@ -299,19 +301,19 @@ export class RunPage {
   }
 
   /**
-   * With 1, the next run returns at once with `interrupted`, after finishing the access of the last exit. Any thread
-   * may set it; the vCPU's own clears it.
+   * If set, the next run completes the access of the last exit and returns `interrupted` without entering the guest.
+   * Any thread may set it; the thread that runs the vCPU clears it.
    */
   setImmediateExit(isSet: boolean): void {
     Atomics.store(this.#bytes, run.immediate_exit, isSet ? 1 : 0);
   }
 
-  /** Whether to exit with `irq-window` as soon as the guest can take an interrupt (VMs without an in-kernel irqchip). */
+  /** Requests an `irq-window` exit as soon as the guest can take an interrupt. For VMs without an in-kernel irqchip. */
   setRequestInterruptWindow(isWanted: boolean): void {
     this.#bytes[run.request_interrupt_window] = isWanted ? 1 : 0;
   }
 
-  /** Whether KVM_INTERRUPT would be taken now. */
+  /** Whether the guest can take a KVM_INTERRUPT now. */
   get isReadyForInterrupt(): boolean {
     return this.#bytes[run.ready_for_interrupt_injection] !== 0;
   }
@@ -321,28 +323,28 @@ export class RunPage {
     return this.#bytes[run.if_flag] !== 0;
   }
 
-  /** Result of the last `hypercall` exit. */
+  /** Sets the result of the last `hypercall` exit. */
   answerHypercall(result: bigint): void {
     this.#view.setBigUint64(UNION + uapi.RunHypercall.offsets.ret, result, true);
   }
 
-  /** Answers the last `rdmsr` (with its value) or `wrmsr`; `undefined` refuses it: the guest takes #GP. */
+  /** Answers the last `rdmsr` (with its value) or `wrmsr` exit; `undefined` rejects the access: the guest takes #GP. */
   answerMsr(value: bigint | undefined): void {
     this.#view.setUint8(UNION + MSR.error, value === undefined ? 1 : 0);
     if (value !== undefined) this.#view.setBigUint64(UNION + MSR.data, value, true);
   }
 
-  /** Which registers KVM stores in kvm_run at each exit: KVM_SYNC_X86_ bits. */
+  /** Selects the registers that KVM stores in kvm_run at each exit: KVM_SYNC_X86_ bits. */
   setValidRegs(mask: number): void {
     this.#view.setBigUint64(run.kvm_valid_regs, BigInt(mask), true);
   }
 
-  /** The registers as of the last exit; only those of {@link setValidRegs} are meaningful. */
+  /** The registers at the last exit; only those selected by {@link setValidRegs} are valid. */
   readSyncRegs(): uapi.SyncRegs {
     return uapi.SyncRegs.decode(this.#bytes, run.s);
   }
 
-  /** Registers that the next run starts with; KVM forgets the request after taking them. */
+  /** Sets registers for the next run, which consumes them. */
   writeSyncRegs(values: Partial<uapi.SyncRegs>): void {
     uapi.SyncRegs.write(this.#bytes, values, run.s);
     const mask =
@@ -352,7 +354,7 @@ export class RunPage {
     this.#view.setBigUint64(run.kvm_dirty_regs, BigInt(mask), true);
   }
 
-  /** CR8 (the task priority) at the last exit; in-kernel irqchips keep their own. */
+  /** CR8 (the task priority) at the last exit. Unused with in-kernel local APICs. */
   get cr8(): bigint {
     return this.#view.getBigUint64(run.cr8, true);
   }

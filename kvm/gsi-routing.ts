@@ -8,23 +8,25 @@ import {
 } from './uapi.js';
 import type { MsiMessage, Vm } from './vm.js';
 
-/** Where a GSI leads: to a pin of an interrupt controller in the kernel, or to a local APIC by message. */
+/** Where a GSI is routed: to a pin of an in-kernel interrupt controller, or to a local APIC by MSI. */
 export type GsiTarget =
   | { readonly kind: 'pin' /** KVM_IRQCHIP_… */; readonly irqchip: number; readonly pin: number }
   | ({ readonly kind: 'msi' } & MsiMessage);
 
-/** Which controllers GSIs 0 to 23 lead to at first. */
+/** Initial routes of GSIs 0 to 23. */
 export interface GsiRoutingOptions {
-  /** The in-kernel IOAPIC. Not in a VM with the split irqchip: there {@link GsiRouting.set} names a message per pin. */
+  /**
+   * Route to the in-kernel IOAPIC. False with the split irqchip: use {@link GsiRouting.set} to route a pin to an MSI.
+   */
   readonly isIoapicRouted: boolean;
-  /** GSIs 0 to 15 raise the in-kernel PICs too. */
+  /** Also route GSIs 0 to 15 to the in-kernel PICs. */
   readonly isPicRouted: boolean;
 }
 
-/** A GSI of its own for one message. Disposing frees it; deassign its irqfd first. */
+/** A GSI allocated for one MSI. Disposing releases it; deassign its irqfd first. */
 export interface MsiRoute extends Disposable {
   readonly gsi: number;
-  /** Changes the message. An interrupt raised meanwhile goes to the old place or to the new one, never to neither. */
+  /** Changes the message atomically: an interrupt raised meanwhile is delivered with the old message or the new one. */
   update(message: MsiMessage): void;
 }
 
@@ -39,7 +41,7 @@ function encodeTarget(gsi: number, target: GsiTarget): Uint8Array {
   return IrqRoutingEntry.encode({ gsi, type: KVM_IRQ_ROUTING_MSI, u });
 }
 
-/** What GSIs 0 to 23 mean at first: the pin of the same number. */
+/** Each GSI goes to the pin of the same number. */
 function defaultTable(options: GsiRoutingOptions): Map<number, readonly GsiTarget[]> {
   const table = new Map<number, readonly GsiTarget[]>();
   for (let gsi = 0; gsi < KVM_IOAPIC_NUM_PINS; gsi++) {
@@ -55,8 +57,9 @@ function defaultTable(options: GsiRoutingOptions): Map<number, readonly GsiTarge
 }
 
 /**
- * The VM's table of GSIs. GSIs 0 to 23 are the IOAPIC's pins; those above are handed out for messages. KVM takes the
- * table as a whole, in one step: every irqfd follows at once, and none ever sees half a change.
+ * The VM's GSI routing table. GSIs 0 to 23 are the IOAPIC's pins; higher ones are allocated for MSIs. KVM replaces the
+ * whole table atomically, so an irqfd never uses a half-changed route. Machine thread.
+ * @see KVM_SET_GSI_ROUTING
  */
 export class GsiRouting {
   readonly #vm: Vm;
@@ -68,27 +71,30 @@ export class GsiRouting {
     this.#table = table;
   }
 
-  /** @throws SysError EINVAL in a VM without an in-kernel irqchip, or for pins of one it does not have */
+  /** @throws SysError EINVAL in a VM without an in-kernel irqchip, or for pins of a controller that it does not have */
   static create(vm: Vm, options: GsiRoutingOptions): GsiRouting {
     const routing = new GsiRouting(vm, defaultTable(options));
     routing.#commit();
     return routing;
   }
 
-  /** How many GSIs lead somewhere. */
+  /** Number of GSIs that have a route. */
   get count(): number {
     let count = 0;
     for (const targets of this.#table.values()) if (targets.length > 0) count++;
     return count;
   }
 
-  /** Says where one of GSIs 0 to 23 leads; nowhere, if there are no targets. @throws RangeError for another GSI */
+  /** Routes one of GSIs 0 to 23; without targets it is unrouted. @throws RangeError for another GSI */
   set(gsi: number, targets: readonly GsiTarget[]): void {
     if (!(gsi >= 0 && gsi < KVM_IOAPIC_NUM_PINS)) throw new RangeError(`GSI ${gsi} is not an IOAPIC pin`);
     this.batch(() => this.#table.set(gsi, targets));
   }
 
-  /** @throws SysError EINVAL past KVM_CAP_IRQ_ROUTING GSIs, or for an address of no local APIC */
+  /**
+   * Allocates a GSI and routes it to a message.
+   * @throws SysError EINVAL past KVM_CAP_IRQ_ROUTING GSIs, or for an address outside the local APICs
+   */
   addMsi(message: MsiMessage): MsiRoute {
     let gsi = KVM_IOAPIC_NUM_PINS;
     while (this.#table.has(gsi)) gsi++;
@@ -110,7 +116,7 @@ export class GsiRouting {
     };
   }
 
-  /** Makes all changes within `change` at once, by one call into the kernel; none of them if that or `change` fails. */
+  /** Applies all changes made in `change` with one ioctl; applies none of them if that or `change` fails. */
   batch(change: () => void): void {
     if (this.#isBatched) {
       change();

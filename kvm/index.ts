@@ -1,4 +1,4 @@
-/** /dev/kvm: one type for each kind of descriptor, and the kvm-vfio device. */
+/** KVM (`/dev/kvm`): one class per kind of file descriptor, and the kvm-vfio device. */
 export { type Cap, caps } from './caps.js';
 export { CoalescedRing, type CoalescedWrite, type CoalescedZone, registerCoalesced } from './coalesced.js';
 export { KvmDevice } from './device.js';

@@ -7,12 +7,12 @@ import { KVM_IRQCHIP_IOAPIC } from './uapi.js';
 
 const VECTOR = 0x40;
 const OTHER_VECTOR = 0x41;
-/** To local APIC 0, fixed delivery, edge. */
+/** Local APIC 0, fixed delivery, edge-triggered. */
 const message = (vector: number) => ({ address: 0xfee0_0000n, data: vector });
 const COUNTER = DATA;
 const OTHER_COUNTER = DATA + 8;
 
-/** A guest that takes interrupts for ever and counts them by vector. */
+/** A guest that loops forever and counts interrupts by vector. */
 function counting(guest: TestGuest): { count(): bigint; otherCount(): bigint } {
   const code = new Assembler().sti().label('loop').out(0x500).jmp('loop');
   code.handler('handler', COUNTER).handler('other', OTHER_COUNTER);
@@ -22,7 +22,7 @@ function counting(guest: TestGuest): { count(): bigint; otherCount(): bigint } {
   return { count: () => words[0] as bigint, otherCount: () => words[1] as bigint };
 }
 
-/** Enough rounds of the guest for an interrupt to show, were there one. */
+/** Enough iterations of the guest for an unwanted interrupt to show up. */
 function settle(guest: TestGuest): void {
   let rounds = 50;
   guest.runUntil(() => rounds-- === 0);
@@ -48,7 +48,7 @@ test.each(['full', 'split'] as const)(
   },
 );
 
-test('a route changes under its irqfd, and the next interrupt goes to the new vector', () => {
+test('after a route changes, its irqfd raises the new vector', () => {
   using guest = TestGuest.create({ irqchip: 'split' });
   const { count, otherCount } = counting(guest);
   const routing = routed(guest, 'split');
@@ -65,7 +65,7 @@ test('a route changes under its irqfd, and the next interrupt goes to the new ve
   }
 });
 
-test('what an eventfd was signalled before it was bound is not lost', () => {
+test('a signal sent before an eventfd is bound is not lost', () => {
   using guest = TestGuest.create({ irqchip: 'split' });
   const { count } = counting(guest);
   using route = routed(guest, 'split').addMsi(message(VECTOR));
@@ -75,7 +75,7 @@ test('what an eventfd was signalled before it was bound is not lost', () => {
   guest.runUntil(() => count() === 1n);
 });
 
-test('a deassigned irqfd is silent, and its eventfd can be bound again', () => {
+test('a deassigned irqfd raises nothing, and its eventfd can be bound again', () => {
   using guest = TestGuest.create({ irqchip: 'split' });
   const { count } = counting(guest);
   using route = routed(guest, 'split').addMsi(message(VECTOR));
@@ -92,7 +92,7 @@ test('a deassigned irqfd is silent, and its eventfd can be bound again', () => {
   guest.runUntil(() => count() === 1n);
 });
 
-test('GSIs are handed out from 24, lowest first, and come back', () => {
+test('GSIs are allocated from 24, lowest first, and reused after release', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   const routing = routed(guest, 'full');
   expect(routing.count).toBe(24);
@@ -106,7 +106,7 @@ test('GSIs are handed out from 24, lowest first, and come back', () => {
   expect(() => routing.set(24, [])).toThrowError(RangeError);
 });
 
-test('a batch that fails leaves the table as it was', () => {
+test('a failed batch leaves the table unchanged', () => {
   using guest = TestGuest.create({ irqchip: 'split' });
   const routing = routed(guest, 'split');
   const { count } = counting(guest);
@@ -131,7 +131,7 @@ test.each(['full', 'split'] as const)('%s irqchip: a message is delivered withou
   guest.runUntil(() => count() === 1n);
 });
 
-/** Programs an IOAPIC pin: the vector, for APIC 0, unmasked. */
+/** Programs an IOAPIC pin: this vector, to APIC 0, unmasked. */
 function programPin(guest: TestGuest, pin: number, isLevel: boolean): void {
   const state = guest.vm.getIoapic();
   state.redirtbl[pin] = BigInt(VECTOR) | (isLevel ? 1n << 15n : 0n);
@@ -150,7 +150,7 @@ test('a line raises the IOAPIC’s pin', () => {
   }
 });
 
-test('a level irqfd stays up until the guest’s EOI, which comes back on the resample eventfd', () => {
+test('a level irqfd stays asserted until the guest’s EOI, which signals the resample eventfd', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   const { count } = counting(guest);
   routed(guest, 'full');
@@ -202,7 +202,7 @@ test('the timer ticks on its pin', () => {
   guest.runUntil(() => count() >= 3n);
 });
 
-test('the PICs’ state is read and set', () => {
+test('the PICs’ state can be read and set', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   guest.vm.setPic(0, { ...guest.vm.getPic(0), imr: 0xfb, irq_base: 0x20 });
   expect(guest.vm.getPic(0)).toMatchObject({ imr: 0xfb, irq_base: 0x20 });
@@ -210,7 +210,7 @@ test('the PICs’ state is read and set', () => {
   expect(guest.vm.getPic(1)).toMatchObject({ imr: 0xff, irq_base: 0x28 });
 });
 
-test('what needs an irqchip says so without one', () => {
+test('calls that need an irqchip name it as missing', () => {
   using guest = TestGuest.create();
   using line = Fd.eventfd('line');
   expect(() => guest.vm.assignIrqfd({ fd: line, gsi: 5 })).toThrowError(/KVM_IRQFD .*EINVAL\n {2}hint/);

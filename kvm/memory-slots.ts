@@ -8,27 +8,27 @@ import type { Vm } from './vm.js';
 export interface MemorySlotOptions {
   /** Guest writes become `mmio` exits. */
   readonly isReadonly?: boolean | undefined;
-  /** KVM notes which pages the guest writes. */
+  /** KVM logs which pages the guest writes. */
   readonly isLogged?: boolean | undefined;
 }
 
-/** Host memory that the guest sees at a guest physical address. Disposing takes it away from the guest. */
+/** Host memory mapped at a guest physical address. Disposing unmaps it from the guest. */
 export interface MemorySlot extends Disposable {
-  /** KVM's number of it. */
+  /** KVM's slot number. */
   readonly slot: number;
   readonly gpa: Gpa;
   readonly hva: Hva;
   readonly bytes: bigint;
   readonly isReadonly: boolean;
-  /** Starts or stops noting which pages the guest writes. @throws RangeError after removal */
+  /** Starts or stops dirty page logging. @throws RangeError after disposal */
   setLogged(isLogged: boolean): void;
-  /** Pages written since the last call, bit n for page n. @throws SysError ENOENT if writes are not logged */
+  /** Pages written since the last call, bit n for page n. @throws SysError ENOENT if the slot does not log */
   getDirtyLog(): Uint8Array;
-  /** Starts anew for the pages that `bitmap` names. @see Vm.clearDirtyLog */
+  /** Clears the dirty pages named by `bitmap`. @see Vm.clearDirtyLog */
   clearDirtyLog(firstPage: bigint, pages: number, bitmap: Uint8Array): void;
 }
 
-/** The memory of a VM, with numbers for its slots. */
+/** The memory slots of a VM: allocates their numbers. Machine thread. */
 export class MemorySlots {
   readonly #vm: Vm;
   readonly #used = new Set<number>();
@@ -37,18 +37,19 @@ export class MemorySlots {
     this.#vm = vm;
   }
 
-  /** How many slots there are now. */
+  /** Number of slots in use. */
   get count(): number {
     return this.#used.size;
   }
 
   /**
-   * Lets the guest see host memory.
-   * @param gpa where, page-aligned
-   * @param hva page-aligned; stays mapped until the slot is disposed. For huge pages, gpa and hva agree modulo 2 MiB
-   * @param bytes whole pages
-   * @throws SysError EEXIST if the range overlaps another slot's; EINVAL for a range that is empty, misaligned, or not
-   *   in user memory, or for a slot too many
+   * Maps host memory into the guest.
+   * @param gpa page-aligned
+   * @param hva page-aligned; must stay mapped until the slot is disposed. For huge pages, gpa and hva agree modulo 2
+   *   MiB
+   * @param bytes a multiple of the page size
+   * @throws SysError EEXIST if the range overlaps another slot; EINVAL for a range that is empty, misaligned or not in
+   *   user memory, or past KVM_CAP_NR_MEMSLOTS
    * @see KVM_SET_USER_MEMORY_REGION
    */
   add(gpa: Gpa, hva: Hva, bytes: bigint, options: MemorySlotOptions = {}): MemorySlot {

@@ -12,17 +12,17 @@ function encodeMsrs(entries: readonly Partial<MsrEntry>[]): Uint8Array<ArrayBuff
   return bytes;
 }
 
-/** KVM stops at the first MSR it refuses, and tells only how many came before. */
+/** KVM stops at the first MSR that it rejects, and returns how many it processed. */
 function refused(request: Request, fd: Fd, index: number): SysError {
   return new SysError({
     call: request.name,
     target: `${fd.target}, MSR 0x${index.toString(16)}`,
     errno: errno.EINVAL,
-    hint: 'this KVM does not have the MSR, or refuses the value; those before it in the list were done',
+    hint: 'this KVM lacks the MSR or rejects the value; the MSRs before it in the list were processed',
   });
 }
 
-/** Reads MSRs of a vCPU, or feature MSRs of the system fd. @throws SysError EINVAL naming the first refused */
+/** Reads MSRs of a vCPU, or feature MSRs of the system fd. @throws SysError EINVAL naming the first one rejected */
 export function getMsrs(fd: Fd, request: Request, indices: readonly number[]): MsrEntry[] {
   const bytes = encodeMsrs(indices.map((index) => ({ index })));
   const done = ioctl(fd, request, bytes);
@@ -30,7 +30,7 @@ export function getMsrs(fd: Fd, request: Request, indices: readonly number[]): M
   return indices.map((_, i) => MsrEntry.decode(bytes, Msrs.size + i * MsrEntry.size));
 }
 
-/** Writes MSRs of a vCPU, in order. @throws SysError EINVAL naming the first refused */
+/** Writes MSRs of a vCPU, in order. @throws SysError EINVAL naming the first one rejected */
 export function setMsrs(
   fd: Fd,
   request: Request,

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { CountedReference } from './reference.js';
 
-test('the last put destroys, once, and then no reference is to be had', () => {
+test('the last put destroys once, and no reference can be taken after it', () => {
   fc.assert(
     fc.property(fc.array(fc.boolean(), { maxLength: 40 }), (steps) => {
       let destroyed = 0;
@@ -25,7 +25,7 @@ test('the last put destroys, once, and then no reference is to be had', () => {
   );
 });
 
-test('nobody gets a reference while the VM is being destroyed', () => {
+test('no reference can be taken while the VM is being destroyed', () => {
   let gotOne: boolean | undefined;
   const reference: CountedReference = new CountedReference(() => {
     gotOne = reference.getUnlessDying();

@@ -1,20 +1,20 @@
 /**
- * A VM as others may hold it: all that a VFIO file knows of the VM it belongs to. A holder takes its own reference
- * with {@link getUnlessDying} before it uses the VM, and puts it when done.
+ * A counted reference to a VM: all that a VFIO file knows of the VM it is associated with. A holder takes a reference
+ * with {@link getUnlessDying} before it uses the VM, and drops it with {@link put}.
  */
 export interface KvmReference {
-  /** Takes a reference; false if the VM is gone, and then there is none to put. */
+  /** Takes a reference; false if the VM is destroyed, and then there is none to put. @see kvm_get_kvm_safe */
   getUnlessDying(): boolean;
   /**
-   * Gives one back. The last one closes the VM's descriptor and does nothing else: no callback runs, so it may be
-   * called under any lock.
+   * Drops a reference. The last one closes the VM's descriptor and runs no callback, so it may be dropped under any
+   * lock.
    */
   put(): void;
-  /** Whether a reference could be had now. */
+  /** Whether {@link getUnlessDying} would succeed now. */
   readonly isAlive: boolean;
 }
 
-/** Counts references from 1, the owner's; at 0 it runs `destroy`, once. */
+/** Counts references, starting with the owner's; runs `destroy` once, when the count reaches 0. */
 export class CountedReference implements KvmReference {
   #count = 1;
   readonly #destroy: () => void;
@@ -33,7 +33,7 @@ export class CountedReference implements KvmReference {
     return true;
   }
 
-  /** @throws RangeError if there is no reference left to put: a holder put twice */
+  /** @throws RangeError if no reference is left: a holder put twice */
   put(): void {
     if (this.#count === 0) throw new RangeError('more references put than taken');
     this.#count--;

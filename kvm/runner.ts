@@ -2,20 +2,17 @@ import * as libc from '../sys/libc.js';
 import { RunPage, type VcpuExit } from './exits.js';
 import { KVM_RUN } from './uapi-vcpu.js';
 
-/** A vCPU as numbers, to be handed to the thread that runs it. The {@link Vcpu} stays the owner. */
+/** A vCPU as plain numbers, to pass to the thread that runs it. The {@link Vcpu} remains the owner. */
 export interface VcpuHandle {
-  /** For messages: `vcpu 0`. */
+  /** Names the vCPU in errors: `vcpu 0`. */
   readonly target: string;
   readonly fd: number;
-  /** Where kvm_run is mapped. */
+  /** Address of the mapped kvm_run. */
   readonly address: number;
   readonly bytes: number;
 }
 
-/**
- * Runs a vCPU in the calling thread. Not to be used after the vCPU's owner has disposed it: its fd number may by then
- * be something else.
- */
+/** Runs a vCPU in the calling thread. Do not use it after the vCPU is disposed: its fd number may have been reused. */
 export class VcpuRunner {
   readonly page: RunPage;
   readonly #target: string;
@@ -28,8 +25,8 @@ export class VcpuRunner {
   }
 
   /**
-   * @param door the way into the kernel; `koffi` needs that optional package
-   * @throws Error if `door` is `koffi` and that is not installed
+   * @param door the call path into the kernel; `koffi` requires that optional package
+   * @throws Error if `door` is `koffi` and the package is not installed
    */
   static of(handle: VcpuHandle, door?: libc.HotDoor): VcpuRunner {
     const page = new RunPage(handle.address, handle.bytes);
@@ -37,10 +34,10 @@ export class VcpuRunner {
   }
 
   /**
-   * Lets the guest run until something is to be done for it. Blocks the thread; a signal with immediate_exit set
-   * ({@link RunPage.setImmediateExit}) ends it.
+   * Runs the guest until its next exit. Blocks the thread; a signal with immediate_exit set ({@link
+   * RunPage.setImmediateExit}) interrupts it.
    * @returns the exit, valid until the next run
-   * @throws SysError EFAULT for memory that is not there, EBADF, EIO once the VM is dead
+   * @throws SysError EFAULT for guest memory that the host cannot access; EBADF; EIO once the VM is dead
    * @see KVM_RUN
    */
   run(): VcpuExit {

@@ -4,10 +4,10 @@ import * as uapi from './uapi-vcpu.js';
 
 const MSR_LSTAR = 0xc000_0082;
 const MSR_STAR = 0xc000_0081;
-/** Nobody's. */
+/** An MSR that does not exist. */
 const MSR_NONE = 0x4000_1234;
 
-test('general registers come back as they were set', () => {
+test('general registers read back as set', () => {
   using guest = TestGuest.create();
   const names = Object.keys(uapi.Regs.fields) as (keyof uapi.Regs)[];
   const regs = Object.fromEntries(names.map((name, i) => [name, 0x1111_0000_0000n + BigInt(i)])) as uapi.Regs;
@@ -16,7 +16,7 @@ test('general registers come back as they were set', () => {
   expect(guest.vcpu.getRegs()).toEqual(set);
 });
 
-test('system registers come back as they were set, and impossible ones are refused', () => {
+test('system registers read back as set, and impossible combinations are rejected', () => {
   using guest = TestGuest.create();
   const sregs = guest.vcpu.getSregs();
   expect(sregs).toMatchObject({ cr3: 0x1000n, cs: { selector: 8, l: 1 }, idt: { base: 0x8000n } });
@@ -29,7 +29,7 @@ test('system registers come back as they were set, and impossible ones are refus
   );
 });
 
-test('system registers of the second kind are those of the first', () => {
+test('KVM_GET_SREGS2 agrees with KVM_GET_SREGS', () => {
   using guest = TestGuest.create();
   const sregs2 = guest.vcpu.getSregs2();
   expect(sregs2).toMatchObject({ cr3: 0x1000n, efer: guest.vcpu.getSregs().efer });
@@ -37,7 +37,7 @@ test('system registers of the second kind are those of the first', () => {
   expect(guest.vcpu.getSregs().gs.base).toBe(0x1234n);
 });
 
-test('MSRs are set in order, until one is refused, which the error names', () => {
+test('MSRs are set in order up to the first one rejected, which the error names', () => {
   using guest = TestGuest.create();
   guest.vcpu.setMsrs([
     { index: MSR_LSTAR, data: 0x1234_5000n },
@@ -62,7 +62,7 @@ test('MSRs are set in order, until one is refused, which the error names', () =>
   ]);
 });
 
-test('CPUID is what it was set to, plus at most what KVM knows better', () => {
+test('CPUID reads back as set, apart from what KVM updates itself', () => {
   using guest = TestGuest.create();
   const entries = guest.vcpu.getCpuid2();
   expect(entries.length).toBeGreaterThan(5);
@@ -73,7 +73,7 @@ test('CPUID is what it was set to, plus at most what KVM knows better', () => {
   expect(() => guest.vcpu.setCpuid2(tooMany)).toThrowError(/KVM_SET_CPUID2 on vcpu 0: E2BIG/);
 });
 
-test('the FPU comes back as it was set', () => {
+test('the FPU reads back as set', () => {
   using guest = TestGuest.create();
   const fpu = guest.vcpu.getFpu();
   const xmm = Uint8Array.from({ length: 256 }, (_, i) => i);
@@ -81,7 +81,7 @@ test('the FPU comes back as it was set', () => {
   expect(guest.vcpu.getFpu()).toMatchObject({ xmm, fcw: 0x37f });
 });
 
-test('the XSAVE area comes back as it was set, and a short one is refused', () => {
+test('the XSAVE area reads back as set, and a short one is rejected', () => {
   using guest = TestGuest.create();
   const area = guest.vcpu.getXsave();
   expect(area.length).toBe(Math.max(4096, guest.vm.checkExtension('KVM_CAP_XSAVE2')));
@@ -94,33 +94,33 @@ test('the XSAVE area comes back as it was set, and a short one is refused', () =
   expect(() => guest.vcpu.setXsave(area.subarray(1))).toThrowError(RangeError);
 });
 
-test('XCR0 comes back as it was set, and never without x87', () => {
+test('XCR0 reads back as set, and is rejected without x87', () => {
   using guest = TestGuest.create();
   guest.vcpu.setXcrs(new Map([[0, 3n]]));
   expect(guest.vcpu.getXcrs().get(0)).toBe(3n);
   expect(() => guest.vcpu.setXcrs(new Map([[0, 2n]]))).toThrowError(/KVM_SET_XCRS on vcpu 0: EINVAL/);
 });
 
-test('debug registers come back as they were set', () => {
+test('debug registers read back as set', () => {
   using guest = TestGuest.create();
   const registers = { ...guest.vcpu.getDebugRegs(), db: [0x1000n, 0x2000n, 0x3000n, 0x4000n] };
   guest.vcpu.setDebugRegs(registers);
   expect(guest.vcpu.getDebugRegs()).toEqual(registers);
 });
 
-test('the local APIC comes back as it was set', () => {
+test('the local APIC reads back as set', () => {
   using guest = TestGuest.create({ irqchip: 'split' });
   guest.enableApic();
   const word = (at: number) => new Uint32Array(guest.vcpu.getLapic().buffer)[at / 4];
   expect(word(0xf0)).toBe(0x1ff);
 });
 
-test('without in-kernel APICs there is none to read', () => {
+test('without in-kernel local APICs, reading one fails', () => {
   using guest = TestGuest.create();
   expect(() => guest.vcpu.getLapic()).toThrowError(/KVM_GET_LAPIC on vcpu 0: EINVAL\n {2}hint/);
 });
 
-test('a processor is halted and woken by its MP state', () => {
+test('the MP state halts a vCPU and wakes it', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   expect(guest.vcpu.getMpState()).toBe(uapi.KVM_MP_STATE_RUNNABLE);
   guest.vcpu.setMpState(uapi.KVM_MP_STATE_HALTED);
@@ -132,7 +132,7 @@ test('a processor is halted and woken by its MP state', () => {
   expect(second.getMpState()).toBe(uapi.KVM_MP_STATE_UNINITIALIZED);
 });
 
-test('an exception put among the events is what the guest meets first', () => {
+test('a pending exception set in the events is delivered first', () => {
   using guest = TestGuest.create();
   const code = new Assembler().hlt().label('gp').mov('rax', 0x99).out(0x500);
   guest.load(code).setVector(13, code.address('gp'));
@@ -144,7 +144,7 @@ test('an exception put among the events is what the guest meets first', () => {
   expect(guest.run()).toMatchObject({ kind: 'io', port: 0x500 });
 });
 
-test('the TSC has a frequency, and another one only if the processor can scale', () => {
+test('the TSC frequency can change only if the processor can scale it', () => {
   using guest = TestGuest.create();
   const khz = guest.vcpu.getTscKhz();
   expect(khz).toBeGreaterThan(100_000);
@@ -155,7 +155,7 @@ test('the TSC has a frequency, and another one only if the processor can scale',
   else expect(scale).toThrowError(/KVM_SET_TSC_KHZ on vcpu 0: EINVAL\n {2}hint/);
 });
 
-test('a signal mask is set and taken away', () => {
+test('a signal mask can be set and removed', () => {
   using guest = TestGuest.create();
   guest.vcpu.setSignalMask(0xffff_fff8_ffff_fffen);
   guest.load(new Assembler().hlt());
@@ -173,12 +173,12 @@ test('translate walks the guest’s own page tables', () => {
   expect(guest.vcpu.translate(1n << 40n).valid).toBe(0);
 });
 
-test('a guest without kvmclock cannot be told that it was paused', () => {
+test('KVM_KVMCLOCK_CTRL fails in a guest without kvmclock', () => {
   using guest = TestGuest.create();
   expect(() => guest.vcpu.kvmclockCtrl()).toThrowError(/KVM_KVMCLOCK_CTRL on vcpu 0: EINVAL\n {2}hint/);
 });
 
-test('an interrupt by hand is refused where the kernel has the irqchip', () => {
+test('KVM_INTERRUPT is rejected with an in-kernel irqchip', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   expect(() => guest.vcpu.interrupt(0x40)).toThrowError(/KVM_INTERRUPT on vcpu 0: ENXIO\n {2}hint/);
 });

@@ -7,7 +7,7 @@ test('a missing device names the module to load', () => {
   );
 });
 
-test('a file that is not KVM is not taken for it', () => {
+test('a file other than the KVM device is rejected', () => {
   expect(() => Kvm.open('/dev/null')).toThrowError(/KVM_GET_API_VERSION on \/dev\/null: ENOTTY/);
 });
 
@@ -17,7 +17,7 @@ test('KVM speaks version 12 and maps at least kvm_run, the port data and the rin
   expect(kvm.getVcpuMmapSize()).toBeGreaterThanOrEqual(3 * 4096);
 });
 
-test('what is missing is told all at once', () => {
+test('an error lists all missing capabilities', () => {
   using kvm = Kvm.open();
   kvm.requireExtensions(['KVM_CAP_USER_MEMORY', 'KVM_CAP_IRQFD', 'KVM_CAP_IMMEDIATE_EXIT']);
   expect(kvm.checkExtension('KVM_CAP_MSI_DEVID')).toBe(0);

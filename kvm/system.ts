@@ -29,7 +29,7 @@ function openDevice(path: string): Fd {
   }
 }
 
-/** `/dev/kvm`: what this kernel and processor can do, and the way to a VM. */
+/** The system fd, `/dev/kvm`: queries what the kernel and processor support, and creates VMs. Any thread. */
 export class Kvm implements Disposable {
   readonly fd: Fd;
 
@@ -38,40 +38,40 @@ export class Kvm implements Disposable {
   }
 
   /**
-   * Opens the device and checks that it speaks the one API there is.
-   * @throws SysError ENOENT, EACCES with what to do; ENOTSUP for another API version
+   * Opens the device and checks the API version.
+   * @throws SysError ENOENT, ENXIO, ENODEV, EACCES or EPERM, with the fix as the hint; ENOTSUP for another API version
    */
   static open(path = '/dev/kvm'): Kvm {
     using scope = new Scope();
     const kvm = Kvm.adopt(scope.own(openDevice(path)));
     const version = kvm.getApiVersion();
     if (version !== uapi.KVM_API_VERSION) {
-      const hint = `version ${uapi.KVM_API_VERSION} is needed, this kernel has ${version}`;
+      const hint = `API version ${uapi.KVM_API_VERSION} is required, this kernel has ${version}`;
       throw new SysError({ call: 'KVM_GET_API_VERSION', target: path, errno: errno.ENOTSUP, hint });
     }
     scope.move();
     return kvm;
   }
 
-  /** Takes over a descriptor of /dev/kvm that somebody else opened. */
+  /** Takes ownership of an open `/dev/kvm` descriptor. */
   static adopt(fd: Fd): Kvm {
     return new Kvm(fd);
   }
 
-  /** 12, on every kernel since 2.6.22. @see KVM_GET_API_VERSION */
+  /** Always 12 since Linux 2.6.22. @see KVM_GET_API_VERSION */
   getApiVersion(): number {
     return ioctl(this.fd, uapi.KVM_GET_API_VERSION);
   }
 
   /**
-   * 0 if the capability is missing; else 1 or a number whose meaning depends on the capability. A VM may answer
-   * differently: see {@link Vm.checkExtension}.
+   * Returns 0 if the capability is missing; otherwise 1, or a value defined by the capability. A VM may report a
+   * different one: see {@link Vm.checkExtension}.
    */
   checkExtension(cap: Cap): number {
     return ioctl(this.fd, uapi.KVM_CHECK_EXTENSION, caps[cap]);
   }
 
-  /** @throws SysError ENOTSUP, naming every one of `needed` that is missing */
+  /** @throws SysError ENOTSUP, listing every missing capability */
   requireExtensions(needed: readonly Cap[]): void {
     const missing = needed.filter((cap) => this.checkExtension(cap) === 0);
     if (missing.length === 0) return;
@@ -84,17 +84,17 @@ export class Kvm implements Disposable {
     });
   }
 
-  /** Bytes to map of each vCPU: kvm_run, the port I/O data, the coalesced ring. */
+  /** Size in bytes of each vCPU's mapping: kvm_run, the port I/O data and the coalesced ring. */
   getVcpuMmapSize(): number {
     return ioctl(this.fd, uapi.KVM_GET_VCPU_MMAP_SIZE);
   }
 
-  /** CPUID leaves that processor and KVM support together: what a guest may be shown. */
+  /** CPUID leaves that both the processor and KVM support. @see KVM_GET_SUPPORTED_CPUID */
   getSupportedCpuid(): uapi.CpuidEntry2[] {
     return this.#getCpuid(uapi.KVM_GET_SUPPORTED_CPUID);
   }
 
-  /** CPUID leaves for features that KVM emulates though the processor may lack them. */
+  /** CPUID leaves of features that KVM emulates, whether or not the processor has them. @see KVM_GET_EMULATED_CPUID */
   getEmulatedCpuid(): uapi.CpuidEntry2[] {
     return this.#getCpuid(uapi.KVM_GET_EMULATED_CPUID);
   }
@@ -103,12 +103,12 @@ export class Kvm implements Disposable {
     return decodeCpuid(this.#getList(request, (length) => encodeCpuid([], length)));
   }
 
-  /** MSRs that hold guest state: what to save and restore. */
+  /** Indices of the MSRs that hold guest state, to save and restore. */
   getMsrIndexList(): number[] {
     return this.#getMsrList(uapi.KVM_GET_MSR_INDEX_LIST);
   }
 
-  /** MSRs that tell features, readable with {@link getFeatureMsrs}. */
+  /** Indices of the MSRs that describe features, readable with {@link getFeatureMsrs}. */
   getMsrFeatureIndexList(): number[] {
     return this.#getMsrList(uapi.KVM_GET_MSR_FEATURE_INDEX_LIST);
   }
@@ -119,7 +119,7 @@ export class Kvm implements Disposable {
     return Array.from(new Uint32Array(bytes.buffer, uapi.MsrList.size, nmsrs));
   }
 
-  /** KVM says E2BIG to a list with too little room. */
+  /** KVM reports E2BIG if the list has too little room. */
   #getList(request: Request, room: (length: number) => Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
     for (let length = 128; ; length *= 8) {
       const bytes = room(length);
@@ -132,15 +132,15 @@ export class Kvm implements Disposable {
     }
   }
 
-  /** Values of feature MSRs as this KVM has them. @throws SysError EINVAL naming the first one it refuses */
+  /** Values of feature MSRs as KVM supports them. @throws SysError EINVAL naming the first index it rejects */
   getFeatureMsrs(indices: readonly number[]): uapi.MsrEntry[] {
     return getMsrs(this.fd, KVM_GET_MSRS, indices);
   }
 
   /**
-   * Makes a VM without memory, vCPUs or devices.
-   * @param name for messages
-   * @throws SysError ENOMEM; EBUSY if another hypervisor has the processor
+   * Creates a VM without memory, vCPUs or devices.
+   * @param name names the VM in errors and traces
+   * @throws SysError ENOMEM; EMFILE; EBUSY if another hypervisor holds the virtualisation extensions
    */
   createVm(name = 'vm'): Vm {
     using scope = new Scope();
@@ -150,7 +150,7 @@ export class Kvm implements Disposable {
     return vm;
   }
 
-  /** Creating a VM takes long enough for a signal to come in between, a profiler's for one. */
+  /** KVM_CREATE_VM is slow enough to be interrupted by a signal, such as a profiler's. */
   #createVmFd(): number {
     for (;;) {
       try {

@@ -1,4 +1,4 @@
-/** Building blocks for guests of a few instructions: an assembler that knows just enough, and a VM to run it in. */
+/** Building blocks for guests of a few instructions: a minimal assembler, and a VM to run its code in. */
 import { type Gpa, gpa, PAGE_SIZE } from '../sys/address.js';
 import type { HotDoor } from '../sys/libc.js';
 import { Mapping } from '../sys/mapping.js';
@@ -12,10 +12,10 @@ import type { Vm } from './vm.js';
 
 const registers = { rax: 0, rcx: 1, rdx: 2, rbx: 3, rsp: 4, rbp: 5, rsi: 6, rdi: 7 } as const;
 type Register = keyof typeof registers;
-/** Bytes of an access. */
+/** Width of an access in bytes. */
 export type Width = 1 | 2 | 4 | 8;
 
-/** 64-bit machine code, instruction by instruction. Jumps go to labels defined before or after. */
+/** Assembles 64-bit machine code, one instruction per call. A jump may target a label defined later. */
 export class Assembler {
   /** Guest address of the first instruction. */
   readonly origin: number;
@@ -38,12 +38,12 @@ export class Assembler {
     return this.raw(0x48, 0xb8 + registers[register], ...immediate);
   }
 
-  /** `mov [rbx], rax`, or a part of it. */
+  /** `mov [rbx], rax`, or its low part. */
   store(width: Width): this {
     return this.#sized(width, 0x88, 0x03);
   }
 
-  /** `mov rax, [rbx]`, or a part of it. */
+  /** `mov rax, [rbx]`, or its low part. */
   load(width: Width): this {
     return this.#sized(width, 0x8a, 0x03);
   }
@@ -54,7 +54,7 @@ export class Assembler {
     return this.raw(width === 1 ? opcode : opcode + 1, modrm);
   }
 
-  /** Puts a value at an address: `mov rbx, address; mov rax, value; mov [rbx], rax`. */
+  /** Stores a value at an address: `mov rbx, address; mov rax, value; mov [rbx], rax`. */
   poke(address: bigint | number, value: bigint | number, width: Width = 4): this {
     return this.mov('rbx', address).mov('rax', value).store(width);
   }
@@ -64,13 +64,13 @@ export class Assembler {
     return this.mov('rbx', address).mov('rax', 0).load(width);
   }
 
-  /** `out dx, al` or `ax` or `eax`, to a port. */
+  /** `out dx, al`, `ax` or `eax`. */
   out(port: number, width: 1 | 2 | 4 = 1): this {
     this.mov('rdx', port);
     return width === 1 ? this.raw(0xee) : width === 2 ? this.raw(0x66, 0xef) : this.raw(0xef);
   }
 
-  /** `in al, dx` or `ax` or `eax`, from a port. */
+  /** `in al, dx`, `ax` or `eax`. */
   in(port: number, width: 1 | 2 | 4 = 1): this {
     this.mov('rdx', port);
     return width === 1 ? this.raw(0xec) : width === 2 ? this.raw(0x66, 0xed) : this.raw(0xed);
@@ -80,7 +80,7 @@ export class Assembler {
   repOutsb = (): this => this.raw(0xf3, 0x6e);
   /** `rep insb`: rcx bytes from port dx to [rdi]. */
   repInsb = (): this => this.raw(0xf3, 0x6c);
-  /** `inc qword [address]`, below 2 GiB. */
+  /** `inc qword [address]`; the address is below 2 GiB. */
   incq = (address: number): this => this.raw(0x48, 0xff, 0x04, 0x25, ...u32(address));
   hlt = (): this => this.raw(0xf4);
   sti = (): this => this.raw(0xfb);
@@ -106,7 +106,7 @@ export class Assembler {
     return this.raw(0, 0, 0, 0);
   }
 
-  /** An interrupt handler: counts at `counter`, tells the local APIC that it is done, returns. */
+  /** An interrupt handler: increments the counter at `counter`, signals EOI to the local APIC, returns. */
   handler(label: string, counter: number): this {
     this.label(label).push('rax').push('rbx').incq(counter);
     return this.poke(0xfee000b0, 0).pop('rbx').pop('rax').iretq();
@@ -119,7 +119,7 @@ export class Assembler {
     return this.origin + at;
   }
 
-  /** The code, with its jumps filled in. */
+  /** The code with its jumps resolved. */
   assemble(): Uint8Array {
     const code = Uint8Array.from(this.#bytes);
     for (const { at, label } of this.#jumps) code.set(u32(this.address(label) - this.origin - (at + 4)), at);
@@ -129,22 +129,22 @@ export class Assembler {
 
 const u32 = (value: number): number[] => [...new Uint8Array(new Int32Array([value | 0]).buffer)];
 
-// Where things are in the guest's first 2 MiB.
+// Layout of the guest's first 2 MiB.
 const PML4 = 0x1000;
 const PDPT = 0x2000;
 const PAGE_DIRECTORIES = 0x3000;
 const IDT = 0x8000;
 const STACK_TOP = 0x10000;
-/** Where {@link TestGuest.load} puts the code. */
+/** Where {@link TestGuest.load} stores the code. */
 export const CODE = 0x20000;
-/** A place for the guest's data. */
+/** Scratch memory for the guest's data. */
 export const DATA = 0x30000;
-/** A guest address with no memory behind it. */
+/** A guest address outside all memory slots. */
 export const HOLE = 0xd000_0000;
 const RAM_BYTES = 0x20_0000;
 const GIB = 2n ** 30n;
 const LARGE_PAGE = 2n ** 21n;
-/** Present, writable, for CPL 3 too. */
+/** Present, writable, accessible at CPL 3. */
 const PRESENT = 7n;
 const PAGE_IS_LARGE = 0x80n;
 
@@ -169,17 +169,17 @@ const segment = {
 const codeSegment: Segment = { ...segment, selector: 8, type: 11, db: 0, l: 1 };
 const dataSegment: Segment = { ...segment, selector: 16, type: 3, db: 1, l: 0 };
 
-/** How a {@link TestGuest} is made. */
+/** Options of a {@link TestGuest}. */
 export interface TestGuestOptions {
   readonly irqchip?: 'none' | 'full' | 'split';
-  /** KVM notes which pages of RAM the guest writes. */
+  /** KVM logs which pages of RAM the guest writes. */
   readonly isLogged?: boolean;
   readonly door?: HotDoor;
-  /** Runs before the vCPU is made. */
+  /** Runs before the vCPU is created. */
   readonly prepare?: (vm: Vm) => void;
 }
 
-/** One vCPU in 64-bit mode at CPL 0, the first 4 GiB mapped one to one, 2 MiB of RAM, interrupts off. */
+/** One vCPU in 64-bit mode at CPL 0 with interrupts off, 2 MiB of RAM, and an identity map of the first 4 GiB. */
 export class TestGuest implements Disposable {
   readonly kvm: Kvm;
   readonly vm: Vm;
@@ -201,7 +201,7 @@ export class TestGuest implements Disposable {
     using scope = new Scope();
     const kvm = scope.own(Kvm.open());
     const vm = scope.own(kvm.createVm());
-    // Processors without unrestricted guest mode need these, wherever memory is not.
+    // Processors without unrestricted guest mode need both, outside all slots.
     vm.setTssAddr(gpa(0xfffb_d000n));
     vm.setIdentityMapAddr(gpa(0xfffb_c000n));
     const memory = scope.own(Mapping.anonymous(RAM_BYTES));
@@ -228,7 +228,7 @@ export class TestGuest implements Disposable {
 
   #enterLongMode(): void {
     const sregs = this.vcpu.getSregs();
-    // iretq loads CS and SS anew, from here.
+    // iretq reloads CS and SS from here.
     this.words(0x500, 3).set([0n, 0x00af_9b00_0000_ffffn, 0x00cf_9300_0000_ffffn]);
     const dtable = (base: number, limit: number) => ({ base: BigInt(base), limit, padding: [0, 0, 0] });
     this.vcpu.setSregs({
@@ -248,32 +248,32 @@ export class TestGuest implements Disposable {
     });
   }
 
-  /** 64-bit words of guest RAM. */
+  /** A view of guest RAM as 64-bit words. */
   words(at: number, count: number): BigUint64Array {
     const { buffer, byteOffset } = this.memory.view.slice(at, count * 8);
     return new BigUint64Array(buffer, byteOffset, count);
   }
 
-  /** Bytes of guest RAM. */
+  /** A view of guest RAM as bytes. */
   bytes(at: number, count: number): Uint8Array {
     return this.memory.view.slice(at, count);
   }
 
-  /** Puts code into RAM and the vCPU at its start, with all registers 0 but the stack pointer. */
+  /** Stores the code in RAM and points the vCPU at its start, with all registers 0 except the stack pointer. */
   load(code: Assembler): this {
     this.bytes(code.origin, 4096).set(code.assemble());
     this.vcpu.setRegs({ rip: BigInt(code.origin), rsp: BigInt(STACK_TOP), rflags: 2n });
     return this;
   }
 
-  /** Lets an interrupt or exception vector run the code at `address`. */
+  /** Points an interrupt or exception vector at the handler at `address`. */
   setVector(vector: number, address: number): this {
     const low = BigInt(address & 0xffff) | (8n << 16n) | (0x8en << 40n) | (BigInt(address >>> 16) << 48n);
     this.words(IDT + vector * 16, 2).set([low, 0n]);
     return this;
   }
 
-  /** Switches the local APIC on, as the guest's software would. */
+  /** Enables the local APIC, as the guest's software would. */
   enableApic(): this {
     const regs = this.vcpu.getLapic();
     new Uint32Array(regs.buffer)[0xf0 / 4] = 0x1ff;
@@ -281,7 +281,7 @@ export class TestGuest implements Disposable {
     return this;
   }
 
-  /** Puts the vCPU at CPL 3: no interrupts and exceptions from there, as there is no TSS. */
+  /** Moves the vCPU to CPL 3. No interrupt or exception works from there: there is no TSS. */
   enterUserMode(): this {
     const sregs = this.vcpu.getSregs();
     const cs = { ...codeSegment, selector: 0x1b, dpl: 3 };
@@ -290,7 +290,7 @@ export class TestGuest implements Disposable {
     return this;
   }
 
-  /** Runs to the next exit that is not a mere interruption. */
+  /** Runs to the next exit other than `interrupted` and `again`. */
   run(): VcpuExit {
     for (;;) {
       const exit = this.vcpu.run();
@@ -299,19 +299,19 @@ export class TestGuest implements Disposable {
   }
 
   /**
-   * Runs a guest that exits again and again, until `isDone` holds after an exit.
-   * @throws Error after five seconds, with the last exit's kind
+   * Runs a guest that exits repeatedly until `isDone` returns true after an exit.
+   * @throws Error after five seconds, with the kind of the last exit
    */
   runUntil(isDone: (exit: VcpuExit) => boolean): void {
     const deadline = Date.now() + 5000;
     for (;;) {
       const exit = this.run();
       if (isDone(exit)) return;
-      if (Date.now() > deadline) throw new Error(`the guest did not come that far; last exit: ${exit.kind}`);
+      if (Date.now() > deadline) throw new Error(`timed out; last exit: ${exit.kind}`);
     }
   }
 
-  /** A page of memory of its own at a guest address. */
+  /** Adds a page of memory at a guest address. */
   addPage(at: Gpa, options: { readonly isReadonly?: boolean } = {}): { mapping: Mapping } & Disposable {
     using scope = new Scope();
     const mapping = scope.own(Mapping.anonymous(Number(PAGE_SIZE)));

@@ -1,4 +1,4 @@
-/** First kernel version whose header has a constant or capability; the others are in every supported one. */
+/** First kernel version whose header has the name; names not listed are in every supported header. */
 export const constantsSince: Readonly<Record<string, string>> = {
   KVM_DEV_VFIO_FILE: '6.6',
   KVM_DEV_VFIO_FILE_ADD: '6.6',

@@ -1,6 +1,6 @@
 /**
  * linux/kvm.h and asm/kvm.h for the vCPU fd: register state, kvm_run and its exits, requests. The system fd's and the
- * VM fd's half is in uapi.ts.
+ * VM fd's are in uapi.ts.
  */
 import { io, ior, iow, iowr } from '../sys/ioctl.js';
 import { type StructOf, struct } from '../sys/struct.js';
@@ -9,7 +9,7 @@ import { Cpuid2, KVMIO, Msrs } from './uapi.js';
 const KERNEL = 'linux/kvm.h';
 const ARCH = 'asm/kvm.h';
 
-/** The C type of a member that has no type name of its own. */
+/** The C type of a member whose type has no name. */
 const member = (of: string, name: string): string => `typeof(((${of} *)0)->${name})`;
 
 // --- register state ---
@@ -76,7 +76,7 @@ const systemRegisters = {
   apic_base: 'u64',
 } as const;
 
-/** `interrupt_bitmap` holds at most one bit: an interrupt accepted but not yet delivered. */
+/** `interrupt_bitmap` has at most one bit set: an interrupt accepted but not yet delivered. */
 export const Sregs = struct('struct kvm_sregs', ARCH, { ...systemRegisters, interrupt_bitmap: ['u64', 4] });
 export type Sregs = StructOf<typeof Sregs>;
 
@@ -104,7 +104,7 @@ export const Fpu = struct('struct kvm_fpu', ARCH, {
 });
 export type Fpu = StructOf<typeof Fpu>;
 
-/** The XSAVE area: CPUID leaf 0xD says where its parts are. Longer than this for KVM_GET_XSAVE2. */
+/** The XSAVE area, laid out by CPUID leaf 0xD. KVM_GET_XSAVE2 may write more than this. */
 export const Xsave = struct('struct kvm_xsave', ARCH, { region: ['u32', 1024] });
 
 const Xcr = struct('struct kvm_xcr', ARCH, { xcr: 'u32', reserved: 'u32', value: 'u64' });
@@ -210,12 +210,12 @@ export const Translation = struct('struct kvm_translation', KERNEL, {
 export type Translation = StructOf<typeof Translation>;
 
 export const Interrupt = struct('struct kvm_interrupt', KERNEL, { irq: 'u32' });
-/** Followed by `len` bytes of signal set: 8, the kernel's own sigset_t. */
+/** Followed by `len` bytes of signal set: 8, the size of the kernel's sigset_t. */
 export const SignalMask = struct('struct kvm_signal_mask', KERNEL, { len: 'u32' });
 
 // --- kvm_run, which KVM and the VMM share ---
 
-/** `padding` is the union of the exits below, by `exit_reason`; `s` is {@link SyncRegs}. */
+/** `padding` is the union of the exits below, selected by `exit_reason`; `s` is {@link SyncRegs}. */
 export const Run = struct('struct kvm_run', KERNEL, {
   request_interrupt_window: 'u8',
   immediate_exit: 'u8',
@@ -342,7 +342,8 @@ export const KVM_EXIT_MEMORY_FAULT = 39;
 
 export const KVM_RUN = io('KVM_RUN', KVMIO, 0x80, {
   hints: {
-    EFAULT: 'the guest wrote to memory that is mapped read-only here, or to a page that could not be had',
+    EFAULT:
+      'the guest wrote to memory mapped read-only in this process, or to a page that could not be faulted in',
   },
 });
 export const KVM_GET_REGS = ior('KVM_GET_REGS', KVMIO, 0x81, Regs);
@@ -352,8 +353,8 @@ export const KVM_SET_SREGS = iow('KVM_SET_SREGS', KVMIO, 0x84, Sregs);
 export const KVM_TRANSLATE = iowr('KVM_TRANSLATE', KVMIO, 0x85, Translation);
 export const KVM_INTERRUPT = iow('KVM_INTERRUPT', KVMIO, 0x86, Interrupt, {
   hints: {
-    EEXIST: 'an interrupt is waiting already',
-    ENXIO: 'the VM’s in-kernel interrupt controller delivers interrupts itself',
+    EEXIST: 'an interrupt is already pending',
+    ENXIO: 'the VM’s in-kernel interrupt controller injects interrupts itself',
   },
 });
 export const KVM_GET_MSRS = iowr('KVM_GET_MSRS', KVMIO, 0x88, Msrs);
@@ -368,7 +369,7 @@ export const KVM_SET_LAPIC = iow('KVM_SET_LAPIC', KVMIO, 0x8f, LapicState, {
   hints: { EINVAL: 'the VM has no in-kernel local APICs' },
 });
 export const KVM_SET_CPUID2 = iow('KVM_SET_CPUID2', KVMIO, 0x90, Cpuid2, {
-  hints: { EINVAL: 'CPUID cannot change once the vCPU has run' },
+  hints: { EINVAL: 'set CPUID before the vCPU first runs' },
 });
 export const KVM_GET_CPUID2 = iowr('KVM_GET_CPUID2', KVMIO, 0x91, Cpuid2);
 export const KVM_GET_MP_STATE = ior('KVM_GET_MP_STATE', KVMIO, 0x98, MpState);
@@ -388,7 +389,7 @@ export const KVM_SET_XSAVE = iow('KVM_SET_XSAVE', KVMIO, 0xa5, Xsave);
 export const KVM_GET_XCRS = ior('KVM_GET_XCRS', KVMIO, 0xa6, Xcrs);
 export const KVM_SET_XCRS = iow('KVM_SET_XCRS', KVMIO, 0xa7, Xcrs);
 export const KVM_KVMCLOCK_CTRL = io('KVM_KVMCLOCK_CTRL', KVMIO, 0xad, {
-  hints: { EINVAL: 'the guest has not set up kvmclock' },
+  hints: { EINVAL: 'the guest has not enabled kvmclock' },
 });
 export const KVM_GET_SREGS2 = ior('KVM_GET_SREGS2', KVMIO, 0xcc, Sregs2, { since: '5.14' });
 export const KVM_SET_SREGS2 = iow('KVM_SET_SREGS2', KVMIO, 0xcd, Sregs2, { since: '5.14' });

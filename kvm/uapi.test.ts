@@ -7,7 +7,7 @@ import * as uapi from './uapi.js';
 import { constantsSince } from './uapi-since.js';
 import * as vcpu from './uapi-vcpu.js';
 
-test('every structure, request, constant and capability is as the C compiler reads it', ({ skip }) => {
+test('every structure, request, constant and capability is what the C compiler makes of it', ({ skip }) => {
   const check = checkHeaders({
     headers: ['linux/kvm.h', 'asm/kvm.h'],
     tables: [uapi, vcpu, caps],
@@ -19,7 +19,7 @@ test('every structure, request, constant and capability is as the C compiler rea
   expect(check.compared).toBeGreaterThan(400);
 });
 
-test('a row that is wrong is told, with both values', ({ skip }) => {
+test('a wrong row is reported with both values', ({ skip }) => {
   const Wrong = struct('struct kvm_irq_level', 'linux/kvm.h', { level: 'u32', irq: 'u64' });
   const KVM_IRQ_LINE = iow('KVM_IRQ_LINE', uapi.KVMIO, 0x61, Wrong);
   const check = checkHeaders({ headers: ['linux/kvm.h'], tables: [{ Wrong, KVM_IRQ_LINE, KVMIO: 0xaf }] });
@@ -34,7 +34,7 @@ test('a row that is wrong is told, with both values', ({ skip }) => {
   ]);
 });
 
-test('a name that the header does not have is an error, unless it is newer than the header', ({ skip }) => {
+test('a name missing from the header is an error, unless it is newer than the header', ({ skip }) => {
   const tables = [{ KVM_NO_SUCH_THING: 1 }];
   const newer = checkHeaders({
     headers: ['linux/kvm.h'],
@@ -47,7 +47,7 @@ test('a name that the header does not have is an error, unless it is newer than 
   expect(() => checkHeaders({ headers: ['linux/kvm.h'], tables })).toThrowError(/KVM_NO_SUCH_THING/);
 });
 
-test('a header that is not installed makes the check unavailable, not wrong', () => {
+test('without the header installed, the check is unavailable rather than failed', () => {
   const check = checkHeaders({ headers: ['linux/no-such-header.h'], tables: [] });
   expect(check).toMatchObject({ compared: 0, differences: [], unavailable: expect.any(String) });
 });

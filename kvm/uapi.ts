@@ -1,6 +1,6 @@
 /**
- * linux/kvm.h and asm/kvm.h for the system fd and the VM fd: structures, requests, constants, under their C names.
- * The vCPU's half is in uapi-vcpu.ts, the capabilities are in caps.ts. `uapi.test.ts` compares every row with the header.
+ * linux/kvm.h and asm/kvm.h for the system fd and the VM fd: structures, requests and constants under their C names.
+ * The vCPU fd's are in uapi-vcpu.ts, the capabilities in caps.ts. `uapi.test.ts` compares every row with the header.
  */
 import { io, ior, iow, iowr } from '../sys/ioctl.js';
 import { type StructOf, struct } from '../sys/struct.js';
@@ -23,7 +23,7 @@ export const CpuidEntry2 = struct('struct kvm_cpuid_entry2', ARCH, {
   edx: 'u32',
   padding: ['u32', 3],
 });
-/** One CPUID leaf (`index` counts only where `flags` has KVM_CPUID_FLAG_SIGNIFCANT_INDEX). */
+/** One CPUID leaf. `index` is valid if `flags` has KVM_CPUID_FLAG_SIGNIFCANT_INDEX. */
 export type CpuidEntry2 = StructOf<typeof CpuidEntry2>;
 export const KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1 << 0;
 
@@ -82,7 +82,7 @@ export const KVM_IRQCHIP_PIC_SLAVE = 1;
 export const KVM_IRQCHIP_IOAPIC = 2;
 export const KVM_IOAPIC_NUM_PINS = 24;
 
-/** In {@link Irqchip}'s `chip` for KVM_IRQCHIP_IOAPIC. */
+/** {@link Irqchip}'s `chip` for KVM_IRQCHIP_IOAPIC. */
 export const IoapicState = struct('struct kvm_ioapic_state', ARCH, {
   base_address: 'u64',
   ioregsel: 'u32',
@@ -93,7 +93,7 @@ export const IoapicState = struct('struct kvm_ioapic_state', ARCH, {
 });
 export type IoapicState = StructOf<typeof IoapicState>;
 
-/** In {@link Irqchip}'s `chip` for the two PICs. */
+/** {@link Irqchip}'s `chip` for the two PICs. */
 export const PicState = struct('struct kvm_pic_state', ARCH, {
   last_irr: 'u8',
   irr: 'u8',
@@ -204,7 +204,7 @@ export const CoalescedMmio = struct('struct kvm_coalesced_mmio', KERNEL, {
   pio: 'u32',
   data: ['u8', 8],
 });
-/** Followed by {@link CoalescedMmio}, as many as the page holds. */
+/** Followed by as many {@link CoalescedMmio} as fit in the page. */
 export const CoalescedMmioRing = struct('struct kvm_coalesced_mmio_ring', KERNEL, {
   first: 'u32',
   last: 'u32',
@@ -224,7 +224,7 @@ export const ClockData = struct(
   },
   { since: '5.16' },
 );
-/** `clock` is kvmclock in ns; `realtime` (ns) and `host_tsc` count only where `flags` says so. */
+/** `clock` is kvmclock in ns; `flags` tells whether `realtime` (ns) and `host_tsc` are valid. */
 export type ClockData = StructOf<typeof ClockData>;
 export const KVM_CLOCK_TSC_STABLE = 2;
 export const KVM_CLOCK_REALTIME = 1 << 2;
@@ -251,8 +251,8 @@ export const DeviceAttr = struct('struct kvm_device_attr', KERNEL, {
   attr: 'u64',
   addr: 'u64',
 });
-// Called KVM_DEV_VFIO_GROUP, _GROUP_ADD and _GROUP_DEL before 6.6, with the same numbers; since then a device's file
-// may be added as well as a group's.
+// Before 6.6: KVM_DEV_VFIO_GROUP, _GROUP_ADD and _GROUP_DEL, with the same values. Since then they accept device files
+// as well as groups.
 export const KVM_DEV_VFIO_FILE = 1;
 export const KVM_DEV_VFIO_FILE_ADD = 1;
 export const KVM_DEV_VFIO_FILE_DEL = 2;
@@ -270,7 +270,7 @@ export const KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK = 1 << 1;
 // --- requests of the system fd ---
 
 export const KVM_GET_API_VERSION = io('KVM_GET_API_VERSION', KVMIO, 0x00, {
-  hints: { ENOTTY: 'it is not the KVM device: `ls -l` shows 10, 232 for that, and `modprobe kvm` makes it' },
+  hints: { ENOTTY: 'it is not the KVM device, which `ls -l` shows as 10, 232; `modprobe kvm` creates it' },
 });
 export const KVM_CREATE_VM = io('KVM_CREATE_VM', KVMIO, 0x01, {
   hints: { EBUSY: 'another hypervisor (VirtualBox, VMware) holds the processor’s virtualisation extensions' },
@@ -286,8 +286,8 @@ export const KVM_GET_MSR_FEATURE_INDEX_LIST = iowr('KVM_GET_MSR_FEATURE_INDEX_LI
 
 export const KVM_CREATE_VCPU = io('KVM_CREATE_VCPU', KVMIO, 0x41, {
   hints: {
-    EEXIST: 'the VM has a vCPU with this id',
-    EINVAL: 'the id is past KVM_CAP_MAX_VCPU_ID, or the VM has KVM_CAP_MAX_VCPUS already',
+    EEXIST: 'the VM already has a vCPU with this id',
+    EINVAL: 'the id is past KVM_CAP_MAX_VCPU_ID, or the VM already has KVM_CAP_MAX_VCPUS',
   },
 });
 export const KVM_GET_DIRTY_LOG = iow('KVM_GET_DIRTY_LOG', KVMIO, 0x42, DirtyLog, {
@@ -308,12 +308,12 @@ export const KVM_SET_USER_MEMORY_REGION = iow(
 );
 export const KVM_SET_TSS_ADDR = io('KVM_SET_TSS_ADDR', KVMIO, 0x47);
 export const KVM_SET_IDENTITY_MAP_ADDR = iow('KVM_SET_IDENTITY_MAP_ADDR', KVMIO, 0x48, 8, {
-  hints: { EINVAL: 'set it before the first vCPU is created' },
+  hints: { EINVAL: 'call it before creating the first vCPU' },
 });
 export const KVM_CREATE_IRQCHIP = io('KVM_CREATE_IRQCHIP', KVMIO, 0x60, {
   hints: {
-    EEXIST: 'the VM has an interrupt controller already',
-    EINVAL: 'create it before the first vCPU',
+    EEXIST: 'the VM already has an interrupt controller',
+    EINVAL: 'create it before creating the first vCPU',
   },
 });
 export const KVM_IRQ_LINE = iow('KVM_IRQ_LINE', KVMIO, 0x61, IrqLevel, {
@@ -335,24 +335,24 @@ export const KVM_UNREGISTER_COALESCED_MMIO = iow(
 export const KVM_SET_GSI_ROUTING = iow('KVM_SET_GSI_ROUTING', KVMIO, 0x6a, IrqRouting, {
   hints: {
     EINVAL:
-      'create an interrupt controller first; GSIs end at KVM_CAP_IRQ_ROUTING; the split one routes MSIs only',
+      'create an interrupt controller first; GSIs end at KVM_CAP_IRQ_ROUTING; the split irqchip routes only MSIs',
   },
 });
 export const KVM_IRQFD = iow('KVM_IRQFD', KVMIO, 0x76, Irqfd, {
   hints: {
-    EBUSY: 'this eventfd is bound to an interrupt already',
+    EBUSY: 'this eventfd is already bound to an interrupt',
     EINVAL: 'the fd must be an eventfd, and the VM must have an in-kernel interrupt controller',
   },
 });
 export const KVM_CREATE_PIT2 = iow('KVM_CREATE_PIT2', KVMIO, 0x77, PitConfig, {
   hints: {
-    EEXIST: 'the VM has a PIT already',
+    EEXIST: 'the VM already has a PIT',
     ENOENT: 'create the full in-kernel irqchip first',
   },
 });
 export const KVM_IOEVENTFD = iow('KVM_IOEVENTFD', KVMIO, 0x79, Ioeventfd, {
   hints: {
-    EEXIST: 'the address is bound already, with this value or with any',
+    EEXIST: 'the address is already bound with this value or with any',
     ENOENT: 'the address is not bound with this length and value',
     ENOSPC: 'the VM’s I/O bus is full',
   },
@@ -362,9 +362,9 @@ export const KVM_GET_CLOCK = ior('KVM_GET_CLOCK', KVMIO, 0x7c, ClockData, { sinc
 export const KVM_GET_PIT2 = ior('KVM_GET_PIT2', KVMIO, 0x9f, PitState2);
 export const KVM_SET_PIT2 = iow('KVM_SET_PIT2', KVMIO, 0xa0, PitState2);
 export const KVM_SIGNAL_MSI = iow('KVM_SIGNAL_MSI', KVMIO, 0xa5, Msi, {
-  hints: { EINVAL: 'the VM has no in-kernel local APICs, or the address is none of theirs' },
+  hints: { EINVAL: 'the VM has no in-kernel local APICs, or the address is not theirs' },
 });
-/** Of the VM fd and of the vCPU fd: which one takes a capability, api.rst says. */
+/** For the VM fd and the vCPU fd; api.rst lists which of them takes a capability. */
 export const KVM_ENABLE_CAP = iow('KVM_ENABLE_CAP', KVMIO, 0xa3, EnableCap);
 export const KVM_CLEAR_DIRTY_LOG = iowr('KVM_CLEAR_DIRTY_LOG', KVMIO, 0xc0, ClearDirtyLog, {
   hints: {
@@ -374,7 +374,7 @@ export const KVM_CLEAR_DIRTY_LOG = iowr('KVM_CLEAR_DIRTY_LOG', KVMIO, 0xc0, Clea
 });
 export const KVM_CREATE_DEVICE = iowr('KVM_CREATE_DEVICE', KVMIO, 0xe0, CreateDevice, {
   hints: {
-    EBUSY: 'the VM has its one device of this type already',
+    EBUSY: 'the VM already has its only device of this type',
     ENODEV: 'this kernel is built without the device type (CONFIG_KVM_VFIO for kvm-vfio)',
   },
 });

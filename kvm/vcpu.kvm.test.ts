@@ -21,7 +21,7 @@ test('out reaches the host with its port, width and value', () => {
   expect(guest.run().kind).toBe('hlt');
 });
 
-test.each([1, 2, 4] as const)('in of %i bytes gives the guest what the host filled in', (width) => {
+test.each([1, 2, 4] as const)('in of %i bytes returns the data that the host filled in', (width) => {
   using guest = TestGuest.create();
   guest.load(new Assembler().in(0x60, width).hlt());
   const exit = guest.run();
@@ -31,7 +31,7 @@ test.each([1, 2, 4] as const)('in of %i bytes gives the guest what the host fill
   expect(guest.vcpu.getRegs().rax).toBe(0x04030201n & ((1n << BigInt(width * 8)) - 1n));
 });
 
-test('rep outsb and rep insb move every element, in one exit or many', () => {
+test('rep outsb and rep insb transfer every element, in one exit or many', () => {
   using guest = TestGuest.create();
   guest.bytes(DATA, 5).set([1, 2, 3, 4, 5]);
   guest.load(
@@ -58,7 +58,7 @@ test('rep outsb and rep insb move every element, in one exit or many', () => {
   expect([...guest.bytes(DATA + 64, 16)]).toEqual(Array.from({ length: 16 }, (_, i) => 100 + i));
 });
 
-test.each([1, 2, 4, 8] as const)('MMIO of %i bytes is written and read', (width: Width) => {
+test.each([1, 2, 4, 8] as const)('MMIO writes and reads of %i bytes reach the host', (width: Width) => {
   using guest = TestGuest.create();
   guest.load(
     new Assembler()
@@ -77,16 +77,16 @@ test.each([1, 2, 4, 8] as const)('MMIO of %i bytes is written and read', (width:
   expect(guest.vcpu.getRegs().rax).toBe(0x1122334455667788n & ((1n << BigInt(width * 8)) - 1n));
 });
 
-test('an address above 4 GiB arrives whole', () => {
+test('an address above 4 GiB is not truncated', () => {
   using guest = TestGuest.create();
-  // A second PDPT entry range: linear 4 GiB leads to physical 0x12_3400_0000.
+  // The next PDPT entry: linear 4 GiB is mapped to physical 0x12_3400_0000.
   guest.words(0x2000, 8)[4] = 0x7003n;
   guest.words(0x7000, 1)[0] = 0x12_3400_0083n;
   guest.load(new Assembler().poke(2n ** 32n + 0x1230n, 7, 4).hlt());
   expect(guest.run()).toMatchObject({ kind: 'mmio', isWrite: true, address: 0x12_3400_1230 });
 });
 
-test('exits of one kind are one object, so that running makes no garbage', () => {
+test('exits of one kind reuse one object, so that running produces no garbage', () => {
   using guest = TestGuest.create();
   guest.load(new Assembler().out(1).out(2).peek(HOLE).peek(HOLE).hlt());
   const first = guest.run();
@@ -98,7 +98,7 @@ test('exits of one kind are one object, so that running makes no garbage', () =>
   expect(guest.run()).toBe(third);
 });
 
-test('immediate_exit ends the run before the guest, and after the pending read', () => {
+test('immediate_exit returns before entering the guest, but after completing a pending read', () => {
   using guest = TestGuest.create();
   guest.load(new Assembler().in(0x60).hlt());
   guest.vcpu.page.setImmediateExit(true);
@@ -112,7 +112,7 @@ test('immediate_exit ends the run before the guest, and after the pending read',
   expect(guest.vcpu.run().kind).toBe('hlt');
 });
 
-test('sync_regs hands registers over in kvm_run, both ways', () => {
+test('sync_regs passes registers through kvm_run, both ways', () => {
   using guest = TestGuest.create();
   guest.load(new Assembler().mov('rcx', 0x77).out(0x500).out(0x500).hlt());
   const { page } = guest.vcpu;
@@ -133,7 +133,7 @@ test('a triple fault is a shutdown', () => {
   expect(guest.run().kind).toBe('shutdown');
 });
 
-test('an exception with a handler is the guest’s own affair', () => {
+test('an exception with a handler causes no exit', () => {
   using guest = TestGuest.create();
   const code = new Assembler().ud2().label('handler').mov('rax', 0x99).hlt();
   guest.load(code).setVector(6, code.address('handler'));
@@ -154,7 +154,7 @@ test('an instruction that KVM cannot emulate is an internal error with its bytes
   expect(guest.vcpu.getRegs().rip).toBe(BigInt(CODE));
 });
 
-test('MSR accesses that KVM does not know come out, are answered, or refused with #GP', () => {
+test('accesses to unknown MSRs exit, and are answered or rejected with #GP', () => {
   using guest = TestGuest.create({
     prepare: (vm) => vm.enableCap('KVM_CAP_X86_USER_SPACE_MSR', 0b11n),
   });
@@ -172,7 +172,7 @@ test('MSR accesses that KVM does not know come out, are answered, or refused wit
   expect(guest.vcpu.getRegs().rax).toBe(0xdeadn);
 });
 
-test('without an irqchip the host delivers interrupts when the guest takes them', () => {
+test('without an irqchip, the host injects interrupts once the guest can take them', () => {
   using guest = TestGuest.create();
   const code = new Assembler().sti().nop().label('loop').out(0x500).jmp('loop');
   code.label('handler').incq(DATA).iretq();
@@ -187,7 +187,7 @@ test('without an irqchip the host delivers interrupts when the guest takes them'
   guest.runUntil(() => guest.words(DATA, 1)[0] === 1n);
 });
 
-test('an NMI arrives though interrupts are off', () => {
+test('an NMI is delivered with interrupts off', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   const code = new Assembler().label('loop').out(0x500).jmp('loop').label('nmi').incq(DATA).iretq();
   guest.load(code).setVector(2, code.address('nmi'));
@@ -207,7 +207,7 @@ test('single steps are debug exits, one per instruction', () => {
   expect(guest.run().kind).toBe('hlt');
 });
 
-test('a vCPU runs by its numbers alone, as another thread would', () => {
+test('a vCPU runs from its handle alone, as in another thread', () => {
   using guest = TestGuest.create();
   guest.load(new Assembler().out(0x500).hlt());
   const runner = VcpuRunner.of({ ...guest.vcpu.handle });
@@ -223,7 +223,7 @@ test('a disposed vCPU refuses to run', () => {
 
 test('a write to memory that the host maps read-only fails the run with EFAULT and a hint', () => {
   using guest = TestGuest.create();
-  // At CPL 3, which every KVM runs on the processor itself.
+  // At CPL 3, whose code every KVM runs on the processor instead of emulating it.
   guest.load(new Assembler().poke(HOLE, 1).hlt()).enterUserMode();
   using memory = createSharedMemory('read-only', 4096);
   using mapping = Mapping.file(memory.fd, 4096, { isWritable: false });
@@ -232,7 +232,7 @@ test('a write to memory that the host maps read-only fails the run with EFAULT a
   expect(memory.mapping.view.slice(0, 1)[0]).toBe(0);
 });
 
-test('a guest at CPL 3 reaches devices too', () => {
+test('a guest at CPL 3 can access devices', () => {
   using guest = TestGuest.create();
   guest.load(new Assembler().peek(HOLE).poke(HOLE + 4, 0x55)).enterUserMode();
   const read = guest.run();

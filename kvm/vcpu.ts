@@ -9,24 +9,24 @@ import { type VcpuHandle, VcpuRunner } from './runner.js';
 import type { CpuidEntry2, MsrEntry } from './uapi.js';
 import * as uapi from './uapi-vcpu.js';
 
-/** KVM_MAX_CPUID_ENTRIES of the kernel: a vCPU never has more. */
+/** KVM_MAX_CPUID_ENTRIES of the kernel. */
 const MAX_CPUID_ENTRIES = 256;
-/** sizeof(sigset_t) of the kernel, not of libc. */
+/** sizeof(sigset_t) in the kernel, not in libc. */
 const SIGSET_BYTES = 8;
 
-/** What a {@link Vcpu} is made from. */
+/** Parts of a {@link Vcpu}, which takes ownership of `fd` and `mapping`. */
 export interface VcpuParts {
   readonly fd: Fd;
-  /** Its kvm_run. */
+  /** The vCPU's kvm_run. */
   readonly mapping: Mapping;
-  /** KVM_CAP_XSAVE2 of the VM: how much KVM_GET_XSAVE2 writes. */
+  /** Bytes that KVM_GET_XSAVE2 writes: KVM_CAP_XSAVE2 of the VM. */
   readonly xsaveBytes: number;
   readonly door?: HotDoor | undefined;
 }
 
 /**
- * A virtual processor. Only the thread that runs it should call its methods: KVM makes others wait until KVM_RUN
- * returns. Whoever disposes it has first seen to it that no thread runs it.
+ * The vCPU fd. Only the thread that runs the vCPU should call its methods: KVM blocks callers in other threads until
+ * KVM_RUN returns. Stop that thread before disposing.
  */
 export class Vcpu implements Disposable {
   readonly fd: Fd;
@@ -47,7 +47,7 @@ export class Vcpu implements Disposable {
     this.#xsaveBytes = parts.xsaveBytes;
   }
 
-  /** Takes over the descriptor and mapping of a vCPU. */
+  /** Takes ownership of a vCPU's descriptor and mapping. */
   static adopt(parts: VcpuParts): Vcpu {
     const { fd, mapping } = parts;
     const { address } = mapping.view;
@@ -55,15 +55,16 @@ export class Vcpu implements Disposable {
     return new Vcpu(parts, handle, VcpuRunner.of(handle, parts.door));
   }
 
-  /** Runs the guest in this thread until its next exit. @see VcpuRunner.run */
+  /** Runs the guest in this thread until its next exit. @throws SysError as {@link VcpuRunner.run} */
   run(): VcpuExit {
-    void this.fd.number; // throws after close, when kvm_run is not mapped any more
+    void this.fd.number; // throws after close: kvm_run is unmapped
     return this.#runner.run();
   }
 
   /**
-   * Finishes the access of the last exit without letting the guest go on, so that its registers are whole and can be
-   * saved. `interrupted` means done; anything else is one more piece of the same access: handle it and call again.
+   * Completes the access of the last exit without entering the guest, so that its registers are consistent and can be
+   * saved. Returns `interrupted` when complete; any other exit is a further part of the same access: handle it and call
+   * again.
    */
   completeAccess(): VcpuExit {
     this.page.setImmediateExit(true);
@@ -78,7 +79,7 @@ export class Vcpu implements Disposable {
     return uapi.Regs.decode(this.#get(uapi.KVM_GET_REGS, uapi.Regs.encode()));
   }
 
-  /** Sets all; a register left out becomes 0. */
+  /** Sets all registers; omitted ones become 0. */
   setRegs(regs: Partial<uapi.Regs>): void {
     ioctl(this.fd, uapi.KVM_SET_REGS, uapi.Regs.encode(regs));
   }
@@ -87,12 +88,12 @@ export class Vcpu implements Disposable {
     return uapi.Sregs.decode(this.#get(uapi.KVM_GET_SREGS, uapi.Sregs.encode()));
   }
 
-  /** @throws SysError EINVAL for control registers that no processor could hold together */
+  /** @throws SysError EINVAL for a combination of control registers that no processor allows */
   setSregs(sregs: uapi.Sregs): void {
     ioctl(this.fd, uapi.KVM_SET_SREGS, uapi.Sregs.encode(sregs));
   }
 
-  /** As {@link getSregs}, with the PAE page directory pointers. Needs KVM_CAP_SREGS2. */
+  /** Like {@link getSregs}, plus the PAE page directory pointers. Requires KVM_CAP_SREGS2. */
   getSregs2(): uapi.Sregs2 {
     return uapi.Sregs2.decode(this.#get(uapi.KVM_GET_SREGS2, uapi.Sregs2.encode()));
   }
@@ -111,17 +112,17 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_CPUID2, encodeCpuid(entries));
   }
 
-  /** @throws SysError EINVAL naming the first MSR that KVM refuses */
+  /** @throws SysError EINVAL naming the first MSR that KVM rejects */
   getMsrs(indices: readonly number[]): MsrEntry[] {
     return getMsrs(this.fd, uapi.KVM_GET_MSRS, indices);
   }
 
-  /** In order. @throws SysError EINVAL naming the first MSR that KVM refuses; those before it are set */
+  /** Sets MSRs in order. @throws SysError EINVAL naming the first MSR that KVM rejects; those before it are set */
   setMsrs(entries: readonly { readonly index: number; readonly data: bigint }[]): void {
     setMsrs(this.fd, uapi.KVM_SET_MSRS, entries);
   }
 
-  /** The local APIC's register page, 1 KiB. @throws SysError EINVAL if the APIC is not in the kernel */
+  /** The local APIC's registers, 1 KiB. @throws SysError EINVAL if the local APIC is not in the kernel */
   getLapic(): Uint8Array {
     return this.#get(uapi.KVM_GET_LAPIC, uapi.LapicState.encode());
   }
@@ -130,7 +131,7 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_LAPIC, uapi.LapicState.encode({ regs }));
   }
 
-  /** x87 and SSE registers. KVM leaves `mxcsr` out, both ways: it is in the XSAVE area. */
+  /** x87 and SSE registers. KVM neither reads nor writes `mxcsr` here: use the XSAVE area. */
   getFpu(): uapi.Fpu {
     return uapi.Fpu.decode(this.#get(uapi.KVM_GET_FPU, uapi.Fpu.encode()));
   }
@@ -139,14 +140,14 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_FPU, uapi.Fpu.encode(fpu));
   }
 
-  /** The XSAVE area: 4096 bytes, or more once a feature such as AMX was granted to this process. */
+  /** The XSAVE area: 4096 bytes, or more once this process was granted a feature such as AMX. */
   getXsave(): Uint8Array {
     const extra = this.#xsaveBytes - uapi.Xsave.size;
     const request = extra > 0 ? uapi.KVM_GET_XSAVE2 : uapi.KVM_GET_XSAVE;
     return this.#get(request, uapi.Xsave.encode({}, Math.max(extra, 0)));
   }
 
-  /** @param area as {@link getXsave} gave it @throws RangeError if it is shorter than what KVM will read */
+  /** @param area as returned by {@link getXsave} @throws RangeError if it is shorter than KVM reads */
   setXsave(area: Uint8Array): void {
     if (area.length < this.#xsaveBytes) {
       throw new RangeError(`an XSAVE area of ${this.#xsaveBytes} bytes is needed, not ${area.length}`);
@@ -154,7 +155,7 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_XSAVE, area);
   }
 
-  /** Extended control registers by number; there is only 0 today. */
+  /** Extended control registers by number. Only XCR0 exists today. */
   getXcrs(): Map<number, bigint> {
     const { nr_xcrs, xcrs } = uapi.Xcrs.decode(this.#get(uapi.KVM_GET_XCRS, uapi.Xcrs.encode()));
     return new Map(xcrs.slice(0, nr_xcrs).map(({ xcr, value }) => [xcr, value]));
@@ -165,22 +166,22 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_XCRS, uapi.Xcrs.encode({ nr_xcrs: xcrs.length, xcrs }));
   }
 
-  /** KVM_MP_STATE_… */
+  /** The multiprocessing state: KVM_MP_STATE_… */
   getMpState(): number {
     return uapi.MpState.decode(this.#get(uapi.KVM_GET_MP_STATE, uapi.MpState.encode())).mp_state;
   }
 
-  /** @throws SysError EINVAL for states of in-kernel APICs in a VM without them */
+  /** @throws SysError EINVAL for a state that requires in-kernel local APICs, without them */
   setMpState(mp_state: number): void {
     ioctl(this.fd, uapi.KVM_SET_MP_STATE, uapi.MpState.encode({ mp_state }));
   }
 
-  /** Exceptions, interrupts and NMIs on their way. */
+  /** Pending exceptions, interrupts and NMIs. */
   getVcpuEvents(): uapi.VcpuEvents {
     return uapi.VcpuEvents.decode(this.#get(uapi.KVM_GET_VCPU_EVENTS, uapi.VcpuEvents.encode()));
   }
 
-  /** Some fields count only with their KVM_VCPUEVENT_VALID_ bit in `flags`. */
+  /** Some fields are ignored unless `flags` has their KVM_VCPUEVENT_VALID_ bit. */
   setVcpuEvents(events: uapi.VcpuEvents): void {
     ioctl(this.fd, uapi.KVM_SET_VCPU_EVENTS, uapi.VcpuEvents.encode(events));
   }
@@ -197,14 +198,14 @@ export class Vcpu implements Disposable {
     return ioctl(this.fd, uapi.KVM_GET_TSC_KHZ);
   }
 
-  /** @throws SysError EINVAL for a frequency the processor cannot scale to */
+  /** @throws SysError EINVAL if the processor cannot scale to this frequency */
   setTscKhz(khz: number): void {
     ioctl(this.fd, uapi.KVM_SET_TSC_KHZ, khz);
   }
 
   /**
-   * The signals that KVM blocks while the guest runs, in place of the thread's own mask.
-   * @param blocked bit n-1 blocks signal n; undefined goes back to the thread's mask
+   * Sets the signal mask that replaces the thread's own inside KVM_RUN.
+   * @param blocked bit n-1 blocks signal n; undefined restores the thread's mask
    */
   setSignalMask(blocked: bigint | undefined): void {
     if (blocked === undefined) {
@@ -216,36 +217,39 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_SIGNAL_MASK, bytes);
   }
 
-  /** Sends a non-maskable interrupt. */
+  /** Injects a non-maskable interrupt. */
   nmi(): void {
     ioctl(this.fd, uapi.KVM_NMI);
   }
 
   /**
-   * Delivers an interrupt, in VMs without an in-kernel irqchip, when {@link RunPage.isReadyForInterrupt}.
-   * @throws SysError ENXIO with an in-kernel irqchip; EEXIST if one waits already; EINVAL past vector 255
+   * Injects an interrupt in a VM without an in-kernel irqchip, when {@link RunPage.isReadyForInterrupt}.
+   * @throws SysError ENXIO with an in-kernel irqchip; EEXIST if one is pending; EINVAL past vector 255
    */
   interrupt(vector: number): void {
     ioctl(this.fd, uapi.KVM_INTERRUPT, uapi.Interrupt.encode({ irq: vector }));
   }
 
-  /** Walks the guest's page tables; `valid` 0 means not mapped. */
+  /** Walks the guest's page tables. `valid` is 0 if the address is not mapped. */
   translate(linear_address: bigint): uapi.Translation {
     const bytes = uapi.Translation.encode({ linear_address });
     return uapi.Translation.decode(this.#get(uapi.KVM_TRANSLATE, bytes));
   }
 
   /**
-   * Makes the guest's debug events `debug` exits.
-   * @param control KVM_GUESTDBG_ bits; 0 turns it off
-   * @param debugreg DR0-DR3, and DR7 at 7, for hardware breakpoints
+   * Reports the guest's debug events as `debug` exits.
+   * @param control KVM_GUESTDBG_… bits; 0 disables it
+   * @param debugreg DR0-DR3 at 0-3 and DR7 at 7, for hardware breakpoints
    */
   setGuestDebug(control: number, debugreg: readonly bigint[] = []): void {
     const arch = { debugreg: [...debugreg] };
     ioctl(this.fd, uapi.KVM_SET_GUEST_DEBUG, uapi.GuestDebug.encode({ control, arch }));
   }
 
-  /** Tells a guest with kvmclock that it was paused, so that it does not think it hung. */
+  /**
+   * Marks a guest with kvmclock as paused, so that its watchdogs do not report a lockup.
+   * @throws SysError EINVAL if the guest has not enabled kvmclock
+   */
   kvmclockCtrl(): void {
     ioctl(this.fd, uapi.KVM_KVMCLOCK_CTRL);
   }

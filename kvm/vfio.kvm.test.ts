@@ -19,13 +19,13 @@ function hasKvmVfio(): boolean {
 }
 const NO_KVM_VFIO = 'this kernel has no kvm-vfio (CONFIG_KVM_VFIO)';
 
-test('a device type that no kernel has is not there', () => {
+test('a device type that no kernel has is reported as missing', () => {
   using guest = TestGuest.create();
   expect(guest.vm.hasDevice(999)).toBe(false);
   expect(() => guest.vm.createDevice(999)).toThrowError(/KVM_CREATE_DEVICE on vm, kvm device 999: ENODEV/);
 });
 
-test('the kernel’s kvm-vfio: one to a VM, with the attributes it should have', ({ skip }) => {
+test('the kernel has one kvm-vfio per VM, with the expected attributes', ({ skip }) => {
   if (!hasKvmVfio()) skip(NO_KVM_VFIO);
   using guest = TestGuest.create();
   using device = guest.vm.createDevice(KVM_DEV_TYPE_VFIO);
@@ -44,7 +44,7 @@ test('the kernel’s kvm-vfio: one to a VM, with the attributes it should have',
   );
 });
 
-test('files with a descriptor go to the kernel, which knows what is VFIO’s', ({ skip }) => {
+test('files with a descriptor go to the kernel, which rejects those that are not VFIO files', ({ skip }) => {
   if (!hasKvmVfio()) skip(NO_KVM_VFIO);
   using guest = TestGuest.create();
   using device = KvmVfio.create(guest.vm, undefined);
@@ -57,7 +57,7 @@ test('files with a descriptor go to the kernel, which knows what is VFIO’s', (
   expect(() => device.removeFile(closed)).toThrowError(/^KVM_DEV_VFIO_FILE_DEL on closed: EBADF/);
 });
 
-test('the kernel’s device is made when its first file comes, and goes with the VM', ({ skip }) => {
+test('the kernel’s device is created with its first file and closed with the VM', ({ skip }) => {
   if (!hasKvmVfio()) skip(NO_KVM_VFIO);
   const kvmVfioFds = () => openFds().filter((name) => name.includes('kvm-vfio')).length;
   const before = kvmVfioFds();

@@ -5,7 +5,7 @@ import { KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL } from 
 import { KvmVfio, type VfioFile, type VfioFileOps } from './vfio.js';
 import { Vm } from './vm.js';
 
-/** A VM of which only the association with VFIO files is wanted: no ioctl of its descriptor is ever called. */
+/** A VM used only for its association with VFIO files: no ioctl on its descriptor is ever called. */
 const vmForFiles = (): Vm => Vm.adopt(Fd.eventfd('vm'), 0);
 
 interface FakeFile extends VfioFile {
@@ -21,7 +21,7 @@ const file = (target: string, options: Partial<FakeFile> = {}): FakeFile => ({
   ...options,
 });
 
-/** A VFIO core that notes what it is told, and what the VM looked like just then. */
+/** A VFIO core that records each call, and the VM's state at that moment. */
 class FakeOps implements VfioFileOps {
   readonly calls: string[] = [];
   readonly #vm: Vm;
@@ -46,7 +46,7 @@ class FakeOps implements VfioFileOps {
   }
 }
 
-test('C12: a VM has one kvm-vfio device, and may have another when that is gone', () => {
+test('C12: a VM has one kvm-vfio device, and may have another once that is closed', () => {
   using vm = vmForFiles();
   const first = KvmVfio.create(vm, undefined);
   expect(() => KvmVfio.create(vm, undefined)).toThrowError(/^KVM_CREATE_DEVICE on vm: EBUSY/);
@@ -79,7 +79,7 @@ test('C12: each misuse has the kernel’s errno', () => {
   expect(ops.calls).toEqual(['a -> vm (assigned, coherent)', 'a -> null (idle, coherent)']);
 });
 
-test('a file is told of the VM when assignment has begun and before coherency is looked at', () => {
+test('a file gets the VM after assignment starts and before coherency is evaluated', () => {
   using vm = vmForFiles();
   const ops = new FakeOps(vm);
   using device = KvmVfio.create(vm, ops);
@@ -92,7 +92,7 @@ test('a file is told of the VM when assignment has begun and before coherency is
   expect(vm.hasNoncoherentDma).toBe(false);
 });
 
-test('C13: closing the device tells every file that is still added, once, the oldest first', () => {
+test('C13: closing the device ends the association of every added file once, oldest first', () => {
   using vm = vmForFiles();
   const ops = new FakeOps(vm);
   const device = KvmVfio.create(vm, ops);
@@ -158,7 +158,7 @@ test('C14: non-coherent DMA is registered with the first file that needs it and 
   expect(registered).toEqual(['register', 'unregister']);
 });
 
-test('C14: a file that became coherent is noticed even by a removal that fails', () => {
+test('C14: coherency is evaluated again even by a failed removal', () => {
   using vm = vmForFiles();
   using device = KvmVfio.create(vm, new FakeOps(vm));
   const a = file('a', { isCoherent: false });
@@ -168,7 +168,7 @@ test('C14: a file that became coherent is noticed even by a removal that fails',
   expect(vm.hasNoncoherentDma).toBe(false);
 });
 
-test('C15: without a VFIO core a file of this process is refused, and the VM goes on', () => {
+test('C15: without a VFIO core a file of this process is rejected, and the VM keeps working', () => {
   using vm = vmForFiles();
   using device = KvmVfio.create(vm, undefined);
   expect(() => device.addFile(file('a'))).toThrowError(
@@ -178,7 +178,7 @@ test('C15: without a VFIO core a file of this process is refused, and the VM goe
   expect(vm.isOpen && vm.reference.isAlive).toBe(true);
 });
 
-test('a core that puts references while it is told does not close the VM under it', () => {
+test('a core that puts references in setKvm does not close the VM under its caller', () => {
   const vm = vmForFiles();
   const { reference } = vm;
   const held: KvmReference[] = [];

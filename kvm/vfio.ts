@@ -14,26 +14,26 @@ import {
 } from './uapi.js';
 import type { Vm } from './vm.js';
 
-/** An open VFIO file: the kernel's, which has a descriptor, or another provider's object. */
+/** An open VFIO file: a kernel file with a descriptor, or an object of a provider in this process. */
 export interface VfioFile {
-  /** For messages: `/dev/vfio/26`, `group 0 (core)`. */
+  /** Names the file in errors: `/dev/vfio/26`, `group 0 (core)`. */
   readonly target: string;
-  /** The kernel's descriptor; undefined for a file that exists only in this process. */
+  /** The kernel's descriptor; undefined for a file of this process. */
   readonly fd?: number;
-  /** False once a file of this process is closed; undefined means it does not tell. */
+  /** False once a file of this process is closed; undefined if its provider does not report it. */
   readonly isOpen?: boolean;
 }
 
 /**
- * What kvm-vfio asks of VFIO about files of this process: in Linux it finds these functions by symbol_get, here it is
- * given them. Never called for files of the kernel. None of these throws.
+ * What kvm-vfio needs from VFIO for files of this process. Linux resolves these functions with symbol_get; here they
+ * are injected. Never called for kernel files. None of them throws.
  */
 export interface VfioFileOps {
-  /** Whether this is a VFIO file at all. @see vfio_file_is_valid */
+  /** Whether this is a VFIO file. @see vfio_file_is_valid */
   isValid(file: VfioFile): boolean;
-  /** The VM that the file belongs to from now on; null for none. @see vfio_file_set_kvm */
+  /** Associates the file with a VM; null ends the association. @see vfio_file_set_kvm */
   setKvm(file: VfioFile, kvm: KvmReference | null): void;
-  /** Whether all DMA of the file's devices snoops the caches. @see vfio_file_enforced_coherent */
+  /** Whether all DMA of the file's devices snoops caches. @see vfio_file_enforced_coherent */
   enforcedCoherent(file: VfioFile): boolean;
 }
 
@@ -48,20 +48,20 @@ const hints: Readonly<Record<string, string>> = {
   ENXIO: 'kvm-vfio has no such attribute',
 };
 
-/** The one request behind both attributes, under the attribute's name so that an error says which. */
+/** One ioctl serves both attributes; an error names the attribute. */
 const FILE_ADD: Request = { ...KVM_SET_DEVICE_ATTR, name: 'KVM_DEV_VFIO_FILE_ADD', hints };
 const FILE_DEL: Request = { ...KVM_SET_DEVICE_ATTR, name: 'KVM_DEV_VFIO_FILE_DEL', hints };
 
 /**
- * The kvm-vfio pseudo device: tells VFIO which VM its files belong to. A file with a descriptor goes to the kernel's
- * own kvm-vfio device, made when the first one comes; a file of this process goes to the port. The rules and errors
- * are those of virt/kvm/vfio.c for both. A file is to be added before its devices are opened, since drivers may need
- * the VM in their open.
+ * The kvm-vfio pseudo device: associates VFIO files with a VM. Kernel files go to the kernel's own kvm-vfio device,
+ * which is created with the first of them; files of this process go to the injected {@link VfioFileOps}. Rules and
+ * errors of virt/kvm/vfio.c apply to both. Add a file before opening its devices: drivers may need the VM in their
+ * open. Machine thread.
  */
 export class KvmVfio implements Disposable {
   readonly #vm: Vm;
   readonly #ops: VfioFileOps | undefined;
-  /** Files of this process that are added now, oldest first. */
+  /** Files of this process that are added, oldest first. */
   readonly #files: VfioFile[] = [];
   readonly #scope: Scope;
   #kernel: KvmDevice | undefined;
@@ -75,8 +75,8 @@ export class KvmVfio implements Disposable {
   }
 
   /**
-   * Makes the VM's kvm-vfio device. Disposed with the VM if not before.
-   * @param ops undefined if no VFIO core is in this process: then only the kernel's files can be added
+   * Creates the VM's kvm-vfio device; the VM disposes it at the latest.
+   * @param ops undefined without a VFIO core in this process: only kernel files can be added then
    * @throws SysError EBUSY if the VM has one
    */
   static create(vm: Vm, ops: VfioFileOps | undefined): KvmVfio {
@@ -88,12 +88,12 @@ export class KvmVfio implements Disposable {
     return device;
   }
 
-  /** Whether {@link setAttr} knows an attribute. */
+  /** Whether {@link setAttr} supports the attribute. */
   hasAttr(group: number, attr: number): boolean {
     return group === KVM_DEV_VFIO_FILE && (attr === KVM_DEV_VFIO_FILE_ADD || attr === KVM_DEV_VFIO_FILE_DEL);
   }
 
-  /** The same as {@link addFile} and {@link removeFile}, by number. @throws SysError ENXIO for an unknown attribute */
+  /** {@link addFile} and {@link removeFile} by attribute number. @throws SysError ENXIO for an unknown attribute */
   setAttr(group: number, attr: number, file: VfioFile): void {
     if (!this.hasAttr(group, attr)) {
       const target = `kvm-vfio, group ${group}, attribute ${attr}`;
@@ -105,8 +105,8 @@ export class KvmVfio implements Disposable {
 
   /**
    * Associates a file with the VM.
-   * @throws SysError EBADF for a closed file, or once this device is closed; EINVAL for one that is not VFIO's, or that nobody here knows; EEXIST if
-   *   it is added already; ENODEV if the kernel has no kvm-vfio and the file is the kernel's
+   * @throws SysError EBADF if the file or this device is closed; EINVAL if it is not a VFIO file, or no VFIO core knows
+   *   it; EEXIST if it is added already; ENODEV for a kernel file if the kernel lacks kvm-vfio
    */
   addFile(file: VfioFile): void {
     this.#begin('kvm-vfio add', FILE_ADD, file);
@@ -123,7 +123,7 @@ export class KvmVfio implements Disposable {
     this.#updateCoherency();
   }
 
-  /** Ends the association. @throws SysError EBADF for a closed file; ENOENT if it was not added */
+  /** Ends the association. @throws SysError EBADF if the file or this device is closed; ENOENT if it was not added */
   removeFile(file: VfioFile): void {
     this.#begin('kvm-vfio remove', FILE_DEL, file);
     if (file.fd !== undefined) {
@@ -146,7 +146,7 @@ export class KvmVfio implements Disposable {
     this.#kernel.setAttr(KVM_DEV_VFIO_FILE, attr, value, { request, target: file.target });
   }
 
-  /** Registered once for the VM, when the first file without snooping comes, until the last one goes. */
+  /** Registers non-coherent DMA once per VM, while any added file needs it. */
   #updateCoherency(): void {
     const ops = this.#ops;
     const isNoncoherent = ops !== undefined && this.#files.some((file) => !ops.enforcedCoherent(file));
@@ -156,7 +156,7 @@ export class KvmVfio implements Disposable {
     else this.#vm.unregisterNoncoherentDma();
   }
 
-  /** Each file is told before it is let go, the oldest first. */
+  /** Ends each association before it drops the file, oldest first, like kvm_vfio_release. */
   #release(): void {
     this.#isClosed = true;
     for (let file = this.#files[0]; file !== undefined; file = this.#files[0]) {

@@ -14,7 +14,7 @@ const pagesOf = (bitmap: Uint8Array): number[] =>
     [0, 1, 2, 3, 4, 5, 6, 7].filter((n) => byte & (1 << n)).map((n) => i * 8 + n),
   );
 
-test('memory appears with its slot and goes with it', () => {
+test('memory is visible to the guest as long as its slot exists', () => {
   using guest = TestGuest.create();
   const code = () => guest.load(new Assembler().poke(HOLE, 0x1234).hlt()).run();
   expect(code()).toMatchObject({ kind: 'mmio', address: HOLE });
@@ -31,7 +31,7 @@ test('memory appears with its slot and goes with it', () => {
   expect(again.mapping.view.slice(0, 1)[0]).toBe(0x34);
 });
 
-test('a slot’s number is free for the next one as soon as it is removed', () => {
+test('a slot’s number is reused once the slot is disposed', () => {
   using guest = TestGuest.create();
   using memory = Mapping.anonymous(3 * 4096);
   const add = (page: bigint) =>
@@ -47,7 +47,7 @@ test('a slot’s number is free for the next one as soon as it is removed', () =
   expect(replacement.slot).toBe(2);
 });
 
-test('a read-only slot gives reads from memory and hands writes to the host', () => {
+test('a read-only slot serves reads from memory and exits on writes', () => {
   using guest = TestGuest.create();
   using page = guest.addPage(hole, { isReadonly: true });
   page.mapping.view.slice(0, 4).set([1, 2, 3, 4]);
@@ -59,7 +59,7 @@ test('a read-only slot gives reads from memory and hands writes to the host', ()
   expect(guest.vcpu.getRegs().rax).toBe(0x04030201n);
 });
 
-test('KVM’s own errno is kept for each thing that is wrong with a slot', () => {
+test('each invalid slot reports KVM’s own errno', () => {
   using guest = TestGuest.create();
   using memory = Mapping.anonymous(2 * 4096);
   using _page = guest.slots.add(hole, memory.hva, PAGE_SIZE);
@@ -91,7 +91,7 @@ test('the dirty log names the pages written, once', () => {
   expect(() => slot.getDirtyLog()).toThrowError(/KVM_GET_DIRTY_LOG on vm, slot 1: ENOENT/);
 });
 
-test('with manual protection a page stays dirty until it is cleared', () => {
+test('with manual protection, a page stays dirty until it is cleared', () => {
   using guest = TestGuest.create();
   guest.vm.enableCap('KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2', BigInt(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE));
   using memory = Mapping.anonymous(128 * 4096);
@@ -110,7 +110,7 @@ test('with manual protection a page stays dirty until it is cleared', () => {
   expect(() => slot.clearDirtyLog(1n, 64, new Uint8Array(8))).toThrowError(/KVM_CLEAR_DIRTY_LOG .*EINVAL/);
 });
 
-test('a log that starts all set has every page in it', () => {
+test('a log that starts all set contains every page', () => {
   using guest = TestGuest.create();
   const flags = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
   guest.vm.enableCap('KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2', BigInt(flags));
@@ -119,7 +119,7 @@ test('a log that starts all set has every page in it', () => {
   expect(pagesOf(slot.getDirtyLog()).length).toBe(64);
 });
 
-test('an ioeventfd takes the write it waits for, and no other', () => {
+test('an ioeventfd takes matching writes and no others', () => {
   using guest = TestGuest.create();
   using bell = Fd.eventfd('bell');
   using _match = guest.vm.assignIoeventfd({ fd: bell, address: hole, length: 4, datamatch: 3n });
@@ -139,7 +139,7 @@ test('an ioeventfd of any length takes writes of every width', () => {
   expect(drainEventfd(bell.number)).toBe(4n);
 });
 
-test('an ioeventfd on a port, and the exit again when it is gone', () => {
+test('an ioeventfd on a port suppresses the exit until it is disposed', () => {
   using guest = TestGuest.create();
   using bell = Fd.eventfd('bell');
   const bound = guest.vm.assignIoeventfd({ fd: bell, address: 0xc050n, length: 2, isPio: true });
@@ -152,7 +152,7 @@ test('an ioeventfd on a port, and the exit again when it is gone', () => {
   expect(drainEventfd(bell.number)).toBe(0n);
 });
 
-test('two ioeventfds cannot wait for the same write', () => {
+test('two ioeventfds cannot match the same write', () => {
   using guest = TestGuest.create();
   using bell = Fd.eventfd('bell');
   using other = Fd.eventfd('other');
@@ -164,7 +164,7 @@ test('two ioeventfds cannot wait for the same write', () => {
   expect(() => guest.vm.assignIoeventfd({ fd: other, address: hole, length: 3 as 4 })).toThrowError(/EINVAL/);
 });
 
-test('coalesced writes wait in the ring in order, and make no exit', () => {
+test('coalesced writes are queued in order without an exit', () => {
   using guest = TestGuest.create();
   const ring = CoalescedRing.of(guest.vcpu.handle);
   const zone = registerCoalesced(guest.vm, { address: hole, bytes: 16 });
@@ -192,7 +192,7 @@ test('coalesced writes wait in the ring in order, and make no exit', () => {
   expect(code().run()).toMatchObject({ kind: 'mmio', address: HOLE });
 });
 
-test('the VM tells what it can do, and enables what it has', () => {
+test('the VM reports its capabilities and enables those it has', () => {
   using guest = TestGuest.create();
   expect(guest.vm.checkExtension('KVM_CAP_NR_MEMSLOTS')).toBeGreaterThan(31);
   expect(guest.vm.checkExtension('KVM_CAP_IOEVENTFD')).toBe(1);
@@ -201,14 +201,14 @@ test('the VM tells what it can do, and enables what it has', () => {
   );
 });
 
-test('kvmclock is set and goes on from there', () => {
+test('kvmclock continues from the value it was set to', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   guest.vm.setClock({ clock: 1_000_000_000_000n });
   const { clock } = guest.vm.getClock();
   expect(clock).toBeGreaterThanOrEqual(1_000_000_000_000n);
 });
 
-test('a vCPU id is given once', () => {
+test('a vCPU id can be used once', () => {
   using guest = TestGuest.create();
   expect(() => guest.vm.createVcpu(0)).toThrowError(/KVM_CREATE_VCPU on vcpu 0: EEXIST/);
   using second = guest.vm.createVcpu(1);

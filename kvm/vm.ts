@@ -13,44 +13,47 @@ import * as uapi from './uapi.js';
 import { Xsave } from './uapi-vcpu.js';
 import { Vcpu } from './vcpu.js';
 
-/** What `KVM_SET_USER_MEMORY_REGION` takes. */
+/** Arguments of `KVM_SET_USER_MEMORY_REGION`. */
 export interface UserMemoryRegion {
   readonly slot: number;
-  /** KVM_MEM_ bits. */
+  /** KVM_MEM_… bits. */
   readonly flags: number;
   readonly gpa: Gpa;
-  /** 0 deletes the slot. */
+  /** Size in bytes; 0 deletes the slot. */
   readonly bytes: bigint;
   readonly hva: Hva;
 }
 
-/** A message-signalled interrupt, as PCI and the local APIC have it. */
+/** A message-signalled interrupt: address and data as PCI functions and local APICs use them. */
 export interface MsiMessage {
   readonly address: bigint;
   readonly data: number;
 }
 
-/** An eventfd that raises an interrupt. */
+/** Arguments of {@link Vm.assignIrqfd}. */
 export interface IrqfdOptions {
   readonly fd: Fd;
   readonly gsi: number;
-  /** Makes it level-triggered: the line stays up until the guest's EOI, which lowers it and signals this eventfd. */
+  /**
+   * Makes the interrupt level-triggered: it stays asserted until the guest's EOI, which deasserts it and signals this
+   * eventfd.
+   */
   readonly resampleFd?: Fd | undefined;
 }
 
-/** A guest write that signals an eventfd instead of making an exit. */
+/** Arguments of {@link Vm.assignIoeventfd}. */
 export interface IoeventfdOptions {
   readonly fd: Fd;
   /** Guest physical address, or port if `isPio`. */
   readonly address: bigint;
-  /** Bytes that the guest writes: 1, 2, 4 or 8; 0 is any. */
+  /** Width of the guest's write in bytes; 0 matches any width. */
   readonly length: 0 | 1 | 2 | 4 | 8;
-  /** Only writes of this value; others exit. Not with length 0. */
+  /** Match only this value; writes of other values still exit. Requires a length. */
   readonly datamatch?: bigint | undefined;
   readonly isPio?: boolean | undefined;
 }
 
-/** A virtual machine: memory slots, interrupts, and what it owns in the kernel. Machine thread. */
+/** The VM fd: memory slots, interrupts, clock and vCPUs. Owns the descriptor. Machine thread. */
 export class Vm implements Disposable {
   readonly fd: Fd;
   readonly #reference: CountedReference;
@@ -66,36 +69,36 @@ export class Vm implements Disposable {
     this.#reference = new CountedReference(() => fd[Symbol.dispose]());
   }
 
-  /** Takes over a VM's descriptor. @param vcpuMmapSize {@link Kvm.getVcpuMmapSize} */
+  /** Takes ownership of a VM descriptor. @param vcpuMmapSize {@link Kvm.getVcpuMmapSize} */
   static adopt(fd: Fd, vcpuMmapSize: number): Vm {
     return new Vm(fd, vcpuMmapSize);
   }
 
-  /** What VFIO files keep of this VM. The descriptor is open until the owner and every holder have let go. */
+  /** The reference that VFIO files hold. The descriptor closes when the owner and every holder have dropped theirs. */
   get reference(): KvmReference {
     return this.#reference;
   }
 
-  /** False once the owner has disposed it, though a reference may keep the descriptor open. */
+  /** False once the owner has disposed the VM, even if a reference keeps the descriptor open. */
   get isOpen(): boolean {
     return !this.#isDisposed;
   }
 
-  /** 0 if the capability is missing; else 1 or a number whose meaning depends on the capability. */
+  /** Returns 0 if the capability is missing; otherwise 1, or a value defined by the capability. */
   checkExtension(cap: Cap): number {
     return ioctl(this.fd, uapi.KVM_CHECK_EXTENSION, caps[cap]);
   }
 
-  /** @throws SysError EINVAL for a capability that a VM cannot enable, or with these arguments */
+  /** @throws SysError EINVAL if the VM cannot enable this capability, or rejects these arguments */
   enableCap(cap: Cap, ...args: readonly bigint[]): void {
     const bytes = uapi.EnableCap.encode({ cap: caps[cap], args: [...args] });
     ioctl(this.fd, uapi.KVM_ENABLE_CAP, bytes, `${this.fd.target}, ${cap}`);
   }
 
   /**
-   * Makes a processor. With in-kernel APICs, `id` is its APIC id, and all but 0 wait for INIT and SIPI.
-   * @param door the way into the kernel for KVM_RUN
-   * @throws SysError EEXIST if the id is taken; EINVAL past the limits
+   * Creates a vCPU. With in-kernel local APICs, `id` is its APIC id, and every vCPU but 0 waits for INIT and SIPI.
+   * @param door the call path used for KVM_RUN
+   * @throws SysError EEXIST if the id is in use; EINVAL past KVM_CAP_MAX_VCPU_ID or KVM_CAP_MAX_VCPUS
    */
   createVcpu(id: number, door?: HotDoor): Vcpu {
     using scope = new Scope();
@@ -111,8 +114,9 @@ export class Vm implements Disposable {
   // --- memory ---
 
   /**
-   * Adds, changes or deletes a slot; {@link MemorySlots} keeps their numbers.
-   * @throws SysError EEXIST on overlap; EINVAL for a misaligned range, or a change of what cannot change
+   * Creates, changes or deletes a slot; {@link MemorySlots} allocates slot numbers.
+   * @throws SysError EEXIST if the range overlaps another slot; EINVAL for a misaligned range, or for changing the
+   *   size, host address or read-only flag of a slot
    */
   setUserMemoryRegion(region: UserMemoryRegion): void {
     const bytes = uapi.UserspaceMemoryRegion.encode({
@@ -126,10 +130,10 @@ export class Vm implements Disposable {
   }
 
   /**
-   * Pages of a slot written since the last call: bit n is page n. Write protection starts anew, unless
+   * Pages of a slot written since the last call: bit n is page n. Also write-protects them again, unless
    * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 leaves that to {@link clearDirtyLog}.
    * @param bytes the slot's size
-   * @throws SysError ENOENT if the slot does not log
+   * @throws SysError ENOENT if the slot does not log dirty pages
    */
   getDirtyLog(slot: number, bytes: bigint): Uint8Array {
     const bitmap = bitmapFor(bytes / PAGE_SIZE);
@@ -140,10 +144,10 @@ export class Vm implements Disposable {
   }
 
   /**
-   * Write-protects the pages that `bitmap` names, whose bit 0 is `firstPage`.
+   * Clears the dirty pages named by `bitmap` and write-protects them again. Bit 0 is `firstPage`.
    * @param firstPage a multiple of 64
-   * @param pages a multiple of 64, or up to the slot's end
-   * @throws SysError EINVAL if those are not, or the capability is not enabled
+   * @param pages a multiple of 64, unless the range ends with the slot
+   * @throws SysError EINVAL for a misaligned range, or if KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is not enabled
    */
   clearDirtyLog(slot: number, firstPage: bigint, pages: number, bitmap: Uint8Array): void {
     const copy = bitmapFor(BigInt(pages));
@@ -157,12 +161,16 @@ export class Vm implements Disposable {
     ioctl(this.fd, uapi.KVM_CLEAR_DIRTY_LOG, bytes, `${this.fd.target}, slot ${slot}`);
   }
 
-  /** Three pages that Intel processors need for real mode; not in a memory slot. Before the first vCPU. */
+  /**
+   * Sets the address of three pages that Intel processors need for real mode. Outside all slots; before the first vCPU.
+   */
   setTssAddr(address: Gpa): void {
     ioctl(this.fd, uapi.KVM_SET_TSS_ADDR, Number(address));
   }
 
-  /** One page that Intel processors need for real mode; not in a memory slot. Before the first vCPU. */
+  /**
+   * Sets the address of one page that Intel processors need for real mode. Outside all slots; before the first vCPU.
+   */
   setIdentityMapAddr(address: Gpa): void {
     const bytes = new Uint8Array(new BigUint64Array([address]).buffer);
     ioctl(this.fd, uapi.KVM_SET_IDENTITY_MAP_ADDR, bytes);
@@ -170,14 +178,14 @@ export class Vm implements Disposable {
 
   // --- interrupt controllers ---
 
-  /** PIC, IOAPIC and local APICs in the kernel. Before the first vCPU. @throws SysError EEXIST */
+  /** Creates in-kernel PICs, IOAPIC and local APICs. Before the first vCPU. @throws SysError EEXIST */
   createIrqchip(): void {
     ioctl(this.fd, uapi.KVM_CREATE_IRQCHIP);
   }
 
   /**
-   * Local APICs in the kernel; PIC and IOAPIC are the VMM's. Before the first vCPU.
-   * @param ioapicPins GSIs 0 to here minus 1 are the VMM's IOAPIC: their EOIs become `ioapic-eoi` exits
+   * Creates in-kernel local APICs only; the VMM emulates PIC and IOAPIC. Before the first vCPU.
+   * @param ioapicPins number of GSIs, from 0, that belong to the VMM's IOAPIC: their EOIs become `ioapic-eoi` exits
    * @throws SysError EEXIST
    */
   enableSplitIrqchip(ioapicPins = uapi.KVM_IOAPIC_NUM_PINS): void {
@@ -211,7 +219,9 @@ export class Vm implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_IRQCHIP, uapi.Irqchip.encode({ chip_id, chip }));
   }
 
-  /** The interval timer, with the full irqchip only. @param flags KVM_PIT_ bits @throws SysError EEXIST, ENOENT */
+  /**
+   * Creates the interval timer. @param flags KVM_PIT_… bits @throws SysError EEXIST; ENOENT without the full irqchip
+   */
   createPit2(flags = uapi.KVM_PIT_SPEAKER_DUMMY): void {
     ioctl(this.fd, uapi.KVM_CREATE_PIT2, uapi.PitConfig.encode({ flags }));
   }
@@ -228,19 +238,26 @@ export class Vm implements Disposable {
 
   // --- interrupts ---
 
-  /** Sets the level of a line. Edge-triggered pins take a raise and a lower. @throws SysError ENXIO without IOAPIC */
+  /**
+   * Sets the level of a line. An edge-triggered pin needs a raise and a lower. @throws SysError ENXIO without an IOAPIC
+   */
   irqLine(gsi: number, isHigh: boolean): void {
     ioctl(this.fd, uapi.KVM_IRQ_LINE, uapi.IrqLevel.encode({ irq: gsi, level: isHigh ? 1 : 0 }));
   }
 
-  /** Sends a message now, without a route. False if the guest has it blocked. @throws SysError EINVAL without APICs */
+  /**
+   * Sends an MSI without a route. Returns false if the guest blocks it.
+   * @throws SysError EINVAL without in-kernel local APICs
+   */
   signalMsi({ address, data }: MsiMessage): boolean {
     const address_lo = Number(address & 0xffff_ffffn);
     const address_hi = Number(address >> 32n);
     return ioctl(this.fd, uapi.KVM_SIGNAL_MSI, uapi.Msi.encode({ address_lo, address_hi, data })) > 0;
   }
 
-  /** Replaces the whole table at once; {@link GsiRouting} keeps it. @param entries `struct kvm_irq_routing_entry`s */
+  /**
+   * Replaces the whole table; {@link GsiRouting} maintains it. @param entries encoded `struct kvm_irq_routing_entry`
+   */
   setGsiRouting(entries: readonly Uint8Array[]): void {
     const { size } = uapi.IrqRoutingEntry;
     const bytes = uapi.IrqRouting.encode({ nr: entries.length }, entries.length * size);
@@ -251,9 +268,10 @@ export class Vm implements Disposable {
   }
 
   /**
-   * Lets an eventfd raise a GSI, with no exit and no thread of ours on the way. What the GSI means may change later.
-   * Dispose it before the eventfd.
-   * @throws SysError EBUSY if the eventfd is bound already; EINVAL if it is no eventfd or there is no irqchip
+   * Binds an eventfd to a GSI: a signal injects the interrupt in the kernel, without an exit or a thread of this
+   * process. The GSI's route may change later. Dispose the binding before the eventfd.
+   * @throws SysError EBUSY if the eventfd is bound already; EINVAL if it is not an eventfd, or the VM has no irqchip
+   * @see KVM_IRQFD
    */
   assignIrqfd({ fd, gsi, resampleFd }: IrqfdOptions): Disposable {
     const resample =
@@ -268,8 +286,10 @@ export class Vm implements Disposable {
   }
 
   /**
-   * Lets a guest write signal an eventfd instead of making an exit. Dispose it before the eventfd.
-   * @throws SysError EEXIST if the address is bound, with this value or with any; ENOSPC; EINVAL for a bad length
+   * Makes a guest write signal an eventfd instead of exiting. Dispose the binding before the eventfd.
+   * @throws SysError EEXIST if the address is bound already with this value or with any; ENOSPC if the VM's I/O bus is
+   *   full; EINVAL for an invalid length
+   * @see KVM_IOEVENTFD
    */
   assignIoeventfd({ fd, address, length, datamatch, isPio }: IoeventfdOptions): Disposable {
     const flags =
@@ -284,7 +304,7 @@ export class Vm implements Disposable {
     });
   }
 
-  /** Something of the VM's that is taken back, unless the VM has gone and it with it. */
+  /** A registration that ends with dispose, or with the VM's descriptor. */
   #undone(undo: () => void): Disposable {
     return disposable(() => {
       if (this.fd.isOpen) undo();
@@ -293,34 +313,40 @@ export class Vm implements Disposable {
 
   // --- clock ---
 
-  /** kvmclock, in ns, and what it was read together with. */
+  /** kvmclock in ns, and the host clocks it was sampled with. */
   getClock(): uapi.ClockData {
     const bytes = uapi.ClockData.encode();
     ioctl(this.fd, uapi.KVM_GET_CLOCK, bytes);
     return uapi.ClockData.decode(bytes);
   }
 
-  /** `flags` may hold KVM_CLOCK_REALTIME: the time since `realtime` is then added. @throws SysError EINVAL */
+  /**
+   * With KVM_CLOCK_REALTIME in `flags`, KVM adds the time elapsed since `realtime`. @throws SysError EINVAL for other
+   * flags
+   */
   setClock(clock: Partial<uapi.ClockData>): void {
     ioctl(this.fd, uapi.KVM_SET_CLOCK, uapi.ClockData.encode(clock));
   }
 
   // --- devices ---
 
-  /** @param type KVM_DEV_TYPE_… @throws SysError ENODEV if the kernel lacks it; EBUSY for a second kvm-vfio */
+  /**
+   * Creates an in-kernel device. @param type KVM_DEV_TYPE_… @throws SysError ENODEV if the kernel lacks it; EBUSY for a
+   * second kvm-vfio
+   */
   createDevice(type: number): KvmDevice {
     return KvmDevice.create(this.fd, type);
   }
 
-  /** Whether {@link createDevice} could succeed. */
+  /** Whether the kernel has the device type. */
   hasDevice(type: number): boolean {
     return KvmDevice.isSupported(this.fd, type);
   }
 
   /**
-   * Makes `device` the VM's one kvm-vfio device, to be disposed with it.
-   * @returns undoes this
-   * @throws SysError EBUSY if there is one
+   * Registers `device` as the VM's only kvm-vfio device; the VM disposes it.
+   * @returns unregisters it
+   * @throws SysError EBUSY if the VM has one
    */
   attachKvmVfio(device: Disposable): Disposable {
     if (this.#kvmVfio !== undefined) {
@@ -333,39 +359,39 @@ export class Vm implements Disposable {
     });
   }
 
-  /** A VFIO file belongs to this VM now. Undone by {@link endAssignment}. */
+  /** Counts a VFIO file of this process that is associated with the VM. Balanced by {@link endAssignment}. */
   startAssignment(): void {
     this.#assigned++;
   }
 
-  /** @throws RangeError without a {@link startAssignment} to undo */
+  /** @throws RangeError without a {@link startAssignment} to balance */
   endAssignment(): void {
     if (this.#assigned === 0) throw new RangeError('no device is assigned');
     this.#assigned--;
   }
 
-  /** Whether a VFIO file of this process belongs to the VM. */
+  /** Whether a VFIO file of this process is associated with the VM. */
   get hasAssignedDevice(): boolean {
     return this.#assigned > 0;
   }
 
-  /** A device whose DMA does not snoop caches belongs to this VM now. Undone by {@link unregisterNoncoherentDma}. */
+  /** Counts an assigned device whose DMA does not snoop caches. Balanced by {@link unregisterNoncoherentDma}. */
   registerNoncoherentDma(): void {
     this.#noncoherent++;
   }
 
-  /** @throws RangeError without a {@link registerNoncoherentDma} to undo */
+  /** @throws RangeError without a {@link registerNoncoherentDma} to balance */
   unregisterNoncoherentDma(): void {
     if (this.#noncoherent === 0) throw new RangeError('no non-coherent DMA is registered');
     this.#noncoherent--;
   }
 
-  /** Whether a guest's cache control has to be taken seriously, for devices of this process. */
+  /** Whether the guest's cache control (WBINVD, memory types) must be honoured for a device of this process. */
   get hasNoncoherentDma(): boolean {
     return this.#noncoherent > 0;
   }
 
-  /** Lets go of VFIO files first, then of the owner's reference. */
+  /** Releases VFIO files first, then drops the owner's reference. */
   [Symbol.dispose](): void {
     if (this.#isDisposed) return;
     try {
@@ -377,8 +403,8 @@ export class Vm implements Disposable {
   }
 }
 
-/** KVM writes whole longs. */
+/** KVM writes whole 64-bit words. */
 const bitmapBytes = (pages: bigint): number => Number((pages + 63n) / 64n) * 8;
-/** Off the JavaScript heap, so that its address holds. */
+/** At least a page, so that V8 allocates it off-heap and its address stays valid. */
 const bitmapFor = (pages: bigint): Uint8Array<ArrayBuffer> =>
   new Uint8Array(Math.max(bitmapBytes(pages), Number(PAGE_SIZE)));
