@@ -17,7 +17,7 @@ const stateOf = (pid: number): string => {
   }
 };
 
-test('a program that is not there is ENOENT with the hint', () => {
+test('a missing program is reported as ENOENT with the hint', () => {
   expect(() => start('no-such-program-anywhere')).toThrowError(
     /execve on no-such-program-anywhere: ENOENT\n.*buy it/,
   );
@@ -32,7 +32,7 @@ test.each([
   expect([child.ending, stateOf(child.pid)]).toEqual([ending, 'gone']);
 });
 
-test('it has the descriptors that it was given, from 3 on', () => {
+test('a child has the descriptors passed to it, from 3 up', () => {
   const [ours, its] = unixSocketPair('test');
   using socket = ours;
   {
@@ -43,7 +43,7 @@ test('it has the descriptors that it was given, from 3 on', () => {
   expect(buffer.toString('latin1', 0, readSync(socket.number, buffer))).toBe('hello\n');
 });
 
-test('disposing ends a program that does not end by itself, once', () => {
+test('disposing kills a program that does not exit by itself, once', () => {
   const child = start('sleep', ['1000']);
   child[Symbol.dispose]();
   child[Symbol.dispose]();

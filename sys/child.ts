@@ -7,24 +7,24 @@ import type { Fd } from './fd.js';
 import * as libc from './libc.js';
 
 const WNOHANG = 1;
-/** How long a child that was asked to end may take, in milliseconds, before it is killed. */
+/** How long in milliseconds a child may take to exit on dispose before it is killed. */
 const PATIENCE_MS = 200;
 
-/** How a program is started. */
+/** How to start a {@link Child}. */
 export interface ChildOptions {
   readonly args: readonly string[];
-  /** What is its standard error. */
+  /** Becomes the child's standard error. */
   readonly stderr: Fd;
-  /** Descriptor 3 of the child, and the ones behind it; they stay the caller's, too. */
+  /** Become the child's descriptors 3 and up; the caller keeps ownership of its own. */
   readonly fds: readonly Fd[];
-  /** What to do if the program is not installed. */
+  /** How to install the program: the hint of ENOENT. */
   readonly hint: string;
 }
 
 /**
- * A program that was started from a thread whose event loop does not turn: nobody hears of its end but who asks. It has a
- * session of its own, so that a terminal's Ctrl-C does not reach it. Disposing waits until it has ended, and ends it
- * if it takes long: who wants it to end by itself has told it before.
+ * A child process started from a thread whose event loop never runs, so its exit must be polled. It has its own
+ * session: a terminal's Ctrl-C does not reach it. Disposing waits {@link PATIENCE_MS} for it to exit, then kills it;
+ * make it exit first if it should end cleanly.
  */
 export class Child implements Disposable {
   readonly pid: number;
@@ -37,14 +37,14 @@ export class Child implements Disposable {
     this.pid = pid;
   }
 
-  /** @throws SysError ENOENT if there is no such program in PATH; EAGAIN if no process can be made */
+  /** @throws SysError ENOENT if PATH has no such program; EAGAIN if the process cannot be created */
   static start(program: string, { args, stderr, fds, hint }: ChildOptions): Child {
     const path = findProgram(program);
     if (path === undefined)
       throw new SysError({ call: 'execve', target: program, errno: errno.ENOENT, hint });
     const stdio = ['ignore' as const, 'ignore' as const, stderr.number, ...fds.map((fd) => fd.number)];
     const started = spawn(path, args, { stdio, detached: true });
-    started.on('error', () => {}); // told by the missing pid
+    started.on('error', () => {}); // the missing pid reports it
     if (started.pid === undefined) {
       throw new SysError({ call: 'fork', target: path, errno: errno.EAGAIN, hint: 'too many processes?' });
     }
@@ -52,16 +52,16 @@ export class Child implements Disposable {
     return new Child(started, started.pid);
   }
 
-  /** Whether it has ended; then the kernel has forgotten it. */
+  /** Whether the process has exited; reaps it. */
   get hasEnded(): boolean {
     if (this.#hasEnded) return true;
     const result = libc.waitpid(this.pid, new Uint8Array(this.#status.buffer), WNOHANG);
-    // ECHILD: the thread's event loop did turn once, and has taken its end.
+    // // ECHILD: the thread's event loop ran once and reaped it.
     this.#hasEnded = result === this.pid || result === -errno.ECHILD;
     return this.#hasEnded;
   }
 
-  /** How it ended, for a person. */
+  /** Exit code or signal, as text for messages. */
   get ending(): string {
     const status = this.#status[0] as number;
     const signal = status & 0x7f;
@@ -77,12 +77,12 @@ export class Child implements Disposable {
 }
 
 const nap = new Int32Array(new SharedArrayBuffer(4));
-/** Blocks this thread. */
+/** Blocks this thread for `ms` milliseconds. */
 export function sleep(ms: number): void {
   Atomics.wait(nap, 0, 0, ms);
 }
 
-/** The program's path by PATH, as execvp(3) finds it; undefined if it is not there. */
+/** Looks a program up in PATH, as execvp(3) does; undefined if it is not found. */
 function findProgram(name: string): string | undefined {
   const folders = (process.env.PATH ?? '').split(delimiter).filter((folder) => folder !== '');
   return folders.map((folder) => join(folder, name)).find(isProgram);

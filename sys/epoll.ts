@@ -11,7 +11,7 @@ const MAX_EVENTS = 64;
 /** struct epoll_event is packed on x86-64: u32 events, u64 data. */
 const EVENT_WORDS = 3;
 
-/** Waits for many fds in the thread that made it. */
+/** An epoll instance. Used by the thread that created it; owns its descriptor. */
 export class Epoll implements Disposable {
   readonly #fd: Fd;
   readonly #ready = new Map<number, () => void>();
@@ -30,7 +30,7 @@ export class Epoll implements Disposable {
 
   /**
    * Calls `ready` when `fd` is readable. @see EventContext.watch
-   * @throws SysError EPERM for an fd that cannot be polled; EEXIST if it is watched already; EBADF
+   * @throws SysError EPERM for an fd that does not support epoll; EEXIST if it is watched already; EBADF
    */
   watch(fd: number, ready: () => void, isEdge = false): Disposable {
     return this.#add(fd, isEdge ? EPOLLIN + EPOLLET : EPOLLIN, ready);
@@ -50,13 +50,16 @@ export class Epoll implements Disposable {
     return {
       [Symbol.dispose]: () => {
         if (!this.#ready.delete(key)) return;
-        // The fd may be closed by now, which has taken it off the list: nothing to complain about.
+        // // If the fd is closed, the kernel has removed it already: ignore the error.
         if (this.#fd.isOpen) libc.epollCtl(this.#fd.number, EPOLL_CTL_DEL, fd, this.#bytes);
       },
     };
   }
 
-  /** Waits for events and calls their handlers; -1 waits for ever. A handler may take any watch away, its own too. */
+  /**
+   * Waits for events and calls their handlers. A handler may remove any watch, its own included. @param timeoutMs -1
+   * waits without limit
+   */
   wait(timeoutMs: number): void {
     const count = libc.epollWait(this.#fd.number, this.#bytes, MAX_EVENTS, timeoutMs);
     for (let i = 0; i < count; i++) this.#ready.get(this.#words[i * EVENT_WORDS + 1] as number)?.();

@@ -1,27 +1,27 @@
 import { type errno, errnoName } from './errno.js';
 
-/** What a {@link SysError} is made of. */
+/** Parts of a {@link SysError}. */
 export interface SysErrorInit {
-  /** The call that failed: an ioctl's name, a libc function, a vfio function. */
+  /** The failed call: an ioctl, a libc function or a VFIO operation. */
   readonly call: string;
   /** What it was called on: a path, a device name, `fd 7`. */
   readonly target: string;
   /** Positive errno value. */
   readonly errno: number;
-  /** What the reader can do about it. */
+  /** What the user can do about it. */
   readonly hint?: string | undefined;
   readonly cause?: unknown;
 }
 
 /**
- * A call into Linux, or into a provider that answers as Linux does, failed.
- * Match on {@link SysError.code}, never on the text.
+ * A failed system call, or the same failure from a provider that follows Linux. Match on {@link SysError.code}, not on
+ * the message.
  */
 export class SysError extends Error {
   readonly call: string;
   readonly target: string;
   readonly errno: number;
-  /** errno's name, as in Node's own errors: `EBUSY`. */
+  /** The errno's name, as in Node's own errors: `EBUSY`. */
   readonly code: string;
   readonly hint: string | undefined;
 
@@ -41,13 +41,13 @@ export class SysError extends Error {
   }
 }
 
-/** The same failure as Node's `fs` reports it, told in our terms; anything else passes unchanged. */
+/** Converts a failure of Node's `fs` to a {@link SysError}; returns any other error unchanged. */
 export function fromNodeError(error: unknown, call: string, target: string, hint?: string): unknown {
   if (!(error instanceof Error) || !('errno' in error) || typeof error.errno !== 'number') return error;
   return new SysError({ call, target, errno: Math.abs(error.errno), hint, cause: error });
 }
 
-/** Whether `error` is a {@link SysError} with this errno name (survives two copies of the package). */
+/** Whether `error` has this errno name. Works across two copies of the package. */
 export function isErrno(error: unknown, code: keyof typeof errno): boolean {
   return error instanceof Error && 'code' in error && error.code === code;
 }

@@ -3,13 +3,13 @@ import { SysError } from './error.js';
 import { drainEventfd, isReadable, signalEventfd } from './eventfd.js';
 import { duplicateFd, Fd } from './fd.js';
 
-test('a path that is not there is named with its errno', () => {
+test('a missing path is reported with its errno', () => {
   expect(() => Fd.open('/no/such/thing', 'r', 'make one')).toThrowError(
     'open on /no/such/thing: ENOENT\n  hint: make one',
   );
 });
 
-test('a closed descriptor refuses use, and closing it again does nothing', () => {
+test('a closed descriptor rejects use, and closing it again does nothing', () => {
   const fd = Fd.open('/dev/null');
   fd[Symbol.dispose]();
   fd[Symbol.dispose]();

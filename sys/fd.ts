@@ -8,19 +8,19 @@ const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK = 0o4000;
 const MFD_CLOEXEC = 1;
 
-/** Turns a libc result into the number it is, or into the error it means. */
+/** Returns a libc result, or throws the error that a negative one encodes. */
 export function checked(value: number, call: string, target: string, hint?: string): number {
   if (value < 0) throw new SysError({ call, target, errno: -value, hint });
   return value;
 }
 
-/** An open file descriptor with one owner. It refuses use after close, and cannot be closed twice. */
+/** An open file descriptor with one owner. Rejects use after close; closing twice does nothing. */
 export class Fd implements Disposable {
   #number: number;
-  /** What it is, for messages: a path, `eventfd`, `memfd ram`. */
+  /** Names it in errors: a path, `eventfd`, `memfd ram`. */
   readonly target: string;
 
-  /** Whether it is memory and nothing else: a descriptor that may be handed to another process. */
+  /** Whether this is a memfd: safe to send to another process, since it grants access to nothing but memory. */
   readonly isMemfd: boolean;
 
   private constructor(number: number, target: string, isMemfd = false) {
@@ -30,7 +30,7 @@ export class Fd implements Disposable {
   }
 
   /**
-   * Opens a path, close-on-exec as all of Node's fds are.
+   * Opens a path, close-on-exec like all of Node's descriptors.
    * @param flags as for `fs.openSync`: a string or O_ bits
    * @throws SysError with the errno of open(2)
    */
@@ -42,17 +42,17 @@ export class Fd implements Disposable {
     }
   }
 
-  /** Takes over a descriptor that came from elsewhere: an ioctl's result, a message, a parent process. */
+  /** Takes ownership of a descriptor from elsewhere: an ioctl's result, a message, a parent process. */
   static adopt(number: number, target: string): Fd {
     return new Fd(number, target);
   }
 
-  /** @throws SysError EMFILE, ENFILE, ENOMEM */
+  /** Creates a non-blocking eventfd with count 0. @throws SysError EMFILE, ENFILE, ENOMEM */
   static eventfd(target = 'eventfd'): Fd {
     return new Fd(checked(libc.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), 'eventfd', target), target);
   }
 
-  /** Anonymous shareable memory; empty until truncated to a size. @throws SysError EMFILE, ENFILE, ENOMEM */
+  /** Creates anonymous shareable memory of size 0; ftruncate sets the size. @throws SysError EMFILE, ENFILE, ENOMEM */
   static memfd(name: string, flags = 0): Fd {
     const target = `memfd ${name}`;
     return new Fd(checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target), target, true);
@@ -69,7 +69,7 @@ export class Fd implements Disposable {
     return this.#number >= 0;
   }
 
-  /** A second descriptor of the same open file, with an owner of its own. @throws SysError EMFILE */
+  /** Duplicates the descriptor; the new one has its own owner. @throws SysError EMFILE */
   duplicate(): Fd {
     return duplicateFd(this.number, this.target);
   }
@@ -82,7 +82,7 @@ export class Fd implements Disposable {
   }
 }
 
-/** A descriptor of our own for somebody else's open file. @throws SysError EBADF, EMFILE */
+/** Duplicates a descriptor that someone else owns. @throws SysError EBADF, EMFILE */
 export function duplicateFd(number: number, target: string): Fd {
   return Fd.adopt(checked(libc.fcntl(number, F_DUPFD_CLOEXEC, 0), 'fcntl F_DUPFD_CLOEXEC', target), target);
 }

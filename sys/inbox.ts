@@ -4,13 +4,13 @@ import { kickThread } from './kick.js';
 import * as libc from './libc.js';
 
 /**
- * How a thread that never returns to its event loop gets messages: it looks into its ports between two blocking calls,
- * and a sender wakes it from whichever one it is in.
+ * Message delivery to a thread that never returns to its event loop: the thread polls its ports between two blocking
+ * calls, and a sender wakes it from any of them.
  *
- *   Int32 [0] messages sent so far; Atomics.wait here is a good way to sleep
- *         [1] the thread's id while it runs a vCPU (it sits in KVM_RUN: a kick is needed), else 0
- *         [2] eventfd to signal (it sits in epoll_wait), or -1
- *         [3] 1: the thread shall end
+ *   Int32 [0] number of messages sent; the receiver sleeps on it with Atomics.wait
+ *         [1] the thread's id while it is in KVM_RUN and needs a kick, else 0
+ *         [2] eventfd that interrupts the thread's epoll_wait, or -1
+ *         [3] 1 asks the thread to end
  *   Float64 [2] (byte 16) address of the vCPU's immediate_exit byte
  */
 export type InboxControl = SharedArrayBuffer;
@@ -28,7 +28,7 @@ export function createInboxControl(eventfd = -1): InboxControl {
   return control;
 }
 
-/** The thread that looks into the inbox. */
+/** The receiving end, used by the thread that owns the inbox. */
 export class Inbox {
   readonly words: Int32Array;
   readonly #address: Float64Array;
@@ -44,13 +44,13 @@ export class Inbox {
     this.#ports.push({ port, deliver });
   }
 
-  /** Tells senders that this thread sits in KVM_RUN. @param immediateExit address of kvm_run.immediate_exit */
+  /** Announces that this thread is about to enter KVM_RUN. @param immediateExit address of kvm_run.immediate_exit */
   enterRun(immediateExit: number): void {
     this.#address[IMMEDIATE_EXIT_ADDRESS] = immediateExit;
     Atomics.store(this.words, RUNNING_TID, libc.gettid());
   }
 
-  /** Balances {@link enterRun}: kicks are over. */
+  /** Balances {@link enterRun}: no kicks after this. */
   leaveRun(): void {
     Atomics.store(this.words, RUNNING_TID, 0);
   }
@@ -59,12 +59,12 @@ export class Inbox {
     return Atomics.load(this.words, STOP) === 1;
   }
 
-  /** Whether {@link drain} may have something to deliver. Costs nanoseconds: call it after each exit. */
+  /** Whether {@link drain} may have messages to deliver. Takes nanoseconds: call it after each exit. */
   get hasNews(): boolean {
     return Atomics.load(this.words, SENT) !== this.#seen;
   }
 
-  /** Delivers what has come, in the order of each sender. */
+  /** Delivers all pending messages; each sender's are in order. */
   drain(): void {
     this.#seen = Atomics.load(this.words, SENT);
     for (const { port, deliver } of this.#ports) {
@@ -74,13 +74,13 @@ export class Inbox {
     }
   }
 
-  /** Sleeps until a sender wakes it. */
+  /** Blocks until a sender wakes the thread, or the timeout in milliseconds expires. */
   wait(timeoutMs?: number): void {
     Atomics.wait(this.words, SENT, this.#seen, timeoutMs);
   }
 }
 
-/** Wakes the inbox's thread, from any thread. */
+/** Wakes the inbox's thread. Each waking thread has its own. */
 export class InboxBell {
   readonly #words: Int32Array;
   readonly #address: Float64Array;
@@ -98,20 +98,20 @@ export class InboxBell {
     if (eventfd >= 0) signalEventfd(eventfd);
     const tid = Atomics.load(this.#words, RUNNING_TID);
     if (tid === 0) return;
-    // Order matters: the byte stops an entry that the signal came too early for.
+    // // Order matters: the byte prevents a KVM_RUN entry for which the signal would arrive too early.
     this.#immediateExit ??= new Uint8Array(libc.memoryAt(this.#address[IMMEDIATE_EXIT_ADDRESS] as number, 1));
     Atomics.store(this.#immediateExit, 0, 1);
     kickThread(tid);
   }
 
-  /** Asks the thread to end. */
+  /** Asks the thread to end, and wakes it. */
   stop(): void {
     Atomics.store(this.#words, STOP, 1);
     this.ring();
   }
 }
 
-/** Sends messages into an inbox; one per sending thread. */
+/** Sends messages to an inbox. Each sending thread has its own. */
 export class InboxSender {
   readonly #port: MessagePort;
   readonly #bell: InboxBell;

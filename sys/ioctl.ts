@@ -7,14 +7,14 @@ import type { Fields, Layout } from './struct.js';
 const IOC_WRITE = 1;
 const IOC_READ = 2;
 
-/** An ioctl's number with its name, so that an error can say which one failed. */
+/** An ioctl's number and name; errors include the name. */
 export interface Request {
   /** The macro: `KVM_CREATE_VM`. */
   readonly name: string;
   readonly number: number;
-  /** First kernel version whose header has it; undefined if any header of a supported distribution does. */
+  /** First kernel version whose header has it; undefined if the headers of all supported distributions do. */
   readonly since: string | undefined;
-  /** What to do when it fails, by errno name. */
+  /** How to fix a failure, by errno name. */
   readonly hints: Readonly<Record<string, string>>;
 }
 
@@ -38,7 +38,7 @@ function ioc(
 type Sized = Layout<Fields> | number;
 const sizeOf = (type: Sized): number => (typeof type === 'number' ? type : type.size);
 
-/** `_IO`: no argument in the number (which says nothing about what the call takes). */
+/** `_IO`: no argument size in the number; the call may take an argument all the same. */
 export const io = (name: string, type: number, nr: number, options: RequestOptions = {}): Request =>
   ioc(0, name, type, nr, 0, options);
 /** `_IOR`: the kernel writes a structure. */
@@ -66,7 +66,7 @@ export const iowr = (
   options: RequestOptions = {},
 ): Request => ioc(IOC_READ + IOC_WRITE, name, type, nr, sizeOf(argument), options);
 
-/** Calls an ioctl on an fd and returns its result, or the negative errno. */
+/** Calls an ioctl and returns its result, or the negative errno. */
 export function tryIoctl(fd: Fd, request: Request, argument: number | Uint8Array = 0): number {
   return typeof argument === 'number'
     ? libc.ioctlValue(fd.number, request.number, argument)
@@ -74,10 +74,10 @@ export function tryIoctl(fd: Fd, request: Request, argument: number | Uint8Array
 }
 
 /**
- * Calls an ioctl on an fd.
- * @param argument nothing, a number (or a host address), or a structure that is read and written in place
- * @param target what the call is about, if the fd's own name does not say it
- * @throws SysError naming the ioctl, with the request's hint for that errno
+ * Calls an ioctl and returns its result.
+ * @param argument a number, a host address, or a structure that is read and written in place
+ * @param target names the object in errors, if the fd's own name does not suffice
+ * @throws SysError naming the ioctl, with the request's hint for the errno
  */
 export function ioctl(
   fd: Fd,

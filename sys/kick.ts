@@ -1,7 +1,7 @@
 import { checked } from './fd.js';
 import * as libc from './libc.js';
 
-/** A real-time signal nobody else is likely to use; its handler does nothing, its arrival ends KVM_RUN with EINTR. */
+/** A real-time signal unlikely to be in use. Its handler does nothing; its arrival ends KVM_RUN with EINTR. */
 const KICK_SIGNAL = 40;
 
 // glibc's struct sigaction on x86-64: handler at 0, mask of 128 bytes, flags at 136, restorer at 144.
@@ -10,8 +10,8 @@ const SIGACTION_BYTES = 152;
 let isInstalled = false;
 
 /**
- * Gives the kick signal a handler, for the whole process. JavaScript cannot be a signal handler; abs() can: it takes
- * an int, returns an int and touches nothing. No SA_RESTART, or KVM_RUN would be entered again.
+ * Installs a handler for the kick signal, process-wide. JavaScript cannot be a signal handler; abs() can: it takes an
+ * int, returns an int and touches no memory. Without SA_RESTART, as KVM_RUN must not be restarted.
  */
 export function installKickSignal(): void {
   if (isInstalled) return;
@@ -21,7 +21,7 @@ export function installKickSignal(): void {
   isInstalled = true;
 }
 
-/** Interrupts a thread's system call, whichever thread of this process we are in. A thread that has ended is left alone. */
+/** Interrupts a system call of any thread in this process. Does nothing if the thread has ended. */
 export function kickThread(tid: number): void {
   libc.tgkill(process.pid, tid, KICK_SIGNAL);
 }

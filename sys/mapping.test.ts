@@ -29,7 +29,7 @@ test('two mappings of one memfd are the same memory', () => {
   expect(second.view.slice(0, 1)[0]).toBe(7);
 });
 
-test('memory past 2 GiB is reached, and an access across a window border is one slice', () => {
+test('memory past 2 GiB is accessible, and an access across a window border is one slice', () => {
   const bytes = 5 * 2 ** 30;
   using memory = createSharedMemory('big', bytes);
   const at = 2 ** 31 - 8;
@@ -39,7 +39,7 @@ test('memory past 2 GiB is reached, and an access across a window border is one 
   expect(memory.mapping.view.slice(bytes - 2, 2)[1]).toBe(1);
 });
 
-test('a slice outside the memory is refused', () => {
+test('a slice outside the memory is rejected', () => {
   using memory = createSharedMemory('test', 4096);
   for (const [at, length] of [
     [-1, 1],
@@ -51,7 +51,7 @@ test('a slice outside the memory is refused', () => {
   }
 });
 
-test('a mapping is found by any range inside it, and by none that leaves it', () => {
+test('a mapping is found by any range inside it, and by no range that extends past it', () => {
   using mapping = Mapping.anonymous(8192);
   expect(findMapping(mapping.hva, 8192n)).toBe(mapping);
   expect(findMapping(hva(mapping.hva + 4096n), 4096n)).toBe(mapping);
@@ -59,7 +59,7 @@ test('a mapping is found by any range inside it, and by none that leaves it', ()
   expect(() => viewOf(hva(0x1000n), 1n, 'VFIO_IOMMU_MAP_DMA')).toThrowError(/VFIO_IOMMU_MAP_DMA .*EFAULT/);
 });
 
-test('a disposed mapping is gone from the process', () => {
+test('disposing a mapping unmaps it', () => {
   const before = mappedFiles().length;
   const memory = createSharedMemory('gone', 4096);
   expect(mappedFiles().length).toBe(before + 1);
@@ -68,7 +68,7 @@ test('a disposed mapping is gone from the process', () => {
   expect(mappedFiles().length).toBe(before);
 });
 
-test('mapping a file that cannot be mapped says so', () => {
+test('mapping a file that cannot be mapped reports its errno', () => {
   using fd = Fd.eventfd('bell');
   expect(() => Mapping.file(fd, 4096)).toThrowError(/mmap on bell: ENODEV/);
 });
@@ -85,7 +85,7 @@ test('deferred mappings stay mapped until they are taken', () => {
   deferred.end();
 });
 
-test('only memory has a file to hand on, not a device’s mapping', () => {
+test('only a mapping of a memfd has a file to pass on, not that of a device', () => {
   using memory = createSharedMemory('mine', 4096);
   expect(memory.mapping.file).toEqual({ fd: memory.fd, offset: 0 });
   using zero = Fd.open('/dev/zero');
@@ -93,7 +93,7 @@ test('only memory has a file to hand on, not a device’s mapping', () => {
   expect(mapping.file).toBeUndefined();
 });
 
-test('shared memory is sealed: nobody makes it smaller, or seals it further', () => {
+test('shared memory is sealed: it cannot shrink, or be sealed further', () => {
   using memory = createSharedMemory('mine', 4096);
   expect(isSealed(memory.fd)).toBe(true);
   expect(() => ftruncateSync(memory.fd.number, 0)).toThrowError(/EPERM/);

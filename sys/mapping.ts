@@ -19,19 +19,19 @@ const F_SEAL_SHRINK = 2;
 const F_SEAL_GROW = 4;
 const MADV_DONTFORK = 10;
 const MADV_HUGEPAGE = 14;
-/** A huge page of x86-64. */
+/** A huge page on x86-64. */
 const HUGE_PAGE = 2 ** 21;
 
 const WINDOW = 2 ** 31;
 const STRIDE = 2 ** 30;
 
 /**
- * Memory of this process at a fixed address, seen through windows of 2 GiB that overlap by half, so that every access
- * of up to 1 GiB lies in one window. It owns nothing: any thread may build its own from the same two numbers, and must
- * not touch it after the owner has unmapped.
+ * Memory of this process at a fixed address, accessed through 2 GiB windows that overlap by half, so that every access
+ * of up to 1 GiB lies in one window. Does not own the memory: any thread may create a view from the same address and
+ * size, and must not use it after the owner unmaps.
  */
 export class MemoryView {
-  /** First byte, as a number: host addresses are below 2^47. */
+  /** First byte, as a number: user addresses are below 2^47. */
   readonly address: number;
   readonly bytes: number;
   #windows: Uint8Array<ArrayBuffer>[] = [];
@@ -42,9 +42,9 @@ export class MemoryView {
   }
 
   /**
-   * Bytes `at` to `at + length`, without copying. Use the elements of typed arrays or Atomics on words that somebody
-   * else writes: DataView and Buffer accessors tear.
-   * @throws RangeError outside the memory, or past 1 GiB in length
+   * Bytes `at` to `at + length`, without copying. Access words that others write with typed array elements or Atomics:
+   * DataView and Buffer accessors tear.
+   * @throws RangeError outside the memory, or if longer than 1 GiB
    */
   slice(at: number, length: number): Uint8Array<ArrayBuffer> {
     if (at < 0 || length < 0 || at + length > this.bytes || length > STRIDE) {
@@ -65,20 +65,20 @@ export class MemoryView {
   }
 }
 
-/** How a {@link Mapping} is made. */
+/** How to map a file: see {@link Mapping.file}. */
 export interface MapOptions {
-  /** Byte in the file where it starts, a multiple of the page size. */
+  /** Offset in the file, a multiple of the page size. */
   readonly offset?: number;
   readonly isWritable?: boolean;
-  /** For messages. */
+  /** Names the mapping in errors. */
   readonly target?: string;
-  /** Other threads of this process look at it too: see {@link deferUnmapping}. */
+  /** Other threads of this process access it too: see {@link deferUnmapping}. */
   readonly isSeenByThreads?: boolean;
 }
 
-/** The memory file behind a mapping, and where in it the mapping begins. */
+/** The memory file behind a mapping, and the mapping's offset in it. */
 export interface MappedFile {
-  /** Its number is gone when whoever owns it has closed it. */
+  /** The number must not be read after the owner closes it. */
   readonly fd: { readonly number: number };
   readonly offset: number;
 }
@@ -86,18 +86,18 @@ export interface MappedFile {
 const live = new Set<Mapping>();
 let deferred: MappedRange[] | undefined;
 
-/** Host memory as numbers, to be handed from thread to thread. */
+/** A range of host memory, as plain numbers that can be passed between threads. */
 export interface MappedRange {
   readonly address: number;
   readonly bytes: number;
 }
 
-/** Owns an mmap of this process. */
+/** Owns a memory mapping of this process. */
 export class Mapping implements Disposable {
-  /** The memory; not to be used after dispose. */
+  /** The memory; do not use after dispose. */
   readonly view: MemoryView;
   readonly isWritable: boolean;
-  /** For passing it on to another process; undefined for memory of this one alone, and for what is more than memory. */
+  /** For mapping it in another process; undefined for private memory, and for files that are more than memory. */
   readonly file: MappedFile | undefined;
   readonly #end: 'unmap' | 'defer' | 'leave';
   #isMapped = true;
@@ -115,15 +115,15 @@ export class Mapping implements Disposable {
     live.add(this);
   }
 
-  /** Writable memory that another thread of this process has mapped, and unmaps after this one has disposed it. */
+  /** Wraps writable memory that another thread has mapped and will unmap; dispose this one first. */
   static borrow({ address, bytes }: MappedRange, fd?: number): Mapping {
     const file = fd === undefined ? undefined : { fd: { number: fd }, offset: 0 };
     return new Mapping(new MemoryView(address, bytes), true, 'leave', file);
   }
 
   /**
-   * Maps `bytes` of an open file, shared with whoever else maps it.
-   * @throws SysError EACCES, ENODEV, ENOMEM, EINVAL as mmap(2)
+   * Maps `bytes` of an open file, MAP_SHARED.
+   * @throws SysError EACCES, ENODEV, ENOMEM or EINVAL from mmap(2)
    */
   static file(fd: Fd, bytes: number, options: MapOptions = {}): Mapping {
     const isWritable = options.isWritable ?? true;
@@ -132,12 +132,12 @@ export class Mapping implements Disposable {
     const flags = MAP_SHARED | MAP_NORESERVE;
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
     const end = options.isSeenByThreads ? 'defer' : 'unmap';
-    // The file of a device would hand on the device.
+    // // Passing on a device's file would grant access to the device.
     const file = fd.isMemfd ? { fd, offset: options.offset ?? 0 } : undefined;
     return new Mapping(new MemoryView(at, bytes), isWritable, end, file);
   }
 
-  /** Maps zeroed memory that belongs to this process alone. @throws SysError ENOMEM */
+  /** Maps private zeroed memory. @throws SysError ENOMEM */
   static anonymous(bytes: number): Mapping {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     const at = checked(
@@ -149,9 +149,9 @@ export class Mapping implements Disposable {
   }
 
   /**
-   * Zeroed memory that all threads of this process see, and no other process: it starts where a huge page can, and is made
-   * of those where the host has them (`/sys/kernel/mm/transparent_hugepage`). A child process does not inherit it, as
-   * that would make each page be copied when it is next written, away from under a device's DMA.
+   * Maps private zeroed memory for all threads of this process, aligned for huge pages, and backed by them where the
+   * host allows (`/sys/kernel/mm/transparent_hugepage`). Child processes do not inherit it: a copy-on-write fault would
+   * move pages away from a device's DMA.
    * @throws SysError ENOMEM
    */
   static huge(bytes: number): Mapping {
@@ -166,7 +166,7 @@ export class Mapping implements Disposable {
     ];
     unmap(ends.filter((end) => end.bytes > 0));
     libc.madvise(at, bytes, MADV_DONTFORK);
-    libc.madvise(at, bytes, MADV_HUGEPAGE); // a wish: without it there are 4 KiB pages
+    libc.madvise(at, bytes, MADV_HUGEPAGE); // best effort: otherwise 4 KiB pages
     return new Mapping(new MemoryView(at, bytes), true, 'defer');
   }
 
@@ -189,14 +189,14 @@ export class Mapping implements Disposable {
   }
 }
 
-/** Memory with a file behind it, for what other processes, threads and the kernel shall map too. */
+/** A memfd and its mapping, for memory that other processes, threads or the kernel map too. */
 export interface SharedMemory extends Disposable {
   readonly fd: Fd;
   readonly mapping: Mapping;
 }
 
 /**
- * Its size is sealed: whoever else maps it need not fear that it is cut short under their feet.
+ * Creates a memfd whose size is sealed, so that no peer can truncate it under another's mapping, and maps it.
  * @throws SysError ENOMEM, EMFILE, EFBIG
  */
 export function createSharedMemory(name: string, bytes: number): SharedMemory {
@@ -223,13 +223,13 @@ export function createSharedMemory(name: string, bytes: number): SharedMemory {
   }
 }
 
-/** Whether nobody can make a memory file smaller: an access behind its end kills the process that makes it. */
+/** Whether a memory file can never shrink. Access beyond the end of a truncated one would raise SIGBUS. */
 export function isSealed({ number }: Fd): boolean {
   const seals = libc.fcntl(number, F_GET_SEALS, 0);
   return seals >= 0 && (seals & F_SEAL_SHRINK) !== 0;
 }
 
-/** The live mapping of this thread that holds all of `bytes` at `address`, if one does. */
+/** The live mapping of this thread that contains the whole range, if any. */
 export function findMapping(address: Hva, bytes: bigint): Mapping | undefined {
   for (const mapping of live) {
     const start = mapping.hva;
@@ -238,13 +238,14 @@ export function findMapping(address: Hva, bytes: bigint): Mapping | undefined {
   return undefined;
 }
 
-/** Number of mappings this thread owns now: tests compare it before and after. */
+/** Number of mappings that this thread owns; tests compare it before and after. */
 export const liveMappings = (): number => live.size;
 
 /**
- * From now on, disposing a mapping that other threads see only notes it: one of them may still hold a view, and a late
- * access would kill the process. (A device's BAR goes at once: while it is mapped, its file is open.) Whoever knows that all such threads have ended takes the list and
- * calls {@link unmap}.
+ * From now on, disposing a mapping that other threads access only queues it: one of them may still hold a view, and a
+ * late access would kill the process. Once all such threads have ended, take the list and {@link unmap} it. Mappings
+ * without
+ * `isSeenByThreads`, such as a device's BAR, are still unmapped at once: the mapping would keep the device's file open.
  */
 export function deferUnmapping(): { take(): readonly MappedRange[]; end(): void } {
   deferred = [];

@@ -1,8 +1,8 @@
 const hooks = new Set<() => void>();
 
 /**
- * Runs `hook` when the process exits, until disposed. Threads that sit in KVM_RUN or epoll_wait have to be asked to
- * leave first: Node waits for them, for ever.
+ * Runs `hook` when the process exits, until disposed. A hook must make threads in KVM_RUN or epoll_wait return: Node
+ * waits for them without limit.
  */
 export function onProcessExit(hook: () => void): Disposable {
   if (hooks.size === 0) process.on('exit', runHooks);

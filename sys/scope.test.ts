@@ -9,7 +9,7 @@ test('a scope releases last in, first out', () => {
   expect(order).toEqual([3, 2, 1]);
 });
 
-test('a failure to release one thing leaves nothing else open, and the first failure is thrown', () => {
+test('a failed release does not stop the others, and the first failure is thrown', () => {
   const order: number[] = [];
   const scope = new Scope();
   scope.defer(() => order.push(1));
@@ -29,7 +29,7 @@ test('a failure to release one thing leaves nothing else open, and the first fai
   expect(thrown).toMatchObject({ message: 'first', suppressed: [{ message: 'second' }] });
 });
 
-test('a moved scope releases in its new place only', () => {
+test('a moved scope releases only from its new owner', () => {
   let released = 0;
   const first = new Scope();
   first.defer(() => released++);

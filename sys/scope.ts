@@ -1,22 +1,22 @@
 /**
- * Owns what was opened, and releases it last in, first out. A failure to release one thing never keeps the
- * others open: the first failure is thrown after all were released, the rest become its `suppressed` list.
+ * Owns resources and releases them in reverse order. A failed release does not stop the others: dispose throws the
+ * first failure at the end, with the others as its `suppressed` list.
  */
 export class Scope implements Disposable {
   #owned: Disposable[] = [];
 
-  /** Takes ownership; returns the same object, so that opening and owning fit on one line. */
+  /** Takes ownership and returns the resource. */
   own<T extends Disposable>(resource: T): T {
     this.#owned.push(resource);
     return resource;
   }
 
-  /** Runs `release` when the scope ends. */
+  /** Runs `release` when the scope is disposed. */
   defer(release: () => void): void {
     this.#owned.push({ [Symbol.dispose]: release });
   }
 
-  /** Hands everything owned so far to a new scope: used at the end of a function that succeeded. */
+  /** Moves everything owned so far to a new scope. Call it at the end of a constructor-like function that succeeded. */
   move(): Scope {
     const next = new Scope();
     next.#owned = this.#owned;
@@ -40,7 +40,7 @@ export class Scope implements Disposable {
   }
 }
 
-/** A {@link Disposable} from a function that runs once, however often it is disposed. */
+/** A {@link Disposable} that runs `release` once, however often it is disposed. */
 export function disposable(release: () => void): Disposable {
   let pending = true;
   return {

@@ -5,7 +5,7 @@ import { SysError } from './error.js';
 import { checked, Fd } from './fd.js';
 import * as libc from './libc.js';
 
-// struct msghdr of x86-64: name, name length, iovec, their number, control data, its length, flags.
+// struct msghdr on x86-64: name, name length, iovec, iovec count, control data, its length, flags.
 const MSGHDR_BYTES = 56;
 const IOV_AT = 16;
 const IOVLEN_AT = 24;
@@ -19,7 +19,7 @@ const BLOCK_BYTES = 4096;
 const CMSG_BYTES = 16;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
-/** The kernel passes no more in one message. */
+/** The kernel's limit of descriptors per message. */
 const SCM_MAX_FD = 253;
 const CONTROL_BYTES = CMSG_BYTES + 4 * (SCM_MAX_FD + 1);
 
@@ -31,30 +31,28 @@ const SO_SNDBUF = 7;
 const SO_RCVTIMEO = 20;
 const SO_SNDTIMEO = 21;
 
-/** What one recvmsg brought. */
+/** The result of one recvmsg(2). */
 export interface Received {
   readonly bytes: number;
-  /** Descriptors that came with it; the receiver's to close. */
+  /** Descriptors received with it; the caller must close them. */
   readonly fds: readonly number[];
 }
 
-/** `none`: nothing came in time, or a signal. `end`: the other end is closed. */
+/** `none`: nothing arrived in time, or a signal interrupted. `end`: the peer closed. */
 export type ReceiveResult = Received | 'none' | 'end';
 
-/**
- * A connected stream socket that blocks, with time limits. One thread uses it. Disposing closes it.
- */
+/** A connected, blocking stream socket with timeouts. Used by one thread; owns the descriptor. */
 export class MessageSocket implements Disposable {
   readonly fd: Fd;
   /** msghdr, iovec and control data, at a fixed address. */
   readonly #block = new Uint8Array(BLOCK_BYTES);
   readonly #view = new DataView(this.#block.buffer);
   readonly #address = libc.addressOf(this.#block);
-  /** Bytes are received here. */
+  /** Receives the bytes. */
   readonly #buffer: Uint8Array<ArrayBuffer>;
   readonly #bufferAddress: number;
 
-  /** @param buffer where received bytes go: a page or more */
+  /** @param buffer receives the bytes; at least a page */
   constructor(fd: Fd, buffer: Uint8Array<ArrayBuffer>) {
     this.fd = fd;
     this.#buffer = buffer;
@@ -70,7 +68,7 @@ export class MessageSocket implements Disposable {
     this.#view.setBigUint64(at, BigInt(value), true);
   }
 
-  /** How long a receive waits before it returns `none`, and a send before it fails; 0 is for ever. */
+  /** How long in milliseconds a receive blocks before it returns `none`, and a send before it fails; 0 is no limit. */
   setTimeouts(receiveMs: number, sendMs: number): void {
     const timeval = (ms: number): Uint8Array =>
       new Uint8Array(new BigInt64Array([BigInt(Math.floor(ms / 1000)), BigInt((ms % 1000) * 1000)]).buffer);
@@ -81,14 +79,14 @@ export class MessageSocket implements Disposable {
       checked(libc.setsockopt(this.fd.number, SOL_SOCKET, option, timeval(ms)), 'setsockopt', this.fd.target);
   }
 
-  /** Bytes that may be under way before a send waits; the kernel has a limit of its own. */
+  /** Requests a send buffer size in bytes; the kernel caps it. */
   setSendBuffer(bytes: number): void {
     libc.setsockopt(this.fd.number, SOL_SOCKET, SO_SNDBUF, new Uint8Array(new Int32Array([bytes]).buffer));
   }
 
   /**
-   * Receives up to `length` bytes into the buffer at `at`. Descriptors that come are close-on-exec.
-   * @throws SysError of recvmsg(2): ECONNRESET
+   * Receives up to `length` bytes into the buffer at `at`. Descriptors are close-on-exec.
+   * @throws SysError from recvmsg(2): ECONNRESET
    */
   receive(at: number, length: number, isBlocking = true): ReceiveResult {
     if (at + length > this.#buffer.length)
@@ -121,15 +119,15 @@ export class MessageSocket implements Disposable {
   }
 
   /**
-   * Sends all of it, descriptors with the first byte.
-   * @throws SysError EPIPE, ECONNRESET if the other end is closed; ETIMEDOUT if it does not read
+   * Sends all of `bytes`; descriptors go with the first byte.
+   * @throws SysError EPIPE or ECONNRESET if the peer closed; ETIMEDOUT if it does not read
    */
   send(bytes: Uint8Array, fds: readonly number[] = NO_FDS): void {
     let sent = fds.length === 0 ? 0 : this.#sendWithFds(bytes, fds);
     while (sent < bytes.length) sent += this.#write(bytes, sent);
   }
 
-  /** Node's own write costs a seventh of a call through ffi-rs. */
+  /** Node's write takes a seventh of the time of a call through ffi-rs. */
   #write(bytes: Uint8Array, at: number): number {
     try {
       return writeSync(this.fd.number, bytes, at);
@@ -141,7 +139,7 @@ export class MessageSocket implements Disposable {
   }
 
   #sendWithFds(bytes: Uint8Array, fds: readonly number[]): number {
-    // The collector may move small arrays, so it goes out from a copy that it does not move.
+    // // V8 may move small arrays, so send from a copy large enough to stay in place.
     const head = bytes.length >= BLOCK_BYTES ? bytes : padded(bytes);
     this.#setAddress(IOVEC_AT, libc.addressOf(head));
     this.#setAddress(IOVEC_AT + 8, bytes.length);
@@ -165,7 +163,7 @@ export class MessageSocket implements Disposable {
       call: 'sendmsg',
       target: this.fd.target,
       errno: isLate ? errno.ETIMEDOUT : code,
-      hint: isLate ? 'the other end does not read' : undefined,
+      hint: isLate ? 'the peer does not read' : undefined,
     });
   }
 

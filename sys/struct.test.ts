@@ -12,11 +12,11 @@ test('fields are aligned as the x86-64 ABI does', () => {
   expect(Outer.size).toBe(40);
 });
 
-test('a packed structure has no holes', () => {
+test('a packed structure has no padding', () => {
   expect(struct('struct p', 'none.h', { a: 'u8', b: 'u64' }, { packed: true }).size).toBe(9);
 });
 
-test('what is encoded is what is decoded, for any field values', () => {
+test('any field values decode as encoded', () => {
   const scalars: Scalar[] = ['u8', 'u16', 'u32', 'u64', 's8', 's16', 's32', 's64'];
   const value = (scalar: Scalar): fc.Arbitrary<number | bigint> => {
     const bits = Number(scalar.slice(1));
@@ -45,12 +45,12 @@ test('what is encoded is what is decoded, for any field values', () => {
   );
 });
 
-test('a field that does not exist is refused, and so is an array that is too long', () => {
+test('a field that does not exist is rejected, and so is an array that is too long', () => {
   expect(() => Outer.encode({ nope: 1 } as never)).toThrowError('struct outer has no field nope');
   expect(() => Outer.encode({ tail: new Uint8Array(6) })).toThrowError(RangeError);
 });
 
-test('decoding a buffer that ends early is refused', () => {
+test('decoding a buffer that ends early throws', () => {
   expect(() => Outer.decode(new Uint8Array(39))).toThrowError(/needs 40 bytes at 0/);
 });
 

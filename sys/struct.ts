@@ -1,7 +1,7 @@
-/** Scalars of the kernel's uAPI headers (`__u8` … `__s64`), little-endian as on x86-64. */
+/** Scalar types of the kernel's uAPI headers (`__u8` … `__s64`), little-endian. */
 export type Scalar = 'u8' | 'u16' | 'u32' | 'u64' | 's8' | 's16' | 's32' | 's64';
 
-/** A field: a scalar, a structure, or an array of either. */
+/** Type of a field: a scalar, a structure, or an array of either. */
 export type Field = Scalar | Layout<Fields> | readonly [Scalar | Layout<Fields>, number];
 export type Fields = Readonly<Record<string, Field>>;
 
@@ -16,23 +16,23 @@ type FieldValue<F> = F extends Scalar
         : FieldValue<E>[]
       : never;
 
-/** A structure's fields as TypeScript sees them: 64-bit ones are bigint, `u8` arrays are bytes. */
+/** A structure's fields as TypeScript values: 64-bit scalars are bigint, `u8` arrays are Uint8Array. */
 export type StructValue<F extends Fields> = { -readonly [K in keyof F]: FieldValue<F[K]> };
 
-/** Where a structure's fields are, and how to read and write it. */
+/** Layout of a C structure, with functions to encode and decode it. */
 export interface Layout<F extends Fields> {
   /** C name: `struct kvm_regs`. */
   readonly cName: string;
   readonly header: string;
-  /** First kernel version whose header has it like this; undefined if any header of a supported distribution does. */
+  /** First kernel version whose header has this layout; undefined if the headers of all supported distributions do. */
   readonly since: string | undefined;
   readonly size: number;
   readonly alignment: number;
   readonly fields: F;
   readonly offsets: { readonly [K in keyof F]: number };
-  /** A zeroed buffer with the given fields set; `extra` bytes are for a flexible array at the end. */
+  /** Returns a zeroed buffer with the given fields set, plus `extra` bytes for a flexible array at the end. */
   encode(values?: Partial<StructValue<F>>, extra?: number): Uint8Array<ArrayBuffer>;
-  /** Writes the given fields into `bytes` at `at`, leaving the others. */
+  /** Writes the given fields to `bytes` at `at`; the others keep their values. */
   write(bytes: Uint8Array, values: Partial<StructValue<F>>, at?: number): void;
   /** @throws RangeError if `bytes` ends inside the structure */
   decode(bytes: Uint8Array, at?: number): StructValue<F>;
@@ -117,10 +117,10 @@ function writeField(
 }
 
 /**
- * Declares a C structure once: size, offsets and TypeScript type all follow, by the x86-64 ABI's rules of alignment.
- * `uapi.test.ts` of each layer compares every declaration with what the C compiler makes of the header.
- * @param options `packed` as the C attribute; `since` names the kernel version whose header first has this shape;
- *   `align` as the C attribute on the whole structure
+ * Declares a C structure. Size, offsets and TypeScript type follow from the fields by the x86-64 ABI. The
+ * `uapi.test.ts` of each layer compares every declaration with the C header.
+ * @param options `packed` and `align` as the C attributes of the structure; `since` names the first kernel version
+ *   whose header has this layout
  */
 export function struct<const F extends Fields>(
   cName: string,

@@ -10,28 +10,28 @@ const SOCK_STREAM = 1;
 const F_SETFL = 4;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
-/** Bytes of sun_path in struct sockaddr_un, a terminating zero among them. */
+/** Bytes of sun_path in struct sockaddr_un, including the terminating zero. */
 const SUN_PATH_BYTES = 108;
 
 const CONNECT_HINTS: Readonly<Record<number, string>> = {
-  [errno.ENOENT]: 'nothing listens there: start the other end first',
-  [errno.ECONNREFUSED]: 'the file is there, but nobody listens: start the other end first',
-  [errno.EACCES]: 'this user may not write to it',
-  [errno.EAGAIN]: 'whoever listens does not accept connections just now',
+  [errno.ENOENT]: 'nothing listens there: start its server first',
+  [errno.ECONNREFUSED]: 'the file exists, but nobody listens: start its server first',
+  [errno.EACCES]: 'this user has no write access to it',
+  [errno.EAGAIN]: 'the server is busy: its backlog is full',
 };
 
-/** Why no socket can have this path; undefined if one can. */
+/** Why `path` cannot be a unix socket's; undefined if it can. */
 export function unixPathProblem(path: string): string | undefined {
   if (path === '') return 'a unix socket needs its path: unix:/run/user/1000/sock';
   const bytes = Buffer.byteLength(path);
   if (bytes < SUN_PATH_BYTES && !path.includes('\0')) return undefined;
-  return `a unix socket's path has at most ${SUN_PATH_BYTES - 1} bytes, and no zero among them`;
+  return `a unix socket's path has at most ${SUN_PATH_BYTES - 1} bytes, none of them zero`;
 }
 
 /**
- * A stream connection to a listening unix socket.
- * @param isBlocking whether its reads and writes wait; connecting never does
- * @throws SysError of connect(2) with a hint; EINVAL for a path that none can have
+ * Connects to a listening unix stream socket. Never blocks.
+ * @param isBlocking whether reads and writes of the result block
+ * @throws SysError from connect(2) with a hint; EINVAL for an invalid path
  */
 export function connectUnix(path: string, isBlocking = false): Fd {
   const problem = unixPathProblem(path);
@@ -57,7 +57,7 @@ function socketAddress(path: string): Uint8Array {
   return address;
 }
 
-/** A unix socket that others connect to. Disposing it closes it and takes its file away. */
+/** A listening unix socket. Disposing closes it and removes its file. */
 export class UnixListener implements Disposable {
   readonly path: string;
   readonly fd: Fd;
@@ -68,8 +68,8 @@ export class UnixListener implements Disposable {
   }
 
   /**
-   * A file that a listener has left behind is replaced.
-   * @throws SysError EADDRINUSE if somebody listens there, or the file is something else; EINVAL for a path that none can have
+   * Creates and binds a socket that never blocks. Replaces the file of a listener that no longer runs.
+   * @throws SysError EADDRINUSE if another process listens, or the file is not a socket; EINVAL for an invalid path
    */
   static listen(path: string): UnixListener {
     const problem = unixPathProblem(path);
@@ -78,19 +78,14 @@ export class UnixListener implements Disposable {
     removeStale(path);
     using scope = new Scope();
     const fd = scope.own(openSocket(path, SOCK_NONBLOCK));
-    checked(
-      libc.bind(fd.number, socketAddress(path)),
-      'bind',
-      path,
-      'is its folder there, and may you write to it?',
-    );
+    checked(libc.bind(fd.number, socketAddress(path)), 'bind', path, 'its folder must exist and be writable');
     scope.defer(() => rmSync(path, { force: true }));
     checked(libc.listen(fd.number, 1), 'listen', path);
     scope.move();
     return new UnixListener(path, fd);
   }
 
-  /** A connection that waits, which blocks when it is read or written; undefined if there is none. */
+  /** Accepts a pending connection, as a blocking socket; undefined if there is none. */
   accept(): Fd | undefined {
     const number = libc.accept4(this.fd.number, SOCK_CLOEXEC);
     if (number === -errno.EAGAIN || number === -errno.EINTR || number === -errno.ECONNABORTED)
@@ -105,12 +100,12 @@ export class UnixListener implements Disposable {
   }
 }
 
-/** @throws SysError EADDRINUSE */
+/** Removes a socket file that nothing listens on. @throws SysError EADDRINUSE */
 function removeStale(path: string): void {
   const stat = lstatSync(path, { throwIfNoEntry: false });
   if (stat === undefined) return;
   const inUse = (hint: string) => new SysError({ call: 'bind', target: path, errno: errno.EADDRINUSE, hint });
-  if (!stat.isSocket()) throw inUse('there is a file of that name, and it is no socket');
+  if (!stat.isSocket()) throw inUse('a file of this name exists and is not a socket');
   try {
     connectUnix(path)[Symbol.dispose]();
   } catch (error) {
@@ -120,10 +115,10 @@ function removeStale(path: string): void {
     }
     if (!isErrno(error, 'EAGAIN')) throw error;
   }
-  throw inUse('another process listens there: choose another path, or end it');
+  throw inUse('another process listens on it: choose another path, or stop that process');
 }
 
-/** Two stream sockets that are each other's other end; both block. @throws SysError EMFILE, ENFILE */
+/** A pair of connected, blocking stream sockets. @throws SysError EMFILE, ENFILE */
 export function unixSocketPair(target: string): readonly [Fd, Fd] {
   const fds = new Int32Array(2);
   const made = libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, new Uint8Array(fds.buffer));

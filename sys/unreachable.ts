@@ -1,4 +1,4 @@
-/** Ends a switch over a union: the compiler refuses it while a case is missing. */
+/** Ends a switch over a union: fails to compile while a case is missing. */
 export function unreachable(value: never): never {
   throw new Error(`unreachable: ${JSON.stringify(value)}`);
 }

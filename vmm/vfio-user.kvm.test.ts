@@ -106,7 +106,7 @@ test.each([
   [
     ['serve', 'virtio-net', '--socket', '/nowhere/x'],
     69,
-    /bind on \/nowhere\/x: ENOENT\n.*is its folder there/,
+    /bind on \/nowhere\/x: ENOENT\n.*its folder must exist/,
   ],
   [
     ['serve', 'virtio-net', '--socket', '/etc/passwd'],

@@ -5,7 +5,7 @@ interface EchoData {
   readonly fail?: boolean;
 }
 
-/** An event task for tests: echoes calls, counts the signals of an eventfd. */
+/** An event task for tests: echoes calls and counts the signals of an eventfd. */
 export const start: StartEventTask = (data, context) => {
   const { fd, fail } = data as EchoData;
   let rung = 0;

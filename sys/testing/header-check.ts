@@ -1,6 +1,6 @@
 /**
- * Compares uAPI tables with the C headers of this machine: one program, written from the tables, tells what the
- * compiler makes of each structure, field, ioctl number and constant.
+ * Compares uAPI tables with this machine's C headers: a program generated from the tables prints what the compiler
+ * computes for each structure, field, ioctl number and constant.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,33 +9,33 @@ import { join } from 'node:path';
 import type { Request } from '../ioctl.js';
 import type { Fields, Layout } from '../struct.js';
 
-/** What is to be compared. */
+/** What to compare. */
 export interface HeaderTables {
-  /** Headers that the rows come from: `linux/kvm.h`. */
+  /** Headers that declare the rows: `linux/kvm.h`. */
   readonly headers: readonly string[];
   /**
-   * Modules (`import * as uapi`) or tables: exported layouts, requests and numbers under their C names are rows, all
-   * else is passed over.
+   * Modules (`import * as uapi`) or tables. Exported layouts, requests and numbers under their C names become rows;
+   * other exports are ignored.
    */
   readonly tables: readonly Readonly<Record<string, unknown>>[];
-  /** For numbers: first kernel version whose header has the name. Layouts and requests carry their own. */
+  /** First kernel version whose header has a constant. Layouts and requests carry their own. */
   readonly constantsSince?: Readonly<Record<string, string>>;
 }
 
-/** What {@link checkHeaders} found. */
+/** The result of {@link checkHeaders}. */
 export interface HeaderCheck {
-  /** Why nothing could be compared: no compiler, or no header. */
+  /** Why nothing was compared: no compiler or no header. */
   readonly unavailable?: string;
-  /** How many values were compared. */
+  /** Number of values compared. */
   readonly compared: number;
-  /** Rows that the installed headers are too old for, with the version they need. */
+  /** Rows that need newer headers than those installed, with the version. */
   readonly newer: readonly string[];
-  /** `sizeof(struct kvm_regs): 144 here, 152 in the header`; empty if all is right. */
+  /** `sizeof(struct kvm_regs): 144 here, 152 in the header`; empty if all rows match. */
   readonly differences: readonly string[];
 }
 
 interface Row {
-  /** The export it comes from, by its C name. */
+  /** The export that it comes from, by C name. */
   readonly owner: string;
   readonly expression: string;
   readonly ours: bigint;
@@ -83,7 +83,7 @@ function rowsOf(tables: HeaderTables): Row[] {
   return [...rows.values()];
 }
 
-/** KERNEL_VERSION of `6.8`. */
+/** KERNEL_VERSION of a version string such as `6.8`. */
 function versionCode(version: string): number {
   const [major = 0, minor = 0, patch = 0] = version.split('.').map(Number);
   return major * 65536 + minor * 256 + patch;
@@ -93,7 +93,7 @@ const versionName = (code: number): string => `${code >> 16}.${(code >> 8) & 0xf
 
 /**
  * Compiles and runs the comparison with gcc.
- * @throws Error with the compiler's words if a name is not in the header
+ * @throws Error with the compiler's output if the header lacks a name
  */
 export function checkHeaders(tables: HeaderTables): HeaderCheck {
   const includes = ['linux/version.h', ...tables.headers].map((header) => `#include <${header}>\n`).join('');

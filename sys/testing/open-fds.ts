@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 
-/** What this process has open of the kinds this package opens: eventfds, epolls, KVM and VFIO files, memfds, devices. */
+/** Open descriptors of the kinds this package opens: eventfds, epolls, KVM and VFIO files, memfds, devices. */
 export function openFds(): string[] {
   const found: string[] = [];
   for (const number of readdirSync('/proc/self/fd')) {
@@ -8,7 +8,7 @@ export function openFds(): string[] {
       const target = readlinkSync(`/proc/self/fd/${number}`);
       if (/^(anon_inode:|\/dev\/(?!null|pts|tty)|\/memfd:)/.test(target)) found.push(`${number} ${target}`);
     } catch {
-      // the descriptor of the listing itself is gone by now
+      // // the directory listing's own descriptor is closed by now
     }
   }
   return found.sort();
@@ -19,7 +19,7 @@ export function threadCount(): number {
   return readdirSync('/proc/self/task').length;
 }
 
-/** Lines of /proc/self/maps for memory this package maps: memfds and device files. */
+/** Lines of /proc/self/maps for mappings of memfds and device files. */
 export function mappedFiles(): string[] {
   const lines = readFileSync('/proc/self/maps', 'utf8').split('\n');
   return lines.filter((line) => /(\/memfd:|anon_inode:)/.test(line));

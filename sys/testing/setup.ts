@@ -2,7 +2,7 @@ import { afterEach, beforeEach, expect } from 'vitest';
 import { liveMappings } from '../mapping.js';
 import { openFds } from './open-fds.js';
 
-// Every test ends with what it began with: whoever opens it closes it.
+// Every test must close the descriptors and mappings that it opened.
 let fds: string[] = [];
 let mappings = 0;
 
@@ -17,5 +17,5 @@ afterEach(() => {
     openFds().filter((fd) => !before.has(fd)),
     'descriptors left open by this test',
   ).toEqual([]);
-  expect(liveMappings(), 'mappings left by this test').toBe(mappings);
+  expect(liveMappings(), 'mappings left open by this test').toBe(mappings);
 });
