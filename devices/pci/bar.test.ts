@@ -27,7 +27,7 @@ const shape: fc.Arbitrary<BarShape> = fc
     }),
   );
 
-/** What an operating system does to find a BAR's size and type. */
+/** Probes a BAR's size and type like an operating system. */
 function probe(space: ConfigSpace, index: number): { type: number; size: bigint } {
   const at = barRegister(index);
   const old = space.read(at, 4);
@@ -46,7 +46,7 @@ function probe(space: ConfigSpace, index: number): { type: number; size: bigint 
 }
 
 describe('base address registers', () => {
-  test('the sizing protocol finds the size and type, and leaves the address as it was', () => {
+  test('the sizing protocol finds the size and type, and leaves the address unchanged', () => {
     fc.assert(
       fc.property(shape, fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }), (bar, wish) => {
         const space = new ConfigSpace();
@@ -94,7 +94,7 @@ describe('base address registers', () => {
     expect(romAddress(space, 2048n)).toBeUndefined();
   });
 
-  test('a size is the next power of two that the kind of BAR can have', () => {
+  test('a size is rounded up to the next power of two that the kind of BAR allows', () => {
     expect(barSize('io', 1n)).toBe(4n);
     expect(barSize('memory32', 1n)).toBe(16n);
     expect(barSize('memory64', 4097n)).toBe(8192n);

@@ -1,4 +1,4 @@
-/** Base address registers: PCI Local Bus 3.0 section 6.2.5. */
+/** Base address registers. @see PCI Local Bus 3.0, section 6.2.5 */
 import type { Bus } from '../contracts.js';
 import type { ConfigSpace } from './config-space.js';
 import {
@@ -19,30 +19,30 @@ const MIN_IO_BYTES = 4n;
 const MIN_ROM_BYTES = 2048n;
 const MAX_BYTES_32 = 1n << 31n;
 
-/** What one BAR asks for. A 64-bit one takes the register behind it, too. */
+/** Type and size of one BAR. A 64-bit BAR also occupies the next register. */
 export interface BarShape {
   /** 0 to 5 */
   readonly index: number;
   readonly kind: BarKind;
   readonly isPrefetchable: boolean;
-  /** Bytes, a power of two. */
+  /** Bytes; a power of two. */
   readonly size: bigint;
 }
 
-/** The type a BAR's low register announces in its read-only bits. */
+/** Decodes the type bits of a BAR's low register. */
 export function decodeBarType(index: number, low: number): Pick<BarShape, 'kind' | 'isPrefetchable'> {
   if (low & PCI_BASE_ADDRESS_SPACE_IO) return { kind: 'io', isPrefetchable: false };
   const is64 = (low & PCI_BASE_ADDRESS_MEM_TYPE_MASK) === PCI_BASE_ADDRESS_MEM_TYPE_64;
   return {
-    // The last register has none behind it for the upper half.
+    // // The last register has no next one for the upper half.
     kind: is64 && index < PCI_STD_NUM_BARS - 1 ? 'memory64' : 'memory32',
     isPrefetchable: (low & PCI_BASE_ADDRESS_MEM_PREFETCH) !== 0,
   };
 }
 
 /**
- * The size of a BAR that can show `bytes`: the next power of two a BAR of that kind may have.
- * @throws RangeError if no BAR of that kind is large enough
+ * Smallest size of a BAR of this kind that covers `bytes`.
+ * @throws RangeError if no BAR of this kind is large enough
  */
 export function barSize(kind: BarKind, bytes: bigint): bigint {
   let size = kind === 'io' ? MIN_IO_BYTES : MIN_MEMORY_BYTES;
@@ -53,7 +53,7 @@ export function barSize(kind: BarKind, bytes: bigint): bigint {
   return size;
 }
 
-/** As {@link barSize}, for the expansion ROM. */
+/** Like {@link barSize}, for the expansion ROM. */
 export function romSize(bytes: bigint): bigint {
   let size = MIN_ROM_BYTES;
   while (size < bytes) size <<= 1n;
@@ -63,15 +63,15 @@ export function romSize(bytes: bigint): bigint {
 
 export const barRegister = (index: number): number => PCI_BASE_ADDRESS_0 + 4 * index;
 
-/** Which bus a BAR lives on. */
+/** The bus that a BAR is decoded on. */
 export const barBus = (shape: BarShape): Bus['kind'] => (shape.kind === 'io' ? 'pio' : 'mmio');
 
 const low32 = (value: bigint): number => Number(value & 0xffffffffn);
 const addressMask = (size: bigint): bigint => ~(size - 1n) & 0xffffffffffffffffn;
 
 /**
- * Puts a BAR's registers into a space: address bits below the size stay 0, so that a guest's write of all-ones reads
- * back as the size (the sizing protocol).
+ * Adds a BAR's registers to a configuration space. Address bits below the size stay 0, so that a guest's write of
+ * all-ones reads back as the size (the sizing protocol).
  */
 export function addBar(space: ConfigSpace, shape: BarShape): void {
   const at = barRegister(shape.index);
@@ -88,13 +88,13 @@ export function addBar(space: ConfigSpace, shape: BarShape): void {
   space.allow(at + 4, 4, low32(mask >> 32n));
 }
 
-/** Puts the expansion ROM's register into a space. */
+/** Adds the expansion ROM's register to a configuration space. */
 export function addRomBar(space: ConfigSpace, size: bigint): void {
   space.set(PCI_ROM_ADDRESS, 4, 0);
   space.allow(PCI_ROM_ADDRESS, 4, low32(addressMask(size)) | PCI_ROM_ADDRESS_ENABLE);
 }
 
-/** Where a BAR's registers place it; undefined while they hold the all-ones of a sizing probe. */
+/** The address in a BAR's registers; undefined while they hold the all-ones of a sizing probe. */
 export function barAddress(space: ConfigSpace, shape: BarShape): bigint | undefined {
   const at = barRegister(shape.index);
   const high = shape.kind === 'memory64' ? BigInt(space.read(at + 4, 4)) << 32n : 0n;
@@ -103,7 +103,7 @@ export function barAddress(space: ConfigSpace, shape: BarShape): bigint | undefi
   return address === probe ? undefined : address;
 }
 
-/** Where the ROM is shown, if it is enabled; undefined for a sizing probe as well. */
+/** The ROM's address; undefined while it is disabled, or its register holds a sizing probe. */
 export function romAddress(space: ConfigSpace, size: bigint): bigint | undefined {
   const register = space.read(PCI_ROM_ADDRESS, 4);
   const mask = addressMask(size) & 0xffffffffn;

@@ -46,7 +46,7 @@ describe('ConfigSpace', () => {
     );
   });
 
-  test('a read puts the bytes together low byte first, and what lies outside reads all-ones', () => {
+  test('reads are little-endian, and return all-ones outside the space', () => {
     fc.assert(
       fc.property(access, fc.uint8Array({ minLength: 256, maxLength: 256 }), ({ offset, bytes }, values) => {
         const space = new ConfigSpace();
@@ -78,7 +78,7 @@ describe('ConfigSpace', () => {
     expect(ids).toEqual([0x05, 0x11, 0x09, 0x01]);
   });
 
-  test('a capability that does not fit is refused', () => {
+  test('a capability that does not fit is rejected', () => {
     const space = new ConfigSpace();
     space.addCapability(0x09, new Uint8Array(150));
     expect(() => space.addCapability(0x09, new Uint8Array(150))).toThrow(RangeError);
@@ -87,7 +87,7 @@ describe('ConfigSpace', () => {
     expect(() => space.set(0xff, 2, 0)).toThrow(RangeError);
   });
 
-  test('extended capabilities begin at 0x100 and keep their versions', () => {
+  test('extended capabilities start at 0x100 and keep their versions', () => {
     const space = new ConfigSpace(4096);
     space.addExtendedCapability(0x01, 2, new Uint8Array(68));
     space.addExtendedCapability(0x03, 1, new Uint8Array(8));

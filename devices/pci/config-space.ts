@@ -10,19 +10,20 @@ import {
 
 export type ConfigSpaceSize = typeof PCI_CFG_SPACE_SIZE | typeof PCI_CFG_SPACE_EXP_SIZE;
 
-/** All-ones of 1, 2 or 4 bytes: what nobody answers reads as. */
+/** All-ones of 1, 2 or 4 bytes: the value of a read that nothing claims. */
 export const allOnes = (bytes: number): number => 2 ** (8 * bytes) - 1;
 
 /**
- * The bytes of one function's configuration space, little-endian, and what a guest may change of them. Every bit is
- * read-only until {@link ConfigSpace.allow} says otherwise. Accesses outside read all-ones and write nothing.
+ * The configuration space of one function, little-endian, with a mask of what a guest may change. Every bit is
+ * read-only until {@link ConfigSpace.allow} makes it writable. Out-of-range reads return all-ones, out-of-range writes
+ * are ignored.
  */
 export class ConfigSpace {
-  /** The values; the device's own view, not held back by any mask. */
+  /** The register values. Writing to them bypasses the masks. */
   readonly values: Uint8Array<ArrayBuffer>;
   readonly #writable: Uint8Array<ArrayBuffer>;
   readonly #clearable: Uint8Array<ArrayBuffer>;
-  /** Where the list's last link is stored, and the first free byte behind the last capability. */
+  /** Where the list's last next pointer is stored, and the first free byte after the last capability. */
   #link = PCI_CAPABILITY_LIST;
   #free = PCI_STD_HEADER_SIZEOF;
   #extendedLast = 0;
@@ -38,14 +39,14 @@ export class ConfigSpace {
     return this.values.length;
   }
 
-  /** The value of 1, 2 or 4 bytes, at any alignment. */
+  /** Reads 1, 2 or 4 bytes at any alignment. */
   read(offset: number, bytes: number): number {
     let value = 0;
     for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (this.values[offset + i] ?? 0xff);
     return value;
   }
 
-  /** A guest's write of 1, 2 or 4 bytes: each bit obeys its mask. Returns whether any value changed. */
+  /** Applies a guest's write of 1, 2 or 4 bytes through the masks. Returns whether any value changed. */
   write(offset: number, bytes: number, value: number): boolean {
     let isChanged = false;
     for (let i = 0; i < bytes; i++) {
@@ -54,12 +55,12 @@ export class ConfigSpace {
     return isChanged;
   }
 
-  /** As {@link read}, for a region access of any length. */
+  /** Like {@link read}, for any length. */
   readBytes(offset: number, data: Uint8Array): void {
     for (let i = 0; i < data.length; i++) data[i] = this.values[offset + i] ?? 0xff;
   }
 
-  /** As {@link write}, for a region access of any length. */
+  /** Like {@link write}, for any length. */
   writeBytes(offset: number, data: Uint8Array): boolean {
     let isChanged = false;
     for (let i = 0; i < data.length; i++) {
@@ -68,16 +69,16 @@ export class ConfigSpace {
     return isChanged;
   }
 
-  /** The device's own write: no mask holds it back. @throws RangeError outside the space */
+  /** Writes as the device, bypassing the masks. @throws RangeError outside the space */
   set(offset: number, bytes: number, value: number): void {
     this.#check(offset, bytes);
     for (let i = 0; i < bytes; i++) this.values[offset + i] = (value >>> (8 * i)) & 0xff;
   }
 
   /**
-   * Says which bits of a register a guest may change.
-   * @param writable bits that take what is written (RW)
-   * @param clearable bits that a written one clears (RW1C)
+   * Sets which bits of a register a guest may change.
+   * @param writable bits that read back as written (RW)
+   * @param clearable bits that writing 1 clears (RW1C)
    * @throws RangeError outside the space
    */
   allow(offset: number, bytes: number, writable: number, clearable = 0): void {
@@ -89,10 +90,10 @@ export class ConfigSpace {
   }
 
   /**
-   * Appends a capability to the list; returns its offset.
-   * @param body everything behind id and next pointer
-   * @param at where to put it, a multiple of 4; right behind the last one if absent
-   * @throws RangeError when the 256 bytes are full
+   * Appends a capability to the list. Returns its offset.
+   * @param body everything after the id and next pointer
+   * @param at its offset, a multiple of 4; by default after the last capability
+   * @throws RangeError if it does not fit in the first 256 bytes
    */
   addCapability(id: number, body: Uint8Array, at = this.#free): number {
     if (at % 4 !== 0 || at < PCI_STD_HEADER_SIZEOF || at + 2 + body.length > PCI_CFG_SPACE_SIZE) {
@@ -109,9 +110,9 @@ export class ConfigSpace {
   }
 
   /**
-   * Appends an extended capability; returns its offset. The first one is at 0x100.
-   * @param body everything behind the 4-byte header
-   * @throws RangeError when the space is full, or has 256 bytes
+   * Appends an extended capability; the first is at 0x100. Returns its offset.
+   * @param body everything after the 4-byte header
+   * @throws RangeError if it does not fit, or the space has only 256 bytes
    */
   addExtendedCapability(id: number, version: number, body: Uint8Array): number {
     const at = this.#extendedFree;

@@ -44,7 +44,7 @@ const ecamOf = (slot: PciSlot, bus = 0): number => (bus << 20) | (slot.device <<
 const third: PciSlot = { device: 3, function: 0 };
 
 describe('PCI host', () => {
-  test('there is a host bridge at 00:00.0', () => {
+  test('the host bridge is at 00:00.0', () => {
     const host = PciHost.create();
     select(host, { device: 0, function: 0 }, 0);
     expect(read(host.ports, 4, 4)).toEqual([0x36, 0x1b, 0x08, 0x00]);
@@ -76,7 +76,7 @@ describe('PCI host', () => {
     ).toBe(true);
   });
 
-  test('an 8-byte ECAM access is two of 4 bytes', () => {
+  test('an 8-byte ECAM access becomes two of 4 bytes', () => {
     const host = PciHost.create();
     const found = createFunction('nic');
     host.add(third, found);
@@ -91,7 +91,7 @@ describe('PCI host', () => {
     ]);
   });
 
-  test('an ECAM access over the end of a function touches nothing behind it', () => {
+  test('an ECAM access past the end of a function does not reach the next one', () => {
     const host = PciHost.create();
     const found = createFunction('nic');
     host.add(third, found);
@@ -100,7 +100,7 @@ describe('PCI host', () => {
     expect(found.accesses.every(({ offset, bytes }) => offset + bytes <= 4096)).toBe(true);
   });
 
-  test('empty slots, other buses and a disabled address read all-ones and swallow writes', () => {
+  test('empty slots, other buses and a disabled address read all-ones and ignore writes', () => {
     const host = PciHost.create();
     const found = createFunction('nic');
     host.add(third, found);
@@ -115,7 +115,7 @@ describe('PCI host', () => {
     expect(found.accesses).toEqual([]);
   });
 
-  test('only a double word changes CONFIG_ADDRESS', () => {
+  test('only a 4-byte write changes CONFIG_ADDRESS', () => {
     const host = PciHost.create();
     host.ports.write(0, little(0xffffffff));
     expect(read(host.ports, 0, 4)).toEqual([0xfc, 0xff, 0xff, 0x80]);
@@ -127,7 +127,7 @@ describe('PCI host', () => {
     expect(read(host.ports, 0, 2)).toEqual([0xff, 0xff]);
   });
 
-  test('a byte of 6 to port 0xCF9 asks for a reset, once', () => {
+  test('writing 6 to port 0xCF9 requests one reset', () => {
     let resets = 0;
     const host = PciHost.create({ reset: () => resets++ });
     host.ports.write(1, new Uint8Array([0x02]));
@@ -138,7 +138,7 @@ describe('PCI host', () => {
     expect(read(host.ports, 1, 1)).toEqual([0x06]);
   });
 
-  test('function 0 has the multi-function bit exactly while it has company', () => {
+  test('function 0 has the multi-function bit exactly while other functions exist', () => {
     const host = PciHost.create();
     host.add(third, createFunction('nic'));
     const headerType = (): number => read(host.ecam, ecamOf(third) + 0x0e, 1)[0] as number;
@@ -150,7 +150,7 @@ describe('PCI host', () => {
     expect(headerType()).toBe(0);
   });
 
-  test('without a function 0 the others are not seen', () => {
+  test('without function 0, the others are invisible', () => {
     const host = PciHost.create();
     const slot = { device: 3, function: 1 };
     host.add(slot, createFunction('other'));
@@ -159,7 +159,7 @@ describe('PCI host', () => {
     expect(read(host.ecam, ecamOf(slot) + 1, 1)).toEqual([7]);
   });
 
-  test('a slot takes one function, and has to exist', () => {
+  test('a slot must exist, and holds one function', () => {
     const host = PciHost.create();
     const added = host.add(third, createFunction('nic'));
     expect(() => host.add(third, createFunction('gpu'))).toThrow('gpu: PCI slot 00:03.0 is taken by nic');

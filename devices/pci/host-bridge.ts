@@ -1,4 +1,4 @@
-/** The PCI host: bus 0 and the two ways to its configuration space, ports 0xCF8/0xCFC and ECAM. */
+/** The PCI host bridge: bus 0, and access to its configuration space by ports 0xCF8/0xCFC and by ECAM. */
 import { disposable } from '../../sys/scope.js';
 import type { BusDevice, PciFunction } from '../contracts.js';
 import { allOnes, ConfigSpace } from './config-space.js';
@@ -15,17 +15,17 @@ import {
   PCI_VENDOR_ID,
 } from './pci-regs.js';
 
-/** First port of configuration mechanism #1, and how many there are: CONFIG_ADDRESS, CONFIG_DATA. */
+/** First port of configuration mechanism #1, and the number of ports: CONFIG_ADDRESS and CONFIG_DATA. */
 export const PCI_CONFIG_PORT = 0xcf8;
 export const PCI_CONFIG_PORTS = 8;
-/** Bytes of ECAM for one bus. */
+/** Size of one bus in ECAM, in bytes. */
 export const PCI_ECAM_BUS_BYTES = 1 << 20;
 
 const CONFIG_DATA = 4;
 const CONFIG_ADDRESS_ENABLE = 0x80000000;
-/** Bits of CONFIG_ADDRESS that exist: enable, bus, device, function, register. */
+/** Implemented bits of CONFIG_ADDRESS: enable, bus, device, function, register. */
 const CONFIG_ADDRESS_BITS = 0x80fffffc;
-/** 0xCF9, the reset control register of PC chipsets, lies in the middle of CONFIG_ADDRESS; it takes bytes only. */
+/** 0xCF9, the reset control register of PC chipsets, lies inside CONFIG_ADDRESS and accepts only byte accesses. */
 const RESET_CONTROL = 1;
 const RESET_CONTROL_RST_CPU = 0x04;
 const RESET_CONTROL_BITS = 0x0e;
@@ -33,14 +33,14 @@ const RESET_CONTROL_BITS = 0x0e;
 const DEVICES = 32;
 const FUNCTIONS = 8;
 
-// What a generic host bridge without properties of its own is called elsewhere, too.
+// // The ids that QEMU's generic host bridge uses.
 const REDHAT_VENDOR = 0x1b36;
 const HOST_BRIDGE_DEVICE = 0x0008;
 const QUMRANET_VENDOR = 0x1af4;
 const GENERIC_SUBSYSTEM = 0x1100;
 const PCI_CLASS_BRIDGE_HOST = 0x0600;
 
-/** A place on bus 0. */
+/** A device and function number on bus 0. */
 export interface PciSlot {
   /** 0 to 31 */
   readonly device: number;
@@ -53,11 +53,11 @@ export const formatSlot = (slot: PciSlot): string =>
   `00:${slot.device.toString(16).padStart(2, '0')}.${slot.function}`;
 
 export interface PciHostOptions {
-  /** A guest asked for a reset by port 0xCF9. */
+  /** Called when the guest requests a reset through port 0xCF9. */
   readonly reset?: () => void;
 }
 
-/** Function 00:00.0: it does nothing, but a guest looks for it to find out that there is PCI at all. */
+/** Function 00:00.0. It does nothing, but guests probe for it to detect PCI. */
 function createHostBridge(): PciFunction {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, REDHAT_VENDOR);
@@ -74,23 +74,23 @@ function createHostBridge(): PciFunction {
   };
 }
 
-/** Largest naturally aligned access, of 4 bytes at most, that starts at `offset` and is no longer than `left`. */
+/** The largest naturally aligned access of up to 4 bytes that starts at `offset` and is at most `left` long. */
 function alignedBytes(offset: number, left: number): number {
   if (left >= 4 && offset % 4 === 0) return 4;
   return left >= 2 && offset % 2 === 0 ? 2 : 1;
 }
 
 /**
- * Bus 0 and what is on it. {@link PciHost.ports} and {@link PciHost.ecam} are to be put on the buses at
- * {@link PCI_CONFIG_PORT} and at the machine's ECAM window. Machine thread only.
+ * Bus 0 and its functions. Register {@link PciHost.ports} at {@link PCI_CONFIG_PORT} and {@link PciHost.ecam} at the
+ * machine's ECAM window. Machine thread only.
  */
 export class PciHost {
   /** Configuration mechanism #1, {@link PCI_CONFIG_PORTS} ports. */
   readonly ports: BusDevice;
-  /** Memory-mapped configuration, {@link PCI_ECAM_BUS_BYTES} a bus; buses other than 0 are empty. */
+  /** Memory-mapped configuration space, {@link PCI_ECAM_BUS_BYTES} per bus. Buses other than 0 are empty. */
   readonly ecam: BusDevice;
   readonly #reset: () => void;
-  /** By device * 8 + function. */
+  /** Indexed by device * 8 + function. */
   readonly #functions: (PciFunction | undefined)[] = new Array(DEVICES * FUNCTIONS).fill(undefined);
   #address = 0;
   #resetControl = 0;
@@ -109,7 +109,7 @@ export class PciHost {
     };
   }
 
-  /** A host with its bridge at 00:00.0. */
+  /** Creates a host with its bridge at 00:00.0. */
   static create(options: PciHostOptions = {}): PciHost {
     const host = new PciHost(options);
     host.add({ device: 0, function: 0 }, createHostBridge());
@@ -117,9 +117,9 @@ export class PciHost {
   }
 
   /**
-   * Puts a function at a slot; disposing the result takes it away (the function itself stays its owner's). As on any
-   * bus, functions 1 to 7 are seen only while there is a function 0.
-   * @throws RangeError if the slot does not exist, or is taken
+   * Adds a function to a slot; disposing the result removes it, and leaves the function itself to its owner. As on any
+   * bus, functions 1 to 7 are visible only while there is a function 0.
+   * @throws RangeError if the slot does not exist or is in use
    */
   add(slot: PciSlot, pciFunction: PciFunction): Disposable {
     if (!isWithin(slot.device, DEVICES) || !isWithin(slot.function, FUNCTIONS)) {
@@ -136,14 +136,14 @@ export class PciHost {
     });
   }
 
-  /** What is there, in the order of slots. */
+  /** All functions, ordered by slot. */
   *entries(): IterableIterator<{ readonly slot: PciSlot; readonly function: PciFunction }> {
     for (const [index, found] of this.#functions.entries()) {
       if (found !== undefined) yield { slot: { device: index >> 3, function: index & 7 }, function: found };
     }
   }
 
-  /** The function as a guest sees it: no device exists without its function 0. */
+  /** The function visible at `bdf`: without function 0, a device does not exist. */
   #find(bdf: number): PciFunction | undefined {
     if (bdf >= DEVICES * FUNCTIONS || this.#functions[bdf & ~7] === undefined) return undefined;
     return this.#functions[bdf];
@@ -160,7 +160,7 @@ export class PciHost {
       const register = offset + at - from;
       const bytes = alignedBytes(register, to - at);
       let value = allOnes(bytes);
-      // An access that runs over the function's 4 KiB belongs to nobody.
+      // // An access past the end of the function's 4 KiB is not claimed.
       if (target !== undefined && register < 4096) {
         value = target.configRead(register, bytes);
         const place = PCI_HEADER_TYPE - register;
@@ -188,7 +188,7 @@ export class PciHost {
     data.fill(0xff);
     if (offset >= CONFIG_DATA) {
       if ((this.#address & CONFIG_ADDRESS_ENABLE) === 0) return;
-      // Bytes past 0xCFF are not ours.
+      // // Ports past 0xCFF are not claimed.
       const bytes = Math.min(data.length, PCI_CONFIG_PORTS - offset);
       const register = (this.#address & 0xfc) + (offset - CONFIG_DATA);
       this.#readSpace((this.#address >>> 8) & 0xffff, register, data, 0, bytes);
@@ -210,7 +210,7 @@ export class PciHost {
     } else if (offset === RESET_CONTROL && data.length === 1) {
       const old = this.#resetControl;
       this.#resetControl = (data[0] as number) & RESET_CONTROL_BITS;
-      // The reset comes with the bit's rising edge.
+      // // A rising edge of the bit resets.
       if ((this.#resetControl & ~old & RESET_CONTROL_RST_CPU) !== 0) this.#reset();
     }
   }

@@ -1,4 +1,4 @@
-/** Registers of PCI configuration space, under the names of linux/pci_regs.h. */
+/** Registers of PCI configuration space, by their names in linux/pci_regs.h. */
 
 export const PCI_CFG_SPACE_SIZE = 256;
 export const PCI_CFG_SPACE_EXP_SIZE = 4096;
@@ -59,9 +59,9 @@ export const PCI_PM_CTRL_STATE_MASK = 0x0003;
 // MSI, PCI Local Bus 3.0 section 6.8.1
 export const PCI_MSI_FLAGS = 0x02;
 export const PCI_MSI_FLAGS_ENABLE = 0x0001;
-/** Multiple message capable: log2 of the vectors the device can have. */
+/** Multiple message capable: log2 of the vectors that the device supports. */
 export const PCI_MSI_FLAGS_QMASK = 0x000e;
-/** Multiple message enable: log2 of the vectors it may use. */
+/** Multiple message enable: log2 of the vectors that it may use. */
 export const PCI_MSI_FLAGS_QSIZE = 0x0070;
 export const PCI_MSI_FLAGS_64BIT = 0x0080;
 export const PCI_MSI_FLAGS_MASKBIT = 0x0100;
@@ -76,13 +76,15 @@ export const PCI_MSI_PENDING_64 = 0x14;
 
 // MSI-X, PCI Local Bus 3.0 section 6.8.2
 export const PCI_MSIX_FLAGS = 0x02;
-/** Vectors, less one. */
+/** Number of vectors, minus one. */
 export const PCI_MSIX_FLAGS_QSIZE = 0x07ff;
 export const PCI_MSIX_FLAGS_MASKALL = 0x4000;
 export const PCI_MSIX_FLAGS_ENABLE = 0x8000;
 export const PCI_MSIX_TABLE = 0x04;
 export const PCI_MSIX_PBA = 0x08;
-/** Low bits of {@link PCI_MSIX_TABLE} and {@link PCI_MSIX_PBA}: which BAR; the others are the offset in it. */
+/**
+ * Low bits of {@link PCI_MSIX_TABLE} and {@link PCI_MSIX_PBA}: the BAR index. The other bits are the offset in the BAR.
+ */
 export const PCI_MSIX_BIR = 0x07;
 export const PCI_CAP_MSIX_SIZEOF = 12;
 export const PCI_MSIX_ENTRY_SIZE = 16;

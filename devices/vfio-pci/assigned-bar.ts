@@ -8,21 +8,21 @@ import { appendSpan, type BarArea, type BarSpan, bytesOf, layOutBar } from './ba
 import { attempt, errorText, formatBytes, type NoteSubject, note, plural } from './notes.js';
 import type { Region } from './region.js';
 
-/** What an {@link AssignedBar} is made of. */
+/** Parts of an {@link AssignedBar}. */
 export interface AssignedBarInit {
-  /** `BAR4`, `ROM`: for messages, behind the device's name. */
+  /** `BAR4` or `ROM`; follows the device's name in notes. */
   readonly label: string;
-  /** `64-bit prefetchable`, for messages. */
+  /** `64-bit prefetchable`, for notes. */
   readonly type: string;
   readonly what: NoteSubject;
   readonly bus: Bus['kind'];
-  /** Bytes the guest sees, a power of two. */
+  /** Size that the guest sees, in bytes; a power of two. */
   readonly size: bigint;
   readonly region: Region;
-  /** The MSI-X table and PBA, as far as they lie here. */
+  /** The parts of the MSI-X table and PBA that lie in this BAR. */
   readonly msix: readonly BarArea[];
   readonly doorbells: readonly RegionIoEventFd[];
-  /** Answers all accesses that exit. */
+  /** Handles all accesses that exit. */
   readonly trapped: BusDevice;
 }
 
@@ -31,9 +31,9 @@ interface MappedSpan extends BarSpan {
 }
 
 /**
- * One BAR of an assigned device: its memory, mapped into this process once, and its place in the guest. While shown it
- * has one range on the bus, all of the BAR; over that lie KVM slots where the layout says mapped, and doorbells. So two
- * BARs collide on the bus wherever they overlap, and an access that misses slot or doorbell is still answered.
+ * One BAR of an assigned device: its memory, mapped into this process once, and its place in the guest. While decoded,
+ * the whole BAR is one range on the bus, with KVM slots and doorbells on top where the layout has them. So overlapping
+ * BARs collide on the bus, and an access that hits neither slot nor doorbell is still handled.
  */
 export class AssignedBar implements Disposable {
   readonly label: string;
@@ -68,7 +68,7 @@ export class AssignedBar implements Disposable {
     this.#owned = owned;
   }
 
-  /** Maps what can be mapped; what cannot after all is trapped, and a note says so. */
+  /** Maps what the layout says is mapped; falls back to trapping, with a note, if an mmap fails. */
   static open(
     name: string,
     init: AssignedBarInit,
@@ -95,7 +95,7 @@ export class AssignedBar implements Disposable {
           mapped.push({ ...span, mapping });
         } catch (error) {
           kind = 'trapped';
-          note(name, what, `${label}: ${formatBytes(span.size)} will be trapped: ${errorText(error)}`);
+          note(name, what, `${label}: ${formatBytes(span.size)} falls back to trapping: ${errorText(error)}`);
         }
       }
       appendSpan(spans, { ...span, kind });
@@ -105,12 +105,12 @@ export class AssignedBar implements Disposable {
     return bar;
   }
 
-  /** Where it is shown; undefined if it is not. */
+  /** Its current address; undefined while it is hidden. */
   get base(): bigint | undefined {
     return this.#base;
   }
 
-  /** Shows the BAR at an address. Returns why that cannot be, if something else is there. */
+  /** Decodes the BAR at an address. Returns the reason if it cannot, such as a collision. */
   show(base: bigint): string | undefined {
     try {
       using scope = new Scope();
@@ -139,7 +139,7 @@ export class AssignedBar implements Disposable {
     this.#owned[Symbol.dispose]();
   }
 
-  /** @throws SysError EEXIST; any other failure costs speed only, as the range on the bus lies below */
+  /** @throws SysError EEXIST; any other failure falls back to trapping, which the range on the bus already does */
   #map(base: bigint, span: MappedSpan, scope: Scope): void {
     const name = `${this.#name} ${this.label}`;
     try {

@@ -33,7 +33,7 @@ const input: fc.Arbitrary<BarLayoutInput> = fc
 const contains = ({ offset, size }: BarArea, at: number): boolean => offset <= at && at < offset + size;
 
 describe('BAR layout', () => {
-  test('the spans cover the BAR exactly once, in order, and neighbours differ', () => {
+  test('the spans cover the BAR exactly once, in order, and adjacent spans differ', () => {
     fc.assert(
       fc.property(input, (given) => {
         const spans = layOutBar(given);
@@ -71,7 +71,7 @@ describe('BAR layout', () => {
     );
   });
 
-  test('of a network card with its MSI-X table in the third page, that page alone is trapped', () => {
+  test('a network card’s page with the MSI-X table is the only trapped one', () => {
     const spans = layOutBar({
       barSize: 0x8000,
       regionSize: 0x8000,
@@ -90,12 +90,12 @@ describe('BAR layout', () => {
     expect(bytesOf(spans, 'mapped')).toBe(0x7000);
   });
 
-  test('a BAR smaller than a page is trapped though the region could be mapped', () => {
+  test('a BAR smaller than a page is trapped even if the region can be mapped', () => {
     const spans = layOutBar({ barSize: 256, regionSize: 256, flags: MAPPABLE, msix: [], pageSize: 4096 });
     expect(spans).toEqual([{ offset: 0, size: 256, kind: 'trapped' }]);
   });
 
-  test('what lies behind the end of a region of odd size is trapped', () => {
+  test('the part past the end of a region whose size is no power of two is trapped', () => {
     const spans = layOutBar({
       barSize: 0x4000,
       regionSize: 0x2801,
@@ -109,7 +109,7 @@ describe('BAR layout', () => {
     ]);
   });
 
-  test('an empty list of sparse areas means that nothing can be mapped', () => {
+  test('with an empty list of sparse areas, nothing is mapped', () => {
     const given = { barSize: 0x4000, regionSize: 0x4000, flags: MAPPABLE, msix: [], pageSize: 4096 };
     expect(bytesOf(layOutBar({ ...given, sparse: [] }), 'mapped')).toBe(0);
   });

@@ -1,41 +1,41 @@
 import { VFIO_REGION_INFO_FLAG_MMAP } from '../../vfio/uapi.js';
 
-/** Part of a BAR, in bytes from its start. */
+/** Part of a BAR. Offset from its start and size in bytes. */
 export interface BarArea {
   readonly offset: number;
   readonly size: number;
 }
 
-/** Part of a BAR, and what a guest's access there does: reach memory directly, or exit. */
+/** Part of a BAR, and whether a guest's access to it reaches memory directly or exits. */
 export interface BarSpan extends BarArea {
   readonly kind: 'mapped' | 'trapped';
 }
 
 export interface BarLayoutInput {
-  /** What the guest sees: a power of two. */
+  /** Size that the guest sees; a power of two. */
   readonly barSize: number;
-  /** What the device has behind it; at most `barSize`. */
+  /** Size of the device's region; at most `barSize`. */
   readonly regionSize: number;
-  /** VFIO_REGION_INFO_FLAG_ bits. */
+  /** VFIO_REGION_INFO_FLAG_… bits. */
   readonly flags: number;
-  /** Areas of VFIO_REGION_INFO_CAP_SPARSE_MMAP; undefined without that capability: all of the region. */
+  /** Areas of VFIO_REGION_INFO_CAP_SPARSE_MMAP; undefined without it: the whole region can be mapped. */
   readonly sparse?: readonly BarArea[] | undefined;
-  /** The MSI-X table and PBA, as far as they lie in this BAR. */
+  /** The parts of the MSI-X table and PBA that lie in this BAR. */
   readonly msix: readonly BarArea[];
-  /** The host's, a power of two: the unit of KVM memory slots. */
+  /** The host's page size: the granularity of KVM memory slots. */
   readonly pageSize: number;
 }
 
 /**
- * Decides what of a BAR is mapped into the guest and what is trapped. The spans cover the BAR exactly once, in
- * order, and neighbours differ in kind. The rules:
- * - only whole host pages are mapped, and only where the region says they can be;
- * - a page that holds any byte of the MSI-X table or PBA is trapped. VFIO_REGION_INFO_CAP_MSIX_MAPPABLE changes nothing
- *   about that: it is the provider's leave to map the table, but a table that is mapped is one the guest writes host
- *   messages into, and its masking would go unseen;
- * - so a BAR smaller than a page is trapped, never expanded: the guest sees its true size, and whatever the guest puts
- *   into the rest of that page stays reachable;
- * - what lies behind the region's end (its size no power of two) is trapped, and reads all-ones.
+ * Decides which parts of a BAR are mapped into the guest and which are trapped. The spans cover the BAR exactly once,
+ * in order, and adjacent spans differ in kind. The rules:
+ * - Only whole host pages are mapped, and only where the region allows it.
+ * - A page that holds any byte of the MSI-X table or PBA is trapped. VFIO_REGION_INFO_CAP_MSIX_MAPPABLE does not change
+ *   that: it permits mapping the table, but the guest would then write its own messages to the device, and masking
+ *   would go unseen.
+ * - A BAR smaller than a page is therefore trapped, never expanded: the guest sees its true size, and whatever the
+ *   guest places in the rest of the page stays accessible.
+ * - The part past the region's end (its size need not be a power of two) is trapped and reads all-ones.
  */
 export function layOutBar(input: BarLayoutInput): BarSpan[] {
   const { barSize, regionSize, pageSize } = input;
@@ -43,7 +43,7 @@ export function layOutBar(input: BarLayoutInput): BarSpan[] {
   const up = (at: number): number => Math.ceil(at / pageSize) * pageSize;
   const canMap = (input.flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0 && barSize >= pageSize;
   const areas = canMap ? (input.sparse ?? [{ offset: 0, size: regionSize }]) : [];
-  // Inwards, as the areas' edges may be anywhere; outwards around what must be seen.
+  // // Shrink mappable areas to whole pages; grow the holes to whole pages.
   const mappable = areas.map((area) => ({
     from: up(Math.max(area.offset, 0)),
     to: down(Math.min(area.offset + area.size, regionSize)),
@@ -67,13 +67,13 @@ export function layOutBar(input: BarLayoutInput): BarSpan[] {
   return spans;
 }
 
-/** Appends a span that begins where the last one ends, as one with it if they are of a kind. */
+/** Appends a span that starts where the last one ends; merges the two if they are of the same kind. */
 export function appendSpan(spans: BarSpan[], span: BarSpan): void {
   const last = spans.at(-1);
   if (last?.kind === span.kind) spans[spans.length - 1] = { ...last, size: last.size + span.size };
   else spans.push(span);
 }
 
-/** Bytes of one kind in a layout. */
+/** Total size of the spans of one kind. */
 export const bytesOf = (spans: readonly BarSpan[], kind: BarSpan['kind']): number =>
   spans.reduce((sum, span) => (span.kind === kind ? sum + span.size : sum), 0);

@@ -1,24 +1,24 @@
 import type { AddressWindow, Bus } from '../contracts.js';
 
-/** What a BAR's registers ask for. */
+/** What a BAR's registers request. */
 export interface BarRequest {
   /** `BAR2`, for messages. */
   readonly label: string;
   readonly kind: Bus['kind'];
-  /** undefined while the BAR is not to be decoded. */
+  /** undefined while the BAR is not decoded. */
   readonly base: bigint | undefined;
   readonly bytes: bigint;
 }
 
-/** Where a BAR goes, or why it is not shown. */
+/** The address at which a BAR is decoded, or why it is not. */
 export type BarPlacement = { readonly base: bigint } | { readonly refusal: string };
 
 const isInside = (request: BarRequest, base: bigint, window: AddressWindow): boolean =>
   window.kind === request.kind && base >= window.base && base + request.bytes <= window.base + window.bytes;
 
 /**
- * Places a device's BARs where their registers say, as far as that makes sense: inside one window, and not over a BAR
- * with a lower index. A function of the registers alone, so that no history of moves can leave anything behind.
+ * Places a device's BARs where their registers say, if that is inside one window and does not overlap a BAR with a
+ * lower index. A pure function of the registers, so that earlier moves cannot affect the result.
  */
 export function placeBars(
   requests: readonly BarRequest[],
@@ -38,7 +38,7 @@ function place(
   const { base, bytes, kind } = request;
   if (base === undefined) return undefined;
   if (!windows.some((window) => isInside(request, base, window))) {
-    return { refusal: 'outside of the windows for BARs' };
+    return { refusal: 'outside the BAR windows' };
   }
   for (const [index, other] of before.entries()) {
     if (other === undefined || 'refusal' in other) continue;

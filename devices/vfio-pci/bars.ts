@@ -26,20 +26,20 @@ import { attempt, noteMisuse } from './notes.js';
 import { Region } from './region.js';
 import { TrappedBar } from './trapped-bar.js';
 
-/** A BAR and the region behind it. */
+/** A BAR and its region. */
 export interface BarRegion {
   readonly shape: BarShape;
   readonly region: Region;
 }
 
-/** The regions of a device that a guest reaches by BARs. */
+/** The regions that a guest accesses through BARs. */
 export interface BarRegions {
   readonly bars: readonly BarRegion[];
-  /** `size` is what the ROM's BAR shows. */
+  /** `size` is that of the ROM's BAR. */
   readonly rom: { readonly region: Region; readonly size: bigint } | undefined;
 }
 
-/** What a guest lets a device decode. */
+/** Which BARs the guest lets the device decode, by the command register and power state. */
 export interface Decode {
   readonly memory: boolean;
   readonly io: boolean;
@@ -47,7 +47,7 @@ export interface Decode {
 
 export const NO_DECODE: Decode = { memory: false, io: false };
 
-/** Pairs each region with its BAR: the size from the region, the type from the device's register. */
+/** Pairs each region with its BAR: the size comes from the region, the type from the device's register. */
 export function findBarRegions(
   name: string,
   file: DeviceFile,
@@ -60,28 +60,28 @@ export function findBarRegions(
     if (region.size === 0) continue;
     const type = decodeBarType(index, read(barRegister(index), 4));
     bars.push({ shape: { index, ...type, size: barSize(type.kind, BigInt(region.size)) }, region });
-    // The register behind it is its upper half.
+    // // The next register is its upper half.
     if (type.kind === 'memory64') index++;
   }
   if (numRegions <= VFIO_PCI_ROM_REGION_INDEX) return { bars, rom: undefined };
   const info = file.getRegionInfo(VFIO_PCI_ROM_REGION_INDEX);
   if (info.size === 0 || (info.flags & VFIO_REGION_INFO_FLAG_READ) === 0) return { bars, rom: undefined };
-  // A ROM is read once, so it is trapped even where it could be mapped; and nobody writes to it.
+  // // A ROM is read once, so it is trapped even if it could be mapped; writes to it are ignored.
   const region = new Region(name, file, { ...info, flags: VFIO_REGION_INFO_FLAG_READ });
   return { bars, rom: { region, size: romSize(BigInt(info.size)) } };
 }
 
 interface Entry {
   readonly bar: AssignedBar;
-  /** The BAR's address by its registers; undefined while it holds a probe, or is off by itself (ROM). */
+  /** The address in the BAR's registers; undefined while they hold a sizing probe, or the ROM is disabled. */
   address(): bigint | undefined;
-  /** What was last refused, and noted: not to be noted again. */
+  /** The last refusal that was noted, so that it is noted once. */
   refused: string | undefined;
 }
 
 /**
- * All BARs of a device and its ROM. {@link Bars.update} makes what is shown equal to what the registers say, whatever
- * was before: slots, trapped ranges and doorbells of a BAR come, move and go together.
+ * A device's BARs and ROM. {@link Bars.update} makes what the guest sees match the registers, whatever was decoded
+ * before: slots, trapped ranges and doorbells of a BAR appear, move and disappear together.
  */
 export class Bars implements Disposable {
   readonly #name: string;
@@ -104,7 +104,7 @@ export class Bars implements Disposable {
     this.#owned = owned;
   }
 
-  /** @param space the guest's registers */
+  /** @param space holds the guest's BAR registers */
   static open(
     name: string,
     file: DeviceFile,
@@ -140,21 +140,21 @@ export class Bars implements Disposable {
     return new Bars(name, entries, traps, environment.windows, scope.move());
   }
 
-  /** Lets MSI-X answer in the BARs that hold its table and PBA. */
+  /** Forwards accesses to the MSI-X table and PBA to `msix`, in the BARs that hold them. */
   attachMsix(msix: Msix): void {
     for (const bar of new Set([msix.shape.table.bar, msix.shape.pba.bar])) {
       this.#traps.get(bar)?.attach(msix, bar);
     }
   }
 
-  /** Shows, moves and hides until the guest sees what its registers say. */
+  /** Hides, moves and shows BARs until the guest sees what the registers say. */
   update(decode: Decode): void {
     const requests = this.#entries.map(({ bar, address }): BarRequest => {
       const isDecoded = bar.bus === 'mmio' ? decode.memory : decode.io;
       return { label: bar.label, kind: bar.bus, base: isDecoded ? address() : undefined, bytes: bar.size };
     });
     const placements = placeBars(requests, this.#windows);
-    // All that leave go first: another BAR may be about to take the place.
+    // // Hide first: a BAR may move to an address that another one leaves.
     for (const [i, { bar }] of this.#entries.entries()) {
       const placement = placements[i];
       const base = placement !== undefined && 'base' in placement ? placement.base : undefined;
@@ -179,7 +179,7 @@ export class Bars implements Disposable {
     const text =
       base === undefined || refusal === undefined
         ? undefined
-        : `${entry.bar.label} at 0x${base.toString(16)} is not shown: ${refusal}`;
+        : `${entry.bar.label} at 0x${base.toString(16)} is not decoded: ${refusal}`;
     if (text !== undefined && text !== entry.refused) noteMisuse(this.#name, entry.bar.what, text);
     entry.refused = text;
   }

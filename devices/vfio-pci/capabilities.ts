@@ -1,4 +1,4 @@
-/** The device's capability lists, and what of them a guest may see. */
+/** The device's capability lists, and which capabilities a guest may see. */
 import {
   PCI_CAP_ID_EA,
   PCI_CAPABILITY_LIST,
@@ -23,14 +23,14 @@ import {
 export interface Capability {
   readonly id: number;
   readonly offset: number;
-  /** Version, of an extended capability. */
+  /** Version; extended capabilities only. */
   readonly version: number;
 }
 
 /** Reads 1, 2 or 4 bytes of the device's configuration space. */
 export type ConfigReader = (offset: number, bytes: 1 | 2 | 4) => number;
 
-/** The list below 0x100, in its order. A list that is broken or runs in a circle ends where it does. */
+/** The capabilities below 0x100, in list order. Stops at a cycle or an invalid pointer. */
 export function walkCapabilities(read: ConfigReader): Capability[] {
   if ((read(PCI_STATUS, 2) & PCI_STATUS_CAP_LIST) === 0) return [];
   const found = new Map<number, Capability>();
@@ -44,7 +44,7 @@ export function walkCapabilities(read: ConfigReader): Capability[] {
   return [...found.values()];
 }
 
-/** The list from 0x100, in its order; as {@link walkCapabilities}. */
+/** The extended capabilities, in list order. Like {@link walkCapabilities}. */
 export function walkExtendedCapabilities(read: ConfigReader): Capability[] {
   const found = new Map<number, Capability>();
   let offset = PCI_CFG_SPACE_SIZE;
@@ -58,8 +58,8 @@ export function walkExtendedCapabilities(read: ConfigReader): Capability[] {
 }
 
 /**
- * Where a hidden capability's bytes end: at the next capability, hidden or not. Its length is not always known, and
- * what lies behind it may belong to it.
+ * End of a hidden capability: the next capability, hidden or not. Its length is not always known, and the bytes up to
+ * the next one may belong to it.
  */
 export function endOf(capability: Capability, all: readonly Capability[], end: number): number {
   let next = end;
@@ -67,12 +67,12 @@ export function endOf(capability: Capability, all: readonly Capability[], end: n
   return next;
 }
 
-/** Standard capabilities that would tell the guest of the host's world. */
+/** Standard capabilities that would expose the host's configuration. */
 const hiddenIds: ReadonlyMap<number, string> = new Map([
   [PCI_CAP_ID_EA, 'Enhanced Allocation: holds host addresses'],
 ]);
 
-/** Extended capabilities that mean the same in a guest as on the host; all others are hidden. */
+/** Extended capabilities whose meaning is the same in a guest; all others are hidden. */
 const visibleExtendedIds: ReadonlySet<number> = new Set([
   PCI_EXT_CAP_ID_ERR,
   PCI_EXT_CAP_ID_DSN,
@@ -82,17 +82,17 @@ const visibleExtendedIds: ReadonlySet<number> = new Set([
 
 const extendedNames: ReadonlyMap<number, string> = new Map([
   [PCI_EXT_CAP_ID_ARI, 'ARI: the guest numbers functions itself'],
-  [PCI_EXT_CAP_ID_ATS, 'ATS: there is no IOMMU in the guest to ask'],
-  [PCI_EXT_CAP_ID_SRIOV, "SR-IOV: virtual functions are the host's"],
-  [PCI_EXT_CAP_ID_PRI, 'PRI: there is no IOMMU in the guest to ask'],
+  [PCI_EXT_CAP_ID_ATS, 'ATS: the guest has no IOMMU'],
+  [PCI_EXT_CAP_ID_SRIOV, 'SR-IOV: virtual functions belong to the host'],
+  [PCI_EXT_CAP_ID_PRI, 'PRI: the guest has no IOMMU'],
   [PCI_EXT_CAP_ID_REBAR, 'Resizable BAR: the size is fixed by the region'],
-  [PCI_EXT_CAP_ID_PASID, 'PASID: there is no IOMMU in the guest to ask'],
+  [PCI_EXT_CAP_ID_PASID, 'PASID: the guest has no IOMMU'],
 ]);
 
-/** Why a standard capability is hidden, or undefined. */
+/** Why a standard capability is hidden; undefined if it is visible. */
 export const hiddenReason = (id: number): string | undefined => hiddenIds.get(id);
 
-/** Why an extended capability is hidden, or undefined. */
+/** Why an extended capability is hidden; undefined if it is visible. */
 export function hiddenExtendedReason(id: number): string | undefined {
   if (visibleExtendedIds.has(id)) return undefined;
   return extendedNames.get(id) ?? `extended capability 0x${id.toString(16)}: not known to be safe in a guest`;

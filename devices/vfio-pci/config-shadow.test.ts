@@ -19,7 +19,7 @@ function openNic(
   return { nic, device: scope.own(VfioPciDevice.open('nic', nic, fakeEnvironment(), { routeIntx })) };
 }
 
-/** The first `bytes` of a configuration space as `lspci -xxxx` writes them. */
+/** The first `bytes` of a configuration space in the format of `lspci -xxxx`. */
 function dump(device: VfioPciDevice, bytes: number): string {
   const lines = ['00:03.0 function'];
   for (let at = 0; at < bytes; at += 16) {
@@ -36,7 +36,7 @@ function dump(device: VfioPciDevice, bytes: number): string {
 
 const hasLspci = spawnSync('lspci', ['--version']).status === 0;
 
-/** What lspci makes of a dump, but for the registers inside PCI Express and AER, whose wording changes with its version. */
+/** Decodes a dump with lspci; drops registers inside PCI Express and AER, whose wording changes between versions. */
 function lspci(text: string): string {
   const folder = mkdtempSync(join(tmpdir(), 'tsvisor-lspci-'));
   try {
@@ -53,7 +53,7 @@ function lspci(text: string): string {
 }
 
 describe('configuration space of an assigned device', () => {
-  test.skipIf(!hasLspci)('lspci (package pciutils) finds in it what a guest may see, and no more', () => {
+  test.skipIf(!hasLspci)('lspci (package pciutils) finds exactly what a guest may see', () => {
     using scope = new Scope();
     const { device } = openNic(scope);
     device.configWrite(0x10, 4, 0xe0000000);
@@ -84,7 +84,7 @@ describe('configuration space of an assigned device', () => {
     `);
   });
 
-  test('the device hears of the command, and of neither BARs nor interrupt line', () => {
+  test('the command is forwarded to the device, BARs and interrupt line are not', () => {
     using scope = new Scope();
     const { nic, device } = openNic(scope);
     device.configWrite(0x10, 4, 0xe0000000);
@@ -97,7 +97,7 @@ describe('configuration space of an assigned device', () => {
     expect(device.configRead(0x10, 4)).toBe(0xe0000000);
   });
 
-  test('a guest is told of one function, the pin of its slot, and no bus master until it asks', () => {
+  test('a guest sees one function, the pin of its slot, and bus mastering off', () => {
     using scope = new Scope();
     const { device } = openNic(scope);
     expect(device.configRead(0x0e, 1)).toBe(0);
@@ -105,7 +105,7 @@ describe('configuration space of an assigned device', () => {
     expect(device.configRead(0x04, 2)).toBe(0);
   });
 
-  test('hidden capabilities read as 0 and swallow writes', () => {
+  test('hidden capabilities read as 0 and ignore writes', () => {
     using scope = new Scope();
     const { nic, device } = openNic(scope);
     const before = nic.config.slice();
@@ -116,7 +116,7 @@ describe('configuration space of an assigned device', () => {
     expect(nic.config).toEqual(before);
   });
 
-  test('registers that are not emulated are the device, with its side effects', () => {
+  test('registers that are not emulated go to the device, with their side effects', () => {
     using scope = new Scope();
     const { nic, device } = openNic(scope);
     nic.calls.length = 0;
@@ -128,7 +128,7 @@ describe('configuration space of an assigned device', () => {
     ]);
   });
 
-  test('emulated registers are read without asking the device', () => {
+  test('emulated registers are read without accessing the device', () => {
     using scope = new Scope();
     const { nic, device } = openNic(scope);
     nic.calls.length = 0;
@@ -137,7 +137,7 @@ describe('configuration space of an assigned device', () => {
     expect(nic.calls).toEqual([]);
   });
 
-  test('MSI without vectors to signal is hidden, and the list goes on behind it', () => {
+  test('MSI without vectors is hidden, and the list continues after it', () => {
     using scope = new Scope();
     const nic = scope.own(createScriptedNic());
     const bare = scope.own(createScriptedNic({ init: { irqs: { [VFIO_PCI_MSI_IRQ_INDEX]: { count: 0 } } } }));
@@ -153,13 +153,13 @@ describe('configuration space of an assigned device', () => {
     expect(listOf(bare)).toEqual([0x01, 0x10]);
   });
 
-  test('a capability list that runs in a circle, or into nothing, ends', () => {
+  test('a capability list with a cycle or an invalid pointer ends', () => {
     for (const next of [0x40, 0x60, 0xfc, 0x00, 0x3c]) {
       using scope = new Scope();
       const config = createScriptedNic().config.slice();
       config[nicOffsets.msi + 1] = next;
       if (next === 0xfc) config.fill(0xff, 0xfc, 0x100);
-      // 0x60 is the right one: its own next pointer leads back.
+      // // 0x60 is valid: its own next pointer leads back.
       if (next === 0x60) config[nicOffsets.exp + 1] = nicOffsets.pm;
       const { device } = openNic(scope, { init: { config } });
       let steps = 0;
@@ -170,7 +170,7 @@ describe('configuration space of an assigned device', () => {
     }
   });
 
-  test('a device of 256 bytes reads all-ones beyond', () => {
+  test('a device with 256 bytes reads all-ones past them', () => {
     using scope = new Scope();
     const config = createScriptedNic().config.slice(0, 256);
     const { device } = openNic(scope, { init: { config } });
@@ -179,7 +179,7 @@ describe('configuration space of an assigned device', () => {
     expect(device.configRead(0xffc, 2)).toBe(0xffff);
   });
 
-  test('an extended list whose first entry is hidden still begins at 0x100', () => {
+  test('an extended list whose first entry is hidden still starts at 0x100', () => {
     using scope = new Scope();
     const config = createScriptedNic().config.slice();
     config.set([0x10, 0, 1, 0x15], 0x100); // SR-IOV, version 1, next 0x150

@@ -54,29 +54,29 @@ import {
 import type { DeviceConfig } from './device-config.js';
 import { note } from './notes.js';
 
-/** What the rest of the device has found out, and the configuration space has to show. */
+/** What the shadow needs to know about the rest of the device. */
 export interface ShadowPlan {
   readonly bars: readonly BarShape[];
-  /** Size of the expansion ROM's BAR; undefined without one. */
+  /** Size of the expansion ROM's BAR; undefined without a ROM. */
   readonly rom: bigint | undefined;
   /** 1 to 4 for INTA to INTD, 0 for none. */
   readonly interruptPin: number;
-  /** What firmware would have written: the I/O APIC pin. */
+  /** The I/O APIC pin, as firmware would write it. */
   readonly interruptLine: number;
-  /** Vectors the provider can signal; with 0 the capability is hidden. */
+  /** MSI vectors that the provider can signal; 0 hides the capability. */
   readonly msiVectors: number;
-  /** As {@link ShadowPlan.msiVectors}; 0 as well if the capability makes no sense. */
+  /** Like {@link ShadowPlan.msiVectors}, for MSI-X; also 0 if the capability is invalid. */
   readonly msixVectors: number;
 }
 
-/** How a register behaves that is not simply the device's. */
+/** How a register differs from the device's. */
 interface Emulation {
-  /** Bits that come from here, not from the device. */
+  /** Bits that are emulated here instead of read from the device. */
   readonly mask: number;
   readonly value?: number;
   /** Bits of `mask` that a guest may change. */
   readonly writable?: number;
-  /** Bits of a guest's write that the device gets, too; 0 if absent. */
+  /** Bits of a guest's write that are forwarded to the device; none by default. */
   readonly forwarded?: number;
 }
 
@@ -84,23 +84,23 @@ const GUEST_COMMAND_BITS =
   PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE;
 
 /**
- * The configuration space a guest sees. Every bit is either the device's or emulated here; what the guest writes
- * changes emulated bits by their masks, and goes on to the device where it is meant for it:
+ * The configuration space that a guest sees. Every bit is either the device's or emulated here. A guest's write changes
+ * emulated bits through their masks, and is forwarded to the device where the device needs it:
  *
- *   command          decoding, bus master and INTx disable read as written; the device gets all of it
- *   header type      one function; what else is in the slot is the host bridge's business
- *   BARs, ROM        emulated, the device never learns where the guest has put them
- *   interrupt line   emulated; the pin is the device's, or 0 if there is nowhere to route it
- *   MSI, MSI-X       control is emulated and told to the device, address, data and masks stay here
- *   PCI Express      without a port above, an endpoint is a root complex integrated one, and has no link
- *   others           the device's; capabilities that would tell of the host's world are unlinked and read as 0
+ *   command          decoding, bus master and INTx disable read back as written; all bits are forwarded
+ *   header type      single function; the host bridge sets the multi-function bit
+ *   BARs, ROM        emulated; the device never sees guest addresses
+ *   interrupt line   emulated; the pin is the device's, or 0 if it is not routed
+ *   MSI, MSI-X       control is emulated and forwarded; address, data and masks are emulated only
+ *   PCI Express      an endpoint becomes a root complex integrated one without a link, as it has no port above it
+ *   others           the device's; capabilities that expose the host are unlinked and read as 0
  */
 export class ConfigShadow {
-  /** The emulated bits' values; others are 0. */
+  /** Values of the emulated bits; other bits are 0. */
   readonly space: ConfigSpace;
-  /** Bytes a guest can see: 4096 of a PCI Express device, else 256. */
+  /** Bytes that a guest sees: 4096 for a PCI Express device, else 256. */
   readonly size: number;
-  /** Offsets of the capabilities a guest sees, by id; of several with one id the first. */
+  /** Offsets of the visible capabilities by id; the first one if several share an id. */
   readonly #visible = new Map<number, number>();
   readonly #name: string;
   readonly #device: DeviceConfig;
@@ -130,12 +130,12 @@ export class ConfigShadow {
     return shadow;
   }
 
-  /** Offset of a capability below 0x100, undefined if the device has none (or it is hidden). */
+  /** Offset of a visible standard capability; undefined if there is none. */
   find(id: number): number | undefined {
     return this.#visible.get(id);
   }
 
-  /** What a guest reads; `offset` and `bytes` as in PciFunction.configRead. */
+  /** A guest's read; arguments as in PciFunction.configRead. */
   read(offset: number, bytes: number): number {
     if (offset + bytes > this.size) return allOnes(bytes);
     const emulated = this.#maskAt(this.#emulated, offset, bytes);
@@ -145,19 +145,19 @@ export class ConfigShadow {
     return ((theirs & ~emulated) | (own & emulated)) >>> 0;
   }
 
-  /** Takes a guest's write as far as emulated bits go; {@link forward} is the other half. */
+  /** Applies a guest's write to the emulated bits. {@link forward} does the rest. */
   write(offset: number, bytes: number, value: number): void {
     this.space.write(offset, bytes, value);
   }
 
-  /** Tells the device what of a guest's write is meant for it. */
+  /** Forwards the bits of a guest's write that are meant for the device. */
   forward(offset: number, bytes: number, value: number): void {
     if (offset + bytes > this.size) return;
     const mask = this.#maskAt(this.#forwarded, offset, bytes);
     if (mask !== 0) this.#device.write(offset, bytes, (value & mask) >>> 0);
   }
 
-  /** Emulated bits as after power-on. */
+  /** Resets the emulated bits to their power-on values. */
   reset(): void {
     if (this.#initial !== undefined) this.space.values.set(this.#initial);
   }
@@ -178,7 +178,7 @@ export class ConfigShadow {
     this.space.allow(offset, bytes, writable & mask);
   }
 
-  /** The bytes read as 0 and swallow writes. */
+  /** Makes the bytes read 0 and ignore writes. */
   #hide(start: number, end: number): void {
     for (let at = start; at < end; at++) this.#emulate(at, 1, { mask: 0xff });
   }
@@ -266,14 +266,14 @@ export class ConfigShadow {
         forwarded: 0xffff,
       });
     }
-    // Capabilities, control and status of the link; the second set came with version 2.
+    // // Link capabilities, control and status. Version 2 added the second set.
     this.#hide(offset + PCI_EXP_LNKCAP, offset + PCI_EXP_LNKCAP + 8);
     if ((flags & PCI_EXP_FLAGS_VERS) >= 2) this.#hide(offset + PCI_EXP_LNKCAP2, offset + PCI_EXP_LNKCAP2 + 8);
   }
 
   #addExtendedCapabilities(capabilities: readonly Capability[]): void {
     let last = PCI_CFG_SPACE_SIZE;
-    // The list has to begin at 0x100, whatever is there: an id of 0 with a next pointer stands for nothing.
+    // // The list must start at 0x100. An entry with id 0 and a next pointer is skipped by guests.
     this.#emulate(PCI_CFG_SPACE_SIZE, 4, { mask: 0xffffffff });
     for (const capability of capabilities) {
       const { id, offset, version } = capability;
@@ -293,7 +293,6 @@ export class ConfigShadow {
 
 function reasonToHide(id: number, plan: ShadowPlan): string | undefined {
   if (id === PCI_CAP_ID_MSI && plan.msiVectors === 0) return 'MSI: the provider signals no MSI vectors';
-  if (id === PCI_CAP_ID_MSIX && plan.msixVectors === 0)
-    return 'MSI-X: no vectors to signal, or no table to find';
+  if (id === PCI_CAP_ID_MSIX && plan.msixVectors === 0) return 'MSI-X: no vectors, or no table in a BAR';
   return hiddenReason(id);
 }

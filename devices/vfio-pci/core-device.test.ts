@@ -8,7 +8,7 @@ import { createQueueTask, createVirtioNetDriver, netBackends } from '../virtio-n
 import { InlineEventThread } from '../virtio-net/testing.js';
 import { VfioPciDevice } from './device.js';
 
-test('a device of the in-process core is found, placed and interrupted like any other', () => {
+test('a device of the in-process core is probed, placed and raises interrupts like any other', () => {
   using scope = new Scope();
   using steps = recordTrace(trace.vfio);
   const task = new URL('test:queue-task');

@@ -1,6 +1,6 @@
 import type { Region } from './region.js';
 
-/** The device's own configuration space, by 1, 2 or 4 bytes. What fails reads as all-ones. */
+/** The device's own configuration space, accessed by 1, 2 or 4 bytes. A failed read returns all-ones. */
 export class DeviceConfig {
   readonly #region: Region;
   readonly #buffers: readonly Uint8Array<ArrayBuffer>[] = [1, 2, 3, 4].map((bytes) => new Uint8Array(bytes));

@@ -41,7 +41,7 @@ function place({ device }: Bench): void {
   device.configWrite(BAR4 + 4, 4, 0);
 }
 
-/** What of the device a guest finds where: `mmio e0000000+8000`, slots and doorbells likewise. */
+/** What the guest sees of the device at which address: `mmio e0000000+8000`, likewise slots and doorbells. */
 function shown({ environment: { mmio, pio, memory, doorbells } }: Bench): string[] {
   const range = (what: string, base: bigint, bytes: bigint | number): string =>
     `${what} ${base.toString(16)}+${bytes.toString(16)}`;
@@ -54,7 +54,7 @@ function shown({ environment: { mmio, pio, memory, doorbells } }: Bench): string
 }
 
 describe('attaching', () => {
-  test('every step can be read by a person', () => {
+  test('every step is noted in plain text', () => {
     using scope = new Scope();
     using notes = recordTrace(trace.vfio);
     const bell = scope.own(Fd.eventfd());
@@ -63,27 +63,27 @@ describe('attaching', () => {
       'nic open: 9 regions, 5 interrupt kinds',
       'nic reset: the device is reset',
       'nic config: capability at 0x154 hidden: ARI: the guest numbers functions itself',
-      "nic config: capability at 0x160 hidden: SR-IOV: virtual functions are the host's",
+      'nic config: capability at 0x160 hidden: SR-IOV: virtual functions belong to the host',
       'nic bar: BAR0 32 KiB 32-bit: 32 KiB mapped',
       'nic bar: BAR2 32 bytes I/O: 32 bytes trapped',
       'nic bar: BAR4 16 KiB 64-bit prefetchable: 8 KiB mapped, 8 KiB trapped',
       'nic rom: ROM 64 KiB expansion ROM: 64 KiB trapped',
-      'nic err: errors have an eventfd',
-      "nic req: the host's requests for the device have an eventfd",
+      'nic err: error notification wired',
+      'nic req: device request notification wired',
     ]);
   });
 
-  test('the device is at rest: reset, no decoding, no bus master, and no interrupt but its pin', () => {
+  test('after open the device is reset, with decoding and bus mastering off and no interrupt but its pin', () => {
     using scope = new Scope();
     const { nic, device } = openNic(scope);
     expect(nic.calls.filter(({ call }) => call === 'reset')).toHaveLength(1);
     expect(nic.config[COMMAND]).toBe(0);
     expect(nic.wired()).toEqual({ [VFIO_PCI_ERR_IRQ_INDEX]: [0], [VFIO_PCI_REQ_IRQ_INDEX]: [0] });
-    expect(device.interruptMode).toBe('none'); // nowhere to route the pin
+    expect(device.interruptMode).toBe('none'); // the pin is not routed
     expect(device.configRead(0x3d, 1)).toBe(0);
   });
 
-  test('a device asleep is woken before its reset', () => {
+  test('a device is moved to D0 before its reset', () => {
     using scope = new Scope();
     const config = createScriptedNic().config.slice();
     config[nicOffsets.pm + 4] = 3;
@@ -91,7 +91,7 @@ describe('attaching', () => {
     expect(nic.config[nicOffsets.pm + 4]).toBe(0);
   });
 
-  test('a device without a reset is used, and a note says so', () => {
+  test('a device without a reset is used, with a note', () => {
     for (const refuse of [true, false]) {
       using scope = new Scope();
       using notes = recordTrace(trace.vfio);
@@ -104,14 +104,14 @@ describe('attaching', () => {
     }
   });
 
-  test('a device that does not answer after its reset is refused', () => {
+  test('a device that does not respond after its reset is rejected', () => {
     using nic = createScriptedNic({ init: { config: new Uint8Array(256).fill(0xff) } });
     expect(() => VfioPciDevice.open('nic', nic, fakeEnvironment())).toThrow(
       /configuration space of nic: EIO/,
     );
   });
 
-  test('a failed reset is an error with its errno', () => {
+  test('a failed reset is reported with its errno', () => {
     using nic = createScriptedNic();
     nic.failures.set('reset', 'EAGAIN');
     expect(() => VfioPciDevice.open('nic', nic, fakeEnvironment())).toThrow(
@@ -119,7 +119,7 @@ describe('attaching', () => {
     );
   });
 
-  test('a bridge, and what is no PCI device, are refused and leave nothing open', () => {
+  test('bridges and other devices than PCI are rejected, and leave nothing open', () => {
     const config = createScriptedNic().config.slice();
     config[0x0e] = 1;
     using bridge = createScriptedNic({ init: { config } });
@@ -131,7 +131,7 @@ describe('attaching', () => {
     expect(() => VfioPciDevice.open('nic', platform, fakeEnvironment())).toThrow(/ENODEV/);
   });
 
-  test('a region that cannot be mapped after all is trapped', () => {
+  test('a region falls back to trapping if its mmap fails', () => {
     using scope = new Scope();
     using notes = recordTrace(trace.vfio);
     const nic = scope.own(createScriptedNic());
@@ -139,7 +139,9 @@ describe('attaching', () => {
     const environment = fakeEnvironment();
     const device = scope.own(VfioPciDevice.open('nic', nic, environment));
     const bench = { nic, device, environment };
-    expect(notes.events.some(({ text }) => text.startsWith('BAR0: 32 KiB will be trapped: mmap'))).toBe(true);
+    expect(
+      notes.events.some(({ text }) => text.startsWith('BAR0: 32 KiB falls back to trapping: mmap')),
+    ).toBe(true);
     place(bench);
     device.configWrite(COMMAND, 2, 2);
     expect(environment.memory.slots).toEqual([]);
@@ -149,7 +151,7 @@ describe('attaching', () => {
 });
 
 describe('BARs', () => {
-  test('nothing is shown before the guest enables decoding; slots, traps and doorbells come and go together', () => {
+  test('BARs are hidden until decoding is enabled; their slots, traps and doorbells come and go together', () => {
     using scope = new Scope();
     const bell = scope.own(Fd.eventfd());
     const options = { ioFds: [{ offset: 0x2800, size: 2, fd: bell.number, datamatch: 1n }] };
@@ -182,7 +184,7 @@ describe('BARs', () => {
     place(bench);
     device.configWrite(COMMAND, 2, 0x2);
     device.configWrite(BAR4 + 4, 4, 0x80);
-    // The upper half alone has moved it already, as it would on hardware.
+    // // The upper half alone has moved it already, as on hardware.
     expect(shown(bench)).toContain('slot 80e0100000+2000');
     device.configWrite(BAR4, 4, 0x00200000);
     expect(shown(bench)).toEqual([
@@ -194,7 +196,7 @@ describe('BARs', () => {
     ]);
   });
 
-  test('the device hears of decoding after it begins here, and before it ends', () => {
+  test('decoding is shown after the device enables it, and hidden before it disables it', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, nic, environment } = bench;
@@ -211,7 +213,7 @@ describe('BARs', () => {
     expect(slotsAtWrite).toEqual([0, 2, 0]);
   });
 
-  test('in another power state than D0 nothing is decoded', () => {
+  test('in a power state other than D0, no BAR is decoded', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, environment } = bench;
@@ -226,7 +228,7 @@ describe('BARs', () => {
     expect(environment.mmio.ranges).toHaveLength(2);
   });
 
-  test('a BAR outside of the windows is not shown, and the guest is told on', () => {
+  test('a BAR outside the windows is not decoded, and is reported as guest misuse', () => {
     using scope = new Scope();
     using misuse = recordTrace(trace.guestMisuse);
     const bench = openNic(scope);
@@ -238,12 +240,12 @@ describe('BARs', () => {
     device.configWrite(COMMAND, 2, 0x7);
     expect(shown(bench)).toEqual(['mmio e0100000+4000', 'slot e0100000+2000']);
     expect(misuse.events.map(({ text }) => text)).toEqual([
-      'BAR0 at 0x10000000 is not shown: outside of the windows for BARs',
-      'BAR2 at 0x2000 is not shown: outside of the windows for BARs',
+      'BAR0 at 0x10000000 is not decoded: outside the BAR windows',
+      'BAR2 at 0x2000 is not decoded: outside the BAR windows',
     ]);
   });
 
-  test('sizing with decoding on hides the BAR meanwhile and is no misuse', () => {
+  test('sizing with decoding on hides the BAR meanwhile and is not reported as misuse', () => {
     using scope = new Scope();
     using misuse = recordTrace(trace.guestMisuse);
     const bench = openNic(scope);
@@ -258,7 +260,7 @@ describe('BARs', () => {
     expect(misuse.events).toEqual([]);
   });
 
-  test('of two BARs at one place the first is shown, and the other when it moves away', () => {
+  test('of two overlapping BARs the first is decoded, and the second when the first moves away', () => {
     using scope = new Scope();
     using misuse = recordTrace(trace.guestMisuse);
     const bench = openNic(scope);
@@ -268,13 +270,13 @@ describe('BARs', () => {
     device.configWrite(BAR0, 4, AT4);
     expect(shown(bench)).toEqual(['mmio e0100000+8000', 'slot e0100000+8000']);
     expect(misuse.events.map(({ text }) => text)).toEqual([
-      'BAR4 at 0xe0100000 is not shown: overlaps BAR0 of the same device',
+      'BAR4 at 0xe0100000 is not decoded: overlaps BAR0 of the same device',
     ]);
     device.configWrite(BAR0, 4, AT0);
     expect(shown(bench)).toHaveLength(4);
   });
 
-  test("a BAR over another device's is not shown, not even its part that would not collide", () => {
+  test("a BAR that overlaps another device's is not decoded at all, not even the part that would not collide", () => {
     using scope = new Scope();
     using misuse = recordTrace(trace.guestMisuse);
     const environment = fakeEnvironment();
@@ -288,10 +290,10 @@ describe('BARs', () => {
     bench.device.configWrite(BAR4, 4, AT0 + 0x4000);
     bench.device.configWrite(COMMAND, 2, 0x2);
     expect(shown(bench)).toEqual([...before, 'mmio e2000000+8000', 'slot e2000000+8000'].sort());
-    expect(misuse.events[0]?.text).toMatch(/^BAR4 at 0xe0004000 is not shown: .* overlaps nic BAR0/);
+    expect(misuse.events[0]?.text).toMatch(/^BAR4 at 0xe0004000 is not decoded: .* overlaps nic BAR0/);
   });
 
-  test('a slot that the host cannot give leaves its BAR trapped', () => {
+  test('a BAR falls back to trapping if the host provides no slot', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, environment, nic } = bench;
@@ -303,7 +305,7 @@ describe('BARs', () => {
     expect(environment.mmio.read32(BigInt(AT0 + 0x20))).toBe(0x04030201);
   });
 
-  test('trapped accesses reach the region at the right place, at any width', () => {
+  test('trapped accesses reach the region at the right offset, at any width', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, environment, nic } = bench;
@@ -317,7 +319,7 @@ describe('BARs', () => {
     expect(environment.mmio.read(BigInt(AT4 + 0x2400), 8)).toEqual(quad);
   });
 
-  test('an access that fails reads all-ones and tells why', () => {
+  test('a failed access reads all-ones and notes why', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, environment, nic } = bench;
@@ -334,7 +336,7 @@ describe('BARs', () => {
     ]);
   });
 
-  test('what lies behind the end of a region of odd size reads all-ones', () => {
+  test('the part past the end of a region whose size is no power of two reads all-ones', () => {
     using scope = new Scope();
     const bench = openNic(scope, { init: { regions: { 0: { size: 0x1802 } } } });
     const { device, environment, nic } = bench;
@@ -347,7 +349,7 @@ describe('BARs', () => {
     expect(nic.calls).toEqual([{ call: 'read', region: 0, at: 0x1800, bytes: 2 }]);
   });
 
-  test('trapped accesses are published while anybody listens', () => {
+  test('trapped accesses are published while the channel has subscribers', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, environment } = bench;
@@ -362,7 +364,7 @@ describe('BARs', () => {
 });
 
 describe('expansion ROM', () => {
-  test('it is read where the guest enables it, cannot be written, and needs memory decoding', () => {
+  test('the ROM is readable where the guest enables it, read-only, and needs memory decoding', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, environment, nic } = bench;
@@ -382,7 +384,7 @@ describe('expansion ROM', () => {
 });
 
 describe('detaching', () => {
-  test('nothing stays: the guest sees nothing, no eventfd is wired, DMA is off and the device is reset', () => {
+  test('detaching hides everything from the guest, unwires all eventfds, disables DMA and resets the device', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, nic, environment } = bench;
@@ -395,10 +397,10 @@ describe('detaching', () => {
     expect(environment.interrupts.lines.size).toBe(0);
     expect(nic.wired()).toEqual({});
     expect(nic.config[COMMAND]).toBe(0);
-    expect(nic.calls.at(-2)).toEqual({ call: 'reset' }); // then a look whether it is still there
+    expect(nic.calls.at(-2)).toEqual({ call: 'reset' }); // then a check that it still responds
   });
 
-  test('a device that fails every call can be detached all the same', () => {
+  test('a device that fails every call can still be detached', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, nic, environment } = bench;
@@ -411,7 +413,7 @@ describe('detaching', () => {
     expect(environment.interrupts.lines.size).toBe(0);
   });
 
-  test('a reset of the machine makes the device what it was when it was opened', () => {
+  test('a machine reset restores the state after open', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     const { device, nic, environment } = bench;
@@ -429,7 +431,7 @@ describe('detaching', () => {
     expect(environment.mmio.read32(BigInt(AT4 + nicMsix.table + 8))).toBe(0);
   });
 
-  test('the host asking for the device, and an error of it, reach whoever attached it', () => {
+  test('device requests and errors are reported to the owner', () => {
     using scope = new Scope();
     using notes = recordTrace(trace.vfio);
     const heard: string[] = [];
@@ -446,7 +448,7 @@ describe('detaching', () => {
     expect(notes.events.map(({ text }) => text)).toContain('the host wants the device back');
   });
 
-  test('a device without signals of its own is attached without', () => {
+  test('a device without error and request notifications can be attached', () => {
     using scope = new Scope();
     const { environment } = openNic(scope, { init: { irqs: {} } });
     expect(environment.signals.watched.size).toBe(0);

@@ -45,7 +45,7 @@ import { attempt, note, noteMisuse, plural } from './notes.js';
 import { Region } from './region.js';
 import { resetDevice } from './reset.js';
 
-/** What an open device is made of. */
+/** Parts of an open device. */
 interface Parts {
   readonly file: DeviceFile;
   readonly config: DeviceConfig;
@@ -58,14 +58,14 @@ interface Parts {
 }
 
 /**
- * An assigned PCI device: whatever stands behind a VFIO device file, as one function on the guest's bus. It only
- * borrows the file, which has to outlive it. Nothing a guest writes makes it throw. Machine thread only.
+ * A PCI device assigned through a VFIO device file, as one function on the guest's bus. Borrows the file, which must
+ * outlive it. Nothing that a guest writes makes it throw. Machine thread only.
  */
 export class VfioPciDevice implements PciFunction {
   readonly name: string;
   readonly #parts: Parts;
   readonly #owned: Scope;
-  /** Whether the device is in power state D0: in any other its BARs do not decode. */
+  /** Whether the device is in power state D0; in any other, its BARs are not decoded. */
   #isAwake = true;
 
   private constructor(name: string, parts: Parts, owned: Scope) {
@@ -75,10 +75,11 @@ export class VfioPciDevice implements PciFunction {
   }
 
   /**
-   * Resets the device and makes a function of it, with decoding, bus master and all interrupts but INTx off. Each step
-   * is published on trace.vfio.
-   * @param name for messages: `00:03.0 virtio-net`
-   * @throws SysError ENODEV if it is not a PCI device, or a bridge; EIO if it does not answer; else of the failed call
+   * Resets the device and creates a function for it, with decoding, bus mastering, MSI and MSI-X disabled. Publishes
+   * each step on trace.vfio.
+   * @param name identifies the function in notes and errors: `00:03.0 virtio-net`
+   * @throws SysError ENODEV if it is not a PCI device, or is a bridge; EIO if it does not respond; any error of the
+   *   VFIO calls
    */
   static open(
     name: string,
@@ -161,12 +162,12 @@ export class VfioPciDevice implements PciFunction {
     return new VfioPciDevice(name, parts, scope.move());
   }
 
-  /** The BARs a guest finds, without the ROM. */
+  /** The device's BARs, without the ROM. */
   get bars(): readonly BarShape[] {
     return this.#parts.shapes;
   }
 
-  /** Which kind of interrupts is in use. */
+  /** The kind of interrupt in use. */
   get interruptMode(): InterruptModeName {
     return this.#parts.mode.name;
   }
@@ -190,8 +191,8 @@ export class VfioPciDevice implements PciFunction {
     if (isPowerWrite && power !== undefined) {
       this.#isAwake &&= ((value >>> (8 * (power - offset))) & PCI_PM_CTRL_STATE_MASK) === 0;
     }
-    // What stops being decoded goes before the device hears of it: Linux takes the memory away from under a mapped BAR
-    // at that moment. What begins to be decoded comes after.
+    // // Hide BARs before the device stops decoding: Linux then removes the memory under a mapped BAR. Show BARs after
+    // the device starts decoding.
     const after = this.#decode();
     if ((before.memory && !after.memory) || (before.io && !after.io)) {
       bars.update({ memory: before.memory && after.memory, io: before.io && after.io });
@@ -216,7 +217,7 @@ export class VfioPciDevice implements PciFunction {
   }
 
   /**
-   * The state after power-on, as when the machine is reset.
+   * Resets the device and its emulated state to power-on values, as a machine reset does.
    * @throws SysError as {@link VfioPciDevice.open}
    */
   reset(): void {
@@ -230,7 +231,7 @@ export class VfioPciDevice implements PciFunction {
     mode.update();
   }
 
-  /** Takes everything away from the guest, stops the device's DMA and resets it. Never throws: failures are noted. */
+  /** Detaches the device from the guest, stops its DMA and resets it. Never throws; failures are noted. */
   [Symbol.dispose](): void {
     this.#parts.bars.update(NO_DECODE);
     attempt(this.name, 'close', () => this.#owned[Symbol.dispose]());
@@ -251,7 +252,7 @@ export class VfioPciDevice implements PciFunction {
   }
 }
 
-/** The longest MSI capability, and MSI-X up to its control register. */
+/** Size of the longest MSI capability, and of MSI-X up to its control register. */
 const MSI_SIZEOF = 24;
 const MSIX_CONTROL_END = 4;
 
@@ -259,7 +260,7 @@ function notUsable(name: string, why: string): SysError {
   return new SysError({ call: 'VFIO_DEVICE_GET_INFO', target: name, errno: errno.ENODEV, hint: why });
 }
 
-/** The MSI-X capability, if there is one whose table and PBA are where it says. */
+/** The MSI-X capability's contents; undefined if there is none, or its table or PBA lies outside the BARs. */
 function findMsix(
   name: string,
   read: (offset: number, bytes: number) => number,
@@ -274,6 +275,6 @@ function findMsix(
         found.shape.index === bar && found.shape.kind !== 'io' && BigInt(offset + size) <= found.shape.size,
     );
   if (exists(shape.table) && exists(shape.pba)) return shape;
-  note(name, 'msix', 'the MSI-X table or PBA lies in no BAR');
+  note(name, 'msix', 'the MSI-X table or PBA does not lie in a BAR');
   return undefined;
 }

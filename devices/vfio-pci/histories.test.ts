@@ -1,4 +1,4 @@
-/** Random guests: whatever they write, what they see is a function of the registers, and nothing is left behind. */
+/** Random guests: whatever they write, what they see is a function of the registers, and nothing is left over. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Fd } from '../../sys/fd.js';
@@ -13,7 +13,7 @@ const windows = [
   { kind: 'mmio', base: 0xe000_0000n, bytes: 0x4_0000n },
   { kind: 'mmio', base: 0x80_e000_0000n, bytes: 0x2_0000n },
 ] as const;
-/** An I/O range and a memory range that belong to somebody else. */
+/** An I/O range and a memory range that other devices occupy. */
 const neighbours = [
   { kind: 'pio', base: 0xc040n, bytes: 0x20n },
   { kind: 'mmio', base: 0xe001_8000n, bytes: 0x4000n },
@@ -28,7 +28,7 @@ interface Range {
 const overlap = (a: Range, b: Range): boolean =>
   a.kind === b.kind && a.base < b.base + b.bytes && b.base < a.base + a.bytes;
 
-/** The model: where the registers, read as a driver reads them, put each BAR; index 6 is the ROM. */
+/** The model: where each BAR is, by the registers as a driver reads them. Index 6 is the ROM. */
 function expectedRanges(device: VfioPciDevice): (Range & { readonly index: number })[] {
   const command = device.configRead(0x04, 2);
   const isAwake = (device.configRead(nicOffsets.pm + 4, 2) & 3) === 0;
@@ -53,7 +53,7 @@ function expectedRanges(device: VfioPciDevice): (Range & { readonly index: numbe
   const rom = BigInt(device.configRead(0x30, 4));
   const romBytes = BigInt(NIC_ROM_BYTES);
   if ((rom & 1n) !== 0n) add(6, 'mmio', rom & ~0x7ffn, romBytes, (1n << 32n) - romBytes);
-  // Who was on the bus first stays there.
+  // // The first one on the bus stays there.
   return found.filter((range) => !neighbours.some((other) => overlap(other, range)));
 }
 
@@ -82,7 +82,7 @@ function checkShown(device: VfioPciDevice, environment: FakeEnvironment): void {
   expect(environment.doorbells.bells.map(({ address }) => address)).toEqual(bells);
 }
 
-/** The interrupts the registers ask for are the only ones there are. */
+/** The only interrupts are those that the registers enable. */
 function checkInterrupts(device: VfioPciDevice, nic: ScriptedDevice, environment: FakeEnvironment): void {
   const hasMsix = (device.configRead(nicOffsets.msix + 2, 2) & 0x8000) !== 0;
   const control = device.configRead(nicOffsets.msi + 2, 2);
@@ -177,7 +177,7 @@ const configWrite = fc
   .map((write) => ({ kind: 'config' as const, ...write }));
 const memoryAccess = fc.record({
   kind: fc.constantFrom('read' as const, 'write' as const),
-  /** Where in BAR4's trapped half, wherever that is shown. */
+  /** Where BAR4's trapped half is, wherever the BAR is decoded. */
   at: fc.oneof(
     fc.integer({ min: 0, max: nicMsix.vectors * 16 }).map((offset) => nicMsix.table + offset),
     fc.integer({ min: 0x2000, max: 0x3ff8 }),
@@ -194,7 +194,7 @@ const history = fc.array(
   { maxLength: 60 },
 );
 
-/** Bits of the device's own that writes change: power state, command, status; all else is read-only. */
+/** Bits of the device that writes change: power state, command, status; all others are read-only. */
 function writableBits(): Uint8Array {
   const bits = new Uint8Array(4096);
   bits.set([0x47, 0x05], 0x04);
@@ -202,7 +202,7 @@ function writableBits(): Uint8Array {
   return bits;
 }
 
-test('whatever a guest writes, it sees what its registers say, and at the end nothing is left', () => {
+test('whatever a guest writes, it sees what its registers say, and nothing is left at the end', () => {
   const init = { configWritable: writableBits() };
   fc.assert(
     fc.property(fc.boolean(), history, (isDynamic, steps) => {

@@ -2,12 +2,13 @@ import type { Intx } from './intx.js';
 import type { Msi } from './msi.js';
 import type { Msix } from './msix.js';
 
-/** Which of its three ways of interrupting the device is to use. */
+/** The kind of interrupt that the device uses. */
 export type InterruptModeName = 'msix' | 'msi' | 'intx' | 'none';
 
 /**
- * Switches between INTx, MSI and MSI-X as the guest enables one. A device has one at a time (Linux refuses a second
- * with EINVAL), so the old one is always taken down first. With both enabled, which no driver may do, MSI-X wins.
+ * Switches between INTx, MSI and MSI-X as the guest enables them. A device uses one at a time (Linux rejects a second
+ * with EINVAL), so the current one is always stopped first. If a guest enables both MSI and MSI-X, which is invalid,
+ * MSI-X wins.
  */
 export class InterruptMode {
   readonly #intx: Intx | undefined;
@@ -25,7 +26,7 @@ export class InterruptMode {
     return this.#current;
   }
 
-  /** Makes the interrupts what the registers say. */
+  /** Makes the mode and its vectors match the registers. */
   update(): void {
     const wanted = this.#wanted();
     if (wanted === this.#current) {

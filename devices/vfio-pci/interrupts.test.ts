@@ -33,7 +33,7 @@ function openNic(scope: Scope, options: ScriptedNicOptions = {}): Bench {
   return { nic, device, environment };
 }
 
-/** Writes a vector's message, and its mask. */
+/** Writes a vector's message and mask. */
 function setVector({ environment: { mmio } }: Bench, vector: number, data: number, isMasked = false): void {
   const at = TABLE + BigInt(vector * 16);
   mmio.write32(at, 0xfee00000);
@@ -45,7 +45,7 @@ function setVector({ environment: { mmio } }: Bench, vector: number, data: numbe
 const mask = ({ environment: { mmio } }: Bench, vector: number, isMasked: boolean): void =>
   mmio.write32(TABLE + BigInt(vector * 16 + 12), isMasked ? 1 : 0);
 
-/** Messages delivered since the last look: data and count. */
+/** Messages delivered since the last call: data and count. */
 const delivered = ({ environment: { interrupts } }: Bench): [number, number][] =>
   interrupts.take().map(({ data, count }) => [data, Number(count)]);
 
@@ -59,7 +59,7 @@ const irqCalls = ({ nic }: Bench): string[] =>
   );
 
 describe('MSI-X', () => {
-  test('of a fixed set of vectors all are wired in one call at enable', () => {
+  test('a fixed set of vectors is wired in one call at enable', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     bench.nic.calls.length = 0;
@@ -75,7 +75,7 @@ describe('MSI-X', () => {
     ]);
   });
 
-  test('of a set that can grow each vector is wired when the guest begins to use it', () => {
+  test('in a set that can grow, each vector is wired when the guest first uses it', () => {
     using scope = new Scope();
     const bench = openNic(scope, { isDynamic: true });
     setVector(bench, 1, 0x51);
@@ -89,7 +89,7 @@ describe('MSI-X', () => {
     expect(bench.nic.wired()[MSIX]).toEqual([0, 1, 3]);
   });
 
-  test('with no vector in use the device is enabled all the same', () => {
+  test('a device is enabled even with no vector in use', () => {
     using scope = new Scope();
     const bench = openNic(scope, { isDynamic: true });
     bench.nic.calls.length = 0;
@@ -111,7 +111,7 @@ describe('MSI-X', () => {
     expect(bench.environment.mmio.read32(PBA)).toBe(0);
   });
 
-  test('the function mask holds every vector back', () => {
+  test('the function mask masks every vector', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     setVector(bench, 0, 0x50);
@@ -184,7 +184,7 @@ describe('MSI-X', () => {
             isFunctionMasked = !isFunctionMasked;
             bench.device.configWrite(MSIX_CONTROL, 2, isFunctionMasked ? 0xc000 : 0x8000);
           } else {
-            // Interrupts do not depend on the table being reachable.
+            // // Interrupts do not depend on whether the table is accessible.
             bench.device.configWrite(0x04, 2, 0x0004);
             bench.device.configWrite(0x04, 2, 0x0006);
           }
@@ -206,7 +206,7 @@ describe('MSI-X', () => {
     );
   });
 
-  test('a write that is no double word, or runs over the table, changes nothing', () => {
+  test('a write that is not aligned 4-byte words, or crosses the end of the table, changes nothing', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     using misuse = recordTrace(trace.guestMisuse);
@@ -235,7 +235,7 @@ describe('MSI-X', () => {
     expect(bench.environment.interrupts.take()).toMatchObject([{ address: 0xfee00000n, data: 0x77 }]);
   });
 
-  test('when the host runs out of interrupts the vectors that have one work', () => {
+  test('when the host runs out of interrupts, the vectors wired so far work', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     bench.environment.interrupts.limit = 2;
@@ -248,7 +248,7 @@ describe('MSI-X', () => {
     expect(delivered(bench)).toEqual([[0x51, 1]]);
   });
 
-  test('disabling lets all lines go', () => {
+  test('disabling releases all lines', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     bench.device.configWrite(MSIX_CONTROL, 2, 0x8000);
@@ -279,7 +279,7 @@ describe('MSI', () => {
     ]);
   });
 
-  test('a guest that wants more messages than there are gets those there are', () => {
+  test('a guest that enables more vectors than the device has gets those that exist', () => {
     using scope = new Scope();
     const bench = openNic(scope);
     enable(bench, 5);
@@ -313,7 +313,7 @@ describe('MSI', () => {
     expect(delivered(bench)).toEqual([[0x61, 1]]);
   });
 
-  test('the pending register shows 32-bit capabilities, too, and a device without masks has neither', () => {
+  test('the pending register works in a 32-bit capability, and is absent without per-vector masking', () => {
     for (const control of [0x0104, 0x0084, 0x0004]) {
       using scope = new Scope();
       const config = createScriptedNic().config.slice();
@@ -331,7 +331,7 @@ describe('MSI', () => {
     }
   });
 
-  test('a host that cannot give so many vectors is asked for fewer', () => {
+  test('if the host cannot provide that many vectors, fewer are requested', () => {
     using scope = new Scope();
     const bench = openNic(scope, {
       init: { irqs: { [MSI]: { count: 4 }, [INTX]: { count: 1 } } },
@@ -371,7 +371,7 @@ describe('INTx', () => {
     expect(bench.environment.signals.watched.has(line(bench).resamplefd)).toBe(false);
   });
 
-  test('a provider that cannot unmask by eventfd is unmasked by software, and a note says so', () => {
+  test('INTx is unmasked by software, with a note, if the provider cannot unmask by eventfd', () => {
     using scope = new Scope();
     using notes = recordTrace(trace.vfio);
     const nic = scope.own(createScriptedNic());

@@ -3,8 +3,8 @@ import type { IrqPort } from './irq-port.js';
 import { attempt, errorText, note } from './notes.js';
 
 /**
- * The interrupt pin: the device masks itself when it signals, the line stays asserted until the guest's EOI, whose
- * resample signal unmasks the device; if it still wants an interrupt it signals again.
+ * The interrupt pin. The device masks itself when it signals, and the line stays asserted until the guest's EOI, whose
+ * resample signal unmasks the device. It signals again if it still needs service.
  */
 export class Intx {
   /** I/O APIC pin. */
@@ -14,7 +14,7 @@ export class Intx {
   readonly #interrupts: Interrupts;
   readonly #signals: Signals;
   #line: LevelLine | undefined;
-  /** Listens for EOIs in the provider's place. */
+  /** Watches for EOIs if the provider cannot unmask by eventfd. */
   #watch: Disposable | undefined;
 
   constructor(name: string, gsi: number, irq: IrqPort, interrupts: Interrupts, signals: Signals) {
@@ -30,8 +30,8 @@ export class Intx {
       const line = this.#interrupts.level(this.gsi, `${this.#name} INTx`);
       this.#line = line;
       this.#irq.trigger(0, [line.eventfd]);
-      // Only after the trigger: Linux takes the unmask eventfd of an index that is in use. An EOI in between stays
-      // in the resamplefd and is seen by whoever comes to listen.
+      // // After the trigger: Linux accepts the unmask eventfd only for an index in use. An earlier EOI stays counted
+      // in the resamplefd until it is read.
       const how = this.#listenForEoi(line);
       note(this.#name, 'intx', `INTx on: pin ${this.gsi} of the I/O APIC, ${how}`);
     });
@@ -48,7 +48,7 @@ export class Intx {
     note(this.#name, 'intx', 'INTx off');
   }
 
-  /** A pin has no registers to follow. */
+  /** Does nothing: INTx has no registers to follow. */
   refresh(): void {}
 
   #listenForEoi(line: LevelLine): string {
@@ -59,7 +59,7 @@ export class Intx {
       this.#watch = this.#signals.watch(line.resamplefd, () => {
         attempt(this.#name, 'intx', () => this.#irq.unmask());
       });
-      return `unmasked by software, as the provider cannot by eventfd: ${errorText(error)}`;
+      return `unmasked by software, as the provider does not support the eventfd: ${errorText(error)}`;
     }
   }
 }

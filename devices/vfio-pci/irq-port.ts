@@ -8,7 +8,7 @@ import {
   VFIO_IRQ_SET_DATA_NONE,
 } from '../../vfio/uapi.js';
 
-/** One IRQ index of a device, and the few forms of VFIO_DEVICE_SET_IRQS that are used on it. */
+/** One IRQ index of a device, and the forms of VFIO_DEVICE_SET_IRQS used on it. */
 export class IrqPort {
   readonly info: IrqInfo;
   readonly #file: DeviceFile;
@@ -18,7 +18,7 @@ export class IrqPort {
     this.info = info;
   }
 
-  /** The index, or undefined if the device has none of it (Linux answers EINVAL for some). */
+  /** Opens the index; undefined if the device does not have it (Linux reports EINVAL for some). */
   static open(file: DeviceFile, numIrqs: number, index: number): IrqPort | undefined {
     if (index >= numIrqs) return undefined;
     try {
@@ -30,25 +30,25 @@ export class IrqPort {
     }
   }
 
-  /** Lets the device signal `fds` for its interrupts from `start`; -1 for none. @throws SysError as SET_IRQS */
+  /** Wires `fds` as triggers of the vectors from `start`; -1 wires none. @throws SysError as SET_IRQS */
   trigger(start: number, fds: readonly number[]): void {
     const flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
     this.#file.setIrqs({ index: this.info.index, flags, start, count: fds.length, data: fds });
   }
 
-  /** Lets the device unmask its pin whenever `fd` is signalled. @throws SysError ENOTTY if the provider cannot */
+  /** Makes the provider unmask INTx whenever `fd` is signalled. @throws SysError ENOTTY if it cannot */
   unmaskBy(fd: number): void {
     const flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
     this.#file.setIrqs({ index: this.info.index, flags, start: 0, count: 1, data: [fd] });
   }
 
-  /** Unmasks the pin once. */
+  /** Unmasks INTx once. */
   unmask(): void {
     const flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK;
     this.#file.setIrqs({ index: this.info.index, flags, start: 0, count: 1 });
   }
 
-  /** Takes all eventfds of the index away. */
+  /** Unwires all eventfds and disables the index. */
   disable(): void {
     const flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
     this.#file.setIrqs({ index: this.info.index, flags, start: 0, count: 0 });

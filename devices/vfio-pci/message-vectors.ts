@@ -10,9 +10,9 @@ interface Vector {
 }
 
 /**
- * The vectors of MSI or MSI-X while one of them is enabled: a line each into the guest, whose eventfd the device has.
- * A masked vector keeps its line, so that what the device signals meanwhile is delivered at unmask. Failures of the
- * host are noted: the vector stays silent, as a guest cannot be told.
+ * The vectors of MSI or MSI-X while it is enabled. Each has a line into the guest, whose eventfd the provider signals.
+ * A masked vector keeps its line, so that interrupts raised meanwhile are delivered at unmask. If the host fails a
+ * request, that is noted and the vector stays silent: there is no way to report it to the guest.
  */
 export class MessageVectors {
   readonly #name: string;
@@ -29,12 +29,12 @@ export class MessageVectors {
     this.#interrupts = interrupts;
   }
 
-  /** VFIO_IRQ_INFO_NORESIZE: what is not wired by {@link start} cannot be wired later. */
+  /** VFIO_IRQ_INFO_NORESIZE: vectors that {@link start} does not wire cannot be added later. */
   get isFixed(): boolean {
     return (this.#irq.info.flags & VFIO_IRQ_INFO_NORESIZE) !== 0;
   }
 
-  /** As people write it. */
+  /** The name in notes. */
   get #label(): string {
     return this.#what === 'msix' ? 'MSI-X' : 'MSI';
   }
@@ -44,8 +44,8 @@ export class MessageVectors {
   }
 
   /**
-   * Wires vectors 0 to `count` - 1 in one SET_IRQS, which is what enables the device's interrupts: those that are
-   * not `wanted` without an eventfd. A host that cannot give so many is asked for half, and so on.
+   * Wires vectors 0 to `count` - 1 in one SET_IRQS, which also enables the device's interrupts. Vectors that are not
+   * `wanted` get no eventfd. If the host cannot provide that many, retries with half, and so on.
    */
   start(count: number, wanted: (vector: number) => boolean): void {
     this.#vectors = new Array(Math.min(count, this.#irq.info.count)).fill(undefined);
@@ -62,7 +62,7 @@ export class MessageVectors {
     );
   }
 
-  /** Wires one more vector while started; nothing if it is wired. */
+  /** Wires one more vector while started. Does nothing if it is wired already. */
   add(vector: number): void {
     if (this.#vectors[vector] !== undefined || vector >= this.#irq.info.count) return;
     const fd = this.#createLine(vector);
@@ -71,7 +71,7 @@ export class MessageVectors {
     if (isWired) note(this.#name, this.#what, `${this.#label} vector ${vector}: irqfd added`);
   }
 
-  /** Unmasked: interrupts of the vector send this message. */
+  /** Unmasks the vector: its interrupts send this message. */
   deliver(vector: number, address: bigint, data: number): void {
     const found = this.#vectors[vector];
     if (found === undefined) return;
@@ -81,7 +81,7 @@ export class MessageVectors {
     attempt(this.#name, this.#what, () => found.line.open(address, data));
   }
 
-  /** Masked: interrupts wait. */
+  /** Masks the vector: its interrupts stay pending. */
   hold(vector: number): void {
     const line = this.#vectors[vector]?.line;
     if (line?.isOpen) attempt(this.#name, this.#what, () => line.close());
@@ -92,7 +92,7 @@ export class MessageVectors {
     return line !== undefined && !line.isOpen && line.isPending();
   }
 
-  /** Disables the device's interrupts; what was held back is gone. */
+  /** Disables the device's interrupts. Pending ones are dropped. */
   stop(): void {
     if (!this.#isStarted) return;
     this.#isStarted = false;
@@ -104,7 +104,7 @@ export class MessageVectors {
     note(this.#name, this.#what, `${this.#label} off`);
   }
 
-  /** Returns the new line's eventfd, or -1. */
+  /** Creates a vector's line. Returns its eventfd, or -1 if that fails. */
   #createLine(vector: number): number {
     let fd = -1;
     attempt(this.#name, this.#what, () => {

@@ -1,4 +1,4 @@
-/** MSI: PCI Local Bus 3.0 section 6.8.1. */
+/** MSI. @see PCI Local Bus 3.0, section 6.8.1 */
 import type { Interrupts } from '../contracts.js';
 import type { ConfigSpace } from '../pci/config-space.js';
 import {
@@ -20,12 +20,12 @@ import {
 import type { IrqPort } from './irq-port.js';
 import { MessageVectors } from './message-vectors.js';
 
-/** The MSI capability's registers, and the vectors they enable. */
+/** The MSI capability's registers and its vectors. */
 export class Msi {
   readonly #space: ConfigSpace;
   readonly #at: number;
   readonly #vectors: MessageVectors;
-  /** Vectors wired since {@link start}. */
+  /** Vectors wired by {@link start}. */
   #count = 0;
 
   /** @param offset of the capability in `space` */
@@ -43,21 +43,21 @@ export class Msi {
     return (this.#flags & PCI_MSI_FLAGS_ENABLE) !== 0;
   }
 
-  /** A guest that enables more messages than the device can send gets those it can. */
+  /** A guest that enables more vectors than the device has gets all that it has. */
   get #enabledCount(): number {
     const flags = this.#flags;
     const enabled = (flags & PCI_MSI_FLAGS_QSIZE) >> 4;
     return 1 << Math.min(enabled, (flags & PCI_MSI_FLAGS_QMASK) >> 1);
   }
 
-  /** On the capability's enable bit. */
+  /** Wires the vectors; called when the enable bit is set. */
   start(): void {
     this.#count = this.#enabledCount;
     this.#vectors.start(this.#count, () => true);
     this.refresh();
   }
 
-  /** Follows message, masks and number of vectors. */
+  /** Applies changes of the message, the masks and the number of vectors. */
   refresh(): void {
     if (this.#count !== this.#enabledCount) {
       this.stop();
@@ -74,7 +74,7 @@ export class Msi {
         ? 0
         : this.#space.read(this.#at + (is64 ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32), 4);
     for (let vector = 0; vector < this.#count; vector++) {
-      // The device tells its vectors apart by the message's low bits.
+      // // The vector number replaces the low bits of the data.
       if (((masks >>> vector) & 1) !== 0) this.#vectors.hold(vector);
       else this.#vectors.deliver(vector, address, (data & ~(this.#count - 1)) | vector);
     }
@@ -85,7 +85,7 @@ export class Msi {
     this.#vectors.stop();
   }
 
-  /** Brings the pending bits up to date, before a guest reads `bytes` at `offset`. */
+  /** Updates the pending bits before a guest's read that includes them. */
   refreshPending(offset: number, bytes: number): void {
     const flags = this.#flags;
     if ((flags & PCI_MSI_FLAGS_MASKBIT) === 0) return;

@@ -1,4 +1,4 @@
-/** MSI-X: PCI Local Bus 3.0 section 6.8.2. */
+/** MSI-X. @see PCI Local Bus 3.0, section 6.8.2 */
 import type { Interrupts } from '../contracts.js';
 import type { ConfigSpace } from '../pci/config-space.js';
 import {
@@ -18,19 +18,19 @@ import type { IrqPort } from './irq-port.js';
 import { MessageVectors } from './message-vectors.js';
 import { noteMisuse } from './notes.js';
 
-/** Part of one of the device's BARs. */
+/** An area of one of the device's BARs. */
 export interface PlacedArea extends BarArea {
   readonly bar: number;
 }
 
-/** What the MSI-X capability says. */
+/** Contents of the MSI-X capability. */
 export interface MsixShape {
   readonly vectors: number;
   readonly table: PlacedArea;
   readonly pba: PlacedArea;
 }
 
-/** Reads the capability at `offset` of the device's configuration space. */
+/** Decodes the capability at `offset` in the device's configuration space. */
 export function readMsixShape(read: ConfigReader, offset: number): MsixShape {
   const vectors = (read(offset + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_QSIZE) + 1;
   const area = (register: number, size: number): PlacedArea => {
@@ -51,9 +51,8 @@ const DATA = 2;
 const VECTOR_CTRL = 3;
 
 /**
- * The table and pending bits as a guest sees them; the device's own are the provider's business. A vector gets its
- * eventfd when the guest first shows that it will use it, by a message or by unmasking it; of a device whose set of
- * vectors is fixed, all get one at enable.
+ * The emulated MSI-X table and PBA; the provider manages the device's own. A vector gets its eventfd when the guest
+ * first uses it, by writing a message or unmasking it. If the device's set of vectors is fixed, all get one at enable.
  */
 export class Msix {
   readonly shape: MsixShape;
@@ -87,7 +86,7 @@ export class Msix {
     return (this.#space.read(this.#control, 2) & PCI_MSIX_FLAGS_ENABLE) !== 0;
   }
 
-  /** The table as after power-on: every vector masked. */
+  /** Resets the table to its power-on state: every vector masked. */
   reset(): void {
     this.#words.fill(0);
     for (let i = VECTOR_CTRL; i < this.#words.length; i += WORDS) {
@@ -95,7 +94,7 @@ export class Msix {
     }
   }
 
-  /** Wires the vectors that the table has in use, or all; on the capability's enable bit. */
+  /** Wires all vectors, or those that the table uses; called when the enable bit is set. */
   start(): void {
     const { vectors } = this.shape;
     let end = 1;
@@ -105,7 +104,7 @@ export class Msix {
     this.refresh();
   }
 
-  /** Follows the function mask. */
+  /** Applies the function mask. */
   refresh(): void {
     if (!this.#vectors.isStarted) return;
     for (let vector = 0; vector < this.shape.vectors; vector++) this.#refreshVector(vector);
@@ -115,12 +114,12 @@ export class Msix {
     this.#vectors.stop();
   }
 
-  /** A guest's read at `offset` into the table. */
+  /** A guest's read of the table. */
   readTable(offset: number, data: Uint8Array): void {
     for (let i = 0; i < data.length; i++) data[i] = this.#bytes[offset + i] ?? 0xff;
   }
 
-  /** A guest's write at `offset` into the table: whole double words only, as the specification demands. */
+  /** A guest's write to the table. Only aligned multiples of 4 bytes are valid, by the specification. */
   writeTable(offset: number, data: Uint8Array): void {
     if (offset % 4 !== 0 || data.length % 4 !== 0 || offset + data.length > this.#bytes.length) {
       noteMisuse(this.#name, 'msix', `table write of ${data.length} bytes at 0x${offset.toString(16)}`);
@@ -134,7 +133,7 @@ export class Msix {
     }
   }
 
-  /** A guest's read at `offset` into the pending bits. */
+  /** A guest's read of the PBA. */
   readPba(offset: number, data: Uint8Array): void {
     for (let i = 0; i < data.length; i++) {
       let byte = 0;

@@ -1,7 +1,7 @@
-/** What an assigned device tells about itself: the steps of attaching, and what went wrong since. */
+/** Notes of an assigned device: the steps of attaching, and later failures. */
 import { trace } from '../../sys/trace.js';
 
-/** What a note is about. */
+/** The subject of a note. */
 export type NoteSubject =
   | 'open'
   | 'reset'
@@ -16,12 +16,12 @@ export type NoteSubject =
   | 'access'
   | 'close';
 
-/** Publishes `{ what, device, text }`, the text for a person. */
+/** Publishes `{ what, device, text }` on trace.vfio; `text` is for display. */
 export function note(device: string, what: NoteSubject, text: string): void {
   if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, device, text });
 }
 
-/** Publishes what a guest did that no driver should. */
+/** Publishes a guest action that no correct driver performs, on trace.guestMisuse. */
 export function noteMisuse(device: string, what: NoteSubject, text: string): void {
   if (trace.guestMisuse.hasSubscribers) trace.guestMisuse.publish({ device, what, text });
 }
@@ -29,8 +29,8 @@ export function noteMisuse(device: string, what: NoteSubject, text: string): voi
 export const errorText = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 /**
- * Runs `action`, which asks the provider for something while a guest waits (or while all is being closed): a failure
- * becomes a note. Returns whether it succeeded.
+ * Runs `action`, a request to the provider during a guest's access or during close: a failure becomes a note. Returns
+ * whether it succeeded.
  */
 export function attempt(device: string, what: NoteSubject, action: () => void): boolean {
   try {
@@ -42,7 +42,7 @@ export function attempt(device: string, what: NoteSubject, action: () => void): 
   }
 }
 
-/** `16 KiB`: exact, in the largest unit that has no fraction. */
+/** `16 KiB`: exact, in the largest unit without a fraction. */
 export function formatBytes(bytes: bigint | number): string {
   let value = BigInt(bytes);
   for (const unit of ['bytes', 'KiB', 'MiB', 'GiB']) {

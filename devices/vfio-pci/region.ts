@@ -10,8 +10,8 @@ import type { BarArea } from './bar-layout.js';
 import { errorText, note } from './notes.js';
 
 /**
- * One region of the device file, as a trapped access meets it: what fails or does not exist reads as all-ones and
- * swallows writes. Accesses allocate nothing unless they fail or run over the region's end.
+ * One region of the device file, for trapped accesses. Reads that fail or have no region behind them return all-ones;
+ * such writes are ignored. Allocates nothing unless an access fails or crosses the region's end.
  */
 export class Region {
   readonly info: RegionInfo;
@@ -28,7 +28,7 @@ export class Region {
     this.#canWrite = (info.flags & VFIO_REGION_INFO_FLAG_WRITE) !== 0;
   }
 
-  /** @throws SysError EINVAL for an index that is not there */
+  /** @throws SysError EINVAL if there is no such index */
   static open(device: string, file: DeviceFile, index: number): Region {
     return new Region(device, file, file.getRegionInfo(index));
   }
@@ -37,7 +37,7 @@ export class Region {
     return this.info.size;
   }
 
-  /** Areas that can be mapped; undefined if the region does not say (then: all, if it can be mapped at all). */
+  /** The areas that can be mapped; undefined without VFIO_REGION_INFO_CAP_SPARSE_MMAP. */
   get sparseAreas(): readonly BarArea[] | undefined {
     return sparseAreas(this.info);
   }

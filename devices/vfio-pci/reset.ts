@@ -17,7 +17,7 @@ import { note } from './notes.js';
 
 const NOBODY = 0xffff;
 
-/** Stops the device's decoding and DMA, and wakes it up (D0), so that a reset finds it in a state to take one. */
+/** Prepares the device for a reset: disables decoding and DMA, and moves it to power state D0. */
 export function quiesce(config: DeviceConfig): void {
   const power = walkCapabilities((offset, bytes) => config.read(offset, bytes)).find(
     ({ id }) => id === PCI_CAP_ID_PM,
@@ -32,9 +32,9 @@ export function quiesce(config: DeviceConfig): void {
 }
 
 /**
- * Resets the device (VFIO_DEVICE_RESET: Linux chooses function level, power management or bus reset). One that cannot
- * be reset is used as it is, and a note says so.
- * @throws SysError of the reset if it fails; EIO if the device does not answer any more
+ * Resets the device with VFIO_DEVICE_RESET (Linux chooses a function level, power management or bus reset). A device
+ * without a reset is used as it is, with a note.
+ * @throws SysError of the failed reset; EIO if the device no longer responds
  */
 export function resetDevice(name: string, file: DeviceFile, config: DeviceConfig): void {
   quiesce(config);
@@ -54,6 +54,6 @@ export function resetDevice(name: string, file: DeviceFile, config: DeviceConfig
     call: 'read',
     target: `configuration space of ${name}`,
     errno: errno.EIO,
-    hint: 'it reads all-ones: the device is gone, asleep (D3cold) or hung after its reset; power it off and on',
+    hint: 'it reads all-ones: the device was removed, is in D3cold, or hung after its reset; power-cycle it',
   });
 }

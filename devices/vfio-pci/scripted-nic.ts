@@ -1,4 +1,4 @@
-/** A network card with all a card can have, for tests. */
+/** A scripted network card with every feature a card can have, for tests. */
 import {
   type RegionIoEventFd,
   VFIO_IRQ_INFO_AUTOMASKED,
@@ -37,7 +37,7 @@ import {
 } from '../pci/pci-regs.js';
 import { ScriptedDevice, type ScriptedDeviceInit } from './testing.js';
 
-/** Where {@link createScriptedNic} has its capabilities. */
+/** Offsets of the capabilities of {@link createScriptedNic}. */
 export const nicOffsets = { pm: 0x40, msi: 0x48, exp: 0x60, msix: 0x9c, sriov: 0x160 } as const;
 /** Its MSI-X table and PBA, both in BAR4. */
 export const nicMsix = { bar: 4, table: 0x2000, pba: 0x3000, vectors: 5 } as const;
@@ -52,7 +52,7 @@ export const NIC_ROM_BYTES = 0x10000;
 export interface ScriptedNicOptions {
   /** In BAR4. */
   readonly ioFds?: readonly RegionIoEventFd[];
-  /** MSI-X vectors can be added one by one. */
+  /** MSI-X vectors can be added after enable. */
   readonly isDynamic?: boolean;
   readonly init?: Partial<ScriptedDeviceInit>;
 }
@@ -71,7 +71,7 @@ function nicConfig(): Uint8Array<ArrayBuffer> {
 
   const words = (...values: number[]): Uint8Array => new Uint8Array(new Uint16Array(values).buffer);
   space.addCapability(PCI_CAP_ID_PM, words(0xc803, 0x0003, 0), nicOffsets.pm);
-  // Four messages, 64-bit, maskable.
+  // // Four messages, 64-bit, maskable.
   space.addCapability(PCI_CAP_ID_MSI, words(0x0184, ...new Array(10).fill(0)), nicOffsets.msi);
   const express = new Uint8Array(0x3a);
   const view = new DataView(express.buffer);
@@ -96,7 +96,7 @@ function nicConfig(): Uint8Array<ArrayBuffer> {
   return space.values;
 }
 
-/** Its BAR0 can be mapped, its BAR4 but for the MSI-X table; a ROM; all five kinds of interrupts. */
+/** BAR0 can be mapped, and BAR4 except the MSI-X table; it has a ROM and all five kinds of interrupts. */
 export function createScriptedNic(options: ScriptedNicOptions = {}): ScriptedDevice {
   const flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
   const message = VFIO_IRQ_INFO_EVENTFD | (options.isDynamic ? 0 : VFIO_IRQ_INFO_NORESIZE);

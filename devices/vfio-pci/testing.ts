@@ -1,4 +1,4 @@
-/** A VFIO device that does what it is told. */
+/** A VFIO device scripted by a test. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { signalEventfd } from '../../sys/eventfd.js';
@@ -32,26 +32,26 @@ import {
 
 export interface ScriptedRegion {
   readonly size: number;
-  /** VFIO_REGION_INFO_FLAG_ bits; read and write if absent. */
+  /** VFIO_REGION_INFO_FLAG_… bits; read and write by default. */
   readonly flags?: number;
   readonly capabilities?: readonly RegionCapability[];
   readonly ioFds?: readonly RegionIoEventFd[];
 }
 
 export interface ScriptedDeviceInit {
-  /** Bytes of configuration space, 256 or 4096: what reads give. */
+  /** Contents of configuration space, 256 or 4096 bytes. */
   readonly config: Uint8Array;
-  /** Bits of {@link ScriptedDeviceInit.config} that writes change; all if absent. */
+  /** Bits of {@link ScriptedDeviceInit.config} that are writable; all by default. */
   readonly configWritable?: Uint8Array;
   /** By region index. */
   readonly regions?: Readonly<Record<number, ScriptedRegion>>;
   /** By IRQ index. */
   readonly irqs?: Readonly<Record<number, { readonly count: number; readonly flags?: number }>>;
-  /** Without VFIO_DEVICE_FLAGS_RESET, and ENOTTY. */
+  /** Clears VFIO_DEVICE_FLAGS_RESET and fails a reset with ENOTTY. */
   readonly hasNoReset?: boolean;
 }
 
-/** One call that a {@link ScriptedDevice} has had. */
+/** A recorded call on a {@link ScriptedDevice}. */
 export type DeviceCall =
   | { readonly call: 'read' | 'write'; readonly region: number; readonly at: number; readonly bytes: number }
   | { readonly call: 'setIrqs'; readonly set: IrqSet }
@@ -61,17 +61,18 @@ export type DeviceCall =
 const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 
 /**
- * A device file whose regions are plain memory. It keeps vfio-pci's rules of interrupts: one kind at a time, a fixed
- * set does not grow; and refuses, by `failures`, what the test wants refused. Unmasking is for the test to ask for.
+ * A device file whose regions are plain memory. It follows vfio-pci's interrupt rules: one kind at a time, and a fixed
+ * set does not grow. It fails the calls in `failures`. It does not act on unmask requests: tests read them from
+ * `calls`.
  */
 export class ScriptedDevice implements DeviceFile {
   readonly target = 'scripted device';
   readonly calls: DeviceCall[] = [];
-  /** Calls that fail, with what. */
+  /** Calls to fail, with their errno. */
   readonly failures = new Map<DeviceCall['call'] | 'unmaskBy', keyof typeof errno>();
   readonly #init: ScriptedDeviceInit;
   readonly #memory = new Map<number, Uint8Array>();
-  /** Per IRQ index, the eventfds in use. */
+  /** Wired eventfds by IRQ index. */
   readonly #triggers = new Map<number, (Fd | undefined)[]>();
 
   constructor(init: ScriptedDeviceInit) {
@@ -82,7 +83,7 @@ export class ScriptedDevice implements DeviceFile {
     }
   }
 
-  /** A region's bytes; those of mapped parts are elsewhere. */
+  /** A region's bytes; mapped parts have memory of their own. */
   region(index: number): Uint8Array {
     return this.#memory.get(index) ?? new Uint8Array(0);
   }
@@ -91,7 +92,7 @@ export class ScriptedDevice implements DeviceFile {
     return this.region(VFIO_PCI_CONFIG_REGION_INDEX);
   }
 
-  /** The IRQ indexes in use, each with its wired vectors. */
+  /** The vectors wired per IRQ index. */
   wired(): Record<number, number[]> {
     const wired: Record<number, number[]> = {};
     for (const [index, fds] of this.#triggers) {
@@ -100,7 +101,7 @@ export class ScriptedDevice implements DeviceFile {
     return wired;
   }
 
-  /** The device wants to interrupt; false if nobody has wired that vector. */
+  /** Raises an interrupt. Returns false if the vector is not wired. */
   fire(index: number, vector = 0): boolean {
     const fd = this.#triggers.get(index)?.[vector];
     if (fd !== undefined) signalEventfd(fd.number);

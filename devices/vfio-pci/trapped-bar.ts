@@ -6,7 +6,7 @@ import type { Region } from './region.js';
 const contains = (area: BarArea | undefined, offset: number): area is BarArea =>
   area !== undefined && offset >= area.offset && offset < area.offset + area.size;
 
-/** A BAR as trapped accesses meet it: the MSI-X table and PBA, and the device's region for the rest. */
+/** Handles a BAR's trapped accesses: MSI-X for its table and PBA, the device's region for the rest. */
 export class TrappedBar implements BusDevice {
   readonly name: string;
   readonly #region: Region;
@@ -19,7 +19,7 @@ export class TrappedBar implements BusDevice {
     this.#region = region;
   }
 
-  /** Lets MSI-X answer where its table and PBA lie in this BAR. */
+  /** Forwards accesses to the MSI-X table and PBA in this BAR to `msix`. */
   attach(msix: Msix, bar: number): void {
     const { table, pba } = msix.shape;
     this.#msix = msix;
@@ -35,7 +35,7 @@ export class TrappedBar implements BusDevice {
 
   write(offset: number, data: Uint8Array): void {
     if (contains(this.#table, offset)) this.#msix?.writeTable(offset - this.#table.offset, data);
-    // Pending bits are read-only.
+    // // Pending bits are read-only.
     else if (!contains(this.#pba, offset)) this.#region.write(offset, data);
   }
 }

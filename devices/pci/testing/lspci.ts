@@ -3,10 +3,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** Whether there is an lspci, which knows nothing of us, to decode configuration space. */
+/** Whether lspci is installed: an independent decoder of configuration space. */
 export const hasLspci = spawnSync('lspci', ['--version']).error === undefined;
 
-/** What lspci says of a function, in numbers. @throws Error if it cannot read it */
+/** Decodes a function's configuration space with `lspci -nvv`. @throws Error if lspci fails */
 export function lspci(space: Uint8Array): string {
   const lines = Array.from({ length: space.length / 16 }, (_, i) => {
     const bytes = Array.from(space.subarray(16 * i, 16 * i + 16), (byte) =>
