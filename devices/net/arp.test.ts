@@ -4,19 +4,19 @@ import { openResponder, replyTo } from './testing/wire.js';
 
 const REPLY = { kind: 'arp', operation: 2, senderMac: PEER_MAC, senderIp: PEER, targetMac: GUEST_MAC };
 
-test('a request for the host is answered to the one who asked', () => {
+test('a request for the host is answered to its sender', () => {
   using port = openResponder();
   const reply = replyTo(port, 'arp', arp());
   expect(reply.to).toBe(GUEST_MAC);
   expect(reply.body).toEqual({ ...REPLY, targetIp: GUEST });
 });
 
-test('a request sent to the host alone, as a cache does to refresh, is answered too', () => {
+test('a unicast request, as for a cache refresh, is answered too', () => {
   using port = openResponder();
   expect(replyTo(port, 'arp', arp({ to: PEER_MAC })).body).toEqual({ ...REPLY, targetIp: GUEST });
 });
 
-test('a probe for the host address is told that it is taken', () => {
+test('a probe for the host’s address is answered, so that it counts as taken', () => {
   using port = openResponder();
   expect(replyTo(port, 'arp', arp({ senderIp: '0.0.0.0' })).body).toEqual({ ...REPLY, targetIp: '0.0.0.0' });
 });

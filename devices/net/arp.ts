@@ -13,7 +13,7 @@ const SENDER_MAC = ETH_HLEN + 8;
 const SENDER_IP = ETH_HLEN + 14;
 const TARGET_IP = ETH_HLEN + 24;
 
-/** Answers requests for the host's address, probes (RFC 5227, sender 0.0.0.0) included. @see RFC 826 */
+/** Answers ARP requests for the host's address, including probes (RFC 5227, sender 0.0.0.0). @see RFC 826 */
 export function answerArp(frame: Uint8Array, length: number, queue: FrameQueue): Verdict {
   if (length < ETH_HLEN + ARP_BYTES) return 'malformed';
   const isIpv4OverEthernet =

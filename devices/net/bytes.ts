@@ -1,5 +1,5 @@
-// Big-endian access to private copies of frames. Out-of-range reads give 0 and writes go nowhere, as typed arrays do;
-// callers still check lengths, because a 0 read past the end would be a wrong answer.
+// // Big-endian access to private copies of frames. Out-of-range reads return 0 and out-of-range writes are ignored, as
+// with typed arrays. Callers still check lengths: a 0 read past the end would be a wrong value.
 
 /** Reads a big-endian 16-bit number. */
 export function get16(bytes: Uint8Array, at: number): number {
@@ -25,10 +25,10 @@ export function put32(bytes: Uint8Array, at: number, value: number): void {
   bytes[at + 3] = value;
 }
 
-/** Below this a loop beats the view that TypedArray.set needs. */
+/** Below this size, a loop is faster than creating the view that TypedArray.set needs. */
 const LOOP_BYTES = 64;
 
-/** Copies `length` bytes of `source` from `from` to `target` at `at`; the caller has checked both ranges. */
+/** Copies `length` bytes of `source` at `from` to `target` at `at`. The caller checks both ranges. */
 export function copyBytes(
   target: Uint8Array,
   at: number,

@@ -1,8 +1,8 @@
 import { get16 } from './bytes.js';
 
 /**
- * Adds bytes `start`..`end` to an unfolded ones' complement sum, an odd last byte counting as the high half
- * of a word. Stays below 2^31 for anything up to a jumbo frame, so V8 keeps it in a register.
+ * Adds bytes `start`..`end` to an unfolded ones' complement sum; an odd last byte is the high half of a word. The sum
+ * stays below 2^31 for anything up to a jumbo frame, so V8 keeps it in a register.
  * @see RFC 1071
  */
 export function addBytes(sum: number, bytes: Uint8Array, start: number, end: number): number {
@@ -18,7 +18,7 @@ export function addBytes(sum: number, bytes: Uint8Array, start: number, end: num
   return total;
 }
 
-/** Unfolded sum of the pseudo header that UDP and TCP checksums cover. RFC 768, RFC 9293 section 3.1. */
+/** Unfolded sum of the pseudo header covered by UDP and TCP checksums. @see RFC 768, RFC 9293 section 3.1 */
 export function pseudoHeaderSum(
   source: number,
   destination: number,
@@ -30,22 +30,22 @@ export function pseudoHeaderSum(
   );
 }
 
-/** Folds a sum to 16 bits. Over data that carries its own correct checksum the result is 0xffff. */
+/** Folds a sum to 16 bits. The result is 0xffff over data that includes its own correct checksum. */
 export function fold(sum: number): number {
   let folded = (sum >>> 16) + (sum & 0xffff);
   folded = (folded >>> 16) + (folded & 0xffff);
   return folded;
 }
 
-/** The checksum field for a sum taken with that field as zero. */
+/** The checksum field for a sum computed with that field as zero. */
 export function checksum(sum: number): number {
   return ~fold(sum) & 0xffff;
 }
 
 /**
- * The checksum field, found at `at`, after one 16-bit word under it changed from `before` to `after`. Adds
- * the complement instead of complementing a sum, so that data which became all zeros gets ffff, not 0. RFC
- * 1624, equation 4.
+ * Updates the checksum field at `at` for one 16-bit word that changed from `before` to `after`. Adds the complement
+ * instead of complementing the sum, so that all-zero data yields ffff, not 0.
+ * @see RFC 1624, equation 4
  */
 export function adjustChecksum(bytes: Uint8Array, at: number, before: number, after: number): number {
   return fold(get16(bytes, at) + before + (~after & 0xffff));

@@ -51,7 +51,7 @@ test('DISCOVER is offered 10.0.2.15 with mask, router, DNS, MTU and a day of lea
   });
 });
 
-test('an offer carries nothing of the frames before it', () => {
+test('an offer contains nothing of earlier frames', () => {
   using port = openResponder();
   for (let i = 0; i < 256; i++) port.transmit([icmpEcho(new Uint8Array(1472).fill(0xff))]);
   drain(port);
@@ -61,7 +61,7 @@ test('an offer carries nothing of the frames before it', () => {
   expect(drain(port)).toEqual(drain(fresh));
 });
 
-test('a client that cannot hear unicast yet is answered by broadcast', () => {
+test('a client that cannot receive unicast yet is answered by broadcast', () => {
   expect(answer(dhcp(DISCOVER, { flags: 0x8000 }))).toMatchObject({
     to: BROADCAST,
     destination: '255.255.255.255',
@@ -82,10 +82,10 @@ test('a client identifier of any length comes back, within the smallest MTU', ()
 test.each<[string, DhcpFields, number]>([
   ['for the offer', { dhcpOptions: { 50: ip(GUEST), 54: ip(PEER) } }, ACK],
   ['after a reboot, for the address it had', { dhcpOptions: { 50: ip(GUEST) } }, ACK],
-  ['after a reboot, for an address of elsewhere', { dhcpOptions: { 50: ip('192.168.1.7') } }, NAK],
-  ['for another address than offered', { dhcpOptions: { 50: ip('10.0.2.16'), 54: ip(PEER) } }, NAK],
+  ['after a reboot, for an address of another network', { dhcpOptions: { 50: ip('192.168.1.7') } }, NAK],
+  ['for an address other than the one offered', { dhcpOptions: { 50: ip('10.0.2.16'), 54: ip(PEER) } }, NAK],
   ['to renew', { ciaddr: GUEST, source: GUEST, destination: PEER, to: PEER_MAC }, ACK],
-  ['to renew what was never leased', { ciaddr: '10.0.2.99' }, NAK],
+  ['to renew an address that was never leased', { ciaddr: '10.0.2.99' }, NAK],
 ])('REQUEST %s', (_, fields, type) => {
   const reply = answer(dhcp(REQUEST, fields));
   expect(reply.options[53]).toEqual(Uint8Array.of(type));
@@ -97,7 +97,7 @@ test.each<[string, DhcpFields, number]>([
   }
 });
 
-test('INFORM is told the parameters at its own address, without a lease', () => {
+test('INFORM gets the parameters at its own address, without a lease', () => {
   const reply = answer(dhcp(INFORM, { ciaddr: '10.0.2.77', source: '10.0.2.77' }));
   const { 51: _, ...parameters } = LEASE_OPTIONS;
   expect(reply).toMatchObject({ destination: '10.0.2.77', ciaddr: '10.0.2.77', yiaddr: '0.0.0.0' });
@@ -135,6 +135,6 @@ test.each<[string, number, DhcpFields, string]>([
   expect(port.counters).toMatchObject({ [counter]: 1 });
 });
 
-test('pad bytes between options are skipped, and a missing end mark is forgiven', () => {
+test('pad bytes between options are skipped, and a missing end mark is tolerated', () => {
   expect(answer(dhcp(DISCOVER, raw(0, 0, 53, 1, 1, 0))).options[53]).toEqual(Uint8Array.of(OFFER));
 });

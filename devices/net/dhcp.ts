@@ -14,7 +14,7 @@ const HTYPE_ETHERNET = 1;
 const BROADCAST_FLAG = 0x8000;
 const MAGIC_COOKIE = 0x63825363;
 
-// Offsets in a message, RFC 2131 section 2.
+// // Offsets in a message. RFC 2131, section 2.
 const XID = 4;
 const FLAGS = 10;
 const CIADDR = 12;
@@ -23,7 +23,7 @@ const GIADDR = 24;
 const CHADDR = 28;
 const COOKIE = 236;
 const OPTIONS = 240;
-/** BOOTP's fixed size; some clients refuse less. RFC 1542, 2.1. */
+/** BOOTP's fixed size; some clients reject shorter messages. @see RFC 1542, section 2.1 */
 const LEAST_BYTES = 300;
 
 // Option codes, RFC 2132.
@@ -47,22 +47,21 @@ const DHCPACK = 5;
 const DHCPNAK = 6;
 const DHCPINFORM = 8;
 
-/** A day. Nothing is kept per lease, so it only sets how often the guest asks again. */
+/** One day. The server keeps no lease state, so this only sets how often the guest renews. */
 const LEASE_SECONDS = 86_400;
 
 interface Request {
   readonly type: number;
   readonly requestedIp: number | undefined;
   readonly serverId: number | undefined;
-  /** Place of the client identifier's length byte in the frame, or -1. */
+  /** Offset of the client identifier's length byte in the frame, or -1. */
   readonly clientIdAt: number;
 }
 
 /**
- * Answers a DHCP message with the one lease there is. The wire has one station, so the server keeps no table:
- * whoever asks is given the guest's address, a changed MAC included, and RELEASE and DECLINE need no action.
- * Only the options field is read, not an overload into `sname` and `file`, and relayed messages (giaddr set)
- * are not answered.
+ * Answers a DHCP message with the one lease there is. The wire has a single station, so the server keeps no table:
+ * every client gets the guest's address, whatever its MAC, and RELEASE and DECLINE need no action. Options overloaded
+ * into `sname` and `file` are not read, and relayed messages (giaddr set) are not answered.
  * @see RFC 2131 section 4.3, RFC 6842 (client identifier in replies)
  */
 export function answerDhcp(packet: Ipv4Packet, queue: FrameQueue, mtu: number): Verdict {
@@ -82,7 +81,7 @@ export function answerDhcp(packet: Ipv4Packet, queue: FrameQueue, mtu: number): 
   return 'taken';
 }
 
-/** Undefined if an option runs past the end, has the wrong length, or there is no message type. */
+/** Undefined if an option runs past the end or has a wrong length, or the message type is missing. */
 function parseOptions(frame: Uint8Array, start: number, end: number): Request | undefined {
   let type = 0;
   let requestedIp: number | undefined;
@@ -118,7 +117,7 @@ function parseOptions(frame: Uint8Array, start: number, end: number): Request | 
   return type === 0 ? undefined : { type, requestedIp, serverId, clientIdAt };
 }
 
-/** The reply's message type, undefined for silence. RFC 2131, table 4 and 4.3.2. */
+/** The reply's message type; undefined to send none. @see RFC 2131, table 4 and section 4.3.2 */
 function replyTo(request: Request, ciaddr: number): number | undefined {
   switch (request.type) {
     case DHCPDISCOVER:

@@ -7,12 +7,12 @@ export const ETH_HLEN = 14;
 export const ETH_P_IP = 0x0800;
 export const ETH_P_ARP = 0x0806;
 
-/** Where the sender's address lies in a frame. */
+/** Offset of the source address in a frame. */
 export const SOURCE_MAC_AT = ETH_ALEN;
 
 const BROADCAST_MAC = new Uint8Array(ETH_ALEN).fill(0xff);
 
-/** True if the address names a group; no station can have it, so it is never a sender. */
+/** Whether the address is a group's, which no station can send from. */
 export function isGroupMac(bytes: Uint8Array, at: number): boolean {
   return (bytes[at]! & 1) !== 0;
 }
@@ -30,14 +30,14 @@ function equalMac(bytes: Uint8Array, at: number, mac: Uint8Array): boolean {
   return true;
 }
 
-/** Writes the Ethernet header of a frame from the host to the address found in `to` at `toAt`. */
+/** Writes the Ethernet header of a frame from the host to the address in `to` at `toAt`. */
 export function writeEthernet(out: Uint8Array, to: Uint8Array, toAt: number, etherType: number): void {
   copyBytes(out, 0, to, toAt, ETH_ALEN);
   copyBytes(out, SOURCE_MAC_AT, HOST_MAC, 0, ETH_ALEN);
   put16(out, 12, etherType);
 }
 
-/** Writes the Ethernet header of a frame from the host to every station. */
+/** Writes the Ethernet header of a broadcast frame from the host. */
 export function writeEthernetBroadcast(out: Uint8Array, etherType: number): void {
   writeEthernet(out, BROADCAST_MAC, 0, etherType);
 }

@@ -5,7 +5,7 @@ import { FrameQueue } from './frame-queue.js';
 const FRAMES = 5;
 const FRAME_BYTES = 200;
 
-test('frames come out as they went in, and those that find it full or the parts too short are counted', () => {
+test('frames come out as they went in, and frames dropped by a full queue or short parts are counted', () => {
   const push = fc.record({ push: fc.integer({ min: 1, max: FRAME_BYTES }), fill: fc.nat(255) });
   const pull = fc.record({ pull: fc.array(fc.nat(150), { maxLength: 4 }) });
   fc.assert(
@@ -48,7 +48,7 @@ test('frames come out as they went in, and those that find it full or the parts 
   );
 });
 
-test('a slot reserved but not committed is no frame', () => {
+test('a slot that is reserved but not committed holds no frame', () => {
   const queue = new FrameQueue(1, 64, { rxDropped: 0 });
   queue.reserve();
   expect(queue.pending()).toBe(0);

@@ -1,9 +1,8 @@
 import { copyBytes } from './bytes.js';
 
 /**
- * Frames waiting for the guest: a ring of equal slots, allocated once, so that frames and bytes are bounded
- * and a frame costs no allocation. A frame is built in place: {@link reserve} a slot, fill it, {@link commit}
- * its length.
+ * Frames queued for the guest: a ring of equal slots, allocated once, so that frames and bytes are bounded and queueing
+ * does not allocate. A frame is built in place: {@link reserve} a slot, fill it, {@link commit} its length.
  */
 export class FrameQueue {
   readonly #slots: readonly Uint8Array[];
@@ -13,10 +12,9 @@ export class FrameQueue {
   #count = 0;
 
   /**
-   * @param frames     the most that can wait
+   * @param frames     capacity
    * @param frameBytes the longest frame, Ethernet header included
-   * @param counts     where a frame is counted that the full queue refused, or that was too long for its
-   *   receiver
+   * @param counts     counts frames dropped because the queue is full, or because they are too long for their receiver
    */
   constructor(frames: number, frameBytes: number, counts: { rxDropped: number }) {
     const arena = new Uint8Array(frames * frameBytes);
@@ -27,14 +25,14 @@ export class FrameQueue {
     this.#counts = counts;
   }
 
-  /** Slots still free. */
+  /** Number of free slots. */
   get room(): number {
     return this.#slots.length - this.#count;
   }
 
   /**
-   * The next free slot, holding an earlier frame's bytes; undefined, and counted, if there is none. Valid
-   * until commit().
+   * Returns the next free slot, which still holds an old frame's bytes. Undefined if the queue is full, which is
+   * counted. Valid until commit().
    */
   reserve(): Uint8Array | undefined {
     if (this.#count === this.#slots.length) {
@@ -44,20 +42,20 @@ export class FrameQueue {
     return this.#slots[(this.#head + this.#count) % this.#slots.length];
   }
 
-  /** Queues the slot that reserve() gave last; a reserved slot that is not committed is simply free again. */
+  /** Queues the slot last reserved. A slot that is not committed stays free. */
   commit(length: number): void {
     this.#lengths[(this.#head + this.#count) % this.#slots.length] = length;
     this.#count++;
   }
 
-  /** Length of the oldest frame, 0 if there is none. */
+  /** Length of the oldest frame; 0 if there is none. */
   pending(): number {
     return this.#count === 0 ? 0 : this.#lengths[this.#head]!;
   }
 
   /**
-   * Removes the oldest frame and copies it into `parts`; returns its length, 0 if there is none, -1 if it did
-   * not fit.
+   * Removes the oldest frame and copies it into `parts`. Returns its length, 0 if there is none, or -1 if it does not
+   * fit and is dropped.
    */
   shiftInto(parts: readonly Uint8Array[]): number {
     if (this.#count === 0) return 0;
@@ -77,7 +75,7 @@ export class FrameQueue {
     return -1;
   }
 
-  /** Forgets every frame. */
+  /** Drops all frames. */
   clear(): void {
     this.#count = 0;
   }

@@ -38,13 +38,13 @@ test('header options are skipped, padding after the packet is not echoed', () =>
   expect(reply.body.rest.slice(4)).toEqual(data(1));
 });
 
-test('an echo request larger than the MTU is not taken from the guest', () => {
+test('an echo request larger than the MTU is dropped', () => {
   using port = openResponder();
   expect(port.transmit([icmpEcho(data(1473))])).toBe(false);
   expect(port.counters).toMatchObject({ txDropped: 1, txFrames: 0, txBytes: 0 });
 });
 
-test('with a larger MTU the larger echo comes back', () => {
+test('with a larger MTU, the larger echo comes back', () => {
   using port = openResponder('mtu=9000');
   expect(replyTo(port, 'icmp', icmpEcho(data(8972))).body.rest.slice(4)).toEqual(data(8972));
   expect(port.transmit([icmpEcho(data(8973))])).toBe(false);
@@ -78,7 +78,7 @@ test.each<[string, IcmpFields, string]>([
   expect(port.counters).toMatchObject({ [counter]: 1, taken: 0 });
 });
 
-test('the reply that corrupt= names differs in one payload byte under a right checksum, and no other does', () => {
+test('the reply that corrupt= names differs in one payload byte under a correct checksum, and no other does', () => {
   using port = openResponder('corrupt=2');
   const replies = [1, 2, 3].map((sequence) =>
     replyTo(port, 'icmp', icmpEcho(data(56), { sequence })).body.rest.slice(4),
@@ -88,14 +88,14 @@ test('the reply that corrupt= names differs in one payload byte under a right ch
   expect(port.counters.corrupted).toBe(1);
 });
 
-test('a reply without payload passes the corruption on to the next that has one', () => {
+test('a reply without payload leaves the corruption to the next one that has one', () => {
   using port = openResponder('corrupt=1');
   expect(replyTo(port, 'icmp', icmpEcho(data(0))).body.rest.length).toBe(4);
   expect(replyTo(port, 'icmp', icmpEcho(data(9))).body.rest.slice(4)).not.toEqual(data(9));
   expect(replyTo(port, 'icmp', icmpEcho(data(9))).body.rest.slice(4)).toEqual(data(9));
 });
 
-test('the reply that drop= names never comes, and counts in the numbering', () => {
+test('the reply that drop= names is dropped, and counts in the numbering', () => {
   using port = openResponder('drop=2,corrupt=3');
   const replies = exchange(port, ...[1, 2, 3].map((sequence) => icmpEcho(data(8), { sequence })));
   expect(replies.map(({ body }) => body.kind === 'icmp' && body.rest[3])).toEqual([1, 3]);

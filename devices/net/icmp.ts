@@ -12,20 +12,17 @@ const ICMP_ECHO = 8;
 const ICMP_PORT_UNREACH = 3;
 
 const ICMP_BYTES = 8;
-/** An error quotes as much as keeps it within the size every host accepts. RFC 1812, 4.3.2.3. */
+/** Errors quote as much as fits in the size that every host accepts. @see RFC 1812, section 4.3.2.3 */
 const ERROR_PACKET_BYTES = 576;
 
-/**
- * Echo replies, numbered from 1, that are spoilt on purpose, so that a guest's own checks can be tested. 0
- * means none.
- */
+/** Numbers of the echo replies, counted from 1, to corrupt or drop, for testing the guest's own checks. 0 is none. */
 export interface EchoFaults {
   /**
-   * This reply has one payload byte flipped under a correct checksum; if it has no payload, the next that
-   * has.
+   * Flips one payload byte of this reply under a correct checksum. If it has no payload, the next one that has is
+   * corrupted.
    */
   readonly corrupt: number;
-  /** This reply is swallowed. It still counts in the numbering. */
+  /** Drops this reply, which still counts in the numbering. */
   readonly drop: number;
 }
 
@@ -61,7 +58,7 @@ export class IcmpEcho {
     writeIpv4(out, IPPROTO_ICMP, packet.source, bytes);
     copyBytes(out, IPV4_PAYLOAD, frame, start, bytes);
     put16(out, IPV4_PAYLOAD, ICMP_ECHOREPLY << 8);
-    // The checksum was right and only the type changed: no second pass over the payload.
+    // // The checksum was correct and only the type changed: no second pass over the payload.
     put16(out, IPV4_PAYLOAD + 2, adjustChecksum(frame, start + 2, ICMP_ECHO << 8, ICMP_ECHOREPLY << 8));
     if (this.#replies >= this.#corruptAt && bytes > ICMP_BYTES) this.#corrupt(out, IPV4_PAYLOAD + bytes);
     this.#queue.commit(IPV4_PAYLOAD + bytes);
@@ -78,8 +75,9 @@ export class IcmpEcho {
 }
 
 /**
- * Tells the sender of `packet` that nobody listens on the port it named. The caller has checked that an error
- * may be sent: the packet is no broadcast and its source can be answered (RFC 1122, 3.2.2).
+ * Reports to the sender of `packet` that the port is unreachable. The caller has checked that an error is allowed: the
+ * packet is not broadcast and its source can be answered.
+ * @see RFC 1122, section 3.2.2
  */
 export function sendPortUnreachable(packet: Ipv4Packet, queue: FrameQueue): void {
   const out = queue.reserve();

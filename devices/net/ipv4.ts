@@ -9,9 +9,9 @@ export const IPPROTO_TCP = 6;
 export const IPPROTO_UDP = 17;
 export const INADDR_BROADCAST = 0xffffffff;
 
-/** Header length of what the host sends; it accepts options but sends none. */
+/** Header length of sent packets. Options are accepted but never sent. */
 export const IPV4_BYTES = 20;
-/** Where the payload of a packet that the host sends begins. */
+/** Offset of the payload in a frame that the host sends. */
 export const IPV4_PAYLOAD = ETH_HLEN + IPV4_BYTES;
 
 const MORE_FRAGMENTS_OR_OFFSET = 0x3fff;
@@ -19,11 +19,11 @@ const DONT_FRAGMENT = 0x4000;
 const TTL = 64;
 
 /**
- * The packet in hand, as parseIpv4() found it: one object, reused for each frame. `start`..`end` is the
- * payload's place in `frame`, padding after the packet left out.
+ * The packet being handled, filled by parseIpv4(): one object, reused for each frame. `start`..`end` is the payload in
+ * `frame`, without padding after the packet.
  */
 export class Ipv4Packet {
-  /** Private copy of the frame, never guest memory. */
+  /** A private copy of the frame, never guest memory. */
   readonly frame: Uint8Array;
   source = 0;
   destination = 0;
@@ -31,8 +31,8 @@ export class Ipv4Packet {
   start = 0;
   end = 0;
   /**
-   * True if the frame was sent to every station; errors and TCP must not answer such a frame (RFC 1122, 3.2.2
-   * and 4.2.3.10).
+   * Whether the frame was sent to all stations; errors and TCP must not answer it.
+   * @see RFC 1122, sections 3.2.2 and 4.2.3.10
    */
   isLinkBroadcast = false;
 
@@ -40,7 +40,7 @@ export class Ipv4Packet {
     this.frame = frame;
   }
 
-  /** True if the packet is for this host alone. */
+  /** Whether the packet is addressed to this host alone. */
   get isForHost(): boolean {
     return this.destination === HOST_IP;
   }
@@ -50,8 +50,7 @@ export class Ipv4Packet {
   }
 
   /**
-   * True if a reply to the sender can be addressed: not "this network", loopback, a group, reserved,
-   * broadcast, or the host itself.
+   * Whether the source can be answered: not "this network", loopback, a group, reserved, broadcast, or the host itself.
    */
   get hasUsableSource(): boolean {
     const net = this.source >>> 24;
@@ -61,7 +60,7 @@ export class Ipv4Packet {
   }
 }
 
-/** Reads the header of a frame of `length` bytes into `packet`; options are skipped. @see RFC 791 */
+/** Parses the header of a frame of `length` bytes into `packet`; skips options. @see RFC 791 */
 export function parseIpv4(packet: Ipv4Packet, length: number): Verdict {
   const { frame } = packet;
   if (length < ETH_HLEN + IPV4_BYTES || frame[ETH_HLEN]! >>> 4 !== 4) return 'malformed';
@@ -79,8 +78,8 @@ export function parseIpv4(packet: Ipv4Packet, length: number): Verdict {
 }
 
 /**
- * Writes the header of a packet from the host. Never fragmented, so the identification may stay 0 (RFC 6864,
- * 4.1).
+ * Writes the header of a packet from the host. Packets are never fragmented, so the identification may stay 0.
+ * @see RFC 6864, section 4.1
  */
 export function writeIpv4(
   out: Uint8Array,

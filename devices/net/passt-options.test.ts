@@ -20,6 +20,6 @@ test.each([
   ['address=', 'address takes a value'],
   ['no-map-gw=1', 'no-map-gw takes no value'],
   ['fd=4,what', 'unknown option "fd=4".*unknown option "what"'],
-])('%j is refused: %s', (text, problem) => {
+])('%j is rejected: %s', (text, problem) => {
   expect(parsePasstOptions(text)).toMatch(new RegExp(problem));
 });

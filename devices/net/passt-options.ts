@@ -1,13 +1,13 @@
-/** Options of passt that take a value, and those that do not, under passt's own names. */
+/** Options of passt with and without a value, by passt's own names. */
 const VALUED = ['tcp-ports', 'udp-ports', 'address', 'netmask', 'gateway', 'interface', 'dns', 'mtu'];
 const FLAGS = ['no-map-gw', 'ipv4-only', 'ipv6-only'];
-/** Without it the guest is told to use packets that no buffer of a usual driver takes. */
+/** passt's own default is so large that the packets do not fit into usual drivers' buffers. */
 const DEFAULT_MTU = '1500';
 
 /**
- * Reads what is behind `passt:`: options of passt without their dashes, separated by commas or semicolons, such as
- * `tcp-ports=8080:80,tcp-ports=2222:22,no-map-gw`. Whether a value makes sense is for passt to say.
- * @returns passt's arguments, or every problem in one text
+ * Parses the text after `passt:`: passt options without dashes, separated by commas or semicolons, such as
+ * `tcp-ports=8080:80,tcp-ports=2222:22,no-map-gw`. Values are validated by passt itself.
+ * @returns passt's arguments, or all problems in one text
  */
 export function parsePasstOptions(text: string): readonly string[] | string {
   const problems: string[] = [];

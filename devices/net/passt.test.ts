@@ -11,7 +11,7 @@ import { childrenNamed, passtProblem } from './testing/passt.js';
 
 const problem = passtProblem();
 
-/** What comes within five seconds; undefined if nothing does. */
+/** The next frame within five seconds; undefined if there is none. */
 function awaitFrame(port: NetPort): Uint8Array | undefined {
   const buffer = new Uint8Array(65_553);
   for (let i = 0; i < 5000; i++) {
@@ -24,11 +24,11 @@ function awaitFrame(port: NetPort): Uint8Array | undefined {
 
 beforeEach(() => expect(childrenNamed('passt')).toEqual([]));
 
-test('a passt that is not installed is ENOENT, and the hint says how to get it', () => {
+test('without passt installed, opening fails with ENOENT and a hint how to install it', () => {
   expect(() => passtProgram('passt-of-nowhere').open('')).toThrowError(/ENOENT\n.*apt install passt/);
 });
 
-test('a program that gives up at once is EINVAL with its words, and leaves nothing', () => {
+test('a program that exits at once is EINVAL with its output, and leaves nothing open', () => {
   expect(() => passtProgram('false').open('')).toThrowError(/start on passt: EINVAL\n.*exit code 1/);
   expect(childrenNamed('false')).toEqual([]);
 });
@@ -39,17 +39,20 @@ test('validate names every wrong option and opens nothing', () => {
   expect(() => passt.open('x')).toThrowError(TypeError);
 });
 
-test.skipIf(problem !== undefined)(`a wrong value is EINVAL with passt's own words ${problem ?? ''}`, () => {
-  expect(() => passt.open('tcp-ports=99999')).toThrowError(/start on passt: EINVAL\n.*Invalid port.*99999/);
-  expect(childrenNamed('passt')).toEqual([]);
-});
+test.skipIf(problem !== undefined)(
+  `a wrong value is EINVAL with passt's own message ${problem ?? ''}`,
+  () => {
+    expect(() => passt.open('tcp-ports=99999')).toThrowError(/start on passt: EINVAL\n.*Invalid port.*99999/);
+    expect(childrenNamed('passt')).toEqual([]);
+  },
+);
 
-/** `--gateway` and `--interface` spare passt the question which network is the real one. */
+/** `--gateway` and `--interface` stop passt from looking for the default network. */
 function openReal(): NetPort | undefined {
   try {
     return passt.open('address=192.0.2.15,gateway=192.0.2.2,netmask=24');
   } catch (error) {
-    // It insists on a route to somewhere, which not every sandbox has; the test in a network namespace makes one.
+    // // passt requires a route, which not every sandbox has; the test in a network namespace creates one.
     if (/No external|not usable|routable/.test(String(error))) return undefined;
     throw error;
   }
@@ -71,7 +74,7 @@ test.skipIf(problem !== undefined)(
 );
 
 test.skipIf(problem !== undefined)(
-  `a passt that is killed is an error that says so, and no zombie ${problem ?? ''}`,
+  `a passt that is killed is reported with its signal, and leaves no zombie ${problem ?? ''}`,
   (context) => {
     const opened = openReal();
     context.skip(opened === undefined, 'passt finds no route here');
@@ -85,7 +88,7 @@ test.skipIf(problem !== undefined)(
   },
 );
 
-test('a socket that nobody listens at is ECONNREFUSED or ENOENT with a hint; one with a peer is a port', async () => {
+test('a socket without a listener is ECONNREFUSED or ENOENT with a hint; one with a peer becomes a port', async () => {
   expect(() => passtSocket.open('/nowhere/passt.socket')).toThrowError(
     /connect on .*: ENOENT\n.*start the other end/,
   );

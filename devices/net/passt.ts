@@ -12,27 +12,27 @@ import { type StreamPeer, StreamPort } from './stream-port.js';
 
 const INSTALL_HINT = 'install it (apt install passt), or take another back-end: net=responder, net=tap:NAME';
 const F_SETFL = 4;
-/** Passt lists its addresses when its options are in order; a version that does not is given a second. */
+/** passt prints its addresses once its options are accepted. A version that does not gets one second. */
 const READY = /^MAC:$/m;
 const READY_MS = 1000;
-/** Characters of what it says that are kept. */
+/** Maximum characters of its output that are kept. */
 const MOST_WORDS = 4096;
 
-/** A passt of our own. It ends when its socket is closed, which has to come before this is disposed. */
+/** A passt process of ours. It exits when its socket is closed; close that before disposing this. */
 class Passt implements StreamPeer {
   readonly name: string;
   readonly #child: Child;
   readonly #stderr: Fd;
   #said = '';
 
-  /** Takes over both. */
+  /** Takes ownership of both. */
   constructor(child: Child, stderr: Fd) {
     this.name = `passt (pid ${child.pid})`;
     this.#child = child;
     this.#stderr = stderr;
   }
 
-  /** Blocks until it is ready, which takes a few milliseconds. @throws SysError EINVAL with its own words if it gives up */
+  /** Blocks until passt is ready, a few milliseconds. @throws SysError EINVAL with passt's output if it exits */
   awaitReady(): void {
     for (let waited = 0; waited < READY_MS && !READY.test(this.#listen()); waited++) {
       if (this.#child.hasEnded) {
@@ -60,7 +60,7 @@ class Passt implements StreamPeer {
         if (count === 0) break;
         this.#said = (this.#said + buffer.toString('latin1', 0, count)).slice(-MOST_WORDS);
       }
-    } catch {} // EAGAIN: that was all so far
+    } catch {} // EAGAIN: no more output for now
     return this.#said;
   }
 
@@ -70,7 +70,7 @@ class Passt implements StreamPeer {
   }
 }
 
-/** Neither end's reads and writes wait from now on. */
+/** Makes both ends non-blocking. */
 function unblock(...ends: readonly Fd[]): void {
   for (const { number, target } of ends)
     checked(libc.fcntl(number, F_SETFL, constants.O_NONBLOCK), 'fcntl F_SETFL', target);
@@ -80,7 +80,7 @@ function startPasst(program: string, args: readonly string[]): NetPort {
   using scope = new Scope();
   const own = ([ours, its]: readonly [Fd, Fd]) => [scope.own(ours), scope.own(its)] as const;
   const [stderr, itsStderr] = own(unixSocketPair('passt stderr'));
-  // What nobody reads is lost to us, and not in the way of passt.
+  // // Output that does not fit in the buffer is lost, rather than blocking passt.
   unblock(stderr, itsStderr);
   const [socket, itsSocket] = own(unixSocketPair('passt'));
   unblock(socket);
@@ -96,11 +96,11 @@ function startPasst(program: string, args: readonly string[]): NetPort {
   itsSocket[Symbol.dispose]();
   passt.awaitReady();
   const port = new StreamPort(socket, passt);
-  scope.move(); // the port's from here on
+  scope.move(); // the port owns them from here
   return port;
 }
 
-/** The back-end `passt` with another program in passt's place. */
+/** The back-end `passt`, running `program` instead of passt. */
 export function passtProgram(program: string): NetBackend {
   const problemOf = (address: string): string | undefined => {
     const args = parsePasstOptions(address);
@@ -118,16 +118,16 @@ export function passtProgram(program: string): NetBackend {
 }
 
 /**
- * Back-end `passt:OPTIONS`: the host's network without root, by the program passt, which is started with the port and ends
- * with it. The guest gets the host's addresses by DHCP, and reaches what the host reaches; the gateway's address
- * leads to the host itself. @see parsePasstOptions. Opening throws SysError: ENOENT if it is not installed, EINVAL
- * with its own words if it gives up.
+ * Back-end `passt:OPTIONS`: user-mode access to the host's network without root. Starts the program passt with the port
+ * and stops it with it. The guest gets the host's addresses by DHCP and reaches what the host reaches; the gateway's
+ * address leads to the host itself. @see parsePasstOptions. Opening throws SysError ENOENT if passt is not installed,
+ * EINVAL with its output if it exits.
  */
 export const passt: NetBackend = passtProgram('passt');
 
 /**
- * Back-end `passt-socket:PATH`: a passt, or a QEMU's `-netdev stream`, that somebody else has started and that listens
- * there. Opening throws SysError of connect(2).
+ * Back-end `passt-socket:PATH`: connects to a running passt, or a QEMU's `-netdev stream`, that listens on a unix
+ * socket. Opening throws SysError from connect(2).
  */
 export const passtSocket: NetBackend = {
   name: 'passt-socket',

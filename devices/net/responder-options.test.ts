@@ -2,11 +2,11 @@ import { expect, test } from 'vitest';
 import { responder } from './responder.js';
 import { parseResponderOptions } from './responder-options.js';
 
-test('no options ask for a plain host with an MTU of 1500', () => {
+test('without options, the MTU is 1500 and no reply is faulty', () => {
   expect(parseResponderOptions('')).toEqual({ mtu: 1500, faults: { corrupt: 0, drop: 0 } });
 });
 
-test('options stand in any order', () => {
+test('options may come in any order', () => {
   const wanted = { mtu: 9000, faults: { corrupt: 3, drop: 5 } };
   expect(parseResponderOptions('corrupt=3,mtu=9000,drop=5')).toEqual(wanted);
   expect(parseResponderOptions('drop=5,corrupt=3,mtu=9000')).toEqual(wanted);
@@ -29,12 +29,12 @@ test.each([
     'x,drop=-1',
     'unknown option "x": expected corrupt=, drop=, mtu=; "drop=-1": drop takes a whole number from 1 to 4294967295',
   ],
-])('%j is refused with words that say why', (text, problem) => {
+])('%j is rejected with the reason', (text, problem) => {
   expect(responder.validate(text)).toBe(problem);
   expect(() => responder.open(text)).toThrow(TypeError);
 });
 
-test('what validate() accepts opens', () => {
+test('every text that validate() accepts can be opened', () => {
   expect(responder.validate('corrupt=1,mtu=576')).toBeUndefined();
   using port = responder.open('corrupt=1,mtu=576');
   expect(port.fd).toBe(-1);

@@ -1,20 +1,20 @@
 import type { EchoFaults } from './icmp.js';
 
-/** What the text after `responder:` says. */
+/** Options after `responder:`. */
 export interface ResponderOptions {
-  /** Longest IP packet either way, in bytes; told to the guest by DHCP. */
+  /** Longest IP packet in either direction, in bytes; sent to the guest by DHCP. */
   readonly mtu: number;
   readonly faults: EchoFaults;
 }
 
 const DEFAULT_MTU = 1500;
-/** What every IPv4 host must be able to take (RFC 791), and so the least that a DHCP reply fits in. */
+/** What every IPv4 host must accept (RFC 791); every DHCP reply fits in it. */
 const LEAST_MTU = 576;
 /** The usual jumbo frame. */
 const MOST_MTU = 9000;
 const MOST_REPLY = 0xffffffff;
 
-/** Smallest and largest value of each option. */
+/** Minimum and maximum of each option. */
 const RANGES = {
   corrupt: [1, MOST_REPLY],
   drop: [1, MOST_REPLY],
@@ -24,9 +24,9 @@ const RANGES = {
 type Option = keyof typeof RANGES;
 
 /**
- * Reads `option=number` items separated by commas: `corrupt=N` and `drop=N` (see EchoFaults), `mtu=BYTES`.
- * The empty text asks for nothing special.
- * @returns the options, or every problem in one text
+ * Parses `option=number` items separated by commas: `corrupt=N` and `drop=N` (see EchoFaults), `mtu=BYTES`. The empty
+ * text is valid and selects the defaults.
+ * @returns the options, or all problems in one text
  */
 export function parseResponderOptions(text: string): ResponderOptions | string {
   const values: Partial<Record<Option, number>> = {};

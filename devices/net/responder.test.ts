@@ -33,7 +33,7 @@ test('a frame in any number of parts is one frame', () => {
   );
 });
 
-test('only its own address and broadcast are heard', () => {
+test('only frames to its own address and broadcast are received', () => {
   using port = openResponder();
   for (const to of [PEER_MAC, BROADCAST, '52:54:00:00:00:01', '01:00:5e:00:00:01', '33:33:00:00:00:01']) {
     port.transmit([icmpEcho(new Uint8Array(8), { to })]);
@@ -53,7 +53,7 @@ test.each([
   expect(port.counters).toMatchObject({ txDropped: 1, txFrames: 0, txBytes: 0 });
 });
 
-test('IPv6 and VLAN frames are taken and not answered', () => {
+test('IPv6 and VLAN frames are counted and not answered', () => {
   using port = openResponder();
   for (const type of [0x86dd, 0x8100]) {
     expect(port.transmit([ethernet(new Uint8Array(60), { to: BROADCAST, type })])).toBe(true);
@@ -100,7 +100,7 @@ const words = fc
   .array(fc.uint8Array({ minLength: 4, maxLength: 4 }), { maxLength: 10 })
   .map((all) => join(...all));
 
-/** Frames right but for what they say, so that checksums do not stop them at the door. */
+/** Frames with valid checksums but arbitrary fields, so that checksum tests do not reject them first. */
 const plausible = fc.oneof(
   fc.record({ senderIp: address, targetIp: address, operation: field16 }).map(arp),
   fc
@@ -142,7 +142,7 @@ const plausible = fc.oneof(
     .map(([type, fields]) => dhcp(type, { ...fields, raw: join(Uint8Array.of(53, 1, type), fields.raw) })),
 );
 
-/** Any of those with a few bytes changed or cut off. */
+/** One of those frames with a few bytes changed or cut off. */
 const damaged = fc
   .tuple(plausible, fc.array(fc.tuple(fc.nat(80), fc.nat(255)), { maxLength: 3 }), fc.option(fc.nat(100)))
   .map(([frame, changes, cut]) => {
@@ -155,7 +155,7 @@ const noise = fc
   .tuple(fc.constantFrom(mac(PEER_MAC), mac(BROADCAST)), fc.constantFrom(0x0800, 0x0806), anyBytes)
   .map(([destination, type, rest]) => join(destination, mac('52:54:00:12:34:56'), [type, 2], rest));
 
-test('no frame, however hostile, throws, breaks a bound, or is answered with anything malformed', () => {
+test('no frame, however hostile, makes it throw, exceeds a bound, or gets a malformed reply', () => {
   const step = fc.record({
     frame: fc.oneof(anyBytes, noise, damaged, plausible),
     repeat: fc.constantFrom(1, 1, 1, 1, 300),
@@ -192,7 +192,7 @@ test('no frame, however hostile, throws, breaks a bound, or is answered with any
   );
 });
 
-test('a client that asks for an address, finds the host and pings it gets all it needs', () => {
+test('a client can get an address by DHCP, resolve the host and ping it', () => {
   using port = openResponder();
   for (const frame of [
     dhcp(1),

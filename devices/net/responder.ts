@@ -20,30 +20,29 @@ import { parseResponderOptions, type ResponderOptions } from './responder-option
 import { TcpEcho } from './tcp-echo.js';
 import { echoUdp, parseUdp } from './udp.js';
 
-/** Frames that may wait for the guest; with the MTU this bounds their bytes, 380 KiB at 1500. */
+/** Frames that may be queued for the guest; with the MTU this bounds their bytes: 380 KiB at 1500. */
 export const RESPONDER_QUEUE_FRAMES = 256;
 
-/** Slots TCP leaves to the others: a bulk transfer must not cost a ping its reply. */
+/** Slots that TCP leaves to other protocols: a bulk transfer must not cost a ping its reply. */
 const RESERVED_SLOTS = RESPONDER_QUEUE_FRAMES / 4;
 
 /**
- * What the responder tells beyond the counters of every port. Each frame it took falls under one of the first
- * five.
+ * Counters of the responder, beyond those of every port. Each frame it takes counts in exactly one of the first five.
  */
 export interface ResponderCounters extends NetCounters {
-  /** For one of the host's protocols. */
+  /** Handled by one of the host's protocols. */
   readonly taken: number;
-  /** For another station. */
+  /** Addressed to another station. */
   readonly notForHost: number;
-  /** With a wrong length, checksum or address. */
+  /** A wrong length, checksum or address. */
   readonly malformed: number;
-  /** IPv4 fragments; the host does not reassemble. */
+  /** IPv4 fragments, which the host does not reassemble. */
   readonly fragmented: number;
-  /** Sound, but for a protocol, port or address that nobody answers for. */
+  /** Valid, but for a protocol, port or address that is not served. */
   readonly unanswered: number;
-  /** Echo replies that `drop=` took. */
+  /** Echo replies dropped by `drop=`. */
   readonly swallowed: number;
-  /** Echo replies that `corrupt=` spoilt. */
+  /** Echo replies corrupted by `corrupt=`. */
   readonly corrupted: number;
   /** TCP connections reset to make room for another. */
   readonly evicted: number;
@@ -68,9 +67,9 @@ const zeroCounts = (): Counts => ({
   evicted: 0,
 });
 
-/** What a test may choose; the defaults are the machine's clock and chance. */
+/** Clock and randomness, which tests may replace. */
 export interface ResponderSources {
-  /** Milliseconds on a clock that never goes back. */
+  /** Milliseconds on a monotonic clock. */
   readonly now: () => number;
   /** Initial sequence number of the next TCP connection. */
   readonly initialSequence: () => number;
@@ -78,14 +77,14 @@ export interface ResponderSources {
 
 const MACHINE_SOURCES: ResponderSources = {
   now: () => performance.now(),
-  // Not secret: nobody but the guest is on the wire.
+  // // Need not be secret: only the guest is on the wire.
   initialSequence: () => Math.floor(Math.random() * 0x1_0000_0000),
 };
 
 /**
- * The virtual host 10.0.2.2/24 at the other end of the wire: ARP, ICMP echo, DHCP, UDP and TCP echo. It hears
- * its own MAC and broadcast, and answers in the same call, so that receive() has the reply when transmit()
- * returns. Every byte from the guest is copied once, before it is looked at, and trusted in nothing.
+ * The virtual host 10.0.2.2/24 at the other end of the wire: ARP, ICMP echo, DHCP, UDP and TCP echo. It receives frames
+ * to its own MAC and broadcast, and replies synchronously: receive() has the reply when transmit() returns. Every frame
+ * from the guest is copied once before it is parsed, and none of it is trusted.
  */
 export class Responder implements NetPort {
   readonly fd = -1;
@@ -145,7 +144,7 @@ export class Responder implements NetPort {
     this.#queue.clear();
   }
 
-  /** Copies the frame out of guest memory; returns its length, 0 if it is longer than the wire takes. */
+  /** Copies the frame out of guest memory. Returns its length, or 0 if it is longer than the MTU allows. */
   #gather(parts: readonly Uint8Array[]): number {
     const frame = this.#frame;
     let length = 0;
@@ -195,7 +194,7 @@ export class Responder implements NetPort {
   #answerUdp(packet: Ipv4Packet): Verdict {
     if (parseUdp(packet) === 'malformed') return 'malformed';
     const port = get16(packet.frame, packet.start + 2);
-    // Before the source is looked at: a client without an address has none.
+    // // Before checking the source: a client without an address has none.
     if (port === DHCP_SERVER_PORT) return answerDhcp(packet, this.#queue, this.#mtu);
     if (!packet.isForHost) return 'unanswered';
     if (!packet.hasUsableSource) return 'malformed';
@@ -206,8 +205,8 @@ export class Responder implements NetPort {
 }
 
 /**
- * Back-end `responder[:options]`: a peer inside the process, which needs no privilege and opens nothing.
- * Options are `corrupt=N`, `drop=N` and `mtu=BYTES`, separated by commas.
+ * Back-end `responder[:options]`: a peer inside the process, which needs no privileges and opens nothing. Options are
+ * `corrupt=N`, `drop=N` and `mtu=BYTES`, separated by commas.
  */
 export const responder: NetBackend = {
   name: 'responder',

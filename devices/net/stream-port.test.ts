@@ -9,7 +9,7 @@ import { StreamPort } from './stream-port.js';
 
 const F_SETFL = 4;
 
-/** A port, and the other end of its socket in the hands of a test. */
+/** A port, and the other end of its socket for the test. */
 class Wire implements Disposable {
   readonly port: StreamPort;
   readonly peer: Fd;
@@ -33,7 +33,7 @@ class Wire implements Disposable {
     this.#scope = scope.move();
   }
 
-  /** What has come to the peer since it was last asked. */
+  /** Everything the peer has received since the last call. */
   heard(): Buffer {
     const pieces: Buffer[] = [];
     try {
@@ -65,7 +65,7 @@ function framed(...frames: readonly Uint8Array[]): Buffer {
   );
 }
 
-/** Cuts a buffer for a guest that has it in several pieces. */
+/** Splits a buffer, as a guest scatters a frame. */
 function cut(bytes: Uint8Array, pieces: number): Uint8Array[] {
   const step = Math.ceil(bytes.length / pieces);
   return Array.from({ length: pieces }, (_, i) => bytes.subarray(i * step, (i + 1) * step));
@@ -76,7 +76,7 @@ const sizes = fc.array(fc.oneof(fc.integer({ min: 14, max: 1600 }), fc.constant(
   maxLength: 12,
 });
 
-test('frames come out whole and in order, however the stream is cut', () => {
+test('frames come out whole and in order, however the stream is split', () => {
   fc.assert(
     fc.property(sizes, fc.array(fc.integer({ min: 1, max: 30_000 }), { minLength: 1 }), (lengths, steps) => {
       using wire = new Wire();
@@ -103,7 +103,7 @@ test('frames come out whole and in order, however the stream is cut', () => {
   );
 });
 
-test('what the guest sends is a stream of whole frames, whether the peer reads at once or late', () => {
+test('transmitted frames form a stream of whole frames, whether the peer reads at once or late', () => {
   fc.assert(
     fc.property(sizes, fc.array(fc.boolean(), { minLength: 1 }), (lengths, reads) => {
       using wire = new Wire();
@@ -127,7 +127,7 @@ test('what the guest sends is a stream of whole frames, whether the peer reads a
   );
 });
 
-test('a full port drops what is sent all the same, keeps the frame it has begun, and memory stays as it is', () => {
+test('a full port drops further frames, keeps the one it has begun, and allocates no more memory', () => {
   using wire = new Wire();
   const frame = frameOf(60_000, 1);
   let taken = 0;
@@ -148,7 +148,7 @@ test.each([
   ['shorter than an Ethernet header', [new Uint8Array(13)]],
   ['longer than a frame can be', [new Uint8Array(65_554)]],
   ['in more pieces than one call takes', Array.from({ length: 1100 }, () => new Uint8Array(1))],
-])('a frame %s is dropped, and the stream is whole', (_what, parts) => {
+])('a frame %s is dropped, and the stream stays intact', (_what, parts) => {
   using wire = new Wire();
   expect(wire.port.transmit(parts)).toBe(false);
   const frame = frameOf(60, 3);
@@ -156,7 +156,7 @@ test.each([
   expect(wire.heard().equals(framed(frame))).toBe(true);
 });
 
-test('a frame that does not fit the parts is dropped whole, and the next one is there', () => {
+test('a frame that does not fit the parts is dropped whole, and the next one can be received', () => {
   using wire = new Wire();
   writeSync(wire.peer.number, framed(frameOf(100, 1), frameOf(50, 2)));
   const buffer = new Uint8Array(60);
@@ -166,27 +166,24 @@ test('a frame that does not fit the parts is dropped whole, and the next one is 
   expect(wire.port.counters).toMatchObject({ rxFrames: 1, rxDropped: 1 });
 });
 
-test.each([0, 13, 65_554, 0xffff_ffff])(
-  'a peer that announces %i bytes is broken, and so is the port',
-  (length) => {
-    using wire = new Wire();
-    const good = frameOf(64, 1);
-    const header = Buffer.alloc(4);
-    header.writeUInt32BE(length);
-    writeSync(wire.peer.number, Buffer.concat([framed(good), header, Buffer.alloc(100)]));
-    const buffer = new Uint8Array(2000);
-    expect(wire.port.receive([buffer])).toBe(64);
-    for (let i = 0; i < 2; i++) {
-      expect(wire.port.pending()).toBe(-1);
-      expect(() => wire.port.receive([buffer])).toThrowError(
-        new RegExp(`^net on peer: EPROTO\\n.*a frame of ${length} bytes`),
-      );
-    }
-    expect(wire.port.transmit([good])).toBe(false);
-  },
-);
+test.each([0, 13, 65_554, 0xffff_ffff])('a peer that announces %i bytes fails the port', (length) => {
+  using wire = new Wire();
+  const good = frameOf(64, 1);
+  const header = Buffer.alloc(4);
+  header.writeUInt32BE(length);
+  writeSync(wire.peer.number, Buffer.concat([framed(good), header, Buffer.alloc(100)]));
+  const buffer = new Uint8Array(2000);
+  expect(wire.port.receive([buffer])).toBe(64);
+  for (let i = 0; i < 2; i++) {
+    expect(wire.port.pending()).toBe(-1);
+    expect(() => wire.port.receive([buffer])).toThrowError(
+      new RegExp(`^net on peer: EPROTO\\n.*a frame of ${length} bytes`),
+    );
+  }
+  expect(wire.port.transmit([good])).toBe(false);
+});
 
-test('a peer that goes is told with its last words, once for reader and writer; the port takes nothing any more', () => {
+test('a closed peer is reported with its last words, once for reader and writer, and the port drops all frames', () => {
   using wire = new Wire();
   writeSync(wire.peer.number, framed(frameOf(64, 1)));
   wire.peer[Symbol.dispose]();
@@ -198,7 +195,7 @@ test('a peer that goes is told with its last words, once for reader and writer; 
   expect(wire.words).toBe(1);
 });
 
-test('a peer that goes in the middle of a frame is noticed by the writer, too', () => {
+test('a peer that closes in the middle of a frame also fails the writer', () => {
   using wire = new Wire();
   while (wire.port.transmit([frameOf(60_000, 1)]));
   wire.peer[Symbol.dispose]();
@@ -206,7 +203,7 @@ test('a peer that goes in the middle of a frame is noticed by the writer, too', 
   expect(() => wire.port.receive([new Uint8Array(64)])).toThrowError(/ECONNRESET/);
 });
 
-test('a disposed port has no fd, yields nothing, and its peer has been let go', () => {
+test('a disposed port has no fd, yields nothing, and has disposed its peer', () => {
   using wire = new Wire();
   wire.port[Symbol.dispose]();
   expect([wire.port.fd, wire.port.receive([new Uint8Array(64)]), wire.isPeerDisposed]).toEqual([-1, 0, true]);

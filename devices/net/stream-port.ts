@@ -6,25 +6,25 @@ import { Scope } from '../../sys/scope.js';
 import { copyBytes, get32, put32 } from './bytes.js';
 import type { NetCounters, NetPort } from './port.js';
 
-/** Each frame has its length in front: 4 bytes, big-endian. */
+/** Each frame is preceded by its length: 4 bytes, big-endian. */
 const LENGTH_BYTES = 4;
 const ETHER_HEADER_BYTES = 14;
-/** An IP packet of 65535 bytes with its Ethernet header and a VLAN tag. */
+/** An IP packet of 65535 bytes with an Ethernet header and a VLAN tag. */
 const MOST_FRAME_BYTES = 65535 + 18;
 const UIO_MAXIOV = 1024;
 
-/** What holds the other end of a stream. */
+/** The other end of a stream. */
 export interface StreamPeer extends Disposable {
-  /** For messages: `passt (pid 17)`. */
+  /** Names the peer in errors: `passt (pid 17)`. */
   readonly name: string;
-  /** Why it has gone, if it said so; asked once, and then it is disposed. */
+  /** Why the peer closed, if it reported a reason. Called once, before the peer is disposed. */
   lastWords(): string;
 }
 
 /**
- * Frames over a stream socket, as passt and QEMU's `-netdev stream` speak. A frame is sent whole or not at all: what the
- * socket does not take at once is kept, and until it is gone the port is full; to ask whether it is sends what goes. Event
- * thread only.
+ * Frames over a stream socket, in the format of passt and QEMU's `-netdev stream`. A frame is sent whole or not at all:
+ * what the socket does not accept at once is buffered, and the port is full until it is sent. Reading `isFull` sends as
+ * much as possible. Event thread only.
  */
 export class StreamPort implements NetPort {
   readonly #counts = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
@@ -33,11 +33,11 @@ export class StreamPort implements NetPort {
   readonly #peer: StreamPeer;
   readonly #scope: Scope;
   readonly writableFd: number;
-  /** What has come and was not handed over: bytes `#start` to `#end`, which begin with a length. */
+  /** Received data not yet consumed: bytes `#start` to `#end`, which begin with a length. */
   readonly #incoming = new Uint8Array(2 * (LENGTH_BYTES + MOST_FRAME_BYTES));
   #start = 0;
   #end = 0;
-  /** The part of a frame that the socket has not taken. */
+  /** The rest of a frame that the socket has not accepted yet. */
   readonly #unsent = new Uint8Array(LENGTH_BYTES + MOST_FRAME_BYTES);
   #unsentStart = 0;
   #unsentEnd = 0;
@@ -45,7 +45,7 @@ export class StreamPort implements NetPort {
   readonly #vector: Uint8Array[] = [];
   #failure: SysError | undefined;
 
-  /** Takes over both; the socket does not block. Closing it comes before disposing the peer. */
+  /** Takes ownership of both; the socket is non-blocking and is closed before the peer is disposed. */
   constructor(socket: Fd, peer: StreamPeer) {
     using scope = new Scope();
     this.#peer = scope.own(peer);
@@ -82,7 +82,7 @@ export class StreamPort implements NetPort {
 
   pending(): number {
     for (;;) {
-      if (this.#failure !== undefined) return -1; // told by receive
+      if (this.#failure !== undefined) return -1; // receive reports it
       const length = this.#nextLength();
       if (length > MOST_FRAME_BYTES || (length >= 0 && length < ETHER_HEADER_BYTES))
         this.#fail(errno.EPROTO, `it announced a frame of ${length} bytes`);
@@ -114,7 +114,7 @@ export class StreamPort implements NetPort {
     return length;
   }
 
-  /** Whether the frame is on its way, at least in part. */
+  /** Sends a frame, at least in part. Returns false if the connection fails. */
   #send(parts: readonly Uint8Array[], bytes: number): boolean {
     const vector = this.#vector;
     put32(this.#length, 0, bytes);
@@ -125,7 +125,7 @@ export class StreamPort implements NetPort {
     return this.#failure === undefined;
   }
 
-  /** Keeps all but the first `skip` bytes of a frame, its length in front, for later. */
+  /** Buffers all but the first `skip` bytes of a frame with its length. */
   #keep(vector: readonly Uint8Array[], skip: number): void {
     let end = 0;
     let left = skip;
@@ -139,7 +139,7 @@ export class StreamPort implements NetPort {
     this.#unsentEnd = end;
   }
 
-  /** Bytes that the socket took, 0 if it has no room. */
+  /** Returns the bytes that the socket accepted; 0 if it has no room. */
   #write(parts: readonly Uint8Array[]): number {
     try {
       return writevSync(this.#socket.number, parts);
@@ -149,12 +149,12 @@ export class StreamPort implements NetPort {
     }
   }
 
-  /** What the next frame's header says, -1 if that has not come yet. */
+  /** The next frame's length; -1 if it has not arrived yet. */
   #nextLength(): number {
     return this.#end - this.#start < LENGTH_BYTES ? -1 : get32(this.#incoming, this.#start);
   }
 
-  /** Reads what there is room for; false if nothing came. */
+  /** Reads as much as fits in the buffer. Returns false if nothing arrived. */
   #read(): boolean {
     if (this.#start > 0) {
       this.#incoming.copyWithin(0, this.#start, this.#end);
@@ -178,7 +178,7 @@ export class StreamPort implements NetPort {
     this.#fail(errno.ECONNRESET, this.#peer.lastWords());
   }
 
-  /** The wire is cut, whoever's fault it is: nothing more goes in or out. */
+  /** Marks the connection as failed: nothing is sent or received any more. */
   #fail(code: number, hint: string): void {
     if (this.#failure !== undefined) return;
     this.#failure = new SysError({ call: 'net', target: this.#peer.name, errno: code, hint });

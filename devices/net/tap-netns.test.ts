@@ -8,7 +8,7 @@ import type { NetPort } from './port.js';
 import { tap } from './tap.js';
 import { arp, BROADCAST, icmpEcho, inetChecksum } from './testing/frames.js';
 
-// The real tun driver, in a network namespace of its own: this file starts itself again under `unshare --net`.
+// // The real tun driver, in its own network namespace: this file runs itself again under `unshare --net`.
 const INSIDE = 'TSVISOR_TAP_NETNS';
 
 function lacking(): string | undefined {
@@ -48,7 +48,7 @@ function up(name: string): void {
   ip('link', 'set', name, 'up');
 }
 
-/** The next frame that `matches`; the kernel sends others of its own accord. */
+/** The next frame that `matches`; the kernel sends others unasked. */
 function awaitFrame(port: NetPort, matches: (frame: Uint8Array) => boolean): Uint8Array {
   const buffer = new Uint8Array(2000);
   const nap = new Int32Array(new SharedArrayBuffer(4));
@@ -57,7 +57,7 @@ function awaitFrame(port: NetPort, matches: (frame: Uint8Array) => boolean): Uin
     if (length === 0) Atomics.wait(nap, 0, 0, 10);
     else if (matches(buffer.subarray(0, length))) return buffer.slice(0, length);
   }
-  throw new Error('the frame never came');
+  throw new Error('the frame did not arrive');
 }
 
 const isArpReply = (frame: Uint8Array) => frame[12] === 8 && frame[13] === 6 && frame[21] === 2;
@@ -89,7 +89,7 @@ function realDriver(): void {
     });
   });
 
-  test('a frame longer than the parts is dropped and counted, and the wire stays in step', () => {
+  test('a frame longer than the parts is dropped and counted, and the next one arrives intact', () => {
     using port = tap.open('tsv1');
     up('tsv1');
     port.transmit([arp(guest)]);
@@ -110,7 +110,7 @@ function realDriver(): void {
     expect(() => tap.open('tsv2')).toThrow(expect.objectContaining({ code: 'EBUSY', target: 'tap tsv2' }));
   });
 
-  test('an interface that is no tap is EINVAL', () => {
+  test('an interface that is not a tap is EINVAL', () => {
     expect(() => tap.open('lo')).toThrow(expect.objectContaining({ code: 'EINVAL', target: 'tap lo' }));
   });
 
@@ -123,7 +123,7 @@ function realDriver(): void {
     expect(port.counters).toMatchObject({ txFrames: 0, txDropped: 3 });
   });
 
-  test('an interface that existed before stays; one made by opening goes with the port', () => {
+  test('an existing interface is kept; one created by opening is removed with the port', () => {
     ip('tuntap', 'add', 'dev', 'tsv4', 'mode', 'tap');
     for (const name of ['tsv4', 'tsv5']) {
       using _port = tap.open(name);

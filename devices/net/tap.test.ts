@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { type TapSystem, tap, tapOver } from './tap.js';
 
-/** A kernel with one tap, whose frames lie in `toGuest` and `fromGuest`. */
+/** A kernel with one tap; its frames are in `toGuest` and `fromGuest`. */
 class FakeTap implements TapSystem {
   readonly calls: string[] = [];
   readonly toGuest: Uint8Array[] = [];
@@ -40,7 +40,7 @@ class FakeTap implements TapSystem {
     return frame.length;
   }
 
-  /** Cuts off what does not fit, as tun does. */
+  /** Truncates a frame that does not fit, like tun. */
   readv(_fd: number, parts: readonly Uint8Array[]): number {
     if (this.readError !== undefined) throw failure(this.readError);
     const frame = this.toGuest.shift();
@@ -59,7 +59,7 @@ function failure(code: string): Error {
   return Object.assign(new Error(code), { code, errno: -(errno[code as keyof typeof errno] ?? 77) });
 }
 
-test('opening asks tun for a tap of that name without packet information, and closing gives it back once', () => {
+test('opening requests a tap of that name without packet information, and closing releases it once', () => {
   const system = new FakeTap();
   const port = tapOver(system).open('tap0');
   expect(port.fd).toBe(33);
@@ -81,25 +81,22 @@ test('opening asks tun for a tap of that name without packet information, and cl
 test.each([
   ['EPERM', 'CAP_NET_ADMIN'],
   ['EBUSY', 'another process'],
-  ['EINVAL', 'no tap'],
-] as const)(
-  '%s from TUNSETIFF names the interface and says what to do, and leaves nothing open',
-  (code, hint) => {
-    const system = new FakeTap();
-    system.ioctlResult = -errno[code];
-    expect(() => tapOver(system).open('lan0')).toThrow(
-      expect.objectContaining({
-        code,
-        call: 'TUNSETIFF',
-        target: 'tap lan0',
-        hint: expect.stringContaining(hint),
-      }),
-    );
-    expect(system.calls.at(-1)).toBe('close 33');
-  },
-);
+  ['EINVAL', 'not a tap'],
+] as const)('%s from TUNSETIFF names the interface with a hint, and leaves nothing open', (code, hint) => {
+  const system = new FakeTap();
+  system.ioctlResult = -errno[code];
+  expect(() => tapOver(system).open('lan0')).toThrow(
+    expect.objectContaining({
+      code,
+      call: 'TUNSETIFF',
+      target: 'tap lan0',
+      hint: expect.stringContaining(hint),
+    }),
+  );
+  expect(system.calls.at(-1)).toBe('close 33');
+});
 
-test.each(['ENOENT', 'ENODEV', 'EACCES'])('%s from open tells of the tun driver', (code) => {
+test.each(['ENOENT', 'ENODEV', 'EACCES'])('%s from open names the tun driver', (code) => {
   const system = new FakeTap();
   system.openError = code;
   expect(() => tapOver(system).open('lan0')).toThrow(
@@ -107,7 +104,7 @@ test.each(['ENOENT', 'ENODEV', 'EACCES'])('%s from open tells of the tun driver'
   );
 });
 
-test('frames go out whole and come in whole, whatever the parts', () => {
+test('frames are sent and received whole, whatever the parts', () => {
   const parts = fc.array(fc.uint8Array({ maxLength: 100 }), { minLength: 1, maxLength: 6 });
   const rooms = fc.array(fc.nat(300), { maxLength: 6 });
   fc.assert(
@@ -141,7 +138,7 @@ test('frames go out whole and come in whole, whatever the parts', () => {
 });
 
 test.each(['EIO', 'EAGAIN', 'EINVAL'])(
-  'a frame that the host refuses with %s is dropped and counted',
+  'a frame that the host rejects with %s is dropped and counted',
   (code) => {
     const system = new FakeTap();
     using port = tapOver(system).open('t');
@@ -158,7 +155,7 @@ test('a frame in more parts than one writev takes is dropped, not sent as two', 
   expect(system.fromGuest).toEqual([]);
 });
 
-test('an interface that went away is an error that names it', () => {
+test('a removed interface is an error that names it', () => {
   const system = new FakeTap();
   using port = tapOver(system).open('lan0');
   system.readError = 'EBADFD';
@@ -176,13 +173,13 @@ test.each([
   ['a b', 'interface name "a b" has a character or form that Linux does not allow'],
   ['é', 'interface name "é" has a character or form that Linux does not allow'],
   ['..', 'interface name ".." has a character or form that Linux does not allow'],
-])('%j is refused before anything is opened', (name, problem) => {
+])('%j is rejected before anything is opened', (name, problem) => {
   const system = new FakeTap();
   expect(tapOver(system).validate(name)).toBe(problem);
   expect(() => tapOver(system).open(name)).toThrow(TypeError);
   expect(system.calls).toEqual([]);
 });
 
-test.each(['tap0', 'fifteen-letters', 'br-lan.100', '@eth_0'])('%j is a name', (name) => {
+test.each(['tap0', 'fifteen-letters', 'br-lan.100', '@eth_0'])('%j is a valid name', (name) => {
   expect(tap.validate(name)).toBeUndefined();
 });

@@ -13,20 +13,19 @@ const SIZEOF_IFREQ = 40;
 const UIO_MAXIOV = 1024;
 
 const TUN_PATH = '/dev/net/tun';
-const OPEN_HINT = 'load the driver (modprobe tun), and make the file readable and writable for this user';
+const OPEN_HINT = 'load the driver (modprobe tun), and give this user read and write access to the file';
 
 const TUNSETIFF = iow('TUNSETIFF', 0x54, 202, 4, {
   hints: {
     EPERM: 'needs CAP_NET_ADMIN, or a tap of this user: ip tuntap add dev NAME mode tap user USER',
     EBUSY: 'another process has it open',
-    EINVAL: 'an interface of this name exists and is no tap, or is a multi-queue tap',
+    EINVAL: 'an interface of this name exists and is not a tap, or is a multi-queue tap',
   },
 });
 
 /**
- * The host calls behind a tap, so that a test can put a fake in their place. `open`, `close`, `writev` and
- * `readv` fail as Node's fs does, by throwing an error with `code` and `errno`; `ioctl` returns the negative
- * errno.
+ * The system calls used on a tap, so that a test can substitute a fake. `open`, `close`, `writev` and `readv` fail as
+ * Node's fs does, by throwing an error with `code` and `errno`; `ioctl` returns the negative errno.
  */
 export interface TapSystem {
   open(path: string, flags: number): number;
@@ -50,7 +49,7 @@ class Tap implements NetPort {
   readonly #system: TapSystem;
   readonly #name: string;
   #fd: number;
-  /** The guest's parts and one byte more, which only a frame too long for them reaches. */
+  /** The guest's parts plus one byte, which is written only if a frame is too long for them. */
   readonly #vector: Uint8Array[] = [];
   readonly #overflow = new Uint8Array(1);
 
@@ -109,8 +108,8 @@ class Tap implements NetPort {
   }
 
   /**
-   * Bytes written, 0 if the frame was lost: the guest sent no whole header (EINVAL), the interface is down
-   * (EIO) or its queue full (EAGAIN). A vector too long for one call would go out as two frames.
+   * Returns the bytes written; 0 if the frame was lost: incomplete header (EINVAL), interface down (EIO) or queue full
+   * (EAGAIN). A vector too long for one call would be sent as two frames.
    */
   #write(parts: readonly Uint8Array[]): number {
     if (this.#fd < 0 || parts.length > UIO_MAXIOV) return 0;
@@ -126,12 +125,12 @@ class Tap implements NetPort {
       return this.#system.readv(this.#fd, parts);
     } catch (error) {
       if (error instanceof Error && 'code' in error && error.code === 'EAGAIN') return 0;
-      throw fromNodeError(error, 'readv', `tap ${this.#name}`, 'the interface is gone');
+      throw fromNodeError(error, 'readv', `tap ${this.#name}`, 'the interface was removed');
     }
   }
 }
 
-/** As the kernel's dev_valid_name(), and no `%`, which TUNSETIFF would take as a pattern for a free number. */
+/** Rejects what the kernel's dev_valid_name() rejects, and `%`, which TUNSETIFF would expand to a free number. */
 function problemOf(name: string): string | undefined {
   if (name === '') return 'a tap needs its interface name: tap:NAME';
   if (name.length >= IFNAMSIZ)
@@ -163,17 +162,16 @@ function openTap(system: TapSystem, name: string): NetPort {
   return new Tap(system, name, fd);
 }
 
-/** The tap back-end over the given host calls. */
+/** The tap back-end over the given system calls. */
 export function tapOver(system: TapSystem): NetBackend {
   return { name: 'tap', validate: problemOf, open: (address) => openTap(system, address) };
 }
 
 /**
- * Back-end `tap:NAME`: a tap interface of the host. One that exists is used as it is; with CAP_NET_ADMIN a
- * missing one is made and goes with the port. Addresses, bridge and link state are the administrator's: while
- * the link is down, frames are dropped. An empty receive() costs an exception inside Node (5 us): call it
- * when the fd is readable. Opening throws SysError: EPERM, EBUSY, EINVAL from TUNSETIFF, ENOENT, ENODEV or
- * EACCES from open.
+ * Back-end `tap:NAME`: a tap interface of the host. Uses an existing one as it is; with CAP_NET_ADMIN, creates a
+ * missing one and removes it with the port. Addresses, bridge and link state are up to the administrator: while the
+ * link is down, frames are dropped. An empty receive() costs an exception inside Node (5 us): call it only when the fd
+ * is readable. Opening throws SysError EPERM, EBUSY or EINVAL from TUNSETIFF; ENOENT, ENODEV or EACCES from open.
  * @see Documentation/networking/tuntap.rst in the Linux source
  */
 export const tap: NetBackend = tapOver(linux);

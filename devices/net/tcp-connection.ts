@@ -17,50 +17,50 @@ import {
   writeTcp,
 } from './tcp.js';
 
-/** A passive opener that never closes first needs no others of RFC 9293's states; above all no TIME-WAIT. */
+/** The states of a passive opener that never closes first; in particular, it has no TIME-WAIT. */
 export type TcpState = 'closed' | 'syn-received' | 'established' | 'close-wait' | 'last-ack';
 
 /**
- * Bytes a connection holds between their arrival and the guest's acknowledgement of their echo; a power of
- * two below 64 KiB.
+ * Bytes that a connection buffers from their arrival until the guest acknowledges their echo. A power of two below 64
+ * KiB.
  */
 export const ECHO_BYTES = 32_768;
 
-/** What a peer that names no MSS can take. RFC 9293, 3.7.1. */
+/** The MSS of a peer that announces none. @see RFC 9293, section 3.7.1 */
 const DEFAULT_MSS = 536;
-/** An announced MSS below this is not believed: it would turn each byte into a frame. */
+/** A lower announced MSS is ignored: it would turn each byte into a frame. */
 const LEAST_MSS = 48;
 
-// RFC 6298: the first timeout, and the most it backs off to.
+// // RFC 6298: the initial timeout, and the limit of its backoff.
 const RTO_MS = 1_000;
 const RTO_MAX_MS = 60_000;
 const FAST_RETRANSMIT_ACKS = 3;
 
-/** What the connections of one host share. */
+/** Shared by the connections of one host. */
 export interface TcpWire {
   readonly queue: FrameQueue;
   readonly mtu: number;
-  /** Slots of the queue that TCP leaves to the other protocols. */
+  /** Queue slots that TCP leaves to the other protocols. */
   readonly reservedSlots: number;
-  /** Milliseconds on a clock that never goes back. */
+  /** Milliseconds on a monotonic clock. */
   readonly now: () => number;
-  /** Gives the initial sequence number of the next connection. */
+  /** Returns the initial sequence number of the next connection. */
   readonly initialSequence: () => number;
 }
 
 /**
- * One connection of the echo server. What arrives in order goes straight into the send ring, so the receive
- * window is the ring's free space and there is no other buffer; what arrives out of order is not kept but
- * answered with a duplicate ACK. Field names are those of RFC 9293, section 3.3.1; the wire is not shared, so
- * there is no congestion window.
+ * One connection of the echo server. Data that arrives in order goes straight into the send ring, so the receive window
+ * is the ring's free space and there is no other buffer. Data that arrives out of order is dropped and answered with a
+ * duplicate ACK. Field names are those of RFC 9293, section 3.3.1. The wire is not shared, so there is no congestion
+ * window.
  */
 export class TcpConnection {
   readonly #wire: TcpWire;
   readonly #reply = new TcpSegment();
   readonly #peerMac = new Uint8Array(ETH_ALEN);
   /**
-   * The byte with sequence number s lies at s % ECHO_BYTES. Made when first needed, then kept for the slot's
-   * next use.
+   * The byte with sequence number s is at s % ECHO_BYTES. Allocated on first use, then kept for the slot's next
+   * connection.
    */
   #ring: Uint8Array | undefined;
   #peerIp = 0;
@@ -71,7 +71,7 @@ export class TcpConnection {
   #iss = 0;
   #sndUna = 0;
   #sndNxt = 0;
-  /** The highest SND.NXT so far; SND.NXT goes back to SND.UNA to retransmit. */
+  /** The highest SND.NXT so far; a retransmission moves SND.NXT back to SND.UNA. */
   #sndMax = 0;
   /** One past the last byte in the ring; the FIN's sequence number once the peer has closed. */
   #sndEnd = 0;
@@ -80,7 +80,7 @@ export class TcpConnection {
   #sndWl2 = 0;
   #irs = 0;
   #rcvNxt = 0;
-  /** Right edge of the window last announced; it never moves back. */
+  /** Right edge of the last window announced. Never decreases. */
   #rcvEdge = 0;
 
   #duplicateAcks = 0;
@@ -89,7 +89,7 @@ export class TcpConnection {
   #owesAck = false;
   #owesOutput = false;
 
-  /** When the connection was last used, in the table's own count. */
+  /** When the connection was last used, as a count kept by the table. */
   lastUsed = 0;
 
   constructor(wire: TcpWire) {
@@ -100,12 +100,12 @@ export class TcpConnection {
     return this.#state;
   }
 
-  /** When {@link timeout} is due, on the wire's clock; infinite if nothing is outstanding. */
+  /** When {@link timeout} is due on the wire's clock; infinite if nothing is outstanding. */
   get deadline(): number {
     return this.#deadline;
   }
 
-  /** True if the queue was full when the connection had something to send; {@link resume} sends it. */
+  /** Whether the queue was full when the connection had output; {@link resume} sends it. */
   get owesOutput(): boolean {
     return this.#owesOutput;
   }
@@ -114,7 +114,7 @@ export class TcpConnection {
     return this.#state !== 'closed' && this.#peerIp === peerIp && this.#peerPort === peerPort;
   }
 
-  /** Answers a SYN; data in it is not taken and comes again. */
+  /** Answers a SYN. Data in it is ignored, and will be retransmitted. */
   open(packet: Ipv4Packet, syn: TcpSegment): void {
     copyBytes(this.#peerMac, 0, packet.frame, SOURCE_MAC_AT, ETH_ALEN);
     this.#peerIp = packet.source;
@@ -138,7 +138,7 @@ export class TcpConnection {
     this.#output();
   }
 
-  /** Takes a segment from the peer. @see RFC 9293 section 3.10.7.4, RFC 5961 (challenge ACKs) */
+  /** Handles a segment from the peer. @see RFC 9293 section 3.10.7.4, RFC 5961 (challenge ACKs) */
   take(packet: Ipv4Packet, segment: TcpSegment): void {
     if (segment.has(RST)) {
       if (segment.seq === this.#rcvNxt) this.#close();
@@ -160,13 +160,13 @@ export class TcpConnection {
     this.#output();
   }
 
-  /** Sends what the full queue held back. */
+  /** Sends the output that did not fit in the queue. */
   resume(): void {
     this.#owesOutput = false;
     if (this.#state !== 'closed') this.#output();
   }
 
-  /** Retransmits from SND.UNA, or probes a window that has been zero for too long. */
+  /** Retransmits from SND.UNA, or probes a zero window. */
   timeout(): void {
     this.#rto = Math.min(this.#rto * 2, RTO_MAX_MS);
     this.#deadline = Number.POSITIVE_INFINITY;
@@ -175,7 +175,7 @@ export class TcpConnection {
     this.#output(1);
   }
 
-  /** Ends the connection with a reset, to make room for another. */
+  /** Resets the connection, to make room for another. */
   abort(): void {
     if (this.#state === 'closed') return;
     this.#emit(this.#sndNxt, RST | ACK, 0);
@@ -194,13 +194,13 @@ export class TcpConnection {
     return ahead >= 0 && ahead < seqDiff(this.#rcvEdge, this.#rcvNxt);
   }
 
-  /** RFC 9293's four cases, with its allowance for a zero window: at RCV.NXT the ACK is always looked at. */
+  /** RFC 9293's four cases, and its exception for a zero window: at RCV.NXT, the ACK is always processed. */
   #isAcceptable(segment: TcpSegment): boolean {
     if (segment.seq === this.#rcvNxt || this.#isInWindow(segment.seq)) return true;
     return segment.length > 0 && this.#isInWindow(seqAdd(segment.seq, segment.length - 1));
   }
 
-  /** False if the segment needs no more looking at. */
+  /** Processes the ACK. Returns false if the rest of the segment must be ignored. */
   #takeAck(segment: TcpSegment): boolean {
     if (this.#state === 'syn-received') {
       if (segment.ack !== seqAdd(this.#iss, 1)) {
@@ -233,7 +233,7 @@ export class TcpConnection {
     this.#deadline = Number.POSITIVE_INFINITY;
   }
 
-  /** The third duplicate brings the first missing segment again, that one only. RFC 5681, section 2 and 3.2. */
+  /** On the third duplicate, retransmits the first missing segment only. @see RFC 5681, sections 2 and 3.2 */
   #countDuplicate(segment: TcpSegment): void {
     const isDuplicate =
       segment.length === 0 &&
@@ -263,7 +263,7 @@ export class TcpConnection {
     const fresh = segment.dataBytes - known;
     const bytes = Math.min(fresh, seqDiff(this.#rcvEdge, this.#rcvNxt));
     if (bytes > 0) this.#store(packet.frame, segment.dataAt + known, bytes);
-    // A FIN takes no buffer, so it is welcome right at the window's edge.
+    // // A FIN needs no buffer, so it is accepted at the window's edge.
     if (segment.has(FIN) && fresh === bytes) {
       this.#rcvNxt = seqAdd(this.#rcvNxt, 1);
       this.#state = 'close-wait';
@@ -285,8 +285,8 @@ export class TcpConnection {
   }
 
   /**
-   * Sends all that the peer's window and the queue let through, and a bare ACK if one is owed and nothing
-   * carried it.
+   * Sends everything that the peer's window and the queue allow, then a bare ACK if one is due and no segment carried
+   * it.
    */
   #output(leastWindow = 0): void {
     let least = leastWindow;
@@ -298,7 +298,10 @@ export class TcpConnection {
       this.#deadline = this.#wire.now() + this.#rto;
   }
 
-  /** Sends the segment at SND.NXT if there is one, with a window of at least `least`; false if nothing went. */
+  /**
+   * Sends the segment at SND.NXT, with a window of at least `least`. Returns false if there was none, or the queue is
+   * full.
+   */
   #sendOne(least: number): boolean {
     if (this.#sndNxt === this.#iss && this.#state === 'syn-received') {
       if (!this.#emit(this.#iss, SYN | ACK, 0)) return false;
@@ -323,14 +326,14 @@ export class TcpConnection {
     if (seqDiff(this.#sndNxt, this.#sndMax) > 0) this.#sndMax = this.#sndNxt;
   }
 
-  /** The right edge that the ring's free space allows. */
+  /** The right edge allowed by the ring's free space. */
   #freeEdge(): number {
     if (this.#state === 'syn-received') return this.#rcvEdge;
     const held = Math.max(0, seqDiff(this.#sndEnd, this.#sndUna));
     return seqAdd(this.#rcvNxt, ECHO_BYTES - held);
   }
 
-  /** True if the window can grow by enough to be worth telling. RFC 9293, 3.8.6.2.2. */
+  /** Whether the window has grown enough to announce it. @see RFC 9293, section 3.8.6.2.2 */
   #opensWindow(): boolean {
     const step = Math.min(this.#wire.mtu - IPV4_BYTES - TCP_BYTES, ECHO_BYTES / 2);
     return this.#state === 'established' && seqDiff(this.#freeEdge(), this.#rcvEdge) >= step;

@@ -17,7 +17,7 @@ const ISS = 0xfffffff0;
 const text = (value: string) => new TextEncoder().encode(value);
 const NONE = new Uint8Array();
 
-/** A responder with a clock that the test moves and known sequence numbers. */
+/** A responder with a clock controlled by the test, and known sequence numbers. */
 function open(address = '') {
   const clock = { now: 0 };
   const port = openResponder(address, { now: () => clock.now, initialSequence: () => ISS });
@@ -75,7 +75,7 @@ test('a repeated SYN gets the same SYN ACK again', () => {
   expect(host.say({ flags: 'SYN', seq: 100 })).toEqual(first);
 });
 
-test('a SYN ACK that got no answer is sent again when the guest next sends anything', () => {
+test('an unanswered SYN ACK is sent again when the guest next sends anything', () => {
   using host = open();
   const first = host.say({ flags: 'SYN', seq: 100 });
   host.clock.now = 999;
@@ -102,14 +102,14 @@ test('data in the ACK that completes the handshake comes back', () => {
   ]);
 });
 
-test('a segment after a gap gets a duplicate ACK, and is echoed once it comes in turn', () => {
+test('a segment after a gap gets a duplicate ACK, and is echoed once it arrives in order', () => {
   using host = connect();
   expect(host.say({ seq: 104, ack: ISS + 1 }, text('def')).map(brief)).toEqual([['ACK', 1, 101, '']]);
   expect(host.say({ seq: 101, ack: ISS + 1 }, text('abc')).map(brief)).toEqual([['PSH ACK', 1, 104, 'abc']]);
   expect(host.say({ seq: 104, ack: ISS + 4 }, text('def')).map(brief)).toEqual([['PSH ACK', 4, 107, 'def']]);
 });
 
-test('a repeated segment gets a duplicate ACK and no second echo; of an overlapping one only the new part counts', () => {
+test('a repeated segment gets a duplicate ACK and no second echo; of an overlap only the new part is echoed', () => {
   using host = connect();
   host.say({ seq: 101, ack: ISS + 1 }, text('abc'));
   expect(host.say({ seq: 101, ack: ISS + 4 }, text('abc')).map(brief)).toEqual([['ACK', 4, 104, '']]);
@@ -121,7 +121,7 @@ test('a keep-alive probe gets an ACK', () => {
   expect(host.say({ seq: 100, ack: ISS + 1 }).map(brief)).toEqual([['ACK', 1, 101, '']]);
 });
 
-test('segments are no larger than the peer announced, than 536 if it announced nothing, than the MTU allows', () => {
+test('segments are no larger than the announced MSS, 536 without one, and the MTU allow', () => {
   const sizes = (fields: TcpFields, address = '') => {
     using host = connect(fields, address);
     const half = new Uint8Array(700);
@@ -139,7 +139,7 @@ test('segments are no larger than the peer announced, than 536 if it announced n
   expect(sizes({ tcpOptions: Uint8Array.of(3, 0, 2, 4) })).toEqual([536, 164, 536, 164]);
 });
 
-test('the peer window is filled, not passed, and a window update releases the rest', () => {
+test('the peer’s window is filled but not exceeded, and a window update releases the rest', () => {
   using host = connect({ window: 4 });
   expect(host.say({ seq: 101, ack: ISS + 1, window: 4 }, text('abcdefgh')).map(brief)).toEqual([
     ['ACK', 1, 109, 'abcd'],
@@ -157,7 +157,7 @@ test('a window that stays zero is probed with one byte', () => {
   expect(host.say({ seq: 103, ack: ISS + 1, window: 0 }).map(brief)).toEqual([['ACK', 1, 103, 'a']]);
 });
 
-test('with the buffer full the window is zero, what comes beyond is not taken, and acknowledging opens it', () => {
+test('with the buffer full, the window is zero, further data is ignored, and an ACK opens it again', () => {
   using host = connect({ window: 0 });
   const full = new Uint8Array(1024);
   for (let at = 0; at < ECHO_BYTES; at += 1024) {
@@ -174,8 +174,7 @@ test('with the buffer full the window is zero, what comes beyond is not taken, a
 });
 
 /**
- * A connection whose peer takes nothing, with all but `room` bytes of the buffer filled; its next byte is
- * `seq`.
+ * A connection whose peer has a zero window, with all but `room` bytes of the buffer filled. Its next byte is `seq`.
  */
 function connectFull(room: number) {
   const host = connect({ window: 0 });
@@ -188,7 +187,7 @@ function connectFull(room: number) {
   return { ...host, seq };
 }
 
-test('a few free bytes do not open a window that was closed', () => {
+test('a few free bytes do not reopen a closed window', () => {
   using host = connectFull(0);
   const { seq } = host;
   host.say({ seq, ack: ISS + 1, window: 100 });
@@ -196,7 +195,7 @@ test('a few free bytes do not open a window that was closed', () => {
   expect(reply).toMatchObject({ window: 0, data: new Uint8Array(1) });
 });
 
-test('a FIN behind bytes that do not fit is not taken, one right at the window edge is', () => {
+test('a FIN after bytes that do not fit is ignored, one at the window’s edge is accepted', () => {
   using host = connectFull(2);
   const { seq } = host;
   expect(host.say({ seq, ack: ISS + 1, window: 0, flags: 'FIN ACK' }, text('abc')).map(brief)).toEqual([
@@ -207,7 +206,7 @@ test('a FIN behind bytes that do not fit is not taken, one right at the window e
   ]);
 });
 
-test('a FIN that the peer has no window for waits, and is tried again as a probe', () => {
+test('a FIN is held back by a zero window, and sent as a probe', () => {
   using host = connect({ window: 0 });
   expect(host.say({ seq: 101, ack: ISS + 1, window: 0, flags: 'FIN ACK' }).map(brief)).toEqual([
     ['ACK', 1, 102, ''],
@@ -216,7 +215,7 @@ test('a FIN that the peer has no window for waits, and is tried again as a probe
   expect(host.say({ seq: 102, ack: ISS + 1, window: 0 }).map(brief)).toEqual([['FIN ACK', 1, 102, '']]);
 });
 
-test('FIN is acknowledged and answered with FIN; after its ACK the connection is gone', () => {
+test('FIN is acknowledged and answered with FIN; its ACK closes the connection', () => {
   using host = connect();
   expect(host.say({ seq: 101, ack: ISS + 1, flags: 'FIN ACK' }, text('bye')).map(brief)).toEqual([
     ['PSH ACK', 1, 105, 'bye'].map((field) => (field === 'PSH ACK' ? 'FIN PSH ACK' : field)),
@@ -225,7 +224,7 @@ test('FIN is acknowledged and answered with FIN; after its ACK the connection is
   expect(host.say({ seq: 105, ack: ISS + 5 }).map(({ flags }) => flags)).toEqual(['RST']);
 });
 
-test('FIN waits until all is echoed', () => {
+test('FIN is sent after all data is echoed', () => {
   using host = connect({ window: 2 });
   expect(host.say({ seq: 101, ack: ISS + 1, window: 2, flags: 'FIN ACK' }, text('abc')).map(brief)).toEqual([
     ['ACK', 1, 105, 'ab'],
@@ -245,7 +244,7 @@ test('a lost FIN is sent again', () => {
   ]);
 });
 
-test('the third duplicate ACK brings the first missing segment again, and the fourth nothing', () => {
+test('the third duplicate ACK retransmits the first missing segment, and the fourth nothing', () => {
   using host = connect({ tcpOptions: Uint8Array.of(2, 4, 0, 50) });
   const sent = host.say({ seq: 101, ack: ISS + 1 }, new Uint8Array(150));
   expect(sent.map(({ data }) => data.length)).toEqual([50, 50, 50]);
@@ -256,7 +255,7 @@ test('the third duplicate ACK brings the first missing segment again, and the fo
   expect(host.say({ seq: 251, ack: ISS + 1 }, text('x')).map(brief)).toEqual([['PSH ACK', 151, 252, 'x']]);
 });
 
-test('an ACK of all that was sent counts even while the host is going over it again', () => {
+test('an ACK of everything sent is accepted during a retransmission', () => {
   using host = connect({ window: 4 });
   host.say({ seq: 101, ack: ISS + 1, window: 4 }, text('abcdefgh'));
   host.say({ seq: 109, ack: ISS + 1, window: 0 });
@@ -265,7 +264,7 @@ test('an ACK of all that was sent counts even while the host is going over it ag
   expect(host.say({ seq: 109, ack: ISS + 5, window: 4 }).map(brief)).toEqual([['PSH ACK', 5, 109, 'efgh']]);
 });
 
-test('an old segment that comes late does not reopen the window', () => {
+test('a late old segment does not reopen the window', () => {
   using host = connect({ window: 2 });
   host.say({ seq: 101, ack: ISS + 1, window: 2 }, text('abcd'));
   expect(host.say({ seq: 105, ack: ISS + 3, window: 0 })).toEqual([]);
@@ -277,7 +276,7 @@ test('an old segment that comes late does not reopen the window', () => {
   ]);
 });
 
-test('what stays unacknowledged is sent again after one second, then after two more', () => {
+test('unacknowledged data is retransmitted after one second, then after two more', () => {
   using host = connect();
   host.say({ seq: 101, ack: ISS + 1 }, text('abc'));
   const at = (ms: number) => {
@@ -313,7 +312,7 @@ test.each<[string, TcpFields, string]>([
   expect(host.port.counters).toMatchObject({ [counter]: 1 });
 });
 
-test('a wrong ACK of the SYN ACK is reset, and the right one still connects', () => {
+test('a wrong ACK of the SYN ACK is reset, and the correct one still connects', () => {
   using host = open();
   host.say({ flags: 'SYN', seq: 100 });
   expect(host.say({ seq: 101, ack: ISS + 2 }).map(({ flags, seq }) => [flags, seq])).toEqual([
@@ -330,13 +329,13 @@ test('RST ends a connection only with the next sequence number; elsewhere in the
   expect(host.say({ seq: 101, ack: ISS + 1 }).map(({ flags }) => flags)).toEqual(['RST']);
 });
 
-test('SYN on an open connection is challenged, and an ACK of what was never sent is answered with the right one', () => {
+test('SYN on an open connection is challenged, and an ACK of data never sent is answered with the correct one', () => {
   using host = connect();
   expect(host.say({ flags: 'SYN', seq: 77_777 }).map(brief)).toEqual([['ACK', 1, 101, '']]);
   expect(host.say({ seq: 101, ack: ISS + 9 }, text('no')).map(brief)).toEqual([['ACK', 1, 101, '']]);
 });
 
-test('one connection too many resets the one that has been idle longest', () => {
+test('one connection too many resets the one idle longest', () => {
   using host = open();
   for (let i = 0; i < TCP_CONNECTIONS; i++) {
     host.say({ flags: 'SYN', seq: 100, sourcePort: 1000 + i });

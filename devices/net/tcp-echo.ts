@@ -4,19 +4,15 @@ import type { Ipv4Packet } from './ipv4.js';
 import { ACK, FIN, parseTcp, RST, SYN, seqAdd, TcpSegment, writeTcp } from './tcp.js';
 import { TcpConnection, type TcpWire } from './tcp-connection.js';
 
-/**
- * Connections at a time; one more resets the one that has been idle longest. With ECHO_BYTES this bounds the
- * memory at 2 MiB.
- */
+/** Maximum connections; one more resets the one idle longest. With ECHO_BYTES, this bounds the memory at 2 MiB. */
 export const TCP_CONNECTIONS = 64;
 
 /**
- * The TCP echo server, and the refusal of every other port.
+ * The TCP echo server; it also resets connections to every other port.
  *
- * It has no timer: what the guest has not acknowledged in time is sent again when the guest next sends any
- * frame ({@link tick}), or at its third duplicate ACK. A guest that lost a segment and then keeps silent for
- * ever gets nothing more, which a wire that loses nothing of its own can afford: a full queue delays
- * segments, it does not lose them.
+ * It has no timer: overdue data is retransmitted when the guest next sends any frame ({@link tick}), or at the third
+ * duplicate ACK. A guest that loses a segment and then stays silent gets nothing more. That is acceptable on a wire
+ * that loses nothing itself: a full queue delays segments, it does not drop them.
  * @see RFC 9293, RFC 862
  */
 export class TcpEcho {
@@ -26,10 +22,10 @@ export class TcpEcho {
   readonly #connections: readonly TcpConnection[];
   readonly #counts: { evicted: number };
   #uses = 0;
-  /** No connection is due before this. */
+  /** No connection is due before this time. */
   #deadline = Number.POSITIVE_INFINITY;
   #owesOutput = false;
-  /** Where resume() begins, so that no connection starves another. */
+  /** Where resume() starts, so that no connection starves another. */
   #turn = 0;
 
   constructor(wire: TcpWire, counts: { evicted: number }) {
@@ -38,7 +34,7 @@ export class TcpEcho {
     this.#connections = Array.from({ length: TCP_CONNECTIONS }, () => new TcpConnection(wire));
   }
 
-  /** Takes a segment that was sent to the host, and to no other station. */
+  /** Handles a segment that was sent to the host alone. */
   answer(packet: Ipv4Packet): Verdict {
     const segment = this.#segment;
     if (parseTcp(packet, segment) === 'malformed') return 'malformed';
@@ -50,7 +46,8 @@ export class TcpEcho {
     if (connection !== undefined) {
       connection.take(packet, segment);
     } else {
-      // Refused: SYN with FIN, an ACK of nothing, no flags at all. Let through: SYN with ECN bits (RFC 3168, 6.1.1).
+      // // Rejects SYN with FIN, an ACK of nothing, and no flags at all. Accepts SYN with ECN bits (RFC 3168, section
+      // 6.1.1).
       if ((segment.flags & (SYN | ACK | FIN | RST)) !== SYN) {
         this.#refuse(packet, segment);
         return 'unanswered';
@@ -63,7 +60,7 @@ export class TcpEcho {
     return 'taken';
   }
 
-  /** Sends again what is overdue. Costs nothing while nothing is outstanding. */
+  /** Retransmits what is overdue. Free while nothing is outstanding. */
   tick(): void {
     if (this.#deadline === Number.POSITIVE_INFINITY) return;
     const now = this.#wire.now();
@@ -75,9 +72,7 @@ export class TcpEcho {
     }
   }
 
-  /**
-   * Sends what the full queue held back, now that it may have room. Costs nothing while nothing is held back.
-   */
+  /** Sends output that did not fit in the queue, now that it may have room. Free while there is none. */
   resume(): void {
     if (!this.#owesOutput) return;
     this.#owesOutput = false;
@@ -103,7 +98,7 @@ export class TcpEcho {
     return undefined;
   }
 
-  /** A closed connection, if need be by resetting the one that was idle longest. */
+  /** Returns a closed connection, if necessary by resetting the one idle longest. */
   #vacate(): TcpConnection {
     let oldest = this.#connections[0]!;
     for (const connection of this.#connections) {
@@ -115,7 +110,7 @@ export class TcpEcho {
     return oldest;
   }
 
-  /** Resets what belongs to no connection; a reset is never answered. RFC 9293, section 3.10.7.1. */
+  /** Resets a segment that belongs to no connection; never answers a reset. @see RFC 9293, section 3.10.7.1 */
   #refuse(packet: Ipv4Packet, segment: TcpSegment): void {
     if (segment.has(RST)) return;
     const out = this.#wire.queue.reserve();

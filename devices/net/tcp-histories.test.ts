@@ -4,7 +4,7 @@ import { type DecodedTcp, decode, tcp } from './testing/frames.js';
 import { TcpClient } from './testing/tcp-client.js';
 import { drain, openResponder } from './testing/wire.js';
 
-/** One thing that may happen to the wire or to the client. */
+/** Events on the wire and at the client. */
 const EVENTS = [
   'client sends',
   'client reads',
@@ -52,7 +52,7 @@ class Exchange {
     else take(this.#toClient, pick);
   }
 
-  /** From here on nothing is lost, and all goes in order. */
+  /** Delivers everything from here on, in order and without loss. */
   finish(): void {
     for (let round = 0; round < 3000 && !this.client.isDone && !this.client.isReset; round++) {
       this.#toHost.push(...this.client.push(4), ...this.client.read(65_536));
@@ -63,7 +63,7 @@ class Exchange {
     while (this.#toHost.length > 0) this.#hostHears(this.#toHost.shift());
   }
 
-  /** What the host says to a bare ACK that belongs to no connection. */
+  /** The host's reply to a bare ACK that belongs to no connection. */
   flagsForStrayAck(): string[] {
     this.#port.transmit([tcp(new Uint8Array(), { sourcePort: 40_000, seq: 1, ack: 1 })]);
     return drain(this.#port).map((frame) => (decode(frame).body as DecodedTcp).flags);

@@ -17,7 +17,7 @@ const OPTION_NOP = 1;
 const OPTION_MSS = 2;
 const OPTION_MSS_BYTES = 4;
 
-/** A segment's header, in either direction; one object per direction, reused. */
+/** A segment's header; one object per direction, reused. */
 export class TcpSegment {
   sourcePort = 0;
   destinationPort = 0;
@@ -25,9 +25,9 @@ export class TcpSegment {
   ack = 0;
   flags = 0;
   window = 0;
-  /** Value of the MSS option, 0 without one. */
+  /** Value of the MSS option; 0 without one. */
   mss = 0;
-  /** Where the data lies in the frame, and its length. */
+  /** Offset of the data in the frame, and its length. */
   dataAt = 0;
   dataBytes = 0;
 
@@ -46,12 +46,12 @@ export function seqDiff(a: number, b: number): number {
   return (a - b) | 0;
 }
 
-/** The sequence number `bytes` (which may be negative) after `seq`. */
+/** The sequence number `bytes` after `seq`; `bytes` may be negative. */
 export function seqAdd(seq: number, bytes: number): number {
   return (seq + bytes) >>> 0;
 }
 
-/** Reads the segment in `packet` into `segment`. @see RFC 9293 section 3.1 */
+/** Parses the segment in `packet` into `segment`. @see RFC 9293 section 3.1 */
 export function parseTcp(packet: Ipv4Packet, segment: TcpSegment): Verdict {
   const { frame, start, end } = packet;
   const bytes = end - start;
@@ -87,12 +87,12 @@ function findMss(frame: Uint8Array, start: number, end: number): number {
   return 0;
 }
 
-/** Where the data of a segment without options begins in a frame that the host sends. */
+/** Offset of the data of a segment without options, in a frame that the host sends. */
 export const TCP_DATA = IPV4_PAYLOAD + TCP_BYTES;
 
 /**
- * Writes the IPv4 and TCP headers of `segment` around the data that already lies at {@link TCP_DATA}; a
- * segment with an MSS option carries no data.
+ * Writes the IPv4 and TCP headers of `segment`, whose data is already at {@link TCP_DATA}. A segment with an MSS option
+ * carries no data.
  * @returns the frame's length
  */
 export function writeTcp(out: Uint8Array, destination: number, segment: TcpSegment): number {

@@ -27,7 +27,7 @@ test('a datagram without a checksum is echoed with one', () => {
   );
 });
 
-test('a checksum that works out as 0 is sent as ffff, for 0 would mean none', () => {
+test('a checksum that computes to 0 is sent as ffff, since 0 would mean none', () => {
   using port = openResponder();
   const checksumOfZeroes = udp(new Uint8Array(2)).slice(40, 42);
   const frame = udp(checksumOfZeroes);

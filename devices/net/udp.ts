@@ -7,10 +7,10 @@ import { IPPROTO_UDP, IPV4_PAYLOAD, type Ipv4Packet, writeIpv4 } from './ipv4.js
 
 export const UDP_BYTES = 8;
 
-/** Where the data of a datagram that the host sends begins. */
+/** Offset of a datagram's data in a frame that the host sends. */
 export const UDP_DATA = IPV4_PAYLOAD + UDP_BYTES;
 
-/** Checks the datagram's length and checksum, and ends `packet` where the datagram does. @see RFC 768 */
+/** Checks the datagram's length and checksum, and trims `packet` to the datagram. @see RFC 768 */
 export function parseUdp(packet: Ipv4Packet): Verdict {
   const { frame, start } = packet;
   if (packet.end - start < UDP_BYTES) return 'malformed';
@@ -24,7 +24,7 @@ export function parseUdp(packet: Ipv4Packet): Verdict {
   return 'taken';
 }
 
-/** Writes the IPv4 and UDP headers around `dataBytes` of data that already lie at {@link UDP_DATA}. */
+/** Writes the IPv4 and UDP headers of a datagram whose data is already at {@link UDP_DATA}. */
 export function writeUdp(
   out: Uint8Array,
   sourcePort: number,
@@ -44,8 +44,8 @@ export function writeUdp(
 }
 
 /**
- * Sends a datagram back. Not to port 0, which cannot be answered, nor to another echo service, which would
- * never end.
+ * Returns a datagram to its sender. Ignores port 0, which cannot be answered, and other echo services, which would
+ * never stop.
  */
 export function echoUdp(packet: Ipv4Packet, queue: FrameQueue): Verdict {
   const { frame, start } = packet;

@@ -1,4 +1,5 @@
-// Builders and a strict decoder of frames for tests. Deliberately plain, slow, and without a line of the code under test.
+// // Frame builders and a strict decoder for tests: plain and slow on purpose, and sharing no code with the code under
+// test.
 
 export const GUEST_MAC = '52:54:00:12:34:56';
 export const PEER_MAC = '02:00:0a:00:02:02';
@@ -6,7 +7,7 @@ export const BROADCAST = 'ff:ff:ff:ff:ff:ff';
 export const GUEST = '10.0.2.15';
 export const PEER = '10.0.2.2';
 
-/** Numbers written as `[value, bytes]`, big-endian; arrays of bytes as they are. */
+/** Numbers as `[value, bytes]`, big-endian; byte arrays as they are. */
 type Piece = readonly [value: number, bytes: 1 | 2 | 4] | Uint8Array;
 
 export function join(...pieces: Piece[]): Uint8Array {
@@ -25,7 +26,7 @@ const macText = (bytes: Uint8Array) =>
   Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(':');
 const ipText = (bytes: Uint8Array) => bytes.join('.');
 
-/** RFC 1071 by the book: 16-bit words, the carry brought round at each step. */
+/** RFC 1071 literally: 16-bit words, with the carry added at each step. */
 export function inetChecksum(bytes: Uint8Array): number {
   let sum = 0;
   for (let i = 0; i < bytes.length; i += 2) {
@@ -35,7 +36,7 @@ export function inetChecksum(bytes: Uint8Array): number {
   return 0xffff - sum;
 }
 
-/** A copy of `bytes` with the checksum over it (and `prefix`) stored at `at`, where zeroes were. */
+/** A copy of `bytes` with the checksum over it (and `prefix`) stored at `at`, which holds zeros. */
 function sealed(bytes: Uint8Array, at: number, prefix: Uint8Array = new Uint8Array()): Uint8Array {
   const sum = inetChecksum(join(prefix, bytes));
   return join(bytes.slice(0, at), [sum, 2], bytes.slice(at + 2));
@@ -63,7 +64,7 @@ export interface Ipv4Fields extends EthernetFields {
   padding?: number;
 }
 
-/** A whole frame around an IPv4 payload. */
+/** A complete frame with an IPv4 payload. */
 export function ipv4(protocol: number, payload: Uint8Array, fields: Ipv4Fields = {}): Uint8Array {
   const options = fields.options ?? new Uint8Array();
   const ihl = fields.ihl ?? 5 + options.length / 4;
@@ -152,7 +153,7 @@ export interface TcpFields extends Ipv4Fields {
 
 const FLAGS = ['FIN', 'SYN', 'RST', 'PSH', 'ACK', 'URG', 'ECE', 'CWR'];
 
-/** `flags` as words: `SYN ACK`. */
+/** @param fields `flags` are words: `SYN ACK` */
 export function tcp(data: Uint8Array, fields: TcpFields = {}): Uint8Array {
   const options = fields.tcpOptions ?? new Uint8Array();
   const words = (fields.flags ?? 'ACK').split(' ').filter((word) => word !== '');
@@ -208,7 +209,7 @@ export interface DhcpFields extends UdpFields {
   hlen?: number;
   op?: number;
   cookie?: number;
-  /** Options as code to value; `raw` replaces them all, end mark included. */
+  /** Options by code; `raw` replaces them all, end mark included. */
   dhcpOptions?: Readonly<Record<number, Uint8Array>>;
   raw?: Uint8Array;
 }
@@ -297,9 +298,7 @@ function must(condition: boolean, what: string): asserts condition {
   if (!condition) throw new Error(`the host sent a bad frame: ${what}`);
 }
 
-/**
- * Takes a frame of the host apart; throws if any field, length or checksum of it is not as the RFCs want it.
- */
+/** Decodes a frame from the host. @throws Error if any field, length or checksum violates the RFCs */
 export function decode(frame: Uint8Array): Decoded<Body> {
   must(frame.length >= 14, 'shorter than an Ethernet header');
   const view = new DataView(frame.buffer, frame.byteOffset, frame.length);

@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 
 /**
  * Why passt cannot be tested here; undefined if it can.
- * @throws Error instead if TSVISOR_REQUIRED_TIERS names `passt`
+ * @throws Error if it cannot, but TSVISOR_REQUIRED_TIERS names `passt`
  */
 export function passtProblem(): string | undefined {
   if (spawnSync('passt', ['--version']).status === 0) return undefined;
@@ -13,7 +13,7 @@ export function passtProblem(): string | undefined {
   return problem;
 }
 
-/** Children of this process that run `program` (15 characters of its name), ended but not waited for among them. */
+/** Child processes that run `program` (the first 15 characters of its name), zombies included. */
 export function childrenNamed(program: string): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -28,6 +28,6 @@ function statOf(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/stat`, 'latin1');
   } catch {
-    return ''; // it has ended since
+    return ''; // it exited meanwhile
   }
 }

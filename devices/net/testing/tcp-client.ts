@@ -9,9 +9,8 @@ export interface TcpClientOptions {
 }
 
 /**
- * A plain active opener for tests: it sends `data` and a FIN, reads what comes back, and holds the host to
- * the rules. It keeps only what arrives in order. Positions count from 0 (the SYN); data byte i is position i
- * + 1.
+ * A plain active opener for tests: it sends `data` and a FIN, reads the echo, and checks that the host follows the
+ * protocol. It keeps only data that arrives in order. Positions count from 0 (the SYN); data byte i is position i + 1.
  */
 export class TcpClient {
   readonly received: number[] = [];
@@ -22,12 +21,12 @@ export class TcpClient {
   #una = 0;
   #nxt = 0;
   #max = 0;
-  /** First position the host's window does not cover. */
+  /** First position past the host's window. */
   #peerEdge = 1;
   #peerIss: number | undefined;
   #rcvNxt = 0;
   #unread = 0;
-  /** First position of the host's stream that this client never said it could take. */
+  /** First position of the host's stream past every window this client announced. */
   #edge = 0;
   #hostEdge = 0;
 
@@ -44,8 +43,8 @@ export class TcpClient {
   }
 
   /**
-   * Called on each segment when the host makes it, in order: it may break no promise, whatever the network
-   * then does.
+   * Called on each segment in the order that the host sends them, before the network loses or reorders any: checks that
+   * it breaks no promise.
    */
   inspect(segment: DecodedTcp): void {
     if (segment.flags.includes('RST')) return;
@@ -69,7 +68,7 @@ export class TcpClient {
     if (segment.flags.includes('FIN')) claim(seq + length === this.#last + 1, 'ends early');
   }
 
-  /** Takes a segment that arrived; returns what to send. */
+  /** Handles a segment that arrived. Returns the frames to send. */
   take(segment: DecodedTcp): Uint8Array[] {
     if (segment.flags.includes('RST')) {
       if (!this.isDone) this.isReset = true;
@@ -101,14 +100,14 @@ export class TcpClient {
     return segment.data.length > 0 || hasFin ? [this.#acknowledge()] : [];
   }
 
-  /** The application reads; returns the window update. */
+  /** Reads as the application. Returns the window update. */
   read(bytes: number): Uint8Array[] {
     if (this.#unread === 0) return [];
     this.#unread -= Math.min(bytes, this.#unread);
     return [this.#acknowledge()];
   }
 
-  /** Sends new data, at most `segments` segments of it, as far as the host's window reaches. */
+  /** Sends up to `segments` segments of new data, as far as the host's window allows. */
   push(segments: number): Uint8Array[] {
     if (this.#nxt === 0) return [this.#segment(0, 1)];
     if (this.#rcvNxt === 0) return [];
@@ -121,7 +120,7 @@ export class TcpClient {
     return frames;
   }
 
-  /** The retransmission timer: the oldest segment again, or a window probe, or a bare ACK. */
+  /** Retransmission timeout: resends the oldest segment, or a window probe, or a bare ACK. */
   timeout(): Uint8Array[] {
     if (this.#una === 0) return [this.#segment(0, 1)];
     if (this.#rcvNxt === 0) return [];

@@ -3,14 +3,14 @@ import { Responder, type ResponderSources } from '../responder.js';
 import { parseResponderOptions } from '../responder-options.js';
 import { type Body, type Decoded, decode } from './frames.js';
 
-/** A responder for the address text, with sources that a test may choose. */
+/** A responder with these options; a test may replace its clock and sequence numbers. */
 export function openResponder(address = '', sources?: ResponderSources): Responder {
   const options = parseResponderOptions(address);
   if (typeof options === 'string') throw new TypeError(options);
   return new Responder(options, sources);
 }
 
-/** Every frame that waits, as bytes. */
+/** Receives all queued frames. */
 export function drain(port: NetPort): Uint8Array[] {
   const frames: Uint8Array[] = [];
   const buffer = new Uint8Array(65_536);
@@ -20,13 +20,13 @@ export function drain(port: NetPort): Uint8Array[] {
   return frames;
 }
 
-/** Sends frames and takes the replies apart. */
+/** Sends frames and decodes the replies. */
 export function exchange(port: NetPort, ...frames: Uint8Array[]): Decoded<Body>[] {
   for (const frame of frames) port.transmit([frame]);
   return drain(port).map(decode);
 }
 
-/** The one reply to a frame, which has to be of this kind. */
+/** Sends a frame and returns its only reply, which must be of this kind. */
 export function replyTo<Kind extends Body['kind']>(
   port: NetPort,
   kind: Kind,
