@@ -1,4 +1,4 @@
-/** Bytes, first in first out, in memory of a fixed size. */
+/** A FIFO of bytes with fixed capacity. */
 export class ByteRing {
   readonly #bytes: Uint8Array;
   #first = 0;
@@ -16,13 +16,13 @@ export class ByteRing {
     return this.#bytes.length - this.#length;
   }
 
-  /** Appends a byte: the caller has seen that there is room. */
+  /** Appends a byte; the caller has checked {@link room}. */
   push(byte: number): void {
     this.#bytes[(this.#first + this.#length) % this.#bytes.length] = byte;
     this.#length++;
   }
 
-  /** Takes the oldest byte; 0 of an empty ring. */
+  /** Removes and returns the oldest byte; 0 if the ring is empty. */
   shift(): number {
     if (this.#length === 0) return 0;
     const byte = this.#bytes[this.#first] as number;
@@ -30,14 +30,14 @@ export class ByteRing {
     return byte;
   }
 
-  /** Copies the oldest bytes into `target`, as many as fit; returns that part of it. */
+  /** Copies the oldest bytes into `target`, as many as fit. Returns that part of `target`. */
   peek(target: Uint8Array): Uint8Array {
     const count = Math.min(target.length, this.#length);
     for (let i = 0; i < count; i++) target[i] = this.#bytes[(this.#first + i) % this.#bytes.length] as number;
     return target.subarray(0, count);
   }
 
-  /** Takes the oldest `count` bytes out. */
+  /** Removes the oldest `count` bytes. */
   drop(count: number): void {
     this.#first = (this.#first + count) % this.#bytes.length;
     this.#length -= count;

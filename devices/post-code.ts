@@ -1,11 +1,11 @@
 import type { BusDevice } from './contracts.js';
 
-/** Where firmware reports how far it has come. */
+/** The port to which firmware writes progress codes. */
 export const POST_CODE_PORT = 0x80;
 
 /**
- * A port that takes marks of the guest's progress. Linux writes to it, too, to let time pass. Reads find nobody.
- * @param mark is called with 0 to 255, each time
+ * A port that reports progress codes. Linux also writes to it as a short delay. Reads return all-ones.
+ * @param mark called with 0 to 255 for each write
  */
 export function createPostCode(mark: (code: number) => void): BusDevice {
   return {

@@ -34,14 +34,14 @@ function createPort() {
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
 describe('16550A', () => {
-  test('what the guest writes is sent at once, and the transmitter is always empty', () => {
+  test('what the guest writes is sent at once, and the transmitter reads as empty', () => {
     const { sent, inb, outb } = createPort();
     for (const byte of bytes('ok\n')) outb(THR, byte);
     expect(sent).toEqual([...bytes('ok\n')]);
     expect(inb(LSR)).toBe(0x60);
   });
 
-  test('the divisor is behind DLAB and does not disturb the registers in front of it', () => {
+  test('the divisor is selected by DLAB and does not change the registers it hides', () => {
     const { sent, inb, outb } = createPort();
     outb(IER, 0x05);
     outb(LCR, 0x83);
@@ -53,7 +53,7 @@ describe('16550A', () => {
     expect(sent).toEqual([]);
   });
 
-  test('it is a 16550A by the way Linux tells them apart', () => {
+  test('Linux’s probe identifies it as a 16550A', () => {
     const { inb, outb } = createPort();
     outb(IER, 0);
     expect(inb(IER) & 0x0f).toBe(0);
@@ -102,7 +102,7 @@ describe('16550A', () => {
     expect(levels).toEqual([true, false]);
   });
 
-  test('fewer bytes than the trigger level are a time-out, as many are data', () => {
+  test('fewer bytes than the trigger level raise a time-out, enough bytes a data interrupt', () => {
     const { serial, inb, outb } = createPort();
     outb(FCR, 0x41);
     outb(IER, 0x01);
@@ -112,7 +112,7 @@ describe('16550A', () => {
     expect(inb(IIR)).toBe(0xc4);
   });
 
-  test('in loopback the guest hears itself and the outside hears nothing', () => {
+  test('in loopback the guest receives what it sends, and nothing goes out', () => {
     const { serial, sent, inb, outb } = createPort();
     outb(FCR, 0x01);
     outb(MCR, 0x10);
@@ -125,7 +125,7 @@ describe('16550A', () => {
     expect(inb(RBR)).toBe(0x6c);
   });
 
-  test('a loopback that nobody reads overruns', () => {
+  test('a loopback that is not read overruns', () => {
     const { inb, outb } = createPort();
     outb(MCR, 0x10);
     outb(IER, 0x04);
@@ -147,7 +147,7 @@ describe('16550A', () => {
     expect(levels).toEqual([true, false]);
   });
 
-  test('clearing the receiver FIFO drops what is in it and no more', () => {
+  test('clearing the receiver FIFO drops its contents and nothing else', () => {
     const { serial, inb, outb } = createPort();
     outb(FCR, 0x01);
     serial.receive(bytes('0123456789abcdefXY'));
@@ -155,7 +155,7 @@ describe('16550A', () => {
     expect([inb(RBR), inb(RBR)]).toEqual([...bytes('XY')]);
   });
 
-  test('every byte taken from the outside is read once, in order, whatever the guest does with FIFO and interrupts', () => {
+  test('every byte received is read once, in order, whatever the guest does with FIFO and interrupts', () => {
     const action = fc.oneof(
       fc.record({ kind: fc.constant('receive' as const), count: fc.integer({ min: 0, max: 3000 }) }),
       fc.record({ kind: fc.constant('read' as const), count: fc.integer({ min: 0, max: 40 }) }),
@@ -191,7 +191,7 @@ describe('16550A', () => {
     );
   });
 
-  test('a word written to the data port goes to two registers, as on the bus', () => {
+  test('a 2-byte write to the data port goes to two registers, as on the bus', () => {
     const { serial, sent, inb } = createPort();
     serial.write(THR, new Uint8Array([0x41, 0x05]));
     expect(sent).toEqual([0x41]);
@@ -200,7 +200,7 @@ describe('16550A', () => {
 });
 
 describe('marker ports', () => {
-  test('each byte written is told, and a read finds nobody', () => {
+  test('each byte written is reported, and reads return all-ones', () => {
     const told: string[] = [];
     const exit = createDebugExit((status) => told.push(`exit ${status}`));
     const post = createPostCode((code) => told.push(`mark ${code}`));

@@ -2,23 +2,26 @@ import { ByteRing } from './byte-ring.js';
 import type { BusDevice } from './contracts.js';
 import { UART_CONNECTED, UART_PORTS, Uart16550 } from './uart-16550.js';
 
-/** Where a PC has its first one, and its I/O APIC pin. */
+/** Port of a PC's first serial port, and its I/O APIC pin. */
 export const COM1_PORT = 0x3f8;
 export const COM1_GSI = 4;
-/** Ports a UART takes. */
+/** Number of ports. */
 export const SERIAL_PORTS = UART_PORTS;
 
 const WIRE_BYTES = 4096;
 
 export interface SerialPorts {
   readonly name?: string;
-  /** What the guest has sent; the bytes are good during the call only. */
+  /** Receives what the guest sends. The bytes are valid only during the call. */
   readonly transmit: (bytes: Uint8Array) => void;
-  /** Level of the interrupt pin, whenever it changes. */
+  /** Sets the level of the interrupt pin; called whenever it changes. */
   readonly raise: (level: boolean) => void;
 }
 
-/** A serial port. What is received waits outside while the FIFO is full, so that typing is not lost. Machine thread only. */
+/**
+ * A serial port. Input is queued outside the UART while its FIFO is full, so that typed characters are not lost.
+ * Machine thread only.
+ */
 export class Serial implements BusDevice {
   readonly name: string;
   readonly #wire = new ByteRing(WIRE_BYTES);
@@ -38,7 +41,7 @@ export class Serial implements BusDevice {
     this.#uart = new Uart16550(name, { line, raise });
   }
 
-  /** Bytes for the guest. Returns how many were taken: what does not fit is to be offered again later. */
+  /** Queues input for the guest. Returns how many bytes were accepted; offer the rest again later. */
   receive(bytes: Uint8Array): number {
     const taken = Math.min(bytes.length, this.#wire.room);
     for (let i = 0; i < taken; i++) this.#wire.push(bytes[i] as number);

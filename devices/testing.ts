@@ -1,4 +1,4 @@
-/** The machine's ports as fakes, for tests of devices, here and elsewhere. */
+/** Fakes of the machine's ports, for tests of devices in this package and others. */
 import type { Channel } from 'node:diagnostics_channel';
 import { formatRange, type Gpa, type Hva, isAligned } from '../sys/address.js';
 import { errno } from '../sys/errno.js';
@@ -34,7 +34,7 @@ function remove<T>(list: T[], item: T): Disposable {
   return disposable(() => list.splice(list.indexOf(item), 1));
 }
 
-/** A bus that lists what is on it. */
+/** A bus that lists its ranges. */
 export class FakeBus implements Bus {
   readonly kind: Bus['kind'];
   readonly ranges: FakeRange[] = [];
@@ -53,7 +53,7 @@ export class FakeBus implements Bus {
     return remove(this.ranges, range);
   }
 
-  /** A guest's read; all-ones where nobody is. */
+  /** Reads as the guest; all-ones where there is no device. */
   read(address: bigint, bytes: number): Uint8Array<ArrayBuffer> {
     const data = new Uint8Array(bytes).fill(0xff);
     const range = this.#find(address, bytes);
@@ -65,7 +65,7 @@ export class FakeBus implements Bus {
     return new DataView(this.read(address, 4).buffer).getUint32(0, true);
   }
 
-  /** A guest's write. */
+  /** Writes as the guest. */
   write(address: bigint, data: Uint8Array): void {
     const range = this.#find(address, data.length);
     range?.device.write(Number(address - range.base), data);
@@ -89,10 +89,10 @@ export interface FakeSlot {
   readonly name: string;
 }
 
-/** Memory slots as KVM keeps them: page-aligned, disjoint. */
+/** Memory slots with KVM's rules: page-aligned and disjoint. */
 export class FakeMapper implements GuestMapper {
   readonly slots: FakeSlot[] = [];
-  /** Set: the next maps fail with this. */
+  /** If set, maps fail with this. */
   failure: keyof typeof errno | undefined;
 
   map(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable {
@@ -125,7 +125,7 @@ export class FakeDoorbells implements Doorbells {
   }
 }
 
-/** A message that reached the guest, and how often. */
+/** A message delivered to the guest, and how often. */
 export interface DeliveredMessage {
   readonly name: string;
   readonly address: bigint;
@@ -168,7 +168,7 @@ class FakeMsiLine implements MsiLine {
     return isReadable(this.eventfd);
   }
 
-  /** What KVM's irqfd does by itself. */
+  /** Delivers like KVM's irqfd. */
   deliver(): void {
     if (this.#message === undefined) return;
     const count = drainEventfd(this.eventfd);
@@ -182,7 +182,7 @@ class FakeMsiLine implements MsiLine {
   }
 }
 
-/** A pin whose EOI the test gives. */
+/** A pin whose EOIs the test signals. */
 export class FakeLevelLine implements LevelLine {
   readonly gsi: number;
   readonly name: string;
@@ -212,7 +212,7 @@ export class FakeLevelLine implements LevelLine {
     return this.#isAsserted;
   }
 
-  /** The guest has served the interrupt. */
+  /** The guest has serviced the interrupt. */
   eoi(): void {
     if (!this.isAsserted) return;
     this.#isAsserted = false;
@@ -226,12 +226,12 @@ export class FakeLevelLine implements LevelLine {
   }
 }
 
-/** Interrupts with real eventfds, so that any device can signal them. */
+/** Interrupts with real eventfds, which any device can signal. */
 export class FakeInterrupts implements Interrupts {
   readonly lines = new Set<FakeMsiLine>();
   readonly levels = new Set<FakeLevelLine>();
   readonly delivered: DeliveredMessage[] = [];
-  /** GSIs there are. */
+  /** Number of GSIs available. */
   limit = Number.POSITIVE_INFINITY;
 
   msi(name: string): MsiLine {
@@ -249,14 +249,14 @@ export class FakeInterrupts implements Interrupts {
     return line;
   }
 
-  /** Delivers what open lines have, as KVM does at once, and returns all delivered since the last call. */
+  /** Delivers pending interrupts of open lines, which KVM does at once. Returns all delivered since the last call. */
   take(): DeliveredMessage[] {
     for (const line of this.lines) line.deliver();
     return this.delivered.splice(0);
   }
 }
 
-/** Watches nothing by itself: {@link FakeSignals.deliver} looks at all fds, as the machine does between two exits. */
+/** Watches fds only when {@link FakeSignals.deliver} is called, like the machine between two exits. */
 export class FakeSignals implements Signals {
   readonly watched = new Map<number, () => void>();
 
@@ -282,7 +282,7 @@ export interface FakeEnvironment extends PciEnvironment {
   readonly signals: FakeSignals;
 }
 
-/** Windows as a PC has them: ports from 0xC000, memory below 4 GiB, and 64 GiB of it further up. */
+/** The windows of a PC: ports from 0xC000, memory below 4 GiB, and 64 GiB above. */
 export const fakeWindows: readonly AddressWindow[] = [
   { kind: 'pio', base: 0xc000n, bytes: 0x4000n },
   { kind: 'mmio', base: 0xe000_0000n, bytes: 0x1000_0000n },
@@ -301,7 +301,7 @@ export function fakeEnvironment(windows: readonly AddressWindow[] = fakeWindows)
   };
 }
 
-/** Collects what `channel` publishes until disposed. */
+/** Records the events published on `channel` until disposed. */
 export function recordTrace<T = { readonly what: string; readonly device: string; readonly text: string }>(
   channel: Channel,
 ): Disposable & { readonly events: T[] } {

@@ -4,7 +4,7 @@ import { MSR_CTS, MSR_DCD, UART_CONNECTED, UART_STATE_BYTES, Uart16550 } from '.
 
 const [RBR, THR, IER, IIR, FCR, MCR, LSR, MSR] = [0, 0, 1, 2, 2, 4, 5, 6] as const;
 
-/** A UART on a line that takes as many bytes as the test allows. */
+/** A UART on a line that accepts as many bytes as the test allows. */
 function createPort() {
   const wire = {
     room: Number.POSITIVE_INFINITY,
@@ -35,7 +35,7 @@ function createPort() {
   return { uart, wire, levels, inb, outb };
 }
 
-test('while the line takes nothing the transmitter holds 16 bytes, says so, and interrupts when they have gone', () => {
+test('while the line accepts nothing, the transmitter holds 16 bytes, and interrupts once they are sent', () => {
   const { uart, wire, levels, inb, outb } = createPort();
   outb(FCR, 1);
   wire.room = 3;
@@ -60,7 +60,7 @@ test('without FIFOs the transmitter holds one byte', () => {
   expect([wire.sent, inb(LSR)]).toEqual([[1], 0x60]);
 });
 
-test('clearing the transmitter forgets what the line has not taken, and it is empty', () => {
+test('clearing the transmitter drops what the line has not accepted', () => {
   const { uart, wire, inb, outb } = createPort();
   outb(FCR, 1);
   wire.room = 1;
@@ -71,7 +71,7 @@ test('clearing the transmitter forgets what the line has not taken, and it is em
   expect([wire.sent, inb(LSR)]).toEqual([[1], 0x60]);
 });
 
-test('inputs that change on the line are deltas in MSR, and an interrupt until it is read', () => {
+test('changed inputs set delta bits in MSR and interrupt until it is read', () => {
   const { uart, wire, levels, inb, outb } = createPort();
   outb(IER, 8);
   expect(levels).toEqual([]);
@@ -83,7 +83,7 @@ test('inputs that change on the line are deltas in MSR, and an interrupt until i
   expect([inb(MSR), inb(MSR)]).toEqual([0x98, 0x90]);
 });
 
-test('a state that was saved comes out the same of the UART that loads it, after any history', () => {
+test('a saved state reads back the same from the UART that loads it, after any history', () => {
   const write = fc.tuple(fc.integer({ min: 0, max: 7 }), fc.integer({ min: 0, max: 255 }));
   fc.assert(
     fc.property(fc.array(write, { maxLength: 80 }), fc.nat(20), (writes, waiting) => {
@@ -104,7 +104,7 @@ test('a state that was saved comes out the same of the UART that loads it, after
   );
 });
 
-test('a state of another length, or with more bytes than a FIFO has, is refused', () => {
+test('a state of another length, or with more bytes than a FIFO holds, is rejected', () => {
   const { uart } = createPort();
   const state = uart.save();
   expect(state).toHaveLength(UART_STATE_BYTES);

@@ -1,11 +1,11 @@
-/** The 16550A UART (National PC16550D): eight ports, two FIFOs of 16 bytes. */
+/** The 16550A UART: eight ports and two 16-byte FIFOs. @see National PC16550D data sheet */
 import { ByteRing } from './byte-ring.js';
 import type { BusDevice } from './contracts.js';
 
-/** Ports a UART takes. */
+/** Number of ports. */
 export const UART_PORTS = 8;
 
-// Registers; with DLAB set the first two are the divisor.
+// // Registers. With DLAB set, the first two are the divisor.
 const RBR_THR = 0;
 const IER = 1;
 const IIR_FCR = 2;
@@ -26,14 +26,14 @@ const IIR_MSI = 0x00;
 const IIR_THRI = 0x02;
 const IIR_RDI = 0x04;
 const IIR_RLSI = 0x06;
-/** Characters wait in the FIFO, fewer than its trigger level. */
+/** Characters wait in the FIFO, but fewer than its trigger level. */
 const IIR_RX_TIMEOUT = 0x0c;
 const IIR_FIFO_ENABLED = 0xc0;
 
 const FCR_ENABLE_FIFO = 0x01;
 const FCR_CLEAR_RCVR = 0x02;
 const FCR_CLEAR_XMIT = 0x04;
-/** They act and are gone. */
+/** Self-clearing bits. */
 const FCR_CLEARS = FCR_CLEAR_RCVR | FCR_CLEAR_XMIT;
 const FCR_TRIGGER_SHIFT = 6;
 const TRIGGER_LEVELS = [1, 4, 8, 14] as const;
@@ -45,7 +45,7 @@ const MCR_BITS = 0x1f;
 
 const LSR_DR = 0x01;
 const LSR_OE = 0x02;
-/** Transmitter and its holding register are empty. */
+/** The transmitter and its holding register are empty. */
 const LSR_THRE_TEMT = 0x60;
 
 const MSR_DCTS = 0x01;
@@ -57,13 +57,13 @@ export const MSR_CTS = 0x10;
 export const MSR_DSR = 0x20;
 export const MSR_RI = 0x40;
 export const MSR_DCD = 0x80;
-/** The other end is there, and ready. */
+/** The peer is connected and ready. */
 export const UART_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD;
 const DIVISOR_115200 = 1;
 
 const FIFO_BYTES = 16;
 
-// What save() makes: registers, then each FIFO's length and bytes.
+// // Layout of a saved state: registers, then each FIFO's length and bytes.
 const SAVED_IER = 0;
 const SAVED_FCR = 1;
 const SAVED_LCR = 2;
@@ -74,30 +74,30 @@ const SAVED_DIVISOR = 6;
 const SAVED_FLAGS = 8;
 const SAVED_RECEIVER = 9;
 const SAVED_TRANSMITTER = SAVED_RECEIVER + 1 + FIFO_BYTES;
-/** Length of what {@link Uart16550.save} returns. */
+/** Length of {@link Uart16550.save}'s result in bytes. */
 export const UART_STATE_BYTES = SAVED_TRANSMITTER + 1 + FIFO_BYTES;
 const FLAG_OVERRUN = 1;
 const FLAG_THRE_PENDING = 2;
 
-/** What the UART's cable leads to. It is as fast as it likes: a UART without a wire has no line speed. */
+/** The other end of the UART's cable. Its speed is unlimited: a virtual UART has no line rate. */
 export interface UartLine {
-  /** Takes bytes from the transmitter, oldest first; returns how many. The others stay there until it is asked again. */
+  /** Accepts bytes from the transmitter, oldest first. Returns how many; the others remain until the next call. */
   transmit(bytes: Uint8Array): number;
-  /** The next byte for the receiver, -1 if there is none. */
+  /** The next byte for the receiver; -1 if there is none. */
   receive(): number;
-  /** MSR_CTS, MSR_DSR, MSR_RI and MSR_DCD as they are now. */
+  /** The current MSR_CTS, MSR_DSR, MSR_RI and MSR_DCD. */
   readonly inputs: number;
 }
 
 export interface UartPorts {
   readonly line: UartLine;
-  /** Level of the interrupt pin, whenever it changes. */
+  /** Sets the level of the interrupt pin; called whenever it changes. */
   readonly raise: (level: boolean) => void;
 }
 
 /**
- * The registers. A byte leaves for the line when it is written, and stays in the transmitter's FIFO while the line takes
- * none; one written to a full FIFO is lost. What the line has for the guest waits there until the receiver has room.
+ * The registers. A byte is passed to the line when written, and stays in the transmitter's FIFO while the line accepts
+ * none. A byte written to a full FIFO is lost. Input stays on the line until the receiver has room.
  */
 export class Uart16550 implements BusDevice {
   readonly name: string;
@@ -114,7 +114,7 @@ export class Uart16550 implements BusDevice {
   #msr = 0;
   #divisor = DIVISOR_115200;
   #hasOverrun = false;
-  /** The transmitter became empty, and nobody has been told. */
+  /** The transmitter became empty, and this has not been reported. */
   #isThrePending = false;
   #isPaused = false;
   #level = false;
@@ -126,12 +126,12 @@ export class Uart16550 implements BusDevice {
     this.#msr = line.inputs;
   }
 
-  /** Bytes that the receiver still has room for. */
+  /** Number of bytes that the receiver has room for. */
   get receiverRoom(): number {
     return Math.max(0, this.#fifoBytes - this.#receiver.length);
   }
 
-  /** To be called when the line has bytes, room or other inputs than before. */
+  /** Call when the line has new bytes, room or inputs. */
   update(): void {
     if (!this.#isPaused) {
       while (this.#moveBytes());
@@ -155,7 +155,7 @@ export class Uart16550 implements BusDevice {
     }
   }
 
-  /** As after power-on. The line stays as it is. */
+  /** Resets to the power-on state. The line is unchanged. */
   reset(): void {
     this.#ier = this.#fcr = this.#lcr = this.#mcr = this.#scr = 0;
     this.#msr = this.#line.inputs;
@@ -166,7 +166,7 @@ export class Uart16550 implements BusDevice {
     this.update();
   }
 
-  /** Leaves the line alone until {@link resume}; registers go on working. */
+  /** Stops using the line until {@link resume}; the registers keep working. */
   pause(): void {
     this.#isPaused = true;
   }
@@ -176,7 +176,7 @@ export class Uart16550 implements BusDevice {
     this.update();
   }
 
-  /** All that a guest could notice if it were missing, {@link UART_STATE_BYTES} of it. */
+  /** Saves all state that a guest can observe, {@link UART_STATE_BYTES} bytes. */
   save(): Uint8Array {
     const state = new Uint8Array(UART_STATE_BYTES);
     state[SAVED_IER] = this.#ier;
@@ -194,7 +194,7 @@ export class Uart16550 implements BusDevice {
     return state;
   }
 
-  /** Takes over what another UART has saved; bits that no UART has are left out. Returns whether it could be one's state. */
+  /** Restores a saved state, ignoring bits that no UART has. Returns false if it is not a valid state. */
   load(state: Uint8Array): boolean {
     const at = (index: number): number => state[index] as number;
     const isWhole = state.length === UART_STATE_BYTES;
@@ -291,7 +291,7 @@ export class Uart16550 implements BusDevice {
   }
 
   #enableInterrupts(value: number): void {
-    // Enabling it while the transmitter is empty raises it.
+    // // Enabling it while the transmitter is empty raises it.
     if ((value & ~this.#ier & IER_THRI) !== 0 && this.#transmitter.length === 0) this.#isThrePending = true;
     this.#ier = value;
   }
@@ -306,7 +306,10 @@ export class Uart16550 implements BusDevice {
     this.#fcr = value & ~FCR_CLEARS;
   }
 
-  /** Between FIFOs and line, or in loopback from one FIFO to the other. Returns whether it may go on. */
+  /**
+   * Moves bytes between FIFOs and line, or in loopback from one FIFO to the other. Returns whether more may be
+   * possible.
+   */
   #moveBytes(): boolean {
     const waiting = this.#transmitter.length;
     if ((this.#mcr & MCR_LOOP) !== 0) {
@@ -329,7 +332,7 @@ export class Uart16550 implements BusDevice {
     else this.#hasOverrun = true;
   }
 
-  /** Loopback connects the four outputs to the four inputs. */
+  /** In loopback, the four outputs are connected to the four inputs. */
   #updateModem(): void {
     const inputs = (this.#mcr & MCR_LOOP) === 0 ? this.#line.inputs : loopedInputs(this.#mcr);
     const changed = inputs ^ this.#msr;
@@ -345,7 +348,7 @@ export class Uart16550 implements BusDevice {
     if ((this.#ier & IER_RLSI) !== 0 && this.#hasOverrun) return IIR_RLSI;
     if ((this.#ier & IER_RDI) !== 0 && this.#receiver.length > 0) {
       const trigger = this.#isFifoEnabled ? (TRIGGER_LEVELS[this.#fcr >> FCR_TRIGGER_SHIFT] as number) : 1;
-      // The line is idle whenever anybody looks, so the time-out of four characters has passed.
+      // // The line is always idle by now, so the time-out of four characters has passed.
       return this.#receiver.length >= trigger ? IIR_RDI : IIR_RX_TIMEOUT;
     }
     if ((this.#ier & IER_THRI) !== 0 && this.#isThrePending) return IIR_THRI;

@@ -39,7 +39,7 @@ const PWRBTN = 1 << 8;
 const SLP_EN = 1 << 13;
 const SECOND = 1_000_000_000n;
 
-test('the timer counts 3579545 times a second, and starts again after 32 bits', () => {
+test('the timer counts 3579545 times a second, and wraps after 32 bits', () => {
   const { in: read, pass } = machine();
   expect(read(PM_TIMER, 4)).toBe(0);
   pass(SECOND);
@@ -48,7 +48,7 @@ test('the timer counts 3579545 times a second, and starts again after 32 bits', 
   expect(read(PM_TIMER, 4)).toBe((1200 * 3_579_545) % 2 ** 32);
 });
 
-test('the timer’s highest bit sets its status at each change, until the guest clears it', () => {
+test('each change of the timer’s highest bit sets its status, until the guest clears it', () => {
   const { in: read, out, pass } = machine();
   expect(read(PM1_EVENT, 2) & 1).toBe(0);
   pass(600n * SECOND); // 2^31 counts take 599.9 s
@@ -59,7 +59,7 @@ test('the timer’s highest bit sets its status at each change, until the guest 
   expect(read(PM1_EVENT, 2) & 1).toBe(1);
 });
 
-test('the power button raises the SCI if it is enabled, until the guest clears the event', () => {
+test('the power button raises the SCI, if enabled, until the guest clears the event', () => {
   const { pm, in: read, out, seen } = machine();
   pm.pressPowerButton();
   expect(seen).toEqual([]);
@@ -74,7 +74,7 @@ test('the power button raises the SCI if it is enabled, until the guest clears t
   expect(read(PM1_EVENT, 2)).toBe(0);
 });
 
-test('SLP_EN powers off with the type of S5 and with no other, in one write of two bytes or in two of one', () => {
+test('SLP_EN powers off only with the type of S5, in one 2-byte write or two 1-byte writes', () => {
   const { out, seen } = machine();
   out(PM1_CONTROL, 2, SLP_EN | (1 << 10));
   out(PM1_CONTROL, 2, 5 << 10);
@@ -85,7 +85,7 @@ test('SLP_EN powers off with the type of S5 and with no other, in one write of t
   expect(seen).toEqual(['off', 'off']);
 });
 
-test('the machine is in ACPI mode, whatever the guest writes, and SLP_EN reads as zero', () => {
+test('the machine is in ACPI mode, whatever the guest writes, and SLP_EN reads as 0', () => {
   const { in: read, out } = machine();
   expect(read(PM1_CONTROL, 2)).toBe(1);
   out(PM1_CONTROL, 2, 0xffff & ~SLP_EN);
@@ -115,7 +115,7 @@ test('a general-purpose event shares the SCI with the power button', () => {
   expect(seen).toEqual(['SCI up', 'SCI down']);
 });
 
-test('ports without a register read as ones and take any write', () => {
+test('ports without a register read all-ones and ignore writes', () => {
   const { in: read, out, seen } = machine();
   out(0x06, 2, 0xffff);
   out(PM_TIMER, 4, 0);

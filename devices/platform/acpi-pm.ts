@@ -1,16 +1,17 @@
 /**
- * ACPI's fixed hardware (ACPI 6.5, section 4.8): PM1a event and control registers, the PM timer, one block of
- * general-purpose events, and a reset register, in one range of ports.
+ * ACPI fixed hardware: PM1a event and control registers, the PM timer, one block of general-purpose events, and a reset
+ * register, in one port range.
+ * @see ACPI 6.5, section 4.8
  */
 import { trace } from '../../sys/trace.js';
 import type { BusDevice } from '../contracts.js';
 
-/** Where a machine has them, and the I/O APIC pin of the system control interrupt. */
+/** Its port range, and the I/O APIC pin of the system control interrupt (SCI). */
 export const ACPI_PM_PORT = 0x600;
 export const ACPI_PM_PORTS = 0x20;
 export const ACPI_SCI_GSI = 9;
 
-/** Offsets of the register blocks: the FADT tells the guest. */
+/** Offsets of the register blocks; the FADT declares them. */
 export const PM1_EVENT = 0x00;
 export const PM1_EVENT_BYTES = 4;
 export const PM1_CONTROL = 0x04;
@@ -18,12 +19,12 @@ export const PM1_CONTROL_BYTES = 2;
 export const PM_TIMER = 0x08;
 export const PM_RESET = 0x0c;
 export const PM_GPE0_BLOCK = 0x10;
-/** Half of it status, half of it enable. */
+/** Status registers in the first half, enable registers in the second. */
 export const PM_GPE0_BYTES = 4;
 
-/** What a guest writes to {@link PM_RESET}. */
+/** The value that resets when a guest writes it to {@link PM_RESET}. */
 export const ACPI_RESET_VALUE = 0x01;
-/** SLP_TYP of S5, soft off: the DSDT's \_S5 tells the guest. */
+/** SLP_TYP of S5, soft off; the DSDT's \_S5 declares it. */
 export const ACPI_S5_SLEEP_TYPE = 5;
 
 const PM1_STATUS = PM1_EVENT;
@@ -31,40 +32,40 @@ const PM1_ENABLE = PM1_EVENT + 2;
 const GPE0_STATUS = PM_GPE0_BLOCK;
 const GPE0_ENABLE = PM_GPE0_BLOCK + PM_GPE0_BYTES / 2;
 
-/** The PM timer's highest bit has changed. */
+/** Set when the PM timer's highest bit changes. */
 const TMR_STS = 1 << 0;
 const PWRBTN_STS = 1 << 8;
 const PM1_EVENTS = TMR_STS | (1 << 5) | PWRBTN_STS | (1 << 9) | (1 << 10);
-/** PM1 control: events come as SCIs, not as SMIs. Always set. */
+/** PM1 control: events raise SCIs instead of SMIs. Always set. */
 const SCI_EN = 1 << 0;
 const SLP_TYP_SHIFT = 10;
 const SLP_TYP_MASK = 7;
 const SLP_EN = 1 << 13;
-/** PM1 control's bits that hold what was written: BM_RLD and the sleep type. */
+/** The bits of PM1 control that read back as written: BM_RLD and the sleep type. */
 const CONTROL_STORED = (1 << 1) | (SLP_TYP_MASK << SLP_TYP_SHIFT);
 
 const PM_TIMER_HZ = 3_579_545n;
 const NS_PER_SECOND = 1_000_000_000n;
 
 export interface AcpiPmPorts {
-  /** Nanoseconds of a clock that never goes back. */
+  /** Monotonic clock in nanoseconds. */
   readonly nowNs: () => bigint;
-  /** Level of the system control interrupt, whenever it changes. */
+  /** Sets the level of the SCI; called whenever it changes. */
   readonly raiseSci: (level: boolean) => void;
-  /** The guest has gone to S5. */
+  /** The guest entered S5. */
   readonly powerOff: () => void;
-  /** The guest asks for a reset. */
+  /** The guest requested a reset. */
   readonly reset: () => void;
 }
 
 /**
- * The registers. The timer's overflow event is seen by whoever reads its status, but raises no SCI by itself: no
- * guest of today waits for it. Machine thread only.
+ * The registers. The timer sets its status bit on overflow but does not raise an SCI by itself: guests do not rely on
+ * that. Machine thread only.
  */
 export class AcpiPm implements BusDevice {
   readonly name = 'ACPI PM';
   readonly #ports: AcpiPmPorts;
-  /** Two bytes each, as their ports have them. */
+  /** One byte per port. */
   readonly #pm1Enable = new Uint8Array(2);
   readonly #gpeStatus = new Uint8Array(PM_GPE0_BYTES / 2);
   readonly #gpeEnable = new Uint8Array(PM_GPE0_BYTES / 2);
@@ -79,20 +80,20 @@ export class AcpiPm implements BusDevice {
     this.#seenTimerHigh = this.#timer() >= 2 ** 31;
   }
 
-  /** Somebody presses the power button: a guest that listens shuts down. */
+  /** Presses the power button: a guest that handles the event shuts down. */
   pressPowerButton(): void {
     this.#pm1Status |= PWRBTN_STS;
     this.#settle();
   }
 
-  /** A general-purpose event happens: the guest runs the DSDT's `_Exx`. @param index 0 to 15 */
+  /** Raises a general-purpose event: the guest runs the DSDT's `_Exx`. @param index 0 to 15 */
   raiseGpe(index: number): void {
     this.#gpeStatus[index >> 3] = (this.#gpeStatus[index >> 3] as number) | (1 << (index & 7));
     this.#settle();
   }
 
   read(offset: number, data: Uint8Array): void {
-    const timer = this.#timer(); // once, so that the bytes belong together
+    const timer = this.#timer(); // once, for consistent bytes
     for (let i = 0; i < data.length; i++) data[i] = this.#readByte(offset + i, timer);
   }
 
@@ -172,7 +173,7 @@ export class AcpiPm implements BusDevice {
       case GPE0_ENABLE + 1:
         this.#gpeEnable[port - GPE0_ENABLE] = value;
         break;
-      default: // the timer is read-only, the rest does not exist
+      default: // the timer is read-only, other ports have no register
     }
   }
 
@@ -183,7 +184,7 @@ export class AcpiPm implements BusDevice {
       trace.guestMisuse.publish({ device: this.name, what: 'a sleep state that does not exist', type });
   }
 
-  /** The SCI is up while an enabled event waits to be cleared. */
+  /** Raises the SCI while an enabled event is pending. */
   #settle(): void {
     const pm1Enable = (this.#pm1Enable[0] as number) | ((this.#pm1Enable[1] as number) << 8);
     const isGpe = this.#gpeStatus.some((status, i) => (status & (this.#gpeEnable[i] as number)) !== 0);

@@ -22,7 +22,7 @@ function machine() {
   };
 }
 
-test('the self test passes, and its answer is there to be read once', () => {
+test('the self test passes, and its result can be read once', () => {
   const m = machine();
   expect(m.status() & 1).toBe(0);
   m.command(0xaa);
@@ -32,7 +32,7 @@ test('the self test passes, and its answer is there to be read once', () => {
   expect(m.data()).toBe(0);
 });
 
-test('0xFE pulses the reset line, and so does any pulse or output with that bit clear, but no other', () => {
+test('the reset line is pulsed by 0xFE and by any pulse or output with that bit clear, and by no other', () => {
   const m = machine();
   m.command(0xff);
   m.command(0xf1);
@@ -48,7 +48,7 @@ test('0xFE pulses the reset line, and so does any pulse or output with that bit 
   expect(m.resets()).toBe(3);
 });
 
-test('the configuration byte is kept, until a self test', () => {
+test('the configuration byte is kept until a self test', () => {
   const m = machine();
   m.command(0x60);
   m.send(0x47);
@@ -60,7 +60,7 @@ test('the configuration byte is kept, until a self test', () => {
   expect(m.data()).toBe(0x34);
 });
 
-test('a keyboard that is not there answers by a time-out', () => {
+test('the absent keyboard reports a time-out', () => {
   const m = machine();
   m.send(0xff);
   expect(m.status() & 0x41).toBe(0x41);

@@ -1,17 +1,17 @@
 /**
- * As much of a keyboard controller (Intel 8042) as guests need without a keyboard: they test it, find nothing behind
- * it, and pulse its reset line to restart the machine.
+ * The parts of a keyboard controller (Intel 8042) that guests use without a keyboard: they test it, find no keyboard,
+ * and pulse its reset line to restart the machine.
  */
 import type { BusDevice } from '../contracts.js';
 
-/** Its two ports; between them there is another device's. */
+/** Its two ports; the ports between them belong to other devices. */
 export const I8042_DATA_PORT = 0x60;
 export const I8042_COMMAND_PORT = 0x64;
 
 const STATUS_OUTPUT_FULL = 0x01;
 const STATUS_SYSTEM = 0x04;
 const STATUS_UNLOCKED = 0x10;
-/** Whom a byte was sent to does not answer. */
+/** The addressed device does not respond. */
 const STATUS_TIMEOUT = 0x40;
 
 const COMMAND_READ_CONFIG = 0x20;
@@ -21,7 +21,7 @@ const COMMAND_SELF_TEST = 0xaa;
 const COMMAND_TEST_KEYBOARD = 0xab;
 const COMMAND_READ_OUTPUT = 0xd0;
 const COMMAND_WRITE_OUTPUT = 0xd1;
-/** 0xF0 to 0xFF pulse the output lines whose bits are 0; line 0 is the processor's reset. */
+/** 0xF0 to 0xFF pulse the output lines whose bits are 0. Line 0 is the processor's reset. */
 const COMMAND_PULSE = 0xf0;
 
 const SELF_TEST_PASSED = 0x55;
@@ -38,7 +38,7 @@ export interface I8042Ports {
   readonly reset: () => void;
 }
 
-/** The controller: a device for each port. Machine thread only. */
+/** The controller, with one device per port. Machine thread only. */
 export class I8042 {
   /** At {@link I8042_DATA_PORT}. */
   readonly data: BusDevice;
@@ -47,9 +47,9 @@ export class I8042 {
   readonly #reset: () => void;
   #config = CONFIG_AT_RESET;
   #output = OUTPUT_RESET_LINE | OUTPUT_A20;
-  /** What the guest is to read, and the status that goes with it. */
+  /** The byte for the guest to read, with its status bits. */
   #answer: { readonly value: number; readonly status: number } | undefined;
-  /** The command whose operand comes next at the data port. */
+  /** The command whose operand is written to the data port next. */
   #operandOf: number | undefined;
 
   constructor(ports: I8042Ports) {
@@ -96,7 +96,7 @@ export class I8042 {
         this.#output = value;
         if ((value & OUTPUT_RESET_LINE) === 0) this.#reset();
         break;
-      default: // for a keyboard that is not there
+      default: // for the absent keyboard
         this.#tell(RESEND, STATUS_TIMEOUT);
     }
   }

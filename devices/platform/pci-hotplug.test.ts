@@ -17,7 +17,7 @@ function machine() {
   return { hotplug, seen, read, write };
 }
 
-test('changes are told by one event each, and by their bits, once', () => {
+test('each change raises one event and sets its bit, which reads as set once', () => {
   const { hotplug, seen, read } = machine();
   hotplug.announce(3);
   hotplug.announce(31);
@@ -28,7 +28,7 @@ test('changes are told by one event each, and by their bits, once', () => {
   expect([read(PCI_HOTPLUG_UP), read(PCI_HOTPLUG_DOWN)]).toEqual([0, 0]);
 });
 
-test('each slot of an eject is given back', () => {
+test('an eject reports each of its slots', () => {
   const { hotplug, seen, write, read } = machine();
   hotplug.requestUnplug(5);
   write(PCI_HOTPLUG_EJECT, (1 << 5) | (1 << 31) | 1);
@@ -36,7 +36,7 @@ test('each slot of an eject is given back', () => {
   expect(read(PCI_HOTPLUG_DOWN)).toBe(0);
 });
 
-test('accesses of other widths or places do nothing', () => {
+test('accesses of other widths or offsets do nothing', () => {
   const { hotplug, seen, read, write } = machine();
   hotplug.announce(1);
   expect(read(PCI_HOTPLUG_UP, 1)).toBe(0xffff_ffff);
@@ -48,7 +48,7 @@ test('accesses of other widths or places do nothing', () => {
   expect(read(PCI_HOTPLUG_UP)).toBe(2);
 });
 
-test('the host bridge’s slot, and slots that do not exist, are refused', () => {
+test('the host bridge’s slot, and slots that do not exist, are rejected', () => {
   const { hotplug, seen } = machine();
   for (const slot of [0, 32, 1.5, -1]) {
     expect(() => hotplug.announce(slot)).toThrowError(RangeError);

@@ -1,19 +1,19 @@
 /**
- * The registers by which a guest's ACPI code learns that PCI slots have changed, and lets go of a device: three words of
- * one bit for each slot of bus 0. The DSDT describes them; the guest's own hotplug driver does the rest.
+ * The registers through which a guest's ACPI code detects changed PCI slots and ejects devices: three words with one
+ * bit per slot of bus 0. The DSDT describes them; the guest's own hotplug driver does the rest.
  */
 import type { BusDevice } from '../contracts.js';
 
 export const PCI_HOTPLUG_PORT = 0x620;
 export const PCI_HOTPLUG_PORTS = 12;
-/** The general-purpose event that tells the guest to look. */
+/** The general-purpose event that makes the guest check the slots. */
 export const PCI_HOTPLUG_GPE = 1;
 
-/** Slots with a new device; reading clears it. */
+/** Slots with a new device. Read to clear. */
 export const PCI_HOTPLUG_UP = 0;
-/** Slots whose device is wanted back; reading clears it. */
+/** Slots whose device should be removed. Read to clear. */
 export const PCI_HOTPLUG_DOWN = 4;
-/** The guest has let go of the devices in these slots. */
+/** Written by the guest to eject the devices in these slots. */
 export const PCI_HOTPLUG_EJECT = 8;
 
 const SLOTS = 32;
@@ -22,13 +22,13 @@ export interface PciHotplugPorts {
   /** Raises {@link PCI_HOTPLUG_GPE}. */
   readonly raiseGpe: () => void;
   /**
-   * The guest is done with the device in this slot (1 to 31), whether it was asked or its own administrator wished it:
-   * the device may be taken away during the call. There may be none.
+   * The guest ejected the slot (1 to 31), on request or on its own: its device may be removed during the call. The slot
+   * may be empty.
    */
   readonly eject: (slot: number) => void;
 }
 
-/** Machine thread only. */
+/** The hotplug registers. Machine thread only. */
 export class PciHotplug implements BusDevice {
   readonly name = 'PCI hotplug';
   readonly #ports: PciHotplugPorts;
@@ -39,16 +39,16 @@ export class PciHotplug implements BusDevice {
     this.#ports = ports;
   }
 
-  /** Tells the guest that there is a device in `slot` now. @throws RangeError for a slot that cannot change */
+  /** Reports a new device in `slot` to the guest. @throws RangeError for a slot without hotplug */
   announce(slot: number): void {
     this.#up |= bit(slot);
     this.#ports.raiseGpe();
   }
 
   /**
-   * Asks the guest to let go of the device in `slot`. It answers by {@link PciHotplugPorts.eject}, or never: it may be
-   * busy, not there yet, or of no mind to.
-   * @throws RangeError for a slot that cannot change
+   * Requests the guest to eject the device in `slot`. It answers through {@link PciHotplugPorts.eject}, or never: it
+   * may be busy, still booting, or refuse.
+   * @throws RangeError for a slot without hotplug
    */
   requestUnplug(slot: number): void {
     this.#down |= bit(slot);

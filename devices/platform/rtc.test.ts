@@ -29,7 +29,7 @@ test('the time of day is UTC in BCD with 24 hours', () => {
   expect(machine().time()).toEqual([0x56, 0x34, 0x12, 0x07, 0x21, 0x11, 0x26, 0x20]);
 });
 
-test('binary and 12-hour formats are as register B says', () => {
+test('register B selects binary and 12-hour formats', () => {
   const { read, write, time, setHost } = machine();
   write(0x0b, 0x06);
   expect(time()).toEqual([56, 34, 12, 7, 21, 11, 26, 20]);
@@ -41,7 +41,7 @@ test('binary and 12-hour formats are as register B says', () => {
   expect(hours).toEqual([12, 1, 11, 0x8c, 0x81, 0x8b]);
 });
 
-test('what a guest sets is the time from then on, for any time and format', () => {
+test('the clock continues from the time that a guest sets, for any time and format', () => {
   const when = fc.date({
     min: new Date(Date.UTC(1970, 0, 1)),
     max: new Date(Date.UTC(2099, 11, 31)),
@@ -58,7 +58,7 @@ test('what a guest sets is the time from then on, for any time and format', () =
       for (const [i, register] of [0x00, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x32].entries())
         write(register, wanted[i] as number);
       pass(5000);
-      expect(time()).toEqual(wanted); // it stands still while it is set
+      expect(time()).toEqual(wanted); // the clock stands while it is set
       write(0x0b, regB);
       expect(time()).toEqual(wanted);
       source.pass(86_399_000);
@@ -69,7 +69,7 @@ test('what a guest sets is the time from then on, for any time and format', () =
   );
 });
 
-test('the update flag of register A is up only just before the second changes', () => {
+test('the update flag of register A is set only just before the second changes', () => {
   const { read, pass, write } = machine();
   expect(read(0x0a)).toBe(0x26);
   pass(997);
@@ -77,17 +77,17 @@ test('the update flag of register A is up only just before the second changes', 
   pass(1);
   expect(read(0x0a)).toBe(0xa6);
   write(0x0b, 0x82);
-  expect(read(0x0a)).toBe(0x26); // no update comes while the time is set
+  expect(read(0x0a)).toBe(0x26); // no update while the time is set
 });
 
-test('register C tells once of each update that has ended', () => {
+test('register C reports each finished update once', () => {
   const { read, pass } = machine();
   expect(read(0x0c)).toBe(0);
   pass(1000);
   expect([read(0x0c), read(0x0c)]).toEqual([0x10, 0]);
 });
 
-test('alarms and memory keep what is written, with the NMI bit of the index left out', () => {
+test('alarms and memory read back as written, and the NMI bit of the index is ignored', () => {
   const { rtc, read, write } = machine();
   const plain = [0x01, 0x03, 0x05, ...Array.from({ length: 0x80 - 0x0e }, (_, i) => 0x0e + i)].filter(
     (register) => register !== 0x32,

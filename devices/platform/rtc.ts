@@ -1,17 +1,17 @@
 /**
- * The real-time clock of a PC (Motorola MC146818): time of day, and 114 bytes of memory that firmware and guests use.
- * It has no interrupt: alarms and periodic events are kept and reported to whoever reads for them.
+ * The real-time clock of a PC (Motorola MC146818): time of day, and 114 bytes of memory for firmware and guests. It
+ * raises no interrupt: alarms are stored only, and update events are reported in register C.
  */
 import type { BusDevice } from '../contracts.js';
 
-/** Index and data port. */
+/** Ports of the index and data registers. */
 export const RTC_PORT = 0x70;
 export const RTC_PORTS = 2;
-/** Register of the century, in the format of the others: the FADT tells the guest. */
+/** Register of the century, in the same format as the others; the FADT declares it. */
 export const RTC_CENTURY = 0x32;
 
 const INDEX = 0;
-/** The index port's highest bit masks NMIs; it is not part of the index. */
+/** The highest bit of the index port masks NMIs; it is not part of the index. */
 const INDEX_BITS = 0x7f;
 const REGISTERS = 128;
 
@@ -28,7 +28,7 @@ const REG_C = 0x0c;
 const REG_D = 0x0d;
 
 const REG_A_UIP = 0x80;
-/** A 32.768 kHz crystal, and the rate that a PC's firmware selects. */
+/** A 32.768 kHz crystal, and the rate that PC firmware selects. */
 const REG_A_AT_RESET = 0x26;
 const REG_B_24_HOUR = 0x02;
 const REG_B_BINARY = 0x04;
@@ -38,10 +38,10 @@ const REG_D_VALID = 0x80;
 const HOUR_PM = 0x80;
 
 const SECOND_MS = 1000;
-/** The clock says that an update is near this long before it happens (data sheet: 1984 + 244 us). */
+/** How long before an update the clock announces it. Data sheet: 1984 + 244 us. */
 const UPDATE_MS = 2.228;
 
-/** A day and time of the calendar, UTC. */
+/** Date and time, UTC. */
 interface Calendar {
   readonly second: number;
   readonly minute: number;
@@ -68,7 +68,7 @@ function calendarOf(timeMs: number): Calendar {
   };
 }
 
-/** What a calendar that a guest has written means; days past a month's end run on, as Date has it. */
+/** The time of a calendar that a guest has written; days past the end of a month overflow, as in Date. */
 const timeOf = (at: Calendar): number =>
   Date.UTC(at.century * 100 + at.year, at.month - 1, at.day, at.hour, at.minute, at.second);
 
@@ -84,24 +84,24 @@ const FIELDS: Readonly<Record<number, keyof Calendar>> = {
 };
 
 export interface RtcPorts {
-  /** Milliseconds since 1970, UTC, with fractions if the clock has them. */
+  /** Milliseconds since 1970, UTC; may have fractions. */
   readonly nowMs: () => number;
 }
 
-/** Machine thread only. */
+/** The clock. Machine thread only. */
 export class Rtc implements BusDevice {
   readonly name = 'RTC';
   readonly #nowMs: () => number;
-  /** Alarm registers and memory as they were written; the time is computed. */
+  /** Alarm registers and memory as written; the time is computed. */
   readonly #stored = new Uint8Array(REGISTERS);
   #index = 0;
   #regA = REG_A_AT_RESET;
   #regB = REG_B_24_HOUR;
-  /** How far the guest has set the clock from the host's. */
+  /** Difference between the clock as set by the guest and the host's. */
   #offsetMs = 0;
-  /** Where the clock stands while the guest sets it (REG_B_SET). */
+  /** The time at which the clock stands while the guest sets it (REG_B_SET). */
   #frozen: Calendar | undefined;
-  /** The second that register C's update flag was last cleared in. */
+  /** The second in which register C's update flag was last cleared. */
   #reportedSecond: number;
 
   constructor(ports: RtcPorts) {
@@ -170,7 +170,7 @@ export class Rtc implements BusDevice {
     }
   }
 
-  /** The time stands still while SET is on, and goes on from what it then says. */
+  /** While SET is on, the clock stands still; then it continues from the time that was set. */
   #writeRegB(value: number): void {
     const wasSetting = this.#frozen;
     const isSetting = (value & REG_B_SET) !== 0;
