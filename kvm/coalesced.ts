@@ -20,7 +20,9 @@ const CAPACITY = Math.floor((PAGE - CoalescedMmioRing.size) / CoalescedMmio.size
 export interface CoalescedZone {
   /** Guest physical address, or port if `isPio`. */
   readonly address: bigint;
+  /** Length of the zone in bytes. */
   readonly bytes: number;
+  /** Whether the zone is of I/O ports instead of guest physical addresses. */
   readonly isPio?: boolean | undefined;
 }
 

@@ -22,6 +22,7 @@ function isThere(fd: Fd, request: Request, bytes: Uint8Array, missing: 'ENODEV' 
 
 /** An in-kernel KVM device and its attributes. Owns the descriptor. */
 export class KvmDevice implements Disposable {
+  /** The device's descriptor, owned by this object. */
   readonly fd: Fd;
 
   private constructor(fd: Fd) {
@@ -82,6 +83,7 @@ export class KvmDevice implements Disposable {
     return uapi.DeviceAttr.encode({ group, attr: BigInt(attr), addr: BigInt(addressOf(scratch)) });
   }
 
+  /** Closes the descriptor. kvm-vfio drops its files with it; other devices stay until the VM is destroyed. */
   [Symbol.dispose](): void {
     this.fd[Symbol.dispose]();
   }

@@ -14,17 +14,22 @@ import * as uapi from './uapi-vcpu.js';
  */
 export interface IoExit {
   readonly kind: 'io';
+  /** True for `out` and `outs`, false for `in` and `ins`. */
   readonly isWrite: boolean;
+  /** First port of the access, 0 to 0xffff. */
   readonly port: number;
   /** Bytes per element: 1, 2 or 4. */
   readonly size: number;
+  /** Number of elements; 1 unless the instruction has a `rep` prefix. */
   readonly count: number;
+  /** `size * count` bytes in kvm_run, little-endian; valid until the next run. */
   readonly data: Uint8Array;
 }
 
 /** The guest accessed an address outside all memory slots. For a read, fill `data` before the next run. */
 export interface MmioExit {
   readonly kind: 'mmio';
+  /** True if the guest stores, false if it loads. */
   readonly isWrite: boolean;
   /** Guest physical address. A number suffices: x86 has at most 52 bits. */
   readonly address: number;
@@ -55,9 +60,13 @@ export interface FailEntryExit {
 /** A debug event enabled by {@link Vcpu.setGuestDebug}. */
 export interface DebugExit {
   readonly kind: 'debug';
+  /** Vector of the exception: 1 for #DB, 3 for #BP. */
   readonly exception: number;
+  /** Linear address of the instruction: RIP plus the base of CS. */
   readonly pc: bigint;
+  /** DR6, the debug status register. */
   readonly dr6: bigint;
+  /** DR7, the debug control register. */
   readonly dr7: bigint;
 }
 
@@ -66,19 +75,24 @@ export interface SystemEventExit {
   readonly kind: 'system-event';
   /** KVM_SYSTEM_EVENT_… */
   readonly type: number;
+  /** Values that KVM adds to the event; their meaning depends on `type`. */
   readonly data: readonly bigint[];
 }
 
 /** A hypercall that KVM_CAP_EXIT_HYPERCALL forwards. Answer with {@link RunPage.answerHypercall}. */
 export interface HypercallExit {
   readonly kind: 'hypercall';
+  /** Number of the hypercall: KVM_HC_…, the guest's RAX. */
   readonly nr: bigint;
+  /** The six arguments; the guest fills as many as the hypercall has. */
   readonly args: readonly bigint[];
 }
 
 /** An MSR access that KVM_CAP_X86_USER_SPACE_MSR forwards. Answer with {@link RunPage.answerMsr}. */
 export interface MsrExit {
+  /** `rdmsr` needs a value as the answer, `wrmsr` an acknowledgement. */
   readonly kind: 'rdmsr' | 'wrmsr';
+  /** Index of the MSR: the guest's ECX. */
   readonly index: number;
   /** KVM_MSR_EXIT_REASON_… */
   readonly reason: number;
@@ -89,6 +103,7 @@ export interface MsrExit {
 /** Split irqchip: the guest signalled EOI for a level-triggered interrupt of the VMM's IOAPIC. */
 export interface IoapicEoiExit {
   readonly kind: 'ioapic-eoi';
+  /** Vector of the acknowledged interrupt, as the IOAPIC pin was programmed. */
   readonly vector: number;
 }
 

@@ -10,7 +10,13 @@ import type { MsiMessage, Vm } from './vm.js';
 
 /** Where a GSI is routed: to a pin of an in-kernel interrupt controller, or to a local APIC by MSI. */
 export type GsiTarget =
-  | { readonly kind: 'pin' /** KVM_IRQCHIP_… */; readonly irqchip: number; readonly pin: number }
+  | {
+      readonly kind: 'pin';
+      /** KVM_IRQCHIP_… */
+      readonly irqchip: number;
+      /** Pin of that controller, from 0. */
+      readonly pin: number;
+    }
   | ({ readonly kind: 'msi' } & MsiMessage);
 
 /** Initial routes of GSIs 0 to 23. */
@@ -25,6 +31,7 @@ export interface GsiRoutingOptions {
 
 /** A GSI allocated for one MSI. Disposing releases it; deassign its irqfd first. */
 export interface MsiRoute extends Disposable {
+  /** The GSI, for {@link Vm.assignIrqfd}; reused for another route after dispose. */
   readonly gsi: number;
   /** Changes the message atomically: an interrupt raised meanwhile is delivered with the old message or the new one. */
   update(message: MsiMessage): void;

@@ -16,9 +16,13 @@ export interface MemorySlotOptions {
 export interface MemorySlot extends Disposable {
   /** KVM's slot number. */
   readonly slot: number;
+  /** First byte as the guest addresses it, page-aligned. */
   readonly gpa: Gpa;
+  /** First byte in this process, page-aligned. */
   readonly hva: Hva;
+  /** Length in bytes, whole pages. */
   readonly bytes: bigint;
+  /** Whether guest writes exit as `mmio` instead of reaching the memory. */
   readonly isReadonly: boolean;
   /** Starts or stops dirty page logging. @throws RangeError after disposal */
   setLogged(isLogged: boolean): void;

@@ -6,14 +6,17 @@ import { KVM_RUN } from './uapi-vcpu.js';
 export interface VcpuHandle {
   /** Names the vCPU in errors: `vcpu 0`. */
   readonly target: string;
+  /** Number of the vCPU's descriptor, valid in all threads of this process until the owner closes it. */
   readonly fd: number;
   /** Address of the mapped kvm_run. */
   readonly address: number;
+  /** Length of that mapping in bytes: KVM_GET_VCPU_MMAP_SIZE. */
   readonly bytes: number;
 }
 
 /** Runs a vCPU in the calling thread. Do not use it after the vCPU is disposed: its fd number may have been reused. */
 export class VcpuRunner {
+  /** The vCPU's kvm_run as this thread reads it. */
   readonly page: RunPage;
   readonly #target: string;
   readonly #enter: libc.PreparedIoctl;

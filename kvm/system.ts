@@ -31,6 +31,7 @@ function openDevice(path: string): Fd {
 
 /** The system fd, `/dev/kvm`: queries what the kernel and processor support, and creates VMs. Any thread. */
 export class Kvm implements Disposable {
+  /** The descriptor of /dev/kvm, owned by this object. */
   readonly fd: Fd;
 
   private constructor(fd: Fd) {
@@ -161,6 +162,7 @@ export class Kvm implements Disposable {
     }
   }
 
+  /** Closes the descriptor; VMs created through it stay usable. */
   [Symbol.dispose](): void {
     this.fd[Symbol.dispose]();
   }

@@ -16,11 +16,13 @@ const SIGSET_BYTES = 8;
 
 /** Parts of a {@link Vcpu}, which takes ownership of `fd` and `mapping`. */
 export interface VcpuParts {
+  /** The vCPU's descriptor; {@link Vcpu} takes ownership. */
   readonly fd: Fd;
   /** The vCPU's kvm_run. */
   readonly mapping: Mapping;
   /** Bytes that KVM_GET_XSAVE2 writes: KVM_CAP_XSAVE2 of the VM. */
   readonly xsaveBytes: number;
+  /** The way into the kernel for KVM_RUN; `ffi-rs` if absent. */
   readonly door?: HotDoor | undefined;
 }
 
@@ -29,6 +31,7 @@ export interface VcpuParts {
  * KVM_RUN returns. Stop that thread before disposing.
  */
 export class Vcpu implements Disposable {
+  /** The vCPU's descriptor, owned by this object. */
   readonly fd: Fd;
   /** kvm_run, for answers to exits and immediate_exit. */
   readonly page: RunPage;
@@ -75,6 +78,7 @@ export class Vcpu implements Disposable {
     }
   }
 
+  /** General registers, RIP and RFLAGS. @see KVM_GET_REGS */
   getRegs(): uapi.Regs {
     return uapi.Regs.decode(this.#get(uapi.KVM_GET_REGS, uapi.Regs.encode()));
   }
@@ -84,6 +88,11 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_REGS, uapi.Regs.encode(regs));
   }
 
+  /**
+   * Segment, descriptor-table and control registers, EFER, APIC base, and the interrupt that waits for
+   * delivery.
+   * @see KVM_GET_SREGS
+   */
   getSregs(): uapi.Sregs {
     return uapi.Sregs.decode(this.#get(uapi.KVM_GET_SREGS, uapi.Sregs.encode()));
   }
@@ -98,6 +107,10 @@ export class Vcpu implements Disposable {
     return uapi.Sregs2.decode(this.#get(uapi.KVM_GET_SREGS2, uapi.Sregs2.encode()));
   }
 
+  /**
+   * As {@link setSregs}, with the PAE page directory pointers.
+   * @throws SysError EINVAL as {@link setSregs}; or without KVM_CAP_SREGS2
+   */
   setSregs2(sregs: uapi.Sregs2): void {
     ioctl(this.fd, uapi.KVM_SET_SREGS2, uapi.Sregs2.encode(sregs));
   }
@@ -127,6 +140,11 @@ export class Vcpu implements Disposable {
     return this.#get(uapi.KVM_GET_LAPIC, uapi.LapicState.encode());
   }
 
+  /**
+   * Sets the local APIC's register page.
+   * @param regs 1 KiB as {@link getLapic} returned it
+   * @throws SysError EINVAL if the APIC is not in the kernel
+   */
   setLapic(regs: Uint8Array): void {
     ioctl(this.fd, uapi.KVM_SET_LAPIC, uapi.LapicState.encode({ regs }));
   }
@@ -136,6 +154,7 @@ export class Vcpu implements Disposable {
     return uapi.Fpu.decode(this.#get(uapi.KVM_GET_FPU, uapi.Fpu.encode()));
   }
 
+  /** Sets the x87 and SSE registers, but for `mxcsr`. @see KVM_SET_FPU */
   setFpu(fpu: uapi.Fpu): void {
     ioctl(this.fd, uapi.KVM_SET_FPU, uapi.Fpu.encode(fpu));
   }
@@ -161,6 +180,11 @@ export class Vcpu implements Disposable {
     return new Map(xcrs.slice(0, nr_xcrs).map(({ xcr, value }) => [xcr, value]));
   }
 
+  /**
+   * Sets extended control registers.
+   * @param values by number; only 0 exists today
+   * @throws SysError EINVAL for bits that the guest's CPUID lacks
+   */
   setXcrs(values: ReadonlyMap<number, bigint>): void {
     const xcrs = [...values].map(([xcr, value]) => ({ xcr, reserved: 0, value }));
     ioctl(this.fd, uapi.KVM_SET_XCRS, uapi.Xcrs.encode({ nr_xcrs: xcrs.length, xcrs }));
@@ -186,14 +210,20 @@ export class Vcpu implements Disposable {
     ioctl(this.fd, uapi.KVM_SET_VCPU_EVENTS, uapi.VcpuEvents.encode(events));
   }
 
+  /** DR0 to DR3, DR6 and DR7 of the guest. @see KVM_GET_DEBUGREGS */
   getDebugRegs(): uapi.DebugRegs {
     return uapi.DebugRegs.decode(this.#get(uapi.KVM_GET_DEBUGREGS, uapi.DebugRegs.encode()));
   }
 
+  /**
+   * Sets the guest's debug registers.
+   * @throws SysError EINVAL for non-zero `flags`, or reserved bits in DR6 or DR7
+   */
   setDebugRegs(registers: uapi.DebugRegs): void {
     ioctl(this.fd, uapi.KVM_SET_DEBUGREGS, uapi.DebugRegs.encode(registers));
   }
 
+  /** Frequency of the guest's TSC in kHz. @throws SysError EIO if the host's TSC is not stable */
   getTscKhz(): number {
     return ioctl(this.fd, uapi.KVM_GET_TSC_KHZ);
   }
@@ -259,6 +289,10 @@ export class Vcpu implements Disposable {
     return bytes;
   }
 
+  /**
+   * Unmaps kvm_run and closes the descriptor. No thread may be in KVM_RUN, or use a {@link VcpuHandle}, any
+   * more.
+   */
   [Symbol.dispose](): void {
     this.#mapping[Symbol.dispose]();
     this.fd[Symbol.dispose]();

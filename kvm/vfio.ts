@@ -181,6 +181,7 @@ export class KvmVfio implements Disposable {
     if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, vm: this.#vm.fd.target, file: file.target });
   }
 
+  /** Removes all files, the oldest first, and closes the kernel's device if there is one. */
   [Symbol.dispose](): void {
     this.#scope[Symbol.dispose]();
   }

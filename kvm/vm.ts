@@ -18,21 +18,27 @@ export interface UserMemoryRegion {
   readonly slot: number;
   /** KVM_MEM_… bits. */
   readonly flags: number;
+  /** First byte as the guest addresses it, page-aligned. */
   readonly gpa: Gpa;
   /** Size in bytes; 0 deletes the slot. */
   readonly bytes: bigint;
+  /** First byte in this process, page-aligned; stays mapped until the slot is deleted. */
   readonly hva: Hva;
 }
 
 /** A message-signalled interrupt: address and data as PCI functions and local APICs use them. */
 export interface MsiMessage {
+  /** Message address; bits 12 to 19 hold the destination APIC id. */
   readonly address: bigint;
+  /** Message data; bits 0 to 7 hold the vector. */
   readonly data: number;
 }
 
 /** Arguments of {@link Vm.assignIrqfd}. */
 export interface IrqfdOptions {
+  /** The eventfd; stays open until the irqfd is deassigned. */
   readonly fd: Fd;
+  /** GSI to raise, as {@link GsiRouting} numbers them. */
   readonly gsi: number;
   /**
    * Makes the interrupt level-triggered: it stays asserted until the guest's EOI, which deasserts it and signals this
@@ -43,6 +49,7 @@ export interface IrqfdOptions {
 
 /** Arguments of {@link Vm.assignIoeventfd}. */
 export interface IoeventfdOptions {
+  /** The eventfd; stays open until the ioeventfd is deassigned. */
   readonly fd: Fd;
   /** Guest physical address, or port if `isPio`. */
   readonly address: bigint;
@@ -50,11 +57,13 @@ export interface IoeventfdOptions {
   readonly length: 0 | 1 | 2 | 4 | 8;
   /** Match only this value; writes of other values still exit. Requires a length. */
   readonly datamatch?: bigint | undefined;
+  /** Whether `address` is an I/O port instead of a guest physical address. */
   readonly isPio?: boolean | undefined;
 }
 
 /** The VM fd: memory slots, interrupts, clock and vCPUs. Owns the descriptor. Machine thread. */
 export class Vm implements Disposable {
+  /** The VM's descriptor. It closes with the last reference, not with dispose. */
   readonly fd: Fd;
   readonly #reference: CountedReference;
   readonly #vcpuMmapSize: number;
@@ -192,19 +201,30 @@ export class Vm implements Disposable {
     this.enableCap('KVM_CAP_SPLIT_IRQCHIP', BigInt(ioapicPins));
   }
 
+  /** State of the in-kernel IOAPIC. @throws SysError ENXIO without an in-kernel irqchip */
   getIoapic(): uapi.IoapicState {
     return uapi.IoapicState.decode(this.#getIrqchip(uapi.KVM_IRQCHIP_IOAPIC));
   }
 
+  /** Sets the state of the in-kernel IOAPIC. @throws SysError ENXIO without an in-kernel irqchip */
   setIoapic(state: uapi.IoapicState): void {
     this.#setIrqchip(uapi.KVM_IRQCHIP_IOAPIC, uapi.IoapicState.encode(state));
   }
 
-  /** @param chip_id KVM_IRQCHIP_PIC_MASTER or _SLAVE */
+  /**
+   * State of one in-kernel PIC.
+   * @param chip_id KVM_IRQCHIP_PIC_MASTER or _SLAVE
+   * @throws SysError ENXIO without an in-kernel irqchip
+   */
   getPic(chip_id: 0 | 1): uapi.PicState {
     return uapi.PicState.decode(this.#getIrqchip(chip_id));
   }
 
+  /**
+   * Sets the state of one in-kernel PIC.
+   * @param chip_id KVM_IRQCHIP_PIC_MASTER or _SLAVE
+   * @throws SysError ENXIO without an in-kernel irqchip
+   */
   setPic(chip_id: 0 | 1, state: uapi.PicState): void {
     this.#setIrqchip(chip_id, uapi.PicState.encode(state));
   }
@@ -226,12 +246,14 @@ export class Vm implements Disposable {
     ioctl(this.fd, uapi.KVM_CREATE_PIT2, uapi.PitConfig.encode({ flags }));
   }
 
+  /** State of the in-kernel interval timer. @throws SysError ENXIO before {@link createPit2} */
   getPit2(): uapi.PitState2 {
     const bytes = uapi.PitState2.encode();
     ioctl(this.fd, uapi.KVM_GET_PIT2, bytes);
     return uapi.PitState2.decode(bytes);
   }
 
+  /** Sets the state of the in-kernel interval timer. @throws SysError ENXIO before {@link createPit2} */
   setPit2(state: uapi.PitState2): void {
     ioctl(this.fd, uapi.KVM_SET_PIT2, uapi.PitState2.encode(state));
   }
