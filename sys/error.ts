@@ -10,6 +10,7 @@ export interface SysErrorInit {
   readonly errno: number;
   /** What the user can do about it. */
   readonly hint?: string | undefined;
+  /** The error this one was made from, as in Error.cause. */
   readonly cause?: unknown;
 }
 
@@ -18,11 +19,15 @@ export interface SysErrorInit {
  * the message.
  */
 export class SysError extends Error {
+  /** The call that failed: an ioctl's name, a libc function, a vfio function. */
   readonly call: string;
+  /** What it was called on: a path, a device name, `fd 7`. */
   readonly target: string;
+  /** Positive errno value. */
   readonly errno: number;
   /** The errno's name, as in Node's own errors: `EBUSY`. */
   readonly code: string;
+  /** What the reader can do about it; undefined if the errno says enough. */
   readonly hint: string | undefined;
 
   constructor(init: SysErrorInit) {

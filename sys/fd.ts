@@ -65,6 +65,7 @@ export class Fd implements Disposable {
     return this.#number;
   }
 
+  /** False after dispose. */
   get isOpen(): boolean {
     return this.#number >= 0;
   }
@@ -74,6 +75,7 @@ export class Fd implements Disposable {
     return duplicateFd(this.number, this.target);
   }
 
+  /** Closes the descriptor; a second dispose does nothing. */
   [Symbol.dispose](): void {
     if (this.#number < 0) return;
     const number = this.#number;

@@ -33,6 +33,7 @@ const STRIDE = 2 ** 30;
 export class MemoryView {
   /** First byte, as a number: user addresses are below 2^47. */
   readonly address: number;
+  /** Length in bytes. */
   readonly bytes: number;
   #windows: Uint8Array<ArrayBuffer>[] = [];
 
@@ -69,6 +70,7 @@ export class MemoryView {
 export interface MapOptions {
   /** Offset in the file, a multiple of the page size. */
   readonly offset?: number;
+  /** Whether the memory is mapped for writing, too; true if absent. */
   readonly isWritable?: boolean;
   /** Names the mapping in errors. */
   readonly target?: string;
@@ -80,6 +82,7 @@ export interface MapOptions {
 export interface MappedFile {
   /** The number must not be read after the owner closes it. */
   readonly fd: { readonly number: number };
+  /** Byte of the file where the mapping begins. */
   readonly offset: number;
 }
 
@@ -88,7 +91,9 @@ let deferred: MappedRange[] | undefined;
 
 /** A range of host memory, as plain numbers that can be passed between threads. */
 export interface MappedRange {
+  /** First byte, as a number: host addresses are below 2^47. */
   readonly address: number;
+  /** Length in bytes. */
   readonly bytes: number;
 }
 
@@ -96,6 +101,7 @@ export interface MappedRange {
 export class Mapping implements Disposable {
   /** The memory; do not use after dispose. */
   readonly view: MemoryView;
+  /** Whether it is mapped for writing: a store to a read-only mapping kills the process. */
   readonly isWritable: boolean;
   /** For mapping it in another process; undefined for private memory, and for files that are more than memory. */
   readonly file: MappedFile | undefined;
@@ -170,14 +176,17 @@ export class Mapping implements Disposable {
     return new Mapping(new MemoryView(at, bytes), true, 'defer');
   }
 
+  /** First byte as an address of this process. */
   get hva(): Hva {
     return hva(BigInt(this.view.address));
   }
 
+  /** Length in bytes. */
   get bytes(): number {
     return this.view.bytes;
   }
 
+  /** Unmaps the memory; views of it must not be used any more. A second dispose does nothing. */
   [Symbol.dispose](): void {
     if (!this.#isMapped) return;
     this.#isMapped = false;
@@ -191,7 +200,9 @@ export class Mapping implements Disposable {
 
 /** A memfd and its mapping, for memory that other processes, threads or the kernel map too. */
 export interface SharedMemory extends Disposable {
+  /** The memfd; closes with dispose. */
   readonly fd: Fd;
+  /** The memory mapped into this process; unmapped by dispose. */
   readonly mapping: Mapping;
 }
 

@@ -21,4 +21,5 @@ export const trace = {
   memory: channel('tsvisor:memory'),
 } satisfies Record<string, Channel>;
 
+/** Name of a trace channel: a key of {@link trace}. */
 export type TraceName = keyof typeof trace;
