@@ -76,6 +76,7 @@ export class VfioCore implements Disposable {
     return this.start('vfio_del_group_dev', this.delGroupDevSteps(dev, options));
   }
 
+  /** {@link delGroupDev} in steps, for a scheduler. */
   *delGroupDevSteps(dev: HostDevice, options: UnregisterOptions = {}): Steps<unknown> {
     const device = dev.drvdata;
     if (!(device instanceof VfioDevice)) return undefined;

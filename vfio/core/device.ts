@@ -32,21 +32,28 @@ export type VfioListener = KvmListener | NotifierBlock<DmaUnmapEvent>;
 
 /** What openDevice is given by this core: a driver may declare its parameter so, to pin pages and to listen. */
 export interface CoreOpenDevice extends OpenDevice {
+  /** As {@link OpenDevice.dma}, and pins pages. */
   readonly dma: DeviceDmaAccess;
+  /** The device that is opened. */
   readonly device: VfioDevice;
 }
 
+/** A device registered with the core: struct vfio_device. Machine thread only. */
 export class VfioDevice {
   readonly environment: CoreEnvironment;
   readonly registry: CoreRegistry;
   readonly dev: HostDevice;
+  /** The driver's functions. */
   readonly ops: VfioDeviceOps;
   /** The driver's own. */
   readonly data: unknown;
   /** 0 until registered; then the registration's reference and one per open file. */
   readonly registration: RefCount;
+  /** Listeners for its association with a VM. */
   readonly notifier: SrcuNotifierChain<VfioDevice>;
+  /** DMA through the address space that it is attached to. */
   readonly dma: DeviceDmaAccess;
+  /** The driver's regions, placed in the device file. */
   readonly regions: RegionTable;
   /** Guarded by the device set's lock. */
   openCount = 0;
@@ -80,10 +87,12 @@ export class VfioDevice {
     return new VfioDevice(registry, dev, ops, data);
   }
 
+  /** Name of the host device: a PCI address or a UUID. */
   get name(): string {
     return this.dev.name;
   }
 
+  /** Whether it has a group: from register until unregister has finished. */
   get isRegistered(): boolean {
     return this.#group !== undefined;
   }

@@ -12,6 +12,7 @@ import { TraceLog } from './trace-log.js';
 export interface CorePorts {
   /** Receives each condition that only a bug of some driver or caller can cause; the core continues. */
   readonly warn: (text: string) => void;
+  /** Time-outs and timestamps; tests pass a fake one. */
   readonly clock: Clock;
   /** The live mapping that holds all of a range of host memory, if one does. */
   readonly findMemory: (address: Hva, bytes: bigint) => Mapping | undefined;

@@ -10,7 +10,9 @@ import type { Steps } from './steps.js';
 
 /** Data of VFIO_IOMMU_NOTIFY_DMA_UNMAP. */
 export interface DmaUnmapEvent {
+  /** First byte of the range. */
   readonly iova: Iova;
+  /** Length in bytes. */
   readonly size: bigint;
 }
 

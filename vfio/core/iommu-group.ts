@@ -26,6 +26,7 @@ export class HostDevice {
   driver: string | undefined;
   /** The driver's own (dev_set_drvdata). */
   drvdata: unknown;
+  /** The IOMMU group it is in; undefined if no IOMMU translates its DMA. */
   iommuGroup: IommuGroup | undefined;
 
   constructor(name: string, headerType = PCI_HEADER_TYPE_NORMAL) {
@@ -40,6 +41,7 @@ export class HostDevice {
     yield* this.#notify(IOMMU_GROUP_NOTIFY_BOUND_DRIVER);
   }
 
+  /** The host unbinds the driver. Steps notify the group before and after. */
   *unbindDriver(): Steps<void> {
     yield* this.#notify(IOMMU_GROUP_NOTIFY_UNBIND_DRIVER);
     this.driver = undefined;
@@ -64,12 +66,15 @@ export const softwareIommu: IommuCapabilities = { isCoherent: true, iovaRanges: 
 
 /** Devices that the IOMMU cannot tell apart: struct iommu_group, with its blocking notifier chain. */
 export class IommuGroup {
+  /** Unique in its core: N of /dev/vfio/N. */
   readonly number: number;
   /** For messages: `group 3 (core)`, as its user sees it. */
   readonly target: string;
   /** `vfio-noiommu` for one that stands for the lack of an IOMMU. */
   readonly name: string;
+  /** What the IOMMU behind it can do. */
   readonly capabilities: IommuCapabilities;
+  /** The devices in it now. */
   readonly devices = new Set<HostDevice>();
   /** The maker's and each VFIO group's. */
   readonly refs: RefCount;
@@ -97,6 +102,7 @@ export class IommuGroup {
     return new IommuGroup(environment, environment.iommuGroupNumbers.alloc(), name, capabilities);
   }
 
+  /** Whether it stands for the lack of an IOMMU. */
   get isNoiommu(): boolean {
     return this.name === 'vfio-noiommu';
   }
@@ -106,6 +112,7 @@ export class IommuGroup {
     return this.#chain.blocks.length;
   }
 
+  /** Drops a reference; the last one frees the group and its number. */
   put(): void {
     if (!this.refs.put()) return;
     this.#environment.iommuGroupNumbers.free(this.number);
@@ -127,16 +134,19 @@ export class IommuGroup {
     yield* this.notify(IOMMU_GROUP_NOTIFY_ADD_DEVICE, device);
   }
 
+  /** Notifies IOMMU_GROUP_NOTIFY_DEL_DEVICE, then removes the device. */
   *removeDevice(device: HostDevice): Steps<void> {
     yield* this.notify(IOMMU_GROUP_NOTIFY_DEL_DEVICE, device);
     this.devices.delete(device);
     device.iommuGroup = undefined;
   }
 
+  /** Calls the listeners in the order of their registration. @param event IOMMU_GROUP_NOTIFY_ */
   *notify(event: number, device: HostDevice): Steps<void> {
     yield* this.#chain.call(event, device);
   }
 
+  /** Adds a listener for IOMMU_GROUP_NOTIFY_ events. @throws SysError EEXIST if it is registered */
   *registerNotifier(block: NotifierBlock<HostDevice>): Steps<void> {
     yield* this.#chain.register(block);
   }

@@ -31,6 +31,7 @@ function release(lock: Lock, task: Task): void {
 export class Mutex implements Lock, Disposable {
   readonly kind: string;
   readonly name: string;
+  /** Whether its holder may not wait. */
   readonly isSpin: boolean;
   readonly #context: LockContext;
   readonly #queue = new WaitQueue();
@@ -46,6 +47,7 @@ export class Mutex implements Lock, Disposable {
     this.#point = `before ${this.name}`;
   }
 
+  /** Whether any task holds it. */
   get isHeld(): boolean {
     return this.#owner !== undefined;
   }
@@ -55,6 +57,11 @@ export class Mutex implements Lock, Disposable {
     return this.#owner === this.#context.executor.current;
   }
 
+  /**
+   * Takes the lock, waiting while another task holds it.
+   * @returns releases it
+   * @throws DeadlockError if the running task holds it already
+   */
   *acquire(): Steps<Disposable> {
     yield this.#point;
     const { executor, order } = this.#context;
@@ -98,6 +105,7 @@ export class SpinLock extends Mutex {
 export class RwSemaphore implements Lock {
   readonly kind: string;
   readonly name: string;
+  /** False: a holder may wait. */
   readonly isSpin = false;
   readonly #context: LockContext;
   readonly #queue = new WaitQueue();
@@ -113,6 +121,7 @@ export class RwSemaphore implements Lock {
     this.#point = `before ${this.name}`;
   }
 
+  /** Whether any task holds it, for reading or writing. */
   get isHeld(): boolean {
     return this.#writer !== undefined || this.#readers.length > 0;
   }
@@ -123,6 +132,7 @@ export class RwSemaphore implements Lock {
     return this.#writer === task || this.#readers.includes(task);
   }
 
+  /** Takes it for reading, waiting while a writer holds or awaits it. @returns releases it */
   *read(): Steps<Disposable> {
     yield this.#point;
     const task = this.#enter();
@@ -136,6 +146,7 @@ export class RwSemaphore implements Lock {
     });
   }
 
+  /** Takes it for writing, waiting until nobody else holds it. @returns releases it */
   *write(): Steps<Disposable> {
     yield this.#point;
     const task = this.#enter();

@@ -11,9 +11,13 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /** A device that was made of a type, and is registered with the core. */
 export interface Mdev {
+  /** The UUID it was created with, in lower case. */
   readonly uuid: string;
+  /** The type it is an instance of. */
   readonly type: MdevType;
+  /** The registered device. */
   readonly device: VfioDevice;
+  /** What the vendor driver's `create` returned. */
   readonly instance: MdevInstance;
 }
 
