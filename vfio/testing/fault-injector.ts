@@ -15,6 +15,7 @@ export class FaultInjector {
   #code: ErrnoName = 'ENOMEM';
   #isArmed = true;
 
+  /** Number of calls seen so far. */
   get count(): number {
     return this.calls.length;
   }

@@ -1,6 +1,7 @@
 /**
  * For tests of what is built on VFIO or of how a VM and its devices find each other: a core in a box, a KVM with nothing
  * behind it, a scheduler that chooses who runs next, faults on demand, and the uAPI's rules as a suite.
+ * @module
  */
 
 export { Mutex, RwSemaphore, SpinLock } from '../core/locks.js';

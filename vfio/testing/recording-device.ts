@@ -20,14 +20,19 @@ const readWrite = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 
 /** What a {@link RecordingDevice} looks like. */
 export interface RecordingDeviceOptions {
+  /** Regions by index; one of 4096 bytes, readable and writable, if absent. */
   readonly regions?: readonly Omit<Region, 'index'>[];
   /** Number of interrupts of each index. */
   readonly irqs?: readonly number[];
+  /** Whether it can be bound to an iommufd; true if absent. */
   readonly hasIommufd?: boolean;
   /** What openDevice does besides noting it; may be a generator function of Steps. */
   readonly onOpen?: (open: CoreOpenDevice) => void;
+  /** What closeDevice does besides recording the call; may be a generator function of Steps. */
   readonly onClose?: () => void;
+  /** What `request` does besides recording the call: closing the files lets unregister finish. */
   readonly onRequest?: (count: number) => void;
+  /** Makes the mapping for `mmap`; without it `mmap` throws. */
   readonly onMmap?: (index: number, offset: number, bytes: number) => Mapping;
 }
 
@@ -43,6 +48,7 @@ export class RecordingDevice implements VfioDeviceOps {
   open: CoreOpenDevice | undefined;
   /** Last set of interrupts. */
   irqSet: IrqSet | undefined;
+  /** The bytes of each region, by index. */
   readonly memory: readonly Uint8Array[];
   readonly #regions: readonly Region[];
   readonly #irqs: readonly number[];
@@ -58,6 +64,7 @@ export class RecordingDevice implements VfioDeviceOps {
     this.memory = this.#regions.map(({ size }) => new Uint8Array(size));
   }
 
+  /** Whether it is between openDevice and closeDevice. */
   get isOpen(): boolean {
     return this.open !== undefined;
   }
@@ -79,6 +86,7 @@ export class RecordingDevice implements VfioDeviceOps {
     return { flags, numRegions: this.#regions.length, numIrqs: this.#irqs.length };
   }
 
+  /** The region as the options describe it. */
   getRegionInfo(index: number): Region {
     return this.#regions[index] as Region;
   }

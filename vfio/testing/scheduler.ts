@@ -15,6 +15,7 @@ import {
 
 /** A task under the scheduler. */
 export class ScheduledTask<T = unknown> {
+  /** Name in {@link Scheduler.history} and in messages. */
   readonly name: string;
   readonly #task: Task;
   readonly #executor: Executor;
@@ -29,6 +30,7 @@ export class ScheduledTask<T = unknown> {
     this.#steps = steps;
   }
 
+  /** Whether it has returned or thrown. */
   get isDone(): boolean {
     return this.#result !== undefined;
   }
@@ -92,6 +94,7 @@ export class Scheduler {
     this.#executor = executor;
   }
 
+  /** All tasks, oldest first, ended ones included. */
   get tasks(): readonly ScheduledTask[] {
     return this.#tasks;
   }
@@ -157,7 +160,9 @@ export class Scheduler {
 
 /** One run of {@link everyInterleaving}: its world is new, and `check` is called when all tasks have ended. */
 export interface InterleavingRun {
+  /** The scheduler that holds this run's tasks. */
   readonly scheduler: Scheduler;
+  /** Fails if what the tasks left behind is wrong. @throws whatever the test framework does */
   check(): void;
 }
 

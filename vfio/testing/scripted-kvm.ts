@@ -6,13 +6,15 @@ import type { VfioFileOps } from '../file-ops.js';
 
 /** A VM's references; it notes who uses it after its end. */
 export class ScriptedVm implements KvmPointer {
+  /** Name for messages. */
   readonly name: string;
   /** What the last put does before the VM is freed: the VM's end, which in KVM releases the kvm-vfio device. */
   onDestroy: (() => void) | undefined;
   /** Calls made after the VM was freed: each is a use after free. */
   readonly usesAfterFree: string[] = [];
-  /** Registered minus unregistered users of noncoherent DMA, and how many calls there were. */
+  /** Users of noncoherent DMA: registered minus unregistered. */
   noncoherentDma = 0;
+  /** How often that changed. */
   noncoherentCalls = 0;
   /** Files whose devices the VM has. */
   assignments = 0;
@@ -29,6 +31,7 @@ export class ScriptedVm implements KvmPointer {
     return this.#references;
   }
 
+  /** Whether the last reference was dropped. */
   get isFreed(): boolean {
     return this.#isFreed;
   }
@@ -70,7 +73,9 @@ export class ScriptedVm implements KvmPointer {
 
 /** A file as the kvm-vfio device takes it. */
 export interface ScriptedFile {
+  /** What it is, for messages: `group 0 (core)`. */
   readonly target: string;
+  /** False once it is closed; undefined means open. */
   readonly isOpen?: boolean;
 }
 
@@ -91,6 +96,7 @@ export class ScriptedKvmVfio implements Disposable {
     this.#release = release;
   }
 
+  /** Whether {@link setAttr} knows the attribute. */
   hasAttr(group: number, attr: number): boolean {
     return group === KVM_DEV_VFIO_FILE && (attr === KVM_DEV_VFIO_FILE_ADD || attr === KVM_DEV_VFIO_FILE_DEL);
   }

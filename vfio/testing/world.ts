@@ -13,21 +13,29 @@ import { RecordingDevice, type RecordingDeviceOptions } from './recording-device
 
 /** A device of a {@link World}. */
 export interface WorldDevice {
+  /** The host device. */
   readonly dev: HostDevice;
+  /** The device as the core has it. */
   readonly device: VfioDevice;
+  /** The driver's side, which records its calls. */
   readonly ops: RecordingDevice;
 }
 
 /** A group with its files open, in a container with an IOMMU. */
 export interface Contained {
+  /** The open group, in {@link container}. */
   readonly group: CoreGroupFile;
+  /** The open container, with VFIO_TYPE1v2_IOMMU set. */
   readonly container: CoreContainerFile;
   /** Closes both. */
   close(): void;
 }
 
+/** A core with a fake clock, recording devices, and a check in the end that nothing is left over. */
 export class World {
+  /** The core under test. */
   readonly core: VfioCore;
+  /** The core's clock; it moves only when a test advances it. */
   readonly clock = new FakeClock();
   /** What the core warned of; take them out with {@link takeWarnings}, or {@link end} complains. */
   readonly warnings: string[] = [];
@@ -71,6 +79,7 @@ export class World {
     return made;
   }
 
+  /** Opens a group's file. @throws SysError ENODEV; EBUSY if it is open */
   openGroup(number: number): CoreGroupFile {
     return this.core.run(this.groupSteps(number));
   }
@@ -80,10 +89,16 @@ export class World {
     return CoreGroupFile.openSteps(this.core.registry, number);
   }
 
+  /** Opens a new container. */
   openContainer(): CoreContainerFile {
     return CoreContainerFile.open(this.core.environment);
   }
 
+  /**
+   * Opens a device's cdev.
+   * @param node `vfio0`
+   * @throws SysError ENODEV
+   */
   openCdev(node: string): CoreDeviceFile {
     return CoreDeviceFile.openCdev(this.core.registry, node);
   }
@@ -109,6 +124,7 @@ export class World {
     return this.core.run(group.getDeviceFdSteps(device.name));
   }
 
+  /** Returns the warnings so far, and clears them. */
   takeWarnings(): string[] {
     return this.warnings.splice(0);
   }
