@@ -108,6 +108,10 @@ export class DmaTableReader {
     }
   }
 
+  /**
+   * Ends the use of guest memory: an unmap that waits proceeds, and views from {@link slice} are no longer
+   * valid.
+   */
   leave(): void {
     Atomics.store(this.#words, READER, 0);
     Atomics.notify(this.#words, READER);

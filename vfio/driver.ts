@@ -36,6 +36,7 @@ export interface DeviceDma {
 export interface OpenDevice {
   /** The VM it is associated with, if that was said before the open (device->kvm). */
   readonly kvm: KvmPointer | undefined;
+  /** The address space that the device's DMA goes through. */
   readonly dma: DeviceDma;
 }
 
@@ -51,17 +52,26 @@ export interface VfioDeviceOps {
   openDevice(open: OpenDevice): void;
   /** Last close: afterwards the device uses no memory, eventfd or thread of the opener's. */
   closeDevice(): void;
+  /** Answers VFIO_DEVICE_GET_INFO; asked once per open, so the number of regions stays the same until the last close. */
   getInfo(): DeviceInfo;
   /** Without `offset`: the core places regions in the device file as vfio-pci does (index << 40). */
   getRegionInfo(index: number): Omit<RegionInfo, 'offset'>;
+  /** Doorbells of a region that the user may replace by eventfds; absent if there are none. */
   getRegionIoFds?(index: number): readonly RegionIoEventFd[];
+  /** Answers VFIO_DEVICE_GET_IRQ_INFO. */
   getIrqInfo(index: number): IrqInfo;
   /** Eventfds in `set.data` stay valid only during the call: duplicate what is kept. */
   setIrqs(set: IrqSet): void;
+  /** VFIO_DEVICE_RESET; absent if the device has no reset. */
   reset?(): void;
   /** Returns the bytes read. */
   read(index: number, offset: number, data: Uint8Array): number;
+  /** Writes `data` at `offset` bytes into a region. Returns the bytes written. */
   write(index: number, offset: number, data: Uint8Array): number;
+  /**
+   * Maps part of a region into this process; absent if no region has VFIO_REGION_INFO_FLAG_MMAP. The caller
+   * disposes the mapping.
+   */
   mmap?(index: number, offset: number, bytes: number): Mapping;
   /** What a display shows; `flags` have been checked to name one type. @throws SysError EINVAL for a type it has not */
   queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
@@ -93,6 +103,7 @@ export interface MigrationOps {
 export interface DmaLoggingOps {
   /** Returns the page size it tracks by. */
   start(ranges: readonly { readonly iova: Iova; readonly length: bigint }[], pageSize: bigint): bigint;
+  /** Ends tracking and releases what {@link start} took. */
   stop(): void;
   /** Sets a bit in `bitmap` for each page of the range written since it was last asked. */
   readAndClear(
@@ -104,6 +115,7 @@ export interface DmaLoggingOps {
 
 /** What a vendor driver is given by the machine it lives in. */
 export interface VendorEnvironment {
+  /** The thread in which data paths run; lives as long as the machine. */
   readonly eventThread: EventThread;
 }
 
@@ -111,6 +123,7 @@ export interface VendorEnvironment {
 export interface MdevType {
   /** `virtio-net`; instances are created by this name. */
   readonly name: string;
+  /** One line for a person. */
   readonly description: string;
   /** `vfio-pci` */
   readonly deviceApi: string;
@@ -120,7 +133,9 @@ export interface MdevType {
 
 /** A vendor driver: a plug-in object, registered in one line of vmm/compose.ts. */
 export interface VendorDriver {
+  /** Name of the driver, unique among those of one core: `virtio-net`. */
   readonly name: string;
+  /** The types it offers, fixed while it is registered. */
   readonly types: readonly MdevType[];
   /** How many more of a type the driver could make, where its types share something that runs out. */
   availableInstances?(type: MdevType): number;
@@ -139,6 +154,7 @@ export interface VendorDriver {
 
 /** A mediated device as its driver made it; dispose frees what create took. */
 export interface MdevInstance extends Disposable {
+  /** The device's functions, registered with the core. */
   readonly ops: VfioDeviceOps;
   /** @see AssignableDevice.counters */
   counters?(): Readonly<Record<string, number>>;

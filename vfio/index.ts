@@ -1,4 +1,7 @@
-/** VFIO as a library: the seam, and the core that lives in this process. */
+/**
+ * VFIO as a library: the seam, and the core that lives in this process.
+ * @module
+ */
 
 // What a vendor driver needs of Linux.
 export type { Iova } from '../sys/address.js';

@@ -9,11 +9,15 @@ import { trace } from '../sys/trace.js';
 export interface TimelineEvent {
   /** Milliseconds since the timeline began. */
   readonly at: number;
+  /** What happened: `register`, `set_kvm`, `map_dma`. */
   readonly what: string;
   /** Number of the event within its core, and of the one it follows from; 0 if none is told. */
   readonly seq: number;
+  /** {@link seq} of the event that this one follows from; 0 for none. */
   readonly cause: number;
+  /** Name of the task that published it; empty if it names none. */
   readonly task: string;
+  /** What else the event carries: device, group, IOVA, by name. */
   readonly details: Readonly<Record<string, unknown>>;
 }
 
@@ -22,6 +26,7 @@ const plain = (_key: string, value: unknown): unknown =>
 
 /** Records from {@link Timeline.start} until it is disposed; what it has can be printed then, too. */
 export class Timeline implements Disposable {
+  /** The record so far, oldest first; it grows until dispose. */
   readonly events: TimelineEvent[] = [];
   readonly #now: () => number;
   readonly #begun: number;
@@ -31,7 +36,7 @@ export class Timeline implements Disposable {
     this.#begun = now();
   }
 
-  /** @param now milliseconds of any clock; tests give their own */
+  /** Subscribes to `trace.vfio` of this thread. @param now milliseconds of any clock; tests pass their own */
   static start(now: () => number = () => performance.now()): Timeline {
     const timeline = new Timeline(now);
     trace.vfio.subscribe(timeline.#record);
@@ -64,6 +69,7 @@ export class Timeline implements Disposable {
       .join('\n');
   }
 
+  /** The events as a JSON array; bigints as hexadecimal strings. */
   toJson(): string {
     return JSON.stringify(this.events, plain, 1);
   }
@@ -92,6 +98,7 @@ export class Timeline implements Disposable {
     return JSON.stringify({ traceEvents: out }, plain);
   }
 
+  /** Unsubscribes; the events stay. */
   [Symbol.dispose](): void {
     trace.vfio.unsubscribe(this.#record);
   }

@@ -90,6 +90,7 @@ export interface VfioFile extends Disposable {
   readonly fd?: number;
 }
 
+/** What VFIO_IOMMU_GET_INFO returns, capabilities decoded. */
 export interface IommuInfo {
   /** Bit n set: pages of 2^n bytes can be mapped. */
   readonly pageSizes: bigint;
@@ -127,15 +128,19 @@ export type IoasMap = DmaMemory & {
   readonly size: bigint;
 };
 
+/** What VFIO_IOMMU_UNMAP_DMA takes. */
 export interface DmaUnmap {
   /** VFIO_DMA_UNMAP_FLAG_ bits. */
   readonly flags: number;
+  /** First byte to unmap; 0 with VFIO_DMA_UNMAP_FLAG_ALL. */
   readonly iova: Iova;
+  /** Bytes to unmap; 0 with VFIO_DMA_UNMAP_FLAG_ALL. */
   readonly size: bigint;
 }
 
 /** `/dev/vfio/vfio`: an address space for the devices of the groups in it. */
 export interface ContainerFile extends VfioFile {
+  /** VFIO_GET_API_VERSION: VFIO_API_VERSION of every provider. */
   getApiVersion(): number;
   /** Positive if the extension is there. Before {@link setIommu} all back-ends are asked, after it the chosen one. */
   checkExtension(extension: number): number;
@@ -164,26 +169,43 @@ export interface GroupFile extends VfioFile {
   getDeviceFd(name: string): DeviceFile;
 }
 
+/** What VFIO_DEVICE_GET_INFO returns. */
 export interface DeviceInfo {
   /** VFIO_DEVICE_FLAGS_ bits. */
   readonly flags: number;
+  /** Number of region indexes; some may have size 0. */
   readonly numRegions: number;
+  /** Number of interrupt indexes; some may have count 0. */
   readonly numIrqs: number;
 }
 
 /** Part of a region: offset from the region's start, and bytes. */
 export interface RegionArea {
+  /** Bytes from the region's start. */
   readonly offset: number;
+  /** Length in bytes. */
   readonly size: number;
 }
 
 /** One capability of a region, decoded from the chain behind struct vfio_region_info. */
 export type RegionCapability =
-  | { readonly id: typeof VFIO_REGION_INFO_CAP_SPARSE_MMAP; readonly areas: readonly RegionArea[] }
-  | { readonly id: typeof VFIO_REGION_INFO_CAP_TYPE; readonly type: number; readonly subtype: number }
+  | {
+      readonly id: typeof VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+      /** The parts that can be mapped, instead of the whole region. */
+      readonly areas: readonly RegionArea[];
+    }
+  | {
+      readonly id: typeof VFIO_REGION_INFO_CAP_TYPE;
+      /** VFIO_REGION_TYPE_ bits: which list `subtype` is from. */
+      readonly type: number;
+      /** VFIO_REGION_SUBTYPE_: what the region is for. */
+      readonly subtype: number;
+    }
   | { readonly id: typeof VFIO_REGION_INFO_CAP_MSIX_MAPPABLE };
 
+/** What VFIO_DEVICE_GET_REGION_INFO returns, capabilities decoded. */
 export interface RegionInfo {
+  /** The region: for PCI a VFIO_PCI_…_REGION_INDEX, or a device-specific one from VFIO_PCI_NUM_REGIONS on. */
   readonly index: number;
   /** VFIO_REGION_INFO_FLAG_ bits. */
   readonly flags: number;
@@ -191,21 +213,29 @@ export interface RegionInfo {
   readonly size: number;
   /** Where the region starts in the device file, for {@link DeviceFile.read}, `write` and `mmap`. */
   readonly offset: number;
+  /** The capability chain in its order; empty without VFIO_REGION_INFO_FLAG_CAPS. */
   readonly capabilities: readonly RegionCapability[];
 }
 
+/** What VFIO_DEVICE_GET_IRQ_INFO returns. */
 export interface IrqInfo {
+  /** The interrupt kind: for PCI a VFIO_PCI_…_IRQ_INDEX. */
   readonly index: number;
   /** VFIO_IRQ_INFO_ bits. */
   readonly flags: number;
+  /** Number of interrupts of that kind; 0 if the device has none. */
   readonly count: number;
 }
 
+/** What VFIO_DEVICE_SET_IRQS takes. */
 export interface IrqSet {
+  /** The interrupt kind: for PCI a VFIO_PCI_…_IRQ_INDEX. */
   readonly index: number;
   /** One VFIO_IRQ_SET_DATA_ and one VFIO_IRQ_SET_ACTION_ bit. */
   readonly flags: number;
+  /** First interrupt (subindex) that is set. */
   readonly start: number;
+  /** Number of interrupts from `start` on; 0 with DATA_NONE and ACTION_TRIGGER disables the index. */
   readonly count: number;
   /** DATA_EVENTFD: `count` descriptors, -1 lets one go. DATA_BOOL: `count` of 0 or 1. The provider keeps its own reference. */
   readonly data?: readonly number[];
@@ -216,6 +246,7 @@ export interface IrqSet {
  * replaced by signalling `fd` (vfio-user's GET_REGION_IO_FDS, type ioeventfd). `fd` lives as long as the device file.
  */
 export interface RegionIoEventFd extends RegionArea {
+  /** The eventfd to signal; owned by the device file. */
   readonly fd: number;
   /** Only writes of this value (of `size` bytes) count; undefined: writes of any width and value. */
   readonly datamatch?: bigint;
@@ -233,9 +264,11 @@ export interface GfxPlaneQuery {
 export interface GfxPlaneInfo {
   /** DRM_FORMAT_ of drm_fourcc.h; 0 while the guest shows nothing. */
   readonly drmFormat: number;
+  /** DRM_FORMAT_MOD_ of drm_fourcc.h; 0 is linear. */
   readonly drmFormatMod: bigint;
   /** Pixels. */
   readonly width: number;
+  /** Pixels. */
   readonly height: number;
   /** Bytes from one line to the next. */
   readonly stride: number;
@@ -243,8 +276,11 @@ export interface GfxPlaneInfo {
   readonly size: number;
   /** Where a cursor's plane is, and its hot spot; 0xffffffff for none. */
   readonly xPos: number;
+  /** As {@link xPos}, vertical. */
   readonly yPos: number;
+  /** Horizontal position of the cursor's hot spot within its plane, pixels; 0xffffffff for none. */
   readonly xHot: number;
+  /** As {@link xHot}, vertical. */
   readonly yHot: number;
   /** The region that holds the pixels. */
   readonly regionIndex: number;
@@ -257,6 +293,7 @@ export interface GfxPlaneInfo {
 
 /** A device: what GET_DEVICE_FD, or a bound cdev, gives. */
 export interface DeviceFile extends VfioFile {
+  /** VFIO_DEVICE_GET_INFO. @throws SysError ENODEV once the device is unregistered */
   getInfo(): DeviceInfo;
   /** @throws SysError EINVAL for an index that is not there */
   getRegionInfo(index: number): RegionInfo;
@@ -342,6 +379,7 @@ export interface VfioCdevs {
 
 /** Where devices come from. A plug-in: an object, registered in one line of vmm/compose.ts. */
 export interface VfioProvider {
+  /** Name for messages: `core`, `host`, `vfio-user`. */
   readonly name: string;
   /** What addresses look like, for a person: `a PCI address such as 0000:01:00.0`. */
   readonly addresses: string;

@@ -53,6 +53,7 @@ export class VfioUserServer implements Disposable {
     new DataView(this.#poll.buffer).setInt16(4, POLLIN, true);
   }
 
+  /** Whether a client is connected. */
   get hasClient(): boolean {
     return this.#session !== undefined;
   }

@@ -63,7 +63,9 @@ import { MessageMemory } from './remote-memory.js';
 
 /** A device that is open for one client, in an address space of its own. Disposing closes both. */
 export interface ServedDevice extends Disposable {
+  /** The address space that the client's DMA maps go into. */
   readonly container: ContainerFile;
+  /** The open device file. */
   readonly device: DeviceFile;
 }
 
