@@ -8,6 +8,7 @@ export type { PciFunction } from '../vfio/assign/index.js';
 
 /** A device behind a range of a bus. It sees offsets into its range, never addresses. */
 export interface BusDevice {
+  /** Name for messages and reports. */
   readonly name: string;
   /** Fills `data` (1 to 8 bytes); a device that has nothing there leaves the all-ones it is given. Never throws. */
   read(offset: number, data: Uint8Array): void;
@@ -17,6 +18,7 @@ export interface BusDevice {
 
 /** One of the two buses that a vCPU sees. Addresses are guest physical, or I/O ports. */
 export interface Bus {
+  /** `mmio` takes guest physical addresses, `pio` takes I/O ports. */
   readonly kind: 'mmio' | 'pio';
   /**
    * Puts a device at a range; disposing the result takes it away.
@@ -44,8 +46,10 @@ export const GuestMapper = Symbol('GuestMapper');
 /** Guest writes that only wake a device: they signal an eventfd inside KVM, without an exit. */
 export interface Doorbells {
   /**
+   * Registers a doorbell; disposing the result unregisters it. `fd` has to stay open until then.
    * @param bytes width of the write that counts, 0 for any
    * @param datamatch only this value counts
+   * @throws SysError EEXIST if the address is registered with this value or with any; ENOSPC
    */
   add(kind: Bus['kind'], address: bigint, bytes: number, fd: number, datamatch?: bigint): Disposable;
 }
@@ -60,6 +64,7 @@ export interface MsiLine extends Disposable {
   open(address: bigint, data: number): void;
   /** Holds interrupts back (masked): signals stay in the eventfd. */
   close(): void;
+  /** Whether interrupts are let through. */
   readonly isOpen: boolean;
   /** Whether an interrupt is held back. */
   isPending(): boolean;
@@ -109,11 +114,17 @@ export const Clock = Symbol('Clock');
 
 /** All a PCI device needs of its machine. */
 export interface PciEnvironment {
+  /** The bus of guest physical addresses, for trapped memory BARs. */
   readonly mmio: Bus;
+  /** The bus of I/O ports, for I/O BARs. */
   readonly pio: Bus;
+  /** Maps mappable BARs into the guest. */
   readonly memory: GuestMapper;
+  /** Registers doorbells in KVM. */
   readonly doorbells: Doorbells;
+  /** Allocates the lines of the device's interrupts. */
   readonly interrupts: Interrupts;
+  /** Watches eventfds that the device signals to its user. */
   readonly signals: Signals;
   /** Where the guest may place BARs: outside of these a BAR is not shown, and a trace event says so. */
   readonly windows: readonly AddressWindow[];
@@ -124,7 +135,10 @@ export const PciWindows = Symbol('PciWindows');
 
 /** A range of one bus. */
 export interface AddressWindow {
+  /** The bus. */
   readonly kind: Bus['kind'];
+  /** First address or port. */
   readonly base: bigint;
+  /** Length in bytes, or number of ports. */
   readonly bytes: bigint;
 }

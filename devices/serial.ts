@@ -4,13 +4,16 @@ import { UART_CONNECTED, UART_PORTS, Uart16550 } from './uart-16550.js';
 
 /** Port of a PC's first serial port, and its I/O APIC pin. */
 export const COM1_PORT = 0x3f8;
+/** I/O APIC pin of a PC's first serial port. */
 export const COM1_GSI = 4;
 /** Number of ports. */
 export const SERIAL_PORTS = UART_PORTS;
 
 const WIRE_BYTES = 4096;
 
+/** What a {@link Serial} is connected to. */
 export interface SerialPorts {
+  /** Name for messages and reports; `serial` if absent. */
   readonly name?: string;
   /** Receives what the guest sends. The bytes are valid only during the call. */
   readonly transmit: (bytes: Uint8Array) => void;

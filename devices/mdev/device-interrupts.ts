@@ -33,7 +33,9 @@ export interface InterruptTargets {
 
 /** Who raises the interrupts, usually in the event thread. Both return when it has happened. */
 export interface InterruptControl {
+  /** Replaces all targets; none of the old eventfds is signalled after it returns. */
   retarget(targets: InterruptTargets): void;
+  /** Masks or unmasks INTx; unmasking a pin that is still asserted interrupts again. */
   maskIntx(isMasked: boolean): void;
 }
 
@@ -76,6 +78,7 @@ export class DeviceInterrupts implements Disposable {
     this.#control = control;
   }
 
+  /** Whether the user has enabled MSI-X; INTx is off then. */
   get isMsixEnabled(): boolean {
     return this.#kind === 'msix';
   }

@@ -8,6 +8,7 @@ export type IntxPinBuffer = SharedArrayBuffer;
 
 const WORDS = { isAsserted: 0, isMasked: 1, isDisabled: 2, isHeld: 3, fd: 4, interrupts: 5 } as const;
 
+/** Allocates a pin: deasserted, unmasked, without an eventfd. */
 export const createIntxPin = (): IntxPinBuffer => {
   const buffer = new SharedArrayBuffer(Object.keys(WORDS).length * 4);
   new Int32Array(buffer)[WORDS.fd] = -1;

@@ -56,6 +56,7 @@ export interface NetPort extends Disposable {
   /** fd to watch for room, distinct from `fd`. Present if `isFull` is. */
   readonly writableFd?: number;
 
+  /** Counts since the port was opened. */
   readonly counters: NetCounters;
 }
 
@@ -66,6 +67,7 @@ export interface NetPort extends Disposable {
  * leaves nothing open.
  */
 export interface NetBackend {
+  /** What `net=` selects it by: `tap`, `passt`, `responder`. */
   readonly name: string;
 
   /**

@@ -28,10 +28,15 @@ const TUNSETIFF = iow('TUNSETIFF', 0x54, 202, 4, {
  * Node's fs does, by throwing an error with `code` and `errno`; `ioctl` returns the negative errno.
  */
 export interface TapSystem {
+  /** open(2): returns the descriptor. */
   open(path: string, flags: number): number;
+  /** close(2). */
   close(fd: number): void;
+  /** ioctl(2) with a pointer to `argument`; returns its result, or the negative errno. */
   ioctl(fd: number, request: number, argument: Uint8Array): number;
+  /** writev(2): returns the bytes written. */
   writev(fd: number, parts: readonly Uint8Array[]): number;
+  /** readv(2): returns the bytes read. */
   readv(fd: number, parts: readonly Uint8Array[]): number;
 }
 

@@ -12,6 +12,7 @@ import {
   PCI_STD_NUM_BARS,
 } from './pci-regs.js';
 
+/** What a BAR decodes: memory by a 32-bit or a 64-bit address, or I/O ports. */
 export type BarKind = 'memory32' | 'memory64' | 'io';
 
 const MIN_MEMORY_BYTES = 16n;
@@ -23,7 +24,9 @@ const MAX_BYTES_32 = 1n << 31n;
 export interface BarShape {
   /** 0 to 5 */
   readonly index: number;
+  /** What it decodes. */
   readonly kind: BarKind;
+  /** Whether reads have no side effects (memory BARs only). */
   readonly isPrefetchable: boolean;
   /** Bytes; a power of two. */
   readonly size: bigint;
@@ -61,6 +64,7 @@ export function romSize(bytes: bigint): bigint {
   return size;
 }
 
+/** Offset of a BAR's register in configuration space. */
 export const barRegister = (index: number): number => PCI_BASE_ADDRESS_0 + 4 * index;
 
 /** The bus that a BAR is decoded on. */

@@ -8,6 +8,7 @@ import {
   PCI_STD_HEADER_SIZEOF,
 } from './pci-regs.js';
 
+/** Bytes of configuration space: 256 of conventional PCI, 4096 of PCI Express. */
 export type ConfigSpaceSize = typeof PCI_CFG_SPACE_SIZE | typeof PCI_CFG_SPACE_EXP_SIZE;
 
 /** All-ones of 1, 2 or 4 bytes: the value of a read that nothing claims. */
@@ -35,6 +36,7 @@ export class ConfigSpace {
     this.#clearable = new Uint8Array(size);
   }
 
+  /** Length in bytes: 256 or 4096. */
   get size(): number {
     return this.values.length;
   }

@@ -17,6 +17,7 @@ import {
 
 /** First port of configuration mechanism #1, and the number of ports: CONFIG_ADDRESS and CONFIG_DATA. */
 export const PCI_CONFIG_PORT = 0xcf8;
+/** Number of ports from {@link PCI_CONFIG_PORT} on: CONFIG_ADDRESS and CONFIG_DATA. */
 export const PCI_CONFIG_PORTS = 8;
 /** Size of one bus in ECAM, in bytes. */
 export const PCI_ECAM_BUS_BYTES = 1 << 20;
@@ -52,6 +53,7 @@ export interface PciSlot {
 export const formatSlot = (slot: PciSlot): string =>
   `00:${slot.device.toString(16).padStart(2, '0')}.${slot.function}`;
 
+/** What {@link PciHost} reports to the machine. */
 export interface PciHostOptions {
   /** Called when the guest requests a reset through port 0xCF9. */
   readonly reset?: () => void;

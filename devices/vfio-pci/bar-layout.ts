@@ -2,15 +2,19 @@ import { VFIO_REGION_INFO_FLAG_MMAP } from '../../vfio/uapi.js';
 
 /** Part of a BAR. Offset from its start and size in bytes. */
 export interface BarArea {
+  /** Bytes from the BAR's start. */
   readonly offset: number;
+  /** Length in bytes. */
   readonly size: number;
 }
 
 /** Part of a BAR, and whether a guest's access to it reaches memory directly or exits. */
 export interface BarSpan extends BarArea {
+  /** `mapped` is a KVM memory slot, `trapped` exits. */
   readonly kind: 'mapped' | 'trapped';
 }
 
+/** What {@link layOutBar} decides by. */
 export interface BarLayoutInput {
   /** Size that the guest sees; a power of two. */
   readonly barSize: number;

@@ -62,6 +62,7 @@ interface Parts {
  * outlive it. Nothing that a guest writes makes it throw. Machine thread only.
  */
 export class VfioPciDevice implements PciFunction {
+  /** Name for messages: `00:03.0 virtio-net`. */
   readonly name: string;
   readonly #parts: Parts;
   readonly #owned: Scope;

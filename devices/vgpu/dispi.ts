@@ -22,6 +22,7 @@ import {
 export interface Plane {
   /** Pixels. */
   readonly width: number;
+  /** Pixels. */
   readonly height: number;
   /** DRM_FORMAT_, which also says how many bytes a pixel has. */
   readonly drmFormat: number;

@@ -5,6 +5,7 @@ import { VgpuDevice } from './device.js';
 
 /** A display card that was created. */
 export interface VgpuInstance extends MdevInstance {
+  /** The device's functions, and what its display shows. */
   readonly ops: VgpuDevice;
 }
 
@@ -36,6 +37,7 @@ const type = (name: string, vramMib: number, xres: number, yres: number): VgpuTy
  * ENOSPC if too little memory is left.
  */
 export function createVgpuDriver(): VendorDriver & {
+  /** As {@link VendorDriver.create}. */
   create(...parameters: Parameters<VendorDriver['create']>): VgpuInstance;
 } {
   // Twice what the mode takes: drivers keep a picture in the making beside the one that is shown.
