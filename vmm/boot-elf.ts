@@ -40,6 +40,7 @@ const ELF64_LITTLE_ENDIAN = [0x7f, 0x45, 0x4c, 0x46, 2, 1];
 
 /** A guest image cannot be used: not there, cut short, or not what it should be. */
 export class GuestImageError extends Error {
+  /** For matching: `EGUESTIMAGE`. */
   readonly code = 'EGUESTIMAGE';
   constructor(path: string, problem: string, hint?: string) {
     super(`${path}: ${problem}${hint === undefined ? '' : `\n  hint: ${hint}`}`);

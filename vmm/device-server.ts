@@ -15,20 +15,25 @@ import type { ServeEvent, ServeThreadData } from './serve-thread.js';
 export interface DeviceServerOptions {
   /** As for a machine's device: `virtio-net`, a PCI address. */
   readonly address: string;
+  /** The device's options, by name, as behind its address on the command line. */
   readonly options?: Readonly<Record<string, string>>;
   /** Path of the unix socket. */
   readonly path: string;
   /** Maps memory that a client could cut short, which would end this process with SIGBUS. */
   readonly trustsClient?: boolean;
+  /** Plug-in modules to load: URLs, absolute paths or package names. */
   readonly plugins?: readonly string[];
+  /** Trace channels to report to {@link DeviceServerObserver.trace}. */
   readonly trace?: readonly TraceName[];
 }
 
 /** What somebody wants to hear of it. Called in the main thread. */
 export interface DeviceServerObserver {
+  /** The socket accepts clients now; `description` says what the device is. */
   readonly ready?: (description: string) => void;
   /** Clients that come and go, and what they were refused. */
   readonly told?: (text: string) => void;
+  /** An event of a channel that {@link DeviceServerOptions.trace} names. */
   readonly trace?: (channel: string, text: string) => void;
 }
 

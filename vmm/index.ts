@@ -1,4 +1,7 @@
-/** The machine: configuration, running, what it reports. */
+/**
+ * The machine: configuration, running, what it reports.
+ * @module
+ */
 export { SysError } from '../sys/error.js';
 export { type TraceName, trace } from '../sys/trace.js';
 export { GuestImageError } from './boot-elf.js';

@@ -4,19 +4,30 @@ import type { StructOf } from '../sys/struct.js';
 
 /** How a machine's run ended. */
 export type Outcome =
-  /** The guest wrote this verdict to the debug-exit port; 0 is success. */
-  | { readonly kind: 'verdict'; readonly status: number }
+  /** The guest wrote this verdict to the debug-exit port. */
+  | {
+      readonly kind: 'verdict';
+      /** 0 is success. */
+      readonly status: number;
+    }
   /** The guest shut itself down. */
   | { readonly kind: 'powered-off' }
   /** The guest asked for a reset, and the configuration's `reboot` is off. */
   | { readonly kind: 'reset' }
   /** The machine's owner asked it to stop. */
-  | { readonly kind: 'stopped'; readonly by: string }
+  | {
+      readonly kind: 'stopped';
+      /** Who asked, for a person. */
+      readonly by: string;
+    }
   /** The guest, or KVM, cannot go on. */
   | {
       readonly kind: 'crashed';
+      /** What happened, in one line. */
       readonly title: string;
+      /** Registers and code bytes, a line each. */
       readonly details: readonly string[];
+      /** What the reader can do about it. */
       readonly hint: string;
     };
 

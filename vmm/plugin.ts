@@ -4,8 +4,11 @@ import type { VfioProvider } from '../vfio/uapi.js';
 
 /** What a plug-in module exports, as `plugin`: devices, or places where devices come from. It is loaded in the machine thread. */
 export interface Plugin {
+  /** Name for messages. */
   readonly name: string;
+  /** Vendor drivers to register with the machine's core. */
   readonly vendorDrivers?: readonly VendorDriver[];
+  /** Providers to ask for devices, after those of this package. */
   readonly providers?: readonly VfioProvider[];
   /**
    * Registers implementations of the machine's ports (the tokens of `tsvisor/assign`, `Clock`) in place of the defaults,

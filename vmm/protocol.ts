@@ -45,6 +45,7 @@ export type MachineCommand =
 
 /** A mark the guest set on its way, by writing to the POST code port. */
 export interface Phase {
+  /** What the guest wrote: 0 to 255. */
   readonly code: number;
   /** Milliseconds of the monotonic clock, the same in all threads. */
   readonly at: number;
@@ -58,17 +59,25 @@ export interface Phase {
 
 /** What a device counted. */
 export interface DeviceReport {
+  /** `00:03.0 virtio-net` */
   readonly name: string;
+  /** One line for a person: what the device is and where it comes from. */
   readonly description: string;
+  /** The device's own counters, by name: packets, bytes, doorbells. */
   readonly counters: Readonly<Record<string, number>>;
 }
 
 /** What a run was like. */
 export interface RunReport {
+  /** How the run ended. */
   readonly outcome: Outcome;
+  /** The guest's progress codes, in order. */
   readonly phases: readonly Phase[];
+  /** Exits handled in user space, by kind. */
   readonly exits: ExitCounts;
+  /** Accesses to each device on a bus, by name. */
   readonly accesses: Readonly<Record<string, number>>;
+  /** Assigned devices and their counters, at the end. */
   readonly devices: readonly DeviceReport[];
 }
 

@@ -29,6 +29,7 @@ export interface VmObserver {
   readonly serial?: (bytes: Uint8Array) => void;
   /** A step of attaching a device. `at`: milliseconds of the monotonic clock. */
   readonly step?: (text: string, at: number) => void;
+  /** A progress code, when the guest writes it. */
   readonly phase?: (phase: Phase) => void;
   /** An event of a channel that the configuration's `trace` names. */
   readonly trace?: (channel: string, text: string) => void;

@@ -5,6 +5,7 @@ import type { Look } from './screens.js';
 export interface Picture {
   /** Pixels. */
   readonly width: number;
+  /** Pixels. */
   readonly height: number;
   /** Red, green, blue and 255, line by line. */
   readonly rgba: Uint8Array;

@@ -9,9 +9,11 @@ import { planeBytes } from './pixels.js';
 
 /** A picture at the moment of looking. */
 export interface Look {
+  /** PCI slot of the display. */
   readonly slot: number;
   /** `00:03.0 vgpu-small` */
   readonly name: string;
+  /** Size, format and layout of the picture. */
   readonly plane: GfxPlaneInfo;
   /** From the plane's first pixel on. The guest may be writing it: each element is read once, or copied first. */
   readonly pixels: Uint8Array;

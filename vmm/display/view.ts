@@ -10,10 +10,17 @@ import type { Look } from './screens.js';
 
 /** What can be watched: a VirtualMachine, a DeviceServer. */
 export interface Watched {
+  /** Settles when there will be no further picture. */
   readonly finished: Promise<unknown>;
+  /**
+   * Passes the current picture to `use`, and resolves to its result.
+   * @param slot PCI slot of the display; the first one if undefined
+   * @throws SysError ENODEV without such a display; ENODATA while it shows nothing
+   */
   look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T>;
 }
 
+/** Where the page is served, and which display it shows. */
 export interface ViewOptions {
   /** TCP port on 127.0.0.1; 0 for a free one. */
   readonly port: number;
