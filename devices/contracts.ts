@@ -84,7 +84,7 @@ export interface LevelLine extends Disposable {
 export interface Interrupts {
   /** @throws SysError ENOSPC when all GSIs are used */
   msi(name: string): MsiLine;
-  /** @param gsi I/O APIC pin */
+  /** Connects a level-triggered line; disposing it disconnects the pin. @param gsi I/O APIC pin */
   level(gsi: number, name: string): LevelLine;
 }
 /** Token of the port {@link Interrupts}. */

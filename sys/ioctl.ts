@@ -11,6 +11,7 @@ const IOC_READ = 2;
 export interface Request {
   /** The macro: `KVM_CREATE_VM`. */
   readonly name: string;
+  /** The request's number, as ioctl(2) takes it. */
   readonly number: number;
   /** First kernel version whose header has it; undefined if the headers of all supported distributions do. */
   readonly since: string | undefined;

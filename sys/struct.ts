@@ -3,10 +3,13 @@ export type Scalar = 'u8' | 'u16' | 'u32' | 'u64' | 's8' | 's16' | 's32' | 's64'
 
 /** Type of a field: a scalar, a structure, or an array of either. */
 export type Field = Scalar | Layout<Fields> | readonly [Scalar | Layout<Fields>, number];
+/** A structure's fields by their C names, in their order. */
 export type Fields = Readonly<Record<string, Field>>;
 
-type ScalarValue<S extends Scalar> = S extends 'u64' | 's64' ? bigint : number;
-type FieldValue<F> = F extends Scalar
+/** A scalar as TypeScript has it. */
+export type ScalarValue<S extends Scalar> = S extends 'u64' | 's64' ? bigint : number;
+/** A field as TypeScript has it. */
+export type FieldValue<F> = F extends Scalar
   ? ScalarValue<F>
   : F extends Layout<infer G>
     ? StructValue<G>
@@ -23,12 +26,17 @@ export type StructValue<F extends Fields> = { -readonly [K in keyof F]: FieldVal
 export interface Layout<F extends Fields> {
   /** C name: `struct kvm_regs`. */
   readonly cName: string;
+  /** Header that declares it: `asm/kvm.h`. */
   readonly header: string;
   /** First kernel version whose header has this layout; undefined if the headers of all supported distributions do. */
   readonly since: string | undefined;
+  /** sizeof, in bytes. */
   readonly size: number;
+  /** _Alignof, in bytes. */
   readonly alignment: number;
+  /** The fields as they were declared. */
   readonly fields: F;
+  /** offsetof of each field, in bytes. */
   readonly offsets: { readonly [K in keyof F]: number };
   /** Returns a zeroed buffer with the given fields set, plus `extra` bytes for a flexible array at the end. */
   encode(values?: Partial<StructValue<F>>, extra?: number): Uint8Array<ArrayBuffer>;
@@ -38,6 +46,7 @@ export interface Layout<F extends Fields> {
   decode(bytes: Uint8Array, at?: number): StructValue<F>;
 }
 
+/** The value of a structure, from its layout: `StructOf<typeof Regs>`. */
 export type StructOf<L> = L extends Layout<infer F> ? StructValue<F> : never;
 
 const scalarSize: Readonly<Record<Scalar, number>> = {

@@ -27,8 +27,11 @@ export const VFIO_MIGRATION_STOP_COPY = 1 << 0;
 export const VFIO_MIGRATION_P2P = 1 << 1;
 export const VFIO_MIGRATION_PRE_COPY = 1 << 2;
 
+/** A range of IOVAs whose writes are tracked. */
 export interface LogRange {
+  /** First byte, page-aligned. */
   readonly iova: Iova;
+  /** Length in bytes. */
   readonly length: bigint;
 }
 
@@ -46,6 +49,7 @@ export interface FeatureInput {
 export interface FeatureOutput {
   /** MIGRATION: VFIO_MIGRATION_ bits. */
   readonly migrationFlags?: number;
+  /** MIG_DEVICE_STATE: the VFIO_DEVICE_STATE_ that the device is in now. */
   readonly deviceState?: number;
   /** MIG_DEVICE_STATE: where the device's data is to be read from, or written to; -1 if the arc has none. */
   readonly dataFd?: number;

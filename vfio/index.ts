@@ -5,11 +5,25 @@
 
 // What a vendor driver needs of Linux.
 export type { Iova } from '../sys/address.js';
-export { SysError } from '../sys/error.js';
-export type { EventContext, EventTask, EventThread, StartEventTask } from '../sys/event-task.js';
+export { SysError, type SysErrorInit } from '../sys/error.js';
+export type {
+  EventContext,
+  EventTask,
+  EventTaskHandlers,
+  EventThread,
+  StartEventTask,
+} from '../sys/event-task.js';
 export { drainEventfd, signalEventfd } from '../sys/eventfd.js';
 export { duplicateFd, Fd } from '../sys/fd.js';
-export { createSharedMemory, Mapping, type SharedMemory } from '../sys/mapping.js';
+export {
+  createSharedMemory,
+  type MapOptions,
+  type MappedFile,
+  type MappedRange,
+  Mapping,
+  type MemoryView,
+  type SharedMemory,
+} from '../sys/mapping.js';
 export { Scope } from '../sys/scope.js';
 export { type CoreOptions, VfioCore } from './core/core.js';
 export { type CoreOpenDevice, VFIO_DEVICE_RELEASE, VfioDevice } from './core/device.js';
@@ -17,7 +31,7 @@ export type { CorePorts } from './core/environment.js';
 export { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM, VFIO_IOMMU_NOTIFY } from './core/group.js';
 export { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './core/iommu-driver.js';
 export { HostDevice, type IommuCapabilities, IommuGroup } from './core/iommu-group.js';
-export type { Mdev } from './core/mdev.js';
+export type { Mdev, Mdevs } from './core/mdev.js';
 export type { NotifierBlock } from './core/notifier.js';
 export { type DmaTableBuffer, DmaTableReader } from './dma-table.js';
 export * from './driver.js';

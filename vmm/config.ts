@@ -50,6 +50,7 @@ const memory = size.superRefine((bytes, context) => {
 const device = z.strictObject({
   /** What to assign: a type of the in-process core (`virtio-net`), or whatever a provider takes. */
   address: z.string().min(1),
+  /** The provider's or the device type's options, by name. */
   options: z.record(z.string(), z.string()).default({}),
   /** The way into VFIO: groups and containers, or cdevs and iommufd. */
   interface: z.enum(['group', 'iommufd']).default('group'),
@@ -61,21 +62,25 @@ const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 
 const schema = z
   .strictObject({
+    /** Guest RAM: bytes, or a text such as `64M`; whole pages of 4096 bytes, at most what the host has. */
     memory: memory.prefault('64M'),
     /** Whether other processes can map the guest's memory. With a vfio-user device it is so anyhow. */
     sharedMemory: z.boolean().default(false),
     /** Whether all memory is made at the start, by a thread of its own: a device of the host has all of it locked. */
     prefault: z.boolean().default(false),
+    /** Number of vCPUs, 1 to 64. */
     vcpus: z.int().min(1).max(64).default(1),
     /** Path of an ELF64 guest image that keeps to vmm/guest/abi.h; the built-in one if this and `kernel` are absent. */
     guest: z.string().min(1).optional(),
     /** Path of a Linux kernel: a bzImage, or a vmlinux with a PVH entry. */
     kernel: z.string().min(1).optional(),
+    /** Path of the initial RAM disk; needs `kernel`. */
     initrd: z.string().min(1).optional(),
     /** The kernel's command line; for another guest, what is appended to the one that the machine makes. */
     cmdline: z.string().max(4095).default(''),
     /** Whether a guest that asks for a reset is started again, or ends the run. */
     reboot: z.boolean().default(true),
+    /** Devices to assign, in the order in which they are attached. */
     devices: z.array(device).max(29).default([]),
     /** Modules that export `plugin`: vendor drivers, providers. */
     plugins: z.array(z.string().min(1)).default([]),
@@ -99,10 +104,17 @@ const schema = z
     }
   });
 
-/** What a machine is to be, as a person or a program writes it. */
+/**
+ * What a machine is to be, as a person or a program writes it.
+ * @useDeclaredType
+ */
 export type VmConfigInput = z.input<typeof schema>;
-/** The same, checked, with defaults filled in, and frozen. */
+/**
+ * The same, checked, with defaults filled in, and frozen.
+ * @useDeclaredType
+ */
 export type VmConfig = Readonly<z.output<typeof schema>>;
+/** One entry of {@link VmConfig}'s `devices`. */
 export type DeviceConfig = VmConfig['devices'][number];
 
 /**

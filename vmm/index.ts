@@ -2,8 +2,9 @@
  * The machine: configuration, running, what it reports.
  * @module
  */
-export { SysError } from '../sys/error.js';
+export { SysError, type SysErrorInit } from '../sys/error.js';
 export { type TraceName, trace } from '../sys/trace.js';
+export type { ExitCounts } from './assign/exit-dispatcher.js';
 export { GuestImageError } from './boot-elf.js';
 export { parseConfig, parseSize, type VmConfig, type VmConfigInput } from './config.js';
 export { ConfigError, type ConfigProblem } from './config-error.js';

@@ -264,6 +264,7 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
     if (order === QEXT_LITTLE_ENDIAN || order === QEXT_BIG_ENDIAN) this.#endian = order;
   }
 
+  /** Frees the video memory. The device has been unregistered before. */
   [Symbol.dispose](): void {
     this.#vram[Symbol.dispose]();
   }

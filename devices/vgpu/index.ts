@@ -1,2 +1,3 @@
+export type { VgpuDevice } from './device.js';
 export type { Plane } from './dispi.js';
 export { createVgpuDriver, type VgpuInstance } from './driver.js';

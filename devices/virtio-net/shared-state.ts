@@ -37,6 +37,7 @@ const COUNTER_COUNT = Object.keys(COUNTERS).length;
 /**
  * What a device has done since it was created. Packets and bytes are Ethernet frames, as the guest sees them; drops are
  * frames the port refused, or that fit no buffer; several doorbells in quick succession count as one.
+ * @useDeclaredType
  */
 export type VirtioNetCounters = Readonly<Record<keyof typeof COUNTERS, number>>;
 

@@ -158,6 +158,7 @@ export class CoreContainerFile implements ContainerFile {
     return new CoreContainerFile(Container.create(environment));
   }
 
+  /** False after close. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
@@ -181,6 +182,7 @@ export class CoreContainerFile implements ContainerFile {
     this.#container.environment.executor.run(this.setIommuSteps(type));
   }
 
+  /** {@link setIommu} in steps, for a scheduler. */
   *setIommuSteps(type: number): Steps<void> {
     yield* this.container('VFIO_SET_IOMMU').setIommu(type);
   }
@@ -193,6 +195,7 @@ export class CoreContainerFile implements ContainerFile {
     this.#container.environment.executor.run(this.mapDmaSteps(map));
   }
 
+  /** {@link mapDma} in steps, for a scheduler. */
   *mapDmaSteps(map: DmaMap): Steps<void> {
     yield* this.#backend('VFIO_IOMMU_MAP_DMA').mapDma(map);
   }
@@ -201,6 +204,7 @@ export class CoreContainerFile implements ContainerFile {
     return this.#container.environment.executor.run(this.unmapDmaSteps(unmap));
   }
 
+  /** {@link unmapDma} in steps, for a scheduler. */
   *unmapDmaSteps(unmap: DmaUnmap): Steps<bigint> {
     return yield* this.#backend('VFIO_IOMMU_UNMAP_DMA').unmapDma(unmap);
   }
@@ -217,6 +221,7 @@ export class CoreContainerFile implements ContainerFile {
     return this.container(call).requireBackend(call);
   }
 
+  /** Closes the file. The container lives on while groups are in it. */
   [Symbol.dispose](): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;

@@ -102,6 +102,7 @@ export class CoreDeviceFile implements CdevFile {
     return new CoreDeviceFile(device, undefined);
   }
 
+  /** False after close. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
@@ -129,6 +130,7 @@ export class CoreDeviceFile implements CdevFile {
     if (kvm === null && wasAssociated && this.#refs.put()) yield* this.#release();
   }
 
+  /** The VM that the file is associated with; null for none. */
   get kvm(): KvmPointer | null {
     return this.#kvm;
   }
@@ -240,6 +242,7 @@ export class CoreDeviceFile implements CdevFile {
     this.#device.environment.executor.run(this.attachIoasSteps(ioas));
   }
 
+  /** {@link attachIoas} in steps, for a scheduler. */
   *attachIoasSteps(ioas: number): Steps<void> {
     yield* this.#requireBound('VFIO_DEVICE_ATTACH_IOMMUFD_PT').attach(ioas);
   }
@@ -248,6 +251,7 @@ export class CoreDeviceFile implements CdevFile {
     this.#device.environment.executor.run(this.detachIoasSteps());
   }
 
+  /** {@link detachIoas} in steps, for a scheduler. */
   *detachIoasSteps(): Steps<void> {
     yield* this.#requireBound('VFIO_DEVICE_DETACH_IOMMUFD_PT').detach();
   }
@@ -258,10 +262,12 @@ export class CoreDeviceFile implements CdevFile {
     throw vfioError(call, this.target, 'EINVAL', 'it is not bound to an iommufd');
   }
 
+  /** Closes the file. @see closeSteps */
   [Symbol.dispose](): void {
     this.#device.environment.executor.run(this.closeSteps());
   }
 
+  /** Closes the file, in steps; the last close calls the driver's closeDevice. */
   *closeSteps(): Steps<void> {
     if (!this.#isOpen) return;
     this.#isOpen = false;

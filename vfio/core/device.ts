@@ -23,7 +23,9 @@ const REQUEST_INTERVAL_MS = 10_000;
 
 /** Who unregisters, for the message that it is blocked; and what may interrupt its first wait. */
 export interface UnregisterOptions {
+  /** Who unregisters, as the warning names it; the running task if absent. */
   readonly task?: { readonly name: string; readonly id: number };
+  /** Interrupts the first wait: the warning is given, and the wait proceeds. */
   readonly signal?: AbortSignal;
 }
 

@@ -33,6 +33,7 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
     this.#device = device;
   }
 
+  /** Name of the device, for messages. */
   get name(): string {
     return this.#device.name;
   }

@@ -61,6 +61,7 @@ export class CoreGroupFile implements GroupFile {
     }
   }
 
+  /** False after close. */
   get isOpen(): boolean {
     return this.#isOpen;
   }
@@ -93,6 +94,7 @@ export class CoreGroupFile implements GroupFile {
     this.#group.environment.executor.run(this.setContainerSteps(container));
   }
 
+  /** {@link setContainer} in steps, for a scheduler. */
   *setContainerSteps(file: ContainerFile): Steps<void> {
     const call = 'VFIO_GROUP_SET_CONTAINER';
     const group = this.group(call);
@@ -124,6 +126,7 @@ export class CoreGroupFile implements GroupFile {
     this.#group.environment.executor.run(this.unsetContainerSteps());
   }
 
+  /** {@link unsetContainer} in steps, for a scheduler. */
   *unsetContainerSteps(): Steps<void> {
     const call = 'VFIO_GROUP_UNSET_CONTAINER';
     const group = this.group(call);
@@ -138,6 +141,7 @@ export class CoreGroupFile implements GroupFile {
     return this.#group.environment.executor.run(this.getDeviceFdSteps(name));
   }
 
+  /** {@link getDeviceFd} in steps, for a scheduler. */
   *getDeviceFdSteps(name: string): Steps<CoreDeviceFile> {
     const call = 'VFIO_GROUP_GET_DEVICE_FD';
     const group = this.group(call);
@@ -175,10 +179,12 @@ export class CoreGroupFile implements GroupFile {
     if (this.#refs.put()) yield* this.#release();
   }
 
+  /** Closes the file. @see closeSteps */
   [Symbol.dispose](): void {
     this.#group.environment.executor.run(this.closeSteps());
   }
 
+  /** Closes the file, in steps. */
   *closeSteps(): Steps<void> {
     if (!this.#isOpen) return;
     this.#isOpen = false;

@@ -26,6 +26,7 @@ export const VFIO_GROUP_NOTIFY = 1;
 /** Event of VFIO_GROUP_NOTIFY; its data is the VM, or null when it leaves. */
 export const VFIO_GROUP_NOTIFY_SET_KVM = 1 << 0;
 
+/** Listener for {@link VFIO_GROUP_NOTIFY}: the VM the group is associated with, or null. */
 export type KvmListener = NotifierBlock<KvmPointer | null>;
 
 export class VfioGroup {

@@ -15,7 +15,9 @@ import {
 
 /** What locks are made with. */
 export interface LockContext {
+  /** Knows which task is running. */
   readonly executor: Executor;
+  /** Checks the order in which tasks take locks. */
   readonly order: LockOrder;
   /** Told what only a bug explains. */
   warn(text: string): void;

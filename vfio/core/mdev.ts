@@ -39,10 +39,12 @@ export class Mdevs {
     this.#registry = registry;
   }
 
+  /** The types of all registered parents. */
   get types(): readonly MdevType[] {
     return [...this.#parents.values()].flatMap(({ driver }) => driver.types);
   }
 
+  /** All mediated devices, oldest first. */
   get devices(): readonly Mdev[] {
     return [...this.#devices.values()];
   }
@@ -66,10 +68,12 @@ export class Mdevs {
     for (const mdev of this.devices) if (driver.types.includes(mdev.type)) yield* this.remove(mdev.uuid);
   }
 
+  /** The type of that name, if a parent offers it. */
   findType(name: string): MdevType | undefined {
     return this.types.find((type) => type.name === name);
   }
 
+  /** The device with that UUID, if there is one. */
   find(uuid: string): Mdev | undefined {
     return this.#devices.get(uuid);
   }

@@ -19,8 +19,11 @@ export type Steps<T> = Generator<Step, T, WakeReason>;
 export interface Wait {
   /** For messages: `completion of device vfio0`. */
   readonly what: string;
+  /** Where the task sleeps. */
   readonly queue: WaitQueue;
+  /** Whether the wait is over. */
   isReady(): boolean;
+  /** Milliseconds after which it ends as `timeout`; never if absent. */
   readonly timeoutMs?: number;
   /** Aborting it interrupts the wait. */
   readonly signal?: AbortSignal | undefined;
@@ -40,6 +43,7 @@ export class WaitQueue {
     return { [Symbol.dispose]: () => sleepers.delete(check) };
   }
 
+  /** Lets every sleeper check whether its wait is over. */
   wake(): void {
     if (this.#sleepers === undefined || this.#sleepers.size === 0) return;
     for (const check of [...this.#sleepers]) check();
@@ -83,7 +87,9 @@ export interface Lock {
 
 /** Who does something: what the kernel calls `current`. */
 export class Task {
+  /** Name for messages and trace events. */
   readonly name: string;
+  /** Number, unique in its executor. */
   readonly id: number;
   /** Locks held, oldest first. */
   readonly held: Lock[] = [];
@@ -143,6 +149,7 @@ export class Executor {
     return this.#current ?? this.#caller;
   }
 
+  /** Makes a task that has taken no step yet. */
   createTask(name: string): Task {
     return new Task(name, ++this.#lastId);
   }

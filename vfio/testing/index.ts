@@ -4,8 +4,12 @@
  * @module
  */
 
-export { Mutex, RwSemaphore, SpinLock } from '../core/locks.js';
-export type { Step, Steps } from '../core/steps.js';
+export type { Clock } from '../core/clock.js';
+export type { CoreContainerFile } from '../core/container.js';
+export type { CoreDeviceFile } from '../core/device-file.js';
+export type { CoreGroupFile } from '../core/group-file.js';
+export { type LockContext, Mutex, RwSemaphore, SpinLock } from '../core/locks.js';
+export type { Executor, Lock, Step, Steps, Task, Wait, WaitQueue, WakeReason } from '../core/steps.js';
 export { DeadlockError } from '../core/steps.js';
 export { Timeline, type TimelineEvent } from '../timeline.js';
 export { type ConformanceCase, type ConformanceTarget, vfioConformance } from './conformance.js';

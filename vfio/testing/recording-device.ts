@@ -21,7 +21,7 @@ const readWrite = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 /** What a {@link RecordingDevice} looks like. */
 export interface RecordingDeviceOptions {
   /** Regions by index; one of 4096 bytes, readable and writable, if absent. */
-  readonly regions?: readonly Omit<Region, 'index'>[];
+  readonly regions?: readonly Omit<RegionInfo, 'index' | 'offset'>[];
   /** Number of interrupts of each index. */
   readonly irqs?: readonly number[];
   /** Whether it can be bound to an iommufd; true if absent. */
@@ -87,7 +87,7 @@ export class RecordingDevice implements VfioDeviceOps {
   }
 
   /** The region as the options describe it. */
-  getRegionInfo(index: number): Region {
+  getRegionInfo(index: number): Omit<RegionInfo, 'offset'> {
     return this.#regions[index] as Region;
   }
 
