@@ -1,11 +1,11 @@
 /** Fakes of the machine's ports, for tests of devices in this package and others. */
-import type { Channel } from 'node:diagnostics_channel';
 import { formatRange, type Gpa, type Hva, isAligned } from '../sys/address.js';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { drainEventfd, isReadable, signalEventfd } from '../sys/eventfd.js';
 import { Fd } from '../sys/fd.js';
 import { disposable } from '../sys/scope.js';
+import type { TraceChannel } from '../sys/trace.js';
 import type {
   AddressWindow,
   Bus,
@@ -302,11 +302,11 @@ export function fakeEnvironment(windows: readonly AddressWindow[] = fakeWindows)
 }
 
 /** Records the events published on `channel` until disposed. */
-export function recordTrace<T = { readonly what: string; readonly device: string; readonly text: string }>(
-  channel: Channel,
-): Disposable & { readonly events: T[] } {
-  const events: T[] = [];
-  const listener = (message: unknown): void => void events.push(message as T);
+export function recordTrace<Event extends object>(
+  channel: TraceChannel<Event>,
+): Disposable & { readonly events: Event[] } {
+  const events: Event[] = [];
+  const listener = (event: Event): void => void events.push(event);
   channel.subscribe(listener);
   return { events, [Symbol.dispose]: () => void channel.unsubscribe(listener) };
 }

@@ -1,6 +1,6 @@
 import { formatRange, type Gpa, type Hva } from '../sys/address.js';
 import { disposable } from '../sys/scope.js';
-import { trace } from '../sys/trace.js';
+import { type MemoryEvent, trace } from '../sys/trace.js';
 import { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY } from './uapi.js';
 import type { Vm } from './vm.js';
 
@@ -67,14 +67,14 @@ export class MemorySlots {
       vm.setUserMemoryRegion({ slot, flags: flags(isLogged), gpa, bytes: length, hva });
     set(bytes, options.isLogged ?? false);
     this.#used.add(slot);
-    this.#publish('slot added', gpa, bytes);
+    this.#publish('slot added', slot, gpa, hva, bytes);
 
     let isLive = true;
     const removal = disposable(() => {
       isLive = false;
       if (vm.fd.isOpen) set(0n, false);
       this.#used.delete(slot);
-      this.#publish('slot removed', gpa, bytes);
+      this.#publish('slot removed', slot, gpa, hva, bytes);
     });
     return {
       slot,
@@ -92,8 +92,8 @@ export class MemorySlots {
     };
   }
 
-  #publish(what: string, gpa: Gpa, bytes: bigint): void {
+  #publish(what: MemoryEvent['what'], slot: number, gpa: Gpa, hva: Hva, bytes: bigint): void {
     if (trace.memory.hasSubscribers)
-      trace.memory.publish({ what, gpa, bytes, range: formatRange(gpa, bytes) });
+      trace.memory.publish({ what, name: `slot ${slot}`, gpa, hva, bytes, range: formatRange(gpa, bytes) });
   }
 }

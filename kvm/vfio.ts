@@ -178,7 +178,7 @@ export class KvmVfio implements Disposable {
 
   #begin(what: string, request: Request, file: VfioFile): void {
     if (this.#isClosed) throw this.#error(request, { target: 'kvm-vfio' }, errno.EBADF);
-    if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, vm: this.#vm.fd.target, file: file.target });
+    if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, kvm: this.#vm.fd.target, file: file.target });
   }
 
   /** Removes all files, the oldest first, and closes the kernel's device if there is one. */

@@ -3,7 +3,7 @@
  * what followed from what. It listens to `trace.vfio`; nothing is recorded, or costs anything, while no timeline is on.
  */
 import { performance } from 'node:perf_hooks';
-import { trace } from '../sys/trace.js';
+import { trace, type VfioEvent } from '../sys/trace.js';
 
 /** One line of the record. */
 export interface TimelineEvent {
@@ -43,16 +43,8 @@ export class Timeline implements Disposable {
     return timeline;
   }
 
-  readonly #record = (message: unknown): void => {
-    const { what, seq, cause, task, ...details } = message as Record<string, unknown>;
-    this.events.push({
-      at: this.#now() - this.#begun,
-      what: String(what),
-      seq: Number(seq ?? 0),
-      cause: Number(cause ?? 0),
-      task: String(task ?? ''),
-      details,
-    });
+  readonly #record = ({ what, seq = 0, cause = 0, task = '', ...details }: VfioEvent): void => {
+    this.events.push({ at: this.#now() - this.#begun, what, seq, cause, task, details });
   };
 
   /** One line an event, indented under the one it follows from. */

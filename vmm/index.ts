@@ -3,7 +3,18 @@
  * @module
  */
 export { SysError, type SysErrorInit } from '../sys/error.js';
-export { type TraceName, trace } from '../sys/trace.js';
+export {
+  type ExitEvent,
+  type GuestMisuseEvent,
+  type MemoryEvent,
+  type RegionEvent,
+  TraceChannel,
+  type TraceName,
+  trace,
+  type UnclaimedEvent,
+  type VfioEvent,
+  type VfioUserEvent,
+} from '../sys/trace.js';
 export type { ExitCounts } from './assign/exit-dispatcher.js';
 export { GuestImageError } from './boot-elf.js';
 export { parseConfig, parseSize, type VmConfig, type VmConfigInput } from './config.js';

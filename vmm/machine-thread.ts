@@ -28,24 +28,22 @@ const emit = (event: MachineEvent): void => parentPort?.postMessage(event);
 
 /** What VFIO tells in words always goes to the owner; other channels when the configuration asks for them. */
 function forwardTraces(config: VmConfig): void {
-  trace.vfio.subscribe((event) => {
-    const { device, text } = event as { device?: string; text?: string };
+  trace.vfio.subscribe(({ device, text }) => {
     if (text === undefined) return;
     emit({ kind: 'step', text: device === undefined ? text : `${device}: ${text}`, at: monotonicMs() });
   });
   let misuses = 0;
-  trace.guestMisuse.subscribe((event) => {
-    const { device, text } = event as { device?: string; text?: string };
+  trace.guestMisuse.subscribe(({ device, text }) => {
     if (++misuses > MOST_MISUSES) return;
     const more = misuses === MOST_MISUSES ? ' (no more of these will be shown; see --trace guestMisuse)' : '';
     emit({
       kind: 'step',
-      text: `guest misuse: ${device}: ${text ?? traceText(event)}${more}`,
+      text: `guest misuse: ${device}: ${text}${more}`,
       at: monotonicMs(),
     });
   });
   for (const channel of config.trace) {
-    trace[channel].subscribe((event) => emit({ kind: 'trace', channel, text: traceText(event) }));
+    trace[channel].subscribe((event: object) => emit({ kind: 'trace', channel, text: traceText(event) }));
   }
 }
 

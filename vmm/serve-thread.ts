@@ -53,13 +53,12 @@ async function main(): Promise<void> {
     emit({ kind: 'plane', id: (command as PlaneCommand).id, answer: display.look() });
   });
   for (const name of ['vfioUser', 'vfio'] as const) {
-    trace[name].subscribe((event) => {
-      const { text } = event as { text?: string };
+    trace[name].subscribe(({ text }: { readonly text?: string }) => {
       if (text !== undefined) emit({ kind: 'told', text });
     });
   }
   for (const channel of data.trace)
-    trace[channel].subscribe((event) => emit({ kind: 'trace', channel, text: traceText(event) }));
+    trace[channel].subscribe((event: object) => emit({ kind: 'trace', channel, text: traceText(event) }));
   using scope = new Scope();
   const eventThread = new EventThreadClient(data.events, inbox);
   const container = root.createChildContainer();

@@ -172,7 +172,8 @@ export class MttyDevice implements VfioDeviceOps {
     if (trace.guestMisuse.hasSubscribers) {
       trace.guestMisuse.publish({
         device: this.name,
-        what: `${what} of a port while I/O decoding is off`,
+        what: 'io',
+        text: `${what} of a port while I/O decoding is off`,
       });
     }
     return false;

@@ -16,8 +16,8 @@ const ONLINE = 0xb0;
 const text = (bytes: readonly number[]): string => Buffer.from(bytes).toString('latin1');
 
 /** The terminal that a port was given. */
-function ptyPath(steps: { readonly events: readonly unknown[] }): string {
-  const said = steps.events.map((event) => String((event as { text?: string }).text));
+function ptyPath(steps: { readonly events: readonly { readonly text?: string }[] }): string {
+  const said = steps.events.map((event) => String(event.text));
   const path = said.map((line) => /^port 0 is (\/dev\/pts\/\d+)$/.exec(line)?.[1]).find(Boolean);
   if (path === undefined) throw new Error(`no path in ${said.join('; ')}`);
   return path;
@@ -73,7 +73,7 @@ test('a person who opens the terminal talks to the guest; the modem lines say wh
   card.thread.pump();
   card.send(0, Buffer.from('back'));
   await hears(again, 'back');
-  const said = steps.events.map((event) => (event as { text: string }).text);
+  const said = steps.events.map((event) => event.text ?? '');
   expect(said).toEqual([
     `port 0 is ${path}`,
     `port 0: ${path} was opened`,
@@ -195,7 +195,7 @@ test('a port on a unix socket talks to who listens there; when that one goes, th
     });
     const lines = Buffer.alloc(100_000, 'x');
     for (let sent = 0; sent < lines.length; card.thread.pump()) sent += card.send(1, lines.subarray(sent));
-    const said = steps.events.map((event) => (event as { text: string }).text);
+    const said = steps.events.map((event) => event.text ?? '');
     expect(said.filter((line) => line.includes('has closed'))).toHaveLength(1);
   }
   await new Promise((resolve) => server.close(resolve));

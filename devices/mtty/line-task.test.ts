@@ -30,7 +30,7 @@ test('in a real event thread a terminal talks to the guest, and the unmasking of
     scope.defer(() => ops.closeDevice());
     ops.setIrqs({ ...TRIGGER, data: [irq.number] });
     ops.setIrqs({ ...UNMASK, data: [unmask.number] });
-    const path = (steps.events[0] as { text: string }).text.replace('port 0 is ', '');
+    const path = String(steps.events[0]?.text).replace('port 0 is ', '');
     using terminal = Fd.open(path, constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK);
     ops.write(0, 1, Uint8Array.of(1));
     writeSync(terminal.number, 'x');

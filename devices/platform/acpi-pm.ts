@@ -181,7 +181,11 @@ export class AcpiPm implements BusDevice {
     const type = (this.#control >> SLP_TYP_SHIFT) & SLP_TYP_MASK;
     if (type === ACPI_S5_SLEEP_TYPE) this.#ports.powerOff();
     else if (trace.guestMisuse.hasSubscribers)
-      trace.guestMisuse.publish({ device: this.name, what: 'a sleep state that does not exist', type });
+      trace.guestMisuse.publish({
+        device: this.name,
+        what: 'sleep',
+        text: `sleep type ${type} does not exist`,
+      });
   }
 
   /** Raises the SCI while an enabled event is pending. */

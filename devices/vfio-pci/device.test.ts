@@ -140,7 +140,7 @@ describe('attaching', () => {
     const device = scope.own(VfioPciDevice.open('nic', nic, environment));
     const bench = { nic, device, environment };
     expect(
-      notes.events.some(({ text }) => text.startsWith('BAR0: 32 KiB falls back to trapping: mmap')),
+      notes.events.some(({ text }) => text?.startsWith('BAR0: 32 KiB falls back to trapping: mmap')),
     ).toBe(true);
     place(bench);
     device.configWrite(COMMAND, 2, 2);
@@ -355,7 +355,7 @@ describe('BARs', () => {
     const { device, environment } = bench;
     place(bench);
     device.configWrite(COMMAND, 2, 0x3);
-    using accesses = recordTrace<object>(trace.region);
+    using accesses = recordTrace(trace.region);
     environment.pio.write(BigInt(AT2 + 4), new Uint8Array([0x34, 0x12]));
     expect(accesses.events).toEqual([
       { device: 'nic', region: 2, address: 4, bytes: 2, isWrite: true, value: 0x1234n },

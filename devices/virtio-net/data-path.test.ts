@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest';
 import { signalEventfd } from '../../sys/eventfd.js';
 import type { Fd } from '../../sys/fd.js';
-import { trace } from '../../sys/trace.js';
+import { type GuestMisuseEvent, trace } from '../../sys/trace.js';
 import { arp, decode, icmpEcho } from '../net/testing/frames.js';
 import { type ChainBuffer, FEATURE, GuestQueue, maps, STATUS } from './testing/guest.js';
 import { taken, Workbench } from './testing/workbench.js';
@@ -28,7 +28,7 @@ function deliver(bench: Workbench, ...frames: Uint8Array[]): void {
 /** What guests do wrong, as the trace tells it, until the test's end. */
 function misuses(): string[] {
   const list: string[] = [];
-  const note = (event: unknown) => list.push((event as { what: string }).what);
+  const note = ({ text }: GuestMisuseEvent) => list.push(text);
   trace.guestMisuse.subscribe(note);
   onTestFinished(() => void trace.guestMisuse.unsubscribe(note));
   return list;

@@ -259,8 +259,9 @@ export class VirtioNetDevice implements VfioDeviceOps {
       });
   }
 
-  #misuse(what: string): void {
-    if (trace.guestMisuse.hasSubscribers) trace.guestMisuse.publish({ device: this.name, what });
+  #misuse(text: string): void {
+    if (trace.guestMisuse.hasSubscribers)
+      trace.guestMisuse.publish({ device: this.name, what: 'virtio', text });
   }
 }
 

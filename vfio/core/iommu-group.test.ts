@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { trace } from '../../sys/trace.js';
+import { trace, type VfioEvent } from '../../sys/trace.js';
 import type { KvmPointer } from '../driver.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { everyInterleaving, Scheduler } from '../testing/scheduler.js';
@@ -19,7 +19,6 @@ import {
   PCI_HEADER_TYPE_BRIDGE,
 } from './iommu-group.js';
 import type { Steps } from './steps.js';
-import type { VfioEvent } from './trace-log.js';
 
 const events = [
   IOMMU_GROUP_NOTIFY_ADD_DEVICE,
@@ -156,8 +155,7 @@ function recordEnd(made: WorldDevice): string[] {
   const { group } = made.device;
   const { core } = world;
   const seen: string[] = [];
-  const record = (message: unknown): void => {
-    const { what } = message as VfioEvent;
+  const record = ({ what }: VfioEvent): void => {
     if (!what.startsWith('group_')) return;
     const left = {
       listed: core.registry.groups.size,

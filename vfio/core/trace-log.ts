@@ -1,18 +1,8 @@
-import { trace } from '../../sys/trace.js';
+import { trace, type VfioEvent } from '../../sys/trace.js';
 import type { Executor } from './steps.js';
 
-/** What the core publishes on `trace.vfio`. */
-export interface VfioEvent {
-  /** Kernel's word for what happens: `set_kvm`, `open_device`. */
-  readonly what: string;
-  /** Counts from 1 within one core. */
-  readonly seq: number;
-  /** `seq` of the event this one follows from; 0 if it came from outside. */
-  readonly cause: number;
-  /** Task that did it. */
-  readonly task: string;
-  readonly [detail: string]: unknown;
-}
+/** What an event is about: everything but who did it, and why. */
+export type VfioDetails = Omit<VfioEvent, 'what' | 'seq' | 'cause' | 'task'>;
 
 const nothing: Disposable = { [Symbol.dispose]: () => undefined };
 
@@ -25,12 +15,12 @@ export class TraceLog {
     this.#executor = executor;
   }
 
-  event(what: string, details: Readonly<Record<string, unknown>>): void {
+  event(what: string, details: VfioDetails): void {
     if (trace.vfio.hasSubscribers) this.#publish(what, details);
   }
 
   /** An event that causes all those of its task until the result is disposed. */
-  span(what: string, details: Readonly<Record<string, unknown>>): Disposable {
+  span(what: string, details: VfioDetails): Disposable {
     if (!trace.vfio.hasSubscribers) return nothing;
     const task = this.#executor.current;
     const outer = task.cause;
@@ -42,10 +32,10 @@ export class TraceLog {
     };
   }
 
-  #publish(what: string, details: Readonly<Record<string, unknown>>): number {
+  #publish(what: string, details: VfioDetails): number {
     const { name, cause } = this.#executor.current;
-    const event: VfioEvent = { ...details, what, seq: ++this.#lastSeq, cause, task: name };
-    trace.vfio.publish(event);
-    return event.seq;
+    const seq = ++this.#lastSeq;
+    trace.vfio.publish({ ...details, what, seq, cause, task: name });
+    return seq;
   }
 }

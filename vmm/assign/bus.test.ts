@@ -29,7 +29,7 @@ test('a device sees offsets into its range, not addresses', () => {
 test('what no device holds reads as all ones, and writes to it are traced', () => {
   const bus = new RangeBus('pio');
   const seen: unknown[] = [];
-  const listen = (event: unknown) => seen.push(event);
+  const listen = (event: object) => seen.push(event);
   trace.unclaimed.subscribe(listen);
   const data = new Uint8Array(4);
   bus.read(0x60, data);

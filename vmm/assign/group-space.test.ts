@@ -4,7 +4,7 @@ import { InlineEventThread } from '../../devices/virtio-net/testing.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import { trace } from '../../sys/trace.js';
+import { trace, type VfioEvent } from '../../sys/trace.js';
 import { GroupSpace } from '../../vfio/assign/group-space.js';
 import type { KvmAssociation } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';
@@ -41,9 +41,8 @@ function setUp(scope: Scope) {
 /** What is said of attaching while `action` runs. */
 function stepsOf(action: () => void): string[] {
   const steps: string[] = [];
-  const listen = (event: unknown) => {
-    const { what, text } = event as { what: string; text: string };
-    if (what === 'attach') steps.push(text);
+  const listen = ({ what, text }: VfioEvent) => {
+    if (what === 'attach' && text !== undefined) steps.push(text);
   };
   trace.vfio.subscribe(listen);
   try {

@@ -41,7 +41,8 @@ class KvmMsiLine implements MsiLine {
       // The guest chose an address where no local APIC is: such a message goes nowhere.
       this.close();
       if (trace.guestMisuse.hasSubscribers) {
-        trace.guestMisuse.publish({ device: this.#fd.target, what: 'MSI to no local APIC', address, data });
+        const text = `MSI to no local APIC: address 0x${address.toString(16)}, data 0x${data.toString(16)}`;
+        trace.guestMisuse.publish({ device: this.#fd.target, what: 'msi', text });
       }
       return;
     }

@@ -120,7 +120,9 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   }
 
   #publish(what: 'added' | 'removed', region: MemoryRegion): void {
-    if (trace.memory.hasSubscribers) trace.memory.publish({ what, ...region });
+    if (!trace.memory.hasSubscribers) return;
+    const { name, gpa, hva, bytes } = region;
+    trace.memory.publish({ what, name, gpa, hva, bytes, range: formatRange(gpa, bytes) });
   }
 
   [Symbol.dispose](): void {

@@ -201,7 +201,7 @@ export class Connection implements Disposable {
     } catch (error) {
       if (!(error instanceof SysError)) throw error;
       if (trace.vfioUser.hasSubscribers)
-        trace.vfioUser.publish({ what: 'request refused', peer: this.path, message: error.message });
+        trace.vfioUser.publish({ what: 'request refused', peer: this.path, text: error.message });
       reply = encodeError(id, command, error.errno);
     }
     if (!wantsReply) return;
