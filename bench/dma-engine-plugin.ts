@@ -1,17 +1,7 @@
 /** A plug-in for the benchmark of DMA: a device that reads its client's memory as often as it is told. */
 import type { Plugin } from 'tsvisor';
-import {
-  type Iova,
-  type MdevInstance,
-  type OpenDevice,
-  type VendorDriver,
-  VFIO_DEVICE_FLAGS_PCI,
-  VFIO_PCI_NUM_IRQS,
-  VFIO_PCI_NUM_REGIONS,
-  VFIO_REGION_INFO_FLAG_READ,
-  VFIO_REGION_INFO_FLAG_WRITE,
-  type VfioDeviceOps,
-} from 'tsvisor/vfio';
+import { PciRegions, RegionOps } from 'tsvisor/devices';
+import type { Iova, MdevInstance, OpenDevice, VendorDriver, VfioDeviceOps } from 'tsvisor/vfio';
 
 // BAR 0, as in vfio-user-peer.c.
 const ADDRESS = 0;
@@ -20,12 +10,22 @@ const GO = 12; // the number of times; the write is answered when all of it is d
 const CHECK = 16; // first byte, and the last one above it
 const MOST_BYTES = 1 << 20;
 
-class DmaEngine implements VfioDeviceOps {
+class DmaEngine extends RegionOps implements VfioDeviceOps {
   readonly name = 'dma-engine';
   readonly #buffer = new Uint8Array(MOST_BYTES);
   #open: OpenDevice | undefined;
   #address = 0n;
   #bytes = 0;
+  protected readonly regions = new PciRegions('dma-engine', {
+    bars: [
+      {
+        index: 0,
+        size: 4096,
+        read: (offset, data) => this.#check(offset, data),
+        write: (offset, data) => this.#command(offset, data),
+      },
+    ],
+  });
 
   openDevice(open: OpenDevice): void {
     this.#open = open;
@@ -35,35 +35,22 @@ class DmaEngine implements VfioDeviceOps {
     this.#open = undefined;
   }
 
-  getInfo() {
-    return { flags: VFIO_DEVICE_FLAGS_PCI, numRegions: VFIO_PCI_NUM_REGIONS, numIrqs: VFIO_PCI_NUM_IRQS };
-  }
-
-  getRegionInfo(index: number) {
-    const flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-    return index === 0
-      ? { index, flags, size: 4096, capabilities: [] }
-      : { index, flags: 0, size: 0, capabilities: [] };
-  }
-
   getIrqInfo(index: number) {
     return { index, flags: 0, count: 0 };
   }
 
   setIrqs(): void {}
 
-  read(_index: number, offset: number, data: Uint8Array): number {
+  #check(offset: number, data: Uint8Array): void {
     if (offset === CHECK && data.length === 4)
       data.set([this.#buffer[0] as number, this.#buffer[this.#bytes - 1] as number, 0, 0]);
-    return data.length;
   }
 
-  write(_index: number, offset: number, data: Uint8Array): number {
+  #command(offset: number, data: Uint8Array): void {
     const view = new DataView(data.buffer, data.byteOffset, data.length);
     if (offset === ADDRESS) this.#address = view.getBigUint64(0, true);
     else if (offset === BYTES) this.#bytes = Math.min(view.getUint32(0, true), MOST_BYTES);
     else if (offset === GO) this.#read(view.getUint32(0, true));
-    return data.length;
   }
 
   #read(times: number): void {

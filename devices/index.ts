@@ -8,6 +8,17 @@ export {
   irqInfo,
 } from './mdev/device-interrupts.js';
 export { createIntxPin, IntxPin, type IntxPinBuffer } from './mdev/intx-pin.js';
+export {
+  type BarRegion,
+  type ConfigRegion,
+  PciRegions,
+  type PciRegionTable,
+  type RegionContents,
+  type RegisterArea,
+  type TypedRegion,
+} from './mdev/pci-regions.js';
+export { memoryAccess, type RegionAccess, type Registers, registerAccess } from './mdev/region-access.js';
+export { RegionOps } from './mdev/region-ops.js';
 export * from './mtty/index.js';
 export * from './net/index.js';
 export {

@@ -9,10 +9,8 @@ import { randomInt } from 'node:crypto';
 import { constants } from 'node:os';
 import type { Plugin } from 'tsvisor';
 import {
-  addBar,
   ConfigSpace,
   PCI_CAP_ID_MSI,
-  PCI_CFG_SPACE_SIZE,
   PCI_CLASS_DEVICE,
   PCI_COMMAND,
   PCI_COMMAND_MASTER,
@@ -20,36 +18,27 @@ import {
   PCI_DEVICE_ID,
   PCI_MSI_FLAGS_64BIT,
   PCI_VENDOR_ID,
+  PciRegions,
+  RegionOps,
+  registerAccess,
 } from 'tsvisor/devices';
 import {
   createSharedMemory,
-  type DeviceInfo,
   duplicateFd,
   type Fd,
   type Iova,
   type IrqInfo,
   type IrqSet,
-  Mapping,
   type MdevInstance,
   type OpenDevice,
-  type RegionInfo,
-  type SharedMemory,
   SysError,
   signalEventfd,
   type VendorDriver,
-  VFIO_DEVICE_FLAGS_PCI,
-  VFIO_DEVICE_FLAGS_RESET,
   VFIO_IRQ_INFO_EVENTFD,
   VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_DATA_EVENTFD,
-  VFIO_PCI_CONFIG_REGION_INDEX,
   VFIO_PCI_MSI_IRQ_INDEX,
-  VFIO_PCI_NUM_IRQS,
-  VFIO_PCI_NUM_REGIONS,
   VFIO_PCI_REQ_IRQ_INDEX,
-  VFIO_REGION_INFO_FLAG_MMAP,
-  VFIO_REGION_INFO_FLAG_READ,
-  VFIO_REGION_INFO_FLAG_WRITE,
   type VfioDeviceOps,
 } from 'tsvisor/vfio';
 
@@ -70,9 +59,7 @@ const TALLY_BAR = 2;
 const PAGE = 4096;
 const MOST_SIDES = 255;
 
-const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-
-/** What a guest finds on PCI. Bits that it may change are allowed one by one. */
+/** What a guest finds on PCI, without the BARs. Bits that it may change are allowed one by one. */
 function createConfig(): ConfigSpace {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, 0x1234);
@@ -80,37 +67,47 @@ function createConfig(): ConfigSpace {
   space.set(PCI_CLASS_DEVICE, 2, 0xff00);
   space.set(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
   space.allow(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-  for (const index of [REGISTER_BAR, TALLY_BAR])
-    addBar(space, { index, kind: 'memory32', isPrefetchable: false, size: BigInt(PAGE) });
   // One message; its address and data are written by the machine's side, never by the card.
   space.addCapability(PCI_CAP_ID_MSI, Uint8Array.of(PCI_MSI_FLAGS_64BIT, 0, ...new Uint8Array(10)));
   return space;
 }
 
 /** The card, as vfio-pci would show it. */
-class Dice implements VfioDeviceOps, Disposable {
+class Dice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly name = 'dice';
   readonly #sides: number;
-  readonly #shared: SharedMemory;
+  readonly #memory = createSharedMemory('dice tally', PAGE);
   /** The page, as we see it. */
-  readonly #tally: Uint32Array;
-  readonly #registers = new Uint32Array(8);
+  readonly #tally = new Uint32Array(this.#memory.mapping.view.slice(0, PAGE).buffer, 0, PAGE / 4);
+  readonly #registers = new Uint32Array(6);
   /** Eventfds of ours, by irq index. */
   readonly #irqs = new Map<number, Fd>();
-  #config = createConfig();
   #open: OpenDevice | undefined;
   throws = 0;
 
+  protected readonly regions = new PciRegions('dice', {
+    config: { create: createConfig },
+    bars: [
+      {
+        index: REGISTER_BAR,
+        size: PAGE,
+        ...registerAccess({
+          read: (at) => (this.#registers[at >> 2] ?? 0xffff_ffff) >>> (8 * (at & 3)),
+          write: (at, bytes, value) => bytes === 4 && this.#writeRegister(at, value),
+        }),
+      },
+      { index: TALLY_BAR, size: PAGE, memory: this.#memory },
+    ],
+  });
+
   constructor(sides: number) {
+    super();
     this.#sides = sides;
-    this.#shared = createSharedMemory('dice tally', PAGE);
-    const { buffer, byteOffset } = this.#shared.mapping.view.slice(0, PAGE);
-    this.#tally = new Uint32Array(buffer, byteOffset, PAGE / 4);
   }
 
   openDevice(open: OpenDevice): void {
     this.#open = open;
-    this.#config = createConfig();
+    this.regions.resetConfig();
     this.reset();
   }
 
@@ -120,56 +117,10 @@ class Dice implements VfioDeviceOps, Disposable {
     this.#open = undefined;
   }
 
-  reset(): void {
+  override reset(): void {
     this.#registers.fill(0);
     this.#registers[SIDES / 4] = this.#sides;
     this.#tally.fill(0);
-  }
-
-  getInfo(): DeviceInfo {
-    return {
-      flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
-      numRegions: VFIO_PCI_NUM_REGIONS,
-      numIrqs: VFIO_PCI_NUM_IRQS,
-    };
-  }
-
-  getRegionInfo(index: number): Omit<RegionInfo, 'offset'> {
-    const capabilities: [] = [];
-    switch (index) {
-      case VFIO_PCI_CONFIG_REGION_INDEX:
-        return { index, flags: READ_WRITE, size: PCI_CFG_SPACE_SIZE, capabilities };
-      case REGISTER_BAR:
-        return { index, flags: READ_WRITE, size: PAGE, capabilities };
-      case TALLY_BAR:
-        return { index, flags: READ_WRITE | VFIO_REGION_INFO_FLAG_MMAP, size: PAGE, capabilities };
-      default:
-        return { index, flags: 0, size: 0, capabilities };
-    }
-  }
-
-  mmap(_index: number, offset: number, bytes: number): Mapping {
-    return Mapping.file(this.#shared.fd, bytes, { offset });
-  }
-
-  read(index: number, offset: number, data: Uint8Array): number {
-    if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.readBytes(offset, data);
-    else if (!this.#hasCommand(PCI_COMMAND_MEMORY)) data.fill(0xff);
-    else {
-      const words = index === TALLY_BAR ? this.#tally : this.#registers;
-      for (let i = 0; i < data.length; i++) {
-        const at = offset + i;
-        data[i] = (words[at >> 2] ?? 0xffffffff) >>> (8 * (at & 3));
-      }
-    }
-    return data.length;
-  }
-
-  write(index: number, offset: number, data: Uint8Array): number {
-    if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.writeBytes(offset, data);
-    else if (index === REGISTER_BAR && this.#hasCommand(PCI_COMMAND_MEMORY) && data.length === 4)
-      this.#writeRegister(offset, new Uint32Array(data.slice().buffer)[0] as number);
-    return data.length; // anything else goes nowhere
   }
 
   #writeRegister(at: number, value: number): void {
@@ -189,7 +140,7 @@ class Dice implements VfioDeviceOps, Disposable {
   }
 
   #store(address: Iova, results: Uint8Array): boolean {
-    if (this.#open === undefined || !this.#hasCommand(PCI_COMMAND_MASTER)) return false;
+    if (this.#open === undefined || (this.regions.command & PCI_COMMAND_MASTER) === 0) return false;
     try {
       this.#open.dma.rw(address, results, true);
     } catch {
@@ -198,10 +149,6 @@ class Dice implements VfioDeviceOps, Disposable {
     this.throws += results.length;
     for (const side of results) Atomics.add(this.#tally, side, 1);
     return true;
-  }
-
-  #hasCommand(bit: number): boolean {
-    return (this.#config.read(PCI_COMMAND, 2) & bit) !== 0;
   }
 
   getIrqInfo(index: number): IrqInfo {
@@ -240,7 +187,7 @@ class Dice implements VfioDeviceOps, Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#shared[Symbol.dispose]();
+    this.#memory[Symbol.dispose]();
   }
 }
 

@@ -1,4 +1,3 @@
-import { addBar } from '../pci/bar.js';
 import { ConfigSpace } from '../pci/config-space.js';
 import {
   PCI_CLASS_DEVICE,
@@ -14,7 +13,6 @@ import {
   PCI_SUBSYSTEM_VENDOR_ID,
   PCI_VENDOR_ID,
 } from '../pci/pci-regs.js';
-import { UART_PORTS } from '../uart-16550.js';
 import {
   MTTY_REVISION,
   PCI_CLASS_COMMUNICATION_SERIAL,
@@ -23,8 +21,8 @@ import {
   SERIAL_16550,
 } from './spec.js';
 
-/** A card's configuration space as after the open: I/O decoding is on, and each port has an I/O BAR of its own. */
-export function createMttyConfig(ports: number): ConfigSpace {
+/** A card's configuration space as after the open, without the BARs of its ports: I/O decoding is on. */
+export function createMttyConfig(): ConfigSpace {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, PCI_VENDOR_ID_WCH);
   space.set(PCI_DEVICE_ID, 2, PCI_DEVICE_ID_WCH_CH353_2S);
@@ -37,7 +35,5 @@ export function createMttyConfig(ports: number): ConfigSpace {
   space.set(PCI_SUBSYSTEM_ID, 2, PCI_DEVICE_ID_WCH_CH353_2S);
   space.allow(PCI_INTERRUPT_LINE, 1, 0xff);
   space.set(PCI_INTERRUPT_PIN, 1, 1);
-  for (let index = 0; index < ports; index++)
-    addBar(space, { index, kind: 'io', isPrefetchable: false, size: BigInt(UART_PORTS) });
   return space;
 }

@@ -1,31 +1,12 @@
 import type { EventTask } from '../../sys/event-task.js';
 import { trace } from '../../sys/trace.js';
 import type { MigrationOps, VfioDeviceOps } from '../../vfio/driver.js';
-import {
-  type DeviceInfo,
-  type IrqInfo,
-  type IrqSet,
-  type RegionInfo,
-  VFIO_DEVICE_FLAGS_PCI,
-  VFIO_DEVICE_FLAGS_RESET,
-  VFIO_PCI_BAR0_REGION_INDEX,
-  VFIO_PCI_CONFIG_REGION_INDEX,
-  VFIO_PCI_NUM_IRQS,
-  VFIO_PCI_NUM_REGIONS,
-  VFIO_REGION_INFO_FLAG_READ,
-  VFIO_REGION_INFO_FLAG_WRITE,
-} from '../../vfio/uapi.js';
+import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { IntxPin, type IntxPinBuffer } from '../mdev/intx-pin.js';
-import type { ConfigSpace } from '../pci/config-space.js';
-import {
-  PCI_CFG_SPACE_SIZE,
-  PCI_COMMAND,
-  PCI_COMMAND_INTX_DISABLE,
-  PCI_COMMAND_IO,
-  PCI_STATUS,
-  PCI_STATUS_INTERRUPT,
-} from '../pci/pci-regs.js';
+import { PciRegions } from '../mdev/pci-regions.js';
+import { RegionOps } from '../mdev/region-ops.js';
+import { PCI_COMMAND_INTX_DISABLE, PCI_STATUS, PCI_STATUS_INTERRUPT } from '../pci/pci-regs.js';
 import { UART_PORTS, Uart16550 } from '../uart-16550.js';
 import { createMttyConfig } from './config-space.js';
 import type { LineBuffers, LineCommand, LineNotice } from './messages.js';
@@ -45,9 +26,10 @@ export interface MttyParts {
 }
 
 /** A PCI card with serial ports: their registers, and the one pin they share. Machine thread only. */
-export class MttyDevice implements VfioDeviceOps {
+export class MttyDevice extends RegionOps implements VfioDeviceOps {
   readonly name: string;
   readonly migration: MigrationOps;
+  protected readonly regions: PciRegions;
   readonly #migration: MttyMigration;
   readonly #pin: IntxPin;
   readonly #interrupts: DeviceInterrupts;
@@ -56,9 +38,9 @@ export class MttyDevice implements VfioDeviceOps {
   /** Which ports want an interrupt, a bit each. */
   #wanting = 0;
   #isOpen = false;
-  #config: ConfigSpace;
 
   constructor({ name, pin, lines, task, ring }: MttyParts) {
+    super();
     this.name = name;
     this.#pin = new IntxPin(pin);
     this.#lines = lines.map((buffers) => buffers && new ChannelLine(buffers, ring));
@@ -84,13 +66,28 @@ export class MttyDevice implements VfioDeviceOps {
       start: () => this.#start(),
     });
     this.migration = this.#migration;
-    this.#config = createMttyConfig(this.#ports.length);
+    this.regions = new PciRegions(name, {
+      config: {
+        create: createMttyConfig,
+        beforeRead: (space) => space.set(PCI_STATUS, 2, this.#pin.isAsserted ? PCI_STATUS_INTERRUPT : 0),
+        afterWrite: () => {
+          this.#pin.isDisabled = (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0;
+        },
+      },
+      bars: this.#ports.map((port, index) => ({
+        index,
+        kind: 'io',
+        size: UART_PORTS,
+        read: (offset, data) => port.read(offset, data),
+        write: (offset, data) => port.write(offset, data),
+      })),
+    });
     this.#stop();
     task.receive = (message) => this.#hear(message as LineNotice);
   }
 
   openDevice(): void {
-    this.#config = createMttyConfig(this.#ports.length);
+    this.regions.resetConfig();
     this.#pin.isDisabled = false;
     this.#isOpen = true;
     for (const line of this.#lines) line?.dropReceived();
@@ -105,21 +102,6 @@ export class MttyDevice implements VfioDeviceOps {
     this.#interrupts[Symbol.dispose]();
   }
 
-  getInfo(): DeviceInfo {
-    return {
-      flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
-      numRegions: VFIO_PCI_NUM_REGIONS,
-      numIrqs: VFIO_PCI_NUM_IRQS,
-    };
-  }
-
-  getRegionInfo(index: number): Omit<RegionInfo, 'offset'> {
-    const isConfig = index === VFIO_PCI_CONFIG_REGION_INDEX;
-    const size = isConfig ? PCI_CFG_SPACE_SIZE : this.#portAt(index) === undefined ? 0 : UART_PORTS;
-    const flags = size === 0 ? 0 : VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-    return { index, flags, size, capabilities: [] };
-  }
-
   getIrqInfo(index: number): IrqInfo {
     return irqInfo(index, 0);
   }
@@ -129,54 +111,13 @@ export class MttyDevice implements VfioDeviceOps {
   }
 
   /** Ports as after power-on; configuration space and eventfds stay, as vfio-pci restores them. */
-  reset(): void {
+  override reset(): void {
     this.#migration.reset();
     for (const port of this.#ports) port.reset();
   }
 
   request(): void {
     this.#interrupts.request();
-  }
-
-  read(index: number, offset: number, data: Uint8Array): number {
-    if (index === VFIO_PCI_CONFIG_REGION_INDEX) {
-      this.#config.set(PCI_STATUS, 2, this.#pin.isAsserted ? PCI_STATUS_INTERRUPT : 0);
-      this.#config.readBytes(offset, data);
-      return data.length;
-    }
-    data.fill(0xff);
-    if (this.#decodesIo('read')) this.#portAt(index)?.read(offset, data);
-    return data.length;
-  }
-
-  write(index: number, offset: number, data: Uint8Array): number {
-    if (index === VFIO_PCI_CONFIG_REGION_INDEX) {
-      this.#config.writeBytes(offset, data);
-      this.#pin.isDisabled = (this.#command & PCI_COMMAND_INTX_DISABLE) !== 0;
-    } else if (this.#decodesIo('write')) {
-      this.#portAt(index)?.write(offset, data);
-    }
-    return data.length;
-  }
-
-  get #command(): number {
-    return this.#config.read(PCI_COMMAND, 2);
-  }
-
-  #portAt(region: number): Uart16550 | undefined {
-    return this.#ports[region - VFIO_PCI_BAR0_REGION_INDEX];
-  }
-
-  #decodesIo(what: string): boolean {
-    if ((this.#command & PCI_COMMAND_IO) !== 0) return true;
-    if (trace.guestMisuse.hasSubscribers) {
-      trace.guestMisuse.publish({
-        device: this.name,
-        what: 'io',
-        text: `${what} of a port while I/O decoding is off`,
-      });
-    }
-    return false;
   }
 
   #raise(port: number, level: boolean): void {

@@ -1,36 +1,25 @@
 import { PAGE_SIZE } from '../../sys/address.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { createSharedMemory, Mapping, type SharedMemory } from '../../sys/mapping.js';
+import { createSharedMemory, type SharedMemory } from '../../sys/mapping.js';
 import type { VfioDeviceOps } from '../../vfio/driver.js';
 import {
-  type DeviceInfo,
   type GfxPlaneInfo,
   type GfxPlaneQuery,
   type IrqInfo,
   type IrqSet,
-  type RegionInfo,
-  VFIO_DEVICE_FLAGS_PCI,
-  VFIO_DEVICE_FLAGS_RESET,
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_GFX_PLANE_TYPE_REGION,
-  VFIO_PCI_CONFIG_REGION_INDEX,
-  VFIO_PCI_NUM_IRQS,
-  VFIO_PCI_NUM_REGIONS,
   VFIO_PCI_REQ_IRQ_INDEX,
-  VFIO_REGION_INFO_CAP_TYPE,
-  VFIO_REGION_INFO_FLAG_CAPS,
-  VFIO_REGION_INFO_FLAG_MMAP,
-  VFIO_REGION_INFO_FLAG_READ,
-  VFIO_REGION_INFO_FLAG_WRITE,
   VFIO_REGION_SUBTYPE_GFX_EDID,
   VFIO_REGION_TYPE_GFX,
 } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
-import { addBar } from '../pci/bar.js';
+import { PciRegions } from '../mdev/pci-regions.js';
+import { type RegionAccess, registerAccess } from '../mdev/region-access.js';
+import { RegionOps } from '../mdev/region-ops.js';
 import { ConfigSpace } from '../pci/config-space.js';
 import {
-  PCI_CFG_SPACE_SIZE,
   PCI_CLASS_DEVICE,
   PCI_COMMAND,
   PCI_COMMAND_MEMORY,
@@ -53,22 +42,17 @@ import {
   PCI_SUBDEVICE_ID_QEMU,
   PCI_VENDOR_ID_BOCHS,
   PCI_VENDOR_ID_REDHAT_QUMRANET,
+  QEXT_AT,
   QEXT_BIG_ENDIAN,
   QEXT_BYTES,
-  QEXT_ENDIAN_AT,
+  QEXT_ENDIAN,
   QEXT_LITTLE_ENDIAN,
-  QEXT_SIZE_AT,
   REGISTER_BAR,
   REGISTER_BAR_BYTES,
   REVISION,
-  VGA_AT,
-  VGA_BYTES,
   VRAM_BAR,
 } from './spec.js';
 
-const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
-/** Behind PCI's own regions. */
-const EDID_REGION = VFIO_PCI_NUM_REGIONS;
 const DRM_PLANE_TYPE_PRIMARY = 1;
 const NO_HOT_SPOT = 0xffff_ffff;
 const PAGE = Number(PAGE_SIZE);
@@ -101,25 +85,52 @@ export interface VgpuOptions {
  * A display card as stock Linux's bochs-drm drives it. Its memory is one memfd, which is mapped right into the guest: drawing
  * costs no exit, and whoever shows the picture reads the same memory. Machine thread only.
  */
-export class VgpuDevice implements VfioDeviceOps, Disposable {
+export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly name: string;
+  protected readonly regions: PciRegions;
   readonly #vram: SharedMemory;
   readonly #dispi: Dispi;
   readonly #mode: { readonly xres: number; readonly yres: number };
   #screen: EdidRegion;
   readonly #interrupts: DeviceInterrupts;
-  #config: ConfigSpace;
   #endian = QEXT_LITTLE_ENDIAN;
 
   /** @throws SysError ENOMEM */
   constructor({ name, vramBytes, xres, yres }: VgpuOptions) {
+    super();
     this.name = name;
     this.#vram = createSharedMemory('vgpu', vramBytes);
     this.#dispi = new Dispi(vramBytes, xres, yres);
     this.#mode = { xres, yres };
     this.#screen = this.#newScreen();
     this.#interrupts = new DeviceInterrupts(name, 0, { retarget: () => {}, maskIntx: () => {} });
-    this.#config = createConfig(vramBytes);
+    this.regions = new PciRegions(name, {
+      config: { create: createConfig },
+      bars: [
+        { index: VRAM_BAR, size: vramBytes, isPrefetchable: true, memory: this.#vram },
+        {
+          index: REGISTER_BAR,
+          size: REGISTER_BAR_BYTES,
+          // There is no VGA, but a driver may blank it all the same.
+          read: (_offset, data) => data.fill(0),
+          write: () => {},
+          areas: [
+            { offset: EDID_AT, size: EDID_BYTES, read: (offset, data) => this.#readEdid(offset, data) },
+            { offset: DISPI_AT, size: 2 * DISPI_REGISTERS, ...this.#dispiAccess() },
+            { offset: QEXT_AT, size: QEXT_BYTES, ...this.#extensionAccess() },
+          ],
+        },
+      ],
+      typed: [
+        {
+          type: VFIO_REGION_TYPE_GFX,
+          subtype: VFIO_REGION_SUBTYPE_GFX_EDID,
+          size: EDID_REGION_BYTES,
+          read: (offset, data) => this.#screen.read(offset, data),
+          write: (offset, data) => this.#screen.write(offset, data),
+        },
+      ],
+    });
   }
 
   /** What is shown now; undefined while there is nothing to show. */
@@ -133,7 +144,7 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
   }
 
   openDevice(): void {
-    this.#config = createConfig(this.#vram.mapping.bytes);
+    this.regions.resetConfig();
     this.#screen = this.#newScreen();
     this.reset();
   }
@@ -143,45 +154,10 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
   }
 
   /** The next user does not see the last one's pictures. */
-  reset(): void {
+  override reset(): void {
     this.#dispi.reset();
     this.#endian = QEXT_LITTLE_ENDIAN;
     this.vram.fill(0);
-  }
-
-  getInfo(): DeviceInfo {
-    return {
-      flags: VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET,
-      numRegions: VFIO_PCI_NUM_REGIONS + 1,
-      numIrqs: VFIO_PCI_NUM_IRQS,
-    };
-  }
-
-  getRegionInfo(index: number): Omit<RegionInfo, 'offset'> {
-    const capabilities: [] = [];
-    const screen = { type: VFIO_REGION_TYPE_GFX, subtype: VFIO_REGION_SUBTYPE_GFX_EDID };
-    switch (index) {
-      case VRAM_BAR:
-        return {
-          index,
-          flags: READ_WRITE | VFIO_REGION_INFO_FLAG_MMAP,
-          size: this.#vram.mapping.bytes,
-          capabilities,
-        };
-      case REGISTER_BAR:
-        return { index, flags: READ_WRITE, size: REGISTER_BAR_BYTES, capabilities };
-      case VFIO_PCI_CONFIG_REGION_INDEX:
-        return { index, flags: READ_WRITE, size: PCI_CFG_SPACE_SIZE, capabilities };
-      case EDID_REGION:
-        return {
-          index,
-          flags: READ_WRITE | VFIO_REGION_INFO_FLAG_CAPS,
-          size: EDID_REGION_BYTES,
-          capabilities: [{ id: VFIO_REGION_INFO_CAP_TYPE, ...screen }],
-        };
-      default:
-        return { index, flags: 0, size: 0, capabilities };
-    }
   }
 
   getIrqInfo(index: number): IrqInfo {
@@ -194,10 +170,6 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
 
   request(): void {
     this.#interrupts.request();
-  }
-
-  mmap(_index: number, offset: number, bytes: number): Mapping {
-    return Mapping.file(this.#vram.fd, bytes, { offset, target: this.name });
   }
 
   queryGfxPlane({ flags, drmPlaneType }: GfxPlaneQuery): GfxPlaneInfo {
@@ -214,54 +186,34 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
     return { ...NO_PLANE, drmFormat, width, height, stride, size, offset };
   }
 
-  read(index: number, offset: number, data: Uint8Array): number {
-    if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.readBytes(offset, data);
-    else if (index === EDID_REGION) this.#screen.read(offset, data);
-    else if (!this.#isDecoding()) data.fill(0xff);
-    else if (index === VRAM_BAR) data.set(this.vram.subarray(offset, offset + data.length));
-    else for (let i = 0; i < data.length; i++) data[i] = this.#readByte(offset + i);
-    return data.length;
-  }
-
-  write(index: number, offset: number, data: Uint8Array): number {
-    if (index === VFIO_PCI_CONFIG_REGION_INDEX) this.#config.writeBytes(offset, data);
-    else if (index === EDID_REGION) this.#screen.write(offset, data);
-    else if (this.#isDecoding() && index === VRAM_BAR) this.vram.set(data, offset);
-    else if (this.#isDecoding()) this.#writeRegister(offset, data);
-    return data.length;
-  }
-
   #newScreen(): EdidRegion {
     return new EdidRegion(this.name, createEdid(this.#mode.xres, this.#mode.yres), this.#mode);
   }
 
-  #isDecoding(): boolean {
-    return (this.#config.read(PCI_COMMAND, 2) & PCI_COMMAND_MEMORY) !== 0;
+  #readEdid(offset: number, data: Uint8Array): void {
+    data.fill(0);
+    data.set(this.#screen.edid.subarray(offset, offset + data.length));
   }
 
-  #readByte(at: number): number {
-    if (at >= EDID_AT && at < EDID_AT + EDID_BYTES) return this.#screen.edid[at - EDID_AT] ?? 0;
-    // There is no VGA, but a driver may blank it all the same.
-    if (at >= VGA_AT && at < VGA_AT + VGA_BYTES) return 0;
-    if (at >= DISPI_AT && at < DISPI_AT + 2 * DISPI_REGISTERS) {
-      const value = this.#dispi.read((at - DISPI_AT) >> 1);
-      return (at & 1) === 0 ? value & 0xff : value >> 8;
-    }
-    if (at >= QEXT_SIZE_AT && at < QEXT_SIZE_AT + QEXT_BYTES) {
-      const word = at < QEXT_ENDIAN_AT ? QEXT_BYTES : this.#endian;
-      return (word >>> (8 * (at & 3))) & 0xff;
-    }
-    return 0;
+  /** Registers of 16 bits: a write of one byte changes nothing. */
+  #dispiAccess(): RegionAccess {
+    return registerAccess(
+      {
+        read: (at) => this.#dispi.read(at >> 1) >>> (8 * (at & 1)),
+        write: (at, bytes, value) => bytes === 2 && this.#dispi.write(at >> 1, value),
+      },
+      2,
+    );
   }
 
-  /** DISPI registers are written whole, and one at a time. */
-  #writeRegister(at: number, data: Uint8Array): void {
-    const view = new DataView(data.buffer, data.byteOffset, data.length);
-    if (at >= DISPI_AT && at < DISPI_AT + 2 * DISPI_REGISTERS && (at & 1) === 0 && data.length === 2)
-      this.#dispi.write((at - DISPI_AT) >> 1, view.getUint16(0, true));
-    if (at !== QEXT_ENDIAN_AT || data.length !== 4) return;
-    const order = view.getUint32(0, true);
-    if (order === QEXT_LITTLE_ENDIAN || order === QEXT_BIG_ENDIAN) this.#endian = order;
+  #extensionAccess(): RegionAccess {
+    return registerAccess({
+      read: (at) => (at < QEXT_ENDIAN ? QEXT_BYTES : this.#endian) >>> (8 * (at & 3)),
+      write: (at, bytes, value) => {
+        const isOrder = value === QEXT_LITTLE_ENDIAN || value === QEXT_BIG_ENDIAN;
+        if (at === QEXT_ENDIAN && bytes === 4 && isOrder) this.#endian = value;
+      },
+    });
   }
 
   /** Frees the video memory. The device has been unregistered before. */
@@ -270,7 +222,7 @@ export class VgpuDevice implements VfioDeviceOps, Disposable {
   }
 }
 
-function createConfig(vramBytes: number): ConfigSpace {
+function createConfig(): ConfigSpace {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, PCI_VENDOR_ID_BOCHS);
   space.set(PCI_DEVICE_ID, 2, PCI_DEVICE_ID_BOCHS_VBE);
@@ -280,12 +232,5 @@ function createConfig(vramBytes: number): ConfigSpace {
   space.set(PCI_CLASS_DEVICE, 2, PCI_CLASS_DISPLAY_OTHER);
   space.set(PCI_SUBSYSTEM_VENDOR_ID, 2, PCI_VENDOR_ID_REDHAT_QUMRANET);
   space.set(PCI_SUBSYSTEM_ID, 2, PCI_SUBDEVICE_ID_QEMU);
-  addBar(space, { index: VRAM_BAR, kind: 'memory32', isPrefetchable: true, size: BigInt(vramBytes) });
-  addBar(space, {
-    index: REGISTER_BAR,
-    kind: 'memory32',
-    isPrefetchable: false,
-    size: BigInt(REGISTER_BAR_BYTES),
-  });
   return space;
 }

@@ -15,14 +15,12 @@ export const REGISTER_BAR_BYTES = 4096;
 // Parts of the registers' BAR.
 export const EDID_AT = 0x000;
 export const EDID_BYTES = 0x400;
-/** VGA's ports from 0x3c0 to 0x3df. */
-export const VGA_AT = 0x400;
-export const VGA_BYTES = 0x20;
 /** DISPI registers of 16 bits each. */
 export const DISPI_AT = 0x500;
-export const QEXT_SIZE_AT = 0x600;
-export const QEXT_ENDIAN_AT = 0x604;
+/** The extension: its size, then the byte order of the pixels. */
+export const QEXT_AT = 0x600;
 export const QEXT_BYTES = 8;
+export const QEXT_ENDIAN = 4;
 export const QEXT_LITTLE_ENDIAN = 0x1e1e_1e1e;
 export const QEXT_BIG_ENDIAN = 0xbebe_bebe;
 

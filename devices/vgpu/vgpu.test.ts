@@ -22,8 +22,9 @@ import {
   DRM_FORMAT_RGB565,
   DRM_FORMAT_XRGB8888,
   EDID_AT,
+  QEXT_AT,
   QEXT_BIG_ENDIAN,
-  QEXT_ENDIAN_AT,
+  QEXT_ENDIAN,
   REGISTER_BAR,
   VBE_DISPI_GETCAPS,
   VBE_DISPI_INDEX_BPP,
@@ -139,9 +140,13 @@ test('registers have their width, video memory is mapped, and the next user find
   // A byte is no register: it changes nothing.
   device.write(REGISTER_BAR, DISPI_AT + 2 * VBE_DISPI_INDEX_XRES, Uint8Array.of(1));
   expect(device.plane?.width).toBe(640);
-  device.write(REGISTER_BAR, QEXT_ENDIAN_AT, new Uint8Array(new Uint32Array([QEXT_BIG_ENDIAN]).buffer));
+  device.write(
+    REGISTER_BAR,
+    QEXT_AT + QEXT_ENDIAN,
+    new Uint8Array(new Uint32Array([QEXT_BIG_ENDIAN]).buffer),
+  );
   const word = new Uint8Array(4);
-  device.read(REGISTER_BAR, QEXT_ENDIAN_AT, word);
+  device.read(REGISTER_BAR, QEXT_AT + QEXT_ENDIAN, word);
   expect([...word]).toEqual([0xbe, 0xbe, 0xbe, 0xbe]);
   using mapped = device.mmap(VRAM_BAR, 4096, 4096);
   mapped.view.slice(0, 1).set([0x77]);

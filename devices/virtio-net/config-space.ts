@@ -1,10 +1,9 @@
-import { addBar } from '../pci/bar.js';
+import type { ConfigRegion } from '../mdev/pci-regions.js';
 import { ConfigSpace } from '../pci/config-space.js';
 import {
   PCI_CACHE_LINE_SIZE,
   PCI_CAP_ID_MSIX,
   PCI_CAP_ID_VNDR,
-  PCI_CFG_SPACE_SIZE,
   PCI_CLASS_DEVICE,
   PCI_COMMAND,
   PCI_COMMAND_INTX_DISABLE,
@@ -59,17 +58,16 @@ const CAP_LENGTH = 12;
 /** pci_cfg_data of the last structure. */
 const CAP_DATA = 16;
 
-/** Accesses to BAR 4, for a driver that can reach nothing but configuration space. */
-export interface RegisterWindow {
-  read(offset: number, data: Uint8Array): void;
-  write(offset: number, data: Uint8Array): void;
-}
-
-/** What of the device's state shows in its configuration space. */
-export interface PciState {
-  readonly isMsixEnabled: boolean;
+/** The device behind the configuration space. */
+export interface ConfigOwner {
+  isMsixEnabled(): boolean;
   /** The INTx pin is asserted. */
-  readonly isIntxPending: boolean;
+  isIntxPending(): boolean;
+  /** An access to BAR 4 by a driver that can reach nothing but configuration space. */
+  accessRegisters(offset: number, data: Uint8Array, isWrite: boolean): void;
+  /** The guest has written, PCI_COMMAND perhaps. */
+  followCommand(): void;
+  reportMisuse(what: string): void;
 }
 
 function virtioCapability(type: number, offset: number, bytes: number, extra: readonly number[]): Uint8Array {
@@ -94,19 +92,19 @@ function msixCapability(): Uint8Array {
 
 /**
  * The function's configuration space as a user of vfio-pci sees it after the open: memory decoding on, bus mastering off,
- * MSI-X control following VFIO_DEVICE_SET_IRQS, and BARs that answer the sizing protocol.
+ * MSI-X control following VFIO_DEVICE_SET_IRQS.
  */
-export class VirtioConfigSpace {
-  readonly #space = new ConfigSpace(PCI_CFG_SPACE_SIZE);
-  readonly #window: RegisterWindow;
-  readonly #misuse: (what: string) => void;
-  readonly #msixAt: number;
-  readonly #pciCfgAt: number;
+export class VirtioConfigSpace implements ConfigRegion {
+  readonly #owner: ConfigOwner;
+  #msixAt = 0;
+  #pciCfgAt = 0;
 
-  constructor(window: RegisterWindow, misuse: (what: string) => void) {
-    this.#window = window;
-    this.#misuse = misuse;
-    const space = this.#space;
+  constructor(owner: ConfigOwner) {
+    this.#owner = owner;
+  }
+
+  create(): ConfigSpace {
+    const space = new ConfigSpace();
     space.set(PCI_VENDOR_ID, 2, PCI_VENDOR_ID_REDHAT_QUMRANET);
     space.set(PCI_DEVICE_ID, 2, DEVICE_ID);
     space.set(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
@@ -119,10 +117,6 @@ export class VirtioConfigSpace {
     space.set(PCI_SUBSYSTEM_ID, 2, DEVICE_ID);
     space.allow(PCI_INTERRUPT_LINE, 1, 0xff);
     space.set(PCI_INTERRUPT_PIN, 1, 1);
-    const msixBar = { index: MSIX_BAR, kind: 'memory32', isPrefetchable: false } as const;
-    addBar(space, { ...msixBar, size: BigInt(MSIX_BAR_BYTES) });
-    const registerBar = { index: REGISTER_BAR, kind: 'memory64', isPrefetchable: true } as const;
-    addBar(space, { ...registerBar, size: BigInt(REGISTER_BAR_BYTES) });
 
     this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, msixCapability());
     const add = (type: number, offset: number, bytes: number, ...extra: number[]) =>
@@ -135,25 +129,19 @@ export class VirtioConfigSpace {
     // The driver says there what it wants to reach. 4.1.4.9
     space.allow(this.#pciCfgAt + CAP_BAR, 1, 0xff);
     for (const at of [CAP_OFFSET, CAP_LENGTH, CAP_DATA]) space.allow(this.#pciCfgAt + at, 4, 0xffffffff);
+    return space;
   }
 
-  /** PCI command register. */
-  get command(): number {
-    return this.#space.read(PCI_COMMAND, 2);
-  }
-
-  read(offset: number, data: Uint8Array, state: PciState): void {
-    const space = this.#space;
-    const msixControl = (MSIX_VECTORS - 1) | (state.isMsixEnabled ? PCI_MSIX_FLAGS_ENABLE : 0);
+  beforeRead(space: ConfigSpace, offset: number, bytes: number): void {
+    const msixControl = (MSIX_VECTORS - 1) | (this.#owner.isMsixEnabled() ? PCI_MSIX_FLAGS_ENABLE : 0);
     space.set(this.#msixAt + PCI_MSIX_FLAGS, 2, msixControl);
-    space.set(PCI_STATUS, 2, PCI_STATUS_CAP_LIST | (state.isIntxPending ? PCI_STATUS_INTERRUPT : 0));
-    if (this.#touchesData(offset, data.length)) this.#access((at, part) => this.#window.read(at, part));
-    space.readBytes(offset, data);
+    space.set(PCI_STATUS, 2, PCI_STATUS_CAP_LIST | (this.#owner.isIntxPending() ? PCI_STATUS_INTERRUPT : 0));
+    if (this.#touchesData(offset, bytes)) this.#access(space, false);
   }
 
-  write(offset: number, data: Uint8Array): void {
-    this.#space.writeBytes(offset, data);
-    if (this.#touchesData(offset, data.length)) this.#access((at, part) => this.#window.write(at, part));
+  afterWrite(space: ConfigSpace, offset: number, bytes: number): void {
+    if (this.#touchesData(offset, bytes)) this.#access(space, true);
+    this.#owner.followCommand();
   }
 
   #touchesData(offset: number, bytes: number): boolean {
@@ -162,19 +150,18 @@ export class VirtioConfigSpace {
   }
 
   /** Does to BAR 4 what the driver has asked for in the capability, through pci_cfg_data. */
-  #access(act: (offset: number, data: Uint8Array) => void): void {
-    const space = this.#space;
+  #access(space: ConfigSpace, isWrite: boolean): void {
     const bar = space.read(this.#pciCfgAt + CAP_BAR, 1);
     const offset = space.read(this.#pciCfgAt + CAP_OFFSET, 4);
     const length = space.read(this.#pciCfgAt + CAP_LENGTH, 4);
     const isWidth = length === 1 || length === 2 || length === 4;
     if (bar !== REGISTER_BAR || !isWidth || offset % length !== 0 || offset >= REGISTER_BAR_BYTES) {
-      this.#misuse(
+      this.#owner.reportMisuse(
         `access to ${length} bytes at 0x${offset.toString(16)} of BAR ${bar} by configuration space`,
       );
       return;
     }
     const at = this.#pciCfgAt + CAP_DATA;
-    act(offset, space.values.subarray(at, at + length));
+    this.#owner.accessRegisters(offset, space.values.subarray(at, at + length), isWrite);
   }
 }
