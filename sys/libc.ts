@@ -6,22 +6,28 @@
  * module in the main thread does both. A worker that comes first is refused (it would crash the process at its end).
  */
 import { createRequire } from 'node:module';
-import { getEnvironmentData, isMainThread, setEnvironmentData } from 'node:worker_threads';
-import { createExternalBuffer, DataType, type JsExternal, load, open } from 'ffi-rs';
+import { isMainThread } from 'node:worker_threads';
+import { refuseWorkerFirst, warmUpInMainThread } from './main-thread-first.js';
+
+const require = createRequire(import.meta.url);
+// By path: copies of this package that share ffi-rs share the library it loads, and copies that do not, do not.
+const FFI_RS = require.resolve('ffi-rs');
+refuseWorkerFirst(FFI_RS);
+// Not imported: an import would load it before the line above.
+const { createExternalBuffer, DataType, load, open } = require(FFI_RS) as typeof import('ffi-rs');
+type JsExternal = import('ffi-rs').JsExternal;
 
 const LIBRARY = 'libc';
-const WARMED = 'tsvisor.libc';
 const { I32: INT, I64: LONG, String: STRING, U8Array: BYTES, External: POINTER } = DataType;
 
-if (!isMainThread && getEnvironmentData(WARMED) !== true) {
-  throw new Error('tsvisor: import the package in the main thread before starting a worker that uses it');
-}
 open({ library: LIBRARY, path: 'libc.so.6' });
 
+type FfiType = import('ffi-rs').DataType;
 type Arg = number | string | Uint8Array;
 type Call<R> = (...args: Arg[]) => R;
 
-const warmUps: (() => unknown)[] = [];
+/** By signature: a symbol may be called in several ways. */
+const warmUps = new Map<string, () => unknown>();
 
 /**
  * One libc symbol. Its parameter block is built once, as building it is a third of a call's price; `harmless` are
@@ -29,8 +35,8 @@ const warmUps: (() => unknown)[] = [];
  */
 function declare<R = number>(
   funcName: string,
-  retType: DataType,
-  paramsType: DataType[],
+  retType: FfiType,
+  paramsType: FfiType[],
   harmless: Arg[],
 ): Call<R> {
   const paramsValue: Arg[] = [...harmless];
@@ -39,7 +45,7 @@ function declare<R = number>(
     for (let i = 0; i < paramsValue.length; i++) paramsValue[i] = args[i] as Arg;
     return load(block) as R;
   };
-  warmUps.push(() => call(...harmless));
+  warmUps.set(`${funcName}(${paramsType.join()})`, () => call(...harmless));
   return call;
 }
 
@@ -81,11 +87,8 @@ const c = {
   prctl: declare('prctl', INT, [INT, STRING, LONG, LONG, LONG], [-1, '', 0, 0, 0]),
 };
 
-if (isMainThread) {
-  // ffi-rs' own symbol table is not safe for first calls side by side, so all are made while there is one thread.
-  for (const warmUp of warmUps) warmUp();
-  setEnvironmentData(WARMED, true);
-}
+// ffi-rs' own symbol table is not safe for first calls side by side, so all are made while there is one thread.
+warmUpInMainThread(FFI_RS, warmUps);
 
 /** This thread's errno, read without a call; meaningful only right after a negative result. */
 const threadErrno = new Int32Array(createExternalBuffer(errnoLocation(), 4).buffer);
@@ -125,7 +128,7 @@ export type HotDoor = 'ffi-rs' | 'koffi';
 
 function requireKoffi(): { load(path: string): KoffiLibrary } {
   try {
-    return createRequire(import.meta.url)('koffi') as { load(path: string): KoffiLibrary };
+    return require('koffi') as { load(path: string): KoffiLibrary };
   } catch (cause) {
     throw new Error('the door koffi needs the optional package of that name: npm install koffi', { cause });
   }
