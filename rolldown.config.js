@@ -8,7 +8,7 @@ import { defineConfig } from 'rolldown';
 
 const isEntry = (file) =>
   /\/index\.ts$|-(task|plugin)\.ts$|^(vmm|vfio)\/.*-thread\.ts$|^examples\/[\w-]+\.ts$/.test(file) ||
-  ['vmm/cli.ts', 'sys/event-loop.ts', 'bench/main.ts'].includes(file);
+  ['vmm/cli.ts', 'sys/event-loop.ts', 'sys/resolve-hook.ts', 'bench/main.ts'].includes(file);
 const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))
   .concat('lab/main.ts') // its folder holds a whole Debian

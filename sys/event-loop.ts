@@ -3,6 +3,7 @@ import { type MessagePort, workerData } from 'node:worker_threads';
 import { Epoll } from './epoll.js';
 import type { EventTaskHandlers, StartEventTask } from './event-task.js';
 import { drainEventfd } from './eventfd.js';
+import { importModule } from './foreign-module.js';
 import { Inbox, InboxSender } from './inbox.js';
 import { setThreadName } from './libc.js';
 
@@ -53,7 +54,7 @@ async function main(data: EventLoopData): Promise<void> {
   epoll.watch(data.wakeFd, () => drainEventfd(data.wakeFd));
 
   async function run(task: number, module: string, taskData: unknown): Promise<void> {
-    const { start } = (await import(module)) as { start?: StartEventTask };
+    const { start } = (await importModule(module)) as { start?: StartEventTask };
     if (start === undefined) throw new Error(`${module} has no export named start`);
     const watches = new Set<Disposable>();
     const guarded = (ready: () => void) => () => {

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { fromNodeError } from '../sys/error.js';
 import type { VmConfigInput } from './config.js';
@@ -8,6 +9,7 @@ import { Camera } from './display/camera.js';
 import type { View } from './display/view.js';
 import { openView, parsePort, withViewPort } from './display/view-port.js';
 import { EX_UNAVAILABLE, exitStatus, SIGNAL_STATUS } from './outcome.js';
+import { pluginUrls } from './plugin-url.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
 import { printSummary } from './summary.js';
@@ -79,6 +81,8 @@ function configOf(values: Values): VmConfigInput {
   if (values['no-reboot'] !== undefined) config.reboot = false;
   if (values.append !== undefined) config.cmdline = [base.cmdline, values.append].filter(Boolean).join(' ');
   if (values.plugin !== undefined) config.plugins = values.plugin;
+  else if (values.config !== undefined && base.plugins !== undefined)
+    config.plugins = pluginsOf(values.config, base);
   if (values.ffi !== undefined) config.ffi = values.ffi;
   if (values.trace !== undefined) config.trace = values.trace;
   config.devices = devicesOf(values, base.devices);
@@ -97,6 +101,13 @@ function readConfig(path: string): VmConfigInput {
   } catch (error) {
     throw new ConfigError([{ path, text: `is not JSON: ${(error as Error).message}` }]);
   }
+}
+
+/** A file's plug-ins are named from where the file lies. */
+function pluginsOf(file: string, { plugins }: VmConfigInput): VmConfigInput['plugins'] {
+  // Whatever else it is, the check of the whole configuration refuses it.
+  if (!Array.isArray(plugins) || !plugins.every((plugin) => typeof plugin === 'string')) return plugins;
+  return [...pluginUrls(plugins, dirname(resolve(file)), `${file}: plugins`)];
 }
 
 function devicesOf(values: Values, configured: VmConfigInput['devices']): readonly unknown[] {

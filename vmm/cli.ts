@@ -26,7 +26,7 @@ ends at a responder inside this process.
   --no-reboot          a guest that asks for a reset ends the run
   --append TEXT        the kernel's command line; for the built-in guest, more words: 'pings=3 mtu=9000'
   --config FILE        a machine's whole configuration as JSON; other options override it
-  --plugin MODULE      load a plug-in: vendor drivers, providers (may be repeated)
+  --plugin MODULE      load a plug-in: vendor drivers, providers. ./FILE, or a package's name (may be repeated)
   --ffi DOOR           the way into KVM_RUN: ffi-rs (the default) or koffi (if installed)
   --trace CHANNEL      print events of a channel: exit, region, memory, vfio, vfioUser, unclaimed,
                        guestMisuse (may be repeated)

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { PAGE_SIZE } from '../sys/address.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { ConfigError } from './config-error.js';
+import { pluginUrl } from './plugin-url.js';
 
 const UNITS: Readonly<Record<string, bigint>> = {
   '': 1n,
@@ -58,6 +59,19 @@ const device = z.strictObject({
   slot: z.int().min(1).max(31).optional(),
 });
 
+/** Becomes the module's URL. */
+const plugin = z
+  .string()
+  .min(1)
+  .transform((specifier, context) => {
+    try {
+      return pluginUrl(specifier, process.cwd());
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: `'${specifier}': ${(error as Error).message}` });
+      return z.NEVER;
+    }
+  });
+
 const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 
 const schema = z
@@ -82,8 +96,8 @@ const schema = z
     reboot: z.boolean().default(true),
     /** Devices to assign, in the order in which they are attached. */
     devices: z.array(device).max(29).default([]),
-    /** Modules that export `plugin`: vendor drivers, providers. */
-    plugins: z.array(z.string().min(1)).default([]),
+    /** Modules that export `plugin`: vendor drivers, providers. Paths (`./x.mjs`), file: URLs or names of packages. */
+    plugins: z.array(plugin).default([]),
     /** The door to KVM_RUN; `koffi` needs that optional package. */
     ffi: z.enum(['ffi-rs', 'koffi']).default('ffi-rs'),
     /** Trace channels whose events the machine hands to its owner. */
@@ -118,7 +132,8 @@ export type VmConfig = Readonly<z.output<typeof schema>>;
 export type DeviceConfig = VmConfig['devices'][number];
 
 /**
- * Checks a configuration. Opens nothing and creates nothing.
+ * Checks a configuration. Opens nothing and creates nothing; it looks for plug-ins, from the working directory if they are
+ * named by relative paths or as packages.
  * @throws ConfigError with all problems
  */
 export function parseConfig(input: unknown): VmConfig {

@@ -8,6 +8,7 @@ import type { TraceName } from '../sys/trace.js';
 import { workerUrl } from '../sys/worker-url.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
+import { pluginUrls } from './plugin-url.js';
 import { decodeError } from './protocol.js';
 import type { ServeEvent, ServeThreadData } from './serve-thread.js';
 
@@ -57,10 +58,14 @@ export class DeviceServer implements AsyncDisposable {
     this.finished.catch(() => {}); // whoever awaits it gets the error; nobody has to
   }
 
-  /** Returns at once. */
+  /**
+   * Returns at once.
+   * @throws ConfigError if there is no such plug-in
+   */
   static start(options: DeviceServerOptions, observer: DeviceServerObserver = {}): DeviceServer {
+    const plugins = pluginUrls(options.plugins ?? []);
     installKickSignal();
-    return new DeviceServer(options, observer);
+    return new DeviceServer({ ...options, plugins }, observer);
   }
 
   /** Sends the client away and closes the device. Returns at once: await {@link finished}. */

@@ -1,8 +1,13 @@
+import { fileURLToPath } from 'node:url';
 import type { DependencyContainer } from 'tsyringe';
+import { importModule } from '../sys/foreign-module.js';
 import type { VendorDriver } from '../vfio/driver.js';
 import type { VfioProvider } from '../vfio/uapi.js';
 
-/** What a plug-in module exports, as `plugin`: devices, or places where devices come from. It is loaded in the machine thread. */
+/**
+ * What a plug-in module exports, as `plugin`: devices, or places where devices come from. It is loaded in the machine
+ * thread, and finds under `tsvisor/...` the copy of the package that loads it.
+ */
 export interface Plugin {
   /** Name for messages. */
   readonly name: string;
@@ -17,19 +22,37 @@ export interface Plugin {
   configure?(container: DependencyContainer): void;
 }
 
-/**
- * Loads plug-in modules.
- * @param specifiers URLs, absolute paths or package names
- * @throws Error naming the module that cannot be loaded, or has no `plugin`
- */
-export async function loadPlugins(specifiers: readonly string[]): Promise<Plugin[]> {
-  return Promise.all(
-    specifiers.map(async (specifier) => {
-      const module = (await import(specifier).catch((cause: unknown) => {
-        throw new Error(`plug-in ${specifier} cannot be loaded: ${(cause as Error).message}`, { cause });
-      })) as { plugin?: Plugin };
-      if (module.plugin === undefined) throw new Error(`plug-in ${specifier} has no export named plugin`);
-      return module.plugin;
-    }),
+const reason = (error: unknown): string =>
+  error instanceof Error ? error.message : `it throws ${String(error)}`;
+
+const isListOrAbsent = (value: unknown): boolean => value === undefined || Array.isArray(value);
+
+function isPlugin(value: unknown): value is Plugin {
+  if (typeof value !== 'object' || value === null) return false;
+  const { name, vendorDrivers, providers, configure } = value as Record<string, unknown>;
+  const isConfigure = configure === undefined || typeof configure === 'function';
+  return (
+    typeof name === 'string' && isListOrAbsent(vendorDrivers) && isListOrAbsent(providers) && isConfigure
   );
 }
+
+async function loadPlugin(url: string): Promise<Plugin> {
+  const path = url.startsWith('file:') ? fileURLToPath(url) : url;
+  const module = await importModule(url).catch((cause: unknown) => {
+    throw new Error(`plug-in ${path} cannot be loaded: ${reason(cause)}`, { cause });
+  });
+  const { plugin } = module as { plugin?: unknown };
+  if (plugin === undefined) throw new Error(`plug-in ${path} has no export named plugin`);
+  if (!isPlugin(plugin))
+    throw new Error(
+      `plug-in ${path}: its export plugin is not { name, vendorDrivers?: [], providers?: [], configure?(container) }`,
+    );
+  return plugin;
+}
+
+/**
+ * Loads plug-in modules.
+ * @param urls as plugin-url.ts makes them
+ * @throws Error naming the module that cannot be loaded, takes too long, or exports no plug-in
+ */
+export const loadPlugins = (urls: readonly string[]): Promise<Plugin[]> => Promise.all(urls.map(loadPlugin));

@@ -278,8 +278,9 @@ export class PciRegions {
     this.#regions[index] = { info, name, decoding, parts, ioFds, memory };
   }
 
-  #reportMisuse(what: string): void {
-    if (trace.guestMisuse.hasSubscribers) trace.guestMisuse.publish({ device: this.#device, what });
+  #reportMisuse(text: string): void {
+    if (trace.guestMisuse.hasSubscribers)
+      trace.guestMisuse.publish({ device: this.#device, what: 'region', text });
   }
 }
 

@@ -1,0 +1,165 @@
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, test } from 'vitest';
+import { ConfigError } from './config-error.js';
+import { DeviceServer } from './device-server.js';
+import { CLI } from './testing.js';
+import { VirtualMachine } from './virtual-machine.js';
+
+// Outside of the project: nothing in it finds a tsvisor by itself.
+const folder = realpathSync(mkdtempSync(join(tmpdir(), 'tsvisor-plugin-')));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+function write(path: string, text: string): string {
+  const full = join(folder, path);
+  mkdirSync(join(full, '..'), { recursive: true });
+  writeFileSync(full, text);
+  return full;
+}
+
+/** @param from the working directory */
+function tsvisor(args: readonly string[], from = folder) {
+  return spawnSync(process.execPath, [CLI, ...args], { cwd: from, encoding: 'utf8', timeout: 60_000 });
+}
+
+const DICE = ['--device', 'dice,sides=20', '--append', 'pings=1'];
+const card = /guest \| 00:03\.0 1234:d1ce class ff0000/;
+copyFileSync(
+  fileURLToPath(new URL('../dist/examples/vendor-driver.js', import.meta.url)),
+  join(folder, 'dice.mjs'),
+);
+const dice = join(folder, 'dice.mjs');
+
+describe('the card of a plug-in is there', () => {
+  test('if the plug-in is named from the working directory', () => {
+    const { stdout, stderr } = tsvisor(['run', '--plugin', './dice.mjs', ...DICE]);
+    expect(stderr).toBe('');
+    expect(stdout).toMatch(card);
+  });
+
+  test('if a configuration elsewhere names it from its own folder', () => {
+    const config = write('below/machine.json', '{ "plugins": ["../dice.mjs"] }');
+    const { stdout, stderr } = tsvisor(['run', '--config', config, ...DICE], '/');
+    expect(stderr).toBe('');
+    expect(stdout).toMatch(card);
+  });
+
+  test('if it is a package beside the configuration', () => {
+    write(
+      'node_modules/dice-card/package.json',
+      '{ "name": "dice-card", "exports": { "./card": "./card.mjs" } }',
+    );
+    copyFileSync(dice, join(folder, 'node_modules/dice-card/card.mjs'));
+    const config = write('below/package.json', '{ "plugins": ["dice-card/card"] }');
+    expect(tsvisor(['run', '--config', config, ...DICE], '/').stdout).toMatch(card);
+  });
+});
+
+/** A vendor driver without a device to speak of, whose event task answers what it finds under `tsvisor`. */
+const PROBE = `
+  import * as vfio from 'tsvisor/vfio';
+  const task = new URL('./probe-task.mjs', import.meta.url);
+  let environment;
+  export const plugin = {
+    name: 'probe',
+    vendorDrivers: [{
+      name: 'probe',
+      types: [{ name: 'probe', description: 'probe', deviceApi: 'vfio-pci', maxInstances: 1 }],
+      create(_type, _uuid, _options, { eventThread }) {
+        using_(eventThread.run(task, {}));
+        throw new vfio.SysError({ call: 'probe', target: import.meta.resolve === undefined ? '' : 'plug-in', errno: 5, hint: said });
+      },
+    }],
+  };
+  let said = '';
+  function using_(running) { said = running.call({}); running[Symbol.dispose](); }
+`;
+const PROBE_TASK = `
+  import * as vfio from 'tsvisor/vfio';
+  export const start = () => ({ message: () => Object.keys(vfio).length + ' names', stop() {} });
+`;
+
+describe('tsvisor is the running copy', () => {
+  write('probe/probe.mjs', PROBE);
+  write('probe/probe-task.mjs', PROBE_TASK);
+  // Another copy, that nobody would want: nearer to the plug-in than ours.
+  write(
+    'probe/node_modules/tsvisor/package.json',
+    '{ "name": "tsvisor", "exports": { "./vfio": "./vfio.mjs" } }',
+  );
+  write('probe/node_modules/tsvisor/vfio.mjs', "throw new Error('the wrong copy')");
+
+  test('in a plug-in beside another copy, and in its event task', async () => {
+    const { stderr, status } = tsvisor(['run', '--plugin', './probe/probe.mjs', '--device', 'probe']);
+    const names = Object.keys(await import('tsvisor/vfio')).length;
+    // SysError as text: name and hint cross threads only if the class is the machine thread's own.
+    expect(stderr).toBe(`tsvisor: probe on plug-in: EIO\n  hint: ${names} names\n`);
+    expect(status).toBe(69);
+  });
+
+  test('and a path of it that is no entry is refused with the entries there are', () => {
+    write('odd.mjs', "import 'tsvisor/odd'; export const plugin = { name: 'odd' };");
+    const { stderr, status } = tsvisor(['run', '--plugin', './odd.mjs', '--device', 'none']);
+    expect(stderr).toMatch(
+      /^tsvisor: plug-in \S+\/odd\.mjs cannot be loaded: 'tsvisor\/odd' is none of .* tsvisor, tsvisor\/kvm, /,
+    );
+    expect(status).toBe(69);
+  });
+});
+
+describe('a plug-in that is wrong is named with the reason', () => {
+  test.each([
+    ['throws.mjs', "throw new Error('no licence')", /throws\.mjs cannot be loaded: no licence$/],
+    ['throws-text.mjs', "throw 'no licence'", /throws-text\.mjs cannot be loaded: it throws no licence$/],
+    ['nothing.mjs', 'export default {}', /nothing\.mjs has no export named plugin$/],
+    [
+      'shape.mjs',
+      'export const plugin = { vendorDrivers: {} }',
+      /shape\.mjs: its export plugin is not \{ name/,
+    ],
+    ['misses.mjs', "import './no-such.mjs'", /misses\.mjs cannot be loaded: .*no-such\.mjs/],
+    ['syntax.mjs', 'export const', /syntax\.mjs cannot be loaded: Unexpected end of input$/],
+  ])('%s', async (name, text, reason) => {
+    const vm = VirtualMachine.start({ plugins: [write(name, text)] });
+    await expect(vm.finished).rejects.toThrowError(reason);
+    expect(tsvisor(['run', '--plugin', `./${name}`]).status).toBe(69);
+  });
+
+  test('if a top-level await in it does not end', () => {
+    write('waits.mjs', 'await new Promise(() => {}); export const plugin = { name: "waits" };');
+    const { stderr, status } = tsvisor(['run', '--plugin', './waits.mjs']);
+    expect(stderr).toBe(
+      `tsvisor: plug-in ${folder}/waits.mjs cannot be loaded: it is not loaded after 10 s: a top-level await in it does not end\n`,
+    );
+    expect(status).toBe(69);
+  });
+
+  test('before a thread is started, if there is no such module', () => {
+    expect(() => VirtualMachine.start({ plugins: ['/no/such.mjs'] })).toThrowError(ConfigError);
+    const served = { address: 'dice', path: join(folder, 'socket'), plugins: ['/no/such.mjs'] };
+    expect(() => DeviceServer.start(served)).toThrowError(
+      /plugins\[0\]: '\/no\/such\.mjs': there is no file/,
+    );
+    for (const command of [['run'], ['serve', 'dice', '--socket', 'socket']]) {
+      const { stderr, stdout, status } = tsvisor([...command, '--plugin', './no.mjs']);
+      expect(stderr).toBe(
+        `tsvisor: the configuration is not valid\n  plugins[0]: './no.mjs': there is no file ${folder}/no.mjs\n`,
+      );
+      expect([stdout, status]).toEqual(['', 64]);
+    }
+  });
+});
+
+test('a device of a plug-in is served', async () => {
+  const path = join(folder, 'dice.sock');
+  let server: DeviceServer | undefined;
+  const description = await new Promise<string>((ready, reject) => {
+    server = DeviceServer.start({ address: 'dice', path, plugins: [dice] }, { ready });
+    server.finished.catch(reject);
+  });
+  await server?.[Symbol.asyncDispose]();
+  expect(description).toMatch(/throws dice/);
+});
