@@ -113,13 +113,18 @@ describe('vfio/', () => {
 });
 
 describe('the rules themselves', () => {
+  // Put together here, so that no other reader of sources takes what is planted for an import of this file.
+  const typeImport = (specifier: string): string => `import type { X } from '${specifier}';\n`;
+  const reexport = (specifier: string): string => `export { x } from '${specifier}';\n`;
+  const importCall = (specifier: string): string => `const later = await import('${specifier}');\n`;
+
   /** Files that import each other as `links` say: `a>b` for a that imports b. */
   function planted(folder: string, ...links: readonly string[]): Files {
     const files = new Map<string, string>();
     for (const link of links) {
       const [from, to] = link.split('>') as [string, string];
       const path = `${folder}/${from}.ts`;
-      files.set(path, `${files.get(path) ?? ''}import type { X } from './${to}.js';\n`);
+      files.set(path, `${files.get(path) ?? ''}${typeImport(`./${to}.js`)}`);
       if (!files.has(`${folder}/${to}.ts`)) files.set(`${folder}/${to}.ts`, '');
     }
     return files;
@@ -157,15 +162,15 @@ describe('the rules themselves', () => {
     ['a layer above', 'vfio/core/provider.ts', '../../devices/contracts.js', 'devices/contracts.ts'],
     ['a layer beside', 'vfio/uapi.ts', '../kvm/vm.js', 'kvm/vm.ts'],
   ])('an import of %s is found', (_what, path, specifier, target) => {
-    const allowed = `import { a } from '../../sys/error.js';\nimport type { B } from './other.js';\n`;
+    const allowed = typeImport('../../sys/error.js') + reexport('./other.js');
     const inPlace = path.split('/').length === 3 ? allowed : '';
     expect(strayImports(new Map([[path, inPlace]]))).toEqual([]);
-    const file = new Map([[path, `${inPlace}export { x } from '${specifier}';\n`]]);
+    const file = new Map([[path, `${inPlace}${reexport(specifier)}`]]);
     expect(strayImports(file)).toEqual([`${path} imports ${target}`]);
   });
 
   test('an import that is written as a call is one', () => {
-    const file = new Map([['vfio/core/device.ts', `const later = await import('../user/index.js');\n`]]);
+    const file = new Map([['vfio/core/device.ts', importCall('../user/index.js')]]);
     expect(strayImports(file)).toEqual(['vfio/core/device.ts imports vfio/user/index.ts']);
   });
 });

@@ -34,7 +34,7 @@ import { Machine } from './machine.js';
 import type { MachinePorts } from './machine-ports.js';
 import { registerPcKvm } from './pc-kvm.js';
 import type { Plugin } from './plugin.js';
-import { registerPlugins } from './plugin-ports.js';
+import { configurePorts, registerPorts } from './plugin-ports.js';
 import { addPcRam } from './ram-layout.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
@@ -60,9 +60,10 @@ export function compose(
   // First, because nothing is open yet and this is the likeliest to fail.
   const program = config.kernel === undefined ? imageProgram(config) : linuxProgram(config.kernel, config);
   const container = root.createChildContainer();
-  scope.own(registerPlugins(container, plugins, { eventThread, windows: WINDOWS }));
+  configurePorts(container, plugins);
   registerPcKvm(container, scope);
   registerDefault(container, Clock, () => systemClock);
+  scope.own(registerPorts(container, plugins, { eventThread, windows: WINDOWS }));
   const ram = ports.requestRam(needsSharedMemory(container, config));
   const memory = container.resolve(MemoryMap);
   addPcRam(memory, scope.own(Mapping.borrow(ram, ram.fd)));

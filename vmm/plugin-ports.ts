@@ -7,18 +7,22 @@ import { registerAssignment } from './assign/register.js';
 import type { DependencyContainer } from './injection.js';
 import type { Plugin } from './plugin.js';
 
+/** Lets every plug-in register its ports, before any default. The thread that owns the devices. */
+export function configurePorts(container: DependencyContainer, plugins: readonly Plugin[]): void {
+  for (const { configure } of plugins) configure?.(container);
+}
+
 /**
- * Lets every plug-in register its ports, then registers the defaults of all others, then adds the plug-ins' vendor
- * drivers and providers to those there are. The thread that owns the devices.
+ * Registers the defaults of all ports that the container does not hold, then adds the plug-ins' vendor drivers and
+ * providers to those there are.
  * @returns owns what the defaults open
  * @throws SysError EEXIST for a vendor driver that there is twice
  */
-export function registerPlugins(
+export function registerPorts(
   container: DependencyContainer,
   plugins: readonly Plugin[],
   given: Partial<AssignmentPorts> & { readonly eventThread: EventThread },
 ): Disposable {
-  for (const { configure } of plugins) configure?.(container);
   const owned = registerAssignment(container, given);
   try {
     for (const { vendorDrivers = [], providers = [] } of plugins) {

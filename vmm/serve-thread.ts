@@ -13,7 +13,7 @@ import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.j
 import { ServedDisplay } from './display/served-display.js';
 import { container as root } from './injection.js';
 import { loadPlugins } from './plugin.js';
-import { registerPlugins } from './plugin-ports.js';
+import { configurePorts, registerPorts } from './plugin-ports.js';
 import { type ErrorData, encodeError } from './protocol.js';
 import { traceText } from './trace-text.js';
 
@@ -62,7 +62,9 @@ async function main(): Promise<void> {
   using scope = new Scope();
   const eventThread = new EventThreadClient(data.events, inbox);
   const container = root.createChildContainer();
-  scope.own(registerPlugins(container, await loadPlugins(data.plugins), { eventThread }));
+  const plugins = await loadPlugins(data.plugins);
+  configurePorts(container, plugins);
+  scope.own(registerPorts(container, plugins, { eventThread }));
   const provider = requireProvider(container.resolveAll(VfioProvider), data.address);
   const device = scope.own(provider.resolve(data.address, data.options));
   // Opened once in advance: what keeps the device from being served is known before a client comes.

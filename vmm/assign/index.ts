@@ -1,6 +1,7 @@
 /**
  * Attaching VFIO devices to a VM of anybody's hypervisor: the module (vfio/assign), its ports with their defaults over
  * KVM, and both ways to wire them.
+ * @module
  */
 export { EventThread } from '../../sys/event-task.js';
 export * from '../../vfio/assign/index.js';

@@ -98,6 +98,9 @@ export const portTokens = {
   assignment: Assignment,
 } as const satisfies Record<PortName, unknown>;
 
+/** Only the hypervisor can make these. */
+export const portsWithoutDefault: ReadonlySet<PortName> = new Set<PortName>(['vm', 'eventThread', 'windows']);
+
 function missing(name: string, what: string): never {
   throw new TypeError(`tsvisor/assign: no ${name} was given: ${what}`);
 }

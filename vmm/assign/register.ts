@@ -7,6 +7,7 @@ import {
   defaultProviders,
   type GetPort,
   type PortName,
+  portsWithoutDefault,
   portTokens,
 } from './ports.js';
 
@@ -27,6 +28,7 @@ export function registerAssignment(
   const get: GetPort = (name) =>
     (name === 'providers' ? container.resolveAll(VfioProvider) : container.resolve(tokenOf(name))) as never;
   for (const name of Object.keys(portTokens) as PortName[]) {
+    if (given[name] === undefined && portsWithoutDefault.has(name)) continue;
     if (name !== 'providers')
       registerDefault(container, tokenOf(name), () => given[name] ?? defaultPorts[name](get, scope));
     else if (!container.isRegistered(VfioProvider, true)) registerProviders(container, given.providers, get);
