@@ -6,6 +6,7 @@ export const VFIO_DEVICE_FEATURE_GET = 1 << 16;
 export const VFIO_DEVICE_FEATURE_SET = 1 << 17;
 export const VFIO_DEVICE_FEATURE_PROBE = 1 << 18;
 
+export const VFIO_DEVICE_FEATURE_PCI_VF_TOKEN = 0;
 export const VFIO_DEVICE_FEATURE_MIGRATION = 1;
 export const VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE = 2;
 export const VFIO_DEVICE_FEATURE_DMA_LOGGING_START = 6;
@@ -35,26 +36,80 @@ export interface LogRange {
   readonly length: bigint;
 }
 
-/** What is given with a feature's SET, and with a report. */
+/**
+ * The stream of a device's state that a migration arc opens: the kernel's data_fd, which a device of another process cannot
+ * give. To read in PRE_COPY, PRE_COPY_P2P and STOP_COPY, to write in RESUMING. Disposing it does not change the state.
+ */
+export interface MigrationData extends Disposable {
+  /**
+   * Returns the bytes read: at most as many as `data` has, 0 at the end of the stream.
+   * @throws SysError of the device; EBADF once disposed
+   */
+  read(data: Uint8Array): number;
+  /** Writes all of `data`. @throws SysError of the device; EBADF once disposed */
+  write(data: Uint8Array): void;
+}
+
+/** What a feature takes: with SET, and DMA_LOGGING_REPORT with GET. */
 export interface FeatureInput {
+  /** PCI_VF_TOKEN: the UUID that openers of a physical function's VFs have to present. */
+  readonly vfToken?: string;
   /** MIG_DEVICE_STATE: a VFIO_DEVICE_STATE_. */
   readonly deviceState?: number;
   /** DMA_LOGGING_START. */
   readonly logging?: { readonly pageSize: bigint; readonly ranges: readonly LogRange[] };
-  /** DMA_LOGGING_REPORT: one bit a page is set in `bitmap`. */
+  /** DMA_LOGGING_REPORT: a bit is set in `bitmap` for each page that was written, bit 0 of byte 0 first; none is cleared. */
   readonly report?: LogRange & { readonly pageSize: bigint; readonly bitmap: Uint8Array };
 }
 
-/** What comes back: a GET's answer, or a SET's. */
+/** What a feature answers to GET or SET; empty for PROBE. */
 export interface FeatureOutput {
   /** MIGRATION: VFIO_MIGRATION_ bits. */
   readonly migrationFlags?: number;
   /** MIG_DEVICE_STATE: the VFIO_DEVICE_STATE_ that the device is in now. */
   readonly deviceState?: number;
-  /** MIG_DEVICE_STATE: where the device's data is to be read from, or written to; -1 if the arc has none. */
-  readonly dataFd?: number;
+  /** MIG_DEVICE_STATE: the stream that a SET has opened, the caller's to dispose; absent where a stream goes on, or there is none. */
+  readonly data?: MigrationData;
   /** MIG_DATA_SIZE, bytes. */
   readonly stopCopyLength?: bigint;
   /** DMA_LOGGING_START: the page size the device tracks by. */
   readonly pageSize?: bigint;
 }
+
+const KNOWN_FLAGS =
+  VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_PROBE;
+
+/** Why flags are EINVAL for any feature; undefined if they are not. @see vfio_ioctl_device_feature */
+export function featureFlagsProblem(flags: number): string | undefined {
+  const both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
+  if ((flags & ~KNOWN_FLAGS) !== 0) return `flags 0x${(flags >>> 0).toString(16)}`;
+  if ((flags & VFIO_DEVICE_FEATURE_PROBE) === 0 && (flags & both) === both) return 'GET or SET, not both';
+  return undefined;
+}
+
+/** Bytes of a bitmap with a bit for each page, in whole u64 as the kernel fills them. */
+export const bitmapBytes = (length: bigint, pageSize: bigint): bigint =>
+  ((length + pageSize * 64n - 1n) / (pageSize * 64n)) * 8n;
+
+/** Why a report is EINVAL; undefined if it is not. @see vfio_ioctl_device_feature_logging_report */
+export function reportProblem({
+  length,
+  pageSize,
+  bitmap,
+}: NonNullable<FeatureInput['report']>): string | undefined {
+  if (pageSize < 4096n || (pageSize & (pageSize - 1n)) !== 0n)
+    return 'the page size must be a power of two, at least 4096';
+  if (BigInt(bitmap.length) * 8n < (length + pageSize - 1n) / pageSize)
+    return 'the bitmap is too short for the range';
+  return undefined;
+}
+
+/** States that share one stream of data to read: the saving group. */
+export const isSavingState = (state: number): boolean =>
+  state === VFIO_DEVICE_STATE_STOP_COPY ||
+  state === VFIO_DEVICE_STATE_PRE_COPY ||
+  state === VFIO_DEVICE_STATE_PRE_COPY_P2P;
+
+/** Whether the stream that was open in state `from` is still open in state `to`. */
+export const keepsMigrationData = (from: number, to: number): boolean =>
+  isSavingState(from) ? isSavingState(to) : from === VFIO_DEVICE_STATE_RESUMING && to === from;

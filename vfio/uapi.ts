@@ -7,6 +7,7 @@
  */
 import type { Hva, Iova } from '../sys/address.js';
 import type { Mapping } from '../sys/mapping.js';
+import type { FeatureInput, FeatureOutput } from './feature.js';
 import type { VfioFileOps } from './file-ops.js';
 
 export const VFIO_API_VERSION = 0;
@@ -319,6 +320,14 @@ export interface DeviceFile extends VfioFile {
    * @throws SysError ENOTTY if the device is no display; EINVAL if it has no planes of that type
    */
   queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
+  /**
+   * VFIO_DEVICE_FEATURE: migration, dirty logging and others.
+   * @param flags a VFIO_DEVICE_FEATURE_ number with GET or SET; or with PROBE and any of them, which only checks
+   * @returns what the feature answers; its migration data is the caller's to dispose
+   * @throws SysError ENOTTY for a feature that the device does not have; EINVAL for unknown flags, for GET with SET, neither, or
+   *   one that the feature does not support; what the feature fails with
+   */
+  deviceFeature(flags: number, input?: FeatureInput): FeatureOutput;
 }
 
 /** `/dev/iommu`: address spaces for devices opened by cdev. */

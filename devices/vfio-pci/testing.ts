@@ -206,6 +206,10 @@ export class ScriptedDevice implements DeviceFile {
     return Mapping.anonymous(bytes);
   }
 
+  deviceFeature(): never {
+    throw this.#error('VFIO_DEVICE_FEATURE', 'ENOTTY');
+  }
+
   [Symbol.dispose](): void {
     for (const index of [...this.#triggers.keys()]) this.#release(index);
   }

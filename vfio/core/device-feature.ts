@@ -4,6 +4,8 @@ import type { VfioDeviceOps } from '../driver.js';
 import {
   type FeatureInput,
   type FeatureOutput,
+  featureFlagsProblem,
+  reportProblem,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
@@ -18,8 +20,6 @@ import {
 import { vfioError } from '../vfio-error.js';
 import { setDeviceState } from './migration.js';
 
-const KNOWN =
-  VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_PROBE;
 /** A page of struct vfio_device_feature_dma_logging_range. */
 const LOG_MAX_RANGES = 256;
 
@@ -38,8 +38,8 @@ export function deviceFeature(ops: VfioDeviceOps, flags: number, input: FeatureI
   const call = 'VFIO_DEVICE_FEATURE';
   const both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
   const isProbe = (flags & VFIO_DEVICE_FEATURE_PROBE) !== 0;
-  if ((flags & ~KNOWN) !== 0) throw vfioError(call, ops.name, 'EINVAL', `flags 0x${flags.toString(16)}`);
-  if (!isProbe && (flags & both) === both) throw vfioError(call, ops.name, 'EINVAL', 'GET or SET, not both');
+  const problem = featureFlagsProblem(flags);
+  if (problem !== undefined) throw vfioError(call, ops.name, 'EINVAL', problem);
   const feature = featureOf(ops, flags & VFIO_DEVICE_FEATURE_MASK);
   if (feature === undefined) throw vfioError(call, ops.name, 'ENOTTY', 'the device has no such feature');
   if ((flags & both & ~feature.supported) !== 0)
@@ -83,11 +83,11 @@ function featureOf(ops: VfioDeviceOps, number: number): Feature | undefined {
 }
 
 function deviceState(ops: VfioDeviceOps, isSet: boolean, input: FeatureInput): FeatureOutput {
-  if (!isSet) return { deviceState: ops.migration?.getState() ?? 0, dataFd: -1 };
+  if (!isSet) return { deviceState: ops.migration?.getState() ?? 0 };
   const call = 'VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE';
   if (input.deviceState === undefined) throw vfioError(call, ops.name, 'EINVAL', 'no state is given');
-  const dataFd = setDeviceState(ops, input.deviceState) ?? -1;
-  return { deviceState: input.deviceState, dataFd };
+  const data = setDeviceState(ops, input.deviceState);
+  return { deviceState: input.deviceState, ...(data === undefined ? {} : { data }) };
 }
 
 /** @throws SysError EINVAL for no ranges, misaligned or overlapping ones; E2BIG for too many; EOVERFLOW */
@@ -114,14 +114,13 @@ function startLogging(ops: VfioDeviceOps, { logging }: FeatureInput): FeatureOut
   return { pageSize: ops.dmaLogging?.start(ranges, pageSize) ?? pageSize };
 }
 
-/** @throws SysError EINVAL for a page size below 4096 or not a power of two; EOVERFLOW */
+/** @throws SysError EINVAL for a page size below 4096 or not a power of two, or a bitmap that is too short; EOVERFLOW */
 function reportLogging(ops: VfioDeviceOps, { report }: FeatureInput): FeatureOutput {
   const call = 'VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT';
   if (report === undefined) throw vfioError(call, ops.name, 'EINVAL', 'no range is given');
   const { iova, length, pageSize, bitmap } = report;
-  if (pageSize < 4096n || (pageSize & (pageSize - 1n)) !== 0n) {
-    throw vfioError(call, ops.name, 'EINVAL', 'the page size must be a power of two, at least 4096');
-  }
+  const problem = reportProblem(report);
+  if (problem !== undefined) throw vfioError(call, ops.name, 'EINVAL', problem);
   if (iova + length >= U64_END) throw vfioError(call, ops.name, 'EOVERFLOW', 'the range wraps');
   ops.dmaLogging?.readAndClear({ iova, length }, pageSize, bitmap);
   return {};

@@ -1,6 +1,8 @@
 /** The migration state machine of a device: which state comes next on the way to another one. */
+import { Fd } from '../../sys/fd.js';
 import type { VfioDeviceOps } from '../driver.js';
 import {
+  type MigrationData,
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_PRE_COPY,
   VFIO_DEVICE_STATE_PRE_COPY_P2P,
@@ -13,6 +15,7 @@ import {
   VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
 } from '../feature.js';
+import { FdMigrationData } from '../migration-data.js';
 import { vfioError } from '../vfio-error.js';
 
 const [E, S, R, C, U, P, Y, Q] = [
@@ -76,12 +79,20 @@ const nextOf = (current: number, wanted: number): number =>
  * Brings a device into a state, arc by arc. Returns the data of the last arc that has some.
  * @throws SysError EINVAL; what an arc fails with, and then the driver says in which state it is
  */
-export function setDeviceState(ops: VfioDeviceOps, wanted: number): number | undefined {
+export function setDeviceState(ops: VfioDeviceOps, wanted: number): MigrationData | undefined {
   const { migration } = ops;
   if (migration === undefined) throw vfioError('VFIO_DEVICE_FEATURE', ops.name, 'ENOTTY');
-  let data: number | undefined;
-  for (let current = migration.getState(); current !== wanted; current = migration.getState()) {
-    data = migration.arc(current, migGetNextState(current, wanted, migration.flags, ops.name)) ?? data;
+  let data: MigrationData | undefined;
+  try {
+    for (let current = migration.getState(); current !== wanted; current = migration.getState()) {
+      const fd = migration.arc(current, migGetNextState(current, wanted, migration.flags, ops.name));
+      if (fd === undefined) continue;
+      data?.[Symbol.dispose]();
+      data = new FdMigrationData(Fd.adopt(fd, `migration data of ${ops.name}`));
+    }
+    return data;
+  } catch (error) {
+    data?.[Symbol.dispose]();
+    throw error;
   }
-  return data;
 }

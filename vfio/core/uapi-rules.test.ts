@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
+import { Fd } from '../../sys/fd.js';
 import { Mapping, PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import type { VfioDeviceOps } from '../driver.js';
 import {
@@ -341,7 +342,7 @@ function migratable(flags = ALL): Migratable {
       arc(from: number, to: number) {
         arcsDone.push([from, to]);
         state = to;
-        return to === VFIO_DEVICE_STATE_STOP_COPY ? 77 : undefined;
+        return to === VFIO_DEVICE_STATE_STOP_COPY ? Fd.memfd('state').number : undefined;
       },
       getDataSize: () => 4096n,
     },
@@ -373,16 +374,17 @@ test('F10 DEVICE_FEATURE: unknown flags, GET with SET and neither are EINVAL, PR
   const state = VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
   expect(deviceFeature(ops, VFIO_DEVICE_FEATURE_PROBE | get | set | state)).toEqual({});
   expect(ops.arcsDone).toEqual([]);
-  expect(deviceFeature(ops, set | state, { deviceState: VFIO_DEVICE_STATE_STOP_COPY })).toEqual({
-    deviceState: VFIO_DEVICE_STATE_STOP_COPY,
-    dataFd: 77,
-  });
+  const { data, deviceState } = deviceFeature(ops, set | state, { deviceState: VFIO_DEVICE_STATE_STOP_COPY });
+  expect(deviceState).toBe(VFIO_DEVICE_STATE_STOP_COPY);
+  expect(data?.read(new Uint8Array(8))).toBe(0);
+  data?.[Symbol.dispose]();
+  expect(() => data?.read(new Uint8Array(8))).toThrowError(/EBADF/);
   expect(ops.arcsDone).toEqual([
     [VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_RUNNING_P2P],
     [VFIO_DEVICE_STATE_RUNNING_P2P, VFIO_DEVICE_STATE_STOP],
     [VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_STOP_COPY],
   ]);
-  expect(deviceFeature(ops, get | state)).toEqual({ deviceState: VFIO_DEVICE_STATE_STOP_COPY, dataFd: -1 });
+  expect(deviceFeature(ops, get | state)).toEqual({ deviceState: VFIO_DEVICE_STATE_STOP_COPY });
 });
 
 test('F11 dirty logging: no ranges EINVAL, more than a page of them E2BIG, misaligned or overlapping EINVAL, wrapping EOVERFLOW', () => {
@@ -408,6 +410,9 @@ test('F11 dirty logging: no ranges EINVAL, more than a page of them E2BIG, misal
   for (const pageSize of [2048n, 5000n]) {
     expect(() => deviceFeature(ops, ask, { report: { ...report, pageSize } })).toThrowError(/EINVAL/);
   }
+  const long = { ...report, length: 9n * PAGE, pageSize: PAGE };
+  expect(() => deviceFeature(ops, ask, { report: long })).toThrowError(/EINVAL\n.*bitmap is too short/);
+  expect(bitmap[0]).toBe(0);
   deviceFeature(ops, ask, { report: { ...report, pageSize: PAGE } });
   expect(bitmap[0]).toBe(1);
   deviceFeature(ops, VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP);

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hva, iova } from '../../sys/address.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_PCI_VF_TOKEN } from '../feature.js';
 import { regionOffset } from '../region-layout.js';
 import { vfioConformance } from '../testing/conformance.js';
 import {
@@ -31,14 +32,16 @@ import {
 } from '../uapi.js';
 import type { HostDeviceFile } from './device.js';
 import { type HostProvider, hostProvider } from './provider.js';
+import { CapSparseMmap, InfoCapHeader, SparseMmapArea } from './structs.js';
 import {
-  CapSparseMmap,
-  InfoCapHeader,
-  SparseMmapArea,
-  VFIO_DEVICE_FEATURE_GET,
-  VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
-} from './structs.js';
-import { type FakeDevice, type FakeDeviceShape, FakeHost, FakeKernel } from './testing/index.js';
+  type FakeDevice,
+  type FakeDeviceShape,
+  FakeDmaLogging,
+  FakeHost,
+  FakeKernel,
+  FakeMigration,
+  storedFeature,
+} from './testing/index.js';
 
 const ADDRESS = '0000:01:00.0';
 const RW = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
@@ -82,7 +85,7 @@ const nic: FakeDeviceShape = {
     { group: 26, bus: 1, devfn: 0 },
     { group: 27, bus: 1, devfn: 0x0b },
   ],
-  features: new Map([[VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, new Uint8Array(16)]]),
+  features: new Map([[VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, storedFeature(16)]]),
 };
 
 interface World {
@@ -119,7 +122,9 @@ describe('conformance over the scripted kernel', () => {
   let kernel: FakeKernel | undefined;
   let memory: Mapping | undefined;
   beforeAll(() => {
-    ({ provider, kernel } = world(scope));
+    const migration = scope.own(new FakeMigration(Uint8Array.from({ length: 5000 }, (_, i) => i)));
+    const features = new Map([...migration.features, ...new FakeDmaLogging().features]);
+    ({ provider, kernel } = world(scope, { ...nic, features }));
     memory = scope.own(Mapping.anonymous(16 * 4096));
   });
   afterAll(() => scope[Symbol.dispose]());

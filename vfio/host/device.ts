@@ -1,4 +1,5 @@
 import type { Mapping } from '../../sys/mapping.js';
+import type { FeatureInput, FeatureOutput } from '../feature.js';
 import type {
   CdevFile,
   DeviceInfo,
@@ -12,7 +13,7 @@ import type {
   RegionIoEventFd,
 } from '../uapi.js';
 import { attachIoas, bindIommufd, type CdevOptions, detachIoas } from './cdev.js';
-import { getFeature, probeFeature, setFeature, setVfToken } from './device-feature.js';
+import { deviceFeature, getFeature, probeFeature, setFeature, setVfToken } from './device-feature.js';
 import { getPciHotResetInfo, type HotResetInfo, pciHotReset } from './hot-reset.js';
 import { decodeReply, infoIoctl } from './info-call.js';
 import { encodeIrqSet } from './irq-set.js';
@@ -134,6 +135,10 @@ export class HostDeviceFile implements CdevFile {
    */
   pciHotReset(groups: readonly GroupFile[] = []): void {
     pciHotReset(this.#file, groups);
+  }
+
+  deviceFeature(flags: number, input?: FeatureInput): FeatureOutput {
+    return deviceFeature(this.#file, flags, input);
   }
 
   /** @see probeFeature */

@@ -2,11 +2,11 @@ import { execFileSync } from 'node:child_process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, VFIO_DEVICE_FEATURE_SET } from '../feature.js';
 import { vfioConformance } from '../testing/conformance.js';
 import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
 import type { HostDeviceFile } from './device.js';
 import { hostProvider } from './provider.js';
-import { VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, VFIO_DEVICE_FEATURE_SET } from './structs.js';
 import { Sysfs } from './sysfs.js';
 
 // Set by the lab; without them this is not L1.

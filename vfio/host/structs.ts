@@ -192,11 +192,6 @@ export const VFIO_DEVICE_QUERY_GFX_PLANE = io('VFIO_DEVICE_QUERY_GFX_PLANE', VFI
 
 /** Followed by the feature's data. */
 export const DeviceFeature = struct('struct vfio_device_feature', VFIO, { argsz: 'u32', flags: 'u32' });
-export const VFIO_DEVICE_FEATURE_MASK = 0xffff;
-export const VFIO_DEVICE_FEATURE_GET = 1 << 16;
-export const VFIO_DEVICE_FEATURE_SET = 1 << 17;
-export const VFIO_DEVICE_FEATURE_PROBE = 1 << 18;
-export const VFIO_DEVICE_FEATURE_PCI_VF_TOKEN = 0;
 export const VFIO_DEVICE_FEATURE = io('VFIO_DEVICE_FEATURE', VFIO_TYPE, VFIO_BASE + 17, {
   hints: {
     ENOTTY: 'the device, or this kernel, does not have the feature',

@@ -1,9 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Mapping } from '../../sys/mapping.js';
 import { VfioCore } from '../core/core.js';
-import type { VendorDriver } from '../driver.js';
+import type { DmaLoggingOps, VendorDriver } from '../driver.js';
 import { vfioConformance } from './conformance.js';
 import { RecordingDevice } from './recording-device.js';
+import { RecordingMigration } from './recording-migration.js';
 
 describe('conformance of the core', () => {
   const warnings: string[] = [];
@@ -12,10 +13,19 @@ describe('conformance of the core', () => {
   const driver: VendorDriver = {
     name: 'sample-driver',
     types: [type],
-    create: () => ({
-      ops: new RecordingDevice('sample', { irqs: [1, 8, 4] }),
-      [Symbol.dispose]: () => undefined,
-    }),
+    create: () => {
+      const migration = new RecordingMigration(Uint8Array.from({ length: 3000 }, (_, i) => i));
+      const dmaLogging: DmaLoggingOps = {
+        start: (_ranges, pageSize) => pageSize,
+        stop: () => undefined,
+        readAndClear: (_range, _pageSize, bitmap) => bitmap.set([0x55]),
+      };
+      const ops = Object.assign(new RecordingDevice('sample', { irqs: [1, 8, 4] }), {
+        migration,
+        dmaLogging,
+      });
+      return { ops, [Symbol.dispose]: () => migration[Symbol.dispose]() };
+    },
   };
   const eventThread = {
     run() {

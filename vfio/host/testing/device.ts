@@ -15,7 +15,6 @@ import {
 import {
   AttachIommufdPt,
   BindIommufd,
-  DeviceFeature,
   DeviceInfo,
   GfxPlaneInfoStruct,
   IrqInfoStruct,
@@ -29,10 +28,6 @@ import {
   VFIO_DEVICE_BIND_IOMMUFD,
   VFIO_DEVICE_DETACH_IOMMUFD_PT,
   VFIO_DEVICE_FEATURE,
-  VFIO_DEVICE_FEATURE_GET,
-  VFIO_DEVICE_FEATURE_MASK,
-  VFIO_DEVICE_FEATURE_PROBE,
-  VFIO_DEVICE_FEATURE_SET,
   VFIO_DEVICE_GET_INFO,
   VFIO_DEVICE_GET_IRQ_INFO,
   VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
@@ -47,6 +42,7 @@ import {
 import { uuidBytes } from '../uuid.js';
 import { argszOf, type FakeObject, refuse, structure } from './call.js';
 import { answerInfo, chain, type FakeCapability } from './container.js';
+import { type FakeFeature, runFeature } from './feature.js';
 import { type FakeIoas, FakeIommufd } from './iommufd.js';
 import type { FakeGroup, FakeKernel } from './kernel.js';
 
@@ -72,8 +68,8 @@ export interface FakeDeviceShape {
   readonly hotReset?: readonly { readonly group: number; readonly bus: number; readonly devfn: number }[];
   /** What a display shows, and the VFIO_GFX_PLANE_TYPE_ that it can show it by. */
   readonly plane?: Partial<StructOf<typeof GfxPlaneInfoStruct>> & { readonly flags: number };
-  /** Features with their data. */
-  readonly features?: ReadonlyMap<number, Uint8Array>;
+  /** VFIO_DEVICE_FEATURE, by number. */
+  readonly features?: ReadonlyMap<number, FakeFeature>;
 }
 
 /** What SET_IRQS was last told of an index. */
@@ -176,7 +172,8 @@ export class FakeDeviceFile implements FakeObject {
       case VFIO_DEVICE_PCI_HOT_RESET.number:
         return this.#hotReset(structure(argument));
       case VFIO_DEVICE_FEATURE.number:
-        return this.#feature(structure(argument));
+        runFeature(shape.features, structure(argument));
+        return 0;
       case VFIO_DEVICE_ATTACH_IOMMUFD_PT.number: {
         const bytes = structure(argument);
         argszOf(bytes, AttachIommufdPt.offsets.pasid);
@@ -283,19 +280,6 @@ export class FakeDeviceFile implements FakeObject {
       !given.some((object) => object === this.#kernel.groups.get(group));
     if (this.#iommufd === undefined && devices.some(isMissing)) refuse('EINVAL');
     this.#device.resets++;
-    return 0;
-  }
-
-  #feature(bytes: Uint8Array): number {
-    const argsz = argszOf(bytes, DeviceFeature.size);
-    const { flags } = DeviceFeature.decode(bytes);
-    const data = this.#device.shape.features?.get(flags & VFIO_DEVICE_FEATURE_MASK) ?? refuse('ENOTTY');
-    if ((flags & VFIO_DEVICE_FEATURE_PROBE) !== 0) return 0;
-    if (argsz < DeviceFeature.size + data.length) refuse('EINVAL');
-    const own = bytes.subarray(DeviceFeature.size, DeviceFeature.size + data.length);
-    if ((flags & VFIO_DEVICE_FEATURE_GET) !== 0) own.set(data);
-    else if ((flags & VFIO_DEVICE_FEATURE_SET) !== 0) data.set(own);
-    else refuse('EINVAL');
     return 0;
   }
 

@@ -7,5 +7,6 @@ export type {
   FakeIrqState,
   FakeRegion,
 } from './device.js';
+export { FakeDmaLogging, type FakeFeature, FakeMigration, storedFeature } from './feature.js';
 export { type FakeCall, FakeKernel } from './kernel.js';
 export { FakeHost, type FakeMdevType, type FakePciFunction } from './sysfs.js';

@@ -4,6 +4,7 @@ import { SysError } from '../../../sys/error.js';
 import { signalEventfd } from '../../../sys/eventfd.js';
 import { duplicateFd, type Fd } from '../../../sys/fd.js';
 import type { Mapping } from '../../../sys/mapping.js';
+import type { FeatureInput, FeatureOutput } from '../../feature.js';
 import { validateIrqSet } from '../../irq-set.js';
 import {
   type DeviceFile,
@@ -41,6 +42,7 @@ import {
   VFIO_USER_REGION_WRITE,
 } from '../protocol.js';
 import type { Connection } from './connection.js';
+import { UserFeatures } from './feature.js';
 import { UserRegions } from './regions.js';
 
 const ACCESS_BYTES = 16;
@@ -56,6 +58,7 @@ export class UserDeviceFile implements DeviceFile {
   readonly #connection: Connection;
   readonly #info: DeviceInfo;
   readonly #regions: UserRegions;
+  readonly #features: UserFeatures;
   /** Signalled when the peer is gone: the guest's owner then takes the device away. */
   #request: Fd | undefined;
   readonly #isMemory: (boolean | undefined)[] = [];
@@ -82,6 +85,7 @@ export class UserDeviceFile implements DeviceFile {
       });
     }
     this.#regions = new UserRegions(connection, numRegions, trustsServer);
+    this.#features = new UserFeatures(connection);
     connection.whenGone(() => {
       if (this.#request !== undefined) signalEventfd(this.#request.number);
     });
@@ -191,6 +195,7 @@ export class UserDeviceFile implements DeviceFile {
     if ((this.#info.flags & VFIO_DEVICE_FLAGS_RESET) === 0)
       throw new SysError({ call: 'VFIO_DEVICE_RESET', target: this.target, errno: errno.ENOTTY });
     connection.ask(VFIO_USER_DEVICE_RESET);
+    this.#features.end();
   }
 
   read(offset: number, data: Uint8Array): number {
@@ -243,6 +248,11 @@ export class UserDeviceFile implements DeviceFile {
     return ((bar[0] as number) & PCI_BASE_ADDRESS_SPACE_IO) === 0;
   }
 
+  deviceFeature(flags: number, input: FeatureInput = {}): FeatureOutput {
+    this.#use('VFIO_DEVICE_FEATURE');
+    return this.#features.feature(flags, input);
+  }
+
   mmap(offset: number, bytes: number): Mapping {
     this.#use('mmap');
     return this.#regions.mmap(offset, bytes);
@@ -253,6 +263,7 @@ export class UserDeviceFile implements DeviceFile {
     this.#isOpen = false;
     this.#request?.[Symbol.dispose]();
     this.#request = undefined;
+    this.#features.end();
     this.#regions[Symbol.dispose]();
   }
 }
