@@ -132,7 +132,7 @@ test('two servers do not share a socket, and iommufd is refused with what to lea
   const second = tsvisor(['serve', 'mtty-1', '--socket', path]);
   expect(second.stderr).toMatch(/EADDRINUSE\n.*another process listens there/);
   const { stderr, status } = tsvisor(['run', '--device', `vfio-user:${path},interface=iommufd`]);
-  expect(stderr).toMatch(/leave interface=iommufd out/);
+  expect(stderr).toMatch(/omit interface=iommufd/);
   expect(status).toBe(69);
 });
 

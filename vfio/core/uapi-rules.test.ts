@@ -49,7 +49,7 @@ import {
   VFIO_UNMAP_ALL,
 } from '../uapi.js';
 import { deviceFeature } from './device-feature.js';
-import { migGetNextState } from './migration.js';
+import { migGetNextState, setDeviceState } from './migration.js';
 
 const rw = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 const PAGE = 4096n;
@@ -385,6 +385,31 @@ test('F10 DEVICE_FEATURE: unknown flags, GET with SET and neither are EINVAL, PR
     [VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_STOP_COPY],
   ]);
   expect(deviceFeature(ops, get | state)).toEqual({ deviceState: VFIO_DEVICE_STATE_STOP_COPY });
+});
+
+test('the stream of an arc is closed when another arc opens one, or fails', () => {
+  let state: number = VFIO_DEVICE_STATE_RUNNING;
+  let refused: number | undefined = VFIO_DEVICE_STATE_STOP_COPY;
+  const opened: string[] = [];
+  const migration = {
+    flags: VFIO_MIGRATION_STOP_COPY,
+    getDataSize: () => 0n,
+    getState: () => state,
+    arc(from: number, to: number) {
+      if (to === refused) throw new RangeError(`from ${from} to ${to}`);
+      state = to;
+      opened.push(`to ${to}`);
+      return Fd.memfd('state').number;
+    },
+  };
+  const device = Object.assign(new RecordingDevice('streams'), { migration });
+  // Whatever is not closed here fails the test: no test may leave a descriptor open.
+  expect(() => setDeviceState(device, VFIO_DEVICE_STATE_STOP_COPY)).toThrowError('from 1 to 3');
+  expect(opened).toEqual(['to 1']);
+  state = VFIO_DEVICE_STATE_RUNNING;
+  refused = undefined;
+  setDeviceState(device, VFIO_DEVICE_STATE_STOP_COPY)?.[Symbol.dispose]();
+  expect(opened).toEqual(['to 1', 'to 1', 'to 3']);
 });
 
 test('F11 dirty logging: no ranges EINVAL, more than a page of them E2BIG, misaligned or overlapping EINVAL, wrapping EOVERFLOW', () => {

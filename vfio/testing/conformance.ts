@@ -6,36 +6,13 @@
 import assert from 'node:assert/strict';
 import { type Hva, type Iova, iova } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
-import type { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_MIGRATION } from '../feature.js';
+import { groupsOf } from '../interfaces.js';
 import {
-  type MigrationData,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
-  VFIO_DEVICE_FEATURE_GET,
-  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
-  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-  VFIO_DEVICE_FEATURE_MIGRATION,
-  VFIO_DEVICE_FEATURE_PROBE,
-  VFIO_DEVICE_FEATURE_SET,
-  VFIO_DEVICE_STATE_RESUMING,
-  VFIO_DEVICE_STATE_RUNNING,
-  VFIO_DEVICE_STATE_STOP,
-  VFIO_DEVICE_STATE_STOP_COPY,
-  VFIO_MIGRATION_STOP_COPY,
-} from '../feature.js';
-import { cdevsOf, groupsOf } from '../interfaces.js';
-import {
-  type AssignableDevice,
-  type CdevFile,
   type ContainerFile,
   type DeviceFile,
-  type GroupFile,
-  type IommufdFile,
   VFIO_API_VERSION,
-  VFIO_DMA_MAP_FLAG_READ,
-  VFIO_DMA_MAP_FLAG_WRITE,
   VFIO_DMA_UNMAP_FLAG_ALL,
   VFIO_GROUP_FLAGS_CONTAINER_SET,
   VFIO_GROUP_FLAGS_VIABLE,
@@ -47,26 +24,11 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_TYPE1v2_IOMMU,
   VFIO_UNMAP_ALL,
-  type VfioProvider,
 } from '../uapi.js';
+import { Bench, type Code, type ConformanceTarget, fails, PAGE, type Rule, RW } from './conformance-bench.js';
+import { featureRules } from './conformance-features.js';
 
-/** What the suite runs on. */
-export interface ConformanceTarget {
-  /** The provider under test. */
-  readonly provider: VfioProvider;
-  /** A device of the provider, alone in its group, that nobody uses. */
-  readonly address: string;
-  /** Options for {@link VfioProvider.resolve}; none if absent. */
-  readonly options?: Readonly<Record<string, string>>;
-  /** At least 16 pages of this process's memory; lives as long as the suite. */
-  readonly memory: Mapping;
-  /** A number that no IOMMU group has. */
-  readonly unusedGroup?: number;
-  /** Whether there are groups and containers, and whether there are cdevs and iommufd; both unless stated otherwise. */
-  readonly hasGroups?: boolean;
-  /** Whether the provider has cdevs and iommufd; true if absent. */
-  readonly hasCdev?: boolean;
-}
+export type { ConformanceTarget } from './conformance-bench.js';
 
 /** One rule: a sentence that can be false, and what shows that it is true. */
 export interface ConformanceCase {
@@ -74,33 +36,6 @@ export interface ConformanceCase {
   readonly name: string;
   /** @throws AssertionError */
   run(): void;
-}
-
-type Code = 'EINVAL' | 'EBUSY' | 'ENODEV' | 'EEXIST' | 'ENOENT' | 'EFAULT' | 'ENOTTY' | 'EBADF' | 'EOVERFLOW';
-
-const PAGE = 4096n;
-const [GET, SET, PROBE] = [VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_SET, VFIO_DEVICE_FEATURE_PROBE];
-const FEATURES = [
-  VFIO_DEVICE_FEATURE_MIGRATION,
-  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
-  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
-];
-const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
-
-/** The call must fail with one of these. */
-function fails(codes: Code | readonly Code[], what: string, body: () => unknown): void {
-  const wanted = typeof codes === 'string' ? [codes] : codes;
-  try {
-    body();
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error);
-    assert.ok((wanted as readonly string[]).includes(code), `${what}: ${code}, not ${wanted.join(' or ')}`);
-    return;
-  }
-  assert.fail(`${what}: no error, not ${wanted.join(' or ')}`);
 }
 
 /** Whether a map of remote memory was accepted; the only other outcome is ENOTSUP. */
@@ -114,69 +49,8 @@ function takesRemote(map: () => unknown): boolean {
   }
 }
 
-/** What a case may open; closed behind it, last in first out. */
-class Bench {
-  readonly target: ConformanceTarget;
-  readonly scope: Scope;
-  readonly device: AssignableDevice;
-
-  constructor(target: ConformanceTarget, scope: Scope) {
-    this.target = target;
-    this.scope = scope;
-    this.device = scope.own(target.provider.resolve(target.address, target.options ?? {}));
-  }
-
-  get provider(): VfioProvider {
-    return this.target.provider;
-  }
-
-  group(): GroupFile {
-    return this.scope.own(groupsOf(this.provider).openGroup(this.device.group));
-  }
-
-  container(): ContainerFile {
-    return this.scope.own(groupsOf(this.provider).openContainer());
-  }
-
-  /** A group in a container with an IOMMU. */
-  contained(): { group: GroupFile; container: ContainerFile } {
-    const container = this.container();
-    const group = this.group();
-    group.setContainer(container);
-    container.setIommu(VFIO_TYPE1v2_IOMMU);
-    return { group, container };
-  }
-
-  /** The device, opened through its group, or bound to an iommufd where there are no groups. */
-  file(): DeviceFile {
-    if (this.target.hasGroups !== false)
-      return this.scope.own(this.contained().group.getDeviceFd(this.device.name));
-    const { cdev } = this.cdev();
-    cdev.bindIommufd(this.iommufd());
-    return cdev;
-  }
-
-  iommufd(): IommufdFile {
-    return this.scope.own(cdevsOf(this.provider).openIommufd());
-  }
-
-  cdev(): { cdev: CdevFile } {
-    return { cdev: this.scope.own(cdevsOf(this.provider).openCdev(this.device.cdev ?? 'none')) };
-  }
-
-  get vaddr(): Hva {
-    return this.target.memory.hva;
-  }
-
-  map(container: ContainerFile, at: bigint, pages: bigint, flags = RW): void {
-    container.mapDma({ flags, vaddr: this.vaddr, iova: iova(at), size: pages * PAGE });
-  }
-}
-
 const unmap = (container: ContainerFile, at: bigint, bytes: bigint, flags = 0): bigint =>
   container.unmapDma({ flags, iova: at as Iova, size: bytes });
-
-type Rule = readonly [name: string, run: (bench: Bench) => void];
 
 const groupRules: readonly Rule[] = [
   [
@@ -463,115 +337,7 @@ const deviceRules: readonly Rule[] = [
       }
     },
   ],
-  [
-    'unknown flags of a feature are EINVAL, and so is GET with SET, but for a probe',
-    (bench) => {
-      const file = bench.file();
-      const feature = VFIO_DEVICE_FEATURE_MIGRATION;
-      fails('EINVAL', 'flags', () => file.deviceFeature((1 << 20) | GET | feature));
-      fails('EINVAL', 'GET with SET', () => file.deviceFeature(GET | SET | feature));
-      if (!has(file, feature)) return;
-      fails('EINVAL', 'neither', () => file.deviceFeature(feature));
-      fails('EINVAL', 'SET', () => file.deviceFeature(SET | feature));
-      fails('EINVAL', 'probe of SET', () => file.deviceFeature(PROBE | SET | feature));
-      assert.deepEqual(file.deviceFeature(PROBE | GET | SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE), {});
-    },
-  ],
-  [
-    'a feature that the device does not have is ENOTTY, however it is asked for',
-    (bench) => {
-      const file = bench.file();
-      const absent = [0xffff, ...FEATURES.filter((feature) => !has(file, feature))];
-      for (const feature of absent)
-        for (const action of [PROBE, PROBE | GET, GET, SET, 0])
-          fails('ENOTTY', `feature ${feature}, action 0x${action.toString(16)}`, () =>
-            file.deviceFeature(action | feature),
-          );
-    },
-  ],
-  [
-    'a device that can be moved saves a state, and takes it back',
-    (bench) => {
-      const file = bench.file();
-      if (!has(file, VFIO_DEVICE_FEATURE_MIGRATION)) return;
-      const { migrationFlags = 0 } = file.deviceFeature(GET | VFIO_DEVICE_FEATURE_MIGRATION);
-      assert.notEqual(migrationFlags & VFIO_MIGRATION_STOP_COPY, 0);
-      assert.equal(stateOf(file), VFIO_DEVICE_STATE_RUNNING);
-      fails('EINVAL', 'no such state', () => setState(file, 99));
-      assert.equal(stateOf(file), VFIO_DEVICE_STATE_RUNNING);
-      const out = setState(file, VFIO_DEVICE_STATE_STOP_COPY);
-      assert.ok(out !== undefined, 'STOP_COPY opens no data');
-      assert.equal(stateOf(file), VFIO_DEVICE_STATE_STOP_COPY);
-      const saved = readToEnd(out);
-      out[Symbol.dispose]();
-      fails('EBADF', 'read after dispose', () => out.read(new Uint8Array(1)));
-      assert.equal(setState(file, VFIO_DEVICE_STATE_STOP), undefined);
-      const into = setState(file, VFIO_DEVICE_STATE_RESUMING);
-      assert.ok(into !== undefined, 'RESUMING opens no data');
-      into.write(saved);
-      into[Symbol.dispose]();
-      assert.equal(setState(file, VFIO_DEVICE_STATE_STOP), undefined);
-      assert.equal(setState(file, VFIO_DEVICE_STATE_RUNNING), undefined);
-      assert.equal(stateOf(file), VFIO_DEVICE_STATE_RUNNING);
-    },
-  ],
-  [
-    'dirty logging starts with a range, reports into a bitmap that is long enough, and stops',
-    (bench) => {
-      const file = bench.file();
-      if (!has(file, VFIO_DEVICE_FEATURE_DMA_LOGGING_START)) return;
-      const range = { iova: iova(0x10_0000n), length: 16n * PAGE };
-      const start = SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_START;
-      const report = GET | VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT;
-      const bitmap = new Uint8Array(8);
-      fails('EINVAL', 'no ranges', () =>
-        file.deviceFeature(start, { logging: { pageSize: PAGE, ranges: [] } }),
-      );
-      const { pageSize } = file.deviceFeature(start, { logging: { pageSize: PAGE, ranges: [range] } });
-      assert.ok(pageSize !== undefined && pageSize > 0n);
-      for (const bad of [2048n, 5000n])
-        fails('EINVAL', `pages of ${bad}`, () =>
-          file.deviceFeature(report, { report: { ...range, pageSize: bad, bitmap } }),
-        );
-      fails('EINVAL', 'a short bitmap', () =>
-        file.deviceFeature(report, { report: { ...range, pageSize: PAGE, bitmap: bitmap.subarray(0, 1) } }),
-      );
-      bitmap[7] = 0x80;
-      file.deviceFeature(report, { report: { ...range, pageSize: PAGE, bitmap } });
-      assert.notEqual((bitmap[7] as number) & 0x80, 0, 'a report has cleared a bit');
-      file.deviceFeature(SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP);
-    },
-  ],
 ];
-
-/** Whether the device has a feature. */
-function has(file: DeviceFile, feature: number): boolean {
-  try {
-    file.deviceFeature(PROBE | feature);
-    return true;
-  } catch (error) {
-    assert.ok(isErrno(error, 'ENOTTY'), String(error));
-    return false;
-  }
-}
-
-const stateOf = (file: DeviceFile): number | undefined =>
-  file.deviceFeature(GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE).deviceState;
-
-function setState(file: DeviceFile, deviceState: number): MigrationData | undefined {
-  return file.deviceFeature(SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, { deviceState }).data;
-}
-
-/** Pieces of an odd size, so that the stream has to keep its place. */
-function readToEnd(data: MigrationData): Uint8Array {
-  const pieces: Uint8Array[] = [];
-  for (;;) {
-    const piece = new Uint8Array(999);
-    const got = data.read(piece);
-    if (got === 0) return Buffer.concat(pieces);
-    pieces.push(piece.subarray(0, got));
-  }
-}
 
 const cdevRules: readonly Rule[] = [
   [
@@ -582,7 +348,9 @@ const cdevRules: readonly Rule[] = [
       fails('EINVAL', 'read', () => cdev.read(0, new Uint8Array(4)));
       fails('EINVAL', 'SET_IRQS', () => cdev.setIrqs({ index: 0, flags: 0x21, start: 0, count: 1 }));
       fails('EINVAL', 'ATTACH', () => cdev.attachIoas(1));
-      fails('EINVAL', 'FEATURE', () => cdev.deviceFeature(GET | VFIO_DEVICE_FEATURE_MIGRATION));
+      fails('EINVAL', 'FEATURE', () =>
+        cdev.deviceFeature(VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIGRATION),
+      );
       cdev.bindIommufd(bench.iommufd());
       cdev.getInfo();
     },
@@ -667,6 +435,7 @@ export function vfioConformance(target: ConformanceTarget): readonly Conformance
   const rules = [
     ...(hasGroups ? groupRules : []),
     ...deviceRules,
+    ...featureRules,
     ...(hasCdev ? cdevRules : []),
     ...(hasGroups && hasCdev ? bothRules : []),
   ];

@@ -6,6 +6,15 @@ import { SysError } from '../../../sys/error.js';
 import { Fd } from '../../../sys/fd.js';
 import { createSharedMemory, liveMappings, type SharedMemory } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
+import {
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_DEVICE_FEATURE_SET,
+  VFIO_DEVICE_STATE_RESUMING,
+  VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_STOP_COPY,
+} from '../../feature.js';
 import { type DeviceFile, VFIO_REGION_INFO_FLAG_MMAP, VFIO_TYPE1v2_IOMMU } from '../../uapi.js';
 import { KICK, MEMORY, MSIX, REGISTERS } from '../testing/card.js';
 import { noEvents, startPeer } from '../testing/peer.js';
@@ -16,6 +25,9 @@ const FRAMES = Number(process.env.TSVISOR_FUZZ_FRAMES ?? 20_000);
 const SEED = Number(process.env.TSVISOR_FUZZ_SEED ?? Date.now() & 0x7fff_ffff);
 /** A server that says nothing costs this long each time. */
 const TIMEOUT_S = '0.03';
+
+const GET_MIGRATION = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIGRATION;
+const SET_STATE = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
 
 const openFds = (): number => readdirSync('/proc/self/fd').length;
 
@@ -41,7 +53,20 @@ function live(path: string, memory: SharedMemory, bell: Fd): void {
   device.setIrqs({ index: MSIX, flags: 0x24, start: 0, count: 1, data: [bell.number] });
   for (let i = 0; i < 40; i++) device.read(device.getRegionInfo(REGISTERS).offset + 4 * i, new Uint8Array(4));
   device.write(device.getRegionInfo(REGISTERS).offset + KICK, new Uint8Array(8));
+  move(device);
   device.reset();
+}
+
+/** Its state to itself. */
+function move(device: DeviceFile): void {
+  const setState = (deviceState: number) => device.deviceFeature(SET_STATE, { deviceState }).data;
+  device.deviceFeature(GET_MIGRATION);
+  using out = setState(VFIO_DEVICE_STATE_STOP_COPY);
+  const data = new Uint8Array(8192);
+  const got = out?.read(data);
+  using into = setState(VFIO_DEVICE_STATE_RESUMING);
+  into?.write(data.subarray(0, got));
+  setState(VFIO_DEVICE_STATE_RUNNING);
 }
 
 function useRegion(device: DeviceFile, index: number): void {

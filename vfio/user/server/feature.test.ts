@@ -1,6 +1,9 @@
 import { constants } from 'node:os';
 import { expect, test } from 'vitest';
+import { SysError } from '../../../sys/error.js';
 import {
+  type MigrationData,
+  VFIO_DEVICE_STATE_PRE_COPY,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP,
@@ -10,6 +13,7 @@ import { Reader, Writer } from '../message.js';
 import * as protocol from '../protocol.js';
 import { REGISTER_BYTES } from '../testing/card.js';
 import { RawClient } from '../testing/raw-client.js';
+import { ServedFeatures } from './feature.js';
 
 const { errno } = constants;
 const GET = 1 << 16;
@@ -117,4 +121,95 @@ test('a probe does nothing, and what the device has not is ENOTTY', () => {
   expect(state(client)).toBe(VFIO_DEVICE_STATE_RUNNING);
   expect(feature(client, 77 | GET)).toBe(errno.ENOTTY);
   expect(feature(client, MIGRATION | SET)).toBe(errno.EINVAL);
+});
+
+/** A device whose every SET opens the stream of `streams` that comes next. */
+function served(...streams: (MigrationData | undefined)[]) {
+  const features = new ServedFeatures({
+    deviceFeature(_flags, input) {
+      const data = streams.shift();
+      return { deviceState: input?.deviceState ?? 0, ...(data === undefined ? {} : { data }) };
+    },
+  });
+  return {
+    set: (to: number) =>
+      features.feature(
+        new Writer(16)
+          .u32(16)
+          .u32(DEVICE_STATE | SET)
+          .u32(to)
+          .u32(0).bytes,
+      ),
+    read: (bytes: number) => [...features.readData(new Writer(8).u32(8).u32(bytes).bytes).subarray(8)],
+    end: () => features[Symbol.dispose](),
+  };
+}
+
+/** Gives a byte at a time. */
+class Drip implements MigrationData {
+  readonly #bytes: number[];
+  isDisposed = false;
+
+  constructor(...bytes: number[]) {
+    this.#bytes = bytes;
+  }
+
+  read(data: Uint8Array): number {
+    const [byte] = this.#bytes.splice(0, 1);
+    if (byte === undefined) return 0;
+    if (byte === 0) throw new SysError({ call: 'read', target: 'drip', errno: errno.EIO });
+    data[0] = byte;
+    return 1;
+  }
+
+  write(): void {
+    throw new RangeError('not written here');
+  }
+
+  [Symbol.dispose](): void {
+    this.isDisposed = true;
+  }
+}
+
+test('a stream goes on from PRE_COPY to STOP_COPY, and ends with the states that have it', () => {
+  const [first, second] = [new Drip(1, 2, 3, 4), new Drip(9)];
+  const { set, read, end } = served(first, undefined, undefined, second);
+  set(VFIO_DEVICE_STATE_PRE_COPY);
+  expect(read(2)).toEqual([1, 2]);
+  set(VFIO_DEVICE_STATE_STOP_COPY);
+  expect(read(3)).toEqual([3, 4]);
+  expect(first.isDisposed).toBe(false);
+  set(VFIO_DEVICE_STATE_STOP);
+  expect(first.isDisposed).toBe(true);
+  expect(() => read(1)).toThrowError(/EINVAL/);
+  set(VFIO_DEVICE_STATE_STOP_COPY);
+  expect(read(4)).toEqual([9]);
+  end();
+  expect(second.isDisposed).toBe(true);
+});
+
+test('an error in the middle of a read comes with the next one, so that no byte is lost', () => {
+  const { set, read } = served(new Drip(1, 2, 0, 3));
+  set(VFIO_DEVICE_STATE_STOP_COPY);
+  expect(read(4)).toEqual([1, 2]);
+  expect(read(4)).toEqual([3]);
+});
+
+test('dirty logging answers with the page size that the device has chosen', () => {
+  const features = new ServedFeatures({ deviceFeature: () => ({ pageSize: 65_536n }) });
+  const start = new Writer(40)
+    .u32(40)
+    .u32(LOGGING_START | SET)
+    .u64(4096n)
+    .u32(1)
+    .u32(0)
+    .u64(0n)
+    .u64(65_536n);
+  const reader = new Reader(protocol.VFIO_USER_DEVICE_FEATURE, features.feature(start.bytes));
+  expect([reader.u32(), reader.u32(), reader.u64(), reader.u32()]).toEqual([
+    40,
+    LOGGING_START | SET,
+    65_536n,
+    1,
+  ]);
 });

@@ -11,12 +11,12 @@ import {
 
 /** One client's use of a device's features. */
 export class ServedFeatures implements Disposable {
-  readonly #device: DeviceFile;
+  readonly #device: Pick<DeviceFile, 'deviceFeature'>;
   /** The state that the client has set last, and the stream that belongs to it. */
   #state: number | undefined;
   #data: MigrationData | undefined;
 
-  constructor(device: DeviceFile) {
+  constructor(device: Pick<DeviceFile, 'deviceFeature'>) {
     this.#device = device;
   }
 
@@ -64,9 +64,15 @@ export class ServedFeatures implements Disposable {
     throw invalid(command, 'the device is in no state in which it has data');
   }
 
-  [Symbol.dispose](): void {
+  /** A reset ends the state, and the stream that belongs to it. */
+  end(): void {
     this.#data?.[Symbol.dispose]();
     this.#data = undefined;
+    this.#state = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.end();
   }
 }
 

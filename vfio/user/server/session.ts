@@ -197,6 +197,7 @@ export class Session implements Disposable {
         return reply();
       case VFIO_USER_DEVICE_RESET:
         this.#device.reset();
+        this.#features.end();
         return reply();
       case VFIO_USER_DEVICE_FEATURE:
         return reply(this.#features.feature(payload));

@@ -14,6 +14,8 @@ const { VFIO_USER_REGION_READ: READ, VFIO_USER_REGION_WRITE: WRITE } = protocol;
 const { VFIO_USER_DMA_MAP: MAP, VFIO_USER_DMA_UNMAP: UNMAP, VFIO_USER_DEVICE_RESET: RESET } = protocol;
 const { VFIO_USER_DMA_READ: DMA_READ, VFIO_USER_DMA_WRITE: DMA_WRITE } = protocol;
 const { VFIO_USER_DEVICE_GET_REGION_IO_FDS: IO_FDS } = protocol;
+const { VFIO_USER_DEVICE_FEATURE: FEATURE } = protocol;
+const { VFIO_USER_MIG_DATA_READ: DATA_READ, VFIO_USER_MIG_DATA_WRITE: DATA_WRITE } = protocol;
 
 /** Until the device is open: 494f:0dc8, which is PCI with a reset, 9 regions, 5 kinds of interrupts. */
 export const attach: readonly Line[] = opening(
@@ -143,3 +145,54 @@ export const specifiedDoorbells = doorbells(
   [0x8n, 4n, 0, 0, 0, 0, 0n],
   [0x10n, 2n, 0, 0, 1, 0, 7n],
 );
+
+const setState = (from: number, to: number): readonly Line[] => [
+  client.asks(FEATURE, bytes(16, 0x1_0002)),
+  server.answers(FEATURE, bytes(16, 0x1_0002, from, 0xffff_ffff)),
+  client.asks(FEATURE, bytes(16, 0x2_0002, to, 0xffff_ffff)),
+  server.answers(FEATURE, bytes(16, 0x2_0002, to, 0xffff_ffff)),
+];
+
+/** It can be moved while it runs, and does not say how much there is: what it does not know is EINVAL, also when probed. */
+export const migration: readonly Line[] = [
+  client.asks(FEATURE, bytes(16, 0x1_0001)),
+  server.answers(FEATURE, bytes(16, 0x1_0001, 5n)),
+  client.asks(FEATURE, bytes(16, 0x1_0009)),
+  server.refuses(FEATURE, 22),
+  client.asks(FEATURE, bytes(8, 0x4_0009)),
+  server.refuses(FEATURE, 22),
+];
+/** What it has it refuses in a way of its own: from STOP_COPY to PRE_COPY there is no way. */
+export const refusedState: readonly Line[] = [
+  client.asks(FEATURE, bytes(16, 0x1_0002)),
+  server.answers(FEATURE, bytes(16, 0x1_0002, 3, 0xffff_ffff)),
+  client.asks(FEATURE, bytes(16, 0x2_0002, 6, 0xffff_ffff)),
+  server.refuses(FEATURE, 22),
+  client.asks(FEATURE, bytes(8, 0x4_0002)),
+  server.answers(FEATURE, bytes(8, 0x4_0002)),
+];
+/** RUNNING to PRE_COPY, on to STOP_COPY in the same stream, then STOP. */
+export const save: readonly Line[] = [
+  ...setState(2, 6),
+  client.asks(DATA_READ, bytes(108, 100)),
+  server.answers(DATA_READ, bytes(12, 4, [1, 2, 3, 4])),
+  ...setState(6, 3),
+  client.asks(DATA_READ, bytes(108, 100)),
+  server.answers(DATA_READ, bytes(10, 2, [5, 6])),
+  client.asks(DATA_READ, bytes(108, 100)),
+  server.answers(DATA_READ, bytes(8, 0)),
+  ...setState(3, 1),
+];
+/** From STOP by RESUMING to RUNNING. */
+export const resume: readonly Line[] = [
+  ...setState(1, 4),
+  client.asks(DATA_WRITE, bytes(14, 6, [1, 2, 3, 4, 5, 6])),
+  server.answers(DATA_WRITE),
+  ...setState(4, 2),
+];
+/** More than was asked for. */
+export const tooMuchData: readonly Line[] = [
+  ...setState(2, 3),
+  client.asks(DATA_READ, bytes(10, 2)),
+  server.answers(DATA_READ, bytes(12, 4, [1, 2, 3, 4])),
+];
