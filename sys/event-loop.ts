@@ -1,11 +1,12 @@
-/** The event thread's program: one epoll over all the fds that tasks watch. @see event-thread.ts, its other side */
+/** The event thread's program: one epoll over all the fds that tasks watch, and their timers. Other side: event-thread.ts */
 import { type MessagePort, workerData } from 'node:worker_threads';
 import { Epoll } from './epoll.js';
-import type { EventTaskHandlers, StartEventTask } from './event-task.js';
+import type { EventContext, EventTaskHandlers, StartEventTask } from './event-task.js';
 import { drainEventfd } from './eventfd.js';
 import { importModule } from './foreign-module.js';
 import { Inbox, InboxSender } from './inbox.js';
 import { setThreadName } from './libc.js';
+import { TimerQueue } from './timer-queue.js';
 
 /** What the thread is started with. */
 export interface EventLoopData {
@@ -36,27 +37,40 @@ export type EventNotice =
 
 interface Running {
   readonly handlers: EventTaskHandlers;
-  readonly watches: Set<Disposable>;
+  /** Its watches and timers. */
+  readonly held: Set<Disposable>;
 }
 
 const errorText = (error: unknown): string =>
   error instanceof Error ? (error.stack ?? error.message) : String(error);
 
+/** A JavaScript timer would be accepted, and never fire: this thread does not return to Node's event loop. */
+function refuseJavaScriptTimers(): void {
+  for (const name of ['setTimeout', 'setInterval', 'setImmediate'] as const) {
+    const refuse = (): never => {
+      throw new Error(`${name}: JavaScript timers do not run in the event thread: use context.after`);
+    };
+    Object.defineProperty(globalThis, name, { value: refuse, writable: true, configurable: true });
+  }
+}
+
 async function main(data: EventLoopData): Promise<void> {
   setThreadName('tsvisor-event');
+  refuseJavaScriptTimers();
   const replies = new Int32Array(data.replies);
   const inbox = new Inbox(data.control);
   const owner = new InboxSender(data.notices, data.noticeControl);
   const tasks = new Map<number, Running>();
   const commands: EventCommand[] = [];
   using epoll = Epoll.create();
+  const timers = new TimerQueue();
   inbox.addPort(data.commands, (command) => commands.push(command as EventCommand));
   epoll.watch(data.wakeFd, () => drainEventfd(data.wakeFd));
 
   async function run(task: number, module: string, taskData: unknown): Promise<void> {
     const { start } = (await importModule(module)) as { start?: StartEventTask };
     if (start === undefined) throw new Error(`${module} has no export named start`);
-    const watches = new Set<Disposable>();
+    const held = new Set<Disposable>();
     const guarded = (ready: () => void) => () => {
       try {
         ready();
@@ -65,20 +79,32 @@ async function main(data: EventLoopData): Promise<void> {
       }
     };
     const keep = (watch: Disposable): Disposable => {
-      watches.add(watch);
+      held.add(watch);
       return {
         [Symbol.dispose]() {
-          watches.delete(watch);
+          held.delete(watch);
           watch[Symbol.dispose]();
         },
       };
     };
-    const handlers = start(taskData, {
+    const context: EventContext = {
       watch: (fd, ready, isEdge) => keep(epoll.watch(fd, guarded(ready), isEdge)),
       watchWritable: (fd, ready) => keep(epoll.watchWritable(fd, guarded(ready))),
+      after: (ms, callback) => {
+        const timer = timers.after(ms, () => {
+          held.delete(timer);
+          guarded(callback)();
+        });
+        return keep(timer);
+      },
       notify: (message) => owner.send({ task, message } satisfies EventNotice),
-    });
-    tasks.set(task, { handlers, watches });
+    };
+    try {
+      tasks.set(task, { handlers: start(taskData, context), held });
+    } catch (error) {
+      for (const each of held) each[Symbol.dispose]();
+      throw error;
+    }
   }
 
   function stop(task: number): void {
@@ -87,7 +113,7 @@ async function main(data: EventLoopData): Promise<void> {
     try {
       running?.handlers.stop();
     } finally {
-      for (const watch of running?.watches ?? []) watch[Symbol.dispose]();
+      for (const each of running?.held ?? []) each[Symbol.dispose]();
     }
   }
 
@@ -119,7 +145,8 @@ async function main(data: EventLoopData): Promise<void> {
   }
 
   while (!inbox.isStopping) {
-    epoll.wait(-1);
+    epoll.wait(timers.timeout());
+    timers.run();
     if (inbox.hasNews) inbox.drain();
     for (let command = commands.shift(); command !== undefined; command = commands.shift())
       await reply(command);

@@ -19,6 +19,13 @@ export interface EventContext {
    * @throws SysError as {@link watch}
    */
   watchWritable(fd: number, ready: () => void): Disposable;
+  /**
+   * Calls `callback` once, when `ms` have passed on the monotonic clock: never earlier, and later if the thread is busy. It
+   * may call `after` again. Disposing the result cancels it, and so does the end of the task. JavaScript's own timers do
+   * not run in this thread, which waits in epoll_wait: they throw.
+   * @throws RangeError unless `ms` is a number from 0 on
+   */
+  after(ms: number, callback: () => void): Disposable;
   /** Sends a message to the owner's {@link EventTask.receive}, waking the machine thread from KVM_RUN if need be. */
   notify(message: unknown): void;
 }

@@ -1,12 +1,16 @@
 import { expect, test } from 'vitest';
 import { EventThreadClient, startEventThread } from './event-thread.js';
-import { signalEventfd } from './eventfd.js';
+import { drainEventfd, isReadable, signalEventfd } from './eventfd.js';
 import { Fd } from './fd.js';
 import { createInboxControl, Inbox } from './inbox.js';
 import { threadCount } from './testing/open-fds.js';
+import type { TimerCommand, TimerNotice, TimerTaskData, Usage } from './testing/timer-task.js';
 import { workerUrl } from './worker-url.js';
 
 const echoTask = workerUrl('sys/testing/echo-task.js');
+/** For what must happen, however busy the machine is. */
+const PATIENCE_MS = 30_000;
+const timerTask = workerUrl('sys/testing/timer-task.js');
 
 async function withThread(use: (client: EventThreadClient, inbox: Inbox) => void): Promise<void> {
   const control = createInboxControl();
@@ -74,3 +78,124 @@ test('a thread that was stopped is gone', async () => {
   for (let i = 0; i < 5; i++) await withThread(() => {});
   expect(threadCount()).toBeLessThanOrEqual(before);
 });
+
+/** A task that obeys, and the timers that have fired in it. */
+interface Timers {
+  readonly fired: string[];
+  obey(command: TimerCommand): unknown;
+  /** Waits until `name` has fired `times` times. */
+  until(name: string, times?: number): void;
+}
+
+async function withTimers(use: (timers: Timers, client: EventThreadClient) => void): Promise<void> {
+  await withThread((client, inbox) => {
+    using task = client.run(timerTask, {});
+    const fired: string[] = [];
+    task.receive = (message) => {
+      const { name, isEarly } = message as TimerNotice;
+      expect(isEarly).toBe(false);
+      fired.push(name);
+    };
+    const until = (name: string, times = 1) => {
+      const giveUp = performance.now() + PATIENCE_MS;
+      while (fired.filter((each) => each === name).length < times) {
+        if (performance.now() > giveUp) throw new Error(`${name} has not fired ${times} times`);
+        inbox.wait(1000);
+        inbox.drain();
+      }
+    };
+    use({ fired, obey: (command) => task.call(command), until }, client);
+  });
+}
+
+test('timers fire in the order of their times, never early, and a cancelled one does not', async () => {
+  await withTimers(({ fired, obey, until }) => {
+    obey({
+      kind: 'set',
+      ms: { last: 450, middle: 300, cancelled: 200, first: 150, atOnce: 0 },
+      cancel: 'cancelled',
+    });
+    until('last');
+    expect(fired).toEqual(['atOnce', 'first', 'middle', 'last']);
+    // One that has fired can be cancelled, too.
+    obey({ kind: 'set', ms: {}, cancel: 'first' });
+  });
+});
+
+test('a timer that sets itself again in its callback is periodic, and descriptors are served meanwhile', async () => {
+  await withTimers(({ obey, until }, client) => {
+    using bell = Fd.eventfd();
+    using echo = client.run(echoTask, { fd: bell.number });
+    let isRung = false;
+    echo.receive = () => {
+      isRung = true;
+    };
+    obey({ kind: 'spin', name: 'always' });
+    signalEventfd(bell.number);
+    obey({ kind: 'repeat', name: 'tick', ms: 1, times: 5 });
+    until('tick', 5);
+    expect(isRung).toBe(true);
+    obey({ kind: 'set', ms: {}, cancel: 'always' });
+  });
+});
+
+test('what is stopped, or did not start, has no timers any more', async () => {
+  await withTimers(({ obey, until }, client) => {
+    using bell = Fd.eventfd();
+    const data: TimerTaskData = { fd: bell.number };
+    const later = () => {
+      obey({ kind: 'set', ms: { later: 10 } });
+      until('later', ++laters);
+      return isReadable(bell.number);
+    };
+    let laters = 0;
+    expect(() => client.run(timerTask, { ...data, failsToStart: true })).toThrowError(/told not to start/);
+    expect(later()).toBe(false);
+    const task = client.run(timerTask, data);
+    expect(later()).toBe(true);
+    drainEventfd(bell.number);
+    task[Symbol.dispose]();
+    expect(later()).toBe(false);
+  });
+});
+
+test('what a timer throws reaches the owner as an error of the data path, and other timers fire', async () => {
+  await withTimers(({ obey, until }) => {
+    obey({ kind: 'throw', ms: 1 });
+    obey({ kind: 'set', ms: { after: 10 } });
+    expect(() => until('never')).toThrowError(/event thread, task \d+: Error: failure in a timer/);
+    until('after');
+  });
+});
+
+test('the thread sleeps until a timer is due', async () => {
+  await withTimers(({ obey, until }) => {
+    const usage = () => obey({ kind: 'usage' }) as Usage;
+    usage();
+    const before = usage();
+    obey({ kind: 'set', ms: { one: 400.5, two: 400.5 } });
+    until('two');
+    const after = usage();
+    expect(after.sleeps - before.sleeps).toBeLessThan(40);
+    expect(after.sleptMs - before.sleptMs).toBeGreaterThan(200);
+  });
+});
+
+test('100,000 timers, half of them cancelled, all fire, and the thread answers calls meanwhile', async () => {
+  await withTimers(({ obey, until }) => {
+    obey({ kind: 'flood', count: 100_000, ms: 5 });
+    expect(obey({ kind: 'usage' })).toHaveProperty('sleeps');
+    until('flood');
+  });
+});
+
+test.each(['setTimeout', 'setInterval', 'setImmediate'] as const)(
+  '%s throws in the event thread, and names context.after',
+  async (timer) => {
+    await withTimers(({ obey }) => {
+      expect(() => obey({ kind: 'javascript', timer })).toThrowError(
+        new RegExp(`${timer}: JavaScript timers do not run in the event thread: use context.after`),
+      );
+    });
+  },
+);

@@ -1,15 +1,17 @@
 import { Epoll } from '../../sys/epoll.js';
 import type { EventTask, EventTaskHandlers, EventThread, StartEventTask } from '../../sys/event-task.js';
+import { TimerQueue } from '../../sys/timer-queue.js';
 
 const MOST_ROUNDS = 10_000;
 
 /**
- * An event thread that is not one: its tasks run in the calling thread, calls are answered at once, and fds are looked at
- * when {@link pump} is called. Messages are cloned as between threads.
+ * An event thread that is not one: its tasks run in the calling thread, calls are answered at once, and fds and timers are
+ * looked at when {@link pump} is called. Messages are cloned as between threads.
  */
 export class InlineEventThread implements EventThread, Disposable {
   readonly #modules: ReadonlyMap<string, StartEventTask>;
   readonly #epoll = Epoll.create();
+  readonly #timers = new TimerQueue();
   readonly #notices: (() => void)[] = [];
   #hasRun = false;
 
@@ -34,6 +36,13 @@ export class InlineEventThread implements EventThread, Disposable {
     const handlers: EventTaskHandlers = start(structuredClone(data), {
       watch: (fd, ready, isEdge) => keep(this.#epoll.watch(fd, () => this.#handle(ready), isEdge)),
       watchWritable: (fd, ready) => keep(this.#epoll.watchWritable(fd, () => this.#handle(ready))),
+      after: (ms, callback) => {
+        const timer = this.#timers.after(ms, () => {
+          watches.delete(timer);
+          this.#handle(callback);
+        });
+        return keep(timer);
+      },
       notify: (message) => {
         const copy = structuredClone(message);
         this.#notices.push(() => task.receive?.(copy));
@@ -63,6 +72,7 @@ export class InlineEventThread implements EventThread, Disposable {
       if (++rounds > MOST_ROUNDS) throw new Error('a task never comes to rest');
       this.#hasRun = false;
       this.#epoll.wait(0);
+      this.#timers.run();
     } while (this.#hasRun);
     for (const deliver of this.#notices.splice(0)) deliver();
   }

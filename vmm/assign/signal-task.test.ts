@@ -11,6 +11,7 @@ test('each signal is told once, without a read: another process may have the eve
   const task = start(undefined, {
     watch: (number, ready, isEdge) => epoll.watch(number, ready, isEdge),
     watchWritable: (number, ready) => epoll.watchWritable(number, ready),
+    after: () => expect.unreachable('the task has no timers'),
     notify: (token) => told.push(token),
   });
   task.message({ kind: 'watch', token: 7, fd: fd.number });
