@@ -11,8 +11,8 @@ const isEntry = (file) =>
   ['vmm/cli.ts', 'sys/event-loop.ts', 'sys/resolve-hook.ts', 'bench/main.ts'].includes(file);
 const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))
-  .concat('lab/main.ts') // its folder holds a whole Debian
-  .filter((file) => isEntry(file) || file === 'lab/main.ts');
+  .filter(isEntry)
+  .concat('consumers/main.ts', 'lab/main.ts'); // their folders hold programs of others
 
 /** Packages that go into the files: loading them one module at a time is what takes long. All others stay outside. */
 const bundled = /^(zod|tsyringe|tslib|reflect-metadata|@oxc-project\/runtime)(\/|$)/;

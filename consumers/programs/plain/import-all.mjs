@@ -1,0 +1,7 @@
+// Imports every entry as an ES module, and the entries once more: a module is one, however it is reached.
+const entries = process.argv.slice(2);
+for (const entry of entries) {
+  const names = Object.keys(await import(entry));
+  if (names.length === 0) throw new Error(`${entry} exports nothing`);
+  console.log(`${entry}: ${names.length} names`);
+}

@@ -1,0 +1,8 @@
+// The main thread has one copy, with its ffi-rs; a worker comes with another.
+import { isMainThread, Worker, workerData } from 'node:worker_threads';
+
+const other = process.argv[2];
+if (isMainThread) {
+  await import('tsvisor/vfio');
+  new Worker(new URL(import.meta.url), { workerData: other });
+} else await import(`${workerData}/dist/vfio/index.js`);

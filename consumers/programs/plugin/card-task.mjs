@@ -1,0 +1,3 @@
+import * as vfio from 'tsvisor/vfio';
+
+export const start = () => ({ message: () => `the task found ${Object.keys(vfio).length} names`, stop() {} });

@@ -1,0 +1,3 @@
+import 'tsvisor';
+
+export const setup = () => {};

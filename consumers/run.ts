@@ -1,0 +1,53 @@
+/** One program, run to its end. */
+import { spawn } from 'node:child_process';
+
+export interface Ended {
+  readonly status: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly output: string;
+}
+
+export interface RunOptions {
+  readonly cwd: string;
+  readonly env?: NodeJS.ProcessEnv;
+  readonly timeoutMs?: number;
+}
+
+/** Never rejects because of how the program ends; SIGKILL is its end after `timeoutMs`. */
+export function run(command: string, args: readonly string[], options: RunOptions): Promise<Ended> {
+  const { cwd, env = process.env, timeoutMs = 60_000 } = options;
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.setEncoding('utf8').on('data', (text: string) => {
+        output += text;
+      });
+    }
+    const timer = setTimeout(() => child.kill('SIGKILL'), timeoutMs);
+    child.once('error', reject);
+    child.once('close', (status, signal) => {
+      clearTimeout(timer);
+      resolve({ status, signal, output });
+    });
+  });
+}
+
+/** @throws Error with the output unless it ends with 0 */
+export async function runWell(
+  command: string,
+  args: readonly string[],
+  options: RunOptions,
+): Promise<string> {
+  const { status, signal, output } = await run(command, args, options);
+  if (status === 0) return output;
+  throw new Error(`${command} ${args.join(' ')} ended with ${signal ?? status}:\n${output}`);
+}
+
+/** Runs two at a time, as a small machine has two processors. Results are in the order of `items`. */
+export async function inPairs<T, R>(items: readonly T[], use: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  for (let i = 0; i < items.length; i += 2)
+    results.push(...(await Promise.all(items.slice(i, i + 2).map(use))));
+  return results;
+}
