@@ -50,7 +50,7 @@ export async function importModule(url: string): Promise<unknown> {
   await hook;
   let timer: NodeJS.Timeout | undefined;
   const deadline = new Promise<never>((_, reject) => {
-    const late = `it is not loaded after ${DEADLINE_MS / 1000} s: a top-level await in it does not end`;
+    const late = `${url} is not loaded after ${DEADLINE_MS / 1000} s: a top-level await in it does not end`;
     // Not unref'd: a thread with nothing else to wait for would end without a word.
     timer = setTimeout(() => reject(new Error(late)), DEADLINE_MS);
   });

@@ -1,4 +1,5 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -128,13 +129,33 @@ describe('a plug-in that is wrong is named with the reason', () => {
     expect(tsvisor(['run', '--plugin', `./${name}`]).status).toBe(69);
   });
 
-  test('if a top-level await in it does not end', () => {
-    write('waits.mjs', 'await new Promise(() => {}); export const plugin = { name: "waits" };');
-    const { stderr, status } = tsvisor(['run', '--plugin', './waits.mjs']);
-    expect(stderr).toBe(
-      `tsvisor: plug-in ${folder}/waits.mjs cannot be loaded: it is not loaded after 10 s: a top-level await in it does not end\n`,
+  test('if a top-level await does not end, in it or in its event task', async () => {
+    const waits = 'await new Promise(() => {});';
+    write('waits.mjs', `${waits} export const plugin = { name: "waits" };`);
+    write('late/probe.mjs', PROBE);
+    write('late/probe-task.mjs', `${waits} export const start = () => {};`);
+    const ends = [
+      ['--plugin', './waits.mjs'],
+      ['--plugin', './late/probe.mjs', '--device', 'probe'],
+    ].map(async (args) => {
+      const child = spawn(process.execPath, [CLI, 'run', ...args], {
+        cwd: folder,
+        stdio: ['ignore', 'ignore', 'pipe'],
+      });
+      let text = '';
+      child.stderr.setEncoding('utf8').on('data', (piece: string) => {
+        text += piece;
+      });
+      const [status] = await once(child, 'close');
+      return { text, status };
+    });
+    const [itself, task] = await Promise.all(ends);
+    const late = 'is not loaded after 10 s: a top-level await in it does not end';
+    expect(itself?.text).toBe(
+      `tsvisor: plug-in ${folder}/waits.mjs cannot be loaded: file://${folder}/waits.mjs ${late}\n`,
     );
-    expect(status).toBe(69);
+    expect(task?.text).toMatch(/^tsvisor: event thread: .*\/late\/probe-task\.mjs is not loaded after 10 s/);
+    expect([itself?.status, task?.status]).toEqual([69, 69]);
   });
 
   test('before a thread is started, if there is no such module', () => {
