@@ -90,7 +90,7 @@ test.skipIf(problem !== undefined)(
 
 test('a socket without a listener is ECONNREFUSED or ENOENT with a hint; one with a peer becomes a port', async () => {
   expect(() => passtSocket.open('/nowhere/passt.socket')).toThrowError(
-    /connect on .*: ENOENT\n.*start the other end/,
+    /connect on .*: ENOENT\n.*start its server/,
   );
   const path = join(tmpdir(), `passt-test-${process.pid}`);
   const frame = new Uint8Array(60).fill(7);
