@@ -1,13 +1,13 @@
 /**
- * asm/bootparam.h: what a boot loader and the kernel's 64-bit entry have to tell each other. `bootparam.test.ts`
- * compares every row with the header. @see Documentation/arch/x86/boot.rst
+ * asm/bootparam.h: the interface between a boot loader and the kernel's 64-bit entry. `bootparam.test.ts` compares
+ * every row with the header. @see Documentation/arch/x86/boot.rst
  */
 import { type StructOf, struct } from '../../sys/struct.js';
 
 const HEADER = 'asm/bootparam.h';
 const packed = { packed: true } as const;
 
-/** In the file as well as in boot_params, at {@link BootParams}'s offset of `hdr`. */
+/** Located at {@link BootParams}'s offset of `hdr`, both in the file and in boot_params. */
 export const SetupHeader = struct(
   'struct setup_header',
   HEADER,
@@ -74,7 +74,7 @@ const SETUP_HEADER_AT = 0x1f1;
 const EDD_MBR_SIG_BUFFER_AT = 0x290;
 const EDD_INFO_BYTES = 492;
 
-/** The "zero page". What a machine without BIOS leaves zero is here as plain bytes. */
+/** The "zero page". Members that a machine without BIOS leaves zero are plain bytes here. */
 export const BootParams = struct(
   'struct boot_params',
   HEADER,

@@ -1,36 +1,36 @@
-/** The bzImage: a compressed kernel that unpacks itself, entered in 64-bit mode (Linux boot protocol 2.12 and later). */
+/** The bzImage: a self-extracting compressed kernel, entered in 64-bit mode (Linux boot protocol 2.12 and later). */
 import { GuestImageError } from '../boot-elf.js';
 import { BootParams, LOADED_HIGH, SetupHeader, XLF_KERNEL_64 } from './bootparam.js';
 import type { KernelNeeds } from './placement.js';
 
-/** `HdrS`, in the header's field of that name. */
+/** `HdrS`, in the header field of that name. */
 const HEADER_MAGIC = 0x53726448;
-/** Where the header lies in the file and in boot_params, and how its own length is told: by the target of its jump. */
+/** Offset of the header in the file and in boot_params. Its jump's target gives its length. */
 const HEADER_AT = BootParams.offsets.hdr;
 const MAGIC_AT = HEADER_AT + SetupHeader.offsets.header;
 const JUMP_TARGET_AT = HEADER_AT + SetupHeader.offsets.jump + 1;
 
-/** The first version with xloadflags: there is no telling 64-bit kernels before it. */
+/** The first version with xloadflags; older ones do not identify 64-bit kernels. */
 const OLDEST_VERSION = 0x020c;
 const SECTOR = 512;
 const SETUP_SECTORS_IF_ZERO = 4;
 const PARAGRAPH = 16;
-/** The 64-bit entry, from the start of the protected-mode code. */
+/** Offset of the 64-bit entry from the start of the protected-mode code. */
 const ENTRY_64 = 0x200n;
 
-/** A kernel image, parsed. */
+/** A parsed bzImage. */
 export interface BzImage {
   readonly kind: 'bzimage';
   readonly path: string;
   readonly header: SetupHeader;
-  /** The header's bytes, as long as this kernel knows it: they go to boot_params unchanged. */
+  /** The header's bytes, at the length that this kernel declares; copied to boot_params unchanged. */
   readonly headerBytes: Uint8Array;
-  /** The protected-mode code: all that is loaded. */
+  /** The protected-mode code: the part to load. */
   readonly payload: Uint8Array;
   readonly needs: KernelNeeds;
-  /** Longest command line, without its final zero. */
+  /** Longest command line, without its terminating zero. */
   readonly cmdlineBytes: number;
-  /** The last byte an initrd may have. */
+  /** Highest address that an initrd may occupy. */
   readonly highestInitrdByte: bigint;
 }
 
@@ -40,7 +40,7 @@ export function isBzImage(file: Uint8Array): boolean {
 
 const view = (bytes: Uint8Array): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-/** @throws GuestImageError if it is cut short, older than boot protocol 2.12 (Linux 3.8), or not for 64-bit machines */
+/** @throws GuestImageError if it is truncated, older than boot protocol 2.12 (Linux 3.8), or not a 64-bit kernel */
 export function parseBzImage(path: string, file: Uint8Array): BzImage {
   const cutShort = (needs: number) =>
     new GuestImageError(
@@ -55,11 +55,7 @@ export function parseBzImage(path: string, file: Uint8Array): BzImage {
     throw new GuestImageError(path, `has boot protocol ${version}`, '2.12 (Linux 3.8) or later is needed');
   }
   if ((header.xloadflags & XLF_KERNEL_64) === 0) {
-    throw new GuestImageError(
-      path,
-      'has no 64-bit entry',
-      'give a kernel for x86-64, not for 32-bit machines',
-    );
+    throw new GuestImageError(path, 'has no 64-bit entry', 'give a kernel for x86-64, not a 32-bit one');
   }
   const start = ((header.setup_sects || SETUP_SECTORS_IF_ZERO) + 1) * SECTOR;
   const end = start + header.syssize * PARAGRAPH;

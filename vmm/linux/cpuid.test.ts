@@ -40,7 +40,7 @@ test('processors are cores of one package, and each has its own id', () => {
   ]);
   expect(at(1)).toMatchObject({ ebx: 0x0508_0000, edx: 1 << 28 });
   expect(at(4)).toMatchObject({ eax: 0x121 | (7 << 26) }); // level 1: not shared
-  expect(at(4, 1)).toMatchObject({ eax: (0x163 | (7 << 14) | (7 << 26)) >>> 0 }); // level 3: all share it
+  expect(at(4, 1)).toMatchObject({ eax: (0x163 | (7 << 14) | (7 << 26)) >>> 0 }); // level 3: shared by all
   expect(at(0xb, 0)).toMatchObject({ eax: 0, ebx: 1, ecx: 0x100, edx: 5, flags: 1 });
   expect(at(0xb, 1)).toMatchObject({ eax: 3, ebx: 6, ecx: 0x201, edx: 5 });
   expect(at(0xb, 2)).toMatchObject({ eax: 0, ebx: 0, ecx: 2, edx: 5 });
@@ -52,7 +52,7 @@ test('one processor alone has no hyper-threading flag', () => {
   expect(at(0xb, 1)).toMatchObject({ eax: 0, ebx: 1 });
 });
 
-test('AMD’s own leaves tell the same', () => {
+test('AMD’s own leaves report the same topology', () => {
   const leaves = [0x8000_0001, 0x8000_0008, 0x8000_001d, 0x8000_001e].map((leaf) => ({ function: leaf }));
   const { at } = guest(4, 3, [{ ...amd, eax: 0x10 }, ...leaves]);
   expect(at(0x8000_0001)?.ecx).toBe(2);
@@ -60,7 +60,7 @@ test('AMD’s own leaves tell the same', () => {
   expect(at(0x8000_001e)).toMatchObject({ eax: 3, ebx: 3, ecx: 0 });
 });
 
-test('features that this machine lacks are not shown, and the hypervisor is', () => {
+test('features that this machine lacks are hidden, and the hypervisor is reported', () => {
   const leaves = [1, 5, 7, 0x12, 0x1f, 0x8000_0001, 0x8000_000a].map((leaf) => ({
     function: leaf,
     ...ALL_ONES,
@@ -74,13 +74,13 @@ test('features that this machine lacks are not shown, and the hypervisor is', ()
   expect(entries.filter((e) => e.function === 0xb)).toHaveLength(3);
 });
 
-test('the TSC deadline timer is shown if KVM has it, and only then', () => {
+test('the TSC deadline timer is reported if and only if KVM has it', () => {
   const has = (hasTscDeadline: boolean) =>
     ((guest(1, 0, [{ function: 1 }], hasTscDeadline).at(1)?.ecx ?? 0) >>> 24) & 1;
   expect([has(true), has(false)]).toEqual([1, 0]);
 });
 
-test('frequencies are told in KVM’s leaf, and in Intel’s where leaves reach that far', () => {
+test('frequencies are reported in KVM’s leaf, and in Intel’s if the leaves extend that far', () => {
   const hypervisor = { function: 0x4000_0000, eax: 0x4000_0001, ebx: 0x4b4d_564b };
   const near = guest(1, 0, [{ ...amd, eax: 0x10 }, hypervisor]);
   expect(near.at(0x4000_0000)).toMatchObject({ eax: 0x4000_0010, ebx: 0x4b4d_564b });

@@ -1,4 +1,4 @@
-/** What a Linux guest's processors answer to CPUID: KVM's answers, with this machine's topology and frequencies. */
+/** CPUID for a Linux guest: KVM's supported leaves, with this machine's topology and frequencies. */
 import { type CpuidEntry2, KVM_CPUID_FLAG_SIGNIFCANT_INDEX } from '../../kvm/uapi.js';
 import { cpuidFor } from '../cpuid.js';
 
@@ -32,17 +32,17 @@ const ECX_SGX_LC = 1 << 30;
 const ECX_CMP_LEGACY = 1 << 1;
 const ECX_SVM = 1 << 2;
 
-/** Kinds of levels in leaf 0xB. */
+/** Level types in leaf 0xB. */
 const LEVEL_SMT = 1;
 const LEVEL_CORE = 2;
-/** Level of the cache that all cores share, in leaves 4 and 0x8000_001D. */
+/** Level of the cache shared by all cores, in leaves 4 and 0x8000_001D. */
 const SHARED_CACHE_LEVEL = 3;
 
-/** The local APIC's timer counts at this rate in KVM. */
+/** Frequency of the local APIC timer in KVM. */
 const APIC_BUS_KHZ = 1_000_000;
 const KHZ = 1000;
 
-/** Leaves that are not passed on: made anew below, or of features that this machine does not have. */
+/** Leaves that are replaced below, or belong to features that this machine does not have. */
 const DROPPED: ReadonlySet<number> = new Set([
   LEAF_MWAIT,
   LEAF_TOPOLOGY,
@@ -56,20 +56,20 @@ const DROPPED: ReadonlySet<number> = new Set([
 
 export interface CpuidOptions {
   readonly apicId: number;
-  /** Processors of the guest: cores of one package, with APIC ids from 0. */
+  /** Number of vCPUs: cores of one package, with APIC ids from 0. */
   readonly vcpus: number;
   /** KVM_GET_SUPPORTED_CPUID */
   readonly supported: readonly CpuidEntry2[];
   /** KVM_GET_TSC_KHZ */
   readonly tscKhz: number;
-  /** KVM_CAP_TSC_DEADLINE_TIMER; KVM does not count it among what it supports. */
+  /** KVM_CAP_TSC_DEADLINE_TIMER; KVM does not report it in the supported leaves. */
   readonly hasTscDeadline: boolean;
 }
 
-/** Changes of some of an entry's registers. */
+/** Changed registers of an entry. */
 type Registers = Partial<Pick<CpuidEntry2, 'eax' | 'ebx' | 'ecx' | 'edx'>>;
 
-/** The entries for KVM_SET_CPUID2. */
+/** Builds the entries for KVM_SET_CPUID2. */
 export function linuxCpuid(options: CpuidOptions): CpuidEntry2[] {
   const { apicId, supported } = options;
   const vendor = supported.find((entry) => entry.function === LEAF_VENDOR);
@@ -81,7 +81,7 @@ export function linuxCpuid(options: CpuidOptions): CpuidEntry2[] {
   ];
 }
 
-/** `Auth`enticAMD, or `Hygo`nGenuine, which follows it. */
+/** `Auth`enticAMD, or `Hygo`nGenuine, which is compatible. */
 const isAmd = (vendor: CpuidEntry2 | undefined): boolean =>
   vendor?.ebx === 0x6874_7541 || vendor?.ebx === 0x6f67_7948;
 
@@ -90,7 +90,7 @@ function unsigned(registers: Registers): Registers {
 }
 
 const withBit = (value: number, bit: number, isSet: boolean): number => (isSet ? value | bit : value & ~bit);
-/** Bits of an APIC id that tell cores apart. */
+/** Number of APIC id bits that distinguish cores. */
 const coreBits = (vcpus: number): number => Math.ceil(Math.log2(vcpus));
 
 function change(entry: CpuidEntry2, options: CpuidOptions, isAmdHost: boolean): Registers {
@@ -139,7 +139,7 @@ const leaf = (leafFunction: number, registers: Registers, index?: number): Cpuid
   padding: [0, 0, 0],
 });
 
-/** Leaf 0xB: one thread a core, and all cores in one package. A level of kind 0 ends the list. */
+/** Leaf 0xB: one thread per core, all cores in one package. A level of type 0 ends the list. */
 function topology({ apicId, vcpus }: CpuidOptions): CpuidEntry2[] {
   const level = (index: number, kind: number, shift: number, count: number) =>
     leaf(LEAF_TOPOLOGY, { eax: shift, ebx: count, ecx: (kind << 8) | index, edx: apicId }, index);
@@ -147,8 +147,8 @@ function topology({ apicId, vcpus }: CpuidOptions): CpuidEntry2[] {
 }
 
 /**
- * How fast TSC and APIC timer are, so that no guest has to measure it. Leaf 0x15 is a ratio to the APIC's clock, and
- * there only where the processor's leaves reach that far.
+ * Frequencies of TSC and APIC timer, so that guests need not calibrate them. Leaf 0x15 is a ratio to the APIC's clock,
+ * and is present only if the processor's leaves extend that far.
  */
 function frequencies({ tscKhz }: CpuidOptions, highestLeaf: number): CpuidEntry2[] {
   const timing = leaf(LEAF_HYPERVISOR_TIMING, { eax: tscKhz, ebx: APIC_BUS_KHZ });

@@ -10,7 +10,7 @@ const END = 260n;
 const holds = (list: readonly PhysicalRange[], at: bigint): boolean =>
   list.some(({ base, bytes }) => at >= base && at < base + bytes);
 
-test('each byte is RAM, reserved or nothing, as the plan says, in sorted ranges that neither overlap nor could be joined', () => {
+test('each byte is RAM, reserved or nothing, as planned, in sorted ranges that neither overlap nor touch', () => {
   fc.assert(
     fc.property(ranges, ranges, ranges, (ram, reserved, hidden) => {
       const map = buildE820({ ram, reserved, hidden });

@@ -1,4 +1,4 @@
-/** The memory map a guest is told, from what RAM there is and what of it, or beside it, is spoken for. */
+/** The memory map for the guest, computed from RAM and from reserved ranges. */
 
 export const E820_TYPE_RAM = 1;
 export const E820_TYPE_RESERVED = 2;
@@ -17,7 +17,7 @@ const endOf = ({ base, bytes }: PhysicalRange): bigint => base + bytes;
 const byBase = (a: PhysicalRange, b: PhysicalRange): number =>
   a.base < b.base ? -1 : a.base > b.base ? 1 : 0;
 
-/** Joins what overlaps or touches; sorted. */
+/** Merges ranges that overlap or touch; sorted. */
 function union(ranges: readonly PhysicalRange[]): PhysicalRange[] {
   const joined: { base: bigint; bytes: bigint }[] = [];
   for (const range of [...ranges].sort(byBase)) {
@@ -29,7 +29,7 @@ function union(ranges: readonly PhysicalRange[]): PhysicalRange[] {
   return joined;
 }
 
-/** What of `range` is in none of `others`, which are sorted and disjoint. */
+/** The parts of `range` outside `others`, which are sorted and disjoint. */
 function without(range: PhysicalRange, others: readonly PhysicalRange[]): PhysicalRange[] {
   const left: PhysicalRange[] = [];
   let from = range.base;
@@ -42,16 +42,16 @@ function without(range: PhysicalRange, others: readonly PhysicalRange[]): Physic
   return left;
 }
 
-/** What a guest is told of its memory. */
+/** What the memory map describes. */
 export interface MemoryPlan {
   readonly ram: readonly PhysicalRange[];
-  /** Told as reserved, whether there is RAM behind it or not. */
+  /** Reported as reserved, whether there is RAM or not. */
   readonly reserved: readonly PhysicalRange[];
-  /** Taken out of RAM, and not mentioned at all. */
+  /** Removed from RAM and not reported at all. */
   readonly hidden?: readonly PhysicalRange[];
 }
 
-/** The map: sorted, without overlaps, each range as long as it can be. */
+/** Builds the map: sorted, without overlaps, each range as long as possible. */
 export function buildE820({ ram, reserved, hidden = [] }: MemoryPlan): E820Range[] {
   const told = union(reserved);
   const taken = union([...reserved, ...hidden]);

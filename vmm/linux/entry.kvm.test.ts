@@ -16,7 +16,7 @@ const PORT = 0x510;
 // mov dx, PORT
 const TO_PORT = [0x66, 0xba, 0x10, 0x05];
 
-/** Enters `file` as a kernel, and gives the words it writes to PORT until it halts. */
+/** Enters `file` as a kernel. Returns the words that it writes to PORT until it halts. */
 function wordsOf(file: Uint8Array): number[] {
   using scope = new Scope();
   const kvm = scope.own(Kvm.open());
@@ -40,7 +40,7 @@ function wordOf(exit: VcpuExit, vcpu: Vcpu): number {
   return exit.data.reduceRight((word, byte) => word * 256 + byte, 0);
 }
 
-test('a bzImage’s 64-bit entry finds boot_params by RSI, and its selectors in the GDT', () => {
+test('a bzImage’s 64-bit entry finds boot_params in RSI, and its selectors in the GDT', () => {
   const code = [
     ...[0x8b, 0x86, 0x02, 0x02, 0x00, 0x00], // mov eax, [rsi + 0x202]
     ...[...TO_PORT, 0xef], // out dx, eax
@@ -51,7 +51,7 @@ test('a bzImage’s 64-bit entry finds boot_params by RSI, and its selectors in 
   expect(wordsOf(makeBzImage(Uint8Array.from(code)))).toEqual([0x53726448, 0x10]);
 });
 
-test('a PVH entry is in 32-bit mode without paging, and finds hvm_start_info by EBX', () => {
+test('a PVH entry is in 32-bit mode without paging, and finds hvm_start_info in EBX', () => {
   const code = [
     ...[0x8b, 0x03, ...TO_PORT, 0xef], // mov eax, [ebx]; out dx, eax
     ...[0x0f, 0x20, 0xc0, 0xef], // mov eax, cr0; out dx, eax
@@ -61,11 +61,11 @@ test('a PVH entry is in 32-bit mode without paging, and finds hvm_start_info by 
   ];
   const [magic, cr0, word] = wordsOf(makePvh(Uint8Array.from(code)));
   expect(magic).toBe(0x336ec578);
-  expect((cr0 as number) & ~0x20).toBe(0x11); // some processors keep CR0.NE set
+  expect((cr0 as number) & ~0x20).toBe(0x11); // some processors force CR0.NE to 1
   expect(word).toBe(0x12345678);
 });
 
-test('KVM takes the CPUID, MSRs and local APIC that firmware would leave', () => {
+test('KVM accepts the CPUID, MSRs and local APIC that firmware would set', () => {
   using scope = new Scope();
   const kvm = scope.own(Kvm.open());
   const supported = kvm.getSupportedCpuid();

@@ -1,9 +1,11 @@
-/** The state a processor is in at a kernel's entry. */
+/** The processor state at a kernel's entry. */
 import type { Regs, Sregs } from '../../kvm/uapi-vcpu.js';
 import { longModeSregs } from '../long-mode.js';
 import { BOOT_GDT } from './placement.js';
 
-/** What to set on the boot processor. System registers left out stay as KVM made them, general ones become 0. */
+/**
+ * The boot processor's state. Omitted system registers keep their values from KVM, omitted general registers become 0.
+ */
 export interface EntryState {
   readonly regs: Partial<Regs>;
   readonly sregs: Partial<Sregs>;
@@ -13,17 +15,17 @@ const RFLAGS_ALWAYS_ONE = 2n;
 const CR0_PE = 1n << 0n;
 const CR0_ET = 1n << 4n;
 
-/** Selectors that Linux asks for: __BOOT_CS and __BOOT_DS. */
+/** Selectors required by Linux: __BOOT_CS and __BOOT_DS. */
 const BOOT_CS = 0x10;
 const BOOT_DS = 0x18;
-/** Flat code and data of 64-bit mode, at those selectors. */
+/** Flat 64-bit code and data segments, at those selectors. */
 const GDT_ENTRIES = [0n, 0n, 0x00af_9b00_0000_ffffn, 0x00cf_9300_0000_ffffn];
 
-/** The bytes for {@link BOOT_GDT}. */
+/** The contents of {@link BOOT_GDT}. */
 export const bootGdt = (): Uint8Array => new Uint8Array(new BigUint64Array(GDT_ENTRIES).buffer);
 
 /**
- * 64-bit entry of a bzImage: paging on, memory mapped to itself, interrupts off, boot_params in RSI.
+ * The 64-bit entry of a bzImage: paging on, memory identity-mapped, interrupts off, boot_params in RSI.
  * @see Documentation/arch/x86/boot.rst, "64-bit boot protocol"
  */
 export function entry64(rip: bigint, bootParams: bigint): EntryState {
@@ -47,7 +49,7 @@ export function entry64(rip: bigint, bootParams: bigint): EntryState {
 const TSS_LIMIT = 0x67;
 
 /**
- * PVH entry: 32-bit protected mode, paging off, flat segments, interrupts off, hvm_start_info in EBX.
+ * The PVH entry: 32-bit protected mode, paging off, flat segments, interrupts off, hvm_start_info in EBX.
  * @see xen/docs/misc/pvh.pandoc
  */
 export function entryPvh(rip: bigint, startInfo: bigint): EntryState {

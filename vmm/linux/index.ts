@@ -1,4 +1,4 @@
-/** All that a Linux guest needs beside its devices. */
+/** Everything that a Linux guest needs besides devices: boot, ACPI, CPUID and MSRs. */
 export { TIMER_GSI } from './acpi/build.js';
 export { type CpuidOptions, linuxCpuid } from './cpuid.js';
 export type { E820Range, PhysicalRange } from './e820.js';

@@ -2,21 +2,24 @@ import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
 import { fromNodeError } from '../../sys/error.js';
 import { GuestImageError } from '../boot-elf.js';
 
-/** An initial RAM disk in a file, which is read straight into the guest's memory. */
+/** An initial RAM disk in a file, which is read directly into guest memory. */
 export interface Initrd {
   readonly path: string;
   readonly bytes: bigint;
   /**
-   * Reads all of it into `target`, which has {@link bytes} bytes.
-   * @throws SysError; GuestImageError if the file has shrunk meanwhile
+   * Reads the whole file into `target`, which has {@link bytes} bytes.
+   * @throws SysError from read(2); GuestImageError if the file has shrunk since
    */
   copyTo(target: Uint8Array): void;
 }
 
-/** One read call takes no more than this. */
+/** Maximum bytes per read call. */
 const MOST_PER_READ = 2 ** 30;
 
-/** Looks at the file, and reads it only later. @throws SysError naming the path; GuestImageError if it is empty */
+/**
+ * Checks the file; {@link Initrd.copyTo} reads it later. @throws SysError naming the path; GuestImageError if it is
+ * empty
+ */
 export function openInitrd(path: string): Initrd {
   const bytes = withFile(path, (fd) => fstatSync(fd).size);
   if (bytes === 0) throw new GuestImageError(path, 'is an empty initrd', 'leave it out, or give another one');
@@ -45,6 +48,6 @@ function withFile<T>(path: string, use: (fd: number) => T): T {
       closeSync(fd);
     }
   } catch (error) {
-    throw fromNodeError(error, 'open', `initrd ${path}`, 'give the path of an initramfs image, or none');
+    throw fromNodeError(error, 'open', `initrd ${path}`, 'give the path of an initramfs image, or omit it');
   }
 }

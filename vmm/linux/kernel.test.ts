@@ -8,7 +8,7 @@ import { openInitrd } from './initrd.js';
 import { parseKernel, readKernel } from './kernel.js';
 import { MIB, makeBzImage, makePvh } from './testing.js';
 
-test('a bzImage tells what it needs, and what of it is to be loaded', () => {
+test('a bzImage declares its needs and the part to load', () => {
   const file = makeBzImage(Uint8Array.of(0xf4));
   const image = parseKernel('k', file) as BzImage;
   expect(image).toMatchObject({ kind: 'bzimage', cmdlineBytes: 2047, highestInitrdByte: 0x7fff_ffffn });
@@ -22,19 +22,19 @@ test('a bzImage tells what it needs, and what of it is to be loaded', () => {
   expect(image.headerBytes).toEqual(file.subarray(0x1f1, 0x26c));
 });
 
-test('a setup of no sectors has four, as kernels of old', () => {
+test('a setup size of 0 sectors means 4, as in old kernels', () => {
   const file = new Uint8Array(5 * 512 + 64);
   file.set(makeBzImage(new Uint8Array(0), { setup_sects: 0, syssize: 4 }).subarray(0, 0x26c));
   expect((parseKernel('k', file) as BzImage).payload).toHaveLength(64);
 });
 
-test('a PVH kernel tells its entry, where its segments belong, and that it cannot be moved', () => {
+test('a PVH kernel declares its entry and the place of its segments, and is not relocatable', () => {
   const image = parseKernel('k', makePvh(Uint8Array.of(0xf4)));
   expect(image).toMatchObject({ kind: 'pvh', entry: 0x100_0000n, cmdlineBytes: 2047 });
   expect(image.needs).toEqual({ path: 'k', base: 0x100_0000n, bytes: 4096n });
 });
 
-test('a kernel cut at any byte is refused, and never read past its end', () => {
+test('a kernel truncated at any byte is rejected, and never read past its end', () => {
   for (const file of [makeBzImage(), makePvh()]) {
     for (let length = 0; length < file.length; length++)
       expect(() => parseKernel('cut', file.subarray(0, length)), `${length} bytes`).toThrowError(
@@ -46,7 +46,7 @@ test('a kernel cut at any byte is refused, and never read past its end', () => {
   );
 });
 
-test('kernels that cannot be entered are refused by what they lack', () => {
+test('kernels that cannot be entered are rejected with what they lack', () => {
   const bz = (header: Parameters<typeof makeBzImage>[1]) => () =>
     parseKernel('k', makeBzImage(undefined, header));
   expect(bz({ version: 0x20b })).toThrowError(/has boot protocol 2.11\n.*2.12 \(Linux 3.8\)/);
@@ -55,7 +55,7 @@ test('kernels that cannot be entered are refused by what they lack', () => {
   expect(() => parseKernel('k', makePvh(undefined, 1))).toThrowError(/without a PVH entry\n.*CONFIG_PVH/);
 });
 
-test('files that are no kernels are refused by what they are', () => {
+test('files other than kernels are rejected with what they are', () => {
   const kind =
     (...bytes: number[]) =>
     () =>
@@ -73,7 +73,7 @@ function folder(): string {
   return path;
 }
 
-test('an initrd is read into memory when it is asked for, and one that has shrunk is told', () => {
+test('an initrd is read on request, and reported if it has shrunk', () => {
   const path = join(folder(), 'initrd');
   writeFileSync(path, 'abcdef');
   const initrd = openInitrd(path);
@@ -85,7 +85,7 @@ test('an initrd is read into memory when it is asked for, and one that has shrun
   expect(() => initrd.copyTo(target)).toThrowError(/has shrunk to 3 of 6 bytes/);
 });
 
-test('an initrd that is not there, or empty, is refused at once', () => {
+test('a missing or empty initrd is rejected at once', () => {
   const path = join(folder(), 'initrd');
   expect(() => openInitrd(path)).toThrowError(/open on initrd .*: ENOENT/);
   writeFileSync(path, '');

@@ -1,4 +1,4 @@
-/** A Linux kernel in a file, whichever way it wants to be entered. */
+/** Loads a Linux kernel of either kind: bzImage or PVH. */
 import { readFileSync } from 'node:fs';
 import { fromNodeError } from '../../sys/error.js';
 import { GuestImageError } from '../boot-elf.js';
@@ -9,7 +9,8 @@ export type LinuxKernel = BzImage | PvhImage;
 
 /**
  * Reads a kernel: a bzImage, or an ELF file (vmlinux) with a PVH entry.
- * @throws SysError naming the path if it cannot be read; GuestImageError if it is cut short, or no kernel for this machine
+ * @throws SysError naming the path if it cannot be read; GuestImageError if it is truncated, or not a kernel for this
+ *   machine
  */
 export function readKernel(path: string): LinuxKernel {
   try {
@@ -24,7 +25,7 @@ export function readKernel(path: string): LinuxKernel {
   }
 }
 
-/** {@link readKernel} of bytes that are there already. */
+/** Like {@link readKernel}, for a kernel already in memory. */
 export function parseKernel(path: string, file: Uint8Array): LinuxKernel {
   if (isElf(file)) return parsePvh(path, file);
   if (isBzImage(file)) return parseBzImage(path, file);

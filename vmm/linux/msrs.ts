@@ -1,8 +1,8 @@
-/** MSRs and local APIC as firmware leaves them to an operating system. */
+/** MSRs and local APIC in the state in which firmware starts an operating system. */
 import type { CpuidEntry2 } from '../../kvm/uapi.js';
 import { LOW_RAM_END, PCI_WINDOW_64 } from '../layout.js';
 
-// Names of the kernel's asm/msr-index.h.
+// // Names as in the kernel's asm/msr-index.h.
 export const MSR_IA32_TSC = 0x10;
 export const MSR_IA32_MISC_ENABLE = 0x1a0;
 export const MSR_IA32_CR_PAT = 0x277;
@@ -12,13 +12,13 @@ const MSR_MTRRfix16K_80000 = 0x258;
 const MSR_MTRRfix16K_A0000 = 0x259;
 const MSR_MTRRfix4K_C0000 = 0x268;
 const MSR_MTRRfix4K_F8000 = 0x26f;
-/** Base of variable range 0; its mask is the next MSR, range 1 the one after. */
+/** Base of variable range 0; the next MSR is its mask, then follows range 1. */
 export const MSR_MTRRphysBase0 = 0x200;
 
 const MISC_ENABLE_FAST_STRING = 1n << 0n;
 const MISC_ENABLE_BTS_UNAVAIL = 1n << 11n;
 const MISC_ENABLE_PEBS_UNAVAIL = 1n << 12n;
-/** WB, WT, UC-, UC, twice: the value after reset. */
+/** WB, WT, UC-, UC, twice: the reset value. */
 const PAT_AT_RESET = 0x0007_0406_0007_0406n;
 const MTRR_TYPE_UNCACHABLE = 0n;
 const MTRR_TYPE_WRBACK = 6n;
@@ -29,7 +29,7 @@ const ALL_WRBACK = 0x0606_0606_0606_0606n;
 const FOUR_GIB = 0x1_0000_0000n;
 
 const LEAF_ADDRESS_SIZES = 0x8000_0008;
-/** What processors have that do not tell. */
+/** The width on processors that do not report it. */
 const USUAL_PHYSICAL_BITS = 36;
 
 export interface MsrValue {
@@ -37,15 +37,16 @@ export interface MsrValue {
   readonly data: bigint;
 }
 
-/** Width of guest physical addresses, from KVM_GET_SUPPORTED_CPUID. */
+/** Width of guest physical addresses in bits, from KVM_GET_SUPPORTED_CPUID. */
 export function physicalBits(cpuid: readonly CpuidEntry2[]): number {
   const sizes = cpuid.find((entry) => entry.function === LEAF_ADDRESS_SIZES);
   return sizes === undefined ? USUAL_PHYSICAL_BITS : sizes.eax & 0xff;
 }
 
 /**
- * The same for each processor: Linux finds fault with MTRRs that differ. Everything is cached but where devices are,
- * which counts as soon as an assigned device's DMA does not snoop. Writing 0 to the TSC makes KVM keep all of them in step.
+ * Identical for each processor: Linux complains about MTRRs that differ. All memory is write-back except the device
+ * windows; that matters once an assigned device's DMA does not snoop caches. Writing 0 to the TSC makes KVM synchronise
+ * all of them.
  */
 export function firmwareMsrs(physBits: number): MsrValue[] {
   const fixed = [MSR_MTRRfix64K_00000, MSR_MTRRfix16K_80000];
@@ -68,7 +69,9 @@ export function firmwareMsrs(physBits: number): MsrValue[] {
   ];
 }
 
-/** One variable range, uncached. @throws RangeError if its size is no power of two, or it is not aligned to it */
+/**
+ * One uncached variable range. @throws RangeError if its size is not a power of two, or it is not aligned to its size
+ */
 function variableRange(number: number, base: bigint, bytes: bigint, physBits: number): MsrValue[] {
   if ((bytes & (bytes - 1n)) !== 0n || base % bytes !== 0n)
     throw new RangeError(`an MTRR cannot cover 0x${bytes.toString(16)} bytes at 0x${base.toString(16)}`);
@@ -88,9 +91,9 @@ const APIC_MODE_EXTINT = 0x700;
 const APIC_LVT_MASKED = 0x1_0000;
 
 /**
- * A local APIC's registers with both pins set up as firmware does: LINT0 takes the PICs' interrupts, at the boot
- * processor only, LINT1 is the NMI.
- * @param regs as KVM_GET_LAPIC gave them
+ * Sets up a local APIC's two pins like firmware: LINT0 takes the PICs' interrupts, on the boot processor only; LINT1 is
+ * the NMI.
+ * @param regs as returned by KVM_GET_LAPIC
  */
 export function firmwareLapic(regs: Uint8Array, isBootProcessor: boolean): Uint8Array {
   const copy = regs.slice();

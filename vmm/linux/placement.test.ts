@@ -15,25 +15,25 @@ const kernel = { path: 'vmlinuz', base: 16n * MIB, bytes: 40n * MIB, alignment: 
 const placed = { base: 16n * MIB, bytes: 40n * MIB };
 const HIGHEST = 0x7fff_ffffn;
 
-test('a kernel is put where it likes to be', () => {
+test('a kernel is placed at its preferred address', () => {
   expect(placeKernel(kernel, mapOf(64n))).toEqual({ base: 16n * MIB, bytes: 40n * MIB });
   expect(placeKernel({ ...kernel, alignment: undefined }, mapOf(56n)).base).toBe(16n * MIB);
 });
 
-test('where that is reserved, a relocatable one goes to the next multiple of its alignment, another is refused', () => {
+test('if that is reserved, a relocatable kernel goes to the next aligned address, another is rejected', () => {
   const map = mapOf(256n, [{ base: 20n * MIB, bytes: MIB }]);
   expect(placeKernel(kernel, map).base).toBe(22n * MIB);
   expect(() => placeKernel({ ...kernel, alignment: undefined }, map)).toThrowError(GuestImageError);
 });
 
-test('too little memory is told in numbers, with the remedy', () => {
+test('too little memory is reported in numbers, with the remedy', () => {
   expect(() => placeKernel(kernel, mapOf(32n))).toThrowError(
     'vmlinuz: needs 0x1000000-0x37fffff, but the guest has memory up to 32 MiB\n  hint: give it 56 MiB or more with --memory',
   );
   expect(() => placeKernel(kernel, mapOf(1n))).toThrowError(/no memory above 1 MiB/);
 });
 
-test('an initrd ends at the end of memory, on a page of its own', () => {
+test('an initrd is placed at the end of memory, page-aligned', () => {
   expect(placeInitrd({ path: 'i', bytes: 5000n }, placed, HIGHEST, mapOf(64n))).toEqual({
     base: 64n * MIB - 0x2000n,
     bytes: 5000n,
@@ -51,7 +51,7 @@ test('an initrd goes below the kernel when there is no room above', () => {
   expect(initrd).toEqual({ base: 6n * MIB, bytes: 10n * MIB });
 });
 
-test('an initrd that is too big is told in numbers, with the remedy', () => {
+test('an initrd that is too big is reported in numbers, with the remedy', () => {
   const big = (bytes: bigint) => () => placeInitrd({ path: 'i.img', bytes }, placed, HIGHEST, mapOf(64n));
   expect(big(100n * MIB)).toThrowError(
     'i.img: has 104857600 bytes (100 MiB), too many beside the kernel at 0x1000000-0x37fffff\n  hint: give the guest 156 MiB or more with --memory',
@@ -59,7 +59,7 @@ test('an initrd that is too big is told in numbers, with the remedy', () => {
   expect(big(2000n * MIB)).toThrowError(/make it smaller: the kernel reads it below 2048 MiB only/);
 });
 
-test('kernel and initrd are in RAM and apart, or refused with the memory that would do', () => {
+test('kernel and initrd are placed in RAM without overlap, or rejected with the memory they need', () => {
   const sizes = fc.tuple(fc.nat(120), fc.nat(60), fc.nat(80));
   const hole = fc.tuple(fc.nat(120), fc.integer({ min: 1, max: 8 }));
   fc.assert(

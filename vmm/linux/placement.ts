@@ -1,18 +1,18 @@
-/** Where in guest memory a Linux kernel finds what it is given. */
+/** Where a Linux kernel and its boot data are placed in guest memory. */
 import { alignUp, formatRange } from '../../sys/address.js';
 import { GuestImageError } from '../boot-elf.js';
 import { ECAM_BASE, ECAM_BYTES, KVM_IDENTITY_MAP_ADDRESS, LOW_RAM_END } from '../layout.js';
 import { E820_TYPE_RAM, type E820Range, type PhysicalRange } from './e820.js';
 
-// Below 1 MiB. long-mode.ts has its page tables, GDT and command line from 0x1000 to 0x8fff.
-/** The GDT that Linux' boot protocol asks for. */
+// // Below 1 MiB. 0x1000 to 0x8fff holds the page tables, GDT and command line of long-mode.ts.
+/** The GDT required by the Linux boot protocol. */
 export const BOOT_GDT = 0x9000n;
 /** struct boot_params, one page. */
 export const ZERO_PAGE = 0xa000n;
-/** struct hvm_start_info, and the tables it names. */
+/** struct hvm_start_info and the tables that it points to. */
 export const START_INFO = 0xb000n;
 export const START_INFO_BYTES = 0x1000;
-/** ACPI's tables: within the area that firmware is searched for them. */
+/** ACPI tables, in the area that guests scan for the RSDP. */
 export const ACPI_TABLES = 0xe_0000n;
 export const ACPI_TABLES_BYTES = 0x2_0000n;
 
@@ -20,32 +20,35 @@ const LEGACY_VIDEO = 0xa_0000n;
 const MIB = 0x10_0000n;
 const FOUR_GIB = 0x1_0000_0000n;
 
-/** Kernels and initrds lie above what is prepared for them, and where {@link MemoryMap.ram} reaches. */
+/**
+ * Kernels and initrds are placed above the boot data and below the end of low RAM, within {@link MemoryMap.ram}'s
+ * reach.
+ */
 const LOADABLE: PhysicalRange = { base: MIB, bytes: LOW_RAM_END - MIB };
 
-/** Not RAM, and to be told so: ACPI's tables, ECAM, and the pages that KVM and the reset vector take below 4 GiB. */
+/** Reserved ranges: ACPI tables, ECAM, and the pages for KVM and the reset vector below 4 GiB. */
 export const FIRMWARE_RANGES: readonly PhysicalRange[] = [
   { base: ACPI_TABLES, bytes: ACPI_TABLES_BYTES },
   { base: ECAM_BASE, bytes: ECAM_BYTES },
   { base: KVM_IDENTITY_MAP_ADDRESS, bytes: FOUR_GIB - KVM_IDENTITY_MAP_ADDRESS },
 ];
-/** Not RAM, and not to be spoken of: video memory and option ROMs, as on any PC. */
+/** Neither RAM nor reported: video memory and option ROMs, as on any PC. */
 export const LEGACY_RANGE: PhysicalRange = { base: LEGACY_VIDEO, bytes: ACPI_TABLES - LEGACY_VIDEO };
 
-/** What a kernel needs of its place. */
+/** Placement requirements of a kernel. */
 export interface KernelNeeds {
   readonly path: string;
-  /** Where it would like to be, and must be unless it is relocatable. */
+  /** Preferred address; required unless the kernel is relocatable. */
   readonly base: bigint;
-  /** From its first byte to the end of what it uses before it reads the memory map. */
+  /** Size from its first byte to the end of the memory that it uses before it reads the memory map. */
   readonly bytes: bigint;
-  /** If it may be put elsewhere: at a multiple of this, above `base`. */
+  /** Relocatable kernels only: may be placed above `base` at a multiple of this. */
   readonly alignment?: bigint | undefined;
 }
 
 const mib = (bytes: bigint): string => `${alignUp(bytes, MIB) / MIB} MiB`;
 
-/** RAM where images may be put, in ascending order. */
+/** RAM in which images may be placed, in ascending order. */
 function loadable(map: readonly E820Range[]): PhysicalRange[] {
   const ceiling = LOADABLE.base + LOADABLE.bytes;
   return map.flatMap(({ base, bytes, type }) => {
@@ -56,8 +59,8 @@ function loadable(map: readonly E820Range[]): PhysicalRange[] {
 }
 
 /**
- * Finds room for the kernel: at its own address, or else, if it can be moved, at the next one that will do.
- * @throws GuestImageError telling how much memory it needs
+ * Places the kernel at its preferred address or, if it is relocatable, at the next suitable one.
+ * @throws GuestImageError stating how much memory it needs
  */
 export function placeKernel(needs: KernelNeeds, map: readonly E820Range[]): PhysicalRange {
   const { base, bytes, alignment } = needs;
@@ -75,9 +78,9 @@ export function placeKernel(needs: KernelNeeds, map: readonly E820Range[]): Phys
 }
 
 /**
- * Finds room for the initrd: as high as possible, so that the kernel has all of the rest in one piece.
- * @param highest the last byte that the kernel can read an initrd from
- * @throws GuestImageError telling how much memory both need, or that no memory would do
+ * Places the initrd as high as possible, so that the remaining memory is contiguous.
+ * @param highest the highest address that the kernel can read an initrd from
+ * @throws GuestImageError stating how much memory both need, or that the initrd is too large for any
  */
 export function placeInitrd(
   initrd: { readonly path: string; readonly bytes: bigint },
@@ -91,7 +94,7 @@ export function placeInitrd(
     const start = ((end - initrd.bytes) / 4096n) * 4096n;
     const isFree = start >= kernelEnd || start + initrd.bytes <= kernel.base;
     if (start >= range.base && isFree) return { base: start, bytes: initrd.bytes };
-    // Below the kernel, if the range holds both of them.
+    // // Below the kernel, if the range contains both.
     const below = ((min(end, kernel.base) - initrd.bytes) / 4096n) * 4096n;
     if (below >= range.base) return { base: below, bytes: initrd.bytes };
   }

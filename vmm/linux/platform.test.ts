@@ -17,7 +17,7 @@ function machine() {
   return { platform, pio, seen };
 }
 
-test('all devices fit beside each other, and leave port 0x61 to KVM’s timer', () => {
+test('no two devices overlap, and leave port 0x61 to KVM’s timer', () => {
   const { pio } = machine();
   const read = (port: number) => {
     const byte = Uint8Array.of(0xff);

@@ -1,4 +1,4 @@
-/** The devices of a PC that Linux expects beside PCI and the serial port, at their places. */
+/** The devices that Linux expects on a PC besides PCI and the serial port, at their usual ports. */
 
 import type { BusDevice } from '../../devices/contracts.js';
 import { ACPI_PM_PORT, ACPI_PM_PORTS, ACPI_SCI_GSI, AcpiPm } from '../../devices/platform/acpi-pm.js';
@@ -11,19 +11,19 @@ import {
 } from '../../devices/platform/pci-hotplug.js';
 import { RTC_PORT, RTC_PORTS, Rtc } from '../../devices/platform/rtc.js';
 
-/** What the platform needs of its machine. Callbacks come in the machine thread, during an exit. */
+/** What the platform needs from its machine. Callbacks run in the machine thread, during an exit. */
 export interface PlatformPorts {
-  /** Nanoseconds of a clock that never goes back. */
+  /** Monotonic clock in nanoseconds. */
   readonly nowNs: () => bigint;
   /** Milliseconds since 1970, UTC. */
   readonly nowMs: () => number;
-  /** Level of an I/O APIC pin. */
+  /** Sets the level of an I/O APIC pin. */
   readonly irqLine: (gsi: number, level: boolean) => void;
-  /** The guest has shut down. */
+  /** The guest shut down. */
   readonly powerOff: () => void;
-  /** The guest wants to be restarted. */
+  /** The guest requested a restart. */
   readonly reset: () => void;
-  /** The guest has let go of the device in this PCI slot. */
+  /** The guest ejected the device in this PCI slot. */
   readonly eject: (slot: number) => void;
 }
 
@@ -35,13 +35,13 @@ export interface PortRange {
 }
 
 export interface Platform {
-  /** To be put on the bus of I/O ports. */
+  /** The port ranges to register on the I/O bus. */
   readonly ranges: readonly PortRange[];
-  /** Asks the guest to shut down. */
+  /** Requests the guest to shut down. */
   pressPowerButton(): void;
-  /** Tells the guest that a device was plugged into a PCI slot. */
+  /** Reports a device plugged into a PCI slot to the guest. */
   announce(slot: number): void;
-  /** Asks the guest to let go of the device in a PCI slot; it answers by {@link PlatformPorts.eject}, or never. */
+  /** Requests the guest to eject the device in a PCI slot; it answers through {@link PlatformPorts.eject}, or never. */
   requestUnplug(slot: number): void;
 }
 

@@ -26,7 +26,7 @@ const textAt = (memory: ReturnType<typeof memoryOf>, at: bigint): string => {
   return Buffer.from(bytes.subarray(0, bytes.indexOf(0))).toString();
 };
 
-test('a bzImage, its initrd and what it is told are where boot_params and registers say', () => {
+test('a bzImage, its initrd and its boot data are where boot_params and registers point', () => {
   using scope = new Scope();
   const memory = memoryOf(scope, 64);
   const kernel = parseKernel('k', makeBzImage(code));
@@ -55,7 +55,7 @@ test('a PVH kernel is entered in 32-bit mode with hvm_start_info in EBX', () => 
   using scope = new Scope();
   const memory = memoryOf(scope, 64);
   const kernel = parseKernel('k', makePvh(code));
-  memory.ram(0x100_0000n, 4096).fill(0xee); // of an earlier run
+  memory.ram(0x100_0000n, 4096).fill(0xee); // left over from an earlier run
   const done = prepareLinux({ kernel, initrd: initrdOf(9), cmdline: 'a b', memory, vcpus: 1 });
   expect(done.entry.regs).toEqual({ rip: 0x100_0000n, rbx: START_INFO, rflags: 2n });
   expect(done.entry.sregs).toMatchObject({
@@ -79,7 +79,7 @@ test('a PVH kernel is entered in 32-bit mode with hvm_start_info in EBX', () => 
   expect(types).toEqual(done.map.map(({ type }) => type));
 });
 
-test('the memory map has RAM on both sides of the devices, and leaves out what is asked', () => {
+test('the memory map has RAM on both sides of the devices, and omits reserved ranges', () => {
   using scope = new Scope();
   const memory = memoryOf(scope, 4096);
   const reserved = [{ base: 0x2000_0000n, bytes: 0x10_0000n }];
@@ -105,7 +105,7 @@ test('the memory map has RAM on both sides of the devices, and leaves out what i
   ]);
 });
 
-test('a command line that the kernel would cut is refused in numbers', () => {
+test('a command line that the kernel would truncate is rejected with the lengths', () => {
   using scope = new Scope();
   const memory = memoryOf(scope, 64);
   const kernel = parseKernel('k', makeBzImage(code, { cmdline_size: 255 }));
@@ -119,7 +119,7 @@ test('a command line that the kernel would cut is refused in numbers', () => {
 const isWithin = (map: readonly E820Range[], { base, bytes }: PhysicalRange): boolean =>
   map.some((range) => range.type === 1 && base >= range.base && base + bytes <= range.base + range.bytes);
 
-test('a real kernel and a large initrd fit into their memory without touching each other', ({ skip }) => {
+test('a real kernel and a large initrd are placed in memory without overlap', ({ skip }) => {
   const found = findRealKernel();
   if ('missing' in found) skip(found.missing);
   const kernel = readKernel((found as { path: string }).path);
@@ -133,7 +133,7 @@ test('a real kernel and a large initrd fit into their memory without touching ea
   expect(done.kernel.base + done.kernel.bytes).toBeLessThanOrEqual(placedInitrd.base);
   expect(done.kernel.bytes).toBeGreaterThan(BigInt(8 * MIB));
   expect(done.entry.regs.rip).toBe(done.kernel.base + 0x200n);
-  // The 64-bit entry of every kernel starts with: cld; cli
+  // // The 64-bit entry of every kernel starts with: cld; cli
   expect([...memory.ram(done.kernel.base + 0x200n, 2)]).toEqual([0xfc, 0xfa]);
   const page = BootParams.decode(memory.ram(ZERO_PAGE, 4096));
   expect(page.hdr.header).toBe(0x53726448);

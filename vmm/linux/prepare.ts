@@ -1,5 +1,4 @@
-/** Puts a Linux kernel into a guest's memory, with all that it is told, and says how a processor enters it. */
-
+/** Loads a Linux kernel and its boot data into guest memory, and computes the entry state of the boot processor. */
 import type { MemoryMap } from '../assign/memory-map.js';
 import { GuestImageError, loadSegments } from '../boot-elf.js';
 import * as layout from '../layout.js';
@@ -30,28 +29,28 @@ export interface LinuxOptions {
   readonly cmdline: string;
   readonly memory: MemoryMap;
   readonly vcpus: number;
-  /** Whether there is a keyboard controller that the guest should look for. A reset by it works in any case. */
+  /** Whether to declare a keyboard controller. Its reset works in any case. */
   readonly hasI8042?: boolean;
-  /** PCI buses that there are, from 0 on; 1 if absent. */
+  /** Number of PCI buses, from bus 0; 1 by default. */
   readonly pciBuses?: number;
-  /** Ranges that the guest shall leave alone besides those of the layout, in RAM or not. */
+  /** Ranges that the guest must not use besides those of the layout, in RAM or not. */
   readonly reserved?: readonly PhysicalRange[];
 }
 
 /** A guest that is ready to run. */
 export interface PreparedLinux {
-  /** For the boot processor; the others wait for the guest to wake them. */
+  /** The boot processor's state; the guest starts the other processors itself. */
   readonly entry: EntryState;
   readonly kernel: PhysicalRange;
   readonly initrd: PhysicalRange | undefined;
-  /** The memory map as the guest has been told. */
+  /** The memory map passed to the guest. */
   readonly map: readonly E820Range[];
-  /** Guest physical address of ACPI's root pointer. */
+  /** Guest physical address of the RSDP, ACPI's root pointer. */
   readonly rsdp: bigint;
 }
 
 /**
- * Fills the guest's memory. To be called again before the guest is restarted: it changes what it was given.
+ * Fills guest memory. Call it again before a restart: a running guest overwrites the boot data.
  * @throws GuestImageError if kernel or initrd do not fit, or the command line is too long; SysError if the initrd
  *   cannot be read
  */
@@ -118,7 +117,7 @@ function load(image: LinuxKernel, at: PhysicalRange, memory: MemoryMap): void {
   loadSegments(image.segments, memory);
 }
 
-/** Writes what the kernel is told, in the form its entry wants. */
+/** Writes the boot data in the form that the kernel's entry requires. */
 function tell(image: LinuxKernel, facts: BootFacts, memory: MemoryMap): EntryState {
   if (image.kind === 'bzimage') {
     put(memory, BOOT_GDT, bootGdt());

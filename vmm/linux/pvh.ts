@@ -1,4 +1,4 @@
-/** The PVH entry: an uncompressed kernel (vmlinux) that says in an ELF note where it wants to be entered in 32-bit mode. */
+/** The PVH entry: an uncompressed kernel (vmlinux) whose ELF note declares its 32-bit entry. */
 import { struct } from '../../sys/struct.js';
 import { Elf64Ehdr, Elf64Phdr, type ElfImage, GuestImageError, parseElf } from '../boot-elf.js';
 import type { KernelNeeds } from './placement.js';
@@ -11,19 +11,19 @@ const ELF_MAGIC = [0x7f, 0x45, 0x4c, 0x46];
 /** xen/elfnote.h */
 const XEN_ELFNOTE_PHYS32_ENTRY = 18;
 const XEN_NOTE_NAME = 'Xen\0';
-/** COMMAND_LINE_SIZE of Linux on x86, without its final zero: a PVH kernel does not tell. */
+/** COMMAND_LINE_SIZE of Linux on x86, without the terminating zero: a PVH kernel does not declare its own. */
 const CMDLINE_BYTES = 2047;
-/** Nor does it tell how high an initrd may lie: as high as 32 bits reach, it takes it. */
+/** It does not declare how high an initrd may be placed either; anywhere below 4 GiB works. */
 const HIGHEST_INITRD_BYTE = 0xffff_ffffn;
 
-/** A kernel with a PVH entry, parsed. */
+/** A parsed kernel with a PVH entry. */
 export interface PvhImage {
   readonly kind: 'pvh';
   readonly path: string;
   readonly segments: ElfImage['segments'];
   /** Guest physical address of the 32-bit entry. */
   readonly entry: bigint;
-  /** Where its segments have to be: it cannot be moved. */
+  /** Where its segments must be placed: it is not relocatable. */
   readonly needs: KernelNeeds;
   readonly cmdlineBytes: number;
   readonly highestInitrdByte: bigint;
@@ -33,7 +33,7 @@ export function isElf(file: Uint8Array): boolean {
   return ELF_MAGIC.every((byte, i) => file[i] === byte);
 }
 
-/** @throws GuestImageError if it is cut short, of another kind, or without a PVH entry */
+/** @throws GuestImageError if it is truncated, not an x86-64 ELF file, or has no PVH entry */
 export function parsePvh(path: string, file: Uint8Array): PvhImage {
   const { segments } = parseElf(path, file);
   const entry = findEntry(file);
@@ -60,7 +60,10 @@ export function parsePvh(path: string, file: Uint8Array): PvhImage {
   };
 }
 
-/** The entry's address from the first note that names it. The program headers lie in the file: parseElf has seen to it. */
+/**
+ * The entry's address from the first note that declares one. parseElf has checked that the program headers are inside
+ * the file.
+ */
 function findEntry(file: Uint8Array): bigint | undefined {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
   const headers = Number(view.getBigUint64(Elf64Ehdr.offsets.e_phoff, true));

@@ -3,7 +3,7 @@ import { checkHeaders } from '../../sys/testing/header-check.js';
 import { GuestImageError } from '../boot-elf.js';
 import * as startInfo from './start-info.js';
 
-test('every structure and constant is as the C compiler reads it in Xen’s start_info.h', ({ skip }) => {
+test('every structure and constant matches Xen’s start_info.h', ({ skip }) => {
   const check = checkHeaders({
     headers: ['stdint.h', 'xen/arch-x86/hvm/start_info.h'],
     tables: [startInfo],
@@ -21,7 +21,7 @@ const facts = {
   map: [{ base: 0n, bytes: 0xa_0000n, type: 1 as const }],
 };
 
-test('the memory map and the initrd are found by their addresses', () => {
+test('the memory map and the initrd are found at their addresses', () => {
   const bytes = startInfo.buildStartInfo(
     'k',
     { ...facts, initrd: { base: 0x200_0000n, bytes: 77n } },
@@ -41,7 +41,7 @@ test('without an initrd there is no module', () => {
   expect(info).toMatchObject({ nr_modules: 0, modlist_paddr: 0n });
 });
 
-test('a memory map that does not fit is refused', () => {
+test('a memory map that does not fit is rejected', () => {
   const map = Array.from({ length: 200 }, () => facts.map[0]!);
   expect(() => startInfo.buildStartInfo('k', { ...facts, map }, 0xb000n)).toThrowError(GuestImageError);
 });

@@ -1,5 +1,5 @@
 /**
- * Xen's public header start_info.h: what the PVH entry of a kernel is told. `start-info.test.ts` compares every row with
+ * Xen's public header start_info.h: the boot data of a kernel's PVH entry. `start-info.test.ts` compares every row with
  * the header.
  */
 import { struct } from '../../sys/struct.js';
@@ -30,7 +30,7 @@ export const HvmModlistEntry = struct('struct hvm_modlist_entry', HEADER, {
   reserved: 'u64',
 });
 
-/** Types are those of e820. */
+/** Uses the types of e820. */
 export const HvmMemmapTableEntry = struct('struct hvm_memmap_table_entry', HEADER, {
   addr: 'u64',
   size: 'u64',
@@ -38,13 +38,13 @@ export const HvmMemmapTableEntry = struct('struct hvm_memmap_table_entry', HEADE
   reserved: 'u32',
 });
 
-/** The version that has the memory map. */
+/** The first version with the memory map. */
 const VERSION = 1;
 
 /**
- * struct hvm_start_info and, right behind it, the module list (the initrd) and the memory map.
- * @param at guest physical address it is going to have
- * @throws GuestImageError if the memory map has more ranges than there is room for
+ * struct hvm_start_info, followed by the module list (the initrd) and the memory map.
+ * @param at guest physical address at which it will be placed
+ * @throws GuestImageError if the memory map has too many ranges to fit
  */
 export function buildStartInfo(path: string, facts: BootFacts, at: bigint): Uint8Array {
   const { initrd, cmdline, rsdp, map } = facts;
@@ -52,7 +52,10 @@ export function buildStartInfo(path: string, facts: BootFacts, at: bigint): Uint
   const memmapAt = modlistAt + HvmModlistEntry.size;
   const bytes = new Uint8Array(memmapAt + map.length * HvmMemmapTableEntry.size);
   if (bytes.length > START_INFO_BYTES)
-    throw new GuestImageError(path, `would have to be told of ${map.length} ranges of memory, too many`);
+    throw new GuestImageError(
+      path,
+      `cannot be given ${map.length} memory ranges: too many for hvm_start_info`,
+    );
   HvmStartInfo.write(bytes, {
     magic: XEN_HVM_START_MAGIC_VALUE,
     version: VERSION,

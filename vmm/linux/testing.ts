@@ -1,4 +1,4 @@
-/** Kernels and guest memory made up for tests. */
+/** Synthetic kernels and guest memory for tests. */
 import { existsSync, readdirSync } from 'node:fs';
 import type { Scope } from '../../sys/scope.js';
 import type { MemoryMap } from '../assign/memory-map.js';
@@ -14,7 +14,7 @@ const SETUP_SECTS = 3;
 const SETUP_BYTES = (SETUP_SECTS + 1) * 512;
 const HEADER_END = 0x26c;
 
-/** A bzImage with `code` at its 64-bit entry, and what is given of its header changed. */
+/** A bzImage with `code` at its 64-bit entry and the given header fields changed. */
 export function makeBzImage(
   code: Uint8Array = new Uint8Array(16),
   header: Partial<SetupHeader> = {},
@@ -45,13 +45,13 @@ export function makeBzImage(
 const ELF_HEADER = 64;
 const PROGRAM_HEADER = 56;
 
-/** An ELF kernel of one segment of `code` at 16 MiB, entered by its note of type `noteType` (18 is the PVH entry). */
+/** An ELF kernel with one segment of `code` at 16 MiB and a note of type `noteType` for its entry (18 is PVH). */
 export function makePvh(code: Uint8Array = new Uint8Array(16), noteType = 18): Uint8Array {
   const entry = 0x100_0000n;
   const noteAt = ELF_HEADER + 2 * PROGRAM_HEADER;
   const note = new Uint8Array(12 + 8 + 4 + (12 + 4 + 8));
   const noteView = new DataView(note.buffer);
-  // Another note first, with a name and contents that need padding.
+  // // Preceded by another note, whose name and contents need padding.
   noteView.setUint32(0, 5, true);
   noteView.setUint32(4, 1, true);
   noteView.setUint32(8, noteType, true);
@@ -87,7 +87,7 @@ export function makePvh(code: Uint8Array = new Uint8Array(16), noteType = 18): U
 }
 
 /**
- * A real kernel's bzImage: TSVISOR_TEST_KERNEL, or what is installed in /boot.
+ * The bzImage of a real kernel: TSVISOR_TEST_KERNEL, or one installed in /boot.
  * @returns its path, or why there is none
  */
 export function findRealKernel(): { readonly path: string } | { readonly missing: string } {

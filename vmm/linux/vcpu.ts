@@ -3,9 +3,9 @@ import { type CpuidOptions, linuxCpuid } from './cpuid.js';
 import { firmwareLapic, firmwareMsrs, physicalBits } from './msrs.js';
 
 /**
- * Makes a processor what a Linux guest expects to be started on: CPUID, MSRs, local APIC. Before its first run; where
- * the boot processor starts is {@link PreparedLinux.entry}.
- * @throws SysError EINVAL naming the MSR that KVM refuses
+ * Sets a vCPU's CPUID, MSRs and local APIC to what Linux expects from firmware. Call it before the vCPU's first run;
+ * {@link PreparedLinux.entry} is the boot processor's start state.
+ * @throws SysError EINVAL naming the MSR that KVM rejects
  */
 export function setUpLinuxVcpu(vcpu: Vcpu, options: Omit<CpuidOptions, 'tscKhz'>): void {
   vcpu.setCpuid2(linuxCpuid({ ...options, tscKhz: vcpu.getTscKhz() }));

@@ -1,17 +1,17 @@
-/** struct boot_params for a bzImage: the kernel's own header, and what the machine adds. */
+/** Builds struct boot_params for a bzImage: the kernel's own header plus the machine's data. */
 import { GuestImageError } from '../boot-elf.js';
 import { BootE820Entry, BootParams, E820_MAX_ENTRIES_ZEROPAGE, SetupHeader } from './bootparam.js';
 import type { BzImage } from './bzimage.js';
 import type { E820Range, PhysicalRange } from './e820.js';
 
-/** type_of_loader of a boot loader without a number of its own. */
+/** type_of_loader for boot loaders without an assigned id. */
 const LOADER_UNDEFINED = 0xff;
 
-/** What a kernel is told, at the addresses where it has been put. */
+/** The boot data: what was placed where. */
 export interface BootFacts {
   readonly kernel: PhysicalRange;
   readonly initrd: PhysicalRange | undefined;
-  /** Guest physical address of the command line, with a final zero. */
+  /** Guest physical address of the command line, zero-terminated. */
   readonly cmdline: bigint;
   readonly rsdp: bigint;
   readonly map: readonly E820Range[];
@@ -24,8 +24,8 @@ const high = (value: bigint): number => Number(value >> 32n);
 export function buildZeroPage(image: BzImage, facts: BootFacts): Uint8Array {
   const { kernel, cmdline, rsdp, map } = facts;
   if (map.length > E820_MAX_ENTRIES_ZEROPAGE) {
-    const holes = `${map.length} ranges of memory, and boot_params holds ${E820_MAX_ENTRIES_ZEROPAGE}`;
-    throw new GuestImageError(image.path, `would have to be told of ${holes}`);
+    const holes = `${map.length} memory ranges; boot_params holds at most ${E820_MAX_ENTRIES_ZEROPAGE}`;
+    throw new GuestImageError(image.path, `cannot be given ${holes}`);
   }
   const initrd = facts.initrd ?? { base: 0n, bytes: 0n };
   const page = BootParams.encode({

@@ -19,7 +19,7 @@ const options: AcpiOptions = {
 };
 const SKIP = 'iasl and acpiexec are not installed (Debian: apt-get install acpica-tools)';
 
-/** Writes all tables as files into a folder of their own. */
+/** Writes all tables to files in a temporary folder. */
 function writeTables(acpi = buildAcpi(options)): string {
   const folder = mkdtempSync(join(tmpdir(), 'acpi-'));
   onTestFinished(() => rmSync(folder, { recursive: true }));
@@ -32,7 +32,7 @@ function run(tool: string, args: readonly string[], cwd: string): string | undef
   return done.error === undefined ? `${done.stdout}${done.stderr}` : undefined;
 }
 
-test('the root pointer leads to every table, and every checksum is right', () => {
+test('the root pointer leads to every table, and every checksum is correct', () => {
   const { bytes, base, rsdp, tables } = buildAcpi(options);
   const at = (address: bigint) => bytes.subarray(Number(address - base));
   const root = at(rsdp).subarray(0, Rsdp.size);
@@ -55,17 +55,17 @@ test('the root pointer leads to every table, and every checksum is right', () =>
   expect([...tables.keys()].sort()).toEqual(['APIC', 'DSDT', 'FACP', 'FACS', 'MCFG', 'RSDP', 'XSDT']);
 });
 
-test('FADT, FACS and root pointer are as long as ACPI 6 has them', () => {
+test('FADT, FACS and root pointer have the lengths of ACPI 6', () => {
   expect([Fadt.size + TableHeader.size, Rsdp.size, buildAcpi(options).tables.get('FACS')?.length]).toEqual([
     276, 36, 64,
   ]);
 });
 
-test('more processors than local APIC entries can name are refused', () => {
+test('more processors than local APIC entries can address are rejected', () => {
   expect(() => buildAcpi({ ...options, vcpus: 256 })).toThrowError(RangeError);
 });
 
-test('slots next to each other do not share an interrupt, and a slot’s four pins are four', () => {
+test('adjacent slots do not share an interrupt, and a slot’s four pins are distinct', () => {
   const gsis = (slot: number) => [1, 2, 3, 4].map((pin) => intxGsi(layout.PCI_INTX_GSIS, slot, pin));
   expect(gsis(0)).toEqual([16, 17, 18, 19]);
   expect(gsis(3)).toEqual([19, 16, 17, 18]);
@@ -89,7 +89,7 @@ test('the DSDT’s disassembly compiles again without an error or a warning', ({
   expect(said).toMatch(/0 Errors, 0 Warnings/);
 });
 
-/** What acpiexec answers to a command, as words without layout. */
+/** Evaluates a command with acpiexec. Returns its output on one line. */
 function evaluate(folder: string, command: string): string | undefined {
   return run('acpiexec', ['-b', command, 'DSDT.aml'], folder)?.replace(/\s+/g, ' ');
 }

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import * as aml from './aml.js';
 
-/** Reads a PkgLength as an interpreter does: the length, and how many bytes it took. */
+/** Decodes a PkgLength like an interpreter: the length, and the size of its encoding. */
 function readPkgLength(bytes: Uint8Array): { readonly length: number; readonly size: number } {
   const lead = bytes[0] as number;
   const following = lead >> 6;
@@ -12,7 +12,7 @@ function readPkgLength(bytes: Uint8Array): { readonly length: number; readonly s
   return { length, size: following + 1 };
 }
 
-test('a package’s length is what an interpreter reads, itself included, and as short as it can be', () => {
+test('a package’s length decodes correctly, includes itself, and has the shortest encoding', () => {
   const edges = [0, 62, 63, 4093, 4094, 1048572, 1048573, 268435451];
   const bytes = fc.oneof(fc.constantFrom(...edges), fc.nat(5000), fc.nat(2 ** 28 - 5));
   fc.assert(
@@ -29,7 +29,7 @@ test('a package’s length is what an interpreter reads, itself included, and as
   expect(() => aml.pkgLength(268435452)).toThrowError(RangeError);
 });
 
-test('an integer is as short as it can be, and what an interpreter reads', () => {
+test('an integer decodes correctly and has the shortest encoding', () => {
   const prefixes: Readonly<Record<number, number>> = { 10: 1, 11: 2, 12: 4, 14: 8 };
   const number = fc.oneof(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), fc.bigInt({ min: 0n, max: 70000n }));
   fc.assert(
@@ -49,7 +49,7 @@ test('an integer is as short as it can be, and what an interpreter reads', () =>
   expect(() => aml.integer(-1)).toThrowError(RangeError);
 });
 
-test('names and paths are padded and prefixed as ACPI has them', () => {
+test('names and paths are padded and prefixed as in ACPI', () => {
   const text = (path: string) => Buffer.from(aml.path(path)).toString('latin1');
   expect(text('_CRS')).toBe('_CRS');
   expect(text('S5')).toBe('S5__');
@@ -61,7 +61,7 @@ test('names and paths are padded and prefixed as ACPI has them', () => {
   }
 });
 
-test('identifiers are as iasl writes them', () => {
+test('identifiers are encoded as by iasl', () => {
   expect([...aml.eisaId('PNP0A08')]).toEqual([0x0c, 0x41, 0xd0, 0x0a, 0x08]);
   expect([...aml.uuid('33DB4D5B-1FF7-401C-9657-7441C03DD766')].slice(-16)).toEqual([
     0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66,
@@ -70,7 +70,7 @@ test('identifiers are as iasl writes them', () => {
   expect(() => aml.uuid('33DB4D5B')).toThrowError(RangeError);
 });
 
-test('a package of more than 255 elements is refused', () => {
+test('a package of more than 255 elements is rejected', () => {
   const elements = Array.from({ length: 256 }, () => aml.integer(0));
   expect(() => aml.pkg(...elements)).toThrowError(RangeError);
   expect(aml.pkg(...elements.slice(1))[3]).toBe(255);

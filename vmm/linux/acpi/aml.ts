@@ -1,9 +1,10 @@
 /**
- * An assembler for AML, ACPI's byte code (ACPI 6.5, chapter 20): each function gives the bytes of one term. Terms are
- * nested by passing what the inner functions return; nothing is kept between calls.
+ * An assembler for AML, ACPI's byte code: each function returns the bytes of one term. Terms are nested by passing the
+ * results of inner calls; nothing is kept between calls.
+ * @see ACPI 6.5, chapter 20
  */
 
-/** Bytes of one AML term. */
+/** The bytes of one AML term. */
 export type Aml = Uint8Array;
 
 const ZERO_OP = 0x00;
@@ -39,13 +40,13 @@ const OPREGION_OP = 0x80;
 const FIELD_OP = 0x81;
 const DEVICE_OP = 0x82;
 
-/** In a Scope or a reference, the root of the namespace. */
+/** The root of the namespace in a path. */
 const ROOT_CHAR = 0x5c;
 const PARENT_PREFIX_CHAR = 0x5e;
 const NAME_SEG_BYTES = 4;
 const NAME_SEG = /^[A-Z_][A-Z0-9_]{0,3}$/;
 
-/** The longest a package may be, its own length field included: 28 bits (ACPI 6.5, 20.2.4). */
+/** Maximum length of a package, including its own length field: 28 bits. @see ACPI 6.5, section 20.2.4 */
 const PKG_LENGTH_END = 2 ** 28;
 
 export function concat(...parts: readonly Aml[]): Aml {
@@ -66,8 +67,8 @@ function littleEndian(value: bigint, bytes: number): Aml {
 }
 
 /**
- * PkgLength of a package whose contents have `bytes` bytes: one byte up to 63, else two to four, of which the first
- * says how many follow. The length counts itself.
+ * PkgLength of a package with `bytes` bytes of contents: one byte up to 63, otherwise two to four, the first of which
+ * gives the number of following ones. The length includes itself.
  * @throws RangeError past 2^28 - 1
  */
 export function pkgLength(bytes: number): Aml {
@@ -89,7 +90,9 @@ function nameSeg(segment: string): Aml {
   return ascii(segment.padEnd(NAME_SEG_BYTES, '_'));
 }
 
-/** A name or a path: `_CRS`, `\_SB.PCI0`, `^PRES`. As a term it refers to the object. @throws RangeError if it is none */
+/**
+ * A name or path: `_CRS`, `\_SB.PCI0`, `^PRES`. As a term, it refers to the object. @throws RangeError if it is invalid
+ */
 export function path(text: string): Aml {
   const [prefix = ''] = /^\\|^\^*/.exec(text) ?? [];
   const segments = text.length === prefix.length ? [] : text.slice(prefix.length).split('.').map(nameSeg);
@@ -101,7 +104,7 @@ export function path(text: string): Aml {
   return concat(start, bytesOf(MULTI_NAME_PREFIX, segments.length), ...segments);
 }
 
-/** The shortest form of an integer of up to 64 bits. */
+/** The shortest encoding of an integer of up to 64 bits. */
 export function integer(value: number | bigint): Aml {
   const number = BigInt(value);
   if (number < 0n || number >= 1n << 64n) throw new RangeError(`${value} does not fit in 64 bits`);
@@ -121,7 +124,10 @@ export function pkg(...elements: readonly Aml[]): Aml {
   return packaged(bytesOf(PACKAGE_OP), bytesOf(elements.length), ...elements);
 }
 
-/** A compressed EISA identifier, `PNP0A08` (ACPI 6.5, 19.3.4), as an integer. @throws RangeError if it is none */
+/**
+ * A compressed EISA identifier such as `PNP0A08`, as an integer. @see ACPI 6.5, section 19.3.4 @throws RangeError if it
+ * is invalid
+ */
 export function eisaId(id: string): Aml {
   if (!/^[A-Z]{3}[0-9A-F]{4}$/.test(id)) throw new RangeError(`${id} is not an EISA identifier`);
   const letters = [0, 1, 2].reduce((value, i) => (value << 5) | (id.charCodeAt(i) - 0x40), 0);
@@ -130,7 +136,7 @@ export function eisaId(id: string): Aml {
   return integer((BigInt(swapped(product)) << 16n) | BigInt(swapped(letters)));
 }
 
-/** A UUID as the buffer that ToUUID makes of it: its first three fields are little-endian. */
+/** A UUID as encoded by ToUUID: its first three fields are little-endian. */
 export function uuid(text: string): Aml {
   const order = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
   const digits = text.replaceAll('-', '');
@@ -152,14 +158,14 @@ export const device = (at: string, ...terms: readonly Aml[]): Aml =>
 export const method = (at: string, argCount: number, ...terms: readonly Aml[]): Aml =>
   packaged(bytesOf(METHOD_OP), path(at), bytesOf(argCount), ...terms);
 
-/** A mutex of the lowest level. */
+/** A mutex of sync level 0. */
 export const mutex = (at: string): Aml => concat(bytesOf(EXT_OP_PREFIX, MUTEX_OP), path(at), bytesOf(0));
 
-/** I/O ports that fields can be laid over. */
+/** A region of I/O ports, for fields. */
 export const ioRegion = (at: string, base: number, bytes: number): Aml =>
   concat(bytesOf(EXT_OP_PREFIX, OPREGION_OP), path(at), bytesOf(1), integer(base), integer(bytes));
 
-/** 32-bit registers, one after the other, in a region. Bits not written stay what the device makes of zeros. */
+/** Consecutive 32-bit registers in a region. Bits that are not written are written as 0. */
 export function dwordFields(region: string, ...names: readonly string[]): Aml {
   const [DWORD_ACCESS, WRITE_AS_ZEROS] = [3, 2];
   const fields = names.map((field) => concat(nameSeg(field), pkgLengthOfBits(32)));
@@ -167,7 +173,7 @@ export function dwordFields(region: string, ...names: readonly string[]): Aml {
   return packaged(bytesOf(EXT_OP_PREFIX, FIELD_OP), path(region), flags, ...fields);
 }
 
-/** A field's width is written as a PkgLength that does not count itself. */
+/** A field's width is encoded as a PkgLength that does not include itself. */
 const pkgLengthOfBits = (bits: number): Aml => bytesOf(bits);
 
 // --- terms of methods ---
@@ -186,7 +192,7 @@ export const createDwordField = (source: Aml, byte: number, field: string): Aml 
   concat(bytesOf(CREATE_DWORD_FIELD_OP), source, integer(byte), path(field));
 export const ifThen = (condition: Aml, ...terms: readonly Aml[]): Aml =>
   packaged(bytesOf(IF_OP), condition, ...terms);
-/** Waits without limit. */
+/** Waits without timeout. */
 export const acquire = (at: string): Aml =>
   concat(bytesOf(EXT_OP_PREFIX, ACQUIRE_OP), path(at), bytesOf(0xff, 0xff));
 export const release = (at: string): Aml => concat(bytesOf(EXT_OP_PREFIX, RELEASE_OP), path(at));

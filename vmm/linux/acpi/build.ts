@@ -1,4 +1,4 @@
-/** ACPI's tables for a machine, laid out in guest memory. */
+/** Builds the ACPI tables of a machine, laid out in guest memory. */
 import {
   ACPI_PM_PORT,
   ACPI_RESET_VALUE,
@@ -17,40 +17,40 @@ import { alignUp } from '../../../sys/address.js';
 import { buildDsdt, type DsdtOptions } from './dsdt.js';
 import * as t from './tables.js';
 
-/** Where processors see their local APIC, and the first I/O APIC; KVM's do not move. */
+/** Addresses of the local APICs and the first I/O APIC; fixed in KVM. */
 const LOCAL_APIC_BASE = 0xfee0_0000;
 const IO_APIC_BASE = 0xfec0_0000;
 const ISA_BUS = 0;
 const ISA_TIMER_IRQ = 0;
-/** The 8254's interrupt reaches the I/O APIC at pin 2, where the PICs' cascade leaves room. */
+/** The 8254's interrupt uses I/O APIC pin 2, which the PICs' cascade leaves free. */
 export const TIMER_GSI = 2;
 const ALL_PROCESSORS = 0xff;
 const LINT1 = 1;
-/** Processors beyond this need x2APIC entries, which KVM's guests take from 255 on. */
+/** More processors need x2APIC entries. */
 const MOST_XAPIC_IDS = 255;
 
 export interface AcpiOptions extends DsdtOptions {
-  /** Guest physical address of the first table, a multiple of 64. */
+  /** Guest physical address of the first table; a multiple of 64. */
   readonly base: bigint;
-  /** Processors, with APIC ids from 0. */
+  /** Number of processors, with APIC ids from 0. */
   readonly vcpus: number;
 }
 
-/** Tables ready to be copied to `base`. */
+/** Tables to copy to `base`. */
 export interface AcpiTables {
-  /** Guest physical address of the RSDP, from which all others are found. */
+  /** Guest physical address of the RSDP, from which all other tables are found. */
   readonly rsdp: bigint;
   readonly base: bigint;
   readonly bytes: Uint8Array;
-  /** By signature, with the DSDT, FACS and RSDP. */
+  /** By signature; includes DSDT, FACS and RSDP. */
   readonly tables: ReadonlyMap<string, Uint8Array>;
 }
 
-/** @throws RangeError for more processors than xAPIC entries can name */
+/** @throws RangeError for more processors than xAPIC entries can address */
 export function buildAcpi(options: AcpiOptions): AcpiTables {
   if (options.vcpus > MOST_XAPIC_IDS) throw new RangeError(`${options.vcpus} processors are too many`);
   const { base, tables, place, bytes } = layOut(options.base);
-  const rsdp = place('RSDP', new Uint8Array(t.Rsdp.size)); // filled in when the XSDT's address is known
+  const rsdp = place('RSDP', new Uint8Array(t.Rsdp.size)); // filled in once the XSDT's address is known
   const facs = place('FACS', facsBytes());
   const dsdt = place('DSDT', t.table('DSDT', 2, buildDsdt(options)));
   const listed = [
@@ -63,7 +63,7 @@ export function buildAcpi(options: AcpiOptions): AcpiTables {
   return { rsdp, base, bytes: bytes(), tables };
 }
 
-/** Puts tables one after the other, each at a multiple of 64: the FACS needs that. */
+/** Places tables consecutively at multiples of 64, which the FACS requires. */
 function layOut(base: bigint) {
   const tables = new Map<string, Uint8Array>();
   const places: { at: bigint; bytes: Uint8Array }[] = [];
@@ -98,12 +98,12 @@ function rsdpBytes(xsdt: bigint): Uint8Array {
   return bytes;
 }
 
-/** Without a header: the guest writes to it. */
+/** Has no table header: the guest writes to it. */
 const facsBytes = (): Uint8Array =>
   t.Facs.encode({ signature: ascii('FACS'), length: t.Facs.size, version: 2 });
 
 const ACCESS_BY_SIZE = [0, 1, 2, 2, 3] as const;
-/** Ports as a generic address; `access` is the width of one register among them. */
+/** Ports as a generic address; `access` is the width of one register. */
 const ports = (offset: number, bytes: number, access = bytes) => ({
   space_id: t.ACPI_ADR_SPACE_SYSTEM_IO,
   bit_width: bytes * 8,
@@ -114,11 +114,11 @@ const ports = (offset: number, bytes: number, access = bytes) => ({
 
 const DESKTOP = 1;
 const PM_TIMER_BYTES = 4;
-/** Longer than a guest may wait for: there are no C2 and C3. */
+/** Larger than the specification's limits: C2 and C3 are not supported. */
 const NO_C2_LATENCY = 0x0fff;
 const NO_C3_LATENCY = 0x0fff;
 
-/** The fixed hardware. No SMI command: the machine is in ACPI mode from the start. */
+/** The fixed hardware. There is no SMI command: the machine starts in ACPI mode. */
 function fadt(facs: bigint, dsdt: bigint, hasI8042: boolean): Uint8Array {
   return t.Fadt.encode({
     facs: Number(facs),
@@ -138,7 +138,8 @@ function fadt(facs: bigint, dsdt: bigint, hasI8042: boolean): Uint8Array {
     c3_latency: NO_C3_LATENCY,
     century: RTC_CENTURY,
     boot_flags: t.ACPI_FADT_LEGACY_DEVICES | t.ACPI_FADT_NO_VGA | (hasI8042 ? t.ACPI_FADT_8042 : 0),
-    // The power button is fixed hardware (its flag is clear); there is no sleep button, and the RTC wakes nobody.
+    // // The power button is fixed hardware (flag clear), there is no sleep button, and the RTC cannot wake the
+    // machine.
     flags:
       t.ACPI_FADT_WBINVD |
       t.ACPI_FADT_C1_SUPPORTED |

@@ -1,4 +1,4 @@
-/** The DSDT: what a guest cannot find out by itself, in AML. */
+/** The DSDT: AML that describes the devices a guest cannot enumerate. */
 import { ACPI_S5_SLEEP_TYPE } from '../../../devices/platform/acpi-pm.js';
 import {
   PCI_HOTPLUG_DOWN,
@@ -18,26 +18,26 @@ const PCI_CONFIG_PORTS = 8;
 const SLOTS = 32;
 const PINS = 4;
 
-/** An address range that the PCI host bridge passes on. */
+/** An address range that the PCI host bridge forwards. */
 export interface PciWindow {
   readonly kind: 'mmio' | 'pio';
   readonly base: bigint;
   readonly bytes: bigint;
 }
 
-/** What of the machine the DSDT describes. */
+/** What the DSDT describes. */
 export interface DsdtOptions {
   readonly windows: readonly PciWindow[];
   readonly ecam: { readonly base: bigint; readonly bytes: bigint };
-  /** PCI buses from 0 on. Linux looks for devices on each of them, so that none should be told that cannot be there. */
+  /** Number of PCI buses, from bus 0. Linux scans each of them, so declare only those that can exist. */
   readonly buses: number;
-  /** I/O APIC pins that INTA# to INTD# of slot 0 reach; each further slot starts one pin later. */
+  /** I/O APIC pins of slot 0's INTA# to INTD#; each further slot starts one pin later. */
   readonly intxGsis: readonly number[];
-  /** Whether there is a keyboard controller to be found. */
+  /** Whether to declare a keyboard controller. */
   readonly hasI8042: boolean;
 }
 
-/** The terms of the DSDT, without the table's header. */
+/** Builds the DSDT's terms, without the table header. */
 export function buildDsdt(options: DsdtOptions): aml.Aml {
   return aml.concat(
     aml.scope('\\_SB', pciHost(options), motherboard(options), ...isaDevices(options.hasI8042)),
@@ -46,7 +46,7 @@ export function buildDsdt(options: DsdtOptions): aml.Aml {
   );
 }
 
-/** Both words are for PM1a and PM1b control; there is no PM1b. */
+/** Values for PM1a and PM1b control; there is no PM1b. */
 const sleepState5 = (): aml.Aml => {
   const [type, none] = [aml.integer(ACPI_S5_SLEEP_TYPE), aml.integer(0)];
   return aml.name('\\_S5', aml.pkg(type, none, none, none));
@@ -77,14 +77,14 @@ function pciHost({ windows, buses, intxGsis }: DsdtOptions): aml.Aml {
   );
 }
 
-/** The GSI that a PCI slot's INTA# (pin 1) to INTD# (pin 4) reach: neighbours do not share. */
+/** The GSI of a PCI slot's INTA# (pin 1) to INTD# (pin 4); adjacent slots do not share one. */
 export function intxGsi(gsis: readonly number[], slot: number, pin: number): number {
   const gsi = gsis[(slot + pin - 1) % gsis.length];
   if (gsi === undefined) throw new RangeError('there are no GSIs for INTx');
   return gsi;
 }
 
-/** _PRT: for each slot and pin the I/O APIC's pin, with no link device between. */
+/** _PRT: the I/O APIC pin of each slot and pin, without link devices. */
 function interruptRouting(gsis: readonly number[]): aml.Aml {
   const entries: aml.Aml[] = [];
   for (let slot = 0; slot < SLOTS; slot++) {
@@ -100,10 +100,10 @@ function interruptRouting(gsis: readonly number[]): aml.Aml {
 const OSC_PCI_HOST_BRIDGE = '33DB4D5B-1FF7-401C-9657-7441C03DD766';
 const OSC_UNRECOGNIZED_UUID = 0x04;
 const OSC_CAPABILITIES_MASKED = 0x10;
-/** PME, AER, the PCIe capability and LTR are the guest's. Hotplug is ACPI's: there is no root port to do it. */
+/** Grants PME, AER, the PCIe capability and LTR. Hotplug stays with ACPI, since there is no root port. */
 const OSC_GRANTED = 0x04 | 0x08 | 0x10 | 0x20;
 
-/** _OSC (PCI Firmware 3.3, 4.5): which PCIe features the guest controls. */
+/** _OSC: negotiates which PCIe features the guest controls. @see PCI Firmware 3.3, section 4.5 */
 function operatingSystemCapabilities(): aml.Aml {
   const capabilities = aml.arg(3);
   const [status, control] = [aml.path('CDW1'), aml.path('CDW3')];
@@ -129,7 +129,7 @@ function operatingSystemCapabilities(): aml.Aml {
 
 // --- hotplug ---
 
-/** In the order of their registers. */
+/** In register order. */
 const HOTPLUG_FIELDS = Object.entries({
   HPUP: PCI_HOTPLUG_UP,
   HPDN: PCI_HOTPLUG_DOWN,
@@ -139,10 +139,10 @@ const HOTPLUG_FIELDS = Object.entries({
   .map(([field]) => field);
 
 const slotName = (slot: number): string => `S${slot.toString(16).toUpperCase().padStart(2, '0')}`;
-/** Slots that devices can be plugged into: all but the host bridge's. */
+/** Slots with hotplug: all but the host bridge's. */
 const pluggable = (): number[] => Array.from({ length: SLOTS - 1 }, (_, i) => i + 1);
 
-/** A device object for each slot, so that the guest can be told of it, and can let go of what is in it (_EJ0). */
+/** A device object per slot, for hotplug notifications and for ejecting its device (_EJ0). */
 const hotplugSlots = (): aml.Aml[] =>
   pluggable().map((slot) =>
     aml.device(
@@ -162,7 +162,7 @@ const hotplugSlots = (): aml.Aml[] =>
 const NOTIFY_DEVICE_CHECK = 1;
 const NOTIFY_EJECT_REQUEST = 3;
 
-/** The general-purpose event that says: look at the slots. */
+/** The general-purpose event handler that checks the slots. */
 function hotplugEvents(): aml.Aml {
   const [up, down] = [aml.local(0), aml.local(1)];
   const noTarget = aml.integer(0);
@@ -187,9 +187,9 @@ function hotplugEvents(): aml.Aml {
   );
 }
 
-// --- what is not on PCI ---
+// // --- devices outside PCI ---
 
-/** ECAM belongs to nobody else: Linux uses it only if it is reserved like this. */
+/** Reserves ECAM: Linux uses it only if it is reserved like this. */
 const motherboard = ({ ecam }: DsdtOptions): aml.Aml =>
   aml.device(
     'MBRD',

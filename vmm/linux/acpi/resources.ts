@@ -1,4 +1,4 @@
-/** Resource descriptors (ACPI 6.5, section 6.4): what _CRS tells of ports, memory, buses and interrupts. */
+/** Resource descriptors for _CRS: ports, memory, buses and interrupts. @see ACPI 6.5, section 6.4 */
 import { type Aml, buffer, concat } from './aml.js';
 
 const IRQ_NO_FLAGS = 0x22;
@@ -15,7 +15,7 @@ const READ_WRITE = 1;
 const MEMORY_RANGE = 0;
 const IO_RANGE = 1;
 const BUS_NUMBER_RANGE = 2;
-/** The bridge passes the range on (it is no register of its own), and both ends are fixed. */
+/** A resource producer (the bridge forwards the range) with fixed limits. */
 const PRODUCER_FIXED = 0x0c;
 const ENTIRE_IO_RANGE = 3;
 
@@ -56,14 +56,14 @@ function addressSpace(size: 2 | 4 | 8, type: number, flags: number, base: bigint
 export const busNumbers = (first: number, count: number): Aml =>
   addressSpace(2, BUS_NUMBER_RANGE, 0, BigInt(first), BigInt(count));
 
-/** Ports that a bridge passes on. */
+/** Ports that a bridge forwards. */
 export const ioWindow = (base: bigint, length: bigint): Aml =>
   addressSpace(2, IO_RANGE, ENTIRE_IO_RANGE, base, length);
 
-/** Memory that a bridge passes on, as good for prefetchable BARs as for others. */
+/** Memory that a bridge forwards, prefetchable or not. */
 export const memoryWindow = (base: bigint, length: bigint): Aml =>
   addressSpace(base + length <= 1n << 32n ? 4 : 8, MEMORY_RANGE, READ_WRITE, base, length);
 
-/** What _CRS returns. Readers may take a checksum of 0 for granted. */
+/** The buffer that _CRS returns. A checksum of 0 counts as valid. */
 export const resourceTemplate = (...descriptors: readonly Aml[]): Aml =>
   buffer(concat(...descriptors, Uint8Array.of(END_TAG, 0)));

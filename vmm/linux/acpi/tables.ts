@@ -1,4 +1,4 @@
-/** ACPI's fixed tables, under the names that Linux and ACPICA give to their fields (include/acpi/actbl*.h). */
+/** ACPI's static tables, with the field names of Linux and ACPICA (include/acpi/actbl*.h). */
 import { type Fields, type Layout, type StructValue, struct } from '../../../sys/struct.js';
 
 const ACTBL = 'acpi/actbl.h';
@@ -21,7 +21,7 @@ export const Rsdp = struct(
   },
   packed,
 );
-/** The checksum of the first version covers these bytes only. */
+/** The checksum of ACPI 1.0 covers only these bytes. */
 export const RSDP_V1_BYTES = 20;
 
 export const TableHeader = struct(
@@ -68,7 +68,7 @@ export const Facs = struct(
   packed,
 );
 
-/** What follows the header. */
+/** The part after the header. */
 export const Fadt = struct(
   'struct acpi_table_fadt',
   ACTBL,
@@ -144,7 +144,7 @@ export const ACPI_FADT_FIXED_RTC = 1 << 6;
 export const ACPI_FADT_32BIT_TIMER = 1 << 8;
 export const ACPI_FADT_RESET_REGISTER = 1 << 10;
 
-/** What follows the header. */
+/** The part after the header. */
 export const Madt = struct('struct acpi_table_madt', ACTBL2, { address: 'u32', flags: 'u32' }, packed);
 export const ACPI_MADT_PCAT_COMPAT = 1;
 
@@ -199,17 +199,17 @@ export const MCFG_RESERVED_BYTES = 8;
 const ascii = (text: string): Uint8Array => new TextEncoder().encode(text);
 export const OEM_ID = ascii('TSVISR');
 
-/** A structure as bytes, its type and length filled in. */
+/** Encodes a MADT structure with its type and length. */
 export function madtEntry<F extends Fields>(layout: Layout<F>, type: number, values: object): Uint8Array {
   return layout.encode({ ...values, type, length: layout.size } as unknown as Partial<StructValue<F>>);
 }
 
-/** The byte that makes the sum of all zero. */
+/** The byte that makes the sum of all bytes 0. */
 export function checksum(bytes: Uint8Array): number {
   return -bytes.reduce((sum, byte) => sum + byte, 0) & 0xff;
 }
 
-/** A table: header, checksum, and what follows. @param signature four letters */
+/** Builds a table: header with checksum, and body. @param signature four letters */
 export function table(signature: string, revision: number, ...parts: readonly Uint8Array[]): Uint8Array {
   const length = parts.reduce((sum, part) => sum + part.length, TableHeader.size);
   const bytes = TableHeader.encode(
