@@ -1,12 +1,12 @@
 import { renameSync, writeFileSync } from 'node:fs';
 import { fromNodeError } from '../../sys/error.js';
 
-/** What pictures can be taken of: a VirtualMachine, a DeviceServer. */
+/** A source of pictures: a VirtualMachine or a DeviceServer. */
 export interface Pictured {
   screenshot(slot?: number): Promise<Uint8Array>;
 }
 
-/** Saves pictures into a file: now, and whenever the process gets SIGUSR2. */
+/** Saves pictures to a file: on request, and whenever the process receives SIGUSR2. */
 export class Camera implements Disposable {
   readonly #of: Pictured;
   readonly #path: string;
@@ -14,7 +14,7 @@ export class Camera implements Disposable {
   readonly #say: (text: string) => void;
   readonly #onSignal = () => void this.take();
   #hasSaved = false;
-  /** One picture at a time: they go into one file. */
+  /** Serialises pictures: they share one file. */
   #last: Promise<void> = Promise.resolve();
 
   constructor(of: Pictured, path: string, slot: number | undefined, say: (text: string) => void) {
@@ -25,12 +25,12 @@ export class Camera implements Disposable {
     process.on('SIGUSR2', this.#onSignal);
   }
 
-  /** Whether there is a picture, of whichever moment. */
+  /** Whether a picture has been saved. */
   get hasSaved(): boolean {
     return this.#hasSaved;
   }
 
-  /** Settles when it is saved; if it cannot be, a line on stderr says why. The file is whole whenever it is there. */
+  /** Resolves when a picture is saved, or after reporting on stderr why not. The file is replaced atomically. */
   take(): Promise<void> {
     this.#last = this.#last.then(() => this.#take());
     return this.#last;

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { Changes, MESSAGE, textMessage } from './changes.js';
 import { Canvas, PageModel } from './testing/page.js';
 
-test('whatever is drawn between two messages, the page has the picture, and a message without need is none', () => {
+test('the page shows whatever is drawn between two messages, and without a change there is no message', () => {
   const shape = fc.record({
     width: fc.integer({ min: 1, max: 200 }),
     height: fc.integer({ min: 1, max: 90 }),
@@ -35,7 +35,7 @@ test('whatever is drawn between two messages, the page has the picture, and a me
   );
 });
 
-test('one pixel costs one tile, a line its row of tiles, and what lies behind a line nothing', () => {
+test('one pixel costs one tile, a line its row of tiles, and the padding after a line nothing', () => {
   const canvas = new Canvas(1024, 768, 64);
   const changes = new Changes();
   const page = new PageModel();
@@ -51,11 +51,11 @@ test('one pixel costs one tile, a line its row of tiles, and what lies behind a 
   expect(changes.message(canvas.look)).toBeUndefined();
 });
 
-test('another mode, and a page that was told something else, get the whole picture', () => {
+test('the whole picture is sent after a mode change, and after a text message', () => {
   const changes = new Changes();
   const page = new PageModel();
   page.take(changes.message(new Canvas(100, 50).look) as Uint8Array);
-  page.take(changes.message(new Canvas(50, 100).look) as Uint8Array); // as many bytes, all of them the same
+  page.take(changes.message(new Canvas(50, 100).look) as Uint8Array); // the same number of bytes, all equal
   expect([page.width, page.height, page.pixels]).toEqual([50, 100, 5000]);
   changes.forget();
   page.take(changes.message(new Canvas(50, 100).look) as Uint8Array);

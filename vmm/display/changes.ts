@@ -1,7 +1,7 @@
 import { type Area, toRgba } from './pixels.js';
 import type { Look } from './screens.js';
 
-/** What a message to the page is; view.html reads the same numbers. */
+/** Kinds of messages to the page; view.html uses the same numbers. */
 export const MESSAGE = { unchanged: 0, picture: 1, nothing: 2, ended: 3 } as const;
 
 const TILE_WIDTH = 64;
@@ -9,27 +9,28 @@ const TILE_HEIGHT = 32;
 const HEADER_WORDS = 4;
 const AREA_WORDS = 4;
 
-/** A message without pixels: its kind, and a text for the person in front of the page. */
+/** A message without pixels: its kind, and a text to display. */
 export function textMessage(kind: number, text = ''): Uint8Array {
   const words = new Uint32Array([kind, 0, 0, 0]);
   return Buffer.concat([new Uint8Array(words.buffer), Buffer.from(text)]);
 }
 
 /**
- * What of a picture has changed since one page was last told. A message is, in little-endian words of 32 bits: kind,
- * width, height, number of areas; x, y, width, height of each area; then the areas' pixels as red, green, blue, 255.
+ * Tracks what changed in a picture since the last message to one page. A message consists of little-endian 32-bit
+ * words: kind, width, height, number of areas; x, y, width, height of each area; then the areas' pixels as red, green,
+ * blue, 255.
  */
 export class Changes {
   #now = new Uint8Array(0);
   #told = new Uint8Array(0);
   #shape = '';
 
-  /** The next message has all of the picture. */
+  /** Makes the next message contain the whole picture. */
   forget(): void {
     this.#shape = '';
   }
 
-  /** The message that brings the page up to date; undefined if it is. @throws SysError EINVAL for an unknown format */
+  /** The message that updates the page; undefined if nothing changed. @throws SysError EINVAL for an unknown format */
   message(look: Look): Uint8Array | undefined {
     const { plane, pixels, name, slot } = look;
     const { width, height, stride, drmFormat } = plane;
@@ -38,7 +39,7 @@ export class Changes {
       this.#now = new Uint8Array(pixels.length);
       this.#told = new Uint8Array(pixels.length);
     }
-    // The guest goes on drawing: what is compared and what is sent must be one and the same.
+    // // The guest keeps drawing: compare and send the same copy.
     this.#now.set(pixels);
     const whole: Area[] = [{ x: 0, y: 0, width, height }];
     const areas = shape === this.#shape ? this.#changed(width, height, stride, drmFormat) : whole;
@@ -49,7 +50,7 @@ export class Changes {
     return message;
   }
 
-  /** Tiles that differ, joined along their rows. */
+  /** The tiles that differ, merged along rows. */
   #changed(width: number, height: number, stride: number, drmFormat: number): Area[] {
     const bytes = (this.#now.length - (height - 1) * stride) / width;
     if (!Number.isInteger(bytes)) throw new RangeError(`format ${drmFormat} has ${bytes} bytes a pixel`);

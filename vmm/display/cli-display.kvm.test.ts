@@ -1,4 +1,4 @@
-/** Pictures by the command line. */
+/** Pictures from the command line. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -17,7 +17,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const pixelsOf = (path: string) => PNG.sync.read(readFileSync(path)).data;
 const SMALL = ['run', '--device', 'vgpu-small,xres=320,yres=200'];
 
-test('--screenshot saves what is shown at the end, pixel for pixel, of the slot that --display names', () => {
+test('--screenshot saves the last picture, pixel for pixel, of the slot that --display names', () => {
   const path = join(folder, 'end.png');
   const one = tsvisor([...SMALL, '--screenshot', path]);
   expect(one.stdout).toContain(`picture saved in ${path}`);
@@ -34,7 +34,7 @@ test.each([
   [['--device', 'vgpu-small', '--append', 'xres=64 yres=32', '--screenshot', '/no/such'], /\/no\/such: /, 69],
   [['--view', '70000'], /--view: '70000' is not a TCP port/, 64],
   [['--display', 'one'], /--display: 'one' is not a PCI slot/, 64],
-])('run %j says why there is no picture', (args, reason, code) => {
+])('run %j reports why there is no picture', (args, reason, code) => {
   const { stderr, status } = tsvisor(['run', ...args]);
   expect(stderr).toMatch(reason);
   expect(status).toBe(code);
@@ -61,7 +61,7 @@ test('--view shows what the guest draws, and its last picture before the port is
   await expect(fetch(url)).rejects.toThrowError();
 });
 
-test('SIGUSR2 saves a picture while the guest goes on drawing', async () => {
+test('SIGUSR2 saves a picture while the guest keeps drawing', async () => {
   const path = join(folder, 'now.png');
   const child = spawn(process.execPath, [CLI, ...SMALL, '--append', 'frames=100000', '--screenshot', path], {
     stdio: ['ignore', 'pipe', 'inherit'],

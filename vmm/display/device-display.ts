@@ -15,14 +15,14 @@ const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
 const DRM_PLANE_TYPE_PRIMARY = 1;
 const PAGE = 4096;
 
-/** What a device of the guest shows. Machine thread only; it borrows the device's file. */
+/** The display of an assigned device. Machine thread only; borrows the device's file. */
 export class DeviceDisplay {
   /** The guest's PCI slot. */
   readonly slot: number;
   /** `00:03.0 vgpu-small` */
   readonly name: string;
   readonly #file: DeviceFile;
-  /** Whether the main thread can map what is in a region, by index: asked for once. */
+  /** Whether the main thread can map a region's memory, by region index; determined once per region. */
   readonly #isMappedByMain = new Map<number, boolean>();
 
   private constructor(slot: number, name: string, file: DeviceFile) {
@@ -31,7 +31,10 @@ export class DeviceDisplay {
     this.#file = file;
   }
 
-  /** The display of a device, also one that will say why it cannot be looked at; undefined if it is none. */
+  /**
+   * The display of a device; undefined if it has none. A display whose picture cannot be read is returned too, and
+   * reports why when read.
+   */
   static find(slot: number, name: string, file: DeviceFile): DeviceDisplay | undefined {
     const types = [VFIO_GFX_PLANE_TYPE_REGION, VFIO_GFX_PLANE_TYPE_DMABUF];
     const isDisplay = types.some((type) => {
@@ -46,9 +49,9 @@ export class DeviceDisplay {
   }
 
   /**
-   * What is shown now. Memory that the main thread can map is given to it once, and it reads the picture there; of a
-   * device of the kernel it gets a copy, as a mapping of its own would keep the device open.
-   * @throws SysError ENODATA while nothing is shown; EINVAL if the picture is not in a region, or not all of it
+   * The current picture. Video memory that the main thread can map is passed to it once, and it reads the picture
+   * there. For a kernel device it gets a copy, since a mapping of its own would keep the device open.
+   * @throws SysError ENODATA while nothing is shown; EINVAL if the picture is not in a region, or extends past it
    */
   look(): ShownPlane {
     const plane = this.#query();
@@ -59,7 +62,7 @@ export class DeviceDisplay {
     return memory === undefined ? this.#shown(plane, this.#copy(plane)) : { ...this.#shown(plane), memory };
   }
 
-  /** The picture itself, for when the device is about to go. @throws SysError as {@link look} */
+  /** A copy of the picture, for use after the device is closed. @throws SysError as {@link look} */
   still(): ShownPlane {
     const plane = this.#query();
     return this.#shown(plane, this.#copy(plane));
@@ -77,7 +80,7 @@ export class DeviceDisplay {
     throw new SysError({ call: CALL, target: this.name, errno: errno.ENODATA, hint });
   }
 
-  /** A descriptor of the video memory, which is the receiver's to close; undefined if it is no memory file. */
+  /** A descriptor of the video memory, which the receiver must close; undefined if it is not a memory file. */
   #give({ regionIndex }: GfxPlaneInfo): DisplayMemory | undefined {
     const { offset, size } = this.#file.getRegionInfo(regionIndex);
     using mapping = this.#file.mmap(offset, Math.ceil(size / PAGE) * PAGE);
@@ -93,7 +96,7 @@ export class DeviceDisplay {
     const from = Math.floor(plane.offset / PAGE) * PAGE;
     const end = Math.ceil((plane.offset + bytes) / PAGE) * PAGE;
     using mapping = this.#file.mmap(offset + from, end - from);
-    // Shared, so that sending it on to the main thread copies nothing.
+    // // Shared, so that posting it to the main thread does not copy it.
     const copy = new Uint8Array(new SharedArrayBuffer(bytes));
     copy.set(mapping.view.slice(plane.offset - from, bytes));
     return copy;
@@ -102,7 +105,7 @@ export class DeviceDisplay {
 
 const query = (flags: number) => ({ flags, drmPlaneType: DRM_PLANE_TYPE_PRIMARY });
 
-/** The display of a slot, or the first one. @throws SysError ENODEV if there is none */
+/** The display in a slot, or the first one. @throws SysError ENODEV if there is none */
 export function chooseDisplay(displays: readonly DeviceDisplay[], slot: number | undefined): DeviceDisplay {
   const found = slot === undefined ? displays[0] : displays.find((display) => display.slot === slot);
   if (found !== undefined) return found;

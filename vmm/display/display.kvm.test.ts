@@ -11,7 +11,7 @@ const DRAWN = 0x2c;
 interface Drawing {
   readonly vm: VirtualMachine;
   readonly serial: () => string;
-  /** Resolves when the guest sets the mark. */
+  /** Resolves when the guest writes the progress code. */
   reached(code: number): Promise<Phase>;
 }
 
@@ -36,7 +36,7 @@ function start(devices: Parameters<typeof VirtualMachine.start>[0]['devices'], c
 
 const read = (png: Uint8Array) => PNG.sync.read(Buffer.from(png));
 
-/** Whether a PNG is the guest's picture, pixel for pixel. */
+/** Checks that a PNG is the guest's picture, pixel for pixel. */
 function expectPicture(png: Uint8Array, width: number, height: number): void {
   const picture = read(png);
   expect([picture.width, picture.height]).toEqual([width, height]);
@@ -52,26 +52,26 @@ function drawingExits({ phases }: RunReport) {
   };
 }
 
-test('the guest draws without an exit in the mode of the EDID, and the last picture stays', async () => {
+test('the guest draws without an exit in the mode of the EDID, and the last picture is kept', async () => {
   await using drawing = startDisposable([{ address: 'vgpu-small', options: { xres: '640', yres: '400' } }]);
   const { vm, serial } = drawing;
   const report = await vm.finished;
   expect(serial()).toMatch(/640 x 400 pixels of 32 bits\ndisplay: drawn and read back in \d+ us, noise 0x/);
   expect(serial()).toMatch(/verdict: ok/);
   expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
-  expect(drawingExits(report)).toEqual({ mmio: 0, io: 1 }); // the mark at the end
+  expect(drawingExits(report)).toEqual({ mmio: 0, io: 1 }); // the progress code at the end
   expectPicture(await vm.screenshot(), 640, 400);
   expectPicture(await vm.screenshot(3), 640, 400);
   await expect(vm.screenshot(4)).rejects.toThrowError(/PCI slot 4: ENODEV/);
 });
 
-test('an odd mode, said in the command line, is drawn and seen', async () => {
+test('an odd mode set on the command line is drawn and captured', async () => {
   await using drawing = startDisposable([{ address: 'vgpu-small' }], 'xres=333 yres=77');
   await drawing.vm.finished;
   expectPicture(await drawing.vm.screenshot(), 333, 77);
 });
 
-test('a picture can be had at any moment while the guest draws, of two displays and beside a NIC', async () => {
+test('a picture can be captured at any time while the guest draws, with two displays and a NIC', async () => {
   const devices = [
     { address: 'vgpu-small', options: { xres: '320', yres: '200' } },
     NIC,
@@ -79,7 +79,7 @@ test('a picture can be had at any moment while the guest draws, of two displays 
   ];
   await using drawing = startDisposable(devices, 'frames=20 pings=1');
   const { vm, serial, reached } = drawing;
-  const early = vm.screenshot().catch((error: Error) => error); // asked before there is a machine
+  const early = vm.screenshot().catch((error: Error) => error); // requested before the machine exists
   await reached(DRAW);
   const seen = new Set<string>();
   let isOver = false;
@@ -115,14 +115,14 @@ test('two vCPU threads or one: the picture is the same', async () => {
   expectPicture(await vm.screenshot(), 320, 200);
 });
 
-test('without a display there is no picture, and the message says what shows one', async () => {
+test('without a display there is no picture, and the error names a device that has one', async () => {
   await using vm = VirtualMachine.start({ devices: [], cmdline: 'halt-test' });
   await expect(vm.screenshot()).rejects.toThrowError(/ENODEV/);
   await vm.finished;
   await expect(vm.screenshot()).rejects.toThrowError(/the machine has ended, and no device/);
 });
 
-test('a mode that the card cannot show ends the guest with a verdict of its own', async () => {
+test('a mode that the card cannot show ends the guest with its own verdict', async () => {
   await using drawing = startDisposable([{ address: 'vgpu-small' }], 'xres=4095 yres=4095');
   const report = await drawing.vm.finished;
   expect(report.outcome).toEqual({ kind: 'verdict', status: 9 });

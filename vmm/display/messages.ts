@@ -1,12 +1,12 @@
-/** What main and machine thread say to each other of pictures. Plain data: it crosses threads. */
+/** Messages about pictures between main and machine thread. Plain data that can be posted. */
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import type { ErrorData } from '../protocol.js';
 
-/** Video memory, for the main thread to map. */
+/** Video memory for the main thread to map. */
 export interface DisplayMemory {
-  /** The receiver's to close. */
+  /** The receiver must close it. */
   readonly fd: number;
-  /** Where the plane's region begins in it, and its bytes. */
+  /** Offset of the plane's region in it, and its size in bytes. */
   readonly offset: number;
   readonly bytes: number;
 }
@@ -18,13 +18,13 @@ export interface ShownPlane {
   /** `00:03.0 vgpu-small` */
   readonly name: string;
   readonly plane: GfxPlaneInfo;
-  /** Where the plane is from now on; said once for each region. */
+  /** Where the plane is in memory; sent once per region. */
   readonly memory?: DisplayMemory;
-  /** A copy of the plane, from its first pixel on, where there is no memory to be mapped. */
+  /** A copy of the plane from its first pixel, if its memory cannot be mapped by the main thread. */
   readonly pixels?: Uint8Array;
 }
 
-/** Asks what a device shows; answered by a {@link PlaneEvent} of the same id. */
+/** Requests what a device shows; answered by a {@link PlaneEvent} with the same id. */
 export interface PlaneCommand {
   readonly kind: 'plane';
   readonly id: number;
@@ -38,7 +38,7 @@ export interface PlaneEvent {
   readonly answer: ShownPlane | ErrorData;
 }
 
-/** What the machine's displays showed when it had stopped, in the order of their slots. */
+/** The last pictures of the machine's displays when it stopped, in slot order. */
 export interface StillsEvent {
   readonly kind: 'stills';
   readonly stills: readonly Still[];

@@ -24,7 +24,7 @@ test.each([
   ['AR24', DRM_FORMAT_ARGB8888, [0x33, 0x22, 0x11, 0x80]],
   ['XB24', DRM_FORMAT_XBGR8888, [0x11, 0x22, 0x33, 0x00]],
   ['AB24', DRM_FORMAT_ABGR8888, [0x11, 0x22, 0x33, 0x80]],
-])('%s has its colours where its name says, and is opaque', (name, drmFormat, pixel) => {
+])('%s has the colour order of its name, and is opaque', (name, drmFormat, pixel) => {
   expect(formatName(drmFormat)).toBe(name);
   const one = plane({ drmFormat, width: 1, height: 1 });
   expect([...toRgba(Uint8Array.from(pixel), one, all(one))]).toEqual([0x11, 0x22, 0x33, 255]);
@@ -39,7 +39,7 @@ test('RG16 spreads five and six bits from 0 to 255', () => {
   ]);
 });
 
-test('an area is cut out line by line, and the ends of lines are left out', () => {
+test('an area is extracted line by line, without the padding of lines', () => {
   const of = plane({ width: 3, height: 3, stride: 16 });
   const pixels = new Uint8Array(3 * 16);
   for (let y = 0; y < 3; y++) for (let x = 0; x < 4; x++) pixels[y * 16 + x * 4] = 10 * y + x; // blue
@@ -48,14 +48,16 @@ test('an area is cut out line by line, and the ends of lines are left out', () =
   expect([...blues(toRgba(pixels, of, all(of)))]).toEqual([0, 1, 2, 10, 11, 12, 20, 21, 22]);
 });
 
-test('a format or a layout of memory that is not known is refused by name', () => {
+test('an unknown format or modifier is rejected by name', () => {
   const wrong = (part: Partial<GfxPlaneInfo>) => () => planeBytes(plane(part), 1e6, 'card');
   expect(wrong({ drmFormat: 0x3231_564e })).toThrowError(/card: EINVAL\n.*format NV12 are not known/);
-  expect(wrong({ drmFormat: 0x2020_3843 })).toThrowError(/format C8 are not known here: XR24, AR24/);
+  expect(wrong({ drmFormat: 0x2020_3843 })).toThrowError(
+    /pixel format C8 is not supported, only linear XR24, AR24/,
+  );
   expect(wrong({ drmFormatMod: 5n })).toThrowError(/XR24 with modifier 0x5/);
 });
 
-test('a plane that is accepted lies in its memory, to the last byte', () => {
+test('a plane that is accepted fits in its memory, to the last byte', () => {
   const number = fc.nat(70_000);
   fc.assert(
     fc.property(number, number, number, number, number, (width, height, stride, offset, memory) => {
@@ -72,5 +74,5 @@ test('a plane that is accepted lies in its memory, to the last byte', () => {
     }),
   );
   expect(planeBytes(plane({ offset: 8 }), 24, 'card')).toBe(16);
-  expect(() => planeBytes(plane({ offset: 9 }), 24, 'card')).toThrowError(/do not lie in 24 bytes/);
+  expect(() => planeBytes(plane({ offset: 9 }), 24, 'card')).toThrowError(/do not fit in 24 bytes/);
 });

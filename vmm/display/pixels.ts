@@ -1,4 +1,4 @@
-/** Pictures as bytes: where a plane lies in its memory, and what its pixels mean. */
+/** Pictures as bytes: the location of a plane in memory, and its pixel formats. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
@@ -11,7 +11,7 @@ export const DRM_FORMAT_ABGR8888 = 0x3432_4241;
 export const DRM_FORMAT_RGB565 = 0x3631_4752;
 const DRM_FORMAT_MOD_LINEAR = 0n;
 
-/** Pixels of four bytes, and where red and blue are in them; RGB565 stands for itself. */
+/** Bytes per pixel, and the positions of red and blue in a 4-byte pixel. RGB565 is handled separately. */
 interface Format {
   readonly bytes: 2 | 4;
   readonly red: number;
@@ -19,7 +19,7 @@ interface Format {
 }
 const RGB: Format = { bytes: 4, red: 16, blue: 0 };
 const BGR: Format = { bytes: 4, red: 0, blue: 16 };
-/** A plane has nothing behind it: transparency shows black at most, and is left out as a monitor does. */
+/** There is nothing below a plane, so alpha is ignored, as a monitor does. */
 const FORMATS: ReadonlyMap<number, Format> = new Map([
   [DRM_FORMAT_XRGB8888, RGB],
   [DRM_FORMAT_ARGB8888, RGB],
@@ -40,25 +40,25 @@ function formatOf({ drmFormat, drmFormatMod }: GfxPlaneInfo, name: string): Form
   const known = [...FORMATS.keys()].map(formatName).join(', ');
   const layout =
     drmFormatMod === DRM_FORMAT_MOD_LINEAR ? '' : ` with modifier 0x${drmFormatMod.toString(16)}`;
-  const hint = `pixels of format ${formatName(drmFormat)}${layout} are not known here: ${known}, line by line, are`;
+  const hint = `pixel format ${formatName(drmFormat)}${layout} is not supported, only linear ${known}`;
   throw new SysError({ call: 'picture', target: name, errno: errno.EINVAL, hint });
 }
 
 /**
  * Bytes from a plane's first pixel to its last.
- * @param memory bytes of what it lies in
- * @throws SysError EINVAL for a format that is not known, or a plane that is not all in there
+ * @param memory size in bytes of the memory that contains it
+ * @throws SysError EINVAL for an unknown format, or a plane that extends past its memory
  */
 export function planeBytes(plane: GfxPlaneInfo, memory: number, name: string): number {
   const { width, height, stride, offset } = plane;
   const line = width * formatOf(plane, name).bytes;
   const bytes = (height - 1) * stride + line;
   if (stride >= line && offset + bytes <= memory) return bytes;
-  const hint = `${width}x${height} pixels, ${stride} bytes a line, do not lie in ${memory} bytes from ${offset} on`;
+  const hint = `${width}x${height} pixels, ${stride} bytes a line, do not fit in ${memory} bytes at offset ${offset}`;
   throw new SysError({ call: 'picture', target: name, errno: errno.EINVAL, hint });
 }
 
-/** Part of a picture, in pixels. */
+/** A rectangle in a picture, in pixels. */
 export interface Area {
   readonly x: number;
   readonly y: number;
@@ -67,9 +67,9 @@ export interface Area {
 }
 
 /**
- * Red, green, blue and 255 of each pixel of an area, line by line.
- * @param pixels of the plane, from its first pixel on
- * @throws SysError EINVAL for a format that is not known
+ * Converts an area to red, green, blue and 255 per pixel, line by line.
+ * @param pixels of the plane, from its first pixel
+ * @throws SysError EINVAL for an unknown format
  */
 export function toRgba(
   pixels: Uint8Array,
@@ -94,7 +94,7 @@ export function toRgba(
   return new Uint8Array(out.buffer);
 }
 
-/** The highest bits are repeated below, so that all ones are 255. */
+/** Repeats the high bits in the low ones, so that full intensity becomes 255. */
 function rgb565(word: number): number {
   const [red, green, blue] = [word >>> 11, (word >>> 5) & 0x3f, word & 0x1f];
   return (

@@ -1,29 +1,29 @@
 import { toRgba } from './pixels.js';
 import type { Look } from './screens.js';
 
-/** A picture of one's own. */
+/** A copied picture. */
 export interface Picture {
   /** Pixels. */
   readonly width: number;
   /** Pixels. */
   readonly height: number;
-  /** Red, green, blue and 255, line by line. */
+  /** Red, green, blue and 255 per pixel, line by line. */
   readonly rgba: Uint8Array;
 }
 
-/** @throws SysError EINVAL for a format that is not known */
+/** @throws SysError EINVAL for an unknown format */
 export function toPicture({ plane, pixels, name }: Look): Picture {
   const { width, height } = plane;
   return { width, height, rgba: toRgba(pixels, plane, { x: 0, y: 0, width, height }, name) };
 }
 
 const COLOUR_RGB = 2;
-/** The filter that takes a line's difference to the one above: screens are mostly repetition. */
+/** Encodes a line as the difference to the one above: screens are mostly repetition. */
 const FILTER_UP = 2;
 
-/** Compressed in a thread of Node's. */
+/** Compresses in Node's thread pool. */
 export async function encodePng({ width, height, rgba }: Picture): Promise<Uint8Array> {
-  const { PNG } = await import('pngjs'); // here, as most machines never need it
+  const { PNG } = await import('pngjs'); // loaded here, as most machines never need it
   const png = new PNG({
     width,
     height,

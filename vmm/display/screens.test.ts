@@ -27,7 +27,7 @@ afterEach(() => {
   for (const end of ends.splice(0).reverse()) end();
 });
 
-/** A device whose video memory is a memory file, or is only mapped, as a device of the kernel is. */
+/** A device whose video memory is a memory file, or can only be mapped, like a kernel device's. */
 function card(kind: 'memfd' | 'mapped', types = 4) {
   const world = new World();
   const memory = createSharedMemory('card', BYTES);
@@ -63,12 +63,12 @@ function card(kind: 'memfd' | 'mapped', types = 4) {
 
 function mapOf(memory: SharedMemory, kind: 'memfd' | 'mapped', offset: number, bytes: number): Mapping {
   if (kind === 'memfd') return Mapping.file(memory.fd, bytes, { offset });
-  // A second open of the same file is not known to be one.
+  // // Another open of the same file is not recognised as a memory file.
   using other = Fd.open(`/proc/self/fd/${memory.fd.number}`);
   return Mapping.file(other, bytes, { offset });
 }
 
-/** Both sides of the machine thread's border, in one thread. */
+/** Both sides of the thread boundary, in one thread. */
 function screensOf(displays: readonly DeviceDisplay[]) {
   const sent: PlaneCommand[] = [];
   const screens = new Screens((command) => {
@@ -98,7 +98,7 @@ function screensOf(displays: readonly DeviceDisplay[]) {
 test.each([
   ['memfd', 1],
   ['mapped', 5],
-] as const)('video memory that is %s is seen as it is at each look', async (kind, mmaps) => {
+] as const)('video memory that is %s is read in its current state each time', async (kind, mmaps) => {
   const device = card(kind);
   const display = DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay;
   const { look } = screensOf([display]);
@@ -106,14 +106,14 @@ test.each([
     device.memory.fill(round, 4100, 4100 + 48);
     expect(await look()).toEqual(new Uint8Array(48).fill(round));
   }
-  // A memory file is mapped once, to hand it over; what cannot be handed over is copied each time.
+  // // A memory file is mapped once, to pass it on; other memory is copied each time.
   expect(device.mmaps()).toBe(mmaps);
   device.show({ offset: BYTES - 48 });
   device.memory.fill(9, BYTES - 48);
   expect(await look(3)).toEqual(new Uint8Array(48).fill(9));
 });
 
-test.each(['memfd', 'mapped'] as const)('a plane outside of its %s memory is refused', async (kind) => {
+test.each(['memfd', 'mapped'] as const)('a plane outside its %s memory is rejected', async (kind) => {
   const device = card(kind);
   const { look } = screensOf([DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay]);
   await look();
@@ -127,7 +127,7 @@ test.each(['memfd', 'mapped'] as const)('a plane outside of its %s memory is ref
   expect(await look()).toHaveLength(48);
 });
 
-test('what shows its picture by dma-buf only is a display, and says that it cannot be looked at', async () => {
+test('a display that supports only dma-buf is found, and reports that it cannot be read', async () => {
   const device = card('memfd', 2);
   const display = DeviceDisplay.find(3, 'card', device.file);
   expect(display).toBeInstanceOf(DeviceDisplay);
@@ -137,7 +137,7 @@ test('what shows its picture by dma-buf only is a display, and says that it cann
   await expect(look(7)).rejects.toThrowError(/PCI slot 7: ENODEV\n.*displays are: card/);
 });
 
-test('when the machine has ended the last picture is there, also for who asked before', async () => {
+test('after the machine has ended, the last picture can be read, and pending requests get it', async () => {
   const device = card('memfd');
   const display = DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay;
   const { screens, look, sent } = screensOf([display]);
@@ -151,7 +151,7 @@ test('when the machine has ended the last picture is there, also for who asked b
   expect(await asked).toBe(5);
 });
 
-test('a machine that failed fails those who wait for its picture', async () => {
+test('a failed machine rejects pending requests', async () => {
   const { screens } = screensOf([]);
   const asked = screens.look(undefined, () => 1);
   screens.end(new Error('no /dev/kvm'));

@@ -7,7 +7,7 @@ import { decodeError, type ErrorData } from '../protocol.js';
 import type { DisplayMemory, PlaneCommand, PlaneEvent, ShownPlane, Still, StillsEvent } from './messages.js';
 import { planeBytes } from './pixels.js';
 
-/** A picture at the moment of looking. */
+/** The current picture of a display. */
 export interface Look {
   /** PCI slot of the display. */
   readonly slot: number;
@@ -15,7 +15,7 @@ export interface Look {
   readonly name: string;
   /** Size, format and layout of the picture. */
   readonly plane: GfxPlaneInfo;
-  /** From the plane's first pixel on. The guest may be writing it: each element is read once, or copied first. */
+  /** From the plane's first pixel. The guest may be writing it: read each element once, or copy it first. */
   readonly pixels: Uint8Array;
 }
 
@@ -32,8 +32,8 @@ function found(answer: ShownPlane | ErrorData): ShownPlane {
 }
 
 /**
- * The pictures of one machine, as the main thread sees them: in video memory that it has mapped itself, so that looking
- * costs the guest a register read. Main thread only.
+ * The displays of one machine, for the main thread, which maps their video memory itself: reading a picture costs the
+ * guest nothing but a register read. Main thread only.
  */
 export class Screens {
   readonly #send: (command: PlaneCommand) => boolean;
@@ -42,16 +42,16 @@ export class Screens {
   #stills: readonly Still[] = [];
   #lastId = 0;
 
-  /** @param send returns false if there is no machine to hear it */
+  /** @param send returns false if the machine thread has ended */
   constructor(send: (command: PlaneCommand) => boolean) {
     this.#send = send;
   }
 
   /**
-   * Looks at what a device shows now, or showed last if the machine has ended.
-   * @param slot the first display if undefined
-   * @param use gets the picture, which is there until it returns
-   * @throws SysError ENODEV without such a display; ENODATA while it shows nothing; EINVAL for a picture not understood
+   * Reads what a device shows now, or showed last if the machine has ended.
+   * @param slot undefined is the first display
+   * @param use receives the picture, which is valid until it returns
+   * @throws SysError ENODEV without such a display; ENODATA while it shows nothing; EINVAL for an unsupported picture
    */
   look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
     return new Promise((resolve, reject) => {
@@ -80,7 +80,9 @@ export class Screens {
     request?.settle(() => found(answer));
   }
 
-  /** The machine is gone: what was asked gets its last picture, or its failure. All memory is given back. */
+  /**
+   * The machine has ended: settles pending requests with the last picture, or the failure, and unmaps all video memory.
+   */
   end(failure: Error | undefined): void {
     const requests = [...this.#requests.values()];
     this.#requests.clear();
@@ -98,7 +100,7 @@ export class Screens {
   #map({ slot, name }: ShownPlane, { fd: number, offset, bytes }: DisplayMemory): void {
     using fd = Fd.adopt(number, `video memory of ${name}`);
     const memory = Mapping.file(fd, bytes, { offset, isWritable: false });
-    this.#memories.get(slot)?.[Symbol.dispose](); // a device that was opened anew
+    this.#memories.get(slot)?.[Symbol.dispose](); // the device was reopened
     this.#memories.set(slot, memory);
   }
 

@@ -7,23 +7,23 @@ import type { ShownPlane, Still } from './messages.js';
 
 const SLOT = 0;
 
-/** What a served device shows its client, from one client to the next. Serving thread only. */
+/** The display of a served device, across clients. Serving thread only. */
 export class ServedDisplay {
   readonly #name: string;
   #display: DeviceDisplay | undefined;
   #last: ShownPlane | undefined;
 
-  /** @param name the device's address, for messages */
+  /** @param name the device's address, for errors */
   constructor(name: string) {
     this.#name = name;
   }
 
-  /** A client has the device open; `file` is looked at until {@link close}. */
+  /** A client has opened the device; `file` is used until {@link close}. */
   open(file: DeviceFile): void {
     this.#display = DeviceDisplay.find(SLOT, this.#name, file);
   }
 
-  /** The client goes, and the device with it: what it showed is kept, if it showed anything. */
+  /** The client closes the device: keeps its last picture, if it showed one. */
   close(): void {
     const display = this.#display;
     this.#display = undefined;
@@ -32,12 +32,12 @@ export class ServedDisplay {
     if ('plane' in still) this.#last = still;
   }
 
-  /** What the client sees now, or the last one saw. */
+  /** What the client sees now, or the last client saw. */
   look(): ShownPlane | ErrorData {
     return orError(() => this.#display?.look() ?? this.#lastOne());
   }
 
-  /** The last word, for whoever looks when this thread has ended. */
+  /** The last picture, for use after this thread has ended. */
   still(): Still {
     return { slot: SLOT, name: this.#name, answer: orError(() => this.#lastOne()) };
   }

@@ -1,15 +1,15 @@
-/** `--view [PORT]` of the command line. */
+/** The option `--view [PORT]`. */
 import { ConfigError } from '../config-error.js';
 import type { View, Watched } from './view.js';
 
-/** `--view` may stand alone: then the port is a free one. */
+/** Allows `--view` without a port, which selects a free one. */
 export function withViewPort(args: readonly string[]): string[] {
   return args.flatMap((word, i) =>
     word === '--view' && !/^\d+$/.test(args[i + 1] ?? '') ? ['--view', '0'] : word,
   );
 }
 
-/** @throws ConfigError for what is no port */
+/** @throws ConfigError for an invalid port */
 export function parsePort(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
@@ -17,8 +17,7 @@ export function parsePort(text: string | undefined): number | undefined {
 }
 
 /**
- * Opens the page, if there is to be one, and says where it is: on stderr where stdout is the guest's or a report's alone, as
- * one still has to learn the port.
+ * Opens the page, if requested, and prints its URL: on stderr if stdout is reserved for the guest or a report.
  * @throws SysError as View.start
  */
 export async function openView(
@@ -28,7 +27,7 @@ export async function openView(
   slot?: number,
 ): Promise<View | undefined> {
   if (port === undefined) return undefined;
-  const { View } = await import('./view.js'); // here, as most runs never need it
+  const { View } = await import('./view.js'); // loaded here, as most runs never need it
   const view = await View.start(watched, { port, slot });
   (isQuiet ? console.error : console.log)(`tsvisor: its picture is at ${view.url}`);
   return view;

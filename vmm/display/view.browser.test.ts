@@ -49,7 +49,7 @@ async function open(canvas: Canvas): Promise<{ page: Page; machine: FakeMachine;
   return { page, machine, view };
 }
 
-/** A canvas of the guest's own picture. */
+/** A canvas with the guest's own picture. */
 function picture(width: number, height: number): Canvas {
   const canvas = new Canvas(width, height);
   const { rgba } = guestPicture(width, height);
@@ -89,7 +89,7 @@ test('the canvas shows the video memory pixel for pixel, and follows it', async 
   expect(await status(page)).toBe('333 × 77');
 });
 
-test('a pause holds the picture, and after it the page catches up', async () => {
+test('pausing freezes the picture, and afterwards the page catches up', async () => {
   const canvas = picture(320, 200);
   const { page } = await open(canvas);
   await untilShown(page, canvas);
@@ -104,7 +104,7 @@ test('a pause holds the picture, and after it the page catches up', async () => 
   await untilShown(page, canvas);
 });
 
-test('Save PNG saves what the page shows, also while it is paused', async () => {
+test('Save PNG saves what the page shows, even while it is paused', async () => {
   const canvas = picture(320, 200);
   const { page } = await open(canvas);
   await untilShown(page, canvas);
@@ -121,7 +121,7 @@ test('Save PNG saves what the page shows, also while it is paused', async () => 
   expect(Buffer.compare(saved.data, expected)).toBe(0);
 });
 
-test('frames a second are counted, and a page left open says when the guest has ended', async () => {
+test('frames per second are counted, and an open page reports the end of the guest', async () => {
   const canvas = picture(320, 200);
   const { page, machine, view } = await open(canvas);
   await untilShown(page, canvas);
@@ -141,10 +141,10 @@ test('frames a second are counted, and a page left open says when the guest has 
   expect(await page.getByRole('button', { name: 'Save PNG' }).isEnabled()).toBe(true);
 });
 
-test('a server that is gone without a word is noticed, too', async () => {
+test('a server that disappears without a message is noticed', async () => {
   const { page, view } = await open(picture(64, 32));
   await expect.poll(() => status(page)).toBe('64 × 32');
-  owned.pop(); // the browser will complain
+  owned.pop(); // the browser will report an error
   await view[Symbol.asyncDispose]();
   await expect.poll(() => status(page)).toMatch(/ended, or tsvisor was stopped/);
 });

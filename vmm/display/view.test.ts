@@ -18,7 +18,7 @@ async function serve(picture: Canvas | Error): Promise<{ machine: FakeMachine; v
   return { machine, view };
 }
 
-/** fetch() would not let us say who we are. */
+/** fetch() does not allow setting these headers. */
 function request(url: string, headers: Record<string, string> = {}, method = 'GET') {
   return new Promise<{ status: number; headers: Record<string, unknown>; body: Buffer }>(
     (resolve, reject) => {
@@ -46,7 +46,7 @@ async function take(page: PageModel, view: View, client?: string): Promise<numbe
   return page.kind;
 }
 
-test('each page gets the picture, then what changes of it, at its own pace', async () => {
+test('each page gets the picture and then its changes, at its own pace', async () => {
   const canvas = new Canvas(320, 200);
   const { view } = await serve(canvas);
   const [first, second] = [new PageModel(), new PageModel()];
@@ -58,15 +58,15 @@ test('each page gets the picture, then what changes of it, at its own pace', asy
   await take(second, view, 'client02');
   expect(second.pixels).toBe(320 * 200);
   expect(second.rgba).toEqual(canvas.rgba);
-  const waiting = take(first, view); // until something changes
+  const waiting = take(first, view); // waits until something changes
   setTimeout(() => canvas.fill(0xffffff), 40);
   expect(await waiting).toBe(MESSAGE.picture);
-  while ((await take(first, view)) === MESSAGE.picture); // it may have been drawn in two
+  while ((await take(first, view)) === MESSAGE.picture); // it may have been drawn in two steps
   expect(first.rgba).toEqual(canvas.rgba);
   expect(first.kind).toBe(MESSAGE.unchanged);
 });
 
-test('a page is told that nothing is shown, and why; when the picture is back it gets all of it', async () => {
+test('a page gets the reason while nothing is shown, and the whole picture once there is one again', async () => {
   const off = new SysError({ call: 'QUERY', target: 'card', errno: errno.ENODATA });
   const { view, machine } = await serve(off);
   const page = new PageModel();
@@ -75,13 +75,13 @@ test('a page is told that nothing is shown, and why; when the picture is back it
   machine.picture = new SysError({ call: 'QUERY', target: 'card', errno: errno.ENODEV, hint: 'no display' });
   await take(page, view);
   expect(page.text).toMatch(/card: ENODEV\n.*no display/);
-  expect(await take(page, view)).toBe(MESSAGE.unchanged); // said once
+  expect(await take(page, view)).toBe(MESSAGE.unchanged); // sent only once
   machine.picture = new Canvas(64, 32);
   expect(await take(page, view)).toBe(MESSAGE.picture);
   expect(page.pixels).toBe(64 * 32);
 });
 
-test('an open page gets the last picture and then the end, before the server goes', async () => {
+test('an open page gets the last picture and then the end, before the server closes', async () => {
   const canvas = new Canvas(64, 32);
   const { view, machine } = await serve(canvas);
   const page = new PageModel();
@@ -98,7 +98,7 @@ test('an open page gets the last picture and then the end, before the server goe
   await expect(request(frame(view))).rejects.toThrowError(/ECONNREFUSED/);
 });
 
-test('another site reads nothing: neither by a name of its own for this address nor by its scripts', async () => {
+test('another site reads nothing: neither through its own name for this address nor from its scripts', async () => {
   const { view } = await serve(new Canvas(64, 32));
   const { port } = new URL(view.url);
   for (const host of ['evil.example', `evil.example:${port}`, '127.0.0.1', '127.0.0.1:1'])
@@ -115,7 +115,7 @@ test('another site reads nothing: neither by a name of its own for this address 
   expect(page.body.toString()).not.toContain('NONCE');
 });
 
-test('nothing is to be cached, and nothing but GET of the two paths is answered', async () => {
+test('responses are not cached, and only GET of the two paths is answered', async () => {
   const { view } = await serve(new Canvas(64, 32));
   for (const url of [view.url, frame(view), `${view.url}other`])
     expect((await request(url)).headers['cache-control']).toBe('no-store');
@@ -127,7 +127,7 @@ test('nothing is to be cached, and nothing but GET of the two paths is answered'
     expect((await request(frame(view, client))).status).toBe(400);
 });
 
-test('pages are counted, and a page has one question at a time', async () => {
+test('the number of pages is limited, and a page has one request at a time', async () => {
   const { view } = await serve(new Canvas(64, 32));
   for (let i = 0; i < 8; i++) await take(new PageModel(), view, `page000${i}`);
   expect((await request(frame(view, 'page0008'))).status).toBe(503);
@@ -138,7 +138,7 @@ test('pages are counted, and a page has one question at a time', async () => {
   expect([one.status, other.status].sort()).toEqual([200, 409]);
 });
 
-test('a port that is taken is refused with a remedy', async () => {
+test('a port in use is reported with a remedy', async () => {
   const { view, machine } = await serve(new Canvas(64, 32));
   const port = Number(new URL(view.url).port);
   await expect(View.start(machine, { port })).rejects.toThrowError(

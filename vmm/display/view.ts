@@ -8,7 +8,7 @@ import { fromNodeError, isErrno } from '../../sys/error.js';
 import { Changes, MESSAGE, textMessage } from './changes.js';
 import type { Look } from './screens.js';
 
-/** What can be watched: a VirtualMachine, a DeviceServer. */
+/** What a view can show: a VirtualMachine or a DeviceServer. */
 export interface Watched {
   /** Settles when there will be no further picture. */
   readonly finished: Promise<unknown>;
@@ -22,7 +22,7 @@ export interface Watched {
 
 /** Where the page is served, and which display it shows. */
 export interface ViewOptions {
-  /** TCP port on 127.0.0.1; 0 for a free one. */
+  /** TCP port on 127.0.0.1; 0 selects a free one. */
   readonly port: number;
   /** PCI slot of the display; the first one if absent. */
   readonly slot?: number | undefined;
@@ -30,12 +30,12 @@ export interface ViewOptions {
 
 const ADDRESS = '127.0.0.1';
 const NAMES = [ADDRESS, 'localhost'];
-/** Pages that are served at once: each has a copy of the picture here. */
+/** Maximum pages served at once: each keeps a copy of the picture here. */
 const MOST_PAGES = 8;
 const MOST_CONNECTIONS = 32;
-/** A page that has not asked for so long is gone. */
+/** A page that has not sent a request for this long is considered closed. */
 const PAGE_LIVES_MS = 10_000;
-/** How often a picture that stands still is looked at, and how long a page waits for its answer. */
+/** How often an unchanged picture is checked, and how long a request waits for a change. */
 const LOOK_EVERY_MS = 15;
 const ANSWER_AFTER_MS = 1000;
 /** How long pages have at the end to fetch the last picture. */
@@ -47,7 +47,7 @@ const NOTHING = 'The guest shows nothing now';
 /** One open page. */
 interface Page {
   readonly changes: Changes;
-  /** The text it was last told instead of a picture. */
+  /** The last text sent instead of a picture. */
   told: string | undefined;
   hasLastWord: boolean;
   isServed: boolean;
@@ -55,11 +55,11 @@ interface Page {
 }
 
 /**
- * A page on 127.0.0.1 that shows what a machine's display shows, as it changes. The page asks for each change, so that
- * one that is slow, hidden or paused costs nothing. Main thread only.
+ * A page on 127.0.0.1 that shows a machine's display live. The page requests each change, so a slow, hidden or paused
+ * page costs nothing. Main thread only.
  */
 export class View implements AsyncDisposable {
-  /** Where it is: `http://127.0.0.1:8080/`. */
+  /** Its URL: `http://127.0.0.1:8080/`. */
   readonly url: string;
   readonly #watched: Watched;
   readonly #slot: number | undefined;
@@ -72,7 +72,7 @@ export class View implements AsyncDisposable {
     this.#watched = watched;
     this.#slot = slot;
     this.#server = server;
-    // Browsers leave out the port that http has anyhow.
+    // // Browsers omit http's default port.
     this.#hosts = NAMES.flatMap((name) => (port === 80 ? [name] : [`${name}:${port}`]));
     this.url = `http://${ADDRESS}:${port}/`;
     const end = () => {
@@ -84,7 +84,7 @@ export class View implements AsyncDisposable {
     });
   }
 
-  /** @throws SysError EADDRINUSE, EACCES if the port cannot be had */
+  /** @throws SysError EADDRINUSE or EACCES if the port is not available */
   static async start(watched: Watched, { port, slot }: ViewOptions): Promise<View> {
     const server = createServer();
     server.maxConnections = MOST_CONNECTIONS;
@@ -97,7 +97,7 @@ export class View implements AsyncDisposable {
     return new View(watched, slot, server, (server.address() as AddressInfo).port);
   }
 
-  /** Lets open pages fetch the last picture if the machine has ended, and closes. */
+  /** If the machine has ended, waits briefly for open pages to fetch the last picture; then closes. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#server.listening) return;
     const isWaiting = (page: Page) => !page.hasLastWord && Date.now() - page.askedAt < 2 * ANSWER_AFTER_MS;
@@ -112,19 +112,20 @@ export class View implements AsyncDisposable {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const refuse = (status: number, text: string) =>
       response.writeHead(status, { ...HEADERS, 'Content-Type': 'text/plain' }).end(text);
-    // By another name it would be another site's page, whose script may read what we answer: DNS rebinding.
+    // // DNS rebinding: under any other host name, the page belongs to another site, whose scripts could read the
+    // response.
     if (!this.#hosts.includes(request.headers.host ?? '')) return void refuse(403, 'not by that name');
     const site = request.headers['sec-fetch-site'];
     if (request.method !== 'GET') return void refuse(405, 'GET only');
     const { pathname, searchParams } = new URL(request.url ?? '/', this.url);
     if (pathname === '/') return void sendPage(response);
-    if (pathname !== '/frame') return void refuse(404, 'there is nothing here');
+    if (pathname !== '/frame') return void refuse(404, 'not found');
     if (site !== undefined && site !== 'same-origin') return void refuse(403, 'not from another site');
     const client = searchParams.get('client') ?? '';
-    if (!/^\w{8,64}$/.test(client)) return void refuse(400, 'which page is asking?');
+    if (!/^\w{8,64}$/.test(client)) return void refuse(400, 'missing page id');
     const page = this.#page(client);
     if (page === undefined) return void refuse(503, `${MOST_PAGES} pages are open already`);
-    if (page.isServed) return void refuse(409, 'one question at a time');
+    if (page.isServed) return void refuse(409, 'one request at a time');
     page.isServed = true;
     try {
       const message = await this.#message(page, response);
@@ -154,7 +155,7 @@ export class View implements AsyncDisposable {
     return page;
   }
 
-  /** Waits for something that the page does not know yet, but not for ever. */
+  /** Waits up to a limit for something new for the page. */
   async #message(page: Page, response: ServerResponse): Promise<Uint8Array> {
     const deadline = Date.now() + ANSWER_AFTER_MS;
     for (;;) {
@@ -170,7 +171,7 @@ export class View implements AsyncDisposable {
     }
   }
 
-  /** What the page does not know yet, if there is anything. */
+  /** What is new for the page, if anything. */
   async #news(page: Page): Promise<Uint8Array | undefined> {
     let text: string;
     try {
@@ -178,7 +179,7 @@ export class View implements AsyncDisposable {
       page.told = undefined;
       return message;
     } catch (error) {
-      // Why there is no picture, in the words for a person.
+      // // Explain why there is no picture.
       text = isErrno(error, 'ENODATA') ? NOTHING : (error as Error).message;
     }
     page.changes.forget();
@@ -205,7 +206,7 @@ function sendPage(response: ServerResponse): void {
   response.writeHead(200, { ...HEADERS, ...type }).end(pageText().replaceAll('NONCE', nonce));
 }
 
-/** The page in the package, from the sources or from their compiled form. */
+/** The page's source, next to this module or in the package. */
 function pageText(): string {
   const beside = fileURLToPath(new URL('./view.html', import.meta.url));
   const inPackage = fileURLToPath(new URL('../../vmm/display/view.html', import.meta.url));

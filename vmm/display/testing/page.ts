@@ -5,7 +5,7 @@ import { toRgba } from '../pixels.js';
 import type { Look } from '../screens.js';
 import type { Watched } from '../view.js';
 
-/** A picture of 32 bits a pixel in this process's memory. @param gap bytes behind each line */
+/** A picture with 32-bit pixels in this process's memory. @param gap padding bytes after each line */
 export class Canvas {
   readonly plane: GfxPlaneInfo;
   readonly pixels: Uint8Array;
@@ -39,14 +39,14 @@ export class Canvas {
   }
 }
 
-/** What the page does with a message, without a browser. */
+/** Applies messages like the page, without a browser. */
 export class PageModel {
   kind: number = MESSAGE.unchanged;
   text = '';
   width = 0;
   height = 0;
   rgba = new Uint8Array(0);
-  /** Pixels of the last message. */
+  /** Number of pixels in the last message. */
   pixels = 0;
 
   take(message: Uint8Array): void {
@@ -70,7 +70,7 @@ export class PageModel {
   }
 }
 
-/** A machine as far as a view sees it: its picture is a canvas, an error, or nothing yet. */
+/** A machine for a view: its picture is a canvas, an error, or none yet. */
 export class FakeMachine implements Watched {
   picture: Canvas | Error;
   readonly finished: Promise<void>;
