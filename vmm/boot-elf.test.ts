@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { GuestImageError, parseElf, readElf } from './boot-elf.js';
 
-/** The smallest image: one segment of `code` at 1 MiB. */
+/** A minimal image: one segment of `code` at 1 MiB. */
 function image(code: Uint8Array, memoryBytes = code.length): Uint8Array {
   const file = new Uint8Array(64 + 56 + code.length);
   const view = new DataView(file.buffer);
@@ -21,13 +21,13 @@ function image(code: Uint8Array, memoryBytes = code.length): Uint8Array {
   return file;
 }
 
-test('an image gives its entry and its segments', () => {
+test('parsing an image returns its entry and segments', () => {
   const elf = parseElf('x', image(new Uint8Array([0xf4]), 4096));
   expect(elf.entry).toBe(0x10_0000n);
   expect(elf.segments).toEqual([{ gpa: 0x10_0000n, bytes: new Uint8Array([0xf4]), memoryBytes: 4096n }]);
 });
 
-test('a file cut at any byte is refused as cut short or as no ELF file, and never read past its end', () => {
+test('a file truncated at any byte is rejected as truncated or not ELF, and never read past its end', () => {
   const file = image(new Uint8Array(32).fill(0x90));
   for (let length = 0; length < file.length; length++) {
     expect(() => parseElf('cut', file.subarray(0, length)), `${length} bytes`).toThrowError(GuestImageError);
@@ -37,7 +37,7 @@ test('a file cut at any byte is refused as cut short or as no ELF file, and neve
   );
 });
 
-test('other kinds of files are refused by what they are not', () => {
+test('other kinds of files are rejected with what they lack', () => {
   expect(() => parseElf('text', Buffer.from('#!/bin/sh'))).toThrowError(/text: is not an ELF64 file/);
   const arm = image(new Uint8Array(1));
   new DataView(arm.buffer).setUint16(18, 183, true);
@@ -48,6 +48,6 @@ test('other kinds of files are refused by what they are not', () => {
   expect(() => parseElf('odd', image(new Uint8Array(16), 8))).toThrowError(/segment larger than its memory/);
 });
 
-test('an image that is not there is named', () => {
+test('a missing image is named', () => {
   expect(() => readElf('/no/such/image')).toThrowError(/open on guest image \/no\/such\/image: ENOENT/);
 });

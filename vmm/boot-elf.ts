@@ -3,7 +3,7 @@ import { fromNodeError } from '../sys/error.js';
 import { struct } from '../sys/struct.js';
 import type { MemoryMap } from './assign/memory-map.js';
 
-/** File header. */
+/** The file header. */
 export const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {
   e_ident: ['u8', 16],
   e_type: 'u16',
@@ -21,7 +21,7 @@ export const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {
   e_shstrndx: 'u16',
 });
 
-/** Program header: a segment. */
+/** A program header: describes a segment. */
 export const Elf64Phdr = struct('Elf64_Phdr', 'elf.h', {
   p_type: 'u32',
   p_flags: 'u32',
@@ -38,7 +38,7 @@ const EM_X86_64 = 62;
 const PT_LOAD = 1;
 const ELF64_LITTLE_ENDIAN = [0x7f, 0x45, 0x4c, 0x46, 2, 1];
 
-/** A guest image cannot be used: not there, cut short, or not what it should be. */
+/** A guest image cannot be used: it is missing, truncated, or of another format. */
 export class GuestImageError extends Error {
   /** For matching: `EGUESTIMAGE`. */
   readonly code = 'EGUESTIMAGE';
@@ -48,15 +48,15 @@ export class GuestImageError extends Error {
   }
 }
 
-/** Part of an image, and where it belongs in guest physical memory. */
+/** A part of an image, and its guest physical address. */
 export interface ImageSegment {
   readonly gpa: bigint;
   readonly bytes: Uint8Array;
-  /** Bytes in memory; those past the file's are zero. */
+  /** Size in memory; the part past `bytes` is zeroed. */
   readonly memoryBytes: bigint;
 }
 
-/** A statically linked ELF64 program, ready to be copied into a guest. */
+/** A statically linked ELF64 program, ready to load into a guest. */
 export interface ElfImage {
   readonly path: string;
   readonly entry: bigint;
@@ -65,7 +65,7 @@ export interface ElfImage {
 
 /**
  * Reads an ELF64 x86-64 executable.
- * @throws SysError naming the path if it cannot be read; GuestImageError if it is cut short or of another kind
+ * @throws SysError naming the path if it cannot be read; GuestImageError if it is truncated or of another format
  */
 export function readElf(path: string): ElfImage {
   let file: Uint8Array;
@@ -76,13 +76,13 @@ export function readElf(path: string): ElfImage {
       error,
       'open',
       `guest image ${path}`,
-      'give the path of an ELF64 image, or none for the built-in guest',
+      'give the path of an ELF64 image, or omit it for the built-in guest',
     );
   }
   return parseElf(path, file);
 }
 
-/** {@link readElf} of bytes that are there already. */
+/** Like {@link readElf}, for an image already in memory. */
 export function parseElf(path: string, file: Uint8Array): ElfImage {
   const cutShort = (needs: bigint | number) =>
     new GuestImageError(
@@ -119,7 +119,7 @@ export function parseElf(path: string, file: Uint8Array): ElfImage {
   return { path, entry: header.e_entry, segments };
 }
 
-/** Copies segments into the guest's memory, and zeroes what the file does not hold. @throws RangeError outside low RAM */
+/** Copies segments into guest memory, and zeroes what the file does not provide. @throws RangeError outside low RAM */
 export function loadSegments(segments: readonly ImageSegment[], memory: MemoryMap): void {
   for (const { gpa, bytes, memoryBytes } of segments) {
     const target = memory.ram(gpa, Number(memoryBytes));

@@ -38,7 +38,7 @@ const options = {
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
 
-/** `tsvisor run`: returns the process's exit code. @throws ConfigError, or what kept the machine from running */
+/** Runs `tsvisor run`. Returns the exit code. @throws ConfigError, or the error that prevented the run */
 export async function run(args: readonly string[]): Promise<number> {
   const { values } = parseArgs({ args: withViewPort(args), options, strict: true });
   const isQuiet = values.quiet === true || values.json === true;
@@ -58,7 +58,7 @@ export async function run(args: readonly string[]): Promise<number> {
     if (values.json === true) console.log(JSON.stringify(report));
     else if (!isQuiet) printSummary(report, processStartMs());
     else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
-    // The guest may have ended by itself before it could be stopped.
+    // // The guest may have ended by itself before it could be stopped.
     if (signals.isReaderGone()) return SIGNAL_STATUS.SIGPIPE;
     const status = exitStatus(report.outcome);
     return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;
@@ -114,7 +114,7 @@ function devicesOf(values: Values, configured: VmConfigInput['devices']): readon
   if (values.device !== undefined) {
     if (values.net !== undefined) {
       throw new ConfigError([
-        { path: '--net', text: 'belongs to the default NIC; with --device write net= behind it' },
+        { path: '--net', text: 'belongs to the default NIC; with --device, append net= to the device' },
       ]);
     }
     return values.device.filter((text) => text !== 'none').map(parseDevice);
@@ -152,7 +152,7 @@ function parseDevice(text: string, index: number): unknown {
   };
 }
 
-/** When this process began, on the clock that all threads share. */
+/** When this process started, in milliseconds on the monotonic clock shared by all threads. */
 const processStartMs = (): number => monotonicMs() - process.uptime() * 1000;
 
 function printHeading({ config }: VirtualMachine): void {
@@ -161,7 +161,7 @@ function printHeading({ config }: VirtualMachine): void {
   console.log(`tsvisor: ${guest}, ${cpus}, ${config.memory >> 20n} MiB`);
 }
 
-/** Prints steps as they come, and the guest's lines behind a mark of their own. */
+/** Prints steps as they happen, and prefixes the guest's lines. */
 function aloud(): VmObserver {
   const start = processStartMs();
   const lines = new LineSplitter((line) => console.log(`guest | ${line}`));

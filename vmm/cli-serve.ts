@@ -20,7 +20,7 @@ const options = {
 
 const isTraceName = (name: string): name is TraceName => Object.hasOwn(trace, name);
 
-/** `tsvisor serve`: returns the process's exit code. @throws ConfigError, or what keeps the device from being served */
+/** Runs `tsvisor serve`. Returns the exit code. @throws ConfigError, or the error that prevented serving the device */
 export async function serve(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args: withViewPort(args),

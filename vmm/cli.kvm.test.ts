@@ -13,7 +13,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const isRoot = process.getuid?.() === 0;
 const hasIp = spawnSync('ip', ['-V']).status === 0;
 
-test('with no options a guest pings, a person can read how, and the exit code is 0', () => {
+test('without options the guest pings, prints a readable report, and the exit code is 0', () => {
   const { stdout, stderr, status } = tsvisor(['run']);
   expect(stderr).toBe('');
   expect(status).toBe(0);
@@ -28,13 +28,13 @@ test('with no options a guest pings, a person can read how, and the exit code is
   }
 });
 
-test('a corrupted reply makes the exit code the failed verdict', () => {
+test('a corrupted reply makes the verdict, and so the exit code, a failure', () => {
   const { stdout, status } = tsvisor(['run', '--net', 'responder:corrupt=2']);
   expect(status).toBe(1);
   expect(stdout).toMatch(/9\/10 replies/);
 });
 
-test('--json prints one report, --quiet only what the guest says', () => {
+test('--json prints one report, --quiet only the guest’s output', () => {
   const json = tsvisor(['run', '--json', '--append', 'pings=1']);
   expect(JSON.parse(json.stdout)).toMatchObject({ outcome: { kind: 'verdict', status: 0 } });
   const quiet = tsvisor(['run', '--quiet', '--append', 'pings=1']);
@@ -42,7 +42,7 @@ test('--json prints one report, --quiet only what the guest says', () => {
   expect(quiet.stdout).not.toMatch(/ ms {2}/);
 });
 
-test('a second device is there, too, and a serial card tells where its terminal is', () => {
+test('a second device is present too, and a serial card reports its terminal', () => {
   const card = ['--device', 'mtty-2,port0=pty'];
   const { stdout, status } = tsvisor(['run', '--device', 'virtio-net', ...card, '--append', 'pings=1']);
   expect(stdout).toMatch(/mtty-2: port 0 is \/dev\/pts\/\d+\n/);
@@ -62,7 +62,7 @@ test.each([
   [['--kernel', '/no/such'], /kernel \/no\/such: ENOENT/, 69],
   [['--kernel', CLI], /is not a Linux kernel/, 69],
   [['--kernel', CLI, '--guest', CLI], /guest: there is a kernel, too/, 64],
-] as const)('run %j is refused before anything is opened', (args, reason, code) => {
+] as const)('run %j is rejected before anything is opened', (args, reason, code) => {
   const { stderr, status } = tsvisor(['run', ...args]);
   expect(stderr).toMatch(reason);
   expect(status).toBe(code);
@@ -85,15 +85,15 @@ test.each([
   [['--guest', '/no/such.elf'], /guest image \/no\/such\.elf: ENOENT/],
   [['--device', '0000:99:00.0'], /PCI device 0000:99:00\.0: ENODEV/],
   [['--net', 'tap:'], /a tap needs its interface name/],
-])('run %j is refused with a reason', (args, reason) => {
+])('run %j is rejected with a reason', (args, reason) => {
   const { stderr, status, stdout } = tsvisor(['run', ...args]);
   expect(stderr).toMatch(reason);
-  expect(stderr).not.toMatch(/\n +at /); // no stack for a person
+  expect(stderr).not.toMatch(/\n +at /); // no stack trace for the user
   expect(stdout).not.toMatch(/guest \|/);
   expect(status).toBeGreaterThanOrEqual(64);
 });
 
-test('a guest image cut short is refused', () => {
+test('a truncated guest image is rejected', () => {
   const image = readFileSync(fileURLToPath(new URL('./guest/guest.elf', import.meta.url)));
   const path = join(folder, 'cut.elf');
   writeFileSync(path, image.subarray(0, 5000));
@@ -102,20 +102,20 @@ test('a guest image cut short is refused', () => {
   expect(status).toBe(69);
 });
 
-/** Runs the CLI with a /dev of our own, in a mount namespace. */
+/** Runs the CLI with a private /dev, in a mount namespace. */
 function withDev(makeKvm: string): ReturnType<typeof tsvisor> {
   const script = `mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 && ${makeKvm} && exec "$@"`;
   return tsvisor(['run'], ['unshare', '--mount', 'sh', '-c', script, 'sh']);
 }
 
-test.skipIf(!isRoot)('without /dev/kvm the message says what to load (skipped unless root)', () => {
+test.skipIf(!isRoot)('without /dev/kvm the error names the module to load (skipped unless root)', () => {
   const { stderr, status } = withDev('true');
   expect(stderr).toMatch(/open on \/dev\/kvm: ENOENT\n {2}hint: load the module/);
   expect(status).toBe(69);
 });
 
 test.skipIf(!isRoot)(
-  'without the right to /dev/kvm the message says which group to join (skipped unless root)',
+  'without access to /dev/kvm the error names the group to join (skipped unless root)',
   () => {
     const drop = 'setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all';
     const make = 'mknod -m 600 /dev/kvm c 10 232 && chown 65534:65534 /dev/kvm';
@@ -146,7 +146,7 @@ test.skipIf(!isRoot || !hasIp)(
 );
 
 test.skipIf(!isRoot || !hasIp)(
-  'a TAP that another process has is refused (skipped unless root with ip)',
+  'a TAP that another process has open is reported (skipped unless root with ip)',
   () => {
     const net = new URL('../dist/devices/net/index.js', import.meta.url).href;
     const hold = `import('${net}').then(({ tap }) => { tap.open('tap0'); console.log('held'); setInterval(() => {}, 1000); })`;
@@ -166,7 +166,7 @@ test.skipIf(!isRoot || !hasIp)(
   },
 );
 
-/** Starts a guest that waits without an exit, and resolves once it does. */
+/** Starts a guest that waits without exits. Resolves once it does. */
 async function startWaitingGuest(): Promise<{ child: ChildProcess; ended: Promise<unknown[]> }> {
   const args = [CLI, 'run', '--net', 'responder:drop=1', '--append', 'spin pings=1'];
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -184,19 +184,19 @@ async function startWaitingGuest(): Promise<{ child: ChildProcess; ended: Promis
 test.each([
   ['SIGINT', 130],
   ['SIGTERM', 143],
-] as const)('%s stops the machine in order, with exit code %i', async (signal, code) => {
+] as const)('%s stops the machine cleanly, with exit code %i', async (signal, code) => {
   const { child, ended } = await startWaitingGuest();
   child.kill(signal);
   expect(await ended).toEqual([code, null]);
 });
 
-test('a reader that goes away ends the machine without a word, as SIGPIPE would', async () => {
+test('a closed stdout ends the machine silently, like SIGPIPE', async () => {
   const { child, ended } = await startWaitingGuest();
   child.stdout?.destroy();
   expect(await ended).toEqual([141, null]);
 });
 
-test('a process that exits by itself takes its running machine along', () => {
+test('a process that exits ends its running machine', () => {
   const vm = new URL('../dist/vmm/index.js', import.meta.url).href;
   const program = `const { VirtualMachine } = await import('${vm}');
     VirtualMachine.start({ devices: [{ address: 'virtio-net', options: { net: 'responder:drop=1' } }], cmdline: 'spin' });

@@ -7,7 +7,7 @@ const USAGE = `tsvisor: assigns devices to virtual machines, in TypeScript
 
 usage: tsvisor run [options]     boot a guest with an assigned device
        tsvisor serve DEVICE --socket PATH [options]
-                                 offer a device to another VMM by the vfio-user protocol
+                                 offer a device to another VMM through the vfio-user protocol
        tsvisor --version | --help
 
 With no options it boots the built-in guest with a virtio-net NIC assigned through VFIO, whose wire
@@ -15,39 +15,39 @@ ends at a responder inside this process.
 
   --net BACKEND        where the NIC's wire ends: responder, responder:corrupt=N, tap:NAME, passt,
                        passt:tcp-ports=8080:80, passt-socket:PATH
-  --device ADDR[,K=V]  assign this device instead: virtio-net,net=tap:tap0  (may be repeated; slot=N puts it
-                       at PCI slot N, interface=iommufd opens it by its cdev); none: no device at all
-  --memory SIZE        guest memory: 64M (the default), 1G; ,shared=on lets other processes map it, ,prefault=on
-                       makes all of it at the start
+  --device ADDR[,K=V]  assign this device instead: virtio-net,net=tap:tap0  (repeatable; slot=N puts it
+                       at PCI slot N, interface=iommufd opens it by its cdev); none: no devices
+  --memory SIZE        guest memory: 64M (the default), 1G; ,shared=on lets other processes map it,
+                       ,prefault=on populates it at start
   --cpus N             virtual CPUs: 1 (the default)
   --guest FILE         an ELF64 image instead of the built-in guest
   --kernel FILE        boot Linux: a bzImage, or a vmlinux with a PVH entry
   --initrd FILE        its initial RAM disk
-  --no-reboot          a guest that asks for a reset ends the run
+  --no-reboot          end the run when the guest requests a reset
   --append TEXT        the kernel's command line; for the built-in guest, more words: 'pings=3 mtu=9000'
   --config FILE        a machine's whole configuration as JSON; other options override it
-  --plugin MODULE      load a plug-in: vendor drivers, providers. ./FILE, or a package's name (may be repeated)
-  --ffi DOOR           the way into KVM_RUN: ffi-rs (the default) or koffi (if installed)
+  --plugin MODULE      load a plug-in: vendor drivers, providers. ./FILE, or a package's name (repeatable)
+  --ffi DOOR           the call path for KVM_RUN: ffi-rs (the default) or koffi (if installed)
   --trace CHANNEL      print events of a channel: exit, region, memory, vfio, vfioUser, unclaimed,
-                       guestMisuse (may be repeated)
-  --screenshot FILE    save what a display shows as PNG when the run ends, and at each SIGUSR2 before
-  --view [PORT]        show it as it changes, on a page at 127.0.0.1; a free port if none is given
-  --display SLOT       whose picture, by PCI slot; the first display's if not given
+                       guestMisuse (repeatable)
+  --screenshot FILE    save a display's picture as PNG at the end of the run, and at each SIGUSR2
+  --view [PORT]        show it live on a page at 127.0.0.1; a free port if none is given
+  --display SLOT       the PCI slot of that display; the first display by default
   --json               the report as one line of JSON instead of text
-  --quiet              the guest's output only
+  --quiet              print only the guest's output
 
 serve takes a device as --device does, and one client at a time:
 
-  --trust-client       map memory that the client could cut short, which would end this process; without
-                       it such memory is reached by messages
-  --screenshot FILE    what the client is shown, at each SIGUSR2 and at the end
+  --trust-client       map memory that the client could truncate, which would kill this process;
+                       without it, such memory is accessed by message
+  --screenshot FILE    save the client's picture as PNG at the end, and at each SIGUSR2
   --view [PORT], --plugin, --trace, --quiet  as for run
 
-The exit code is the guest's verdict; 64 a usage or configuration error, 69 something the host lacks,
-70 a guest that crashed, 130 or 143 when stopped by SIGINT or SIGTERM.
+The exit code is the guest's verdict; 64 for a usage or configuration error, 69 if the host lacks
+something, 70 if the guest crashed, 130 or 143 if stopped by SIGINT or SIGTERM.
 `;
 
-/** Of sysexits.h. */
+/** From sysexits.h. */
 const EX_USAGE = 64;
 
 function version(): string {
@@ -70,14 +70,14 @@ async function main(args: readonly string[]): Promise<number> {
     return command === undefined ? EX_USAGE : 0;
   }
   if (command !== 'run' && command !== 'serve') {
-    console.error(`tsvisor: there is no command '${command}'\n\n${USAGE}`);
+    console.error(`tsvisor: unknown command '${command}'\n\n${USAGE}`);
     return EX_USAGE;
   }
   if (rest.includes('--help')) {
     console.log(USAGE);
     return 0;
   }
-  // Each loads what it needs, and no more: that is most of the time to start.
+  // // Load only the module of the command: loading dominates the start-up time.
   if (command === 'serve') return (await import('./cli-serve.js')).serve(rest);
   return (await import('./cli-run.js')).run(rest);
 }

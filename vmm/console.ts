@@ -4,8 +4,8 @@ const LINE_FEED = 0x0a;
 const FLUSH_BYTES = 256;
 
 /**
- * Collects what the guest writes to its serial port into lines, so that not every byte crosses a thread. A line begun
- * is announced: the owner asks for it by {@link flush} if it is not ended soon (a prompt, a progress bar).
+ * Collects the guest's serial output into lines, so that not every byte is posted to another thread. Announces the
+ * start of each line: the owner calls {@link flush} if the line is not completed soon (a prompt, a progress bar).
  */
 export class SerialConsole {
   readonly #emit: (event: MachineEvent) => void;

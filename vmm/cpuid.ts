@@ -3,10 +3,10 @@ import type { CpuidEntry2 } from '../kvm/uapi.js';
 const LEAF_FEATURES = 0x1;
 const LEAF_TOPOLOGY = 0xb;
 const LEAF_TOPOLOGY_V2 = 0x1f;
-/** ecx of leaf 1: software can see that it runs under a hypervisor. */
+/** Leaf 1, ecx: running under a hypervisor. */
 const FEATURE_HYPERVISOR = 2 ** 31;
 
-/** What one vCPU answers to CPUID: all that KVM supports here, with the vCPU's own APIC id wherever that shows. */
+/** The CPUID entries of one vCPU: everything KVM supports, with the vCPU's own APIC id where it appears. */
 export function cpuidFor(apicId: number, supported: readonly CpuidEntry2[]): CpuidEntry2[] {
   return supported.map((entry) => {
     switch (entry.function) {

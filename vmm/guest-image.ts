@@ -10,11 +10,11 @@ import type { GuestProgram } from './guest-program.js';
 import { ECAM_BASE, LOW_RAM_END, PCI_IO_WINDOW, PCI_WINDOW } from './layout.js';
 import { longModeSregs, prepareLongMode } from './long-mode.js';
 
-/** Guests start at 1 MiB at the lowest: below are page tables and the command line. */
+/** Lowest address of a guest image; page tables and command line are below. */
 const LOWEST_IMAGE = 0x10_0000n;
 const RFLAGS_ALWAYS_ONE = 2n;
 
-/** The image in the package, from the sources or from their compiled form. */
+/** The image, next to this module or in the package. */
 function builtInGuest(): string {
   const beside = fileURLToPath(new URL('./guest/guest.elf', import.meta.url));
   return existsSync(beside) ? beside : fileURLToPath(new URL('../../vmm/guest/guest.elf', import.meta.url));
@@ -22,7 +22,7 @@ function builtInGuest(): string {
 
 const hex = (value: bigint | number) => `0x${value.toString(16)}`;
 
-/** What the machine tells its guest about itself; the user's own words come last and win. */
+/** Machine parameters for the guest. The user's own text comes last and takes precedence. */
 export function commandLine(config: VmConfig, tscKhz: number): string {
   const windows = [
     `mmio=${hex(PCI_WINDOW.base)},${hex(PCI_WINDOW.bytes)}`,
@@ -33,8 +33,8 @@ export function commandLine(config: VmConfig, tscKhz: number): string {
 }
 
 /**
- * The guest image that a configuration names, or the built-in one.
- * @throws SysError, GuestImageError naming the path
+ * Reads the configuration's guest image, or the built-in one.
+ * @throws SysError or GuestImageError, naming the path
  */
 export function imageProgram(config: VmConfig): GuestProgram {
   const image = readElf(config.guest ?? builtInGuest());
@@ -46,9 +46,9 @@ export function imageProgram(config: VmConfig): GuestProgram {
 }
 
 /**
- * Copies an image into guest memory and sets the first vCPU up to enter it in long mode, with the address of the
+ * Copies an image into guest memory and sets up the first vCPU to enter it in long mode, with the address of the
  * command line in RDI.
- * @throws GuestImageError if the image does not fit into the guest's memory
+ * @throws GuestImageError if the image does not fit into guest memory
  */
 function loadImage(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: Vcpu): void {
   const end = config.memory < LOW_RAM_END ? config.memory : LOW_RAM_END;
@@ -58,7 +58,7 @@ function loadImage(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: V
       throw new GuestImageError(
         image.path,
         `needs ${needs}, but the guest's memory ends at ${hex(end)}`,
-        'give it more with --memory',
+        'give the guest more with --memory',
       );
     }
   }

@@ -5,9 +5,9 @@ const NOISE_WIDTH = 64;
 const NOISE_HEIGHT = 32;
 
 /**
- * The picture that the built-in guest draws on a display (vmm/guest/abi.h): what a screenshot of it must be.
- * @param width pixels, at least 64
- * @param height pixels, at least 32
+ * The picture that the built-in guest draws (vmm/guest/abi.h), for comparison with a screenshot.
+ * @param width in pixels, at least 64
+ * @param height in pixels, at least 32
  */
 export function guestPicture(width: number, height: number): Picture {
   const rgba = new Uint8Array(4 * width * height);

@@ -1,9 +1,9 @@
 import type { MemoryMap } from './assign/memory-map.js';
 
-/** Guest physical addresses of what the machine prepares below the image, which starts at 1 MiB. */
+/** Guest physical addresses of the structures prepared below the image, which starts at 1 MiB. */
 const PML4 = 0x1000;
 const PDPT = 0x2000;
-/** Four page directories: 4 GiB in pages of 2 MiB. */
+/** Four page directories: 4 GiB in 2 MiB pages. */
 const PAGE_DIRECTORIES = 0x3000;
 const GDT = 0x7000;
 const COMMAND_LINE = 0x8000;
@@ -39,10 +39,10 @@ const flat = {
 };
 const CODE_SEGMENT = { ...flat, selector: CODE_SELECTOR, type: 0xb, db: 0, l: 1 };
 const DATA_SEGMENT = { ...flat, selector: DATA_SELECTOR, type: 0x3, db: 1, l: 0 };
-// VM entry on Intel demands a busy 64-bit TSS in TR.
+// // VM entry on Intel processors requires a busy 64-bit TSS in TR.
 const TASK_SEGMENT = { ...flat, limit: 0xffff, selector: 0, type: 0xb, s: 0, g: 0, db: 0, l: 0 };
 
-/** System registers of a CPU in long mode at CPL 0 with the low 4 GiB mapped to themselves: fields of struct kvm_sregs. */
+/** System registers (struct kvm_sregs) for long mode at CPL 0, with the low 4 GiB identity-mapped. */
 export function longModeSregs() {
   return {
     cr0: CR0_PE | CR0_ET | CR0_NE | CR0_PG,
@@ -60,7 +60,7 @@ export function longModeSregs() {
   };
 }
 
-/** Writes page tables, GDT and command line into the guest's low memory; returns the command line's address. */
+/** Writes page tables, GDT and command line to the guest's low memory. Returns the command line's address. */
 export function prepareLongMode(memory: MemoryMap, commandLine: string): bigint {
   const put = (at: number, values: BigUint64Array) => {
     memory.ram(BigInt(at), values.byteLength).set(new Uint8Array(values.buffer));

@@ -2,7 +2,7 @@ import type { InternalErrorExit, VcpuExit } from '../kvm/exits.js';
 import type { Regs } from '../kvm/uapi-vcpu.js';
 import type { StructOf } from '../sys/struct.js';
 
-/** How a machine's run ended. */
+/** How a run ended. */
 export type Outcome =
   /** The guest wrote this verdict to the debug-exit port. */
   | {
@@ -10,17 +10,17 @@ export type Outcome =
       /** 0 is success. */
       readonly status: number;
     }
-  /** The guest shut itself down. */
+  /** The guest shut down. */
   | { readonly kind: 'powered-off' }
-  /** The guest asked for a reset, and the configuration's `reboot` is off. */
+  /** The guest requested a reset, and the configuration's `reboot` is off. */
   | { readonly kind: 'reset' }
-  /** The machine's owner asked it to stop. */
+  /** The machine's owner stopped it. */
   | {
       readonly kind: 'stopped';
       /** Who asked, for a person. */
       readonly by: string;
     }
-  /** The guest, or KVM, cannot go on. */
+  /** The guest or KVM cannot continue. */
   | {
       readonly kind: 'crashed';
       /** What happened, in one line. */
@@ -35,17 +35,17 @@ const hex = (value: bigint | number, digits = 0) => `0x${value.toString(16).padS
 
 const KVM_INTERNAL_ERROR_EMULATION = 1;
 const EMULATION_HINT =
-  'KVM cannot emulate this instruction. Ordinary KVM runs nearly all code natively; some flavours (kvm-pvm) emulate all of ring 0, where int3, SSE and x87 instructions are among those missing';
+  'KVM cannot emulate this instruction. Ordinary KVM runs nearly all code natively; some flavours (kvm-pvm) emulate all of ring 0, where int3, SSE and x87 instructions are not supported';
 
-/** Registers and memory of a vCPU that stopped for good, as far as they can be read. */
+/** Registers and code of a vCPU that crashed, as far as they can be read. */
 export interface CrashScene {
   readonly vcpu: number;
   readonly regs: StructOf<typeof Regs>;
-  /** Bytes at RIP; empty where they cannot be read. */
+  /** Bytes at RIP; empty if they cannot be read. */
   readonly code: Uint8Array;
 }
 
-/** Tells a person what a fatal exit means. */
+/** Explains a fatal exit. */
 export function describeCrash(exit: VcpuExit, scene: CrashScene): Outcome {
   const where = [`vCPU ${scene.vcpu} at rip ${hex(scene.regs.rip, 16)}`, ...codeLine(exit, scene)];
   switch (exit.kind) {
@@ -53,21 +53,21 @@ export function describeCrash(exit: VcpuExit, scene: CrashScene): Outcome {
       return crash(
         'the guest triple-faulted',
         where,
-        'an exception came while delivering one: look at the guest’s IDT, stack and page tables',
+        'an exception occurred while delivering another: check the guest’s IDT, stack and page tables',
       );
     case 'internal-error':
       return describeInternalError(exit, where);
     case 'fail-entry':
       return crash(
-        `the processor refused the guest's state (reason ${hex(exit.reason)}, host CPU ${exit.cpu})`,
+        `the processor rejected the guest's state (reason ${hex(exit.reason)}, host CPU ${exit.cpu})`,
         where,
         'segment, control or MSR values are inconsistent: see the processor manual on VM entry checks',
       );
     default:
       return crash(
-        `KVM stopped with an exit nobody asked for: ${exit.kind}`,
+        `KVM stopped with an unexpected exit: ${exit.kind}`,
         where,
-        'report this with the trace of `--trace exit`',
+        'report this with the output of `--trace exit`',
       );
   }
 }
@@ -97,13 +97,13 @@ const crash = (title: string, details: readonly string[], hint: string): Outcome
   hint,
 });
 
-/** 128 + the signal's number, as a shell reports it. */
+/** 128 + the signal's number, as in a shell. */
 export const SIGNAL_STATUS = { SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
 
-/** Something the host lacks, of sysexits.h. */
+/** From sysexits.h: the host lacks something. */
 export const EX_UNAVAILABLE = 69;
 
-/** The exit status a process that ran this machine should have. */
+/** The exit status for a process that ran this machine. */
 export function exitStatus(outcome: Outcome): number {
   switch (outcome.kind) {
     case 'verdict':
@@ -114,6 +114,6 @@ export function exitStatus(outcome: Outcome): number {
     case 'reset':
       return 0;
     case 'crashed':
-      return 70; // EX_SOFTWARE of sysexits.h
+      return 70; // EX_SOFTWARE in sysexits.h
   }
 }

@@ -1,14 +1,14 @@
-/** What ends a command of ours from outside. */
+/** Signals that stop a command. */
 import { SIGNAL_STATUS } from './outcome.js';
 
 export interface StopSignals extends Disposable {
-  /** Whether nobody reads our output any more. */
+  /** Whether stdout was closed by its reader. */
   isReaderGone(): boolean;
 }
 
 /**
- * The first signal asks to stop in order; the second one ends the process at once. Node ignores SIGPIPE: a
- * reader that has gone shows as an error of stdout.
+ * The first signal requests a clean stop; the second ends the process at once. Node ignores SIGPIPE: a closed pipe is
+ * reported as an error of stdout.
  */
 export function stopOnSignals(stop: (signal: string) => void): StopSignals {
   let isReaderGone = false;

@@ -1,7 +1,7 @@
 import { exitStatus, type Outcome } from './outcome.js';
 import type { Phase, RunReport } from './protocol.js';
 
-/** Marks of the built-in guest (vmm/guest/abi.h). */
+/** Progress codes of the built-in guest (vmm/guest/abi.h). */
 const GUEST_PHASES: Readonly<Record<number, string>> = {
   16: 'first instruction',
   32: 'PCI scan',
@@ -22,7 +22,7 @@ const TRAFFIC_ENDS = 0x60;
 const count = (value: number) => value.toLocaleString('en-US');
 const row = (label: string, text: string) => `  ${label.padEnd(12)}${text}`;
 
-/** Prints what a run was like, for a person. @param startMs when the process began, on the monotonic clock */
+/** Prints a summary of the run. @param startMs when the process started, on the monotonic clock */
 export function printSummary(report: RunReport, startMs: number): void {
   const lines = [
     '',
@@ -65,7 +65,7 @@ const countersText = (counters: Readonly<Record<string, number>>): string =>
 
 const markOf = ({ phases }: RunReport, wanted: number) => phases.find(({ code }) => code === wanted);
 
-/** Exits between two marks of the guest. The mark at the end is itself one, and not counted. */
+/** Exits between two progress codes. Writing the second code is itself an exit, and is not counted. */
 function exitsBetween(begin: Phase, end: Phase): number {
   const exits = difference(end.exits, begin.exits);
   return (exits.io ?? 0) - 1 + (exits.mmio ?? 0);
@@ -79,7 +79,7 @@ function drawingLines(report: RunReport): string[] {
   ];
 }
 
-/** What happened between the guest's two traffic marks: how much its devices did, and how many exits that took. */
+/** What happened between the guest's two traffic codes: device activity, and the exits that it took. */
 function trafficLines(report: RunReport): string[] {
   const [begin, end] = [markOf(report, TRAFFIC_BEGINS), markOf(report, TRAFFIC_ENDS)];
   if (begin === undefined || end === undefined) return [];

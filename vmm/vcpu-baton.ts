@@ -1,12 +1,12 @@
 /**
- * Hands a vCPU back and forth between its own thread, which runs it, and the machine thread, which answers its exits.
- * Only whoever holds the baton touches kvm_run.
+ * Passes a vCPU between its own thread, which runs it, and the machine thread, which handles its exits. Only the holder
+ * of the baton accesses kvm_run.
  *
- *   Int32  [0] whose turn it is; 0 until the vCPU is known
- *          [1] the vCPU's fd
- *          [2] bytes of kvm_run
- *          [3] the result of the last KVM_RUN: 0 or a negative errno
- *   Float64 [2] (byte 16) address of kvm_run
+ * Int32   [0] whose turn it is; 0 until the vCPU exists
+ * [1] the vCPU's fd
+ * [2] size of kvm_run in bytes
+ * [3] result of the last KVM_RUN: 0 or a negative errno
+ * Float64 [2] (byte 16) address of kvm_run
  */
 export type VcpuBatonBuffer = SharedArrayBuffer;
 
@@ -21,21 +21,21 @@ const VCPU = 1;
 const MACHINE = 2;
 const RETIRED = 3;
 
-/** How many looks at the turn are worth it before sleeping: a sleep costs tens of microseconds, a look nanoseconds. */
+/** How often to poll before sleeping: a sleep costs tens of microseconds, a poll nanoseconds. */
 const SPINS = 2000;
 
 export function createVcpuBaton(): VcpuBatonBuffer {
   return new SharedArrayBuffer(BATON_BYTES);
 }
 
-/** What a vCPU's thread is given to run. */
+/** What a vCPU's thread needs to run it. */
 export interface VcpuNumbers {
   readonly fd: number;
   readonly runAddress: number;
   readonly runBytes: number;
 }
 
-/** One vCPU's baton, used from both sides. */
+/** One vCPU's baton, used by both sides. */
 export class VcpuBaton {
   readonly #words: Int32Array;
   readonly #address: Float64Array;
@@ -45,7 +45,7 @@ export class VcpuBaton {
     this.#address = new Float64Array(buffer, 0, 3);
   }
 
-  /** Machine's side: tells the thread which vCPU is its own, and lets it run. */
+  /** Machine thread: assigns the vCPU to its thread and starts it. */
   start({ fd, runAddress, runBytes }: VcpuNumbers): void {
     this.#words[FD] = fd;
     this.#words[RUN_BYTES] = runBytes;
@@ -53,23 +53,23 @@ export class VcpuBaton {
     this.resume();
   }
 
-  /** Machine's side: whether an exit waits to be answered. */
+  /** Machine thread: whether an exit is waiting to be handled. */
   get isMachinesTurn(): boolean {
     return Atomics.load(this.#words, TURN) === MACHINE;
   }
 
-  /** Machine's side: what KVM_RUN returned. */
+  /** Machine thread: the result of the last KVM_RUN. */
   get result(): number {
     return this.#words[RESULT] as number;
   }
 
-  /** Machine's side: the exit is answered, the vCPU runs on. */
+  /** Machine thread: the exit is handled; the vCPU continues. */
   resume(): void {
     Atomics.store(this.#words, TURN, VCPU);
     Atomics.notify(this.#words, TURN);
   }
 
-  /** vCPU's side: waits for its turn; undefined if there is none within the time. */
+  /** vCPU thread: waits for its turn; undefined on timeout. */
   take(timeoutMs: number): VcpuNumbers | undefined {
     for (let i = 0; i < SPINS && Atomics.load(this.#words, TURN) !== VCPU; i++);
     const turn = Atomics.load(this.#words, TURN);
@@ -82,19 +82,19 @@ export class VcpuBaton {
     };
   }
 
-  /** vCPU's side: KVM_RUN came back with something to answer. */
+  /** vCPU thread: KVM_RUN returned an exit to handle. */
   give(result: number): void {
     this.#words[RESULT] = result;
     Atomics.store(this.#words, TURN, MACHINE);
   }
 
-  /** vCPU's side: its thread ends, and touches the vCPU no more. */
+  /** vCPU thread: it ends and no longer uses the vCPU. */
   retire(): void {
     Atomics.store(this.#words, TURN, RETIRED);
     Atomics.notify(this.#words, TURN);
   }
 
-  /** Machine's side: waits until the thread, which has been asked to stop, has retired. */
+  /** Machine thread: waits until the vCPU thread, which has been asked to stop, has retired. */
   awaitRetired(): void {
     for (;;) {
       const turn = Atomics.load(this.#words, TURN);

@@ -1,4 +1,4 @@
-/** The program of a vCPU's thread, for machines with two vCPUs or more: it runs the vCPU and hands each exit over. */
+/** The program of a vCPU's thread, for machines with two or more vCPUs: it runs the vCPU and passes each exit on. */
 import { workerData } from 'node:worker_threads';
 import { KVM_RUN, Run } from '../kvm/uapi-vcpu.js';
 import { errno } from '../sys/errno.js';
@@ -9,7 +9,7 @@ import { VcpuBaton, type VcpuBatonBuffer, type VcpuNumbers } from './vcpu-baton.
 export interface VcpuThreadData {
   readonly index: number;
   readonly baton: VcpuBatonBuffer;
-  /** This thread's own inbox: only its stop word and its kick are used. */
+  /** This thread's own inbox; only its stop word and its kick are used. */
   readonly control: SharedArrayBuffer;
   /** The machine thread's inbox, rung at each exit. */
   readonly machine: SharedArrayBuffer;
@@ -38,11 +38,11 @@ function main({ index, baton: buffer, control, machine, door }: VcpuThreadData):
     if (vcpu === undefined) continue;
     if (run === undefined) {
       run = prepare(vcpu);
-      if (inbox.isStopping) break; // asked before it was known where to kick
+      if (inbox.isStopping) break; // stopped before a kick could reach this thread
     }
     const result = run();
     Atomics.store(immediateExit, 0, 0);
-    // A kick is only meant to make this thread look at its stop word; a woken processor has nothing to answer either.
+    // // A kick only makes this thread check its stop word. EAGAIN, from a woken processor, needs no handling either.
     if (result === -errno.EINTR || result === -errno.EAGAIN) continue;
     baton.give(result);
     bell.ring();

@@ -50,7 +50,9 @@ test('an area is extracted line by line, without the padding of lines', () => {
 
 test('an unknown format or modifier is rejected by name', () => {
   const wrong = (part: Partial<GfxPlaneInfo>) => () => planeBytes(plane(part), 1e6, 'card');
-  expect(wrong({ drmFormat: 0x3231_564e })).toThrowError(/card: EINVAL\n.*format NV12 are not known/);
+  expect(wrong({ drmFormat: 0x3231_564e })).toThrowError(
+    /card: EINVAL\n.*pixel format NV12 is not supported/,
+  );
   expect(wrong({ drmFormat: 0x2020_3843 })).toThrowError(
     /pixel format C8 is not supported, only linear XR24, AR24/,
   );

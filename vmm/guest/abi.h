@@ -6,48 +6,48 @@
  * Image     ELF64 ET_EXEC, x86-64, p_paddr = p_vaddr from 0x100000 (1 MiB) up. Two PT_LOAD segments: code and constants
  *           (R-X), data and rings (RW-). The loader zeroes p_memsz beyond p_filesz. RAM from 1 MiB to 2.25 MiB is used,
  *           all DMA buffers included; page tables, GDT and command line of the loader lie outside of it.
- * Entry     _start: long mode, CPL 0, IF = 0, flat segments, the low 4 GiB mapped one to one (so the LAPIC at 0xFEE00000,
+ * Entry     _start: long mode, CPL 0, IF = 0, flat segments, the low 4 GiB identity-mapped (so the LAPIC at 0xFEE00000,
  *           the IOAPIC at 0xFEC00000 and the PCI windows are reachable), LAPIC in xAPIC mode as after reset.
  *           RDI = address of a NUL-terminated command line, which stays readable. Every other register is undefined: the
- *           guest brings its own stack, GDT and IDT.
+ *           guest has its own stack, GDT and IDT.
  * Code      integer instructions only: no x87/SSE, no INT n, no POPCNT/LZCNT/TZCNT, no RDTSCP, no XGETBV (one INT3, in
  *           crash_int3). Interrupts are on once the LAPIC is set up; waiting is CLI, a check, STI, HLT, and the LAPIC
  *           timer (every 10 ms at a 1 GHz bus clock) bounds each sleep. The 8259s are masked, the PIT is not used.
- * COM1      0x3F8, 8n1, text, "\n" ends a line; one LSR read per 16 characters, which go out by one REP OUTSB.
+ * COM1      0x3F8, 8n1, text, "\n" ends a line; one LSR read per 16 characters, which are sent with one REP OUTSB.
  * Phases    one byte to port 0x80: PHASE_* below. Between PHASE_TRAFFIC and PHASE_TRAFFIC_END the guest does no port I/O
- *           and prints nothing (an exception excepted). With irq=msix its only accesses to the NIC there are 16-bit
+ *           and prints nothing (except on an exception). With irq=msix its only accesses to the NIC there are 16-bit
  *           writes to the notify addresses; with irq=intx the handler also reads the ISR status byte.
  *           Between PHASE_DRAW and PHASE_DRAWN it only writes and reads video memory.
  * Verdict   one byte to port 0xF4: VERDICT_* below. Before it the NIC is reset and bus mastering is off; a
  *           display stays on. After it the vCPU stays in CLI; HLT.
  *
- * Command line: words parted by blanks, all optional. Numbers are decimal or 0x-hexadecimal.
+ * Command line: words separated by blanks, all optional. Numbers are decimal or 0x-hexadecimal.
  *   pings=10               ICMP echoes to the gateway, 0..1024, payloads from 56 to mtu-28 bytes
  *   mtu=1500               576..2000; the device's own MTU wins if smaller
- *   tsc_khz=N              TSC frequency; without it the TSC is compared with the LAPIC timer, 1 ns a tick, for 10 ms
- *   mmio=BASE,SIZE         where the NIC's memory BARs go, below 4 GiB. Without it they stay where they were found
+ *   tsc_khz=N              TSC frequency; without it the TSC is measured for 10 ms against the LAPIC timer, 1 ns per tick
+ *   mmio=BASE,SIZE         where the NIC's memory BARs go, below 4 GiB. Without it they keep their addresses
  *   mmio64=BASE,SIZE       where its 64-bit BARs go, if the window ends below 4 GiB; else they go to mmio
  *   io=BASE,SIZE           where its I/O BARs go
  *   ecam=BASE              check that ECAM and 0xCF8/0xCFC agree on the header of each function and on each empty slot
- *   ip=A.B.C.D gw=A.B.C.D  used with nodhcp, or if nobody answers DHCP; 10.0.2.15 and 10.0.2.2
- *   nodhcp                 do not ask for an address
+ *   ip=A.B.C.D gw=A.B.C.D  used with nodhcp, or without a DHCP reply; 10.0.2.15 and 10.0.2.2
+ *   nodhcp                 skip DHCP
  *   irq=msix|intx          msix: vectors 0 config, 1 rx, 2 tx. intx: IOAPIC pin, level-triggered, active low
  *   intx_gsi=N             the IOAPIC pin; default: the interrupt line register
- *   quiet                  print the totals, the verdict and errors only
+ *   quiet                  print only the totals, the verdict and errors
  *   udp=COUNT,BYTES,WINDOW after the pings: UDP echo, gateway port 7; BYTES of payload 8..mtu-28, WINDOW 1..128
  *   tcp=BYTES              then: TCP echo, gateway port 7, each byte verified; up to 0x7fffffff
  *   doorbell=COUNT         then: COUNT times {publish a 60-byte frame, kick, sleep until its tx interrupt}
- *   xres=N yres=N          the display's mode, 64..4095 by 32..4095, 32 bits a pixel; default: the first timing of its EDID, else
- *                          640 x 480
- *   frames=N               then N pictures more whose bars move, 30 a second; the last is the first again
+ *   xres=N yres=N          the display's mode, 64..4095 by 32..4095, 32 bits per pixel; default: the first timing of its
+ *                          EDID, else 640 x 480
+ *   frames=N               then N more pictures with moving bars, 30 per second; the last equals the first
  *   spin                   never halt while waiting: poll the used rings, interrupts enabled
  *   halt-test              verdict 0 at once
  *   crash=ud2|triple|int3  execute UD2; load an empty IDT and execute UD2; execute INT3
  *
- * Picture, if there is a bochs-display (1234:1111), before the NIC is looked at; w x h pixels, 0xRRGGBB, integer division:
+ * Picture, if there is a bochs-display (1234:1111), before the NIC is probed; w x h pixels, 0xRRGGBB, integer division:
  *   y < h/2                eight bars, x*8/w: white, yellow, cyan, green, magenta, red, blue, black
- *   below                  x*255/(w-1) of red, green, blue, each in a third: from h/2 + (h - h/2)*i/3 on
- *   noise                  over both, 64 x 32 pixels from (w-64)/2, (h-32)/2 on, line by line: s starts as w | h << 16, then for
+ *   below                  x*255/(w-1) of red, green, blue, each in a third: from line h/2 + (h - h/2)*i/3
+ *   noise                  over both, 64 x 32 pixels from (w-64)/2, (h-32)/2, line by line: s starts as w | h << 16, then for
  *                          each pixel s ^= s << 13, s ^= s >> 17, s ^= s << 5 (32 bits), and the pixel is s & 0xffffff
  *   display: id b0c5, 8192 KiB, 1024 x 768 pixels of 32 bits
  *   display: drawn and read back in 5210 us, noise 0xfb888468      the sum of the noise's pixels, 32 bits
@@ -56,12 +56,12 @@
  *   ping  3: 370 bytes from 10.0.2.2: ok, 85 us      or: no reply, wrong checksum, wrong length, wrong payload, not sent
  *   10/10 replies, 13 rx interrupts, 13 tx interrupts      with irq=intx: 10/10 replies, 13 INTx interrupts
  *   rx 13 packets 9301 bytes, tx 13 packets 8809 bytes
- *   2 times a frame was found by the timer, not by an rx interrupt      only if so: interrupts are late or lost
+ *   2 times a frame was found by the timer, not by an rx interrupt      only if it happened: interrupts are late or lost
  *   udp: 2000 of 2000 datagrams of 1024 bytes returned in 35634 us, 56126 packets/s, 2048000 bytes, 57473 kB/s each way
  *   tcp: 300000 of 300000 bytes echoed in 33048 us, 9077 kB/s each way, 213 segments out, 416 in, 0 time-outs
  *   doorbell: 200 of 200 round trips, 120084 cycles each (46 us), least 35334, most 2475590
  *   verdict: ok                                      or: verdict: failed (why)
- * During pings, DHCP and ARP the guest sleeps until an rx interrupt before it looks at the ring, so a round trip includes
+ * During pings, DHCP and ARP the guest sleeps until an rx interrupt before it checks the ring, so a round trip includes
  * the interrupt. halt-test prints nothing.
  */
 
@@ -72,11 +72,11 @@
 #define PHASE_ENTRY 0x10       /* first instructions */
 #define PHASE_PCI 0x20         /* scan of bus 0, BARs */
 #define PHASE_DISPLAY 0x24     /* the display's mode */
-#define PHASE_DRAW 0x28        /* drawing begins */
+#define PHASE_DRAW 0x28        /* drawing starts */
 #define PHASE_DRAWN 0x2c       /* and ends */
 #define PHASE_VIRTIO 0x30      /* features, queues, vectors */
 #define PHASE_CONFIG 0x40      /* DHCP, ARP */
-#define PHASE_TRAFFIC 0x50     /* pings, udp, tcp, doorbell begin */
+#define PHASE_TRAFFIC 0x50     /* pings, udp, tcp, doorbell start */
 #define PHASE_TRAFFIC_END 0x60 /* and end */
 #define PHASE_REPORT 0x70
 
@@ -84,10 +84,10 @@
 #define VERDICT_REPLIES 1    /* replies missing or corrupt */
 #define VERDICT_NO_NIC 2     /* neither 1af4:1041 nor 1234:1111 on bus 0 */
 #define VERDICT_VIRTIO 3     /* BARs, capabilities, features or queues unusable */
-#define VERDICT_CONFIG 4     /* nobody answers ARP for the gateway */
+#define VERDICT_CONFIG 4     /* no ARP reply from the gateway */
 #define VERDICT_EXCEPTION 5  /* vector, rip, error code and cr2 were printed */
 #define VERDICT_OPTIONS 6    /* command line not understood */
-#define VERDICT_INTERRUPTS 7 /* packets came or went, their interrupts did not; or no timer */
+#define VERDICT_INTERRUPTS 7 /* packets arrived or were sent without interrupts; or no timer */
 #define VERDICT_ECAM 8       /* ECAM and mechanism #1 differ */
 #define VERDICT_DISPLAY 9    /* no DISPI registers, a mode that does not fit, or video memory that does not hold */
 

@@ -1,4 +1,4 @@
-/* Sizing and placing of BARs (PCI Local Bus 3.0, 6.2.5.1). */
+/* Sizes and places BARs (PCI Local Bus 3.0, 6.2.5.1). */
 #include "options.h"
 #include "pci.h"
 #include "print.h"
@@ -37,7 +37,7 @@ static struct bar probe(bdf function, u32 index) {
   return bar;
 }
 
-/* BARs smaller than a page get a page of their own, so that one page never serves two. */
+/* A BAR smaller than a page gets its own page, so that no page contains parts of two BARs. */
 static bool take(struct window *window, struct bar *bar) {
   u64 align = bar->kind == BAR_IO || bar->size > PAGE ? bar->size : PAGE;
   u64 address = (window->base + window->used + align - 1) & ~(align - 1);

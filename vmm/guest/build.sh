@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds guest.elf into OUTDIR (default: beside this script). Same compiler, same bytes.
+# Builds guest.elf into OUTDIR (default: next to this script). The same compiler produces the same bytes.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "${1:-$here}"

@@ -5,7 +5,7 @@ static u64 add(u64 a, u64 b) {
   return sum + (sum < a);
 }
 
-/* 32 bytes a turn, 7 instructions: LEA and DEC leave the carry alone. */
+/* 32 bytes per iteration, 7 instructions: LEA and DEC do not change the carry flag. */
 static u64 sum_blocks(const u8 *from, u64 blocks, u64 sum) {
   asm volatile(
       "clc\n"
@@ -32,7 +32,7 @@ u64 sum_bytes(const void *data, u64 bytes, u64 sum) {
 }
 
 u16 sum_fold(u64 sum) {
-  /* A number plus itself with the halves swapped: the upper half is the sum of both with the carry added in. */
+  /* Adding a number to itself with the halves swapped puts their sum, carry included, in the upper half. */
   u32 word = (u32)((sum + (sum >> 32 | sum << 32)) >> 32);
   return (u16)((word + (word >> 16 | word << 16)) >> 16);
 }

@@ -1,6 +1,6 @@
 #ifndef GUEST_CPU_H
 #define GUEST_CPU_H
-/* Types, port I/O, MMIO, bytes in memory: everything that is one instruction. */
+/* Types, port I/O, MMIO, unaligned memory: everything that is a single instruction. */
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -42,7 +42,8 @@ static inline void fence(void) { asm volatile("mfence" ::: "memory"); }
 static inline void sti(void) { asm volatile("sti" ::: "memory"); }
 static inline void cli(void) { asm volatile("cli" ::: "memory"); }
 static inline void pause(void) { asm volatile("pause" ::: "memory"); }
-/* After cli and a check. STI holds interrupts off for one instruction: none can slip in between the check and HLT. */
+/* Call after cli and a check. STI delays interrupts by one instruction, so none can arrive between the check and HLT.
+ */
 static inline void sleep(void) { asm volatile("sti; hlt" ::: "memory"); }
 static inline _Noreturn void halt_for_ever(void) {
   for (;;) asm volatile("cli; hlt" ::: "memory");
@@ -62,7 +63,7 @@ static inline void wrmsr(u32 msr, u64 value) {
   asm volatile("wrmsr" ::"c"(msr), "a"((u32)value), "d"((u32)(value >> 32)) : "memory");
 }
 
-/* String instructions, 8 bytes an iteration: the cheapest loop where each instruction is emulated. */
+/* String instructions, 8 bytes per iteration: the cheapest loop if every instruction is emulated. */
 static inline void copy(void *to, const void *from, u64 bytes) {
   u64 words = bytes / 8, rest = bytes % 8;
   asm volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(words)::"memory");

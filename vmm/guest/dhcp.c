@@ -29,7 +29,7 @@ struct message {
 #define FIXED_BYTES (sizeof(struct message) - 64)
 
 static u32 xid;
-static u8 expected; /* the message type waited for */
+static u8 expected; /* the awaited message type */
 static struct lease {
   u32 ip, server, router;
 } lease;

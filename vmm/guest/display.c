@@ -18,7 +18,7 @@ enum { ID, XRES, YRES, BPP, ENABLE, BANK, VIRT_WIDTH, VIRT_HEIGHT, X_OFFSET, Y_O
 #define LINEAR 0x40
 
 #define FRAME_US 33333
-#define BAR_STEP 8 /* pixels that the bars move from one frame to the next */
+#define BAR_STEP 8 /* pixels that the bars move per frame */
 
 static struct {
   u64 vram, registers;
@@ -31,7 +31,7 @@ static u32 line[MAX_PIXELS];
 static u16 dispi_read(u32 index) { return read16(display.registers + DISPI + 2 * index); }
 static void dispi_write(u32 index, u32 value) { write16(display.registers + DISPI + 2 * index, (u16)value); }
 
-/* The mode that the screen likes best, if it says so. */
+/* The screen's preferred mode, if the EDID has one. */
 static void preferred_mode(u32 *width, u32 *height) {
   u64 timing = display.registers + EDID + EDID_PREFERRED;
   if (read32(display.registers + EDID) != 0xffffff00 || !read16(timing)) return;
@@ -72,7 +72,7 @@ static bool lines_hold(u32 from, u32 to) {
   return true;
 }
 
-/* Noise in the middle: xorshift, from the size on. Drawn, or compared and added up. */
+/* Noise in the middle: xorshift, seeded with the size. Drawn, or compared and summed up. */
 static bool noise(bool is_drawing) {
   u32 state = display.width | display.height << 16, left = (display.width - NOISE_WIDTH) / 2,
       top = (display.height - NOISE_HEIGHT) / 2;
@@ -115,7 +115,7 @@ static void wait_until(u64 deadline) {
   }
 }
 
-/* The bars wander until they are where draw has put them. */
+/* Moves the bars until they are back where draw put them. */
 static void animate(void) {
   u64 next = rdtsc();
   for (u32 frame = options.frames; frame-- > 0;) {

@@ -1,4 +1,4 @@
-/* Doorbell to tx interrupt and back, one frame at a time. */
+/* Measures the round trip from doorbell to tx interrupt, one frame at a time. */
 #include "clock.h"
 #include "echo.h"
 #include "inet.h"
@@ -7,7 +7,7 @@
 #include "trap.h"
 
 #define FRAME_BYTES 60
-#define TYPE_EXPERIMENTAL be16(0x88b5) /* IEEE 802 local experimental: nobody answers */
+#define TYPE_EXPERIMENTAL be16(0x88b5) /* IEEE 802 local experimental: no replies */
 #define PATIENCE_US 1000000
 
 static u32 done;

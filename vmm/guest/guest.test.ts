@@ -36,7 +36,7 @@ function loadSegments() {
   }));
 }
 
-/** The compiler's own name for itself in the committed image, as `GCC: (Debian 12.2.0-14) 12.2.0`. */
+/** The compiler's identification in the committed image: `GCC: (Debian 12.2.0-14) 12.2.0`. */
 function compilerOfImage(): string {
   return /GCC: [^\0]+/.exec(image.toString('latin1'))?.[0] ?? 'no .comment';
 }
@@ -62,7 +62,7 @@ test('the image is a static x86-64 executable of load segments only', () => {
   expect(loadSegments().every((segment) => segment.type === PT_LOAD)).toBe(true);
 });
 
-test('physical addresses equal virtual ones, begin at 1 MiB, lie in 2 MiB and do not overlap', () => {
+test('physical addresses equal virtual ones, begin at 1 MiB, fit into the documented RAM and do not overlap', () => {
   let end = LOAD_ADDRESS;
   for (const [index, segment] of loadSegments().entries()) {
     expect(segment.paddr).toBe(segment.vaddr);
@@ -85,7 +85,7 @@ test('the entry is inside the one executable segment, which is not writable', ()
   expect(entry).toBeLessThan(code!.vaddr + code!.filesz);
 });
 
-test('the code keeps to instructions that a KVM emulating CPL 0 can run', ({ skip }) => {
+test('the code uses only instructions that a KVM emulating CPL 0 supports', ({ skip }) => {
   const listing = output('objdump', ['-d', '--no-show-raw-insn', imagePath]);
   if (listing === undefined) return skip('objdump is not installed');
   const names = [
@@ -109,7 +109,7 @@ test('the code keeps to instructions that a KVM emulating CPL 0 can run', ({ ski
   expect(found).toEqual([]);
 });
 
-test('the sources, built by the compiler named in the image, give the same bytes', ({ skip }) => {
+test('building the sources with the compiler named in the image reproduces it', ({ skip }) => {
   const version = output('gcc', ['--version'])?.split('\n')[0];
   if (version === undefined) return skip('gcc is not installed');
   const here = version.replace(/^\S+/, 'GCC:');

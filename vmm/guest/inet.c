@@ -81,7 +81,7 @@ u8 *ip_begin(enum flow flow, const struct address *to, u8 protocol, u32 bytes, b
   ip->version = 0x45;
   ip->tos = 0;
   ip->length = be16((u16)(sizeof *ip + bytes));
-  ip->id = 0; /* never fragmented, so one identification will do (RFC 6864) */
+  ip->id = 0; /* never fragmented, so a constant identification suffices (RFC 6864) */
   ip->fragment = be16(0x4000);
   ip->ttl = 64;
   ip->protocol = protocol;
@@ -130,7 +130,7 @@ static void udp_receive(const struct ipv4 *ip, const struct udp *udp, u32 bytes)
   if (length < sizeof *udp || length > bytes) return;
   const u8 *payload = (const u8 *)(udp + 1);
   u32 count = length - (u32)sizeof *udp;
-  /* Echoes are compared with what was sent, byte for byte: that is stronger than the checksum, and half the work. */
+  /* Echoes are compared with what was sent, byte by byte: a stronger check than the checksum, for half the work. */
   if (udp->to == be16(PORT_UDP_ECHO_CLIENT) && udp->from == be16(PORT_ECHO) && ip->from == gateway.ip)
     udp_echo_receive(payload, count);
   if (udp->to != be16(PORT_DHCP_CLIENT) || udp->from != be16(PORT_DHCP_SERVER)) return;
@@ -144,7 +144,7 @@ static void ip_receive(const struct ethernet *ethernet, const struct ipv4 *ip, u
   if (ip->version >> 4 != 4 || header < sizeof *ip || length < header || length > bytes) return;
   u64 sum = header == sizeof *ip ? sum_ipv4(ip) : sum_bytes(ip, header, 0);
   if (ip->fragment & FRAGMENT_MASK || sum_fold(sum) != 0xffff) return;
-  /* A DHCP server may address the answer to the address it is about to lease. */
+  /* A DHCP server may send its answer to the address that it is about to lease. */
   if (own.ip ? ip->to != own.ip : ip->protocol != PROTOCOL_UDP) return;
   const u8 *payload = (const u8 *)ip + header;
   u32 count = length - header;

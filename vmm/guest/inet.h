@@ -1,7 +1,7 @@
 #ifndef GUEST_INET_H
 #define GUEST_INET_H
 #include "nic.h"
-/* Ethernet, ARP, IPv4, the answers the guest owes others, and checksums. IP addresses are the four bytes on the wire. */
+/* Ethernet, ARP, IPv4, replies to other hosts, and checksums. IP addresses are four bytes in wire order. */
 
 struct ethernet {
   u8 to[6], from[6];
@@ -43,13 +43,13 @@ extern const struct address broadcast;
 
 void inet_receive(u8 *frame, u32 length); /* called by nic_poll */
 
-/* Asks for the gateway's MAC; false if nobody answers. */
+/* Resolves the gateway's MAC; false if there is no reply. */
 bool arp_gateway(void);
 
-/* A buffer with Ethernet and IPv4 headers filled in, for `bytes` of payload; NULL if there is none free. */
+/* A buffer with Ethernet and IPv4 headers for `bytes` of payload; NULL if none is free. */
 u8 *ip_begin(enum flow flow, const struct address *to, u8 protocol, u32 bytes, bool *kept);
 void ip_publish(u32 bytes);
-/* The headers of a UDP datagram; its checksum is left 0, which means none. */
+/* Writes a UDP header; its checksum stays 0, which means none. */
 u8 *udp_begin(enum flow flow, const struct address *to, u16 from_port, u16 to_port, u32 bytes, bool *kept);
 void udp_publish(u32 bytes);
 
@@ -59,7 +59,7 @@ u16 sum_fold(u64 sum);
 u64 sum_ipv4(const void *header); /* a header without options */
 u64 sum_pseudo(u32 from, u32 to, u8 protocol, u32 bytes);
 
-/* Receivers of what is addressed to us, checksums of IPv4 verified, those of the payload not. */
+/* Receivers of packets addressed to us. The IPv4 checksum is verified, that of the payload is not. */
 void ping_receive(const struct icmp *packet, u32 bytes, u32 from);
 void dhcp_receive(const u8 *payload, u32 bytes, u32 from);
 void udp_echo_receive(const u8 *payload, u32 bytes);

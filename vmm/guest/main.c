@@ -1,4 +1,4 @@
-/* The order of things. */
+/* The main program. */
 #include "abi.h"
 #include "apic.h"
 #include "clock.h"
@@ -18,7 +18,7 @@
 static void phase(u8 marker) { outb(PORT_PHASE, marker); }
 
 _Noreturn void finish(u8 code, const char *why) {
-  static bool stopping; /* an exception in nic_stop comes back here */
+  static bool stopping; /* an exception in nic_stop re-enters here */
   if (!stopping) {
     stopping = true;
     nic_stop();
@@ -53,7 +53,7 @@ static void traffic(void) {
   if (options.udp_count) udp_echo_run();
   if (options.tcp) tcp_echo_run();
   if (options.doorbell) doorbell_run();
-  else nic_wait(never, 1000); /* let the interrupts of the last packets arrive, to be counted */
+  else nic_wait(never, 1000); /* wait for the interrupts of the last packets, to count them */
   phase(PHASE_TRAFFIC_END);
 }
 

@@ -9,7 +9,7 @@
 #define VIRTIO_NET_F_MTU 3
 #define VIRTIO_NET_F_MAC 5
 #define NET_CONFIG_MTU 10
-#define NET_HEADER 12 /* struct virtio_net_hdr with num_buffers; all zero, for nothing is offloaded */
+#define NET_HEADER 12 /* struct virtio_net_hdr with num_buffers; all zero: no offloads */
 #define BUFFER_BYTES 2048
 #define AVAIL_NO_INTERRUPT 1
 
@@ -106,7 +106,7 @@ void nic_poll(void) {
       inet_receive(rx_buffers[slot] + NET_HEADER, length - NET_HEADER);
     }
     queue_add(&rx, (u16)slot);
-    /* A device that found the ring empty sleeps until told; then every buffer was with us, so we pass here. */
+    /* A device that found the ring empty sleeps until it is kicked. Every buffer was ours then, so this code runs. */
     if (++refilled * 2 >= rx.size) {
       refilled = 0;
       queue_kick(&rx);
@@ -135,7 +135,7 @@ bool nic_wait(bool (*done)(void), u64 us) {
     u64 ticks = timer_interrupts;
     while (!options.spin && !rx_interrupted() && timer_interrupts == ticks) nic_idle(rx_interrupted);
     if (!options.spin && !rx_interrupted() && rx_pending()) nic.late++;
-    interrupts_seen = rx_interrupts + intx_interrupts; /* before the poll: what comes after it interrupts again */
+    interrupts_seen = rx_interrupts + intx_interrupts; /* before the poll: later frames interrupt again */
     nic_poll();
     if (done()) return true;
     if (rdtsc() >= deadline) return false;

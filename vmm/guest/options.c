@@ -11,7 +11,8 @@ struct options options = {
 
 static bool ends(char c) { return c == 0 || c == ' ' || c == '\n' || c == '\t'; }
 
-/* Moves *at past the name if it stands there; a name ending in '=' is followed by its value, others end the word. */
+/* Moves *at past the name if it is there. A name that ends in '=' is followed by a value; other names must end the
+ * word. */
 static bool word(const char **at, const char *name) {
   const char *text = *at;
   char last = 0;

@@ -1,7 +1,7 @@
 #ifndef GUEST_OPTIONS_H
 #define GUEST_OPTIONS_H
 #include "cpu.h"
-/* The command line; abi.h says what each word means. */
+/* The command line; abi.h documents each word. */
 
 struct window {
   u64 base, size; /* size 0: not given */
@@ -17,7 +17,7 @@ struct options {
   u32 ip, gw;
   u32 udp_count, udp_bytes, udp_window;
   u32 doorbell;
-  u32 xres, yres; /* 0: what the screen likes best */
+  u32 xres, yres; /* 0: the screen's preferred mode */
   u32 frames;
   u32 intx_gsi; /* GSI_FROM_CONFIG: the interrupt line register */
   bool nodhcp, intx, quiet, spin, halt_test;
@@ -30,10 +30,10 @@ struct options {
 
 extern struct options options;
 
-/* Returns the word it does not understand, or NULL. */
+/* Returns the first unknown word, or NULL. */
 const char *options_parse(const char *text);
 
-/* Progress lines, left out when quiet. */
+/* Progress output, suppressed by quiet. */
 #define step(...) (options.quiet ? (void)0 : print(__VA_ARGS__))
 
 #endif

@@ -1,4 +1,4 @@
-/* Configuration access, the scan of bus 0, capabilities. */
+/* Configuration space access, the scan of bus 0, capabilities. */
 #include "pci.h"
 #include "abi.h"
 #include "options.h"
@@ -7,7 +7,7 @@
 
 #define CONFIG_ADDRESS 0xcf8
 #define CONFIG_DATA 0xcfc
-#define HEADER_BYTES 64 /* further on, a read may have effects (the virtio PCI configuration access capability) */
+#define HEADER_BYTES 64 /* past it, reads may have side effects (virtio's PCI configuration access capability) */
 #define MULTI_FUNCTION 0x80
 
 static void select(bdf function, u32 reg) { outl(CONFIG_ADDRESS, 0x80000000u | (u32)function << 8 | (reg & 0xfc)); }

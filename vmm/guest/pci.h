@@ -30,25 +30,26 @@ u8 pci_read8(bdf function, u32 reg);
 void pci_write32(bdf function, u32 reg, u32 value);
 void pci_write16(bdf function, u32 reg, u16 value);
 
-/* A kind of function by its ID dword, and the first one of it; PCI_NONE until it is found. */
+/* A kind of function, by its ID dword, and the first one found; PCI_NONE until then. */
 struct wanted {
   u32 id;
   bdf found;
 };
-/* Prints every function of bus 0, and looks for some. ecam 0: no comparison. */
+/* Prints every function of bus 0 and looks for those given. ecam 0 skips the comparison. */
 void pci_scan(struct wanted *wanted, u32 count, u64 ecam);
 #define PCI_NONE 0xffff
 
-/* The next capability with this ID after the one at `after` (0: from the start), or 0. */
+/* The next capability with this ID after the one at `after` (0 starts at the beginning); 0 if there is none. */
 u8 pci_capability(bdf function, u8 id, u8 after);
 
-/* BARs: what they are and where they stand after placement. */
+/* BARs: their types, and their addresses after placement. */
 struct bar {
   enum { BAR_NONE, BAR_IO, BAR_MEMORY32, BAR_MEMORY64 } kind;
   bool prefetchable;
   u64 size, address;
 };
-/* Sizes all six with decoding off and moves them into the windows given; decoding stays off. False if one does not fit. */
+/* Sizes all six with decoding off and moves them into the given windows; decoding stays off. False if one does not fit.
+ */
 bool pci_place_bars(bdf function, struct bar bars[6]);
 
 #endif

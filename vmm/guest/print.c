@@ -23,7 +23,7 @@ void serial_init(void) {
   outb(UART_MCR, 0x03);
 }
 
-/* Bounded: a UART that never empties must not hang the guest. */
+/* Bounded: a UART that never drains must not hang the guest. */
 void serial_drain(void) {
   for (u32 tries = 0; tries < 100000 && !(inb(UART_LSR) & LSR_THRE); tries++) pause();
 }

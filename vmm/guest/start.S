@@ -1,5 +1,5 @@
 /* Entry, descriptor tables and interrupt entry points. */
-        .file   "start.S" /* without it the symbol table names a temporary file */
+        .file   "start.S" /* otherwise the symbol table names a temporary file */
 #include "abi.h"
 #include "trap.h"
 
@@ -23,7 +23,7 @@ _start:
         call    guest_main
 
         .text
-/* One entry per exception vector, 16 bytes apart, leaving vector and error code (0 if the CPU pushes none) on the stack. */
+/* One entry per exception vector, 16 bytes apart. Pushes the vector, and an error code of 0 if the CPU pushes none. */
         .globl exception_entries
         .balign 16
 exception_entries:
@@ -44,7 +44,7 @@ exception:
         andq    $-16, %rsp
         call    report_exception
 
-/* The handlers only count: the rings are read where the guest waits. LAPIC addresses do not fit a signed 32-bit displacement. */
+/* The handlers only count: the main loop reads the rings. LAPIC addresses do not fit a signed 32-bit displacement. */
         .macro  count_interrupt name, counter
         .globl  \name
 \name:  incq    \counter(%rip)
@@ -74,7 +74,7 @@ intx_entry:
         popq    %rax
         iretq
 
-/* A spurious interrupt is not in service: no EOI. */
+/* A spurious interrupt needs no EOI. */
         .globl  spurious_entry
 spurious_entry:
         iretq

@@ -20,11 +20,11 @@ struct tcp {
 #define OPTION_MSS 2
 #define DEFAULT_MSS 536
 #define MOST_IN_FLIGHT 32768
-#define RECEIVE_WINDOW 0xffff /* constant: what arrives is checked at once and not kept */
+#define RECEIVE_WINDOW 0xffff /* constant: data is checked on arrival and not stored */
 #define TIME_OUT_US 500000
 #define TIME_OUTS 6
 
-/* Both streams are the pattern over and over. A prime period: no segment starts where the one before did. */
+/* Both streams repeat the pattern. Its period is prime, so no segment starts at the same place as the previous one. */
 #define PERIOD 16381
 static u8 pattern[PERIOD + 2048] __attribute__((aligned(8)));
 
@@ -36,10 +36,10 @@ static struct {
   enum state state;
   u16 port;
   u32 first;            /* our initial sequence number */
-  u32 unacked, next;    /* oldest not acknowledged, next to send */
+  u32 unacked, next;    /* oldest unacknowledged, next to send */
   u32 window, mss;      /* the peer's */
   u32 expected;         /* next sequence number of the peer */
-  u64 echoed;           /* bytes back and verified */
+  u64 echoed;           /* bytes returned and verified */
   bool ack_due, peer_done;
   u64 in, out, resent, elapsed;
   u64 in_seen;
@@ -119,10 +119,10 @@ void tcp_receive(const u8 *payload, u32 bytes) {
       (s32)(acknowledged - end_of_stream()) <= 1) {
     tcp.unacked = acknowledged;
     tcp.window = be16(segment->window);
-    if ((s32)(tcp.next - tcp.unacked) < 0) tcp.next = tcp.unacked; /* acknowledged after we went back */
+    if ((s32)(tcp.next - tcp.unacked) < 0) tcp.next = tcp.unacked; /* acknowledged after going back */
   }
   if (!count && !(segment->flags & (FIN | SYN))) return;
-  tcp.ack_due = true; /* of what we expect, whatever this was */
+  tcp.ack_due = true; /* acknowledges what is expected, whatever this was */
   if (sequence != tcp.expected || tcp.peer_done) return;
   if (count) receive_payload(payload + header, count);
   if (segment->flags & FIN && tcp.state == OPEN) {
@@ -132,7 +132,8 @@ void tcp_receive(const u8 *payload, u32 bytes) {
   }
 }
 
-/* Everything the windows allow, our FIN once all has come back, and an ACK of its own only if none went along. */
+/* Sends everything that the windows allow, the FIN once everything has come back, and a bare ACK only if no segment
+ * carried it. */
 static void send_what_is_due(void) {
   u64 before = tcp.out;
   u32 end = end_of_stream(), limit = tcp.window < MOST_IN_FLIGHT ? tcp.window : MOST_IN_FLIGHT;

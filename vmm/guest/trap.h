@@ -1,6 +1,6 @@
 #ifndef GUEST_TRAP_H
 #define GUEST_TRAP_H
-/* Vectors, descriptor tables and the interrupt counts. Read by start.S too. */
+/* Vectors, descriptor tables and interrupt counters. Also included by start.S. */
 
 #define CODE_SELECTOR 0x08
 #define DATA_SELECTOR 0x10

@@ -6,12 +6,12 @@
 
 #define STALL_US 500000
 #define STALLS 3
-#define TRACKED 1024 /* sequence numbers remembered; more than MAX_WINDOW */
+#define TRACKED 1024 /* sequence numbers tracked; more than MAX_WINDOW */
 
-static u64 pattern[2048 / 8]; /* the first word gives way to the sequence number */
+static u64 pattern[2048 / 8]; /* the sequence number replaces the first word */
 static bool outstanding[TRACKED];
 static u64 sent, returned, lost, corrupt, strays, elapsed;
-static u64 settled; /* returned + lost + corrupt at the last look */
+static u64 settled; /* returned + lost + corrupt at the last check */
 
 static u64 in_flight(void) { return sent - returned - lost - corrupt; }
 

@@ -47,7 +47,7 @@ static bool has_intx_pin;
 
 static _Noreturn void fail(const char *why) { finish(VERDICT_VIRTIO, why); }
 
-/* Where a structure is mapped; 0 if its BAR is I/O, too small or out of our reach. */
+/* Where a structure is mapped; 0 if its BAR is I/O, too small or beyond the mapped 4 GiB. */
 static u64 locate(const struct virtio *virtio, u32 index, u32 offset, u64 length) {
   if (index > 5) return 0;
   const struct bar *bar = &virtio->bars[index];
@@ -61,7 +61,7 @@ static void find_structures(struct virtio *virtio) {
   const u64 least[] = {0, COMMON_BYTES, 2, 1, 6};
   for (u8 cap = 0; (cap = pci_capability(virtio->function, PCI_CAP_VENDOR, cap));) {
     u32 type = pci_read8(virtio->function, cap + 3u);
-    /* Of several with one type the first usable counts: the device lists its preference first. */
+    /* Of several of one type, the first usable one counts: the device lists them in order of preference. */
     if (type < CAP_COMMON || type > CAP_DEVICE || *places[type]) continue;
     u32 bar = pci_read8(virtio->function, cap + 4u), offset = pci_read32(virtio->function, cap + 8u);
     u32 length = pci_read32(virtio->function, cap + 12u);
@@ -134,7 +134,7 @@ static void use_msix(struct virtio *virtio) {
   for (u32 entry = 0; entry < 3; entry++) {
     write32(table + 16 * entry, MSI_ADDRESS | apic_id() << 12);
     write32(table + 16 * entry + 4, 0);
-    write32(table + 16 * entry + 8, VECTOR_CONFIG + entry); /* CONFIG, RX, TX follow each other */
+    write32(table + 16 * entry + 8, VECTOR_CONFIG + entry); /* CONFIG, RX, TX are consecutive */
     write32(table + 16 * entry + 12, 0);
   }
   pci_write16(virtio->function, cap + MSIX_CONTROL, control & (u16)~MSIX_MASK_ALL);

@@ -4,7 +4,7 @@
 /* The virtio PCI transport (virtio 1.2, 4.1) and split queues (2.7). Failures end the guest with VERDICT_VIRTIO. */
 
 #define VIRTIO_F_VERSION_1 32
-#define VIRTIO_F_ACCESS_PLATFORM 33 /* harmless to accept: no guest IOMMU, DMA addresses are physical ones */
+#define VIRTIO_F_ACCESS_PLATFORM 33 /* safe to accept: without a guest IOMMU, DMA addresses are physical */
 #define VIRTIO_F_ORDER_PLATFORM 36  /* likewise: x86 keeps stores in order */
 #define VIRTIO_MSI_NO_VECTOR 0xffff
 #define MSIX_CONFIG 0
@@ -16,7 +16,7 @@
 struct virtio {
   bdf function;
   struct bar bars[6];
-  u64 common, notify, isr, device; /* addresses; device is 0 if there is none */
+  u64 common, notify, isr, device; /* addresses; device is 0 if absent */
   u32 notify_multiplier;
 };
 
@@ -29,15 +29,15 @@ struct descriptor {
 
 struct queue {
   u16 index, size;
-  u16 added, seen; /* available and used index, as far as we got */
+  u16 added, seen; /* our available and used index */
   u64 doorbell;
   volatile u16 *avail; /* flags, index, ring */
-  volatile u16 *used;  /* flags, index, then {u32 id, u32 length} from the fourth byte on */
+  volatile u16 *used;  /* flags, index, then {u32 id, u32 length} from byte 4 */
   struct descriptor *descriptors;
 };
 
 void virtio_find(struct virtio *virtio, bdf function);
-/* Reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK. Returns what was agreed: what is wanted and offered. */
+/* Reset, ACKNOWLEDGE, DRIVER, features, FEATURES_OK. Returns the negotiated features: those both wanted and offered. */
 u64 virtio_negotiate(struct virtio *virtio, u64 wanted);
 /* MSI-X with one vector each for config, rx, tx; or INTx through the IOAPIC. */
 void virtio_interrupts(struct virtio *virtio);
@@ -50,7 +50,7 @@ void virtio_stop(struct virtio *virtio);
 
 static inline bool queue_pending(const struct queue *queue) { return queue->used[1] != queue->seen; }
 
-/* Takes the oldest used element; only after queue_pending. */
+/* Removes the oldest used element; call only after queue_pending. */
 static inline u32 queue_take(struct queue *queue, u32 *length) {
   barrier();
   const volatile u32 *element = (const volatile u32 *)queue->used + 1 + 2 * (queue->seen++ & (queue->size - 1));
@@ -58,7 +58,7 @@ static inline u32 queue_take(struct queue *queue, u32 *length) {
   return element[0];
 }
 
-/* Visible to the device from here on; it may sleep until queue_kick. */
+/* Makes the buffers visible to the device, which may sleep until queue_kick. */
 static inline void queue_add(struct queue *queue, u16 id) {
   queue->avail[2 + (queue->added & (queue->size - 1))] = id;
   barrier();
@@ -66,7 +66,7 @@ static inline void queue_add(struct queue *queue, u16 id) {
 }
 
 static inline void queue_kick(const struct queue *queue) {
-  fence(); /* our index before its flag */
+  fence(); /* publish our index before reading its flag */
   if (!(queue->used[0] & 1)) write16(queue->doorbell, queue->index);
 }
 
