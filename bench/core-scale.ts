@@ -1,4 +1,4 @@
-/** What the VFIO core's operations cost as devices, listeners and DMA maps become many. Needs no /dev/kvm. */
+/** Cost of the VFIO core's operations as the number of devices, listeners and DMA maps grows. Needs no /dev/kvm. */
 import { performance } from 'node:perf_hooks';
 import { iova } from '../sys/address.js';
 import { Mapping } from '../sys/mapping.js';
@@ -27,10 +27,10 @@ const MAPS = [1_000, 8_000, DMA_ENTRY_LIMIT];
 const LOOKUPS = 50_000;
 const PAGE = 4096;
 
-/** Operations in their order. Each returns how many calls it made. */
+/** Operations in order. Each returns the number of calls it made. */
 type Phases = Readonly<Record<string, () => number>>;
 
-/** The same numbers in the same order each time it is run. */
+/** Deterministic pseudo-random numbers. */
 function* randomNumbers(below: number): Generator<number, never> {
   for (let state = 1; ; ) {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
@@ -48,7 +48,10 @@ function shuffled<T>(items: readonly T[]): T[] {
   return out;
 }
 
-/** Devices come, are given to VMs, and go. @param groupsPerVm groups that share a VM and a container */
+/**
+ * Registers devices, associates them with VMs, and unregisters them. @param groupsPerVm groups that share a VM and a
+ * container
+ */
 function life(count: number, groupsPerVm: number): Phases {
   const world = new World();
   const { core } = world;
@@ -138,7 +141,7 @@ function listening(count: number): Phases {
       }
       return count;
     },
-    'SET_KVM, for each that hears it'() {
+    'SET_KVM, per listener'() {
       world.core.vfioFileOps.setKvm(contained.group, null);
       return count;
     },
@@ -155,7 +158,7 @@ function listening(count: number): Phases {
   };
 }
 
-/** Maps of one page, with a page between them that is not mapped. */
+/** One-page maps, each followed by an unmapped page. */
 const nthMap = (n: number) => iova(BigInt(n) * BigInt(2 * PAGE));
 
 function mapping(count: number): Phases {
@@ -199,7 +202,7 @@ function mapping(count: number): Phases {
   };
 }
 
-/** Microseconds of one call of each operation, in `copies` of it that live at the same time. */
+/** Microseconds per call of each operation, with `copies` instances alive at the same time. */
 function timed(begin: () => Phases, copies: number): Record<string, number> {
   const all = Array.from({ length: copies }, begin);
   const each: Record<string, number> = {};
@@ -225,7 +228,10 @@ function printRow(name: string, columns: readonly string[]): void {
   console.log(`  ${name.padEnd(40)}${columns.map((column) => column.padStart(8)).join('')}`);
 }
 
-/** Medians of several rounds, in microseconds a call; a round has every size, so that a noisy moment hits each. */
+/**
+ * Prints medians of several rounds, in microseconds per call. Each round runs every size, so that noise affects all of
+ * them.
+ */
 function printCosts(
   title: string,
   sizes: readonly number[],
@@ -240,8 +246,9 @@ function printCosts(
 }
 
 /**
- * Each size is measured with 10,000 devices in memory, in 16 cores of 625, in 8 of 1,250 and so on. With fewer, the young
- * generation of the heap is never full, and small cores seem cheap: that step is the collector's, not the core's.
+ * Each size is measured with 10,000 devices in memory: in 16 cores of 625, 8 of 1,250 and so on. With fewer, the heap's
+ * young generation never fills up and small cores seem cheaper, which would measure the garbage collector instead of
+ * the core.
  */
 function printLives(title: string, groupsPerVm: number): void {
   printCosts(title, DEVICES, (size) => timed(() => life(size, groupsPerVm), ALL_DEVICES / size));

@@ -1,4 +1,4 @@
-/** A plug-in for the benchmark of DMA: a device that reads its client's memory as often as it is told. */
+/** A plug-in for the DMA benchmark: a device that reads its client's memory on request. */
 import type { Plugin } from 'tsvisor';
 import { PciRegions, RegionOps } from 'tsvisor/devices';
 import type { Iova, MdevInstance, OpenDevice, VendorDriver, VfioDeviceOps } from 'tsvisor/vfio';
@@ -6,8 +6,8 @@ import type { Iova, MdevInstance, OpenDevice, VendorDriver, VfioDeviceOps } from
 // BAR 0, as in vfio-user-peer.c.
 const ADDRESS = 0;
 const BYTES = 8;
-const GO = 12; // the number of times; the write is answered when all of it is done
-const CHECK = 16; // first byte, and the last one above it
+const GO = 12; // number of reads; the write is acknowledged when all are done
+const CHECK = 16; // first byte, with the last one above it
 const MOST_BYTES = 1 << 20;
 
 class DmaEngine extends RegionOps implements VfioDeviceOps {

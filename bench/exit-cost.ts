@@ -1,4 +1,6 @@
-/** What a KVM exit costs, from the guest's instruction to the next one: the whole way through tsvisor against C. */
+/**
+ * Cost of a KVM exit, from the guest's instruction to the next one: the complete path through tsvisor compared with C.
+ */
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -32,7 +34,7 @@ const guests: Readonly<Record<string, readonly number[]>> = {
   MMIO: [0xb9, ...u32(EXITS), 0xbb, ...u32(MMIO_ADDRESS), 0x88, 0x03, ...LOOP_AND_HALT(-6)],
 };
 
-/** A device as simple as the C loop's answer: it takes the byte. */
+/** A device as simple as the C loop: it stores the byte. */
 function byteSink(): BusDevice & { last: number } {
   const sink = {
     name: 'byte sink',
@@ -46,14 +48,14 @@ function byteSink(): BusDevice & { last: number } {
 }
 
 interface Contender extends Disposable {
-  /** Runs the guest to its end; nanoseconds per exit. */
+  /** Runs the guest to its end. Returns nanoseconds per exit. */
   run(): number;
   readonly memory: Uint8Array;
   readonly sregs: Uint8Array;
   readonly regs: Uint8Array;
 }
 
-/** A VM as the machine makes it, with the exits going through dispatcher and buses. */
+/** A VM like the machine's, whose exits go through dispatcher and buses. */
 function createContender(code: readonly number[], door: HotDoor): Contender {
   using scope = new Scope();
   const kvm = scope.own(Kvm.open());
@@ -120,6 +122,6 @@ export async function exitCost(): Promise<void> {
   }
   if (doors.length === 1)
     console.log(
-      '      koffi is not installed (npm install --no-save --save-dev koffi): its door was left out',
+      '      koffi is not installed (npm install --no-save --save-dev koffi): its call path was skipped',
     );
 }

@@ -1,8 +1,8 @@
 /*
- * The peer of bench/exit-cost.ts: the shortest VMM there can be around KVM_RUN. It is given the memory and the
- * registers that the TypeScript side has made, so that both run the same guest.
+ * The peer of bench/exit-cost.ts: a minimal VMM loop around KVM_RUN. It uses the memory and registers prepared by the
+ * TypeScript side, so that both run the same guest.
  *
- *   exit-loop MEMORY SREGS REGS ROUNDS    prints nanoseconds per exit, one line a round
+ *   exit-loop MEMORY SREGS REGS ROUNDS    prints nanoseconds per exit, one line per round
  */
 #include <fcntl.h>
 #include <linux/kvm.h>

@@ -1,2 +1,2 @@
-/** A 32-bit operand of an instruction: its bytes, the lowest first. */
+/** A 32-bit immediate operand, little-endian. */
 export const u32 = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff);

@@ -1,4 +1,4 @@
-/** `npm run bench [-- NAME ...]`: runs the benchmarks, all or those named. */
+/** `npm run bench [-- NAME ...]`: runs the named benchmarks, or all. */
 import { coreScale } from './core-scale.js';
 import { exitCost } from './exit-cost.js';
 import { mmioLatency } from './mmio-latency.js';
@@ -20,7 +20,7 @@ const benchmarks: Readonly<Record<string, () => Promise<void>>> = {
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !(name in benchmarks));
 if (unknown.length > 0) {
-  console.error(`no benchmark ${unknown.join(', ')}; there are ${Object.keys(benchmarks).join(', ')}`);
+  console.error(`unknown benchmark ${unknown.join(', ')}; choose from ${Object.keys(benchmarks).join(', ')}`);
   process.exitCode = 64;
 } else {
   for (const [name, run] of Object.entries(benchmarks)) {

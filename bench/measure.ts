@@ -1,4 +1,4 @@
-/** What all benchmarks share: medians, interleaving, C peers compiled on the spot. */
+/** Shared by all benchmarks: medians, interleaving, and C peers compiled on demand. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
@@ -14,7 +14,7 @@ export function median(values: readonly number[]): number {
     : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
 }
 
-/** Runs all contenders in turn, round by round, so that a noisy moment hits each; the median of each is the result. */
+/** Runs all contenders in turn, round by round, so that noise affects all of them. Returns each one's median. */
 export async function interleave(
   rounds: number,
   contenders: Readonly<Record<string, () => number | Promise<number>>>,
@@ -29,19 +29,19 @@ export async function interleave(
   return Object.fromEntries(Object.entries(samples).map(([name, values]) => [name, median(values)]));
 }
 
-/** A folder that is gone after the benchmark. */
+/** A temporary folder for the benchmark. */
 export function scratchFolder(): Disposable & { readonly path: string } {
   const path = mkdtempSync(join(tmpdir(), 'tsvisor-bench-'));
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-/** The source of a C peer lies beside the TypeScript source, not beside its compiled form. */
+/** A C peer's source is next to the TypeScript source, not next to the compiled file. */
 function cSource(name: string): string {
   const beside = fileURLToPath(new URL(`./${name}.c`, import.meta.url));
   return existsSync(beside) ? beside : fileURLToPath(new URL(`../../bench/${name}.c`, import.meta.url));
 }
 
-/** Compiles `bench/NAME.c` with gcc -O2; returns the program's path. @throws if there is no gcc */
+/** Compiles `bench/NAME.c` with gcc -O2. Returns the program's path. @throws Error without gcc */
 export function compileC(name: string, folder: string): string {
   const program = join(folder, name);
   execFileSync('gcc', ['-O2', '-Wall', '-o', program, cSource(name)], {
@@ -55,19 +55,20 @@ export const microseconds = (ns: number): string => `${(ns / 1000).toFixed(2)} u
 const cli = fileURLToPath(new URL('../vmm/cli.js', import.meta.url));
 
 /**
- * A server of the benchmark, ready: `tsvisor` with these arguments, or a C program that says so. Ended by SIGTERM.
- * @throws Error if it ends at once
+ * Starts a server and waits until it is ready: `tsvisor` with these arguments, or a C program that prints `ready`.
+ * Disposing stops it with SIGTERM.
+ * @throws Error if it exits at once
  */
 export async function serving(program: string, args: readonly string[]): Promise<AsyncDisposable> {
   const isOurs = program === process.execPath;
   const child = spawn(program, isOurs ? [cli, ...args] : args, { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = once(child, 'exit');
-  // Read to the end: a program whose reader has gone ends.
+  // Keep reading: a program whose stdout is closed would end.
   await new Promise<void>((resolve, reject) => {
     child.stdout.on('data', (bytes) => {
       if (/ready|serves it at/.test(String(bytes))) resolve();
     });
-    void ended.then(() => reject(new Error(`${program} ${args.join(' ')} ended at once`)));
+    void ended.then(() => reject(new Error(`${program} ${args.join(' ')} exited at once`)));
   });
   return {
     async [Symbol.asyncDispose]() {

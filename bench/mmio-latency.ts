@@ -1,4 +1,4 @@
-/** How long a guest waits for a register of its device: in this process, and in another one by vfio-user. */
+/** How long a guest waits for a read of a device register: in process, and through vfio-user. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Elf64Ehdr, Elf64Phdr } from '../vmm/boot-elf.js';
@@ -37,7 +37,7 @@ const readRepeatedly = (times: number): number[] => [
   ...[0x66, 0x8b, 0x03, 0xff, 0xc9, 0x75, 0xf9],
 ];
 
-/** A guest as vmm/guest/abi.h describes it, that does nothing but read one register. */
+/** A guest for the ABI of vmm/guest/abi.h that only reads one register. */
 function guestImage(): Uint8Array {
   const code = [
     ...setConfig(0x10, VRAM_AT),
@@ -73,7 +73,7 @@ function guestImage(): Uint8Array {
   return Buffer.concat([header, segment, Uint8Array.from(code)]);
 }
 
-/** Nanoseconds of one read, as the guest waits for it. */
+/** Nanoseconds per read, as seen by the guest. */
 async function readNs(guest: string, address: string): Promise<number> {
   await using vm = VirtualMachine.start({ guest, devices: [{ address, slot: SLOT }] });
   const { phases, outcome } = await vm.finished;

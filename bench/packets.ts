@@ -1,4 +1,4 @@
-/** The data path: doorbell to interrupt, and packets through the responder and back. */
+/** The data path: from doorbell to interrupt, and packets to the responder and back. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { VirtualMachine } from '../vmm/virtual-machine.js';
 import { median, microseconds } from './measure.js';
@@ -10,7 +10,7 @@ const BYTES = 64;
 const TRAFFIC_BEGINS = 0x50;
 const TRAFFIC_ENDS = 0x60;
 
-/** Nanoseconds that the event thread has been on a CPU. */
+/** CPU time of the event thread in nanoseconds. */
 function eventThreadNs(): number {
   for (const tid of readdirSync('/proc/self/task')) {
     if (readFileSync(`/proc/self/task/${tid}/comm`, 'utf8').trim() !== 'tsvisor-event') continue;
@@ -20,9 +20,9 @@ function eventThreadNs(): number {
 }
 
 interface Run {
-  /** What the guest printed. */
+  /** The guest's output. */
   readonly text: string;
-  /** CPU time of the event thread in the guest's traffic phase. */
+  /** CPU time of the event thread during the guest's traffic phase. */
   readonly hostNs: number;
 }
 
@@ -60,7 +60,7 @@ async function medianOf(measure: () => Promise<number>): Promise<number> {
   return median(values);
 }
 
-/** Prints both; the guest's own share of a round trip is large where its code is emulated, so the host's is told apart. */
+/** Prints both. The host's share is printed separately, because the guest's is large where KVM emulates its code. */
 export async function packets(): Promise<void> {
   const roundTrip = await medianOf(async () => {
     const { text } = await runGuest(`doorbell=${DOORBELLS}`);

@@ -1,4 +1,4 @@
-/** How long `tsvisor run` takes from the start of the process to the guest's first instruction. */
+/** Time from the start of the `tsvisor run` process to the guest's first instruction. */
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { RunReport } from '../vmm/protocol.js';
@@ -9,7 +9,7 @@ const ROUNDS = 9;
 const FIRST_INSTRUCTION = 0x10;
 const cli = fileURLToPath(new URL('../vmm/cli.js', import.meta.url));
 
-/** Starts the CLI and reads when the guest ran its first instruction off the report; both clocks are the same one. */
+/** Starts the CLI, and reads the time of the guest's first instruction from its report; both use the same clock. */
 function untilFirstInstruction(args: readonly string[]): number {
   const start = monotonicMs();
   const { stdout, stderr, status } = spawnSync(process.execPath, [cli, 'run', '--json', ...args], {
@@ -18,11 +18,11 @@ function untilFirstInstruction(args: readonly string[]): number {
   if (status !== 0) throw new Error(`tsvisor run ended with ${status}: ${stderr}`);
   const report = JSON.parse(stdout) as RunReport;
   const first = report.phases.find(({ code }) => code === FIRST_INSTRUCTION);
-  if (first === undefined) throw new Error('the guest did not mark its first instruction');
+  if (first === undefined) throw new Error('the guest did not report its first instruction');
   return first.at - start;
 }
 
-/** The floor: a Node process that does nothing. */
+/** The lower bound: a Node process that does nothing. */
 function bareNode(): number {
   const start = monotonicMs();
   spawnSync(process.execPath, ['-e', '0']);

@@ -1,4 +1,4 @@
-/** How long a served device takes to read its client's memory: memory that is shared, and memory that is asked for. */
+/** How long a served device takes to read its client's memory: shared, and through messages. */
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';

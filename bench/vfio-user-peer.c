@@ -1,10 +1,10 @@
 /*
- * The least that speaks vfio-user, for comparison.
- *   vfio-user-peer server PATH           answers VERSION, DMA_MAP, REGION_READ, and REGION_WRITE of BAR 0, client after client
+ * A minimal vfio-user client and server, for comparison.
+ *   vfio-user-peer server PATH           answers VERSION, DMA_MAP, REGION_READ, and REGION_WRITE of BAR 0, one client at a time
  *   vfio-user-peer read PATH COUNT       median nanoseconds of a REGION_READ of 4 bytes of configuration space
- *   vfio-user-peer post PATH COUNT       nanoseconds of a posted REGION_WRITE of 4 bytes, COUNT of them and a read behind
+ *   vfio-user-peer post PATH COUNT       nanoseconds of a posted REGION_WRITE of 4 bytes: COUNT writes, then one read
  *   vfio-user-peer dma PATH COUNT BYTES fd|message
- *                                        nanoseconds of the server's read of BYTES of our memory: shared, or by DMA_READ
+ *                                        nanoseconds of the server's read of BYTES of our memory: shared, or with DMA_READ
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,7 +30,7 @@ struct access {
   uint32_t data;
 };
 
-/* BAR 0 reads memory: ADDRESS (64 bits), BYTES, GO (how often), CHECK (first byte, last byte). */
+/* BAR 0 reads memory: ADDRESS (64 bits), BYTES, GO (number of reads), CHECK (first byte, last byte). */
 enum { ADDRESS = 0, BYTES = 8, GO = 12, CHECK = 16 };
 enum { MEMORY_AT = 0x100000, MEMORY_BYTES = 1 << 20 };
 
@@ -60,7 +60,7 @@ static void transmit(int fd, const void *from, size_t bytes) {
   if (send(fd, from, bytes, MSG_NOSIGNAL) != (ssize_t)bytes) fail("send");
 }
 
-/* A header, and the descriptor that may come with it. */
+/* A header and an optional descriptor. */
 static int receive_header(int socket, struct header *h, int *fd) {
   char control[CMSG_SPACE(sizeof(int))];
   struct iovec iov = {h, sizeof *h};
@@ -96,9 +96,9 @@ static struct sockaddr_un address(const char *path) {
   return a;
 }
 
-/* What the server knows of its client's memory, and BAR 0. */
+/* The client's memory, and BAR 0. */
 static struct {
-  char *shared; /* NULL: asked for */
+  char *shared; /* NULL: not shared, read with DMA_READ */
   uint64_t iova, address;
   uint32_t bytes;
   char buffer[MEMORY_BYTES];
@@ -122,7 +122,7 @@ static void write_engine(int socket, uint64_t at, const char *data) {
   while (times-- > 0) {
     if (!engine.shared) ask_for_memory(socket);
     else memcpy(engine.buffer, engine.shared + (engine.address - engine.iova), engine.bytes);
-    __asm__ volatile("" ::: "memory"); /* each copy is made */
+    __asm__ volatile("" ::: "memory"); /* keep each copy */
   }
 }
 
@@ -204,7 +204,7 @@ static int join(const char *path) {
   return fd;
 }
 
-/* A command, and the wait for its answer, in which requests for our memory are served. */
+/* Sends a command and waits for its reply; meanwhile serves the server's requests for our memory. */
 static void command(int socket, const void *message, int fd, const char *memory) {
   static struct {
     struct header header;
@@ -246,7 +246,7 @@ static int measure_dma(int socket, int count, uint32_t bytes, int is_shared) {
     uint64_t data;
   } write = {{2, REGION_WRITE, sizeof write, 0, 0}, ADDRESS, 0, 8, MEMORY_AT};
   command(socket, &write, -1, memory);
-  const uint32_t words[3][2] = {{BYTES, bytes}, {GO, 100}, {GO, count}}; /* the first time warms up */
+  const uint32_t words[3][2] = {{BYTES, bytes}, {GO, 100}, {GO, count}}; /* the first run warms up */
   int64_t start = 0;
   for (int i = 0; i < 3; i++) {
     write.header.size = sizeof write - 4;

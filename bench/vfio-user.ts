@@ -1,4 +1,4 @@
-/** vfio-user's round trip: client and server of ours against the least that C can do. */
+/** vfio-user's round trip: our client and server compared with minimal ones in C. */
 import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { Connection } from '../vfio/user/client/connection.js';

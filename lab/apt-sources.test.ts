@@ -19,7 +19,7 @@ Signed-By:
 `;
 
 describe('parseAptSources', () => {
-  test('reads stanzas, and keeps an inline key as it is written', () => {
+  test('parses stanzas, and keeps an inline key verbatim', () => {
     const [first, second] = parseAptSources('debian.sources', stanzas);
     expect(first).toEqual({
       types: ['deb', 'deb-src'],
@@ -31,11 +31,11 @@ describe('parseAptSources', () => {
     expect(second?.signedBy).toBe('\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc');
   });
 
-  test('leaves out a stanza that is switched off', () => {
+  test('ignores a disabled stanza', () => {
     expect(parseAptSources('x.sources', `Enabled: no\n${stanzas}`)).toHaveLength(1);
   });
 
-  test('reads lines with and without options, and no comments', () => {
+  test('parses lines with and without options, and ignores comments', () => {
     const text = `# deb http://commented.example/debian bookworm main
 deb [arch=amd64 signed-by=/keys/a.gpg] http://mirror.example/debian bookworm main non-free # why
 deb http://other.example/debian bookworm main`;
@@ -55,18 +55,18 @@ deb http://other.example/debian bookworm main`;
 describe('otherSuites', () => {
   const sources = parseAptSources('debian.sources', stanzas);
 
-  test('asks the mirror of the machine for other suites, with the same keys', () => {
+  test('uses the machine’s mirror for other suites, with the same keys', () => {
     expect(otherSuites(sources, 'bookworm', ['bookworm', 'bookworm-backports'])).toBe(
       'Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-backports\n' +
         'Components: main\nSigned-By: /keys/archive.gpg\n',
     );
   });
 
-  test('takes no archive of another release, and says where to add one', () => {
+  test('rejects archives of other releases, and reports where to add one', () => {
     expect(() => otherSuites(sources, 'trixie', ['trixie'])).toThrow(/main of trixie[\s\S]*sources\.list\.d/);
   });
 
-  test('what it writes is read back as the same source', () => {
+  test('its output parses as the same source', () => {
     const text = otherSuites(sources, 'bookworm', ['sid']);
     expect(parseAptSources('lab.sources', text)).toEqual([
       { ...sources[0], types: ['deb'], suites: ['sid'], components: ['main'] },

@@ -1,10 +1,10 @@
-/** One package source of apt: a line of sources.list or a stanza of a .sources file. */
+/** One apt package source: a line of sources.list or a stanza of a .sources file. */
 export interface AptSource {
   readonly types: readonly string[];
   readonly uris: readonly string[];
   readonly suites: readonly string[];
   readonly components: readonly string[];
-  /** Keyring path, fingerprints or an inline key, as written; continuation lines included. */
+  /** Keyring path, fingerprints or inline key, verbatim, with continuation lines. */
   readonly signedBy?: string;
 }
 
@@ -48,7 +48,7 @@ function parseLine(line: string): AptSource | undefined {
   };
 }
 
-/** Reads one file of /etc/apt: `.sources` holds stanzas (deb822), anything else one source a line. */
+/** Parses one file of /etc/apt: `.sources` contains stanzas (deb822), other files one source per line. */
 export function parseAptSources(fileName: string, text: string): AptSource[] {
   const parts = fileName.endsWith('.sources')
     ? text.split(/\n[ \t]*\n/).map(parseStanza)
@@ -57,8 +57,8 @@ export function parseAptSources(fileName: string, text: string): AptSource[] {
 }
 
 /**
- * The text of a .sources file with other suites of the archive this machine already trusts for its own release:
- * same mirror, same keyring.
+ * The text of a .sources file for other suites of the archive that this machine already trusts for its own release,
+ * with the same mirror and keyring.
  * @throws Error if no source offers `main` of the machine's release
  */
 export function otherSuites(

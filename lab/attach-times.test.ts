@@ -14,7 +14,7 @@ LAB-TRACE 6.750000: lab_mapped: (__x64_sys_ioctl+0x94/0xc0 <- vfio_iommu_type1_i
 LAB-TRACE 6.800000: lab_run: (kvm_arch_vcpu_ioctl_run+0x4/0x4d0 [kvm])
 `;
 
-test('attaching lasts from the open of the group to the last call on the device, and only MAP_DMA counts as mapping', () => {
+test('attaching lasts from opening the group to the last call on the device; only MAP_DMA counts as mapping', () => {
   const { attach, map } = parseAttachTimes(trace.replaceAll('\n', '\r\n'));
   expect(attach).toBeCloseTo(1.25, 6);
   expect(map).toBeCloseTo(1.25, 6);

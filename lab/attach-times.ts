@@ -1,15 +1,17 @@
-/** What L1's kernel saw of a VMM that attached a device, in seconds. @see attach-times in lab/l1/commands.sh */
+/**
+ * Times, in seconds, that L1's kernel measured while a VMM attached a device. @see attach-times in lab/l1/commands.sh
+ */
 export interface AttachTimes {
-  /** From opening the group to the last call on the device before the first vCPU ran. */
+  /** From opening the group to the last ioctl on the device before the first vCPU ran. */
   readonly attach: number;
-  /** In VFIO_IOMMU_MAP_DMA until then. */
+  /** Time spent in VFIO_IOMMU_MAP_DMA until then. */
   readonly map: number;
 }
 
-/** VFIO_IOMMU_MAP_DMA without its direction and size, as the probe prints it. */
+/** VFIO_IOMMU_MAP_DMA without direction and size bits, as the probe prints it. */
 const MAP_DMA = '0x3b71';
 
-/** @throws Error if the trace is not there, or not whole */
+/** @throws Error if the trace is missing or incomplete */
 export function parseAttachTimes(output: string): AttachTimes {
   const lines = [...output.matchAll(/^LAB-TRACE ([\d.]+): lab_(\w+): .*?(?:request=(\w+))?\r?$/gm)];
   const opened = lines.find(([, , what]) => what === 'group');

@@ -8,7 +8,7 @@ import { projectFolder } from './paths.js';
 import { type L1Machine, l1Arguments } from './qemu.js';
 import { programOf, userland } from './userland.js';
 
-/** One run of QEMU, and the folder that it shares with L1; both are gone when it is disposed, or this process ends. */
+/** A QEMU process and the folder that it shares with L1. Disposing, or the end of this process, removes both. */
 export class Boot implements AsyncDisposable {
   readonly folder: string;
   readonly qemu: ChildProcess;
@@ -21,7 +21,7 @@ export class Boot implements AsyncDisposable {
     this.#kill = () => void qemu.kill('SIGKILL');
   }
 
-  /** @param environment `NAME=value` of the variables that commands in L1 find */
+  /** @param environment `NAME=value` of variables for commands in L1 */
   static start(machine: L1Machine, environment: readonly string[]): Boot {
     const folder = mkdtempSync(join(tmpdir(), 'tsvisor-lab-'));
     writeFileSync(join(folder, 'environment'), environment.join('\n'));
@@ -47,12 +47,12 @@ export class Boot implements AsyncDisposable {
     return this.qemu.exitCode !== null || this.qemu.signalCode !== null;
   }
 
-  /** The end of what QEMU and L1's kernel said. */
+  /** The end of the output of QEMU and of L1's console. */
   lastWords(): string {
     let console = '';
     try {
       console = readFileSync(join(this.folder, 'console'), 'latin1');
-    } catch {} // QEMU did not come so far as to make it
+    } catch {} // QEMU ended before creating it
     return `${this.#errors}${console}`.slice(-2000);
   }
 

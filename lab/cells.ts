@@ -1,21 +1,21 @@
 import type { L2Check } from './l2.js';
 
-/** Devices passed through together, and what L2 must find good about them. */
+/** A set of devices passed through together, and the expected results in L2. */
 export interface Cell {
   readonly name: string;
   readonly checks: readonly L2Check[];
-  /** Results that L2 must print, all ok. */
+  /** Results that L2 must print, all of them ok. */
   readonly expected: readonly string[];
-  /** Bash in L1 that leaves the devices, as addresses or UUIDs, in `devices`. */
+  /** Bash in L1 that prepares the devices and stores their addresses or UUIDs in `devices`. */
   readonly attach: string;
-  /** Bash in L1 that gives them back. */
+  /** Bash in L1 that returns them to the host. */
   readonly detach: string;
   readonly parameters?: readonly string[];
-  /** The device is tsvisor's own: QEMU of L1 cannot have it. */
+  /** The device is emulated by tsvisor, so L1's QEMU cannot use it. */
   readonly isInProcess?: true;
-  /** It has no cdev to bind to an iommufd. */
+  /** The device has no cdev to bind to an iommufd. */
   readonly isByGroupOnly?: true;
-  /** Virtual CPUs of L2; 1 if absent. */
+  /** Virtual CPUs of L2; 1 by default. */
   readonly cpus?: number;
 }
 
@@ -32,7 +32,7 @@ const mediated = (...types: string[]): Pick<Cell, 'attach' | 'detach'> => ({
   detach: 'for uuid in $devices; do echo 1 > /sys/bus/mdev/devices/$uuid/remove; done',
 });
 
-/** Another tsvisor has the device, and the guest's one gets it by vfio-user. */
+/** One tsvisor serves the device, and the one under test connects to it by vfio-user. */
 const served = (device: string): Pick<Cell, 'attach' | 'detach' | 'isInProcess' | 'isByGroupOnly'> => ({
   attach:
     `node dist/vmm/cli.js serve ${device} --socket /run/served & server=$!; ` +
@@ -44,7 +44,7 @@ const served = (device: string): Pick<Cell, 'attach' | 'detach' | 'isInProcess' 
 
 const nic = { checks: nicChecks, expected: nicResults('eth0') };
 
-/** What is proved of each kind of device and interrupt. */
+/** The tested combinations of device and interrupt type. */
 export const cells: readonly Cell[] = [
   { name: 'e1000e MSI-X', ...nic, ...passThrough('LAB_E1000E') },
   { name: 'e1000e INTx', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=nomsi'] },
@@ -71,7 +71,7 @@ export const cells: readonly Cell[] = [
     name: 'mtty in process',
     checks: ['tty'],
     expected: ['tty.ttyS1', 'tty.ttyS2'],
-    // The first port echoes because of a program at the other end of a socket, the second because it is looped back.
+    // The first port echoes through a program at the other end of a socket, the second through its own loopback.
     attach:
       "node -e \"require('net').createServer((s) => s.pipe(s)).listen('/run/echo')\" & echo=$!; " +
       'until [ -S /run/echo ]; do sleep 0.1; done; devices=mtty-2,port0=unix:/run/echo',

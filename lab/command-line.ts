@@ -1,9 +1,9 @@
-/** For lab tests: tsvisor's command line, run to its end in L1. */
+/** For lab tests: runs tsvisor's command line to its end in L1. */
 import { spawnSync } from 'node:child_process';
 
 export interface CommandResult {
   readonly status: number | null;
-  /** What it said on standard error. */
+  /** Standard error. */
   readonly error: string;
   readonly output: string;
 }
@@ -12,7 +12,7 @@ const TIMEOUT_MS = 60_000;
 
 /**
  * Runs `tsvisor run --quiet` with more arguments.
- * @param wrapper bash in which `"$@"` is that command, to run it in some surroundings: `ulimit -l 64; "$@"`
+ * @param wrapper bash that runs the command `"$@"` in some environment: `ulimit -l 64; "$@"`
  */
 export function tsvisorRun(args: readonly string[], wrapper = '"$@"'): CommandResult {
   const command = [process.execPath, 'dist/vmm/cli.js', 'run', '--quiet', ...args];

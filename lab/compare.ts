@@ -6,12 +6,12 @@ import { l2CommandLine, parseL2Results } from './l2.js';
 const ROUNDS = 3;
 const FETCH_BYTES = 32 << 20;
 const TIMEOUT_MS = 120_000;
-/** The largest guest's memory is locked in L1, beside everything else there. */
+/** The largest guest's memory is locked in L1, in addition to everything else there. */
 const L1_MEMORY = 3072;
 const SMALL_MIB = 256;
 const LARGE_MIB = 1024;
 
-/** What is compared; the first is measured against each of the others. */
+/** The VMMs to compare; the first is compared with each of the others. */
 const contestants: readonly { readonly name: string; readonly vmm: Vmm; readonly machine?: string }[] = [
   { name: 'tsvisor', vmm: 'tsvisor' },
   { name: 'QEMU q35', vmm: 'qemu' },
@@ -28,13 +28,13 @@ const rows = {
 } as const;
 type Figures = Record<keyof typeof rows, number>;
 
-/** Bash: runs a VMM and remembers the most memory that it had. */
+/** Bash that runs a VMM and records its peak memory. */
 const watched = (boot: string): string => `
   ( exec ${boot} ) & vmm=$!
   while [ -d /proc/$vmm ]; do grep VmHWM /proc/$vmm/status > /run/now 2>/dev/null && mv /run/now /run/most; sleep 0.3; done
   wait $vmm; cat /run/most`;
 
-/** One contestant in L1. */
+/** One VMM in L1. */
 class Bench {
   readonly #l1: L1;
   readonly #url: string;
@@ -98,8 +98,8 @@ function median(values: readonly number[]): number {
 }
 
 /**
- * tsvisor beside Debian's QEMU: same L1, kernel, initramfs and NIC, in turn, and prints the medians and their ratios.
- * The absolute times are those of software emulation.
+ * Compares tsvisor with Debian's QEMU: same L1, kernel, initramfs and NIC, in turn. Prints medians and ratios; the
+ * absolute times are those of software emulation.
  */
 export async function compare(): Promise<void> {
   const { l1, url } = await bootForGuests({ devices: ['e1000e'], memory: L1_MEMORY });

@@ -12,7 +12,7 @@ const file = (path: string, text: string): CpioEntry => ({
   data: Buffer.from(text),
 });
 
-/** Reads an archive by the format's description alone. */
+/** Parses an archive from the format's specification alone. */
 function entriesOf(archive: Buffer): { name: string; mode: number; data: Buffer }[] {
   const entries = [];
   for (let at = 0; ; ) {
@@ -30,12 +30,12 @@ function entriesOf(archive: Buffer): { name: string; mode: number; data: Buffer 
 }
 
 describe('cpio', () => {
-  test('puts each folder before what is in it, once', () => {
+  test('puts each folder before its contents, once', () => {
     const names = entriesOf(cpio([file('a/b/one', '1'), file('a/b/two', '2')])).map(({ name }) => name);
     expect(names).toEqual(['a', 'a/b', 'a/b/one', 'a/b/two']);
   });
 
-  test('keeps names, modes and bytes of any files', () => {
+  test('preserves names, modes and bytes of any files', () => {
     const name = fc.stringMatching(/^[a-zé]{1,12}$/);
     const contents = fc.dictionary(name, fc.uint8Array({ maxLength: 40 }), { maxKeys: 8 });
     fc.assert(

@@ -1,4 +1,4 @@
-/** A file, folder (no data, mode S_IFDIR) or symbolic link (data is the target) of an initramfs. */
+/** An initramfs entry: a file, a folder (no data, mode S_IFDIR) or a symbolic link (data is the target). */
 export interface CpioEntry {
   /** Relative, without a leading slash. */
   readonly path: string;
@@ -13,7 +13,7 @@ export const S_IFLNK = 0o120000;
 
 const padTo4 = (bytes: number): Buffer => Buffer.alloc(-bytes & 3);
 
-/** An archive in the format the kernel unpacks ("newc"); owner 0, time 0, so equal input gives equal bytes. */
+/** An archive in the kernel's format ("newc"), with owner 0 and time 0: equal input gives equal bytes. */
 export function cpio(entries: readonly CpioEntry[]): Buffer {
   const parts: Buffer[] = [];
   const add = (inode: number, { path, mode, data = Buffer.alloc(0) }: CpioEntry): void => {
@@ -31,7 +31,7 @@ export function cpio(entries: readonly CpioEntry[]): Buffer {
   return Buffer.concat(parts);
 }
 
-/** The kernel does not make the folders above a file by itself. */
+/** The kernel does not create missing parent folders. */
 function withParents(entries: readonly CpioEntry[]): CpioEntry[] {
   const known = new Set<string>();
   const all: CpioEntry[] = [];

@@ -14,7 +14,7 @@ describe('devices', () => {
     expect(new Set(slots).size).toBe(slots.length);
   });
 
-  test('a device on the root bus is found at its slot, one below a port on the bus of that port', () => {
+  test('a device on the root bus is at its slot, one below a port on that port’s bus', () => {
     expect(Object.fromEntries(pciAddresses(['e1000e-port', 'nvme', 'igb']))).toEqual({
       nvme: '0000:00:13.0',
       igb: '0000:01:00.0',
@@ -40,11 +40,11 @@ describe('devices', () => {
     ]);
   });
 
-  test('a variable name is one that a shell takes', () => {
+  test('a variable name is valid in a shell', () => {
     for (const name of deviceNames) expect(addressVariable(name)).toMatch(/^LAB_[A-Z0-9_]+$/);
   });
 
-  test('an unknown device is refused with the list of those there are', () => {
+  test('an unknown device is rejected with the list of available ones', () => {
     expect(parseDevices('igb,edu')).toEqual(['igb', 'edu']);
     expect(parseDevices('all')).toEqual(deviceNames);
     expect(() => parseDevices('igb,floppy')).toThrow(/'floppy'[\s\S]*virtio-net/);

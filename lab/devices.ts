@@ -1,11 +1,11 @@
-/** A device that L1 can be given; one row is all there is to say of it. */
+/** A device that L1 can have; its row is its complete description. */
 interface DeviceRow {
-  /** Slot on the root bus: the device's own, or that of the root port above it. */
+  /** Slot on the root bus of the device, or of the root port above it. */
   readonly slot: number;
-  /** Behind a root port of its own: needed for hot-unplug, AER and SR-IOV. */
+  /** Placed below its own root port: needed for hot-unplug, AER and SR-IOV. */
   readonly behindPort?: true;
   readonly backend: 'network' | 'disk' | 'none';
-  /** QEMU's device model and its options. */
+  /** QEMU's device model with options. */
   readonly model: string;
 }
 
@@ -16,7 +16,7 @@ export const deviceTable = {
     backend: 'network',
     model: 'virtio-net-pci,disable-legacy=on,iommu_platform=on',
   },
-  // QEMU's igb has no room for its VFs on the root bus.
+  // QEMU's igb has no space for its VFs on the root bus.
   igb: { slot: 0x12, backend: 'network', model: 'igb', behindPort: true },
   nvme: { slot: 0x13, backend: 'disk', model: 'nvme,serial=lab' },
   edu: { slot: 0x14, backend: 'none', model: 'edu' },
@@ -31,9 +31,7 @@ const hex = (value: number): string => value.toString(16).padStart(2, '0');
 
 const rowOf = (name: DeviceName): DeviceRow => deviceTable[name];
 
-/**
- * PCI addresses of devices as L1's Linux names them. The firmware numbers buses in the order of the root ports' slots.
- */
+/** PCI addresses of devices in L1. The firmware numbers buses in the order of the root ports' slots. */
 export function pciAddresses(names: readonly DeviceName[]): Map<DeviceName, string> {
   const ports = names.filter((name) => rowOf(name).behindPort).sort((a, b) => rowOf(a).slot - rowOf(b).slot);
   return new Map(
@@ -46,12 +44,12 @@ export function pciAddresses(names: readonly DeviceName[]): Map<DeviceName, stri
   );
 }
 
-/** The name of the variable that tells a command in L1 the address of a device: LAB_VIRTIO_NET for virtio-net. */
+/** The variable with a device's address, for commands in L1: LAB_VIRTIO_NET for virtio-net. */
 export const addressVariable = (name: DeviceName): string => `LAB_${name.toUpperCase().replaceAll('-', '_')}`;
 
 /**
- * QEMU's arguments for devices. Each NIC has a user-mode network of its own; a device's id is its name in the table.
- * @param diskFile gives the image file of a disk
+ * QEMU's arguments for devices. Each NIC has its own user-mode network; a device's id is its name in the table.
+ * @param diskFile returns the image file of a disk
  */
 export function deviceArguments(names: readonly DeviceName[], diskFile: (name: string) => string): string[] {
   return names.flatMap((name) => {
@@ -75,7 +73,7 @@ export function deviceArguments(names: readonly DeviceName[], diskFile: (name: s
   });
 }
 
-/** @throws Error naming the devices there are, if one of the words is none of them */
+/** @throws Error listing the available devices, if a name is unknown */
 export function parseDevices(text: string): DeviceName[] {
   if (text === 'all') return [...deviceNames];
   return text.split(',').map((word) => {

@@ -1,4 +1,4 @@
-/** What happens to a running guest when the host, the hardware or its own process does something to its device. */
+/** What happens to a running guest when the host, the hardware or its own process affects its device. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readlinkSync } from 'node:fs';
@@ -17,7 +17,7 @@ afterEach(async () => {
   }
 });
 
-/** Boots L2 with a device, by groups. */
+/** Boots L2 with a device attached by group. */
 function startGuest(device: string, checks: readonly L2Check[], bytes?: number, url?: string): RunningGuest {
   const fetched = url === undefined ? {} : { url, fetchBytes: bytes ?? 0 };
   const guest = start(['--device', device], { checks, ...fetched });
@@ -25,7 +25,7 @@ function startGuest(device: string, checks: readonly L2Check[], bytes?: number, 
   return guest;
 }
 
-/** Runs a guest that uses the NIC to its end. */
+/** Checks that a guest can use the NIC. */
 async function expectUsable(device: string): Promise<void> {
   const guest = startGuest(device, ['dhcp', 'ping']);
   expect(await guest.ended).toEqual([0, null]);
@@ -47,10 +47,10 @@ describe.skipIf(NIC === '' || PORT_NIC === '')('a device of a running guest', ()
   });
   afterAll(() => execFileSync('vfio-unbind', [NIC]));
 
-  test('is given back when the host unbinds it: the guest lets go of it in order, and lives', async () => {
+  test('is released when the host unbinds it: the guest ejects it and keeps running', async () => {
     const guest = startGuest(NIC, ['dhcp', 'unplug']);
     await guest.says('L2-WAITS');
-    // Returns when nobody uses the device any more.
+    // Returns once the device is no longer in use.
     const unbind = spawn('sh', ['-c', `echo ${NIC} > /sys/bus/pci/drivers/vfio-pci/unbind`]);
     const [status] = await once(unbind, 'exit');
     expect(status).toBe(0);
@@ -61,7 +61,7 @@ describe.skipIf(NIC === '' || PORT_NIC === '')('a device of a running guest', ()
     await expectUsable(NIC);
   });
 
-  test('may have an uncorrectable error: it is told of, and the guest lives', async () => {
+  test('may have an uncorrectable error: it is reported, and the guest keeps running', async () => {
     const guest = startGuest(PORT_NIC, ['dhcp', 'hold']);
     await guest.says('L2-WAITS');
     execFileSync('aer', [PORT_NIC, '8000']);
@@ -90,7 +90,7 @@ describe.skipIf(NIC === '' || PORT_NIC === '')('a device of a running guest', ()
     execFileSync('vfio-bind', [NIC]);
   });
 
-  test('moves ten more megabytes without one more exit', async () => {
+  test('transfers ten more megabytes without an additional exit', async () => {
     const exitsOf = async (bytes: number): Promise<Record<string, number>> => {
       const guest = startGuest(NIC, ['dhcp', 'fetch'], bytes, process.env.LAB_URL);
       expect(await guest.ended).toEqual([0, null]);
@@ -105,14 +105,14 @@ describe.skipIf(NIC === '' || PORT_NIC === '')('a device of a running guest', ()
     };
     const [few, many] = [await exitsOf(1 << 20), await exitsOf(11 << 20)];
     console.log('exits with 1 MiB', few, 'with 11 MiB', many);
-    // Config space, trapped BARs: what the NIC itself costs. The console prints times, the timer ticks.
+    // Config space and trapped BARs: the NIC's own exits. The console prints times, and the timer ticks.
     const ofTheNic = (exits: Record<string, number>) =>
       Object.entries(exits).filter(([name]) => name.includes(NIC));
     expect(ofTheNic(many)).toEqual(ofTheNic(few));
   });
 
-  // The last one: the device does not come back.
-  test('may be pulled out: the guest loses it, and lives', async () => {
+  // Last: the device does not come back.
+  test('may be unplugged: the guest loses it and keeps running', async () => {
     const guest = startGuest(PORT_NIC, ['dhcp', 'unplug']);
     await guest.says('L2-WAITS');
     execFileSync('hmp', ['device_del', 'e1000e-port']);

@@ -3,16 +3,16 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
-/** The same bytes at every call and on every machine, which no compression or cache of zeros makes easier. */
+/** Deterministic content that neither compresses nor benefits from caching zeros. */
 export function fileContent(bytes: number): Buffer {
   return createCipheriv('aes-128-ctr', Buffer.alloc(16), Buffer.alloc(16)).update(Buffer.alloc(bytes));
 }
 
-/** MD5 of {@link fileContent}, as busybox's md5sum prints it in the guest: a checksum, not a secret. */
+/** MD5 of {@link fileContent} in the format of busybox's md5sum, as a checksum. */
 export const fileChecksum = (bytes: number): string =>
   createHash('md5').update(fileContent(bytes)).digest('hex');
 
-/** Serves any number of bytes at /NUMBER to guests, which reach this machine's loopback as 10.0.2.2. */
+/** Serves N bytes at /N to guests, which reach this machine's loopback as 10.0.2.2. */
 export async function startFileServer(): Promise<{ url: string } & Disposable> {
   const server = createServer((request, response) => {
     const bytes = Number(request.url?.slice(1));

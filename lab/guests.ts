@@ -4,7 +4,7 @@ import { inL1 } from './images.js';
 import { L1, type L1Options } from './l1.js';
 import { l2CommandLine, l2UserspaceSeconds, parseL2Results } from './l2.js';
 
-/** Who boots L2: the program under test, or the one that it is compared with. */
+/** The VMM that boots L2: the one under test, or the reference. */
 export type Vmm = 'tsvisor' | 'qemu';
 export type VfioInterface = 'group' | 'iommufd';
 
@@ -13,13 +13,13 @@ const CELL_TIMEOUT_MS = 120_000;
 
 export interface BootOptions {
   readonly cpus?: number;
-  /** MiB */
+  /** In MiB. */
   readonly memory?: number;
   /** QEMU's machine type. */
   readonly machine?: string;
 }
 
-/** Bash in L1 that boots L2 with the devices in `devices`, and prints what L2 prints. */
+/** Bash in L1 that boots L2 with the devices in `devices`, and prints L2's output. */
 export function bootCommand(vmm: Vmm, how: VfioInterface, line: string, options: BootOptions = {}): string {
   const { cpus = 1, memory = 256, machine = 'q35' } = options;
   if (vmm === 'qemu') {
@@ -39,7 +39,7 @@ export interface CellResult {
   readonly output: string;
 }
 
-/** Boots L2 with a cell's devices, and checks what it found. */
+/** Boots L2 with a cell's devices, and checks the results. */
 export async function runCell(
   l1: L1,
   cell: Cell,
@@ -62,7 +62,7 @@ export async function runCell(
   return { isPassed, ms: performance.now() - start, userspaceSeconds: l2UserspaceSeconds(output), output };
 }
 
-/** Boots L1 with all devices and VFIO loaded; `url` is where L2 fetches its file. */
+/** Boots L1 with all devices and VFIO loaded; `url` serves L2's file. */
 export async function bootForGuests(
   options: L1Options = {},
 ): Promise<{ readonly l1: L1; readonly url: string }> {
@@ -74,9 +74,9 @@ export async function bootForGuests(
 }
 
 /**
- * Boots L2 with each device by each interface, and prints a table.
+ * Boots L2 with each device through each interface, and prints a table.
  * @param names cells to run; all if empty
- * @returns whether all of them passed
+ * @returns whether all passed
  */
 export async function runGuests(vmm: Vmm, names: readonly string[]): Promise<boolean> {
   const unknown = names.filter((name) => !cells.some((cell) => cell.name === name));

@@ -5,12 +5,12 @@ import { labFolder } from './paths.js';
 import { runSteps, type Step } from './step.js';
 import { rootOf, runInside, userland, userlandStep } from './userland.js';
 
-/** Where the images lie on this machine; L1 sees this folder as /lab. */
+/** Folder of the images on this machine; L1 mounts it as /lab. */
 export const imageFolder = join(rootOf(userland), 'lab');
 
-/** The lab's files inside L1. */
+/** Paths of the lab's files in L1. */
 export const inL1 = {
-  /** bzImage of L1's kernel, which is also L2's. */
+  /** bzImage of L1's kernel, which L2 uses too. */
   kernel: '/lab/vmlinuz',
   /** The same kernel as an ELF file with a PVH entry. */
   kernelElf: '/lab/vmlinux',
@@ -20,7 +20,9 @@ export const inL1 = {
 const l1Modules = ['9pnet_virtio', '9p', 'overlay'];
 const l2Modules = ['e1000e', 'igb', 'igbvf', 'virtio_net', 'virtio_blk', 'nvme', 'bochs', 'mdpy-fb'];
 
-/** Inside the userland: modules with all they need, uncompressed, and the index that modprobe reads. */
+/**
+ * Runs inside the userland: copies modules with their dependencies, uncompressed, and builds the index for modprobe.
+ */
 const stage = (modules: readonly string[]): string => `
   kernel=$(ls /lib/modules)
   rm -rf /lab/stage && mkdir -p /lab/stage/lib/modules/$kernel && cd /lab/stage/lib/modules/$kernel
@@ -64,7 +66,10 @@ async function initramfs(
   writeFileSync(join(imageFolder, name), image);
 }
 
-/** The ELF kernel that a bzImage carries, compressed; the four bytes of its unpacked size behind it are left off. @see Documentation/arch/x86/boot.rst, payload_offset */
+/**
+ * The compressed ELF kernel in a bzImage, without the trailing 4-byte size. @see Documentation/arch/x86/boot.rst,
+ * payload_offset
+ */
 export function payloadOf(bzImage: Uint8Array): Uint8Array {
   const view = new DataView(bzImage.buffer, bzImage.byteOffset, bzImage.byteLength);
   const setupSectors = view.getUint8(0x1f1) || 4;
@@ -83,7 +88,9 @@ async function kernels(): Promise<void> {
 
 const text = (file: string): string => readFileSync(join(labFolder, file), 'utf8');
 
-/** Fetches and builds what is not in the cache yet. Near two minutes from nothing, milliseconds when all is there. */
+/**
+ * Fetches and builds what the cache lacks. Takes almost two minutes from scratch, milliseconds if everything is there.
+ */
 export async function prepare(): Promise<void> {
   const land = userlandStep(userland);
   const builtFrom = (...inputs: string[]): string[] => [...land.inputs, ...inputs];

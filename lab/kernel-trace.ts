@@ -1,23 +1,23 @@
-/** For lab tests: calls of functions of L1's kernel, seen by kprobes. */
+/** For lab tests: records calls of functions in L1's kernel, with kprobes. */
 import { readFileSync, writeFileSync } from 'node:fs';
 
-/** A function, and which of its arguments to note, by register: `{ kvm: 'si' }` is the second one. */
+/** A function, and the arguments to record, by register: `{ kvm: 'si' }` is the second one. */
 export interface Probe {
   readonly symbol: string;
   readonly arguments: Readonly<Record<string, 'di' | 'si' | 'dx' | 'cx'>>;
 }
 
-/** A call that was seen. */
+/** A recorded call. */
 export interface KernelCall {
   readonly symbol: string;
-  /** Numbers in hexadecimal: pointers of the kernel. */
+  /** Hexadecimal numbers: kernel pointers. */
   readonly arguments: Readonly<Record<string, string>>;
 }
 
 const TRACING = '/sys/kernel/tracing';
 const GROUP = 'tsvisor';
 
-/** Notes calls from its making until it is disposed. One at a time. */
+/** Records calls from construction until disposal. One at a time. */
 export class KernelTrace implements Disposable {
   readonly #names: readonly string[];
 
@@ -34,7 +34,7 @@ export class KernelTrace implements Disposable {
     this.clear();
   }
 
-  /** Calls since the last {@link clear}, oldest first. */
+  /** The calls since the last {@link clear}, oldest first. */
   get calls(): readonly KernelCall[] {
     const lines = readFileSync(`${TRACING}/trace`, 'utf8').matchAll(/: (\w+): \([^)]*\)(.*)$/gm);
     return [...lines].map(([, symbol = '', rest = '']) => ({

@@ -1,4 +1,4 @@
-/** The association of KVM and VFIO as the kernel itself sees it: our calls on one side, its functions on the other. */
+/** The association of KVM and VFIO, observed in the kernel: our calls on one side, its functions on the other. */
 import { execFileSync } from 'node:child_process';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { Kvm, KvmVfio, type VfioFile, type Vm } from '../kvm/index.js';
@@ -9,15 +9,15 @@ import { type ContainerFile, type DeviceFile, type GroupFile, VFIO_TYPE1v2_IOMMU
 import { KernelTrace } from './kernel-trace.js';
 
 const { LAB_E1000E: NIC = '' } = process.env;
-/** Two functions of the south bridge, in one group. */
+/** Two functions of the south bridge, in the same group. */
 const [SATA, SMBUS] = ['0000:00:1f.2', '0000:00:1f.3'];
 
 const NONE = '0x0';
-/** Called for a file that is added or removed: vfio_file_set_kvm(file, kvm). */
+/** Called when a file is added or removed: vfio_file_set_kvm(file, kvm). */
 const SET_KVM = { symbol: 'vfio_file_set_kvm', arguments: { file: 'di', kvm: 'si' } } as const;
-/** Called at a device's first open, with the VM that it will find in device->kvm. */
+/** Called at a device's first open, with the VM that becomes device->kvm. */
 const GET_KVM = { symbol: 'vfio_device_get_kvm_safe', arguments: { device: 'di', kvm: 'si' } } as const;
-/** Called at its last close. */
+/** Called at the last close. */
 const PUT_KVM = { symbol: 'vfio_device_put_kvm', arguments: { device: 'di' } } as const;
 
 describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
@@ -43,7 +43,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     kvm[Symbol.dispose]();
   });
 
-  /** A group in a container of its own. */
+  /** A group in its own container. */
   function contained(scope: Scope, address: string): { group: GroupFile; container: ContainerFile } {
     const device = scope.own(provider.resolve(address, {}));
     const container = scope.own(provider.groups.openContainer());
@@ -55,11 +55,11 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
 
   const openDevice = (scope: Scope, group: GroupFile, address: string): DeviceFile =>
     scope.own(group.getDeviceFd(address));
-  /** VMs that a function was called with since the trace was cleared. */
+  /** VMs passed to a function since the trace was cleared. */
   const vmsOf = ({ symbol }: { readonly symbol: string }): (string | undefined)[] =>
     trace.calls.filter((call) => call.symbol === symbol).map((call) => call.arguments.kvm);
 
-  test('a file that is added before the open gives the device its VM in the open, and takes it at the last close', () => {
+  test('a file added before the open gives the device its VM at the open, which puts it at the last close', () => {
     using scope = new Scope();
     const { group } = contained(scope, NIC);
     kvmVfio.addFile(group);
@@ -76,7 +76,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     ]);
   });
 
-  test('without an added file a device has no VM, and one that is added later is not given to the open device', () => {
+  test('without an added file a device has no VM, and adding one later does not change an open device', () => {
     using scope = new Scope();
     const { group } = contained(scope, NIC);
     const device = openDevice(scope, group, NIC);
@@ -88,7 +88,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     expect(device.getInfo().numRegions).toBe(9);
   });
 
-  test('a removed file belongs to no VM, and the open device stays usable', () => {
+  test('a removed file is associated with no VM, and the open device stays usable', () => {
     using scope = new Scope();
     const { group } = contained(scope, NIC);
     kvmVfio.addFile(group);
@@ -100,7 +100,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     expect(device.getInfo().numRegions).toBe(9);
   });
 
-  test('the second device of a group finds the VM too, with one addition for both', () => {
+  test('the second device of a group gets the VM too, from a single addition', () => {
     using scope = new Scope();
     const { group } = contained(scope, SATA);
     kvmVfio.addFile(group);
@@ -111,7 +111,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     expect(vmsOf(GET_KVM)).toEqual([added, added]);
   });
 
-  test('a second open of one device neither asks for the VM again nor lets it go at its close', () => {
+  test('a second open of one device neither gets the VM again nor puts it at its close', () => {
     using scope = new Scope();
     const { group } = contained(scope, NIC);
     kvmVfio.addFile(group);
@@ -121,7 +121,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     expect(trace.calls.some(({ symbol }) => symbol === PUT_KVM.symbol)).toBe(false);
   });
 
-  test('two groups of one VM are told of the same VM', () => {
+  test('two groups of one VM get the same VM', () => {
     using scope = new Scope();
     const { group: nic } = contained(scope, NIC);
     const { group: bridge } = contained(scope, SATA);
@@ -131,7 +131,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     expect(second).toBe(first);
   });
 
-  test('a cdev’s file takes part as a group’s does', () => {
+  test('a cdev’s file is associated like a group’s', () => {
     using scope = new Scope();
     const device = scope.own(provider.resolve(NIC, {}));
     const cdev = scope.own(provider.cdevs.openCdev(device.cdev ?? 'none'));
@@ -142,7 +142,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     expect(added).not.toBe(NONE);
   });
 
-  test('a VM that ends lets go of the files that are still added', () => {
+  test('closing a VM drops the files that are still added', () => {
     using scope = new Scope();
     const { group } = contained(scope, NIC);
     kvmVfio.addFile(group);
@@ -152,7 +152,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
     expect(group.getStatus()).toBeGreaterThan(0);
   });
 
-  test('a file twice, one that was not added, a closed one and one that is not VFIO’s are refused by name', () => {
+  test('a file twice, one that was not added, a closed one and one that is not VFIO’s are rejected by name', () => {
     using scope = new Scope();
     const { group, container } = contained(scope, NIC);
     kvmVfio.addFile(group);
@@ -171,7 +171,7 @@ describe.skipIf(NIC === '')('kvm-vfio, seen from the kernel', () => {
       /FILE_ADD on an eventfd: EINVAL\n.*not a VFIO group or device/,
     );
     expect(() => kvmVfio.addFile(container)).toThrowError(/FILE_ADD on \/dev\/vfio\/vfio: EINVAL/);
-    // Only the one removal that was one reached VFIO.
+    // Only the one valid removal reached VFIO.
     expect(vmsOf(SET_KVM)).toEqual([NONE]);
   });
 });

@@ -19,7 +19,7 @@ describe('L1', () => {
     accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
   });
 
-  test.each(present)('has %s at the address that its variable tells, in an IOMMU group', (name) => {
+  test.each(present)('has %s at the address in its variable, in an IOMMU group', (name) => {
     const device = `/sys/bus/pci/devices/${process.env[addressVariable(name)]}`;
     const read = (file: string): string => readFileSync(`${device}/${file}`, 'utf8').trim();
     expect(`${read('vendor')} ${read('device')}`).toBe(ids[name]);
@@ -32,7 +32,7 @@ describe('L1', () => {
     expect(existsSync('/dev/iommu')).toBe(true);
   });
 
-  test('gives a device to vfio-pci and takes it back', () => {
+  test('binds a device to vfio-pci and back', () => {
     const address = process.env.LAB_E1000E!;
     const driver = `/sys/bus/pci/devices/${address}/driver`;
     execFileSync('vfio-bind', [address]);
@@ -47,7 +47,7 @@ describe('L1', () => {
     expect(execFileSync('hmp', ['no-such-command'], { encoding: 'utf8' })).toContain('unknown command');
   });
 
-  test('makes and removes a mediated device of each sample driver', () => {
+  test('creates and removes a mediated device of each sample driver', () => {
     for (const type of ['mtty-2', 'mdpy-xga', 'mbochs-small']) {
       const uuid = execFileSync('mdev-create', [type], { encoding: 'utf8' }).trim();
       expect(existsSync(`/sys/bus/mdev/devices/${uuid}/iommu_group`)).toBe(true);

@@ -12,20 +12,20 @@ import type { L1Machine } from './qemu.js';
 import { say, seconds } from './step.js';
 
 export interface L1Options extends Partial<L1Machine> {
-  /** A boot that takes longer is given up, and tried once more. */
+  /** Time limit of a boot, which is then retried once. */
   readonly bootTimeoutMs?: number;
 }
 
 export interface RunOptions {
-  /** The command is ended then, with status 124 as of timeout(1). */
+  /** Time limit, after which the command is killed with status 124, like timeout(1). */
   readonly timeoutMs?: number;
-  /** Gets output as it comes; it is in the result too. */
+  /** Receives output as it arrives; the result contains it too. */
   readonly onOutput?: (bytes: Uint8Array) => void;
 }
 
 export interface RunResult {
   readonly status: number;
-  /** Standard output and error together. */
+  /** Standard output and error, interleaved. */
   readonly output: string;
 }
 
@@ -48,14 +48,14 @@ async function connectMailbox(path: string, signal: AbortSignal): Promise<Socket
 }
 
 /**
- * A running L1: a Linux with an IOMMU, real VFIO drivers and nested KVM, in which the project lies at the same path as
- * here. Commands run one after the other, as root, in the project's folder.
+ * A running L1: Linux with an IOMMU, real VFIO drivers and nested KVM, with the project mounted at the same path as
+ * here. Commands run one at a time, as root, in the project's folder.
  */
 export class L1 implements AsyncDisposable {
   readonly #boot: Boot;
   readonly #server: Disposable;
   readonly #socket: Socket;
-  /** Called with the end of the command that runs. */
+  /** Called with the status of the running command when it ends. */
   #onEnd: (status: number) => void = () => {};
   #onOutput: (bytes: Uint8Array) => void = () => {};
   #count = 0;
@@ -69,14 +69,14 @@ export class L1 implements AsyncDisposable {
 
   /**
    * Fetches and builds what is missing, then boots.
-   * @throws Error with the end of the console if L1 does not come up in two tries
+   * @throws Error with the end of the console if L1 does not boot in two attempts
    */
   static async boot(options: L1Options = {}): Promise<L1> {
     await prepare();
     try {
       return await L1.#tryBoot(options);
     } catch (error) {
-      say(`${(error as Error).message}\nlab: once more`);
+      say(`${(error as Error).message}\nlab: trying again`);
       return L1.#tryBoot(options);
     }
   }
@@ -117,7 +117,7 @@ export class L1 implements AsyncDisposable {
       },
     );
     this.#socket.on('data', (bytes) => reader.push(bytes));
-    this.#socket.on('error', () => {}); // QEMU's end is watched instead
+    this.#socket.on('error', () => {}); // the exit of QEMU is watched instead
     await new Promise<void>((resolve, reject) => {
       this.#onEnd = () => resolve();
       signal.addEventListener('abort', () => reject(signal.reason));
@@ -125,9 +125,9 @@ export class L1 implements AsyncDisposable {
   }
 
   /**
-   * Runs a bash command in L1; calls queue. What a background process of an earlier command prints is taken for
-   * output of the one that runs.
-   * @throws Error if L1 itself is gone or does not answer
+   * Runs a bash command in L1; calls are queued. Output of a background process of an earlier command counts as that of
+   * the running one.
+   * @throws Error if L1 has ended or does not respond
    */
   run(command: string, options: RunOptions = {}): Promise<RunResult> {
     const attempt = this.#last.then(() => this.#attempt(command, options));
@@ -152,12 +152,10 @@ export class L1 implements AsyncDisposable {
     };
     this.#socket.write(`${number} ${Math.ceil(timeoutMs / 1000)}\n`);
     try {
-      if (this.#boot.isGone) failed('L1 was gone')();
+      if (this.#boot.isGone) failed('L1 has ended')();
       const gone = once(this.#boot.qemu, 'exit', { signal: abort.signal }).then(failed('L1 ended'));
-      // The agent ends a command that is late; if even that does not come, L1 stands still.
-      const silent = sleep(timeoutMs + 20_000, undefined, { signal: abort.signal }).then(
-        failed('L1 stood still'),
-      );
+      // The agent kills a command at its time limit; if that is not reported either, L1 hangs.
+      const silent = sleep(timeoutMs + 20_000, undefined, { signal: abort.signal }).then(failed('L1 hangs'));
       for (const promise of [gone, silent]) promise.catch(() => {});
       const status = await Promise.race([ended, gone, silent]);
       return { status, output: Buffer.concat(parts).toString('utf8') };
@@ -167,7 +165,7 @@ export class L1 implements AsyncDisposable {
     }
   }
 
-  /** Ends QEMU at once: nothing in L1 is worth an orderly end. */
+  /** Kills QEMU: L1 has no state worth a clean shutdown. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#socket.destroy();
     await this.#boot[Symbol.asyncDispose]();
@@ -175,7 +173,7 @@ export class L1 implements AsyncDisposable {
   }
 }
 
-/** Variables that every command in L1 finds: addresses of devices, and a file that can be fetched over their NICs. */
+/** Variables for all commands in L1: addresses of devices, and a file that can be fetched over their NICs. */
 function environment(devices: readonly DeviceName[], url: string): string[] {
   const addresses = [...pciAddresses(devices)].map(
     ([name, address]) => `${addressVariable(name)}=${address}`,
@@ -188,7 +186,7 @@ function environment(devices: readonly DeviceName[], url: string): string[] {
   ];
 }
 
-/** Boots L1 with a login shell on this terminal; ends when the shell does. */
+/** Boots L1 with a login shell on this terminal. Returns when the shell ends. */
 export async function l1Shell(options: L1Options): Promise<void> {
   await prepare();
   using server = await startFileServer();

@@ -1,20 +1,20 @@
-/** What L2's check `picture` leaves on a screen, and whether that is what can be seen from outside. */
+/** The picture that L2's check `picture` draws, and its comparison with a screenshot. */
 import { PNG } from 'pngjs';
 
 const MOST_LOOKS = 40;
 
-/** What the check `picture` writes to a screen, with a line's end, again and again: 13 bytes, so that lines differ. */
+/** The line that the check `picture` writes to the screen repeatedly: 13 bytes, so that lines differ. */
 export const PICTURE_TEXT = 'tsvisor, lab';
 
 /** The mode that the check `picture` found. @throws Error if it found none */
 export function parseL2Picture(output: string): { width: number; height: number; stride: number } {
   const match = /^L2-PICTURE \S+ (\d+),(\d+) (\d+)\r?$/m.exec(output);
-  if (match === null) throw new Error(`L2 says nothing of a picture:\n${output}`);
+  if (match === null) throw new Error(`L2 printed no picture mode:\n${output}`);
   const [width = 0, height = 0, stride = 0] = match.slice(1).map(Number);
   return { width, height, stride };
 }
 
-/** Red, green, blue, 255 of each pixel: the text as DRM_FORMAT_XRGB8888. */
+/** Red, green, blue, 255 per pixel: the text as DRM_FORMAT_XRGB8888. */
 function expectedPixels(width: number, height: number, stride: number): Buffer {
   const text = Buffer.from(`${PICTURE_TEXT}\n`);
   const at = (i: number) => text[i % text.length] as number;
@@ -27,9 +27,9 @@ function expectedPixels(width: number, height: number, stride: number): Buffer {
 }
 
 /**
- * Compares PNGs with what L2 wrote until one is right: the driver draws a little later than it is asked.
- * @param take returns the next one
- * @returns how many bytes of the last one are wrong
+ * Compares PNGs with the expected picture until one matches: the driver draws with some delay.
+ * @param take returns the next PNG
+ * @returns how many bytes of the last one differ
  */
 export async function wrongBytes(output: string, take: () => Promise<Buffer>): Promise<number> {
   const { width, height, stride } = parseL2Picture(output);

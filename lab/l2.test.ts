@@ -7,7 +7,7 @@ import { PICTURE_TEXT, parseL2Picture } from './l2-picture.js';
 import { labFolder } from './paths.js';
 
 describe('L2', () => {
-  test('is told its checks and the file to fetch, with the checksum that the file has', () => {
+  test('gets its checks, and the file to fetch with its checksum', () => {
     const line = l2CommandLine({
       checks: ['dhcp', 'fetch'],
       url: 'http://10.0.2.2:8',
@@ -31,7 +31,7 @@ describe('L2', () => {
     expect(fileContent(4096).equals(Buffer.alloc(4096))).toBe(false);
   });
 
-  test('its results are read from a console with carriage returns and other lines', () => {
+  test('its results are parsed from a console with carriage returns and other lines', () => {
     const output =
       'L2-USERSPACE 3.17\r\nL2-RESULT dhcp.eth0 ok\r\nnoise L2-RESULT x ok\r\nL2-RESULT disk failed\r\n';
     expect(Object.fromEntries(parseL2Results(output))).toEqual({ 'dhcp.eth0': true, disk: false });
@@ -39,18 +39,18 @@ describe('L2', () => {
     expect(l2UserspaceSeconds('Kernel panic')).toBeUndefined();
   });
 
-  test('a result that failed once stays failed', () => {
+  test('a result that failed once remains failed', () => {
     expect(parseL2Results('L2-RESULT a failed\nL2-RESULT a ok\n').get('a')).toBe(false);
   });
 
-  test('its picture’s size is read, and its text is the one that L2 writes', () => {
+  test('its picture’s size is parsed, and its text is the one that L2 writes', () => {
     const output = 'L2-RESULT picture.fb0 ok\r\nL2-PICTURE fb0 1024,768 4096\r\n';
     expect(parseL2Picture(output)).toEqual({ width: 1024, height: 768, stride: 4096 });
-    expect(() => parseL2Picture('L2-END')).toThrow(/nothing of a picture/);
+    expect(() => parseL2Picture('L2-END')).toThrow(/no picture mode/);
     expect(readFileSync(`${labFolder}/l2/init.sh`, 'utf8')).toContain(`yes '${PICTURE_TEXT}' |`);
   });
 
-  test('the payload of a bzImage lies behind its setup sectors, without the size at its end', () => {
+  test('the payload of a bzImage starts after its setup sectors and excludes the size at its end', () => {
     const image = Buffer.alloc(4096);
     image.writeUInt8(2, 0x1f1);
     image.writeUInt32LE(100, 0x248);

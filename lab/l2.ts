@@ -1,6 +1,6 @@
 import { fileChecksum } from './file-server.js';
 
-/** What L2's init can do, in the order asked for. @see lab/l2/init.sh */
+/** Checks that L2's init supports, in execution order. @see lab/l2/init.sh */
 export type L2Check =
   | 'dhcp'
   | 'ping'
@@ -17,15 +17,15 @@ export type L2Check =
 
 export interface L2Options {
   readonly checks: readonly L2Check[];
-  /** Where `fetch` gets its file: LAB_URL in L1's environment. */
+  /** URL for `fetch`: LAB_URL in L1's environment. */
   readonly url?: string;
-  /** Size of that file; 4 MiB if not given. */
+  /** Size of the file; 4 MiB by default. */
   readonly fetchBytes?: number;
-  /** More kernel parameters, such as `pci=nomsi`. */
+  /** Additional kernel parameters, such as `pci=nomsi`. */
   readonly parameters?: readonly string[];
 }
 
-/** The kernel command line that makes L2 run some checks, print to ttyS0 and power off. */
+/** The kernel command line that makes L2 run the checks, print to ttyS0 and power off. */
 export function l2CommandLine({ checks, url, fetchBytes = 4 << 20, parameters = [] }: L2Options): string {
   const fetch =
     url === undefined ? [] : [`lab.url=${url}/${fetchBytes}`, `lab.md5=${fileChecksum(fetchBytes)}`];
@@ -43,7 +43,7 @@ export function l2CommandLine({ checks, url, fetchBytes = 4 << 20, parameters = 
   ].join(' ');
 }
 
-/** Results by name, `dhcp.eth0` for example, from what L2 printed. A result said twice holds only if both are ok. */
+/** Parses results such as `dhcp.eth0` from L2's output. A result printed twice is ok only if both are. */
 export function parseL2Results(output: string): Map<string, boolean> {
   const results = new Map<string, boolean>();
   for (const [, name, word] of output.matchAll(/^L2-RESULT (\S+) (ok|failed)\r?$/gm)) {
@@ -52,7 +52,7 @@ export function parseL2Results(output: string): Map<string, boolean> {
   return results;
 }
 
-/** Seconds from the start of L2's kernel to its first program, if it came so far. */
+/** Seconds from the start of L2's kernel to its first program; undefined if it did not start. */
 export function l2UserspaceSeconds(output: string): number | undefined {
   const match = /^L2-USERSPACE ([\d.]+)/m.exec(output);
   return match ? Number(match[1]) : undefined;

@@ -18,12 +18,12 @@ function read(chunks: readonly Buffer[]): { output: string; ends: number[][] } {
 const trailer = (number: number, status: number): string => `\x1eLAB ${number} ${status}\x1e`;
 
 describe('MailboxReader', () => {
-  test('hands output on at once, without waiting for a trailer', () => {
+  test('passes output on at once, without waiting for a trailer', () => {
     expect(read([Buffer.from('half a li')])).toEqual({ output: 'half a li', ends: [] });
   });
 
-  test('tells output from trailers wherever the stream is cut', () => {
-    // Lone marks, and text that looks like a trailer up to a point, belong to the output.
+  test('separates output from trailers wherever the stream is split', () => {
+    // Single marks, and text that resembles a trailer, belong to the output.
     const piece = fc.constantFrom('plain', '\n', '\x1e', '\x1eLAB 1', '\x1eLAB x 0');
     const command = fc.record({ words: fc.array(piece), status: fc.integer({ min: 0, max: 255 }) });
     fc.assert(
@@ -31,7 +31,7 @@ describe('MailboxReader', () => {
         fc.array(command, { maxLength: 4 }),
         fc.array(fc.nat(60), { maxLength: 9 }),
         (commands, cuts) => {
-          // A mark right before a trailer would start an empty one, as no program ends its output.
+          // A mark right before a trailer would start an empty trailer; no program's output ends like that.
           const texts = commands.map(({ words }) => `${words.join('')}${'.'.repeat(32)}`);
           const stream = Buffer.from(
             commands.map(({ status }, index) => texts[index] + trailer(index + 1, status)).join(''),

@@ -1,6 +1,6 @@
 /**
- * Splits what L1's agent sends into the output of commands and their trailers: 0x1e `LAB NUMBER STATUS` 0x1e.
- * A trailer may come in pieces; output is handed on as soon as it cannot be the start of one.
+ * Splits the stream from L1's agent into commands' output and trailers: 0x1e `LAB NUMBER STATUS` 0x1e. A trailer may
+ * arrive in pieces; output is passed on as soon as it cannot be the start of one.
  */
 export class MailboxReader {
   #pending = Buffer.alloc(0);
@@ -20,7 +20,7 @@ export class MailboxReader {
       if (plain > 0) this.#onOutput(rest.subarray(0, plain));
       rest = rest.subarray(plain);
       const end = rest.indexOf(0x1e, 1);
-      // The longest trailer is shorter than 32 bytes: what is longer is output that has the mark in it.
+      // A trailer is shorter than 32 bytes; anything longer is output that contains the mark.
       if (end < 0 && rest.length < 32) break;
       const trailer = /^LAB (\d+) (\d+)$/.exec(rest.subarray(1, Math.max(end, 1)).toString('latin1'));
       if (trailer) {

@@ -11,11 +11,11 @@ import { runServed } from './vfio-user.js';
 
 const usage = `npm run lab -- [OPTIONS] COMMAND
 
-  COMMAND ARGUMENTS...     run a command in L1, as root, in the project's folder; its status is the lab's
-  test FILE...             run lab tests (*.lab.test.ts) in L1; all, each in its own, if none is named
+  COMMAND ARGUMENTS...     run a command in L1, as root, in the project's folder; exits with its status
+  test FILE...             run lab tests (*.lab.test.ts) in L1; all of them, each file in its own L1, if none is named
   shell                    a shell in L1 on this terminal
   guests [CELL...]         pass each device through to L2 under tsvisor, and print a table
-  vfio-user [CELL...]      tsvisor's devices, served to Debian's QEMU 11 and a Linux guest, and a table
+  vfio-user [CELL...]      serve tsvisor's devices to Debian's QEMU 11 with a Linux guest, and print a table
   compare                  tsvisor beside Debian's QEMU: boot, file over the NIC, memory
   selftest [CELL...]       the same under Debian's QEMU: proves the lab without tsvisor
   prepare                  fetch packages and build images, without a boot
@@ -38,7 +38,7 @@ async function runInL1(words: readonly string[], options: L1Options, timeoutMs: 
   return status;
 }
 
-/** Lab tests of the project. */
+/** The project's lab tests. */
 function labTests(): string[] {
   return TEST_FOLDERS.flatMap((folder) =>
     readdirSync(join(projectFolder, folder), { recursive: true, encoding: 'utf8' })
@@ -47,10 +47,10 @@ function labTests(): string[] {
   );
 }
 
-/** Files of tests for a machine without an IOMMU. */
+/** Tests for a machine without an IOMMU. */
 const NO_IOMMU = /\.no-iommu\.lab\.test\.ts$/;
 
-/** Runs the named tests in one L1; if none is named, each file in an L1 of its own: they pull devices out. */
+/** Runs the named tests in one L1; if none is named, each file in its own L1, since tests unplug devices. */
 async function runTests(names: readonly string[], options: L1Options, timeoutMs: number): Promise<number> {
   const vitest = [
     'node',
@@ -69,7 +69,7 @@ async function runTests(names: readonly string[], options: L1Options, timeoutMs:
 }
 
 async function main(argv: string[]): Promise<number> {
-  // Options end at the command: the rest is the command's own.
+  // Options end at the command; the rest belongs to it.
   const withValue = ['--devices', '--cpus', '--memory', '--timeout'];
   let end = 0;
   while (argv[end]?.startsWith('--')) end += withValue.includes(argv[end]!) ? 2 : 1;

@@ -1,6 +1,6 @@
 # Builds, inside the lab's userland, the kernel modules that Debian leaves out of its kernel, and installs them beside
 # Debian's: modprobe prefers the folder `updates`. Debian sets CONFIG_IOMMUFD and VFIO_NOIOMMU to n, but its kernel
-# exports all that these modules need, but for one iterator of lib/interval_tree.c, which is compiled in.
+# exports everything these modules need, except one iterator of lib/interval_tree.c, which is compiled in.
 kernel=$(ls /lib/modules)
 archive=$(ls /usr/src/linux-source-*.tar.xz)
 source=/lab/$(basename "$archive" .tar.xz)
@@ -18,7 +18,7 @@ cp -r "$source/drivers/iommu/"{iommufd,iommu-priv.h} "$build/iommu/"
 } > "$build/iommu/iommufd/span.c"
 echo 'iommufd-y += span.o' >> "$build/iommu/iommufd/Makefile"
 
-# The headers were configured without these, so the C code is told on the command line what Kconfig would have told it.
+# The headers were configured without these options, so the command line defines what Kconfig would have defined.
 on=(CONFIG_IOMMUFD=m CONFIG_VFIO_DEVICE_CDEV=y CONFIG_VFIO_NOIOMMU=y CONFIG_SAMPLE_VFIO_MDEV_{MTTY,MDPY,MDPY_FB,MBOCHS}=m)
 off=(CONFIG_{MLX5,PDS,QAT,VIRTIO,HISI_ACC,NVGRACE_GPU}_VFIO_PCI= CONFIG_VFIO_{PLATFORM_BASE,CDX,FSL_MC}= CONFIG_DEBUG_INFO_BTF_MODULES=)
 cat > "$build/Kbuild" <<'KBUILD'

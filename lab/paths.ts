@@ -13,11 +13,11 @@ function findProject(): string {
   return process.cwd();
 }
 
-/** The folder of package.json; L1 sees it at the same path. */
+/** The folder of package.json; L1 mounts it at the same path. */
 export const projectFolder = findProject();
 
 /** The lab's own files that are not compiled: scripts and README. */
 export const labFolder = join(projectFolder, 'lab');
 
-/** Everything that is fetched or built; may be deleted at any time while no lab runs. */
+/** Everything fetched or built; may be deleted whenever no lab runs. */
 export const cacheFolder = resolve(process.env.TSVISOR_LAB_CACHE ?? join(labFolder, '.cache'));

@@ -1,4 +1,4 @@
-/** What Linux draws, seen from outside: vgpu in process, and the kernel's mediated displays. */
+/** What Linux draws, captured on the host: vgpu in process, and the kernel's mediated displays. */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeAll, expect, test } from 'vitest';
@@ -43,7 +43,7 @@ test.each(['vgpu-small', 'vgpu-small,interface=iommufd'])(
   (device) => expectPicture(device),
 );
 
-test('so it is with mdpy, a mediated device of the kernel', async () => {
+test('the same for mdpy, a mediated device of the kernel', async () => {
   const uuid = execFileSync('mdev-create', ['mdpy-xga'], { encoding: 'utf8' }).trim();
   try {
     await expectPicture(uuid);
@@ -52,7 +52,7 @@ test('so it is with mdpy, a mediated device of the kernel', async () => {
   }
 });
 
-test('mbochs, which has dma-bufs only, works and says why it cannot be looked at', () => {
+test('mbochs, which has only dma-bufs, works and reports why it cannot be captured', () => {
   const uuid = execFileSync('mdev-create', ['mbochs-small'], { encoding: 'utf8' }).trim();
   try {
     const files = ['--kernel', inL1.kernel, '--initrd', inL1.initrd, '--memory', '256M', '--no-reboot'];

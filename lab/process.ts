@@ -2,8 +2,8 @@ import { type SpawnOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 
 /**
- * Runs a program and gives its standard output.
- * @throws Error with the end of what it printed if it does not end with 0
+ * Runs a program and returns its standard output.
+ * @throws Error with the end of its output if it does not exit with 0
  */
 export async function output(argv: readonly string[], options: SpawnOptions = {}): Promise<string> {
   const child = spawn(argv[0]!, argv.slice(1), { ...options, stdio: ['ignore', 'pipe', 'pipe'] });

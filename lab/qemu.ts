@@ -6,20 +6,20 @@ import { rootOf, userland } from './userland.js';
 export interface L1Machine {
   readonly devices: readonly DeviceName[];
   readonly cpus: number;
-  /** MiB */
+  /** In MiB. */
   readonly memory: number;
-  /** A login on this terminal instead of the mailbox. */
+  /** A login shell on this terminal instead of the mailbox. */
   readonly shell: boolean;
-  /** False leaves the IOMMU out: there are no groups then. */
+  /** False omits the IOMMU, and with it all groups. */
   readonly iommu: boolean;
 }
 
-/** What L1 is shown of this machine. */
+/** Folders of this machine that L1 mounts. */
 export interface L1Folders {
   readonly project: string;
-  /** Folder of the `node` that runs the lab. */
+  /** Folder of the `node` binary that runs the lab. */
   readonly node: string;
-  /** This boot's own folder: sockets, disks, console, and the commands to run. */
+  /** The folder of this boot: sockets, disks, console, and the commands to run. */
   readonly run: string;
 }
 
@@ -30,7 +30,9 @@ const share = (slot: string, tag: string, path: string, readonly: boolean): stri
   `virtio-9p-pci,fsdev=${tag},mount_tag=${tag},bus=pcie.0,addr=${slot}`,
 ];
 
-/** QEMU's arguments for L1: software emulation of a q35 machine with VT-d, and an AMD CPU that can nest. */
+/**
+ * QEMU's arguments for L1: software emulation of a q35 machine with VT-d, and an AMD CPU with nested virtualisation.
+ */
 export function l1Arguments(machine: L1Machine, folders: L1Folders): string[] {
   const root = rootOf(userland);
   const kernel = [
@@ -55,12 +57,12 @@ export function l1Arguments(machine: L1Machine, folders: L1Folders): string[] {
       join(root, 'usr/lib/ipxe/qemu'),
     ],
     ...['-accel', 'tcg,thread=multi,tb-size=512', '-machine', 'q35'],
-    // With virtual GIF, QEMU 10.0 at times loses a timer interrupt of L1 while L2 runs, and the CPU stands still.
+    // With virtual GIF, QEMU 10.0 sometimes loses a timer interrupt of L1 while L2 runs, and the CPU hangs.
     ...['-cpu', 'max,la57=off,-vgif', '-smp', `${machine.cpus}`, '-m', `${machine.memory}`],
     ...['-nodefaults', '-display', 'none', '-no-reboot'],
     ...(machine.iommu ? ['-device', 'intel-iommu,intremap=on'] : []),
     ...['-serial', machine.shell ? 'stdio' : `file:${join(folders.run, 'console')}`],
-    // The ELF kernel: in software emulation, unpacking the bzImage costs most of a second.
+    // The ELF kernel: in software emulation, unpacking the bzImage takes most of a second.
     ...['-kernel', join(imageFolder, 'vmlinux'), '-initrd', join(imageFolder, 'l1.initrd')],
     ...['-append', kernel.join(' ')],
     ...share('2', 'root', root, true),
@@ -70,7 +72,7 @@ export function l1Arguments(machine: L1Machine, folders: L1Folders): string[] {
     ...['-device', 'virtio-serial-pci,bus=pcie.0,addr=6'],
     ...['-chardev', `socket,id=lab,path=${join(folders.run, 'mailbox')},server=on,wait=off`],
     ...['-device', 'virtserialport,chardev=lab,name=lab'],
-    // L1 talks to the monitor of the QEMU it runs in: one end of the socket is the monitor, the other a port of L1.
+    // L1 can use the monitor of its own QEMU: one end of the socket is the monitor, the other a port of L1.
     ...[
       '-chardev',
       `socket,id=monitor,${monitor},server=on,wait=off`,

@@ -1,6 +1,6 @@
 /**
- * What a person sees when a device or a kernel cannot be had, on the real kernel: what failed, on what, why, and the
- * remedy, which is tried wherever it can be.
+ * What the user sees when a device or a kernel is not usable, on the real kernel: the failed call, its target, the
+ * reason and the remedy, which is tried wherever possible.
  */
 import { execFileSync, execSync, spawn } from 'node:child_process';
 import { readdirSync, readlinkSync } from 'node:fs';
@@ -10,12 +10,12 @@ import { tsvisorRun } from './command-line.js';
 import { inL1 } from './images.js';
 
 const { LAB_E1000E: NIC = '' } = process.env;
-/** sysexits.h: EX_UNAVAILABLE. */
+/** EX_UNAVAILABLE of sysexits.h. */
 const UNAVAILABLE = 69;
-/** The built-in guest's verdict on a machine whose NIC is no virtio-net: it ran, so the device was attached. */
+/** The built-in guest's verdict when the NIC is not a virtio-net device: it ran, so the device was attached. */
 const RAN = 2;
 
-/** Expects a refusal that says all of these. */
+/** Expects a refusal whose text matches all of these. */
 function expectRefusal(
   { status, error }: { status: number | null; error: string },
   ...says: readonly RegExp[]
@@ -41,17 +41,17 @@ describe.skipIf(NIC === '')('before VFIO is loaded', () => {
     grep -v vfio $modules > /run/modules.dep
     unshare --mount bash -c 'mount --bind /run/modules.dep '$modules' && exec "$@"' bash "$@"`;
 
-  test('a driver that is not loaded is named with the command that loads it', () => {
+  test('a missing driver is named with the command that loads it', () => {
     const result = tsvisorRun(['--device', `${NIC},bind=vfio-pci`]);
     expectRefusal(result, new RegExp(`^tsvisor: bind on ${NIC} to vfio-pci: ENODEV`), /modprobe vfio-pci/);
   });
 
-  test('a kernel without VFIO is said to be one, and which option it lacks', () => {
+  test('a kernel without VFIO is reported with the option that it lacks', () => {
     const result = tsvisorRun(['--device', `${NIC},bind=vfio-pci`], withoutVfioModules);
     expectRefusal(result, /ENODEV\n.*this kernel was built without that driver \(CONFIG_VFIO_PCI\)/);
   });
 
-  test('a device that the host drives is refused with the commands that free it, and they do', () => {
+  test('a device in use by the host is refused with the commands that free it, and they work', () => {
     execFileSync('modprobe', ['e1000e']);
     const result = tsvisorRun(['--device', NIC]);
     expectRefusal(result, new RegExp(`^tsvisor: attach on ${NIC}: EBUSY`), /host uses it \(driver e1000e\)/);
@@ -66,8 +66,8 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     execFileSync('vfio-bind', [NIC]);
   });
 
-  test('a group that is not viable names the device and driver in the way, and its commands mend it', () => {
-    // Functions of the south bridge share a group: SATA and SMBus are two of them.
+  test('a group that is not viable is refused with the blocking device and driver, and its commands fix it', () => {
+    // SATA and SMBus are two functions of the south bridge, which share a group.
     const [sata, smbus] = ['0000:00:1f.2', '0000:00:1f.3'];
     execFileSync('modprobe', ['ahci']);
     expect(basename(readlinkSync(`/sys/bus/pci/devices/${sata}/driver`))).toBe('ahci');
@@ -85,7 +85,7 @@ describe.skipIf(NIC === '')('with VFIO', () => {
   });
 
   test.each(['group', 'iommufd'])(
-    'a limit on locked memory that is too low says need, have and how (%s)',
+    'a limit on locked memory that is too low is reported with need, limit and remedy (%s)',
     (how) => {
       const args = ['--device', `${NIC},interface=${how}`, '--memory', '128M'];
       const limited = (kib: number) =>
@@ -102,7 +102,7 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     },
   );
 
-  test('a device that another process uses names that process, and is had when it ends', async () => {
+  test('a device that another process uses is refused with that process, and works once it ends', async () => {
     const group = basename(readlinkSync(`/sys/bus/pci/devices/${NIC}/iommu_group`));
     const other = spawn('bash', ['-c', `exec 7<>/dev/vfio/${group}; echo open; exec sleep 100`], {
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -120,7 +120,7 @@ describe.skipIf(NIC === '')('with VFIO', () => {
   });
 
   test.each(['group', 'iommufd'])(
-    'a /dev without VFIO’s files, as in a container, is told from a missing module (%s)',
+    'a /dev without VFIO’s files, as in a container, is distinguished from a missing module (%s)',
     (how) => {
       const hidden = `unshare --mount bash -c 'mount -t tmpfs none /dev/vfio && exec "$@"' bash "$@"`;
       const result = tsvisorRun(['--device', `${NIC},interface=${how}`], hidden);
@@ -132,7 +132,7 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     },
   );
 
-  test('a device that is not there, and a token that is none, are refused by name', () => {
+  test('a missing device and an invalid token are refused by name', () => {
     expectRefusal(tsvisorRun(['--device', '0000:00:19.0']), /find on PCI device 0000:00:19\.0: ENODEV/);
     expectRefusal(
       tsvisorRun(['--device', `${NIC},vf-token=secret`]),
@@ -140,14 +140,14 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     );
   });
 
-  test('a /dev/kvm that is something else is said to be', () => {
+  test('a /dev/kvm that is another device is reported', () => {
     const other = `unshare --mount bash -c 'mount --bind /dev/null /dev/kvm && exec "$@"' bash "$@"`;
     expectRefusal(tsvisorRun([], other), /KVM_GET_API_VERSION on \/dev\/kvm: ENOTTY/, /10, 232/);
   });
 });
 
 describe.skipIf(NIC === '')('a kernel or an initrd', () => {
-  test('that is no kernel, or cut short, is said to be, by path', () => {
+  test('that is not a kernel, or is truncated, is reported by path', () => {
     execSync(`head -c 100000 /dev/urandom > /run/junk; head -c 3000000 ${inL1.kernel} > /run/cut`);
     expectRefusal(kernelGuest('/run/junk'), /^tsvisor: \/run\/junk: is not a Linux kernel/, /bzImage/);
     expectRefusal(
@@ -158,7 +158,7 @@ describe.skipIf(NIC === '')('a kernel or an initrd', () => {
     expectRefusal(kernelGuest('/run'), /open on kernel \/run: EISDIR/);
   });
 
-  test('that does not fit says how much memory it takes, and with that much it boots', () => {
+  test('that does not fit is refused with the memory it needs, and boots with that much', () => {
     const small = kernelGuest(inL1.kernel, '--memory', '32M');
     expectRefusal(small, /guest has memory up to 32 MiB/, /give it \d+ MiB or more with --memory/);
     execSync('truncate -s 100M /run/initrd');
@@ -171,7 +171,7 @@ describe.skipIf(NIC === '')('a kernel or an initrd', () => {
   });
 });
 
-test.skipIf(NIC === '')('after all of these nothing of VFIO is in use', () => {
+test.skipIf(NIC === '')('after all of these, no VFIO module is in use', () => {
   for (const module of ['vfio_pci', 'vfio_iommu_type1']) expect(readdirSync('/sys/module')).toContain(module);
   execFileSync('vfio-unbind', [NIC]);
   execFileSync('modprobe', ['-r', 'vfio_iommu_type1']);

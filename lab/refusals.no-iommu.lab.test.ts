@@ -10,7 +10,7 @@ const { LAB_E1000E: NIC = '' } = process.env;
 const UNAVAILABLE = 69;
 
 describe.skipIf(NIC === '')('without an IOMMU', () => {
-  test('a device is refused with what to turn on', () => {
+  test('a device is refused with the option to enable', () => {
     const { status, error } = tsvisorRun(['--device', NIC]);
     expect(error).toMatch(new RegExp(`^tsvisor: attach on ${NIC}: ENODEV\\n  hint: it is behind no IOMMU`));
     expect(error).toMatch(/VT-d or AMD-Vi .*intel_iommu=on/);
@@ -24,17 +24,17 @@ describe.skipIf(NIC === '')('without an IOMMU', () => {
       execFileSync('vfio-bind', [NIC]);
     });
 
-    test('a device is for drivers in user space, and no guest gets it', () => {
+    test('a device is for user-space drivers only, and refused for guests', () => {
       const { status, error } = tsvisorRun(['--device', NIC]);
       expect(error).toMatch(new RegExp(`attach on ${NIC}: EPERM\\n.*no IOMMU translates its DMA`));
       expect(status).toBe(UNAVAILABLE);
-      // Nor together with a mediated device, which needs no IOMMU and alone is welcome.
+      // Nor together with a mediated device, which needs no IOMMU and works alone.
       const both = tsvisorRun(['--device', 'mdev:mtty-2', '--device', NIC]);
       expect(both.error).toMatch(new RegExp(`attach on ${NIC}: EPERM`));
       expect(tsvisorRun(['--device', 'mdev:mtty-2']).status).toBe(2);
     });
 
-    test('its group does not go into one container with another group, and the kernel’s EPERM is explained', () => {
+    test('its group cannot share a container with another group, and the kernel’s EPERM is explained', () => {
       const provider = hostProvider();
       using scope = new Scope();
       const mdev = scope.own(provider.resolve('mdev:mtty-2', {}));

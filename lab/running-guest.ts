@@ -1,4 +1,4 @@
-/** For lab tests: L2 under tsvisor in L1, while it runs. */
+/** For lab tests: a running L2 under tsvisor in L1. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { inL1 } from './images.js';
@@ -6,14 +6,14 @@ import { type L2Options, l2CommandLine } from './l2.js';
 
 export interface RunningGuest {
   readonly child: ChildProcess;
-  /** Exit code and signal. */
+  /** Resolves with exit code and signal. */
   readonly ended: Promise<unknown[]>;
   output(): string;
-  /** Resolves when the output contains the text, `times` times. */
+  /** Resolves once the output contains the text `times` times. */
   says(text: string, times?: number): Promise<void>;
 }
 
-/** Boots L2 with `tsvisor run` and more arguments: its devices. */
+/** Boots L2 with `tsvisor run` and further arguments, such as devices. */
 export function startGuest(args: readonly string[], options: L2Options): RunningGuest {
   const files = ['--kernel', inL1.kernel, '--initrd', inL1.initrd, '--memory', '256M'];
   const command = ['run', '--no-reboot', ...files, ...args, '--append', l2CommandLine(options)];

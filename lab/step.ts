@@ -4,17 +4,17 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { cacheFolder } from './paths.js';
 
-/** Progress goes to standard error: standard output belongs to the command run in the lab. */
+/** Prints progress to standard error: standard output belongs to the command that runs in the lab. */
 export function say(text: string): void {
   process.stderr.write(`lab: ${text}\n`);
 }
 
 export const seconds = (sinceMs: number): string => `${((performance.now() - sinceMs) / 1000).toFixed(1)} s`;
 
-/** Something made once and kept in the cache until its inputs change. */
+/** Something built once, and cached until its inputs change. */
 export interface Step {
   readonly name: string;
-  /** What the result depends on, as text: a change makes it anew. */
+  /** Text that the result depends on: a change rebuilds it. */
   readonly inputs: readonly string[];
   build(): Promise<void>;
 }
@@ -31,7 +31,7 @@ function isDone(step: Step): boolean {
   }
 }
 
-/** Builds, in order, from the first step that is not up to date; one process at a time. */
+/** Builds, in order, from the first step that is out of date. One process at a time. */
 export async function runSteps(steps: readonly Step[]): Promise<void> {
   if (steps.every(isDone)) return;
   await using _lock = await lockCache();

@@ -15,13 +15,13 @@ import { output } from './process.js';
 import { type Step, say, seconds } from './step.js';
 
 /**
- * A small Debian in a folder of the cache: packages and all they depend on, unpacked and not installed. It does not
- * depend on what this machine has, and serves three times: its compiler builds the kernel modules, its QEMU runs L1,
- * and it is L1's root file system.
+ * A small Debian in a cache folder: packages and their dependencies, unpacked but not installed. Independent of this
+ * machine's packages, it serves three purposes: its compiler builds the kernel modules, its QEMU runs L1, and it is
+ * L1's root file system.
  */
 export interface Userland {
   readonly name: string;
-  /** Suites of the machine's own mirror; the last is preferred. `%s` stands for the machine's release. */
+  /** Suites of the machine's own mirror, the last one preferred. `%s` stands for the machine's release. */
   readonly suites: readonly string[];
   readonly packages: readonly string[];
 }
@@ -30,10 +30,10 @@ export const userland: Userland = {
   name: 'root',
   suites: ['%s', '%s-backports'],
   packages: [
-    // L1's kernel, with what builds modules for it
+    // L1's kernel, and the tools to build modules for it
     ...['linux-image-amd64', 'linux-headers-amd64', 'linux-source', 'make', 'xz-utils', 'zstd'],
     ...['qemu-system-x86', 'ipxe-qemu'],
-    // L1's programs; busybox also fills both initramfs images
+    // L1's programs; both initramfs images use busybox too
     ...[
       'busybox-static',
       'bash',
@@ -50,18 +50,18 @@ export const userland: Userland = {
   ],
 };
 
-/** Where a userland is unpacked. */
+/** Folder into which a userland is unpacked. */
 export const rootOf = (land: Userland): string => join(cacheFolder, land.name);
 
-/** Command line that runs a program of a userland on this machine with its own loader and libraries. */
+/** Command line that runs a userland's program on this machine with its own loader and libraries. */
 export function programOf(land: Userland, path: string): string[] {
   const libraries = join(rootOf(land), 'usr/lib/x86_64-linux-gnu');
   return [join(libraries, 'ld-linux-x86-64.so.2'), '--library-path', libraries, join(rootOf(land), path)];
 }
 
 /**
- * Runs a shell script inside a userland, as its root; the network and files outside are out of its reach.
- * A mount namespace of its own brings in /dev and /proc and takes them away again.
+ * Runs a shell script inside a userland, as its root, without network or access to files outside. Mounts /dev and /proc
+ * in a private mount namespace.
  */
 export async function runInside(land: Userland, script: string): Promise<string> {
   const enter =
@@ -83,7 +83,7 @@ function machineSources(suites: readonly string[]): { text: string; suites: stri
   return { text: otherSuites(sources, codename, names), suites: names };
 }
 
-/** apt with lists, archives and an idea of what is installed (nothing) of its own: the machine's are not touched. */
+/** apt with its own lists, archives and (empty) dpkg status: the machine's are not touched. */
 function privateApt(folder: string, sources: string): string[] {
   for (const path of ['lists/partial', 'archives/partial', 'state']) {
     mkdirSync(join(folder, path), { recursive: true });
@@ -101,7 +101,7 @@ function privateApt(folder: string, sources: string): string[] {
     'Dir::Cache::pkgcache': '',
     'Dir::Cache::srcpkgcache': '',
     'Acquire::Languages': 'none',
-    'APT::Sandbox::User': '', // its folders belong to whoever runs the lab
+    'APT::Sandbox::User': '', // its folders belong to the user who runs the lab
   };
   return ['apt-get', '-q', ...Object.entries(options).flatMap(([name, value]) => ['-o', `${name}=${value}`])];
 }
@@ -140,7 +140,7 @@ async function download(land: Userland, folder: string): Promise<string[]> {
 
 async function unpack(packages: readonly string[], root: string): Promise<void> {
   mkdirSync(root, { recursive: true });
-  // Debian's merged /usr is made by an installed package's script, and scripts do not run here.
+  // Debian's merged /usr is set up by a package's script, and scripts do not run here.
   for (const name of ['bin', 'sbin', 'lib', 'lib64']) {
     mkdirSync(join(root, 'usr', name), { recursive: true });
     symlinkSync(`usr/${name}`, join(root, name));
@@ -158,7 +158,7 @@ async function unpack(packages: readonly string[], root: string): Promise<void> 
   await Promise.all([worker(), worker()]);
 }
 
-/** What installed packages' scripts would have set up, as far as the lab needs it; busybox stands in for what is missing. */
+/** Does what maintainer scripts would have set up, as far as the lab needs it; busybox replaces missing programs. */
 const settle = `
   ln -sf bash /usr/bin/sh
   for applet in $(busybox --list); do [ -e "/usr/bin/$applet" ] || [ -e "/usr/sbin/$applet" ] || ln -s busybox "/usr/bin/$applet"; done
@@ -175,7 +175,7 @@ export function userlandStep(land: Userland): Step {
     inputs: [JSON.stringify(land)],
     async build() {
       const folder = join(cacheFolder, `apt-${land.name}`);
-      rmSync(folder, { recursive: true, force: true }); // apt tells only of what it still has to fetch
+      rmSync(folder, { recursive: true, force: true }); // apt reports only what it still has to fetch
       const packages = await download(land, folder);
       const start = performance.now();
       rmSync(rootOf(land), { recursive: true, force: true });

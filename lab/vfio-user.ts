@@ -1,4 +1,4 @@
-/** Devices served by `tsvisor serve` to Debian's QEMU 11, whose guest is the lab's L2: no L1 is needed for that. */
+/** Devices served by `tsvisor serve` to Debian's QEMU 11, whose guest is the lab's L2. Needs no L1. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -13,25 +13,25 @@ import { projectFolder } from './paths.js';
 import { runSteps, seconds } from './step.js';
 import { programOf, rootOf, type Userland, userlandStep } from './userland.js';
 
-/** The first release of Debian whose QEMU has a vfio-user client is sid. */
+/** sid is the first Debian suite whose QEMU has a vfio-user client. */
 const qemu11: Userland = {
   name: 'qemu11',
   suites: ['sid'],
   packages: ['qemu-system-x86', 'busybox-static', 'bash', 'coreutils'],
 };
 
-/** Devices that are served together, and what the guest must find good about them. */
+/** Devices that are served together, and the expected results in the guest. */
 export interface ServedCell {
   readonly name: string;
-  /** As `tsvisor serve` takes them. */
+  /** In the form that `tsvisor serve` takes. */
   readonly devices: readonly string[];
   readonly checks: readonly L2Check[];
   readonly expected: readonly string[];
-  /** Whether the first device's picture is compared while the guest holds. */
+  /** Whether to compare the first device's picture while the guest holds. */
   readonly isPictured?: true;
 }
 
-/** Addresses as in the networks of L1's NICs: the guest's gateway is this machine's loopback. */
+/** The same addresses as for L1's NICs: the guest's gateway is this machine's loopback. */
 const PASST = 'net=passt:address=10.0.2.15;netmask=24;gateway=10.0.2.2';
 
 export const servedCells: readonly ServedCell[] = [
@@ -41,7 +41,7 @@ export const servedCells: readonly ServedCell[] = [
     checks: ['dhcp', 'fetch', 'interrupts'],
     expected: ['dhcp.eth0', 'fetch.eth0'],
   },
-  // passt answers pings only where this machine lets everybody send them (net.ipv4.ping_group_range).
+  // passt answers pings only if this machine lets unprivileged users send them (net.ipv4.ping_group_range).
   {
     name: 'virtio-net, responder',
     devices: ['virtio-net'],
@@ -69,7 +69,7 @@ const MEMORY_MIB = 256;
 const READY_MS = 20_000;
 const GUEST_MS = 120_000;
 
-/** One `tsvisor serve`. */
+/** A `tsvisor serve` process. */
 class Server implements AsyncDisposable {
   readonly #child: ChildProcess;
   readonly #ended: Promise<unknown>;
@@ -87,7 +87,7 @@ class Server implements AsyncDisposable {
       });
   }
 
-  /** @throws Error with what it said if it is not ready in time */
+  /** @throws Error with its output if it is not ready in time */
   static async start(device: string, path: string): Promise<Server> {
     const server = new Server(device, path);
     const deadline = performance.now() + READY_MS;
@@ -101,7 +101,7 @@ class Server implements AsyncDisposable {
     return server;
   }
 
-  /** What it shows now. @throws Error if there is no picture in time */
+  /** The current picture. @throws Error if there is none in time */
   async picture(): Promise<Buffer> {
     const said = () => this.output.split('picture saved in').length;
     const before = said();
@@ -111,7 +111,7 @@ class Server implements AsyncDisposable {
     return readFileSync(this.#png);
   }
 
-  /** Ends it in order: its status has to be that of SIGTERM. */
+  /** Stops it with SIGTERM, and checks its exit status. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#child.kill('SIGTERM');
     await this.#ended;
@@ -144,11 +144,11 @@ function qemuArguments(sockets: readonly string[], line: string): string[] {
 export interface ServedResult {
   readonly isPassed: boolean;
   readonly ms: number;
-  /** What the guest, QEMU and the servers said. */
+  /** Output of the guest, QEMU and the servers. */
   readonly output: string;
 }
 
-/** Serves a cell's devices, boots QEMU's guest with them, and checks what it found. */
+/** Serves a cell's devices, boots QEMU's guest with them, and checks the results. */
 export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
   const start = performance.now();
   const folder = mkdtempSync(join(tmpdir(), 'tsvisor-user-'));
@@ -191,10 +191,10 @@ async function bootGuest(
   process.on('exit', kill);
   let output = '';
   let held: Promise<void> | undefined;
-  // A guest that holds is looked at, and ended in order.
+  // While a guest holds, its picture is compared; then it is stopped cleanly.
   const hold = () => {
     held = whileItHolds(output).finally(() => qemu.kill('SIGTERM'));
-    held.catch(() => {}); // awaited below: until then it must not end the process
+    held.catch(() => {}); // awaited below: a rejection must not end the process before
   };
   for (const stream of [qemu.stdout, qemu.stderr])
     stream.on('data', (bytes) => {
@@ -212,7 +212,7 @@ async function bootGuest(
 /**
  * Runs cells, and prints a table.
  * @param names all if empty
- * @returns whether all of them passed
+ * @returns whether all passed
  */
 export async function runServed(names: readonly string[]): Promise<boolean> {
   const unknown = names.filter((name) => !servedCells.some((cell) => cell.name === name));

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Process 1 of L1 after init.sh: reads command numbers from a virtio-serial port, runs /run/lab/NUMBER.sh, and sends what
-# it prints to the same port, followed by a trailer with its status (mailbox.ts reads it). The port's end of file means
-# that the lab's process is gone; so then is L1.
+# Process 1 of L1 after init.sh: reads command numbers from a virtio-serial port, runs /run/lab/NUMBER.sh, and sends
+# its output to the same port, followed by a trailer with its status (read by mailbox.ts). End of file on the port means
+# that the lab's process has ended; L1 then ends too.
 project=$1
 export HOME=/root TERM=dumb LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 mkdir -p /dev/pts /dev/shm /usr/local/bin

@@ -1,13 +1,13 @@
 # Commands that programs and people use in L1. The agent puts each function into PATH as a command.
 set -euo pipefail
 
-# vfio-load [noiommu]: the kernel's VFIO with both of its interfaces; noiommu allows devices that no IOMMU guards.
+# vfio-load [noiommu]: loads the kernel's VFIO with both interfaces; noiommu allows devices without an IOMMU.
 vfio-load() {
   modprobe vfio ${1:+enable_unsafe_noiommu_mode=1}
   modprobe -a vfio_iommu_type1 vfio-pci mdev
 }
 
-# vfio-bind BDF...: takes PCI functions from their drivers and gives them to vfio-pci.
+# vfio-bind BDF...: unbinds PCI functions from their drivers and binds them to vfio-pci.
 vfio-bind() {
   local bdf device
   for bdf; do
@@ -19,7 +19,7 @@ vfio-bind() {
   done
 }
 
-# vfio-unbind BDF...: undoes vfio-bind; the function's own driver takes it again if it is loaded.
+# vfio-unbind BDF...: undoes vfio-bind; the function's own driver binds again if it is loaded.
 vfio-unbind() {
   local bdf device
   for bdf; do
@@ -30,7 +30,7 @@ vfio-unbind() {
   done
 }
 
-# vf-create BDF COUNT: makes virtual functions of a NIC, without a driver, and prints their addresses.
+# vf-create BDF COUNT: creates virtual functions of a NIC, without a driver, and prints their addresses.
 vf-create() {
   local device=/sys/bus/pci/devices/$1 virtual
   modprobe "$(modprobe -R "$(cat "$device/modalias")")"
@@ -40,7 +40,7 @@ vf-create() {
   for virtual in "$device"/virtfn*; do basename "$(readlink "$virtual")"; done
 }
 
-# net-up BDF: a network for L1 itself, through an emulated NIC that nobody else uses; net-down BDF takes it away.
+# net-up BDF: configures a network for L1 itself, through an unused emulated NIC; net-down BDF removes it.
 net-up() {
   local device=/sys/bus/pci/devices/$1 nic
   modprobe "$(cat "$device/modalias")"
@@ -53,7 +53,8 @@ net-up() {
 }
 net-down() { echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"; }
 
-# mdev-create TYPE [UUID]: a mediated device of a sample driver (mtty-1, mdpy-xga, mbochs-small ...); prints its UUID.
+# mdev-create TYPE [UUID]: creates a mediated device of a sample driver (mtty-1, mdpy-xga, mbochs-small ...); prints
+# its UUID.
 mdev-create() {
   local uuid=${2:-$(cat /proc/sys/kernel/random/uuid)}
   modprobe "${1%%-*}"
@@ -61,14 +62,14 @@ mdev-create() {
   echo "$uuid"
 }
 
-# hmp COMMAND...: a command to the monitor of the QEMU that L1 is a guest of (device_del ID ...); prints its answer.
+# hmp COMMAND...: runs a command in the monitor of the QEMU that runs L1 (device_del ID ...); prints its output.
 hmp() {
   local port line
   port=$(grep -lx hmp /sys/class/virtio-ports/*/name)
   port=${port%/name}
   exec 9<>"/dev/${port##*/}"
-  # Only the first hmp of a boot needs to negotiate: later ones get an error for it, which is skipped like any line
-  # without the number of the question.
+  # Only the first hmp of a boot needs to negotiate: later ones get an error, which is skipped like any line without
+  # the number of the request.
   echo '{"execute":"qmp_capabilities"}' >&9
   printf '{"execute":"human-monitor-command","id":%d,"arguments":{"command-line":"%s"}}\n' $$ "$*" >&9
   while IFS= read -r line <&9; do
@@ -83,8 +84,8 @@ hmp() {
   [ -z "$line" ] || echo "$line"
 }
 
-# aer BDF STATUS: an uncorrectable PCI Express error (hexadecimal AER status) of a function below a root port.
-# The kernel's injector is used: the emulated NICs do not pass on the errors that QEMU's monitor can inject.
+# aer BDF STATUS: injects an uncorrectable PCI Express error (hexadecimal AER status) in a function below a root port.
+# Uses the kernel's injector: the emulated NICs do not forward errors injected by QEMU's monitor.
 aer() {
   local word bytes='' domain bus slot fn
   modprobe aer_inject
@@ -96,9 +97,9 @@ aer() {
   printf '%b' "$bytes" > /run/aer && cat /run/aer > /dev/aer_inject
 }
 
-# l2-qemu legacy|iommufd DEVICE... [-- KERNEL-PARAMETER...]: the L2 guest under Debian's QEMU, with PCI functions or
-# mdevs passed through; L2_CPUS and L2_MEMORY (MiB) size it, L2_MACHINE is q35 or another machine type with PCI. The
-# reference that tsvisor is measured against.
+# l2-qemu legacy|iommufd DEVICE... [-- KERNEL-PARAMETER...]: boots the L2 guest under Debian's QEMU, with PCI
+# functions or mdevs passed through, as the reference for tsvisor. L2_CPUS and L2_MEMORY (MiB) size it; L2_MACHINE is
+# q35 or another machine type with PCI.
 l2-qemu() {
   local interface=$1 devices=() parameters='' suffix=''
   shift
@@ -116,8 +117,8 @@ l2-qemu() {
     -kernel /lab/vmlinuz -initrd /lab/l2.initrd -append "$parameters" "${devices[@]}"
 }
 
-# attach-times COMMAND...: runs it, then prints what the kernel saw until the first vCPU ran, in seconds: group or device
-# opened, calls on the device, and memory mapped for DMA.
+# attach-times COMMAND...: runs it, then prints, in seconds, what the kernel saw until the first vCPU ran: opening of
+# the group or device, calls on the device, and DMA maps.
 attach-times() {
   local tracing=/sys/kernel/tracing status=0
   echo > $tracing/kprobe_events 2> /dev/null || { echo > $tracing/trace; echo 0 > $tracing/events/kprobes/enable; echo > $tracing/kprobe_events; }

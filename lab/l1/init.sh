@@ -1,7 +1,7 @@
 #!/bin/sh
-# First program of L1: makes its root out of the shares of the machine that runs QEMU, and starts the agent there.
-# Each share is the read-only lower half of an overlay whose upper half is memory: L1 may write anywhere, and all of it
-# is gone at the end. Only /run/lab, the folder of this boot, is shared for writing.
+# First program of L1: assembles its root from the shares of the machine that runs QEMU, and starts the agent there.
+# Each share is the read-only lower layer of an overlay whose upper layer is in memory: L1 may write anywhere, and
+# everything is discarded at the end. Only /run/lab, the folder of this boot, is shared for writing.
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

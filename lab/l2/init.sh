@@ -1,7 +1,7 @@
 #!/bin/sh
-# The whole userspace of L2: loads drivers for what it finds on PCI, runs the checks that lab.checks= names, powers off.
-# Each check prints one line for each device it tried, "L2-RESULT check.device ok" or "failed", or "check failed" if there
-# was no device; l2.ts reads them.
+# The whole userspace of L2: loads drivers for its PCI devices, runs the checks named by lab.checks=, powers off. Each
+# check prints one line per device, "L2-RESULT check.device ok" or "failed", or "check failed" if there is no device;
+# l2.ts parses them.
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -21,7 +21,7 @@ result() { # NAME STATUS
   case $2 in 0) echo "L2-RESULT $1 ok" ;; *) echo "L2-RESULT $1 failed" ;; esac
 }
 nics() { ls /sys/class/net | grep -v '^lo$'; }
-# Waits up to $1 seconds for a command to hold.
+# Waits up to $1 seconds for a command to succeed.
 eventually() {
   local left=$(($1 * 10))
   shift
@@ -39,7 +39,7 @@ dhcp() {
     result "dhcp.$nic" $?
   done
 }
-# With several NICs on equal networks, only the route of the NIC at hand may exist.
+# With several NICs on identical networks, only the current NIC's route may exist.
 alone() {
   ip route flush table main
   ip route add 10.0.2.0/24 dev "$1"
@@ -84,7 +84,7 @@ tty() {
     exec 7>&-
   done
 }
-# Else the kernel's console blinks its cursor into the picture.
+# Otherwise the kernel's console draws its blinking cursor into the picture.
 no_console() {
   for console in /sys/class/vtconsole/*; do
     ! grep -q 'frame buffer' "$console/name" || echo 0 > "$console/bind"
@@ -101,8 +101,8 @@ fb() {
     result "fb.$screen" $?
   done
 }
-# Fills the screen with text, for the host to compare, and tells its size and the bytes of a line. Written in large pieces:
-# Linux 6.1's DRM takes a write of just one line for an empty one, and shows it never.
+# Fills the screen with text, for comparison on the host, and prints its size and line length. Written in large
+# pieces: Linux 6.1's DRM treats a write of exactly one line as empty, and never shows it.
 picture() {
   no_console
   for screen in /sys/class/graphics/fb*; do
@@ -116,7 +116,7 @@ picture() {
     echo "L2-PICTURE $screen $size $stride"
   done
 }
-# The host takes the NIC away while L2 runs.
+# The host unplugs the NIC while L2 runs.
 unplug() {
   echo L2-WAITS
   no_nic() { [ -z "$(nics)" ]; }

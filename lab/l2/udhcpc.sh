@@ -1,4 +1,4 @@
 #!/bin/sh
-# udhcpc calls this with the lease in its environment.
+# Called by udhcpc with the lease in its environment.
 [ "$1" = bound ] && ip addr replace "$ip/$mask" dev "$interface"
 exit 0
