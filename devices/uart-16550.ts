@@ -5,7 +5,7 @@ import type { BusDevice } from './contracts.js';
 /** Number of ports. */
 export const UART_PORTS = 8;
 
-// // Registers. With DLAB set, the first two are the divisor.
+// Registers. With DLAB set, the first two are the divisor.
 const RBR_THR = 0;
 const IER = 1;
 const IIR_FCR = 2;
@@ -63,7 +63,7 @@ const DIVISOR_115200 = 1;
 
 const FIFO_BYTES = 16;
 
-// // Layout of a saved state: registers, then each FIFO's length and bytes.
+// Layout of a saved state: registers, then each FIFO's length and bytes.
 const SAVED_IER = 0;
 const SAVED_FCR = 1;
 const SAVED_LCR = 2;
@@ -291,7 +291,7 @@ export class Uart16550 implements BusDevice {
   }
 
   #enableInterrupts(value: number): void {
-    // // Enabling it while the transmitter is empty raises it.
+    // Enabling it while the transmitter is empty raises it.
     if ((value & ~this.#ier & IER_THRI) !== 0 && this.#transmitter.length === 0) this.#isThrePending = true;
     this.#ier = value;
   }
@@ -348,7 +348,7 @@ export class Uart16550 implements BusDevice {
     if ((this.#ier & IER_RLSI) !== 0 && this.#hasOverrun) return IIR_RLSI;
     if ((this.#ier & IER_RDI) !== 0 && this.#receiver.length > 0) {
       const trigger = this.#isFifoEnabled ? (TRIGGER_LEVELS[this.#fcr >> FCR_TRIGGER_SHIFT] as number) : 1;
-      // // The line is always idle by now, so the time-out of four characters has passed.
+      // The line is always idle by now, so the time-out of four characters has passed.
       return this.#receiver.length >= trigger ? IIR_RDI : IIR_RX_TIMEOUT;
     }
     if ((this.#ier & IER_THRI) !== 0 && this.#isThrePending) return IIR_THRI;

@@ -12,8 +12,7 @@ import * as state from './uapi-vcpu.js';
 import { Vcpu } from './vcpu.js';
 import { Vm } from './vm.js';
 
-// Every wrapper must name the ioctl, its target and the errno: checked with a descriptor number that nothing has
-// open.
+// Every wrapper must name the ioctl, its target and the errno: checked with an unused fd number.
 const DEAD = 9_999;
 const zeroed = <T>(layout: { decode(bytes: Uint8Array): T; readonly size: number }): T =>
   layout.decode(new Uint8Array(layout.size));

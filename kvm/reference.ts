@@ -6,8 +6,7 @@ export interface KvmReference {
   /** Takes a reference; false if the VM is destroyed, and then there is none to put. @see kvm_get_kvm_safe */
   getUnlessDying(): boolean;
   /**
-   * Drops a reference. The last one closes the VM's descriptor and runs no callback, so it may be dropped under any
-   * lock.
+   * Drops a reference. The last one closes the VM's descriptor and runs no callback, so any lock may be held.
    */
   put(): void;
   /** Whether {@link getUnlessDying} would succeed now. */

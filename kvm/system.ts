@@ -29,7 +29,7 @@ function openDevice(path: string): Fd {
   }
 }
 
-/** The system fd, `/dev/kvm`: queries what the kernel and processor support, and creates VMs. Any thread. */
+/** The system fd, `/dev/kvm`: queries what the kernel and processor support, and creates VMs. */
 export class Kvm implements Disposable {
   /** The descriptor of /dev/kvm, owned by this object. */
   readonly fd: Fd;

@@ -343,8 +343,7 @@ export class Vm implements Disposable {
   }
 
   /**
-   * With KVM_CLOCK_REALTIME in `flags`, KVM adds the time elapsed since `realtime`. @throws SysError EINVAL for other
-   * flags
+   * With KVM_CLOCK_REALTIME in `flags`, KVM adds the time elapsed since `realtime`. @throws SysError EINVAL
    */
   setClock(clock: Partial<uapi.ClockData>): void {
     ioctl(this.fd, uapi.KVM_SET_CLOCK, uapi.ClockData.encode(clock));
@@ -353,8 +352,9 @@ export class Vm implements Disposable {
   // --- devices ---
 
   /**
-   * Creates an in-kernel device. @param type KVM_DEV_TYPE_… @throws SysError ENODEV if the kernel lacks it; EBUSY for a
-   * second kvm-vfio
+   * Creates an in-kernel device.
+   * @param type KVM_DEV_TYPE_…
+   * @throws SysError ENODEV if the kernel lacks it; EBUSY for a second kvm-vfio
    */
   createDevice(type: number): KvmDevice {
     return KvmDevice.create(this.fd, type);

@@ -56,7 +56,7 @@ export class Child implements Disposable {
   get hasEnded(): boolean {
     if (this.#hasEnded) return true;
     const result = libc.waitpid(this.pid, new Uint8Array(this.#status.buffer), WNOHANG);
-    // // ECHILD: the thread's event loop ran once and reaped it.
+    // ECHILD: the thread's event loop ran once and reaped it.
     this.#hasEnded = result === this.pid || result === -errno.ECHILD;
     return this.#hasEnded;
   }

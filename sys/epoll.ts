@@ -50,7 +50,7 @@ export class Epoll implements Disposable {
     return {
       [Symbol.dispose]: () => {
         if (!this.#ready.delete(key)) return;
-        // // If the fd is closed, the kernel has removed it already: ignore the error.
+        // If the fd is closed, the kernel has removed it already: ignore the error.
         if (this.#fd.isOpen) libc.epollCtl(this.#fd.number, EPOLL_CTL_DEL, fd, this.#bytes);
       },
     };

@@ -15,8 +15,8 @@ export interface SysErrorInit {
 }
 
 /**
- * A failed system call, or the same failure from a provider that follows Linux. Match on {@link SysError.code}, not on
- * the message.
+ * A failed system call, or the same failure from a provider that follows Linux. Match on {@link SysError.code}, not the
+ * text.
  */
 export class SysError extends Error {
   /** The call that failed: an ioctl's name, a libc function, a vfio function. */

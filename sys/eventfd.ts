@@ -14,7 +14,7 @@ export function signalEventfd(fd: number): void {
   try {
     writeSync(fd, one, 0, 8);
   } catch {
-    // // EAGAIN: the counter is at its maximum, so the reader is signalled already.
+    // EAGAIN: the counter is at its maximum, so the reader is signalled already.
   }
 }
 

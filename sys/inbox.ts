@@ -98,7 +98,7 @@ export class InboxBell {
     if (eventfd >= 0) signalEventfd(eventfd);
     const tid = Atomics.load(this.#words, RUNNING_TID);
     if (tid === 0) return;
-    // // Order matters: the byte prevents a KVM_RUN entry for which the signal would arrive too early.
+    // Order matters: the byte prevents a KVM_RUN entry for which the signal would arrive too early.
     this.#immediateExit ??= new Uint8Array(libc.memoryAt(this.#address[IMMEDIATE_EXIT_ADDRESS] as number, 1));
     Atomics.store(this.#immediateExit, 0, 1);
     kickThread(tid);

@@ -138,7 +138,7 @@ export class Mapping implements Disposable {
     const flags = MAP_SHARED | MAP_NORESERVE;
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
     const end = options.isSeenByThreads ? 'defer' : 'unmap';
-    // // Passing on a device's file would grant access to the device.
+    // Passing on a device's file would grant access to the device.
     const file = fd.isMemfd ? { fd, offset: options.offset ?? 0 } : undefined;
     return new Mapping(new MemoryView(at, bytes), isWritable, end, file);
   }
@@ -255,8 +255,8 @@ export const liveMappings = (): number => live.size;
 /**
  * From now on, disposing a mapping that other threads access only queues it: one of them may still hold a view, and a
  * late access would kill the process. Once all such threads have ended, take the list and {@link unmap} it. Mappings
- * without
- * `isSeenByThreads`, such as a device's BAR, are still unmapped at once: the mapping would keep the device's file open.
+ * without `isSeenByThreads`, such as a device's BAR, are still unmapped at once: the mapping would keep the device's
+ * file open.
  */
 export function deferUnmapping(): { take(): readonly MappedRange[]; end(): void } {
   deferred = [];

@@ -139,7 +139,7 @@ export class MessageSocket implements Disposable {
   }
 
   #sendWithFds(bytes: Uint8Array, fds: readonly number[]): number {
-    // // V8 may move small arrays, so send from a copy large enough to stay in place.
+    // V8 may move small arrays, so send from a copy large enough to stay in place.
     const head = bytes.length >= BLOCK_BYTES ? bytes : padded(bytes);
     this.#setAddress(IOVEC_AT, libc.addressOf(head));
     this.#setAddress(IOVEC_AT + 8, bytes.length);

@@ -58,7 +58,7 @@ export async function run(args: readonly string[]): Promise<number> {
     if (values.json === true) console.log(JSON.stringify(report));
     else if (!isQuiet) printSummary(report, processStartMs());
     else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
-    // // The guest may have ended by itself before it could be stopped.
+    // The guest may have ended by itself before it could be stopped.
     if (signals.isReaderGone()) return SIGNAL_STATUS.SIGPIPE;
     const status = exitStatus(report.outcome);
     return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;

@@ -77,7 +77,7 @@ async function main(args: readonly string[]): Promise<number> {
     console.log(USAGE);
     return 0;
   }
-  // // Load only the module of the command: loading dominates the start-up time.
+  // Load only the module of the command: loading dominates the start-up time.
   if (command === 'serve') return (await import('./cli-serve.js')).serve(rest);
   return (await import('./cli-run.js')).run(rest);
 }

@@ -39,7 +39,7 @@ const flat = {
 };
 const CODE_SEGMENT = { ...flat, selector: CODE_SELECTOR, type: 0xb, db: 0, l: 1 };
 const DATA_SEGMENT = { ...flat, selector: DATA_SELECTOR, type: 0x3, db: 1, l: 0 };
-// // VM entry on Intel processors requires a busy 64-bit TSS in TR.
+// VM entry on Intel processors requires a busy 64-bit TSS in TR.
 const TASK_SEGMENT = { ...flat, limit: 0xffff, selector: 0, type: 0xb, s: 0, g: 0, db: 0, l: 0 };
 
 /** System registers (struct kvm_sregs) for long mode at CPL 0, with the low 4 GiB identity-mapped. */

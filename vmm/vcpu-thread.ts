@@ -42,7 +42,7 @@ function main({ index, baton: buffer, control, machine, door }: VcpuThreadData):
     }
     const result = run();
     Atomics.store(immediateExit, 0, 0);
-    // // A kick only makes this thread check its stop word. EAGAIN, from a woken processor, needs no handling either.
+    // A kick only makes this thread check its stop word. EAGAIN, from a woken processor, needs no handling either.
     if (result === -errno.EINTR || result === -errno.EAGAIN) continue;
     baton.give(result);
     bell.ring();

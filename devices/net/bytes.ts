@@ -1,4 +1,4 @@
-// // Big-endian access to private copies of frames. Out-of-range reads return 0 and out-of-range writes are ignored, as
+// Big-endian access to private copies of frames. Out-of-range reads return 0 and out-of-range writes are ignored, as
 // with typed arrays. Callers still check lengths: a 0 read past the end would be a wrong value.
 
 /** Reads a big-endian 16-bit number. */

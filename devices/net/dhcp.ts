@@ -14,7 +14,7 @@ const HTYPE_ETHERNET = 1;
 const BROADCAST_FLAG = 0x8000;
 const MAGIC_COOKIE = 0x63825363;
 
-// // Offsets in a message. RFC 2131, section 2.
+// Offsets in a message. RFC 2131, section 2.
 const XID = 4;
 const FLAGS = 10;
 const CIADDR = 12;

@@ -58,7 +58,7 @@ export class IcmpEcho {
     writeIpv4(out, IPPROTO_ICMP, packet.source, bytes);
     copyBytes(out, IPV4_PAYLOAD, frame, start, bytes);
     put16(out, IPV4_PAYLOAD, ICMP_ECHOREPLY << 8);
-    // // The checksum was correct and only the type changed: no second pass over the payload.
+    // The checksum was correct and only the type changed: no second pass over the payload.
     put16(out, IPV4_PAYLOAD + 2, adjustChecksum(frame, start + 2, ICMP_ECHO << 8, ICMP_ECHOREPLY << 8));
     if (this.#replies >= this.#corruptAt && bytes > ICMP_BYTES) this.#corrupt(out, IPV4_PAYLOAD + bytes);
     this.#queue.commit(IPV4_PAYLOAD + bytes);

@@ -52,7 +52,7 @@ function openReal(): NetPort | undefined {
   try {
     return passt.open('address=192.0.2.15,gateway=192.0.2.2,netmask=24');
   } catch (error) {
-    // // passt requires a route, which not every sandbox has; the test in a network namespace creates one.
+    // passt requires a route, which not every sandbox has; the test in a network namespace creates one.
     if (/No external|not usable|routable/.test(String(error))) return undefined;
     throw error;
   }

@@ -80,7 +80,7 @@ function startPasst(program: string, args: readonly string[]): NetPort {
   using scope = new Scope();
   const own = ([ours, its]: readonly [Fd, Fd]) => [scope.own(ours), scope.own(its)] as const;
   const [stderr, itsStderr] = own(unixSocketPair('passt stderr'));
-  // // Output that does not fit in the buffer is lost, rather than blocking passt.
+  // Output that does not fit in the buffer is lost, rather than blocking passt.
   unblock(stderr, itsStderr);
   const [socket, itsSocket] = own(unixSocketPair('passt'));
   unblock(socket);

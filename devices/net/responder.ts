@@ -77,7 +77,7 @@ export interface ResponderSources {
 
 const MACHINE_SOURCES: ResponderSources = {
   now: () => performance.now(),
-  // // Need not be secret: only the guest is on the wire.
+  // Need not be secret: only the guest is on the wire.
   initialSequence: () => Math.floor(Math.random() * 0x1_0000_0000),
 };
 
@@ -194,7 +194,7 @@ export class Responder implements NetPort {
   #answerUdp(packet: Ipv4Packet): Verdict {
     if (parseUdp(packet) === 'malformed') return 'malformed';
     const port = get16(packet.frame, packet.start + 2);
-    // // Before checking the source: a client without an address has none.
+    // Before checking the source: a client without an address has none.
     if (port === DHCP_SERVER_PORT) return answerDhcp(packet, this.#queue, this.#mtu);
     if (!packet.isForHost) return 'unanswered';
     if (!packet.hasUsableSource) return 'malformed';

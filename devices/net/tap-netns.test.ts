@@ -8,7 +8,7 @@ import type { NetPort } from './port.js';
 import { tap } from './tap.js';
 import { arp, BROADCAST, icmpEcho, inetChecksum } from './testing/frames.js';
 
-// // The real tun driver, in its own network namespace: this file runs itself again under `unshare --net`.
+// The real tun driver, in its own network namespace: this file runs itself again under `unshare --net`.
 const INSIDE = 'TSVISOR_TAP_NETNS';
 
 function lacking(): string | undefined {

@@ -31,7 +31,7 @@ const DEFAULT_MSS = 536;
 /** A lower announced MSS is ignored: it would turn each byte into a frame. */
 const LEAST_MSS = 48;
 
-// // RFC 6298: the initial timeout, and the limit of its backoff.
+// RFC 6298: the initial timeout, and the limit of its backoff.
 const RTO_MS = 1_000;
 const RTO_MAX_MS = 60_000;
 const FAST_RETRANSMIT_ACKS = 3;
@@ -51,8 +51,8 @@ export interface TcpWire {
 /**
  * One connection of the echo server. Data that arrives in order goes straight into the send ring, so the receive window
  * is the ring's free space and there is no other buffer. Data that arrives out of order is dropped and answered with a
- * duplicate ACK. Field names are those of RFC 9293, section 3.3.1. The wire is not shared, so there is no congestion
- * window.
+ * duplicate ACK. Field names are those of RFC 9293, section 3.3.1. There is no congestion window: the wire is not
+ * shared.
  */
 export class TcpConnection {
   readonly #wire: TcpWire;
@@ -263,7 +263,7 @@ export class TcpConnection {
     const fresh = segment.dataBytes - known;
     const bytes = Math.min(fresh, seqDiff(this.#rcvEdge, this.#rcvNxt));
     if (bytes > 0) this.#store(packet.frame, segment.dataAt + known, bytes);
-    // // A FIN needs no buffer, so it is accepted at the window's edge.
+    // A FIN needs no buffer, so it is accepted at the window's edge.
     if (segment.has(FIN) && fresh === bytes) {
       this.#rcvNxt = seqAdd(this.#rcvNxt, 1);
       this.#state = 'close-wait';

@@ -46,8 +46,7 @@ export class TcpEcho {
     if (connection !== undefined) {
       connection.take(packet, segment);
     } else {
-      // // Rejects SYN with FIN, an ACK of nothing, and no flags at all. Accepts SYN with ECN bits (RFC 3168, section
-      // 6.1.1).
+      // Rejects SYN with FIN, an ACK of nothing, and no flags at all. Accepts SYN with ECN bits (RFC 3168, 6.1.1).
       if ((segment.flags & (SYN | ACK | FIN | RST)) !== SYN) {
         this.#refuse(packet, segment);
         return 'unanswered';

@@ -44,8 +44,8 @@ export function writeUdp(
 }
 
 /**
- * Returns a datagram to its sender. Ignores port 0, which cannot be answered, and other echo services, which would
- * never stop.
+ * Returns a datagram to its sender. Ignores port 0, which cannot be answered, and other echo services, which never
+ * stop.
  */
 export function echoUdp(packet: Ipv4Packet, queue: FrameQueue): Verdict {
   const { frame, start } = packet;

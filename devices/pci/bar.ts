@@ -37,7 +37,7 @@ export function decodeBarType(index: number, low: number): Pick<BarShape, 'kind'
   if (low & PCI_BASE_ADDRESS_SPACE_IO) return { kind: 'io', isPrefetchable: false };
   const is64 = (low & PCI_BASE_ADDRESS_MEM_TYPE_MASK) === PCI_BASE_ADDRESS_MEM_TYPE_64;
   return {
-    // // The last register has no next one for the upper half.
+    // The last register has no next one for the upper half.
     kind: is64 && index < PCI_STD_NUM_BARS - 1 ? 'memory64' : 'memory32',
     isPrefetchable: (low & PCI_BASE_ADDRESS_MEM_PREFETCH) !== 0,
   };

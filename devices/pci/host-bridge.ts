@@ -34,7 +34,7 @@ const RESET_CONTROL_BITS = 0x0e;
 const DEVICES = 32;
 const FUNCTIONS = 8;
 
-// // The ids that QEMU's generic host bridge uses.
+// The ids that QEMU's generic host bridge uses.
 const REDHAT_VENDOR = 0x1b36;
 const HOST_BRIDGE_DEVICE = 0x0008;
 const QUMRANET_VENDOR = 0x1af4;
@@ -162,7 +162,7 @@ export class PciHost {
       const register = offset + at - from;
       const bytes = alignedBytes(register, to - at);
       let value = allOnes(bytes);
-      // // An access past the end of the function's 4 KiB is not claimed.
+      // An access past the end of the function's 4 KiB is not claimed.
       if (target !== undefined && register < 4096) {
         value = target.configRead(register, bytes);
         const place = PCI_HEADER_TYPE - register;
@@ -190,7 +190,7 @@ export class PciHost {
     data.fill(0xff);
     if (offset >= CONFIG_DATA) {
       if ((this.#address & CONFIG_ADDRESS_ENABLE) === 0) return;
-      // // Ports past 0xCFF are not claimed.
+      // Ports past 0xCFF are not claimed.
       const bytes = Math.min(data.length, PCI_CONFIG_PORTS - offset);
       const register = (this.#address & 0xfc) + (offset - CONFIG_DATA);
       this.#readSpace((this.#address >>> 8) & 0xffff, register, data, 0, bytes);
@@ -212,7 +212,7 @@ export class PciHost {
     } else if (offset === RESET_CONTROL && data.length === 1) {
       const old = this.#resetControl;
       this.#resetControl = (data[0] as number) & RESET_CONTROL_BITS;
-      // // A rising edge of the bit resets.
+      // The bit's rising edge resets.
       if ((this.#resetControl & ~old & RESET_CONTROL_RST_CPU) !== 0) this.#reset();
     }
   }

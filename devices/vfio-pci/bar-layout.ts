@@ -47,7 +47,7 @@ export function layOutBar(input: BarLayoutInput): BarSpan[] {
   const up = (at: number): number => Math.ceil(at / pageSize) * pageSize;
   const canMap = (input.flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0 && barSize >= pageSize;
   const areas = canMap ? (input.sparse ?? [{ offset: 0, size: regionSize }]) : [];
-  // // Shrink mappable areas to whole pages; grow the holes to whole pages.
+  // Shrink mappable areas to whole pages; grow the holes to whole pages.
   const mappable = areas.map((area) => ({
     from: up(Math.max(area.offset, 0)),
     to: down(Math.min(area.offset + area.size, regionSize)),

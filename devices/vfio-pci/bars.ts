@@ -60,13 +60,13 @@ export function findBarRegions(
     if (region.size === 0) continue;
     const type = decodeBarType(index, read(barRegister(index), 4));
     bars.push({ shape: { index, ...type, size: barSize(type.kind, BigInt(region.size)) }, region });
-    // // The next register is its upper half.
+    // The next register is its upper half.
     if (type.kind === 'memory64') index++;
   }
   if (numRegions <= VFIO_PCI_ROM_REGION_INDEX) return { bars, rom: undefined };
   const info = file.getRegionInfo(VFIO_PCI_ROM_REGION_INDEX);
   if (info.size === 0 || (info.flags & VFIO_REGION_INFO_FLAG_READ) === 0) return { bars, rom: undefined };
-  // // A ROM is read once, so it is trapped even if it could be mapped; writes to it are ignored.
+  // A ROM is read once, so it is trapped even if it could be mapped; writes to it are ignored.
   const region = new Region(name, file, { ...info, flags: VFIO_REGION_INFO_FLAG_READ });
   return { bars, rom: { region, size: romSize(BigInt(info.size)) } };
 }
@@ -154,7 +154,7 @@ export class Bars implements Disposable {
       return { label: bar.label, kind: bar.bus, base: isDecoded ? address() : undefined, bytes: bar.size };
     });
     const placements = placeBars(requests, this.#windows);
-    // // Hide first: a BAR may move to an address that another one leaves.
+    // Hide first: a BAR may move to an address that another one leaves.
     for (const [i, { bar }] of this.#entries.entries()) {
       const placement = placements[i];
       const base = placement !== undefined && 'base' in placement ? placement.base : undefined;

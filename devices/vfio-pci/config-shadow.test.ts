@@ -159,7 +159,7 @@ describe('configuration space of an assigned device', () => {
       const config = createScriptedNic().config.slice();
       config[nicOffsets.msi + 1] = next;
       if (next === 0xfc) config.fill(0xff, 0xfc, 0x100);
-      // // 0x60 is valid: its own next pointer leads back.
+      // 0x60 is valid: its own next pointer leads back.
       if (next === 0x60) config[nicOffsets.exp + 1] = nicOffsets.pm;
       const { device } = openNic(scope, { init: { config } });
       let steps = 0;

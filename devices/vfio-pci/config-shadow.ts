@@ -266,14 +266,14 @@ export class ConfigShadow {
         forwarded: 0xffff,
       });
     }
-    // // Link capabilities, control and status. Version 2 added the second set.
+    // Link capabilities, control and status. Version 2 added the second set.
     this.#hide(offset + PCI_EXP_LNKCAP, offset + PCI_EXP_LNKCAP + 8);
     if ((flags & PCI_EXP_FLAGS_VERS) >= 2) this.#hide(offset + PCI_EXP_LNKCAP2, offset + PCI_EXP_LNKCAP2 + 8);
   }
 
   #addExtendedCapabilities(capabilities: readonly Capability[]): void {
     let last = PCI_CFG_SPACE_SIZE;
-    // // The list must start at 0x100. An entry with id 0 and a next pointer is skipped by guests.
+    // The list must start at 0x100. An entry with id 0 and a next pointer is skipped by guests.
     this.#emulate(PCI_CFG_SPACE_SIZE, 4, { mask: 0xffffffff });
     for (const capability of capabilities) {
       const { id, offset, version } = capability;

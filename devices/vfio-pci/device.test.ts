@@ -184,7 +184,7 @@ describe('BARs', () => {
     place(bench);
     device.configWrite(COMMAND, 2, 0x2);
     device.configWrite(BAR4 + 4, 4, 0x80);
-    // // The upper half alone has moved it already, as on hardware.
+    // The upper half alone has moved it already, as on hardware.
     expect(shown(bench)).toContain('slot 80e0100000+2000');
     device.configWrite(BAR4, 4, 0x00200000);
     expect(shown(bench)).toEqual([

@@ -192,7 +192,7 @@ export class VfioPciDevice implements PciFunction {
     if (isPowerWrite && power !== undefined) {
       this.#isAwake &&= ((value >>> (8 * (power - offset))) & PCI_PM_CTRL_STATE_MASK) === 0;
     }
-    // // Hide BARs before the device stops decoding: Linux then removes the memory under a mapped BAR. Show BARs after
+    // Hide BARs before the device stops decoding: Linux then removes the memory under a mapped BAR. Show BARs after
     // the device starts decoding.
     const after = this.#decode();
     if ((before.memory && !after.memory) || (before.io && !after.io)) {

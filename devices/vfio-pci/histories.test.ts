@@ -53,7 +53,7 @@ function expectedRanges(device: VfioPciDevice): (Range & { readonly index: numbe
   const rom = BigInt(device.configRead(0x30, 4));
   const romBytes = BigInt(NIC_ROM_BYTES);
   if ((rom & 1n) !== 0n) add(6, 'mmio', rom & ~0x7ffn, romBytes, (1n << 32n) - romBytes);
-  // // The first one on the bus stays there.
+  // The first one on the bus stays there.
   return found.filter((range) => !neighbours.some((other) => overlap(other, range)));
 }
 

@@ -7,8 +7,7 @@ export type InterruptModeName = 'msix' | 'msi' | 'intx' | 'none';
 
 /**
  * Switches between INTx, MSI and MSI-X as the guest enables them. A device uses one at a time (Linux rejects a second
- * with EINVAL), so the current one is always stopped first. If a guest enables both MSI and MSI-X, which is invalid,
- * MSI-X wins.
+ * with EINVAL), so the current one is always stopped first. If a guest enables both MSI and MSI-X, MSI-X wins.
  */
 export class InterruptMode {
   readonly #intx: Intx | undefined;

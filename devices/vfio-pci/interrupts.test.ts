@@ -184,7 +184,7 @@ describe('MSI-X', () => {
             isFunctionMasked = !isFunctionMasked;
             bench.device.configWrite(MSIX_CONTROL, 2, isFunctionMasked ? 0xc000 : 0x8000);
           } else {
-            // // Interrupts do not depend on whether the table is accessible.
+            // Interrupts do not depend on whether the table is accessible.
             bench.device.configWrite(0x04, 2, 0x0004);
             bench.device.configWrite(0x04, 2, 0x0006);
           }

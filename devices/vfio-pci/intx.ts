@@ -30,7 +30,7 @@ export class Intx {
       const line = this.#interrupts.level(this.gsi, `${this.#name} INTx`);
       this.#line = line;
       this.#irq.trigger(0, [line.eventfd]);
-      // // After the trigger: Linux accepts the unmask eventfd only for an index in use. An earlier EOI stays counted
+      // After the trigger: Linux accepts the unmask eventfd only for an index in use. An earlier EOI stays counted
       // in the resamplefd until it is read.
       const how = this.#listenForEoi(line);
       note(this.#name, 'intx', `INTx on: pin ${this.gsi} of the I/O APIC, ${how}`);

@@ -74,7 +74,7 @@ export class Msi {
         ? 0
         : this.#space.read(this.#at + (is64 ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32), 4);
     for (let vector = 0; vector < this.#count; vector++) {
-      // // The vector number replaces the low bits of the data.
+      // The vector number replaces the low bits of the data.
       if (((masks >>> vector) & 1) !== 0) this.#vectors.hold(vector);
       else this.#vectors.deliver(vector, address, (data & ~(this.#count - 1)) | vector);
     }

@@ -71,7 +71,7 @@ function nicConfig(): Uint8Array<ArrayBuffer> {
 
   const words = (...values: number[]): Uint8Array => new Uint8Array(new Uint16Array(values).buffer);
   space.addCapability(PCI_CAP_ID_PM, words(0xc803, 0x0003, 0), nicOffsets.pm);
-  // // Four messages, 64-bit, maskable.
+  // Four messages, 64-bit, maskable.
   space.addCapability(PCI_CAP_ID_MSI, words(0x0184, ...new Array(10).fill(0)), nicOffsets.msi);
   const express = new Uint8Array(0x3a);
   const view = new DataView(express.buffer);

@@ -62,8 +62,7 @@ const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 
 /**
  * A device file whose regions are plain memory. It follows vfio-pci's interrupt rules: one kind at a time, and a fixed
- * set does not grow. It fails the calls in `failures`. It does not act on unmask requests: tests read them from
- * `calls`.
+ * set does not grow. It fails the calls in `failures`. It does not act on unmask requests: tests find them in `calls`.
  */
 export class ScriptedDevice implements DeviceFile {
   readonly target = 'scripted device';

@@ -35,7 +35,7 @@ export class TrappedBar implements BusDevice {
 
   write(offset: number, data: Uint8Array): void {
     if (contains(this.#table, offset)) this.#msix?.writeTable(offset - this.#table.offset, data);
-    // // Pending bits are read-only.
+    // Pending bits are read-only.
     else if (!contains(this.#pba, offset)) this.#region.write(offset, data);
   }
 }

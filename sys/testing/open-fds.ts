@@ -8,7 +8,7 @@ export function openFds(): string[] {
       const target = readlinkSync(`/proc/self/fd/${number}`);
       if (/^(anon_inode:|\/dev\/(?!null|pts|tty)|\/memfd:)/.test(target)) found.push(`${number} ${target}`);
     } catch {
-      // // the directory listing's own descriptor is closed by now
+      // the directory listing's own descriptor is closed by now
     }
   }
   return found.sort();

@@ -39,7 +39,7 @@ export class Changes {
       this.#now = new Uint8Array(pixels.length);
       this.#told = new Uint8Array(pixels.length);
     }
-    // // The guest keeps drawing: compare and send the same copy.
+    // The guest keeps drawing: compare and send the same copy.
     this.#now.set(pixels);
     const whole: Area[] = [{ x: 0, y: 0, width, height }];
     const areas = shape === this.#shape ? this.#changed(width, height, stride, drmFormat) : whole;

@@ -96,7 +96,7 @@ export class DeviceDisplay {
     const from = Math.floor(plane.offset / PAGE) * PAGE;
     const end = Math.ceil((plane.offset + bytes) / PAGE) * PAGE;
     using mapping = this.#file.mmap(offset + from, end - from);
-    // // Shared, so that posting it to the main thread does not copy it.
+    // Shared, so that posting it to the main thread does not copy it.
     const copy = new Uint8Array(new SharedArrayBuffer(bytes));
     copy.set(mapping.view.slice(plane.offset - from, bytes));
     return copy;

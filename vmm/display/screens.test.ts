@@ -63,7 +63,7 @@ function card(kind: 'memfd' | 'mapped', types = 4) {
 
 function mapOf(memory: SharedMemory, kind: 'memfd' | 'mapped', offset: number, bytes: number): Mapping {
   if (kind === 'memfd') return Mapping.file(memory.fd, bytes, { offset });
-  // // Another open of the same file is not recognised as a memory file.
+  // Another open of the same file is not recognised as a memory file.
   using other = Fd.open(`/proc/self/fd/${memory.fd.number}`);
   return Mapping.file(other, bytes, { offset });
 }
@@ -106,7 +106,7 @@ test.each([
     device.memory.fill(round, 4100, 4100 + 48);
     expect(await look()).toEqual(new Uint8Array(48).fill(round));
   }
-  // // A memory file is mapped once, to pass it on; other memory is copied each time.
+  // A memory file is mapped once, to pass it on; other memory is copied each time.
   expect(device.mmaps()).toBe(mmaps);
   device.show({ offset: BYTES - 48 });
   device.memory.fill(9, BYTES - 48);

@@ -72,7 +72,7 @@ export class View implements AsyncDisposable {
     this.#watched = watched;
     this.#slot = slot;
     this.#server = server;
-    // // Browsers omit http's default port.
+    // Browsers omit http's default port.
     this.#hosts = NAMES.flatMap((name) => (port === 80 ? [name] : [`${name}:${port}`]));
     this.url = `http://${ADDRESS}:${port}/`;
     const end = () => {
@@ -112,8 +112,7 @@ export class View implements AsyncDisposable {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const refuse = (status: number, text: string) =>
       response.writeHead(status, { ...HEADERS, 'Content-Type': 'text/plain' }).end(text);
-    // // DNS rebinding: under any other host name, the page belongs to another site, whose scripts could read the
-    // response.
+    // DNS rebinding: under any other host name, the page belongs to another site, whose scripts could read it.
     if (!this.#hosts.includes(request.headers.host ?? '')) return void refuse(403, 'not by that name');
     const site = request.headers['sec-fetch-site'];
     if (request.method !== 'GET') return void refuse(405, 'GET only');
@@ -179,7 +178,7 @@ export class View implements AsyncDisposable {
       page.told = undefined;
       return message;
     } catch (error) {
-      // // Explain why there is no picture.
+      // Explain why there is no picture.
       text = isErrno(error, 'ENODATA') ? NOTHING : (error as Error).message;
     }
     page.changes.forget();

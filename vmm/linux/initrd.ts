@@ -16,10 +16,7 @@ export interface Initrd {
 /** Maximum bytes per read call. */
 const MOST_PER_READ = 2 ** 30;
 
-/**
- * Checks the file; {@link Initrd.copyTo} reads it later. @throws SysError naming the path; GuestImageError if it is
- * empty
- */
+/** Checks the file; {@link Initrd.copyTo} reads it later. @throws SysError naming the path; GuestImageError if empty */
 export function openInitrd(path: string): Initrd {
   const bytes = withFile(path, (fd) => fstatSync(fd).size);
   if (bytes === 0) throw new GuestImageError(path, 'is an empty initrd', 'leave it out, or give another one');

@@ -2,7 +2,7 @@
 import type { CpuidEntry2 } from '../../kvm/uapi.js';
 import { LOW_RAM_END, PCI_WINDOW_64 } from '../layout.js';
 
-// // Names as in the kernel's asm/msr-index.h.
+// Names as in the kernel's asm/msr-index.h.
 export const MSR_IA32_TSC = 0x10;
 export const MSR_IA32_MISC_ENABLE = 0x1a0;
 export const MSR_IA32_CR_PAT = 0x277;

@@ -4,7 +4,7 @@ import { GuestImageError } from '../boot-elf.js';
 import { ECAM_BASE, ECAM_BYTES, KVM_IDENTITY_MAP_ADDRESS, LOW_RAM_END } from '../layout.js';
 import { E820_TYPE_RAM, type E820Range, type PhysicalRange } from './e820.js';
 
-// // Below 1 MiB. 0x1000 to 0x8fff holds the page tables, GDT and command line of long-mode.ts.
+// Below 1 MiB. 0x1000 to 0x8fff holds the page tables, GDT and command line of long-mode.ts.
 /** The GDT required by the Linux boot protocol. */
 export const BOOT_GDT = 0x9000n;
 /** struct boot_params, one page. */
@@ -94,7 +94,7 @@ export function placeInitrd(
     const start = ((end - initrd.bytes) / 4096n) * 4096n;
     const isFree = start >= kernelEnd || start + initrd.bytes <= kernel.base;
     if (start >= range.base && isFree) return { base: start, bytes: initrd.bytes };
-    // // Below the kernel, if the range contains both.
+    // Below the kernel, if the range contains both.
     const below = ((min(end, kernel.base) - initrd.bytes) / 4096n) * 4096n;
     if (below >= range.base) return { base: below, bytes: initrd.bytes };
   }

@@ -133,7 +133,7 @@ test('a real kernel and a large initrd are placed in memory without overlap', ({
   expect(done.kernel.base + done.kernel.bytes).toBeLessThanOrEqual(placedInitrd.base);
   expect(done.kernel.bytes).toBeGreaterThan(BigInt(8 * MIB));
   expect(done.entry.regs.rip).toBe(done.kernel.base + 0x200n);
-  // // The 64-bit entry of every kernel starts with: cld; cli
+  // The 64-bit entry of every kernel starts with: cld; cli
   expect([...memory.ram(done.kernel.base + 0x200n, 2)]).toEqual([0xfc, 0xfa]);
   const page = BootParams.decode(memory.ram(ZERO_PAGE, 4096));
   expect(page.hdr.header).toBe(0x53726448);

@@ -61,8 +61,7 @@ export function parsePvh(path: string, file: Uint8Array): PvhImage {
 }
 
 /**
- * The entry's address from the first note that declares one. parseElf has checked that the program headers are inside
- * the file.
+ * The entry's address from the first note that declares one. parseElf has checked the program headers.
  */
 function findEntry(file: Uint8Array): bigint | undefined {
   const view = new DataView(file.buffer, file.byteOffset, file.byteLength);

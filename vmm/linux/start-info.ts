@@ -1,6 +1,6 @@
 /**
- * Xen's public header start_info.h: the boot data of a kernel's PVH entry. `start-info.test.ts` compares every row with
- * the header.
+ * Xen's public header start_info.h: the boot data of a kernel's PVH entry. `start-info.test.ts` compares the rows with
+ * it.
  */
 import { struct } from '../../sys/struct.js';
 import { GuestImageError } from '../boot-elf.js';

@@ -51,7 +51,7 @@ export function makePvh(code: Uint8Array = new Uint8Array(16), noteType = 18): U
   const noteAt = ELF_HEADER + 2 * PROGRAM_HEADER;
   const note = new Uint8Array(12 + 8 + 4 + (12 + 4 + 8));
   const noteView = new DataView(note.buffer);
-  // // Preceded by another note, whose name and contents need padding.
+  // Preceded by another note, whose name and contents need padding.
   noteView.setUint32(0, 5, true);
   noteView.setUint32(4, 1, true);
   noteView.setUint32(8, noteType, true);

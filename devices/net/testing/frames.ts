@@ -1,5 +1,4 @@
-// // Frame builders and a strict decoder for tests: plain and slow on purpose, and sharing no code with the code under
-// test.
+// Frame builders and a strict decoder for tests: plain, slow, and sharing no code with the code under test.
 
 export const GUEST_MAC = '52:54:00:12:34:56';
 export const PEER_MAC = '02:00:0a:00:02:02';

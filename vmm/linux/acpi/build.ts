@@ -138,8 +138,7 @@ function fadt(facs: bigint, dsdt: bigint, hasI8042: boolean): Uint8Array {
     c3_latency: NO_C3_LATENCY,
     century: RTC_CENTURY,
     boot_flags: t.ACPI_FADT_LEGACY_DEVICES | t.ACPI_FADT_NO_VGA | (hasI8042 ? t.ACPI_FADT_8042 : 0),
-    // // The power button is fixed hardware (flag clear), there is no sleep button, and the RTC cannot wake the
-    // machine.
+    // The power button is fixed hardware (flag clear), there is no sleep button, and the RTC wakes nothing.
     flags:
       t.ACPI_FADT_WBINVD |
       t.ACPI_FADT_C1_SUPPORTED |

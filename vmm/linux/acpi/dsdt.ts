@@ -187,7 +187,7 @@ function hotplugEvents(): aml.Aml {
   );
 }
 
-// // --- devices outside PCI ---
+// --- devices outside PCI ---
 
 /** Reserves ECAM: Linux uses it only if it is reserved like this. */
 const motherboard = ({ ecam }: DsdtOptions): aml.Aml =>
