@@ -66,7 +66,7 @@ export class Vcpu implements Disposable {
 
   /**
    * Completes the access of the last exit without entering the guest, so that its registers are consistent and can be
-   * saved. Returns `interrupted` when complete; any other exit is a further part of the same access: handle it and repeat.
+   * saved. Returns `interrupted` when complete; any other exit is another part of the access: handle it and repeat.
    */
   completeAccess(): VcpuExit {
     this.page.setImmediateExit(true);
