@@ -29,7 +29,7 @@ test.each<[string, () => unknown]>([
   ['KVM_GET_MSR_FEATURE_INDEX_LIST', () => kvm.getMsrFeatureIndexList()],
   ['KVM_GET_MSRS', () => kvm.getFeatureMsrs([0x10])],
   ['KVM_CREATE_VM', () => kvm.createVm()],
-])('%s on a dead descriptor says so', (name, call) => {
+])('%s on a dead descriptor reports EBADF', (name, call) => {
   expect(call).toThrowError(new RegExp(`^${name} on /dev/kvm: EBADF`));
 });
 
@@ -61,7 +61,7 @@ test.each<[string, () => unknown]>([
   ['KVM_CREATE_DEVICE', () => vm.hasDevice(uapi.KVM_DEV_TYPE_VFIO)],
   ['KVM_CREATE_VCPU', () => vm.createVcpu(0)],
   ['KVM_REGISTER_COALESCED_MMIO', () => registerCoalesced(vm, { address: 0xd000_0000n, bytes: 8 })],
-])('%s on a dead VM descriptor says so', (name, call) => {
+])('%s on a dead VM descriptor reports EBADF', (name, call) => {
   expect(call).toThrowError(new RegExp(`^${name} on (vm|vcpu).*: EBADF`));
 });
 
@@ -110,7 +110,7 @@ test.each<[string, (vcpu: Vcpu) => unknown]>([
   ['KVM_TRANSLATE', (vcpu) => vcpu.translate(0n)],
   ['KVM_SET_GUEST_DEBUG', (vcpu) => vcpu.setGuestDebug(0)],
   ['KVM_KVMCLOCK_CTRL', (vcpu) => vcpu.kvmclockCtrl()],
-])('%s on a dead vCPU descriptor says so', (name, call) => {
+])('%s on a dead vCPU descriptor reports EBADF', (name, call) => {
   using mapping = Mapping.anonymous(12_288);
   const vcpu = Vcpu.adopt({ fd: Fd.adopt(DEAD, 'vcpu 7'), mapping, xsaveBytes: 4096 });
   expect(() => call(vcpu)).toThrowError(new RegExp(`^${name} on vcpu 7: EBADF`));
@@ -121,6 +121,6 @@ test.each<[string, () => unknown]>([
   ['KVM_HAS_DEVICE_ATTR', () => device.hasAttr(1, 1)],
   ['KVM_SET_DEVICE_ATTR', () => device.setAttr(1, 1, new Uint8Array(4))],
   ['KVM_GET_DEVICE_ATTR', () => device.getAttr(1, 1, 4)],
-])('%s on a dead device descriptor says so', (name, call) => {
+])('%s on a dead device descriptor reports EBADF', (name, call) => {
   expect(call).toThrowError(new RegExp(`^${name} on kvm-vfio: EBADF`));
 });

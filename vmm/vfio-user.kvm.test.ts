@@ -111,7 +111,7 @@ test.each([
   [
     ['serve', 'virtio-net', '--socket', '/etc/passwd'],
     69,
-    /bind on \/etc\/passwd: EADDRINUSE\n.*it is no socket/,
+    /bind on \/etc\/passwd: EADDRINUSE\n.*is not a socket/,
   ],
   [['serve', 'virtio-net', '--socket', `/tmp/${'x'.repeat(200)}`], 69, /EINVAL\n.*at most 107 bytes/],
   [['serve', 'virtio-net', '--socket', '/tmp/x', '--trace', 'all'], 64, /'all' is none of exit/],
@@ -130,7 +130,7 @@ test.each([
 test('two servers do not share a socket, and iommufd is refused with what to leave out', async () => {
   const { path } = await serve('mtty-1');
   const second = tsvisor(['serve', 'mtty-1', '--socket', path]);
-  expect(second.stderr).toMatch(/EADDRINUSE\n.*another process listens there/);
+  expect(second.stderr).toMatch(/EADDRINUSE\n.*another process listens on it/);
   const { stderr, status } = tsvisor(['run', '--device', `vfio-user:${path},interface=iommufd`]);
   expect(stderr).toMatch(/omit interface=iommufd/);
   expect(status).toBe(69);

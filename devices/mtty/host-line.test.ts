@@ -202,7 +202,7 @@ test('a port on a unix socket talks to who listens there; when that one goes, th
 });
 
 test.each([
-  ['/nowhere/sock', 'ENOENT', 'start the other end first'],
+  ['/nowhere/sock', 'ENOENT', 'start its server first'],
   [process.execPath, 'ECONNREFUSED', 'nobody listens'],
 ])('a socket that cannot be had (%s) is %s with a hint, and the ports are free again', (path, code, hint) => {
   const attempt = () => new Card({ port0: `unix:${path}` });
