@@ -113,6 +113,7 @@ export type DmaMemory =
   /** For devices of this process only: they access it through its owner, and cannot pin it. */
   | { readonly remote: RemoteMemory; readonly vaddr?: never };
 
+/** What VFIO_IOMMU_MAP_DMA takes: process memory, and the IOVA at which devices see it. */
 export type DmaMap = DmaMemory & {
   /** VFIO_DMA_MAP_FLAG_ bits. */
   readonly flags: number;

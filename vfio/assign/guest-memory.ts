@@ -7,6 +7,7 @@ export interface MemoryRegion {
   readonly kind: 'ram' | 'device';
   /** For messages: `ram`, `00:03.0 virtio-net BAR4`. */
   readonly name: string;
+  /** First byte as the guest addresses it, page-aligned. */
   readonly gpa: Gpa;
   /** First byte in this process; stays mapped until the listeners have heard `removed`. */
   readonly hva: Hva;

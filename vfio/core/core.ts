@@ -23,8 +23,11 @@ export interface CoreOptions {
 export class VfioCore implements Disposable {
   readonly environment: CoreEnvironment;
   readonly registry: CoreRegistry;
+  /** Registered mdev parents and their devices. */
   readonly mdevs: Mdevs;
+  /** This core's devices on the VFIO uAPI. */
   readonly provider: CoreProvider;
+  /** What a kvm-vfio device calls for files of this core. */
   readonly vfioFileOps: VfioFileOps;
 
   constructor(options: CoreOptions = {}) {

@@ -44,6 +44,7 @@ export interface CoreOpenDevice extends OpenDevice {
 export class VfioDevice {
   readonly environment: CoreEnvironment;
   readonly registry: CoreRegistry;
+  /** The host device behind it. */
   readonly dev: HostDevice;
   /** The driver's functions. */
   readonly ops: VfioDeviceOps;

@@ -82,6 +82,7 @@ export interface Lock {
   readonly name: string;
   /** Locks of one kind share it: `group_rwsem`. */
   readonly kind: string;
+  /** Whether its holder may not wait. */
   readonly isSpin: boolean;
 }
 

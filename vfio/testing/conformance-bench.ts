@@ -19,9 +19,11 @@ import {
 
 /** What the suite runs on. */
 export interface ConformanceTarget {
+  /** The provider under test. */
   readonly provider: VfioProvider;
   /** A device of the provider, alone in its group, that nobody uses. */
   readonly address: string;
+  /** Options for {@link VfioProvider.resolve}; none if absent. */
   readonly options?: Readonly<Record<string, string>>;
   /** At least 16 pages of this process's memory; lives as long as the suite. */
   readonly memory: Mapping;
@@ -29,6 +31,7 @@ export interface ConformanceTarget {
   readonly unusedGroup?: number;
   /** Whether there are groups and containers, and whether there are cdevs and iommufd; both unless stated otherwise. */
   readonly hasGroups?: boolean;
+  /** Whether the provider has cdevs and iommufd; true if absent. */
   readonly hasCdev?: boolean;
 }
 
