@@ -1,6 +1,8 @@
 /** Modules of others: plug-ins, and their event tasks. For them `tsvisor/...` is the copy of the package that runs them. */
 import { readFileSync } from 'node:fs';
 import module from 'node:module';
+// Not the globals: in the event thread they throw. These fire there while a module is imported, as Node's loop runs.
+import { clearTimeout, setTimeout } from 'node:timers';
 import type { EntryUrls, resolve as ResolveHook } from './resolve-hook.js';
 import { workerUrl } from './worker-url.js';
 
