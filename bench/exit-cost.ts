@@ -14,7 +14,7 @@ import { Scope } from '../sys/scope.js';
 import { RangeBus } from '../vmm/assign/bus.js';
 import { ExitDispatcher } from '../vmm/assign/exit-dispatcher.js';
 import { flatMemory } from '../vmm/assign/testing.js';
-import { longModeSregs, prepareLongMode } from '../vmm/long-mode.js';
+import { bootSregs, prepareLongMode } from '../vmm/long-mode.js';
 import { u32 } from './machine-code.js';
 import { compileC, interleave, microseconds, scratchFolder } from './measure.js';
 
@@ -64,7 +64,7 @@ function createContender(code: readonly number[], door: HotDoor): Contender {
   memory.ram(CODE, code.length).set(code);
   prepareLongMode(memory, '');
   const vcpu = scope.own(vm.createVcpu(0, door));
-  const sregs = { ...vcpu.getSregs(), ...longModeSregs() };
+  const sregs = { ...vcpu.getSregs(), ...bootSregs() };
   const regs = { rip: CODE, rflags: 2n };
   const [pio, mmio] = [new RangeBus('pio'), new RangeBus('mmio')];
   pio.add(BigInt(PORT), 1n, byteSink());

@@ -45,6 +45,7 @@ export {
   type PciSlot,
 } from './pci/host-bridge.js';
 export * from './pci/pci-regs.js';
+export * from './platform/index.js';
 export { createPostCode, POST_CODE_PORT } from './post-code.js';
 export { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial, type SerialPorts } from './serial.js';
 export { type BarArea, type BarLayoutInput, type BarSpan, layOutBar } from './vfio-pci/bar-layout.js';

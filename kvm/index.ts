@@ -1,10 +1,21 @@
 /** KVM (`/dev/kvm`): one class per kind of file descriptor, and the kvm-vfio device. */
+
+// What a hypervisor needs of Linux beside KVM.
+export { type Gpa, gpa, type Hva, hva, offset } from '../sys/address.js';
+export { SysError } from '../sys/error.js';
+export { Fd } from '../sys/fd.js';
+export { installKickSignal, kickThread } from '../sys/kick.js';
+export type { HotDoor } from '../sys/libc.js';
+export { createSharedMemory, Mapping, type SharedMemory } from '../sys/mapping.js';
+export { Scope } from '../sys/scope.js';
 export { type Cap, caps } from './caps.js';
 export { CoalescedRing, type CoalescedWrite, type CoalescedZone, registerCoalesced } from './coalesced.js';
 export { KvmDevice } from './device.js';
 export type * from './exits.js';
 export { RunPage } from './exits.js';
 export { GsiRouting, type GsiRoutingOptions, type GsiTarget, type MsiRoute } from './gsi-routing.js';
+export { cpuidFor } from './guest-cpuid.js';
+export { LONG_MODE_BYTES, longModeSregs, longModeTables } from './long-mode.js';
 export { type MemorySlot, type MemorySlotOptions, MemorySlots } from './memory-slots.js';
 export type { KvmReference } from './reference.js';
 export { type VcpuHandle, VcpuRunner } from './runner.js';

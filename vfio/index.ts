@@ -4,7 +4,7 @@
  */
 
 // What a vendor driver needs of Linux.
-export type { Iova } from '../sys/address.js';
+export { type Iova, iova } from '../sys/address.js';
 export { SysError, type SysErrorInit } from '../sys/error.js';
 export type {
   EventContext,
@@ -37,6 +37,8 @@ export { type DmaTableBuffer, DmaTableReader } from './dma-table.js';
 export * from './driver.js';
 export * from './feature.js';
 export type { VfioFileOps } from './file-ops.js';
+export * from './host/index.js';
+export { cdevsOf, groupsOf } from './interfaces.js';
 export { Timeline, type TimelineEvent } from './timeline.js';
 export * from './uapi.js';
 export * from './user/index.js';

@@ -1,14 +1,14 @@
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { cpuidFor } from '../kvm/guest-cpuid.js';
 import type { Vcpu } from '../kvm/vcpu.js';
 import { formatRange } from '../sys/address.js';
 import type { MemoryMap } from './assign/memory-map.js';
 import { type ElfImage, GuestImageError, loadSegments, readElf } from './boot-elf.js';
 import type { VmConfig } from './config.js';
-import { cpuidFor } from './cpuid.js';
 import type { GuestProgram } from './guest-program.js';
 import { ECAM_BASE, LOW_RAM_END, PCI_IO_WINDOW, PCI_WINDOW } from './layout.js';
-import { longModeSregs, prepareLongMode } from './long-mode.js';
+import { bootSregs, prepareLongMode } from './long-mode.js';
 
 /** Lowest address of a guest image; page tables and command line are below. */
 const LOWEST_IMAGE = 0x10_0000n;
@@ -64,6 +64,6 @@ function loadImage(image: ElfImage, config: VmConfig, memory: MemoryMap, vcpu: V
   }
   loadSegments(image.segments, memory);
   const rdi = prepareLongMode(memory, commandLine(config, vcpu.getTscKhz()));
-  vcpu.setSregs({ ...vcpu.getSregs(), ...longModeSregs() });
+  vcpu.setSregs({ ...vcpu.getSregs(), ...bootSregs() });
   vcpu.setRegs({ rip: image.entry, rflags: RFLAGS_ALWAYS_ONE, rdi });
 }

@@ -4,6 +4,7 @@
  * @module
  */
 export { EventThread } from '../../sys/event-task.js';
+export { type TraceName, trace } from '../../sys/trace.js';
 export * from '../../vfio/assign/index.js';
 export { VfioProvider } from '../../vfio/uapi.js';
 export { RangeBus } from './bus.js';

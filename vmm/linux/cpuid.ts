@@ -1,6 +1,7 @@
 /** CPUID for a Linux guest: KVM's supported leaves, with this machine's topology and frequencies. */
+
+import { cpuidFor } from '../../kvm/guest-cpuid.js';
 import { type CpuidEntry2, KVM_CPUID_FLAG_SIGNIFCANT_INDEX } from '../../kvm/uapi.js';
-import { cpuidFor } from '../cpuid.js';
 
 const LEAF_VENDOR = 0x0;
 const LEAF_FEATURES = 0x1;

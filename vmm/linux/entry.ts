@@ -1,6 +1,6 @@
 /** The processor state at a kernel's entry. */
 import type { Regs, Sregs } from '../../kvm/uapi-vcpu.js';
-import { longModeSregs } from '../long-mode.js';
+import { bootSregs } from '../long-mode.js';
 import { BOOT_GDT } from './placement.js';
 
 /**
@@ -29,7 +29,7 @@ export const bootGdt = (): Uint8Array => new Uint8Array(new BigUint64Array(GDT_E
  * @see Documentation/arch/x86/boot.rst, "64-bit boot protocol"
  */
 export function entry64(rip: bigint, bootParams: bigint): EntryState {
-  const sregs = longModeSregs();
+  const sregs = bootSregs();
   const data = { ...sregs.ds, selector: BOOT_DS };
   return {
     regs: { rip, rsi: bootParams, rflags: RFLAGS_ALWAYS_ONE },
@@ -53,7 +53,7 @@ const TSS_LIMIT = 0x67;
  * @see xen/docs/misc/pvh.pandoc
  */
 export function entryPvh(rip: bigint, startInfo: bigint): EntryState {
-  const { cs, ds, tr } = longModeSregs();
+  const { cs, ds, tr } = bootSregs();
   return {
     regs: { rip, rbx: startInfo, rflags: RFLAGS_ALWAYS_ONE },
     sregs: {

@@ -1,4 +1,4 @@
-import type { CpuidEntry2 } from '../kvm/uapi.js';
+import type { CpuidEntry2 } from './uapi.js';
 
 const LEAF_FEATURES = 0x1;
 const LEAF_TOPOLOGY = 0xb;
