@@ -5,7 +5,7 @@ import { trace } from '../../sys/trace.js';
 import { VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS } from '../../vfio/uapi.js';
 import { ConfigSpace } from '../pci/config-space.js';
 import { PCI_COMMAND, PCI_COMMAND_IO, PCI_COMMAND_MEMORY } from '../pci/pci-regs.js';
-import { recordTrace } from '../testing.js';
+import { recordTrace } from '../testing/fake-ports.js';
 import { type BarRegion, PciRegions, type RegisterArea } from './pci-regions.js';
 import { registerAccess } from './region-access.js';
 

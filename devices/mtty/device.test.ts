@@ -12,7 +12,7 @@ import {
   VFIO_DEVICE_STATE_STOP_COPY,
 } from '../../vfio/feature.js';
 import { hasLspci, lspci } from '../pci/testing/lspci.js';
-import { recordTrace } from '../testing.js';
+import { recordTrace } from '../testing/fake-ports.js';
 import { taken } from '../virtio-net/testing/workbench.js';
 import { Card } from './testing/card.js';
 

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import { Fd } from '../../sys/fd.js';
 import { trace } from '../../sys/trace.js';
-import { recordTrace } from '../testing.js';
+import { recordTrace } from '../testing/fake-ports.js';
 import { taken } from '../virtio-net/testing/workbench.js';
 import { Card } from './testing/card.js';
 import { until } from './testing/until.js';

@@ -7,7 +7,7 @@ import { createInboxControl, Inbox } from '../../sys/inbox.js';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { OpenDevice } from '../../vfio/driver.js';
-import { recordTrace } from '../testing.js';
+import { recordTrace } from '../testing/fake-ports.js';
 import { taken } from '../virtio-net/testing/workbench.js';
 import { createMttyDriver } from './driver.js';
 import { until } from './testing/until.js';

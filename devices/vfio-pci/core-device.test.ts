@@ -3,7 +3,7 @@ import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { VfioCore } from '../../vfio/index.js';
 import { VFIO_TYPE1v2_IOMMU } from '../../vfio/uapi.js';
-import { fakeEnvironment, recordTrace } from '../testing.js';
+import { fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../virtio-net/index.js';
 import { InlineEventThread } from '../virtio-net/testing.js';
 import { VfioPciDevice } from './device.js';

@@ -9,7 +9,7 @@ import {
   VFIO_PCI_REQ_IRQ_INDEX,
   VFIO_PCI_ROM_REGION_INDEX,
 } from '../../vfio/uapi.js';
-import { type FakeEnvironment, fakeEnvironment, recordTrace } from '../testing.js';
+import { type FakeEnvironment, fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
 import { VfioPciDevice } from './device.js';
 import { createScriptedNic, nicMsix, nicOffsets, type ScriptedNicOptions } from './scripted-nic.js';
 import type { ScriptedDevice } from './testing.js';

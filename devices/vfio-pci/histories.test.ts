@@ -3,7 +3,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
-import { type FakeEnvironment, fakeEnvironment } from '../testing.js';
+import { type FakeEnvironment, fakeEnvironment } from '../testing/fake-ports.js';
 import { VfioPciDevice } from './device.js';
 import { createScriptedNic, NIC_ROM_BYTES, nicBars, nicMsix, nicOffsets } from './scripted-nic.js';
 import type { ScriptedDevice } from './testing.js';

@@ -4,7 +4,12 @@ import { signalEventfd } from '../../sys/eventfd.js';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX } from '../../vfio/uapi.js';
-import { type FakeEnvironment, type FakeLevelLine, fakeEnvironment, recordTrace } from '../testing.js';
+import {
+  type FakeEnvironment,
+  type FakeLevelLine,
+  fakeEnvironment,
+  recordTrace,
+} from '../testing/fake-ports.js';
 import { VfioPciDevice } from './device.js';
 import { createScriptedNic, nicMsix, nicOffsets, type ScriptedNicOptions } from './scripted-nic.js';
 import type { ScriptedDevice } from './testing.js';

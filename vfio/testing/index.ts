@@ -1,7 +1,6 @@
 /**
  * For tests of what is built on VFIO or of how a VM and its devices find each other: a core in a box, a KVM with nothing
  * behind it, a scheduler that chooses who runs next, faults on demand, and the uAPI's rules as a suite.
- * @module
  */
 
 export type { Clock } from '../core/clock.js';

@@ -1,11 +1,11 @@
 /** Fakes of the machine's ports, for tests of devices in this package and others. */
-import { formatRange, type Gpa, type Hva, isAligned } from '../sys/address.js';
-import { errno } from '../sys/errno.js';
-import { SysError } from '../sys/error.js';
-import { drainEventfd, isReadable, signalEventfd } from '../sys/eventfd.js';
-import { Fd } from '../sys/fd.js';
-import { disposable } from '../sys/scope.js';
-import type { TraceChannel } from '../sys/trace.js';
+import { formatRange, type Gpa, type Hva, isAligned } from '../../sys/address.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { drainEventfd, isReadable, signalEventfd } from '../../sys/eventfd.js';
+import { Fd } from '../../sys/fd.js';
+import { disposable } from '../../sys/scope.js';
+import type { TraceChannel } from '../../sys/trace.js';
 import type {
   AddressWindow,
   Bus,
@@ -17,9 +17,9 @@ import type {
   MsiLine,
   PciEnvironment,
   Signals,
-} from './contracts.js';
+} from '../contracts.js';
 
-export * from './vfio-pci/testing.js';
+export * from '../vfio-pci/testing.js';
 
 export interface FakeRange {
   readonly base: bigint;
