@@ -1,7 +1,7 @@
 /** How long a guest waits for a read of a device register: in process, and through vfio-user. */
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Elf64Ehdr, Elf64Phdr } from '../vmm/boot-elf.js';
+import { elfOf } from '../vmm/testing/elf.js';
 import { VirtualMachine } from '../vmm/virtual-machine.js';
 import { u32 } from './machine-code.js';
 import { interleave, microseconds, scratchFolder, serving } from './measure.js';
@@ -15,13 +15,6 @@ const VRAM_AT = 0xc000_0000;
 const REGISTERS_AT = 0xc080_0000;
 const DISPI_ID = REGISTERS_AT + 0x500;
 const [BEGIN, END] = [0x50, 0x60];
-
-// elf.h
-const ET_EXEC = 2;
-const EM_X86_64 = 62;
-const PT_LOAD = 1;
-const READ_EXECUTE = 5;
-const LOAD_AT = 0x10_0000n;
 
 /** mov edx, port; mov eax, value; out dx, eax */
 const out32 = (port: number, value: number): number[] => [0xba, ...u32(port), 0xb8, ...u32(value), 0xef];
@@ -50,27 +43,7 @@ function guestImage(): Uint8Array {
     ...out8(0xf4, 0),
     ...[0xfa, 0xf4], // cli; hlt
   ];
-  const header = Elf64Ehdr.encode({
-    e_ident: Uint8Array.of(0x7f, 0x45, 0x4c, 0x46, 2, 1, 1, ...new Uint8Array(9)),
-    e_type: ET_EXEC,
-    e_machine: EM_X86_64,
-    e_version: 1,
-    e_entry: LOAD_AT,
-    e_phoff: BigInt(Elf64Ehdr.size),
-    e_ehsize: Elf64Ehdr.size,
-    e_phentsize: Elf64Phdr.size,
-    e_phnum: 1,
-  });
-  const segment = Elf64Phdr.encode({
-    p_type: PT_LOAD,
-    p_flags: READ_EXECUTE,
-    p_offset: BigInt(Elf64Ehdr.size + Elf64Phdr.size),
-    p_vaddr: LOAD_AT,
-    p_paddr: LOAD_AT,
-    p_filesz: BigInt(code.length),
-    p_memsz: BigInt(code.length),
-  });
-  return Buffer.concat([header, segment, Uint8Array.from(code)]);
+  return elfOf(code);
 }
 
 /** Nanoseconds per read, as seen by the guest. */

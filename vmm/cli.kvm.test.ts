@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
-import { CLI, tsvisor } from './testing.js';
+import { CLI, tsvisor } from './testing/machines.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-cli-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

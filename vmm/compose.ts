@@ -63,7 +63,8 @@ export function compose(
   configurePorts(container, plugins);
   registerPcKvm(container, scope);
   registerDefault(container, Clock, () => systemClock);
-  scope.own(registerPorts(container, plugins, { eventThread, windows: WINDOWS }));
+  registerPorts(container, plugins, { eventThread, windows: WINDOWS }, scope);
+  container.resolve(VmToken); // first, so that it is closed last
   const ram = ports.requestRam(needsSharedMemory(container, config));
   const memory = container.resolve(MemoryMap);
   addPcRam(memory, scope.own(Mapping.borrow(ram, ram.fd)));

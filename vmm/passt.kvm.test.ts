@@ -2,7 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 import { passtProblem } from '../devices/net/testing/passt.js';
-import { tsvisor } from './testing.js';
+import { tsvisor } from './testing/machines.js';
 
 const problem =
   passtProblem() ??

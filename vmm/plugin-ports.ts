@@ -1,5 +1,6 @@
 /** What plug-ins contribute to a container: ports of their own, vendor drivers, providers. */
 import type { EventThread } from '../sys/event-task.js';
+import type { Scope } from '../sys/scope.js';
 import { VfioCore } from '../vfio/core/core.js';
 import { VfioProvider } from '../vfio/uapi.js';
 import type { AssignmentPorts } from './assign/ports.js';
@@ -15,24 +16,19 @@ export function configurePorts(container: DependencyContainer, plugins: readonly
 /**
  * Registers the defaults of all ports that the container does not hold, then adds the plug-ins' vendor drivers and
  * providers to those there are.
- * @returns owns what the defaults open
+ * @param scope owns what the defaults open
  * @throws SysError EEXIST for a vendor driver that there is twice
  */
 export function registerPorts(
   container: DependencyContainer,
   plugins: readonly Plugin[],
   given: Partial<AssignmentPorts> & { readonly eventThread: EventThread },
-): Disposable {
-  const owned = registerAssignment(container, given);
-  try {
-    for (const { vendorDrivers = [], providers = [] } of plugins) {
-      for (const driver of vendorDrivers)
-        container.resolve(VfioCore).registerVendorDriver(driver, { eventThread: given.eventThread });
-      for (const provider of providers) container.register(VfioProvider, { useValue: provider });
-    }
-    return owned;
-  } catch (error) {
-    owned[Symbol.dispose]();
-    throw error;
+  scope: Scope,
+): void {
+  registerAssignment(container, given, scope);
+  for (const { vendorDrivers = [], providers = [] } of plugins) {
+    for (const driver of vendorDrivers)
+      container.resolve(VfioCore).registerVendorDriver(driver, { eventThread: given.eventThread });
+    for (const provider of providers) container.register(VfioProvider, { useValue: provider });
   }
 }

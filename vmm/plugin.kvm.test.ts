@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, test } from 'vitest';
 import { ConfigError } from './config-error.js';
 import { DeviceServer } from './device-server.js';
-import { CLI } from './testing.js';
+import { CLI } from './testing/machines.js';
 import { VirtualMachine } from './virtual-machine.js';
 
 // Outside of the project: nothing in it finds a tsvisor by itself.

@@ -64,7 +64,7 @@ async function main(): Promise<void> {
   const container = root.createChildContainer();
   const plugins = await loadPlugins(data.plugins);
   configurePorts(container, plugins);
-  scope.own(registerPorts(container, plugins, { eventThread }));
+  registerPorts(container, plugins, { eventThread }, scope);
   const provider = requireProvider(container.resolveAll(VfioProvider), data.address);
   const device = scope.own(provider.resolve(data.address, data.options));
   // Opened once in advance: what keeps the device from being served is known before a client comes.

@@ -8,7 +8,7 @@ import { PNG } from 'pngjs';
 import { afterAll, afterEach, expect, test, vi } from 'vitest';
 import { DeviceServer } from './device-server.js';
 import { guestPicture } from './guest-picture.js';
-import { CLI, runMachine, tsvisor } from './testing.js';
+import { CLI, runMachine, tsvisor } from './testing/machines.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-user-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

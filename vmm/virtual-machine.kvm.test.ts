@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { isErrno } from '../sys/error.js';
 import { mappedFiles, openFds, threadCount } from '../sys/testing/open-fds.js';
-import { NIC, runMachine } from './testing.js';
+import { NIC, runMachine } from './testing/machines.js';
 import { VirtualMachine } from './virtual-machine.js';
 
 test('the built-in guest pings through an assigned NIC, and no packet costs an exit', async () => {

@@ -1,3 +1,4 @@
+import { isErrno } from '../../sys/error.js';
 import { disposable } from '../../sys/scope.js';
 import type { VfioFile, VfioProvider } from '../uapi.js';
 import { attachStep } from './attach-step.js';
@@ -21,5 +22,12 @@ export function associate(
   }
   kvm.addFile(file);
   attachStep(`${what} is associated with the VM (KVM_DEV_VFIO_FILE_ADD)`);
-  return disposable(() => kvm.removeFile(file));
+  return disposable(() => {
+    try {
+      kvm.removeFile(file);
+    } catch (error) {
+      // The VM was closed first, which has ended the association.
+      if (!isErrno(error, 'EBADF') && !isErrno(error, 'ENOENT')) throw error;
+    }
+  });
 }

@@ -16,6 +16,6 @@ export { KvmInterrupts } from './interrupts.js';
 export { MemoryMap, MemorySlotPort, type RamPart } from './memory-map.js';
 export { PolledEventThread } from './polled-event-thread.js';
 export { type AssignmentPorts, defaultPorts, type GetPort, type PortName, portTokens } from './ports.js';
-export { registerAssignment } from './register.js';
+export { registerAssignment, registerDefault } from './register.js';
 export { EventSignals } from './signals.js';
 export { GsiRoutingToken, KvmToken, VmToken } from './tokens.js';

@@ -18,13 +18,14 @@ import {
  *
  * A container that holds one `VfioProvider` keeps exactly the providers it holds.
  * @param given values for ports that the container does not hold; `vm`, `eventThread` and `windows` have no default
- * @returns owns what the defaults open; dispose it after the last attached device
+ * @param scope owns what the defaults open, in the order in which they are first resolved
+ * @returns `scope`: dispose it after the last attached device
  */
 export function registerAssignment(
   container: DependencyContainer,
   given: Partial<AssignmentPorts> = {},
+  scope = new Scope(),
 ): Disposable {
-  const scope = new Scope();
   const get: GetPort = (name) =>
     (name === 'providers' ? container.resolveAll(VfioProvider) : container.resolve(tokenOf(name))) as never;
   for (const name of Object.keys(portTokens) as PortName[]) {
@@ -36,7 +37,10 @@ export function registerAssignment(
   return scope;
 }
 
-/** Registers a factory that runs once, unless the container holds the token already. */
+/**
+ * Registers a factory that runs once, when the token is first resolved, unless the container holds the token already.
+ * (A factory of tsyringe's own runs at each resolve.)
+ */
 export function registerDefault<T>(
   container: DependencyContainer,
   token: InjectionToken<T>,

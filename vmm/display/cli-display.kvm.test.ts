@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { PNG } from 'pngjs';
 import { afterAll, expect, test } from 'vitest';
 import { guestPicture } from '../guest-picture.js';
-import { CLI, tsvisor } from '../testing.js';
+import { CLI, tsvisor } from '../testing/machines.js';
 import { MESSAGE } from './changes.js';
 import { PageModel } from './testing/page.js';
 

@@ -2,7 +2,7 @@ import { PNG } from 'pngjs';
 import { expect, test } from 'vitest';
 import { guestPicture } from '../guest-picture.js';
 import type { Phase, RunReport } from '../protocol.js';
-import { NIC } from '../testing.js';
+import { NIC } from '../testing/machines.js';
 import { VirtualMachine } from '../virtual-machine.js';
 
 const DRAW = 0x28;

@@ -1,12 +1,12 @@
 /** For tests: runs machines and the CLI, and collects what they say. */
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { VmConfigInput } from './config.js';
-import type { RunReport } from './protocol.js';
-import { VirtualMachine } from './virtual-machine.js';
+import type { VmConfigInput } from '../config.js';
+import type { RunReport } from '../protocol.js';
+import { VirtualMachine } from '../virtual-machine.js';
 
 /** The compiled command line program. */
-export const CLI = fileURLToPath(new URL('../dist/vmm/cli.js', import.meta.url));
+export const CLI = fileURLToPath(new URL('../../dist/vmm/cli.js', import.meta.url));
 
 /** Runs `tsvisor ARGS` to its end. @param wrapper a command to run it under: `unshare -n` */
 export function tsvisor(args: readonly string[], wrapper: readonly string[] = []): SpawnSyncReturns<string> {
