@@ -13,7 +13,7 @@ const WIRE_BYTES = 4096;
 
 /** What a {@link Serial} is connected to. */
 export interface SerialPorts {
-  /** Name for messages and reports; `serial` if absent. */
+  /** Name in errors and reports; `serial` by default. */
   readonly name?: string;
   /** Receives what the guest sends. The bytes are valid only during the call. */
   readonly transmit: (bytes: Uint8Array) => void;

@@ -22,7 +22,7 @@ export interface VcpuParts {
   readonly mapping: Mapping;
   /** Bytes that KVM_GET_XSAVE2 writes: KVM_CAP_XSAVE2 of the VM. */
   readonly xsaveBytes: number;
-  /** The way into the kernel for KVM_RUN; `ffi-rs` if absent. */
+  /** The call path for KVM_RUN; `ffi-rs` by default. */
   readonly door?: HotDoor | undefined;
 }
 
@@ -88,8 +88,7 @@ export class Vcpu implements Disposable {
   }
 
   /**
-   * Segment, descriptor-table and control registers, EFER, APIC base, and the interrupt that waits for
-   * delivery.
+   * Segment, descriptor-table and control registers, EFER, APIC base, and the pending interrupt.
    * @see KVM_GET_SREGS
    */
   getSregs(): uapi.Sregs {
@@ -107,7 +106,7 @@ export class Vcpu implements Disposable {
   }
 
   /**
-   * As {@link setSregs}, with the PAE page directory pointers.
+   * Like {@link setSregs}, plus the PAE page directory pointers.
    * @throws SysError EINVAL as {@link setSregs}; or without KVM_CAP_SREGS2
    */
   setSregs2(sregs: uapi.Sregs2): void {
@@ -141,7 +140,7 @@ export class Vcpu implements Disposable {
 
   /**
    * Sets the local APIC's register page.
-   * @param regs 1 KiB as {@link getLapic} returned it
+   * @param regs 1 KiB, as returned by {@link getLapic}
    * @throws SysError EINVAL if the APIC is not in the kernel
    */
   setLapic(regs: Uint8Array): void {
@@ -153,7 +152,7 @@ export class Vcpu implements Disposable {
     return uapi.Fpu.decode(this.#get(uapi.KVM_GET_FPU, uapi.Fpu.encode()));
   }
 
-  /** Sets the x87 and SSE registers, but for `mxcsr`. @see KVM_SET_FPU */
+  /** Sets the x87 and SSE registers except `mxcsr`. @see KVM_SET_FPU */
   setFpu(fpu: uapi.Fpu): void {
     ioctl(this.fd, uapi.KVM_SET_FPU, uapi.Fpu.encode(fpu));
   }
@@ -289,8 +288,7 @@ export class Vcpu implements Disposable {
   }
 
   /**
-   * Unmaps kvm_run and closes the descriptor. No thread may be in KVM_RUN, or use a {@link VcpuHandle}, any
-   * more.
+   * Unmaps kvm_run and closes the descriptor. No thread may still be in KVM_RUN or use a {@link VcpuHandle}.
    */
   [Symbol.dispose](): void {
     this.#mapping[Symbol.dispose]();

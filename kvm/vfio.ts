@@ -181,7 +181,7 @@ export class KvmVfio implements Disposable {
     if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, kvm: this.#vm.fd.target, file: file.target });
   }
 
-  /** Removes all files, the oldest first, and closes the kernel's device if there is one. */
+  /** Removes all files, oldest first, and closes the kernel's device if there is one. */
   [Symbol.dispose](): void {
     this.#scope[Symbol.dispose]();
   }

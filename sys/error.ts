@@ -10,7 +10,7 @@ export interface SysErrorInit {
   readonly errno: number;
   /** What the user can do about it. */
   readonly hint?: string | undefined;
-  /** The error this one was made from, as in Error.cause. */
+  /** The underlying error, as in Error.cause. */
   readonly cause?: unknown;
 }
 
@@ -19,7 +19,7 @@ export interface SysErrorInit {
  * text.
  */
 export class SysError extends Error {
-  /** The call that failed: an ioctl's name, a libc function, a vfio function. */
+  /** The failed call: an ioctl, a libc function or a VFIO operation. */
   readonly call: string;
   /** What it was called on: a path, a device name, `fd 7`. */
   readonly target: string;
@@ -27,7 +27,7 @@ export class SysError extends Error {
   readonly errno: number;
   /** The errno's name, as in Node's own errors: `EBUSY`. */
   readonly code: string;
-  /** What the reader can do about it; undefined if the errno says enough. */
+  /** What the user can do about it; undefined if the errno suffices. */
   readonly hint: string | undefined;
 
   constructor(init: SysErrorInit) {

@@ -70,7 +70,7 @@ export class MemoryView {
 export interface MapOptions {
   /** Offset in the file, a multiple of the page size. */
   readonly offset?: number;
-  /** Whether the memory is mapped for writing, too; true if absent. */
+  /** Whether to map it for writing; true by default. */
   readonly isWritable?: boolean;
   /** Names the mapping in errors. */
   readonly target?: string;
@@ -82,7 +82,7 @@ export interface MapOptions {
 export interface MappedFile {
   /** The number must not be read after the owner closes it. */
   readonly fd: { readonly number: number };
-  /** Byte of the file where the mapping begins. */
+  /** Offset of the mapping in the file, in bytes. */
   readonly offset: number;
 }
 
@@ -186,7 +186,7 @@ export class Mapping implements Disposable {
     return this.view.bytes;
   }
 
-  /** Unmaps the memory; views of it must not be used any more. A second dispose does nothing. */
+  /** Unmaps the memory, which ends all views of it. A second dispose does nothing. */
   [Symbol.dispose](): void {
     if (!this.#isMapped) return;
     this.#isMapped = false;

@@ -24,7 +24,7 @@ export class Scope implements Disposable {
     return next;
   }
 
-  /** Releases what it owns, last in, first out. @throws the first failure, after everything was released */
+  /** Releases what it owns in reverse order. @throws the first failure, after everything is released */
   [Symbol.dispose](): void {
     const failures: unknown[] = [];
     for (let resource = this.#owned.pop(); resource !== undefined; resource = this.#owned.pop()) {

@@ -3,12 +3,12 @@ export type Scalar = 'u8' | 'u16' | 'u32' | 'u64' | 's8' | 's16' | 's32' | 's64'
 
 /** Type of a field: a scalar, a structure, or an array of either. */
 export type Field = Scalar | Layout<Fields> | readonly [Scalar | Layout<Fields>, number];
-/** A structure's fields by their C names, in their order. */
+/** A structure's fields by C name, in order. */
 export type Fields = Readonly<Record<string, Field>>;
 
-/** A scalar as TypeScript has it. */
+/** The TypeScript type of a scalar. */
 export type ScalarValue<S extends Scalar> = S extends 'u64' | 's64' ? bigint : number;
-/** A field as TypeScript has it. */
+/** The TypeScript type of a field. */
 export type FieldValue<F> = F extends Scalar
   ? ScalarValue<F>
   : F extends Layout<infer G>
@@ -46,7 +46,7 @@ export interface Layout<F extends Fields> {
   decode(bytes: Uint8Array, at?: number): StructValue<F>;
 }
 
-/** The value of a structure, from its layout: `StructOf<typeof Regs>`. */
+/** The value type of a layout: `StructOf<typeof Regs>`. */
 export type StructOf<L> = L extends Layout<infer F> ? StructValue<F> : never;
 
 const scalarSize: Readonly<Record<Scalar, number>> = {

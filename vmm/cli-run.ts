@@ -103,9 +103,9 @@ function readConfig(path: string): VmConfigInput {
   }
 }
 
-/** A file's plug-ins are named from where the file lies. */
+/** Plug-in paths in a configuration file are relative to that file. */
 function pluginsOf(file: string, { plugins }: VmConfigInput): VmConfigInput['plugins'] {
-  // Whatever else it is, the check of the whole configuration refuses it.
+  // Any other type is rejected when the whole configuration is validated.
   if (!Array.isArray(plugins) || !plugins.every((plugin) => typeof plugin === 'string')) return plugins;
   return [...pluginUrls(plugins, dirname(resolve(file)), `${file}: plugins`)];
 }

@@ -67,7 +67,7 @@ export interface NetPort extends Disposable {
  * leaves nothing open.
  */
 export interface NetBackend {
-  /** What `net=` selects it by: `tap`, `passt`, `responder`. */
+  /** Its name in `net=`: `tap`, `passt`, `responder`. */
   readonly name: string;
 
   /**

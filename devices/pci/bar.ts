@@ -12,7 +12,7 @@ import {
   PCI_STD_NUM_BARS,
 } from './pci-regs.js';
 
-/** What a BAR decodes: memory by a 32-bit or a 64-bit address, or I/O ports. */
+/** What a BAR decodes: memory at a 32-bit or 64-bit address, or I/O ports. */
 export type BarKind = 'memory32' | 'memory64' | 'io';
 
 const MIN_MEMORY_BYTES = 16n;

@@ -17,7 +17,7 @@ import {
 
 /** First port of configuration mechanism #1, and the number of ports: CONFIG_ADDRESS and CONFIG_DATA. */
 export const PCI_CONFIG_PORT = 0xcf8;
-/** Number of ports from {@link PCI_CONFIG_PORT} on: CONFIG_ADDRESS and CONFIG_DATA. */
+/** Number of ports from {@link PCI_CONFIG_PORT}: CONFIG_ADDRESS and CONFIG_DATA. */
 export const PCI_CONFIG_PORTS = 8;
 /** Size of one bus in ECAM, in bytes. */
 export const PCI_ECAM_BUS_BYTES = 1 << 20;

@@ -2,7 +2,7 @@ import { VFIO_REGION_INFO_FLAG_MMAP } from '../../vfio/uapi.js';
 
 /** Part of a BAR. Offset from its start and size in bytes. */
 export interface BarArea {
-  /** Bytes from the BAR's start. */
+  /** Offset in the BAR, in bytes. */
   readonly offset: number;
   /** Length in bytes. */
   readonly size: number;
@@ -14,7 +14,7 @@ export interface BarSpan extends BarArea {
   readonly kind: 'mapped' | 'trapped';
 }
 
-/** What {@link layOutBar} decides by. */
+/** Input of {@link layOutBar}. */
 export interface BarLayoutInput {
   /** Size that the guest sees; a power of two. */
   readonly barSize: number;

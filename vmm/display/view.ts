@@ -10,7 +10,7 @@ import type { Look } from './screens.js';
 
 /** What a view can show: a VirtualMachine or a DeviceServer. */
 export interface Watched {
-  /** Settles when there will be no further picture. */
+  /** Settles when no further picture follows. */
   readonly finished: Promise<unknown>;
   /**
    * Passes the current picture to `use`, and resolves to its result.
