@@ -8,7 +8,7 @@ import { guestPicture } from 'tsvisor';
 import { expect, test } from 'vitest';
 
 /** @param program `examples/NAME`, or the command line program `vmm/cli` */
-function run(name: string, ...args: string[]): { stdout: string; status: number | null } {
+function run(name: string, ...args: string[]): { stdout: string; stderr: string; status: number | null } {
   const program = fileURLToPath(new URL(`../dist/${name}.js`, import.meta.url));
   return spawnSync(process.execPath, [program, ...args], { encoding: 'utf8', timeout: 60_000 });
 }
@@ -45,4 +45,25 @@ test('boot-nic: the guest pings through the NIC that the program gave it', () =>
   expect(stdout).toMatch(/10\/10 replies/);
   expect(stdout).toMatch(/00:03\.0 virtio-net \{/);
   expect(status).toBe(0);
+});
+
+test('own-hypervisor: the guest pings through the NIC that a program of 90 lines gave it', () => {
+  const { stdout, status } = run('examples/own-hypervisor');
+  expect(stdout).toMatch(/attach: .*associated with the VM/);
+  expect(stdout).toMatch(/10\/10 replies, 1\d rx interrupts/);
+  expect(stdout).toMatch(/txPackets: 1\d/);
+  expect(status).toBe(0);
+  const source = readFileSync(new URL('./own-hypervisor.ts', import.meta.url), 'utf8');
+  expect(source.trimEnd().split('\n').length).toBeLessThanOrEqual(90);
+  expect([...source.matchAll(/from '(tsvisor[^']*)'/g)].map(([, name]) => name).sort()).toEqual([
+    'tsvisor/assign',
+    'tsvisor/devices',
+    'tsvisor/kvm',
+  ]);
+});
+
+test('own-hypervisor: what cannot be attached ends it with the reason, and nothing keeps it from exiting', () => {
+  const { stderr, status } = run('examples/own-hypervisor', '--device', '0000:99:00.0');
+  expect(stderr).toMatch(/SysError: .* 0000:99:00\.0: ENODEV/);
+  expect(status).toBe(1);
 });

@@ -1,12 +1,5 @@
-import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, normalize, relative } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-
-const ROOT = fileURLToPath(new URL('..', import.meta.url));
-
-/** Sources by path from the root. */
-type Files = ReadonlyMap<string, string>;
+import { type Files, importsOf, sources as sourcesOf } from '../sys/testing/imports.js';
 
 /** Files that may import each other in a circle: a device is in a group, a group has devices, the registry has both. */
 const CIRCLE = ['vfio/core/device.ts', 'vfio/core/group.ts', 'vfio/core/registry.ts'];
@@ -21,21 +14,7 @@ const ABOVE = ['core', 'device-file', 'file-ops', 'group-file', 'iommufd-bind', 
 
 const isTest = (path: string): boolean => path.endsWith('.test.ts') || path.includes('/testing/');
 
-function sources(folder: string): Files {
-  const entries = readdirSync(join(ROOT, folder), { withFileTypes: true, recursive: true });
-  const paths = entries
-    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
-    .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)))
-    .filter((path) => !isTest(path))
-    .sort();
-  return new Map(paths.map((path) => [path, readFileSync(join(ROOT, path), 'utf8')]));
-}
-
-/** Our files that a source imports, for types or for values. */
-const importsOf = (path: string, source: string): string[] =>
-  [...source.matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g)].map((match) =>
-    normalize(join(dirname(path), match[1] as string)).replace(/\.js$/, '.ts'),
-  );
+const sources = (folder: string): Files => new Map([...sourcesOf(folder)].filter(([path]) => !isTest(path)));
 
 /** All that a file imports, by itself and by what it imports, within `files`. */
 function reachable(files: Files, from: string): ReadonlySet<string> {

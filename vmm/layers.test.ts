@@ -1,9 +1,5 @@
-import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, normalize, relative } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { expect, test } from 'vitest';
-
-const ROOT = fileURLToPath(new URL('..', import.meta.url));
+import { describe, expect, test } from 'vitest';
+import { type Files, importsOf, sources, specifiersOf } from '../sys/testing/imports.js';
 
 /** What each folder may import of ours: itself and what is below it. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
@@ -13,56 +9,126 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   devices: ['devices', 'vfio', 'kvm', 'sys'],
   vmm: ['vmm', 'devices', 'vfio', 'kvm', 'sys'],
 };
+const LAYERS = Object.keys(MAY_IMPORT);
 
-function sources(folder: string): string[] {
-  const entries = readdirSync(join(ROOT, folder), { withFileTypes: true, recursive: true });
-  return entries
-    .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
-    .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
-}
+/** The parts of vfio/, and what of each the layers above may name. The top of vfio/ is open to them. */
+const PARTS_OF_VFIO: Readonly<Record<string, string>> = {
+  assign: 'vfio/assign/index.ts',
+  core: 'vfio/core/core.ts',
+  host: 'vfio/host/index.ts',
+  user: 'vfio/user/index.ts',
+  testing: 'vfio/testing/index.ts',
+};
 
-const importsOf = (file: string): string[] =>
-  [...readFileSync(join(ROOT, file), 'utf8').matchAll(/(?:from|import)\s*\(?\s*'([^']+)'/g)].map(
-    (m) => m[1] as string,
+const isTest = (path: string): boolean => path.endsWith('.test.ts') || path.includes('/testing');
+const all = (): Files => new Map(LAYERS.flatMap((layer) => [...sources(layer)]));
+
+/** `FILE imports TARGET` for each import that `isWrong`. */
+const imports = (files: Files, isWrong: (path: string, target: string) => boolean): string[] =>
+  [...files].flatMap(([path, source]) =>
+    importsOf(path, source)
+      .filter((target) => isWrong(path, target))
+      .map((target) => `${path} imports ${target}`),
   );
 
-function violations(folder: string): string[] {
-  const allowed = MAY_IMPORT[folder] ?? [];
-  return sources(folder).flatMap((file) =>
-    importsOf(file)
-      .filter((specifier) => specifier.startsWith('.'))
-      .map((specifier) => normalize(join(dirname(file), specifier)))
-      .filter((target) => !allowed.includes(target.split('/')[0] as string))
-      .map((target) => `${file} imports ${target}`),
-  );
-}
+const layerOf = (path: string): string => path.split('/')[0] as string;
 
-for (const folder of Object.keys(MAY_IMPORT)) {
-  test(`${folder}/ imports nothing above or beside it`, () => {
-    expect(violations(folder)).toEqual([]);
+const upwards = (files: Files): string[] =>
+  imports(files, (path, target) => !(MAY_IMPORT[layerOf(path)] ?? LAYERS).includes(layerOf(target)));
+
+/** Layers above vfio/ that look into one of its parts, but for its face. */
+const intoVfio = (files: Files): string[] =>
+  imports(files, (path, target) => {
+    const [layer, part = '', inside] = target.split('/');
+    if (isTest(path) || layer !== 'vfio' || layerOf(path) === 'vfio' || inside === undefined) return false;
+    return PARTS_OF_VFIO[part] !== target;
   });
-}
 
-test('only sys/libc.ts knows ffi-rs', () => {
-  const knowing = Object.keys(MAY_IMPORT)
-    .flatMap(sources)
-    .filter((file) => importsOf(file).includes('ffi-rs'));
-  expect(knowing).toEqual(['sys/libc.ts']);
-});
-
-test('only vmm/ knows tsyringe', () => {
-  const knowing = Object.keys(MAY_IMPORT)
-    .filter((folder) => folder !== 'vmm')
-    .flatMap(sources)
-    .filter((file) => importsOf(file).includes('tsyringe'));
-  expect(knowing).toEqual([]);
-});
-
-test('examples import the public entries only', () => {
-  const others = sources('examples').flatMap((file) =>
-    importsOf(file)
-      .filter((specifier) => specifier.startsWith('.') && !specifier.startsWith('./'))
-      .map((specifier) => `${file} imports ${specifier}`),
+/** Devices know providers by the seam only. */
+const devicesThatKnowProviders = (files: Files): string[] =>
+  imports(
+    files,
+    (path, target) =>
+      layerOf(path) === 'devices' && !isTest(path) && /^vfio\/(core|host|user)\//.test(target),
   );
-  expect(others).toEqual([]);
+
+/** The default ports of an assignment need nothing else of the machine. */
+const assignThatNeedsTheMachine = (files: Files): string[] =>
+  imports(
+    files,
+    (path, target) =>
+      path.startsWith('vmm/assign/') &&
+      !isTest(path) &&
+      layerOf(target) === 'vmm' &&
+      !target.startsWith('vmm/assign/'),
+  );
+
+/** Files that import a package, and are not among those that may. */
+const strangers = (files: Files, specifier: string, may: (path: string) => boolean): string[] =>
+  [...files]
+    .filter(([path, source]) => !isTest(path) && specifiersOf(source).includes(specifier) && !may(path))
+    .map(([path]) => path);
+
+const knowsFfi = (files: Files) => strangers(files, 'ffi-rs', (path) => path === 'sys/libc.ts');
+const knowsTsyringe = (files: Files) => strangers(files, 'tsyringe', (path) => path.startsWith('vmm/'));
+
+/** Examples that reach into the project instead of importing its entries. */
+const examplesInside = (files: Files): string[] =>
+  imports(files, (path, target) => layerOf(path) === 'examples' && layerOf(target) !== 'examples');
+
+describe('the layers', () => {
+  test.each(LAYERS)('%s/ imports nothing above or beside it', (layer) => {
+    expect(upwards(sources(layer))).toEqual([]);
+  });
+
+  test('above vfio/, its parts are known by their faces only', () => {
+    expect(intoVfio(all())).toEqual([]);
+  });
+
+  test('devices/ know no provider', () => {
+    expect(devicesThatKnowProviders(all())).toEqual([]);
+  });
+
+  test('vmm/assign/ needs nothing else of vmm/', () => {
+    expect(assignThatNeedsTheMachine(all())).toEqual([]);
+  });
+
+  test('only sys/libc.ts knows ffi-rs', () => {
+    expect(knowsFfi(all())).toEqual([]);
+  });
+
+  test('only vmm/ knows tsyringe', () => {
+    expect(knowsTsyringe(all())).toEqual([]);
+  });
+
+  test('examples import the public entries only', () => {
+    expect(examplesInside(sources('examples'))).toEqual([]);
+  });
+});
+
+describe('each rule finds what is planted', () => {
+  // Put together here, so that no reader of sources takes it for an import of this file.
+  const planted = (path: string, specifier: string): Files =>
+    new Map([[path, `import type { X } from '${specifier}';\n`]]);
+
+  test.each([
+    ['upwards', upwards, 'kvm/vm.ts', '../sys/fd.js', '../vfio/uapi.js'],
+    ['beside', upwards, 'vfio/assign/associate.ts', '../uapi.js', '../../kvm/vfio.js'],
+    ['into a part', intoVfio, 'vmm/compose.ts', '../vfio/core/core.js', '../vfio/core/group.js'],
+    ['into assign', intoVfio, 'devices/contracts.ts', '../vfio/uapi.js', '../vfio/assign/group-space.js'],
+    [
+      'provider',
+      devicesThatKnowProviders,
+      'devices/mtty/device.ts',
+      '../../vfio/driver.js',
+      '../../vfio/core/core.js',
+    ],
+    ['machine', assignThatNeedsTheMachine, 'vmm/assign/bus.ts', './ports.js', '../layout.js'],
+    ['ffi-rs', knowsFfi, 'kvm/runner.ts', 'node:fs', 'ffi-rs'],
+    ['tsyringe', knowsTsyringe, 'vfio/assign/assignment.ts', 'node:fs', 'tsyringe'],
+    ['example', examplesInside, 'examples/boot-nic.ts', 'tsvisor', '../vmm/machine.js'],
+  ])('%s', (_name, rule, path, allowed, forbidden) => {
+    expect(rule(planted(path, allowed))).toEqual([]);
+    expect(rule(planted(path, forbidden))).toHaveLength(1);
+  });
 });

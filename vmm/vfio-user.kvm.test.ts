@@ -59,7 +59,7 @@ test('a NIC of another process: 10 of 10 replies, no exit on the way, and the ne
     const traffic = report.phases.map(({ accesses }) => accesses[`00:03.0 vfio-user:${path} BAR4`] ?? 0);
     // Doorbells are ioeventfds and interrupts irqfds, across processes: the BAR is touched at set-up and tear-down only.
     expect(new Set(traffic).size).toBeLessThan(traffic.length);
-    expect(steps.join('\n')).toMatch(/there is nothing to associate with the VM/);
+    expect(steps.join('\n')).toMatch(/cannot be associated with the VM: it belongs to another process/);
   }
 });
 

@@ -2,8 +2,8 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { inL1 } from '../lab/images.js';
-import { l2CommandLine, parseL2Results } from '../lab/l2.js';
+import { inL1 } from './images.js';
+import { l2CommandLine, parseL2Results } from './l2.js';
 
 const { LAB_E1000E: NIC = '', LAB_URL = '' } = process.env;
 
