@@ -1,13 +1,13 @@
 /**
- * The API reference, made from the doc comments: `npm run docs` writes docs/api. It fails on a broken link, on a name
- * without a comment, and on a public signature that mentions a type no entry exports.
+ * The API reference: `npm run docs` generates docs/api from the doc comments. It fails on a broken link, on a public
+ * name without a comment, and on a public signature with a type that no entry exports.
  */
 import { readFileSync } from 'node:fs';
 import { Application, Converter, ReflectionKind } from 'typedoc';
 
 const { exports: published } = JSON.parse(readFileSync('package.json', 'utf8'));
 
-/** Source folder of a public entry, and the specifier that programs import it by. */
+/** Import specifiers of the public entries, by source folder. */
 const entries = new Map(
   Object.entries(published)
     .filter(([, target]) => target.types !== undefined)
@@ -27,11 +27,11 @@ const NEEDS_COMMENT =
   ReflectionKind.CallSignature |
   ReflectionKind.GetSignature;
 
-// The kernel's own names need no comment here: its headers and manual document them.
+// The kernel's names need no comment: its headers and documentation explain them.
 /** Constants. */
 const VERBATIM = /^(_?[A-Z][A-Z0-9]*_\w+|KVMIO)$/;
 const KERNEL_FILES = /^(kvm\/|vfio\/|devices\/pci\/)/;
-/** Structures with their fields, requests, capabilities. */
+/** Structures and their fields, requests, capabilities. */
 const KERNEL_STRUCTURES = /^kvm\/(uapi|uapi-vcpu|caps)\.ts$/;
 
 const ancestors = (reflection) =>
@@ -41,11 +41,11 @@ function explainsItself(reflection, file) {
   const { name, kind, type } = reflection;
   if (KERNEL_STRUCTURES.test(file)) return true;
   if (kind === ReflectionKind.Variable && VERBATIM.test(name) && KERNEL_FILES.test(file)) return true;
-  // An object type without a name is explained by the comment of what has that type, or by @param.
+  // The comment of its owner, or @param, explains an anonymous object type.
   const parts = ReflectionKind.Parameter | ReflectionKind.Property | ReflectionKind.CallSignature;
   if (name === '__type' || ancestors(reflection.parent).some((each) => each.kindOf(parts))) return true;
   if (name.startsWith('[') && file === 'sys/address.ts') return true; // the brand of an address
-  // `kind: 'io'` tells the members of a union apart.
+  // A literal such as `kind: 'io'` is a union's discriminant.
   return kind === ReflectionKind.Property && (type?.type === 'literal' || type?.type === 'query');
 }
 
@@ -66,13 +66,13 @@ function undocumented(project) {
     );
 }
 
-/** The plug-in: names of entries, no links into the sources, and the check for comments. */
+/** Plug-in: names modules by their specifiers, removes links to the sources, and reports missing comments. */
 function tsvisor(app) {
   app.converter.on(Converter.EVENT_RESOLVE_BEGIN, ({ project }) => {
     for (const module of project.children) module.name = entries.get(module.name) ?? module.name;
   });
   app.converter.on(Converter.EVENT_RESOLVE_END, ({ project }) => {
-    // A place in the sources, without a link: the package has none.
+    // The package contains no sources to link to.
     for (const { sources = [] } of Object.values(project.reflections)) {
       for (const source of sources) delete source.url;
     }
@@ -97,10 +97,9 @@ export default {
   excludePrivate: true,
   excludeInternal: true,
   treatWarningsAsErrors: true,
-  // The core's inner parts, as members of its public classes that only its own files use; and names of errno values.
+  // Internal parts of the core that are members of its public classes, and the names of errno values.
   intentionallyNotExported: [
     'Container',
-    'CoreState',
     'DeviceSet',
     'DirtyPages',
     'DmaClient',

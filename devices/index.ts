@@ -1,4 +1,7 @@
-/** What a guest sees, and the vendor drivers behind mediated devices. */
+/**
+ * Devices of the guest's platform, assigned PCI functions, and the vendor drivers of mediated devices.
+ * @module
+ */
 export * from './contracts.js';
 export { createDebugExit, DEBUG_EXIT_PORT } from './debug-exit.js';
 export {

@@ -56,7 +56,10 @@ export class CoalescedRing {
     this.#data = data;
   }
 
-  /** @param vcpu any vCPU of the VM; must outlive the ring */
+  /**
+   * The ring page that KVM shares between the VM's vCPUs.
+   * @param vcpu any vCPU of the VM; must outlive the ring
+   */
   static of(vcpu: VcpuHandle): CoalescedRing {
     const at = KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE;
     const page = new MemoryView(vcpu.address, vcpu.bytes).slice(at, PAGE);

@@ -1,13 +1,35 @@
-/** KVM (`/dev/kvm`): one class per kind of file descriptor, and the kvm-vfio device. */
+/**
+ * KVM (`/dev/kvm`): one class per kind of file descriptor, and the kvm-vfio device.
+ * @module
+ */
 
-// What a hypervisor needs of Linux beside KVM.
+// The Linux primitives that a hypervisor needs beside KVM.
 export { type Gpa, gpa, type Hva, hva, offset } from '../sys/address.js';
-export { SysError } from '../sys/error.js';
+export { SysError, type SysErrorInit } from '../sys/error.js';
 export { Fd } from '../sys/fd.js';
+export type { Request } from '../sys/ioctl.js';
 export { installKickSignal, kickThread } from '../sys/kick.js';
 export type { HotDoor } from '../sys/libc.js';
-export { createSharedMemory, Mapping, type SharedMemory } from '../sys/mapping.js';
+export {
+  createSharedMemory,
+  type MapOptions,
+  type MappedFile,
+  type MappedRange,
+  Mapping,
+  type MemoryView,
+  type SharedMemory,
+} from '../sys/mapping.js';
 export { Scope } from '../sys/scope.js';
+export type {
+  Field,
+  Fields,
+  FieldValue,
+  Layout,
+  Scalar,
+  ScalarValue,
+  StructOf,
+  StructValue,
+} from '../sys/struct.js';
 export { type Cap, caps } from './caps.js';
 export { CoalescedRing, type CoalescedWrite, type CoalescedZone, registerCoalesced } from './coalesced.js';
 export { KvmDevice } from './device.js';

@@ -28,7 +28,8 @@ export class VcpuRunner {
   }
 
   /**
-   * @param door the call path into the kernel; `koffi` requires that optional package
+   * Attaches to a vCPU, whose owner keeps it open while the runner is in use.
+   * @param door the FFI library that calls KVM_RUN, `ffi-rs` by default; `koffi` requires that optional package
    * @throws Error if `door` is `koffi` and the package is not installed
    */
   static of(handle: VcpuHandle, door?: libc.HotDoor): VcpuRunner {

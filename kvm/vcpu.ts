@@ -22,7 +22,7 @@ export interface VcpuParts {
   readonly mapping: Mapping;
   /** Bytes that KVM_GET_XSAVE2 writes: KVM_CAP_XSAVE2 of the VM. */
   readonly xsaveBytes: number;
-  /** The call path for KVM_RUN; `ffi-rs` by default. */
+  /** The FFI library that calls KVM_RUN; `ffi-rs` if absent. */
   readonly door?: HotDoor | undefined;
 }
 

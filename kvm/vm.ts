@@ -15,6 +15,7 @@ import { Vcpu } from './vcpu.js';
 
 /** Arguments of `KVM_SET_USER_MEMORY_REGION`. */
 export interface UserMemoryRegion {
+  /** Number of the memory slot, below KVM_CAP_NR_MEMSLOTS; bits 16 to 31 select the address space. */
   readonly slot: number;
   /** KVM_MEM_… bits. */
   readonly flags: number;

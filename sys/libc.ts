@@ -123,7 +123,10 @@ interface KoffiLibrary {
   func(name: string, result: string, parameters: string[]): (...args: number[]) => number;
 }
 
-/** Doors for the one call that a vCPU makes per exit: `koffi`, when installed, costs a tenth of what ffi-rs costs. */
+/**
+ * FFI library for KVM_RUN, the one call that a vCPU makes per exit; a call through `koffi`, if installed, costs a
+ * tenth.
+ */
 export type HotDoor = 'ffi-rs' | 'koffi';
 
 function requireKoffi(): { load(path: string): KoffiLibrary } {

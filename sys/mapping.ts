@@ -74,7 +74,10 @@ export interface MapOptions {
   readonly isWritable?: boolean;
   /** Names the mapping in errors. */
   readonly target?: string;
-  /** Other threads of this process access it too: see {@link deferUnmapping}. */
+  /**
+   * Whether other threads of this process access it, too. While any of them may still hold a view, the thread that owns
+   * the mapping can defer the munmap(2).
+   */
   readonly isSeenByThreads?: boolean;
 }
 

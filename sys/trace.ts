@@ -1,30 +1,32 @@
 import { channel } from 'node:diagnostics_channel';
 
-/** An exit that is handled in user space. */
+/** A VM exit that is handled in user space. */
 export interface ExitEvent {
   /** Number of the vCPU. */
   readonly vcpu: number;
-  /** What KVM says of it; `kind` as in kvm/exits.ts. Valid during the call only. */
+  /** The decoded exit; `kind` as in kvm/exits.ts. Valid only while the listener runs. */
   readonly exit: { readonly kind: string };
 }
 
-/** An access that no device answered. */
+/** An access to an address that no device claims. */
 export interface UnclaimedEvent {
   /** `pio` or `mmio`. */
   readonly bus: string;
   /** Port number, or guest physical address. */
   readonly address: number;
+  /** Width of the access in bytes. */
   readonly bytes: number;
+  /** False for a read, which returns all-ones. */
   readonly isWrite: boolean;
 }
 
-/** A guest did something that no driver should. */
+/** The guest violated a device's specification. */
 export interface GuestMisuseEvent {
   /** Name of the device. */
   readonly device: string;
-  /** Which part of it: `bar`, `queue`, `msi`. */
+  /** The part of the device: `region`, `bar`, `virtio`. */
   readonly what: string;
-  /** For a person. */
+  /** The violation, as readable text. */
   readonly text: string;
 }
 
@@ -34,90 +36,103 @@ export interface RegionEvent {
   readonly device: string;
   /** Index of the region. */
   readonly region: number;
-  /** Offset in the region. */
+  /** Offset from the region's start, in bytes. */
   readonly address: number;
+  /** Length of the access in bytes. */
   readonly bytes: number;
+  /** Whether the guest wrote. */
   readonly isWrite: boolean;
-  /** Little-endian: what was read or written. */
+  /** The value read or written, decoded as little-endian. */
   readonly value: bigint;
 }
 
 /**
- * What VFIO does, in the core and around it: associations, open and close, maps, interrupts. `what` decides which of the
- * other fields are there.
+ * An operation of VFIO, in the core or around it: VM association, open and close, maps, interrupts. Which of the other
+ * fields are present depends on `what`.
  */
 export interface VfioEvent {
-  /** Kernel's word for what happens: `set_kvm`, `open_device`. */
+  /** The operation, by the kernel's name: `set_kvm`, `open_device`. */
   readonly what: string;
-  /** Counts from 1 within one core; absent for what happens outside of a core. */
+  /** Sequence number within one core, from 1; absent for events from outside a core. */
   readonly seq?: number;
-  /** `seq` of the event this one follows from; 0 if it came from outside. */
+  /** `seq` of the event that caused this one; 0 if a caller of the core did. */
   readonly cause?: number;
-  /** Task of the core that did it. */
+  /** Name of the core's task that ran the operation. */
   readonly task?: string;
-  /** For a person. */
+  /** Readable text, such as a warning's. */
   readonly text?: string;
-  /** Names of the device, its node, its driver, or the IOMMU's driver. */
+  /** Name of the device: a PCI address or a UUID. */
   readonly device?: string;
+  /** Name of the device's node under /dev/vfio/devices: `vfio0`. */
   readonly cdev?: string;
+  /** Name of the device's driver, or of the IOMMU driver. */
   readonly driver?: string | undefined;
   /** Number of the group. */
   readonly group?: number;
-  /** The VM: null for none. */
+  /** Name of the VM, `kvm 1`; null for none. */
   readonly kvm?: string | null;
-  /** A file as kvm-vfio has it. */
+  /** The VFIO file that was added to or removed from kvm-vfio. */
   readonly file?: string;
   /** Name of a notifier's listener. */
   readonly listener?: string;
   /** IOMMU_GROUP_NOTIFY_ value. */
   readonly event?: number;
-  /** VFIO_ type of IOMMU. */
+  /** IOMMU type, such as VFIO_TYPE1v2_IOMMU. */
   readonly type?: number;
   /** Id of an I/O address space. */
   readonly ioas?: number;
+  /** First IOVA of a map or an unmap. */
   readonly iova?: bigint;
-  /** Bytes of a map; how many an unmap found. */
+  /** Length of the map or of the range to unmap, in bytes. */
   readonly size?: bigint;
+  /** Bytes that an unmap removed. */
   readonly unmapped?: bigint;
-  /** Host address of a map. */
+  /** Host virtual address of a map. */
   readonly vaddr?: bigint;
   /** PROT_ bits of a map. */
   readonly prot?: number;
-  /** Of SET_IRQS; `count` is also how often a device was asked for. */
+  /** SET_IRQS: the interrupt index. */
   readonly index?: number;
+  /** SET_IRQS: VFIO_IRQ_SET_ bits. */
   readonly flags?: number;
+  /** SET_IRQS: the first interrupt. */
   readonly start?: number;
+  /** SET_IRQS: number of interrupts. `request`: how many requests came before. */
   readonly count?: number;
 }
 
-/** What a vfio-user peer was refused, or did that it should not. */
+/** A vfio-user peer violated the protocol, or a request of it was refused. */
 export interface VfioUserEvent {
-  /** `serve`: as a client of ours; `request refused`: as a server. */
+  /** `serve`: the peer is a client of this process; `request refused`: the peer is a server. */
   readonly what: string;
   /** Path of the socket, or name of the connection. */
   readonly peer: string;
-  /** For a person. */
+  /** The cause, as readable text. */
   readonly text: string;
 }
 
 /** A change of the guest's memory map, or of KVM's slots. */
 export interface MemoryEvent {
+  /** The change; the `slot` ones are those of KVM's memory slots. */
   readonly what: 'added' | 'removed' | 'slot added' | 'slot removed';
   /** Name of the region, or number of the slot. */
   readonly name: string;
+  /** First guest physical address. */
   readonly gpa: bigint;
+  /** First host virtual address. */
   readonly hva: bigint;
+  /** Length in bytes. */
   readonly bytes: bigint;
-  /** `0x1000-0x1fff`: the same for a person. */
+  /** The guest physical range as text, first and last byte: `0x1000-0x1fff`. */
   readonly range: string;
 }
 
 /**
- * A channel of diagnostics_channel, under the name that it has there, with one type of event. Publish behind
- * `if (channel.hasSubscribers)`: a channel that nobody listens to then costs a nanosecond or two, and builds no event.
+ * A typed channel of node:diagnostics_channel. Publish behind `if (channel.hasSubscribers)`: a channel without
+ * subscribers then costs a nanosecond or two, and no event is built.
  */
 export class TraceChannel<Event extends object> {
-  // Held: diagnostics_channel keeps channels by weak reference.
+  // Keeps the channel alive: diagnostics_channel holds it by weak reference.
   readonly #channel: ReturnType<typeof channel>;
 
   /** @param name `tsvisor:vfio` */
@@ -125,25 +140,31 @@ export class TraceChannel<Event extends object> {
     this.#channel = channel(name);
   }
 
+  /** The channel's name in diagnostics_channel: `tsvisor:vfio`. */
   get name(): string {
     return String(this.#channel.name);
   }
 
+  /** Whether this thread has subscribers; cheap enough to check on hot paths. */
   get hasSubscribers(): boolean {
     return this.#channel.hasSubscribers;
   }
 
-  /** Calls all listeners, first subscribed first, before it returns. What one throws is an uncaught exception, not the publisher's. */
+  /**
+   * Calls all listeners in the order of their subscription, before it returns. An exception of a listener becomes an
+   * uncaught exception of the process; the publisher does not see it.
+   */
   publish(event: Event): void {
     this.#channel.publish(event);
   }
 
+  /** Adds a listener. @param listener called synchronously in the publishing thread; keep it short */
   subscribe(listener: (event: Event) => void): void {
-    // Only publish() puts anything into the channel.
+    // Only publish() writes to the channel, so its events have the type.
     this.#channel.subscribe(listener as (event: unknown) => void);
   }
 
-  /** @param listener the function that was subscribed */
+  /** Removes a listener. @param listener the function passed to {@link subscribe} */
   unsubscribe(listener: (event: Event) => void): void {
     this.#channel.unsubscribe(listener as (event: unknown) => void);
   }
@@ -151,12 +172,19 @@ export class TraceChannel<Event extends object> {
 
 /** Every trace channel of the package. Channels are per thread: subscribe in the thread whose events you want. */
 export const trace = {
+  /** VM exits handled in user space. */
   exit: new TraceChannel<ExitEvent>('tsvisor:kvm.exit'),
+  /** Port and MMIO accesses that no device claims. */
   unclaimed: new TraceChannel<UnclaimedEvent>('tsvisor:bus.unclaimed'),
+  /** Violations of a device's specification by the guest. */
   guestMisuse: new TraceChannel<GuestMisuseEvent>('tsvisor:guest.misuse'),
+  /** Trapped accesses to regions of assigned devices. */
   region: new TraceChannel<RegionEvent>('tsvisor:vfio.region'),
+  /** Operations of VFIO. */
   vfio: new TraceChannel<VfioEvent>('tsvisor:vfio'),
+  /** Protocol violations and refused requests of vfio-user peers. */
   vfioUser: new TraceChannel<VfioUserEvent>('tsvisor:vfio.user'),
+  /** Changes of the guest's memory map and of KVM's memory slots. */
   memory: new TraceChannel<MemoryEvent>('tsvisor:memory'),
 };
 

@@ -1,4 +1,4 @@
-/** What a vendor driver written in TypeScript is made of: the core's counterpart of struct vfio_device_ops. */
+/** The interface of vendor drivers written in TypeScript: the core's counterpart of struct vfio_device_ops. */
 import type { Iova } from '../sys/address.js';
 import type { EventThread } from '../sys/event-task.js';
 import type { Mapping } from '../sys/mapping.js';
@@ -15,56 +15,59 @@ import type {
 
 /**
  * A virtual machine as VFIO knows it: an opaque pointer with "get unless dying" references (kvm_get_kvm_safe).
- * kvm/ has the real one.
+ * `KvmReference` of tsvisor/kvm implements it.
  */
 export interface KvmPointer {
   /** Takes a reference; false if the VM is being destroyed. */
   getUnlessDying(): boolean;
-  /** Gives a reference back; the last one destroys the VM, so never under a lock. */
+  /** Drops a reference. Dropping the last one destroys the VM, so the caller must hold no lock. */
   put(): void;
 }
 
-/** Guest memory as the device may reach it: the maps of its container or IOAS. Machine thread only. */
+/** Guest memory that the device can access: the maps of its container or IOAS. Machine thread only. */
 export interface DeviceDma {
-  /** vfio_dma_rw: copies between `data` and IOVA. @throws SysError EFAULT unmapped; EPERM against the map's direction */
+  /**
+   * vfio_dma_rw: copies between `data` and IOVA.
+   * @throws SysError EFAULT if part of the range is not mapped; EPERM if the map does not allow the direction
+   */
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void;
   /** The same maps in shared memory, for the part of the driver that runs in the event thread. */
   readonly table: DmaTableBuffer;
 }
 
-/** What a driver's device gets when it is opened; valid until closeDevice. */
+/** Argument of {@link VfioDeviceOps.openDevice}; valid until closeDevice. */
 export interface OpenDevice {
-  /** The VM it is associated with, if that was said before the open (device->kvm). */
+  /** The VM that the device was associated with before the open (device->kvm); undefined if none was. */
   readonly kvm: KvmPointer | undefined;
   /** The address space that the device's DMA goes through. */
   readonly dma: DeviceDma;
 }
 
 /**
- * A device's functions. The core calls them between register and unregister only, and only while the device is open
- * (but for `request`); region indexes and irq sets have been validated against the infos. openDevice and closeDevice may
- * be generator functions of Steps: each yield is then a point at which the testing kit's scheduler may switch tasks.
+ * Functions of a device. The core calls them in the machine thread, between register and unregister; all but `request`
+ * only while the device is open. It validates region indexes and IRQ sets against the infos first. openDevice and
+ * closeDevice may be generator functions of Steps: the testing kit's scheduler may then switch tasks at each yield.
  */
 export interface VfioDeviceOps {
   /** Driver's name, for messages. */
   readonly name: string;
-  /** First open. @throws SysError to refuse it */
+  /** Called on the first open. @throws SysError to refuse it */
   openDevice(open: OpenDevice): void;
-  /** Last close: afterwards the device uses no memory, eventfd or thread of the opener's. */
+  /** Called on the last close: the device must then release every page, eventfd and thread it uses for its opener. */
   closeDevice(): void;
-  /** Answers VFIO_DEVICE_GET_INFO; asked once per open, so the number of regions stays the same until the last close. */
+  /** VFIO_DEVICE_GET_INFO. Called once per open, so the number of regions is fixed until the last close. */
   getInfo(): DeviceInfo;
-  /** Without `offset`: the core places regions in the device file as vfio-pci does (index << 40). */
+  /** VFIO_DEVICE_GET_REGION_INFO without `offset`: the core places regions as vfio-pci does (index << 40). */
   getRegionInfo(index: number): Omit<RegionInfo, 'offset'>;
-  /** Doorbells of a region that the user may replace by eventfds; absent if there are none. */
+  /** The doorbells of a region; absent if the device has none. */
   getRegionIoFds?(index: number): readonly RegionIoEventFd[];
-  /** Answers VFIO_DEVICE_GET_IRQ_INFO. */
+  /** VFIO_DEVICE_GET_IRQ_INFO. */
   getIrqInfo(index: number): IrqInfo;
-  /** Eventfds in `set.data` stay valid only during the call: duplicate what is kept. */
+  /** VFIO_DEVICE_SET_IRQS. The eventfds in `set.data` are valid only during the call: duplicate those you keep. */
   setIrqs(set: IrqSet): void;
   /** VFIO_DEVICE_RESET; absent if the device has no reset. */
   reset?(): void;
-  /** Returns the bytes read. */
+  /** Reads from a region, `offset` bytes from its start, into `data`. Returns the bytes read. */
   read(index: number, offset: number, data: Uint8Array): number;
   /** Writes `data` at `offset` bytes into a region. Returns the bytes written. */
   write(index: number, offset: number, data: Uint8Array): number;
@@ -73,39 +76,45 @@ export interface VfioDeviceOps {
    * disposes the mapping.
    */
   mmap?(index: number, offset: number, bytes: number): Mapping;
-  /** What a display shows; `flags` have been checked to name one type. @throws SysError EINVAL for a type it has not */
+  /**
+   * VFIO_DEVICE_QUERY_GFX_PLANE; absent if the device is not a display. The core has checked that `flags` has one type.
+   * @throws SysError EINVAL if the display has no planes of that type
+   */
   queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
-  /** The host wants the device back; called again with a growing count until it is closed. */
+  /** Asks the user to release the device; called again with `count` incremented until the last file is closed. */
   request?(count: number): void;
-  /** False for a driver whose device can be opened through its group only (no bind_iommufd). */
+  /** False if the device can only be opened through its group (no bind_iommufd); true if absent. */
   readonly hasIommufd?: boolean;
-  /** Whether and how it can be moved to another host. */
+  /** Migration to another host; absent if the device does not support it. */
   readonly migration?: MigrationOps;
-  /** Tracking of the pages that it writes. */
+  /** Tracking of the pages that the device writes; absent if it does not support that. */
   readonly dmaLogging?: DmaLoggingOps;
-  /** DMA to this range is about to stop being possible: let go of what was pinned there. */
+  /** DMA to this range is about to be unmapped: unpin every page in it before returning. */
   dmaUnmap?(iova: Iova, bytes: bigint): void;
 }
 
-/** struct vfio_migration_ops. The core goes from state to state; the driver does one arc at a time. */
+/** struct vfio_migration_ops. The core finds the path between two states; the driver performs one arc per call. */
 export interface MigrationOps {
-  /** VFIO_MIGRATION_ bits it supports. */
+  /** Supported VFIO_MIGRATION_ bits. */
   readonly flags: number;
-  /** The VFIO_DEVICE_STATE_ it is in. */
+  /** The current VFIO_DEVICE_STATE_. */
   getState(): number;
-  /** One arc. Returns the descriptor of a data stream that the arc opens: the caller's to close. @throws SysError */
+  /**
+   * Performs one arc. Returns the descriptor of the data stream if the arc opens one; the caller closes it.
+   * @throws SysError if the device cannot reach `to`
+   */
   arc(from: number, to: number): number | undefined;
-  /** Bytes that STOP_COPY is expected to take. */
+  /** Estimate of the bytes that STOP_COPY will transfer. */
   getDataSize(): bigint;
 }
 
-/** struct vfio_log_ops. Ranges have been checked. */
+/** struct vfio_log_ops. The core has validated the ranges. */
 export interface DmaLoggingOps {
-  /** Returns the page size it tracks by. */
+  /** Starts tracking. Returns the page size that the device tracks by, in bytes. */
   start(ranges: readonly { readonly iova: Iova; readonly length: bigint }[], pageSize: bigint): bigint;
-  /** Ends tracking and releases what {@link start} took. */
+  /** Stops tracking and releases what {@link start} allocated. */
   stop(): void;
-  /** Sets a bit in `bitmap` for each page of the range written since it was last asked. */
+  /** Sets a bit in `bitmap` for each page of the range that was written since the last call. */
   readAndClear(
     range: { readonly iova: Iova; readonly length: bigint },
     pageSize: bigint,
@@ -113,36 +122,36 @@ export interface DmaLoggingOps {
   ): void;
 }
 
-/** What a vendor driver is given by the machine it lives in. */
+/** Services of the machine for vendor drivers. */
 export interface VendorEnvironment {
-  /** The thread in which data paths run; lives as long as the machine. */
+  /** The thread that runs data paths; lives as long as the machine. */
   readonly eventThread: EventThread;
 }
 
 /** One type of mediated device, as under /sys/class/mdev_bus/PARENT/mdev_supported_types. */
 export interface MdevType {
-  /** `virtio-net`; instances are created by this name. */
+  /** Name by which instances are created: `virtio-net`. */
   readonly name: string;
-  /** One line for a person. */
+  /** One readable line. */
   readonly description: string;
-  /** `vfio-pci` */
+  /** The VFIO device API of its instances: `vfio-pci`. */
   readonly deviceApi: string;
-  /** How many can exist at once; the core counts what is left. */
+  /** How many instances can exist at once; the core counts the ones available. */
   readonly maxInstances: number;
 }
 
-/** A vendor driver: a plug-in object, registered in one line of vmm/compose.ts. */
+/** A vendor driver: an object that VfioCore.registerVendorDriver takes. */
 export interface VendorDriver {
   /** Name of the driver, unique among those of one core: `virtio-net`. */
   readonly name: string;
   /** The types it offers, fixed while it is registered. */
   readonly types: readonly MdevType[];
-  /** How many more of a type the driver could make, where its types share something that runs out. */
+  /** How many more instances of a type the driver can create; for drivers whose types share a limited resource. */
   availableInstances?(type: MdevType): number;
   /**
-   * Makes an instance; its device is registered right after.
-   * @param options what the user wrote behind the type's name, `net=tap:tap0` as `{ net: 'tap:tap0' }`
-   * @throws SysError EINVAL with a hint for an option that is unknown or wrong
+   * Creates an instance; the core then registers its device.
+   * @param options the options after the type's name: `net=tap:tap0` becomes `{ net: 'tap:tap0' }`
+   * @throws SysError EINVAL with a hint for an option that is unknown or invalid
    */
   create(
     type: MdevType,
@@ -152,7 +161,7 @@ export interface VendorDriver {
   ): MdevInstance;
 }
 
-/** A mediated device as its driver made it; dispose frees what create took. */
+/** An instance of a mediated device type; disposing releases what {@link VendorDriver.create} allocated. */
 export interface MdevInstance extends Disposable {
   /** The device's functions, registered with the core. */
   readonly ops: VfioDeviceOps;

@@ -1,4 +1,4 @@
-/** VFIO_DEVICE_FEATURE and the migration protocol, as linux/vfio.h has them: numbers, and what goes in and comes out. */
+/** VFIO_DEVICE_FEATURE and the migration protocol of linux/vfio.h: numbers, inputs and outputs. */
 import type { Iova } from '../sys/address.js';
 
 export const VFIO_DEVICE_FEATURE_MASK = 0xffff;
@@ -37,49 +37,50 @@ export interface LogRange {
 }
 
 /**
- * The stream of a device's state that a migration arc opens: the kernel's data_fd, which a device of another process cannot
- * give. To read in PRE_COPY, PRE_COPY_P2P and STOP_COPY, to write in RESUMING. Disposing it does not change the state.
+ * The device state's stream that a migration arc opens: the kernel's data_fd, which a vfio-user server cannot pass on.
+ * Read it in PRE_COPY, PRE_COPY_P2P and STOP_COPY; write it in RESUMING. Disposing it does not change the device's
+ * state. Machine thread only.
  */
 export interface MigrationData extends Disposable {
   /**
-   * Returns the bytes read: at most as many as `data` has, 0 at the end of the stream.
-   * @throws SysError of the device; EBADF once disposed
+   * Returns the bytes read: at most the length of `data`, 0 at the end of the stream.
+   * @throws SysError from the device; EBADF after disposal
    */
   read(data: Uint8Array): number;
-  /** Writes all of `data`. @throws SysError of the device; EBADF once disposed */
+  /** Writes all of `data`. @throws SysError from the device; EBADF after disposal */
   write(data: Uint8Array): void;
 }
 
-/** What a feature takes: with SET, and DMA_LOGGING_REPORT with GET. */
+/** Input of a feature: for SET, and for GET of DMA_LOGGING_REPORT. */
 export interface FeatureInput {
-  /** PCI_VF_TOKEN: the UUID that openers of a physical function's VFs have to present. */
+  /** PCI_VF_TOKEN: the UUID that users of a physical function's VFs must present to open them. */
   readonly vfToken?: string;
-  /** MIG_DEVICE_STATE: a VFIO_DEVICE_STATE_. */
+  /** MIG_DEVICE_STATE: the VFIO_DEVICE_STATE_ to enter. */
   readonly deviceState?: number;
-  /** DMA_LOGGING_START. */
+  /** DMA_LOGGING_START: the ranges to track, and the page size to track by, in bytes. */
   readonly logging?: { readonly pageSize: bigint; readonly ranges: readonly LogRange[] };
-  /** DMA_LOGGING_REPORT: a bit is set in `bitmap` for each page that was written, bit 0 of byte 0 first; none is cleared. */
+  /** DMA_LOGGING_REPORT: sets the bit of each page written, starting at bit 0 of byte 0; clears none. */
   readonly report?: LogRange & { readonly pageSize: bigint; readonly bitmap: Uint8Array };
 }
 
-/** What a feature answers to GET or SET; empty for PROBE. */
+/** Output of a feature for GET or SET; empty for PROBE. */
 export interface FeatureOutput {
   /** MIGRATION: VFIO_MIGRATION_ bits. */
   readonly migrationFlags?: number;
-  /** MIG_DEVICE_STATE: the VFIO_DEVICE_STATE_ that the device is in now. */
+  /** MIG_DEVICE_STATE: the VFIO_DEVICE_STATE_ that the device is now in. */
   readonly deviceState?: number;
-  /** MIG_DEVICE_STATE: the stream that a SET has opened, the caller's to dispose; absent where a stream goes on, or there is none. */
+  /** MIG_DEVICE_STATE: the stream that a SET opened; the caller disposes it. Absent if the SET opened none. */
   readonly data?: MigrationData;
-  /** MIG_DATA_SIZE, bytes. */
+  /** MIG_DATA_SIZE: estimate of the bytes that STOP_COPY will transfer. */
   readonly stopCopyLength?: bigint;
-  /** DMA_LOGGING_START: the page size the device tracks by. */
+  /** DMA_LOGGING_START: the page size that the device tracks by, in bytes. */
   readonly pageSize?: bigint;
 }
 
 const KNOWN_FLAGS =
   VFIO_DEVICE_FEATURE_MASK | VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_PROBE;
 
-/** Why flags are EINVAL for any feature; undefined if they are not. @see vfio_ioctl_device_feature */
+/** Why `flags` are EINVAL whatever the feature; undefined if they are valid. @see vfio_ioctl_device_feature */
 export function featureFlagsProblem(flags: number): string | undefined {
   const both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
   if ((flags & ~KNOWN_FLAGS) !== 0) return `flags 0x${(flags >>> 0).toString(16)}`;
@@ -87,11 +88,11 @@ export function featureFlagsProblem(flags: number): string | undefined {
   return undefined;
 }
 
-/** Bytes of a bitmap with a bit for each page, in whole u64 as the kernel fills them. */
+/** Bytes of a bitmap with one bit per page, rounded up to the u64 units in which the kernel fills it. */
 export const bitmapBytes = (length: bigint, pageSize: bigint): bigint =>
   ((length + pageSize * 64n - 1n) / (pageSize * 64n)) * 8n;
 
-/** Why a report is EINVAL; undefined if it is not. @see vfio_ioctl_device_feature_logging_report */
+/** Why a report is EINVAL; undefined if it is valid. @see vfio_ioctl_device_feature_logging_report */
 export function reportProblem({
   length,
   pageSize,
@@ -104,12 +105,12 @@ export function reportProblem({
   return undefined;
 }
 
-/** States that share one stream of data to read: the saving group. */
+/** Whether `state` belongs to the saving group, whose states share one stream to read. */
 export const isSavingState = (state: number): boolean =>
   state === VFIO_DEVICE_STATE_STOP_COPY ||
   state === VFIO_DEVICE_STATE_PRE_COPY ||
   state === VFIO_DEVICE_STATE_PRE_COPY_P2P;
 
-/** Whether the stream that was open in state `from` is still open in state `to`. */
+/** Whether a stream opened in state `from` stays open in state `to`. */
 export const keepsMigrationData = (from: number, to: number): boolean =>
   isSavingState(from) ? isSavingState(to) : from === VFIO_DEVICE_STATE_RESUMING && to === from;

@@ -1,9 +1,9 @@
 /**
- * VFIO as a library: the seam, and the core that lives in this process.
+ * VFIO as a library: the uAPI as TypeScript interfaces, and a VFIO core that runs in this process.
  * @module
  */
 
-// What a vendor driver needs of Linux.
+// The Linux primitives that a vendor driver needs.
 export { type Iova, iova } from '../sys/address.js';
 export { SysError, type SysErrorInit } from '../sys/error.js';
 export type {
@@ -26,13 +26,26 @@ export {
 } from '../sys/mapping.js';
 export { Scope } from '../sys/scope.js';
 export { type CoreOptions, VfioCore } from './core/core.js';
-export { type CoreOpenDevice, VFIO_DEVICE_RELEASE, VfioDevice } from './core/device.js';
+export {
+  type CoreOpenDevice,
+  type UnregisterOptions,
+  VFIO_DEVICE_RELEASE,
+  VfioDevice,
+  type VfioListener,
+} from './core/device.js';
+export type { DeviceDmaAccess } from './core/dma-access.js';
 export type { CorePorts } from './core/environment.js';
-export { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM, VFIO_IOMMU_NOTIFY } from './core/group.js';
+export {
+  type KvmListener,
+  VFIO_GROUP_NOTIFY,
+  VFIO_GROUP_NOTIFY_SET_KVM,
+  VFIO_IOMMU_NOTIFY,
+} from './core/group.js';
 export { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './core/iommu-driver.js';
 export { HostDevice, type IommuCapabilities, IommuGroup } from './core/iommu-group.js';
 export type { Mdev, Mdevs } from './core/mdev.js';
 export type { NotifierBlock } from './core/notifier.js';
+export type { CoreProvider } from './core/provider.js';
 export { type DmaTableBuffer, DmaTableReader } from './dma-table.js';
 export * from './driver.js';
 export * from './feature.js';

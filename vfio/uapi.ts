@@ -1,8 +1,8 @@
 /**
- * The seam: linux/vfio.h as TypeScript. Three providers stand behind these interfaces (in-process core, the Linux
- * kernel, a vfio-user peer); nothing above may know which. Names, rules and errno values are the kernel's.
+ * The seam: linux/vfio.h as TypeScript. Three providers implement these interfaces (the in-process core, the Linux
+ * kernel, a vfio-user peer); no caller may depend on which one. Names, rules and errno values are the kernel's.
  *
- * Every call is synchronous, made from the machine thread, and throws SysError with the errno Linux would return.
+ * Every call is synchronous, is made from the machine thread, and throws SysError with the errno Linux would return.
  * Register offsets and sizes are numbers (exact below 2^53), addresses are the branded bigints of sys/address.
  */
 import type { Hva, Iova } from '../sys/address.js';
@@ -66,7 +66,7 @@ export const VFIO_IRQ_SET_ACTION_MASK = 1 << 3;
 export const VFIO_IRQ_SET_ACTION_UNMASK = 1 << 4;
 export const VFIO_IRQ_SET_ACTION_TRIGGER = 1 << 5;
 
-// VFIO_REGION_INFO_CAP_TYPE of a display's regions
+// VFIO_REGION_INFO_CAP_TYPE of the regions of a display
 export const VFIO_REGION_TYPE_GFX = 1;
 export const VFIO_REGION_SUBTYPE_GFX_EDID = 1;
 export const VFIO_DEVICE_GFX_LINK_STATE_UP = 1;
@@ -83,9 +83,9 @@ export const VFIO_DMA_MAP_FLAG_WRITE = 1 << 1;
 export const VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP = 1 << 0;
 export const VFIO_DMA_UNMAP_FLAG_ALL = 1 << 1;
 
-/** An open VFIO file: what the kvm-vfio device is told about. */
+/** An open VFIO file, as KVM_DEV_VFIO_FILE_ADD takes it. Disposing closes it. */
 export interface VfioFile extends Disposable {
-  /** What it is, for messages: `/dev/vfio/26`, `group 0 (core)`. */
+  /** Name for messages: `/dev/vfio/26`, `group 0 (core)`. */
   readonly target: string;
   /** The kernel's descriptor; absent for a file that exists only in this process. */
   readonly fd?: number;
@@ -95,42 +95,57 @@ export interface VfioFile extends Disposable {
 export interface IommuInfo {
   /** Bit n set: pages of 2^n bytes can be mapped. */
   readonly pageSizes: bigint;
-  /** Ranges that can be mapped, first and last byte; empty if the IOMMU does not say. */
+  /** Ranges that can be mapped, first and last byte; empty if the IOMMU does not report them. */
   readonly iovaRanges: readonly { readonly start: Iova; readonly last: Iova }[];
-  /** How many more MAP_DMA calls will be accepted, if known. */
+  /** How many more maps MAP_DMA accepts; undefined if the IOMMU does not report it. */
   readonly dmaAvailable: number | undefined;
 }
 
-/** Memory that is not mapped in this process: accesses go to its owner. */
+/** Memory not mapped in this process; accesses go to its owner. */
 export interface RemoteMemory {
-  /** Copies between `data` and IOVA, which lie in one map. @throws SysError if that is not possible */
+  /**
+   * Copies between `data` and an IOVA range within one map.
+   * @throws SysError if the owner refuses, or does not answer
+   */
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void;
 }
 
-/** What a map is made of: memory of this process, or memory that only its owner can access. */
+/** The memory behind a map: memory of this process, or memory that only its owner can access. */
 export type DmaMemory =
-  | { readonly vaddr: Hva; readonly remote?: never }
-  /** For devices of this process only: they access it through its owner, and cannot pin it. */
-  | { readonly remote: RemoteMemory; readonly vaddr?: never };
+  | {
+      /** First byte in this process, page-aligned; stays mapped until it is unmapped from the IOMMU. */
+      readonly vaddr: Hva;
+      /** Absent for memory of this process. */
+      readonly remote?: never;
+    }
+  | {
+      /** Memory for in-process devices only: they access it through its owner, and cannot pin it. */
+      readonly remote: RemoteMemory;
+      /** Absent for memory of another process. */
+      readonly vaddr?: never;
+    };
 
-/** What VFIO_IOMMU_MAP_DMA takes: process memory, and the IOVA at which devices see it. */
+/** Argument of VFIO_IOMMU_MAP_DMA: memory, and the IOVA at which devices access it. */
 export type DmaMap = DmaMemory & {
   /** VFIO_DMA_MAP_FLAG_ bits. */
   readonly flags: number;
+  /** First byte as devices address it, a multiple of the smallest page size. */
   readonly iova: Iova;
   /** Bytes, a multiple of the smallest page size. */
   readonly size: bigint;
 };
 
-/** A map whose IOVA may be left to the provider. */
+/** Argument of IOMMU_IOAS_MAP: as {@link DmaMap}, but the provider can choose the IOVA. */
 export type IoasMap = DmaMemory & {
   /** VFIO_DMA_MAP_FLAG_ bits. */
   readonly flags: number;
+  /** First byte as devices address it; if absent, the provider chooses a free range. */
   readonly iova?: Iova;
+  /** Bytes, a multiple of the smallest page size. */
   readonly size: bigint;
 };
 
-/** What VFIO_IOMMU_UNMAP_DMA takes. */
+/** Argument of VFIO_IOMMU_UNMAP_DMA. */
 export interface DmaUnmap {
   /** VFIO_DMA_UNMAP_FLAG_ bits. */
   readonly flags: number;
@@ -140,34 +155,41 @@ export interface DmaUnmap {
   readonly size: bigint;
 }
 
-/** `/dev/vfio/vfio`: an address space for the devices of the groups in it. */
+/** `/dev/vfio/vfio`: an I/O address space shared by the devices of its groups. */
 export interface ContainerFile extends VfioFile {
-  /** VFIO_GET_API_VERSION: VFIO_API_VERSION of every provider. */
+  /** VFIO_GET_API_VERSION: VFIO_API_VERSION for every provider. */
   getApiVersion(): number;
-  /** Positive if the extension is there. Before {@link setIommu} all back-ends are asked, after it the chosen one. */
+  /**
+   * Positive if the extension is supported: by any IOMMU driver before {@link setIommu}, by the chosen one after it.
+   */
   checkExtension(extension: number): number;
-  /** @throws SysError EINVAL without a group or when set already; ENODEV for a type that is not there */
+  /** @throws SysError EINVAL without a group, or if it is already set; ENODEV if no IOMMU driver has the type */
   setIommu(type: number): void;
   /** @throws SysError EINVAL before {@link setIommu} */
   getIommuInfo(): IommuInfo;
   /**
-   * @throws SysError EEXIST on overlap; EINVAL misaligned, empty, wrapping or outside the IOVA ranges; EFAULT; ENOSPC; ENOMEM;
-   *   ENOTSUP for remote memory where the provider's devices cannot access it
+   * Maps memory for DMA; it stays mapped until it is unmapped or the container releases its IOMMU.
+   * @throws SysError EEXIST if it overlaps a map; EINVAL misaligned, empty, wrapping or outside the IOVA ranges; EFAULT
+   *   if the process has no such memory; ENOSPC at the limit of maps; ENOMEM; ENOTSUP for remote memory if the
+   *   provider's devices cannot access it
    */
   mapDma(map: DmaMap): void;
-  /** Returns the bytes unmapped. @throws SysError EINVAL if the range cuts a map in two (type1v2) */
+  /** Returns the bytes unmapped. @throws SysError EINVAL if the range would split a map (type1v2) */
   unmapDma(unmap: DmaUnmap): bigint;
 }
 
-/** `/dev/vfio/N`: an IOMMU group's user handle. */
+/** `/dev/vfio/N`: a user's handle of an IOMMU group. */
 export interface GroupFile extends VfioFile {
   /** VFIO_GROUP_FLAGS_ bits. */
   getStatus(): number;
-  /** @throws SysError EINVAL if it has one; EPERM mixing noiommu with real groups */
+  /** @throws SysError EINVAL if the group already has a container; EPERM for a mix of noiommu and other groups */
   setContainer(container: ContainerFile): void;
-  /** @throws SysError EINVAL without one; EBUSY while devices are open */
+  /** @throws SysError EINVAL if the group has no container; EBUSY while devices are open */
   unsetContainer(): void;
-  /** @throws SysError EINVAL not contained, no IOMMU set or not viable; ENODEV unknown name */
+  /**
+   * @throws SysError EINVAL if the group has no container, its container no IOMMU, or the group is not viable; ENODEV
+   *   if it has no device of that name
+   */
   getDeviceFd(name: string): DeviceFile;
 }
 
@@ -181,7 +203,7 @@ export interface DeviceInfo {
   readonly numIrqs: number;
 }
 
-/** Part of a region: offset from the region's start, and bytes. */
+/** Part of a region. */
 export interface RegionArea {
   /** Bytes from the region's start. */
   readonly offset: number;
@@ -193,90 +215,93 @@ export interface RegionArea {
 export type RegionCapability =
   | {
       readonly id: typeof VFIO_REGION_INFO_CAP_SPARSE_MMAP;
-      /** The parts that can be mapped, instead of the whole region. */
+      /** The only parts of the region that can be mapped. */
       readonly areas: readonly RegionArea[];
     }
   | {
       readonly id: typeof VFIO_REGION_INFO_CAP_TYPE;
-      /** VFIO_REGION_TYPE_ bits: which list `subtype` is from. */
+      /** VFIO_REGION_TYPE_: the namespace of `subtype`. */
       readonly type: number;
-      /** VFIO_REGION_SUBTYPE_: what the region is for. */
+      /** VFIO_REGION_SUBTYPE_: the region's purpose. */
       readonly subtype: number;
     }
   | { readonly id: typeof VFIO_REGION_INFO_CAP_MSIX_MAPPABLE };
 
 /** What VFIO_DEVICE_GET_REGION_INFO returns, capabilities decoded. */
 export interface RegionInfo {
-  /** The region: for PCI a VFIO_PCI_…_REGION_INDEX, or a device-specific one from VFIO_PCI_NUM_REGIONS on. */
+  /** Region index: for PCI a VFIO_PCI_…_REGION_INDEX; device-specific regions start at VFIO_PCI_NUM_REGIONS. */
   readonly index: number;
   /** VFIO_REGION_INFO_FLAG_ bits. */
   readonly flags: number;
   /** Bytes; 0 if the device has no such region. */
   readonly size: number;
-  /** Where the region starts in the device file, for {@link DeviceFile.read}, `write` and `mmap`. */
+  /** Offset of the region in the device file, for {@link DeviceFile.read}, `write` and `mmap`. */
   readonly offset: number;
-  /** The capability chain in its order; empty without VFIO_REGION_INFO_FLAG_CAPS. */
+  /** The capability chain, in its order; empty without VFIO_REGION_INFO_FLAG_CAPS. */
   readonly capabilities: readonly RegionCapability[];
 }
 
 /** What VFIO_DEVICE_GET_IRQ_INFO returns. */
 export interface IrqInfo {
-  /** The interrupt kind: for PCI a VFIO_PCI_…_IRQ_INDEX. */
+  /** Interrupt index: for PCI a VFIO_PCI_…_IRQ_INDEX. */
   readonly index: number;
   /** VFIO_IRQ_INFO_ bits. */
   readonly flags: number;
-  /** Number of interrupts of that kind; 0 if the device has none. */
+  /** Number of interrupts of this index; 0 if the device has none. */
   readonly count: number;
 }
 
-/** What VFIO_DEVICE_SET_IRQS takes. */
+/** Argument of VFIO_DEVICE_SET_IRQS. */
 export interface IrqSet {
-  /** The interrupt kind: for PCI a VFIO_PCI_…_IRQ_INDEX. */
+  /** Interrupt index: for PCI a VFIO_PCI_…_IRQ_INDEX. */
   readonly index: number;
   /** One VFIO_IRQ_SET_DATA_ and one VFIO_IRQ_SET_ACTION_ bit. */
   readonly flags: number;
-  /** First interrupt (subindex) that is set. */
+  /** First interrupt (subindex) to set. */
   readonly start: number;
-  /** Number of interrupts from `start` on; 0 with DATA_NONE and ACTION_TRIGGER disables the index. */
+  /** Number of interrupts to set; 0 with DATA_NONE and ACTION_TRIGGER disables the index. */
   readonly count: number;
-  /** DATA_EVENTFD: `count` descriptors, -1 lets one go. DATA_BOOL: `count` of 0 or 1. The provider keeps its own reference. */
+  /**
+   * DATA_EVENTFD: `count` descriptors, of which -1 detaches the interrupt's eventfd; the provider keeps references of
+   * its own. DATA_BOOL: `count` values of 0 or 1.
+   */
   readonly data?: readonly number[];
 }
 
 /**
- * A part of a region whose writes only wake the device up, so that they need not be trapped: writing there may be
- * replaced by signalling `fd` (vfio-user's GET_REGION_IO_FDS, type ioeventfd). `fd` lives as long as the device file.
+ * A doorbell: a part of a region whose writes only notify the device. Instead of trapping a write, its user may signal
+ * `fd` (vfio-user's GET_REGION_IO_FDS, type ioeventfd).
  */
 export interface RegionIoEventFd extends RegionArea {
-  /** The eventfd to signal; owned by the device file. */
+  /** The eventfd to signal; owned by the device file and closed with it. */
   readonly fd: number;
-  /** Only writes of this value (of `size` bytes) count; undefined: writes of any width and value. */
+  /** If present, only writes of this value, `size` bytes wide, signal; if absent, writes of any width and value do. */
   readonly datamatch?: bigint;
 }
 
-/** What {@link DeviceFile.queryGfxPlane} asks for. */
+/** Argument of {@link DeviceFile.queryGfxPlane}. */
 export interface GfxPlaneQuery {
-  /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF; with PROBE only whether the device has planes of that type. */
+  /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF; with PROBE, only checks whether the device has planes of that type. */
   readonly flags: number;
   /** DRM_PLANE_TYPE_ of drm_mode.h: 1 for the primary plane. */
   readonly drmPlaneType: number;
 }
 
-/** A picture that a device shows, struct vfio_device_gfx_plane_info. */
+/** A plane that a display scans out: struct vfio_device_gfx_plane_info. */
 export interface GfxPlaneInfo {
-  /** DRM_FORMAT_ of drm_fourcc.h; 0 while the guest shows nothing. */
+  /** DRM_FORMAT_ of drm_fourcc.h; 0 while the guest displays nothing. */
   readonly drmFormat: number;
   /** DRM_FORMAT_MOD_ of drm_fourcc.h; 0 is linear. */
   readonly drmFormatMod: bigint;
-  /** Pixels. */
+  /** Width in pixels. */
   readonly width: number;
-  /** Pixels. */
+  /** Height in pixels. */
   readonly height: number;
   /** Bytes from one line to the next. */
   readonly stride: number;
-  /** Bytes, up to the end of the last page. */
+  /** Bytes, rounded up to whole pages. */
   readonly size: number;
-  /** Where a cursor's plane is, and its hot spot; 0xffffffff for none. */
+  /** Horizontal position of a cursor plane, pixels; 0xffffffff for none. */
   readonly xPos: number;
   /** As {@link xPos}, vertical. */
   readonly yPos: number;
@@ -287,67 +312,80 @@ export interface GfxPlaneInfo {
   /** The region that holds the pixels. */
   readonly regionIndex: number;
   /**
-   * Bytes from the region's start to the first pixel. The kernel's structure lacks it: there a plane begins with its
-   * region, and a device whose plane moves gives it as a dma-buf.
+   * Bytes from the region's start to the first pixel. The kernel's structure lacks this field: there, a plane starts at
+   * its region's start, and a device whose plane moves exports it as a dma-buf.
    */
   readonly offset: number;
 }
 
-/** A device: what GET_DEVICE_FD, or a bound cdev, gives. */
+/** An open device, from VFIO_GROUP_GET_DEVICE_FD or a bound cdev. */
 export interface DeviceFile extends VfioFile {
   /** VFIO_DEVICE_GET_INFO. @throws SysError ENODEV once the device is unregistered */
   getInfo(): DeviceInfo;
-  /** @throws SysError EINVAL for an index that is not there */
+  /** VFIO_DEVICE_GET_REGION_INFO. @throws SysError EINVAL for an index beyond `numRegions` */
   getRegionInfo(index: number): RegionInfo;
-  /** Empty where there are none. @throws SysError EINVAL for an index that is not there */
+  /** The region's doorbells; empty if it has none. @throws SysError EINVAL for an index beyond `numRegions` */
   getRegionIoFds(index: number): readonly RegionIoEventFd[];
-  /** @throws SysError EINVAL for an index that is not there */
+  /** VFIO_DEVICE_GET_IRQ_INFO. @throws SysError EINVAL for an index beyond `numIrqs` */
   getIrqInfo(index: number): IrqInfo;
-  /** @throws SysError EINVAL for flags, start, count or data that do not fit; EBADF, EBUSY, ENOTTY */
+  /**
+   * VFIO_DEVICE_SET_IRQS.
+   * @throws SysError EINVAL for invalid or inconsistent flags, start, count or data; EBADF for a descriptor that is no
+   *   eventfd; EBUSY; ENOTTY for an index or action that the device does not support
+   */
   setIrqs(set: IrqSet): void;
-  /** @throws SysError ENOTTY if the device has no reset */
+  /** VFIO_DEVICE_RESET. @throws SysError ENOTTY if the device has no reset */
   reset(): void;
   /**
    * Reads from the device file at `offset`. Returns the bytes read.
-   * @throws SysError EFAULT or EINVAL, or else a short read, where the range crosses the region's end
+   * @throws SysError EFAULT or EINVAL if the range crosses the region's end; some devices read short instead
    */
   read(offset: number, data: Uint8Array): number;
   /** Writes to the device file at `offset`; as {@link read}. */
   write(offset: number, data: Uint8Array): number;
-  /** Maps part of the device file. @throws SysError EINVAL where the region says it cannot be mapped */
+  /**
+   * Maps part of the device file. The caller disposes the mapping.
+   * @throws SysError EINVAL if the region's info does not allow it
+   */
   mmap(offset: number, bytes: number): Mapping;
   /**
-   * VFIO_DEVICE_QUERY_GFX_PLANE; absent where the provider has no such call.
-   * @throws SysError ENOTTY if the device is no display; EINVAL if it has no planes of that type
+   * VFIO_DEVICE_QUERY_GFX_PLANE; absent if the provider has no such call.
+   * @throws SysError ENOTTY if the device is not a display; EINVAL if it has no planes of that type
    */
   queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
   /**
    * VFIO_DEVICE_FEATURE: migration, dirty logging and others.
-   * @param flags a VFIO_DEVICE_FEATURE_ number with GET or SET; or with PROBE and any of them, which only checks
-   * @returns what the feature answers; its migration data is the caller's to dispose
-   * @throws SysError ENOTTY for a feature that the device does not have; EINVAL for unknown flags, for GET with SET, neither, or
-   *   one that the feature does not support; what the feature fails with
+   * @param flags a VFIO_DEVICE_FEATURE_ number, with GET or SET; PROBE with any of these only checks for support
+   * @returns the feature's output; the caller disposes its migration data
+   * @throws SysError ENOTTY for a feature that the device lacks; EINVAL for unknown flags, for both or neither of GET
+   *   and SET, or for one that the feature does not support; any error of the feature itself
    */
   deviceFeature(flags: number, input?: FeatureInput): FeatureOutput;
 }
 
-/** `/dev/iommu`: address spaces for devices opened by cdev. */
+/** `/dev/iommu`: I/O address spaces (IOAS) for devices opened by cdev. */
 export interface IommufdFile extends VfioFile {
   /** IOMMU_IOAS_ALLOC: the new address space's id. */
   ioasAlloc(): number;
-  /** IOMMU_IOAS_MAP. Without `iova` the kernel chooses one; either way returns it. @throws SysError as MAP_DMA */
+  /** IOMMU_IOAS_MAP. Returns the IOVA, given or chosen. @throws SysError ENOENT for an unknown IOAS; else as MAP_DMA */
   ioasMap(ioas: number, map: IoasMap): Iova;
-  /** IOMMU_IOAS_UNMAP; iova 0 and size 2^64 - 1 unmap all. Returns the bytes unmapped. @throws SysError ENOENT */
+  /**
+   * IOMMU_IOAS_UNMAP; iova 0 and size 2^64 - 1 unmap everything. Returns the bytes unmapped.
+   * @throws SysError ENOENT for an unknown IOAS, if the range holds no map, or if it would split one
+   */
   ioasUnmap(ioas: number, range: { readonly iova: Iova; readonly size: bigint }): bigint;
   /** IOMMU_IOAS_IOVA_RANGES. */
   ioasIovaRanges(ioas: number): IommuInfo['iovaRanges'];
-  /** IOMMU_DESTROY. @throws SysError ENOENT; EBUSY while in use */
+  /** IOMMU_DESTROY. @throws SysError ENOENT for an unknown id; EBUSY while the object is in use */
   destroy(id: number): void;
 }
 
-/** `/dev/vfio/devices/vfioN`: nothing but {@link bindIommufd} works until that has succeeded. */
+/** `/dev/vfio/devices/vfioN`: until {@link bindIommufd} succeeds, every other call fails. */
 export interface CdevFile extends DeviceFile {
-  /** VFIO_DEVICE_BIND_IOMMUFD: returns the device's id there. @throws SysError EBUSY while its group is in use; EINVAL twice */
+  /**
+   * VFIO_DEVICE_BIND_IOMMUFD. Returns the device's id in the iommufd.
+   * @throws SysError EBUSY while the device's group is in use; EINVAL if it is already bound
+   */
   bindIommufd(iommufd: IommufdFile): number;
   /** VFIO_DEVICE_ATTACH_IOMMUFD_PT with an IOAS. */
   attachIoas(ioas: number): void;
@@ -355,56 +393,57 @@ export interface CdevFile extends DeviceFile {
   detachIoas(): void;
 }
 
-/** A device that was found, and (for a mediated one) created: disposing it undoes that. Nothing is open yet. */
+/** A device that a provider found, or created if it is mediated; disposing undoes that. No file of it is open yet. */
 export interface AssignableDevice extends Disposable {
-  /** Name to give to GET_DEVICE_FD: a PCI address or a UUID. */
+  /** Name for VFIO_GROUP_GET_DEVICE_FD: a PCI address, a UUID or a socket's path. */
   readonly name: string;
-  /** IOMMU group's number. */
+  /** Number of its IOMMU group. */
   readonly group: number;
-  /** `vfioN`, if it has a cdev. */
+  /** Name of its cdev, `vfioN`; absent if it has none. */
   readonly cdev?: string;
-  /** Set if no IOMMU translates its DMA: a program may drive it, but no guest can. */
+  /** True if no IOMMU translates its DMA: a user-space driver can use it, a guest cannot. */
   readonly isNoiommu?: boolean;
-  /** One line for a person: what it is and where it comes from. */
+  /** One readable line: what the device is, and its source. */
   readonly description: string;
-  /** What the device counts of itself, by name, for people: packets, doorbells; absent if it does not. */
+  /** The device's own statistics by name, such as packets and doorbells; absent if it keeps none. */
   counters?(): Readonly<Record<string, number>>;
 }
 
 /** The group interface of a provider. */
 export interface VfioGroups {
-  /** @throws SysError ENODEV, EACCES */
+  /** @throws SysError ENODEV if VFIO is not available; EACCES */
   openContainer(): ContainerFile;
-  /** @throws SysError ENODEV; EBUSY if it is open */
+  /** @throws SysError ENODEV for an unknown group; EBUSY if the group is already open; EACCES */
   openGroup(group: number): GroupFile;
 }
 
 /** The cdev interface of a provider. */
 export interface VfioCdevs {
-  /** @throws SysError ENODEV, EACCES */
+  /** @throws SysError ENODEV if iommufd is not available; EACCES */
   openIommufd(): IommufdFile;
-  /** @throws SysError ENODEV, EACCES */
+  /** @throws SysError ENODEV for an unknown node; EACCES */
   openCdev(node: string): CdevFile;
 }
 
-/** Where devices come from. A plug-in: an object, registered in one line of vmm/compose.ts. */
+/** A source of VFIO devices: the in-process core, the kernel, vfio-user servers, or a plug-in's. */
 export interface VfioProvider {
   /** Name for messages: `core`, `host`, `vfio-user`. */
   readonly name: string;
-  /** What addresses look like, for a person: `a PCI address such as 0000:01:00.0`. */
+  /** Form of its addresses, for messages: `a PCI address such as 0000:01:00.0`. */
   readonly addresses: string;
-  /** Its devices' servers map guest memory, so that has to be memory other processes can map (a memfd). */
+  /** True if other processes map guest memory for its devices; guest RAM must then be a memory file (a memfd). */
   readonly needsSharedMemory?: boolean;
   /**
-   * How kvm-vfio reaches this provider's files that have no kernel descriptor; absent if all have one, or if its devices
-   * cannot be associated with a VM.
+   * Calls that kvm-vfio makes on files without a kernel descriptor; absent if all files of this provider have one, or
+   * if its devices cannot be associated with a VM.
    */
   readonly fileOps?: VfioFileOps;
-  /** Whether `address` is of the form this provider takes. Opens nothing. */
+  /** Whether `address` has this provider's form. Opens nothing. */
   matches(address: string): boolean;
   /**
-   * Finds the device, or creates it (a mediated device type).
-   * @throws SysError ENODEV if there is none; ENOSPC if its parent has no instance left
+   * Finds the device, or creates one if `address` is a type of mediated device.
+   * @throws SysError ENODEV if no such device exists; ENOSPC if its parent has no instance left; EINVAL for an option
+   *   that is unknown or invalid
    */
   resolve(address: string, options: Readonly<Record<string, string>>): AssignableDevice;
   /** The group interface: containers and groups; absent if the provider has none. */
@@ -413,5 +452,5 @@ export interface VfioProvider {
   readonly cdevs?: VfioCdevs;
 }
 
-/** Token of the providers a machine has. */
+/** Token under which a machine's providers are registered. */
 export const VfioProvider = Symbol('VfioProvider');

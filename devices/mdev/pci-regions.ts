@@ -1,4 +1,4 @@
-/** The regions of a PCI function as a table: a driver declares them, and the table dispatches the accesses. */
+/** The regions of a PCI function as a table: the driver declares them, the table dispatches accesses to them. */
 import { PAGE_SIZE } from '../../sys/address.js';
 import { Mapping, type SharedMemory } from '../../sys/mapping.js';
 import { trace } from '../../sys/trace.js';
@@ -26,61 +26,69 @@ import type { ConfigSpace } from '../pci/config-space.js';
 import { PCI_COMMAND, PCI_COMMAND_IO, PCI_COMMAND_MEMORY, PCI_STD_NUM_BARS } from '../pci/pci-regs.js';
 import { memoryAccess, type RegionAccess } from './region-access.js';
 
-/** A part of a region with registers of its own. Areas of a region do not overlap. */
+/** A part of a region with access functions of its own. Areas of a region must not overlap. */
 export interface RegisterArea extends RegionArea, RegionAccess {}
 
-/** What lies in a region. `read`, `write` and `ioFds` are those of the bytes that no area covers. */
+/** The contents of a region. `read`, `write` and `ioFds` apply to the bytes that no area covers. */
 export interface RegionContents extends RegionAccess {
   /** Bytes. */
   readonly size: number;
+  /** Parts with access functions of their own. */
   readonly areas?: readonly RegisterArea[];
   /**
-   * Shared memory of `size` bytes behind the region. All of its pages can be mapped but those that an area touches;
-   * accesses that are trapped all the same reach it, unless `read` or `write` take them. The driver owns it.
+   * Shared memory behind the region, at least `size` bytes. Users can map every page that no area touches. Trapped
+   * accesses outside the areas go to it as well, unless `read` or `write` replaces that. The driver owns it.
    */
   readonly memory?: SharedMemory;
 }
 
 /** A base address register and its region. The size is a power of two. */
 export interface BarRegion extends RegionContents {
-  /** 0 to 5. A `memory64` one takes the register behind it, too. */
+  /** 0 to 5. A `memory64` BAR also uses the next register. */
   readonly index: number;
-  /** `memory32` unless declared. */
+  /** `memory32` if absent. */
   readonly kind?: BarKind;
+  /** Whether the BAR is marked as prefetchable; false if absent. */
   readonly isPrefetchable?: boolean;
 }
 
-/** A device-specific region (VFIO_REGION_INFO_CAP_TYPE). It has the access rights that its contents have functions for. */
+/**
+ * A device-specific region (VFIO_REGION_INFO_CAP_TYPE): readable with a `read` or memory, writable with a `write` or
+ * memory.
+ */
 export interface TypedRegion extends RegionContents {
+  /** VFIO_REGION_TYPE_: the namespace of `subtype`. */
   readonly type: number;
+  /** VFIO_REGION_SUBTYPE_: the region's purpose. */
   readonly subtype: number;
 }
 
 /** Configuration space. The table adds the registers of the BARs to it. */
 export interface ConfigRegion {
   /**
-   * Makes the space as a user finds it after the open. BARs are decoded only while the space has PCI_COMMAND_MEMORY or
-   * PCI_COMMAND_IO, so set and allow what the BARs need.
+   * Creates the space in its initial state. A BAR is decoded only while PCI_COMMAND_MEMORY or PCI_COMMAND_IO is set, so
+   * set the bits that the BARs need, or make them writable.
    */
   create(): ConfigSpace;
-  /** Called before each read: updates what shows the device's state. */
+  /** Called before each read: update the registers that reflect the device's state. */
   beforeRead?(space: ConfigSpace, offset: number, bytes: number): void;
-  /** Called after each write: makes the device follow its registers. */
+  /** Called after each write: apply the registers to the device. */
   afterWrite?(space: ConfigSpace, offset: number, bytes: number): void;
 }
 
-/** What a PCI function shows its user. */
+/** The regions that a PCI function has. */
 export interface PciRegionTable {
-  /** Without it the function has no configuration space, and decodes its BARs always. */
+  /** If absent, the function has no configuration space, and its BARs are always decoded. */
   readonly config?: ConfigRegion;
+  /** In any order. */
   readonly bars: readonly BarRegion[];
   /** Device-specific regions. The first one has the index VFIO_PCI_NUM_REGIONS. */
   readonly typed?: readonly TypedRegion[];
 }
 
-/** A stretch of a region without a border in it. */
+/** A range of a region that one set of access functions handles. */
 interface Part {
-  /** Offsets in the region; `origin` is where the owner of `access` counts from. */
+  /** Offsets in the region; `access` takes offsets relative to `origin`. */
   readonly start: number;
   readonly end: number;
   readonly origin: number;
@@ -91,9 +99,9 @@ interface Region {
   readonly info: Omit<RegionInfo, 'offset'>;
   /** `BAR 4` */
   readonly name: string;
-  /** The bit of PCI_COMMAND that turns its decoding on; 0 for a region that is no BAR. */
+  /** The PCI_COMMAND bit that enables its decoding; 0 for a region that is not a BAR. */
   readonly decoding: number;
-  /** In order, from 0 to the size. */
+  /** Ascending; they cover the region. */
   readonly parts: readonly Part[];
   readonly ioFds: readonly RegionIoEventFd[];
   readonly memory: SharedMemory | undefined;
@@ -104,11 +112,11 @@ const PAGE = Number(PAGE_SIZE);
 const hex = (value: number): string => `0x${value.toString(16)}`;
 
 /**
- * The regions of one function, and the functions of VfioDeviceOps that follow from them: infos with flags and
- * capabilities, decoding by PCI_COMMAND, dispatch by area, mmap. Machine thread only. It owns nothing.
+ * The regions of one function, and the functions of VfioDeviceOps derived from them: infos with flags and capabilities,
+ * decoding by PCI_COMMAND, dispatch by area, mmap. Machine thread only. It owns nothing.
  *
- * No access fails: what nobody answers reads all-ones, writes that nobody takes are dropped and reported to
- * `trace.guestMisuse`. An access across the border of two areas is split there.
+ * No access fails: unclaimed reads return all-ones; unclaimed writes are dropped and reported to `trace.guestMisuse`.
+ * An access that crosses the border of an area is split there.
  */
 export class PciRegions {
   readonly #device: string;
@@ -117,9 +125,9 @@ export class PciRegions {
   #config: ConfigSpace | undefined;
 
   /**
-   * @param device its name, for trace events
-   * @throws RangeError for areas that overlap or end past their region, a size that is no power of two, BARs that share
-   *   a register, or memory that is smaller than its region
+   * @param device the device's name, for trace events
+   * @throws RangeError for areas that overlap or end past their region, a BAR's size that is not a power of two, BARs
+   *   that share a register, or memory that is smaller than its region
    */
   constructor(device: string, table: PciRegionTable) {
     this.#device = device;
@@ -129,7 +137,7 @@ export class PciRegions {
     this.resetConfig();
   }
 
-  /** Makes configuration space anew, as `create` declares it: openDevice calls this. */
+  /** Recreates configuration space in its initial state; call it in openDevice. */
   resetConfig(): void {
     const { config, bars } = this.#table;
     this.#config = config?.create();
@@ -138,12 +146,12 @@ export class PciRegions {
       addBar(this.#config, { index, kind, isPrefetchable, size: BigInt(size) });
   }
 
-  /** PCI_COMMAND, as the guest has set it. */
+  /** The current PCI_COMMAND; without configuration space, with both decoding bits set. */
   get command(): number {
     return this.#config?.read(PCI_COMMAND, 2) ?? PCI_COMMAND_IO | PCI_COMMAND_MEMORY;
   }
 
-  /** @param hasReset whether the device has a `reset` */
+  /** @see VfioDeviceOps.getInfo. @param hasReset whether the device has a `reset` */
   getInfo(hasReset = true): DeviceInfo {
     return {
       flags: VFIO_DEVICE_FLAGS_PCI | (hasReset ? VFIO_DEVICE_FLAGS_RESET : 0),
@@ -152,24 +160,26 @@ export class PciRegions {
     };
   }
 
+  /** @see VfioDeviceOps.getRegionInfo. An index without a region has size 0. */
   getRegionInfo(index: number): Omit<RegionInfo, 'offset'> {
     if (index === VFIO_PCI_CONFIG_REGION_INDEX && this.#config !== undefined)
       return { index, flags: READ_WRITE, size: this.#config.size, capabilities: [] };
     return this.#regions[index]?.info ?? { index, flags: 0, size: 0, capabilities: [] };
   }
 
+  /** @see VfioDeviceOps.getRegionIoFds */
   getRegionIoFds(index: number): readonly RegionIoEventFd[] {
     return this.#regions[index]?.ioFds ?? [];
   }
 
-  /** @throws SysError as mmap(2); RangeError for a region without memory */
+  /** @see VfioDeviceOps.mmap. @throws SysError as mmap(2); RangeError for a region without memory */
   mmap(index: number, offset: number, bytes: number): Mapping {
     const memory = this.#regions[index]?.memory;
     if (memory === undefined) throw new RangeError(`${this.#device}: region ${index} has no memory`);
     return Mapping.file(memory.fd, bytes, { offset, target: this.#device });
   }
 
-  /** Returns the length of `data`: bytes past the region's end are all-ones. */
+  /** @see VfioDeviceOps.read. Returns the length of `data`: bytes past the region's end are all-ones. */
   read(index: number, offset: number, data: Uint8Array): number {
     if (index === VFIO_PCI_CONFIG_REGION_INDEX && this.#config !== undefined) {
       this.#table.config?.beforeRead?.(this.#config, offset, data.length);
@@ -182,7 +192,7 @@ export class PciRegions {
     return data.length;
   }
 
-  /** Returns the length of `data`: bytes past the region's end are dropped. */
+  /** @see VfioDeviceOps.write. Returns the length of `data`: bytes past the region's end are dropped. */
   write(index: number, offset: number, data: Uint8Array): number {
     if (index === VFIO_PCI_CONFIG_REGION_INDEX && this.#config !== undefined) {
       this.#config.writeBytes(offset, data);
@@ -194,7 +204,7 @@ export class PciRegions {
     return data.length;
   }
 
-  /** An access to a BAR by another way than its address range, which no decoding holds back. */
+  /** Accesses a BAR whether or not it is decoded, as through a window in configuration space. */
   accessBar(index: number, offset: number, data: Uint8Array, isWrite: boolean): void {
     if (!isWrite) data.fill(0xff);
     const region = this.#regions[VFIO_PCI_BAR0_REGION_INDEX + index];
@@ -208,7 +218,7 @@ export class PciRegions {
     return false;
   }
 
-  /** Gives each part of the region its piece of the data. */
+  /** Splits an access at the borders of the region's parts. */
   #dispatch({ parts, name }: Region, offset: number, data: Uint8Array, isWrite: boolean): void {
     let done = 0;
     for (const { start, end, origin, access } of parts) {
@@ -284,7 +294,7 @@ export class PciRegions {
   }
 }
 
-/** Areas, and what is left between them. @throws RangeError for areas that overlap or end past the region */
+/** The areas and the gaps between them. @throws RangeError for areas that overlap or end past the region */
 function layOutParts(contents: RegionContents, areas: readonly RegisterArea[], target: string): Part[] {
   const { size, memory, read, write } = contents;
   const fallback = memory === undefined ? {} : memoryAccess(memory.mapping);
@@ -305,7 +315,7 @@ function layOutParts(contents: RegionContents, areas: readonly RegisterArea[], t
   return parts;
 }
 
-/** Pages of a region that no area touches. */
+/** The page ranges of a region that no area touches. */
 function mappablePages(size: number, areas: readonly RegisterArea[]): RegionArea[] {
   const pages: RegionArea[] = [];
   let at = 0;

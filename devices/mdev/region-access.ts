@@ -1,27 +1,31 @@
-/** How accesses reach what lies behind a region: raw bytes, registers of a width, memory. */
+/** Access functions of a region: for raw bytes, for registers, for memory. */
 import type { Mapping } from '../../sys/mapping.js';
 import type { RegionIoEventFd } from '../../vfio/uapi.js';
 
-/** Functions for the accesses to an area. Offsets count from its start. None of them throws for what a guest does. */
+/**
+ * Functions that handle accesses to an area. Offsets are relative to its start, and each access lies within it. The
+ * functions must not throw, whatever the guest does.
+ */
 export interface RegionAccess {
-  /** Fills `data`, which lies in the area, and comes as all-ones. Without it reads are all-ones. */
+  /** Fills `data`, which is preset to all-ones. If absent, reads return all-ones. */
   readonly read?: (offset: number, data: Uint8Array) => void;
-  /** Takes `data`, which lies in the area. Without it the area is read-only. */
+  /** Handles the write of `data`. If absent, the area is read-only. */
   readonly write?: (offset: number, data: Uint8Array) => void;
-  /** Doorbells. A write that signals an eventfd in the kernel does not come to `write`; one that is trapped does. */
+  /** Doorbells. Writes for which KVM signals the eventfd do not reach `write`; trapped ones do. */
   readonly ioFds?: readonly RegionIoEventFd[];
 }
 
 /** Registers whose values are numbers. */
 export interface Registers {
-  /** The value of `bytes` (1, 2 or 4) at `offset`, a multiple of them. Bits above are ignored. */
+  /** Returns the value of the `bytes` (1, 2 or 4) at `offset`, a multiple of `bytes`; higher bits are ignored. */
   read?(offset: number, bytes: number): number;
+  /** Writes `value` to the `bytes` (1, 2 or 4) at `offset`, a multiple of `bytes`. */
   write?(offset: number, bytes: number, value: number): void;
 }
 
 /**
- * Splits accesses into naturally aligned ones, little-endian: 4, 2 and 1 bytes, as vfio-pci does.
- * @param widest the most bytes of a register: 1, 2 or 4
+ * Access functions that split accesses into naturally aligned ones of 4, 2 or 1 bytes, little-endian, as vfio-pci does.
+ * @param widest the width of the widest register in bytes
  */
 export function registerAccess(registers: Registers, widest: 1 | 2 | 4 = 4): RegionAccess {
   const widthAt = (at: number, left: number): number => {
@@ -48,7 +52,7 @@ export function registerAccess(registers: Registers, widest: 1 | 2 | 4 = 4): Reg
   return { ...(registers.read && { read }), ...(registers.write && { write }) };
 }
 
-/** Accesses to memory. Aligned words are copied as a whole: typed arrays are copied by memmove(3). */
+/** Access functions for memory. They copy aligned words as a whole, because typed arrays copy with memmove(3). */
 export function memoryAccess({ view }: Mapping): RegionAccess {
   return {
     read: (offset, data) => data.set(view.slice(offset, data.length)),

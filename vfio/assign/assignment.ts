@@ -28,6 +28,7 @@ export interface AttachRequest extends PciWiring {
 
 /** A device that the guest has. Disposing detaches it, closes it and undoes everything that attaching did, in reverse. */
 export interface AssignedDevice extends Disposable {
+  /** The device as its provider resolved it: name, group, description. */
   readonly device: AssignableDevice;
   /** Owned by this; closed when it is disposed. */
   readonly file: DeviceFile;
@@ -37,10 +38,13 @@ export interface AssignedDevice extends Disposable {
 
 /** Everything an {@link Assignment} needs of the hypervisor around it. */
 export interface AssignmentParts {
+  /** Guest memory that devices map for DMA; its listeners follow each change. */
   readonly memory: GuestMemory;
+  /** Associates groups and cdevs with the VM, as kvm-vfio does. */
   readonly association: KvmAssociation;
   /** In the order in which they are asked whether an address is theirs. */
   readonly providers: readonly VfioProvider[];
+  /** Makes a PCI function of an open device. */
   readonly functions: PciFunctions;
 }
 

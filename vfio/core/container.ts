@@ -1,4 +1,4 @@
-/** An address space for the devices of the groups in it. After drivers/vfio/container.c. */
+/** A container: the address space that the devices of its groups share. After drivers/vfio/container.c. */
 import {
   type ContainerFile,
   type DmaMap,
@@ -23,10 +23,10 @@ const drivers: readonly IommuDriver[] = [type1Driver, noiommuDriver];
 export class Container {
   readonly environment: CoreEnvironment;
   readonly target = 'container (core)';
-  /** The open file's, and one of each group in it. */
+  /** One reference of the open file and one of each group. */
   readonly refs: RefCount;
   readonly groups = new Set<IommuGroup>();
-  /** Guards {@link groups} and which IOMMU is chosen. */
+  /** Guards {@link groups} and the chosen IOMMU. */
   readonly #groupLock: RwSemaphore;
   #driver: IommuDriver | undefined;
   #backend: IommuBackend | undefined;
@@ -54,13 +54,13 @@ export class Container {
     this.environment.free('container');
   }
 
-  /** All groups of a container are of one kind. */
+  /** One group decides: {@link attachGroup} refuses a mix. */
   #isNoiommu(): boolean {
     const [first] = this.groups;
     return first?.isNoiommu ?? false;
   }
 
-  /** Back-ends that may be asked now. */
+  /** The chosen IOMMU driver, or those that suit the groups. */
   #candidates(): readonly IommuDriver[] {
     if (this.#driver !== undefined) return [this.#driver];
     if (this.groups.size === 0) return drivers;
@@ -112,7 +112,7 @@ export class Container {
     throw vfioError(call, this.target, 'ENODEV', `no IOMMU of type ${type} for these groups`);
   }
 
-  /** @throws SysError EPERM mixing groups with an IOMMU and without; EINVAL from the IOMMU */
+  /** @throws SysError EPERM for a mix of groups with and without an IOMMU; EINVAL from the IOMMU driver */
   *attachGroup(group: IommuGroup): Steps<void> {
     using _held = yield* this.#groupLock.write();
     if (this.groups.size > 0 && this.#isNoiommu() !== group.isNoiommu) {
@@ -123,7 +123,7 @@ export class Container {
     this.groups.add(group);
   }
 
-  /** The last group takes the IOMMU with it, and so all maps. */
+  /** Detaching the last group releases the IOMMU and its maps. */
   *detachGroup(group: IommuGroup): Steps<void> {
     using _held = yield* this.#groupLock.write();
     if (this.#backend !== undefined) yield* this.#backend.detachGroup(group);
@@ -209,7 +209,7 @@ export class CoreContainerFile implements ContainerFile {
     return yield* this.#backend('VFIO_IOMMU_UNMAP_DMA').unmapDma(unmap);
   }
 
-  /** VFIO_IOMMU_DIRTY_PAGES. @throws SysError EINVAL before SET_IOMMU; ENOTTY if the IOMMU does not track */
+  /** VFIO_IOMMU_DIRTY_PAGES. @throws SysError EINVAL before SET_IOMMU; ENOTTY if the IOMMU cannot track dirty pages */
   get dirtyPages(): DirtyPages {
     const call = 'VFIO_IOMMU_DIRTY_PAGES';
     const pages = this.#backend(call).dirtyPages;
@@ -221,7 +221,7 @@ export class CoreContainerFile implements ContainerFile {
     return this.container(call).requireBackend(call);
   }
 
-  /** Closes the file. The container lives on while groups are in it. */
+  /** Closes the file. The container exists until its last group is detached. */
   [Symbol.dispose](): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;

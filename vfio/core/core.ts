@@ -11,23 +11,27 @@ import { type CoreProvider, coreProvider } from './provider.js';
 import { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
-/** How a core is made. */
+/** Options of a core. */
 export interface CoreOptions {
-  /** Ports that differ from the usual ones. */
+  /** Ports that replace the defaults. */
   readonly ports?: Partial<CorePorts>;
-  /** Devices without an IOMMU group may be registered, in groups of their own that need CAP_SYS_RAWIO. */
+  /**
+   * Allows devices without an IOMMU group: each gets a group of its own, which requires CAP_SYS_RAWIO. Default: false.
+   */
   readonly enableUnsafeNoiommuMode?: boolean;
 }
 
-/** A VFIO subsystem in this process. It owns all its state: any number of cores live side by side. Machine thread only. */
+/** A VFIO subsystem in this process. It owns all its state; a process can have several. Machine thread only. */
 export class VfioCore implements Disposable {
+  /** @internal */
   readonly environment: CoreEnvironment;
+  /** @internal */
   readonly registry: CoreRegistry;
   /** Registered mdev parents and their devices. */
   readonly mdevs: Mdevs;
-  /** This core's devices on the VFIO uAPI. */
+  /** This core's devices behind the VFIO uAPI. */
   readonly provider: CoreProvider;
-  /** What a kvm-vfio device calls for files of this core. */
+  /** The calls that kvm-vfio makes on files of this core. */
   readonly vfioFileOps: VfioFileOps;
 
   constructor(options: CoreOptions = {}) {
@@ -42,26 +46,29 @@ export class VfioCore implements Disposable {
   }
 
   /**
-   * Makes a vendor driver's types available. Disposing the result takes them away, with the devices made of them; a device
-   * that is in use goes when its last file is closed.
-   * @throws SysError EEXIST if the driver, or a type of that name, is there already
+   * Registers a vendor driver and its types. Disposing the result unregisters them and removes their devices; a device
+   * in use is removed once its last file is closed.
+   * @throws SysError EEXIST if the driver, or a type of the same name, is already registered
    */
   registerVendorDriver(driver: VendorDriver, environment: VendorEnvironment): Disposable {
     this.mdevs.registerParent(driver, environment);
     return disposable(() => this.#finish(`unregister ${driver.name}`, this.mdevs.unregisterParent(driver)));
   }
 
-  /** A new IOMMU group for devices of the host; {@link IommuGroup.put} gives it back. */
+  /** Creates an IOMMU group for host devices; {@link IommuGroup.put} releases it. @throws SysError ENOMEM */
   createIommuGroup(capabilities?: IommuCapabilities): IommuGroup {
     return IommuGroup.alloc(this.environment, capabilities);
   }
 
-  /** Init and register in one: the driver's data comes back from {@link delGroupDev}. @see vfio_add_group_dev */
+  /**
+   * Initializes and registers a device; {@link delGroupDev} returns `data`. @see vfio_add_group_dev
+   * @throws SysError EINVAL without an IOMMU group; EBUSY if `dev` is already registered; ENOMEM
+   */
   addGroupDev(dev: HostDevice, ops: VfioDeviceOps, data: unknown): void {
     this.run(this.addGroupDevSteps(dev, ops, data));
   }
 
-  /** @throws SysError as VfioDevice.register; ENOMEM. The driver's drvdata is set on success only. */
+  /** {@link addGroupDev} in steps, for a scheduler. Sets `dev.drvdata` on success only. */
   *addGroupDevSteps(dev: HostDevice, ops: VfioDeviceOps, data: unknown): Steps<void> {
     this.environment.allocate('vfio_device');
     try {
@@ -74,7 +81,10 @@ export class VfioCore implements Disposable {
     }
   }
 
-  /** Unregisters what {@link addGroupDev} registered; resolves to the driver's data. @see vfio_del_group_dev */
+  /**
+   * Unregisters a device of {@link addGroupDev}; resolves to the driver's data once the last file is closed, and to
+   * undefined if `dev` is not registered. @see vfio_del_group_dev
+   */
   delGroupDev(dev: HostDevice, options: UnregisterOptions = {}): Promise<unknown> {
     return this.start('vfio_del_group_dev', this.delGroupDevSteps(dev, options));
   }
@@ -89,17 +99,17 @@ export class VfioCore implements Disposable {
     return device.data;
   }
 
-  /** Runs an operation to its end. @throws DeadlockError where it would have to wait */
+  /** Runs an operation to its end, synchronously. @throws DeadlockError if it would have to wait */
   run<T>(steps: Steps<T>): T {
     return this.environment.executor.run(steps);
   }
 
-  /** Runs an operation that may have to wait, as a task of that name. */
+  /** Runs an operation that may have to wait, as a task of the given name. */
   start<T>(name: string, steps: Steps<T>): Promise<T> {
     return this.environment.executor.start(name, steps);
   }
 
-  /** What was made and not freed: empty when all files are closed and all devices unregistered. */
+  /** Number of live objects by kind; empty once all files are closed and all devices unregistered. */
   get live(): ReadonlyMap<string, number> {
     return new Map([...this.environment.live].filter(([, count]) => count !== 0));
   }
@@ -108,7 +118,7 @@ export class VfioCore implements Disposable {
     this.start(name, steps).catch((error: unknown) => this.environment.warn(`${name}: ${String(error)}`));
   }
 
-  /** Removes the devices that are left; tells what is still open. */
+  /** Removes the remaining mediated devices, and warns of objects that are still live. */
   [Symbol.dispose](): void {
     for (const mdev of this.mdevs.devices) this.#finish(`remove ${mdev.uuid}`, this.mdevs.remove(mdev.uuid));
     const left = [...this.live].map(([kind, count]) => `${kind} ${count}`);

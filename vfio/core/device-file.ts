@@ -107,6 +107,7 @@ export class CoreDeviceFile implements CdevFile {
     return this.#isOpen;
   }
 
+  /** @internal */
   get registry(): CoreRegistry {
     return this.#device.registry;
   }

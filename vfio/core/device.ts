@@ -1,4 +1,4 @@
-/** A device as its driver registers it. After drivers/vfio/vfio_main.c. */
+/** A registered device: struct vfio_device. After drivers/vfio/vfio_main.c. */
 import { isErrno } from '../../sys/error.js';
 import type { KvmPointer, OpenDevice, VfioDeviceOps } from '../driver.js';
 import { vfioError } from '../vfio-error.js';
@@ -15,52 +15,54 @@ import { RegionTable } from './regions.js';
 import type { CoreRegistry } from './registry.js';
 import { Completion, maybeSteps, type Steps } from './steps.js';
 
-/** Event of a device's own chain: its last user is closing it, and the driver has not been told yet. */
+/** Event of a device's own chain: its last user is closing it, and the driver's closeDevice has not run yet. */
 export const VFIO_DEVICE_RELEASE = 1 << 0;
 
-/** Unregister asks the driver for the device this often. */
+/** How often unregister calls the driver's `request`. */
 const REQUEST_INTERVAL_MS = 10_000;
 
-/** Who unregisters, for the message that it is blocked; and what may interrupt its first wait. */
+/** Options of {@link VfioDevice.unregister}. */
 export interface UnregisterOptions {
-  /** Who unregisters, as the warning names it; the running task if absent. */
+  /** The caller, for the warning that it is blocked; the running task if absent. */
   readonly task?: { readonly name: string; readonly id: number };
-  /** Interrupts the first wait: the warning is given, and the wait proceeds. */
+  /** Interrupts the first wait: unregister prints the warning, then waits uninterruptibly. */
   readonly signal?: AbortSignal;
 }
 
-/** Listener of either kind, as vfio_register_notifier takes it. */
+/** Listener of either kind that vfio_register_notifier takes. */
 export type VfioListener = KvmListener | NotifierBlock<DmaUnmapEvent>;
 
-/** What openDevice is given by this core: a driver may declare its parameter so, to pin pages and to listen. */
+/** The core's argument of openDevice. A driver that pins pages or registers notifiers declares its parameter so. */
 export interface CoreOpenDevice extends OpenDevice {
-  /** As {@link OpenDevice.dma}, and pins pages. */
+  /** As {@link OpenDevice.dma}; it can also pin pages. */
   readonly dma: DeviceDmaAccess;
-  /** The device that is opened. */
+  /** The device being opened. */
   readonly device: VfioDevice;
 }
 
 /** A device registered with the core: struct vfio_device. Machine thread only. */
 export class VfioDevice {
+  /** @internal */
   readonly environment: CoreEnvironment;
+  /** @internal */
   readonly registry: CoreRegistry;
   /** The host device behind it. */
   readonly dev: HostDevice;
   /** The driver's functions. */
   readonly ops: VfioDeviceOps;
-  /** The driver's own. */
+  /** The driver's private data. */
   readonly data: unknown;
-  /** 0 until registered; then the registration's reference and one per open file. */
+  /** 0 until registered; then one reference of the registration and one per open file. */
   readonly registration: RefCount;
-  /** Listeners for its association with a VM. */
+  /** Listeners for VFIO_DEVICE_RELEASE. */
   readonly notifier: SrcuNotifierChain<VfioDevice>;
-  /** DMA through the address space that it is attached to. */
+  /** DMA through the address space that the device is attached to. */
   readonly dma: DeviceDmaAccess;
   /** The driver's regions, placed in the device file. */
   readonly regions: RegionTable;
   /** Guarded by the device set's lock. */
   openCount = 0;
-  /** The VM it was associated with when it was first opened; fixed until the last close. */
+  /** The VM that the device was associated with at its first open; fixed until the last close. */
   kvm: KvmPointer | undefined;
   #unregistered: Completion;
   #group: VfioGroup | undefined;
@@ -83,8 +85,9 @@ export class VfioDevice {
   }
 
   /**
-   * First half of making a device: nothing of it can be seen or called yet, so the driver can set itself up.
-   * Second half: {@link register}, the last thing a probe does. @see vfio_init_group_dev
+   * Initializes a device. Until {@link register}, the last step of a probe, nobody can find it or call its functions,
+   * so the driver can set itself up. @see vfio_init_group_dev
+   * @internal
    */
   static init(registry: CoreRegistry, dev: HostDevice, ops: VfioDeviceOps, data?: unknown): VfioDevice {
     return new VfioDevice(registry, dev, ops, data);
@@ -95,49 +98,49 @@ export class VfioDevice {
     return this.dev.name;
   }
 
-  /** Whether it has a group: from register until unregister has finished. */
+  /** Whether it has a group: from register until unregister has completed. */
   get isRegistered(): boolean {
     return this.#group !== undefined;
   }
 
-  /** @throws SysError ENODEV unless it is registered */
+  /** Its VFIO group. @throws SysError ENODEV unless it is registered */
   get group(): VfioGroup {
     if (this.#group === undefined)
       throw vfioError('vfio_device', this.name, 'ENODEV', 'it is not registered');
     return this.#group;
   }
 
-  /** Of its own, unless {@link assignSet} said otherwise before it was registered. */
+  /** A set of its own, unless {@link assignSet} chose another one before it was registered. */
   get set(): DeviceSet {
     if (this.#set === undefined) throw vfioError('vfio_device', this.name, 'ENODEV', 'it is not registered');
     return this.#set;
   }
 
-  /** @throws SysError ENODEV unless it is registered */
+  /** Whether its group has no other registered device. @throws SysError ENODEV unless it is registered */
   get isAloneInGroup(): boolean {
     return this.group.devices.size <= 1;
   }
 
-  /** `vfio0`: its node's name under /dev/vfio/devices. */
+  /** Name of its node under /dev/vfio/devices: `vfio0`. */
   get cdev(): string {
     return `vfio${this.#cdevNumber}`;
   }
 
-  /** Whether GET_DEVICE_FD means it: `NAME`, or `NAME` and options behind a blank. */
+  /** Whether `name`, the argument of GET_DEVICE_FD, selects it: `NAME`, or `NAME OPTIONS`. */
   matches(name: string): boolean {
     return name === this.name || name.startsWith(`${this.name} `);
   }
 
-  /** Puts it into the set of devices that `id` stands for; between init and register. @throws SysError ENOMEM */
+  /** Adds it to the device set of `id`; call it between init and register. @throws SysError ENOMEM */
   assignSet(id: unknown): void {
     this.#set = this.registry.deviceSets.assign(this, id);
     this.#setId = id;
   }
 
   /**
-   * Makes the device available, under its group and as a cdev. From the moment it is on the group's list, which is before
-   * this returns, its functions may be called. @see vfio_register_group_dev
-   * @throws SysError EINVAL without an IOMMU group; EBUSY if the host's device is registered already; ENOMEM
+   * Makes the device available in its group and as a cdev. Its functions may be called as soon as it is on the group's
+   * list, before this returns. @see vfio_register_group_dev
+   * @throws SysError EINVAL without an IOMMU group; EBUSY if the host device is already registered; ENOMEM
    */
   *register(): Steps<void> {
     const call = 'vfio_register_group_dev';
@@ -147,7 +150,7 @@ export class VfioDevice {
     try {
       if (this.#set === undefined) this.assignSet(this);
       group = yield* VfioGroup.findOrCreate(this.registry, iommuGroup);
-      // Node and number exist before anyone can find the device: it is never seen under one name only.
+      // The cdev's node and number exist before anyone can find the device, so both of its names appear at once.
       this.environment.allocate('cdev');
       yield* this.#addToGroup(call, group);
     } catch (error) {
@@ -160,7 +163,7 @@ export class VfioDevice {
   }
 
   /**
-   * As {@link register} for a device without an IOMMU behind it, such as a mdev: it gets a group of its own.
+   * As {@link register}, for a device without an IOMMU, such as an mdev: it gets a group of its own.
    * @see vfio_register_emulated_iommu_dev
    */
   *registerEmulated(): Steps<void> {
@@ -187,7 +190,7 @@ export class VfioDevice {
       this.environment.warn(`${this.name}: Device already exists on group ${group.number}`);
       throw vfioError(call, this.name, 'EBUSY', `it is registered on ${group.target} already`);
     }
-    // The caller's reference on the group is the device's from now on.
+    // The device now owns the caller's reference to the group.
     this.#group = group;
     this.#unregistered = new Completion(`last user of ${this.name}`);
     this.#cdevNumber = this.registry.cdevNumbers.alloc();
@@ -198,13 +201,13 @@ export class VfioDevice {
   }
 
   /**
-   * Takes the device from its users: asks the driver's `request` every 10 s until the last file is closed, and, if it was
-   * the group's last device, waits until the group has left its container. @see vfio_unregister_group_dev
+   * Removes the device. Calls the driver's `request` every 10 s until the last file is closed; if it was the group's
+   * last device, waits until the group is detached from its container. @see vfio_unregister_group_dev
    */
   *unregister(options: UnregisterOptions = {}): Steps<void> {
     const { group } = this;
     using _cause = this.environment.log.span('unregister', { device: this.name, group: group.number });
-    // It still has its driver, but is no longer on the list: without this the group would seem not to be viable.
+    // It still has its driver but is no longer on the list; without this entry the group would not be viable.
     group.unbound.add(this.dev);
     {
       using _held = yield* group.deviceLock.acquire();
@@ -254,7 +257,7 @@ export class VfioDevice {
     };
   }
 
-  /** Gives back what a file, or the registration, held; the last one lets unregister go on. */
+  /** Drops the reference of a file or of the registration; dropping the last one completes unregister's wait. */
   putRegistration(): void {
     if (this.registration.put()) this.#unregistered.complete();
   }
@@ -274,9 +277,9 @@ export class VfioDevice {
   }
 
   /**
-   * First open calls the driver. The set's lock is held.
-   * @param space where its DMA goes: its container, unless told
-   * @throws what the driver refuses it with
+   * Counts an open; the first one calls the driver's openDevice. The caller holds the set's lock.
+   * @param space the address space of its DMA; its container's if absent, none if null
+   * @throws the error that openDevice throws
    */
   *open(kvm: KvmPointer | undefined, space?: DmaSpace | null): Steps<void> {
     this.openCount++;
@@ -300,8 +303,8 @@ export class VfioDevice {
   }
 
   /**
-   * Last close tells the device's listeners, then the driver. The set's lock is held; whoever holds it puts the VM once
-   * it is released.
+   * Counts a close; the last one notifies the device's listeners, then calls the driver's closeDevice. The caller holds
+   * the set's lock, and drops its VM reference after releasing it.
    */
   *close(): Steps<void> {
     if (this.openCount > 1) {
@@ -321,11 +324,10 @@ export class VfioDevice {
   }
 
   /**
-   * Tells `block` when the device is about to be released. It keeps the group in its container until it is
-   * unregistered, so the listener must go when it is told, but not from inside its callback.
-   * @see vfio_device_register_notifier, RFC of March 2021
-   * @throws SysError EINVAL unless the group is contained, with an IOMMU, and viable; EPERM without an IOMMU of its own;
-   *   EEXIST if it is registered already
+   * Registers `block` for VFIO_DEVICE_RELEASE. While it is registered, the group stays in its container: unregister it
+   * after the event, but not from inside the callback. @see vfio_device_register_notifier, RFC of March 2021
+   * @throws SysError EINVAL unless the group is viable, in a container, and the container has an IOMMU; EPERM for a
+   *   noiommu group; EEXIST if it is already registered
    */
   *registerDeviceNotifier(block: NotifierBlock<VfioDevice>): Steps<void> {
     const { group } = this;
@@ -338,7 +340,10 @@ export class VfioDevice {
     }
   }
 
-  /** A block that is not registered changes nothing. @throws SysError EDEADLK inside a callback of the chain */
+  /**
+   * Unregisters `block`; does nothing if it is not registered.
+   * @throws SysError EDEADLK inside a callback of the chain
+   */
   *unregisterDeviceNotifier(block: NotifierBlock<VfioDevice>): Steps<void> {
     const { group } = this;
     try {
@@ -351,10 +356,10 @@ export class VfioDevice {
   }
 
   /**
-   * Registers with the group's chain (who is the VM) or the IOMMU's (what is unmapped).
-   * @param events bits of the chain's events; those known are cleared
-   * @throws SysError EINVAL for no events, unknown ones, another type, or a group that cannot be used; ENODEV unless
-   *   registered
+   * Registers with the group's chain (VFIO_GROUP_NOTIFY: the VM) or the IOMMU's (VFIO_IOMMU_NOTIFY: unmapped ranges).
+   * @param events bits of the chain's events; the known ones are cleared
+   * @throws SysError EINVAL for no events, unknown ones, an unknown type, or a group without an IOMMU; ENODEV unless
+   *   the device is registered
    */
   *registerNotifier(type: number, events: { mask: number }, block: VfioListener): Steps<void> {
     const call = 'vfio_register_notifier';
@@ -375,7 +380,7 @@ export class VfioDevice {
     }
   }
 
-  /** @throws SysError EINVAL for another type; ENOENT if it is not registered */
+  /** Undoes {@link registerNotifier}. @throws SysError EINVAL for an unknown type; ENOENT if it is not registered */
   *unregisterNotifier(type: number, block: VfioListener): Steps<void> {
     const { group } = this;
     if (type === VFIO_GROUP_NOTIFY) {

@@ -1,4 +1,4 @@
-/** What a driver reaches guest memory by. After the pin and rw part of vfio_main.c and iommufd's access objects. */
+/** A driver's access to guest memory. After the pin and rw part of vfio_main.c and iommufd's access objects. */
 import type { Iova } from '../../sys/address.js';
 import { PROT_WRITE } from '../../sys/mapping.js';
 import { IOMMU_PAGE } from '../dma-range.js';
@@ -16,24 +16,24 @@ export interface DmaMaster {
   readonly name: string;
   readonly ops: Pick<VfioDeviceOps, 'dmaUnmap'>;
   readonly environment: CoreEnvironment;
-  /** Whether its IOMMU can tell its DMA from that of any other device. @throws SysError ENODEV unless registered */
+  /** Whether the IOMMU can distinguish its DMA from any other device's. @throws SysError ENODEV unless registered */
   readonly isAloneInGroup: boolean;
 }
 
-/** One device's way to the maps of its container or IOAS. */
+/** One device's access to the maps of its container or IOAS. Valid while the device is open. Machine thread only. */
 export class DeviceDmaAccess implements DeviceDma, DmaClient {
   readonly #device: DmaMaster;
   #space: DmaSpace | undefined;
   #table: DmaTableWriter | undefined;
   #published: Disposable | undefined;
-  /** Pages it has pinned, by IOVA, and how often. */
+  /** Pin counts by the page's IOVA. */
   readonly #pins = new Map<bigint, number>();
 
   constructor(device: DmaMaster) {
     this.#device = device;
   }
 
-  /** Name of the device, for messages. */
+  /** Name of the device, for messages. @internal */
   get name(): string {
     return this.#device.name;
   }
@@ -43,7 +43,7 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
     return this.#space !== undefined;
   }
 
-  /** Made when first asked for: a device without a data path of its own costs nothing. */
+  /** @see DeviceDma.table. Created on first use, so that a device without a data path of its own has none. */
   get table(): DmaTableBuffer {
     this.#table ??= new DmaTableWriter(createDmaTable(DMA_ENTRY_LIMIT));
     this.#publish();
@@ -55,14 +55,14 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
     this.#published ??= this.#space.publish(this.#table);
   }
 
-  /** From now on it sees `space`: its container's, an IOAS, or none. */
+  /** Attaches to the address space of a container or an IOAS; undefined attaches to none. @internal */
   attach(space: DmaSpace | undefined): void {
     this.#space = space;
     this.#space?.clients.add(this);
     this.#publish();
   }
 
-  /** It sees no memory any more; what it pinned and forgot is unpinned. */
+  /** Detaches from the address space, and unpins what the driver left pinned. @internal */
   detach(): void {
     if (this.#pins.size > 0) {
       this.#device.environment.warn(`${this.name} is detached with ${this.#pins.size} pages pinned`);
@@ -76,26 +76,29 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
     this.#space = undefined;
   }
 
-  /** The device was closed: its data path has ended. */
+  /** Detaches, and drops the table: the device is closed, and its data path has ended. @internal */
   forget(): void {
     this.detach();
     this.#table = undefined;
   }
 
+  /** Forwards to the driver. @internal */
   dmaUnmap(iova: Iova, size: bigint): void {
     this.#device.ops.dmaUnmap?.(iova, size);
   }
 
+  /** @see DeviceDma.rw */
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void {
     this.#require('vfio_dma_rw').rw(iova, data, isWrite);
   }
 
   /**
-   * Holds pages of guest memory: they stay mapped until {@link unpinPages}, which the driver owes when it is told by
-   * `dmaUnmap`. Returns each page's bytes.
-   * @param prot PROT_ bits: what the device does with them
-   * @throws SysError EINVAL for none, in a group of several devices, unmapped, or by a driver without dmaUnmap; E2BIG for
-   *   more than 512; EPERM against the map's direction
+   * Pins pages of guest memory: they stay mapped until {@link unpinPages}, which the driver must call when the core
+   * calls its `dmaUnmap`. Returns each page's bytes.
+   * @param iova first page, page-aligned
+   * @param prot PROT_ bits: how the device accesses the pages; with PROT_WRITE they count as dirty
+   * @throws SysError EINVAL for no pages, an unaligned or unmapped IOVA, a group of several devices, or a driver
+   *   without dmaUnmap; E2BIG for more than 512 pages; EPERM if the map does not allow `prot`; EFAULT while detached
    */
   pinPages(iova: Iova, count: number, prot: number): Uint8Array<ArrayBuffer>[] {
     const call = 'vfio_pin_pages';
@@ -129,7 +132,7 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
     return pages.map(({ bytes }) => bytes);
   }
 
-  /** Lets pages go; those it has not pinned are passed over. Returns how many it had. */
+  /** Unpins pages; skips those that this device has not pinned. Returns how many it unpinned. */
   unpinPages(iova: Iova, count: number): number {
     const space = this.#require('vfio_unpin_pages');
     let unpinned = 0;
@@ -149,7 +152,7 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
   }
 }
 
-/** Counts one less of `key`; false if there is none. */
+/** Decrements the count of `key`; false if there is none. */
 function dropOne<K>(counts: Map<K, number>, key: K): boolean {
   const count = counts.get(key);
   if (count === undefined) return false;

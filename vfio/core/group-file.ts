@@ -66,6 +66,7 @@ export class CoreGroupFile implements GroupFile {
     return this.#isOpen;
   }
 
+  /** @internal */
   get registry(): CoreRegistry {
     return this.#group.registry;
   }
@@ -164,8 +165,8 @@ export class CoreGroupFile implements GroupFile {
   }
 
   /**
-   * The VM that the group belongs to; nothing happens once the file is gone. As kvm-vfio holds the file in Linux, a file
-   * that is closed while it is associated goes when the association ends. @see VfioFileOps
+   * The VM that the group belongs to; nothing happens once the file is gone. As kvm-vfio holds the file in Linux, a
+   * file that is closed while it is associated goes when the association ends. @see VfioFileOps
    */
   *setKvmSteps(kvm: KvmPointer | null): Steps<void> {
     if (this.#refs.count === 0) return;

@@ -1,4 +1,4 @@
-/** A VFIO group: the user's handle on an IOMMU group, with the VM it belongs to. After drivers/vfio/group.c. */
+/** A VFIO group: its user, its container and its VM. After drivers/vfio/group.c. */
 
 import type { KvmPointer } from '../driver.js';
 import { HARMLESS_DRIVERS } from '../harmless-drivers.js';
@@ -23,10 +23,10 @@ import { type Steps, WaitQueue } from './steps.js';
 export const VFIO_IOMMU_NOTIFY = 0;
 export const VFIO_GROUP_NOTIFY = 1;
 
-/** Event of VFIO_GROUP_NOTIFY; its data is the VM, or null when it leaves. */
+/** Event of VFIO_GROUP_NOTIFY: its data is the VM, or null when the association ends. */
 export const VFIO_GROUP_NOTIFY_SET_KVM = 1 << 0;
 
-/** Listener for {@link VFIO_GROUP_NOTIFY}: the VM the group is associated with, or null. */
+/** Listener for {@link VFIO_GROUP_NOTIFY}. Its data is the VM that the group is associated with, or null. */
 export type KvmListener = NotifierBlock<KvmPointer | null>;
 
 export class VfioGroup {
@@ -34,30 +34,32 @@ export class VfioGroup {
   readonly registry: CoreRegistry;
   readonly iommuGroup: IommuGroup;
   readonly number: number;
-  /** For messages: `group 3 (core)`. */
+  /** Name for messages: `group 3 (core)`. */
   readonly target: string;
-  /** Each device's, each open file's, and that of whoever is at work on it. */
+  /** One reference of each device, of each open file, and of each operation in progress. */
   readonly refs: RefCount;
-  /** Guards who has it open, its container and the container's users. */
+  /** Guards {@link openedFile}, {@link container} and {@link containerUsers}. */
   readonly groupRwsem: RwSemaphore;
   /** Guards {@link devices}. */
   readonly deviceLock: Mutex;
   /**
-   * Held over {write the cache, call the chain}, and over {read the cache, replay or take a reference}: without it a VM
-   * could be handed out that has just been taken away.
+   * Makes {write the cache, call the chain} and {read the cache, replay or take a reference} atomic: without it, a
+   * listener or an open could get a VM whose association has just ended.
    */
   readonly kvmLock: Mutex;
-  /** Registered devices by the host's device. */
+  /** Registered devices, by host device. */
   readonly devices = new Map<HostDevice, VfioDevice>();
-  /** Devices between being in {@link devices} and having lost their driver: viable for the time being. */
+  /**
+   * Devices already removed from {@link devices} whose driver is still bound; they do not make the group non-viable.
+   */
   readonly unbound = new Set<HostDevice>();
   readonly notifier: BlockingNotifierChain<KvmPointer | null>;
-  /** The open group file, if there is one. */
+  /** The open group file; undefined while the group is not open. */
   openedFile: object | undefined;
   container: Container | undefined;
   /** One for the group being in a container, one per open device, one per device notifier. */
   containerUsers = 0;
-  /** Devices opened by cdev, which keeps the group from being opened. */
+  /** Number of devices bound by cdev; the group cannot be opened while there are any. */
   cdevOpenCount = 0;
   readonly containerGone = new WaitQueue();
   readonly #minor: number;
@@ -84,7 +86,7 @@ export class VfioGroup {
   }
 
   /**
-   * The group of an IOMMU group, with a reference for the caller; made if there is none. @see vfio_group_find_or_alloc
+   * The group of an IOMMU group, created if necessary, with a reference for the caller. @see vfio_group_find_or_alloc
    * @throws SysError ENOMEM
    */
   static *findOrCreate(registry: CoreRegistry, iommuGroup: IommuGroup): Steps<VfioGroup> {
@@ -93,7 +95,7 @@ export class VfioGroup {
     registry.environment.allocate('vfio_group');
     const group = new VfioGroup(registry, iommuGroup, registry.groupMinors.alloc());
     iommuGroup.refs.get();
-    // Not under the list's lock: a callback of this chain may put the last reference of a group, which takes that lock.
+    // Not under the list's lock: a callback of this chain may drop a group's last reference, which takes that lock.
     yield* iommuGroup.registerNotifier(group.#iommuNotifier);
     yield 'vfio_create_group: before the list';
     const earlier = yield* VfioGroup.#find(registry, iommuGroup, group);
@@ -102,7 +104,7 @@ export class VfioGroup {
     return earlier;
   }
 
-  /** The group on the list, with a reference; if there is none, `next` is put there. */
+  /** The group on the list, with a reference; if there is none, adds `next` and returns undefined. */
   static *#find(
     registry: CoreRegistry,
     iommuGroup: IommuGroup,
@@ -117,19 +119,19 @@ export class VfioGroup {
     return undefined;
   }
 
-  /** The VM it belongs to. */
+  /** The VM that the group is associated with; null for none. */
   get kvm(): KvmPointer | null {
     return this.#kvm;
   }
 
-  /** Gives a reference back. The last one ends the group, at once and from wherever it comes. */
+  /** Drops a reference. Dropping the last one frees the group before this returns, in any context. */
   *put(): Steps<void> {
     if (this.refs.count > 1) {
       this.refs.put();
       return;
     }
     {
-      // As kref_put_mutex: the list is locked before the count can become 0, so that nobody finds a dead group there.
+      // As kref_put_mutex: the list is locked before the count can reach 0, so that nobody finds a dead group on it.
       using _held = yield* this.registry.groupLock.acquire();
       if (!this.refs.put()) return;
       this.#warnUnbalanced();
@@ -165,7 +167,7 @@ export class VfioGroup {
       this.environment.warn(`${this.target} is released with listeners: ${listeners.join(', ')}`);
   }
 
-  /** Whether every device of the IOMMU group is without a driver that could do DMA behind the user's back. */
+  /** Whether no device of the IOMMU group has a host driver that could do DMA in the user's address space. */
   isViable(): boolean {
     for (const device of this.iommuGroup.devices) if (!this.#isDeviceViable(device)) return false;
     return true;
@@ -183,18 +185,17 @@ export class VfioGroup {
   }
 
   /**
-   * What the host does to the group's devices. Takes no reference: this callback cannot run outside its registration, and
-   * before the group is on the list and after its last put there are no devices and no users. @see vfio_iommu_group_notifier
+   * Handles the host's events of the group's devices. Needs no reference: the callback runs only while it is
+   * registered, and a group that is not on the list has neither devices nor users. @see vfio_iommu_group_notifier
    */
   iommuGroupEvent(event: number, device: HostDevice): void {
     this.environment.log.event('iommu_group_event', { group: this.number, event, device: device.name });
     if (event === IOMMU_GROUP_NOTIFY_UNBOUND_DRIVER) this.unbound.delete(device);
-    // Nothing to do for an idle group.
     if (this.containerUsers === 0) return;
     if (event === IOMMU_GROUP_NOTIFY_ADD_DEVICE) {
       this.environment.warn(`${device.name}: device added to live group ${this.number}`);
     } else if (event === IOMMU_GROUP_NOTIFY_BOUND_DRIVER && !this.isViable()) {
-      // Linux of the time stopped here with BUG_ON: the user's DMA and the driver's now share an address space.
+      // Linux stopped here with BUG_ON up to 5.18: the user's DMA and the driver's now share an address space.
       this.environment.log.event('isolation_violation', {
         group: this.number,
         device: device.name,
@@ -206,7 +207,7 @@ export class VfioGroup {
     }
   }
 
-  /** Associates it with a VM, or with none: the VM is remembered, and all who listen are told. @see vfio_group_set_kvm */
+  /** Associates the group with a VM, or with none: caches it and notifies all listeners. @see vfio_group_set_kvm */
   *setKvm(kvm: KvmPointer | null): Steps<void> {
     using _cause = this.environment.log.span('set_kvm', {
       group: this.number,
@@ -218,7 +219,7 @@ export class VfioGroup {
     yield* this.notifier.call(VFIO_GROUP_NOTIFY_SET_KVM, kvm);
   }
 
-  /** Takes a reference of the VM it belongs to; undefined if there is none, or it is being destroyed. */
+  /** The group's VM, with a reference for the caller; undefined if there is none, or if it is being destroyed. */
   *getKvmSafe(): Steps<KvmPointer | undefined> {
     using _held = yield* this.kvmLock.acquire();
     const kvm = this.#kvm;
@@ -227,9 +228,11 @@ export class VfioGroup {
   }
 
   /**
-   * Tells `block` of each change of the VM, and of the VM there is now, if there is one. Only the new listener hears that
-   * replay: Linux 4.10 to 5.18 called the whole chain, but what was asked for was the notifier being registered.
-   * @param events VFIO_GROUP_NOTIFY_SET_KVM; bits that are known are cleared
+   * Registers `block` for changes of the VM and, if there is a VM now, replays its SET_KVM event to `block` alone.
+   * Linux 4.10 to 5.18 called the whole chain for the replay, although only the new listener needs it.
+   * @param events VFIO_GROUP_NOTIFY_SET_KVM; the known bits are cleared
+   * @throws SysError EINVAL for unknown events or a group without an IOMMU; EEXIST if it is already registered; EDEADLK
+   *   inside a callback
    */
   *registerNotifier(events: { mask: number }, block: KvmListener): Steps<void> {
     const call = 'vfio_register_notifier';
@@ -268,7 +271,7 @@ export class VfioGroup {
     this.environment.log.event('unregister_notifier', { group: this.number, listener: block.name });
   }
 
-  /** As {@link addContainerUser}, but any failure is EINVAL. */
+  /** As {@link addContainerUser}, but reports every failure as EINVAL. */
   *#addTransientUser(call: string): Steps<void> {
     try {
       yield* this.addContainerUser(call);
@@ -279,7 +282,8 @@ export class VfioGroup {
 
   /**
    * Keeps the group in its container until {@link tryDissolveContainer}. @see vfio_group_add_container_user
-   * @throws SysError EINVAL if it has none, none with an IOMMU, or is not viable; EPERM without an IOMMU of its own
+   * @throws SysError EINVAL if the group has no container, its container no IOMMU, or the group is not viable; EPERM
+   *   for a noiommu group
    */
   *addContainerUser(call: string): Steps<void> {
     using _held = yield* this.groupRwsem.write();
@@ -290,7 +294,7 @@ export class VfioGroup {
     this.containerUsers++;
   }
 
-  /** @throws SysError EINVAL */
+  /** @throws SysError EINVAL if its container has no IOMMU, or the group is not viable */
   checkUsable(call: string): void {
     if (this.container?.backend === undefined) {
       throw vfioError(call, this.target, 'EINVAL', 'put the group into a container and set its IOMMU first');
@@ -298,7 +302,7 @@ export class VfioGroup {
     if (!this.isViable()) throw vfioError(call, this.target, 'EINVAL', this.viabilityHint());
   }
 
-  /** Listeners of its devices, each of which keeps it in its container: `mtty (device x)`. */
+  /** Names of its devices' listeners, `mtty (device x)`; each listener keeps the group in its container. */
   deviceListeners(): readonly string[] {
     return [...this.devices.values()].flatMap(({ name, notifier }) =>
       notifier.blocks.map((block) => `${block.name} (device ${name})`),
@@ -311,19 +315,19 @@ export class VfioGroup {
     return `the group is not viable: unbind the host's driver from ${names}`;
   }
 
-  /** Gives a container user back; the last one takes the group out of the container. */
+  /** Drops a container user; dropping the last one detaches the group from its container. */
   *tryDissolveContainer(): Steps<void> {
     using _held = yield* this.groupRwsem.write();
     yield* this.dissolve();
   }
 
-  /** Group's rwsem is held. */
+  /** As {@link tryDissolveContainer}; the caller holds {@link groupRwsem}. */
   *dissolve(): Steps<void> {
     if (this.containerUsers === 0 || --this.containerUsers > 0) return;
     yield* this.detachContainer();
   }
 
-  /** Group's rwsem is held, and there are no users left. */
+  /** The caller holds {@link groupRwsem}; no container users are left. */
   *detachContainer(): Steps<void> {
     const { container } = this;
     if (container === undefined) return;

@@ -34,7 +34,7 @@ export class HostDevice {
     this.headerType = headerType;
   }
 
-  /** The host binds a driver. Steps tell the group before and after. */
+  /** The host binds a driver. Steps notify the group before and after. */
   *bindDriver(driver: string): Steps<void> {
     yield* this.#notify(IOMMU_GROUP_NOTIFY_BIND_DRIVER);
     this.driver = driver;
@@ -53,30 +53,30 @@ export class HostDevice {
   }
 }
 
-/** What a group's IOMMU can do. */
+/** Capabilities of a group's IOMMU. */
 export interface IommuCapabilities {
-  /** All DMA snoops the caches, whatever the device asks for. */
+  /** Whether all DMA snoops the caches, whatever the device requests. */
   readonly isCoherent: boolean;
   /** Empty if any address can be mapped. */
   readonly iovaRanges: IommuInfo['iovaRanges'];
 }
 
-/** DMA of a device in this process is memory access of this process: always coherent, anywhere. */
+/** DMA of an in-process device is memory access by this process: always coherent, at any IOVA. */
 export const softwareIommu: IommuCapabilities = { isCoherent: true, iovaRanges: [] };
 
-/** Devices that the IOMMU cannot tell apart: struct iommu_group, with its blocking notifier chain. */
+/** Devices that the IOMMU cannot isolate from each other: struct iommu_group, with its blocking notifier chain. */
 export class IommuGroup {
   /** Unique in its core: N of /dev/vfio/N. */
   readonly number: number;
-  /** For messages: `group 3 (core)`, as its user sees it. */
+  /** Name for messages: `group 3 (core)`. */
   readonly target: string;
-  /** `vfio-noiommu` for one that stands for the lack of an IOMMU. */
+  /** `vfio-noiommu` for the group of a device without an IOMMU. */
   readonly name: string;
-  /** What the IOMMU behind it can do. */
+  /** Capabilities of its IOMMU. */
   readonly capabilities: IommuCapabilities;
-  /** The devices in it now. */
+  /** The devices now in the group. */
   readonly devices = new Set<HostDevice>();
-  /** The maker's and each VFIO group's. */
+  /** One reference of the creator, and one of each VFIO group. */
   readonly refs: RefCount;
   readonly #environment: CoreEnvironment;
   readonly #chain: BlockingNotifierChain<HostDevice>;
@@ -96,18 +96,18 @@ export class IommuGroup {
     this.#chain = new BlockingNotifierChain(environment, 'iommu_group notifier', `IOMMU group ${number}`);
   }
 
-  /** The lowest number that is free becomes its own. Freed by the last {@link put}. @throws SysError ENOMEM */
+  /** A group with the lowest free number; the last {@link put} frees it. @throws SysError ENOMEM @internal */
   static alloc(environment: CoreEnvironment, capabilities = softwareIommu, name = ''): IommuGroup {
     environment.allocate('iommu_group');
     return new IommuGroup(environment, environment.iommuGroupNumbers.alloc(), name, capabilities);
   }
 
-  /** Whether it stands for the lack of an IOMMU. */
+  /** Whether its device has no IOMMU. */
   get isNoiommu(): boolean {
     return this.name === 'vfio-noiommu';
   }
 
-  /** Number of listeners, for tests of their balance. */
+  /** Number of registered listeners; tests check that it returns to 0. */
   get listeners(): number {
     return this.#chain.blocks.length;
   }
@@ -119,7 +119,7 @@ export class IommuGroup {
     this.#environment.free('iommu_group');
   }
 
-  /** @throws SysError EBUSY if it is in a group */
+  /** Adds a device and notifies IOMMU_GROUP_NOTIFY_ADD_DEVICE. @throws SysError EBUSY if it is in a group */
   *addDevice(device: HostDevice): Steps<void> {
     if (device.iommuGroup !== undefined) {
       throw vfioError(
@@ -146,12 +146,12 @@ export class IommuGroup {
     yield* this.#chain.call(event, device);
   }
 
-  /** Adds a listener for IOMMU_GROUP_NOTIFY_ events. @throws SysError EEXIST if it is registered */
+  /** Registers a listener for IOMMU_GROUP_NOTIFY_ events. @throws SysError EEXIST if it is already registered */
   *registerNotifier(block: NotifierBlock<HostDevice>): Steps<void> {
     yield* this.#chain.register(block);
   }
 
-  /** Works inside a callback too: the last put of a VFIO group may come from anywhere. */
+  /** Works inside a callback too, because any caller may drop the last reference of a VFIO group. */
   *unregisterNotifier(block: NotifierBlock<HostDevice>): Steps<void> {
     if (this.#chain.isCallingMe) this.#chain.drop(block);
     else yield* this.#chain.unregister(block);

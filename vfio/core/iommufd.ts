@@ -1,4 +1,4 @@
-/** `/dev/iommu`: address spaces that devices opened by cdev attach to. After drivers/iommu/iommufd. */
+/** `/dev/iommu`: the address spaces of devices opened by cdev. After drivers/iommu/iommufd. */
 import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
 import { holds, IOMMU_PAGE, mapProblem, mapProt, U64_END, wraps } from '../dma-range.js';
 import type { IoasMap, IommufdFile, IommuInfo } from '../uapi.js';
@@ -14,18 +14,18 @@ const U64_MAX = U64_END - 1n;
 export interface Ioas {
   readonly kind: 'ioas';
   readonly space: DmaSpace;
-  /** Devices attached to it, by number: destroying it waits for them. */
+  /** Number of attached devices; IOMMU_DESTROY fails with EBUSY while there are any. */
   users: number;
   iovaRanges: IommuInfo['iovaRanges'];
 }
 
-/** A device that is bound: its id in the iommufd. */
+/** A bound device. */
 interface Bound {
   readonly kind: 'device';
   readonly name: string;
 }
 
-/** The context behind the file: bound devices keep it when the file is closed. */
+/** The context behind the file. It outlives the file while devices are bound to it. */
 export class Iommufd {
   readonly environment: CoreEnvironment;
   readonly target = 'iommufd (core)';
@@ -78,14 +78,14 @@ export class Iommufd {
     this.#remove(id);
   }
 
-  /** @throws SysError ENOENT if there is no such IOAS */
+  /** @throws SysError ENOENT for an unknown IOAS */
   ioas(call: string, id: number): Ioas {
     const object = this.#objects.get(id);
     if (object?.kind !== 'ioas') throw vfioError(call, this.target, 'ENOENT', `there is no IOAS ${id}`);
     return object;
   }
 
-  /** @throws SysError ENOENT; EBUSY while a device is attached, or for a device that is bound */
+  /** @throws SysError ENOENT for an unknown id; EBUSY for an IOAS with attached devices, or for a bound device */
   destroy(id: number): void {
     const call = 'IOMMU_DESTROY';
     const object = this.#objects.get(id);
@@ -131,7 +131,10 @@ export class CoreIommufdFile implements IommufdFile {
     return this.context('IOMMU_IOAS_ALLOC').allocIoas();
   }
 
-  /** @throws SysError ENOENT; EEXIST on overlap; EINVAL misaligned, empty or out of range; EOVERFLOW; EFAULT; ENOSPC */
+  /**
+   * @throws SysError ENOENT for an unknown IOAS; EEXIST if it overlaps a map; EINVAL misaligned, empty or outside the
+   *   IOVA ranges; EOVERFLOW if it wraps; EFAULT; ENOSPC
+   */
   ioasMap(ioas: number, map: IoasMap): Iova {
     const call = 'IOMMU_IOAS_MAP';
     const { space, iovaRanges } = this.context(call).ioas(call, ioas);
@@ -154,7 +157,7 @@ export class CoreIommufdFile implements IommufdFile {
     return iova;
   }
 
-  /** @throws SysError ENOENT if nothing lies in the range, or a map lies in it only in part */
+  /** @throws SysError ENOENT if the range holds no map, or would split one; EOVERFLOW if it is empty or wraps */
   ioasUnmap(ioas: number, { iova, size }: { readonly iova: Iova; readonly size: bigint }): bigint {
     const call = 'IOMMU_IOAS_UNMAP';
     const { space } = this.context(call).ioas(call, ioas);
@@ -177,8 +180,9 @@ export class CoreIommufdFile implements IommufdFile {
   }
 
   /**
-   * IOMMU_IOAS_COPY: maps the memory behind a range of another IOAS here, without its host address being known.
-   * @throws SysError ENOENT if the source is not mapped throughout; else as {@link ioasMap}
+   * IOMMU_IOAS_COPY: maps the memory behind a range of one IOAS into another; the caller need not know its host
+   * address.
+   * @throws SysError ENOENT unless one map of the source holds the whole range; else as {@link ioasMap}
    */
   ioasCopy(copy: {
     readonly from: number;
@@ -201,7 +205,7 @@ export class CoreIommufdFile implements IommufdFile {
       const vaddr = (dma.vaddr + (source - dma.iova)) as Hva;
       return this.ioasMap(copy.to, { flags, vaddr, size, ...where });
     }
-    // Its owner knows the memory by the IOVA of the source.
+    // Its owner addresses the memory by the source's IOVA.
     const iova: Iova = this.ioasMap(copy.to, {
       flags,
       remote: { rw: (at, data, isWrite) => remote.rw((at - iova + source) as Iova, data, isWrite) },
@@ -227,7 +231,10 @@ export class CoreIommufdFile implements IommufdFile {
   }
 }
 
-/** The lowest free IOVA, page 0 left out so that a null address stays wrong. @throws SysError ENOSPC */
+/**
+ * The lowest free IOVA; without IOVA ranges page 0 stays unmapped, so that null is never valid.
+ * @throws SysError ENOSPC
+ */
 function freeRange(call: string, space: DmaSpace, ranges: IommuInfo['iovaRanges'], size: bigint): Iova {
   const all = ranges.length > 0 ? ranges : [{ start: toIova(IOMMU_PAGE), last: toIova(U64_MAX) }];
   for (const { start, last } of all) {

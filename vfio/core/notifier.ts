@@ -1,4 +1,4 @@
-/** Notifier chains, after kernel/notifier.c: who is told, in which order, and what may be done inside a callback. */
+/** Notifier chains: the order of callbacks, and the rules inside them. After kernel/notifier.c. */
 
 import { vfioError } from '../vfio-error.js';
 import { type LockContext, Mutex, RwSemaphore } from './locks.js';
@@ -6,13 +6,16 @@ import { DeadlockError, maybeSteps, type Steps, type Task, WaitQueue } from './s
 
 /** One listener: struct notifier_block. */
 export interface NotifierBlock<D> {
-  /** Who listens, for messages. */
+  /** Name of the listener, for messages. */
   readonly name: string;
-  /** May be a generator function of {@link Steps}. Must not register or unregister on the chain that calls it. */
+  /**
+   * The callback. It may be a generator function of Steps, and must not register or unregister on the chain that calls
+   * it. If it throws, the core warns and calls the next listener.
+   */
   call(event: number, data: D): void;
 }
 
-/** A listener that fails keeps the others from nothing. */
+/** Calls one listener; its failure does not stop the others. */
 function* tell<D>(context: LockContext, block: NotifierBlock<D>, event: number, data: D): Steps<void> {
   try {
     yield* maybeSteps(block.call(event, data));
@@ -25,8 +28,8 @@ function* tell<D>(context: LockContext, block: NotifierBlock<D>, event: number, 
 const inCallback = 'not from inside a callback of the same chain: do it later';
 
 /**
- * A chain that holds a semaphore around its callbacks: when unregister returns, no callback runs and none will. The price:
- * callbacks must not take a lock that somebody holds while registering.
+ * A chain that holds a semaphore around its callbacks: when unregister returns, no callback is running and none will
+ * run. In return, callbacks must not take a lock that any caller holds while registering.
  */
 export class BlockingNotifierChain<D> {
   readonly #name: string;
@@ -34,19 +37,19 @@ export class BlockingNotifierChain<D> {
   readonly #rwsem: RwSemaphore;
   readonly #blocks = new Set<NotifierBlock<D>>();
 
-  /** @param of whose it is: `group 3` */
+  /** @param of owner of the chain: `group 3` */
   constructor(context: LockContext, kind: string, of: string) {
     this.#name = `${of} ${kind}`;
     this.#context = context;
     this.#rwsem = new RwSemaphore(context, `${kind} rwsem`, of);
   }
 
-  /** Listeners, first registered first. */
+  /** Listeners in the order of their registration. */
   get blocks(): readonly NotifierBlock<D>[] {
     return [...this.#blocks];
   }
 
-  /** @throws SysError EEXIST if it is registered already; EDEADLK inside a callback of this chain */
+  /** @throws SysError EEXIST if it is already registered; EDEADLK inside a callback of this chain */
   *register(block: NotifierBlock<D>): Steps<void> {
     if (this.isCallingMe) throw vfioError('notifier_chain_register', this.#name, 'EDEADLK', inCallback);
     using _held = yield* this.#rwsem.write();
@@ -66,12 +69,12 @@ export class BlockingNotifierChain<D> {
     this.#blocks.delete(block);
   }
 
-  /** Tells one listener, as {@link call} would. Whoever replays to it holds off both chain and calls by a lock of its own. */
+  /** Calls one listener, as {@link call} would. The caller's own lock must exclude other calls and unregister. */
   *tell(block: NotifierBlock<D>, event: number, data: D): Steps<void> {
     yield* tell(this.#context, block, event, data);
   }
 
-  /** Calls all listeners, first registered first. */
+  /** Calls all listeners in the order of their registration. */
   *call(event: number, data: D): Steps<void> {
     using _held = yield* this.#rwsem.read();
     for (const block of this.#blocks) {
@@ -85,26 +88,26 @@ export class BlockingNotifierChain<D> {
     return this.#rwsem.isMine;
   }
 
-  /** Takes a listener off from inside a callback; the walk that is under way passes it over. */
+  /** Removes a listener from inside a callback; the call in progress skips it. */
   drop(block: NotifierBlock<D>): void {
     this.#blocks.delete(block);
   }
 
-  /** Forgets all listeners without telling them. */
+  /** Removes all listeners without notifying them. */
   clear(): void {
     this.#blocks.clear();
   }
 }
 
 /**
- * A chain whose callbacks run without its lock, so that they may take any lock their registrar holds while it registers.
- * Unregister returns when the callbacks that were running then have ended.
+ * A chain whose callbacks run without its lock, so that they may take a lock that a caller holds while registering.
+ * Unregister waits for the callbacks that run at the time of the call.
  */
 export class SrcuNotifierChain<D> {
   readonly #name: string;
   readonly #context: LockContext;
   readonly #mutex: Mutex;
-  /** Tasks inside a walk, with the walk's number. */
+  /** Tasks that are calling the chain, by the walk's number. */
   readonly #walks = new Map<number, Task>();
   readonly #walkEnded = new WaitQueue();
   #lastWalk = 0;
@@ -120,7 +123,7 @@ export class SrcuNotifierChain<D> {
     return [...this.#blocks];
   }
 
-  /** @throws SysError EEXIST if it is registered already */
+  /** @throws SysError EEXIST if it is already registered */
   *register(block: NotifierBlock<D>): Steps<void> {
     using _held = yield* this.#mutex.acquire();
     if (this.#blocks.has(block)) {

@@ -8,10 +8,10 @@ import { CoreIommufdFile } from './iommufd.js';
 import type { Mdev, Mdevs } from './mdev.js';
 import type { CoreRegistry } from './registry.js';
 
-/** The core as a provider: it has both interfaces, and files without descriptors. */
+/** A core as a provider: it has the group and the cdev interface, and its files have no descriptors. */
 export type CoreProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' | 'cdevs' | 'fileOps'>>;
 
-/** The core behind the seam: an address is a type of mediated device, or the UUID of one that was created before. */
+/** A core as a provider. An address is a type of mediated device, or the UUID of an existing one. */
 export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: VfioFileOps): CoreProvider {
   return {
     name: 'core',
@@ -41,7 +41,7 @@ export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: Vfio
   };
 }
 
-/** A device that is still in use goes when its last file is closed. */
+/** A device in use is removed once its last file is closed. */
 function remove(registry: CoreRegistry, mdevs: Mdevs, { uuid }: Mdev): void {
   if (mdevs.find(uuid) === undefined) return;
   registry.environment.executor

@@ -1,4 +1,4 @@
-/** The IOMMU of x86 and of mediated devices. After drivers/vfio/vfio_iommu_type1.c. */
+/** The type1 IOMMU driver: x86 IOMMUs and mediated devices. After drivers/vfio/vfio_iommu_type1.c. */
 import { type Iova, iova as toIova } from '../../sys/address.js';
 import { IOVA_PAGE_SIZES, mapProblem, mapProt, rangeProblem, U64_END, wraps } from '../dma-range.js';
 import {
@@ -45,7 +45,7 @@ const extensions: readonly number[] = [
   VFIO_DMA_CC_IOMMU,
 ];
 
-/** UNMAP_DMA as the core takes it: with VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP, where the bits go. */
+/** Argument of the core's UNMAP_DMA, which supports VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP. */
 export interface DmaUnmapDirty extends DmaUnmap {
   readonly dirty?: Omit<DirtyRange, 'iova' | 'size'>;
 }
@@ -71,7 +71,7 @@ class Type1 implements IommuBackend {
     this.#notifier = new BlockingNotifierChain(environment, 'iommu notifier', 'type1');
   }
 
-  /** @throws SysError EACCES with type1 of version 1 */
+  /** @throws SysError EACCES with VFIO_TYPE1_IOMMU: tracking requires version 2 */
   get dirtyPages(): DirtyPages {
     if (!this.#isV2) throw vfioError('VFIO_IOMMU_DIRTY_PAGES', this.space.target, 'EACCES', 'use type1v2');
     return this.#tracking;
@@ -205,14 +205,14 @@ class Type1 implements IommuBackend {
 
   *#nextOf({ iova, size }: { readonly iova: bigint; readonly size: bigint }): Steps<Dma | undefined> {
     using _held = yield* this.#lock.acquire();
-    // Downwards, so that what is left need not be moved each time.
+    // Last map first: a removal then shifts no other map of the range.
     if (this.#isV2) return this.space.findLast(iova, size);
     const dma = this.space.find(iova, size);
-    // Version 1 unmaps a map only from its start.
+    // Version 1 skips a map that begins before the range.
     return dma !== undefined && dma.iova < iova ? undefined : dma;
   }
 
-  /** Without the lock: whoever is told unpins its pages, which takes the lock. */
+  /** Runs without the lock, because listeners unpin their pages, which takes the lock. */
   *#letGo(dma: Dma): Steps<void> {
     const range = { iova: toIova(dma.iova), size: dma.size };
     yield* this.#notifier.call(VFIO_IOMMU_NOTIFY_DMA_UNMAP, range);

@@ -1,6 +1,6 @@
 /**
- * For tests of what is built on VFIO or of how a VM and its devices find each other: a core in a box, a KVM with nothing
- * behind it, a scheduler that chooses who runs next, faults on demand, and the uAPI's rules as a suite.
+ * A kit for tests of code that uses VFIO or associates devices with a VM: an isolated core, a scripted KVM, a scheduler
+ * that explores interleavings, fault injection, and the uAPI's rules as a conformance suite.
  */
 
 export type { Clock } from '../core/clock.js';

@@ -52,6 +52,7 @@ export class RangeBus implements Bus {
     else this.#unclaimed(address, data, false);
   }
 
+  /** Forwards `data` to the device that claims all of its bytes; drops a write that no device claims. */
   write(address: number, data: Uint8Array): void {
     const entry = this.#find(address, data.length);
     if (entry !== undefined) entry.device.write(address - entry.base, data);

@@ -8,6 +8,7 @@ export type ExitCounts = Readonly<Record<string, number>>;
 export interface ExitBus {
   /** Fills `data`: with ones where no device answers. */
   read(address: number, data: Uint8Array): void;
+  /** Writes `data`; drops it where no device claims the address. */
   write(address: number, data: Uint8Array): void;
 }
 

@@ -5,7 +5,7 @@ import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { GuestMemory, MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
 
-/** Port: shows host memory to the guest; {@link MemorySlots} of tsvisor/kvm does it by KVM's memory slots. */
+/** Port: maps host memory into the guest; `MemorySlots` of tsvisor/kvm does it with KVM's memory slots. */
 export interface MemorySlotPort {
   /** @throws SysError EEXIST on overlap; EINVAL misaligned; ENOSPC */
   add(gpa: Gpa, hva: Hva, bytes: bigint): Disposable;
@@ -125,6 +125,7 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
     trace.memory.publish({ what, name, gpa, hva, bytes, range: formatRange(gpa, bytes) });
   }
 
+  /** Removes the RAM that is left, last added first. */
   [Symbol.dispose](): void {
     this.#scope[Symbol.dispose]();
   }

@@ -48,9 +48,13 @@ export interface AssignmentPorts {
   readonly slots: MemorySlotPort;
   /** The default behind `memory` and `mapper`; ask for it to add RAM. */
   readonly memoryMap: MemoryMap;
+  /** Guest memory that attached devices map for DMA. Default: `memoryMap`. */
   readonly memory: GuestMemory;
+  /** Maps mappable BARs into the guest. Default: `memoryMap`. */
   readonly mapper: GuestMapper;
+  /** Guest physical addresses at which accesses trap. Default: a {@link RangeBus}. */
   readonly mmio: Bus;
+  /** I/O ports. Default: a {@link RangeBus}. */
   readonly pio: Bus;
   /** Forwards exits to the default buses. */
   readonly exits: ExitDispatcher;
@@ -68,9 +72,11 @@ export interface AssignmentPorts {
   readonly association: KvmAssociation;
   /** Default: a {@link VfioPciFunctions} over the ports above. */
   readonly functions: PciFunctions;
+  /** Attaches devices. Default: one over the ports above. */
   readonly assignment: Assignment;
 }
 
+/** Name of a port. */
 export type PortName = keyof AssignmentPorts;
 /** How a default gets at the ports that it needs in turn. */
 export type GetPort = <K extends PortName>(name: K) => AssignmentPorts[K];

@@ -26,6 +26,7 @@ export class EventSignals implements Signals, Disposable {
     });
   }
 
+  /** Ends the task in the event thread; watches no longer report. */
   [Symbol.dispose](): void {
     this.#task[Symbol.dispose]();
   }

@@ -21,7 +21,7 @@ import { UserDeviceFile } from './device.js';
 const PREFIX = 'vfio-user:';
 const DEFAULT_TIMEOUT_MS = 5000;
 const MOST_TIMEOUT_S = 3600;
-/** Options of an address, with what they mean. */
+/** Options of an address, and their meanings. */
 const OPTIONS: Readonly<Record<string, string>> = {
   timeout: 'seconds that the server may take for an answer: 5',
   trust: 'on maps memory that the server could cut short, which would end this process',
@@ -30,19 +30,19 @@ const OPTIONS: Readonly<Record<string, string>> = {
 const userError = (call: string, target: string, code: keyof typeof errno, hint?: string): SysError =>
   new SysError({ call, target, errno: errno[code], hint });
 
-/** A server, as a group of one device. */
+/** A server, which is a group of one device. */
 interface Peer {
   readonly connection: Connection;
   readonly trustsServer: boolean;
   isOpen: boolean;
 }
 
-/** vfio-user as a provider: groups only, and files that nothing can associate with a VM. */
+/** vfio-user as a provider: it has the group interface only, and its files cannot be associated with a VM. */
 export type UserProvider = VfioProvider & Required<Pick<VfioProvider, 'groups'>>;
 
 /**
- * Devices of other processes, by the vfio-user protocol: `vfio-user:/run/nic.sock`. Machine thread only.
- * @param eventThread listens for what servers send unasked
+ * Devices of other processes, through the vfio-user protocol: `vfio-user:/run/nic.sock`. Machine thread only.
+ * @param eventThread waits for requests of the servers
  */
 export function userProvider(eventThread: EventThread): UserProvider {
   const peers = new Map<number, Peer>();
@@ -98,7 +98,7 @@ function parseOptions(address: string, options: Readonly<Record<string, string>>
   return { timeoutMs: Math.ceil(seconds * 1000), trustsServer: trust === 'on' };
 }
 
-/** By the first words of its configuration space. */
+/** Describes the device by the vendor and device ID in its configuration space. */
 function describe(connection: Connection, trustsServer: boolean): string {
   using device = new UserDeviceFile(connection, trustsServer);
   const { offset, size } = device.getRegionInfo(VFIO_PCI_CONFIG_REGION_INDEX);
@@ -166,7 +166,7 @@ class UserGroupFile implements GroupFile {
     return device;
   }
 
-  /** An open device keeps its group, and the container. */
+  /** An open device keeps its group open, and the group in its container. */
   #release(): void {
     if (this.#devices > 0) return;
     if (this.#container !== undefined) this.unsetContainer();
