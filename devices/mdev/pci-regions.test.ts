@@ -68,7 +68,7 @@ test('of bytes outside of all areas, reads are all-ones, and writes are dropped 
   expect(read(regions, 1, 8, 2)).toEqual([0xff, 0xff]);
   expect(read(regions, 1, 14, 4)).toEqual([0xff, 0xff, 0xff, 0xff]);
   expect(misuse.events).toEqual([
-    { device: 'card', what: 'write of 2 bytes to 0x8 of BAR 1, which is read-only' },
+    { device: 'card', what: 'region', text: 'write of 2 bytes to 0x8 of BAR 1, which is read-only' },
   ]);
 });
 
@@ -93,8 +93,8 @@ test('a BAR answers while its own kind of decoding is on, and not otherwise', ()
   for (const index of [0, 1]) regions.write(index, 0, Uint8Array.of(7));
   expect(areas.map(({ bytes }) => bytes[0])).toEqual([0, 0]);
   expect(misuse.events.slice(-2)).toEqual([
-    { device: 'card', what: 'write of BAR 0 while I/O decoding is off' },
-    { device: 'card', what: 'write of BAR 1 while memory decoding is off' },
+    { device: 'card', what: 'region', text: 'write of BAR 0 while I/O decoding is off' },
+    { device: 'card', what: 'region', text: 'write of BAR 1 while memory decoding is off' },
   ]);
   regions.resetConfig();
   expect(read(regions, 0, 0, 1)).toEqual([0]);
