@@ -3,6 +3,7 @@ import type { Iova } from '../sys/address.js';
 import type { EventThread } from '../sys/event-task.js';
 import type { Mapping } from '../sys/mapping.js';
 import type { DmaTableBuffer } from './dma-table.js';
+import type { KvmPointer } from './file-ops.js';
 import type {
   DeviceInfo,
   GfxPlaneInfo,
@@ -13,16 +14,7 @@ import type {
   RegionIoEventFd,
 } from './uapi.js';
 
-/**
- * A virtual machine as VFIO knows it: an opaque pointer with "get unless dying" references (kvm_get_kvm_safe).
- * `KvmReference` of tsvisor/kvm implements it.
- */
-export interface KvmPointer {
-  /** Takes a reference; false if the VM is being destroyed. */
-  getUnlessDying(): boolean;
-  /** Drops a reference. Dropping the last one destroys the VM, so the caller must hold no lock. */
-  put(): void;
-}
+export type { KvmPointer } from './file-ops.js';
 
 /** Guest memory that the device can access: the maps of its container or IOAS. Machine thread only. */
 export interface DeviceDma {

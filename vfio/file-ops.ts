@@ -1,4 +1,13 @@
-import type { KvmPointer } from './driver.js';
+/**
+ * A virtual machine as VFIO knows it: an opaque pointer with "get unless dying" references (kvm_get_kvm_safe).
+ * `KvmReference` of tsvisor/kvm implements it.
+ */
+export interface KvmPointer {
+  /** Takes a reference; false if the VM is being destroyed. */
+  getUnlessDying(): boolean;
+  /** Drops a reference. Dropping the last one destroys the VM, so the caller must hold no lock. */
+  put(): void;
+}
 
 /**
  * What the kvm-vfio device asks of VFIO about its files: in Linux, functions it finds by symbol_get. kvm/ declares the

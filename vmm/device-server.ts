@@ -8,8 +8,8 @@ import type { TraceName } from '../sys/trace.js';
 import { workerUrl } from '../sys/worker-url.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
+import { decodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
-import { decodeError } from './protocol.js';
 import type { ServeEvent, ServeThreadData } from './serve-thread.js';
 
 /** A device, and where it is offered. */

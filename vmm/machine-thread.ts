@@ -7,10 +7,10 @@ import { deferUnmapping } from '../sys/mapping.js';
 import { trace } from '../sys/trace.js';
 import { compose } from './compose.js';
 import type { VmConfig } from './config.js';
+import { encodeError } from './error-data.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import { loadPlugins } from './plugin.js';
 import {
-  encodeError,
   type MachineCommand,
   type MachineEvent,
   type MachineThreadData,

@@ -10,10 +10,11 @@ import type { ExitDispatcher } from './assign/exit-dispatcher.js';
 import type { MemoryMap } from './assign/memory-map.js';
 import type { SerialConsole } from './console.js';
 import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
+import { orError } from './error-data.js';
 import type { Platform } from './linux/index.js';
 import type { MachinePorts } from './machine-ports.js';
 import { describeCrash, type Outcome } from './outcome.js';
-import { type MachineCommand, monotonicMs, orError, type Phase, type RunReport } from './protocol.js';
+import { type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
 /** What a machine is made of; compose.ts puts it together and owns it all. */

@@ -1,12 +1,11 @@
 /** What the main thread and the machine thread say to each other. Plain data: it crosses threads. */
 import type { MessagePort } from 'node:worker_threads';
-import { SysError } from '../sys/error.js';
 import type { EventThreadLink } from '../sys/event-thread.js';
 import type { MappedRange } from '../sys/mapping.js';
 import type { ExitCounts } from './assign/exit-dispatcher.js';
 import type { VmConfig } from './config.js';
-import { ConfigError, type ConfigProblem } from './config-error.js';
 import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
+import type { ErrorData } from './error-data.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import type { Outcome } from './outcome.js';
 import type { VcpuBatonBuffer } from './vcpu-baton.js';
@@ -97,51 +96,6 @@ export type MachineEvent =
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last one: memory to unmap when no thread can touch it any more. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
-
-/** An error as data: structured clone keeps neither class nor fields. */
-export interface ErrorData {
-  readonly name: string;
-  readonly message: string;
-  readonly stack: string | undefined;
-  readonly sys?: {
-    readonly call: string;
-    readonly target: string;
-    readonly errno: number;
-    readonly hint: string | undefined;
-  };
-  readonly problems?: readonly ConfigProblem[];
-  readonly code?: string;
-}
-
-export function encodeError(error: unknown): ErrorData {
-  if (!(error instanceof Error)) return { name: 'Error', message: String(error), stack: undefined };
-  const { name, message, stack } = error;
-  const code = 'code' in error && typeof error.code === 'string' ? { code: error.code } : {};
-  if (error instanceof SysError) {
-    const { call, target, errno, hint } = error;
-    return { name, message, stack, ...code, sys: { call, target, errno, hint } };
-  }
-  if (error instanceof ConfigError) return { name, message, stack, ...code, problems: error.problems };
-  return { name, message, stack, ...code };
-}
-
-/** What a call returns, or what it throws, as something that crosses threads. */
-export function orError<T>(call: () => T): T | ErrorData {
-  try {
-    return call();
-  } catch (error) {
-    return encodeError(error);
-  }
-}
-
-export function decodeError(data: ErrorData): Error {
-  if (data.sys !== undefined) return new SysError(data.sys);
-  if (data.problems !== undefined) return new ConfigError(data.problems);
-  const error = new Error(data.message);
-  error.name = data.name;
-  if (data.stack !== undefined) error.stack = data.stack;
-  return data.code === undefined ? error : Object.assign(error, { code: data.code });
-}
 
 /** Milliseconds of CLOCK_MONOTONIC: comparable between threads. */
 export function monotonicMs(): number {

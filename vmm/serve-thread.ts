@@ -11,10 +11,10 @@ import { VfioProvider } from '../vfio/uapi.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
 import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
 import { ServedDisplay } from './display/served-display.js';
+import { type ErrorData, encodeError } from './error-data.js';
 import { container as root } from './injection.js';
 import { loadPlugins } from './plugin.js';
 import { configurePorts, registerPorts } from './plugin-ports.js';
-import { type ErrorData, encodeError } from './protocol.js';
 import { traceText } from './trace-text.js';
 
 /** What the thread is started with. */

@@ -8,9 +8,9 @@ import { workerUrl } from '../sys/worker-url.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
+import { decodeError } from './error-data.js';
 import { GuestRam } from './guest-ram.js';
 import {
-  decodeError,
   type MachineCommand,
   type MachineEvent,
   type MachineThreadData,

@@ -1,6 +1,6 @@
 /** Messages about pictures between main and machine thread. Plain data that can be posted. */
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
-import type { ErrorData } from '../protocol.js';
+import type { ErrorData } from '../error-data.js';
 
 /** Video memory for the main thread to map. */
 export interface DisplayMemory {

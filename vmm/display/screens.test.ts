@@ -11,7 +11,7 @@ import {
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../vfio/uapi.js';
-import { encodeError } from '../protocol.js';
+import { encodeError } from '../error-data.js';
 import { chooseDisplay, DeviceDisplay } from './device-display.js';
 import type { PlaneCommand } from './messages.js';
 import { Screens } from './screens.js';

@@ -3,7 +3,7 @@ import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
-import { decodeError, type ErrorData } from '../protocol.js';
+import { decodeError, type ErrorData } from '../error-data.js';
 import type { DisplayMemory, PlaneCommand, PlaneEvent, ShownPlane, Still, StillsEvent } from './messages.js';
 import { planeBytes } from './pixels.js';
 

@@ -1,7 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
-import { type ErrorData, orError } from '../protocol.js';
+import { type ErrorData, orError } from '../error-data.js';
 import { DeviceDisplay } from './device-display.js';
 import type { ShownPlane, Still } from './messages.js';
 
