@@ -1,6 +1,6 @@
-/** Time as the core waits for it; tests inject one that they turn themselves. */
+/** The core's time source; tests inject one that they advance themselves. */
 export interface Clock {
-  /** Runs `fire` once after `ms` milliseconds; disposing the result calls it off. */
+  /** Calls `fire` once after `ms` milliseconds; disposing the result cancels it. */
   after(ms: number, fire: () => void): Disposable;
 }
 

@@ -1,10 +1,10 @@
-/** Devices that are reset together share one lock and know of each other. After the dev_set part of vfio_main.c. */
+/** Device sets: devices that are reset together share one lock. After the dev_set part of vfio_main.c. */
 
 import { vfioError } from '../vfio-error.js';
 import type { CoreEnvironment } from './environment.js';
 import { Mutex } from './locks.js';
 
-/** A device as its set knows it. */
+/** A device of a set. */
 export interface DeviceSetMember {
   readonly name: string;
   /** Guarded by the set's lock. */
@@ -12,7 +12,7 @@ export interface DeviceSetMember {
 }
 
 export class DeviceSet {
-  /** Guards open counts of its devices, and is held over openDevice and closeDevice. */
+  /** Guards the open counts of its devices; held during openDevice and closeDevice. */
   readonly lock: Mutex;
   readonly devices = new Set<DeviceSetMember>();
 
@@ -26,7 +26,7 @@ export class DeviceSet {
   }
 }
 
-/** The sets of a core, by what the driver says its devices have in common: a slot, a bus. */
+/** The device sets of a core, by the id that their driver chooses: the slot or the bus that the devices share. */
 export class DeviceSets {
   readonly #environment: CoreEnvironment;
   readonly #byId = new Map<unknown, DeviceSet>();
@@ -40,7 +40,7 @@ export class DeviceSets {
   }
 
   /**
-   * Puts a device into the set of `id`, made when the first one comes. @see vfio_assign_device_set
+   * Adds a device to the set of `id`, which the first device creates. @see vfio_assign_device_set
    * @throws SysError ENOMEM
    */
   assign(device: DeviceSetMember, id: unknown): DeviceSet {
@@ -52,7 +52,7 @@ export class DeviceSets {
     return set;
   }
 
-  /** Takes a device out; the last one ends the set. @see vfio_release_device_set */
+  /** Removes a device; removing the last one frees the set. @see vfio_release_device_set */
   release(device: DeviceSetMember, id: unknown): void {
     const set = this.#byId.get(id);
     if (set === undefined) throw vfioError('vfio_release_device_set', device.name, 'ENOENT');

@@ -1,4 +1,4 @@
-/** VFIO_DEVICE_FEATURE of a driver's device. After vfio_ioctl_device_feature. */
+/** VFIO_DEVICE_FEATURE of the core's devices. After vfio_ioctl_device_feature. */
 import { U64_END } from '../dma-range.js';
 import type { VfioDeviceOps } from '../driver.js';
 import {
@@ -20,19 +20,19 @@ import {
 import { vfioError } from '../vfio-error.js';
 import { setDeviceState } from './migration.js';
 
-/** A page of struct vfio_device_feature_dma_logging_range. */
+/** As many struct vfio_device_feature_dma_logging_range as fit in a page. */
 const LOG_MAX_RANGES = 256;
 
 interface Feature {
-  /** GET and SET bits it takes. */
+  /** Supported GET and SET bits. */
   readonly supported: number;
   run(isSet: boolean, input: FeatureInput): FeatureOutput;
 }
 
 /**
- * @param flags a feature's number, with GET or SET, or with PROBE, which does nothing but say whether the rest would work
- * @throws SysError EINVAL for unknown flags, GET with SET, neither, or one the feature does not take; ENOTTY for a feature
- *   that the device does not have
+ * @param flags a VFIO_DEVICE_FEATURE_ number, with GET or SET; PROBE with any of these only checks for support
+ * @throws SysError EINVAL for unknown flags, for both or neither of GET and SET, or for one that the feature does not
+ *   support; ENOTTY for a feature that the device lacks
  */
 export function deviceFeature(ops: VfioDeviceOps, flags: number, input: FeatureInput = {}): FeatureOutput {
   const call = 'VFIO_DEVICE_FEATURE';
@@ -114,7 +114,9 @@ function startLogging(ops: VfioDeviceOps, { logging }: FeatureInput): FeatureOut
   return { pageSize: ops.dmaLogging?.start(ranges, pageSize) ?? pageSize };
 }
 
-/** @throws SysError EINVAL for a page size below 4096 or not a power of two, or a bitmap that is too short; EOVERFLOW */
+/**
+ * @throws SysError EINVAL for a page size below 4096 or not a power of two, or a bitmap that is too short; EOVERFLOW
+ */
 function reportLogging(ops: VfioDeviceOps, { report }: FeatureInput): FeatureOutput {
   const call = 'VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT';
   if (report === undefined) throw vfioError(call, ops.name, 'EINVAL', 'no range is given');

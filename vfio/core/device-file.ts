@@ -28,20 +28,20 @@ import type { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
 /**
- * An open device: struct vfio_device_file. From GET_DEVICE_FD it can be used at once; from its cdev nothing works until
- * {@link bindIommufd} has succeeded.
+ * An open device: struct vfio_device_file. A file from GET_DEVICE_FD can be used immediately; every call on a file from
+ * a cdev fails until {@link bindIommufd} has succeeded.
  */
 export class CoreDeviceFile implements CdevFile {
   readonly target: string;
   readonly #device: VfioDevice;
-  /** Undefined for one opened by its cdev. */
+  /** Undefined for a file from a cdev. */
   readonly #group: VfioGroup | undefined;
-  /** The opener's, and the VM's while the file is associated with one. */
+  /** One reference of the opener, and one of the VM while the file is associated with it. */
   readonly #refs: RefCount;
   #isGranted = false;
   #isOpen = true;
   #bound: BoundIommufd | undefined;
-  /** The VM this file was associated with; a cdev's is taken up by its bind. */
+  /** The VM that this file is associated with; for a cdev, bindIommufd passes it to the driver. */
   #kvm: KvmPointer | null = null;
 
   private constructor(device: VfioDevice, group: VfioGroup | undefined) {
@@ -52,8 +52,8 @@ export class CoreDeviceFile implements CdevFile {
   }
 
   /**
-   * GET_DEVICE_FD, once the device has been found and its registration taken. @see vfio_device_open
-   * @throws SysError EINVAL if the group has left its container meanwhile; what the driver refuses it with
+   * GET_DEVICE_FD. The caller has found the device and holds a reference of its registration. @see vfio_device_open
+   * @throws SysError EINVAL if the group has been detached from its container in the meantime; any error of openDevice
    */
   static *openInGroup(device: VfioDevice, group: VfioGroup): Steps<CoreDeviceFile> {
     const call = 'VFIO_GROUP_GET_DEVICE_FD';
@@ -77,7 +77,7 @@ export class CoreDeviceFile implements CdevFile {
         throw error;
       }
     } catch (error) {
-      // The VM's last reference may end it, and its end calls back: only without locks.
+      // Without locks: dropping the VM's last reference destroys it, which calls back into the core.
       kvm?.put();
       yield* group.tryDissolveContainer();
       throw error;
@@ -88,7 +88,7 @@ export class CoreDeviceFile implements CdevFile {
     return file;
   }
 
-  /** @throws SysError ENODEV if there is no such node, or the device is going away */
+  /** @throws SysError ENODEV if there is no such node, or the device is being unregistered */
   static openCdev(registry: CoreRegistry, node: string): CoreDeviceFile {
     const device = registry.cdevs.get(node);
     if (!device?.registration.getUnlessZero()) throw vfioError('open', `${node} (core)`, 'ENODEV');
@@ -112,14 +112,14 @@ export class CoreDeviceFile implements CdevFile {
     return this.#device.registry;
   }
 
-  /** Whether its device's DMA always snoops the caches. */
+  /** Whether DMA of the device always snoops the caches. */
   get isCoherent(): boolean {
     return this.#device.dev.iommuGroup?.capabilities.isCoherent ?? true;
   }
 
   /**
-   * The VM it belongs to: what a bind that comes later takes up. As a group file, it goes only when its association has
-   * ended. @see vfio_device_file_set_kvm
+   * Associates the file with a VM, or with none; a later bind passes the VM to the driver. As with a group file,
+   * closing takes effect only after the association has ended. @see vfio_device_file_set_kvm
    */
   *setKvmSteps(kvm: KvmPointer | null): Steps<void> {
     if (this.#refs.count === 0) return;
@@ -263,12 +263,12 @@ export class CoreDeviceFile implements CdevFile {
     throw vfioError(call, this.target, 'EINVAL', 'it is not bound to an iommufd');
   }
 
-  /** Closes the file. @see closeSteps */
+  /** Closes the file; the last close calls the driver's closeDevice. */
   [Symbol.dispose](): void {
     this.#device.environment.executor.run(this.closeSteps());
   }
 
-  /** Closes the file, in steps; the last close calls the driver's closeDevice. */
+  /** Closes the file, in steps, for a scheduler. */
   *closeSteps(): Steps<void> {
     if (!this.#isOpen) return;
     this.#isOpen = false;
@@ -297,7 +297,7 @@ function* closeInGroup(device: VfioDevice, group: VfioGroup): Steps<void> {
     yield* device.close();
   } finally {
     yield* group.tryDissolveContainer();
-    // Without any lock: the last reference ends the VM, which takes its files out of it.
+    // Without any lock: dropping the last reference destroys the VM, which removes its files from kvm-vfio.
     yield 'vfio_device_group_close: before the VM is put';
     kvm?.put();
   }

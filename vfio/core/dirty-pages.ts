@@ -1,4 +1,4 @@
-/** VFIO_IOMMU_DIRTY_PAGES: which pages devices have written since they were last asked for. */
+/** VFIO_IOMMU_DIRTY_PAGES: reports the pages that devices have written since the last report. */
 import type { Iova } from '../../sys/address.js';
 import { IOMMU_PAGE, rangeProblem } from '../dma-range.js';
 import { vfioError } from '../vfio-error.js';
@@ -8,13 +8,13 @@ export const VFIO_IOMMU_DIRTY_PAGES_FLAG_START = 1 << 0;
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP = 1 << 1;
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP = 1 << 2;
 
-/** A range whose dirty pages are wanted; one bit a page, lowest bit first. */
+/** A range to report; one bit per page, lowest bit first. */
 export interface DirtyRange {
   readonly iova: Iova;
   readonly size: bigint;
-  /** Bytes; must be the smallest page of the IOMMU. */
+  /** Bytes; must be the IOMMU's smallest page size. */
   readonly pageSize: bigint;
-  /** Bits are set in it, none is cleared. */
+  /** Receives the bits of dirty pages; no bit is cleared. */
   readonly bitmap: Uint8Array;
 }
 
@@ -26,7 +26,7 @@ export class DirtyPages {
     this.#space = space;
   }
 
-  /** FLAG_START. All pages that drivers have pinned count as dirty. */
+  /** FLAG_START. Pinned pages count as dirty. */
   start(): void {
     if (!this.#space.isTracking) this.#space.startTracking();
   }
@@ -37,9 +37,9 @@ export class DirtyPages {
   }
 
   /**
-   * FLAG_GET_BITMAP: sets the bits of dirty pages, which are clean from then on.
-   * @throws SysError EINVAL if tracking is off, the range is empty, misaligned, wraps or cuts a map in two, or the bitmap
-   *   is too short
+   * FLAG_GET_BITMAP: sets the bits of dirty pages, and marks these pages clean.
+   * @throws SysError EINVAL if tracking is off, the range is empty, misaligned, wraps or would split a map, or the
+   *   bitmap is too short
    */
   getBitmap(range: DirtyRange): void {
     this.check(range);
@@ -59,7 +59,7 @@ export class DirtyPages {
     }
   }
 
-  /** @throws SysError EINVAL */
+  /** @throws SysError EINVAL for a wrong page size, an invalid range, or a bitmap that is too short */
   check({ iova, size, pageSize, bitmap }: DirtyRange): void {
     if (pageSize !== IOMMU_PAGE) throw this.#invalid(`the page size must be ${IOMMU_PAGE}`);
     const problem = rangeProblem({ iova, size });

@@ -1,4 +1,4 @@
-/** The maps of one address space: who may reach what memory at which IOVA. Behind type1 and behind each IOAS. */
+/** The maps of one I/O address space, which is a type1 container's or an IOAS. */
 import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import { IOMMU_PAGE } from '../dma-range.js';
@@ -7,36 +7,36 @@ import type { RemoteMemory } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import type { CoreEnvironment } from './environment.js';
 
-/** Maps an address space may have (the module's dma_entry_limit). */
+/** Maximum number of maps of an address space (the module's dma_entry_limit). */
 export const DMA_ENTRY_LIMIT = 65_535;
 
 /** One map: struct vfio_dma. */
 export interface Dma {
   readonly iova: bigint;
   readonly size: bigint;
-  /** IOVA of its last byte: what lookups compare. */
+  /** IOVA of its last byte, the key of lookups. */
   readonly last: bigint;
   /** 0 for memory of another process. */
   readonly vaddr: bigint;
   readonly remote: RemoteMemory | undefined;
-  /** PROT_ bits: what the device may do. */
+  /** PROT_ bits: the accesses that devices are allowed. */
   readonly prot: number;
-  /** Pages pinned by drivers: page number in the map, and how often. */
+  /** Pin counts by page number within the map. */
   readonly pins: Map<number, number>;
-  /** One bit a page while dirty pages are tracked. */
+  /** One bit per page while dirty pages are tracked; undefined otherwise. */
   dirty: Uint8Array | undefined;
 }
 
-/** A device that must let go of memory before it is unmapped. */
+/** A device that uses the address space. */
 export interface DmaClient {
   readonly name: string;
-  /** DMA to this range is about to stop. */
+  /** The range is about to be unmapped: unpin its pages before returning. */
   dmaUnmap(iova: Iova, size: bigint): void;
 }
 
-/** Maps in order of IOVA; none overlaps another. */
+/** The maps, sorted by IOVA; none overlaps another. */
 export class DmaSpace {
-  /** For messages: `container (core)`, `IOAS 3`. */
+  /** Name for messages: `container (core)`, `IOAS`. */
   readonly target: string;
   readonly #environment: CoreEnvironment;
   readonly #maps: Dma[] = [];
@@ -53,13 +53,13 @@ export class DmaSpace {
     return this.#maps;
   }
 
-  /** The first map that has a byte in the range. O(log n). */
+  /** The first map that overlaps the range. O(log n). */
   find(iova: bigint, size: bigint): Dma | undefined {
     const dma = this.#maps[this.#indexAfter(iova)];
     return dma !== undefined && dma.iova < iova + size ? dma : undefined;
   }
 
-  /** The last map that has a byte in the range. O(log n). */
+  /** The last map that overlaps the range. O(log n). */
   findLast(iova: bigint, size: bigint): Dma | undefined {
     const final = iova + size - 1n;
     const index = this.#indexAfter(final);
@@ -82,8 +82,8 @@ export class DmaSpace {
   }
 
   /**
-   * Adds a map that overlaps none, and shows it to the devices.
-   * @throws SysError EFAULT if no live mapping of this process holds the memory; ENOMEM
+   * Adds a map, which must overlap none, and publishes it to the devices' tables.
+   * @throws SysError EFAULT unless one live mapping of this process holds the memory; ENOMEM
    */
   insert(call: string, iova: bigint, size: bigint, at: Hva | RemoteMemory, prot: number): Dma {
     const remote = typeof at === 'bigint' ? undefined : at;
@@ -110,18 +110,18 @@ export class DmaSpace {
     }
   }
 
-  /** Devices let go of it, then it is gone. */
+  /** Makes the devices release a map's memory, then drops the map. */
   remove(dma: Dma): void {
     this.release(toIova(dma.iova), dma.size);
     this.drop(dma);
   }
 
-  /** Tells the devices that DMA to a range is about to stop. */
+  /** Notifies the devices that a range is about to be unmapped. */
   release(iova: Iova, size: bigint): void {
     for (const client of [...this.clients]) client.dmaUnmap(iova, size);
   }
 
-  /** Takes a map away. When this returns, no other thread of the core can be using the memory. */
+  /** Removes a map. When this returns, no data path in another thread can access the memory. */
   drop(dma: Dma): void {
     const index = this.#indexAfter(dma.iova);
     if (this.#maps[index] !== dma) return;
@@ -139,7 +139,7 @@ export class DmaSpace {
     for (const dma of [...this.#maps].reverse()) this.remove(dma);
   }
 
-  /** Keeps `table` equal to the maps from now on, until disposed; then it is empty. */
+  /** Keeps `table` equal to the maps until the result is disposed; that empties the table. */
   publish(table: DmaTableWriter): Disposable {
     table.splice(0, 0, this.#maps.map(entryOf));
     this.#tables.add(table);
@@ -152,8 +152,8 @@ export class DmaSpace {
   }
 
   /**
-   * Copies between `data` and IOVA; all or nothing. @see vfio_dma_rw
-   * @throws SysError EFAULT if part of it is not mapped, EPERM if it is mapped the other way only
+   * Copies between `data` and IOVA, either all of it or nothing. @see vfio_dma_rw
+   * @throws SysError EFAULT if part of the range is not mapped; EPERM if a map does not allow the direction
    */
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void {
     const wanted = isWrite ? PROT_WRITE : PROT_READ;
@@ -179,7 +179,7 @@ export class DmaSpace {
     }
   }
 
-  /** Memory of a map. @throws SysError EFAULT if its owner has unmapped it since */
+  /** A view of a map's memory. @throws SysError EFAULT if its owner has unmapped it in the meantime */
   bytes(call: string, dma: Dma, offset: number, length: number): Uint8Array<ArrayBuffer> {
     if (dma.remote !== undefined)
       throw vfioError(
@@ -210,7 +210,7 @@ export class DmaSpace {
   }
 }
 
-/** Memory of another process is in the tables without any right, as a data path in another thread cannot ask for it. */
+/** In the tables, memory of another process has no rights: a data path in another thread cannot reach its owner. */
 const entryOf = ({ iova, size, vaddr, remote, prot }: Dma) => ({
   iova: Number(iova),
   bytes: Number(size),
@@ -218,7 +218,7 @@ const entryOf = ({ iova, size, vaddr, remote, prot }: Dma) => ({
   prot: remote === undefined ? dmaProt((prot & PROT_READ) !== 0, (prot & PROT_WRITE) !== 0) : 0,
 });
 
-/** Pages that are pinned can be written at any time, so they start out dirty. */
+/** A map's bitmap at the start of tracking: pinned pages can be written at any time, so they are dirty. */
 export function newBitmap(dma: Dma): Uint8Array {
   const bitmap = new Uint8Array(Number((dma.size / IOMMU_PAGE + 7n) / 8n));
   for (const page of dma.pins.keys()) setBit(bitmap, page);
@@ -229,7 +229,7 @@ const setBit = (bitmap: Uint8Array, bit: number): void => {
   bitmap[bit >>> 3] = (bitmap[bit >>> 3] as number) | (1 << (bit & 7));
 };
 
-/** Notes that bytes of a map were written by a device. */
+/** Records that a device wrote bytes of a map. */
 export function markDirty(dma: Dma, offset: number, length: number): void {
   if (dma.dirty === undefined) return;
   const page = Number(IOMMU_PAGE);

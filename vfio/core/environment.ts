@@ -8,15 +8,15 @@ import { Numbers } from './ref-count.js';
 import { Executor } from './steps.js';
 import { TraceLog } from './trace-log.js';
 
-/** What the core needs of the world around it. */
+/** External services that the core uses. */
 export interface CorePorts {
-  /** Receives each condition that only a bug of some driver or caller can cause; the core continues. */
+  /** Reports a condition that only a bug of a driver or a caller can cause; the core continues. */
   readonly warn: (text: string) => void;
-  /** Time-outs and timestamps; tests pass a fake one. */
+  /** Source of timeouts; tests pass a fake one. */
   readonly clock: Clock;
-  /** The live mapping that holds all of a range of host memory, if one does. */
+  /** The live mapping that contains the whole range of host memory; undefined if none does. */
   readonly findMemory: (address: Hva, bytes: bigint) => Mapping | undefined;
-  /** Called before an object of this kind is made: the kernel's kzalloc. @throws SysError ENOMEM if there is no room */
+  /** Called before an object of the given kind is allocated, as kzalloc is. @throws SysError ENOMEM to refuse it */
   readonly allocate: (what: string) => void;
   /** Whether the caller may use devices without an IOMMU (CAP_SYS_RAWIO). */
   readonly hasRawio: () => boolean;
@@ -31,8 +31,8 @@ export const defaultPorts: CorePorts = {
 };
 
 /**
- * What every part of one core stands on, whatever it is a part of: ports, tasks and their locks, the log, allocation.
- * Which groups and devices exist is the registry's business. Machine thread only.
+ * Services for every part of one core: ports, tasks and their locks, the log, allocation. The registry, not this, knows
+ * the groups and devices. Machine thread only.
  */
 export class CoreEnvironment implements LockContext {
   readonly ports: CorePorts;
@@ -41,9 +41,9 @@ export class CoreEnvironment implements LockContext {
   readonly log: TraceLog;
   /** Whether devices without an IOMMU group may be registered (the module's enable_unsafe_noiommu_mode). */
   readonly isNoiommuEnabled: boolean;
-  /** Numbers of IOMMU groups, which VFIO's groups take over. */
+  /** Numbers of IOMMU groups; a VFIO group has its IOMMU group's number. */
   readonly iommuGroupNumbers = new Numbers();
-  /** Objects that were made and not freed, by kind: all zero in the end. */
+  /** Number of live objects by kind; all zero at the end. */
   readonly live = new Map<string, number>();
   readonly #kvmNames = new WeakMap<KvmPointer, string>();
   #kvmCount = 0;
@@ -61,7 +61,7 @@ export class CoreEnvironment implements LockContext {
     this.ports.warn(text);
   }
 
-  /** Makes room for an object. @throws SysError ENOMEM */
+  /** Counts an object that is about to be allocated. @throws SysError ENOMEM */
   allocate(what: string): void {
     this.ports.allocate(what);
     this.live.set(what, (this.live.get(what) ?? 0) + 1);
@@ -72,7 +72,7 @@ export class CoreEnvironment implements LockContext {
     this.live.set(what, (this.live.get(what) ?? 0) - 1);
   }
 
-  /** A VM in messages and events: `kvm 1`, or null. */
+  /** Name of a VM for messages and events: `kvm 1`; null for none. */
   kvmName(kvm: KvmPointer | null | undefined): string | null {
     if (kvm === null || kvm === undefined) return null;
     const known = this.#kvmNames.get(kvm);

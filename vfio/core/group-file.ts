@@ -17,11 +17,11 @@ import type { Steps } from './steps.js';
 /** Bytes of struct vfio_group_status. */
 const STATUS_BYTES = 8;
 
-/** `/dev/vfio/N` of the core. Each call has a form in steps, for the testing kit's scheduler. */
+/** `/dev/vfio/N` of the core. The `…Steps` functions are its calls in steps, for the testing kit's scheduler. */
 export class CoreGroupFile implements GroupFile {
   readonly target: string;
   readonly #group: VfioGroup;
-  /** The opener's, and the VM's while the file is associated with one. */
+  /** One reference of the opener, and one of the VM while the file is associated with it. */
   readonly #refs: RefCount;
   #isOpen = true;
   #isAssociated = false;
@@ -32,7 +32,10 @@ export class CoreGroupFile implements GroupFile {
     this.#refs = new RefCount(`file of ${group.target}`, 1, (text) => group.environment.warn(text));
   }
 
-  /** @throws SysError ENODEV; EPERM without an IOMMU and CAP_SYS_RAWIO; EBUSY if it, or a device of it, is open */
+  /**
+   * @throws SysError ENODEV for an unknown group; EPERM for a noiommu group without CAP_SYS_RAWIO; EBUSY if the group
+   *   is open, still in a container, or one of its devices is bound by cdev
+   */
   static *openSteps(registry: CoreRegistry, number: number): Steps<CoreGroupFile> {
     const { environment } = registry;
     const call = 'open';
@@ -71,7 +74,7 @@ export class CoreGroupFile implements GroupFile {
     return this.#group.registry;
   }
 
-  /** Whether its devices' DMA always snoops the caches. @see vfio_group_enforced_coherent */
+  /** Whether DMA of its devices always snoops the caches. @see vfio_group_enforced_coherent */
   get isCoherent(): boolean {
     return this.#group.iommuGroup.capabilities.isCoherent;
   }
@@ -82,7 +85,7 @@ export class CoreGroupFile implements GroupFile {
     return this.#group;
   }
 
-  /** @param argsz as the kernel's callers give it. @throws SysError EINVAL if that is too small */
+  /** @param argsz the argument's field of that name. @throws SysError EINVAL if it is too small */
   getStatus(argsz = STATUS_BYTES): number {
     const call = 'VFIO_GROUP_GET_STATUS';
     const group = this.group(call);
@@ -103,7 +106,7 @@ export class CoreGroupFile implements GroupFile {
       throw vfioError(call, this.target, 'EINVAL', 'the file is not a container of this core');
     }
     const container = file.container(call);
-    // Kept by the group from here on, or given back below.
+    // The group takes over this reference, or the catch below drops it.
     container.refs.get();
     try {
       using _held = yield* group.groupRwsem.write();
@@ -165,8 +168,8 @@ export class CoreGroupFile implements GroupFile {
   }
 
   /**
-   * The VM that the group belongs to; nothing happens once the file is gone. As kvm-vfio holds the file in Linux, a
-   * file that is closed while it is associated goes when the association ends. @see VfioFileOps
+   * Associates the group with a VM, or with none; does nothing after the file's release. As in Linux, where kvm-vfio
+   * holds a reference, a file that is closed while associated is released when the association ends. @see VfioFileOps
    */
   *setKvmSteps(kvm: KvmPointer | null): Steps<void> {
     if (this.#refs.count === 0) return;
@@ -209,7 +212,7 @@ export class CoreGroupFile implements GroupFile {
   }
 }
 
-/** A warning told of these listeners when the user before closed the group. @see vfio_group_fops_open */
+/** The warning about these listeners was given when the previous user closed the group. @see vfio_group_fops_open */
 function clearLeftovers(group: VfioGroup): void {
   group.notifier.clear();
 }

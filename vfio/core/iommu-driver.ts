@@ -1,4 +1,4 @@
-/** What stands behind SET_IOMMU: the core's counterpart of struct vfio_iommu_driver_ops. */
+/** IOMMU drivers, which SET_IOMMU chooses from: the core's counterpart of struct vfio_iommu_driver_ops. */
 import type { Iova } from '../../sys/address.js';
 import type { DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
 import type { DirtyPages } from './dirty-pages.js';
@@ -18,34 +18,34 @@ export interface DmaUnmapEvent {
 
 export const VFIO_IOMMU_NOTIFY_DMA_UNMAP = 1 << 0;
 
-/** One container's IOMMU. */
+/** The IOMMU of one container. */
 export interface IommuBackend {
   readonly name: string;
-  /** Where the devices' DMA goes; undefined if nobody translates or checks it. */
+  /** The address space of the devices' DMA; undefined if no IOMMU translates it. */
   readonly space: DmaSpace | undefined;
   checkExtension(extension: number): number;
-  /** @throws SysError EINVAL if the group's IOMMU cannot reach what is mapped already */
+  /** @throws SysError EINVAL if the group's IOMMU cannot reach an IOVA that is already mapped */
   attachGroup(group: IommuGroup): Steps<void>;
-  /** The last group's end ends all maps. */
+  /** Detaching the last group removes all maps. */
   detachGroup(group: IommuGroup): Steps<void>;
   getInfo(): IommuInfo;
   mapDma(map: DmaMap): Steps<void>;
   unmapDma(unmap: DmaUnmap): Steps<bigint>;
   /** VFIO_IOMMU_DIRTY_PAGES. */
   readonly dirtyPages: DirtyPages | undefined;
-  /** @param events VFIO_IOMMU_NOTIFY_DMA_UNMAP; bits that are known are cleared. @throws SysError EINVAL */
+  /** @param events VFIO_IOMMU_NOTIFY_DMA_UNMAP; the known bits are cleared. @throws SysError EINVAL for other bits */
   registerNotifier(events: { mask: number }, block: NotifierBlock<DmaUnmapEvent>): Steps<void>;
   unregisterNotifier(block: NotifierBlock<DmaUnmapEvent>): Steps<void>;
-  /** No group is left. */
+  /** Frees the IOMMU; called when no group is left. */
   release(): void;
 }
 
 /** A kind of IOMMU that SET_IOMMU can choose. */
 export interface IommuDriver {
   readonly name: string;
-  /** Whether it is for groups that have no IOMMU. */
+  /** Whether it serves groups without an IOMMU. */
   readonly isNoiommu: boolean;
-  /** Positive if it has the extension or type. */
+  /** Positive if it supports the extension or type. */
   checkExtension(extension: number): number;
   /** @throws SysError ENOMEM */
   open(environment: CoreEnvironment, type: number): IommuBackend;

@@ -5,7 +5,7 @@ import { BlockingNotifierChain, type NotifierBlock } from './notifier.js';
 import { RefCount } from './ref-count.js';
 import type { Steps } from './steps.js';
 
-/** What happens to a device of an IOMMU group; values of linux/iommu.h. */
+/** Events of an IOMMU group's devices; values of linux/iommu.h. */
 export const IOMMU_GROUP_NOTIFY_ADD_DEVICE = 1;
 export const IOMMU_GROUP_NOTIFY_DEL_DEVICE = 2;
 export const IOMMU_GROUP_NOTIFY_BIND_DRIVER = 3;
@@ -20,11 +20,11 @@ export const PCI_HEADER_TYPE_BRIDGE = 1;
 export class HostDevice {
   /** Unique on its bus: `0000:01:00.0`, a UUID. */
   readonly name: string;
-  /** Of a PCI device. */
+  /** Header type of a PCI device. */
   readonly headerType: number;
-  /** Name of the driver that is bound to it. */
+  /** Name of the bound driver; undefined if none is. */
   driver: string | undefined;
-  /** The driver's own (dev_set_drvdata). */
+  /** The driver's private data (dev_set_drvdata). */
   drvdata: unknown;
   /** The IOMMU group it is in; undefined if no IOMMU translates its DMA. */
   iommuGroup: IommuGroup | undefined;

@@ -9,7 +9,7 @@ import { CoreIommufdFile, type Ioas, type Iommufd } from './iommufd.js';
 import { intersectRanges, isInRanges } from './iova-ranges.js';
 import type { Steps } from './steps.js';
 
-/** Keeps the group from being opened, or learns that it is. @see vfio_device_block_group */
+/** Prevents the group from being opened. @throws SysError EBUSY if it is open. @see vfio_device_block_group */
 function* blockGroup(group: VfioGroup): Steps<void> {
   using _held = yield* group.groupRwsem.write();
   if (group.openedFile !== undefined || group.container !== undefined) {
@@ -30,9 +30,9 @@ function* unblockGroup(group: VfioGroup): Steps<void> {
 
 /**
  * Opens the device for a cdev file.
- * @param kvmOf the VM the file is associated with, asked for just before the driver is opened
- * @throws SysError EBUSY while its group is open; EINVAL if the device is open; ENODEV if its driver has no iommufd;
- *   EBADF for something else than an iommufd of this core; what the driver refuses it with
+ * @param kvmOf returns the VM that the file is associated with; called just before openDevice
+ * @throws SysError EBUSY while its group is open; EINVAL if the device is open; ENODEV if its driver does not support
+ *   iommufd; EBADF unless `iommufd` is an iommufd of this core; any error of openDevice
  */
 export function* bindIommufd(
   device: VfioDevice,
@@ -46,7 +46,7 @@ export function* bindIommufd(
   const iommufd = file.context(call);
   const { group, environment } = device;
   using _cause = environment.log.span('bind_iommufd', { device: device.name });
-  // Kept by the bound device from here on, or given back below.
+  // The bound device takes over this reference, or the catch below drops it.
   iommufd.refs.get();
   let kvm: KvmPointer | undefined;
   let isBlocked = false;
@@ -62,7 +62,7 @@ export function* bindIommufd(
     if (known?.getUnlessDying()) kvm = known;
     yield* device.open(kvm, null);
     try {
-      // The last thing that can fail, where Linux copies the id to its caller.
+      // The last step that can fail: here Linux copies the id to its caller.
       environment.allocate('iommufd device');
     } catch (error) {
       yield* device.close();
@@ -93,8 +93,8 @@ export class BoundIommufd {
   }
 
   /**
-   * Its DMA goes to an IOAS from now on; from another one it moves there.
-   * @throws SysError ENOENT; EINVAL if its IOMMU cannot reach what is mapped there
+   * Attaches the device to an IOAS, detaching it from its current one.
+   * @throws SysError ENOENT for an unknown IOAS; EINVAL if its IOMMU cannot reach an IOVA that is mapped there
    */
   *attach(id: number): Steps<void> {
     const call = 'VFIO_DEVICE_ATTACH_IOMMUFD_PT';
@@ -114,7 +114,7 @@ export class BoundIommufd {
     device.environment.log.event('attach_ioas', { device: device.name, ioas: id });
   }
 
-  /** Its DMA goes nowhere from now on. */
+  /** Detaches the device from its IOAS: its DMA fails until the next attach. */
   *detach(): Steps<void> {
     using _held = yield* this.#device.set.lock.acquire();
     this.#leave();

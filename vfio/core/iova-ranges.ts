@@ -2,7 +2,7 @@ import type { IommuInfo } from '../uapi.js';
 
 type Ranges = IommuInfo['iovaRanges'];
 
-/** What both can reach, undefined if nothing; an empty list stands for everything, as in {@link IommuInfo}. */
+/** The intersection; undefined if it is empty. As in {@link IommuInfo}, an empty list stands for all addresses. */
 export function intersectRanges(a: Ranges, b: Ranges): Ranges | undefined {
   if (a.length === 0) return b;
   if (b.length === 0) return a;
@@ -17,7 +17,7 @@ export function intersectRanges(a: Ranges, b: Ranges): Ranges | undefined {
   return common.length > 0 ? common : undefined;
 }
 
-/** Whether one range holds all of it. */
+/** Whether a single range contains all of it. */
 export function isInRanges(ranges: Ranges, start: bigint, size: bigint): boolean {
   if (ranges.length === 0) return true;
   return ranges.some((range) => range.start <= start && start + size - 1n <= range.last);

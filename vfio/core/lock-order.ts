@@ -1,12 +1,12 @@
 import type { Lock, Task } from './steps.js';
 
 /**
- * Learns in which order kinds of locks are taken, and reports the first time that two orders contradict each other: two
- * tasks could then deadlock, whether or not they do today. What the kernel's lockdep does.
+ * Records the order in which kinds of locks are taken, and reports the first contradiction: two tasks could then
+ * deadlock, even if they have not so far. The kernel's lockdep does the same.
  */
 export class LockOrder {
   readonly #warn: (text: string) => void;
-  /** Kind to the kinds that were taken while it was held. */
+  /** By kind of lock: the kinds that were taken while it was held. */
   readonly #inner = new Map<string, Set<string>>();
 
   constructor(warn: (text: string) => void) {

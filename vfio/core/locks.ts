@@ -1,6 +1,6 @@
 /**
- * The kernel's locks over {@link Steps}: they block the task that steps, and report a task that waits for itself or takes
- * locks in an order that could deadlock. `using held = yield* lock.acquire()` holds one for a block.
+ * The kernel's locks over {@link Steps}. They block the stepping task, and report a task that waits for itself or takes
+ * locks in an order that could deadlock. `using held = yield* lock.acquire()` holds a lock until the end of the block.
  */
 import type { LockOrder } from './lock-order.js';
 import {
@@ -13,13 +13,13 @@ import {
   WaitQueue,
 } from './steps.js';
 
-/** What locks are made with. */
+/** Services that locks use. */
 export interface LockContext {
-  /** Knows which task is running. */
+  /** Its `current` is the running task. */
   readonly executor: Executor;
   /** Checks the order in which tasks take locks. */
   readonly order: LockOrder;
-  /** Told what only a bug explains. */
+  /** Reports a condition that only a bug can cause. */
   warn(text: string): void;
 }
 
@@ -29,7 +29,7 @@ function release(lock: Lock, task: Task): void {
   task.held.splice(index, 1);
 }
 
-/** One task at a time. */
+/** A lock that one task at a time can hold. */
 export class Mutex implements Lock, Disposable {
   readonly kind: string;
   readonly name: string;
@@ -40,7 +40,7 @@ export class Mutex implements Lock, Disposable {
   readonly #point: string;
   #owner: Task | undefined;
 
-  /** @param of whose it is: `group 3`; empty for the only one of its kind */
+  /** @param of owner of the lock: `group 3`; empty for the only one of its kind */
   constructor(context: LockContext, kind: string, of = '', isSpin = false) {
     this.#context = context;
     this.kind = kind;
@@ -61,8 +61,8 @@ export class Mutex implements Lock, Disposable {
 
   /**
    * Takes the lock, waiting while another task holds it.
-   * @returns releases it
-   * @throws DeadlockError if the running task holds it already
+   * @returns disposing it releases the lock
+   * @throws DeadlockError if the running task already holds it
    */
   *acquire(): Steps<Disposable> {
     yield this.#point;
@@ -86,7 +86,7 @@ export class Mutex implements Lock, Disposable {
     };
   }
 
-  /** Releases it. */
+  /** Releases the lock. */
   [Symbol.dispose](): void {
     const owner = this.#owner;
     if (owner === undefined) throw new DeadlockError(`${this.name} is released, but nobody holds it`);
@@ -96,14 +96,14 @@ export class Mutex implements Lock, Disposable {
   }
 }
 
-/** A mutex whose holder may not wait. */
+/** A mutex whose holder must not wait. */
 export class SpinLock extends Mutex {
   constructor(context: LockContext, kind: string, of = '') {
     super(context, kind, of, true);
   }
 }
 
-/** Many readers or one writer; a writer that waits keeps new readers out, as the kernel's rwsem does. */
+/** A lock for many readers or one writer. A waiting writer blocks new readers, as in the kernel's rwsem. */
 export class RwSemaphore implements Lock {
   readonly kind: string;
   readonly name: string;
@@ -134,7 +134,7 @@ export class RwSemaphore implements Lock {
     return this.#writer === task || this.#readers.includes(task);
   }
 
-  /** Takes it for reading, waiting while a writer holds or awaits it. @returns releases it */
+  /** Takes it for reading, waiting while a writer holds or awaits it. @returns disposing it releases the lock */
   *read(): Steps<Disposable> {
     yield this.#point;
     const task = this.#enter();
@@ -148,7 +148,7 @@ export class RwSemaphore implements Lock {
     });
   }
 
-  /** Takes it for writing, waiting until nobody else holds it. @returns releases it */
+  /** Takes it for writing, waiting until no other task holds it. @returns disposing it releases the lock */
   *write(): Steps<Disposable> {
     yield this.#point;
     const task = this.#enter();
@@ -171,7 +171,7 @@ export class RwSemaphore implements Lock {
     const { executor, order } = this.#context;
     const task = executor.current;
     order.check(task, this);
-    // A second read by the same task deadlocks as soon as a writer comes in between, so it is refused at once.
+    // A second read by the same task would deadlock if a writer came in between, so it is always refused.
     if (this.isMine) throw new DeadlockError(`${task.name} takes ${this.name}, which it holds already`);
     return task;
   }

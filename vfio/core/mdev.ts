@@ -9,15 +9,15 @@ import type { Steps } from './steps.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
-/** A device that was made of a type, and is registered with the core. */
+/** A mediated device that is registered with the core. */
 export interface Mdev {
-  /** The UUID it was created with, in lower case. */
+  /** Its UUID, in lower case. */
   readonly uuid: string;
   /** The type it is an instance of. */
   readonly type: MdevType;
   /** The registered device. */
   readonly device: VfioDevice;
-  /** What the vendor driver's `create` returned. */
+  /** The instance that the vendor driver's `create` returned. */
   readonly instance: MdevInstance;
 }
 
@@ -49,7 +49,10 @@ export class Mdevs {
     return [...this.#devices.values()];
   }
 
-  /** @see mdev_register_parent @throws SysError EEXIST if a type of that name, or the driver, is there already */
+  /**
+   * @see mdev_register_parent
+   * @throws SysError EEXIST if the driver, or a type of the same name, is already registered
+   */
   registerParent(driver: VendorDriver, environment: VendorEnvironment): void {
     const call = 'mdev_register_parent';
     if (this.#parents.has(driver.name))
@@ -68,17 +71,17 @@ export class Mdevs {
     for (const mdev of this.devices) if (driver.types.includes(mdev.type)) yield* this.remove(mdev.uuid);
   }
 
-  /** The type of that name, if a parent offers it. */
+  /** The type of the given name, if a registered parent offers it. */
   findType(name: string): MdevType | undefined {
     return this.types.find((type) => type.name === name);
   }
 
-  /** The device with that UUID, if there is one. */
+  /** The device with the given UUID, if it exists. */
   find(uuid: string): Mdev | undefined {
     return this.#devices.get(uuid);
   }
 
-  /** How many more instances of a type can be made. */
+  /** How many more instances of a type can be created. */
   availableInstances(type: MdevType): number {
     const left = type.maxInstances - (this.#instances.get(type) ?? 0);
     const { driver } = [...this.#parents.values()].find(({ driver }) => driver.types.includes(type)) ?? {};
@@ -86,9 +89,9 @@ export class Mdevs {
   }
 
   /**
-   * Makes an instance, and registers its device in an IOMMU group of its own. @see mdev_device_create
-   * @throws SysError ENODEV for a type that is not there; EINVAL for a malformed UUID; EEXIST for one in use; ENOSPC if no
-   *   instance is left; what the driver refuses it with
+   * Creates an instance, and registers its device in an IOMMU group of its own. @see mdev_device_create
+   * @throws SysError ENODEV for an unknown type; EINVAL for a malformed UUID; EEXIST for a UUID in use; ENOSPC if no
+   *   instance is left; any error of the driver's `create`
    */
   *create(
     typeName: string,
@@ -127,7 +130,10 @@ export class Mdevs {
     }
   }
 
-  /** Takes the device from its user (as {@link VfioDevice.unregister}), then ends the instance. @throws SysError ENODEV */
+  /**
+   * Unregisters the device (as {@link VfioDevice.unregister}), then disposes the instance.
+   * @throws SysError ENODEV for an unknown UUID; EBUSY if the device is already being removed
+   */
   *remove(uuid: string): Steps<void> {
     const mdev = this.#devices.get(uuid);
     if (mdev === undefined) throw vfioError('mdev_device_remove', uuid, 'ENODEV', 'it was removed already');

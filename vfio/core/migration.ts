@@ -1,4 +1,4 @@
-/** The migration state machine of a device: which state comes next on the way to another one. */
+/** The migration state machine: the arcs between a device's states. */
 import { Fd } from '../../sys/fd.js';
 import type { VfioDeviceOps } from '../driver.js';
 import {
@@ -29,9 +29,9 @@ const [E, S, R, C, U, P, Y, Q] = [
   VFIO_DEVICE_STATE_PRE_COPY_P2P,
 ] as const;
 
-/** Row: current state; column: wanted state, both in the order of their values; entry: the next state. */
+/** Row: current state; column: target state, both in the order of their values; entry: the next state. */
 const NEXT: readonly (readonly number[])[] = [
-  [E, E, E, E, E, E, E, E], // ERROR: only a reset leaves it
+  [E, E, E, E, E, E, E, E], // ERROR: left by a reset only
   [E, S, P, C, U, P, P, P], // STOP
   [E, P, R, P, P, P, Y, P], // RUNNING
   [E, S, S, C, S, S, E, E], // STOP_COPY: pre-copying again is impossible
@@ -41,7 +41,7 @@ const NEXT: readonly (readonly number[])[] = [
   [E, P, P, C, P, P, Y, Q], // PRE_COPY_P2P
 ];
 
-/** What a device must support (VFIO_MIGRATION_ bits) to have a state; ERROR every one has. */
+/** VFIO_MIGRATION_ bits that a device must support to have a state, by state; every device has ERROR. */
 const NEEDS: readonly number[] = [
   0,
   VFIO_MIGRATION_STOP_COPY,
@@ -54,10 +54,10 @@ const NEEDS: readonly number[] = [
 ];
 
 /**
- * The state to go to next from `current` on the way to `wanted`; states the device does not have are passed over.
+ * The next state on the path from `current` to `wanted`; skips states that the device does not have.
  * @param support VFIO_MIGRATION_ bits of the device
  * @see vfio_mig_get_next_state
- * @throws SysError EINVAL if the device has no such state, or there is no way
+ * @throws SysError EINVAL if the device does not have the state, or no path leads to it
  */
 export function migGetNextState(current: number, wanted: number, support: number, target = 'device'): number {
   const fail = (hint: string) => vfioError('VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', target, 'EINVAL', hint);
@@ -76,8 +76,8 @@ const nextOf = (current: number, wanted: number): number =>
   (NEXT[current] as readonly number[])[wanted] as number;
 
 /**
- * Brings a device into a state, arc by arc. Returns the data of the last arc that has some.
- * @throws SysError EINVAL; what an arc fails with, and then the driver says in which state it is
+ * Moves a device to a state, arc by arc. Returns the stream of the last arc that opened one.
+ * @throws SysError EINVAL as {@link migGetNextState}; any error of an arc, after which the driver's `getState` is valid
  */
 export function setDeviceState(ops: VfioDeviceOps, wanted: number): MigrationData | undefined {
   const { migration } = ops;

@@ -5,7 +5,7 @@ import type { IommuDriver } from './iommu-driver.js';
 const refuse = (call: string) =>
   vfioError(call, 'container (core)', 'ENOTTY', 'there is no IOMMU to program');
 
-/** The IOMMU of groups that have none: nothing can be mapped, devices use host memory as they like. */
+/** The IOMMU driver of groups without an IOMMU: it maps nothing, and devices can access all host memory. */
 export const noiommuDriver: IommuDriver = {
   name: 'vfio-noiommu',
   isNoiommu: true,

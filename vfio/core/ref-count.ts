@@ -1,6 +1,6 @@
 /**
- * Counts references of one object. At zero it stays at zero: {@link getUnlessZero} is how to take a reference to an
- * object that may be dying, and a count below zero is a bug of the caller, told once.
+ * Reference count of one object. Once it is zero it stays zero: take a reference of an object that may be dying with
+ * {@link getUnlessZero}. An unbalanced put is a bug of the caller, reported once.
  */
 export class RefCount {
   readonly #name: string;
@@ -17,26 +17,26 @@ export class RefCount {
     return this.#count;
   }
 
-  /** Begins to count, from 1: the object can be found from now on. */
+  /** Starts counting at 1, when the object becomes visible. */
   start(): void {
     if (this.#count !== 0) this.#warn(`${this.#name}: counting started twice`);
     this.#count = 1;
   }
 
-  /** For a caller that holds a reference already. */
+  /** Takes another reference; the caller must already hold one. */
   get(): void {
     if (this.#count === 0) this.#warn(`${this.#name}: a reference was taken after the last one was put`);
     else this.#count++;
   }
 
-  /** Takes a reference; false if there is none left, and then none is taken. */
+  /** Takes a reference unless the count is zero; false if it is. */
   getUnlessZero(): boolean {
     if (this.#count === 0) return false;
     this.#count++;
     return true;
   }
 
-  /** Gives one back; true if it was the last, and the caller now has to release the object. */
+  /** Drops a reference; true if it was the last one, and the caller must now free the object. */
   put(): boolean {
     if (this.#count === 0) {
       this.#warn(`${this.#name}: more references were put than taken`);
@@ -46,12 +46,12 @@ export class RefCount {
   }
 }
 
-/** Hands out the lowest number that is free; O(log n), whichever came back before. @see ida_alloc */
+/** Allocates the lowest free number in O(log n). @see ida_alloc */
 export class Numbers {
   readonly #used = new Set<number>();
-  /** Numbers that came back: a binary heap, the lowest first. */
+  /** Freed numbers below {@link #next}: a binary heap, the lowest first. */
   readonly #free: number[] = [];
-  /** All from here on have never been used. */
+  /** This number and all above have never been allocated. */
   #next = 0;
 
   alloc(): number {
@@ -60,7 +60,7 @@ export class Numbers {
     return number;
   }
 
-  /** A number that is not in use is passed over. */
+  /** Does nothing for a number that is not allocated. */
   free(number: number): void {
     if (!this.#used.delete(number)) return;
     const heap = this.#free;

@@ -3,14 +3,14 @@ import { mmapProblem, regionOffset, regionPlace } from '../region-layout.js';
 import { type RegionInfo, VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 
-/** Where an offset of the device file is. */
+/** A location in a region, from an offset in the device file. */
 export interface Place {
   readonly info: RegionInfo;
   /** Offset in the region. */
   readonly at: number;
 }
 
-/** A device's regions as laid out in its file; asked of the driver once per open. */
+/** The layout of a device's regions in its file; read from the driver once per open. */
 export class RegionTable {
   readonly #ops: VfioDeviceOps;
   readonly #target: string;
@@ -22,13 +22,13 @@ export class RegionTable {
     this.#target = target;
   }
 
-  /** The device was closed: it may look different when it is next opened. */
+  /** Drops the layout when the device is closed: the next open may find another one. */
   forget(): void {
     this.#known = [];
     this.#count = undefined;
   }
 
-  /** @throws SysError EINVAL for an index that is not there */
+  /** @throws SysError EINVAL for an unknown index */
   info(index: number): RegionInfo {
     const known = this.#known[index];
     if (known !== undefined) return known;
@@ -50,7 +50,10 @@ export class RegionTable {
     return { info, at };
   }
 
-  /** For a read or write, which ends at the region's end. @throws SysError EINVAL if the region cannot be accessed so */
+  /**
+   * Clips a read or write to the region's end.
+   * @throws SysError EINVAL if the region's flags do not allow the access
+   */
   access(offset: number, length: number, isWrite: boolean): Place & { readonly length: number } {
     const call = isWrite ? 'pwrite' : 'pread';
     const { info, at } = this.place(call, offset);
@@ -61,7 +64,7 @@ export class RegionTable {
     return { info, at, length: Math.min(length, info.size - at) };
   }
 
-  /** @throws SysError EINVAL where the region says it cannot be mapped */
+  /** @throws SysError EINVAL if the region's info does not allow the mapping */
   mappable(offset: number, bytes: number): Place {
     const call = 'mmap';
     const { info, at } = this.place(call, offset);

@@ -5,15 +5,15 @@ import type { VfioGroup } from './group.js';
 import { Mutex } from './locks.js';
 import { Numbers } from './ref-count.js';
 
-/** Groups and devices of one core: what `struct vfio` is in vfio_main.c and group.c. Machine thread only. */
+/** Groups and devices of one core: `struct vfio` of vfio_main.c and group.c. Machine thread only. */
 export class CoreRegistry {
   readonly environment: CoreEnvironment;
   /** Guards {@link groups}. */
   readonly groupLock: Mutex;
-  /** By the IOMMU group's number: what /dev/vfio has. */
+  /** Groups by number, as in /dev/vfio. */
   readonly groups = new Map<number, VfioGroup>();
   readonly groupMinors = new Numbers();
-  /** By node name: what /dev/vfio/devices has. */
+  /** Devices by node name, as in /dev/vfio/devices. */
   readonly cdevs = new Map<string, VfioDevice>();
   readonly cdevNumbers = new Numbers();
   readonly deviceSets: DeviceSets;

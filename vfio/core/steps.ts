@@ -1,23 +1,23 @@
 /**
- * Operations that take locks are generators of steps, so that their interleavings can be chosen: a step is a named point
- * at which another task may run, or a wait. The public calls run them to the end at once ({@link Executor.run}), waits
- * of unbounded length give a Promise ({@link Executor.start}), and the testing kit's scheduler takes one step of one
- * task at a time ({@link Executor.step}).
+ * Operations that take locks are generators of steps, so that tests can choose their interleavings. A step is a wait,
+ * or a named point at which another task may run. The public calls run an operation to its end ({@link Executor.run}),
+ * operations with unbounded waits return a Promise ({@link Executor.start}), and the testing kit's scheduler runs one
+ * step of one task at a time ({@link Executor.step}).
  */
 import type { Clock } from './clock.js';
 
 /** Why a wait ended. */
 export type WakeReason = 'ready' | 'timeout' | 'interrupted';
 
-/** A preemption point by its name, or a wait. */
+/** A named preemption point, or a wait. */
 export type Step = string | Wait;
 
 /** An operation in steps. */
 export type Steps<T> = Generator<Step, T, WakeReason>;
 
-/** Something a task waits for; the task goes on when `isReady` holds, or for one of the other two reasons. */
+/** A condition that a task waits for. The wait ends when `isReady` returns true, at the timeout, or at the abort. */
 export interface Wait {
-  /** For messages: `completion of device vfio0`. */
+  /** Name of the condition, for messages: `completion of device vfio0`. */
   readonly what: string;
   /** Where the task sleeps. */
   readonly queue: WaitQueue;
@@ -27,13 +27,13 @@ export interface Wait {
   readonly timeoutMs?: number;
   /** Aborting it interrupts the wait. */
   readonly signal?: AbortSignal | undefined;
-  /** The tasks in the way, for a lock. */
+  /** The tasks that hold the lock, for a wait for one. */
   holders?(): readonly Task[];
 }
 
-/** Where tasks sleep until what they wait for may have come about. */
+/** Where tasks sleep until a condition may have become true. */
 export class WaitQueue {
-  /** Made with the first sleeper: there are many queues, and few are ever waited at. */
+  /** Created by the first sleeper: there are many queues, and tasks wait at few of them. */
   #sleepers: Set<() => void> | undefined;
 
   /** Calls `check` on each {@link wake} until disposed. */
@@ -50,7 +50,7 @@ export class WaitQueue {
   }
 }
 
-/** Done once, waited for by any number of tasks. */
+/** A one-time event that any number of tasks can wait for. */
 export class Completion {
   readonly queue = new WaitQueue();
   readonly what: string;
@@ -76,17 +76,17 @@ export class Completion {
   }
 }
 
-/** A lock as messages and the order check see it. */
+/** A lock, for messages and the check of lock order. */
 export interface Lock {
-  /** `group 3 group_rwsem` */
+  /** Name of this lock: `group 3 group_rwsem`. */
   readonly name: string;
-  /** Locks of one kind share it: `group_rwsem`. */
+  /** Name that all locks of the same kind share: `group_rwsem`. */
   readonly kind: string;
-  /** Whether its holder may not wait. */
+  /** Whether its holder must not wait. */
   readonly isSpin: boolean;
 }
 
-/** Who does something: what the kernel calls `current`. */
+/** A task, which runs operations: the kernel's `current` is one. */
 export class Task {
   /** Name for messages and trace events. */
   readonly name: string;
@@ -94,7 +94,7 @@ export class Task {
   readonly id: number;
   /** Locks held, oldest first. */
   readonly held: Lock[] = [];
-  /** Trace event that the task's next events follow from; 0 for none. */
+  /** `seq` of the trace event that causes the task's next events; 0 for none. */
   cause = 0;
 
   constructor(name: string, id: number) {
@@ -103,7 +103,7 @@ export class Task {
   }
 }
 
-/** Every task that could go on waits for another one: nothing can ever run again. */
+/** Every task waits for another one, so none can ever run again. */
 export class DeadlockError extends Error {
   constructor(text: string) {
     super(text);
@@ -111,19 +111,19 @@ export class DeadlockError extends Error {
   }
 }
 
-/** Tells a generator from whatever else a driver's function may have returned. */
+/** Whether a driver's function returned a generator of steps. */
 export const isSteps = (value: unknown): value is Steps<void> =>
   typeof value === 'object' && value !== null && Symbol.iterator in value && 'next' in value;
 
-/** Goes through `result` if a driver's or listener's function was written as steps. */
+/** Runs `result` if the driver's or listener's function is a generator of steps. */
 export function* maybeSteps(result: unknown): Steps<void> {
   if (isSteps(result)) yield* result;
 }
 
-/** Whether the task may go on from this step. */
+/** Whether the task can run after this step. */
 export const isReady = (step: Step): boolean => typeof step === 'string' || step.isReady();
 
-/** What a task waits for, and who is in the way: `group 3 lock, held by DEL`. */
+/** A wait's condition and the tasks that block it: `group 3 lock, held by DEL`. */
 export function describeWait(wait: Wait): string {
   const holders = wait.holders?.() ?? [];
   return holders.length === 0
@@ -131,11 +131,11 @@ export function describeWait(wait: Wait): string {
     : `${wait.what}, held by ${holders.map(({ name }) => name).join(', ')}`;
 }
 
-/** Runs operations: the one place that knows which task is running. */
+/** Runs operations, and tracks which task is running. */
 export class Executor {
   readonly #clock: Clock;
   readonly #warn: (text: string) => void;
-  /** Calls from outside any task are made by this one, one after the other. */
+  /** The task of calls that come from outside any task. */
   readonly #caller = new Task('caller', 1);
   #current: Task | undefined;
   #lastId = 1;
@@ -150,14 +150,14 @@ export class Executor {
     return this.#current ?? this.#caller;
   }
 
-  /** Makes a task that has taken no step yet. */
+  /** Creates a task, which runs nothing yet. */
   createTask(name: string): Task {
     return new Task(name, ++this.#lastId);
   }
 
   /**
-   * Runs to the end in the calling task.
-   * @throws DeadlockError where it would have to wait: nobody else can run meanwhile
+   * Runs `steps` to their end in the calling task.
+   * @throws DeadlockError if they would have to wait: no other task can run in the meantime
    */
   run<T>(steps: Steps<T>): T {
     const outer = this.#current;
@@ -181,7 +181,7 @@ export class Executor {
     }
   }
 
-  /** Takes one step of `steps` as `task`. */
+  /** Runs one step of `steps` as `task`. */
   step<T>(task: Task, steps: Steps<T>, reason: WakeReason): IteratorResult<Step, T> {
     const outer = this.#current;
     this.#current = task;
@@ -193,7 +193,7 @@ export class Executor {
   }
 
   /**
-   * Runs as a task of its own, at once as far as it goes, then whenever what it waits for has come about: never inside
+   * Runs `steps` as a task of its own: synchronously up to the first wait, and on when a wait ends, but never inside
    * another operation.
    */
   async start<T>(name: string, steps: Steps<T>): Promise<T> {
@@ -233,7 +233,7 @@ export class Executor {
     });
   }
 
-  /** A task may sleep for long, or end, only without locks. */
+  /** Warns if a task keeps locks when it ends, or while it waits for an unbounded time. */
   checkHeld(task: Task, before: number): void {
     if (task.held.length <= before) return;
     const names = task.held.slice(before).map(({ name }) => name);

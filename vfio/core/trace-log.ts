@@ -1,12 +1,12 @@
 import { trace, type VfioEvent } from '../../sys/trace.js';
 import type { Executor } from './steps.js';
 
-/** What an event is about: everything but who did it, and why. */
+/** The fields of an event that its publisher provides; the log adds the task, the number and the cause. */
 export type VfioDetails = Omit<VfioEvent, 'what' | 'seq' | 'cause' | 'task'>;
 
 const nothing: Disposable = { [Symbol.dispose]: () => undefined };
 
-/** Publishes the core's events, each with its cause; costs one comparison when nobody listens. */
+/** Publishes the core's events with their causes. Without subscribers an event costs one comparison. */
 export class TraceLog {
   readonly #executor: Executor;
   #lastSeq = 0;
@@ -19,7 +19,7 @@ export class TraceLog {
     if (trace.vfio.hasSubscribers) this.#publish(what, details);
   }
 
-  /** An event that causes all those of its task until the result is disposed. */
+  /** Publishes an event that is the cause of the task's events until the result is disposed. */
   span(what: string, details: VfioDetails): Disposable {
     if (!trace.vfio.hasSubscribers) return nothing;
     const task = this.#executor.current;
