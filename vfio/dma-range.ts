@@ -1,6 +1,6 @@
 /**
- * What every IOMMU of ours demands of the ranges that are mapped and unmapped, after vfio_dma_do_map and
- * vfio_dma_do_unmap. A problem is returned as the hint of the error; its errno is the caller's, as the kernel's differ.
+ * Checks of ranges to map and unmap, shared by all IOMMUs of this package. After vfio_dma_do_map and
+ * vfio_dma_do_unmap. They return a problem as the error's hint; the caller adds the errno, which differs between them.
  */
 import { PAGE_SIZE } from '../sys/address.js';
 import { dmaProt } from './dma-table.js';
@@ -10,7 +10,7 @@ export const IOMMU_PAGE = PAGE_SIZE;
 /** End of the I/O address space. */
 export const U64_END = 1n << 64n;
 
-/** VFIO_IOMMU_TYPE1_INFO's iova_pgsizes: any multiple of a page. */
+/** iova_pgsizes of VFIO_IOMMU_TYPE1_INFO: every multiple of a page can be mapped. */
 export const IOVA_PAGE_SIZES = U64_END - IOMMU_PAGE;
 
 export interface DmaRange {
@@ -23,13 +23,13 @@ export const wraps = (start: bigint, size: bigint): boolean => start + size > U6
 export const overlaps = (a: DmaRange, b: DmaRange): boolean =>
   a.iova < b.iova + b.size && b.iova < a.iova + a.size;
 
-/** Whether all of `inner` lies in `outer`. */
+/** Whether `outer` contains all of `inner`. */
 export const holds = (outer: DmaRange, inner: DmaRange): boolean =>
   outer.iova <= inner.iova && inner.iova + inner.size <= outer.iova + outer.size;
 
 /**
- * What is wrong with a map's flags or alignment, undefined if nothing is. Whether it wraps is for the caller to ask.
- * @param map without an IOVA if that is still to be chosen
+ * The problem with a map's flags or alignment; undefined if there is none. Callers check with {@link wraps} separately.
+ * @param map has no IOVA if the IOMMU is to choose it
  */
 export function mapProblem(
   map: Pick<DmaMap, 'flags' | 'size'> & {
@@ -44,12 +44,12 @@ export function mapProblem(
   return 'address, IOVA and size must be multiples of the page size, and the size more than 0';
 }
 
-/** What is wrong with a range of pages, undefined if nothing is. */
+/** The problem with a range of pages; undefined if there is none. */
 export function rangeProblem({ iova, size }: DmaRange): string | undefined {
   if (size <= 0n || (size | iova) % IOMMU_PAGE !== 0n) return 'the range is misaligned or empty';
   return wraps(iova, size) ? 'the range wraps' : undefined;
 }
 
-/** VFIO_DMA_MAP_FLAG_ bits as PROT_ bits. */
+/** Converts VFIO_DMA_MAP_FLAG_ bits to PROT_ bits. */
 export const mapProt = (flags: number): number =>
   dmaProt((flags & VFIO_DMA_MAP_FLAG_READ) !== 0, (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0);

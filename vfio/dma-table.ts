@@ -1,10 +1,10 @@
 import { MemoryView, PROT_READ, PROT_WRITE } from '../sys/mapping.js';
 
 /**
- * The maps of one address space as shared memory, so that a device's data path in another thread can reach guest
- * memory without asking. One writer (type1 or an IOAS, in the machine thread), one reader per buffer.
+ * The maps of one address space in shared memory, through which a device's data path in another thread accesses guest
+ * memory. Each buffer has one writer (type1 or an IOAS, in the machine thread) and one reader.
  *
- *   Int32  [0] sequence: odd while the writer is at work, else counts changes
+ *   Int32  [0] sequence: odd while the writer changes the table, else counts changes
  *          [1] 1 while the reader is between enter and leave
  *          [2] number of entries
  *   Float64 from byte 16: iova, bytes, host address, prot, per entry, sorted by iova (all exact below 2^53)
@@ -21,7 +21,7 @@ export interface DmaTableEntry {
   readonly iova: number;
   readonly bytes: number;
   readonly address: number;
-  /** PROT_READ: the device may read; PROT_WRITE: it may write. */
+  /** PROT_READ if the device may read, PROT_WRITE if it may write. */
   readonly prot: number;
 }
 
@@ -29,7 +29,7 @@ export function createDmaTable(capacity: number): DmaTableBuffer {
   return new SharedArrayBuffer(HEADER_BYTES + capacity * ENTRY * 8);
 }
 
-/** Writer's side. Machine thread only. */
+/** The writer's side. Machine thread only. */
 export class DmaTableWriter {
   readonly buffer: DmaTableBuffer;
   readonly #words: Int32Array;
@@ -51,9 +51,9 @@ export class DmaTableWriter {
   }
 
   /**
-   * Replaces `removed` entries from `index` on, and returns when the reader can no longer be using the old ones: after
-   * an unmap the device must not touch that memory.
-   * @throws RangeError if they are more than the table can hold; nothing has changed then
+   * Replaces `removed` entries at `index`, and returns once the reader no longer uses the old ones: after an unmap the
+   * device must not access the memory.
+   * @throws RangeError, without a change, if the table cannot hold the entries
    */
   splice(index: number, removed: number, added: readonly DmaTableEntry[]): void {
     const count = Atomics.load(this.#words, COUNT);
@@ -79,8 +79,8 @@ interface Window {
 }
 
 /**
- * Reader's side: all use of guest memory happens between {@link enter} and {@link leave}, in bursts of bounded length,
- * so that an unmap never waits long.
+ * The reader's side. All accesses to guest memory happen between {@link enter} and {@link leave}, in bursts of bounded
+ * length, so that an unmap waits for a bounded time. Used by one thread.
  */
 export class DmaTableReader {
   readonly #words: Int32Array;
@@ -94,7 +94,9 @@ export class DmaTableReader {
     this.#entries = new Float64Array(buffer, HEADER_BYTES);
   }
 
-  /** Views handed out since are good until {@link leave}. Waits while the writer changes the table. */
+  /**
+   * Begins a burst: views from {@link slice} are valid until {@link leave}. Waits while the writer changes the table.
+   */
   enter(): void {
     for (;;) {
       Atomics.store(this.#words, READER, 1);
@@ -109,8 +111,7 @@ export class DmaTableReader {
   }
 
   /**
-   * Ends the use of guest memory: an unmap that waits proceeds, and views from {@link slice} are no longer
-   * valid.
+   * Ends the burst: views from {@link slice} are no longer valid, and a waiting unmap proceeds.
    */
   leave(): void {
     Atomics.store(this.#words, READER, 0);
@@ -118,8 +119,8 @@ export class DmaTableReader {
   }
 
   /**
-   * The memory behind an IOVA range, or undefined if one map does not hold all of it with that right.
-   * @param prot PROT_READ if the device reads it, PROT_WRITE if it writes
+   * The memory behind an IOVA range; undefined unless one map contains all of it and allows the access.
+   * @param prot PROT_READ if the device reads the memory, PROT_WRITE if it writes it
    */
   slice(iova: number, bytes: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
     const window = this.#find(iova);
@@ -162,6 +163,6 @@ export class DmaTableReader {
   }
 }
 
-/** Directions of a DMA map as {@link DmaTableEntry.prot}. */
+/** Converts the directions of a DMA map to {@link DmaTableEntry.prot}. */
 export const dmaProt = (canRead: boolean, canWrite: boolean): number =>
   (canRead ? PROT_READ : 0) | (canWrite ? PROT_WRITE : 0);

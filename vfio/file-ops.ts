@@ -10,13 +10,13 @@ export interface KvmPointer {
 }
 
 /**
- * What the kvm-vfio device asks of VFIO about its files: in Linux, functions it finds by symbol_get. kvm/ declares the
- * same shape as its port, and nothing else of VFIO is known there.
+ * The functions that kvm-vfio calls on VFIO files; Linux finds them with symbol_get. kvm/ declares the same interface
+ * as its port, and depends on nothing else of VFIO.
  */
 export interface VfioFileOps {
   /** Whether this is an open group or device file of the provider. @see vfio_file_is_valid */
   isValid(file: object): boolean;
-  /** The VM that the file belongs to from now on; null for none. A file that is closed, or another provider's, is passed over. */
+  /** Associates the file with a VM, or with none (null). Ignores closed files and those of other providers. */
   setKvm(file: object, kvm: KvmPointer | null): void;
   /** Whether all DMA of the file's devices snoops the caches. @see vfio_file_enforced_coherent */
   enforcedCoherent(file: object): boolean;

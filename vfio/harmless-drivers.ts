@@ -1,2 +1,2 @@
-/** Host drivers besides VFIO's that do no DMA of their own, so that a group with such a member stays viable: driver_managed_dma. */
+/** Host drivers that do no DMA (driver_managed_dma): a group whose members have them, or VFIO's drivers, is viable. */
 export const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];

@@ -1,4 +1,4 @@
-/** The interfaces of a provider, for callers that need one of them. */
+/** Accessors for a provider's interfaces, which may be absent. */
 import type { VfioCdevs, VfioGroups, VfioProvider } from './uapi.js';
 import { vfioError } from './vfio-error.js';
 

@@ -17,10 +17,10 @@ const U32_MAX = 0xffff_ffff;
 const isU32 = (value: number): boolean => Number.isInteger(value) && value >= 0 && value <= U32_MAX;
 
 /**
- * What a driver may rely on before it sees a set: start and count lie in the index, and there is as much data as the
- * flags say. @see vfio_set_irqs_validate_and_prepare
- * @param infoOf the index's info; called for indexes below `numIrqs` only
- * @throws SysError EINVAL; ENOTTY for no action, or several
+ * Validates a set before a driver gets it: start and count lie within the index, and the amount of data matches the
+ * flags. @see vfio_set_irqs_validate_and_prepare
+ * @param infoOf returns an index's info; called for indexes below `numIrqs` only
+ * @throws SysError EINVAL for a set that is invalid; ENOTTY for no action or several
  */
 export function validateIrqSet(
   set: IrqSet,

@@ -3,11 +3,11 @@ import { fromNodeError, isErrno } from '../sys/error.js';
 import type { Fd } from '../sys/fd.js';
 import type { MigrationData } from './feature.js';
 
-/** Migration data behind a descriptor: the kernel's data_fd, or a file of a driver of this process. */
+/** Migration data of a descriptor: the kernel's data_fd, or a file of an in-process driver. */
 export class FdMigrationData implements MigrationData {
   readonly #fd: Fd;
 
-  /** Owns `fd` from now on. */
+  /** Takes ownership of `fd`. */
   constructor(fd: Fd) {
     this.#fd = fd;
   }
@@ -20,7 +20,7 @@ export class FdMigrationData implements MigrationData {
     for (let at = 0; at < data.length; ) at += this.#transfer('write', (fd) => writeSync(fd, data, at));
   }
 
-  /** Again after a signal: Node does not repeat these two by itself. */
+  /** Restarts a call that a signal interrupted: Node restarts neither read nor write. */
   #transfer(call: string, body: (fd: number) => number): number {
     for (;;) {
       const fd = this.#fd.number;

@@ -1,4 +1,4 @@
-/** Where regions lie in a device file, and which parts of them can be mapped. */
+/** The layout of regions in a device file, and their mappable parts. */
 import { PAGE_SIZE } from '../sys/address.js';
 import {
   type RegionArea,
@@ -8,19 +8,21 @@ import {
 } from './uapi.js';
 
 const PAGE = Number(PAGE_SIZE);
-/** Bytes from the start of one region to that of the next: vfio-pci's `index << 40`. The kernel's own come with its answers. */
+/**
+ * Bytes from one region's start to the next one's: vfio-pci's `index << 40`. Kernel devices report their own offsets.
+ */
 const REGION_STRIDE = 2 ** 40;
 
-/** Where a region starts in its device file. */
+/** Offset of a region in its device file. */
 export const regionOffset = (index: number): number => index * REGION_STRIDE;
 
-/** The region that an offset of the device file is in, if there is one, and where. */
+/** Converts an offset in the device file to a region's index and an offset in that region. */
 export function regionPlace(offset: number): { readonly index: number; readonly at: number } {
   const index = Math.floor(offset / REGION_STRIDE);
   return { index, at: offset - regionOffset(index) };
 }
 
-/** Areas that can be mapped, if only parts can be: undefined without VFIO_REGION_INFO_CAP_SPARSE_MMAP. */
+/** The areas of VFIO_REGION_INFO_CAP_SPARSE_MMAP; undefined without that capability. */
 export function sparseAreas({
   capabilities,
 }: Pick<RegionInfo, 'capabilities'>): readonly RegionArea[] | undefined {
@@ -29,14 +31,14 @@ export function sparseAreas({
   return undefined;
 }
 
-/** Bytes that maps of a region can cover: it may use its last page only in part. */
+/** Bytes of a region that can be mapped: its last page may be used only in part. */
 export const mappableBytes = (size: number): number => Math.ceil(size / PAGE) * PAGE;
 
-/** Areas of a region with VFIO_REGION_INFO_FLAG_MMAP that can be mapped. */
+/** The mappable areas of a region with VFIO_REGION_INFO_FLAG_MMAP. */
 export const mappableAreas = (info: Pick<RegionInfo, 'capabilities' | 'size'>): readonly RegionArea[] =>
   sparseAreas(info) ?? [{ offset: 0, size: mappableBytes(info.size) }];
 
-/** Why bytes of a region cannot be mapped; undefined if they can be. */
+/** Why bytes of a region cannot be mapped; undefined if they can. */
 export function mmapProblem(info: RegionInfo, at: number, bytes: number): string | undefined {
   if ((info.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return `region ${info.index} cannot be mapped`;
   if (bytes <= 0 || bytes % PAGE !== 0 || at % PAGE !== 0)
@@ -46,7 +48,7 @@ export function mmapProblem(info: RegionInfo, at: number, bytes: number): string
   return `bytes 0x${at.toString(16)}..0x${(at + bytes).toString(16)} of region ${info.index} cannot be mapped`;
 }
 
-/** The region as one that cannot be mapped. */
+/** The same info without the flag and capabilities that allow mmap: every access to the region traps. */
 export const trapped = <T extends Pick<RegionInfo, 'flags' | 'capabilities'>>(info: T): T => ({
   ...info,
   flags: info.flags & ~VFIO_REGION_INFO_FLAG_MMAP,

@@ -54,7 +54,9 @@ const climbing = (files: Files): string[] =>
     .filter((path) => ![...CIRCLE, ...ABOVE].includes(path))
     .filter((path) => [...reachable(files, path)].some((reached) => CIRCLE.includes(reached)));
 
-/** What a file of vfio/ imports that it may not: a sibling part, a layer above, or the entry that has all parts in it. */
+/**
+ * What a file of vfio/ imports that it may not: a sibling part, a layer above, or the entry that has all parts in it.
+ */
 function strayImports(files: Files): string[] {
   return [...files].flatMap(([path, source]) => {
     const [, part = ''] = path.split('/');

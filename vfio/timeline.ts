@@ -1,32 +1,32 @@
 /**
- * One ordered record of what VFIO did: who belonged to which VM when, what was delivered, opened, mapped and wired, and
- * what followed from what. It listens to `trace.vfio`; nothing is recorded, or costs anything, while no timeline is on.
+ * An ordered record of VFIO's operations and their causes: VM association, notifications, opens, maps, interrupts. It
+ * subscribes to `trace.vfio`; without a timeline nothing is recorded, at no cost.
  */
 import { performance } from 'node:perf_hooks';
 import { trace, type VfioEvent } from '../sys/trace.js';
 
-/** One line of the record. */
+/** One event of the record. */
 export interface TimelineEvent {
-  /** Milliseconds since the timeline began. */
+  /** Milliseconds since the timeline started. */
   readonly at: number;
-  /** What happened: `register`, `set_kvm`, `map_dma`. */
+  /** The operation: `register`, `set_kvm`, `map_dma`. */
   readonly what: string;
-  /** Number of the event within its core, and of the one it follows from; 0 if none is told. */
+  /** Number of the event within its core; 0 if it has none. */
   readonly seq: number;
-  /** {@link seq} of the event that this one follows from; 0 for none. */
+  /** {@link seq} of the event that caused this one; 0 for none. */
   readonly cause: number;
-  /** Name of the task that published it; empty if it names none. */
+  /** Name of the task that published it; empty if it has none. */
   readonly task: string;
-  /** What else the event carries: device, group, IOVA, by name. */
+  /** The event's other fields by name: device, group, IOVA. */
   readonly details: Readonly<Record<string, unknown>>;
 }
 
 const plain = (_key: string, value: unknown): unknown =>
   typeof value === 'bigint' ? `0x${value.toString(16)}` : value;
 
-/** Records from {@link Timeline.start} until it is disposed; what it has can be printed then, too. */
+/** Records events of this thread from {@link Timeline.start} until it is disposed. Printing works after that, too. */
 export class Timeline implements Disposable {
-  /** The record so far, oldest first; it grows until dispose. */
+  /** The record, oldest first; it grows until disposal. */
   readonly events: TimelineEvent[] = [];
   readonly #now: () => number;
   readonly #begun: number;
@@ -47,7 +47,7 @@ export class Timeline implements Disposable {
     this.events.push({ at: this.#now() - this.#begun, what, seq, cause, task, details });
   };
 
-  /** One line an event, indented under the one it follows from. */
+  /** One line per event, indented below its cause. */
   toText(): string {
     const depth = new Map<number, number>([[0, -1]]);
     return this.events
@@ -61,12 +61,12 @@ export class Timeline implements Disposable {
       .join('\n');
   }
 
-  /** The events as a JSON array; bigints as hexadecimal strings. */
+  /** The events as a JSON array, with bigints as hexadecimal strings. */
   toJson(): string {
     return JSON.stringify(this.events, plain, 1);
   }
 
-  /** For chrome://tracing and Perfetto: one row a task, arrows from causes to what followed. */
+  /** A trace for chrome://tracing and Perfetto: one row per task, arrows from causes to effects. */
   toChromeTrace(): string {
     const rows = new Map<string, number>();
     const row = (task: string): number => {
@@ -90,7 +90,7 @@ export class Timeline implements Disposable {
     return JSON.stringify({ traceEvents: out }, plain);
   }
 
-  /** Unsubscribes; the events stay. */
+  /** Unsubscribes; the events remain. */
   [Symbol.dispose](): void {
     trace.vfio.unsubscribe(this.#record);
   }

@@ -7,11 +7,10 @@ import { moduleState } from './kernel-modules.js';
 import { type Sysfs, type SysfsDevice, text } from './sysfs.js';
 
 /**
- * Gives a PCI function to a vfio driver, by driver_override, so that no other device of its kind is touched. Disposing
- * the result gives it back to the driver it had, and restores the override. A driver may take long to let go of a
- * device; the write waits for it.
- * @throws SysError ENODEV if the device or the driver is not there, or the driver refuses the device: then it is back
- *   with its former driver
+ * Binds a PCI function to a vfio driver with driver_override, which affects no other device of the same ID. Disposing
+ * the result restores its driver and the override. Waits until the current driver has released the device.
+ * @throws SysError ENODEV if the device or the driver does not exist, or if the driver refuses the device; its former
+ *   driver is then bound again
  */
 export function bindToDriver({ sysfs, roots }: Host, address: string, driver = 'vfio-pci'): Disposable {
   const before = sysfs.pciDevice(address);
@@ -43,14 +42,14 @@ export function bindToDriver({ sysfs, roots }: Host, address: string, driver = '
 
 type Host = Pick<HostContext, 'sysfs' | 'roots'>;
 
-/** The kernel names options after drivers, mostly. */
+/** The kernel option of a driver; most are named after it. */
 const configOption = (driver: string): string => `CONFIG_${driver.replaceAll('-', '_').toUpperCase()}`;
 
 function release(sysfs: Sysfs, { path, driver, name }: SysfsDevice): void {
   if (driver !== undefined) sysfs.write(join(path, 'driver/unbind'), name);
 }
 
-/** The former driver takes it back; a device that had none, or that is gone, is left alone. */
+/** Binds the former driver again; does nothing if the device had none, or no longer exists. */
 function probe(sysfs: Sysfs, { driver, name }: SysfsDevice): void {
   if (driver === undefined || !sysfs.exists('bus/pci/devices', name)) return;
   sysfs.write(sysfs.path('bus/pci/drivers', driver, 'bind'), name);

@@ -1,27 +1,27 @@
 import { InfoCapHeader } from './structs.js';
 
-/** One capability of a chain behind an info structure: where it starts in the reply, its header included. */
+/** One capability of the chain that follows an info structure. */
 export interface ChainedCapability {
   readonly id: number;
   readonly version: number;
-  /** Byte of the reply where its header starts; {@link InfoCapHeader} lies within the reply. */
+  /** Offset of its header in the reply, which contains all of {@link InfoCapHeader}. */
   readonly at: number;
 }
 
-/** A reply that breaks the rules of the uAPI. */
+/** A reply that violates the uAPI. */
 export class MalformedReply extends Error {
   override readonly name = 'MalformedReply';
 }
 
-/** Headers have 32-bit members; kernels before 6.6 align the capabilities to no more than that. */
+/** The alignment of kernels before 6.6, whose headers have 32-bit members; newer ones align to 8. */
 const ALIGNMENT = 4;
 
 /**
- * Walks a capability chain. Offsets count from the reply's start and 0 ends the chain.
- * @param reply what the kernel wrote, no more
+ * Walks a capability chain. Offsets are relative to the reply's start; 0 ends the chain.
+ * @param reply exactly the bytes that the kernel wrote
  * @param first offset of the first capability
- * @param fixed bytes of the structure in front of the chain, which no capability may overlap
- * @throws MalformedReply for an offset outside the reply, in its fixed part or misaligned; for a chain that comes back
+ * @param fixed size of the structure before the chain, which no capability may overlap
+ * @throws MalformedReply for an offset outside the reply, in its fixed part, or misaligned, and for a cycle
  */
 export function walkCapabilityChain(reply: Uint8Array, first: number, fixed: number): ChainedCapability[] {
   const found: ChainedCapability[] = [];
@@ -41,8 +41,8 @@ export function walkCapabilityChain(reply: Uint8Array, first: number, fixed: num
 }
 
 /**
- * A list of `count` structures behind a capability's fixed part.
- * @throws MalformedReply if the reply is too short for it
+ * Decodes the list of `count` structures that follows a capability's fixed part.
+ * @throws MalformedReply if the reply is too short
  */
 export function decodeList<T>(
   reply: Uint8Array,
@@ -56,7 +56,7 @@ export function decodeList<T>(
   return Array.from({ length: count }, (_, i) => layout.decode(reply, at + i * layout.size));
 }
 
-/** A structure in the reply. @throws MalformedReply if the reply ends inside it */
+/** Decodes a structure of the reply. @throws MalformedReply if the reply ends inside it */
 export function decodeWithin<T>(
   reply: Uint8Array,
   at: number,
@@ -65,7 +65,7 @@ export function decodeWithin<T>(
   return decodeList(reply, at, 1, layout)[0] as T;
 }
 
-/** A 64-bit number that has to be exact as a JavaScript number. @throws MalformedReply from 2^53 on */
+/** Converts a 64-bit number to an exact JavaScript number. @throws MalformedReply from 2^53 on */
 export function exactNumber(value: bigint, what: string): number {
   if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw new MalformedReply(`${what} 0x${value.toString(16)}`);
   return Number(value);

@@ -1,4 +1,4 @@
-/** A device by its own character device, `/dev/vfio/devices/vfioN`, without a group: since Linux 6.6. */
+/** A device's own character device, `/dev/vfio/devices/vfioN`, which needs no group; since Linux 6.6. */
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
@@ -20,7 +20,7 @@ import { uuidBytes } from './uuid.js';
 
 const PAGE = 4096;
 
-/** @throws SysError ENODEV if there is no such device, or this kernel has no cdevs; EACCES */
+/** @throws SysError ENODEV if there is no such device, or this kernel does not support cdevs; EACCES */
 export function openCdev(context: HostContext, node: string): SystemFile {
   const path = vfioPath(context, 'devices', node);
   try {
@@ -37,21 +37,21 @@ export function openCdev(context: HostContext, node: string): SystemFile {
 
 function absenceHint({ sysfs }: HostContext, node: string): string {
   if (!sysfs.exists('class/vfio-dev', node)) return 'no device with a vfio driver has that node';
-  // The kernel gives the class a device number only if it makes device files.
+  // The class has a device number only if the kernel supports device files.
   return sysfs.exists('class/vfio-dev', node, 'dev')
     ? 'the kernel has the device, but there is no such file: is /dev a devtmpfs, and visible in here?'
     : 'this kernel has no device files for VFIO: it needs CONFIG_VFIO_DEVICE_CDEV (6.6); use groups instead';
 }
 
-/** What is known of a cdev besides its open file. */
+/** Information about a cdev besides its open file. */
 export interface CdevOptions {
-  /** Asked for by the kernel (since 6.18) to bind a VF whose physical function is in user space. */
+  /** Token that the kernel (since 6.18) requires to bind a VF whose physical function is in user space. */
   readonly vfToken?: string | undefined;
-  /** Who else has the device open, for the error of a bind; by the group's file, or by the cdev. */
+  /** Names the processes that hold the device open, through its group or its cdev, for the error of a bind. */
   readonly holders?: (by: 'group' | 'cdev') => string | undefined;
 }
 
-/** Finds who keeps a device from being bound. */
+/** Finds the processes that prevent a device from being bound. */
 export function cdevHolders(context: HostContext, node: string): NonNullable<CdevOptions['holders']> {
   return (by) => {
     const path = by === 'cdev' ? vfioPath(context, 'devices', node) : groupPathOf(context, node);
@@ -93,7 +93,7 @@ function bind(file: SystemFile, iommufd: IommufdFile, vfToken: string | undefine
     return BindIommufd.decode(plain).out_devid;
   }
   const token = uuidBytes(vfToken);
-  using memory = Mapping.anonymous(PAGE); // an address that the collector does not move
+  using memory = Mapping.anonymous(PAGE); // memory that the garbage collector does not move
   memory.view.slice(0, token.length).set(token);
   const request = BindIommufd.encode({
     argsz: BindIommufd.size,

@@ -39,7 +39,7 @@ export class HostContainerFile implements ContainerFile {
     this.#file = file;
   }
 
-  /** @throws SysError ENODEV if the kernel has no VFIO, or it is not loaded; EACCES */
+  /** @throws SysError ENODEV if the kernel does not have VFIO, or the module is not loaded; EACCES */
   static open(context: HostContext): HostContainerFile {
     const path = vfioPath(context, 'vfio');
     try {
@@ -53,7 +53,7 @@ export class HostContainerFile implements ContainerFile {
     }
   }
 
-  /** Takes over a file that somebody else opened. */
+  /** Takes ownership of a file that another process opened. */
   static adopt(context: HostContext, file: SystemFile): HostContainerFile {
     return new HostContainerFile(context, file);
   }
@@ -108,9 +108,8 @@ export class HostContainerFile implements ContainerFile {
 }
 
 /**
- * Decodes what VFIO_IOMMU_GET_INFO answered. Capabilities that are not known, and what the kernel tells of migration,
- * are passed over.
- * @throws MalformedReply
+ * Decodes the reply of VFIO_IOMMU_GET_INFO. Ignores unknown capabilities and the one for migration.
+ * @throws MalformedReply for a chain that violates the uAPI
  */
 export function decodeIommuInfo(reply: Uint8Array): IommuInfo {
   const fixed = decodeWithin(reply, 0, Type1Info);

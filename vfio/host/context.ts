@@ -4,7 +4,7 @@ import { HOST_ROOTS, type HostRoots } from './roots.js';
 import { type HostGroup, Sysfs } from './sysfs.js';
 import { linux, type VfioSystem } from './system.js';
 
-/** The host that a provider works on: this one, or a test's. */
+/** The host that a provider uses: this one, or a test's. */
 export interface HostContext {
   readonly system: VfioSystem;
   readonly sysfs: Sysfs;
@@ -24,7 +24,7 @@ export const vfioPath = ({ roots }: HostContext, ...names: string[]): string =>
 export const groupPath = (context: HostContext, { number, isNoiommu }: HostGroup): string =>
   vfioPath(context, isNoiommu ? `noiommu-${number}` : String(number));
 
-/** The same failure with a better hint, where `hintOf` has one; anything else passes unchanged. */
+/** The same error with the hint that `hintOf` returns; unchanged if it returns none, or for any other error. */
 export function explain(error: unknown, hintOf: (error: SysError) => string | undefined): unknown {
   if (!(error instanceof SysError)) return error;
   const hint = hintOf(error);

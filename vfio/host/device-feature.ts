@@ -1,6 +1,6 @@
 /**
- * VFIO_DEVICE_FEATURE: what devices can do beyond regions and interrupts. {@link deviceFeature} knows the structures of
- * linux/vfio.h that the seam has names for; {@link getFeature} and {@link setFeature} take bytes, for all others.
+ * VFIO_DEVICE_FEATURE of kernel devices. {@link deviceFeature} encodes the structures of linux/vfio.h that the seam
+ * declares; {@link getFeature} and {@link setFeature} take the bytes of any other.
  */
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
@@ -58,9 +58,9 @@ function call(file: SystemFile, feature: number, action: number, data: Uint8Arra
 const none = new Uint8Array(0);
 
 /**
- * Whether the device has a feature and takes it that way.
- * @param access VFIO_DEVICE_FEATURE_GET, _SET, both, or 0 to ask for the feature alone
- * @throws SysError for a failure that says neither yes nor no
+ * Whether the device supports a feature with the given access.
+ * @param access VFIO_DEVICE_FEATURE_GET, _SET or both; 0 checks for the feature alone
+ * @throws SysError for an error other than those that mean "not supported"
  */
 export function probeFeature(file: SystemFile, feature: number, access = 0): boolean {
   try {
@@ -75,29 +75,29 @@ export function probeFeature(file: SystemFile, feature: number, access = 0): boo
 /**
  * @param input the structure, with its input fields set
  * @returns the structure as the kernel filled it in
- * @throws SysError ENOTTY if the device does not have the feature; EINVAL if it cannot be read
+ * @throws SysError ENOTTY if the device lacks the feature; EINVAL if the feature does not support GET
  */
 export const getFeature = (file: SystemFile, feature: number, input: Uint8Array): Uint8Array =>
   call(file, feature, VFIO_DEVICE_FEATURE_GET, input);
 
-/** As {@link getFeature}. Some features answer in the structure. */
+/** As {@link getFeature}, for SET. Some features return output in the structure. */
 export const setFeature = (file: SystemFile, feature: number, input: Uint8Array): Uint8Array =>
   call(file, feature, VFIO_DEVICE_FEATURE_SET, input);
 
 /**
- * VFIO_DEVICE_FEATURE with a feature's structure. Flags go to the kernel as they are.
- * @throws SysError ENOTTY for a feature that the device, the kernel or this function does not have; EINVAL
+ * VFIO_DEVICE_FEATURE with a feature's structure. Passes the flags to the kernel unchanged.
+ * @throws SysError ENOTTY for a feature that the device, the kernel or this function does not support; EINVAL
  */
 export function deviceFeature(file: SystemFile, flags: number, input: FeatureInput = {}): FeatureOutput {
   const feature = flags & VFIO_DEVICE_FEATURE_MASK;
   const action = flags & ~VFIO_DEVICE_FEATURE_MASK;
   if (action !== VFIO_DEVICE_FEATURE_GET && action !== VFIO_DEVICE_FEATURE_SET) {
-    // A probe, or what the kernel refuses by the flags: no structure follows.
+    // A probe, or flags that the kernel refuses: no structure follows.
     call(file, feature, action, none);
     return {};
   }
   const isSet = action === VFIO_DEVICE_FEATURE_SET;
-  /** What the feature cannot be called without; a device that does not have it reports that first. */
+  /** Returns required input. If it is missing, a device that lacks the feature reports that instead. */
   const need = <T>(value: T | undefined, what: string): T => {
     if (value !== undefined) return value;
     call(file, feature, VFIO_DEVICE_FEATURE_PROBE | action, none);
@@ -181,14 +181,17 @@ function reportLogging(
   return {};
 }
 
-/** A copy at an address that the collector does not move, for a structure that points to it. */
+/** A copy in memory that the garbage collector does not move, for a structure that points to it. */
 function userMemory(data: Uint8Array, bytes: number): Mapping {
   const memory = Mapping.anonymous(Math.max(1, Math.ceil(bytes / PAGE)) * PAGE);
   memory.view.slice(0, data.length).set(data);
   return memory;
 }
 
-/** Sets the secret that openers of a physical function's VFs have to name. @throws SysError EINVAL; ENOTTY for no PF */
+/**
+ * Sets the token that users of a physical function's VFs must present.
+ * @throws SysError EINVAL; ENOTTY if it is no PF
+ */
 export function setVfToken(file: SystemFile, uuid: string): void {
   setFeature(file, VFIO_DEVICE_FEATURE_PCI_VF_TOKEN, uuidBytes(uuid));
 }

@@ -33,8 +33,8 @@ import {
 import type { SystemFile } from './system.js';
 
 /**
- * A device file of the kernel. From GET_DEVICE_FD it can be used at once; from its cdev nothing works until
- * {@link bindIommufd} has succeeded: the kernel says EINVAL.
+ * A device file of the kernel. A file from GET_DEVICE_FD can be used immediately; every call on a file from a cdev
+ * fails with EINVAL until {@link bindIommufd} has succeeded.
  */
 export class HostDeviceFile implements CdevFile {
   readonly #file: SystemFile;
@@ -45,7 +45,7 @@ export class HostDeviceFile implements CdevFile {
     this.#options = options;
   }
 
-  /** Takes over the open file. */
+  /** Takes ownership of the open file. */
   static adopt(file: SystemFile, options: CdevOptions = {}): HostDeviceFile {
     return new HostDeviceFile(file, options);
   }
@@ -69,7 +69,7 @@ export class HostDeviceFile implements CdevFile {
     return decodeReply(VFIO_DEVICE_GET_REGION_INFO, this.target, () => decodeRegionInfo(reply));
   }
 
-  /** The kernel has no such thing; only the index is checked. */
+  /** Empty, after a check of the index: the kernel has no such call. */
   getRegionIoFds(index: number): readonly RegionIoEventFd[] {
     this.getRegionInfo(index);
     return [];
@@ -123,15 +123,15 @@ export class HostDeviceFile implements CdevFile {
     };
   }
 
-  /** The functions that a reset of the device's slot or bus touches. @throws SysError ENODEV if there is no such reset */
+  /** The functions that a reset of the device's slot or bus affects. @throws SysError ENODEV if neither can be reset */
   getPciHotResetInfo(): HotResetInfo {
     return getPciHotResetInfo(this.#file);
   }
 
   /**
    * Resets the device's slot or bus, with every function on it.
-   * @param groups the groups of all of them; none for a device that is bound to an iommufd
-   * @throws SysError EINVAL, EPERM if something it touches is not owned; ENODEV
+   * @param groups the groups of all these functions; empty for a device that is bound to an iommufd
+   * @throws SysError EINVAL or EPERM if an affected function is not owned; ENODEV
    */
   pciHotReset(groups: readonly GroupFile[] = []): void {
     pciHotReset(this.#file, groups);

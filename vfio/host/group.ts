@@ -26,8 +26,8 @@ export class HostGroupFile implements GroupFile {
   }
 
   /**
-   * @throws SysError ENODEV if there is no such group, or none of its devices is with a vfio driver; EBUSY, naming the
-   *   process that has it open; EACCES; EPERM for a group without IOMMU and no CAP_SYS_RAWIO
+   * @throws SysError ENODEV if there is no such group, or none of its devices is bound to a vfio driver; EBUSY, naming
+   *   the process that has it open; EACCES; EPERM for a noiommu group without CAP_SYS_RAWIO
    */
   static open(context: HostContext, number: number): HostGroupFile {
     const group = context.sysfs.group(number);
@@ -40,7 +40,7 @@ export class HostGroupFile implements GroupFile {
     }
   }
 
-  /** Takes over a file that somebody else opened. */
+  /** Takes ownership of a file that another process opened. */
   static adopt(context: HostContext, file: SystemFile): HostGroupFile {
     return new HostGroupFile(context, file);
   }
@@ -72,7 +72,7 @@ export class HostGroupFile implements GroupFile {
     this.#file.ioctl(VFIO_GROUP_UNSET_CONTAINER);
   }
 
-  /** @param name the device's name; for a VF whose physical function is in user space with ` vf_token=UUID` behind it */
+  /** @param name the device's name; for a VF whose physical function is in user space, followed by ` vf_token=UUID` */
   getDeviceFd(name: string): DeviceFile {
     const device = name.split(' ')[0] as string;
     const fd = this.#file.ioctl(VFIO_GROUP_GET_DEVICE_FD, Buffer.from(`${name}\0`), device);
@@ -108,7 +108,7 @@ function openHint(context: HostContext, code: string, path: string, group: HostG
   }
 }
 
-/** Files by which a group can be in use: its own, and the cdevs of its devices. */
+/** The files through which a group can be in use: its own, and the cdevs of its devices. */
 function usedPaths(context: HostContext, path: string, { members }: HostGroup): string[] {
   const cdevs = members.map(({ cdev }) => cdev).filter((cdev) => cdev !== undefined);
   return [path, ...cdevs.map((cdev) => vfioPath(context, 'devices', cdev))];

@@ -3,14 +3,14 @@ import { join } from 'node:path';
 import type { HostRoots } from './roots.js';
 import { list, text } from './sysfs.js';
 
-/** A process that has a file open. */
+/** A process that holds a file open. */
 export interface Holder {
   readonly pid: number;
   /** Its name, as ps shows it. */
   readonly name: string;
 }
 
-/** Processes that have one of some paths open, as far as this user may look: root sees all of its pid namespace. */
+/** Processes that hold one of `paths` open, as far as this user may see: root sees all of its PID namespace. */
 export function findHolders(roots: HostRoots, paths: readonly string[]): Holder[] {
   const pids = (list(roots.proc) ?? []).filter((name) => /^\d+$/.test(name));
   return pids
@@ -26,11 +26,11 @@ function pointsTo(link: string, paths: readonly string[]): boolean {
   try {
     return paths.includes(readlinkSync(link));
   } catch {
-    return false; // closed, or ended, meanwhile
+    return false; // closed, or the process ended, in the meantime
   }
 }
 
-/** Who holds one of some paths, in words. */
+/** The processes that hold one of `paths` open, as text. */
 export function holdersHint(roots: HostRoots, paths: readonly string[]): string {
   const holders = findHolders(roots, paths);
   if (holders.length === 0) return 'another process, which this user may not see, has it open';

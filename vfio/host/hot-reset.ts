@@ -1,4 +1,4 @@
-/** Reset of a PCI slot or bus with all its functions, for devices that have no reset of their own. */
+/** Reset of a PCI slot or bus with all its functions, for devices without a reset of their own. */
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import type { GroupFile } from '../uapi.js';
@@ -16,11 +16,11 @@ import {
 } from './structs.js';
 import type { SystemFile } from './system.js';
 
-/** A bus has at most 256 functions; a few buses may hang on one slot. */
+/** Far above the functions of any slot: a bus has at most 256, and a slot a few buses. */
 const DEVICE_LIMIT = 4096;
 const ROUNDS = 4;
 
-/** A function that a hot reset touches. */
+/** A function that a hot reset affects. */
 export interface DependentDevice {
   /** PCI address. */
   readonly address: string;
@@ -34,7 +34,7 @@ export interface DependentDevice {
 
 export interface HotResetInfo {
   readonly devices: readonly DependentDevice[];
-  /** For a cdev: whether all devices are owned, so that the reset will be allowed. */
+  /** For a cdev: whether all devices are owned, which the reset requires. */
   readonly isOwned?: boolean;
 }
 
@@ -53,7 +53,7 @@ function decode(bytes: Uint8Array): HotResetInfo {
   return { devices, isOwned: (flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED) !== 0 };
 }
 
-/** @throws SysError ENODEV if there is no such reset; EPROTO for an answer without end */
+/** @throws SysError ENODEV if neither slot nor bus can be reset; EPROTO for a list above the limit */
 export function getPciHotResetInfo(file: SystemFile): HotResetInfo {
   const request = VFIO_DEVICE_GET_PCI_HOT_RESET_INFO;
   let room = 0;
@@ -75,9 +75,9 @@ export function getPciHotResetInfo(file: SystemFile): HotResetInfo {
 
 /**
  * Resets the device's slot or bus.
- * @param groups every group that {@link getPciHotResetInfo} names, as proof of ownership; none for a cdev, whose
+ * @param groups every group that {@link getPciHotResetInfo} reports, as proof of ownership; empty for a cdev, whose
  *   iommufd is the proof
- * @throws SysError EINVAL, EPERM if something it touches is not owned; ENODEV
+ * @throws SysError EINVAL or EPERM if an affected function is not owned; ENODEV
  */
 export function pciHotReset(file: SystemFile, groups: readonly GroupFile[]): void {
   const bytes = PciHotReset.encode({ count: groups.length }, groups.length * 4);

@@ -1,4 +1,4 @@
-/** The Linux kernel's VFIO behind the seam of vfio/uapi.ts. */
+/** The Linux kernel's VFIO as a provider of vfio/uapi.ts. */
 export { bindToDriver } from './binding.js';
 export type { HostContext } from './context.js';
 export { HostDeviceFile } from './device.js';

@@ -4,16 +4,16 @@ import type { Request } from '../../sys/ioctl.js';
 import { MalformedReply } from './capability-chain.js';
 import type { SystemFile } from './system.js';
 
-/** More than any kernel answers: a sparse map of every second page of a BAR of 128 MiB fits. */
+/** Above the size of any real reply: it holds a sparse map of every second page of a 128 MiB BAR. */
 export const REPLY_LIMIT = 2 ** 20;
-/** The answer may grow between two calls, but not for ever. */
+/** The reply may grow between two calls, but not forever. */
 const ROUNDS = 4;
 
 /**
- * Calls an info ioctl until its answer fits: the kernel writes the size it needs into `argsz`, the first u32.
- * @param head the structure with its input fields set; `argsz` is set here
- * @returns the whole reply, capabilities behind the structure included
- * @throws SysError of the call; EPROTO if the kernel asks for an absurd size, or for another one each time
+ * Calls an info ioctl until its reply fits: the kernel writes the size it needs to `argsz`, the first u32.
+ * @param head the structure with its input fields set; this function sets `argsz`
+ * @returns the whole reply, including the capabilities that follow the structure
+ * @throws SysError of the call; EPROTO if the kernel requires more than the limit, or more on each call
  */
 export function infoIoctl(file: SystemFile, request: Request, head: Uint8Array): Uint8Array {
   let size = head.length;
@@ -41,7 +41,7 @@ function protocolError(call: string, target: string, what: string): SysError {
   });
 }
 
-/** Decodes a kernel's answer. @throws SysError EPROTO, naming call and target, for one that is malformed */
+/** Decodes a reply of the kernel. @throws SysError EPROTO, naming call and target, if it is malformed */
 export function decodeReply<T>(request: Request, target: string, decode: () => T): T {
   try {
     return decode();

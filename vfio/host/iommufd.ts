@@ -32,7 +32,7 @@ import {
 } from './structs-iommufd.js';
 import type { SystemFile } from './system.js';
 
-/** Holes are few: the MSI window, and what firmware keeps. */
+/** Enough for most hosts: the only holes are the MSI window and ranges that firmware reserves. */
 const FIRST_RANGES = 64;
 const RANGES_LIMIT = 2 ** 16;
 const ROUNDS = 4;
@@ -48,7 +48,7 @@ export class HostIommufdFile implements IommufdFile {
     this.#file = file;
   }
 
-  /** @throws SysError ENODEV if the kernel has no iommufd, or it is not loaded; EACCES */
+  /** @throws SysError ENODEV if the kernel does not have iommufd, or the module is not loaded; EACCES */
   static open(context: HostContext): HostIommufdFile {
     const path = join(context.roots.dev, 'iommu');
     try {
@@ -64,7 +64,7 @@ export class HostIommufdFile implements IommufdFile {
     }
   }
 
-  /** Takes over a file that somebody else opened. */
+  /** Takes ownership of a file that another process opened. */
   static adopt(context: HostContext, file: SystemFile): HostIommufdFile {
     return new HostIommufdFile(context, file);
   }

@@ -3,12 +3,12 @@ import { SysError } from '../../sys/error.js';
 import { type IrqSet, VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD } from '../uapi.js';
 import { IrqSetStruct, VFIO_DEVICE_SET_IRQS } from './structs.js';
 
-/** More than any device has interrupts of one kind: MSI-X ends at 2048. */
+/** Above the interrupts of any index: MSI-X has at most 2048. */
 const DATA_LIMIT = 4096;
 
 /**
- * struct vfio_irq_set with its data behind it. Range and flags are for the kernel to judge.
- * @throws SysError EINVAL if the data do not fit the flags: too few, too many, or not of their type
+ * Encodes struct vfio_irq_set, followed by its data. The kernel checks range and flags.
+ * @throws SysError EINVAL if the data do not match the flags in number or type
  */
 export function encodeIrqSet(set: IrqSet, target: string): Uint8Array {
   const { index, flags, start, count, data = [] } = set;

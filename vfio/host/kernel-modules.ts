@@ -4,10 +4,10 @@ import { SysError } from '../../sys/error.js';
 import type { HostRoots } from './roots.js';
 import { list, text } from './sysfs.js';
 
-/** Whether this kernel has a module, and what has to be done to get it. */
+/** Availability of a kernel module. */
 export type ModuleState = 'present' | 'loadable' | 'absent' | 'unknown';
 
-/** A module by the name of its file: `vfio-pci`, `vfio_iommu_type1`. Hyphens and underscores are the same. */
+/** @param name the module's file name: `vfio-pci`, `vfio_iommu_type1`; hyphens and underscores are equivalent */
 export function moduleState(roots: HostRoots, name: string): ModuleState {
   const plain = name.replaceAll('-', '_');
   if (list(join(roots.sys, 'module', plain)) !== undefined) return 'present';
@@ -27,9 +27,9 @@ export function moduleState(roots: HostRoots, name: string): ModuleState {
 }
 
 /**
- * Why a file of VFIO's is not there, and what to do about it.
- * @param module the one that makes the file
- * @param option the kernel option behind it
+ * Why a VFIO file does not exist, and how to fix that.
+ * @param module the module that creates the file
+ * @param option the kernel option of the module
  */
 export function missingModuleHint(roots: HostRoots, module: string, option: string): string {
   switch (moduleState(roots, module)) {
@@ -44,7 +44,7 @@ export function missingModuleHint(roots: HostRoots, module: string, option: stri
   }
 }
 
-/** ENODEV for a file that is not there. */
+/** ENODEV for a file that does not exist. */
 export function absent(target: string, hint: string, cause: unknown): SysError {
   return new SysError({ call: 'open', target, errno: errno.ENODEV, hint, cause });
 }

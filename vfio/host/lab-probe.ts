@@ -1,5 +1,5 @@
 /**
- * A walk through the host provider on a real device, for a person or a lab test to read: one JSON object a line.
+ * Exercises the host provider on a real device. Prints one JSON object per line, for lab tests and people.
  *   node dist/vfio/host/lab-probe.js [--cdev] [--option NAME=VALUE] ADDRESS
  */
 import { parseArgs } from 'node:util';
@@ -40,7 +40,7 @@ const MAP_BYTES = 2 * 2 ** 20;
 const MAP_IOVA = iova(0x10_0000n);
 const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 
-/** Large numbers in hexadecimal, so that a person can compare them with dmesg. */
+/** Prints large numbers in hexadecimal, comparable with dmesg. */
 function tell(what: string, value: object): void {
   const text = JSON.stringify({ what, ...value }, (_key, field: unknown) =>
     typeof field === 'bigint' ? `0x${field.toString(16)}` : field,
@@ -48,7 +48,7 @@ function tell(what: string, value: object): void {
   process.stdout.write(`${text}\n`);
 }
 
-/** Runs a step that devices may refuse, and tells how it went. */
+/** Runs a step that devices may refuse, and prints its result. */
 function attempt(what: string, step: () => object | undefined): void {
   try {
     tell(what, { ok: true, ...step() });
@@ -57,7 +57,7 @@ function attempt(what: string, step: () => object | undefined): void {
   }
 }
 
-/** A device that is open, and a way to map memory for it. */
+/** An open device, and a function that maps memory for it. */
 interface Attached {
   readonly file: DeviceFile;
   mapAndUnmap(memory: Mapping): object;
@@ -104,10 +104,10 @@ function attachByCdev(scope: Scope, provider: VfioProvider, device: AssignableDe
   };
 }
 
-/** Reads and writes back the first word of each region that can be mapped, by mmap and by read, and compares. */
+/** Reads and writes back the first word of each mappable region, through mmap and read, and compares the two. */
 function probeRegions(file: DeviceFile, count: number): void {
   for (let index = 0; index < count; index++) {
-    // Only VGA devices have the VGA region: the kernel says EINVAL for the others.
+    // Only VGA devices have the VGA region; the kernel returns EINVAL for others.
     if (index === VFIO_PCI_VGA_REGION_INDEX) continue;
     const region = file.getRegionInfo(index);
     if (region.size === 0) continue;
@@ -135,14 +135,14 @@ function probeConfig(file: DeviceFile): void {
   tell('config', { bytes, header: Buffer.from(header).toString('hex') });
 }
 
-/** Wires an eventfd to each kind of interrupt in turn, with sparse vectors where there are several, and lets it go. */
+/** Attaches an eventfd to each interrupt index in turn, sparsely if it has several interrupts, and detaches it. */
 function probeIrqs(file: DeviceFile, count: number): void {
   for (let index = 0; index < count; index++) {
     let irq: IrqInfo;
     try {
       irq = file.getIrqInfo(index);
     } catch (error) {
-      // vfio-pci has ERR for PCI Express only, and mdev drivers leave out what they do not know.
+      // vfio-pci has ERR for PCI Express only, and mdev drivers lack indexes that they do not support.
       tell('irq', { index, error: (error as SysError).code });
       continue;
     }

@@ -1,4 +1,4 @@
-/** Mediated devices of the kernel: a parent device's driver offers types, a UUID written to one makes a device. */
+/** Mediated devices of the kernel: a parent's driver offers types, and writing a UUID to a type creates a device. */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { errno } from '../../sys/errno.js';
@@ -6,23 +6,23 @@ import { SysError } from '../../sys/error.js';
 import { list, type Sysfs, text } from './sysfs.js';
 import { isUuid } from './uuid.js';
 
-/** A kind of mediated device that a parent offers. */
+/** A type of mediated device that a parent offers. */
 export interface HostMdevType {
-  /** As sysfs names it: `mtty-2`, `i915-GVTg_V5_4`. */
+  /** Name in sysfs: `mtty-2`, `i915-GVTg_V5_4`. */
   readonly type: string;
-  /** The driver's name for people. */
+  /** The driver's readable name of the type. */
   readonly name: string;
   /** Parent device's name. */
   readonly parent: string;
-  /** How many more can be made. */
+  /** How many more instances can be created. */
   readonly availableInstances: number;
-  /** `vfio-pci` for one that is a PCI device to the guest. */
+  /** `vfio-pci` for a PCI device. */
   readonly deviceApi: string;
   readonly description: string;
   readonly path: string;
 }
 
-/** Every type of every parent. */
+/** The types of all parents. */
 export function listMdevTypes(sysfs: Sysfs): HostMdevType[] {
   const parents = list(sysfs.path('class/mdev_bus')) ?? [];
   return parents.flatMap((parent) => {
@@ -43,10 +43,10 @@ export function listMdevTypes(sysfs: Sysfs): HostMdevType[] {
 }
 
 /**
- * Makes a mediated device and returns its UUID. {@link removeMdev} undoes it.
- * @param type as sysfs or the driver names it
+ * Creates a mediated device and returns its UUID. {@link removeMdev} removes it.
+ * @param type its name in sysfs, or the driver's readable name
  * @throws SysError ENODEV if no parent has the type; ENOSPC if none has an instance left; EEXIST for a UUID in use;
- *   EINVAL for what is no UUID
+ *   EINVAL for a malformed UUID
  */
 export function createMdev(
   sysfs: Sysfs,
@@ -77,7 +77,7 @@ export function createMdev(
   return uuid;
 }
 
-/** Removes a mediated device; waits until its user has let go of it. @throws SysError ENODEV if there is none */
+/** Removes a mediated device; waits until its user has closed it. @throws SysError ENODEV if it does not exist */
 export function removeMdev(sysfs: Sysfs, uuid: string): void {
   sysfs.write(join(sysfs.mdev(uuid).path, 'remove'), '1');
 }

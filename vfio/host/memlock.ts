@@ -2,16 +2,16 @@ import { join } from 'node:path';
 import type { HostRoots } from './roots.js';
 import { text } from './sysfs.js';
 
-/** How much memory this process may lock, and has locked: bytes. */
+/** The limit of locked memory, and its use, in bytes. */
 export interface LockedMemory {
   /** RLIMIT_MEMLOCK, soft; Infinity for none. */
   readonly limit: number;
   readonly hardLimit: number;
-  /** What counts against the limit already: mlock and DMA maps of type1. */
+  /** Memory that already counts against the limit: from mlock and from type1's DMA maps. */
   readonly locked: number;
 }
 
-/** Undefined where /proc does not say. */
+/** Undefined if /proc does not report it. */
 export function readLockedMemory(roots: HostRoots): LockedMemory | undefined {
   const limits = text(join(roots.proc, 'self/limits'));
   const row = /^Max locked memory\s+(\S+)\s+(\S+)\s+bytes/m.exec(limits ?? '');
@@ -27,8 +27,8 @@ const inMib = (bytes: number): string =>
   bytes === Infinity ? 'unlimited' : `${Number((bytes / MIB).toFixed(bytes < MIB ? 2 : 0))} MiB`;
 
 /**
- * Why a DMA map of `bytes` had no memory: the limit, with what is needed and how to raise it, or the host itself.
- * Memory that a device can reach is locked, so the limit has to hold the guest's memory and the BARs.
+ * Why a DMA map of `bytes` failed for lack of memory: the limit, with the amount needed and how to raise it, or the
+ * host's free memory. Memory mapped for DMA is locked, so the limit must cover guest RAM and mapped BARs.
  */
 export function noMemoryHint(roots: HostRoots, bytes: number): string {
   const memory = readLockedMemory(roots);

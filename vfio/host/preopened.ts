@@ -1,30 +1,30 @@
 import { Scope } from '../../sys/scope.js';
 import type { SystemFile } from './system.js';
 
-/** What a file that somebody else opened stands for: a container, an iommufd, a group by number, a device by cdev. */
+/** Kind of a file that another process opened: a container, an iommufd, a group by number, a device by cdev. */
 export type PreopenedKind = 'container' | 'iommufd' | `group ${number}` | `cdev ${string}`;
 
 /**
- * Files that a parent process opened for this one, which may have no right to open them. Each serves one open; the
- * provider owns those that nobody has asked for yet.
+ * Files that a parent process opened for this one, which may lack the permission. Each serves one open; the provider
+ * owns the unused ones.
  */
 export class Preopened implements Disposable {
   readonly #files = new Map<PreopenedKind, SystemFile>();
 
-  /** Takes ownership; one that was given for the same before is closed. */
+  /** Takes ownership; closes an earlier file of the same kind. */
   give(kind: PreopenedKind, file: SystemFile): void {
     this.close(kind);
     this.#files.set(kind, file);
   }
 
-  /** Hands over ownership; undefined if there is none. */
+  /** Transfers ownership to the caller; undefined if there is no such file. */
   take(kind: PreopenedKind): SystemFile | undefined {
     const file = this.#files.get(kind);
     this.#files.delete(kind);
     return file;
   }
 
-  /** Closes one that nobody took. */
+  /** Closes a file that was not used. */
   close(kind: PreopenedKind): void {
     this.take(kind)?.[Symbol.dispose]();
   }

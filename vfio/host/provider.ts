@@ -10,13 +10,13 @@ import { MDEV_PREFIX, resolve } from './resolve.js';
 import { pciAddress } from './sysfs.js';
 import { isUuid } from './uuid.js';
 
-/** The kernel as a provider: it may lack one of the interfaces, which opening it then says. */
+/** The kernel as a provider. If the kernel lacks one of the interfaces, opening its files fails with ENODEV. */
 export type HostProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' | 'cdevs'>>;
 
 /**
- * The Linux kernel's VFIO behind the seam: PCI functions by address, mediated devices by UUID or made by `mdev:TYPE`,
- * and files that a parent process opened, by `fd:N`. Nothing is opened before a call asks for it.
- * @param parts another host, for tests
+ * The Linux kernel's VFIO as a provider: PCI functions by address, mediated devices by UUID or created with
+ * `mdev:TYPE`, and files that a parent process opened, by `fd:N`. Opens no file before a call needs it.
+ * @param parts parts of another host, for tests
  */
 export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
   const context = hostContext(parts);
@@ -31,7 +31,7 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
       pciAddress(address) !== undefined ||
       address.startsWith(MDEV_PREFIX) ||
       /^fd:\d+$/.test(address) ||
-      // Mediated devices of this process have UUIDs too.
+      // Mediated devices of this process have UUIDs, too.
       (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
     resolve: (address, options) => resolve(context, { preopened, vfTokens }, address, options),
     groups: {

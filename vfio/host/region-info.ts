@@ -19,8 +19,8 @@ import {
 import { CapSparseMmap, CapType, RegionInfoStruct, SparseMmapArea } from './structs.js';
 
 /**
- * Decodes what VFIO_DEVICE_GET_REGION_INFO answered. Capabilities that are not known are passed over.
- * @throws MalformedReply for a chain that breaks the rules, a number past 2^53, or an area outside its region
+ * Decodes the reply of VFIO_DEVICE_GET_REGION_INFO. Ignores unknown capabilities.
+ * @throws MalformedReply for a chain that violates the uAPI, a number above 2^53, or an area outside its region
  */
 export function decodeRegionInfo(reply: Uint8Array): RegionInfo {
   const fixed = decodeWithin(reply, 0, RegionInfoStruct);
@@ -58,7 +58,7 @@ function decodeCapability(
   }
 }
 
-/** An area may end with the region's last page, of which the region may use only a part. */
+/** An area can extend to the end of the region's last page, which the region may use only in part. */
 function toArea(area: { offset: bigint; size: bigint }, regionSize: number): RegionArea {
   const offset = exactNumber(area.offset, 'sparse area offset');
   const size = exactNumber(area.size, 'sparse area size');

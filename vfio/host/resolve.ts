@@ -1,4 +1,4 @@
-/** From an address as a person writes it to a device that can be opened. */
+/** Resolves an address to a device that can be opened. */
 import { basename } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
@@ -15,7 +15,7 @@ import { boundToHost, checkViable } from './viability.js';
 export const MDEV_PREFIX = 'mdev:';
 const FD_PREFIX = 'fd:';
 
-/** Options of an address, with what they mean. */
+/** Options of an address, and their meanings. */
 const OPTIONS = {
   bind: 'driver to give a PCI function to first, and to take it from afterwards: vfio-pci',
   'vf-token': 'UUID that the owner of a VF’s physical function has set',
@@ -30,10 +30,10 @@ const OPTIONS = {
 type OptionName = keyof typeof OPTIONS;
 type Options = Readonly<Partial<Record<OptionName, string>>>;
 
-/** What a provider keeps between finding a device and opening it. */
+/** State that a provider keeps between resolving a device and opening it. */
 export interface Resolution {
   readonly preopened: Preopened;
-  /** Tokens to bind VFs with, by cdev. */
+  /** Tokens for binding VFs, by cdev. */
   readonly vfTokens: Map<string, string>;
 }
 
@@ -52,8 +52,8 @@ function descriptor(value: string, what: string): number {
 }
 
 /**
- * Finds a device and checks that it can be had; creates and binds what is to be created and bound. Disposing the result
- * undoes that, and closes descriptors that were given and never used.
+ * Finds a device and checks that it can be assigned; creates a mediated device and binds a driver if the address and
+ * options request it. Disposing the result undoes that, and closes descriptors that were passed but not used.
  */
 export function resolve(
   context: HostContext,
@@ -125,7 +125,7 @@ function find(
   return fromDescriptor(context, address.slice(FD_PREFIX.length), options, adopt);
 }
 
-/** A descriptor of a cdev names its device; one of a group leaves a choice if the group has several. */
+/** The device of a cdev's descriptor, or of a group's; a group with several devices requires option `device`. */
 function fromDescriptor(context: HostContext, value: string, options: Options, adopt: Adopt): SysfsDevice {
   const { sysfs, system } = context;
   const target = `fd ${value}`;

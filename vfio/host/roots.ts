@@ -1,4 +1,4 @@
-/** Where the kernel's file systems are; other folders in tests. */
+/** Mount points of the kernel's file systems; tests use other folders. */
 export interface HostRoots {
   readonly sys: string;
   readonly proc: string;

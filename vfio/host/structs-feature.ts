@@ -1,4 +1,4 @@
-/** What follows struct vfio_device_feature, by feature. */
+/** The structures that follow struct vfio_device_feature, by feature. */
 import { struct } from '../../sys/struct.js';
 
 const VFIO = 'linux/vfio.h';

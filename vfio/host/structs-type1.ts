@@ -1,4 +1,4 @@
-/** linux/vfio.h for the container, /dev/vfio/vfio, with a type1 IOMMU. As structs.ts. */
+/** linux/vfio.h for the container, /dev/vfio/vfio, with a type1 IOMMU. Rules as in structs.ts. */
 import { io } from '../../sys/ioctl.js';
 import { struct } from '../../sys/struct.js';
 import { InfoCapHeader, VFIO_BASE, VFIO_TYPE } from './structs.js';
@@ -60,7 +60,7 @@ export const VFIO_IOMMU_MAP_DMA = io('VFIO_IOMMU_MAP_DMA', VFIO_TYPE, VFIO_BASE 
     EEXIST: 'the range overlaps a map',
     EINVAL: 'not a multiple of the page size, empty, or outside the IOVA ranges of VFIO_IOMMU_GET_INFO',
     EFAULT: 'the memory is not mapped in this process, or cannot be pinned',
-    EPERM: 'the memory is read-only here, but the device shall write it',
+    EPERM: 'the memory is read-only in this process, but the map allows the device to write it',
     ENOSPC:
       'as many maps as allowed exist; more: echo N > /sys/module/vfio_iommu_type1/parameters/dma_entry_limit, ' +
       'or fewer, larger maps',

@@ -1,7 +1,7 @@
 /**
- * linux/vfio.h as the kernel's files take it: the group's and the device's structures and requests, under their C names.
- * The container's are in structs-type1.ts, /dev/iommu's in structs-iommufd.ts. `structs.test.ts` compares every row with
- * the header. A structure that has grown is declared in its newest shape; `argsz` tells the kernel how much of it counts.
+ * linux/vfio.h: structures and requests of groups and devices, under their C names. Those of the container are in
+ * structs-type1.ts, those of /dev/iommu in structs-iommufd.ts. `structs.test.ts` compares every row with the header. A
+ * structure that has grown is declared in its newest form; `argsz` tells the kernel how much of it is used.
  */
 import { io } from '../../sys/ioctl.js';
 import { struct } from '../../sys/struct.js';
@@ -46,7 +46,7 @@ export const VFIO_GROUP_GET_DEVICE_FD = io('VFIO_GROUP_GET_DEVICE_FD', VFIO_TYPE
 
 // --- device file ---
 
-/** Since 6.6 with the padding that makes it 24 bytes; older kernels fill in 20 of them. */
+/** 24 bytes with the padding added in 6.6; older kernels fill in 20 of them. */
 export const DeviceInfo = struct(
   'struct vfio_device_info',
   VFIO,
@@ -57,7 +57,7 @@ export const VFIO_DEVICE_GET_INFO = io('VFIO_DEVICE_GET_INFO', VFIO_TYPE, VFIO_B
   hints: { EINVAL: 'a device opened by its cdev has to be bound to an iommufd first' },
 });
 
-/** What every capability begins with. */
+/** The header of every capability. */
 export const InfoCapHeader = struct('struct vfio_info_cap_header', VFIO, {
   id: 'u16',
   version: 'u16',
@@ -114,7 +114,7 @@ export const VFIO_DEVICE_SET_IRQS = io('VFIO_DEVICE_SET_IRQS', VFIO_TYPE, VFIO_B
     EINVAL: 'flags, range or data do not fit this interrupt index, or another index is in use',
     EBADF: 'an eventfd in the data is closed',
     EBUSY: 'the host’s interrupt line cannot be shared',
-    ENOTTY: 'the device does not do this with its interrupts',
+    ENOTTY: 'the device does not support this action for its interrupts',
     ENOSPC: 'the host has no interrupt vectors left',
   },
 });
@@ -127,7 +127,7 @@ export const VFIO_DEVICE_RESET = io('VFIO_DEVICE_RESET', VFIO_TYPE, VFIO_BASE + 
   },
 });
 
-/** `group_id` is the iommufd's device id instead where the reply has VFIO_PCI_HOT_RESET_FLAG_DEV_ID. */
+/** In a reply with VFIO_PCI_HOT_RESET_FLAG_DEV_ID, `group_id` is the device's id in the iommufd. */
 export const PciDependentDevice = struct('struct vfio_pci_dependent_device', VFIO, {
   group_id: 'u32',
   segment: 'u16',
@@ -158,14 +158,14 @@ export const PciHotReset = struct('struct vfio_pci_hot_reset', VFIO, {
 });
 export const VFIO_DEVICE_PCI_HOT_RESET = io('VFIO_DEVICE_PCI_HOT_RESET', VFIO_TYPE, VFIO_BASE + 13, {
   hints: {
-    EINVAL: 'a group that the reset touches is missing: see VFIO_DEVICE_GET_PCI_HOT_RESET_INFO',
-    EPERM: 'a device that the reset touches is not yours',
+    EINVAL: 'a group that the reset affects is missing: see VFIO_DEVICE_GET_PCI_HOT_RESET_INFO',
+    EPERM: 'this process does not own a device that the reset affects',
     ENOTTY: 'the reset was tried and failed: the link did not come back, or the bridge cannot do it',
     ENODEV: 'neither the slot nor the bus of the device can be reset',
   },
 });
 
-/** Its last field shares its place with `dmabuf_id`. */
+/** Its last field is a union with `dmabuf_id`. */
 export const GfxPlaneInfoStruct = struct('struct vfio_device_gfx_plane_info', VFIO, {
   argsz: 'u32',
   flags: 'u32',
@@ -195,7 +195,7 @@ export const DeviceFeature = struct('struct vfio_device_feature', VFIO, { argsz:
 export const VFIO_DEVICE_FEATURE = io('VFIO_DEVICE_FEATURE', VFIO_TYPE, VFIO_BASE + 17, {
   hints: {
     ENOTTY: 'the device, or this kernel, does not have the feature',
-    EINVAL: 'the feature cannot be used like that',
+    EINVAL: 'the feature does not support this operation',
   },
 });
 

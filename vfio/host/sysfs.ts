@@ -1,4 +1,4 @@
-/** What sysfs tells about devices and IOMMU groups. Reads only; nothing is kept between calls. */
+/** Devices and IOMMU groups in sysfs. Every call reads anew; nothing is cached. */
 import { existsSync, readdirSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { errno } from '../../sys/errno.js';
@@ -8,34 +8,34 @@ import { fromNodeError, SysError } from '../../sys/error.js';
 export interface SysfsDevice {
   /** `0000:01:00.0`, or a UUID. */
   readonly name: string;
-  /** `pci`, `mdev`, `platform` …; empty if it is on no bus. */
+  /** `pci`, `mdev`, `platform` …; empty if it is not on a bus. */
   readonly bus: string;
   /** Its folder, symbolic links resolved. */
   readonly path: string;
   readonly driver: string | undefined;
-  /** Whether its driver is one of VFIO's: vfio-pci, a variant of it, or an mdev driver. */
+  /** Whether its driver is a VFIO driver: vfio-pci, a variant of it, or an mdev driver. */
   readonly isVfio: boolean;
-  /** A PCI bridge: it does no DMA of its own, so its group may be used while the host drives it. */
+  /** Whether it is a PCI bridge: bridges do no DMA of their own, so the host may keep them bound. */
   readonly isBridge: boolean;
   /** IOMMU group; undefined if the device is behind no IOMMU. */
   readonly group: number | undefined;
   /** Name of its character device, `vfioN`; undefined if it has none. */
   readonly cdev: string | undefined;
-  /** PCI vendor and device, `8086:10d3`; undefined if it is no PCI device. */
+  /** PCI vendor and device ID, `8086:10d3`; undefined if it is not a PCI device. */
   readonly id: string | undefined;
   /** PCI class as sysfs writes it, `0x020000`. */
   readonly class: string | undefined;
-  /** Ways to reset it, in the kernel's order: `flr`, `pm`, `bus`; undefined if there is none, or the kernel is older than 5.15. */
+  /** Reset methods in the kernel's order: `flr`, `pm`, `bus`; undefined if it has none, or before Linux 5.15. */
   readonly resetMethods: readonly string[] | undefined;
-  /** Undefined if the platform does not say. */
+  /** Undefined if the platform does not report it. */
   readonly numaNode: number | undefined;
-  /** For a VF: its physical function's address. */
+  /** For a VF: the address of its physical function. */
   readonly physfn: string | undefined;
   /** For a PF: its VFs' addresses, in order. */
   readonly virtfns: readonly string[];
 }
 
-/** I/O virtual addresses that a group's devices cannot use for memory. */
+/** A range of IOVAs that cannot be mapped for a group's devices. */
 export interface ReservedRegion {
   readonly start: bigint;
   /** Last byte. */
@@ -47,13 +47,13 @@ export interface ReservedRegion {
 /** An IOMMU group with all its members. */
 export interface HostGroup {
   readonly number: number;
-  /** Made by VFIO for a device that is behind no IOMMU: its DMA reaches all memory. */
+  /** Whether VFIO created it for a device without an IOMMU, whose DMA can reach all memory. */
   readonly isNoiommu: boolean;
   readonly members: readonly SysfsDevice[];
   readonly reservedRegions: readonly ReservedRegion[];
 }
 
-/** How sysfs files are written; replaced in tests, where no kernel reacts to a write. */
+/** Writes a sysfs file; tests replace it, as no kernel reacts to their writes. */
 export type WriteAttribute = (path: string, text: string) => void;
 
 const PCI_ADDRESS = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$/i;
@@ -61,13 +61,13 @@ const PCI_CLASS_BRIDGE = /^0x0604/;
 const PCI_HEADER_TYPE = 0x0e;
 const PCI_HEADER_TYPE_MASK = 0x7f;
 
-/** A PCI address in full and lower case, domain 0000 if it has none; undefined if it is not one. */
+/** Normalizes a PCI address: lower case, domain 0000 if it has none; undefined if `text` is not a PCI address. */
 export function pciAddress(text: string): string | undefined {
   const match = PCI_ADDRESS.exec(text);
   return match === null ? undefined : `${match[1] ?? '0000'}:${match[2]}`.toLowerCase();
 }
 
-/** A tree in the form of /sys. */
+/** A directory tree with the layout of /sys. */
 export class Sysfs {
   readonly root: string;
   readonly #write: WriteAttribute;
@@ -128,7 +128,7 @@ export class Sysfs {
     }
     return {
       number,
-      // The group's own name is the same for mediated devices, which need no IOMMU.
+      // The group's name does not tell: mediated devices, which need no IOMMU, have the same one.
       isNoiommu: this.exists('class/vfio', `noiommu-${number}`),
       members: names.map((name) => describe(realpathSync(join(folder, 'devices', name)))),
       reservedRegions: parseReserved(text(join(folder, 'reserved_regions')) ?? ''),
@@ -167,7 +167,7 @@ export class Sysfs {
 function describe(path: string): SysfsDevice {
   const driver = linkName(join(path, 'driver'));
   const group = linkName(join(path, 'iommu_group'));
-  // Kernels without cdevs have the folder too, but no device number in it.
+  // Kernels without cdevs have the folder, too, but no device number in it.
   const cdev = list(join(path, 'vfio-dev'))?.find((node) => existsSync(join(path, 'vfio-dev', node, 'dev')));
   const vendor = text(join(path, 'vendor'))?.slice(2);
   const device = text(join(path, 'device'))?.slice(2);
@@ -193,14 +193,14 @@ function describe(path: string): SysfsDevice {
   };
 }
 
-/** By the header type, which also tells CardBus bridges; by the class where config space cannot be read. */
+/** Decided by the header type, which covers CardBus bridges; by the class if config space cannot be read. */
 function isBridge(path: string, pciClass: string | undefined): boolean {
   if (pciClass === undefined) return false;
   try {
     const type = readFileSync(join(path, 'config'))[PCI_HEADER_TYPE];
     if (type !== undefined && type !== 0xff) return (type & PCI_HEADER_TYPE_MASK) !== 0;
   } catch {
-    // no config file: the class has to do
+    // no config file: fall back to the class
   }
   return PCI_CLASS_BRIDGE.test(pciClass);
 }
@@ -243,7 +243,7 @@ export function list(path: string): string[] | undefined {
   }
 }
 
-/** Name of what a symbolic link points to; undefined if there is no such link. */
+/** Base name of a symbolic link's target; undefined if there is no such link. */
 export function linkName(path: string): string | undefined {
   try {
     return basename(readlinkSync(path));

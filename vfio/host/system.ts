@@ -7,13 +7,13 @@ import { Mapping } from '../../sys/mapping.js';
 
 /** An open file of the kernel. Every call throws SysError with the kernel's errno, and EBADF once it is closed. */
 export interface SystemFile extends Disposable {
-  /** For messages: a path, a device's name. */
+  /** Name for messages: a path, or a device's name. */
   readonly target: string;
   /** @throws SysError EBADF after close */
   readonly fd: number;
   /**
    * @param argument a number, or a structure that is read and written in place
-   * @param target what the call is about, if the file's own name does not say it
+   * @param target object of the call, for errors; the file's `target` if absent
    */
   ioctl(request: Request, argument?: number | Uint8Array, target?: string): number;
   /** Returns the bytes read. */
@@ -23,19 +23,19 @@ export interface SystemFile extends Disposable {
   mmap(offset: number, bytes: number): Mapping;
 }
 
-/** A character device's number, as stat(2) tells it. */
+/** A character device's number, as stat(2) reports it. */
 export interface DeviceNumber {
   readonly major: number;
   readonly minor: number;
 }
 
-/** What this folder asks of the kernel besides sysfs. The tests' scripted kernel implements it too. */
+/** The system calls of this folder, sysfs excepted. The scripted kernel of the tests implements it, too. */
 export interface VfioSystem {
   /** Opens for reading and writing. @throws SysError as open(2) */
   open(path: string): SystemFile;
-  /** Takes over a descriptor that came from elsewhere, and makes it close-on-exec. @throws SysError EBADF */
+  /** Takes ownership of an inherited descriptor, and makes it close-on-exec. @throws SysError EBADF */
   adopt(fd: number, target: string): SystemFile;
-  /** @throws SysError EBADF; ENODEV if it is no character device */
+  /** @throws SysError EBADF; ENODEV if it is not a character device */
   deviceNumber(fd: number): DeviceNumber;
 }
 
@@ -59,7 +59,7 @@ class LinuxFile implements SystemFile {
     return ioctl(this.#fd, request, argument, target);
   }
 
-  // Node's own read and write cost a seventh of a call through ffi-rs.
+  // Node's read and write take a seventh of the time of a call through ffi-rs.
   pread(offset: number, data: Uint8Array): number {
     const fd = this.#fd.number;
     try {
@@ -87,7 +87,7 @@ class LinuxFile implements SystemFile {
   }
 }
 
-/** The kernel this process runs on. */
+/** The kernel that this process runs on. */
 export const linux: VfioSystem = {
   open: (path) => new LinuxFile(Fd.open(path)),
   adopt(fd, target) {
@@ -97,7 +97,7 @@ export const linux: VfioSystem = {
   deviceNumber(fd) {
     try {
       const { rdev } = fstatSync(fd);
-      // glibc's gnu_dev_major and gnu_dev_minor; numbers of 32 bits are all that Linux gives out.
+      // glibc's gnu_dev_major and gnu_dev_minor, for the 32-bit numbers that Linux uses.
       return { major: (rdev >>> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00) };
     } catch (error) {
       throw fromNodeError(error, 'fstat', `fd ${fd}`);

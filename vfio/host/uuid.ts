@@ -5,7 +5,7 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 export const isUuid = (text: string): boolean => UUID.test(text);
 
-/** The 16 bytes in the order in which they are written (RFC 9562). @throws SysError EINVAL */
+/** The UUID's 16 bytes in text order (RFC 9562). @throws SysError EINVAL for a malformed UUID */
 export function uuidBytes(uuid: string): Uint8Array {
   if (!isUuid(uuid)) {
     throw new SysError({ call: 'UUID', target: `'${uuid}'`, errno: errno.EINVAL, hint: 'not a UUID' });

@@ -3,18 +3,18 @@ import { SysError } from '../../sys/error.js';
 import { HARMLESS_DRIVERS } from '../harmless-drivers.js';
 import type { HostGroup, Sysfs, SysfsDevice } from './sysfs.js';
 
-/** Whether a group stays viable with this member: VFIO's, without a driver, or one that does no DMA for the host. */
+/** Whether a group is viable with this member: it has a vfio driver, no driver, or one that does no DMA. */
 export function isHarmless(member: SysfsDevice): boolean {
   if (member.driver === undefined || member.isVfio || member.isBridge) return true;
   return HARMLESS_DRIVERS.includes(member.driver);
 }
 
-/** Members that keep a group from being used, with the drivers that hold them. */
+/** Members that make a group non-viable. */
 export function blockingMembers(group: HostGroup): readonly SysfsDevice[] {
   return group.members.filter((member) => !isHarmless(member));
 }
 
-/** Shell commands that give a PCI function to vfio-pci, for a person to run. */
+/** Shell commands that bind a PCI function to vfio-pci, for the user to run. */
 export function bindCommands(sysfs: Sysfs, device: SysfsDevice, driver = 'vfio-pci'): string[] {
   const folder = sysfs.path('bus/pci/devices', device.name);
   const unbind = device.driver === undefined ? [] : [`echo ${device.name} > ${folder}/driver/unbind`];
@@ -26,7 +26,7 @@ export function bindCommands(sysfs: Sysfs, device: SysfsDevice, driver = 'vfio-p
   ];
 }
 
-/** Shell commands that give it back to the driver it has now. */
+/** Shell commands that bind it to its current driver again. */
 export function unbindCommands(sysfs: Sysfs, device: SysfsDevice): string[] {
   const folder = sysfs.path('bus/pci/devices', device.name);
   const probe =
@@ -43,7 +43,7 @@ function advice(sysfs: Sysfs, member: SysfsDevice): string {
   );
 }
 
-/** That the host drives a device which is to be assigned, with the commands that change it. */
+/** The error for a device that is bound to a host driver, with the commands that rebind it. */
 export function boundToHost(sysfs: Sysfs, device: SysfsDevice): SysError {
   const held =
     device.driver === undefined ? 'no vfio driver has it' : `the host uses it (driver ${device.driver})`;
@@ -55,9 +55,8 @@ export function boundToHost(sysfs: Sysfs, device: SysfsDevice): SysError {
 }
 
 /**
- * Checks before anything is opened what VFIO_GROUP_GET_STATUS will say, as that cannot name the device that is in the
- * way.
- * @throws SysError EPERM, naming every blocking member with its driver and the commands that fix and undo it
+ * Checks a group's viability before anything is opened: VFIO_GROUP_GET_STATUS does not name the members at fault.
+ * @throws SysError EPERM, naming every such member with its driver, and the commands that rebind and restore it
  */
 export function checkViable(sysfs: Sysfs, group: HostGroup): void {
   const blocking = blockingMembers(group);

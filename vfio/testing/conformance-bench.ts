@@ -1,4 +1,4 @@
-/** What a conformance case works with: what it may open, and how a call has to fail. */
+/** The environment of a conformance case: opens files, and checks how a call fails. */
 import assert from 'node:assert/strict';
 import { type Hva, iova } from '../../sys/address.js';
 import type { Mapping } from '../../sys/mapping.js';
@@ -17,11 +17,11 @@ import {
   type VfioProvider,
 } from '../uapi.js';
 
-/** What the suite runs on. */
+/** The provider and device that the suite tests. */
 export interface ConformanceTarget {
   /** The provider under test. */
   readonly provider: VfioProvider;
-  /** A device of the provider, alone in its group, that nobody uses. */
+  /** Address of an unused device of the provider that is alone in its group. */
   readonly address: string;
   /** Options for {@link VfioProvider.resolve}; none if absent. */
   readonly options?: Readonly<Record<string, string>>;
@@ -29,7 +29,7 @@ export interface ConformanceTarget {
   readonly memory: Mapping;
   /** A number that no IOMMU group has. */
   readonly unusedGroup?: number;
-  /** Whether there are groups and containers, and whether there are cdevs and iommufd; both unless stated otherwise. */
+  /** Whether the provider has groups and containers; true if absent. */
   readonly hasGroups?: boolean;
   /** Whether the provider has cdevs and iommufd; true if absent. */
   readonly hasCdev?: boolean;
@@ -49,7 +49,7 @@ export type Code =
 export const PAGE = 4096n;
 export const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 
-/** The call must fail with one of these. */
+/** Asserts that `body` fails with one of the given errno values. */
 export function fails(codes: Code | readonly Code[], what: string, body: () => unknown): void {
   const wanted = typeof codes === 'string' ? [codes] : codes;
   try {
@@ -62,7 +62,7 @@ export function fails(codes: Code | readonly Code[], what: string, body: () => u
   assert.fail(`${what}: no error, not ${wanted.join(' or ')}`);
 }
 
-/** What a case may open; closed behind it, last in first out. */
+/** Opens files for a case, and closes them after it, last opened first. */
 export class Bench {
   readonly target: ConformanceTarget;
   readonly scope: Scope;
@@ -95,7 +95,7 @@ export class Bench {
     return { group, container };
   }
 
-  /** The device, opened through its group, or bound to an iommufd where there are no groups. */
+  /** The device, opened through its group, or bound to an iommufd if the provider has no groups. */
   file(): DeviceFile {
     if (this.target.hasGroups !== false)
       return this.scope.own(this.contained().group.getDeviceFd(this.device.name));
@@ -121,5 +121,5 @@ export class Bench {
   }
 }
 
-/** A rule, and what shows that it holds. */
+/** A rule, and the check that it holds. */
 export type Rule = readonly [name: string, run: (bench: Bench) => void];

@@ -1,4 +1,4 @@
-/** VFIO_DEVICE_FEATURE's rules: for every device, and for those that can be moved or log what they write. */
+/** Rules of VFIO_DEVICE_FEATURE: for every device, and for those with migration or dirty page logging. */
 import assert from 'node:assert/strict';
 import { iova } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
@@ -132,7 +132,7 @@ function setState(file: DeviceFile, deviceState: number): MigrationData | undefi
   return file.deviceFeature(SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, { deviceState }).data;
 }
 
-/** Pieces of an odd size, so that the stream has to keep its place. */
+/** Reads pieces of an odd size, so that the stream must keep its position. */
 function readToEnd(data: MigrationData): Uint8Array {
   const pieces: Uint8Array[] = [];
   for (;;) {

@@ -1,7 +1,6 @@
 /**
- * The VFIO uAPI's behaviour as a table of cases against the seam's interfaces: every provider must pass it, the core in
- * this process as well as the Linux kernel. A case opens what it needs and closes it again, and leaves the device as it
- * found it.
+ * The rules of the VFIO uAPI as a table of cases. Every provider must pass them, the in-process core as well as the
+ * Linux kernel. A case closes every file that it opens, and restores the device's state.
  */
 import assert from 'node:assert/strict';
 import { type Hva, type Iova, iova } from '../../sys/address.js';
@@ -30,7 +29,7 @@ import { featureRules } from './conformance-features.js';
 
 export type { ConformanceTarget } from './conformance-bench.js';
 
-/** One rule: a sentence that can be false, and what shows that it is true. */
+/** One rule: a sentence that can be false, and the check that it is true. */
 export interface ConformanceCase {
   /** The rule as a sentence. */
   readonly name: string;
@@ -263,7 +262,7 @@ const deviceRules: readonly Rule[] = [
       const file = bench.file();
       const { numRegions, numIrqs } = file.getInfo();
       for (let i = 0; i < numRegions; i++) {
-        // The VGA region of a device that is no display is the one that may be missing in the middle.
+        // The VGA region is the only one below the last that a device may lack.
         if (i < 8) assert.equal(file.getRegionInfo(i).index, i);
       }
       for (const index of [numRegions, 9999])
@@ -286,7 +285,7 @@ const deviceRules: readonly Rule[] = [
     },
   ],
   [
-    // What a read across the end does is the driver's affair: vfio-pci fails it, the core cuts it, mtty even answers it.
+    // Drivers differ on a read across the end: vfio-pci fails it, the core truncates it, mtty completes it.
     'the last bytes of a region can be read, and a read across its end fails only as a bad address',
     (bench) => {
       const file = bench.file();
@@ -429,7 +428,7 @@ const bothRules: readonly Rule[] = [
   ],
 ];
 
-/** The rules that hold for a provider, ready to run: `for (const { name, run } of vfioConformance(target)) test(name, run)`. */
+/** The rules that apply to a provider: `for (const { name, run } of vfioConformance(target)) test(name, run)`. */
 export function vfioConformance(target: ConformanceTarget): readonly ConformanceCase[] {
   const { hasGroups = true, hasCdev = true } = target;
   const rules = [
@@ -452,7 +451,7 @@ function infoOrNone(file: DeviceFile, index: number): { readonly count: number }
   try {
     return file.getIrqInfo(index);
   } catch {
-    return { count: 0 }; // an index that this device lacks, such as the error interrupt of a conventional PCI device
+    return { count: 0 }; // the device lacks the index, such as a conventional PCI device the error interrupt
   }
 }
 

@@ -1,11 +1,11 @@
 import type { Clock } from '../core/clock.js';
 
-/** A clock that stands still until it is told to go on. */
+/** A clock that only {@link advance} moves. */
 export class FakeClock implements Clock {
   #now = 0;
   readonly #timers = new Set<{ readonly at: number; readonly fire: () => void }>();
 
-  /** Milliseconds since it was made. */
+  /** Milliseconds since its creation. */
   get now(): number {
     return this.#now;
   }
@@ -21,7 +21,7 @@ export class FakeClock implements Clock {
     return { [Symbol.dispose]: () => this.#timers.delete(timer) };
   }
 
-  /** Goes on by `ms`, firing what is due in order; tasks that were waiting have gone on when it resolves. */
+  /** Advances by `ms`, firing due timers in order; resolves when the tasks that they wake have run. */
   async advance(ms: number): Promise<void> {
     const end = this.#now + ms;
     for (;;) {
@@ -37,7 +37,7 @@ export class FakeClock implements Clock {
   }
 }
 
-/** Resolves when all that could go on without time passing has gone on. */
+/** Resolves when every task that can run without time passing has run. */
 export async function settle(): Promise<void> {
   await new Promise<void>((resolve) => setImmediate(resolve));
 }

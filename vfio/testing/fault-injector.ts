@@ -20,7 +20,7 @@ export class FaultInjector {
     return this.calls.length;
   }
 
-  /** Forgets the calls, and lets the nth one from now (from 0) fail. */
+  /** Clears the calls, and makes the nth one from now fail, counted from 0. */
   failAt(index: number, code: ErrnoName): void {
     this.calls.length = 0;
     this.#failAt = index;
@@ -28,7 +28,7 @@ export class FaultInjector {
     this.#isArmed = true;
   }
 
-  /** No call fails, and none is counted, while `body` runs. */
+  /** Runs `body` without failing or counting any call. */
   without<T>(body: () => T): T {
     const before = this.#isArmed;
     this.#isArmed = false;
@@ -39,7 +39,7 @@ export class FaultInjector {
     }
   }
 
-  /** Counts a call; for ports that are functions. @throws SysError if it is this one's turn */
+  /** Counts a call; for ports that are functions. @throws SysError if this is the call to fail */
   call(name: string): void {
     if (!this.#isArmed) return;
     const index = this.calls.length;
@@ -53,7 +53,7 @@ export class FaultInjector {
     });
   }
 
-  /** The same port, each of whose methods (or those named) may be made to fail before it does anything. */
+  /** Wraps a port: each of its methods, or of `methods`, can be made to fail before it does anything. */
   wrap<T extends object>(name: string, port: T, methods?: readonly (keyof T & string)[]): T {
     return new Proxy(port, {
       get: (target, key) => {

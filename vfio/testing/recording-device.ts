@@ -18,7 +18,7 @@ type Region = Omit<RegionInfo, 'offset'>;
 
 const readWrite = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 
-/** What a {@link RecordingDevice} looks like. */
+/** Options of a {@link RecordingDevice}. */
 export interface RecordingDeviceOptions {
   /** Regions by index; one of 4096 bytes, readable and writable, if absent. */
   readonly regions?: readonly Omit<RegionInfo, 'index' | 'offset'>[];
@@ -26,17 +26,17 @@ export interface RecordingDeviceOptions {
   readonly irqs?: readonly number[];
   /** Whether it can be bound to an iommufd; true if absent. */
   readonly hasIommufd?: boolean;
-  /** What openDevice does besides noting it; may be a generator function of Steps. */
+  /** What openDevice does besides recording the call; may be a generator function of Steps. */
   readonly onOpen?: (open: CoreOpenDevice) => void;
   /** What closeDevice does besides recording the call; may be a generator function of Steps. */
   readonly onClose?: () => void;
   /** What `request` does besides recording the call: closing the files lets unregister finish. */
   readonly onRequest?: (count: number) => void;
-  /** Makes the mapping for `mmap`; without it `mmap` throws. */
+  /** Creates the mapping for `mmap`; if absent, `mmap` throws. */
   readonly onMmap?: (index: number, offset: number, bytes: number) => Mapping;
 }
 
-/** A vendor driver's device that notes each call it gets, in order, and keeps its regions' bytes in memory. */
+/** A vendor driver's device that records its calls in order, and keeps the bytes of its regions in memory. */
 export class RecordingDevice implements VfioDeviceOps {
   readonly name: string;
   /** `openDevice`, `read 0 0x10 4`, `request 0` … */
@@ -44,7 +44,7 @@ export class RecordingDevice implements VfioDeviceOps {
   readonly hasIommufd: boolean;
   /** Calls that the core should not have made: to a closed device, or opening one twice. */
   readonly misuse: string[] = [];
-  /** What the last openDevice was given; undefined while closed. */
+  /** Argument of the last openDevice; undefined while closed. */
   open: CoreOpenDevice | undefined;
   /** Last set of interrupts. */
   irqSet: IrqSet | undefined;

@@ -1,11 +1,11 @@
 import type { NotifierBlock } from '../core/notifier.js';
 
-/** A listener that notes what it is told, in order. */
+/** A listener that records its events in order. */
 export class RecordingListener<D> implements NotifierBlock<D> {
   readonly name: string;
   /** Data of each event. */
   readonly heard: D[] = [];
-  /** What it does besides; may be a generator function of Steps. */
+  /** What it does besides recording; may be a generator function of Steps. */
   readonly #react: ((event: number, data: D) => void) | undefined;
 
   constructor(name: string, react?: (event: number, data: D) => void) {

@@ -8,11 +8,11 @@ import {
   VFIO_MIGRATION_STOP_COPY,
 } from '../feature.js';
 
-/** A driver's migration whose state is `content`: saved as it is, replaced by what is loaded. */
+/** A driver's migration with the state `content`, which is saved and loaded unchanged. */
 export class RecordingMigration implements MigrationOps, Disposable {
   readonly flags: number;
   content: Uint8Array;
-  /** Arcs that were done, as [from, to]. */
+  /** The arcs so far, as [from, to]. */
   readonly arcs: [number, number][] = [];
   #state = VFIO_DEVICE_STATE_RUNNING;
   #incoming: Fd | undefined;
@@ -35,7 +35,7 @@ export class RecordingMigration implements MigrationOps, Disposable {
     this.#state = to;
     if (from === VFIO_DEVICE_STATE_RESUMING) this.#load();
     if (to !== VFIO_DEVICE_STATE_STOP_COPY && to !== VFIO_DEVICE_STATE_RESUMING) return undefined;
-    const file = Fd.memfd('migration'); // the caller's
+    const file = Fd.memfd('migration'); // owned by the caller
     if (to === VFIO_DEVICE_STATE_RESUMING) this.#incoming = file.duplicate();
     else writeSync(file.number, this.content, 0, this.content.length, 0);
     return file.number;

@@ -1,9 +1,9 @@
 /**
- * What a VFIO core should do, in as little code as possible: counts and lists, no locks, no chains. Histories of random
- * commands run against it and against the core side by side.
+ * A model of a VFIO core in as little code as possible: counts and lists, no locks, no chains. Histories of random
+ * commands run against the model and the core side by side.
  */
 
-/** A container as the model has it. */
+/** A container of the model. */
 export interface ModelContainer {
   hasIommu: boolean;
   readonly groups: Set<ModelGroup>;
@@ -26,12 +26,12 @@ export interface ModelGroup {
 export interface ModelDevice {
   readonly group: ModelGroup;
   state: 'gone' | 'registered' | 'leaving';
-  /** Whether it was its group's last when its users had gone, and so waits for the group to leave its container. */
+  /** Whether it was its group's last device when its users were done, so that it waits for the group's detaching. */
   isLast: boolean | undefined;
   /** Files from GET_DEVICE_FD. */
   opens: number;
   cdev: 'closed' | 'open' | 'bound';
-  /** VM it has held since its first open. */
+  /** The VM that it has held since its first open. */
   kvm: number | undefined;
 }
 
@@ -41,7 +41,7 @@ export type Outcome = string | undefined;
 export class ReferenceModel {
   readonly groups: readonly ModelGroup[];
   readonly devices: readonly ModelDevice[];
-  /** What each listener has been told: a VM's number, or null. */
+  /** The events of each listener: a VM's number, or null. */
   readonly heard: (number | null)[][];
 
   /** @param groupOf group of each device */
@@ -75,7 +75,7 @@ export class ReferenceModel {
     return group.isHandleOpen || group.isAssociated;
   }
 
-  /** Devices with a registration that has not ended keep the group, and so do files. */
+  /** Registered devices and open files keep the group. */
   exists(group: ModelGroup): boolean {
     return this.isFileAlive(group) || group.devices.some(({ state, opens }) => state !== 'gone' || opens > 0);
   }
@@ -86,7 +86,7 @@ export class ReferenceModel {
     return own + group.devices.reduce((sum, { opens }) => sum + opens, 0);
   }
 
-  /** The container user of the group itself ends with its file. */
+  /** Whether the group's own container user exists, which ends with its file. */
   isContainedByFile(group: ModelGroup): boolean {
     return this.isFileAlive(group);
   }
@@ -95,7 +95,7 @@ export class ReferenceModel {
     return group.container?.hasIommu === true && !group.isIntruded;
   }
 
-  /** After each command: what ends when its last user has gone. */
+  /** After each command: frees the objects without users. */
   settle(): void {
     for (const group of this.groups) {
       if (group.container !== undefined && this.users(group) === 0) this.leave(group);

@@ -1,6 +1,6 @@
 /**
- * A deterministic scheduler: operations in steps become tasks, and the test says, or a search chooses, which of them
- * takes the next step. Locks block, deadlocks are found, and the same choices give the same history.
+ * A deterministic scheduler. Operations in steps become tasks; the test, or a search, chooses the task that runs the
+ * next step. Locks block, deadlocks are detected, and the same choices reproduce the same history.
  */
 import {
   DeadlockError,
@@ -40,31 +40,31 @@ export class ScheduledTask<T = unknown> {
     return !this.isDone && (this.#at === undefined || isReady(this.#at));
   }
 
-  /** Whether it waits, but not for ever: nothing else being runnable, its time-out comes. */
+  /** Whether its wait has a timeout, which expires when no task is runnable. */
   get isTimed(): boolean {
     return !this.isDone && typeof this.#at === 'object' && this.#at.timeoutMs !== undefined;
   }
 
-  /** Where it is: a preemption point's name, what it waits for, `start` or `end`. */
+  /** Its position: a preemption point's name, the condition it waits for, `start` or `end`. */
   get at(): string {
     if (this.isDone) return 'end';
     if (this.#at === undefined) return 'start';
     return typeof this.#at === 'string' ? this.#at : describeWait(this.#at);
   }
 
-  /** What it returned. @throws what it threw; Error if it has not ended */
+  /** Its return value. @throws the task's own exception; Error if it has not ended */
   get value(): T {
     if (this.#result === undefined) throw new Error(`${this.name} has not ended: it is at ${this.at}`);
     if ('error' in this.#result) throw this.#result.error;
     return this.#result.value;
   }
 
-  /** What it threw, if it has ended so. */
+  /** The exception that it threw; undefined if it threw none. */
   get error(): unknown {
     return this.#result !== undefined && 'error' in this.#result ? this.#result.error : undefined;
   }
 
-  /** One step. */
+  /** Runs one step. */
   step(reason: WakeReason = 'ready'): void {
     try {
       const result = this.#executor.step(this.#task, this.#steps, reason);
@@ -99,14 +99,17 @@ export class Scheduler {
     return this.#tasks;
   }
 
-  /** Adds a task; it takes no step yet. */
+  /** Adds a task, without running a step of it. */
   spawn<T>(name: string, steps: Steps<T>): ScheduledTask<T> {
     const task = new ScheduledTask(this.#executor, name, steps);
     this.#tasks.push(task as ScheduledTask);
     return task;
   }
 
-  /** Steps a task until it is at a preemption point whose name holds `point`. @throws Error if it blocks or ends before */
+  /**
+   * Runs a task up to a preemption point whose name contains `point`.
+   * @throws Error if it blocks or ends before that
+   */
   runTo(task: ScheduledTask<never> | ScheduledTask, point: string): void {
     while (!task.at.includes(point)) {
       if (!task.isRunnable) throw new Error(`${task.name} is at ${task.at}, and never came to ${point}`);
@@ -114,15 +117,15 @@ export class Scheduler {
     }
   }
 
-  /** Steps a task until it ends or blocks. Returns whether it has ended. */
+  /** Runs a task until it ends or blocks. Returns whether it has ended. */
   run(task: ScheduledTask<never> | ScheduledTask): boolean {
     while (task.isRunnable) this.#step(task as ScheduledTask);
     return task.isDone;
   }
 
   /**
-   * Steps tasks until all have ended; each step is of the task that `choose` picks, by default the oldest.
-   * @throws DeadlockError naming who waits for what if none can go on
+   * Runs tasks until all have ended; `choose` picks the task of each step, by default the oldest one.
+   * @throws DeadlockError, naming each task's condition, if no task can run
    */
   runAll(choose: Choose = ([first]) => first as ScheduledTask): void {
     let last: ScheduledTask | undefined;
@@ -143,7 +146,7 @@ export class Scheduler {
     }
   }
 
-  /** Takes the steps named, then runs the rest. `replay(['DEL', 'GET', 'GET'])` is what {@link history} printed. */
+  /** Runs one step of each named task in turn, then all tasks to their end. @param names a {@link history} */
   replay(names: readonly string[]): void {
     for (const name of names) {
       const task = this.#tasks.find((candidate) => candidate.name === name && candidate.isRunnable);
@@ -158,18 +161,18 @@ export class Scheduler {
   }
 }
 
-/** One run of {@link everyInterleaving}: its world is new, and `check` is called when all tasks have ended. */
+/** One run of {@link everyInterleaving}, in a new world; `check` is called when all tasks have ended. */
 export interface InterleavingRun {
   /** The scheduler that holds this run's tasks. */
   readonly scheduler: Scheduler;
-  /** Fails if what the tasks left behind is wrong. @throws whatever the test framework does */
+  /** Checks the state after all tasks. @throws any error, to fail the run */
   check(): void;
 }
 
 /**
- * Runs `begin` once for each interleaving of its tasks with at most `preemptions` switches away from a task that could
- * have gone on (a task that ends or blocks is left for free). Returns how many there were.
- * @throws Error naming the interleaving, for {@link Scheduler.replay}, with what `check` or a deadlock threw as its cause
+ * Runs `begin` once for each interleaving of its tasks with at most `preemptions` switches away from a runnable task;
+ * switches away from a task that ends or blocks do not count. Returns the number of interleavings.
+ * @throws Error with the interleaving, for {@link Scheduler.replay}; its cause is the error of `check` or the deadlock
  */
 export function everyInterleaving(begin: () => InterleavingRun, preemptions = 2): number {
   let prefix: number[] = [];
@@ -180,7 +183,7 @@ export function everyInterleaving(begin: () => InterleavingRun, preemptions = 2)
     try {
       scheduler.runAll((runnable, last) => {
         const mayGoOn = last !== undefined && runnable.includes(last);
-        // The running task first: going on is choice 0.
+        // The running task first: choice 0 is no switch.
         const ordered = mayGoOn ? [last, ...runnable.filter((task) => task !== last)] : runnable;
         const options = mayGoOn && left === 0 ? 1 : ordered.length;
         const picked = prefix[choices.length] ?? 0;

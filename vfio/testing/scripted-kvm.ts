@@ -1,22 +1,22 @@
-/** A KVM with nothing behind it: for tests of how VFIO files and VMs are associated, without /dev/kvm. */
+/** A scripted KVM, for tests of the association between VFIO files and VMs without /dev/kvm. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { KvmPointer } from '../driver.js';
 import type { VfioFileOps } from '../file-ops.js';
 
-/** A VM's references; it notes who uses it after its end. */
+/** A VM: counts its references, and records uses after it is freed. */
 export class ScriptedVm implements KvmPointer {
   /** Name for messages. */
   readonly name: string;
-  /** What the last put does before the VM is freed: the VM's end, which in KVM releases the kvm-vfio device. */
+  /** Called by the last put before the VM is freed; in KVM, this releases the kvm-vfio device. */
   onDestroy: (() => void) | undefined;
   /** Calls made after the VM was freed: each is a use after free. */
   readonly usesAfterFree: string[] = [];
-  /** Users of noncoherent DMA: registered minus unregistered. */
+  /** Users of noncoherent DMA: registrations minus unregistrations. */
   noncoherentDma = 0;
-  /** How often that changed. */
+  /** Number of registrations and unregistrations. */
   noncoherentCalls = 0;
-  /** Files whose devices the VM has. */
+  /** Number of files added to kvm-vfio. */
   assignments = 0;
   #references = 1;
   #isFreed = false;
@@ -26,7 +26,7 @@ export class ScriptedVm implements KvmPointer {
     this.name = name;
   }
 
-  /** References now: 1 is the owner's. */
+  /** Current number of references; one is the owner's. */
   get references(): number {
     return this.#references;
   }
@@ -71,9 +71,9 @@ export class ScriptedVm implements KvmPointer {
   }
 }
 
-/** A file as the kvm-vfio device takes it. */
+/** A file that the kvm-vfio device takes. */
 export interface ScriptedFile {
-  /** What it is, for messages: `group 0 (core)`. */
+  /** Name for messages: `group 0 (core)`. */
   readonly target: string;
   /** False once it is closed; undefined means open. */
   readonly isOpen?: boolean;
@@ -83,7 +83,7 @@ const KVM_DEV_VFIO_FILE = 1;
 const KVM_DEV_VFIO_FILE_ADD = 1;
 const KVM_DEV_VFIO_FILE_DEL = 2;
 
-/** The kvm-vfio device of a {@link ScriptedVm}, by the rules of virt/kvm/vfio.c. */
+/** The kvm-vfio device of a {@link ScriptedVm}, with the rules of virt/kvm/vfio.c. */
 export class ScriptedKvmVfio implements Disposable {
   readonly #vm: ScriptedVm;
   readonly #ops: VfioFileOps | undefined;
@@ -96,7 +96,7 @@ export class ScriptedKvmVfio implements Disposable {
     this.#release = release;
   }
 
-  /** Whether {@link setAttr} knows the attribute. */
+  /** Whether {@link setAttr} supports the attribute. */
   hasAttr(group: number, attr: number): boolean {
     return group === KVM_DEV_VFIO_FILE && (attr === KVM_DEV_VFIO_FILE_ADD || attr === KVM_DEV_VFIO_FILE_DEL);
   }
@@ -108,7 +108,10 @@ export class ScriptedKvmVfio implements Disposable {
     else this.removeFile(file);
   }
 
-  /** KVM_DEV_VFIO_FILE_ADD. @throws SysError EBADF closed; EINVAL not a VFIO file; EEXIST added already */
+  /**
+   * KVM_DEV_VFIO_FILE_ADD.
+   * @throws SysError EBADF if it is closed; EINVAL if it is no VFIO file; EEXIST if already added
+   */
   addFile(file: ScriptedFile): void {
     const call = 'KVM_DEV_VFIO_FILE_ADD';
     if (file.isOpen === false) throw fail(call, file, 'EBADF');
@@ -120,7 +123,7 @@ export class ScriptedKvmVfio implements Disposable {
     this.#updateCoherency();
   }
 
-  /** KVM_DEV_VFIO_FILE_DEL. @throws SysError EBADF closed; ENOENT if it was not added */
+  /** KVM_DEV_VFIO_FILE_DEL. @throws SysError EBADF if it is closed; ENOENT if it was not added */
   removeFile(file: ScriptedFile): void {
     const index = this.#files.indexOf(file);
     if (index >= 0) {
@@ -140,7 +143,7 @@ export class ScriptedKvmVfio implements Disposable {
     this.#vm.noncoherentCalls++;
   }
 
-  /** Every file is told that the VM is gone, the oldest first, and only then let go. */
+  /** Ends the association of each file, first added first, before dropping the reference to it. */
   [Symbol.dispose](): void {
     for (let file = this.#files[0]; file !== undefined; file = this.#files[0]) {
       this.#ops?.setKvm(file, null);

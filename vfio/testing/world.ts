@@ -1,4 +1,4 @@
-/** A core with a clock that stands still, devices that note their calls, and an end that tells what was left over. */
+/** A core for tests, with a fake clock, recording devices and a check for leaks. */
 import { CoreContainerFile } from '../core/container.js';
 import { type CoreOptions, VfioCore } from '../core/core.js';
 import { VfioDevice } from '../core/device.js';
@@ -15,7 +15,7 @@ import { RecordingDevice, type RecordingDeviceOptions } from './recording-device
 export interface WorldDevice {
   /** The host device. */
   readonly dev: HostDevice;
-  /** The device as the core has it. */
+  /** The core's device. */
   readonly device: VfioDevice;
   /** The driver's side, which records its calls. */
   readonly ops: RecordingDevice;
@@ -31,13 +31,13 @@ export interface Contained {
   close(): void;
 }
 
-/** A core with a fake clock, recording devices, and a check in the end that nothing is left over. */
+/** A core with a fake clock and recording devices; {@link end} checks for leaks. */
 export class World {
   /** The core under test. */
   readonly core: VfioCore;
   /** The core's clock; it moves only when a test advances it. */
   readonly clock = new FakeClock();
-  /** What the core warned of; take them out with {@link takeWarnings}, or {@link end} complains. */
+  /** Warnings of the core; {@link end} fails unless {@link takeWarnings} has taken them. */
   readonly warnings: string[] = [];
   readonly #groups = new Set<IommuGroup>();
   #lastName = 0;
@@ -54,14 +54,14 @@ export class World {
     this.core = new VfioCore(all);
   }
 
-  /** A new IOMMU group; the world gives it back in the end. */
+  /** Creates an IOMMU group, which {@link end} releases. */
   iommuGroup(capabilities?: IommuCapabilities): IommuGroup {
     const group = this.core.createIommuGroup(capabilities);
     this.#groups.add(group);
     return group;
   }
 
-  /** A device of the host in a group, bound to a vfio driver, not registered yet. */
+  /** Creates a host device in a group, bound to a vfio driver but not registered. */
   prepare(options: RecordingDeviceOptions & { readonly group?: IommuGroup | undefined } = {}): WorldDevice {
     const name = `0000:00:${(this.#lastName++).toString(16).padStart(2, '0')}.0`;
     const dev = new HostDevice(name);
@@ -72,14 +72,14 @@ export class World {
     return { dev, ops, device: VfioDevice.init(this.core.registry, dev, ops) };
   }
 
-  /** As {@link prepare}, and registered. */
+  /** As {@link prepare}, and registers the device. */
   device(options: RecordingDeviceOptions & { readonly group?: IommuGroup | undefined } = {}): WorldDevice {
     const made = this.prepare(options);
     this.core.run(made.device.register());
     return made;
   }
 
-  /** Opens a group's file. @throws SysError ENODEV; EBUSY if it is open */
+  /** Opens a group's file. @throws SysError ENODEV for an unknown group; EBUSY if it is open */
   openGroup(number: number): CoreGroupFile {
     return this.core.run(this.groupSteps(number));
   }
@@ -103,7 +103,7 @@ export class World {
     return CoreDeviceFile.openCdev(this.core.registry, node);
   }
 
-  /** Opens a device's group and puts it into a container, a new one unless given. */
+  /** Opens a device's group and attaches it to a container, a new one if `into` is absent. */
   contain({ device }: WorldDevice, into?: CoreContainerFile): Contained {
     const group = this.openGroup(device.group.number);
     const container = into ?? this.openContainer();
@@ -119,7 +119,7 @@ export class World {
     };
   }
 
-  /** GET_DEVICE_FD of a device in its open group. */
+  /** VFIO_GROUP_GET_DEVICE_FD of a device in its open group. */
   open({ group }: { readonly group: CoreGroupFile }, { device }: WorldDevice): CoreDeviceFile {
     return this.core.run(group.getDeviceFdSteps(device.name));
   }
@@ -129,12 +129,12 @@ export class World {
     return this.warnings.splice(0);
   }
 
-  /** Unregisters devices that nobody uses. */
+  /** Unregisters devices that are not in use. */
   remove(...devices: readonly WorldDevice[]): void {
     for (const { device } of devices) this.core.run(device.unregister());
   }
 
-  /** What is left over: warnings nobody took, and objects that were made and not freed. Empty if all is well. */
+  /** Releases the world's groups. Returns warnings that were not taken, and objects that were not freed. */
   leftovers(): string[] {
     for (const group of this.#groups) group.put();
     this.#groups.clear();
@@ -146,7 +146,7 @@ export class World {
     return [...this.takeWarnings(), ...live];
   }
 
-  /** @throws Error if anything is left over */
+  /** @throws Error if there are {@link leftovers} */
   end(): void {
     const left = this.leftovers();
     if (left.length > 0) throw new Error(`left over in the end: ${left.join('; ')}`);

@@ -6,35 +6,35 @@ import { MessageSocket } from '../../sys/socket-messages.js';
 import { encodeMessage, type Header } from './message.js';
 import { HEADER_BYTES, MAX_MESSAGE_BYTES, MAX_MSG_FDS } from './protocol.js';
 
-/** A message that came in. */
+/** A received message. */
 export interface Message extends Header {
-  /** Good until the next receive. */
+  /** Valid until the next receive. */
   readonly payload: Uint8Array;
-  /** Descriptors that came with it. Whoever wants one takes it out; those that are left are closed at the next receive. */
+  /** Its descriptors. Remove those that you keep; the next receive closes the rest. */
   readonly fds: Fd[];
 }
 
-/** Room for one message of the largest size behind a part of another. */
+/** Holds a message of the largest size after part of another one. */
 const BUFFER_BYTES = 2 * MAX_MESSAGE_BYTES;
-/** Bytes that are asked for at once: many small messages come in one call. */
+/** Bytes per read: one call receives many small messages. */
 const CHUNK_BYTES = 64 * 1024;
-/** Messages may carry that much data, which a peer's single read should find whole. */
+/** Large enough for any message, so that a peer can read it with a single call. */
 const SEND_BUFFER_BYTES = 4 << 20;
 
 /**
- * Linux glues messages without descriptors in front of one that has some, and ends a read behind it: descriptors belong to
- * the last message that begins in what was read, or, if none begins there, to the one that is under way.
+ * A read can return several messages, but Linux ends it after a message with descriptors. Descriptors therefore belong
+ * to the last message that begins in the bytes read, or to the incomplete one if none begins there.
  */
 export class Channel implements Disposable {
   readonly #socket: MessageSocket;
   readonly #buffer = new Uint8Array(BUFFER_BYTES);
   readonly #view = new DataView(this.#buffer.buffer);
-  /** Bytes from #start to #end have come and are not yet delivered. A message begins at #start. */
+  /** Bytes from #start to #end are received and not yet delivered. A message begins at #start. */
   #start = 0;
   #end = 0;
-  /** Where the message begins that the next bytes belong to: #end if all that came is whole. */
+  /** Start of the incomplete message; #end if there is none. */
   #underWay = 0;
-  /** Descriptors, by where their message begins. */
+  /** Descriptors, by the start of their message. */
   #fds: { at: number; readonly fds: Fd[] }[] = [];
   #delivered: Fd[] = [];
 
@@ -51,16 +51,17 @@ export class Channel implements Disposable {
     return this.#socket.fd.target;
   }
 
-  /** How long a receive waits before it gives `undefined`, and a send before it fails; 0: for ever. */
+  /** Sets the timeouts after which a receive returns undefined, and a send fails; 0 waits forever. */
   setTimeouts(receiveMs: number, sendMs: number): void {
     this.#socket.setTimeouts(receiveMs, sendMs);
   }
 
   /**
-   * The next message; undefined if none came whole in time, or a signal came.
-   * @param isBlocking false: looks only at what is there
-   * @param deadline by performance.now(): a peer that sends a message byte by byte does not get longer
-   * @throws SysError ECONNRESET if the peer is gone; EPROTO for bytes that are no message: what follows them is lost
+   * The next message; undefined if none is complete at the timeout, or if a signal interrupts the wait.
+   * @param isBlocking false returns immediately
+   * @param deadline a time of performance.now(), which bounds a peer that sends a message byte by byte
+   * @throws SysError ECONNRESET if the peer has disconnected; EPROTO for bytes that are no message, after which the
+   *   stream is out of sync
    */
   receive(isBlocking = true, deadline = Number.POSITIVE_INFINITY): Message | undefined {
     this.#dropDelivered();
@@ -78,7 +79,7 @@ export class Channel implements Disposable {
     }
   }
 
-  /** Whether part of a message has come, or a whole one is there. */
+  /** Whether received bytes are buffered. */
   get hasBytes(): boolean {
     return this.#end > this.#start;
   }
@@ -115,7 +116,7 @@ export class Channel implements Disposable {
     };
   }
 
-  /** What is left moves to the front when the rest of the buffer could not hold the message under way. */
+  /** Moves the remaining bytes to the front if the rest of the buffer could not hold the incomplete message. */
   #makeRoom(): void {
     if (this.#start !== this.#end && BUFFER_BYTES - this.#start >= MAX_MESSAGE_BYTES) return;
     this.#buffer.copyWithin(0, this.#start, this.#end);
@@ -125,7 +126,7 @@ export class Channel implements Disposable {
     this.#start = 0;
   }
 
-  /** Finds the last message that begins in what has come, and gives it the descriptors that came along. */
+  /** Assigns received descriptors to the last message that begins in the received bytes. */
   #assign(numbers: readonly number[]): void {
     const fds = numbers.map((number) => Fd.adopt(number, `descriptor from ${this.target}`));
     try {
@@ -152,14 +153,14 @@ export class Channel implements Disposable {
     return new SysError({ call: 'receive', target: this.target, errno: errno.EPROTO, hint });
   }
 
-  /** Where the message that begins at `at` ends; undefined if its header has not come. */
+  /** End of the message that begins at `at`; undefined while its header is incomplete. */
   #endOf(at: number): number | undefined {
     return this.#end - at < HEADER_BYTES ? undefined : at + this.#sizeAt(at);
   }
 
   /**
    * Sends a message.
-   * @throws SysError ECONNRESET if the peer is gone; ETIMEDOUT if it does not read
+   * @throws SysError ECONNRESET if the peer has disconnected; ETIMEDOUT if it does not read
    */
   send(message: Uint8Array, fds: readonly number[] = []): void {
     try {

@@ -1,6 +1,6 @@
 /**
- * The payloads of VFIO_USER_DEVICE_FEATURE and of VFIO_USER_MIG_DATA_READ and _WRITE, for both sides. They are the kernel's
- * structures with what these point to inlined; the data of a migration goes by messages instead of a descriptor.
+ * Payloads of VFIO_USER_DEVICE_FEATURE and of VFIO_USER_MIG_DATA_READ and _WRITE, for both sides. They are the kernel's
+ * structures with their pointers' targets inlined; migration data is sent in messages instead of through a descriptor.
  */
 import { iova } from '../../sys/address.js';
 import { errno } from '../../sys/errno.js';
@@ -26,11 +26,11 @@ const FEATURE_BYTES = 8;
 const REPORT_BYTES = 24;
 const LOGGING_BYTES = 16;
 const RANGE_BYTES = 16;
-/** In front of the data of a migration. */
+/** Bytes of the header before migration data. */
 export const MIG_DATA_BYTES = 8;
-/** The kernel takes as many, a page of them. */
+/** The kernel's limit, which is a page of ranges. */
 const MOST_RANGES = 256;
-/** Of a dirty bitmap in one message: 4 GiB of pages. */
+/** Bytes of a dirty bitmap in one message: 4 GiB of pages. */
 export const MOST_BITMAP_BYTES = 128 * 1024;
 const NO_FD = 0xffff_ffff;
 const NOTHING = new Uint8Array(0);
@@ -38,7 +38,7 @@ const NOTHING = new Uint8Array(0);
 const refuse = (code: number, hint: string): SysError =>
   new SysError({ call: 'VFIO_USER_DEVICE_FEATURE', target: 'vfio-user peer', errno: code, hint });
 
-/** Features whose structures the protocol, or libvfio-user, has. */
+/** Whether the protocol, or libvfio-user, defines the feature's structure. */
 export const isUserFeature = (flags: number): boolean =>
   [
     VFIO_DEVICE_FEATURE_MIGRATION,
@@ -52,7 +52,7 @@ export const isUserFeature = (flags: number): boolean =>
 const head = (argsz: number, flags: number, bytes: number): Writer =>
   new Writer(FEATURE_BYTES + bytes).u32(argsz).u32(flags);
 
-/** What a client sends. @throws SysError EINVAL if the feature's input is missing */
+/** Encodes a client's request. @throws SysError EINVAL if the feature's input is missing */
 export function encodeFeatureRequest(flags: number, input: FeatureInput): Uint8Array {
   const need = <T>(value: T | undefined, what: string): T => {
     if (value === undefined) throw refuse(errno.EINVAL, `no ${what} is given`);
@@ -89,13 +89,15 @@ export function encodeFeatureRequest(flags: number, input: FeatureInput): Uint8A
   }
 }
 
-/** What a server is asked. */
+/** A decoded request. */
 export interface FeatureRequest {
   readonly flags: number;
   readonly input: FeatureInput;
 }
 
-/** @throws SysError EINVAL for a payload that is too short, E2BIG for more ranges or a longer bitmap than are accepted */
+/**
+ * @throws SysError EINVAL for a payload that is too short, E2BIG for more ranges or a longer bitmap than are accepted
+ */
 export function decodeFeatureRequest(payload: Uint8Array): FeatureRequest {
   const reader = new Reader(VFIO_USER_DEVICE_FEATURE, payload);
   const argsz = reader.argsz(FEATURE_BYTES);
@@ -131,7 +133,7 @@ function decodeInput(flags: number, reader: Reader, argsz: number): FeatureInput
   }
 }
 
-/** What a server answers: the structure as the device has filled it in. */
+/** Encodes a server's reply: the structure that the device filled in. */
 export function encodeFeatureReply({ flags, input }: FeatureRequest, output: FeatureOutput): Uint8Array {
   const reply = (bytes: number) => head(FEATURE_BYTES + bytes, flags, bytes);
   if ((flags & VFIO_DEVICE_FEATURE_PROBE) !== 0) return reply(0).bytes;
@@ -179,8 +181,8 @@ export function encodeFeatureReply({ flags, input }: FeatureRequest, output: Fea
 }
 
 /**
- * What a client makes of an answer; a report's bits are added to the bitmap of its input.
- * @throws SysError EINVAL for an answer that is too short
+ * Decodes a reply; adds a report's bits to the bitmap of the input.
+ * @throws SysError EINVAL for a reply that is too short
  */
 export function decodeFeatureReply({ flags, input }: FeatureRequest, payload: Uint8Array): FeatureOutput {
   if ((flags & VFIO_DEVICE_FEATURE_PROBE) !== 0) return {};
@@ -191,7 +193,7 @@ export function decodeFeatureReply({ flags, input }: FeatureRequest, payload: Ui
     case VFIO_DEVICE_FEATURE_MIGRATION:
       return { migrationFlags: Number(BigInt.asUintN(32, reader.u64())) };
     case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
-      // Of a SET the answer says nothing new, and some servers leave it out.
+      // The reply to a SET contains nothing new, and some servers omit it.
       return (flags & VFIO_DEVICE_FEATURE_SET) === 0
         ? { deviceState: reader.u32() }
         : { deviceState: input.deviceState ?? 0 };

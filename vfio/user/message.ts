@@ -1,4 +1,6 @@
-/** Messages and their payloads as bytes. Decoders check everything, and throw SysError EINVAL for what does not hold. */
+/**
+ * Encodes and decodes messages and payloads. Decoders check every field, and throw SysError EINVAL for invalid ones.
+ */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { DeviceInfo, IrqInfo, RegionArea, RegionCapability } from '../uapi.js';
@@ -18,14 +20,14 @@ import {
   VFIO_USER_IO_FD_TYPE_IOEVENTFD,
 } from './protocol.js';
 
-/** The peer sent something that the protocol does not allow. */
+/** The error for a message that violates the protocol. */
 export const invalid = (command: number, hint: string): SysError =>
   new SysError({ call: commandName(command), target: 'vfio-user peer', errno: errno.EINVAL, hint });
 
 export interface Header {
   readonly id: number;
   readonly command: number;
-  /** Bytes of the whole message. */
+  /** Bytes of the message, header included. */
   readonly size: number;
   readonly flags: number;
   readonly errno: number;
@@ -34,7 +36,7 @@ export interface Header {
 const viewOf = (bytes: Uint8Array): DataView =>
   new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-/** Header and payload in one buffer. */
+/** Encodes header and payload into one buffer. */
 export function encodeMessage(
   header: { readonly id: number; readonly command: number; readonly flags: number; readonly errno?: number },
   payload: Uint8Array = new Uint8Array(0),
@@ -60,7 +62,7 @@ export const encodeReply = (id: number, command: number, payload?: Uint8Array): 
 export const encodeError = (id: number, command: number, code: number): Uint8Array =>
   encodeMessage({ id, command, flags: TYPE_REPLY | FLAG_ERROR, errno: code });
 
-/** Reads fields of a payload one after the other. */
+/** Reads the fields of a payload in sequence. */
 export class Reader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
@@ -95,7 +97,7 @@ export class Reader {
     return this.#view.getBigUint64(this.#take(8), true);
   }
 
-  /** An offset or size that fits a number exactly. */
+  /** An offset or size that is exact as a number. */
   size(): number {
     const value = this.u64();
     if (value > MAX_ADDRESS) throw invalid(this.#command, `0x${value.toString(16)} is out of range`);
@@ -108,7 +110,7 @@ export class Reader {
     return this.#bytes.subarray(at, at + count);
   }
 
-  /** argsz, the size of structure and answer as the sender sees it. */
+  /** argsz: the sender's size of the structure and its reply. */
   argsz(atLeast: number): number {
     const argsz = this.u32();
     if (argsz < atLeast) throw invalid(this.#command, `argsz ${argsz} is less than ${atLeast}`);
@@ -116,7 +118,7 @@ export class Reader {
   }
 }
 
-/** Writes fields one after the other into a buffer of that size. */
+/** Writes fields in sequence into a buffer of a given size. */
 export class Writer {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly #view: DataView;
@@ -152,7 +154,7 @@ export class Writer {
   }
 }
 
-/** VFIO_USER_DEVICE_GET_INFO's answer. */
+/** Bytes of the reply of VFIO_USER_DEVICE_GET_INFO. */
 const DEVICE_INFO_BYTES = 16;
 
 export const encodeDeviceInfo = ({ flags, numRegions, numIrqs }: DeviceInfo): Uint8Array =>
@@ -168,10 +170,10 @@ const REGION_INFO_BYTES = 32;
 const CAPABILITY_HEADER_BYTES = 8;
 const SPARSE_HEADER_BYTES = 16;
 const AREA_BYTES = 16;
-/** More than any device has; QEMU takes as many as fit the message. */
+/** Above the areas of any device; QEMU accepts as many as fit a message. */
 const MOST_AREAS = 1024;
 
-/** A region as vfio-user tells it: the offset is where it starts in the descriptor that comes along. */
+/** A region's info in vfio-user, where `offset` is the region's start in the message's descriptor. */
 export interface UserRegionInfo {
   readonly index: number;
   readonly flags: number;
@@ -191,11 +193,11 @@ const capabilityBytes = (capability: RegionCapability): number => {
   }
 };
 
-/** What an answer with all capabilities takes: the argsz of any answer. */
+/** Bytes of a reply with all capabilities, which is the argsz of every reply. */
 export const regionInfoBytes = ({ capabilities }: Pick<UserRegionInfo, 'capabilities'>): number =>
   capabilities.reduce((sum, capability) => sum + capabilityBytes(capability), REGION_INFO_BYTES);
 
-/** Without room for the capabilities in `argsz`, they are left out; the asker comes again with the size that is told. */
+/** Omits capabilities that do not fit `argsz`; the client then asks again with the size in the reply. */
 export function encodeRegionInfo(info: UserRegionInfo, argsz: number): Uint8Array {
   const size = regionInfoBytes(info);
   const hasCapabilities = info.capabilities.length > 0 && argsz >= size;
@@ -228,8 +230,8 @@ export function encodeRegionInfo(info: UserRegionInfo, argsz: number): Uint8Arra
 }
 
 /**
- * `argsz` is what the peer would need to tell everything. An answer that is shorter has no capabilities, whatever its flags
- * say: rust-vmm's servers set VFIO_REGION_INFO_FLAG_CAPS even then.
+ * Returns `argsz`, the size that the peer requires for a complete reply. A shorter reply has no capabilities, whatever
+ * its flags: rust-vmm's servers set VFIO_REGION_INFO_FLAG_CAPS even then.
  */
 export function decodeRegionInfo(
   command: number,
@@ -252,7 +254,7 @@ function decodeCapabilities(
   regionSize: number,
 ): RegionCapability[] {
   const found: RegionCapability[] = [];
-  // Each step goes forward, so a chain cannot be endless.
+  // Offsets must increase, so the chain ends.
   for (let at = first, before = REGION_INFO_BYTES - 1; at !== 0; ) {
     if (at <= before || at > payload.length)
       throw invalid(command, `a capability at ${at} of ${payload.length} bytes`);
@@ -278,7 +280,7 @@ function decodeCapabilities(
   return found;
 }
 
-/** Whether parts of the region can be mapped at all. */
+/** Whether any part of the region can be mapped. */
 export const isMappable = ({ flags }: Pick<UserRegionInfo, 'flags'>): boolean =>
   (flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0;
 
@@ -293,7 +295,7 @@ export function decodeIrqInfo(command: number, payload: Uint8Array): IrqInfo {
   return { flags: reader.u32(), index: reader.u32(), count: reader.u32() };
 }
 
-/** What both kinds of info are asked by: argsz, flags, index, count or offset. */
+/** Encodes a request for either kind of info: argsz, flags, index, count or offset. */
 export const encodeInfoRequest = (argsz: number, index: number, bytes: number): Uint8Array => {
   const writer = new Writer(bytes);
   writer.u32(argsz).u32(0).u32(index);
@@ -307,7 +309,7 @@ export const deviceInfoRequest = (): Uint8Array => encodeInfoRequest(DEVICE_INFO
 export const ioFdsRequest = (argsz: number, index: number): Uint8Array =>
   encodeInfoRequest(argsz, index, IO_FDS_BYTES);
 
-/** A question about a region or interrupt: `argsz` is the room for the answer. */
+/** Decodes a request for a region's or interrupt's info; `argsz` is the space for the reply. */
 export function decodeInfoRequest(
   command: number,
   payload: Uint8Array,
@@ -324,13 +326,13 @@ export const decodeIrqInfoRequest = (command: number, payload: Uint8Array) =>
   decodeInfoRequest(command, payload, IRQ_INFO_BYTES);
 
 const IO_FDS_BYTES = 16;
-/** The specification's entry; libvfio-user's later one has eight bytes more. */
+/** Bytes of an entry in the specification; libvfio-user's later one has eight more. */
 const IO_FD_BYTES = 40;
 const SHADOW_IO_FD_BYTES = 48;
 const NO_DATAMATCH = 0;
 const KVM_IOEVENTFD_FLAG_DATAMATCH = 1;
 
-/** A sub-region whose writes signal a descriptor, which is the message's `fdIndex`-th. */
+/** A sub-region whose writes signal descriptor number `fdIndex` of the message. */
 export interface UserIoFd extends RegionArea {
   readonly fdIndex: number;
   readonly type: number;
@@ -341,7 +343,7 @@ export const ioFdsBytes = (count: number): number => IO_FDS_BYTES + IO_FD_BYTES 
 export const decodeIoFdsRequest = (command: number, payload: Uint8Array) =>
   decodeInfoRequest(command, payload, IO_FDS_BYTES);
 
-/** Without room in `argsz` only their number is told. */
+/** Encodes only the number of entries if they do not fit `argsz`. */
 export function encodeIoFds(index: number, ioFds: readonly UserIoFd[], argsz: number): Uint8Array {
   const size = ioFdsBytes(ioFds.length);
   const isWhole = argsz >= size;

@@ -1,11 +1,11 @@
 /**
- * vfio-user on the wire: numbers, sizes and limits. Specification: QEMU, docs/interop/vfio-user.rst. All of it is
- * little-endian, as the host is; offsets count from the end of the header.
+ * The vfio-user protocol: numbers, sizes and limits. Specification: QEMU, docs/interop/vfio-user.rst. All fields are
+ * little-endian, as the host is; offsets are relative to the end of the header.
  */
 
 export const HEADER_BYTES = 16;
 
-// Commands. 14 was DIRTY_PAGES, which is gone.
+// Commands. 14 was DIRTY_PAGES, which has been removed.
 export const VFIO_USER_VERSION = 1;
 export const VFIO_USER_DMA_MAP = 2;
 export const VFIO_USER_DMA_UNMAP = 3;
@@ -63,19 +63,19 @@ export const VFIO_USER_F_DMA_UNMAP_ALL = 1 << 1;
 // Kinds of sub-regions of VFIO_USER_DEVICE_GET_REGION_IO_FDS
 export const VFIO_USER_IO_FD_TYPE_IOEVENTFD = 0;
 
-/** Version of the protocol that is spoken here; the smaller minor of both sides counts. */
+/** Supported version of the protocol; peers use the smaller of their minor versions. */
 export const MAJOR = 0;
 export const MINOR = 2;
 
-/** What holds for a peer that does not say otherwise. */
+/** Defaults for capabilities that a peer does not announce. */
 export const DEFAULT_MAX_MSG_FDS = 1;
 export const DEFAULT_MAX_DATA_XFER_SIZE = 1 << 20;
 export const DEFAULT_MAX_DMA_MAPS = 65_535;
 export const DEFAULT_PGSIZES = 4096;
 
-/** Descriptors of one message: QEMU sends 16, and refuses a peer that takes more. */
+/** Most descriptors of one message: QEMU sends 16, and refuses a peer that announces more. */
 export const MAX_MSG_FDS = 16;
-/** The largest message that is taken: data of one transfer, its header, and the largest structure before it. */
+/** Largest accepted message: the data of one transfer, its header, and the largest structure before it. */
 export const MAX_MESSAGE_BYTES = DEFAULT_MAX_DATA_XFER_SIZE + 4096;
-/** Addresses and sizes above this are refused: they would not be exact as numbers, and no guest has them. */
+/** Addresses and sizes above this are refused: they would not be exact as numbers, and no guest uses them. */
 export const MAX_ADDRESS = 2n ** 52n;

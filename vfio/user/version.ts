@@ -1,4 +1,4 @@
-/** VFIO_USER_VERSION: what two peers agree on before anything else. */
+/** VFIO_USER_VERSION: the negotiation that precedes all other commands. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { invalid, Reader, Writer } from './message.js';
@@ -11,17 +11,17 @@ import {
   VFIO_USER_VERSION,
 } from './protocol.js';
 
-/** What a peer can, as it says or as is assumed. */
+/** Capabilities of a peer: those that it announces, else the defaults. */
 export interface Capabilities {
-  /** Descriptors it takes in one message. */
+  /** Most descriptors that it accepts in one message. */
   readonly maxMsgFds: number;
-  /** Bytes of data it takes in one message. */
+  /** Most bytes of data that it accepts in one message. */
   readonly maxDataXferSize: number;
   readonly maxDmaMaps: number;
-  /** Bits of page sizes in which memory can be mapped. */
+  /** Bit mask of page sizes for maps. */
   readonly pgsizes: number;
   readonly hasWriteMultiple: boolean;
-  /** Whether requests of the server go over a socket of their own; in a reply, which of the message's descriptors it is. */
+  /** Present if the server's requests use a second socket; in a reply, `fdIndex` is its descriptor in the message. */
   readonly twinSocket: { readonly fdIndex: number | undefined } | undefined;
 }
 
@@ -60,7 +60,7 @@ export function encodeVersion({ major, minor, capabilities }: Version, isReply: 
   return new Writer(VERSION_BYTES + json.length + 1).u16(major).u16(minor).data(Buffer.from(json)).bytes;
 }
 
-/** @throws SysError EINVAL for JSON that is none, or values that cannot be; ENOTSUP for another major version */
+/** @throws SysError EINVAL for malformed JSON or invalid values; ENOTSUP for another major version */
 export function decodeVersion(payload: Uint8Array): Version {
   const reader = new Reader(VFIO_USER_VERSION, payload);
   const [major, minor] = [reader.u16(), reader.u16()];
@@ -74,7 +74,7 @@ export function decodeVersion(payload: Uint8Array): Version {
 function decodeCapabilities(bytes: Uint8Array): Capabilities {
   if (bytes.length > MOST_JSON_BYTES)
     throw invalid(VFIO_USER_VERSION, `${bytes.length} bytes of version data`);
-  // Some peers send no JSON, and some no zero behind it.
+  // Some peers omit the JSON, others the terminating zero.
   const text = Buffer.from(bytes).toString('utf8').replace(/\0.*$/s, '');
   if (text === '') return DEFAULTS;
   const fields = capabilitiesOf(text);

@@ -1,4 +1,4 @@
-/** A connection to a vfio-user server: questions and their answers, and the server's own requests in between. */
+/** A connection to a vfio-user server: sends commands, receives replies, and serves the server's requests. */
 
 import { errno } from '../../../sys/errno.js';
 import { isErrno, SysError } from '../../../sys/error.js';
@@ -24,16 +24,16 @@ import {
 } from '../protocol.js';
 import { type Capabilities, decodeVersion, encodeVersion, type Version } from '../version.js';
 
-/** An answer; its payload is good until the next question, its descriptors are the asker's to close. */
+/** A reply. Its payload is valid until the next command; the caller closes its descriptors. */
 export interface Answer {
   readonly payload: Uint8Array;
   readonly fds: Fd[];
 }
 
-/** Answers the server's requests. @throws SysError: its errno is the answer */
+/** Handles a request of the server and returns the reply's payload. @throws SysError, whose errno becomes the reply */
 export type RequestHandler = (command: number, payload: Uint8Array) => Uint8Array;
 
-/** How many requests of the server are served at one go, so that it cannot keep the machine from its guest. */
+/** Most requests of the server that are served at a time, so that it cannot starve the guest. */
 const MOST_REQUESTS = 256;
 const POLLIN = 1;
 
@@ -54,7 +54,7 @@ export class Connection implements Disposable {
     });
   };
   #lastId = 0;
-  /** Why the connection is over. */
+  /** Why the connection ended; undefined while it is open. */
   #failure: SysError | undefined;
 
   private constructor(path: string, channel: Channel, timeoutMs: number) {
@@ -66,8 +66,8 @@ export class Connection implements Disposable {
   }
 
   /**
-   * Connects and agrees on versions.
-   * @param timeoutMs how long the server may take for any answer
+   * Connects and negotiates the version.
+   * @param timeoutMs timeout of each reply
    * @throws SysError ENOENT, ECONNREFUSED, ETIMEDOUT, EPROTO, ENOTSUP, with a hint
    */
   static open(path: string, timeoutMs: number): Connection {
@@ -84,17 +84,17 @@ export class Connection implements Disposable {
     return this.#failure !== undefined;
   }
 
-  /** For whoever waits for what the server sends unasked. */
+  /** The socket, for waiting for the server's requests. */
   get fd(): number {
     return this.#channel.fd.number;
   }
 
-  /** Who answers the server's requests from now on. */
+  /** Sets the handler of the server's requests. */
   setHandler(handler: RequestHandler): void {
     this.#handler = handler;
   }
 
-  /** Calls back once, when the connection is over. */
+  /** Calls back once, when the connection ends. */
   whenGone(callback: () => void): void {
     if (this.isGone) callback();
     else this.#onGone.push(callback);
@@ -107,7 +107,7 @@ export class Connection implements Disposable {
       maxDmaMaps: DEFAULT_MAX_DMA_MAPS,
       pgsizes: DEFAULT_PGSIZES,
       hasWriteMultiple: false,
-      // Requests come between answers: a socket of their own would have to be watched during each question.
+      // Requests arrive between replies: a second socket would have to be watched during each command.
       twinSocket: undefined,
     };
     const version = encodeVersion({ major: MAJOR, minor: MINOR, capabilities: mine }, false);
@@ -116,18 +116,18 @@ export class Connection implements Disposable {
     const { minor, capabilities } = decodeVersion(payload);
     if (minor > MINOR)
       throw this.#end(errno.EPROTO, `the server answers version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
-    // It may take more than it would get back in one message.
+    // The server may accept more data than this side accepts in one message.
     const maxDataXferSize = Math.min(capabilities.maxDataXferSize, mine.maxDataXferSize);
     return { minor, capabilities: { ...capabilities, maxDataXferSize } };
   }
 
   /**
-   * Sends a command and waits for its answer, serving the server's requests meanwhile.
-   * @throws SysError with the server's errno; ENODEV if the server is gone, or was given up
+   * Sends a command and waits for its reply, serving the server's requests in the meantime.
+   * @throws SysError with the server's errno; ENODEV if the connection has ended
    */
   ask(command: number, payload?: Uint8Array, fds: readonly number[] = []): Answer {
     const id = this.#send(command, 0, payload, fds);
-    // One for all of it: a server that asks instead of answering gains no time by that.
+    // One deadline for the whole exchange: requests of the server do not extend it.
     const deadline = performance.now() + this.#timeoutMs;
     for (;;) {
       const message = this.#receive(command, deadline);
@@ -144,12 +144,12 @@ export class Connection implements Disposable {
     }
   }
 
-  /** Sends a command that gets no answer. @throws SysError ENODEV */
+  /** Sends a command without a reply. @throws SysError ENODEV if the connection has ended */
   post(command: number, payload: Uint8Array): void {
     this.#send(command, FLAG_NO_REPLY, payload, []);
   }
 
-  /** Serves what the server sent unasked; finds out whether it is gone. Never throws. */
+  /** Serves pending requests of the server, and detects its disconnection. Never throws. */
   serveRequests(): void {
     for (let count = 0; count < MOST_REQUESTS && !this.isGone; count++) {
       try {
@@ -174,7 +174,7 @@ export class Connection implements Disposable {
     }
   }
 
-  /** A signal that wakes this thread for something else ends no wait. */
+  /** Waits for a message until the deadline; resumes after signals, which wake this thread for other work. */
   #receive(command: number, deadline: number): Message {
     try {
       for (;;) {
@@ -216,7 +216,7 @@ export class Connection implements Disposable {
     return this.#fail(new SysError({ call: 'vfio-user', target: this.path, errno: code, hint }));
   }
 
-  /** The connection is over; returns what the caller is to throw. */
+  /** Ends the connection; returns the error for the caller to throw. */
   #fail(error: unknown): SysError {
     const cause =
       error instanceof SysError
@@ -251,7 +251,7 @@ const gone = (call: string, target: string, cause: SysError): SysError => {
   return new SysError({ call, target, errno: errno.ENODEV, hint, cause });
 };
 
-/** Whether something can be read, or the other end is gone. */
+/** Whether the socket is readable, or the peer has disconnected. */
 export function hasNews(fd: number): boolean {
   const request = new Uint8Array(8);
   new DataView(request.buffer).setInt32(0, fd, true);

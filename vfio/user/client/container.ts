@@ -1,4 +1,4 @@
-/** Guest memory for devices of other processes: passed to each server by descriptor, and read for it when it asks. */
+/** Guest memory for devices of other processes: passed to each server by descriptor, else accessed on its request. */
 
 import { formatRange, type Hva } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
@@ -92,7 +92,7 @@ export class UserContainerFile implements ContainerFile {
     if (!this.#hasIommu) throw userError(call, 'EINVAL', 'set its IOMMU first');
   }
 
-  /** A server joins: it is told of all memory. @throws SysError of the map that it refuses */
+  /** Adds a server and sends it all maps. @throws SysError of the map that it refuses */
   add(connection: Connection): void {
     const told: ProcessMap[] = [];
     try {
@@ -108,7 +108,7 @@ export class UserContainerFile implements ContainerFile {
     connection.setHandler((command, payload) => this.#serve(command, payload));
   }
 
-  /** A server leaves, and may not use the memory any more. The last one takes the IOMMU along. */
+  /** Removes a server and unmaps its memory. Removing the last one releases the IOMMU. */
   remove(connection: Connection): void {
     this.#connections.delete(connection);
     for (const { map } of this.#maps.values()) untell(connection, map);
@@ -155,7 +155,7 @@ export class UserContainerFile implements ContainerFile {
       ((flags & VFIO_DMA_MAP_FLAG_READ) === 0 ? 0 : VFIO_USER_F_DMA_REGION_READ) |
       ((flags & VFIO_DMA_MAP_FLAG_WRITE) === 0 ? 0 : VFIO_USER_F_DMA_REGION_WRITE);
     const { file } = mapping;
-    // Memory of this process alone is reached by the server's requests.
+    // Memory without a file cannot be shared; the server accesses it by message.
     const offset = file === undefined ? 0n : BigInt(file.offset) + (vaddr - mapping.hva);
     const request = new Writer(MAP_BYTES).u32(MAP_BYTES).u32(rights).u64(offset).u64(iova).u64(size).bytes;
     connection.ask(VFIO_USER_DMA_MAP, request, file === undefined ? [] : [file.fd.number]);
@@ -186,7 +186,7 @@ export class UserContainerFile implements ContainerFile {
     return doomed.reduce((sum, { map }) => sum + map.size, 0n);
   }
 
-  /** The server reads or writes memory by message. */
+  /** Serves a request of the server to read or write memory. */
   #serve(command: number, payload: Uint8Array): Uint8Array {
     if (command !== VFIO_USER_DMA_READ && command !== VFIO_USER_DMA_WRITE)
       throw invalid(command, 'no request of a server');
@@ -200,7 +200,7 @@ export class UserContainerFile implements ContainerFile {
     return isWrite ? answer.bytes : answer.data(data).bytes;
   }
 
-  /** @throws SysError EFAULT for what is not mapped, EPERM against a map's direction */
+  /** @throws SysError EFAULT if part of the range is not mapped; EPERM if a map does not allow the direction */
   #copy(at: bigint, data: Uint8Array, isWrite: boolean): void {
     const call = isWrite ? 'VFIO_USER_DMA_WRITE' : 'VFIO_USER_DMA_READ';
     for (let done = 0; done < data.length; ) {
@@ -223,7 +223,7 @@ export class UserContainerFile implements ContainerFile {
   }
 }
 
-/** A server that is gone, or refuses, has lost the memory by its own doing. */
+/** Unmaps memory from a server; errors do not matter, as a server that disconnects or refuses cannot use it. */
 function untell(connection: Connection, { iova, size }: DmaMap): void {
   if (connection.isGone) return;
   const request = new Writer(UNMAP_BYTES).u32(UNMAP_BYTES).u32(0).u64(iova).u64(size).bytes;

@@ -1,4 +1,4 @@
-/** A device of another process. */
+/** A device that another process serves. */
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import { signalEventfd } from '../../../sys/eventfd.js';
@@ -47,7 +47,7 @@ import { UserRegions } from './regions.js';
 
 const ACCESS_BYTES = 16;
 const SET_IRQS_BYTES = 20;
-/** No device has more; a peer that says so is broken. */
+/** Above the regions of any device; a peer that reports more is broken. */
 const MOST_REGIONS = 64;
 const MOST_VECTORS = 2048;
 const PCI_BASE_ADDRESS_0 = 0x10;
@@ -59,14 +59,14 @@ export class UserDeviceFile implements DeviceFile {
   readonly #info: DeviceInfo;
   readonly #regions: UserRegions;
   readonly #features: UserFeatures;
-  /** Signalled when the peer is gone: the guest's owner then takes the device away. */
+  /** Signalled when the peer disconnects; the machine then removes the device. */
   #request: Fd | undefined;
   readonly #isMemory: (boolean | undefined)[] = [];
-  /** By index; they do not change, and each SET_IRQS is checked against them. */
+  /** By index. They do not change; each SET_IRQS is checked against them. */
   readonly #irqs: IrqInfo[] = [];
   #isOpen = true;
 
-  /** @throws SysError ENODEV if the peer is gone; EPROTO for a device that cannot be */
+  /** @throws SysError ENODEV if the peer has disconnected; EPROTO for an impossible device */
   constructor(connection: Connection, trustsServer: boolean) {
     this.target = connection.path;
     this.#connection = connection;
@@ -96,7 +96,7 @@ export class UserDeviceFile implements DeviceFile {
     throw new SysError({ call, target: this.target, errno: errno.EBADF, hint: 'the device file is closed' });
   }
 
-  /** There is always a REQ interrupt: it tells of the peer's end. */
+  /** Always includes the REQ interrupt, which reports the peer's disconnection. */
   getInfo(): DeviceInfo {
     this.#use('VFIO_DEVICE_GET_INFO');
     return { ...this.#info, numIrqs: Math.max(this.#info.numIrqs, VFIO_PCI_NUM_IRQS) };
@@ -143,8 +143,8 @@ export class UserDeviceFile implements DeviceFile {
   }
 
   /**
-   * A server whose device does not mask itself (libvfio-user's never says so) has no use for an eventfd that unmasks: one
-   * ignores it, another takes it for the one to signal, and the guest would hear of no interrupt any more.
+   * Refuses unmask eventfds for interrupts without VFIO_IRQ_INFO_AUTOMASKED, which libvfio-user never sets: some
+   * servers ignore such an eventfd, others signal it instead of the trigger, and the guest would lose its interrupts.
    */
   #refuseMaskingByEventfd({ index, flags }: IrqSet): void {
     const masks = VFIO_IRQ_SET_ACTION_MASK | VFIO_IRQ_SET_ACTION_UNMASK;
@@ -163,7 +163,9 @@ export class UserDeviceFile implements DeviceFile {
     if (this.#connection.isGone) signalEventfd(fd);
   }
 
-  /** A message holds as many descriptors as the peer takes, and either all of its range has one, or none has. */
+  /**
+   * Splits the range: a message has at most the peer's limit of descriptors, and one for all of its range or for none.
+   */
   #setEventfds({ flags, index, start, count, data = [] }: IrqSet): void {
     const most = Math.max(1, this.#connection.capabilities.maxMsgFds);
     if (count === 0) this.#sendIrqs(flags, index, start, count, [], []);
@@ -200,7 +202,7 @@ export class UserDeviceFile implements DeviceFile {
 
   read(offset: number, data: Uint8Array): number {
     const connection = this.#use('pread');
-    // As from a bus whose device was pulled out.
+    // All-ones, as from a bus without the device.
     if (connection.isGone) return data.fill(0xff).length;
     const { info, at } = this.#regions.place('pread', offset);
     const length = Math.min(data.length, info.size - at);
@@ -235,7 +237,7 @@ export class UserDeviceFile implements DeviceFile {
     return length;
   }
 
-  /** As on a bus: nobody waits for writes to memory, unless memory or a doorbell could overtake them. */
+  /** Writes to memory are posted, as on a bus, unless mapped memory or a doorbell could overtake them. */
   #isPosted(index: number): boolean {
     if (index > VFIO_PCI_BAR5_REGION_INDEX || this.#regions.hasOtherWays) return false;
     this.#isMemory[index] ??= this.#hasMemoryBar(index);

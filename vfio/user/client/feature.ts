@@ -1,4 +1,4 @@
-/** Features of a device of another process, and the data of its migration. */
+/** VFIO_DEVICE_FEATURE of a device that another process serves, and its migration data. */
 import { errno } from '../../../sys/errno.js';
 import { isErrno, SysError } from '../../../sys/error.js';
 import {
@@ -28,12 +28,12 @@ import { invalid, Reader, Writer } from '../message.js';
 import { VFIO_USER_DEVICE_FEATURE, VFIO_USER_MIG_DATA_READ, VFIO_USER_MIG_DATA_WRITE } from '../protocol.js';
 import type { Connection } from './connection.js';
 
-/** Servers of 0.0 (rust-vmm) leave the payload of a command that they do not know in the stream. */
+/** Servers of version 0.0 (rust-vmm) do not read the payload of an unknown command, which corrupts the stream. */
 const FEATURE_MINOR = 1;
 
 export class UserFeatures {
   readonly #connection: Connection;
-  /** The stream of the state that the device is in. */
+  /** The stream of the device's current state. */
   #data: UserMigrationData | undefined;
 
   constructor(connection: Connection) {
@@ -61,7 +61,7 @@ export class UserFeatures {
     return this.#ask(flags, input);
   }
 
-  /** A server answers what it does not have by EINVAL, too; then it refuses to be asked whether it has it. */
+  /** Servers also reply EINVAL for features that they lack; a refused probe distinguishes these. */
   #ask(flags: number, input: FeatureInput): FeatureOutput {
     if (this.#connection.minor < FEATURE_MINOR)
       throw this.#error('ENOTTY', `a server of version 0.${this.#connection.minor} has no features`);
@@ -92,7 +92,7 @@ export class UserFeatures {
     return decodeFeatureReply({ flags, input }, payload);
   }
 
-  /** The server says nothing of its data: whether the state has a stream of its own follows from the one before. */
+  /** The reply does not tell whether the SET opened a stream; the previous and the new state do. */
   #setState(flags: number, input: FeatureInput): FeatureOutput {
     const number = VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
     const { deviceState: from = 0 } = this.#ask(number | VFIO_DEVICE_FEATURE_GET, {});
@@ -105,7 +105,7 @@ export class UserFeatures {
     return { ...output, data: this.#data };
   }
 
-  /** In pieces whose bitmaps fit a message. */
+  /** Splits a report into pieces whose bitmaps fit a message. */
   #report(flags: number, input: FeatureInput): FeatureOutput {
     const { report } = input;
     const problem = report === undefined ? 'no range is given' : reportProblem(report);
@@ -133,14 +133,14 @@ export class UserFeatures {
     return new SysError({ call: 'VFIO_DEVICE_FEATURE', target, errno: errno[code], hint, cause });
   }
 
-  /** The device has left the state by another way than a SET: a reset, or the end of its file. */
+  /** Ends the stream when a reset or the file's close ends the state. */
   end(): void {
     this.#data?.end();
     this.#data = undefined;
   }
 }
 
-/** The stream by messages: each read and write is one, or as many as the peer's limit makes of it. */
+/** A stream through messages: each read or write is one message, or several if it exceeds the peer's limit. */
 class UserMigrationData implements MigrationData {
   readonly #connection: Connection;
   #end: keyof typeof errno | undefined;
@@ -149,7 +149,7 @@ class UserMigrationData implements MigrationData {
     this.#connection = connection;
   }
 
-  /** The device has left the state. */
+  /** Makes further calls fail: the device has left the state. */
   end(): void {
     this.#end ??= 'ENODEV';
   }

@@ -1,4 +1,4 @@
-/** A peer's regions: what it tells of them, and the descriptors by which they are mapped. */
+/** A peer's regions: their infos, and the descriptors for mapping them. */
 import { fstatSync } from 'node:fs';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
@@ -18,13 +18,13 @@ import type { Connection } from './connection.js';
 const SHORT_ARGSZ = 32;
 const SHORT_IO_ARGSZ = 16;
 const MOST_ARGSZ = 64 * 1024;
-/** Servers of 0.0 (rust-vmm) leave the payload of a command that they do not know in the stream, and are lost from there on. */
+/** Servers of version 0.0 (rust-vmm) do not read the payload of an unknown command, which corrupts the stream. */
 const IO_FDS_MINOR = 1;
 const PAGE = 4096;
 
 interface Known {
   readonly info: RegionInfo;
-  /** The file behind what can be mapped, and where the region starts in it. */
+  /** The file of the mappable parts, and the region's offset in it. */
   readonly file: { readonly fd: Fd; readonly offset: number } | undefined;
 }
 
@@ -56,7 +56,7 @@ export class UserRegions implements Disposable {
     return this.#known[index];
   }
 
-  /** First with the least room, then with what the peer says it needs. */
+  /** Asks with the smallest reply size first, then with the size that the peer requires. */
   #ask(index: number): Known {
     const command = VFIO_USER_DEVICE_GET_REGION_INFO;
     let fds: Fd[] = [];
@@ -84,7 +84,7 @@ export class UserRegions implements Disposable {
     }
   }
 
-  /** Why a region is not mapped: a file that is too short, or could become so, would end this process when it is touched. */
+  /** Why a region is not mapped: accessing a file that is too short, or becomes so, would kill this process. */
   #problemOf(
     fd: Fd,
     { size, fdOffset, capabilities, isWhole }: ReturnType<typeof decodeRegionInfo>,
@@ -108,7 +108,7 @@ export class UserRegions implements Disposable {
     trace.vfio.publish({ what: 'vfio-user', text });
   }
 
-  /** The region that an offset of the device file is in, and where. @throws SysError EINVAL */
+  /** The region at an offset in the device file. @throws SysError EINVAL for an unknown index */
   place(call: string, offset: number): { readonly info: RegionInfo; readonly at: number } {
     const { index, at } = regionPlace(offset);
     const info = this.info(index);
@@ -119,7 +119,9 @@ export class UserRegions implements Disposable {
     );
   }
 
-  /** Whether the guest reaches the device by memory or doorbells, too: these must not overtake writes by message. */
+  /**
+   * Whether the guest also accesses the device through memory or doorbells, which must not overtake written messages.
+   */
   get hasOtherWays(): boolean {
     return (
       this.#known.some((known) => known?.file !== undefined) ||
@@ -139,7 +141,7 @@ export class UserRegions implements Disposable {
     });
   }
 
-  /** Sub-regions whose writes only signal a descriptor; a peer without the command has none. */
+  /** The region's doorbells; none if the peer does not have the command. */
   ioFds(index: number): readonly RegionIoEventFd[] {
     this.#region(index);
     this.#ioFds[index] ??= this.#askIoFds(index);
@@ -159,7 +161,7 @@ export class UserRegions implements Disposable {
       ({ fds } = answer);
       return decodeIoFds(command, answer.payload).ioFds.flatMap((ioFd) => {
         const fd = fds[ioFd.fdIndex];
-        // Others need a program that reads them; the guest's writes go by message then.
+        // Other types require a reader in this process; writes to them go by message.
         if (ioFd.type !== VFIO_USER_IO_FD_TYPE_IOEVENTFD || fd === undefined) return [];
         const owned = duplicateFd(fd.number, `doorbell of ${this.#connection.path}`);
         const { offset, size, datamatch } = ioFd;

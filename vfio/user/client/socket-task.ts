@@ -1,10 +1,10 @@
-/** In the event thread: tells the machine thread when a server sends something unasked, or is gone. */
+/** Event-thread task: notifies the machine thread when a server sends a request or disconnects. */
 import type { EventContext, EventTaskHandlers } from '../../../sys/event-task.js';
 import { hasNews } from './connection.js';
 
 export function start(data: unknown, context: EventContext): EventTaskHandlers {
   const { fd } = data as { readonly fd: number };
-  // Answers wake this thread, too; whoever waits for one has read it by the time this one looks.
+  // Replies wake this thread, too; by the time it polls, the machine thread has read them.
   const watch = context.watch(
     fd,
     () => {

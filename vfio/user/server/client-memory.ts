@@ -1,4 +1,4 @@
-/** A client's memory as its device sees it: mapped where the client shares it, asked for by message where not. */
+/** A client's memory, for its device: mapped if the client shares it safely, else accessed by message. */
 import { fstatSync } from 'node:fs';
 import { type Iova, iova } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
@@ -33,9 +33,9 @@ interface ClientMap {
 
 export interface ClientMemoryOptions {
   readonly container: ContainerFile;
-  /** How memory that the client does not share is reached. */
+  /** Access to memory that the client does not share. */
   readonly remote: RemoteMemory;
-  /** Maps memory that the client could cut short later, which would kill this process when it is touched. */
+  /** Maps memory that the client could truncate later; an access would then kill this process. */
   readonly trustsClient: boolean;
 }
 
@@ -47,7 +47,7 @@ export class ClientMemory implements Disposable {
     this.#options = options;
   }
 
-  /** VFIO_USER_DMA_MAP. @throws SysError EINVAL, ENOSPC, EEXIST as MAP_DMA */
+  /** VFIO_USER_DMA_MAP. @throws SysError EINVAL, ENOSPC or EEXIST as MAP_DMA */
   map(payload: Uint8Array, fds: Fd[]): void {
     const reader = new Reader(VFIO_USER_DMA_MAP, payload);
     reader.argsz(MAP_BYTES);
@@ -75,7 +75,7 @@ export class ClientMemory implements Disposable {
     this.#maps.set(at, { size, mapping });
   }
 
-  /** Undefined for memory that the client could take away under the device: it is reached by message then. */
+  /** Maps shared memory; undefined if the client could truncate it, so that it must be accessed by message. */
   #shared(fd: Fd, offset: number, size: bigint, isWritable: boolean): Mapping | undefined {
     const stat = fstatSync(fd.number);
     if (!stat.isFile()) throw invalid(VFIO_USER_DMA_MAP, 'its descriptor is not one of memory');
@@ -90,7 +90,7 @@ export class ClientMemory implements Disposable {
     return undefined;
   }
 
-  /** VFIO_USER_DMA_UNMAP, with its answer. @throws SysError ENOENT for what is not exactly one map */
+  /** VFIO_USER_DMA_UNMAP; returns the reply. @throws SysError ENOENT if the range is not exactly one map */
   unmap(payload: Uint8Array): Uint8Array {
     const reader = new Reader(VFIO_USER_DMA_UNMAP, payload);
     const argsz = reader.argsz(UNMAP_BYTES);
@@ -111,7 +111,7 @@ export class ClientMemory implements Disposable {
     return new Writer(UNMAP_BYTES).u32(argsz).u32(flags).u64(at).u64(size).bytes;
   }
 
-  /** After the container's unmap no thread of the device uses the memory. */
+  /** Unmaps from the container first: after that, no thread of the device uses the memory. */
   #drop(at: Iova, { size, mapping }: ClientMap): void {
     this.#maps.delete(at);
     this.#options.container.unmapDma({ flags: 0, iova: at, size });

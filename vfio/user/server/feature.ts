@@ -1,4 +1,4 @@
-/** VFIO_USER_DEVICE_FEATURE and the migration data that goes with it. */
+/** VFIO_USER_DEVICE_FEATURE, and the migration data that it opens. */
 import { keepsMigrationData, type MigrationData } from '../../feature.js';
 import type { DeviceFile } from '../../uapi.js';
 import { decodeFeatureRequest, encodeFeatureReply, MIG_DATA_BYTES } from '../feature.js';
@@ -9,10 +9,10 @@ import {
   VFIO_USER_MIG_DATA_WRITE,
 } from '../protocol.js';
 
-/** One client's use of a device's features. */
+/** The state of one client's use of a device's features. */
 export class ServedFeatures implements Disposable {
   readonly #device: Pick<DeviceFile, 'deviceFeature'>;
-  /** The state that the client has set last, and the stream that belongs to it. */
+  /** The state that the client set last, and its stream. */
   #state: number | undefined;
   #data: MigrationData | undefined;
 
@@ -20,7 +20,7 @@ export class ServedFeatures implements Disposable {
     this.#device = device;
   }
 
-  /** VFIO_USER_DEVICE_FEATURE, with its answer. @throws SysError as VFIO_DEVICE_FEATURE; E2BIG */
+  /** VFIO_USER_DEVICE_FEATURE; returns the reply. @throws SysError as VFIO_DEVICE_FEATURE; E2BIG */
   feature(payload: Uint8Array): Uint8Array {
     const request = decodeFeatureRequest(payload);
     const output = this.#device.deviceFeature(request.flags, request.input);
@@ -28,7 +28,7 @@ export class ServedFeatures implements Disposable {
     return encodeFeatureReply(request, output);
   }
 
-  /** Data goes on from one saving state to the next, and then the device gives none. */
+  /** Keeps the stream between saving states, for which the device opens no new one. */
   #keep(state: number, data: MigrationData | undefined): void {
     const isKept = data === undefined && this.#state !== undefined && keepsMigrationData(this.#state, state);
     this.#state = state;
@@ -37,7 +37,7 @@ export class ServedFeatures implements Disposable {
     this.#data = data;
   }
 
-  /** VFIO_USER_MIG_DATA_READ; fewer bytes than were asked for are the last ones. */
+  /** VFIO_USER_MIG_DATA_READ; returns fewer bytes than requested only at the end of the stream. */
   readData(payload: Uint8Array): Uint8Array {
     const reader = new Reader(VFIO_USER_MIG_DATA_READ, payload);
     reader.argsz(MIG_DATA_BYTES);
@@ -64,7 +64,7 @@ export class ServedFeatures implements Disposable {
     throw invalid(command, 'the device is in no state in which it has data');
   }
 
-  /** A reset ends the state, and the stream that belongs to it. */
+  /** Ends the state and its stream, as a reset does. */
   end(): void {
     this.#data?.[Symbol.dispose]();
     this.#data = undefined;
@@ -76,13 +76,15 @@ export class ServedFeatures implements Disposable {
   }
 }
 
-/** A device may give less at once than it has; to the client that would be the end. */
+/**
+ * Reads until `data` is full: a short read, which a device may return at any time, would mean the end to the client.
+ */
 function readAll(source: MigrationData, data: Uint8Array): number {
   let got = 0;
   try {
     for (let more = -1; got < data.length && more !== 0; got += more) more = source.read(data.subarray(got));
   } catch (error) {
-    if (got === 0) throw error; // else the next read meets it
+    if (got === 0) throw error; // else the next read reports it
   }
   return got;
 }

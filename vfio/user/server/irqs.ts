@@ -1,4 +1,4 @@
-/** VFIO_USER_DEVICE_SET_IRQS as VFIO_DEVICE_SET_IRQS. */
+/** Translates VFIO_USER_DEVICE_SET_IRQS to VFIO_DEVICE_SET_IRQS. */
 import type { Fd } from '../../../sys/fd.js';
 import * as libc from '../../../sys/libc.js';
 import {
@@ -11,16 +11,16 @@ import { invalid, Reader } from '../message.js';
 import { VFIO_USER_DEVICE_SET_IRQS } from '../protocol.js';
 
 const SET_IRQS_BYTES = 20;
-/** MSI-X has no more vectors. */
+/** The maximum of MSI-X. */
 const MOST_VECTORS = 2048;
 const F_SETFL = 4;
 const F_GETFL = 3;
 const O_NONBLOCK = 0o4000;
 
 /**
- * Descriptors come beside the message: one for each interrupt, or none, which lets go of the whole range. They belong to the
- * message: the device duplicates what it keeps.
- * @throws SysError as SET_IRQS
+ * The message has one descriptor for each interrupt of the range, or none, which detaches all of them. The message owns
+ * the descriptors; the device duplicates those it keeps.
+ * @throws SysError as VFIO_DEVICE_SET_IRQS
  */
 export function setIrqs(device: DeviceFile, payload: Uint8Array, fds: readonly Fd[]): void {
   const reader = new Reader(VFIO_USER_DEVICE_SET_IRQS, payload);
@@ -38,7 +38,7 @@ function dataOf({ flags, count }: IrqSet, reader: Reader, fds: readonly Fd[]): P
   if (fds.length === 0) return { data: new Array<number>(count).fill(-1) };
   if (fds.length !== count)
     throw invalid(VFIO_USER_DEVICE_SET_IRQS, `${fds.length} descriptors for ${count} interrupts`);
-  // A client whose counter is full could otherwise stop whoever raises the interrupt.
+  // Nonblocking: otherwise a client could block the interrupt's sender by keeping the counter full.
   for (const { number } of fds) libc.fcntl(number, F_SETFL, libc.fcntl(number, F_GETFL, 0) | O_NONBLOCK);
   return { data: fds.map(({ number }) => number) };
 }

@@ -1,4 +1,4 @@
-/** A device's regions as vfio-user tells them: with descriptors of the parts that a client can map. */
+/** A device's regions for vfio-user clients, with descriptors of the mappable parts. */
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import type { Mapping } from '../../../sys/mapping.js';
@@ -13,10 +13,10 @@ import {
 } from '../../uapi.js';
 import type { UserRegionInfo } from '../message.js';
 
-/** A region, and the descriptor by which a client maps it. */
+/** A region, and the descriptor with which a client maps it. */
 export interface ServedRegion {
   readonly info: UserRegionInfo;
-  /** Where the region starts in the device file. */
+  /** Offset of the region in the device file. */
   readonly offset: number;
   readonly fd: number | undefined;
 }
@@ -31,13 +31,13 @@ export class ServedRegions implements Disposable {
     this.#device = device;
   }
 
-  /** @throws SysError EINVAL for an index that is not there */
+  /** @throws SysError EINVAL for an unknown index */
   region(index: number): ServedRegion {
     this.#known[index] ??= this.#open(index);
     return this.#known[index];
   }
 
-  /** Where bytes of a region are in the device file. @throws SysError EINVAL outside of it */
+  /** Offset in the device file of a range of a region. @throws SysError EINVAL for a range outside the region */
   place(index: number, offset: number, count: number): number {
     this.#infos ??= Array.from({ length: this.#device.getInfo().numRegions }, (_, i) =>
       this.#device.getRegionInfo(i),
@@ -55,11 +55,11 @@ export class ServedRegions implements Disposable {
     if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return { info: plain, offset, fd: undefined };
     const file = this.#fileOf(info);
     if (file !== undefined) return { info: { ...plain, fdOffset: file.offset }, offset, fd: file.fd };
-    // Nothing that could be passed on: the client accesses it by messages.
+    // There is no descriptor to pass on: the client accesses the region by message.
     return { info: trapped(plain), offset, fd: undefined };
   }
 
-  /** The one file behind all areas of a region, and where in it the region would start. */
+  /** The file behind all mappable areas of a region, and the region's offset in it; undefined if there are several. */
   #fileOf(info: RegionInfo): { readonly fd: number; readonly offset: number } | undefined {
     const files = mappableAreas(info).map((area) => ({ area, mapping: this.#map(info, area) }));
     const [first] = files;

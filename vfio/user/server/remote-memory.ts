@@ -1,4 +1,4 @@
-/** Memory of a client that shares none, read and written by VFIO_USER_DMA_READ and DMA_WRITE. */
+/** Access to a client's memory by message: VFIO_USER_DMA_READ and VFIO_USER_DMA_WRITE. */
 import type { Iova } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
@@ -24,9 +24,9 @@ export class MessageMemory implements RemoteMemory {
   #lastId = 0;
 
   /**
-   * @param most bytes of data that the client takes in one message
-   * @param replyMs how long an answer may take
-   * @param defer takes commands that come before the answer, for later; absent on a twin socket, where none come
+   * @param most maximum bytes of data that the client accepts in one message
+   * @param replyMs timeout of a reply
+   * @param defer queues commands that arrive before the reply; absent on a twin socket, which carries no commands
    */
   constructor(channel: Channel, most: number, replyMs: number, defer?: (message: Message) => void) {
     this.#replyMs = replyMs;

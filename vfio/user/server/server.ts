@@ -13,31 +13,33 @@ import {
 import { Channel } from '../channel.js';
 import { type ServedDevice, Session } from './session.js';
 
-/** How a device is served. */
+/** Options of a {@link VfioUserServer}. */
 export interface VfioUserServerOptions {
-  /** Where clients connect. */
+  /** Path of the unix socket. */
   readonly path: string;
-  /** Opens the device for a client that has come. @throws SysError: the client is sent away */
+  /** Opens the device for a client that has connected. @throws SysError to refuse the client */
   readonly open: () => ServedDevice;
   /**
-   * Maps memory that the client could cut short behind our back, which would end this process (SIGBUS). Without it such
-   * memory is reached by messages. False if not given.
+   * Maps memory that the client could truncate, which would kill this process (SIGBUS). If false, such memory is
+   * accessed by message. Default: false.
    */
   readonly trustsClient?: boolean;
-  /** Hears of clients, in words. */
+  /** Receives readable messages about clients that connect and disconnect. */
   readonly tell?: (text: string) => void;
 }
 
-/** How long a step waits; whoever wants the thread meanwhile interrupts it by a signal, which at worst costs this time. */
+/**
+ * How long a step waits. Signals interrupt it when the thread has other work; a lost signal costs at most this time.
+ */
 const WAIT_MS = 100;
-/** A client that does not answer in this time is given up. */
+/** A client that does not reply within this time is disconnected. */
 const REPLY_MS = 5000;
 const POLLIN = 1;
 
 /**
- * Offers a device of any provider on a unix socket, to one client at a time: QEMU's `vfio-user-pci`, another tsvisor. When a
- * client has gone, by whatever way, the device is closed, and the next client finds it as after a reset.
- * It works in the thread that calls {@link step}, which is the machine thread of the device.
+ * Serves a device of any provider on a unix socket, to one client at a time: QEMU's `vfio-user-pci`, another tsvisor.
+ * When the client disconnects or fails, the device is closed; the next client finds it in its initial state. All work
+ * happens in the thread that calls {@link step}, which must be the device's machine thread.
  */
 export class VfioUserServer implements Disposable {
   readonly #options: VfioUserServerOptions;
@@ -58,7 +60,7 @@ export class VfioUserServer implements Disposable {
     return this.#session !== undefined;
   }
 
-  /** Does the next thing there is to do: a client's message, or a new client. Returns after a while if there is nothing. */
+  /** Serves the next message of the client, or accepts a new client. Returns after 100 ms if there is neither. */
   step(): void {
     if (this.#session === undefined) this.#accept();
     else this.#serve(this.#session);
@@ -97,7 +99,7 @@ export class VfioUserServer implements Disposable {
     }
   }
 
-  /** Sends the client away, and takes the socket's file away. */
+  /** Disconnects the client, and removes the socket's file. */
   [Symbol.dispose](): void {
     this.#session?.[Symbol.dispose]();
     this.#session = undefined;
@@ -106,8 +108,8 @@ export class VfioUserServer implements Disposable {
 }
 
 /**
- * Opens a device by its group, in a container of its own.
- * @throws SysError EPERM for a group that is not viable; ENODEV if the provider has no groups; of each step
+ * Opens a device through its group, in a container of its own.
+ * @throws SysError EPERM if the group is not viable; ENODEV if the provider has no groups; any error of the steps
  */
 export function openForClient(provider: VfioProvider, device: AssignableDevice): ServedDevice {
   using scope = new Scope();

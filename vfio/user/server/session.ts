@@ -1,4 +1,4 @@
-/** One client of a served device, from its first message to its last. */
+/** The session of one client with a served device. */
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import { disposable, Scope } from '../../../sys/scope.js';
@@ -61,32 +61,32 @@ import { setIrqs } from './irqs.js';
 import { ServedRegions } from './regions.js';
 import { MessageMemory } from './remote-memory.js';
 
-/** A device that is open for one client, in an address space of its own. Disposing closes both. */
+/** A device opened for one client, with an address space of its own. Disposing closes both. */
 export interface ServedDevice extends Disposable {
-  /** The address space that the client's DMA maps go into. */
+  /** The address space of the client's DMA maps. */
   readonly container: ContainerFile;
   /** The open device file. */
   readonly device: DeviceFile;
 }
 
 export interface SessionOptions {
-  /** Maps memory that the client could cut short: that would end this process with SIGBUS. */
+  /** Maps memory that the client could truncate, which would kill this process with SIGBUS. */
   readonly trustsClient: boolean;
   /** How long {@link Session.step} waits for a message. */
   readonly waitMs: number;
-  /** How long the client may take for an answer, or to read one. */
+  /** How long the client may take to reply, or to read a reply. */
   readonly replyMs: number;
 }
 
 const DEVICE_INFO_BYTES = 16;
 const ACCESS_BYTES = 16;
 const MULTI_ENTRY_DATA = 8;
-/** QEMU coalesces about 200. */
+/** Most writes of one VFIO_USER_REGION_WRITE_MULTI; QEMU coalesces about 200. */
 const MOST_MULTI = 4096;
-/** Commands that may wait while the device asks for memory. */
+/** Most commands that wait while the device accesses memory by message. */
 const MOST_DEFERRED = 1024;
 
-/** A command that came while an answer was awaited, with a payload of its own. */
+/** A command that arrived while a reply was awaited, with a copy of its payload. */
 type Deferred = Omit<Message, 'fds'> & { readonly fds: Message['fds'] };
 
 export class Session implements Disposable {
@@ -99,14 +99,14 @@ export class Session implements Disposable {
   readonly #scope: Scope;
   readonly #deferred: Deferred[] = [];
   #memory: ClientMemory | undefined;
-  /** Commands of this client so far. */
+  /** Number of the client's commands so far. */
   commands = 0;
 
   constructor(channel: Channel, served: ServedDevice, options: SessionOptions) {
     this.#channel = channel;
     this.#options = options;
     channel.setTimeouts(options.waitMs, options.replyMs);
-    // Closed last made, first closed: the memory before the device, the device before the connection.
+    // Closed in reverse order: the memory before the device, the device before the connection.
     this.#scope = new Scope();
     this.#scope.own(channel);
     this.#scope.own(served);
@@ -117,10 +117,10 @@ export class Session implements Disposable {
   }
 
   /**
-   * Waits for a message, and answers it.
-   * @param isBlocking false: only if it is there
-   * @returns false if none came in time
-   * @throws SysError ECONNRESET if the client is gone, EPROTO, ETIMEDOUT if it has to go: dispose the session
+   * Waits for a message, and replies to it.
+   * @param isBlocking false does not wait
+   * @returns false if there was no message
+   * @throws SysError ECONNRESET, EPROTO or ETIMEDOUT if the connection has ended or must end: dispose the session
    */
   step(isBlocking = true): boolean {
     const deferred = this.#deferred.shift();
@@ -138,7 +138,7 @@ export class Session implements Disposable {
   #handle(message: Message): void {
     const { id, command, flags } = message;
     if ((flags & TYPE_MASK) !== TYPE_COMMAND) {
-      // Behind an answer to nothing there may be no further message where one is expected.
+      // After an unexpected reply the stream may be out of sync.
       const hint = `an answer (${commandName(command)}) that nobody waits for`;
       throw new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
     }
@@ -236,7 +236,7 @@ export class Session implements Disposable {
       },
     };
     const far = twin?.[1];
-    // The client has its own descriptor of it when the answer is sent.
+    // Sending the reply passes the client its own descriptor.
     if (far !== undefined) this.#scope.own(disposable(() => far[Symbol.dispose]()));
     return {
       bytes: encodeReply(id, command, encodeVersion(version, true)),
@@ -259,7 +259,7 @@ export class Session implements Disposable {
     this.#deferred.push({ ...message, payload: message.payload.slice(), fds: message.fds.splice(0) });
   }
 
-  /** Built in one buffer: the device reads right into the answer. */
+  /** Builds the reply in one buffer, into which the device reads directly. */
   #read({ id, command, payload }: Message): Uint8Array {
     const reader = new Reader(command, payload);
     const [offset, region, count] = [reader.size(), reader.u32(), reader.u32()];
@@ -279,7 +279,7 @@ export class Session implements Disposable {
   #write({ id, command, payload }: Message): Uint8Array {
     const reader = new Reader(command, payload);
     const [offset, region, count] = [reader.size(), reader.u32(), reader.u32()];
-    // A copy: the device may ask for memory, and the payload is gone when that comes.
+    // A copy: the device may access memory by message, and the reply to that overwrites the payload.
     const data = reader.bytes(count).slice();
     const answer = encodeMessage({ id, command, flags: TYPE_REPLY }, payload.subarray(0, ACCESS_BYTES));
     const place = this.#regions.place(region, offset, count);
@@ -287,7 +287,7 @@ export class Session implements Disposable {
     return answer;
   }
 
-  /** Writes until one fails, which the answer then says. */
+  /** Performs the writes up to the first failure, which the reply reports. */
   #writeMulti(payload: Uint8Array): Uint8Array {
     const command = VFIO_USER_REGION_WRITE_MULTI;
     const reader = new Reader(command, payload.slice()); // a copy, as for one write
@@ -321,7 +321,7 @@ export class Session implements Disposable {
   }
 }
 
-/** The connection is over: there is nobody to answer, or no knowing where the next message begins. */
+/** Whether an error ends the connection: the peer has disconnected, or the stream is out of sync. */
 const isFatal = (error: unknown): boolean =>
   error instanceof SysError &&
   (error.code === 'ECONNRESET' || error.code === 'EPROTO' || error.code === 'ETIMEDOUT');
