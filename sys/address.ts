@@ -15,8 +15,11 @@ function inU64(value: bigint, what: string): bigint {
   return value;
 }
 
+/** Brands a guest physical address. @throws RangeError if it does not fit in 64 bits */
 export const gpa = (value: bigint): Gpa => inU64(value, 'guest physical address') as Gpa;
+/** Brands a host virtual address. @throws RangeError if it does not fit in 64 bits */
 export const hva = (value: bigint): Hva => inU64(value, 'host virtual address') as Hva;
+/** Brands an I/O virtual address. @throws RangeError if it does not fit in 64 bits */
 export const iova = (value: bigint): Iova => inU64(value, 'I/O virtual address') as Iova;
 
 /** `base + bytes`, in the same address space. @throws RangeError past 64 bits */

@@ -6,9 +6,11 @@
 import { trace } from '../../sys/trace.js';
 import type { BusDevice } from '../contracts.js';
 
-/** Its port range, and the I/O APIC pin of the system control interrupt (SCI). */
+/** First port of {@link AcpiPm}. */
 export const ACPI_PM_PORT = 0x600;
+/** Number of ports of {@link AcpiPm}. */
 export const ACPI_PM_PORTS = 0x20;
+/** I/O APIC pin of the system control interrupt (SCI). */
 export const ACPI_SCI_GSI = 9;
 
 /** Offsets of the register blocks; the FADT declares them. */
@@ -22,7 +24,7 @@ export const PM_GPE0_BLOCK = 0x10;
 /** Status registers in the first half, enable registers in the second. */
 export const PM_GPE0_BYTES = 4;
 
-/** The value that resets when a guest writes it to {@link PM_RESET}. */
+/** Writing this value to {@link PM_RESET} resets the machine. */
 export const ACPI_RESET_VALUE = 0x01;
 /** SLP_TYP of S5, soft off; the DSDT's \_S5 declares it. */
 export const ACPI_S5_SLEEP_TYPE = 5;
@@ -47,6 +49,7 @@ const CONTROL_STORED = (1 << 1) | (SLP_TYP_MASK << SLP_TYP_SHIFT);
 const PM_TIMER_HZ = 3_579_545n;
 const NS_PER_SECOND = 1_000_000_000n;
 
+/** What {@link AcpiPm} needs of the machine. Called in the machine thread. */
 export interface AcpiPmPorts {
   /** Monotonic clock in nanoseconds. */
   readonly nowNs: () => bigint;
@@ -59,8 +62,8 @@ export interface AcpiPmPorts {
 }
 
 /**
- * The registers. The timer sets its status bit on overflow but does not raise an SCI by itself: guests do not rely on
- * that. Machine thread only.
+ * The registers of ACPI fixed hardware. An overflow of the PM timer sets TMR_STS but raises no SCI by itself: guests do
+ * not depend on that. Machine thread only.
  */
 export class AcpiPm implements BusDevice {
   readonly name = 'ACPI PM';

@@ -1,11 +1,12 @@
 /**
- * The parts of a keyboard controller (Intel 8042) that guests use without a keyboard: they test it, find no keyboard,
- * and pulse its reset line to restart the machine.
+ * A keyboard controller (Intel 8042) without a keyboard: guests run its self-tests, detect no keyboard, and pulse its
+ * reset line to restart the machine.
  */
 import type { BusDevice } from '../contracts.js';
 
-/** Its two ports; the ports between them belong to other devices. */
+/** Data port. The ports between it and the command port belong to other devices. */
 export const I8042_DATA_PORT = 0x60;
+/** Command and status port. */
 export const I8042_COMMAND_PORT = 0x64;
 
 const STATUS_OUTPUT_FULL = 0x01;
@@ -33,23 +34,24 @@ const CONFIG_AT_RESET = 0x34;
 const OUTPUT_RESET_LINE = 0x01;
 const OUTPUT_A20 = 0x02;
 
+/** What {@link I8042} needs of the machine. Called in the machine thread. */
 export interface I8042Ports {
-  /** The guest pulsed the reset line. */
+  /** The guest pulsed the reset line, or drove it low. */
   readonly reset: () => void;
 }
 
-/** The controller, with one device per port. Machine thread only. */
+/** The controller: one bus device per port. Machine thread only. */
 export class I8042 {
-  /** At {@link I8042_DATA_PORT}. */
+  /** The device at {@link I8042_DATA_PORT}. */
   readonly data: BusDevice;
-  /** At {@link I8042_COMMAND_PORT}. */
+  /** The device at {@link I8042_COMMAND_PORT}. */
   readonly command: BusDevice;
   readonly #reset: () => void;
   #config = CONFIG_AT_RESET;
   #output = OUTPUT_RESET_LINE | OUTPUT_A20;
-  /** The byte for the guest to read, with its status bits. */
+  /** Output buffer: the byte that the guest reads next, with its status bits. */
   #answer: { readonly value: number; readonly status: number } | undefined;
-  /** The command whose operand is written to the data port next. */
+  /** The command that takes the next byte written to the data port as its operand. */
   #operandOf: number | undefined;
 
   constructor(ports: I8042Ports) {
@@ -96,7 +98,7 @@ export class I8042 {
         this.#output = value;
         if ((value & OUTPUT_RESET_LINE) === 0) this.#reset();
         break;
-      default: // for the absent keyboard
+      default: // addressed to the absent keyboard
         this.#tell(RESEND, STATUS_TIMEOUT);
     }
   }

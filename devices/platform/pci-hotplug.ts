@@ -1,29 +1,32 @@
 /**
- * The registers through which a guest's ACPI code detects changed PCI slots and ejects devices: three words with one
- * bit per slot of bus 0. The DSDT describes them; the guest's own hotplug driver does the rest.
+ * ACPI PCI hotplug: three 32-bit registers with one bit per slot of bus 0, through which the guest's AML detects changed
+ * slots and ejects devices. The DSDT describes them; the guest's own hotplug driver uses its methods.
  */
 import type { BusDevice } from '../contracts.js';
 
+/** First port of {@link PciHotplug}. */
 export const PCI_HOTPLUG_PORT = 0x620;
+/** Number of ports of {@link PciHotplug}. */
 export const PCI_HOTPLUG_PORTS = 12;
-/** The general-purpose event that makes the guest check the slots. */
+/** Number of the general-purpose event that makes the guest check the slots. */
 export const PCI_HOTPLUG_GPE = 1;
 
 /** Slots with a new device. Read to clear. */
 export const PCI_HOTPLUG_UP = 0;
 /** Slots whose device should be removed. Read to clear. */
 export const PCI_HOTPLUG_DOWN = 4;
-/** Written by the guest to eject the devices in these slots. */
+/** The guest writes it to eject the devices in these slots. */
 export const PCI_HOTPLUG_EJECT = 8;
 
 const SLOTS = 32;
 
+/** What {@link PciHotplug} needs of the machine. Called in the machine thread. */
 export interface PciHotplugPorts {
   /** Raises {@link PCI_HOTPLUG_GPE}. */
   readonly raiseGpe: () => void;
   /**
-   * The guest ejected the slot (1 to 31), on request or on its own: its device may be removed during the call. The slot
-   * may be empty.
+   * The guest ejected the device in `slot` (1 to 31), on request or by itself. The callee may remove the device before it
+   * returns; the slot may be empty.
    */
   readonly eject: (slot: number) => void;
 }
@@ -39,16 +42,16 @@ export class PciHotplug implements BusDevice {
     this.#ports = ports;
   }
 
-  /** Reports a new device in `slot` to the guest. @throws RangeError for a slot without hotplug */
+  /** Reports a new device in `slot` to the guest. @throws RangeError unless `slot` is 1 to 31 */
   announce(slot: number): void {
     this.#up |= bit(slot);
     this.#ports.raiseGpe();
   }
 
   /**
-   * Requests the guest to eject the device in `slot`. It answers through {@link PciHotplugPorts.eject}, or never: it
-   * may be busy, still booting, or refuse.
-   * @throws RangeError for a slot without hotplug
+   * Asks the guest to eject the device in `slot`. The guest responds through {@link PciHotplugPorts.eject}, or not at
+   * all: it may be busy, still booting, or refuse.
+   * @throws RangeError unless `slot` is 1 to 31
    */
   requestUnplug(slot: number): void {
     this.#down |= bit(slot);

@@ -1,13 +1,14 @@
 /**
  * The real-time clock of a PC (Motorola MC146818): time of day, and 114 bytes of memory for firmware and guests. It
- * raises no interrupt: alarms are stored only, and update events are reported in register C.
+ * raises no interrupts: the alarm registers are plain storage, and updates are reported by register C only.
  */
 import type { BusDevice } from '../contracts.js';
 
-/** Ports of the index and data registers. */
+/** Port of the index register; the data register follows it. */
 export const RTC_PORT = 0x70;
+/** Number of ports of {@link Rtc}. */
 export const RTC_PORTS = 2;
-/** Register of the century, in the same format as the others; the FADT declares it. */
+/** Index of the century register, in the same format as the other time registers; the FADT declares it. */
 export const RTC_CENTURY = 0x32;
 
 const INDEX = 0;
@@ -38,7 +39,7 @@ const REG_D_VALID = 0x80;
 const HOUR_PM = 0x80;
 
 const SECOND_MS = 1000;
-/** How long before an update the clock announces it. Data sheet: 1984 + 244 us. */
+/** How long before an update UIP is set. Data sheet: 1984 + 244 us. */
 const UPDATE_MS = 2.228;
 
 /** Date and time, UTC. */
@@ -68,7 +69,7 @@ function calendarOf(timeMs: number): Calendar {
   };
 }
 
-/** The time of a calendar that a guest has written; days past the end of a month overflow, as in Date. */
+/** Milliseconds since 1970; days past the end of the month overflow into the next, as in Date. */
 const timeOf = (at: Calendar): number =>
   Date.UTC(at.century * 100 + at.year, at.month - 1, at.day, at.hour, at.minute, at.second);
 
@@ -83,25 +84,26 @@ const FIELDS: Readonly<Record<number, keyof Calendar>> = {
   [RTC_CENTURY]: 'century',
 };
 
+/** What {@link Rtc} needs of the machine. */
 export interface RtcPorts {
-  /** Milliseconds since 1970, UTC; may have fractions. */
+  /** The host's clock: milliseconds since 1970, UTC; may be fractional. */
   readonly nowMs: () => number;
 }
 
-/** The clock. Machine thread only. */
+/** The clock. It runs on the host's clock, with the offset that the guest sets. Machine thread only. */
 export class Rtc implements BusDevice {
   readonly name = 'RTC';
   readonly #nowMs: () => number;
-  /** Alarm registers and memory as written; the time is computed. */
+  /** Alarm registers and memory as written; the time registers are computed. */
   readonly #stored = new Uint8Array(REGISTERS);
   #index = 0;
   #regA = REG_A_AT_RESET;
   #regB = REG_B_24_HOUR;
-  /** Difference between the clock as set by the guest and the host's. */
+  /** The guest's time minus the host's. */
   #offsetMs = 0;
-  /** The time at which the clock stands while the guest sets it (REG_B_SET). */
+  /** The time registers while REG_B_SET stops the clock. */
   #frozen: Calendar | undefined;
-  /** The second in which register C's update flag was last cleared. */
+  /** The second in which the guest last read register C, which clears its flags. */
   #reportedSecond: number;
 
   constructor(ports: RtcPorts) {
@@ -170,7 +172,7 @@ export class Rtc implements BusDevice {
     }
   }
 
-  /** While SET is on, the clock stands still; then it continues from the time that was set. */
+  /** SET stops the clock; clearing it resumes the clock from the time that was written. */
   #writeRegB(value: number): void {
     const wasSetting = this.#frozen;
     const isSetting = (value & REG_B_SET) !== 0;

@@ -1,4 +1,4 @@
-/** Fakes of the machine's ports, for tests of devices in this package and others. */
+/** Fakes of the machine's ports, for tests of PCI devices and vendor drivers. */
 import { formatRange, type Gpa, type Hva, isAligned } from '../../sys/address.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
@@ -21,9 +21,13 @@ import type {
 
 export * from '../vfio-pci/testing.js';
 
+/** A range of a {@link FakeBus}. */
 export interface FakeRange {
+  /** First address or port. */
   readonly base: bigint;
+  /** Length in bytes, or number of ports. */
   readonly bytes: bigint;
+  /** The device that claims it. */
   readonly device: BusDevice;
 }
 
@@ -34,9 +38,10 @@ function remove<T>(list: T[], item: T): Disposable {
   return disposable(() => list.splice(list.indexOf(item), 1));
 }
 
-/** A bus that lists its ranges. */
+/** A bus without a vCPU: the test performs the guest's accesses. */
 export class FakeBus implements Bus {
   readonly kind: Bus['kind'];
+  /** Ranges in the order in which they were added. */
   readonly ranges: FakeRange[] = [];
 
   constructor(kind: Bus['kind']) {
@@ -53,7 +58,7 @@ export class FakeBus implements Bus {
     return remove(this.ranges, range);
   }
 
-  /** Reads as the guest; all-ones where there is no device. */
+  /** Reads as the guest does: all-ones unless one range contains the whole access. */
   read(address: bigint, bytes: number): Uint8Array<ArrayBuffer> {
     const data = new Uint8Array(bytes).fill(0xff);
     const range = this.#find(address, bytes);
@@ -61,16 +66,18 @@ export class FakeBus implements Bus {
     return data;
   }
 
+  /** Reads 4 bytes, little-endian. */
   read32(address: bigint): number {
     return new DataView(this.read(address, 4).buffer).getUint32(0, true);
   }
 
-  /** Writes as the guest. */
+  /** Writes as the guest does: drops the write unless one range contains all of it. */
   write(address: bigint, data: Uint8Array): void {
     const range = this.#find(address, data.length);
     range?.device.write(Number(address - range.base), data);
   }
 
+  /** Writes 4 bytes, little-endian. */
   write32(address: bigint, value: number): void {
     this.write(address, new Uint8Array(new Uint32Array([value]).buffer));
   }
@@ -82,17 +89,23 @@ export class FakeBus implements Bus {
   }
 }
 
+/** A memory slot of a {@link FakeMapper}. */
 export interface FakeSlot {
+  /** First byte in the guest. */
   readonly gpa: Gpa;
+  /** First byte in this process. */
   readonly hva: Hva;
+  /** Whole pages. */
   readonly bytes: bigint;
+  /** The name that the device gave it. */
   readonly name: string;
 }
 
-/** Memory slots with KVM's rules: page-aligned and disjoint. */
+/** Records memory slots, and enforces KVM's rules: page-aligned and disjoint. */
 export class FakeMapper implements GuestMapper {
+  /** Slots mapped now. */
   readonly slots: FakeSlot[] = [];
-  /** If set, maps fail with this. */
+  /** While set, `map` throws SysError with this errno. */
   failure: keyof typeof errno | undefined;
 
   map(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable {
@@ -107,15 +120,23 @@ export class FakeMapper implements GuestMapper {
   }
 }
 
+/** A doorbell of {@link FakeDoorbells}. */
 export interface FakeDoorbell {
+  /** The bus. */
   readonly kind: Bus['kind'];
+  /** Guest physical address, or I/O port. */
   readonly address: bigint;
+  /** Width of the write that signals it; 0 for any. */
   readonly bytes: number;
+  /** The device's eventfd. */
   readonly fd: number;
+  /** The value that signals it; undefined for any. */
   readonly datamatch: bigint | undefined;
 }
 
+/** Records doorbells; a test rings one by signalling its fd. */
 export class FakeDoorbells implements Doorbells {
+  /** Doorbells registered now. */
   readonly bells: FakeDoorbell[] = [];
 
   add(kind: Bus['kind'], address: bigint, bytes: number, fd: number, datamatch?: bigint): Disposable {
@@ -125,20 +146,27 @@ export class FakeDoorbells implements Doorbells {
   }
 }
 
-/** A message delivered to the guest, and how often. */
+/** An MSI that a fake line delivered. */
 export interface DeliveredMessage {
+  /** Name of the line. */
   readonly name: string;
+  /** Message address. */
   readonly address: bigint;
+  /** Message data. */
   readonly data: number;
+  /** How often the eventfd was signalled. */
   readonly count: bigint;
 }
 
-class FakeMsiLine implements MsiLine {
+/** An MSI line with a real eventfd, delivered to {@link FakeInterrupts.delivered}. Created by {@link FakeInterrupts.msi}. */
+export class FakeMsiLine implements MsiLine {
+  /** The name that the device gave it. */
   readonly name: string;
   readonly #fd: Fd;
   readonly #owner: FakeInterrupts;
   #message: { address: bigint; data: number } | undefined;
 
+  /** @internal */
   constructor(name: string, fd: Fd, owner: FakeInterrupts) {
     this.name = name;
     this.#fd = fd;
@@ -168,13 +196,14 @@ class FakeMsiLine implements MsiLine {
     return isReadable(this.eventfd);
   }
 
-  /** Delivers like KVM's irqfd. */
+  /** Delivers pending signals, as KVM's irqfd does; a closed line keeps them. */
   deliver(): void {
     if (this.#message === undefined) return;
     const count = drainEventfd(this.eventfd);
     if (count > 0n) this.#owner.delivered.push({ name: this.name, ...this.#message, count });
   }
 
+  /** Delivers what is pending and closes the eventfd. */
   [Symbol.dispose](): void {
     this.deliver();
     this.#owner.lines.delete(this);
@@ -182,15 +211,17 @@ class FakeMsiLine implements MsiLine {
   }
 }
 
-/** A pin whose EOIs the test signals. */
+/** A level-triggered pin; the test issues the EOIs. Created by {@link FakeInterrupts.level}. */
 export class FakeLevelLine implements LevelLine {
   readonly gsi: number;
+  /** The name that the device gave it. */
   readonly name: string;
   readonly #event: Fd;
   readonly #resample: Fd;
   readonly #owner: FakeInterrupts;
   #isAsserted = false;
 
+  /** @internal */
   constructor(gsi: number, name: string, event: Fd, resample: Fd, owner: FakeInterrupts) {
     this.gsi = gsi;
     this.name = name;
@@ -207,18 +238,20 @@ export class FakeLevelLine implements LevelLine {
     return this.#resample.number;
   }
 
+  /** Whether the pin is asserted; consumes pending signals of the eventfd. */
   get isAsserted(): boolean {
     if (drainEventfd(this.eventfd) > 0n) this.#isAsserted = true;
     return this.#isAsserted;
   }
 
-  /** The guest has serviced the interrupt. */
+  /** The guest's EOI: de-asserts the pin and signals {@link FakeLevelLine.resamplefd}. No effect while de-asserted. */
   eoi(): void {
     if (!this.isAsserted) return;
     this.#isAsserted = false;
     signalEventfd(this.resamplefd);
   }
 
+  /** Disconnects the pin and closes both eventfds. */
   [Symbol.dispose](): void {
     this.#owner.levels.delete(this);
     this.#event[Symbol.dispose]();
@@ -226,12 +259,15 @@ export class FakeLevelLine implements LevelLine {
   }
 }
 
-/** Interrupts with real eventfds, which any device can signal. */
+/** Interrupts with real eventfds, so that an event task or another process can signal them. */
 export class FakeInterrupts implements Interrupts {
+  /** MSI lines not yet disposed. */
   readonly lines = new Set<FakeMsiLine>();
+  /** Pins not yet disposed. */
   readonly levels = new Set<FakeLevelLine>();
+  /** Messages delivered since the last {@link FakeInterrupts.take}. */
   readonly delivered: DeliveredMessage[] = [];
-  /** Number of GSIs available. */
+  /** GSIs available to MSI lines: `msi` throws SysError ENOSPC beyond it. */
   limit = Number.POSITIVE_INFINITY;
 
   msi(name: string): MsiLine {
@@ -249,15 +285,16 @@ export class FakeInterrupts implements Interrupts {
     return line;
   }
 
-  /** Delivers pending interrupts of open lines, which KVM does at once. Returns all delivered since the last call. */
+  /** Delivers pending interrupts of open lines, which KVM does at once. Returns and removes all delivered messages. */
   take(): DeliveredMessage[] {
     for (const line of this.lines) line.deliver();
     return this.delivered.splice(0);
   }
 }
 
-/** Watches fds only when {@link FakeSignals.deliver} is called, like the machine between two exits. */
+/** Polls its eventfds when the test calls {@link FakeSignals.deliver}, as the machine does between two exits. */
 export class FakeSignals implements Signals {
+  /** Callbacks by fd. */
   readonly watched = new Map<number, () => void>();
 
   watch(fd: number, ready: () => void): Disposable {
@@ -268,11 +305,13 @@ export class FakeSignals implements Signals {
     return disposable(() => this.watched.delete(fd));
   }
 
+  /** Drains every signalled eventfd and calls its callback. */
   deliver(): void {
     for (const [fd, ready] of [...this.watched]) if (drainEventfd(fd) > 0n) ready();
   }
 }
 
+/** A machine for one PCI device, made of fakes. */
 export interface FakeEnvironment extends PciEnvironment {
   readonly mmio: FakeBus;
   readonly pio: FakeBus;
@@ -282,13 +321,14 @@ export interface FakeEnvironment extends PciEnvironment {
   readonly signals: FakeSignals;
 }
 
-/** The windows of a PC: ports from 0xC000, memory below 4 GiB, and 64 GiB above. */
+/** A PC's BAR windows: I/O ports from 0xC000, 256 MiB at 3.5 GiB, and 64 GiB at 512 GiB. */
 export const fakeWindows: readonly AddressWindow[] = [
   { kind: 'pio', base: 0xc000n, bytes: 0x4000n },
   { kind: 'mmio', base: 0xe000_0000n, bytes: 0x1000_0000n },
   { kind: 'mmio', base: 0x80_0000_0000n, bytes: 0x10_0000_0000n },
 ];
 
+/** Creates a machine of fakes. @param windows where BARs can be placed */
 export function fakeEnvironment(windows: readonly AddressWindow[] = fakeWindows): FakeEnvironment {
   return {
     mmio: new FakeBus('mmio'),
@@ -301,7 +341,7 @@ export function fakeEnvironment(windows: readonly AddressWindow[] = fakeWindows)
   };
 }
 
-/** Records the events published on `channel` until disposed. */
+/** Records the events of `channel` until disposed. */
 export function recordTrace<Event extends object>(
   channel: TraceChannel<Event>,
 ): Disposable & { readonly events: Event[] } {

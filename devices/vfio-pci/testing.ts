@@ -30,48 +30,67 @@ import {
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../vfio/uapi.js';
 
+/** A region of a {@link ScriptedDevice}. */
 export interface ScriptedRegion {
+  /** Bytes; 0 for a region that does not exist. */
   readonly size: number;
-  /** VFIO_REGION_INFO_FLAG_… bits; read and write by default. */
+  /** VFIO_REGION_INFO_FLAG_… bits. Default: read and write. */
   readonly flags?: number;
+  /** Capability chain of the region's info. Default: none. */
   readonly capabilities?: readonly RegionCapability[];
+  /** Reply to getRegionIoFds. Default: none. */
   readonly ioFds?: readonly RegionIoEventFd[];
 }
 
+/** What a {@link ScriptedDevice} consists of. */
 export interface ScriptedDeviceInit {
-  /** Contents of configuration space, 256 or 4096 bytes. */
+  /** Initial contents of configuration space, 256 or 4096 bytes; copied. */
   readonly config: Uint8Array;
-  /** Bits of {@link ScriptedDeviceInit.config} that are writable; all by default. */
+  /** Writable bits of {@link ScriptedDeviceInit.config}. Default: all. */
   readonly configWritable?: Uint8Array;
-  /** By region index. */
+  /** Regions by index. Others have size 0. */
   readonly regions?: Readonly<Record<number, ScriptedRegion>>;
-  /** By IRQ index. */
+  /** Number of vectors and VFIO_IRQ_INFO_… flags, by IRQ index. Default: no vectors; VFIO_IRQ_INFO_EVENTFD. */
   readonly irqs?: Readonly<Record<number, { readonly count: number; readonly flags?: number }>>;
-  /** Clears VFIO_DEVICE_FLAGS_RESET and fails a reset with ENOTTY. */
+  /** Clears VFIO_DEVICE_FLAGS_RESET; a reset then throws SysError ENOTTY. */
   readonly hasNoReset?: boolean;
 }
 
 /** A recorded call on a {@link ScriptedDevice}. */
 export type DeviceCall =
-  | { readonly call: 'read' | 'write'; readonly region: number; readonly at: number; readonly bytes: number }
-  | { readonly call: 'setIrqs'; readonly set: IrqSet }
-  | { readonly call: 'mmap'; readonly region: number; readonly at: number; readonly bytes: number }
+  | {
+      /** The call, on a range of a region. */
+      readonly call: 'read' | 'write' | 'mmap';
+      /** Index of the region. */
+      readonly region: number;
+      /** Offset in the region. */
+      readonly at: number;
+      /** Length of the range. */
+      readonly bytes: number;
+    }
+  | {
+      readonly call: 'setIrqs';
+      /** Its argument. */
+      readonly set: IrqSet;
+    }
   | { readonly call: 'reset' };
 
 const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
 
 /**
- * A device file whose regions are plain memory. It follows vfio-pci's interrupt rules: one kind at a time, and a fixed
- * set does not grow. It fails the calls in `failures`. It does not act on unmask requests: tests find them in `calls`.
+ * A device file whose regions are plain memory. It enforces vfio-pci's interrupt rules: one of INTx, MSI and MSI-X at a
+ * time, and a set with VFIO_IRQ_INFO_NORESIZE does not grow. Calls listed in `failures` throw. Mask and unmask requests
+ * have no effect; tests find them in `calls`.
  */
 export class ScriptedDevice implements DeviceFile {
   readonly target = 'scripted device';
+  /** Recorded calls, oldest first; a test may clear it. */
   readonly calls: DeviceCall[] = [];
-  /** Calls to fail, with their errno. */
+  /** Errno that each of these calls throws; `unmaskBy` is the unmask by an eventfd, of setIrqs. */
   readonly failures = new Map<DeviceCall['call'] | 'unmaskBy', keyof typeof errno>();
   readonly #init: ScriptedDeviceInit;
   readonly #memory = new Map<number, Uint8Array>();
-  /** Wired eventfds by IRQ index. */
+  /** Duplicates of the vectors' eventfds, by IRQ index. */
   readonly #triggers = new Map<number, (Fd | undefined)[]>();
 
   constructor(init: ScriptedDeviceInit) {
@@ -82,16 +101,17 @@ export class ScriptedDevice implements DeviceFile {
     }
   }
 
-  /** A region's bytes; mapped parts have memory of their own. */
+  /** The region's bytes, without copying. A mapping has memory of its own, zeroed. */
   region(index: number): Uint8Array {
     return this.#memory.get(index) ?? new Uint8Array(0);
   }
 
+  /** Configuration space, without copying. */
   get config(): Uint8Array {
     return this.region(VFIO_PCI_CONFIG_REGION_INDEX);
   }
 
-  /** The vectors wired per IRQ index. */
+  /** Vectors that have an eventfd, by IRQ index. */
   wired(): Record<number, number[]> {
     const wired: Record<number, number[]> = {};
     for (const [index, fds] of this.#triggers) {
@@ -100,7 +120,7 @@ export class ScriptedDevice implements DeviceFile {
     return wired;
   }
 
-  /** Raises an interrupt. Returns false if the vector is not wired. */
+  /** Signals a vector's eventfd. Returns false if it has none. */
   fire(index: number, vector = 0): boolean {
     const fd = this.#triggers.get(index)?.[vector];
     if (fd !== undefined) signalEventfd(fd.number);
@@ -209,6 +229,7 @@ export class ScriptedDevice implements DeviceFile {
     throw this.#error('VFIO_DEVICE_FEATURE', 'ENOTTY');
   }
 
+  /** Closes the duplicated eventfds. */
   [Symbol.dispose](): void {
     for (const index of [...this.#triggers.keys()]) this.#release(index);
   }

@@ -82,6 +82,7 @@ export class InlineEventThread implements EventThread, Disposable {
     ready();
   }
 
+  /** Closes the epoll instance. Dispose the tasks first. */
   [Symbol.dispose](): void {
     this.#epoll[Symbol.dispose]();
   }

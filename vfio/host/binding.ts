@@ -12,7 +12,11 @@ import { type Sysfs, type SysfsDevice, text } from './sysfs.js';
  * @throws SysError ENODEV if the device or the driver does not exist, or if the driver refuses the device; its former
  *   driver is then bound again
  */
-export function bindToDriver({ sysfs, roots }: Host, address: string, driver = 'vfio-pci'): Disposable {
+export function bindToDriver(
+  { sysfs, roots }: Pick<HostContext, 'sysfs' | 'roots'>,
+  address: string,
+  driver = 'vfio-pci',
+): Disposable {
   const before = sysfs.pciDevice(address);
   if (before.driver === driver) return disposable(() => {});
   if (!sysfs.exists('bus/pci/drivers', driver)) {
@@ -39,8 +43,6 @@ export function bindToDriver({ sysfs, roots }: Host, address: string, driver = '
   const owned = scope.move();
   return disposable(() => owned[Symbol.dispose]());
 }
-
-type Host = Pick<HostContext, 'sysfs' | 'roots'>;
 
 /** The kernel option of a driver; most are named after it. */
 const configOption = (driver: string): string => `CONFIG_${driver.replaceAll('-', '_').toUpperCase()}`;

@@ -6,8 +6,11 @@ import { linux, type VfioSystem } from './system.js';
 
 /** The host that a provider uses: this one, or a test's. */
 export interface HostContext {
+  /** @internal The system calls; the tests' scripted kernel replaces them. */
   readonly system: VfioSystem;
+  /** Devices and IOMMU groups. */
   readonly sysfs: Sysfs;
+  /** Mount points of the kernel's file systems. */
   readonly roots: HostRoots;
 }
 

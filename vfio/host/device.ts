@@ -45,7 +45,7 @@ export class HostDeviceFile implements CdevFile {
     this.#options = options;
   }
 
-  /** Takes ownership of the open file. */
+  /** @internal Takes ownership of the open file. */
   static adopt(file: SystemFile, options: CdevOptions = {}): HostDeviceFile {
     return new HostDeviceFile(file, options);
   }
@@ -173,6 +173,7 @@ export class HostDeviceFile implements CdevFile {
     detachIoas(this.#file);
   }
 
+  /** Closes the file: calls then throw SysError EBADF. */
   [Symbol.dispose](): void {
     this.#file[Symbol.dispose]();
   }

@@ -32,7 +32,9 @@ export interface DependentDevice {
   readonly isOwned?: boolean;
 }
 
+/** Reply to VFIO_DEVICE_GET_PCI_HOT_RESET_INFO. */
 export interface HotResetInfo {
+  /** Every function that the reset affects, this device's own included. */
   readonly devices: readonly DependentDevice[];
   /** For a cdev: whether all devices are owned, which the reset requires. */
   readonly isOwned?: boolean;

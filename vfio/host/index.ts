@@ -4,7 +4,15 @@ export type { HostContext } from './context.js';
 export { HostDeviceFile } from './device.js';
 export type { DependentDevice, HotResetInfo } from './hot-reset.js';
 export { createMdev, type HostMdevType, listMdevTypes, removeMdev } from './mdev.js';
-export { readLockedMemory } from './memlock.js';
-export { hostProvider } from './provider.js';
-export { type HostGroup, pciAddress, type ReservedRegion, Sysfs, type SysfsDevice } from './sysfs.js';
+export { type LockedMemory, readLockedMemory } from './memlock.js';
+export { type HostProvider, hostProvider } from './provider.js';
+export { HOST_ROOTS, type HostRoots } from './roots.js';
+export {
+  type HostGroup,
+  pciAddress,
+  type ReservedRegion,
+  Sysfs,
+  type SysfsDevice,
+  type WriteAttribute,
+} from './sysfs.js';
 export { bindCommands, blockingMembers, checkViable, unbindCommands } from './viability.js';

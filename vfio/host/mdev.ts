@@ -18,7 +18,9 @@ export interface HostMdevType {
   readonly availableInstances: number;
   /** `vfio-pci` for a PCI device. */
   readonly deviceApi: string;
+  /** The driver's description; empty if it gives none. */
   readonly description: string;
+  /** The type's folder in sysfs, absolute. */
   readonly path: string;
 }
 

@@ -6,6 +6,7 @@ import { text } from './sysfs.js';
 export interface LockedMemory {
   /** RLIMIT_MEMLOCK, soft; Infinity for none. */
   readonly limit: number;
+  /** RLIMIT_MEMLOCK, hard: the soft limit can be raised to it without privileges. */
   readonly hardLimit: number;
   /** Memory that already counts against the limit: from mlock and from type1's DMA maps. */
   readonly locked: number;

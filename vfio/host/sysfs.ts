@@ -12,6 +12,7 @@ export interface SysfsDevice {
   readonly bus: string;
   /** Its folder, symbolic links resolved. */
   readonly path: string;
+  /** Name of the driver that is bound to it; undefined if there is none. */
   readonly driver: string | undefined;
   /** Whether its driver is a VFIO driver: vfio-pci, a variant of it, or an mdev driver. */
   readonly isVfio: boolean;
@@ -37,6 +38,7 @@ export interface SysfsDevice {
 
 /** A range of IOVAs that cannot be mapped for a group's devices. */
 export interface ReservedRegion {
+  /** First byte. */
   readonly start: bigint;
   /** Last byte. */
   readonly last: bigint;
@@ -46,10 +48,13 @@ export interface ReservedRegion {
 
 /** An IOMMU group with all its members. */
 export interface HostGroup {
+  /** Its number, as in /sys/kernel/iommu_groups. */
   readonly number: number;
   /** Whether VFIO created it for a device without an IOMMU, whose DMA can reach all memory. */
   readonly isNoiommu: boolean;
+  /** Every device of the group, sorted by name. */
   readonly members: readonly SysfsDevice[];
+  /** Ranges that cannot be mapped for DMA, as the kernel lists them. */
   readonly reservedRegions: readonly ReservedRegion[];
 }
 
@@ -69,6 +74,7 @@ export function pciAddress(text: string): string | undefined {
 
 /** A directory tree with the layout of /sys. */
 export class Sysfs {
+  /** The tree's root folder. */
   readonly root: string;
   readonly #write: WriteAttribute;
 
@@ -82,6 +88,7 @@ export class Sysfs {
     return join(this.root, ...parts);
   }
 
+  /** Whether a path below the root exists. */
   exists(...parts: string[]): boolean {
     return existsSync(this.path(...parts));
   }
@@ -109,6 +116,7 @@ export class Sysfs {
     return this.#find(this.path('bus/mdev/devices', uuid), `mediated device ${uuid}`);
   }
 
+  /** Whether the kernel has a mediated device with this UUID, in lower case. */
   hasMdev(uuid: string): boolean {
     return this.exists('bus/mdev/devices', uuid);
   }
