@@ -11,46 +11,49 @@ import type { KvmAssociation } from './kvm-association.js';
 import type { PciFunction, PciFunctions, PciWiring } from './pci-functions.js';
 import { requireProvider } from './require-provider.js';
 
-/** How VFIO is used: groups and containers, or cdevs and iommufd. */
+/** The VFIO interface in use: groups and a container, or cdevs and an iommufd. */
 export type VfioInterface = 'group' | 'iommufd';
 
-/** A device, and how it is to be attached. */
+/** The device to attach, its options and its wiring. */
 export interface AttachRequest extends PciWiring {
-  /** What a provider takes: `0000:01:00.0`, `virtio-net`, the UUID of a mediated device, `vfio-user:/run/nic.sock`. */
+  /**
+   * Address of the device, as its provider matches it: `0000:01:00.0`, `virtio-net`, the UUID of a mediated device,
+   * `vfio-user:/run/nic.sock`.
+   */
   readonly address: string;
-  /** Options of the address, as its provider takes them: `{ net: 'tap:tap0' }`. */
+  /** Options of the provider or the vendor driver: `{ net: 'tap:tap0' }`. */
   readonly options?: Readonly<Record<string, string>>;
-  /** `group` if absent. */
+  /** Default: `group`. */
   readonly interface?: VfioInterface;
-  /** How messages call the device; its address if absent. */
+  /** The device's name in messages. Default: its address. */
   readonly name?: string;
 }
 
-/** A device that the guest has. Disposing detaches it, closes it and undoes everything that attaching did, in reverse. */
+/** An attached device. Disposing it reverts each step of attaching, in reverse order, and closes the device. */
 export interface AssignedDevice extends Disposable {
   /** The device as its provider resolved it: name, group, description. */
   readonly device: AssignableDevice;
-  /** Owned by this; closed when it is disposed. */
+  /** The open device file; closed on dispose. */
   readonly file: DeviceFile;
-  /** To be put on the guest's PCI bus; taken off the bus before this is disposed. */
+  /** The caller puts it on the guest's PCI bus, and removes it from the bus before disposing the device. */
   readonly function: PciFunction;
 }
 
-/** Everything an {@link Assignment} needs of the hypervisor around it. */
+/** The ports of an {@link Assignment}. */
 export interface AssignmentParts {
-  /** Guest memory that devices map for DMA; its listeners follow each change. */
+  /** Guest memory to map for DMA. */
   readonly memory: GuestMemory;
   /** Associates groups and cdevs with the VM, as kvm-vfio does. */
   readonly association: KvmAssociation;
-  /** In the order in which they are asked whether an address is theirs. */
+  /** The first that matches an address resolves it. */
   readonly providers: readonly VfioProvider[];
-  /** Makes a PCI function of an open device. */
+  /** Opens a PCI function over a device file. */
   readonly functions: PciFunctions;
 }
 
 /**
- * Attaches VFIO devices of any provider to one VM, at any time of the guest's life. Used by the thread that owns the VM,
- * between exits. It owns nothing itself: each attached device belongs to the caller.
+ * Attaches VFIO devices of any provider to one VM, before the guest boots or while it runs. Used by the thread that owns
+ * the VM, between exits. The caller owns each attached device.
  */
 export class Assignment {
   readonly #parts: AssignmentParts;
@@ -64,10 +67,10 @@ export class Assignment {
   }
 
   /**
-   * Finds or creates the device; opens its group and container, or its cdev and IOAS; associates it with the VM; maps
-   * guest memory for its DMA from now on; opens it and makes a PCI function of it.
-   * @throws SysError ENODEV if no provider takes the address; EPERM for a device without an IOMMU; else of the step that
-   *   failed. Everything before that step has been undone.
+   * Finds or creates the device; opens its group and container, or its cdev and iommufd; associates it with the VM; maps
+   * guest memory for its DMA, and follows changes of it; opens the device and a PCI function over it.
+   * @throws SysError ENODEV if no provider matches the address; EPERM for a device without an IOMMU; else the error of the
+   *   failed step. Earlier steps are then reverted
    */
   attach(request: AttachRequest): AssignedDevice {
     const { address, options = {}, interface: how = 'group', name = address } = request;
@@ -82,7 +85,7 @@ export class Assignment {
     return { device, file, function: pciFunction, [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
-  /** Devices of one provider and interface share an address space. */
+  /** Devices of one provider share an address space per interface. */
   #spaceOf(provider: VfioProvider, how: VfioInterface): DeviceSpace {
     const spaces = this.#spaces[how];
     const known = spaces.get(provider);
@@ -95,7 +98,7 @@ export class Assignment {
   }
 }
 
-/** The guest's addresses would reach the host's memory untranslated. */
+/** Untranslated, guest addresses would select host memory. */
 function noiommu({ name }: AssignableDevice): SysError {
   const hint =
     'no IOMMU translates its DMA (enable_unsafe_noiommu_mode), so it would reach the host’s memory instead of the ' +

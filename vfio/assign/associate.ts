@@ -5,9 +5,9 @@ import { attachStep } from './attach-step.js';
 import type { KvmAssociation } from './kvm-association.js';
 
 /**
- * Associates a file with the VM until disposed, if kvm-vfio can reach it: by the kernel's descriptor, or by its
- * provider's file operations. A file of another process it cannot reach, and the device's driver has no VM then.
- * @param what for messages: `group 3`
+ * Associates a file with the VM until disposed, if kvm-vfio can access it: by its kernel descriptor, or by its provider's
+ * file operations. It cannot access a file of another process: the device's driver then has no VM.
+ * @param what the file's name in messages: `group 3`
  * @throws SysError as {@link KvmAssociation.addFile}
  */
 export function associate(
@@ -26,7 +26,7 @@ export function associate(
     try {
       kvm.removeFile(file);
     } catch (error) {
-      // The VM was closed first, which has ended the association.
+      // The VM was closed first, which dropped the association.
       if (!isErrno(error, 'EBADF') && !isErrno(error, 'ENOENT')) throw error;
     }
   });

@@ -1,6 +1,6 @@
 import { trace } from '../../sys/trace.js';
 
-/** Reports one step of attaching a device: the owner of a machine shows these to a person. */
+/** Publishes one step of attaching a device on `trace.vfio`: the lines of the attach log. */
 export function attachStep(text: string): void {
   if (trace.vfio.hasSubscribers) trace.vfio.publish({ what: 'attach', text });
 }

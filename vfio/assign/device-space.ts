@@ -1,12 +1,12 @@
 import type { AssignableDevice, DeviceFile } from '../uapi.js';
 
-/** A device that is open, maps guest memory for DMA, and is associated with the VM. Disposing closes it. */
+/** An open device, associated with the VM, with guest memory mapped for its DMA. Disposing closes it. */
 export interface OpenedDevice extends Disposable {
   readonly file: DeviceFile;
 }
 
-/** The address space that one provider's devices share. */
+/** The I/O address space that one provider's devices share. */
 export interface DeviceSpace {
-  /** @throws SysError of the step that failed; everything before it has been undone */
+  /** @throws SysError of the failed step; earlier steps are then reverted */
   open(device: AssignableDevice): OpenedDevice;
 }

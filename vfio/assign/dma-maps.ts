@@ -3,13 +3,13 @@ import { type DmaMap, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE } from '..
 import { attachStep } from './attach-step.js';
 import type { MemoryListener, MemoryRegion } from './guest-memory.js';
 
-/** Where devices' DMA is translated: a container, or an IOAS. */
+/** Translates devices' DMA: a container, or an IOAS. */
 export interface DmaTarget {
   map(map: DmaMap): void;
   unmap(iova: Iova, bytes: bigint): void;
 }
 
-/** Maps each region of guest memory once, with IOVA = guest physical address, for as long as the region exists. */
+/** Maps each region of guest memory at IOVA = guest physical address, and unmaps it when the region is removed. */
 export class DmaMaps implements MemoryListener {
   readonly #target: DmaTarget;
   readonly #mapped = new Set<MemoryRegion>();
@@ -30,7 +30,7 @@ export class DmaMaps implements MemoryListener {
       this.#mapped.add(region);
       attachStep(`DMA map ${range} (${region.name})`);
     } catch (error) {
-      // A device needs RAM to work. Without another device's BAR it only lacks peer-to-peer DMA.
+      // Without RAM the device cannot work; without another device's BAR it only lacks peer-to-peer DMA.
       if (region.kind === 'ram') throw error;
       attachStep(
         `no DMA map ${range} (${region.name}), so no peer-to-peer DMA to it: ${(error as Error).message}`,

@@ -23,7 +23,7 @@ const containerTarget = (container: ContainerFile): DmaTarget => ({
   unmap: (iova, size) => void container.unmapDma({ flags: 0, iova, size }),
 });
 
-/** A group whose last device was unbound by the host has left its container already. */
+/** VFIO detaches a group from its container when the host unbinds its last device. */
 function leaveContainer(file: GroupFile): void {
   try {
     file.unsetContainer();
@@ -39,12 +39,12 @@ interface OpenGroup {
   users: number;
 }
 
-/** The use of a group by one device; the last one's end closes the group. */
+/** One device's use of a group; disposing the last lease closes the group. */
 export interface GroupLease extends Disposable {
   readonly file: GroupFile;
 }
 
-/** The legacy interface: a container, with the groups in it. */
+/** The legacy interface: a container, and the groups attached to it. */
 export class GroupSpace implements DeviceSpace {
   readonly #provider: VfioProvider;
   readonly #memory: GuestMemory;
@@ -69,9 +69,9 @@ export class GroupSpace implements DeviceSpace {
   }
 
   /**
-   * Opens a group, once for all its devices, puts it into the container and associates it with the VM, so that a
-   * device that is opened next finds its KVM.
-   * @throws SysError of the step that failed; everything before it has been undone
+   * Opens a group, once for all its devices, attaches it to the container and associates it with the VM, before any of its
+   * devices is opened: a driver may need its KVM in open_device.
+   * @throws SysError of the failed step; earlier steps are then reverted
    */
   lease(number: number): GroupLease {
     const group = this.#groups.get(number) ?? this.#open(number);
@@ -94,7 +94,7 @@ export class GroupSpace implements DeviceSpace {
     file.setContainer(container);
     scope.defer(() => leaveContainer(file));
     this.#startMapping(container);
-    scope.defer(() => this.#stopMappingIfUnused()); // before the last group leaves, which releases the IOMMU
+    scope.defer(() => this.#stopMappingIfUnused()); // before the last group is detached, which releases the IOMMU
     scope.own(associate(this.#kvm, this.#provider, file, `group ${number}`));
     return { file, scope: scope.move(), users: 0 };
   }
@@ -121,7 +121,7 @@ export class GroupSpace implements DeviceSpace {
     return container;
   }
 
-  /** VFIO_SET_IOMMU needs a group in the container. Guest memory is mapped from then on. */
+  /** VFIO_SET_IOMMU requires a group in the container; guest memory can be mapped only after it. */
   #startMapping(container: ContainerFile): void {
     if (this.#maps !== undefined) return;
     container.setIommu(VFIO_TYPE1v2_IOMMU);

@@ -1,34 +1,37 @@
-/** Port: the guest's physical memory, as whoever maps it for DMA has to know it. */
+/** Port: the guest's physical memory, for those who map it for DMA. */
 import type { Gpa, Hva } from '../../sys/address.js';
 
 /** Host memory at a guest physical address. */
 export interface MemoryRegion {
-  /** `ram`: the guest's own memory. `device`: part of an assigned device's BAR. */
+  /** `ram`: guest RAM. `device`: a mapped part of an assigned device's BAR. */
   readonly kind: 'ram' | 'device';
-  /** For messages: `ram`, `00:03.0 virtio-net BAR4`. */
+  /** Its name in messages: `ram`, `00:03.0 virtio-net BAR4`. */
   readonly name: string;
-  /** First byte as the guest addresses it, page-aligned. */
+  /** First byte in the guest, page-aligned. */
   readonly gpa: Gpa;
-  /** First byte in this process; stays mapped until the listeners have heard `removed`. */
+  /** First byte in this process; stays mapped until every listener's `removed` has returned. */
   readonly hva: Hva;
   /** Whole pages. */
   readonly bytes: bigint;
 }
 
-/** Follows guest memory: an IOMMU's maps do. */
+/** Receives the changes of guest memory; IOMMU maps follow it this way. */
 export interface MemoryListener {
-  /** @throws SysError if the listener cannot do without the region; the change is then undone */
+  /**
+   * Called after the region is mapped into the guest.
+   * @throws SysError if the listener needs the region and fails to map it; the change is then reverted
+   */
   added(region: MemoryRegion): void;
-  /** Called before the region is unmapped. */
+  /** Called before the region is unmapped from the guest. */
   removed(region: MemoryRegion): void;
 }
 
 /** The guest's physical memory. The thread that owns the VM calls it. */
 export interface GuestMemory {
   /**
-   * Reports every region there is to `listener`, then each change. Disposing the result reports all of them removed,
-   * and nothing after that.
-   * @throws what the listener throws for a region; it has then seen the others removed
+   * Reports every current region to `listener`, then each change. Disposing the result reports all regions removed and
+   * unregisters the listener.
+   * @throws the listener's error for a current region; those reported before it are then reported removed
    */
   listen(listener: MemoryListener): Disposable;
 }

@@ -1,4 +1,4 @@
-/** Attaching VFIO devices to a VM, over ports that any hypervisor can implement. */
+/** Attaches VFIO devices to a VM, over ports that any hypervisor can implement. */
 export {
   type AssignedDevice,
   Assignment,

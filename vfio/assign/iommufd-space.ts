@@ -10,7 +10,7 @@ import { DmaMaps } from './dma-maps.js';
 import type { GuestMemory } from './guest-memory.js';
 import type { KvmAssociation } from './kvm-association.js';
 
-/** The modern interface: an iommufd with one IOAS, and devices opened by their character devices. */
+/** The modern interface: an iommufd with one IOAS, and devices opened by their cdevs. */
 export class IommufdSpace implements DeviceSpace {
   readonly #provider: VfioProvider;
   readonly #memory: GuestMemory;
@@ -36,7 +36,7 @@ export class IommufdSpace implements DeviceSpace {
     scope.defer(() => this.#closeIfUnused());
     const { file: iommufd, ioas } = this.#openIommufd(cdevs);
     const file = scope.own(cdevs.openCdev(device.cdev));
-    // Before the bind, which opens the device: its driver may need the VM then.
+    // Before the bind, which opens the device: its driver may need the VM in open_device.
     scope.own(associate(this.#kvm, this.#provider, file, device.cdev));
     file.bindIommufd(iommufd);
     attachStep(`device ${device.name} is open (VFIO_DEVICE_BIND_IOMMUFD)`);
@@ -60,7 +60,7 @@ export class IommufdSpace implements DeviceSpace {
     return opened;
   }
 
-  /** With a device attached, what its IOMMU reserves is known, and a map that collides is refused by name. */
+  /** After the attach, the reserved regions of the device's IOMMU are known, so a colliding map fails by name. */
   #startMapping(iommufd: IommufdFile, ioas: number): void {
     this.#maps ??= this.#memory.listen(
       new DmaMaps({

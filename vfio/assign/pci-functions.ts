@@ -1,8 +1,8 @@
 import type { DeviceFile } from '../uapi.js';
 
-/** One PCI function, as the host bridge sees it. */
+/** A PCI function, as the host bridge accesses it. Disposing it closes the function, not its device file. */
 export interface PciFunction extends Disposable {
-  /** For messages: `00:03.0 virtio-net`. */
+  /** Its name in messages: `00:03.0 virtio-net`. */
   readonly name: string;
   /** Reads 1, 2 or 4 naturally aligned bytes of configuration space. Never throws. */
   configRead(offset: number, bytes: number): number;
@@ -10,25 +10,25 @@ export interface PciFunction extends Disposable {
   configWrite(offset: number, bytes: number, value: number): void;
 }
 
-/** How an assigned function is wired into its machine. */
+/** Wiring of an assigned function to its machine. */
 export interface PciWiring {
   /**
-   * The I/O APIC pin that a PCI interrupt pin (1 for INTA to 4 for INTD) of the device's slot is wired to; undefined
-   * for none. Without this the device has no INTx, and its interrupt pin register reads 0.
+   * Returns the I/O APIC pin that interrupt pin `pin` (1 for INTA to 4 for INTD) of the device's slot is wired to, undefined
+   * if to none. Without this callback the device has no INTx, and its interrupt pin register reads 0.
    */
   readonly routeIntx?: ((pin: number) => number | undefined) | undefined;
-  /** The host asks for the device (REQ): detach and close it soon. Called in the thread that owns the VM. */
+  /** The host requests the device's release (REQ): detach it soon. Called in the thread that owns the VM. */
   readonly requested?: (() => void) | undefined;
-  /** The device had an uncorrectable error (ERR). Called in the thread that owns the VM. */
+  /** The device reported an uncorrectable error (ERR). Called in the thread that owns the VM. */
   readonly failed?: (() => void) | undefined;
 }
 
-/** Port: turns an open device file into a function on the guest's PCI bus. */
+/** Port: opens PCI functions for the guest's bus over VFIO device files. */
 export interface PciFunctions {
   /**
-   * Resets the device and emulates its configuration space over it. The file has to outlive the function.
-   * @param name for messages
-   * @throws SysError ENODEV if the file is no PCI device's; else of the call that failed; nothing is left behind
+   * Resets the device and emulates configuration space over it. The file has to stay open until the function is disposed.
+   * @param name its name in messages
+   * @throws SysError ENODEV if the file is not a PCI device; else the error of the failed call. Nothing stays open
    */
   open(name: string, file: DeviceFile, wiring: PciWiring): PciFunction;
 }

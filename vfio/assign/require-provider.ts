@@ -2,7 +2,7 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { VfioProvider } from '../uapi.js';
 
-/** The provider of an address. @throws SysError ENODEV listing the known forms of addresses if none takes it */
+/** The first provider that matches an address. @throws SysError ENODEV, with the forms of addresses, if none matches */
 export function requireProvider(providers: readonly VfioProvider[], address: string): VfioProvider {
   const provider = providers.find((candidate) => candidate.matches(address));
   if (provider !== undefined) return provider;

@@ -11,14 +11,14 @@ interface Entry {
 }
 
 /**
- * Disjoint ranges of addresses, each with the device behind it. Addresses are numbers: guest physical addresses and
- * ports are below 2^53, and what is not has no device. Machine thread only.
+ * Disjoint address ranges, each claimed by one device. Addresses are numbers: guest physical addresses and ports are below
+ * 2^53, and no device claims an address above. Machine thread only.
  */
 export class RangeBus implements Bus {
   readonly kind: Bus['kind'];
   #entries: Entry[] = [];
   #last: Entry | undefined;
-  /** Accesses of ranges that have been taken away, by device. */
+  /** Accesses to ranges that were removed, by device name. */
   readonly #past = new Map<string, number>();
 
   constructor(kind: Bus['kind']) {
@@ -44,7 +44,7 @@ export class RangeBus implements Bus {
     });
   }
 
-  /** Fills `data` from the device that holds all of it, else with ones. An access that two devices share is nobody's. */
+  /** Reads from the device that claims all bytes of the access; fills `data` with ones if none does. */
   read(address: number, data: Uint8Array): void {
     data.fill(0xff);
     const entry = this.#find(address, data.length);
@@ -52,14 +52,14 @@ export class RangeBus implements Bus {
     else this.#unclaimed(address, data, false);
   }
 
-  /** Forwards `data` to the device that claims all of its bytes; drops a write that no device claims. */
+  /** Writes to the device that claims all bytes of the access; drops the write if none does. */
   write(address: number, data: Uint8Array): void {
     const entry = this.#find(address, data.length);
     if (entry !== undefined) entry.device.write(address - entry.base, data);
     else this.#unclaimed(address, data, true);
   }
 
-  /** How often each device has been accessed, by its name. */
+  /** Number of accesses to each device since the start, by device name; removed devices included. */
   accesses(): ReadonlyMap<string, number> {
     const sums = new Map(this.#past);
     for (const { device, accesses } of this.#entries)

@@ -2,17 +2,18 @@ import { Scope } from '../../sys/scope.js';
 import type { AssignedDevice, AttachRequest } from '../../vfio/assign/index.js';
 import { type AssignmentPorts, defaultPorts, type GetPort, type PortName } from './ports.js';
 
-/** An assignment with its ports, wired by hand. Dispose it after the last attached device. */
+/** An assignment wired to its ports. Disposing it closes what the defaults opened: dispose attached devices first. */
 export interface WiredAssignment extends Disposable {
-  /** Each is made when first read. */
+  /** Each port is created on first read. */
   readonly ports: AssignmentPorts;
   /** @see Assignment.attach */
   attach(request: AttachRequest): AssignedDevice;
 }
 
 /**
- * The same as {@link registerAssignment} without a container.
- * @param given `vm`, `eventThread`, `windows`, and every port that is to differ from its default
+ * Wires an assignment without a container; {@link registerAssignment} is the variant for tsyringe. Ports are created when
+ * they are first needed, so nothing is opened by this call.
+ * @param given `vm`, `eventThread`, `windows`, and each port that replaces its default
  */
 export function createAssignment(given: Partial<AssignmentPorts>): WiredAssignment {
   const scope = new Scope();

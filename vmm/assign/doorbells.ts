@@ -5,7 +5,7 @@ import { Scope } from '../../sys/scope.js';
 
 type Width = 0 | 1 | 2 | 4 | 8;
 
-/** Doorbells by KVM's ioeventfds. Machine thread only. */
+/** Doorbells as KVM ioeventfds. Machine thread only. */
 export class KvmDoorbells implements Doorbells {
   readonly #vm: Vm;
 
@@ -13,7 +13,10 @@ export class KvmDoorbells implements Doorbells {
     this.#vm = vm;
   }
 
-  /** @throws SysError EEXIST if the address has one; ENOSPC */
+  /**
+   * Registers an ioeventfd with a duplicate of `fd`.
+   * @throws SysError EEXIST if an ioeventfd at this address matches the same writes; ENOSPC if KVM's I/O bus is full
+   */
   add(kind: Bus['kind'], address: bigint, bytes: number, fd: number, datamatch?: bigint): Disposable {
     using scope = new Scope();
     const own = scope.own(duplicateFd(fd, `doorbell at ${kind} 0x${address.toString(16)}`));

@@ -1,18 +1,18 @@
 import type { IoExit, VcpuExit } from '../../kvm/exits.js';
 import { trace } from '../../sys/trace.js';
 
-/** How often each kind of exit has occurred. */
+/** Number of exits by kind. */
 export type ExitCounts = Readonly<Record<string, number>>;
 
-/** A bus, as a vCPU uses it; {@link RangeBus} is one. Neither call throws, whatever the guest does. */
+/** A bus as a vCPU accesses it; {@link RangeBus} implements it. No access by the guest makes it throw. */
 export interface ExitBus {
-  /** Fills `data`: with ones where no device answers. */
+  /** Fills `data`; with ones if no device claims the access. */
   read(address: number, data: Uint8Array): void;
-  /** Writes `data`; drops it where no device claims the address. */
+  /** Writes `data`; drops it if no device claims the access. */
   write(address: number, data: Uint8Array): void;
 }
 
-/** Forwards port and MMIO exits to the buses. Used by the thread that answers exits. */
+/** Forwards port and MMIO exits to the buses. Used by the thread that handles exits. */
 export class ExitDispatcher {
   readonly #pio: ExitBus;
   readonly #mmio: ExitBus;
@@ -26,8 +26,8 @@ export class ExitDispatcher {
   }
 
   /**
-   * Answers an exit. False for one that needs the hypervisor: a shutdown, an internal error, a hypercall.
-   * @param vcpu its number, for the trace
+   * Handles an exit. Returns false for one that the hypervisor has to handle: a shutdown, an internal error, a hypercall.
+   * @param vcpu number of the vCPU, for trace events
    */
   dispatch(vcpu: number, exit: VcpuExit): boolean {
     this.#count(exit.kind);
@@ -50,7 +50,7 @@ export class ExitDispatcher {
     }
   }
 
-  /** Exits so far by kind; `interrupted` ones are kicks by the host. */
+  /** Exits so far, by kind; `interrupted` counts kicks by the host. */
   counts(): ExitCounts {
     this.#flush();
     return Object.fromEntries(this.#counts);
@@ -70,7 +70,7 @@ export class ExitDispatcher {
     else this.#pio.read(exit.port, data);
   }
 
-  /** Exits of one kind come in long runs; the map is touched when the kind changes. */
+  /** Exits of one kind come in long runs: the map is updated only when the kind changes. */
   #count(kind: VcpuExit['kind']): void {
     if (kind === this.#lastKind) {
       this.#run++;

@@ -3,13 +3,13 @@ import type { VfioFile, VfioFileOps } from '../../kvm/vfio.js';
 import type { VfioProvider } from '../../vfio/uapi.js';
 
 /**
- * The one place where kvm/ and vfio/ meet: how kvm-vfio reaches files that exist in this process only, whichever
- * provider they are of. Undefined if no provider has such files.
+ * Joins the file operations of all providers into those of kvm-vfio, which uses them for VFIO files that have no kernel
+ * descriptor. Returns undefined if no provider has file operations. The only module where kvm/ and vfio/ meet.
  */
 export function joinFileOps(providers: readonly VfioProvider[]): VfioFileOps | undefined {
   const all = providers.flatMap(({ fileOps }) => (fileOps === undefined ? [] : [fileOps]));
   if (all.length === 0) return undefined;
-  /** A closed file is nobody's any more, but its provider still has to hear that the VM leaves. */
+  /** A closed file is no longer valid, but its provider still has to be notified when the VM drops it. */
   const owners = new WeakMap<VfioFile, VfioFileOps>();
   const ownerOf = (file: VfioFile): VfioFileOps | undefined => {
     const owner = all.find((ops) => ops.isValid(file)) ?? owners.get(file);

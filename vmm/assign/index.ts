@@ -1,6 +1,6 @@
 /**
- * Attaching VFIO devices to a VM of anybody's hypervisor: the module (vfio/assign), its ports with their defaults over
- * KVM, and both ways to wire them.
+ * Attaches VFIO devices to the VM of any hypervisor: the assignment module (vfio/assign), its ports with their KVM
+ * defaults, and two ways to wire them: by hand or in a tsyringe container.
  * @module
  */
 export { EventThread } from '../../sys/event-task.js';

@@ -8,8 +8,8 @@ import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 
 /**
- * A message on its way: eventfd, irqfd, GSI, route. Closing takes only the irqfd away: the eventfd keeps what comes
- * meanwhile, and KVM looks at it when the irqfd is put back, so that nothing is lost.
+ * An MSI's path into the guest: eventfd, irqfd, GSI, route. Closing deassigns the irqfd only: signals accumulate in the
+ * eventfd, and KVM polls it when the irqfd is assigned again, so none is lost.
  */
 class KvmMsiLine implements MsiLine {
   readonly #vm: Vm;
@@ -38,7 +38,7 @@ class KvmMsiLine implements MsiLine {
       else this.#route.update({ address, data });
     } catch (error) {
       if (!isErrno(error, 'EINVAL')) throw error;
-      // The guest chose an address where no local APIC is: such a message goes nowhere.
+      // The guest programmed an address without a local APIC: hardware drops such a message.
       this.close();
       if (trace.guestMisuse.hasSubscribers) {
         const text = `MSI to no local APIC: address 0x${address.toString(16)}, data 0x${data.toString(16)}`;
@@ -66,7 +66,7 @@ class KvmMsiLine implements MsiLine {
   }
 }
 
-/** Interrupts by KVM's irqfds: from the device's eventfd to the guest without a thread of ours. Machine thread only. */
+/** Interrupts as KVM irqfds: KVM injects them when a device signals its eventfd, without an exit. Machine thread only. */
 export class KvmInterrupts implements Interrupts {
   readonly #vm: Vm;
   readonly #routing: GsiRouting;

@@ -5,15 +5,18 @@ import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { GuestMemory, MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
 
-/** Port: maps host memory into the guest; `MemorySlots` of tsvisor/kvm does it with KVM's memory slots. */
+/** Port: maps host memory into the guest. `MemorySlots` of tsvisor/kvm implements it. */
 export interface MemorySlotPort {
-  /** @throws SysError EEXIST on overlap; EINVAL misaligned; ENOSPC */
+  /**
+   * Maps `bytes` of host memory, whole pages, until the result is disposed.
+   * @throws SysError EEXIST on overlap with another slot; EINVAL if misaligned; ENOSPC if no slot is free
+   */
   add(gpa: Gpa, hva: Hva, bytes: bigint): Disposable;
 }
 /** Token of the port {@link MemorySlotPort}. */
 export const MemorySlotPort = Symbol('MemorySlotPort');
 
-/** Where in a mapping a range of guest RAM lies. */
+/** The part of a mapping that becomes guest RAM. */
 export interface RamPart {
   /** For messages; `ram` if absent. */
   readonly name?: string;
@@ -31,8 +34,8 @@ interface Ram {
 }
 
 /**
- * The guest's physical memory: RAM and mapped BARs, with everybody who follows it. Used by the thread that owns the VM.
- * Disposing removes the RAM that is left.
+ * The guest's physical memory: RAM and mapped BARs. Notifies its listeners of each change. Used by the thread that owns
+ * the VM.
  */
 export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   readonly #slots: MemorySlotPort;
@@ -46,9 +49,10 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   }
 
   /**
-   * Gives the guest RAM at `at`, and maps it for the DMA of all attached devices.
-   * @param mapping stays mapped until the result, or this map, is disposed
-   * @throws SysError EEXIST on overlap with another slot; EINVAL misaligned; what a listener refuses it with
+   * Maps RAM into the guest at `at`, and for DMA of all attached devices, until the result or this map is disposed.
+   * @param mapping has to stay mapped until then
+   * @throws SysError EEXIST on overlap with another slot; EINVAL if misaligned; the error of a listener, for example a
+   *   failed DMA map. The RAM is then not added
    */
   addRam(at: Gpa, mapping: Mapping, part: RamPart = {}): Disposable {
     const { name = 'ram', offset: start = 0n, bytes = BigInt(mapping.bytes) - start } = part;
@@ -86,14 +90,14 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
     });
   }
 
-  /** Everything that is mapped now, in the order in which it was added. */
+  /** The regions mapped now, in the order in which they were added. */
   get regions(): readonly MemoryRegion[] {
     return [...this.#regions];
   }
 
   /**
-   * Bytes of guest RAM, without copying. The guest may write them at any time once it runs.
-   * @throws RangeError if the range does not lie in one piece of RAM
+   * Bytes of guest RAM, without copying. Once the guest runs, it can change them at any time.
+   * @throws RangeError unless one range of RAM contains all of them
    */
   ram(at: bigint, bytes: number): Uint8Array<ArrayBuffer> {
     for (const { region, mapping, offset: start } of this.#rams) {
@@ -125,7 +129,7 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
     trace.memory.publish({ what, name, gpa, hva, bytes, range: formatRange(gpa, bytes) });
   }
 
-  /** Removes the RAM that is left, last added first. */
+  /** Removes the remaining RAM, last added first. */
   [Symbol.dispose](): void {
     this.#scope[Symbol.dispose]();
   }

@@ -8,8 +8,8 @@ import { onProcessExit } from '../../sys/process-exit.js';
 import { disposable } from '../../sys/scope.js';
 
 /**
- * An event thread for a hypervisor that runs its vCPU in the thread that also owns the devices. Messages from event
- * tasks, and what `Signals` watches, wait until that thread calls {@link poll}, which it does after each exit.
+ * An event thread for a hypervisor that runs its vCPU in the thread that owns the devices. Messages of event tasks, and
+ * with them the events of `Signals`, are queued until that thread calls {@link poll}: after each exit.
  */
 export class PolledEventThread implements EventThread, AsyncDisposable {
   readonly #inbox: Inbox;
@@ -21,20 +21,21 @@ export class PolledEventThread implements EventThread, AsyncDisposable {
     this.#inbox = inbox;
     this.#worker = worker;
     this.#client = new EventThreadClient(worker.link, inbox);
-    // A thread that sits in epoll_wait keeps the process from exiting.
+    // A thread blocked in epoll_wait keeps the process from exiting.
     this.#exitHook = onProcessExit(() => worker.stop());
   }
 
   /**
-   * Starts the thread, and installs the kick signal for the process. Main thread, or a worker that outlives it.
-   * @throws Error if the host refuses another thread
+   * Starts the thread, and installs the process's handler of the kick signal. Call it in the main thread, or in a worker
+   * that outlives the event thread.
+   * @throws Error if the thread does not start
    */
   static async start(): Promise<PolledEventThread> {
     installKickSignal();
     const control = createInboxControl();
     const worker = startEventThread(control);
     await Promise.race([new Promise((resolve) => worker.worker.once('online', resolve)), worker.ended]);
-    worker.ended.catch(() => {}); // from here on, calls report it
+    worker.ended.catch(() => {}); // from now on, calls report its failure
     return new PolledEventThread(new Inbox(control), worker);
   }
 
@@ -42,21 +43,21 @@ export class PolledEventThread implements EventThread, AsyncDisposable {
     return this.#client.run(module, data);
   }
 
-  /** Delivers what event tasks have sent. Costs nanoseconds if that is nothing. */
+  /** Delivers the queued messages. Takes nanoseconds if there are none. */
   poll(): void {
     if (this.#inbox.hasNews) this.#inbox.drain();
   }
 
   /**
-   * Until disposed, a message kicks this thread out of `vcpu.run()`: the exit is then `interrupted`, and
-   * `vcpu.page.setImmediateExit(false)` is due before the next {@link poll}.
+   * Until disposed, a message kicks this thread out of `vcpu.run()`, which then returns an `interrupted` exit. Call
+   * `vcpu.page.setImmediateExit(false)` before the next {@link poll}.
    */
   interruptRun(vcpu: Vcpu): Disposable {
     this.#inbox.enterRun(vcpu.handle.address + Run.offsets.immediate_exit);
     return disposable(() => this.#inbox.leaveRun());
   }
 
-  /** Ends the thread; every task is stopped. Memory that tasks used may be unmapped once this resolves. */
+  /** Stops every task and ends the thread. Memory that tasks use has to stay mapped until this resolves. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#exitHook[Symbol.dispose]();
     this.#worker.stop();

@@ -1,4 +1,4 @@
-/** Everything that attaching a device needs, and the default for each: KVM's where KVM has one. */
+/** The ports of an assignment and their defaults, over KVM where KVM has the function. */
 import {
   type AddressWindow,
   type Bus,
@@ -34,43 +34,43 @@ import { MemoryMap, MemorySlotPort } from './memory-map.js';
 import { EventSignals } from './signals.js';
 import { GsiRoutingToken, VmToken } from './tokens.js';
 
-/** What an assignment is built from. Each can be given by its owner; what is not given is made when first asked for. */
+/** The ports of an assignment. The caller can supply any of them; the others are created on first use. */
 export interface AssignmentPorts {
   /** The VM. No default. */
   readonly vm: Vm;
-  /** Runs the data paths of in-process devices, and waits for rare events. No default: {@link PolledEventThread} is one. */
+  /** Runs event tasks: data paths of in-process devices, and waiting on eventfds. No default; see {@link PolledEventThread}. */
   readonly eventThread: EventThread;
-  /** Where the guest may place BARs. No default: it is part of the machine's memory layout. */
+  /** Address ranges in which the guest can place BARs. No default: they are part of the machine's memory layout. */
   readonly windows: readonly AddressWindow[];
-  /** GSIs of the VM. Default: 0 to 23 lead to the in-kernel I/O APIC and PICs, as in KVM's own table. */
+  /** The VM's GSI routing table. Default: GSIs 0 to 23 are routed to the in-kernel I/O APIC and PICs, as KVM's own table. */
   readonly gsiRouting: GsiRouting;
-  /** Default: KVM's memory slots. */
+  /** Maps host memory into the guest. Default: KVM's memory slots. */
   readonly slots: MemorySlotPort;
-  /** The default behind `memory` and `mapper`; ask for it to add RAM. */
+  /** The default of `memory` and `mapper`; RAM is added here. */
   readonly memoryMap: MemoryMap;
   /** Guest memory that attached devices map for DMA. Default: `memoryMap`. */
   readonly memory: GuestMemory;
   /** Maps mappable BARs into the guest. Default: `memoryMap`. */
   readonly mapper: GuestMapper;
-  /** Guest physical addresses at which accesses trap. Default: a {@link RangeBus}. */
+  /** Guest physical addresses whose accesses trap. Default: a {@link RangeBus}. */
   readonly mmio: Bus;
   /** I/O ports. Default: a {@link RangeBus}. */
   readonly pio: Bus;
-  /** Forwards exits to the default buses. */
+  /** Forwards exits to the buses. Default: to `pio` and `mmio`; TypeError unless both are a {@link RangeBus}. */
   readonly exits: ExitDispatcher;
-  /** Default: ioeventfds. */
+  /** Registers doorbells. Default: ioeventfds. */
   readonly doorbells: Doorbells;
-  /** Default: irqfds. */
+  /** Creates interrupt lines. Default: irqfds. */
   readonly interrupts: Interrupts;
-  /** Default: the event thread watches. */
+  /** Watches eventfds. Default: a task of `eventThread`. */
   readonly signals: Signals;
   /** The VFIO core of this process. Default: one with this package's vendor drivers. */
   readonly core: VfioCore;
-  /** In the order in which they are asked for an address. Default: the core, the kernel, vfio-user servers. */
+  /** The first that matches an address resolves it. Default: the core, the kernel, vfio-user. */
   readonly providers: readonly VfioProvider[];
-  /** Default: KVM's kvm-vfio device, which reaches files of this process by their provider's `fileOps`. */
+  /** Associates VFIO files with the VM. Default: a kvm-vfio device; files of this process by their provider's `fileOps`. */
   readonly association: KvmAssociation;
-  /** Default: a {@link VfioPciFunctions} over the ports above. */
+  /** Emulates configuration space. Default: `VfioPciFunctions` of tsvisor/devices over the ports above. */
   readonly functions: PciFunctions;
   /** Attaches devices. Default: one over the ports above. */
   readonly assignment: Assignment;
@@ -78,10 +78,11 @@ export interface AssignmentPorts {
 
 /** Name of a port. */
 export type PortName = keyof AssignmentPorts;
-/** How a default gets at the ports that it needs in turn. */
+
+/** Returns a port, creating it on first use; defaults get the ports that they depend on by it. */
 export type GetPort = <K extends PortName>(name: K) => AssignmentPorts[K];
 
-/** In a container, a port is registered under this token; `providers` under one that may be registered several times. */
+/** Container token of each port. A provider is one registration of its token: `providers` is all of them. */
 export const portTokens = {
   vm: VmToken,
   eventThread: EventThread,
@@ -104,21 +105,21 @@ export const portTokens = {
   assignment: Assignment,
 } as const satisfies Record<PortName, unknown>;
 
-/** Only the hypervisor can make these. */
+/** Ports that the hypervisor has to supply. */
 export const portsWithoutDefault: ReadonlySet<PortName> = new Set<PortName>(['vm', 'eventThread', 'windows']);
 
 function missing(name: string, what: string): never {
   throw new TypeError(`tsvisor/assign: no ${name} was given: ${what}`);
 }
 
-/** Providers that there are by default, each made when first asked for. */
+/** Factories of the default providers, in the order of matching. */
 export const defaultProviders: readonly ((get: GetPort) => VfioProvider)[] = [
   (get) => get('core').provider,
   () => hostProvider(),
   (get) => userProvider(get('eventThread')),
 ];
 
-/** Makes a port's default. What it opens belongs to `scope`. */
+/** Factories of the default ports. `scope` owns what they open. */
 export const defaultPorts: {
   readonly [K in PortName]: (get: GetPort, scope: Scope) => AssignmentPorts[K];
 } = {
@@ -165,7 +166,7 @@ function rangeBus(bus: Bus): RangeBus {
   );
 }
 
-/** A core with the vendor drivers of this package. */
+/** Creates a core and registers this package's vendor drivers; `scope` owns it. */
 export function createCore(eventThread: EventThread, scope: Scope): VfioCore {
   const core = scope.own(new VfioCore());
   for (const driver of [createVirtioNetDriver(), createMttyDriver(), createVgpuDriver()])

@@ -12,14 +12,14 @@ import {
 } from './ports.js';
 
 /**
- * Registers, in a tsyringe container of the caller's, every port of {@link AssignmentPorts} that it does not hold yet, and
- * `Assignment` itself. Registrations are factories that run once, when first resolved, so a port can still be replaced
- * until then. The container may come from another copy of tsyringe.
+ * Registers in the caller's tsyringe container every port of {@link AssignmentPorts} that is not registered yet,
+ * `Assignment` included. Each registration is a factory that runs once, on first resolve; a port can be replaced until
+ * then. The container can come from another copy of tsyringe.
  *
- * A container that holds one `VfioProvider` keeps exactly the providers it holds.
- * @param given values for ports that the container does not hold; `vm`, `eventThread` and `windows` have no default
- * @param scope owns what the defaults open, in the order in which they are first resolved
- * @returns `scope`: dispose it after the last attached device
+ * If a `VfioProvider` is registered already, no other provider is added.
+ * @param given values of ports that are not registered; `vm`, `eventThread` and `windows` have no default
+ * @param scope owns what the defaults open, in the order of first resolve
+ * @returns `scope`; dispose attached devices first
  */
 export function registerAssignment(
   container: DependencyContainer,
@@ -38,8 +38,8 @@ export function registerAssignment(
 }
 
 /**
- * Registers a factory that runs once, when the token is first resolved, unless the container holds the token already.
- * (A factory of tsyringe's own runs at each resolve.)
+ * Registers a factory that runs once, on first resolve, unless the token is registered already. (tsyringe itself runs a
+ * factory on each resolve.)
  */
 export function registerDefault<T>(
   container: DependencyContainer,
@@ -62,7 +62,7 @@ function registerProviders(
     container.register(VfioProvider, { useFactory: once(() => make(get)) });
 }
 
-/** Not tsyringe's own, which belongs to one copy of it. */
+/** Replaces tsyringe's instanceCachingFactory, so that containers of any copy of tsyringe work. */
 function once<T>(make: () => T): () => T {
   let made: { readonly value: T } | undefined;
   return () => {

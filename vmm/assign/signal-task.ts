@@ -1,7 +1,7 @@
-/** The event task behind vmm/signals.ts: tells the machine thread which of its fds were signalled. */
+/** Event task of vmm/assign/signals.ts: notifies the machine thread of signalled eventfds. */
 import type { StartEventTask } from '../../sys/event-task.js';
 
-/** Machine thread to task; `token` stands for the watch, as fd numbers are used again. */
+/** Machine thread to task. `token` identifies the watch, because fd numbers are reused. */
 export type SignalCommand =
   | { readonly kind: 'watch'; readonly token: number; readonly fd: number }
   | { readonly kind: 'unwatch'; readonly token: number };
@@ -17,7 +17,7 @@ export const start: StartEventTask = (_data, context) => {
       const command = message as SignalCommand;
       if (command.kind === 'unwatch') return stop(command.token);
       const { token, fd } = command;
-      // By edge, and never read: another process may have the eventfd too, and a read could then wait for ever.
+      // Edge-triggered, never read: another process may share the eventfd and drain it, and a read would then block.
       watches.set(
         token,
         context.watch(fd, () => context.notify(token), true),

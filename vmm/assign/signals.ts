@@ -4,7 +4,7 @@ import { disposable } from '../../sys/scope.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { SignalCommand } from './signal-task.js';
 
-/** Rare events of devices: the event thread waits for them, and wakes the machine thread. Machine thread only. */
+/** Eventfds of rare events, watched by a task of the event thread that wakes the machine thread. Machine thread only. */
 export class EventSignals implements Signals, Disposable {
   readonly #task: EventTask;
   readonly #ready = new Map<number, () => void>();
@@ -12,7 +12,7 @@ export class EventSignals implements Signals, Disposable {
 
   constructor(eventThread: EventThread) {
     this.#task = eventThread.run(workerUrl('vmm/assign/signal-task.js'), undefined);
-    // One may have been on its way when its watch was taken away.
+    // A notification may arrive after its watch was removed.
     this.#task.receive = (token) => this.#ready.get(token as number)?.();
   }
 
@@ -26,7 +26,7 @@ export class EventSignals implements Signals, Disposable {
     });
   }
 
-  /** Ends the task in the event thread; watches no longer report. */
+  /** Stops the task; no callback runs after that. */
   [Symbol.dispose](): void {
     this.#task[Symbol.dispose]();
   }

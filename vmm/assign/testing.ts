@@ -4,9 +4,10 @@ import { disposable, type Scope } from '../../sys/scope.js';
 import { addPcRam } from '../ram-layout.js';
 import { MemoryMap, type MemorySlotPort } from './memory-map.js';
 
+/** Accepts every slot and maps nothing. */
 export const noSlots: MemorySlotPort = { add: () => disposable(() => {}) };
 
-/** Memory of a guest with PC-like RAM; `scope` owns both. */
+/** Guest memory with a PC's RAM layout; `scope` owns it and its mapping. */
 export function pcMemory(scope: Scope, bytes: bigint, slots: MemorySlotPort = noSlots): MemoryMap {
   const mapping = scope.own(Mapping.huge(Number(bytes)));
   const memory = scope.own(new MemoryMap(slots));
@@ -14,7 +15,7 @@ export function pcMemory(scope: Scope, bytes: bigint, slots: MemorySlotPort = no
   return memory;
 }
 
-/** Memory of a guest with one piece of RAM at 0; `scope` owns both. */
+/** Guest memory with one range of RAM at 0; `scope` owns it and its mapping. */
 export function flatMemory(scope: Scope, bytes: bigint, slots: MemorySlotPort = noSlots): MemoryMap {
   const mapping = scope.own(Mapping.huge(Number(bytes)));
   const memory = scope.own(new MemoryMap(slots));

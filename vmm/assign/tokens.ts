@@ -1,4 +1,4 @@
-/** Tokens of classes that open themselves: without a public constructor a class cannot be its own token. */
+/** Tokens of classes without a public constructor, which cannot be their own tokens. */
 
 /** Token of the class Kvm of tsvisor/kvm. */
 export const KvmToken = Symbol('Kvm');
