@@ -18,11 +18,12 @@ const SHIPPED = [
   /^vmm\/guest\/(guest\.elf|abi\.h)$/,
   /^vmm\/display\/view\.html$/,
 ];
-/** Of those, ours alone: the testing kit of the package is vfio/testing. */
+/** Of those, ours alone: the testing kit of the package is devices/testing and vfio/testing. */
 const OURS = [
-  /^dist\/(?!vfio\/testing\/|chunks\/).*\btesting\b/,
+  /^dist\/(?!(?:vfio|devices)\/testing\/|chunks\/).*\btesting\b/,
   /\.test\.d\.ts$/,
-  /^examples\/examples\./,
+  /^examples\/.+\.kvm\.test\.ts$/,
+  /^examples\/(examples|exports)\./,
   /tsbuildinfo/,
 ];
 /** Named by README for those who have the repository. */

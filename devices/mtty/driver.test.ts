@@ -3,7 +3,7 @@ import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { VfioCore } from '../../vfio/core/core.js';
 import { type ConformanceTarget, vfioConformance } from '../../vfio/testing/index.js';
-import { InlineEventThread } from '../virtio-net/testing.js';
+import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { createMttyDriver } from './driver.js';
 import { start } from './line-task.js';
 import { Card } from './testing/card.js';

@@ -19,7 +19,7 @@ import type {
   Signals,
 } from '../contracts.js';
 
-export * from '../vfio-pci/testing.js';
+export * from './scripted-device.js';
 
 /** A range of a {@link FakeBus}. */
 export interface FakeRange {

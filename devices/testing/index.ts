@@ -5,5 +5,5 @@
  */
 
 export * from '../../vfio/testing/index.js';
-export { InlineEventThread } from '../virtio-net/testing.js';
 export * from './fake-ports.js';
+export { InlineEventThread } from './inline-event-thread.js';

@@ -6,9 +6,9 @@ import { describe, expect, test } from 'vitest';
 import { Scope } from '../../sys/scope.js';
 import { VFIO_PCI_MSI_IRQ_INDEX } from '../../vfio/uapi.js';
 import { fakeEnvironment } from '../testing/fake-ports.js';
+import type { ScriptedDevice } from '../testing/scripted-device.js';
 import { VfioPciDevice } from './device.js';
 import { createScriptedNic, nicOffsets, type ScriptedNicOptions } from './scripted-nic.js';
-import type { ScriptedDevice } from './testing.js';
 
 function openNic(
   scope: Scope,

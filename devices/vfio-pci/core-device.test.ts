@@ -4,8 +4,8 @@ import { trace } from '../../sys/trace.js';
 import { VfioCore } from '../../vfio/index.js';
 import { VFIO_TYPE1v2_IOMMU } from '../../vfio/uapi.js';
 import { fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
+import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../virtio-net/index.js';
-import { InlineEventThread } from '../virtio-net/testing.js';
 import { VfioPciDevice } from './device.js';
 
 test('a device of the in-process core is probed, placed and raises interrupts like any other', () => {

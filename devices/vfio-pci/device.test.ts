@@ -10,9 +10,9 @@ import {
   VFIO_PCI_ROM_REGION_INDEX,
 } from '../../vfio/uapi.js';
 import { type FakeEnvironment, fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
+import type { ScriptedDevice } from '../testing/scripted-device.js';
 import { VfioPciDevice } from './device.js';
 import { createScriptedNic, nicMsix, nicOffsets, type ScriptedNicOptions } from './scripted-nic.js';
-import type { ScriptedDevice } from './testing.js';
 
 interface Bench {
   readonly nic: ScriptedDevice;

@@ -4,9 +4,9 @@ import { expect, test } from 'vitest';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
 import { type FakeEnvironment, fakeEnvironment } from '../testing/fake-ports.js';
+import type { ScriptedDevice } from '../testing/scripted-device.js';
 import { VfioPciDevice } from './device.js';
 import { createScriptedNic, NIC_ROM_BYTES, nicBars, nicMsix, nicOffsets } from './scripted-nic.js';
-import type { ScriptedDevice } from './testing.js';
 
 const windows = [
   { kind: 'pio', base: 0xc000n, bytes: 0x80n },

@@ -10,9 +10,9 @@ import {
   fakeEnvironment,
   recordTrace,
 } from '../testing/fake-ports.js';
+import type { ScriptedDevice } from '../testing/scripted-device.js';
 import { VfioPciDevice } from './device.js';
 import { createScriptedNic, nicMsix, nicOffsets, type ScriptedNicOptions } from './scripted-nic.js';
-import type { ScriptedDevice } from './testing.js';
 
 const INTX = VFIO_PCI_INTX_IRQ_INDEX;
 const MSI = VFIO_PCI_MSI_IRQ_INDEX;

@@ -35,7 +35,7 @@ import {
   PCI_SUBSYSTEM_VENDOR_ID,
   PCI_VENDOR_ID,
 } from '../pci/pci-regs.js';
-import { ScriptedDevice, type ScriptedDeviceInit } from './testing.js';
+import { ScriptedDevice, type ScriptedDeviceInit } from '../testing/scripted-device.js';
 
 /** Offsets of the capabilities of {@link createScriptedNic}. */
 export const nicOffsets = { pm: 0x40, msi: 0x48, exp: 0x60, msix: 0x9c, sriov: 0x160 } as const;

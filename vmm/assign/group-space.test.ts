@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
+import { InlineEventThread } from '../../devices/testing/inline-event-thread.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../../devices/virtio-net/index.js';
-import { InlineEventThread } from '../../devices/virtio-net/testing.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';

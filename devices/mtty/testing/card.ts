@@ -7,7 +7,7 @@ import {
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_PCI_INTX_IRQ_INDEX,
 } from '../../../vfio/uapi.js';
-import { InlineEventThread } from '../../virtio-net/testing.js';
+import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import { createMttyDriver } from '../driver.js';
 import { start } from '../line-task.js';
 

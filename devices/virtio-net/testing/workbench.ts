@@ -3,9 +3,9 @@ import { drainEventfd, isReadable } from '../../../sys/eventfd.js';
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
 import { type NetBackend, type NetCounters, type NetPort, responder } from '../../net/index.js';
+import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import { createVirtioNetDriver, type VirtioNetInstance } from '../driver.js';
 import { createQueueTask } from '../queue-task.js';
-import { InlineEventThread } from '../testing.js';
 import { GuestDriver, GuestMemory } from './guest.js';
 
 const TRIGGER_EVENTFD = (1 << 2) | (1 << 5);
