@@ -206,6 +206,17 @@ test('RAM that is added while a device is attached is mapped for its DMA, and un
   expect(assigned.function.name).toBe('card');
 });
 
+test('RAM that is older than the device is unmapped for DMA, too, before it is removed', () => {
+  using more = Mapping.huge(PAGE);
+  const at = iova(0x800_0000n);
+  const added = assignment.ports.memoryMap.addRam(gpa(at), more, { name: 'cold-plugged' });
+  using _assigned = assignment.attach({ address: 'card' });
+  const { dma } = (cards[0] as Card).open as CoreOpenDevice;
+  dma.rw(at, Uint8Array.of(7), true);
+  added[Symbol.dispose]();
+  expect(() => dma.rw(at, new Uint8Array(1), false)).toThrowError(/EFAULT/);
+});
+
 test('what cannot be attached leaves nothing behind, and says what to do', () => {
   const { core, memoryMap } = assignment.ports;
   expect(() => assignment.attach({ address: 'no-such-device' })).toThrowError(

@@ -82,3 +82,34 @@ test('a listener that refuses what is there already is told to forget the rest',
   expect(() => memory.listen(listener)).toThrowError(/no room/);
   expect(listener.now).toEqual([]);
 });
+
+test('a region that is older than its listeners is reported removed before its slot is, even if one of them fails', () => {
+  const slots = new Slots();
+  using memory = new MemoryMap(slots);
+  using bar = createSharedMemory('bar', 4096);
+  const shown = memory.map(gpa(0n), bar.mapping.hva, 4096n, 'BAR2');
+  const slotsThen: string[][] = [];
+  const failing: MemoryListener = {
+    added() {},
+    removed() {
+      slotsThen.push([...slots.now]);
+      throw new Error('cannot unmap');
+    },
+  };
+  const listener = new Listener();
+  using _first = memory.listen(listener);
+  using _second = memory.listen(failing);
+  expect(listener.now).toEqual(['BAR2']);
+  expect(() => shown[Symbol.dispose]()).toThrowError(/cannot unmap/);
+  expect(slotsThen).toEqual([['0+1000']]);
+  expect([listener.now, slots.now, memory.regions]).toEqual([[], [], []]);
+});
+
+test('RAM that reaches past either end of its mapping is refused: the guest would own other memory of the process', () => {
+  using memory = new MemoryMap(new Slots());
+  using bar = createSharedMemory('ram', 8192);
+  for (const part of [{ bytes: 12_288n }, { offset: 4096n, bytes: 8192n }, { offset: -4096n }])
+    expect(() => memory.addRam(gpa(0n), bar.mapping, part)).toThrowError(RangeError);
+  memory.addRam(gpa(0n), bar.mapping, { offset: 4096n, bytes: 4096n });
+  expect(memory.regions.map(({ bytes }) => bytes)).toEqual([4096n]);
+});

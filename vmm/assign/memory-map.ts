@@ -33,6 +33,29 @@ interface Ram {
   readonly offset: bigint;
 }
 
+/** A listener, with the regions that were reported to it; disposing one reports it removed. */
+interface Follower {
+  readonly listener: MemoryListener;
+  readonly heard: Map<MemoryRegion, Disposable>;
+}
+
+function follow({ listener, heard }: Follower, region: MemoryRegion): void {
+  listener.added(region);
+  heard.set(
+    region,
+    disposable(() => {
+      heard.delete(region);
+      listener.removed(region);
+    }),
+  );
+}
+
+/** Last added first. A failure does not keep the others from being reported. */
+function forgetAll({ heard }: Follower): void {
+  using scope = new Scope();
+  for (const region of heard.values()) scope.own(region);
+}
+
 /**
  * The guest's physical memory: RAM and mapped BARs. Notifies its listeners of each change. Used by the thread that owns
  * the VM.
@@ -41,7 +64,7 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   readonly #slots: MemorySlotPort;
   readonly #regions = new Set<MemoryRegion>();
   readonly #rams = new Set<Ram>();
-  readonly #listeners: MemoryListener[] = [];
+  readonly #followers: Follower[] = [];
   readonly #scope = new Scope();
 
   constructor(slots: MemorySlotPort) {
@@ -52,10 +75,13 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
    * Maps RAM into the guest at `at`, and for DMA of all attached devices, until the result or this map is disposed.
    * @param mapping has to stay mapped until then
    * @throws SysError EEXIST on overlap with another slot; EINVAL if misaligned; the error of a listener, for example a
-   *   failed DMA map. The RAM is then not added
+   *   failed DMA map; RangeError for a part that does not lie in the mapping. The RAM is then not added
    */
   addRam(at: Gpa, mapping: Mapping, part: RamPart = {}): Disposable {
     const { name = 'ram', offset: start = 0n, bytes = BigInt(mapping.bytes) - start } = part;
+    // KVM and VFIO would map what lies beyond it just as well.
+    if (start < 0n || start + bytes > BigInt(mapping.bytes))
+      throw new RangeError(`${name}: bytes ${start} to ${start + bytes} of a mapping of ${mapping.bytes}`);
     const region: MemoryRegion = { kind: 'ram', name, gpa: at, hva: offset(mapping.hva, start), bytes };
     const added = this.#add(region);
     const ram = { region, mapping, offset: start };
@@ -73,21 +99,14 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   }
 
   listen(listener: MemoryListener): Disposable {
-    const heard: MemoryRegion[] = [];
-    try {
-      for (const region of this.#regions) {
-        listener.added(region);
-        heard.push(region);
-      }
-    } catch (error) {
-      for (const region of heard.reverse()) listener.removed(region);
-      throw error;
-    }
-    this.#listeners.push(listener);
-    return disposable(() => {
-      this.#listeners.splice(this.#listeners.indexOf(listener), 1);
-      for (const region of [...this.#regions].reverse()) listener.removed(region);
-    });
+    const follower: Follower = { listener, heard: new Map() };
+    using undo = new Scope();
+    undo.defer(() => forgetAll(follower));
+    for (const region of this.#regions) follow(follower, region);
+    this.#followers.push(follower);
+    undo.defer(() => this.#followers.splice(this.#followers.indexOf(follower), 1));
+    const owned = undo.move();
+    return disposable(() => owned[Symbol.dispose]());
   }
 
   /** The regions mapped now, in the order in which they were added. */
@@ -112,15 +131,18 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
     undo.own(this.#slots.add(region.gpa, region.hva, region.bytes));
     this.#regions.add(region);
     undo.defer(() => this.#regions.delete(region));
-    for (const listener of this.#listeners) {
-      listener.added(region);
-      undo.defer(() => {
-        if (this.#listeners.includes(listener)) listener.removed(region);
-      });
-    }
+    // Who follows the memory when the region is removed is not who did when it was added.
+    undo.defer(() => this.#forget(region));
+    for (const follower of this.#followers) follow(follower, region);
     this.#publish('added', region);
     undo.defer(() => this.#publish('removed', region));
     return undo.move();
+  }
+
+  /** Reports the region removed to everybody who heard of it, last added first. A failure does not keep it from the others. */
+  #forget(region: MemoryRegion): void {
+    using scope = new Scope();
+    for (const { heard } of this.#followers) scope.defer(() => heard.get(region)?.[Symbol.dispose]());
   }
 
   #publish(what: 'added' | 'removed', region: MemoryRegion): void {
