@@ -1,6 +1,7 @@
 /** The event thread's program: one epoll over all the fds that tasks watch, and their timers. Other side: event-thread.ts */
 import { type MessagePort, workerData } from 'node:worker_threads';
 import { Epoll } from './epoll.js';
+import { EventReplies } from './event-replies.js';
 import type { EventContext, EventTaskHandlers, StartEventTask } from './event-task.js';
 import { drainEventfd } from './eventfd.js';
 import { importModule } from './foreign-module.js';
@@ -17,7 +18,7 @@ export interface EventLoopData {
   readonly notices: MessagePort;
   readonly noticeControl: SharedArrayBuffer;
   readonly wakeFd: number;
-  /** Int32 [0]: replies sent so far; the owner waits on it. */
+  /** @see EventReplies */
   readonly replies: SharedArrayBuffer;
 }
 
@@ -30,10 +31,14 @@ export type EventCommand =
 /** Answer to `run`, `call` and `stop`. */
 export type EventReply = { readonly value: unknown } | { readonly error: string };
 
-/** A task's message to its owner; `error` when the task itself threw on its data path. */
+/**
+ * A task's message to its owner; `error` when the task itself threw on its data path. Without a task: why the thread has
+ * ended, unasked.
+ */
 export type EventNotice =
   | { readonly task: number; readonly message: unknown }
-  | { readonly task: number; readonly error: string };
+  | { readonly task: number; readonly error: string }
+  | { readonly error: string };
 
 interface Running {
   readonly handlers: EventTaskHandlers;
@@ -54,15 +59,30 @@ function refuseJavaScriptTimers(): void {
   }
 }
 
+/** The owner may never return to its own event loop, where it would hear of the end of a worker. */
+function announceEnd(replies: EventReplies, inbox: Inbox, owner: InboxSender, epoll: Epoll): void {
+  let reason: string | undefined;
+  process.on('uncaughtExceptionMonitor', (error) => {
+    reason = errorText(error);
+  });
+  process.on('exit', (code) => {
+    replies.end();
+    epoll[Symbol.dispose](); // libc's descriptors outlive the worker
+    if (!inbox.isStopping)
+      owner.send({ error: reason ?? `a task called process.exit(${code})` } satisfies EventNotice);
+  });
+}
+
 async function main(data: EventLoopData): Promise<void> {
   setThreadName('tsvisor-event');
   refuseJavaScriptTimers();
-  const replies = new Int32Array(data.replies);
+  const replies = new EventReplies(data.replies);
   const inbox = new Inbox(data.control);
   const owner = new InboxSender(data.notices, data.noticeControl);
+  using epoll = Epoll.create();
+  announceEnd(replies, inbox, owner, epoll);
   const tasks = new Map<number, Running>();
   const commands: EventCommand[] = [];
-  using epoll = Epoll.create();
   const timers = new TimerQueue();
   inbox.addPort(data.commands, (command) => commands.push(command as EventCommand));
   epoll.watch(data.wakeFd, () => drainEventfd(data.wakeFd));
@@ -137,8 +157,7 @@ async function main(data: EventLoopData): Promise<void> {
     }
     if (command.kind !== 'post') {
       data.commands.postMessage(answer);
-      Atomics.add(replies, 0, 1);
-      Atomics.notify(replies, 0);
+      replies.answer();
     } else if ('error' in answer) {
       owner.send({ task: command.task, error: answer.error } satisfies EventNotice);
     }

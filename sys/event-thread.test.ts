@@ -72,6 +72,38 @@ test('a failure on a data path reaches the owner as an error', async () => {
   });
 });
 
+test.each([
+  ['exit', /it has ended: a task called process\.exit\(3\)/],
+  ['crash', /it has ended: Error: told to crash/],
+])(
+  'a thread that ends unasked (%s) fails the owner’s calls and wakes it with the reason, though the owner never returns to its event loop',
+  async (how, why) => {
+    const control = createInboxControl();
+    const inbox = new Inbox(control);
+    const thread = startEventThread(control);
+    const ended = thread.ended.catch(() => {});
+    const client = new EventThreadClient(thread.link, inbox);
+    const task = client.run(echoTask, {});
+    expect(() => task.call(how)).toThrowError('event thread: it has ended');
+    expect(() => task.call('again')).toThrowError('event thread: it has ended');
+    expect(() => client.run(echoTask, {})).toThrowError('event thread: it has ended');
+    inbox.wait(PATIENCE_MS);
+    expect(() => inbox.drain()).toThrowError(why);
+    // Its tasks have ended with it.
+    expect(() => task[Symbol.dispose]()).not.toThrow();
+    await ended;
+  },
+);
+
+test('a task that is disposed after its thread was stopped does not wait for it, and does not fail', async () => {
+  const control = createInboxControl();
+  const thread = startEventThread(control);
+  const task = new EventThreadClient(thread.link, new Inbox(control)).run(echoTask, {});
+  thread.stop();
+  task[Symbol.dispose]();
+  await thread.ended;
+});
+
 test('a thread that was stopped is gone', async () => {
   await withThread(() => {});
   const before = threadCount();

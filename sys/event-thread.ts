@@ -6,14 +6,12 @@ import {
   Worker,
 } from 'node:worker_threads';
 import type { EventCommand, EventLoopData, EventNotice, EventReply } from './event-loop.js';
+import { createEventReplies, EventReplies } from './event-replies.js';
 import type { EventTask, EventThread } from './event-task.js';
 import { Fd } from './fd.js';
 import { createInboxControl, type Inbox, InboxBell, InboxSender } from './inbox.js';
+import { Scope } from './scope.js';
 import { workerUrl } from './worker-url.js';
-
-// Words of `replies`.
-const ANSWERED = 0;
-const ENDED = 1;
 
 /** What the machine thread needs to talk to the event thread; the ports are to be transferred. */
 export interface EventThreadLink {
@@ -37,9 +35,10 @@ export interface EventThreadWorker {
  * @param noticeControl the inbox that tasks' messages wake
  */
 export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadWorker {
-  const wake = Fd.eventfd('event thread wake-up');
+  using scope = new Scope(); // the host may refuse another thread
+  const wake = scope.own(Fd.eventfd('event thread wake-up'));
   const control = createInboxControl(wake.number);
-  const replies = new SharedArrayBuffer(8);
+  const replies = createEventReplies();
   const commands = new MessageChannel();
   const notices = new MessageChannel();
   const workerData: EventLoopData = {
@@ -58,16 +57,18 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
   });
   const bell = new InboxBell(control);
   const ended = new Promise<void>((resolve, reject) => {
-    worker.once('error', reject);
+    let fail = resolve;
+    // The thread is still there at its error.
+    worker.once('error', (error) => {
+      fail = () => reject(error);
+    });
     worker.once('exit', () => {
-      const words = new Int32Array(replies);
-      Atomics.store(words, ENDED, 1);
-      Atomics.add(words, ANSWERED, 1);
-      Atomics.notify(words, ANSWERED);
+      new EventReplies(replies).end();
       wake[Symbol.dispose]();
-      resolve();
+      fail();
     });
   });
+  scope.move();
   return {
     link: { control, commands: commands.port2, notices: notices.port2, replies },
     worker,
@@ -101,7 +102,7 @@ class Task implements EventTask {
     if (!this.#isRunning) return;
     this.#isRunning = false;
     this.#client.forget(this.#id);
-    this.#client.request({ kind: 'stop', task: this.#id });
+    this.#client.stop(this.#id);
   }
 }
 
@@ -109,7 +110,7 @@ class Task implements EventTask {
 export class EventThreadClient implements EventThread {
   readonly #link: EventThreadLink;
   readonly #sender: InboxSender;
-  readonly #replies: Int32Array;
+  readonly #replies: EventReplies;
   readonly #tasks = new Map<number, Task>();
   #lastTask = 0;
   #answered = 0;
@@ -117,7 +118,7 @@ export class EventThreadClient implements EventThread {
   constructor(link: EventThreadLink, inbox: Inbox) {
     this.#link = link;
     this.#sender = new InboxSender(link.commands, link.control);
-    this.#replies = new Int32Array(link.replies);
+    this.#replies = new EventReplies(link.replies);
     inbox.addPort(link.notices, (message) => this.#deliver(message as EventNotice));
   }
 
@@ -134,21 +135,36 @@ export class EventThreadClient implements EventThread {
     return task;
   }
 
+  /** Sends, if the thread is still there: its wake-up eventfd may be another file's number by now. */
   send(command: EventCommand, transfer: readonly Transferable[] = []): void {
-    this.#sender.send(command, transfer);
+    if (!this.#replies.hasEnded) this.#sender.send(command, transfer);
   }
 
-  /** Sends and waits for the answer: answers come in the order of the requests, and there is one request at a time. */
+  /**
+   * Sends and waits for the answer: answers come in the order of the requests, and there is one request at a time.
+   * @throws Error what the task threw; or that the thread has ended
+   */
   request(command: EventCommand): unknown {
-    this.send(command);
-    while (Atomics.load(this.#replies, ANSWERED) === this.#answered) {
-      Atomics.wait(this.#replies, ANSWERED, this.#answered);
-    }
-    if (Atomics.load(this.#replies, ENDED) === 1) throw new Error('event thread: it has ended');
-    this.#answered++;
-    const reply = receiveMessageOnPort(this.#link.commands)?.message as EventReply;
+    const reply = this.#replies.hasEnded ? undefined : this.#ask(command);
+    if (reply === undefined) throw new Error('event thread: it has ended');
     if ('error' in reply) throw new Error(`event thread: ${reply.error}`);
     return reply.value;
+  }
+
+  /** Undefined if the thread ends instead of answering. */
+  #ask(command: EventCommand): EventReply | undefined {
+    this.send(command);
+    this.#replies.wait(this.#answered++);
+    return receiveMessageOnPort(this.#link.commands)?.message;
+  }
+
+  /** Ends a task, and returns when it has ended: as all have when their thread has. @throws what its `stop` throws */
+  stop(task: number): void {
+    try {
+      this.request({ kind: 'stop', task });
+    } catch (error) {
+      if (!this.#replies.hasEnded) throw error;
+    }
   }
 
   forget(task: number): void {
@@ -156,6 +172,7 @@ export class EventThreadClient implements EventThread {
   }
 
   #deliver(notice: EventNotice): void {
+    if (!('task' in notice)) throw new Error(`event thread: it has ended: ${notice.error}`);
     if ('error' in notice) throw new Error(`event thread, task ${notice.task}: ${notice.error}`);
     this.#tasks.get(notice.task)?.receive?.(notice.message);
   }

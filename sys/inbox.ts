@@ -11,6 +11,7 @@ import * as libc from './libc.js';
  *         [1] the thread's id while it is in KVM_RUN and needs a kick, else 0
  *         [2] eventfd that interrupts the thread's epoll_wait, or -1
  *         [3] 1 asks the thread to end
+ *         [6] senders that are kicking: until that is 0 again, kvm_run stays mapped
  *   Float64 [2] (byte 16) address of the vCPU's immediate_exit byte
  */
 export type InboxControl = SharedArrayBuffer;
@@ -20,7 +21,9 @@ const RUNNING_TID = 1;
 const EVENTFD = 2;
 const STOP = 3;
 const IMMEDIATE_EXIT_ADDRESS = 2;
-const CONTROL_BYTES = 24;
+const KICKING = 6;
+const WORDS = 7;
+const CONTROL_BYTES = 32;
 
 export function createInboxControl(eventfd = -1): InboxControl {
   const control = new SharedArrayBuffer(CONTROL_BYTES);
@@ -36,7 +39,7 @@ export class Inbox {
   #seen = 0;
 
   constructor(control: InboxControl) {
-    this.words = new Int32Array(control, 0, 4);
+    this.words = new Int32Array(control, 0, WORDS);
     this.#address = new Float64Array(control, 0, 3);
   }
 
@@ -50,9 +53,10 @@ export class Inbox {
     Atomics.store(this.words, RUNNING_TID, libc.gettid());
   }
 
-  /** Balances {@link enterRun}: no kicks after this. */
+  /** Balances {@link enterRun}: no kicks after this, and kvm_run may be unmapped. */
   leaveRun(): void {
     Atomics.store(this.words, RUNNING_TID, 0);
+    while (Atomics.load(this.words, KICKING) > 0); // a system call long
   }
 
   get isStopping(): boolean {
@@ -64,14 +68,19 @@ export class Inbox {
     return Atomics.load(this.words, SENT) !== this.#seen;
   }
 
-  /** Delivers all pending messages; each sender's are in order. */
+  /**
+   * Delivers all pending messages; each sender's are in order.
+   * @throws what a delivery throws; the messages after it are still news
+   */
   drain(): void {
-    this.#seen = Atomics.load(this.words, SENT);
+    const sent = Atomics.load(this.words, SENT);
+    this.#seen = sent - 1;
     for (const { port, deliver } of this.#ports) {
       for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
         deliver(got.message);
       }
     }
+    this.#seen = sent;
   }
 
   /** Blocks until a sender wakes the thread, or the timeout in milliseconds expires. */
@@ -84,10 +93,10 @@ export class Inbox {
 export class InboxBell {
   readonly #words: Int32Array;
   readonly #address: Float64Array;
-  #immediateExit: Uint8Array | undefined;
+  #immediateExit: { readonly address: number; readonly byte: Uint8Array } | undefined;
 
   constructor(control: InboxControl) {
-    this.#words = new Int32Array(control, 0, 4);
+    this.#words = new Int32Array(control, 0, WORDS);
     this.#address = new Float64Array(control, 0, 3);
   }
 
@@ -96,12 +105,24 @@ export class InboxBell {
     Atomics.notify(this.#words, SENT);
     const eventfd = Atomics.load(this.#words, EVENTFD);
     if (eventfd >= 0) signalEventfd(eventfd);
-    const tid = Atomics.load(this.#words, RUNNING_TID);
-    if (tid === 0) return;
+    if (Atomics.load(this.#words, RUNNING_TID) === 0) return;
+    Atomics.add(this.#words, KICKING, 1);
+    this.#kick(Atomics.load(this.#words, RUNNING_TID));
+    Atomics.sub(this.#words, KICKING, 1);
+  }
+
+  #kick(tid: number): void {
+    if (tid === 0) return; // it left meanwhile
     // Order matters: the byte prevents a KVM_RUN entry for which the signal would arrive too early.
-    this.#immediateExit ??= new Uint8Array(libc.memoryAt(this.#address[IMMEDIATE_EXIT_ADDRESS] as number, 1));
-    Atomics.store(this.#immediateExit, 0, 1);
+    Atomics.store(this.#immediateExitAt(this.#address[IMMEDIATE_EXIT_ADDRESS] as number), 0, 1);
     kickThread(tid);
+  }
+
+  /** The thread may run another vCPU than last time. */
+  #immediateExitAt(address: number): Uint8Array {
+    if (this.#immediateExit?.address !== address)
+      this.#immediateExit = { address, byte: new Uint8Array(libc.memoryAt(address, 1)) };
+    return this.#immediateExit.byte;
   }
 
   /** Asks the thread to end, and wakes it. */

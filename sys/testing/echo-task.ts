@@ -21,6 +21,11 @@ export const start: StartEventTask = (data, context) => {
   }
   return {
     message(message) {
+      if (message === 'exit') process.exit(3);
+      if (message === 'crash')
+        queueMicrotask(() => {
+          throw new Error('told to crash');
+        });
       if (message === 'throw') throw new Error('told to throw');
       return message;
     },
