@@ -1,7 +1,7 @@
 /**
- * Shows  a guest that boots with an assigned NIC, from another program
- * Needs  /dev/kvm; with a device of the host's, what README says under "As a program"
- * Prints how the NIC came to the guest, what the guest says, and what the NIC counted
+ * Shows  a program that boots a guest with an assigned NIC
+ * Needs  /dev/kvm; for a host device also the setup that README describes
+ * Prints the steps of the attach, the guest's console, and the NIC's counters
  *
  *   node dist/examples/boot-nic.js                                       the built-in NIC and guest
  *   node dist/examples/boot-nic.js --device BDF --kernel FILE --initrd FILE [--append TEXT]

@@ -1,4 +1,4 @@
-/** The package's public names against docs/exports.txt: none appears or disappears by accident. */
+/** Compares the package's public names with docs/exports.txt, so that none appears or disappears by accident. */
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
@@ -10,7 +10,7 @@ const UPDATE = 'if this is meant: npm run exports -- --update, and a line in CHA
 type Targets = Readonly<Record<string, { readonly types?: string }>>;
 const published = (JSON.parse(readFileSync(`${ROOT}package.json`, 'utf8')) as { exports: Targets }).exports;
 
-/** Public entries as programs import them, and their source files. */
+/** Specifiers of the public entries, and their source files. */
 const entries = Object.entries(published).flatMap(([name, { types }]) =>
   types === undefined
     ? []
@@ -20,14 +20,14 @@ const entries = Object.entries(published).flatMap(([name, { types }]) =>
 function createProgram(): ts.Program {
   const { config } = ts.readConfigFile(`${ROOT}tsconfig.json`, ts.sys.readFile);
   const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, ROOT);
-  // Names need no library files, and those take most of the time to read.
+  // Names need no library files, which take most of the time to parse.
   return ts.createProgram({
     rootNames: entries.map(({ file }) => ROOT + file),
     options: { ...options, noLib: true, types: [] },
   });
 }
 
-/** What a module exports: `value` is there when the program runs, `type` only while it is compiled. */
+/** The names that a module exports: `value` for those that exist at run time, `type` for types. */
 async function publicNames(program: ts.Program, file: string): Promise<string[]> {
   const checker = program.getTypeChecker();
   const source = program.getSourceFile(ROOT + file);

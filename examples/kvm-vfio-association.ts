@@ -1,7 +1,7 @@
 /**
- * Shows  an integration test of kvm-vfio association, with a race in the order that the test chooses
- * Needs  nothing: the core is in this process, and the VMs are scripted
- * Prints the timeline of what happened; a failed expectation ends it with status 1
+ * Shows  an integration test of the association with KVM, with a race whose order the test chooses
+ * Needs  nothing: the core runs in this process, and the VMs are scripted
+ * Prints the timeline; a failed expectation ends the program with status 1
  *
  *   node dist/examples/kvm-vfio-association.js
  */
@@ -16,7 +16,7 @@ import {
 } from 'tsvisor/testing';
 import { type KvmPointer, VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from 'tsvisor/vfio';
 
-/** A device whose group is open, in a container, and belongs to a VM. */
+/** A device whose group is open, in a container, and associated with a VM. */
 function begin() {
   const world = new World();
   const nic = world.device();
@@ -27,12 +27,12 @@ function begin() {
   const end = () => {
     contained.close();
     world.remove(nic);
-    world.end(); // throws if an object or a warning is left over
+    world.end(); // throws if there are leaks or warnings
   };
   return { world, nic, contained, vm, kvmVfio, end };
 }
 
-/** The driver sees the VM in its open, a late listener is told of it at once, and then of the move to another one. */
+/** openDevice gets the VM; a listener that registers later gets it replayed, then the change to another VM. */
 function replayAndMove(): void {
   const { world, nic, contained, vm, kvmVfio, end } = begin();
   const file = world.open(contained, nic);
@@ -51,7 +51,7 @@ function replayAndMove(): void {
   end();
 }
 
-/** The VM ends while a device is being opened in it. */
+/** A race of a VM's destruction against the open of a device that is associated with it. */
 function raceOfEndAndOpen() {
   const { world, nic, contained, vm, end } = begin();
   const scheduler = new Scheduler(world.core.environment.executor);

@@ -1,7 +1,7 @@
 /**
- * Shows  a mediated display card in a guest, and that what the guest drew can be looked at from outside
+ * Shows  a guest with a mediated display card, whose screen the program captures
  * Needs  /dev/kvm
- * Prints how the card came to the guest, what the guest says, and whether the picture is the one it drew; saves it as PNG
+ * Prints the steps of the attach, the guest's console, and whether the captured picture is correct; saves it as PNG
  *
  *   node dist/examples/mdev-vgpu.js [--type vgpu-medium] [--xres 1280 --yres 720] [--out vgpu.png]
  *   node dist/examples/mdev-vgpu.js --kernel FILE --initrd FILE [--append TEXT] [--seconds 20]      Linux, by bochs-drm
@@ -32,7 +32,7 @@ await using vm = VirtualMachine.start(
     serial: (bytes) => process.stdout.write(bytes),
   },
 );
-// Linux has no end of its own: it is looked at after a while.
+// Linux does not power off by itself: capture its screen after a while.
 if (kernel === undefined) await vm.finished;
 else await new Promise((resolve) => setTimeout(resolve, 1000 * Number(values.seconds ?? 20)));
 

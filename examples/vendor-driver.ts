@@ -1,7 +1,7 @@
 /**
- * Shows  a vendor driver in one file: a PCI card that throws dice, with registers, a page to map, MSI and DMA
+ * Shows  a vendor driver in one file: a PCI card that throws dice, with registers, a mappable page, MSI and DMA
  * Needs  nothing; docs/vendor-driver.md explains it piece by piece
- * Prints nothing by itself: it is a plug-in
+ * Prints nothing: it is a plug-in
  *
  *   npx tsvisor run --plugin $PWD/dist/examples/vendor-driver.js --device virtio-net --device dice,sides=20
  */
@@ -45,8 +45,8 @@ import {
 // BAR 0, words of 32 bits: the card's registers.
 const REGISTER_BAR = 0;
 const SIDES = 0x00; // read-only
-const COUNT = 0x04; // dice to throw, a byte of memory for each
-const ADDRESS_LOW = 0x08; // where the results go
+const COUNT = 0x04; // number of dice; each result is a byte of memory
+const ADDRESS_LOW = 0x08; // IOVA of the results
 const ADDRESS_HIGH = 0x0c;
 const THROW = 0x10; // any write throws
 const STATUS = 0x14; // DONE or FAILED
@@ -54,12 +54,12 @@ const DONE = 1;
 const FAILED = 2;
 const MOST_DICE = 4096;
 
-// BAR 2, one page: how often each side has come, a word of 32 bits each. It can be mapped.
+// BAR 2, one mappable page: how often each side has come up, a 32-bit word per side.
 const TALLY_BAR = 2;
 const PAGE = 4096;
 const MOST_SIDES = 255;
 
-/** What a guest finds on PCI, without the BARs. Bits that it may change are allowed one by one. */
+/** Configuration space without the BARs. Bits are read-only unless allowed. */
 function createConfig(): ConfigSpace {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, 0x1234);
@@ -67,20 +67,20 @@ function createConfig(): ConfigSpace {
   space.set(PCI_CLASS_DEVICE, 2, 0xff00);
   space.set(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
   space.allow(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-  // One message; its address and data are written by the machine's side, never by the card.
+  // One message. The card never uses its address and data: it signals the user's eventfd.
   space.addCapability(PCI_CAP_ID_MSI, Uint8Array.of(PCI_MSI_FLAGS_64BIT, 0, ...new Uint8Array(10)));
   return space;
 }
 
-/** The card, as vfio-pci would show it. */
+/** The card, with the regions and interrupts that vfio-pci would report for it. */
 class Dice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly name = 'dice';
   readonly #sides: number;
   readonly #memory = createSharedMemory('dice tally', PAGE);
-  /** The page, as we see it. */
+  /** The page as 32-bit words. */
   readonly #tally = new Uint32Array(this.#memory.mapping.view.slice(0, PAGE).buffer, 0, PAGE / 4);
   readonly #registers = new Uint32Array(6);
-  /** Eventfds of ours, by irq index. */
+  /** Duplicates of the user's eventfds, by interrupt index. */
   readonly #irqs = new Map<number, Fd>();
   #open: OpenDevice | undefined;
   throws = 0;
@@ -129,7 +129,7 @@ class Dice extends RegionOps implements VfioDeviceOps, Disposable {
     else if (at === COUNT || at === ADDRESS_LOW || at === ADDRESS_HIGH) this.#registers[at / 4] = value;
   }
 
-  /** Results go to the guest's memory, then the interrupt: in this order, as on a bus. */
+  /** Writes the results to guest memory before the interrupt, as on a bus. */
   #throw(): void {
     const word = (at: number): number => this.#registers[at / 4] as number;
     const count = Math.min(word(COUNT), MOST_DICE);
@@ -144,7 +144,7 @@ class Dice extends RegionOps implements VfioDeviceOps, Disposable {
     try {
       this.#open.dma.rw(address, results, true);
     } catch {
-      return false; // the guest gave an address that is not its memory: that is for its driver to hear
+      return false; // the address is not mapped: the status reports that to the guest's driver
     }
     this.throws += results.length;
     for (const side of results) Atomics.add(this.#tally, side, 1);
@@ -167,7 +167,7 @@ class Dice extends RegionOps implements VfioDeviceOps, Disposable {
       });
     }
     if ((flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0 && count > 0) {
-      this.#interrupt(index); // DATA_NONE and DATA_BOOL: as if the card had
+      this.#interrupt(index); // DATA_NONE and DATA_BOOL raise the interrupt as the card would
       return;
     }
     const number = data?.[0] ?? -1;
@@ -191,7 +191,7 @@ class Dice extends RegionOps implements VfioDeviceOps, Disposable {
   }
 }
 
-/** A number of sides that a die can have. @throws SysError EINVAL */
+/** The number of sides from the options. @throws SysError EINVAL for an unknown option or an invalid number */
 function parseSides(options: Readonly<Record<string, string>>): number {
   const { sides = '6', ...unknown } = options;
   const value = /^\d{1,3}$/.test(sides) ? Number(sides) : 0;
