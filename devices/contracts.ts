@@ -1,27 +1,27 @@
 /**
- * Ports between devices and the machine around them. Each has a token of its own name, for injection. vmm/assign/
- * implements them over KVM; `tsvisor/testing` has fakes. All are used by the thread that owns the VM.
+ * Ports between devices and the machine. Each has an injection token of the same name. vmm/assign/ implements them over
+ * KVM; devices/testing.ts has fakes. The thread that owns the VM calls them.
  */
 import type { Gpa, Hva } from '../sys/address.js';
 
 export type { PciFunction } from '../vfio/assign/index.js';
 
-/** A device behind a range of a bus. It sees offsets into its range, never addresses. */
+/** A device at a range of a bus. It takes offsets into its range, never addresses. */
 export interface BusDevice {
   /** Name for messages and reports. */
   readonly name: string;
-  /** Fills `data` (1 to 8 bytes); a device that has nothing there leaves the all-ones it is given. Never throws. */
+  /** Fills `data` (1 to 8 bytes), which is preset to all-ones. Never throws. */
   read(offset: number, data: Uint8Array): void;
-  /** Takes `data` (1 to 8 bytes). Never throws. */
+  /** Handles a write of `data` (1 to 8 bytes). Never throws. */
   write(offset: number, data: Uint8Array): void;
 }
 
-/** One of the two buses that a vCPU sees. Addresses are guest physical, or I/O ports. */
+/** One of the two buses that vCPUs access. Addresses are guest physical, or I/O ports. */
 export interface Bus {
   /** `mmio` takes guest physical addresses, `pio` takes I/O ports. */
   readonly kind: 'mmio' | 'pio';
   /**
-   * Puts a device at a range; disposing the result takes it away.
+   * Adds a device at a range; disposing the result removes it.
    * @throws RangeError naming both devices if the range overlaps another one
    */
   add(base: bigint, bytes: bigint, device: BusDevice): Disposable;
@@ -31,58 +31,58 @@ export const MmioBus = Symbol('MmioBus');
 /** Token of the bus of I/O ports. */
 export const PioBus = Symbol('PioBus');
 
-/** Memory the guest reaches without an exit. */
+/** Maps host memory into the guest, which then accesses it without exits. */
 export interface GuestMapper {
   /**
-   * Shows `bytes` of host memory at a guest physical address (a KVM memory slot), and to assigned devices (a DMA map,
-   * where that is possible). Disposing the result takes it away.
-   * @throws SysError EEXIST on overlap with another slot; EINVAL misaligned; ENOSPC
+   * Maps `bytes` of host memory at a guest physical address (a KVM memory slot), and for the DMA of assigned devices
+   * where that is possible. Disposing the result unmaps it.
+   * @throws SysError EEXIST if it overlaps another slot; EINVAL if it is misaligned; ENOSPC if no slot is free
    */
   map(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable;
 }
 /** Token of the port {@link GuestMapper}. */
 export const GuestMapper = Symbol('GuestMapper');
 
-/** Guest writes that only wake a device: they signal an eventfd inside KVM, without an exit. */
+/** Doorbells: guest writes that only notify a device. They signal an eventfd inside KVM, without an exit. */
 export interface Doorbells {
   /**
-   * Registers a doorbell; disposing the result unregisters it. `fd` has to stay open until then.
-   * @param bytes width of the write that counts, 0 for any
-   * @param datamatch only this value counts
-   * @throws SysError EEXIST if the address is registered with this value or with any; ENOSPC
+   * Registers a doorbell; disposing the result unregisters it. `fd` must stay open until then.
+   * @param bytes width of the writes that signal; 0 for any
+   * @param datamatch the only value that signals; any if absent
+   * @throws SysError EEXIST if the address is already registered with this value or with any value; ENOSPC
    */
   add(kind: Bus['kind'], address: bigint, bytes: number, fd: number, datamatch?: bigint): Disposable;
 }
 /** Token of the port {@link Doorbells}. */
 export const Doorbells = Symbol('Doorbells');
 
-/** One message-signalled interrupt on its way into the guest: eventfd, irqfd, GSI, MSI route. */
+/** A message-signalled interrupt's path into the guest: eventfd, irqfd, GSI, MSI route. Disposing frees the GSI. */
 export interface MsiLine extends Disposable {
-  /** Signal this and the guest is interrupted, if the line is open; else the signal is kept until it is. */
+  /** Signal it to interrupt the guest. While the line is closed, the signal stays pending. */
   readonly eventfd: number;
-  /** Sets the message, and lets interrupts through. Pending ones are delivered at once. */
+  /** Sets the message and unmasks the line; delivers a pending interrupt immediately. */
   open(address: bigint, data: number): void;
-  /** Holds interrupts back (masked): signals stay in the eventfd. */
+  /** Masks the line: signals stay pending in the eventfd. */
   close(): void;
-  /** Whether interrupts are let through. */
+  /** Whether the line is unmasked. */
   readonly isOpen: boolean;
-  /** Whether an interrupt is held back. */
+  /** Whether an interrupt is pending. */
   isPending(): boolean;
 }
 
-/** A level-triggered interrupt pin: asserted by an eventfd until the guest's EOI, which signals another one. */
+/** A level-triggered interrupt pin: one eventfd asserts it until the guest's EOI, which signals another eventfd. */
 export interface LevelLine extends Disposable {
-  /** Signalling it asserts the pin. */
+  /** Signal it to assert the pin. */
   readonly eventfd: number;
-  /** Signalled at EOI, when the pin has been de-asserted: the device then checks whether it still wants it. */
+  /** Signalled at EOI, after the pin is deasserted; the device asserts it again if its interrupt is still pending. */
   readonly resamplefd: number;
   /** Number of the I/O APIC pin, for the guest's tables. */
   readonly gsi: number;
 }
 
-/** Where devices get their interrupts from. */
+/** Allocates interrupt lines for devices. */
 export interface Interrupts {
-  /** @throws SysError ENOSPC when all GSIs are used */
+  /** Allocates a line for one message, closed at first. @throws SysError ENOSPC if no GSI is free */
   msi(name: string): MsiLine;
   /** Connects a level-triggered line; disposing it disconnects the pin. @param gsi I/O APIC pin */
   level(gsi: number, name: string): LevelLine;
@@ -90,12 +90,12 @@ export interface Interrupts {
 /** Token of the port {@link Interrupts}. */
 export const Interrupts = Symbol('Interrupts');
 
-/** Eventfds that somebody else signals, and the machine thread has to hear of. */
+/** Notifies the machine thread of signalled eventfds. */
 export interface Signals {
   /**
-   * Calls `ready` between two exits whenever `fd` has been signalled; its count has been taken out. The fd has to stay
-   * open until the result is disposed.
-   * @throws SysError EEXIST if it is watched already
+   * Calls `ready` between two exits after `fd` is signalled; its counter is already reset. `fd` must stay open until
+   * the result is disposed.
+   * @throws SysError EEXIST if it is already watched
    */
   watch(fd: number, ready: () => void): Disposable;
 }
@@ -104,7 +104,7 @@ export const Signals = Symbol('Signals');
 
 /** The machine's clocks. */
 export interface Clock {
-  /** Nanoseconds of a clock that never goes back. */
+  /** Nanoseconds of a monotonic clock. */
   nowNs(): bigint;
   /** Milliseconds since 1970, UTC. */
   nowMs(): number;
@@ -112,7 +112,7 @@ export interface Clock {
 /** Token of the port {@link Clock}. */
 export const Clock = Symbol('Clock');
 
-/** All a PCI device needs of its machine. */
+/** The ports of the machine that a PCI device uses. */
 export interface PciEnvironment {
   /** The bus of guest physical addresses, for trapped memory BARs. */
   readonly mmio: Bus;
@@ -126,7 +126,7 @@ export interface PciEnvironment {
   readonly interrupts: Interrupts;
   /** Watches eventfds that the device signals to its user. */
   readonly signals: Signals;
-  /** Where the guest may place BARs: outside of these a BAR is not shown, and a trace event says so. */
+  /** Ranges in which the guest can place BARs. A BAR outside them is not decoded; a trace event reports it. */
   readonly windows: readonly AddressWindow[];
 }
 

@@ -1,4 +1,6 @@
-/** The event thread's program: one epoll over all the fds that tasks watch, and their timers. Other side: event-thread.ts */
+/**
+ * The event thread's program: one epoll loop for the fds and timers of all tasks. @see event-thread.ts, its other side
+ */
 import { type MessagePort, workerData } from 'node:worker_threads';
 import { Epoll } from './epoll.js';
 import { EventReplies } from './event-replies.js';
@@ -9,10 +11,10 @@ import { Inbox, InboxSender } from './inbox.js';
 import { setThreadName } from './libc.js';
 import { TimerQueue } from './timer-queue.js';
 
-/** What the thread is started with. */
+/** Data that starts the thread. */
 export interface EventLoopData {
   readonly control: SharedArrayBuffer;
-  /** Commands come in and replies go out here. */
+  /** Receives commands and sends replies. */
   readonly commands: MessagePort;
   /** Messages of tasks to their owners. */
   readonly notices: MessagePort;
@@ -28,12 +30,12 @@ export type EventCommand =
   | { readonly kind: 'post' | 'call'; readonly task: number; readonly message: unknown }
   | { readonly kind: 'stop'; readonly task: number };
 
-/** Answer to `run`, `call` and `stop`. */
+/** Reply to `run`, `call` and `stop`. */
 export type EventReply = { readonly value: unknown } | { readonly error: string };
 
 /**
- * A task's message to its owner; `error` when the task itself threw on its data path. Without a task: why the thread has
- * ended, unasked.
+ * A task's message to its owner; `error` if the task threw in a callback. Without `task`: why the thread ended
+ * unexpectedly.
  */
 export type EventNotice =
   | { readonly task: number; readonly message: unknown }
@@ -49,7 +51,7 @@ interface Running {
 const errorText = (error: unknown): string =>
   error instanceof Error ? (error.stack ?? error.message) : String(error);
 
-/** A JavaScript timer would be accepted, and never fire: this thread does not return to Node's event loop. */
+/** Makes JavaScript timers throw: they would never fire, because this thread does not return to Node's event loop. */
 function refuseJavaScriptTimers(): void {
   for (const name of ['setTimeout', 'setInterval', 'setImmediate'] as const) {
     const refuse = (): never => {

@@ -13,7 +13,7 @@ import { createInboxControl, type Inbox, InboxBell, InboxSender } from './inbox.
 import { Scope } from './scope.js';
 import { workerUrl } from './worker-url.js';
 
-/** What the machine thread needs to talk to the event thread; the ports are to be transferred. */
+/** Connects the machine thread to the event thread. Transfer its ports along with it. */
 export interface EventThreadLink {
   readonly control: SharedArrayBuffer;
   readonly commands: MessagePort;
@@ -21,18 +21,18 @@ export interface EventThreadLink {
   readonly replies: SharedArrayBuffer;
 }
 
-/** The event thread, seen from the main thread, which starts and ends it. */
+/** The main thread's handle of the event thread, which it starts and stops. */
 export interface EventThreadWorker {
   readonly link: EventThreadLink;
   readonly worker: Worker;
-  /** Asks it to end; any thread's memory and fds may be freed once `ended` resolves. */
+  /** Requests its end; memory and fds that it uses may be freed once `ended` resolves. */
   stop(): void;
   readonly ended: Promise<void>;
 }
 
 /**
- * Starts an event thread. Main thread only (it must be able to see the worker's end).
- * @param noticeControl the inbox that tasks' messages wake
+ * Starts an event thread. Main thread only, which receives the worker's `exit` event.
+ * @param noticeControl control words of the inbox that tasks' messages wake
  */
 export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadWorker {
   using scope = new Scope(); // the host may refuse another thread
@@ -106,7 +106,7 @@ class Task implements EventTask {
   }
 }
 
-/** The machine thread's side: calls block it until the event thread has answered. */
+/** The machine thread's side. Its calls block until the event thread has replied. */
 export class EventThreadClient implements EventThread {
   readonly #link: EventThreadLink;
   readonly #sender: InboxSender;
@@ -141,8 +141,8 @@ export class EventThreadClient implements EventThread {
   }
 
   /**
-   * Sends and waits for the answer: answers come in the order of the requests, and there is one request at a time.
-   * @throws Error what the task threw; or that the thread has ended
+   * Sends a command and waits for the reply. There is one request at a time, so the next reply is its own.
+   * @throws Error with what the task threw, or because the thread has ended
    */
   request(command: EventCommand): unknown {
     const reply = this.#replies.hasEnded ? undefined : this.#ask(command);

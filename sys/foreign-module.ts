@@ -1,7 +1,7 @@
-/** Modules of others: plug-ins, and their event tasks. For them `tsvisor/...` is the copy of the package that runs them. */
+/** Imports foreign modules: plug-ins and their event tasks. In them, `tsvisor/...` resolves to the running copy. */
 import { readFileSync } from 'node:fs';
 import module from 'node:module';
-// Not the globals: in the event thread they throw. These fire there while a module is imported, as Node's loop runs.
+// Not the globals, which throw in the event thread. These fire there during an import, while Node's event loop runs.
 import { clearTimeout, setTimeout } from 'node:timers';
 import type { EntryUrls, resolve as ResolveHook } from './resolve-hook.js';
 import { workerUrl } from './worker-url.js';
@@ -38,13 +38,13 @@ async function installHook(): Promise<void> {
   registerHooks({ resolve });
 }
 
-/** The hook of this thread; there is none, and no time spent on it, before the first module of others. */
+/** The hook of this thread; installed for the first foreign module. */
 let hook: Promise<void> | undefined;
 
 /**
- * Imports a module by its URL. If it is not the package's own, it and all that is imported after it in this thread
- * finds the entries of this copy under `tsvisor`, wherever the module lies.
- * @throws what the module throws while it is loaded; Error if it has not been loaded after ten seconds
+ * Imports a module by its URL. If it is a foreign one, `tsvisor/...` resolves to the entries of this copy in it and in
+ * every later import of this thread, wherever the module is.
+ * @throws the module's own exception; Error if loading takes more than ten seconds
  */
 export async function importModule(url: string): Promise<unknown> {
   if (url.startsWith(OWN_MODULES)) return import(url);
@@ -53,7 +53,7 @@ export async function importModule(url: string): Promise<unknown> {
   let timer: NodeJS.Timeout | undefined;
   const deadline = new Promise<never>((_, reject) => {
     const late = `${url} is not loaded after ${DEADLINE_MS / 1000} s: a top-level await in it does not end`;
-    // Not unref'd: a thread with nothing else to wait for would end without a word.
+    // Not unref'd: a thread with nothing else to wait for would end without an error.
     timer = setTimeout(() => reject(new Error(late)), DEADLINE_MS);
   });
   try {

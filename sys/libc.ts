@@ -1,19 +1,19 @@
 /**
- * The door to libc: the only file that knows ffi-rs. One typed function per libc call; each returns the C result,
- * or the negative errno where C would return -1, and never throws because the call failed.
+ * Bindings of libc; the only file that uses ffi-rs. One typed function per libc call. Each returns the C result, or the
+ * negative errno where C would return -1; a failed call never throws.
  *
- * ffi-rs has to be loaded, and each symbol resolved, in the main thread before a worker calls it: importing this
- * module in the main thread does both. A worker that comes first is refused (it would crash the process at its end).
+ * The main thread must load ffi-rs and resolve each symbol before a worker calls it; importing this module there does
+ * both. A worker that imports it first gets an error, because the process would crash when that worker ends.
  */
 import { createRequire } from 'node:module';
 import { isMainThread } from 'node:worker_threads';
 import { refuseWorkerFirst, warmUpInMainThread } from './main-thread-first.js';
 
 const require = createRequire(import.meta.url);
-// By path: copies of this package that share ffi-rs share the library it loads, and copies that do not, do not.
+// By path: copies of this package share the loaded library exactly if they share ffi-rs.
 const FFI_RS = require.resolve('ffi-rs');
 refuseWorkerFirst(FFI_RS);
-// Not imported: an import would load it before the line above.
+// Required, not imported: an import would load it before the line above runs.
 const { createExternalBuffer, DataType, load, open } = require(FFI_RS) as typeof import('ffi-rs');
 type JsExternal = import('ffi-rs').JsExternal;
 
@@ -26,12 +26,12 @@ type FfiType = import('ffi-rs').DataType;
 type Arg = number | string | Uint8Array;
 type Call<R> = (...args: Arg[]) => R;
 
-/** By signature: a symbol may be called in several ways. */
+/** By signature: a symbol can have several. */
 const warmUps = new Map<string, () => unknown>();
 
 /**
- * One libc symbol. Its parameter block is built once, as building it is a third of a call's price; `harmless` are
- * arguments with which the call fails or does nothing.
+ * Declares a libc symbol. Builds its parameter block once, because building it takes a third of a call's time.
+ * `harmless` are arguments with which the call fails or does nothing.
  */
 function declare<R = number>(
   funcName: string,
@@ -51,7 +51,7 @@ function declare<R = number>(
 
 const none = new Uint8Array(4096);
 const errnoLocation = declare<JsExternal>('__errno_location', POINTER, [], []);
-/** memmove of no bytes turns a number into a pointer, and a buffer into its address. */
+/** A memmove of 0 bytes converts a number to a pointer, or a buffer to its address. */
 const pointerTo = declare<JsExternal>('memmove', POINTER, [LONG, LONG, LONG], [0, 0, 0]);
 const bytesAddress = declare('memmove', LONG, [BYTES, BYTES, LONG], [none, none, 0]);
 
@@ -87,36 +87,36 @@ const c = {
   prctl: declare('prctl', INT, [INT, STRING, LONG, LONG, LONG], [-1, '', 0, 0, 0]),
 };
 
-// ffi-rs' own symbol table is not safe for first calls side by side, so all are made while there is one thread.
+// ffi-rs's symbol table is not safe for concurrent first calls, so they all happen while there is one thread.
 warmUpInMainThread(FFI_RS, warmUps);
 
-/** This thread's errno, read without a call; meaningful only right after a negative result. */
+/** This thread's errno, read without a call; valid only right after a negative result. */
 const threadErrno = new Int32Array(createExternalBuffer(errnoLocation(), 4).buffer);
 const result = (value: number): number => (value < 0 ? -(threadErrno[0] as number) : value);
 
 /**
- * A view, without copying, of memory at a host address. The caller keeps that memory mapped for as long as anyone
- * may touch the view: a later access is SIGSEGV, not an exception. Costs microseconds and a GC nudge: make few.
+ * A view of memory at a host address, without a copy. The caller keeps the memory mapped while the view is in use: a
+ * later access raises SIGSEGV, not an exception. A call takes microseconds and adds GC pressure, so create few views.
  */
 export function memoryAt(address: number, bytes: number): ArrayBuffer {
   return createExternalBuffer(pointerTo(address, address, 0), bytes).buffer as ArrayBuffer;
 }
 
-/** Address of a buffer's first byte. Only for buffers of a page or more, which the collector does not move. */
+/** Address of a buffer's first byte. Only for buffers of a page or more, which the garbage collector does not move. */
 export const addressOf = (view: Uint8Array): number => bytesAddress(view, view, 0);
 
 /** ioctl with a number (or a host address) as its argument. */
 export const ioctlValue = (fd: number, request: number, value: number): number =>
   result(c.ioctl(fd, request, value));
 
-/** ioctl that takes no argument; the kernel refuses some of these (KVM_GET_API_VERSION) unless it is 0. */
+/** ioctl without an argument; passes 0, which the kernel requires for some (KVM_GET_API_VERSION). */
 export const ioctlNone = (fd: number, request: number): number => result(c.ioctl(fd, request, 0));
 
 /** ioctl with a structure, read and written in place. */
 export const ioctlPtr = (fd: number, request: number, struct: Uint8Array): number =>
   result(c.ioctlBytes(fd, request, struct));
 
-/** One ioctl on one fd, made ready to be called very often. */
+/** One ioctl on one fd, prepared for frequent calls. */
 export type PreparedIoctl = () => number;
 
 interface KoffiLibrary {
@@ -138,7 +138,7 @@ function requireKoffi(): { load(path: string): KoffiLibrary } {
 }
 
 /**
- * Prepares the call behind KVM_RUN.
+ * Prepares an ioctl such as KVM_RUN for frequent calls.
  * @throws Error if `door` is `koffi` and that optional package is not installed
  */
 export function prepareIoctl(
@@ -180,7 +180,7 @@ export const memfdCreate = (name: string, flags: number): number => result(c.mem
 export const eventfd = (initial: number, flags: number): number => result(c.eventfd(initial, flags));
 export const fcntl = (fd: number, command: number, value: number): number =>
   result(c.fcntl(fd, command, value));
-/** `fds` holds `count` struct pollfd; -1 as `timeoutMs` waits for ever. */
+/** `fds` holds `count` struct pollfd; a `timeoutMs` of -1 waits forever. */
 export const poll = (fds: Uint8Array, count: number, timeoutMs: number): number =>
   result(c.poll(fds, count, timeoutMs));
 export const epollCreate1 = (flags: number): number => result(c.epoll_create1(flags));
@@ -198,7 +198,7 @@ export const connect = (fd: number, address: Uint8Array): number =>
 /** `address` is a struct sockaddr. */
 export const bind = (fd: number, address: Uint8Array): number => result(c.bind(fd, address, address.length));
 export const listen = (fd: number, backlog: number): number => result(c.listen(fd, backlog));
-/** Does not tell the peer's address. */
+/** Does not return the peer's address. */
 export const accept4 = (fd: number, flags: number): number => result(c.accept4(fd, 0, 0, flags));
 export const setsockopt = (fd: number, level: number, name: number, value: Uint8Array): number =>
   result(c.setsockopt(fd, level, name, value, value.length));
@@ -223,14 +223,14 @@ export const tgkill = (pid: number, tid: number, signal: number): number =>
 export const dlsym = (name: string): number => c.dlsym(0, name);
 
 const PR_SET_NAME = 15;
-/** Names the calling thread, as `top -H` and gdb show it; cut at 15 characters. */
+/** Sets the calling thread's name, for `top -H` and gdb; truncated to 15 characters. */
 export const setThreadName = (name: string): void => {
   c.prctl(PR_SET_NAME, name.slice(0, 15), 0, 0, 0);
 };
 
 /**
- * What everything else rests on, tried once in a process: a new runtime or another ffi-rs could break it in silence.
- * @throws Error naming what does not hold
+ * Tests the assumptions of this module once per process: a new runtime or ffi-rs could silently break them.
+ * @throws Error naming the failed assumption
  */
 function selfTest(): void {
   const expectThat = (holds: boolean, what: string) => {

@@ -1,26 +1,26 @@
 /** Timers of a thread that blocks in a system call with a timeout. */
 
-/** The longest timeout that epoll_wait takes, ms. */
+/** The longest timeout of epoll_wait, ms. */
 const LONGEST_WAIT_MS = 2 ** 31 - 1;
-/** Timers that fire between two looks at the descriptors: many timers must not starve them. */
+/** Most timers that fire between two polls, so that timers do not starve descriptors. */
 const MOST_PER_RUN = 256;
 
 interface Timer {
-  /** On the queue's clock, ms. */
+  /** Due time on the queue's clock, ms. */
   readonly due: number;
   /** Orders timers that are due at the same time. */
   readonly order: number;
   readonly fire: () => void;
-  /** Its place in the heap; -1 when it has fired or was cancelled. */
+  /** Its index in the heap; -1 after it has fired or is cancelled. */
   at: number;
 }
 
 const isBefore = (a: Timer, b: Timer): boolean => a.due < b.due || (a.due === b.due && a.order < b.order);
 
-/** One-shot timers in the order in which they are due. A cancelled one takes no memory. */
+/** One-shot timers, ordered by due time. Cancelling one removes it. */
 export class TimerQueue {
   readonly #now: () => number;
-  /** A binary heap: each timer is due no later than the two behind it. */
+  /** A binary heap: no timer is due later than its two children. */
   readonly #heap: Timer[] = [];
   #lastOrder = 0;
 
@@ -34,7 +34,7 @@ export class TimerQueue {
   }
 
   /**
-   * Calls `fire` once when `ms` have passed, never earlier. Disposing the result cancels it.
+   * Calls `fire` once after `ms` milliseconds, never earlier. Disposing the result cancels it.
    * @throws RangeError unless `ms` is a number from 0 on
    */
   after(ms: number, fire: () => void): Disposable {
@@ -45,14 +45,16 @@ export class TimerQueue {
     return { [Symbol.dispose]: () => this.#remove(timer) };
   }
 
-  /** How long to wait for the next one, whole ms; -1 if there is none. */
+  /** Time until the next timer is due, in whole ms; -1 without timers. */
   timeout(): number {
     const [next] = this.#heap;
     if (next === undefined) return -1;
     return Math.min(Math.max(0, Math.ceil(next.due - this.#now())), LONGEST_WAIT_MS);
   }
 
-  /** Fires those that are due, in order; one that is set meanwhile waits for the next call, and so does what is too much. */
+  /**
+   * Fires due timers in order, up to a limit. Timers above it, and those set in the meantime, wait for the next call.
+   */
   run(): void {
     if (this.#heap.length === 0) return;
     const now = this.#now();

@@ -5,7 +5,7 @@ import { type AssignedDevice, type Assignment, attachStep } from '../vfio/assign
 import type { DeviceConfig } from './config.js';
 import * as layout from './layout.js';
 
-/** First slot for devices that do not ask for one: 0 is the host bridge, 1 and 2 stay free as on other machines. */
+/** First slot for devices without a configured one: 0 is the host bridge, 1 and 2 stay free as on other machines. */
 const FIRST_SLOT = 3;
 
 /** A device in its PCI slot. */
@@ -16,7 +16,7 @@ export interface SlottedDevice {
   readonly assigned: AssignedDevice;
 }
 
-/** Devices in their slots, and how each leaves. Machine thread only. */
+/** The assigned devices by slot; detaches them at any time. Machine thread only. */
 export class AssignedDevices implements Disposable {
   readonly list: readonly SlottedDevice[];
   readonly #scope = new Scope();

@@ -1,6 +1,6 @@
 /**
- * Puts a machine together. The container holds the implementation behind each port: a plug-in's, else the default. It
- * makes each thing when it is first asked for; the Scope frees them, last made, first freed.
+ * Builds a machine. The container has an implementation of each port, a plug-in's or else the default, and creates it
+ * on first use; the Scope releases them in reverse order.
  */
 import { type Bus, type BusDevice, Clock, MmioBus, PioBus } from '../devices/contracts.js';
 import { createDebugExit, DEBUG_EXIT_PORT } from '../devices/debug-exit.js';
@@ -57,7 +57,7 @@ export function compose(
   plugins: readonly Plugin[],
 ): ComposedMachine {
   using scope = new Scope();
-  // First, because nothing is open yet and this is the likeliest to fail.
+  // First, because it is the step most likely to fail, and nothing is open yet.
   const program = config.kernel === undefined ? imageProgram(config) : linuxProgram(config.kernel, config);
   const container = root.createChildContainer();
   configurePorts(container, plugins);
@@ -74,7 +74,7 @@ export function compose(
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }
 
-/** Whether other processes have to map the guest's memory. @throws SysError ENODEV for an address of no provider */
+/** Whether other processes must map guest RAM. @throws SysError ENODEV for an address that no provider takes */
 function needsSharedMemory(container: DependencyContainer, config: VmConfig): boolean {
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
   const users = config.devices.map(({ address }) => requireProvider(providers, address));

@@ -1,4 +1,4 @@
-/** The configuration is wrong; opens and creates nothing. Lists every problem with its place. */
+/** An invalid configuration. Lists every problem with its path; nothing has been opened or created. */
 export class ConfigError extends Error {
   /** For matching: `ECONFIG`. */
   readonly code = 'ECONFIG';
@@ -16,10 +16,10 @@ export class ConfigError extends Error {
   }
 }
 
-/** One thing that is wrong with a configuration. */
+/** One problem of a configuration. */
 export interface ConfigProblem {
-  /** `devices[0].slot` */
+  /** Path of the value: `devices[0].slot`. */
   readonly path: string;
-  /** What is wrong, for a person. */
+  /** The problem, as readable text. */
   readonly text: string;
 }

@@ -13,7 +13,7 @@ const UNITS: Readonly<Record<string, bigint>> = {
   T: 1n << 40n,
 };
 
-/** Bytes of a size as people write it: `4096`, `64M`, `1G`; undefined if it is none. */
+/** Parses a size into bytes: `4096`, `64M`, `1G`; undefined if `text` is not a size. */
 export function parseSize(text: string): bigint | undefined {
   const match = /^(\d+)([KMGT]?)(?:i?B)?$/i.exec(text.trim());
   const unit = UNITS[(match?.[2] ?? '?').toUpperCase()];
@@ -49,17 +49,17 @@ const memory = size.superRefine((bytes, context) => {
 });
 
 const device = z.strictObject({
-  /** What to assign: a type of the in-process core (`virtio-net`), or whatever a provider takes. */
+  /** Address of the device: a type of the in-process core (`virtio-net`), or any address that a provider takes. */
   address: z.string().min(1),
   /** The provider's or the device type's options, by name. */
   options: z.record(z.string(), z.string()).default({}),
-  /** The way into VFIO: groups and containers, or cdevs and iommufd. */
+  /** The VFIO interface: groups and containers, or cdevs and iommufd. */
   interface: z.enum(['group', 'iommufd']).default('group'),
   /** PCI device number on bus 0; the first free one from 3 if absent. */
   slot: z.int().min(1).max(31).optional(),
 });
 
-/** Becomes the module's URL. */
+/** Resolves to the module's URL. */
 const plugin = z
   .string()
   .min(1)
@@ -78,29 +78,31 @@ const schema = z
   .strictObject({
     /** Guest RAM: bytes, or a text such as `64M`; whole pages of 4096 bytes, at most what the host has. */
     memory: memory.prefault('64M'),
-    /** Whether other processes can map the guest's memory. With a vfio-user device it is so anyhow. */
+    /** Whether other processes can map guest RAM; always the case with a vfio-user device. */
     sharedMemory: z.boolean().default(false),
-    /** Whether all memory is made at the start, by a thread of its own: a device of the host has all of it locked. */
+    /** Populate guest RAM at start, in a thread of its own; attaching a host device pins all of it in any case. */
     prefault: z.boolean().default(false),
     /** Number of vCPUs, 1 to 64. */
     vcpus: z.int().min(1).max(64).default(1),
-    /** Path of an ELF64 guest image that keeps to vmm/guest/abi.h; the built-in one if this and `kernel` are absent. */
+    /**
+     * Path of an ELF64 guest image with the ABI of vmm/guest/abi.h; the built-in one if this and `kernel` are absent.
+     */
     guest: z.string().min(1).optional(),
     /** Path of a Linux kernel: a bzImage, or a vmlinux with a PVH entry. */
     kernel: z.string().min(1).optional(),
     /** Path of the initial RAM disk; needs `kernel`. */
     initrd: z.string().min(1).optional(),
-    /** The kernel's command line; for another guest, what is appended to the one that the machine makes. */
+    /** The kernel's command line; for other guests, text to append to the generated one. */
     cmdline: z.string().max(4095).default(''),
-    /** Whether a guest that asks for a reset is started again, or ends the run. */
+    /** Whether a guest that requests a reset is restarted; if false, the run ends. */
     reboot: z.boolean().default(true),
     /** Devices to assign, in the order in which they are attached. */
     devices: z.array(device).max(29).default([]),
     /** Modules that export `plugin`: vendor drivers, providers. Paths (`./x.mjs`), file: URLs or names of packages. */
     plugins: z.array(plugin).default([]),
-    /** The door to KVM_RUN; `koffi` needs that optional package. */
+    /** The FFI library that calls KVM_RUN; `koffi` requires that optional package. */
     ffi: z.enum(['ffi-rs', 'koffi']).default('ffi-rs'),
-    /** Trace channels whose events the machine hands to its owner. */
+    /** Trace channels to report to the machine's owner. */
     trace: z.array(z.enum(traceNames)).default([]),
   })
   .superRefine(({ devices, guest, kernel, initrd }, context) => {
@@ -119,12 +121,12 @@ const schema = z
   });
 
 /**
- * What a machine is to be, as a person or a program writes it.
+ * A machine's configuration, as the user writes it.
  * @useDeclaredType
  */
 export type VmConfigInput = z.input<typeof schema>;
 /**
- * The same, checked, with defaults filled in, and frozen.
+ * A validated configuration, with defaults filled in; frozen.
  * @useDeclaredType
  */
 export type VmConfig = Readonly<z.output<typeof schema>>;
@@ -132,9 +134,9 @@ export type VmConfig = Readonly<z.output<typeof schema>>;
 export type DeviceConfig = VmConfig['devices'][number];
 
 /**
- * Checks a configuration. Opens nothing and creates nothing; it looks for plug-ins, from the working directory if they are
- * named by relative paths or as packages.
- * @throws ConfigError with all problems
+ * Validates a configuration. Opens and creates nothing, but resolves plug-ins; relative paths and package names are
+ * resolved from the working directory.
+ * @throws ConfigError listing every problem
  */
 export function parseConfig(input: unknown): VmConfig {
   const parsed = schema.safeParse(input);

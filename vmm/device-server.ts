@@ -12,15 +12,15 @@ import { decodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
 import type { ServeEvent, ServeThreadData } from './serve-thread.js';
 
-/** A device, and where it is offered. */
+/** A device to serve, and the socket. */
 export interface DeviceServerOptions {
-  /** As for a machine's device: `virtio-net`, a PCI address. */
+  /** Address of the device, as in a machine's configuration: `virtio-net`, a PCI address. */
   readonly address: string;
-  /** The device's options, by name, as behind its address on the command line. */
+  /** The device's options by name, which follow its address on the command line. */
   readonly options?: Readonly<Record<string, string>>;
   /** Path of the unix socket. */
   readonly path: string;
-  /** Maps memory that a client could cut short, which would end this process with SIGBUS. */
+  /** Maps memory that a client could truncate, which would kill this process with SIGBUS; false if absent. */
   readonly trustsClient?: boolean;
   /** Plug-in modules to load: URLs, absolute paths or package names. */
   readonly plugins?: readonly string[];
@@ -28,22 +28,22 @@ export interface DeviceServerOptions {
   readonly trace?: readonly TraceName[];
 }
 
-/** What somebody wants to hear of it. Called in the main thread. */
+/** Callbacks for the events of a server. Called in the main thread. */
 export interface DeviceServerObserver {
-  /** The socket accepts clients now; `description` says what the device is. */
+  /** The socket now accepts clients; `description` is the device's. */
   readonly ready?: (description: string) => void;
-  /** Clients that come and go, and what they were refused. */
+  /** Readable messages about clients that connect and disconnect, and about refused requests. */
   readonly told?: (text: string) => void;
   /** An event of a channel that {@link DeviceServerOptions.trace} names. */
   readonly trace?: (channel: string, text: string) => void;
 }
 
 /**
- * Offers a device on a unix socket, by the vfio-user protocol, to one client at a time. It lives in a thread of its own,
- * with an event thread for its data path. Main thread only.
+ * Serves a device on a unix socket through the vfio-user protocol, to one client at a time. It runs in a thread of its
+ * own, with an event thread for the data path. Main thread only.
  */
 export class DeviceServer implements AsyncDisposable {
-  /** Resolves once everything is closed. Rejects with what kept the device from being served. */
+  /** Resolves once everything is closed. Rejects with the error that prevented or ended the service. */
   readonly finished: Promise<void>;
   readonly #observer: DeviceServerObserver;
   readonly #control = createInboxControl();
@@ -55,12 +55,12 @@ export class DeviceServer implements AsyncDisposable {
   private constructor(options: DeviceServerOptions, observer: DeviceServerObserver) {
     this.#observer = observer;
     this.finished = this.#run(options);
-    this.finished.catch(() => {}); // whoever awaits it gets the error; nobody has to
+    this.finished.catch(() => {}); // the error reaches those who await it; awaiting is optional
   }
 
   /**
-   * Returns at once.
-   * @throws ConfigError if there is no such plug-in
+   * Starts a server. Returns immediately; {@link DeviceServerObserver.ready} reports that clients can connect.
+   * @throws ConfigError for a plug-in that does not exist
    */
   static start(options: DeviceServerOptions, observer: DeviceServerObserver = {}): DeviceServer {
     const plugins = pluginUrls(options.plugins ?? []);
@@ -68,26 +68,29 @@ export class DeviceServer implements AsyncDisposable {
     return new DeviceServer({ ...options, plugins }, observer);
   }
 
-  /** Sends the client away and closes the device. Returns at once: await {@link finished}. */
+  /** Disconnects the client and closes the device. Returns immediately: await {@link finished}. */
   stop(): void {
     new InboxBell(this.#control).stop();
   }
 
   /**
-   * What the device shows its client now, as PNG; without a client, what it showed when the last one went. The client is
-   * not held up.
-   * @throws SysError ENODATA while it shows nothing; ENODEV if it is no display; EINVAL for a picture that is not understood
+   * Captures the device's display as PNG; without a client, the picture at the last client's disconnection. Does not
+   * stop the client.
+   * @throws SysError ENODATA while it displays nothing; ENODEV if it is not a display; EINVAL for an unsupported pixel
+   *   format
    */
   screenshot(): Promise<Uint8Array> {
     return this.look(undefined, toPicture).then(encodePng);
   }
 
-  /** As {@link screenshot}, for whoever wants pixels. `use` is called while they are there: it keeps copies only. */
+  /**
+   * As {@link screenshot}, but passes the pixels to `use`. They are valid only during that call: copy those you keep.
+   */
   look<T>(_slot: number | undefined, use: (look: Look) => T): Promise<T> {
     return this.#screens.look(undefined, use);
   }
 
-  /** Returns whether there is a thread to hear it. */
+  /** Sends a command; returns false if there is no thread to receive it. */
   #send(command: unknown): boolean {
     this.#sender?.send(command);
     return this.#sender !== undefined;
@@ -163,7 +166,7 @@ export class DeviceServer implements AsyncDisposable {
     }
   }
 
-  /** Stops serving if it does, and waits until all of it is closed. Never rejects. */
+  /** Stops serving, and waits until everything is closed. Never rejects. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop();
     await this.finished.catch(() => {});

@@ -1,7 +1,7 @@
 import { SysError } from '../sys/error.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 
-/** An error as data: structured clone keeps neither class nor fields. */
+/** An error as data: structured clone preserves neither class nor fields. */
 export interface ErrorData {
   readonly name: string;
   readonly message: string;
@@ -28,7 +28,7 @@ export function encodeError(error: unknown): ErrorData {
   return { name, message, stack, ...code };
 }
 
-/** What a call returns, or what it throws, as something that crosses threads. */
+/** The result of a call, or its exception as data that crosses threads. */
 export function orError<T>(call: () => T): T | ErrorData {
   try {
     return call();

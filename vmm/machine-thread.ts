@@ -21,12 +21,12 @@ import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
 const data = workerData as MachineThreadData;
-/** A guest can go wrong a million times a second; nobody wants to read that. */
+/** Most reports of guest misuse in a run: a guest can cause a million of them per second. */
 const MOST_MISUSES = 20;
 
 const emit = (event: MachineEvent): void => parentPort?.postMessage(event);
 
-/** What VFIO tells in words always goes to the owner; other channels when the configuration asks for them. */
+/** Forwards VFIO's readable messages to the owner, and the trace channels that the configuration names. */
 function forwardTraces(config: VmConfig): void {
   trace.vfio.subscribe(({ device, text }) => {
     if (text === undefined) return;
@@ -47,7 +47,7 @@ function forwardTraces(config: VmConfig): void {
   }
 }
 
-/** vCPU threads let go of their vCPUs before those are closed. */
+/** Waits until the vCPU threads no longer use their vCPUs, so that these can be closed. */
 function stopVcpuThreads(): void {
   for (const { control, baton } of data.vcpuThreads) {
     new InboxBell(control).stop();
@@ -55,7 +55,7 @@ function stopVcpuThreads(): void {
   }
 }
 
-/** Commands of the machine's owner: the RAM comes first, the others wait for the machine. */
+/** Commands of the machine's owner. The first one brings the RAM; the others wait until the machine is built. */
 class Commands {
   readonly #inbox: Inbox;
   readonly #early: MachineCommand[] = [];
@@ -71,7 +71,7 @@ class Commands {
     });
   }
 
-  /** @throws Error if the machine is stopped meanwhile, as it is when there is no memory */
+  /** @throws Error if the machine is stopped before that, as it is if mapping the RAM fails */
   awaitRam(): GuestRamHandle {
     for (;;) {
       this.#inbox.drain();

@@ -17,7 +17,7 @@ import { describeCrash, type Outcome } from './outcome.js';
 import { type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
-/** What a machine is made of; compose.ts puts it together and owns it all. */
+/** Parts of a machine; compose.ts creates and owns them. */
 export interface MachineParts {
   readonly ports: MachinePorts;
   readonly memory: MemoryMap;
@@ -34,7 +34,7 @@ export interface MachineParts {
 
 const INSTRUCTION_BYTES = 15;
 
-/** The running thing. All of it lives in the machine thread, which {@link run} keeps until the end. */
+/** A machine that can run. Machine thread only; {@link run} occupies the thread until the end. */
 export class Machine {
   readonly #parts: MachineParts;
   readonly #inbox: Inbox;
@@ -51,14 +51,14 @@ export class Machine {
     return this.#parts.vcpus[0] as Vcpu;
   }
 
-  /** A mark on the guest's way: the guest wrote `code` to the POST code port. */
+  /** Records a progress code: the guest wrote `code` to the POST code port. */
   mark(code: number): void {
     const phase = { code, at: monotonicMs(), ...this.#counts() };
     this.#phases.push(phase);
     this.#parts.ports.emit({ kind: 'phase', phase });
   }
 
-  /** Ends the run with this outcome; the first one counts. */
+  /** Ends the run with the given outcome; later calls have no effect. */
   end(outcome: Outcome): void {
     this.#outcome ??= outcome;
   }
@@ -99,7 +99,7 @@ export class Machine {
     return { outcome, phases: this.#phases, ...this.#counts() };
   }
 
-  /** Devices are about to be reset: what they show now is what the run's owner can still look at. */
+  /** Saves the devices' pictures before the devices are reset, so that they can be captured after the run. */
   #keepPictures(): void {
     const { displays, ports } = this.#parts;
     const stills = displays.map((display) => ({
@@ -110,7 +110,7 @@ export class Machine {
     if (stills.length > 0) ports.emit({ kind: 'stills', stills });
   }
 
-  /** One vCPU: exits are answered where they happen, without waking another thread. */
+  /** Runs the only vCPU in this thread, which handles its exits without waking another one. */
   #runHere(vcpu: Vcpu): Outcome {
     const inbox = this.#inbox;
     inbox.enterRun(vcpu.handle.address + Run.offsets.immediate_exit);
@@ -119,7 +119,7 @@ export class Machine {
         if (inbox.hasNews) this.#hear();
         if (this.#outcome !== undefined) return this.#outcome;
         const exit = vcpu.run();
-        // Cleared before the inbox is read: whoever rings after that stops the next run, whoever rang before is heard.
+        // Cleared before the inbox is read: a later ring interrupts the next KVM_RUN, an earlier one is read now.
         if (exit.kind === 'interrupted') vcpu.page.setImmediateExit(false);
         if (!this.#parts.exits.dispatch(0, exit)) this.end(this.#crash(0, exit));
       }
@@ -133,7 +133,7 @@ export class Machine {
     if (this.#inbox.isStopping) this.end({ kind: 'stopped', by: 'exit of the process' });
   }
 
-  /** Two vCPUs or more: each runs in a thread of its own, this one answers. */
+  /** Runs two or more vCPUs, each in a thread of its own; this thread handles their exits. */
   #runThreads(): Outcome {
     const { vcpus, ports } = this.#parts;
     const batons = vcpus.map((vcpu, i) => {
@@ -173,7 +173,7 @@ export class Machine {
         ? new Uint8Array(0)
         : this.#parts.memory.ram(physical_address, INSTRUCTION_BYTES).slice();
     } catch {
-      return new Uint8Array(0); // not in RAM, or not translatable in this state: the report says so
+      return new Uint8Array(0); // not in RAM, or not translatable in this state, which the report shows
     }
   }
 

@@ -1,4 +1,4 @@
-/** /dev/kvm as a PC needs it: registered in the machine's container, for whatever no plug-in has put there. */
+/** Registers /dev/kvm, set up for a PC, with the machine's container, except for ports that a plug-in registered. */
 import { GsiRouting, type GsiTarget } from '../kvm/gsi-routing.js';
 import { Kvm } from '../kvm/system.js';
 import { KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER } from '../kvm/uapi.js';
@@ -10,7 +10,7 @@ import type { DependencyContainer } from './injection.js';
 import * as layout from './layout.js';
 import { TIMER_GSI } from './linux/index.js';
 
-/** The 8254 raises GSI 0, which reaches the I/O APIC at another pin, as on any PC. */
+/** GSI 0, which the 8254 raises, leads to another pin of the I/O APIC, as on any PC. */
 const TIMER_TARGETS: readonly GsiTarget[] = [
   { kind: 'pin', irqchip: KVM_IRQCHIP_PIC_MASTER, pin: 0 },
   { kind: 'pin', irqchip: KVM_IRQCHIP_IOAPIC, pin: TIMER_GSI },
@@ -27,7 +27,7 @@ const NEEDED = [
   'KVM_CAP_IMMEDIATE_EXIT',
 ] as const;
 
-/** `scope` owns what is opened. */
+/** @param scope owns the VM and everything else that is opened */
 export function registerPcKvm(container: DependencyContainer, scope: Scope): void {
   registerDefault(container, KvmToken, () => {
     const kvm = scope.own(Kvm.open());

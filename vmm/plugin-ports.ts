@@ -1,4 +1,4 @@
-/** What plug-ins contribute to a container: ports of their own, vendor drivers, providers. */
+/** Registers plug-ins with a container: their ports, vendor drivers and providers. */
 import type { EventThread } from '../sys/event-task.js';
 import type { Scope } from '../sys/scope.js';
 import { VfioCore } from '../vfio/core/core.js';
@@ -8,16 +8,15 @@ import { registerAssignment } from './assign/register.js';
 import type { DependencyContainer } from './injection.js';
 import type { Plugin } from './plugin.js';
 
-/** Lets every plug-in register its ports, before any default. The thread that owns the devices. */
+/** Lets every plug-in register its ports, before any default. Called in the thread that owns the devices. */
 export function configurePorts(container: DependencyContainer, plugins: readonly Plugin[]): void {
   for (const { configure } of plugins) configure?.(container);
 }
 
 /**
- * Registers the defaults of all ports that the container does not hold, then adds the plug-ins' vendor drivers and
- * providers to those there are.
- * @param scope owns what the defaults open
- * @throws SysError EEXIST for a vendor driver that there is twice
+ * Registers the default of each port that the container lacks, then adds the plug-ins' vendor drivers and providers.
+ * @param scope owns everything that the defaults open
+ * @throws SysError EEXIST for a vendor driver that is already registered
  */
 export function registerPorts(
   container: DependencyContainer,

@@ -1,4 +1,4 @@
-/** Which module a plug-in's name means. Main thread: a name that means none is a mistake in the configuration. */
+/** Resolves a plug-in's name to a module. Runs in the main thread: an unresolved name is a configuration error. */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { isAbsolute, join, resolve } from 'node:path';
@@ -32,8 +32,8 @@ function packageUrl(specifier: string, folder: string): string {
 }
 
 /**
- * The URL of the module that `specifier` means in `folder`: a path (absolute, or `./` and `../` in front), a file: URL, or
- * a package's name, with or without a path behind it.
+ * Resolves `specifier` from `folder` to a module's URL. It is a path (absolute, or with a leading `./` or `../`), a
+ * file: URL, or the name of a package, which a subpath can follow.
  * @throws Error if there is no such module
  */
 export function pluginUrl(specifier: string, folder: string): string {
@@ -45,9 +45,9 @@ export function pluginUrl(specifier: string, folder: string): string {
 }
 
 /**
- * The URLs of several plug-ins.
- * @param path of the list, for the error: `plugins`
- * @throws ConfigError naming all that are not there
+ * Resolves several plug-ins.
+ * @param path path of the list in the configuration, for the error: `plugins`
+ * @throws ConfigError listing every plug-in that does not resolve
  */
 export function pluginUrls(
   specifiers: readonly string[],

@@ -5,19 +5,19 @@ import type { VendorDriver } from '../vfio/driver.js';
 import type { VfioProvider } from '../vfio/uapi.js';
 
 /**
- * What a plug-in module exports, as `plugin`: devices, or places where devices come from. It is loaded in the machine
- * thread, and finds under `tsvisor/...` the copy of the package that loads it.
+ * The export `plugin` of a plug-in module: vendor drivers, providers and ports. The module is loaded in the thread that
+ * owns the devices; in it, `tsvisor/...` resolves to the copy of the package that loads it.
  */
 export interface Plugin {
   /** Name for messages. */
   readonly name: string;
   /** Vendor drivers to register with the machine's core. */
   readonly vendorDrivers?: readonly VendorDriver[];
-  /** Providers to ask for devices, after those of this package. */
+  /** Providers to add; addresses are matched against this package's providers first. */
   readonly providers?: readonly VfioProvider[];
   /**
-   * Registers implementations of the machine's ports (the tokens of `tsvisor/assign`, `Clock`) in place of the defaults,
-   * before anything is built. Machine thread.
+   * Registers implementations of the machine's ports (the tokens of `tsvisor/assign`, `Clock`) in place of the
+   * defaults, before anything is built. Machine thread.
    */
   configure?(container: DependencyContainer): void;
 }
@@ -52,7 +52,7 @@ async function loadPlugin(url: string): Promise<Plugin> {
 
 /**
  * Loads plug-in modules.
- * @param urls as plugin-url.ts makes them
- * @throws Error naming the module that cannot be loaded, takes too long, or exports no plug-in
+ * @param urls results of {@link pluginUrl}
+ * @throws Error naming the module that fails to load, takes too long, or exports no plug-in
  */
 export const loadPlugins = (urls: readonly string[]): Promise<Plugin[]> => Promise.all(urls.map(loadPlugin));

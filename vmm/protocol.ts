@@ -1,4 +1,4 @@
-/** What the main thread and the machine thread say to each other. Plain data: it crosses threads. */
+/** Messages between the main thread and the machine thread. Plain data, because they cross threads. */
 import type { MessagePort } from 'node:worker_threads';
 import type { EventThreadLink } from '../sys/event-thread.js';
 import type { MappedRange } from '../sys/mapping.js';
@@ -10,13 +10,13 @@ import type { GuestRamHandle } from './guest-ram.js';
 import type { Outcome } from './outcome.js';
 import type { VcpuBatonBuffer } from './vcpu-baton.js';
 
-/** One thread that a vCPU may run in, for machines with two or more. */
+/** A thread that runs a vCPU, for machines with two or more. */
 export interface VcpuThreadLink {
   readonly baton: VcpuBatonBuffer;
   readonly control: SharedArrayBuffer;
 }
 
-/** What the machine thread is started with. */
+/** Data that starts the machine thread. */
 export interface MachineThreadData {
   readonly config: VmConfig;
   readonly control: SharedArrayBuffer;
@@ -25,48 +25,48 @@ export interface MachineThreadData {
   readonly vcpuThreads: readonly VcpuThreadLink[];
 }
 
-/** Main thread to machine thread, before the machine is there: the answer to `started`. */
+/** The main thread's reply to `started`, before the machine is built. */
 export interface RamCommand {
   readonly kind: 'ram';
   readonly ram: GuestRamHandle;
 }
 
-/** Main thread to machine thread. */
+/** Commands from the main thread to the machine thread. */
 export type MachineCommand =
   | { readonly kind: 'stop'; readonly by: string }
-  /** Wants what the guest has written of a line that has not ended. */
+  /** Requests the guest's output of an incomplete line. */
   | { readonly kind: 'flush' }
-  /** Asks the guest to shut down, as the button on a PC's case does. */
+  /** Requests a shutdown, as the button on a PC's case does. */
   | { readonly kind: 'power-button' }
-  /** Bytes typed on the guest's serial console. */
+  /** Input of the guest's serial console. */
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
   | PlaneCommand;
 
-/** A mark the guest set on its way, by writing to the POST code port. */
+/** A progress code from the guest, which wrote it to the POST code port. */
 export interface Phase {
-  /** What the guest wrote: 0 to 255. */
+  /** The code, 0 to 255. */
   readonly code: number;
   /** Milliseconds of the monotonic clock, the same in all threads. */
   readonly at: number;
-  /** Exits up to then. */
+  /** Number of exits so far, by kind. */
   readonly exits: ExitCounts;
-  /** Accesses of each device up to then. */
+  /** Number of accesses so far, by device. */
   readonly accesses: Readonly<Record<string, number>>;
-  /** What assigned devices had counted by then. */
+  /** Counters of the assigned devices at that time. */
   readonly devices: readonly DeviceReport[];
 }
 
-/** What a device counted. */
+/** An assigned device and its counters. */
 export interface DeviceReport {
-  /** `00:03.0 virtio-net` */
+  /** Slot and name: `00:03.0 virtio-net`. */
   readonly name: string;
-  /** One line for a person: what the device is and where it comes from. */
+  /** One readable line: what the device is, and its source. */
   readonly description: string;
   /** The device's own counters, by name: packets, bytes, doorbells. */
   readonly counters: Readonly<Record<string, number>>;
 }
 
-/** What a run was like. */
+/** Report of a run. */
 export interface RunReport {
   /** How the run ended. */
   readonly outcome: Outcome;
@@ -80,13 +80,13 @@ export interface RunReport {
   readonly devices: readonly DeviceReport[];
 }
 
-/** Machine thread to main thread. */
+/** Events from the machine thread to the main thread. */
 export type MachineEvent =
-  /** The thread is up and needs guest RAM; shared with other processes if a device's provider says so. */
+  /** The thread is up and needs guest RAM, which is shared with other processes if a device's provider requires it. */
   | { readonly kind: 'started'; readonly isRamShared: boolean }
   | { readonly kind: 'step'; readonly text: string; readonly at: number }
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
-  /** The guest has begun a line, which will be sent when it ends, or upon `flush`. */
+  /** The guest has begun a line, which is sent when it ends, or on `flush`. */
   | { readonly kind: 'serial-pending' }
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
@@ -94,7 +94,7 @@ export type MachineEvent =
   | StillsEvent
   | { readonly kind: 'finished'; readonly report: RunReport }
   | { readonly kind: 'failed'; readonly error: ErrorData }
-  /** The last one: memory to unmap when no thread can touch it any more. */
+  /** The last event: memory to unmap once no thread can access it. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
 
 /** Milliseconds of CLOCK_MONOTONIC: comparable between threads. */

@@ -17,7 +17,7 @@ import { loadPlugins } from './plugin.js';
 import { configurePorts, registerPorts } from './plugin-ports.js';
 import { traceText } from './trace-text.js';
 
-/** What the thread is started with. */
+/** Data that starts the thread. */
 export interface ServeThreadData {
   readonly address: string;
   readonly options: Readonly<Record<string, string>>;
@@ -30,7 +30,7 @@ export interface ServeThreadData {
   readonly events: EventThreadLink;
 }
 
-/** Serving thread to main thread. */
+/** Events from the serving thread to the main thread. */
 export type ServeEvent =
   | { readonly kind: 'ready'; readonly description: string }
   | { readonly kind: 'told'; readonly text: string }
@@ -38,7 +38,7 @@ export type ServeEvent =
   | PlaneEvent
   | StillsEvent
   | { readonly kind: 'failed'; readonly error: ErrorData }
-  /** The last one: memory to unmap when no thread can touch it any more. */
+  /** The last event: memory to unmap once no thread can access it. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
 
 const PAGE = 4096;
@@ -67,7 +67,7 @@ async function main(): Promise<void> {
   registerPorts(container, plugins, { eventThread }, scope);
   const provider = requireProvider(container.resolveAll(VfioProvider), data.address);
   const device = scope.own(provider.resolve(data.address, data.options));
-  // Opened once in advance: what keeps the device from being served is known before a client comes.
+  // Opens the device once in advance, so that errors surface before a client connects.
   openForClient(provider, device)[Symbol.dispose]();
   const server = scope.own(
     new VfioUserServer({
@@ -85,13 +85,13 @@ async function main(): Promise<void> {
       tell: (text) => emit({ kind: 'told', text }),
     }),
   );
-  // Before the device goes, and its picture with it.
+  // Runs before the device is closed, which would lose its picture.
   scope.defer(() => {
     display.close();
     emit({ kind: 'stills', stills: [display.still()] });
   });
   emit({ kind: 'ready', description: device.description });
-  // A bell rings while a call blocks: its signal ends the call. The word it would set is of no use here.
+  // A ring interrupts a blocking call with a signal. The word that it also sets is unused here.
   const unused = new Uint8Array(PAGE);
   inbox.enterRun(addressOf(unused));
   try {

@@ -23,9 +23,9 @@ import {
 import { createVcpuBaton } from './vcpu-baton.js';
 import type { VcpuThreadData } from './vcpu-thread.js';
 
-/** What somebody wants to hear of a running machine. Called in the main thread. */
+/** Callbacks for the events of a running machine. Called in the main thread. */
 export interface VmObserver {
-  /** What the guest writes to its first serial port, in pieces that end at line ends where possible. */
+  /** Output of the guest's first serial port, in pieces that end at line ends where possible. */
   readonly serial?: (bytes: Uint8Array) => void;
   /** A step of attaching a device. `at`: milliseconds of the monotonic clock. */
   readonly step?: (text: string, at: number) => void;
@@ -35,7 +35,7 @@ export interface VmObserver {
   readonly trace?: (channel: string, text: string) => void;
 }
 
-/** How long a line that the guest has begun may wait for its end. */
+/** How long an incomplete line of the guest waits for its end. */
 const FLUSH_AFTER_MS = 50;
 
 const ended = (worker: Worker): Promise<void> =>
@@ -61,10 +61,10 @@ function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBu
 interface MachineThreads {
   /** Commands for the machine. */
   readonly sender: InboxSender;
-  /** Settle when the thread has ended. */
+  /** Settles when the thread has ended. */
   readonly machine: Promise<void>;
   readonly others: readonly Promise<void>[];
-  /** Asks all of them to end; may be called again. */
+  /** Requests the end of all threads; can be called repeatedly. */
   stop(): void;
 }
 
@@ -101,15 +101,15 @@ function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): Ma
 }
 
 /**
- * A virtual machine, from the outside. It lives in threads of its own: the machine thread, the event thread, and one
- * for each vCPU if there are two or more. Main thread only: memory is unmapped when it has seen all of them end.
+ * A virtual machine. It runs in threads of its own: the machine thread, the event thread, and one thread per vCPU if
+ * there are two or more. Main thread only, which unmaps the memory after all of these threads have ended.
  */
 export class VirtualMachine implements AsyncDisposable {
   /** The configuration it runs with. */
   readonly config: VmConfig;
   /**
-   * What the run was like, once everything is closed. Rejects with what kept the machine from starting or going on;
-   * everything is closed then, too.
+   * Resolves to the run's report once everything is closed. Rejects with the error that prevented the machine from
+   * starting, or ended it; everything is closed then, too.
    */
   readonly finished: Promise<RunReport>;
   readonly #observer: VmObserver;
@@ -125,12 +125,12 @@ export class VirtualMachine implements AsyncDisposable {
     this.config = config;
     this.#observer = observer;
     this.finished = this.#run();
-    this.finished.catch(() => {}); // whoever awaits it gets the error; nobody has to
+    this.finished.catch(() => {}); // the error reaches those who await it; awaiting is optional
   }
 
   /**
-   * Starts a machine; returns at once.
-   * @throws ConfigError if the configuration is wrong
+   * Starts a machine. Returns immediately.
+   * @throws ConfigError if the configuration is invalid
    */
   static start(config: VmConfigInput, observer: VmObserver = {}): VirtualMachine {
     const parsed = parseConfig(config);
@@ -138,49 +138,52 @@ export class VirtualMachine implements AsyncDisposable {
     return new VirtualMachine(parsed, observer);
   }
 
-  /** Ends the run between two instructions of the guest. Returns at once: await {@link finished}. */
+  /** Ends the run between two instructions of the guest. Returns immediately: await {@link finished}. */
   stop(by = 'request'): void {
     this.#isStopped = true;
     this.#command({ kind: 'stop', by });
   }
 
-  /** Asks the guest to shut down, by ACPI; whether and when it does is its own affair. */
+  /** Requests a shutdown through ACPI; the guest decides whether and when it shuts down. */
   pressPowerButton(): void {
     this.#command({ kind: 'power-button' });
   }
 
-  /** Types on the guest's serial console. */
+  /** Sends input to the guest's serial console. */
   typeSerial(bytes: Uint8Array): void {
     this.#command({ kind: 'serial', bytes });
   }
 
   /**
-   * What a device shows now, as PNG; when the run has ended, what it showed last. The guest goes on meanwhile.
-   * @param slot PCI slot of the device; the first one that shows pictures if undefined
-   * @throws SysError ENODEV if there is none; ENODATA while it shows nothing; EINVAL for a picture that is not understood
+   * Captures a device's display as PNG; after the run, its last picture. The guest keeps running.
+   * @param slot PCI slot of the device; the first display if undefined
+   * @throws SysError ENODEV if there is no such display; ENODATA while it displays nothing; EINVAL for an unsupported
+   *   pixel format
    */
   screenshot(slot?: number): Promise<Uint8Array> {
     return this.look(slot, toPicture).then(encodePng);
   }
 
-  /** As {@link screenshot}, for whoever wants pixels. `use` is called while they are there: it keeps copies only. */
+  /**
+   * As {@link screenshot}, but passes the pixels to `use`. They are valid only during that call: copy those you keep.
+   */
   look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
     return this.#screens.look(slot, use);
   }
 
-  /** Stops the machine if it runs, and waits until all of it is closed. Never rejects. */
+  /** Stops the machine if it runs, and waits until everything is closed. Never rejects. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop();
     await this.finished.catch(() => {});
   }
 
-  /** Returns whether there is a machine to hear it. */
+  /** Sends a command; returns false if there is no machine to receive it. */
   #command(command: MachineCommand): boolean {
     this.#threads?.sender.send(command);
     return this.#threads !== undefined;
   }
 
-  /** A reset is a machine anew: nothing of the old one is left over. */
+  /** Runs machines until one ends without a reset: a reset closes the machine and starts a new one. */
   async #run(): Promise<RunReport> {
     for (;;) {
       const report = await this.#runOnce();
@@ -198,17 +201,17 @@ export class VirtualMachine implements AsyncDisposable {
       if (event.kind === 'started') makeRam(event.isRamShared);
       else this.#hear(event);
     });
-    // If another thread dies, the machine cannot go on: it is stopped, and the thread's error is the run's.
+    // If another thread fails, the machine cannot continue: stop it, and reject with that thread's error.
     const fail = (error: Error) => {
       this.#failure ??= error;
       threads.stop();
     };
-    // Only the machine thread knows which provider a device has, and so which kind of memory is needed.
+    // Only the machine thread knows the devices' providers, which decide whether the memory must be shared.
     const makeRam = (isShared: boolean) => {
       try {
         ram = GuestRam.create(memory, isShared);
         threads.sender.send({ kind: 'ram', ram: ram.handle } satisfies RamCommand);
-        // Not before: the threads need the processors to start.
+        // Not earlier: until then, starting the threads needs the processors.
         if (prefault) ram.populate();
       } catch (error) {
         fail(error as Error);
