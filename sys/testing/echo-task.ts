@@ -22,10 +22,12 @@ export const start: StartEventTask = (data, context) => {
   return {
     message(message) {
       if (message === 'exit') process.exit(3);
-      if (message === 'crash')
+      if (message === 'crash') {
         queueMicrotask(() => {
           throw new Error('told to crash');
         });
+        return new Promise(() => {}); // an answer would race with the end of the thread
+      }
       if (message === 'throw') throw new Error('told to throw');
       return message;
     },
