@@ -84,16 +84,24 @@ test.each([
     const ended = thread.ended.catch(() => {});
     const client = new EventThreadClient(thread.link, inbox);
     const task = client.run(echoTask, {});
-    expect(() => task.call(how)).toThrowError('event thread: it has ended');
-    expect(() => task.call('again')).toThrowError('event thread: it has ended');
-    expect(() => client.run(echoTask, {})).toThrowError('event thread: it has ended');
+    task.post(how);
     inbox.wait(PATIENCE_MS);
     expect(() => inbox.drain()).toThrowError(why);
+    expect(() => task.call('again')).toThrowError('event thread: it has ended');
+    expect(() => client.run(echoTask, {})).toThrowError('event thread: it has ended');
     // Its tasks have ended with it.
     expect(() => task[Symbol.dispose]()).not.toThrow();
     await ended;
   },
 );
+
+test('a call that ends the thread instead of being answered fails, though the owner never returns to its event loop', async () => {
+  const control = createInboxControl();
+  const thread = startEventThread(control);
+  const task = new EventThreadClient(thread.link, new Inbox(control)).run(echoTask, {});
+  expect(() => task.call('exit')).toThrowError('event thread: it has ended');
+  await thread.ended;
+});
 
 test('a task that is disposed after its thread was stopped does not wait for it, and does not fail', async () => {
   const control = createInboxControl();

@@ -3,7 +3,7 @@ import {
   type MessagePort,
   receiveMessageOnPort,
   type Transferable,
-  Worker,
+  type Worker,
 } from 'node:worker_threads';
 import type { EventCommand, EventLoopData, EventNotice, EventReply } from './event-loop.js';
 import { createEventReplies, EventReplies } from './event-replies.js';
@@ -11,7 +11,7 @@ import type { EventTask, EventThread } from './event-task.js';
 import { Fd } from './fd.js';
 import { createInboxControl, type Inbox, InboxBell, InboxSender } from './inbox.js';
 import { Scope } from './scope.js';
-import { workerUrl } from './worker-url.js';
+import { startWorker, workerEnd } from './start-worker.js';
 
 /** Connects the machine thread to the event thread. Transfer its ports along with it. */
 export interface EventThreadLink {
@@ -33,6 +33,7 @@ export interface EventThreadWorker {
 /**
  * Starts an event thread. Main thread only, which receives the worker's `exit` event.
  * @param noticeControl control words of the inbox that tasks' messages wake
+ * @throws SysError EAGAIN if the host refuses another thread; EMFILE
  */
 export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadWorker {
   using scope = new Scope(); // the host may refuse another thread
@@ -41,7 +42,7 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
   const replies = createEventReplies();
   const commands = new MessageChannel();
   const notices = new MessageChannel();
-  const workerData: EventLoopData = {
+  const data: EventLoopData = {
     control,
     commands: commands.port1,
     notices: notices.port1,
@@ -49,24 +50,16 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
     wakeFd: wake.number,
     replies,
   };
-  const worker = new Worker(workerUrl('sys/event-loop.js'), {
+  const worker = startWorker({
+    module: 'sys/event-loop.js',
     name: 'tsvisor-event',
-    workerData,
-    transferList: [commands.port1, notices.port1],
-    trackUnmanagedFds: false,
+    data,
+    transfer: [commands.port1, notices.port1],
   });
   const bell = new InboxBell(control);
-  const ended = new Promise<void>((resolve, reject) => {
-    let fail = resolve;
-    // The thread is still there at its error.
-    worker.once('error', (error) => {
-      fail = () => reject(error);
-    });
-    worker.once('exit', () => {
-      new EventReplies(replies).end();
-      wake[Symbol.dispose]();
-      fail();
-    });
+  const ended = workerEnd(worker).finally(() => {
+    new EventReplies(replies).end();
+    wake[Symbol.dispose]();
   });
   scope.move();
   return {

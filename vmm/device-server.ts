@@ -1,11 +1,11 @@
-import { MessageChannel, Worker } from 'node:worker_threads';
+import { MessageChannel } from 'node:worker_threads';
 import { startEventThread } from '../sys/event-thread.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
+import { startWorker, workerEnd } from '../sys/start-worker.js';
 import type { TraceName } from '../sys/trace.js';
-import { workerUrl } from '../sys/worker-url.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
@@ -100,7 +100,7 @@ export class DeviceServer implements AsyncDisposable {
     const commands = new MessageChannel();
     const events = startEventThread(this.#control);
     const { address, path } = options;
-    const workerData: ServeThreadData = {
+    const data: ServeThreadData = {
       address,
       path,
       options: options.options ?? {},
@@ -111,28 +111,24 @@ export class DeviceServer implements AsyncDisposable {
       commands: commands.port2,
       events: events.link,
     };
-    const worker = new Worker(workerUrl('vmm/serve-thread.js'), {
-      name: 'tsvisor-serve',
-      workerData,
-      transferList: [commands.port2, events.link.commands, events.link.notices],
-      trackUnmanagedFds: false,
-    });
     const stop = () => {
       events.stop();
       this.stop();
     };
     using _hook = onProcessExit(stop);
-    worker.on('message', (event: ServeEvent) => this.#hear(event));
     this.#sender = new InboxSender(commands.port1, this.#control);
     const fail = (error: Error) => {
       this.#failure ??= error;
       stop();
     };
     events.ended.catch(fail);
-    await new Promise<void>((resolve) => {
-      worker.once('error', fail);
-      worker.once('exit', () => resolve());
-    });
+    const serve = async () => {
+      const transfer = [commands.port2, events.link.commands, events.link.notices];
+      const worker = startWorker({ module: 'vmm/serve-thread.js', name: 'tsvisor-serve', data, transfer });
+      worker.on('message', (event: ServeEvent) => this.#hear(event));
+      await workerEnd(worker);
+    };
+    await serve().catch(fail);
     this.#sender = undefined;
     commands.port1.close();
     stop();

@@ -1,4 +1,6 @@
+import { syncBuiltinESMExports } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
+import workerThreads, { type WorkerOptions } from 'node:worker_threads';
 import { expect, test } from 'vitest';
 import { isErrno } from '../sys/error.js';
 import { mappedFiles, openFds, threadCount } from '../sys/testing/open-fds.js';
@@ -143,3 +145,30 @@ test('100 machines created and destroyed leave no descriptor, thread or mapping'
   for (let i = 0; i < 100; i++) await run(i);
   expect({ fds: openFds(), threads: threadCount(), mapped: mappedFiles().length }).toEqual(before);
 }, 180_000);
+
+test.each(['tsvisor-event', 'tsvisor-cpu1', 'tsvisor-machine'])(
+  'a host that refuses the thread %s ends the run with the reason, and no other thread is left',
+  async (refused) => {
+    await runMachine({ vcpus: 2 });
+    const threads = threadCount();
+    const { Worker } = workerThreads;
+    // As RLIMIT_NPROC and pids.max do, which a privileged process is free of.
+    workerThreads.Worker = class extends Worker {
+      constructor(url: string | URL, options: WorkerOptions) {
+        if (options.name === refused)
+          throw Object.assign(new Error('EAGAIN'), { code: 'ERR_WORKER_INIT_FAILED' });
+        super(url, options);
+      }
+    };
+    syncBuiltinESMExports();
+    try {
+      await expect(VirtualMachine.start({ vcpus: 2 }).finished).rejects.toThrowError(
+        new RegExp(`pthread_create on ${refused}: EAGAIN\\n  hint: .*ulimit -u`),
+      );
+    } finally {
+      workerThreads.Worker = Worker;
+      syncBuiltinESMExports();
+    }
+    expect(threadCount()).toBe(threads);
+  },
+);

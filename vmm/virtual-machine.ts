@@ -1,10 +1,10 @@
-import { MessageChannel, Worker } from 'node:worker_threads';
+import { MessageChannel, type Worker } from 'node:worker_threads';
 import { startEventThread } from '../sys/event-thread.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
-import { workerUrl } from '../sys/worker-url.js';
+import { startWorker, workerEnd } from '../sys/start-worker.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
@@ -38,12 +38,6 @@ export interface VmObserver {
 /** How long an incomplete line of the guest waits for its end. */
 const FLUSH_AFTER_MS = 50;
 
-const ended = (worker: Worker): Promise<void> =>
-  new Promise((resolve, reject) => {
-    worker.once('error', reject);
-    worker.once('exit', () => resolve());
-  });
-
 interface VcpuThread extends VcpuThreadLink {
   readonly worker: Worker;
 }
@@ -51,9 +45,8 @@ interface VcpuThread extends VcpuThreadLink {
 function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBuffer): VcpuThread {
   const baton = createVcpuBaton();
   const control = createInboxControl();
-  const workerData: VcpuThreadData = { index, baton, control, machine, door: config.ffi };
-  const url = workerUrl('vmm/vcpu-thread.js');
-  const worker = new Worker(url, { name: `tsvisor-cpu${index}`, workerData, trackUnmanagedFds: false });
+  const data: VcpuThreadData = { index, baton, control, machine, door: config.ffi };
+  const worker = startWorker({ module: 'vmm/vcpu-thread.js', name: `tsvisor-cpu${index}`, data });
   return { baton, control, worker };
 }
 
@@ -68,31 +61,33 @@ interface MachineThreads {
   stop(): void;
 }
 
+/** @throws SysError EAGAIN if the host refuses the first of them; for a later one, `machine` rejects with it */
 function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): MachineThreads {
   const control = createInboxControl();
   const commands = new MessageChannel();
   const events = startEventThread(control);
-  const indexes = Array.from({ length: config.vcpus }, (_, i) => i);
-  const vcpus = config.vcpus === 1 ? [] : indexes.map((i) => startVcpuThread(i, config, control));
-  const workerData: MachineThreadData = {
-    config,
-    control,
-    commands: commands.port2,
-    events: events.link,
-    vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
+  const vcpus: VcpuThread[] = [];
+  const runMachine = async (): Promise<void> => {
+    for (let i = 0; config.vcpus > 1 && i < config.vcpus; i++)
+      vcpus.push(startVcpuThread(i, config, control));
+    const data: MachineThreadData = {
+      config,
+      control,
+      commands: commands.port2,
+      events: events.link,
+      vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
+    };
+    const transfer = [commands.port2, events.link.commands, events.link.notices];
+    const worker = startWorker({ module: 'vmm/machine-thread.js', name: 'tsvisor-machine', data, transfer });
+    worker.on('message', hear);
+    await workerEnd(worker);
   };
-  const worker = new Worker(workerUrl('vmm/machine-thread.js'), {
-    name: 'tsvisor-machine',
-    workerData,
-    transferList: [commands.port2, events.link.commands, events.link.notices],
-    trackUnmanagedFds: false,
-  });
-  worker.on('message', hear);
+  const machine = runMachine().finally(() => commands.port1.close());
   const bells = [control, ...vcpus.map((vcpu) => vcpu.control)].map((each) => new InboxBell(each));
   return {
     sender: new InboxSender(commands.port1, control),
-    machine: ended(worker).finally(() => commands.port1.close()),
-    others: [events.ended, ...vcpus.map((vcpu) => ended(vcpu.worker))],
+    machine,
+    others: [events.ended, ...vcpus.map((vcpu) => workerEnd(vcpu.worker))],
     stop() {
       events.stop();
       for (const bell of bells) bell.stop();

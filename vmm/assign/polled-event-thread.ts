@@ -28,7 +28,7 @@ export class PolledEventThread implements EventThread, AsyncDisposable {
   /**
    * Starts the thread, and installs the process's handler of the kick signal. Call it in the main thread, or in a worker
    * that outlives the event thread.
-   * @throws Error if the thread does not start
+   * @throws SysError EAGAIN if the host refuses another thread
    */
   static async start(): Promise<PolledEventThread> {
     installKickSignal();

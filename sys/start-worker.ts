@@ -1,0 +1,41 @@
+import { type Transferable, Worker } from 'node:worker_threads';
+import { errno } from './errno.js';
+import { SysError } from './error.js';
+import { workerUrl } from './worker-url.js';
+
+/** A thread's program, and what it starts with. */
+export interface WorkerProgram {
+  /** @see workerUrl */
+  readonly module: string;
+  /** Name of the thread. */
+  readonly name: string;
+  readonly data: unknown;
+  readonly transfer?: readonly Transferable[];
+}
+
+/** Starts a thread of this process. @throws SysError EAGAIN if the host refuses another one */
+export function startWorker({ module, name, data, transfer = [] }: WorkerProgram): Worker {
+  try {
+    return new Worker(workerUrl(module), {
+      name,
+      workerData: data,
+      transferList: [...transfer],
+      trackUnmanagedFds: false,
+    });
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code !== 'ERR_WORKER_INIT_FAILED') throw cause;
+    const hint = 'the host allows no more threads: see `ulimit -u`, and pids.max of the control group';
+    throw new SysError({ call: 'pthread_create', target: name, errno: errno.EAGAIN, hint, cause });
+  }
+}
+
+/** Settles when the thread has ended: its error comes earlier. @returns rejects with that error */
+export function workerEnd(worker: Worker): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let settle = resolve;
+    worker.once('error', (error) => {
+      settle = () => reject(error);
+    });
+    worker.once('exit', () => settle());
+  });
+}
