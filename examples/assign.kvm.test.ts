@@ -229,6 +229,40 @@ test('what cannot be attached leaves nothing behind, and says what to do', () =>
   expect(memoryMap.regions).toHaveLength(1);
 });
 
+test('a failed step is what attach throws, also if its undoing fails', () => {
+  const { core } = assignment.ports;
+  const { provider } = core;
+  const failing = {
+    ...provider,
+    resolve: (...request: Parameters<typeof provider.resolve>) => ({
+      ...provider.resolve(...request),
+      isNoiommu: true,
+      [Symbol.dispose]() {
+        throw new Error('cannot be removed');
+      },
+    }),
+  };
+  using other = createAssignment({ vm, eventThread: events, windows: [WINDOW], core, providers: [failing] });
+  let thrown: unknown;
+  try {
+    other.attach({ address: 'card' });
+  } catch (error) {
+    thrown = error;
+  }
+  expect(thrown).toMatchObject({
+    name: 'SysError',
+    code: 'EPERM',
+    suppressed: [{ message: 'cannot be removed' }],
+  });
+});
+
+test('an interface that there is not is named', () => {
+  const interfaceOfNoType = 'iommfd' as 'iommufd';
+  expect(() => assignment.attach({ address: 'card', interface: interfaceOfNoType })).toThrowError(
+    "attach: interface 'iommfd' is neither group nor iommufd",
+  );
+});
+
 test('a port that has no default is named', () => {
   using bare = createAssignment({ vm });
   expect(() => bare.attach({ address: 'virtio-net' })).toThrowError(

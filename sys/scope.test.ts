@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { disposable, Scope } from './scope.js';
+import { disposable, firstFailure, Scope } from './scope.js';
 
 test('a scope releases last in, first out', () => {
   const order: number[] = [];
@@ -47,4 +47,28 @@ test('a disposable runs once', () => {
   once[Symbol.dispose]();
   once[Symbol.dispose]();
   expect(runs).toBe(1);
+});
+
+test('of a failure and those of its clean-up, the first is the error, and the others are its suppressed list', () => {
+  const failing = (text: string): Disposable => ({
+    [Symbol.dispose]() {
+      throw new Error(text);
+    },
+  });
+  const open = (): void => {
+    using _outer = failing('outer clean-up');
+    using _inner = failing('inner clean-up');
+    throw new Error('the step');
+  };
+  let caught: unknown;
+  try {
+    open();
+  } catch (error) {
+    caught = firstFailure(error);
+  }
+  expect(caught).toMatchObject({
+    message: 'the step',
+    suppressed: [{ message: 'inner clean-up' }, { message: 'outer clean-up' }],
+  });
+  expect(firstFailure('text')).toBe('text');
 });

@@ -52,3 +52,18 @@ export function disposable(release: () => void): Disposable {
     },
   };
 }
+
+/**
+ * What failed first. `using` wraps it in a SuppressedError, without a message, when its clean-up fails too; here the
+ * failures of the clean-up become its `suppressed` list, as {@link Scope} does it.
+ */
+export function firstFailure(error: unknown): unknown {
+  const later: unknown[] = [];
+  let first = error;
+  while (first instanceof Error && first.name === 'SuppressedError' && 'suppressed' in first) {
+    later.unshift((first as SuppressedError).error);
+    first = first.suppressed;
+  }
+  if (first instanceof Error && later.length > 0) Object.assign(first, { suppressed: later });
+  return first;
+}

@@ -4,6 +4,7 @@ import { EventThreadClient } from '../sys/event-thread.js';
 import { Inbox, InboxBell } from '../sys/inbox.js';
 import { setThreadName } from '../sys/libc.js';
 import { deferUnmapping } from '../sys/mapping.js';
+import { firstFailure } from '../sys/scope.js';
 import { trace } from '../sys/trace.js';
 import { compose } from './compose.js';
 import type { VmConfig } from './config.js';
@@ -120,7 +121,7 @@ const unmapped = deferUnmapping();
 try {
   await main();
 } catch (error) {
-  emit({ kind: 'failed', error: encodeError(error) });
+  emit({ kind: 'failed', error: encodeError(firstFailure(error)) });
 }
 emit({ kind: 'ended', mapped: unmapped.take() });
 process.exit(0);

@@ -1,6 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { Scope } from '../../sys/scope.js';
+import { firstFailure, Scope } from '../../sys/scope.js';
 import type { AssignableDevice, DeviceFile, VfioProvider } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { DeviceSpace } from './device-space.js';
@@ -70,9 +70,18 @@ export class Assignment {
    * Finds or creates the device; opens its group and container, or its cdev and iommufd; associates it with the VM; maps
    * guest memory for its DMA, and follows changes of it; opens the device and a PCI function over it.
    * @throws SysError ENODEV if no provider matches the address; EPERM for a device without an IOMMU; else the error of the
-   *   failed step. Earlier steps are then reverted
+   *   failed step. Earlier steps are then reverted; what fails of that is the error's `suppressed` list. TypeError for an
+   *   unknown interface
    */
   attach(request: AttachRequest): AssignedDevice {
+    try {
+      return this.#attach(request);
+    } catch (error) {
+      throw firstFailure(error);
+    }
+  }
+
+  #attach(request: AttachRequest): AssignedDevice {
     const { address, options = {}, interface: how = 'group', name = address } = request;
     const provider = requireProvider(this.#parts.providers, address);
     using scope = new Scope();
@@ -88,6 +97,7 @@ export class Assignment {
   /** Devices of one provider share an address space per interface. */
   #spaceOf(provider: VfioProvider, how: VfioInterface): DeviceSpace {
     const spaces = this.#spaces[how];
+    if (spaces === undefined) throw new TypeError(`attach: interface '${how}' is neither group nor iommufd`);
     const known = spaces.get(provider);
     if (known !== undefined) return known;
     const { memory, association } = this.#parts;
