@@ -17,7 +17,9 @@ export interface Plugin {
   readonly providers?: readonly VfioProvider[];
   /**
    * Registers implementations of the machine's ports (the tokens of `tsvisor/assign`, `Clock`) in place of the
-   * defaults, before anything is built. Machine thread.
+   * defaults, before anything is built. Machine thread; synchronous. A `useFactory` or `useClass` of tsyringe creates
+   * an object at each resolve: register a port that has state with `useValue` or `registerDefault`. The plug-in
+   * owns what it opens.
    */
   configure?(container: DependencyContainer): void;
 }

@@ -1,6 +1,6 @@
 import { Scope } from '../../sys/scope.js';
 import type { AssignedDevice, AttachRequest } from '../../vfio/assign/index.js';
-import { type AssignmentPorts, defaultPorts, type GetPort, type PortName } from './ports.js';
+import { type AssignmentPorts, defaultPorts, type GetPort, type PortName, requirePort } from './ports.js';
 
 /** An assignment wired to its ports. Disposing it closes what the defaults opened: dispose attached devices first. */
 export interface WiredAssignment extends Disposable {
@@ -20,7 +20,7 @@ export function createAssignment(given: Partial<AssignmentPorts>): WiredAssignme
   const made: Partial<Record<PortName, unknown>> = { ...given };
   const get: GetPort = (name) => {
     made[name] ??= defaultPorts[name](get, scope);
-    return made[name] as never;
+    return requirePort(name, made[name]) as never;
   };
   const ports = Object.defineProperties(
     {},

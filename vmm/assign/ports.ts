@@ -112,6 +112,12 @@ function missing(name: string, what: string): never {
   throw new TypeError(`tsvisor/assign: no ${name} was given: ${what}`);
 }
 
+/** Checks a port of a caller without types, or of a plug-in. @throws TypeError unless it is an object */
+export function requirePort<T>(name: string, value: T): T {
+  if (typeof value === 'object' && value !== null) return value;
+  throw new TypeError(`tsvisor/assign: the ${name} is ${JSON.stringify(value)}, not an object`);
+}
+
 /** Factories of the default providers, in the order of matching. */
 export const defaultProviders: readonly ((get: GetPort) => VfioProvider)[] = [
   (get) => get('core').provider,

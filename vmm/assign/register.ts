@@ -9,6 +9,7 @@ import {
   type PortName,
   portsWithoutDefault,
   portTokens,
+  requirePort,
 } from './ports.js';
 
 /**
@@ -27,7 +28,10 @@ export function registerAssignment(
   scope = new Scope(),
 ): Disposable {
   const get: GetPort = (name) =>
-    (name === 'providers' ? container.resolveAll(VfioProvider) : container.resolve(tokenOf(name))) as never;
+    requirePort(
+      name,
+      name === 'providers' ? providersIn(container) : container.resolve(tokenOf(name)),
+    ) as never;
   for (const name of Object.keys(portTokens) as PortName[]) {
     if (given[name] === undefined && portsWithoutDefault.has(name)) continue;
     if (name !== 'providers')
@@ -50,6 +54,10 @@ export function registerDefault<T>(
 }
 
 const tokenOf = (name: PortName) => portTokens[name] as InjectionToken<unknown>;
+
+/** tsyringe throws where there are none. */
+const providersIn = (container: DependencyContainer): readonly VfioProvider[] =>
+  container.isRegistered(VfioProvider, true) ? container.resolveAll(VfioProvider) : [];
 
 function registerProviders(
   container: DependencyContainer,
