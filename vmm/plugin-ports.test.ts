@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { Doorbells } from '../devices/contracts.js';
-import { InlineEventThread } from '../devices/virtio-net/testing.js';
+import { InlineEventThread } from '../devices/testing/inline-event-thread.js';
 import { Scope } from '../sys/scope.js';
 import { Assignment } from '../vfio/assign/index.js';
 import type { VfioProvider } from '../vfio/uapi.js';

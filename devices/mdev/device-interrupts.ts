@@ -21,21 +21,21 @@ import {
   VFIO_PCI_REQ_IRQ_INDEX,
 } from '../../vfio/uapi.js';
 
-/** Where interrupts go: numbers of eventfds, -1 for none. They stay open until the next ones have been taken over. */
+/** Eventfds of the interrupts, by number, -1 for none. They stay open until `retarget` with other ones has returned. */
 export interface InterruptTargets {
-  /** MSI-X is on if this is there: one per vector. */
+  /** One eventfd per vector; undefined while MSI-X is disabled. */
   readonly msix: readonly number[] | undefined;
-  /** INTx is on if this is there. */
+  /** The pin's eventfd; undefined while INTx is disabled. */
   readonly intx: number | undefined;
-  /** Signalled to unmask INTx. */
+  /** The user signals this eventfd to unmask INTx. */
   readonly unmask: number;
 }
 
-/** Who raises the interrupts, usually in the event thread. Both return when it has happened. */
+/** The part that raises interrupts, usually in the event thread. Both calls take effect before they return. */
 export interface InterruptControl {
-  /** Replaces all targets; none of the old eventfds is signalled after it returns. */
+  /** Replaces all targets; once it returns, no old eventfd is signalled. */
   retarget(targets: InterruptTargets): void;
-  /** Masks or unmasks INTx; unmasking a pin that is still asserted interrupts again. */
+  /** Masks or unmasks INTx; unmasking a pin that is still asserted raises the interrupt again. */
   maskIntx(isMasked: boolean): void;
 }
 
@@ -58,8 +58,8 @@ export function irqInfo(index: number, msixVectors: number): IrqInfo {
 }
 
 /**
- * VFIO_DEVICE_SET_IRQS by vfio-pci's rules: INTx and MSI-X exclude each other, and MSI-X keeps the number of vectors it
- * was turned on with. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
+ * VFIO_DEVICE_SET_IRQS with vfio-pci's rules: INTx and MSI-X exclude each other, and the number of MSI-X vectors is
+ * fixed while it is enabled. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
  */
 export class DeviceInterrupts implements Disposable {
   readonly #name: string;
@@ -71,7 +71,7 @@ export class DeviceInterrupts implements Disposable {
   #msix: (Fd | undefined)[] = [];
   #request: Fd | undefined;
 
-  /** @param msixVectors how many the function has; 0 for none */
+  /** @param msixVectors number of the function's vectors; 0 for a function without MSI-X */
   constructor(name: string, msixVectors: number, control: InterruptControl) {
     this.#name = name;
     this.#msixVectors = msixVectors;
@@ -83,7 +83,11 @@ export class DeviceInterrupts implements Disposable {
     return this.#kind === 'msix';
   }
 
-  /** @throws SysError EINVAL against the rules; ENOTTY for what an index cannot do; EBADF */
+  /**
+   * VFIO_DEVICE_SET_IRQS.
+   * @throws SysError EINVAL for a set that violates the rules; ENOTTY for an action that the index does not support;
+   *   EBADF for a closed descriptor
+   */
   set(set: IrqSet): void {
     switch (set.index) {
       case VFIO_PCI_INTX_IRQ_INDEX:
@@ -100,7 +104,7 @@ export class DeviceInterrupts implements Disposable {
     }
   }
 
-  /** Asks the user to let the device go. */
+  /** Signals the REQ interrupt: asks the user to release the device. */
   request(): void {
     if (this.#request !== undefined) signalEventfd(this.#request.number);
   }
@@ -191,7 +195,7 @@ export class DeviceInterrupts implements Disposable {
     }
   }
 
-  /** A descriptor of our own for the user's eventfd; -1 lets go. @throws SysError EBADF; EINVAL for another kind of file */
+  /** Duplicates the user's eventfd; undefined for -1. @throws SysError EBADF; EINVAL for another kind of file */
   #keep(number: number, target: string): Fd | undefined {
     if (number < 0) return undefined;
     const fd = duplicateFd(number, target);
@@ -204,7 +208,7 @@ export class DeviceInterrupts implements Disposable {
     throw new SysError({ call: 'VFIO_DEVICE_SET_IRQS', target: this.#name, errno: code, hint });
   }
 
-  /** DATA_NONE or DATA_BOOL: interrupts as if the device had. */
+  /** DATA_NONE or DATA_BOOL: raises the interrupts as the device would. */
   #loopBack(set: IrqSet, lines: readonly (Fd | undefined)[]): void {
     const isBool = (set.flags & VFIO_IRQ_SET_DATA_BOOL) !== 0;
     for (let i = 0; i < set.count; i++) {
@@ -222,7 +226,7 @@ export class DeviceInterrupts implements Disposable {
     this.#retarget(...old);
   }
 
-  /** Tells the event thread, and only then closes what it has used so far. */
+  /** Passes the new targets to the event thread, and then closes the old ones. */
   #retarget(...old: readonly (Fd | undefined)[]): void {
     this.#control.retarget({
       msix: this.#kind === 'msix' ? this.#msix.map((fd) => fd?.number ?? -1) : undefined,
@@ -232,7 +236,7 @@ export class DeviceInterrupts implements Disposable {
     for (const fd of old) fd?.[Symbol.dispose]();
   }
 
-  /** Lets go of all eventfds. */
+  /** Detaches and closes all eventfds. */
   [Symbol.dispose](): void {
     this.#disable();
     this.#request?.[Symbol.dispose]();

@@ -1,8 +1,8 @@
 import { signalEventfd } from '../../sys/eventfd.js';
 
 /**
- * An interrupt pin as vfio-pci treats it, in memory that two threads share: with each interrupt the pin is masked, until
- * the user unmasks it; if it is still asserted then, it interrupts again. Any thread may move it at any time.
+ * An interrupt pin with vfio-pci's rules, in memory that threads share: each interrupt masks the pin until the user
+ * unmasks it; if it is still asserted then, it interrupts again. Any thread can change it at any time.
  */
 export type IntxPinBuffer = SharedArrayBuffer;
 
@@ -23,7 +23,7 @@ export class IntxPin {
     this.#words = new Int32Array(buffer);
   }
 
-  /** What the device wants: PCI_STATUS_INTERRUPT. */
+  /** The device's level, as in PCI_STATUS_INTERRUPT. */
   get isAsserted(): boolean {
     return Atomics.load(this.#words, WORDS.isAsserted) === 1;
   }
@@ -32,7 +32,7 @@ export class IntxPin {
     this.#set(WORDS.isAsserted, value);
   }
 
-  /** The user's mask, which an interrupt sets, too. */
+  /** The user's mask, which each interrupt also sets. */
   set isMasked(value: boolean) {
     this.#set(WORDS.isMasked, value);
   }
@@ -42,23 +42,23 @@ export class IntxPin {
     this.#set(WORDS.isDisabled, value);
   }
 
-  /** The device is stopped, to be moved to another host. */
+  /** Whether the device is stopped for migration, which holds interrupts back. */
   set isHeld(value: boolean) {
     this.#set(WORDS.isHeld, value);
   }
 
-  /** The eventfd that is signalled, -1 for none. Its owner closes it only when no other thread can be in {@link fire}. */
+  /** The eventfd to signal, -1 for none. Its owner must not close it while another thread can be in {@link fire}. */
   set fd(value: number) {
     Atomics.store(this.#words, WORDS.fd, value);
     this.fire();
   }
 
-  /** Interrupts so far. */
+  /** Number of interrupts so far. */
   get interrupts(): number {
     return Atomics.load(this.#words, WORDS.interrupts);
   }
 
-  /** Interrupts if the pin is asserted and nothing holds it back. */
+  /** Raises the interrupt if the pin is asserted and neither masked, disabled nor held. */
   fire(): void {
     const words = this.#words;
     const fd = Atomics.load(words, WORDS.fd);

@@ -1,13 +1,13 @@
 /**
- * Bytes from one thread to another: a ring in shared memory with one writer and one reader. Who finds nothing to read, or
- * no room to write, says so and is woken once when that has changed; nobody ever waits in here.
+ * A byte channel between threads: a ring in shared memory with one writer and one reader. A reader that finds no bytes,
+ * or a writer that finds no room, requests a wake-up, and is woken once when that changes. No call blocks.
  *
- *   Int32 [0] bytes written so far  [1] bytes read so far  [2] 1: the reader wants to be woken  [3] 1: the writer does
- *   then CHANNEL_BYTES of data
+ * Int32 [0] bytes written so far [1] bytes read so far [2] 1: wake the reader [3] 1: wake the writer then CHANNEL_BYTES
+ * of data
  */
 export type ByteChannelBuffer = SharedArrayBuffer;
 
-/** The most that can be on its way. */
+/** Capacity in bytes. */
 export const CHANNEL_BYTES = 4096;
 const MASK = CHANNEL_BYTES - 1;
 
@@ -23,7 +23,7 @@ export const createByteChannel = (): ByteChannelBuffer => {
   return buffer;
 };
 
-/** The one end that writes. */
+/** The writer's end. */
 export class ChannelWriter {
   readonly #words: Int32Array;
   readonly #bytes: Uint8Array;
@@ -35,7 +35,7 @@ export class ChannelWriter {
     this.#wakeReader = wakeReader;
   }
 
-  /** Bytes that can be written. With none the writer will be woken when there is room again. */
+  /** Returns the bytes that can be written; if there is no room, requests a wake-up. */
   room(): number {
     const words = this.#words;
     const free = () => CHANNEL_BYTES - (((words[WRITTEN] as number) - Atomics.load(words, READ)) | 0);
@@ -44,7 +44,7 @@ export class ChannelWriter {
     return free();
   }
 
-  /** Takes the first bytes, as many as there is room for; returns how many. */
+  /** Writes as many of the bytes as there is room for; returns how many. */
   write(bytes: Uint8Array): number {
     const count = Math.min(bytes.length, bytes.length === 0 ? 0 : this.room());
     if (count === 0) return 0;
@@ -56,7 +56,7 @@ export class ChannelWriter {
   }
 }
 
-/** The one end that reads. */
+/** The reader's end. */
 export class ChannelReader {
   readonly #words: Int32Array;
   readonly #bytes: Uint8Array;
@@ -68,7 +68,7 @@ export class ChannelReader {
     this.#wakeWriter = wakeWriter;
   }
 
-  /** The oldest bytes, without a copy; good until {@link take}. With none the reader will be woken when there are some. */
+  /** The oldest bytes, without a copy, valid until {@link take}. If there are none, requests a wake-up. */
   peek(): Uint8Array {
     let length = this.#length();
     if (length === 0) {
@@ -79,13 +79,13 @@ export class ChannelReader {
     return this.#bytes.subarray(at, Math.min(at + length, CHANNEL_BYTES));
   }
 
-  /** Takes the oldest `count` bytes, which {@link peek} has shown, out. */
+  /** Removes the oldest `count` bytes, which {@link peek} has returned. */
   take(count: number): void {
     Atomics.store(this.#words, READ, ((this.#words[READ] as number) + count) | 0);
     if (Atomics.exchange(this.#words, WRITER_WAITS, 0) === 1) this.#wakeWriter();
   }
 
-  /** Takes the oldest byte; -1 if there is none. */
+  /** Removes and returns the oldest byte; -1 if there is none. */
   next(): number {
     const byte = this.peek()[0];
     if (byte === undefined) return -1;

@@ -21,7 +21,7 @@ import {
   SERIAL_16550,
 } from './spec.js';
 
-/** A card's configuration space as after the open, without the BARs of its ports: I/O decoding is on. */
+/** A card's configuration space in its initial state, without the BARs of its ports; I/O decoding is enabled. */
 export function createMttyConfig(): ConfigSpace {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, PCI_VENDOR_ID_WCH);

@@ -13,19 +13,19 @@ import type { LineBuffers, LineCommand, LineNotice } from './messages.js';
 import { MttyMigration } from './migration.js';
 import { ChannelLine, createLoopedPort } from './port.js';
 
-/** What a card is made of; whoever creates it owns these. */
+/** Parts of a card, owned by its creator. */
 export interface MttyParts {
-  /** `mtty-2` */
+  /** Name of the type: `mtty-2`. */
   readonly name: string;
   readonly pin: IntxPinBuffer;
-  /** By port; undefined for one that is looped back. */
+  /** By port; undefined for a port in loopback. */
   readonly lines: readonly (LineBuffers | undefined)[];
   readonly task: EventTask;
   /** Wakes the task. */
   readonly ring: () => void;
 }
 
-/** A PCI card with serial ports: their registers, and the one pin they share. Machine thread only. */
+/** A PCI card with serial ports: their registers, and the pin that they share. Machine thread only. */
 export class MttyDevice extends RegionOps implements VfioDeviceOps {
   readonly name: string;
   readonly migration: MigrationOps;
@@ -35,7 +35,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
   readonly #interrupts: DeviceInterrupts;
   readonly #ports: readonly Uart16550[];
   readonly #lines: readonly (ChannelLine | undefined)[];
-  /** Which ports want an interrupt, a bit each. */
+  /** Ports with a pending interrupt, one bit each. */
   #wanting = 0;
   #isOpen = false;
 
@@ -110,7 +110,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
     this.#interrupts.set(set);
   }
 
-  /** Ports as after power-on; configuration space and eventfds stay, as vfio-pci restores them. */
+  /** Resets the ports. Configuration space and eventfds remain, because vfio-pci restores them. */
   override reset(): void {
     this.#migration.reset();
     for (const port of this.#ports) port.reset();

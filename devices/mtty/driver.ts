@@ -35,11 +35,11 @@ const createLineBuffers = (): LineBuffers => ({
 });
 
 /**
- * The vendor driver `mtty`, after the kernel's sample: a PCI card with one 16550 UART (`mtty-1`) or two (`mtty-2`), which
- * stock Linux drives by 8250_pci. All cards share a pool of 24 ports. Options are `port0=` and `port1=`: `loopback`,
- * `pty` or `unix:PATH`. `create` throws SysError EINVAL for a wrong option, ENOSPC if too few ports are left, and
- * what the host refuses a port's end with.
- * @param module of the event task; the one that comes with the package if absent
+ * The vendor driver `mtty`, after the kernel's sample: a PCI card with one 16550 UART (`mtty-1`) or two (`mtty-2`),
+ * which stock Linux drives with 8250_pci. All cards share a pool of 24 ports. Options are `port0=` and `port1=`:
+ * `loopback`, `pty` or `unix:PATH`. `create` throws SysError EINVAL for an invalid option, ENOSPC if too few ports are
+ * left, and the host's error if it cannot open a port's end.
+ * @param module module of the event task; the package's own if absent
  */
 export function createMttyDriver(module: URL = builtIn): VendorDriver {
   const types = [typeOf(1, 'one port'), typeOf(2, 'two ports')];
@@ -78,7 +78,7 @@ export function createMttyDriver(module: URL = builtIn): VendorDriver {
   };
 }
 
-/** Opens the other end of a port, and tells a person where that is. @throws SysError as the host */
+/** Opens the host's end of a port, and prints its address. @throws SysError of the host */
 function openLine(task: EventTask, name: string, port: number, end: HostEnd): void {
   const reply = task.call({ kind: 'openLine', port, end } satisfies LineCommand) as OpenLineReply;
   if ('error' in reply) throw new SysError(reply.error);

@@ -1,4 +1,4 @@
-/** The host's files behind a port: a pseudo terminal, or a connection to a unix socket. */
+/** The host's end of a port: a pseudo terminal, or a connection to a unix socket. */
 import { constants } from 'node:fs';
 import { checked, Fd } from '../../sys/fd.js';
 import { io, ioctl, ior, iow } from '../../sys/ioctl.js';
@@ -7,14 +7,14 @@ import { Scope } from '../../sys/scope.js';
 import { connectUnix } from '../../sys/unix-socket.js';
 import type { HostEnd } from './messages.js';
 
-/** An open end. All of its fds are non-blocking. */
+/** An open end. All of its fds are nonblocking. */
 export interface HostFile extends Disposable {
-  /** Where a person finds it: `/dev/pts/3`, the socket's path. */
+  /** Path of the terminal or the socket: `/dev/pts/3`. */
   readonly address: string;
   readonly fd: Fd;
-  /** Becomes readable when somebody opens the other side; undefined if nobody can. */
+  /** Becomes readable when a process opens the other side; undefined if none can. */
   readonly arrivals: Fd | undefined;
-  /** Whether somebody is at the other side already. */
+  /** Whether the other side is already open. */
   readonly hasPeer: boolean;
 }
 
@@ -38,7 +38,7 @@ const IN_OPEN = 0x20;
 const IN_NONBLOCK = constants.O_NONBLOCK;
 const IN_CLOEXEC = 0o2000000;
 
-/** Opens an end. @throws SysError of what the host refuses; nothing is left open */
+/** Opens an end. @throws SysError of the host; nothing is left open */
 export function openHostEnd({ kind, path }: HostEnd): HostFile {
   return kind === 'pty' ? openPty() : openUnix(path);
 }
@@ -54,7 +54,7 @@ function openUnix(path: string): HostFile {
   };
 }
 
-/** A pseudo terminal in raw mode. It stays when a person lets go of it, and can be taken up again. */
+/** A pseudo terminal in raw mode. It remains when its user closes it, and can be opened again. */
 function openPty(): HostFile {
   using scope = new Scope();
   const flags = constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK;
@@ -65,7 +65,7 @@ function openPty(): HostFile {
   ioctl(fd, TIOCGPTN, bytes);
   const address = `/dev/pts/${word[0]}`;
   makeRaw(fd);
-  // A master is told when its terminal is closed, but not when it is opened.
+  // The kernel notifies a master when its terminal is closed, but not when it is opened.
   const arrivals = scope.own(
     Fd.adopt(checked(libc.inotifyInit1(IN_NONBLOCK | IN_CLOEXEC), 'inotify_init1', address), address),
   );
@@ -74,7 +74,7 @@ function openPty(): HostFile {
   return { address, fd, arrivals, hasPeer: false, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }
 
-/** What the guest sends comes out as it is, and the terminal says nothing of its own. */
+/** Disables the terminal's echo and its processing of input and output. */
 function makeRaw(fd: Fd): void {
   const bytes = new Uint8Array(TERMIOS_BYTES);
   ioctl(fd, TCGETS, bytes);

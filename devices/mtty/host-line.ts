@@ -7,8 +7,9 @@ import type { HostFile } from './host-end.js';
 import type { LineBuffers } from './messages.js';
 
 /**
- * Moves bytes between a port's channels and the host's file; event thread only. What neither side takes stays where it is,
- * so that memory is bounded and nothing is lost, as long as somebody is there; what the guest sends to nobody is dropped.
+ * Moves bytes between a port's channels and the host's file. Bytes that the receiver cannot take stay in place, so
+ * memory is bounded and nothing is lost while a peer is connected; without a peer, the guest's output is dropped. Event
+ * thread only.
  */
 export class HostLine implements Disposable {
   readonly #file: HostFile;
@@ -19,13 +20,13 @@ export class HostLine implements Disposable {
   readonly #notify: (text?: string) => void;
   readonly #buffer = new Uint8Array(4096);
   readonly #scope: Scope;
-  /** For the wait until the file can be written to: an fd has one watch. */
+  /** A duplicate for waiting until the file is writable, because an fd has one watch. */
   readonly #writableFd: number;
   #hasPeer = false;
   #readable: Disposable | undefined;
   #writable: Disposable | undefined;
 
-  /** Takes the file over. @param notify tells the registers that something has changed, and a person the text */
+  /** Takes ownership of the file. @param notify notifies the registers of a change, and reports the text to the user */
   constructor(file: HostFile, buffers: LineBuffers, context: EventContext, notify: (text?: string) => void) {
     using scope = new Scope();
     this.#file = scope.own(file);
@@ -42,7 +43,7 @@ export class HostLine implements Disposable {
     this.#scope = scope.move();
   }
 
-  /** The registers have written bytes, or made room for some. */
+  /** Called when the registers have written bytes, or made room for some. */
   pump(): void {
     this.#send();
     if (this.#hasPeer && this.#readable === undefined && this.#received.room() > 0) this.#listen();
@@ -57,7 +58,7 @@ export class HostLine implements Disposable {
     this.#stopWaiting();
   }
 
-  /** Bytes written; 0 if none can be now, or the other side has just gone. */
+  /** Returns the bytes written; 0 if the file is not writable, or the peer has just disconnected. */
   #write(bytes: Uint8Array): number {
     try {
       return writeSync(this.#file.fd.number, bytes);
@@ -76,7 +77,7 @@ export class HostLine implements Disposable {
   #receive(): void {
     const room = this.#received.room();
     if (room === 0) {
-      // Woken again by the registers, when the guest has read some.
+      // The registers wake this again when the guest has read some bytes.
       this.#stopListening();
       return;
     }
@@ -85,7 +86,7 @@ export class HostLine implements Disposable {
     else if (count > 0) this.#received.write(this.#buffer.subarray(0, count));
   }
 
-  /** Bytes read; 0 if the other side is gone, -1 if it has nothing to say. */
+  /** Returns the bytes read; 0 if the peer has disconnected, -1 if nothing is readable. */
   #read(room: number): number {
     try {
       return readSync(this.#file.fd.number, this.#buffer, 0, Math.min(room, this.#buffer.length), null);
@@ -98,7 +99,7 @@ export class HostLine implements Disposable {
     try {
       readSync(this.#file.arrivals?.number ?? -1, this.#buffer);
     } catch {
-      return; // nobody has come
+      return; // no peer has connected
     }
     this.#setPeer(true);
     this.pump();

@@ -1,4 +1,4 @@
-/** The part of an mtty card that runs in the event thread: the host's ends of its ports, and the unmasking of its pin. */
+/** The event task of an mtty card: the host's ends of its ports, and the unmasking of its pin. */
 import { SysError } from '../../sys/error.js';
 import type { EventContext, StartEventTask } from '../../sys/event-task.js';
 import { drainEventfd } from '../../sys/eventfd.js';
@@ -47,7 +47,7 @@ export const start: StartEventTask = (data, context) => {
       lines.push(line);
       return { address };
     } catch (error) {
-      // Errors lose their class between threads.
+      // Errors lose their class when they cross threads.
       if (!(error instanceof SysError)) throw error;
       const { call, target, errno, hint } = error;
       return { error: { call, target, errno, hint } };

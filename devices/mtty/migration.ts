@@ -12,19 +12,19 @@ import {
 } from '../../vfio/feature.js';
 import { UART_STATE_BYTES, type Uart16550 } from '../uart-16550.js';
 
-/** "mtty", and the version of what follows: the number of ports, and each port's state. */
+/** "mtty", and the version of the format: the number of ports, then each port's state. */
 const MAGIC = [0x6d, 0x74, 0x74, 0x79, 1] as const;
 const HEADER_BYTES = MAGIC.length + 1;
 
-/** What a card does when it is stopped and set going. */
+/** Stops and resumes a card. */
 export interface MttyMotion {
   stop(): void;
   start(): void;
 }
 
 /**
- * Moves a card's ports to another one: registers and FIFOs. What is on its way between a FIFO and the host's end of the
- * line stays behind, as with a cable that is pulled.
+ * Migrates a card's ports: registers and FIFOs. Bytes between a FIFO and the host's end of the line are lost, as with
+ * an unplugged cable.
  */
 export class MttyMigration implements MigrationOps, Disposable {
   readonly flags = VFIO_MIGRATION_STOP_COPY;
@@ -32,7 +32,7 @@ export class MttyMigration implements MigrationOps, Disposable {
   readonly #ports: readonly Uart16550[];
   readonly #motion: MttyMotion;
   #state = VFIO_DEVICE_STATE_RUNNING;
-  /** Our descriptor of what the user writes while RESUMING. */
+  /** A duplicate of the descriptor that the user writes in RESUMING. */
   #incoming: Fd | undefined;
 
   constructor(name: string, ports: readonly Uart16550[], motion: MttyMotion) {
@@ -59,7 +59,7 @@ export class MttyMigration implements MigrationOps, Disposable {
     return fd;
   }
 
-  /** A reset ends whatever was going on. */
+  /** Returns to RUNNING and drops the data of an unfinished migration. */
   reset(): void {
     this[Symbol.dispose]();
     if (this.#state === VFIO_DEVICE_STATE_RUNNING) return;
@@ -83,7 +83,7 @@ export class MttyMigration implements MigrationOps, Disposable {
     ]);
     const fd = Fd.memfd(`${this.#name} state`);
     writeSync(fd.number, data, 0, data.length, 0);
-    return fd.number; // the caller's from here on
+    return fd.number; // now owned by the caller
   }
 
   #beginLoad(): number {

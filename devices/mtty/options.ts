@@ -6,9 +6,9 @@ import type { HostEnd } from './messages.js';
 const ENDS = 'loopback, pty or unix:PATH';
 
 /**
- * Reads `port0=` and `port1=`: `loopback` (what the guest sends comes back; the default), `pty` or `unix:PATH`.
+ * Parses `port0=` and `port1=`: `loopback` (returns the guest's output to it; the default), `pty` or `unix:PATH`.
  * @returns by port: the host's end, or undefined for loopback
- * @throws SysError EINVAL whose hint lists all problems
+ * @throws SysError EINVAL with a hint that lists all problems
  */
 export function parseOptions(
   options: Readonly<Record<string, string>>,
@@ -30,7 +30,7 @@ export function parseOptions(
   return ends as (HostEnd | undefined)[];
 }
 
-/** The end, or what is wrong with the text. */
+/** The end, or the problem with the text. */
 function parseEnd(text: string): HostEnd | undefined | string {
   if (text === 'loopback') return undefined;
   if (text === 'pty') return { kind: 'pty', path: '' };

@@ -2,7 +2,7 @@ import { MSR_CTS, MSR_DCD, MSR_DSR, UART_CONNECTED, Uart16550, type UartLine } f
 import { ChannelReader, ChannelWriter } from './byte-channel.js';
 import type { LineBuffers } from './messages.js';
 
-/** A UART whose transmitter feeds its own receiver through a cable that takes no more than that has room for. */
+/** A UART whose transmitter feeds its own receiver, with flow control while the receiver is full. */
 export function createLoopedPort(name: string, raise: (level: boolean) => void): Uart16550 {
   let byte = -1;
   let room = (): number => 1;
@@ -26,13 +26,13 @@ export function createLoopedPort(name: string, raise: (level: boolean) => void):
   return uart;
 }
 
-/** A UART's line that ends in the event thread. Machine thread only. @see HostLine, its other end */
+/** The registers' end of a line to the event thread. Machine thread only. @see HostLine, its other end */
 export class ChannelLine implements UartLine {
   readonly #sent: ChannelWriter;
   readonly #received: ChannelReader;
   readonly #carrier: Int32Array;
 
-  /** @param wake wakes the event thread's part */
+  /** @param wake wakes the line task */
   constructor(buffers: LineBuffers, wake: () => void) {
     this.#sent = new ChannelWriter(buffers.sent, wake);
     this.#received = new ChannelReader(buffers.received, wake);
@@ -52,7 +52,7 @@ export class ChannelLine implements UartLine {
     return MSR_DSR | MSR_DCD | (this.#sent.room() > 0 ? MSR_CTS : 0);
   }
 
-  /** What came while nobody listened is lost, as with a modem whose computer is off. */
+  /** Drops bytes received before the open, as a modem does while its computer is off. */
   dropReceived(): void {
     for (let bytes = this.#received.peek(); bytes.length > 0; bytes = this.#received.peek())
       this.#received.take(bytes.length);

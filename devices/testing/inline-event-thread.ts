@@ -5,8 +5,8 @@ import { TimerQueue } from '../../sys/timer-queue.js';
 const MOST_ROUNDS = 10_000;
 
 /**
- * An event thread that is not one: its tasks run in the calling thread, calls are answered at once, and fds and timers are
- * looked at when {@link pump} is called. Messages are cloned as between threads.
+ * An event thread without a thread: tasks run in the calling thread, calls return their reply synchronously, and
+ * {@link pump} polls fds and timers. Messages are cloned as between threads.
  */
 export class InlineEventThread implements EventThread, Disposable {
   readonly #modules: ReadonlyMap<string, StartEventTask>;
@@ -15,7 +15,7 @@ export class InlineEventThread implements EventThread, Disposable {
   readonly #notices: (() => void)[] = [];
   #hasRun = false;
 
-  /** @param modules what each module exports as `start`, by its URL */
+  /** @param modules the `start` exports by module URL */
   constructor(modules: ReadonlyMap<string, StartEventTask>) {
     this.#modules = modules;
   }
@@ -65,7 +65,7 @@ export class InlineEventThread implements EventThread, Disposable {
     return task;
   }
 
-  /** Runs whatever the fds have ready, until nothing is; then delivers the tasks' messages. */
+  /** Runs the callbacks of ready fds until none is ready, then delivers the tasks' messages. */
   pump(): void {
     let rounds = 0;
     do {

@@ -76,14 +76,14 @@ export interface VgpuOptions {
   readonly name: string;
   /** A power of two, at least 64 KiB. */
   readonly vramBytes: number;
-  /** The mode that its screen likes best. */
+  /** Preferred mode of its screen, pixels. */
   readonly xres: number;
   readonly yres: number;
 }
 
 /**
- * A display card as stock Linux's bochs-drm drives it. Its memory is one memfd, which is mapped right into the guest: drawing
- * costs no exit, and whoever shows the picture reads the same memory. Machine thread only.
+ * A display card for stock Linux's bochs-drm. Its video memory is a memfd that is mapped into the guest, so drawing
+ * causes no exits, and captures read the same memory. Machine thread only.
  */
 export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly name: string;
@@ -111,7 +111,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
         {
           index: REGISTER_BAR,
           size: REGISTER_BAR_BYTES,
-          // There is no VGA, but a driver may blank it all the same.
+          // The card has no VGA, but drivers may blank it anyway.
           read: (_offset, data) => data.fill(0),
           write: () => {},
           areas: [
@@ -133,12 +133,12 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     });
   }
 
-  /** What is shown now; undefined while there is nothing to show. */
+  /** The plane that the card scans out; undefined while it displays nothing. */
   get plane(): Plane | undefined {
     return this.#dispi.plane;
   }
 
-  /** The video memory, as the guest has it. */
+  /** The video memory, which the guest writes at any time; valid until disposal. */
   get vram(): Uint8Array {
     return this.#vram.mapping.view.slice(0, this.#vram.mapping.bytes);
   }
@@ -153,7 +153,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     this.#interrupts[Symbol.dispose]();
   }
 
-  /** The next user does not see the last one's pictures. */
+  /** Resets the registers, and clears video memory so that the next user cannot read it. */
   override reset(): void {
     this.#dispi.reset();
     this.#endian = QEXT_LITTLE_ENDIAN;
@@ -195,7 +195,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     data.set(this.#screen.edid.subarray(offset, offset + data.length));
   }
 
-  /** Registers of 16 bits: a write of one byte changes nothing. */
+  /** 16-bit registers; writes of one byte are ignored. */
   #dispiAccess(): RegionAccess {
     return registerAccess(
       {
@@ -216,7 +216,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     });
   }
 
-  /** Frees the video memory. The device has been unregistered before. */
+  /** Frees the video memory. The device must be unregistered. */
   [Symbol.dispose](): void {
     this.#vram[Symbol.dispose]();
   }

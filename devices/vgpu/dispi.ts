@@ -1,4 +1,4 @@
-/** The registers that set the mode, and the plane that they describe. */
+/** The registers that select the mode, and the plane that they define. */
 import {
   DISPI_REGISTERS,
   DRM_FORMAT_RGB565,
@@ -18,13 +18,13 @@ import {
   VBE_DISPI_INDEX_YRES,
 } from './spec.js';
 
-/** A picture in video memory. All of it lies in there. */
+/** A plane that lies completely within video memory. */
 export interface Plane {
-  /** Pixels. */
+  /** Width in pixels. */
   readonly width: number;
-  /** Pixels. */
+  /** Height in pixels. */
   readonly height: number;
-  /** DRM_FORMAT_, which also says how many bytes a pixel has. */
+  /** DRM_FORMAT_, which determines the bytes per pixel. */
   readonly drmFormat: number;
   /** Bytes from the start of video memory to the first pixel. */
   readonly offset: number;
@@ -39,7 +39,7 @@ const FORMATS: ReadonlyMap<number, { readonly format: number; readonly bytes: nu
 ]);
 const MOST_BPP = 32;
 
-/** Whatever the guest writes is kept; what it means is decided when somebody looks. */
+/** Stores every value that the guest writes; {@link plane} interprets them when it is read. */
 export class Dispi {
   readonly #vramBytes: number;
   readonly #maxXres: number;
@@ -89,13 +89,13 @@ export class Dispi {
     return Math.max(this.#get(VBE_DISPI_INDEX_XRES), this.#get(VBE_DISPI_INDEX_VIRT_WIDTH)) * bytes;
   }
 
-  /** As many lines as the memory holds, however many were asked for. */
+  /** Number of lines that fit in video memory, whatever the guest requested. */
   #virtualHeight(): number {
     const stride = this.#stride();
     return stride === 0 ? 0 : Math.min(0xffff, Math.floor(this.#vramBytes / stride));
   }
 
-  /** What is shown; undefined while the card is off, or in a mode that cannot be. */
+  /** The plane that is scanned out; undefined while the card is disabled, or its mode is invalid. */
   get plane(): Plane | undefined {
     const kind = FORMATS.get(this.#get(VBE_DISPI_INDEX_BPP));
     if ((this.#get(VBE_DISPI_INDEX_ENABLE) & VBE_DISPI_ENABLED) === 0 || kind === undefined) return undefined;

@@ -3,9 +3,9 @@ import { SysError } from '../../sys/error.js';
 import type { MdevInstance, MdevType, VendorDriver } from '../../vfio/driver.js';
 import { VgpuDevice } from './device.js';
 
-/** A display card that was created. */
+/** An instance of a display card. */
 export interface VgpuInstance extends MdevInstance {
-  /** The device's functions, and what its display shows. */
+  /** The device's functions, and its display. */
   readonly ops: VgpuDevice;
 }
 
@@ -15,7 +15,7 @@ interface VgpuType extends MdevType {
   readonly yres: number;
 }
 
-/** Video memory that all cards share, MiB. */
+/** Total video memory of all cards, MiB. */
 const POOL_MIB = 256;
 const BYTES_PER_PIXEL = 4;
 const LEAST_PIXELS = 64;
@@ -32,15 +32,15 @@ const type = (name: string, vramMib: number, xres: number, yres: number): VgpuTy
 });
 
 /**
- * The vendor driver `vgpu`: display cards that stock Linux drives by bochs-drm, in three sizes out of one pool of video memory.
- * Options `xres=` and `yres=` are the mode that the screen likes best. `create` throws SysError EINVAL for a wrong option,
- * ENOSPC if too little memory is left.
+ * The vendor driver `vgpu`: display cards that stock Linux drives with bochs-drm, in three sizes that share one pool of
+ * video memory. Options `xres=` and `yres=` set the screen's preferred mode. `create` throws SysError EINVAL for an
+ * invalid option, ENOSPC if too little memory is left.
  */
 export function createVgpuDriver(): VendorDriver & {
   /** As {@link VendorDriver.create}. */
   create(...parameters: Parameters<VendorDriver['create']>): VgpuInstance;
 } {
-  // Twice what the mode takes: drivers keep a picture in the making beside the one that is shown.
+  // Twice the memory of the mode: drivers draw the next frame beside the one that is displayed.
   const types = [type('small', 8, 1024, 768), type('medium', 16, 1920, 1080), type('large', 64, 3840, 2160)];
   let left = POOL_MIB;
   const sizeOf = (of: MdevType) => (of as VgpuType).vramMib;

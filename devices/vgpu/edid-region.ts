@@ -1,4 +1,4 @@
-/** The region by which the host gives the card another screen: struct vfio_region_gfx_edid, and the EDID behind it. */
+/** The region through which the host replaces the card's screen: struct vfio_region_gfx_edid, then the EDID. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { VFIO_DEVICE_GFX_LINK_STATE_DOWN, VFIO_DEVICE_GFX_LINK_STATE_UP } from '../../vfio/uapi.js';
@@ -13,13 +13,15 @@ const MAX_YRES = 16;
 const LINK_STATE = 20;
 const HEADER_BYTES = 24;
 
-/** Where the EDID lies in the region. */
+/** Offset of the EDID in the region. */
 export const EDID_BLOB_AT = 64;
 export const EDID_REGION_BYTES = EDID_BLOB_AT + EDID_BYTES;
 
 const NO_SCREEN = new Uint8Array(0);
 
-/** The link goes down, the EDID and its size are written, the link goes up: only then has the guest another screen. */
+/**
+ * The host sets the link down, writes the EDID and its size, and sets the link up; then the guest gets the new EDID.
+ */
 export class EdidRegion {
   readonly #name: string;
   readonly #bytes = new Uint8Array(EDID_REGION_BYTES);
@@ -43,7 +45,7 @@ export class EdidRegion {
     }
   }
 
-  /** What the guest reads of its screen; empty while the link is down. */
+  /** The EDID that the guest reads; empty while the link is down. */
   get edid(): Uint8Array {
     return this.#shown;
   }
@@ -52,7 +54,7 @@ export class EdidRegion {
     data.set(this.#bytes.subarray(offset, offset + data.length));
   }
 
-  /** @throws SysError EINVAL for a register that is read-only, written in part, or given a value it cannot have */
+  /** @throws SysError EINVAL for a read-only register, a partial write, or an invalid value */
   write(offset: number, data: Uint8Array): void {
     if (offset >= EDID_BLOB_AT) this.#bytes.set(data, offset);
     else if (data.length !== 4) throw this.#invalid('registers have 4 bytes');

@@ -1,17 +1,17 @@
-/** What the card's screen says of itself: VESA E-EDID 1.4, one block. */
+/** The EDID of the card's screen: VESA E-EDID 1.4, one block. */
 
 const BLOCK_BYTES = 128;
 const HEADER = [0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00] as const;
 /** Three letters of five bits each: "TSV". */
 const MANUFACTURER = [...'TSV'].reduce((word, letter) => (word << 5) | (letter.charCodeAt(0) - 64), 0);
 const YEAR = 2026;
-/** Digital input, 8 bits a colour, DisplayPort. */
+/** Digital input, 8 bits per color, DisplayPort. */
 const VIDEO_INPUT = 0xa5;
 const GAMMA_2_2 = 120;
-/** sRGB's primaries; the preferred timing is the first one, and says the pixel format and refresh. */
+/** sRGB primaries; the first timing is the preferred one, with the native pixel format and refresh rate. */
 const FEATURES = 0x06;
 const SRGB = [0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50, 0x54] as const;
-/** Modes that a driver may fall back to: their place in the block, bit and size, all at 60 Hz. */
+/** Fallback modes: byte of the block, bit, and size, all at 60 Hz. */
 const ESTABLISHED = [
   { at: 35, bit: 0x20, xres: 640, yres: 480 },
   { at: 35, bit: 0x01, xres: 800, yres: 600 },
@@ -24,11 +24,11 @@ const NAME = 0xfc;
 const DUMMY = 0x10;
 const RANGE_LIMITS = 0xfd;
 const REFRESH_HZ = 60;
-/** 96 dots an inch. */
+/** 96 dots per inch. */
 const MM_PER_PIXEL = 25.4 / 96;
 const SEPARATE_SYNC_POSITIVE = 0x1e;
 
-/** A screen that likes one mode best. @param xres pixels, below 4096, as is `yres` */
+/** The EDID of a screen with a preferred mode. @param xres pixels, below 4096, as is `yres` */
 export function createEdid(xres: number, yres: number): Uint8Array {
   const block = new Uint8Array(BLOCK_BYTES);
   const view = new DataView(block.buffer);
@@ -64,7 +64,7 @@ function textDescriptor(tag: number, text: string): number[] {
   return [0, 0, 0, tag, 0, ...bytes];
 }
 
-/** Blanking as CVT reduced has it, more or less: no electron beam has to fly back. */
+/** Blanking close to CVT reduced blanking, which a digital screen allows. */
 function detailedTiming(xres: number, yres: number): number[] {
   const [hblank, hfront, hsync] = [160, 48, 32];
   const [vblank, vfront, vsync] = [Math.max(23, Math.ceil(yres * 0.03)), 3, 6];

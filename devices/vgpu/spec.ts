@@ -1,8 +1,8 @@
-/** The bochs-display card: what QEMU, Bochs and Linux's bochs-drm agree on. */
+/** The bochs-display card, as QEMU and Bochs implement it and Linux's bochs-drm drives it. */
 
 export const PCI_VENDOR_ID_BOCHS = 0x1234;
 export const PCI_DEVICE_ID_BOCHS_VBE = 0x1111;
-/** From revision 2 on the registers have an extension for the byte order. */
+/** Revision 2 added an extension for the byte order to the registers. */
 export const REVISION = 2;
 export const PCI_CLASS_DISPLAY_OTHER = 0x0380;
 export const PCI_VENDOR_ID_REDHAT_QUMRANET = 0x1af4;
@@ -15,7 +15,7 @@ export const REGISTER_BAR_BYTES = 4096;
 // Parts of the registers' BAR.
 export const EDID_AT = 0x000;
 export const EDID_BYTES = 0x400;
-/** DISPI registers of 16 bits each. */
+/** The 16-bit DISPI registers. */
 export const DISPI_AT = 0x500;
 /** The extension: its size, then the byte order of the pixels. */
 export const QEXT_AT = 0x600;

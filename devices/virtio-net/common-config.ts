@@ -16,7 +16,7 @@ import {
   VIRTIO_MSI_NO_VECTOR,
 } from './spec.js';
 
-/** What the registers make happen. Both return when it has happened. */
+/** Operations that register writes start. Both take effect before they return. */
 export interface QueueControl {
   start(queues: readonly QueueSetup[]): void;
   stop(): void;
@@ -58,8 +58,8 @@ const word = (bits: bigint, select: number): number =>
   select < 2 ? Number((bits >> BigInt(32 * select)) & 0xffffffffn) : 0;
 
 /**
- * Common configuration structure: status, feature negotiation and queue set-up (4.1.4.3, 3.1). A driver that breaks the
- * rules is told so by what it reads back, and by nothing else.
+ * Common configuration structure: status, feature negotiation and queue setup (4.1.4.3, 3.1). A driver learns of its
+ * violations only from the values that it reads back.
  */
 export class CommonConfig {
   readonly #offered: bigint;
@@ -77,7 +77,7 @@ export class CommonConfig {
 
   /**
    * @param offered feature bits
-   * @param misuse tells of a driver's mistake
+   * @param misuse reports a driver's violation
    */
   constructor(offered: bigint, state: SharedState, queues: QueueControl, misuse: (what: string) => void) {
     this.#offered = offered;
@@ -88,12 +88,12 @@ export class CommonConfig {
     this.#clear();
   }
 
-  /** device_status as the driver reads it. */
+  /** device_status, as the driver reads it. */
   get status(): number {
     return this.#status | (this.#state.needsReset ? VIRTIO_CONFIG_S_NEEDS_RESET : 0);
   }
 
-  /** Value of 1, 2 or 4 bytes; all-ones where there is no field. */
+  /** Value of 1, 2 or 4 bytes; all-ones at an offset without a field. */
   read(offset: number, bytes: number): number {
     let value = 0;
     for (let i = bytes - 1; i >= 0; i--) {
@@ -104,7 +104,7 @@ export class CommonConfig {
     return value;
   }
 
-  /** 4.1.3.1: a driver uses the field's own width, and two halves for 64 bits. Anything else goes nowhere. */
+  /** 4.1.3.1: a driver uses the field's width, and two halves for 64 bits. Other writes are dropped. */
   write(offset: number, bytes: number, value: number): void {
     const field = this.#fieldOf[offset];
     if (field?.set === undefined || field.at !== offset || field.bytes !== bytes) {
@@ -114,7 +114,7 @@ export class CommonConfig {
     field.set(value);
   }
 
-  /** Device reset: returns when no queue is served any more. 2.4 */
+  /** Device reset: returns once no queue is processed. 2.4 */
   reset(): void {
     this.#queues.stop();
     this.#state.reset();
@@ -152,7 +152,7 @@ export class CommonConfig {
       {
         at: 0x0c,
         bytes: 4,
-        // Of what the driver has written, only valid bits are shown.
+        // Only valid bits of the written value read back.
         get: () => word(this.#driverFeatures & this.#offered, this.#driverFeatureSelect),
         set: (value) => this.#setDriverFeatures(value),
       },
@@ -195,7 +195,7 @@ export class CommonConfig {
         get: () => (this.#queue?.isEnabled ? 1 : 0),
         set: (value) => this.#enableQueue(value),
       },
-      // Each queue has its own address to notify. 4.1.4.4
+      // Each queue has a notify address of its own. 4.1.4.4
       { at: 0x1e, bytes: 2, get: () => (this.#queue === undefined ? 0 : this.#select) },
     ];
     for (let i = 0; i < (COMMON_BYTES - QUEUE_ADDRESS) / 4; i++) {
@@ -213,7 +213,7 @@ export class CommonConfig {
     return this.#registers[this.#select];
   }
 
-  /** The selected queue, while it can still be set up. */
+  /** The selected queue, if it can still be set up. */
   #queueToSetUp(what: string): QueueRegisters | undefined {
     const queue = this.#queue;
     if (queue !== undefined && !queue.isEnabled) return queue;
@@ -234,7 +234,7 @@ export class CommonConfig {
     this.#driverFeatures = (this.#driverFeatures & ~(0xffffffffn << shift)) | (BigInt(value) << shift);
   }
 
-  /** A vector that does not exist reads back as VIRTIO_MSI_NO_VECTOR. 4.1.5.1.2.1 */
+  /** A nonexistent vector reads back as VIRTIO_MSI_NO_VECTOR. 4.1.5.1.2.1 */
   #vector(value: number): number {
     return value < MSIX_VECTORS ? value : VIRTIO_MSI_NO_VECTOR;
   }
@@ -259,7 +259,7 @@ export class CommonConfig {
     if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.start(this.#setups());
   }
 
-  /** A bit that was not offered, or a legacy driver, leaves FEATURES_OK unset. 2.2.2, 6.1 */
+  /** FEATURES_OK stays unset for a bit that was not offered, or for a legacy driver. 2.2.2, 6.1 */
   #acceptsFeatures(): boolean {
     const unknown = this.#driverFeatures & ~this.#offered;
     if (unknown !== 0n) this.#misuse(`features 0x${unknown.toString(16)} were not offered`);

@@ -50,7 +50,7 @@ export const DEVICE_AT = 0x2000;
 export const NOTIFY_AT = 0x3000;
 export const NOTIFY_OFF_MULTIPLIER = 4;
 
-// struct virtio_pci_cap, 4.1.4, from behind id and next pointer
+// struct virtio_pci_cap, 4.1.4, after the id and the next pointer
 const CAP_BYTES = 16;
 const CAP_BAR = 4;
 const CAP_OFFSET = 8;
@@ -58,14 +58,14 @@ const CAP_LENGTH = 12;
 /** pci_cfg_data of the last structure. */
 const CAP_DATA = 16;
 
-/** The device behind the configuration space. */
+/** The device that owns the configuration space. */
 export interface ConfigOwner {
   isMsixEnabled(): boolean;
-  /** The INTx pin is asserted. */
+  /** Whether the INTx pin is asserted. */
   isIntxPending(): boolean;
-  /** An access to BAR 4 by a driver that can reach nothing but configuration space. */
+  /** Accesses BAR 4 for a driver that can only access configuration space. */
   accessRegisters(offset: number, data: Uint8Array, isWrite: boolean): void;
-  /** The guest has written, PCI_COMMAND perhaps. */
+  /** Called after each write of the guest, which may have changed PCI_COMMAND. */
   followCommand(): void;
   reportMisuse(what: string): void;
 }
@@ -91,8 +91,8 @@ function msixCapability(): Uint8Array {
 }
 
 /**
- * The function's configuration space as a user of vfio-pci sees it after the open: memory decoding on, bus mastering off,
- * MSI-X control following VFIO_DEVICE_SET_IRQS.
+ * The function's configuration space, with vfio-pci's initial state: memory decoding enabled, bus mastering disabled.
+ * Its MSI-X control follows VFIO_DEVICE_SET_IRQS.
  */
 export class VirtioConfigSpace implements ConfigRegion {
   readonly #owner: ConfigOwner;
@@ -126,7 +126,7 @@ export class VirtioConfigSpace implements ConfigRegion {
     add(VIRTIO_PCI_CAP_DEVICE_CFG, DEVICE_AT, STRUCTURE_BYTES);
     add(VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_AT, STRUCTURE_BYTES, NOTIFY_OFF_MULTIPLIER);
     this.#pciCfgAt = add(VIRTIO_PCI_CAP_PCI_CFG, 0, 0, 0);
-    // The driver says there what it wants to reach. 4.1.4.9
+    // The driver writes the BAR, offset and length of an access there. 4.1.4.9
     space.allow(this.#pciCfgAt + CAP_BAR, 1, 0xff);
     for (const at of [CAP_OFFSET, CAP_LENGTH, CAP_DATA]) space.allow(this.#pciCfgAt + at, 4, 0xffffffff);
     return space;
@@ -149,7 +149,7 @@ export class VirtioConfigSpace implements ConfigRegion {
     return offset < at + 4 && offset + bytes > at;
   }
 
-  /** Does to BAR 4 what the driver has asked for in the capability, through pci_cfg_data. */
+  /** Performs the access to BAR 4 that the capability describes, through pci_cfg_data. */
   #access(space: ConfigSpace, isWrite: boolean): void {
     const bar = space.read(this.#pciCfgAt + CAP_BAR, 1);
     const offset = space.read(this.#pciCfgAt + CAP_OFFSET, 4);

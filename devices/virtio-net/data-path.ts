@@ -9,12 +9,12 @@ import type { SharedState } from './shared-state.js';
 import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
 import { SplitQueue } from './split-queue.js';
 
-/** Chains per queue and turn: bounds how long guest memory is held, and how long others wait. */
+/** Most chains per queue and turn: bounds the time that unmaps and other tasks wait. */
 const BURST = 64;
-/** Frames thrown away at most when a driver starts: more than any port holds. */
+/** Most frames to drop when a driver starts: above the capacity of any port. */
 const STALE_FRAMES = 1024;
 
-/** What a device without offloads writes before each frame: zeroes, and one buffer used. 5.1.6.4.1 */
+/** The header before each frame of a device without offloads: zeroes, and a buffer count of 1. 5.1.6.4.1 */
 const RX_HEADER = new Uint8Array(NET_HEADER_BYTES);
 RX_HEADER[10] = 1;
 
@@ -28,15 +28,15 @@ export class DataPath implements Disposable {
   readonly #maxFrame: number;
   readonly #watches: Disposable[] = [];
   #portWatch: Disposable | undefined;
-  /** While the port is full. */
+  /** Present while the port is full. */
   #roomWatch: Disposable | undefined;
   #table: DmaTableReader | undefined;
   #rx: SplitQueue | undefined;
   #tx: SplitQueue | undefined;
-  /** A frame may be waiting, but the guest has given no buffer. */
+  /** Whether a frame may be waiting for a buffer of the guest. */
   #isStalled = false;
   #isPortGone = false;
-  /** The next doorbell is our own, to go on with. */
+  /** Whether the next doorbell is the device's own, which continues the work. */
   #isContinuing = false;
 
   constructor(
@@ -58,13 +58,13 @@ export class DataPath implements Disposable {
     this.#table = new DmaTableReader(table);
   }
 
-  /** Drops what was attached. */
+  /** Stops the queues, and detaches from guest memory. */
   detach(): void {
     this.stop();
     this.#table = undefined;
   }
 
-  /** Begins to serve queues; one of them, or both at once. @throws SysError if a doorbell cannot be watched */
+  /** Starts processing one queue or both. @throws SysError if a doorbell cannot be watched */
   start(queues: readonly QueueSetup[]): void {
     const table = this.#table;
     if (table === undefined) return;
@@ -82,7 +82,7 @@ export class DataPath implements Disposable {
     this.pump();
   }
 
-  /** After this no guest memory is touched, and no interrupt raised. */
+  /** Stops both queues: after this, no guest memory is accessed and no interrupt is raised. */
   stop(): void {
     for (const watch of this.#watches.splice(0)) watch[Symbol.dispose]();
     this.#unwatchPort();
@@ -92,7 +92,7 @@ export class DataPath implements Disposable {
     this.#isContinuing = false;
   }
 
-  /** One turn of both queues. */
+  /** Runs one turn of both queues. */
   pump(): void {
     const table = this.#table;
     if (table === undefined || (this.#rx ?? this.#tx) === undefined) return;
@@ -105,7 +105,7 @@ export class DataPath implements Disposable {
     let wantsRx = false;
     table.enter();
     try {
-      // The guest's frames go first: the port may have its answers ready at once.
+      // Transmit first: the port may have the replies ready for the receive that follows.
       if (this.#tx?.map()) {
         hasMore = this.#transmit(this.#tx);
         wantsTx = this.#tx.publish();
@@ -131,13 +131,13 @@ export class DataPath implements Disposable {
     this.pump();
   }
 
-  /** Comes back by a doorbell of our own, so that other fds and messages get their turn. */
+  /** Rings a doorbell of the device's own, so that other fds and messages get their turn first. */
   #continueLater(): void {
     this.#isContinuing = true;
     signalEventfd(this.#doorbells[this.#tx === undefined ? RECEIVEQ : TRANSMITQ] as number);
   }
 
-  /** Returns whether chains may be left. */
+  /** Returns whether chains may remain. */
   #transmit(queue: SplitQueue): boolean {
     queue.suppressDoorbells();
     for (let turn = 0; turn < BURST; turn++) {
@@ -162,7 +162,7 @@ export class DataPath implements Disposable {
     return true;
   }
 
-  /** Returns whether frames may be left, for which there may be room. */
+  /** Returns whether frames may remain for which buffers may be available. */
   #receive(queue: SplitQueue): boolean {
     this.#isStalled = false;
     for (let turn = 0; turn < BURST; turn++) {
@@ -193,7 +193,7 @@ export class DataPath implements Disposable {
     return true;
   }
 
-  /** As {@link NetPort.receive}; a port that has failed takes the link down and yields nothing any more. */
+  /** As {@link NetPort.receive}. A port that fails sets the link down, and returns no further frames. */
   #receiveFrame(parts: readonly Uint8Array[]): number {
     try {
       return this.#port.receive(parts);
@@ -206,13 +206,13 @@ export class DataPath implements Disposable {
     }
   }
 
-  /** What came while nobody listened is lost, as on a NIC that is down. */
+  /** Drops frames that arrived before the driver started, as a NIC does while it is down. */
   #dropStaleFrames(): void {
     const scratch = [new Uint8Array(this.#maxFrame)];
     for (let i = 0; i < STALE_FRAMES && !this.#isPortGone && this.#receiveFrame(scratch) !== 0; i++);
   }
 
-  /** 2.1.2: the device says that it needs a reset, and leaves that queue alone until then. */
+  /** 2.1.2: reports that the device needs a reset, and stops processing the queue until then. */
   #giveUp(queue: SplitQueue): undefined {
     this.#state.demandReset();
     this.#signals.config();
@@ -230,7 +230,7 @@ export class DataPath implements Disposable {
     this.#portWatch = undefined;
   }
 
-  /** The guest's frames wait in its queue, and the part of a frame that the port keeps goes first. */
+  /** Waits until the port has room. Frames wait in the guest's queue; a partly sent one goes first. */
   #awaitRoom(): void {
     this.#roomWatch ??= this.#context.watchWritable(this.#port.writableFd as number, () => {
       if (this.#port.isFull === true) return;
@@ -251,7 +251,7 @@ export class DataPath implements Disposable {
   }
 }
 
-/** Writes struct virtio_net_hdr to the parts' first bytes, and cuts those off. */
+/** Writes struct virtio_net_hdr to the first bytes of the parts, and removes these. */
 function writeHeader(parts: Uint8Array[]): void {
   for (let done = 0; done < NET_HEADER_BYTES; ) {
     const part = parts[0] as Uint8Array;

@@ -29,22 +29,22 @@ import { NetConfig, OFFERED_FEATURES } from './net-config.js';
 import { SharedState, type SharedStateBuffer } from './shared-state.js';
 import { MSIX_VECTORS } from './spec.js';
 
-/** Behind the MSI-X table lie the pending bits. */
+/** The pending bits follow the MSI-X table. */
 const MSIX_TABLE_BYTES = MSIX_VECTORS * PCI_MSIX_ENTRY_SIZE;
 
-/** What a device is made of; whoever creates it owns these, and keeps them until it is no longer registered. */
+/** Parts of a device, owned by its creator, who keeps them until the device is unregistered. */
 export interface VirtioNetParts {
   readonly shared: SharedStateBuffer;
   /** The queue task, whose port is open. */
   readonly task: EventTask;
-  /** Eventfd per queue. */
+  /** One eventfd per queue. */
   readonly doorbells: readonly Fd[];
   /** 6 bytes. */
   readonly mac: Uint8Array;
   readonly mtu: number;
 }
 
-/** The registers of a virtio-net PCI function, shown as vfio-pci would show it. Machine thread only. */
+/** The registers of a virtio-net PCI function, with vfio-pci's rules. Machine thread only. */
 export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
   readonly name = 'virtio-net';
   protected readonly regions: PciRegions;
@@ -96,7 +96,7 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     this.#interrupts.set(set);
   }
 
-  /** Resets the virtio device; configuration space and eventfds stay, as vfio-pci restores them. */
+  /** Resets the virtio device. Configuration space and eventfds remain, because vfio-pci restores them. */
   override reset(): void {
     this.#common.reset();
   }
@@ -120,9 +120,9 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
         {
           index: MSIX_BAR,
           size: MSIX_BAR_BYTES,
-          // As with vfio-pci: the table reads all-ones, and of the rest only the pending bits mean something (none is).
+          // As in vfio-pci: the table reads all-ones, the pending bits that follow read 0.
           read: (at, data) => data.fill(0, Math.min(data.length, Math.max(0, MSIX_TABLE_BYTES - at))),
-          write: () => {}, // the table is not the user's to write: VFIO_DEVICE_SET_IRQS is
+          write: () => {}, // dropped: users set vectors with VFIO_DEVICE_SET_IRQS
         },
         {
           index: REGISTER_BAR,

@@ -19,11 +19,11 @@ export interface NetBackendModule {
   readonly task: URL;
 }
 
-/** A virtio-net device that was created. */
+/** An instance of a virtio-net device. */
 export interface VirtioNetInstance extends MdevInstance {
-  /** 6 bytes. */
+  /** MAC address, 6 bytes. */
   readonly mac: Uint8Array;
-  /** What it has done so far. */
+  /** Its statistics since it was created. */
   counters(): VirtioNetCounters;
 }
 
@@ -47,10 +47,10 @@ const builtIn: NetBackendModule = {
 };
 
 /**
- * The vendor driver `virtio-net`: a network card of virtio 1.x on PCI, for which every guest has a driver. Options are
- * `net=responder`, `net=tap:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=` and `mtu=`. `create` throws SysError EINVAL for a wrong option, and what
- * the back-end throws when it cannot be opened.
- * @param backendModule your own back-ends, in place of those that come with the package
+ * The vendor driver `virtio-net`: a virtio 1.x network card on PCI, for which every guest has a driver. Options are
+ * `net=responder`, `net=tap:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=` and `mtu=`. `create` throws SysError
+ * EINVAL for an invalid option, and the error of a back-end that cannot be opened.
+ * @param backendModule your own back-ends, which replace the package's
  */
 export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn): VirtioNetDriver {
   const { backends, task: module } = backendModule;

@@ -8,8 +8,8 @@ import { VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';
 const NO_TARGETS: InterruptTargets = { msix: undefined, intx: undefined, unmask: -1 };
 
 /**
- * The device's interrupts on their way out: MSI-X messages, or the INTx pin as vfio-pci treats it, which masks the pin
- * with each interrupt until the user unmasks it. Event thread only.
+ * Raises the device's interrupts: MSI-X messages, or the INTx pin, which each interrupt masks until the user unmasks
+ * it, as in vfio-pci. Event thread only.
  */
 export class InterruptSignals implements Disposable {
   readonly #state: SharedState;
@@ -23,7 +23,7 @@ export class InterruptSignals implements Disposable {
     this.#context = context;
   }
 
-  /** Changes where interrupts go; the old eventfds are not used any more. @throws SysError if `unmask` cannot be watched */
+  /** Replaces the eventfds; the old ones are no longer used. @throws SysError if `unmask` cannot be watched */
   retarget(targets: InterruptTargets): void {
     const hadIntx = this.#targets.intx !== undefined;
     if (targets.unmask !== this.#targets.unmask) {
@@ -59,7 +59,7 @@ export class InterruptSignals implements Disposable {
     this.raiseIntx();
   }
 
-  /** Interrupts if the pin is asserted and nothing holds it back. */
+  /** Raises INTx if the pin is asserted and neither masked nor disabled. */
   raiseIntx(): void {
     const { msix, intx } = this.#targets;
     if (msix !== undefined || intx === undefined || intx < 0 || this.#isIntxMasked) return;

@@ -1,19 +1,21 @@
-/** What the registers say to the queues. All are sent with {@link EventTask.call}, so that each has happened on return. */
+/**
+ * Messages between registers and queues. {@link EventTask.call} sends commands, which take effect before it returns.
+ */
 import type { SysErrorInit } from '../../sys/error.js';
 import type { DmaTableBuffer } from '../../vfio/dma-table.js';
 import type { InterruptTargets } from '../mdev/device-interrupts.js';
 import type { SharedStateBuffer } from './shared-state.js';
 
-/** What a queue task is started with. */
+/** Data that starts a queue task. */
 export interface QueueTaskData {
   readonly shared: SharedStateBuffer;
-  /** Eventfd per queue; they outlive the task. */
+  /** One eventfd per queue; they outlive the task. */
   readonly doorbells: readonly number[];
   /** Longest frame either way, in bytes, Ethernet header included. */
   readonly maxFrame: number;
 }
 
-/** A virtqueue as the driver has set it up. Addresses are IOVAs as numbers: those past 2^53 are not exact, nor ever mapped. */
+/** A virtqueue's setup. Addresses are IOVAs as numbers; those above 2^53 are not exact, but are never mapped. */
 export interface QueueSetup {
   readonly index: number;
   /** Descriptors, a power of two. */
@@ -24,19 +26,19 @@ export interface QueueSetup {
   readonly driver: number;
   /** queue_device (used ring), a multiple of 4. */
   readonly device: number;
-  /** VIRTIO_F_INDIRECT_DESC has been negotiated. */
+  /** Whether VIRTIO_F_INDIRECT_DESC has been negotiated. */
   readonly hasIndirect: boolean;
-  /** VIRTIO_F_EVENT_IDX has been negotiated. */
+  /** Whether VIRTIO_F_EVENT_IDX has been negotiated. */
   readonly hasEventIdx: boolean;
 }
 
 export type QueueCommand =
-  /** Answered by undefined, or by what the error to throw is made of. */
+  /** The reply is undefined, or the parts of the error to throw. */
   | { readonly kind: 'openPort'; readonly backend: string; readonly address: string }
   | { readonly kind: 'attach'; readonly table: DmaTableBuffer }
   | { readonly kind: 'detach' }
   | { readonly kind: 'start'; readonly queues: readonly QueueSetup[] }
-  /** Afterwards no queue is served: guest memory is left alone, and no interrupt is raised. */
+  /** Stops the queues: guest memory is no longer accessed, and no interrupt is raised. */
   | { readonly kind: 'stop' }
   | { readonly kind: 'interrupts'; readonly targets: InterruptTargets }
   | { readonly kind: 'maskIntx'; readonly isMasked: boolean }
@@ -45,9 +47,9 @@ export type QueueCommand =
 
 export type OpenPortReply = SysErrorInit | undefined;
 
-/** What the queues tell the registers of their own accord. */
+/** Notices from the queues to the registers. */
 export type QueueNotice =
-  /** A guest's mistake: the queue has stopped, and the device needs a reset. */
+  /** The guest violated the specification: the queue has stopped, and the device needs a reset. */
   | { readonly kind: 'misuse'; readonly queue: number; readonly what: string }
-  /** The port is gone; the guest sees its link go down. */
+  /** The port has failed; the guest's link is now down. */
   | { readonly kind: 'linkDown'; readonly error: string };

@@ -11,8 +11,8 @@ import {
 } from './spec.js';
 
 /**
- * What the device offers. No offloads: frames go through untouched. ACCESS_PLATFORM because addresses are what the
- * container maps, as for hardware behind an IOMMU; a driver without it uses the same addresses anyway.
+ * The offered features. No offloads: frames pass unchanged. ACCESS_PLATFORM, because addresses are IOVAs that the
+ * container maps, as for hardware behind an IOMMU; a driver without it uses the same addresses.
  */
 export const OFFERED_FEATURES: bigint =
   VIRTIO_NET_F_MTU |
@@ -29,7 +29,7 @@ const STATUS_AT = 6;
 const MAX_VIRTQUEUE_PAIRS_AT = 8;
 const MTU_AT = 10;
 
-/** Device configuration structure: read-only, as no feature is offered that would let the driver write. */
+/** Device configuration structure: read-only, because no offered feature allows the driver to write it. */
 export class NetConfig {
   readonly #bytes = new Uint8Array(CONFIG_BYTES);
   readonly #state: SharedState;
@@ -43,7 +43,7 @@ export class NetConfig {
     this.#state = state;
   }
 
-  /** Value of 1, 2 or 4 bytes; all-ones behind the structure. */
+  /** Value of 1, 2 or 4 bytes; all-ones past the structure. */
   read(offset: number, bytes: number): number {
     this.#bytes[STATUS_AT] = this.#state.isLinkUp ? VIRTIO_NET_S_LINK_UP : 0;
     let value = 0;

@@ -3,7 +3,7 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { NetBackend } from '../net/index.js';
 
-/** What the user wrote behind the type's name. */
+/** Parsed options of a device. */
 export interface VirtioNetOptions {
   /** Back-end and its address: `net=tap:tap0`. */
   readonly backend: string;
@@ -21,9 +21,9 @@ const LEAST_MTU = 68;
 const MOST_MTU = 65535;
 
 /**
- * Reads `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56` and `mtu=1500`. Without `mac` the address follows from the UUID,
- * so that it stays the same; without `net` the first back-end is taken.
- * @throws SysError EINVAL whose hint lists all problems
+ * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56` and `mtu=1500`. Without `mac` the address is derived from the
+ * UUID, so that it is stable; without `net` the first back-end is used.
+ * @throws SysError EINVAL with a hint that lists all problems
  */
 export function parseOptions(
   options: Readonly<Record<string, string>>,

@@ -1,4 +1,4 @@
-/** The part of a virtio-net device that runs in the event thread. */
+/** The event task of a virtio-net device: its queues and its port. */
 import { SysError } from '../../sys/error.js';
 import type { StartEventTask } from '../../sys/event-task.js';
 import type { NetBackend } from '../net/index.js';
@@ -9,8 +9,8 @@ import { netBackends } from './net-backends.js';
 import { SharedState } from './shared-state.js';
 
 /**
- * Makes the event task for a table of net back-ends. A module of your own that exports the result as `start` gives
- * virtio-net devices your back-ends. @see createVirtioNetDriver
+ * Creates the event task for a list of net back-ends. To add back-ends of your own, export the result as `start` from a
+ * module. @see createVirtioNetDriver
  */
 export function createQueueTask(backends: readonly NetBackend[]): StartEventTask {
   return (data, context) => {
@@ -26,7 +26,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         path = new DataPath(backend.open(address), state, signals, context, { doorbells, maxFrame });
         return undefined;
       } catch (error) {
-        // Errors lose their class between threads.
+        // Errors lose their class when they cross threads.
         if (!(error instanceof SysError)) throw error;
         const { call, target, errno, hint } = error;
         return { call, target, errno, hint };

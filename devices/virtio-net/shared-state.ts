@@ -1,7 +1,7 @@
 import { QUEUE_COUNT, VIRTIO_MSI_NO_VECTOR } from './spec.js';
 
 /**
- * What the registers (machine thread) and the queues (event thread) of one device share, beside guest memory.
+ * State that the registers (machine thread) and the queues (event thread) of a device share, besides guest memory.
  *
  *   Int32   one word per name of WORDS
  *   Float64 from byte 32: one per name of COUNTERS, written by the event thread only
@@ -9,13 +9,13 @@ import { QUEUE_COUNT, VIRTIO_MSI_NO_VECTOR } from './spec.js';
 export type SharedStateBuffer = SharedArrayBuffer;
 
 const WORDS = {
-  /** ISR status: bits set by the queues, taken by a read of the register. */
+  /** ISR status: the queues set bits, a read of the register clears them. */
   isr: 0,
-  /** 1 once a queue has met something it cannot go on from. */
+  /** 1 once a queue has failed. */
   needsReset: 1,
-  /** PCI command register as it stands. */
+  /** Current value of PCI_COMMAND. */
   command: 2,
-  /** Of the configuration, then of each queue. */
+  /** MSI-X vectors: the configuration's, then each queue's. */
   vectors: 3,
   isLinkUp: 6,
   generation: 7,
@@ -35,8 +35,8 @@ const COUNTERS = {
 const COUNTER_COUNT = Object.keys(COUNTERS).length;
 
 /**
- * What a device has done since it was created. Packets and bytes are Ethernet frames, as the guest sees them; drops are
- * frames the port refused, or that fit no buffer; several doorbells in quick succession count as one.
+ * Statistics of a device since it was created. Packets and bytes count Ethernet frames; drops are frames that the port
+ * refused, or that fit no buffer; doorbells in quick succession count as one.
  * @useDeclaredType
  */
 export type VirtioNetCounters = Readonly<Record<keyof typeof COUNTERS, number>>;
@@ -44,7 +44,7 @@ export type VirtioNetCounters = Readonly<Record<keyof typeof COUNTERS, number>>;
 export const createSharedState = (): SharedStateBuffer =>
   new SharedArrayBuffer(COUNTER_BASE + COUNTER_COUNT * 8);
 
-/** Reads the counters, from any thread; each is exact, but they may be of moments a packet apart. */
+/** Reads the counters, in any thread. Each one is exact, but they are not read at the same instant. */
 export function readCounters(buffer: SharedStateBuffer): VirtioNetCounters {
   const values = new Float64Array(buffer, COUNTER_BASE, COUNTER_COUNT);
   return Object.fromEntries(
@@ -52,7 +52,7 @@ export function readCounters(buffer: SharedStateBuffer): VirtioNetCounters {
   ) as VirtioNetCounters;
 }
 
-/** Either side's view of the shared words. */
+/** One side's view of the shared words. */
 export class SharedState {
   readonly #words: Int32Array;
   readonly #counters: Float64Array;
@@ -70,7 +70,7 @@ export class SharedState {
     Atomics.or(this.#words, WORDS.isr, bits);
   }
 
-  /** Reading the ISR register clears it. 4.1.4.5 */
+  /** Returns the ISR status and clears it. 4.1.4.5 */
   takeIsr(): number {
     return Atomics.exchange(this.#words, WORDS.isr, 0);
   }
@@ -111,7 +111,7 @@ export class SharedState {
     return Atomics.load(this.#words, WORDS.isLinkUp) === 1;
   }
 
-  /** Changes the device configuration, and with it the generation that lets a driver notice. 4.1.4.3.1 */
+  /** Changes the link status, and the configuration's generation, which drivers check. 4.1.4.3.1 */
   setLink(isUp: boolean): void {
     Atomics.store(this.#words, WORDS.isLinkUp, isUp ? 1 : 0);
     Atomics.add(this.#words, WORDS.generation, 1);
@@ -122,7 +122,7 @@ export class SharedState {
     return Atomics.load(this.#words, WORDS.generation) & 0xff;
   }
 
-  /** What a device reset clears; the queues must have stopped. */
+  /** Clears the state that a device reset clears; the queues must have stopped. */
   reset(): void {
     Atomics.store(this.#words, WORDS.isr, 0);
     Atomics.store(this.#words, WORDS.needsReset, 0);
@@ -130,7 +130,7 @@ export class SharedState {
     for (let queue = 0; queue < QUEUE_COUNT; queue++) this.setQueueVector(queue, VIRTIO_MSI_NO_VECTOR);
   }
 
-  /** Event thread only. */
+  /** Adds to a counter. Event thread only. */
   count(counter: keyof VirtioNetCounters, by = 1): void {
     const index = COUNTERS[counter];
     this.#counters[index] = (this.#counters[index] as number) + by;

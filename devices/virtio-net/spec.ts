@@ -1,4 +1,4 @@
-/** Numbers of the virtio 1.2 specification and of linux/virtio_*.h, under their names there. */
+/** Constants of the virtio 1.2 specification and of linux/virtio_*.h, under the same names. */
 
 // Device status, 2.1
 export const VIRTIO_CONFIG_S_ACKNOWLEDGE = 1;
@@ -40,7 +40,7 @@ export const VIRTIO_PCI_ISR_CONFIG = 2;
 export const RECEIVEQ = 0;
 export const TRANSMITQ = 1;
 export const QUEUE_COUNT = 2;
-/** Of each queue, until the driver asks for fewer. */
+/** Size of each queue, unless the driver sets a smaller one. */
 export const QUEUE_SIZE_MAX = 256;
 /** struct virtio_net_hdr with num_buffers, which VIRTIO_F_VERSION_1 makes part of every header. 5.1.6 */
 export const NET_HEADER_BYTES = 12;

@@ -19,22 +19,25 @@ const PIECE = 4096;
 const NO_U16 = new Uint16Array();
 const NO_U32 = new Uint32Array();
 
-/** Whether `part` is still the memory that `words` was made of. */
+/** Whether `part` is the memory that `words` views. */
 const isSame = (words: Uint16Array | Uint32Array, part: Uint8Array): boolean =>
   words.buffer === part.buffer && words.byteOffset === part.byteOffset;
 
 /**
- * Device's side of one split virtqueue (2.7) whose chains all go one way, as a network device's do. Each word of the guest's
- * is read once, checked, and then only the copy is used. A ring that breaks the rules sets {@link fault} and is dead from
- * then on. All calls between {@link DmaTableReader.enter} and `leave`, and after {@link map}. Event thread only.
+ * The device's side of a split virtqueue (2.7) whose chains all have one direction, as a network device's do. It reads
+ * each word of the guest once, checks it, and then uses only the copy. A ring that violates the specification sets
+ * {@link fault} and stops the queue. Make all calls between {@link DmaTableReader.enter} and `leave`, after {@link
+ * map}. Event thread only.
  */
 export class SplitQueue {
   readonly index: number;
-  /** The latest chain's memory, behind what was skipped and up to the limit. */
+  /** The latest chain's memory, without the skipped bytes and up to the limit. */
   readonly parts: Uint8Array[] = [];
-  /** The latest chain's bytes behind what was skipped, limit or no limit; negative if the chain ended before that. */
+  /**
+   * The latest chain's length without the skipped bytes, beyond the limit, too; negative if it is shorter than these.
+   */
   bytes = 0;
-  /** What the driver has done wrong, for a trace event. */
+  /** The driver's violation, for a trace event; undefined if there is none. */
   fault: string | undefined;
 
   readonly #setup: QueueSetup;
@@ -42,7 +45,7 @@ export class SplitQueue {
   readonly #isDeviceWritable: boolean;
   readonly #prot: number;
   readonly #mask: number;
-  /** A private copy of the latest indirect table, words and bytes. */
+  /** A private copy of the latest indirect table, viewed as words and as bytes. */
   readonly #indirect: Uint32Array;
   readonly #indirectBytes: Uint8Array;
 
@@ -59,8 +62,8 @@ export class SplitQueue {
   #isSuppressed = false;
 
   /**
-   * @param setup checked by the registers: size a power of two, addresses aligned
-   * @param isDeviceWritable chains are for the device to write (a receive queue), or to read
+   * @param setup validated by the registers: size a power of two, addresses aligned
+   * @param isDeviceWritable whether the device writes the chains (a receive queue) or reads them
    */
   constructor(setup: QueueSetup, table: DmaTableReader, isDeviceWritable: boolean) {
     this.index = setup.index;
@@ -73,7 +76,10 @@ export class SplitQueue {
     this.#indirectBytes = new Uint8Array(this.#indirect.buffer);
   }
 
-  /** Finds the rings in guest memory, which may have moved since the last burst. False (a fault) if they are not there. */
+  /**
+   * Locates the rings in guest memory, whose maps may have changed since the last burst. False, with a fault, if it
+   * fails.
+   */
   map(): boolean {
     const { size, desc, driver, device } = this.#setup;
     const descPart = this.#slice(desc, size * VIRTQ_DESC_BYTES, PROT_READ);
@@ -99,9 +105,9 @@ export class SplitQueue {
   }
 
   /**
-   * Takes the next available chain: its memory is then in {@link parts}. False if there is none, or upon a fault.
-   * @param skip  bytes at the chain's begin to leave out
-   * @param limit most bytes to put into `parts`
+   * Takes the next available chain, and puts its memory in {@link parts}. False if there is none, or on a fault.
+   * @param skip  bytes to omit at the start of the chain
+   * @param limit most bytes in `parts`
    */
   next(skip: number, limit: number): boolean {
     if (this.#nextAvail === this.#knownAvail) {
@@ -116,12 +122,12 @@ export class SplitQueue {
     return this.#follow(head, skip, limit);
   }
 
-  /** Puts the latest chain back: it will be the next one again. */
+  /** Returns the latest chain to the available ones: {@link next} takes it again. */
   unpop(): void {
     this.#nextAvail = (this.#nextAvail - 1) & 0xffff;
   }
 
-  /** Returns the latest chain to the driver, which sees it from {@link publish} on. @param written bytes written into it */
+  /** Adds the latest chain to the used ring, where {@link publish} shows it. @param written bytes written into it */
   push(written: number): void {
     const at = 1 + 2 * (this.#usedIdx & this.#mask);
     this.#usedWords[at] = this.#head;
@@ -129,13 +135,13 @@ export class SplitQueue {
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
   }
 
-  /** Shows the driver what was pushed. Returns whether it wants an interrupt for that. 2.7.7 */
+  /** Publishes pushed chains to the driver. Returns whether the driver requests an interrupt. 2.7.7 */
   publish(): boolean {
     const before = this.#publishedIdx;
     const now = this.#usedIdx;
     if (now === before) return false;
     this.#publishedIdx = now;
-    // A full barrier: the elements go before the index, and the driver's wish is read after it.
+    // A full barrier: the elements are written before the index, and the driver's request is read after it.
     Atomics.store(this.#used, RING_IDX, now);
     if (!this.#setup.hasEventIdx) {
       return (Atomics.load(this.#avail, RING_FLAGS) & VIRTQ_AVAIL_F_NO_INTERRUPT) === 0;
@@ -144,15 +150,15 @@ export class SplitQueue {
     return ((now - usedEvent - 1) & 0xffff) < ((now - before) & 0xffff);
   }
 
-  /** Tells the driver to spare its doorbell. 2.7.10 */
+  /** Asks the driver not to ring the doorbell. 2.7.10 */
   suppressDoorbells(): void {
-    // With event indexes the old one, behind us, does: it comes round once in 65536 chains.
+    // With event indexes the old index suffices: it is passed again only after 65536 chains.
     if (this.#isSuppressed || this.#setup.hasEventIdx) return;
     this.#isSuppressed = true;
     Atomics.store(this.#used, RING_FLAGS, VIRTQ_USED_F_NO_NOTIFY);
   }
 
-  /** Asks for a doorbell with the next chain. Returns true if that chain has come already. */
+  /** Requests a doorbell for the next chain. Returns true if that chain is already available. */
   wantDoorbells(): boolean {
     this.#isSuppressed = false;
     if (this.#setup.hasEventIdx) Atomics.store(this.#used, 2 + 4 * this.#setup.size, this.#nextAvail);
@@ -160,7 +166,7 @@ export class SplitQueue {
     return Atomics.load(this.#avail, RING_IDX) !== this.#nextAvail;
   }
 
-  /** Declares the queue dead. Returns false, for the caller to return. */
+  /** Stops the queue. Returns false, for the caller to return. */
   #break(what: string): false {
     this.fault = what;
     this.parts.length = 0;
@@ -184,7 +190,7 @@ export class SplitQueue {
       const tail = words[at + 3] as number;
       const next = tail >>> 16;
       if ((tail & VIRTQ_DESC_F_INDIRECT) !== 0) {
-        // Only the last one of a chain, and not in an indirect table. 2.7.5.3.1
+        // Allowed only as the last descriptor of a chain, and not in an indirect table. 2.7.5.3.1
         if (!hasIndirect) return this.#break('an indirect descriptor was not negotiated');
         if (isIndirect) return this.#break('an indirect descriptor in an indirect table');
         if ((tail & VIRTQ_DESC_F_NEXT) !== 0) return this.#break('an indirect descriptor with a next one');
@@ -233,7 +239,7 @@ export class SplitQueue {
     }
     const end = address + length;
     if (end > Number.MAX_SAFE_INTEGER) return false;
-    // It may lie across two maps that meet, and maps begin at pages.
+    // It may cross adjacent maps, which begin at page boundaries.
     for (let at = address; at < end; ) {
       const pieceEnd = Math.min(end, at - (at % PIECE) + PIECE);
       const piece = this.#slice(at, pieceEnd - at, this.#prot);

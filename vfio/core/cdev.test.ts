@@ -23,7 +23,7 @@ function namesOf(own: World, { dev, device }: WorldDevice): string[] {
   return [...(inGroup ? ['group'] : []), ...nodes];
 }
 
-test('D1 a registered device is there under both names after one call, under neither after unregister, and never under one', () => {
+test('D1 a registered device has both names after one call, neither after unregister, and never just one', () => {
   const seen = new Set<string>();
   everyInterleaving(() => {
     const own = new World();
@@ -50,7 +50,7 @@ test('D1 a registered device is there under both names after one call, under nei
   expect([...seen].sort()).toEqual(['', 'group vfio0']);
 });
 
-test('D2 nodes are vfio0, vfio1, ..., the lowest free number first, whatever the device is called; a device tells its own', () => {
+test('D2 nodes are vfio0, vfio1, ..., the lowest free number first, whatever the name of the device; a device reports its own', () => {
   const { core } = world;
   const register = (name: string): VfioDevice => {
     const dev = new HostDevice(name);

@@ -55,7 +55,7 @@ test('A3 a listener is one container user until it is unregistered, and the grou
   world.remove(made);
 });
 
-test('A4 unregister of a listener that is not registered, or no longer, gives no reference back', () => {
+test('A4 unregister of a listener that is not registered, or no longer registered, drops no container user', () => {
   const made = world.device();
   const contained = world.contain(made);
   const { group } = made.device;
@@ -74,7 +74,7 @@ test('A4 unregister of a listener that is not registered, or no longer, gives no
   world.remove(made);
 });
 
-test("A5 if the chain refuses a listener, the container user is given back exactly once, and the error is the chain's", () => {
+test("A5 if the chain refuses a listener, the container user is dropped exactly once, and the error is the chain's", () => {
   const made = world.device();
   const contained = world.contain(made);
   const listener = new RecordingListener<VfioDevice>('twice');
@@ -110,7 +110,7 @@ test("A6 the last close emits VFIO_DEVICE_RELEASE once, before the device's own 
   world.remove(made);
 });
 
-test('A7 a listener may take in its callback the lock that its registrar holds while it registers', () => {
+test('A7 a callback may take a lock that the caller of register holds', () => {
   const runs = everyInterleaving(() => {
     const own = new World();
     const made = own.device();
@@ -149,7 +149,7 @@ test('A7 a listener may take in its callback the lock that its registrar holds w
   expect(runs).toBeGreaterThan(20);
 });
 
-test('A8 a listener that goes asynchronously on release leaves the container users as before; one that stays is named', async () => {
+test('A8 a listener that unregisters asynchronously on release restores the container users; a warning names one that stays', async () => {
   const made = world.device();
   const contained = world.contain(made);
   const { device } = made;
@@ -176,7 +176,7 @@ test('A8 a listener that goes asynchronously on release leaves the container use
   await removed;
 });
 
-test('A9 unregistering inside the callback is refused with EDEADLK, and the rest of the chain is told', () => {
+test('A9 unregistering inside the callback is EDEADLK, and the other listeners are still notified', () => {
   const made = world.device();
   const contained = world.contain(made);
   const { device } = made;

@@ -35,7 +35,7 @@ beforeEach(() => {
 });
 afterEach(() => world.end());
 
-test("E1 events during a group's creation, or after its last put, do nothing, never throw and never bring it back", () => {
+test("E1 events during a group's creation, or after its last put, do nothing, never throw and never revive it", () => {
   const runs = everyInterleaving(() => {
     const own = new World();
     const made = own.prepare();
@@ -124,7 +124,7 @@ const lastPuts: readonly [string, (device: WorldDevice, file: CoreGroupFile) => 
   ]),
 ];
 
-test('E3 the last put does not deadlock wherever it comes from, even inside a callback of the same chain, and nothing is deferred', () => {
+test('E3 the last put does not deadlock in any context, even inside a callback of the same chain, and defers nothing', () => {
   for (const [where, putLast] of lastPuts) {
     const made = world.device();
     const { iommuGroup, number } = made.device.group;
@@ -136,7 +136,7 @@ test('E3 the last put does not deadlock wherever it comes from, even inside a ca
   }
 });
 
-test('E4 release tells of devices, container users and listeners that are left, each in one warning that names them', () => {
+test('E4 release warns of remaining devices, container users and listeners, each in one warning that names them', () => {
   const unbalanced = new World();
   const made = unbalanced.device();
   const { group } = made.device;
@@ -176,7 +176,7 @@ function recordEnd(made: WorldDevice): string[] {
   return seen;
 }
 
-test('E5 unbound entries go when the group is freed, after its notifier is unregistered', () => {
+test('E5 unbound entries are freed with the group, after its notifier is unregistered', () => {
   const made = world.device();
   const { group } = made.device;
   const end = recordEnd(made);
@@ -188,7 +188,7 @@ test('E5 unbound entries go when the group is freed, after its notifier is unreg
   expect(group.unbound.size).toBe(0);
 });
 
-test('E6 a group dies in this order: node, list, number, notifier, unbound list, memory', () => {
+test('E6 a group is released in this order: node, list, number, notifier, unbound list, memory', () => {
   expect(recordEnd(world.device())).toEqual([
     'group_remove_node: listed numbered listening unbound live',
     'group_list_del: numbered listening unbound live',
@@ -234,7 +234,7 @@ test('E7 viable: without driver, vfio, pci-stub, bridge, pcieport, in transition
   world.remove(stays);
 });
 
-test('E8 a host driver that binds in a live group is told of as an isolation violation', () => {
+test('E8 a host driver that binds in a live group is reported as an isolation violation', () => {
   const group = world.iommuGroup();
   const made = world.device({ group });
   const neighbour = new HostDevice('0000:00:1f.6');
@@ -270,7 +270,7 @@ test("E9 a device added to a live group gives a warning with the group's number,
   world.remove(made);
 });
 
-test('E10 GET_STATUS refuses a short argsz and tells viable and contained; UNSET_CONTAINER is EINVAL without one, EBUSY with devices open', () => {
+test('E10 GET_STATUS refuses a short argsz and reports viable and contained; UNSET_CONTAINER is EINVAL without one, EBUSY with devices open', () => {
   const made = world.device();
   const group = world.openGroup(made.device.group.number);
   expect(() => group.getStatus(7)).toThrowError(/EINVAL/);

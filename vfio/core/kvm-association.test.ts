@@ -38,7 +38,7 @@ const unregister = (...listeners: readonly RecordingListener<Kvm>[]) => {
     world.core.run(made.device.unregisterNotifier(VFIO_GROUP_NOTIFY, listener));
 };
 
-test('C1 set_kvm with no listener is cached, and calls nobody', () => {
+test('C1 set_kvm without listeners is cached, and calls none', () => {
   const vm = new ScriptedVm();
   setKvm(vm);
   expect(made.device.group.kvm).toBe(vm);
@@ -144,7 +144,7 @@ test('C8 a listener that did not ask for SET_KVM gets no replay', () => {
   setKvm(null);
 });
 
-test('C9 register needs a contained, viable group with an IOMMU, and gives the container user back on every path', () => {
+test('C9 register needs a contained, viable group with an IOMMU, and drops the container user on every path', () => {
   const listener = new RecordingListener<Kvm>('listener');
   const { group } = made.device;
   const users = () => group.containerUsers;
@@ -200,7 +200,7 @@ test('C10 register and unregister around each open hold no group reference betwe
   }
 });
 
-test('C11 a VM that was there before open is seen in open; one that comes after is told by the event, and device.kvm waits for the next open', () => {
+test('C11 open gets a VM that was set before it; the event reports one that is set later, and device.kvm changes at the next open', () => {
   const vm = new ScriptedVm();
   const listener = new RecordingListener<Kvm>('driver');
   const early = world.open(contained, made);
@@ -243,7 +243,7 @@ test('C12 kvm-vfio: a second device is EBUSY, ADD twice EEXIST, DEL unknown ENOE
   vm.put();
 });
 
-test('C13 the end of kvm-vfio, or of the VM, tells SET_KVM(null) to every group still added, once each, before the files go', () => {
+test('C13 the release of kvm-vfio, or of the VM, notifies SET_KVM(null) to every group still added, once each, before it drops the files', () => {
   const second = world.device();
   const also = world.contain(second);
   const groups = [made.device.group, second.device.group];
@@ -277,7 +277,7 @@ test('C13 the end of kvm-vfio, or of the VM, tells SET_KVM(null) to every group 
   world.remove(second);
 });
 
-test('C14 the first noncoherent group registers noncoherent DMA once, and the last one to go unregisters it once', () => {
+test('C14 the first noncoherent group registers noncoherent DMA once, and removing the last one unregisters it once', () => {
   const capabilities = { isCoherent: false, iovaRanges: [] };
   const vm = new ScriptedVm();
   const kvmVfio = kvmVfioOf(vm);
@@ -298,7 +298,7 @@ test('C14 the first noncoherent group registers noncoherent DMA once, and the la
   world.remove(...others);
 });
 
-test('C15 without a VFIO core ADD fails with EINVAL, and the VM goes on', () => {
+test('C15 without a VFIO core ADD fails with EINVAL, and the VM keeps running', () => {
   const vm = new ScriptedVm();
   const kvmVfio = vm.createKvmVfio(undefined);
   expect(() => kvmVfio.addFile(contained.group)).toThrowError(/EINVAL/);
@@ -348,7 +348,7 @@ test('C16 DEL between the cache being read and the listener being called never h
   expect(runs).toBeGreaterThan(50);
 });
 
-test("C17 the last put of a VM during a close runs outside the group's locks: its end may call set_kvm(null) on the same group", () => {
+test("C17 the last put of a VM during a close runs outside the group's locks: the VM's release may call set_kvm(null) on the same group", () => {
   const vm = new ScriptedVm();
   const heldAtEnd: string[] = [];
   vm.onDestroy = () => {
@@ -365,7 +365,7 @@ test("C17 the last put of a VM during a close runs outside the group's locks: it
   expect(made.device.group.kvm).toBeNull();
 });
 
-test('C18 a group closed with a listener on its chain gives a warning that names it, and the next open begins with an empty chain', () => {
+test('C18 closing a group with a listener on its chain warns of the listener, and the next open starts with an empty chain', () => {
   const left = new RecordingListener<Kvm>('left-over');
   register(left);
   contained.close();

@@ -72,7 +72,7 @@ test("B4 a second registration of the same device is EBUSY with a warning, and t
   world.remove(made);
 });
 
-test('B5 devices of one IOMMU group share one VFIO group, made by the first and ended by the last', () => {
+test('B5 devices of one IOMMU group share one VFIO group, which the first creates and the last frees', () => {
   const group = world.iommuGroup();
   const first = world.device({ group });
   const second = world.device({ group });
@@ -85,14 +85,14 @@ test('B5 devices of one IOMMU group share one VFIO group, made by the first and 
   expect(group.listeners).toBe(0);
 });
 
-test('B6 unregister of a device that nobody has open ends without a request', () => {
+test('B6 unregister of a device that is not open returns without a request', () => {
   const made = world.device();
   world.core.run(made.device.unregister());
   expect(made.ops.calls).toEqual([]);
   expect(world.clock.pending).toBe(0);
 });
 
-test('B7 unregister asks request(0), request(1), ... every 10 s until the last file is closed', async () => {
+test('B7 unregister calls request(0), request(1), ... every 10 s until the last file is closed', async () => {
   const made = world.device();
   const contained = world.contain(made);
   const file = world.open(contained, made);
@@ -136,7 +136,7 @@ test("B8 an interrupt gives one warning with the task's name and id, and only on
   await removed;
 });
 
-test("B9 unregister of the group's last device does not return before the group is out of its container", async () => {
+test("B9 unregister of the group's last device does not return before the group is detached from its container", async () => {
   const group = world.iommuGroup();
   const first = world.device({ group });
   const last = world.device({ group });

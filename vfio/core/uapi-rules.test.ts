@@ -105,7 +105,7 @@ test('F2 CHECK_EXTENSION asks every back-end before SET_IOMMU, and after it only
   world.remove(made);
 });
 
-test('F3 detaching the last group drops the IOMMU and all maps', () => {
+test('F3 detaching the last group releases the IOMMU and all maps', () => {
   const [first, second] = [world.device(), world.device()];
   const one = world.contain(first);
   const two = world.contain(second, one.container);
@@ -125,7 +125,7 @@ test('F3 detaching the last group drops the IOMMU and all maps', () => {
   world.remove(first, second);
 });
 
-test('F4 a group opened twice is EBUSY, and so is a reopen while the old container lives', () => {
+test('F4 a group opened twice is EBUSY, and so is a reopen while the old container exists', () => {
   const made = world.device();
   const contained = world.contain(made);
   const { number } = made.device.group;
@@ -184,7 +184,7 @@ test('F6 GET_DEVICE_FD: not contained, without an IOMMU or not viable is EINVAL,
   world.remove(made);
 });
 
-test('F7 pin_pages is EINVAL in a group of several devices and for what is not mapped, E2BIG for too many pages, EPERM against the map', () => {
+test('F7 pin_pages is EINVAL in a group of several devices and for an unmapped IOVA, E2BIG for too many pages, EPERM against the direction of the map', () => {
   const iommuGroup = world.iommuGroup();
   const made = world.device({ group: iommuGroup });
   const contained = world.contain(made);
@@ -230,7 +230,7 @@ const badIrqSets: readonly [string, Parameters<ReturnType<World['open']>['setIrq
   ['no data', { index: 1, flags: VFIO_IRQ_SET_DATA_BOOL | VFIO_IRQ_SET_ACTION_MASK, start: 0, count: 1 }],
 ];
 
-test('F8 SET_IRQS: start, count, flags and data that do not fit are EINVAL before the driver sees them', () => {
+test('F8 SET_IRQS: invalid start, count, flags and data are EINVAL before the driver is called', () => {
   const made = world.device({ irqs: [1, 8] });
   const contained = world.contain(made);
   const file = world.open(contained, made);
@@ -294,7 +294,7 @@ function way(from: number, to: number, support: number): number[] | undefined {
   return states;
 }
 
-test('F9 the migration state machine reaches every state by allowed arcs, passes over states a device lacks, and never goes back from STOP_COPY to PRE_COPY', () => {
+test('F9 the migration state machine reaches every state by allowed arcs, skips states that a device lacks, and never returns from STOP_COPY to PRE_COPY', () => {
   for (const from of STATES) {
     for (const to of STATES) {
       const states = way(from, to, ALL);
@@ -357,7 +357,7 @@ function migratable(flags = ALL): Migratable {
   });
 }
 
-test('F10 DEVICE_FEATURE: unknown flags, GET with SET and neither are EINVAL, PROBE does nothing, what is not there is ENOTTY', () => {
+test('F10 DEVICE_FEATURE: unknown flags, GET with SET and neither are EINVAL, PROBE does nothing, an unsupported feature is ENOTTY', () => {
   const ops = migratable();
   const get = VFIO_DEVICE_FEATURE_GET;
   const set = VFIO_DEVICE_FEATURE_SET;
