@@ -1,4 +1,4 @@
-/** `npm run consumers`: packs the package, installs it as consumers do, and tries it on every Node that it is for. */
+/** `npm run consumers`: packs the package, installs it as a dependency, and tests it on every supported Node. */
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
 import { installNodes } from './nodes.js';

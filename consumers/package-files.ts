@@ -1,4 +1,4 @@
-/** What the packed package has in it. */
+/** Checks the files of the packed package. */
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 
@@ -7,7 +7,7 @@ interface Manifest {
   readonly bin: Readonly<Record<string, string>>;
 }
 
-/** Files of these names, and nothing else, are shipped. */
+/** The package contains only files with these names. */
 const SHIPPED = [
   /^(package\.json|LICENSE|README\.md|CHANGELOG\.md|CONTRIBUTING\.md)$/,
   /^dist\/(sys|kvm|vfio|devices|vmm)\/.+(\.d\.ts|\.js|\.js\.map)$/,
@@ -26,10 +26,10 @@ const OURS = [
   /^examples\/(examples|exports)\./,
   /tsbuildinfo/,
 ];
-/** Named by README for those who have the repository. */
+/** Links of README that only work in the repository. */
 const REPOSITORY_ONLY = new Set(['lab/README.md']);
 
-/** Relative links of the documents that lead to nothing shipped. */
+/** Relative links of the documents to files that the package lacks. */
 function deadLinks(root: string, documents: readonly string[]): string[] {
   return documents.flatMap((document) => {
     const text = readFileSync(join(root, document), 'utf8');
@@ -40,7 +40,7 @@ function deadLinks(root: string, documents: readonly string[]): string[] {
   });
 }
 
-/** @param files of the tarball @param root where it is unpacked */
+/** @param files files of the tarball @param root folder in which it is unpacked */
 export function packageProblems(files: readonly string[], root: string): string[] {
   const { exports, bin } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Manifest;
   const named = [
@@ -70,7 +70,7 @@ export function packageProblems(files: readonly string[], root: string): string[
   ];
 }
 
-/** The entries by which consumers import it: `tsvisor`, `tsvisor/kvm`. */
+/** The package's entries: `tsvisor`, `tsvisor/kvm`. */
 export function entriesOf(root: string): string[] {
   const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Manifest;
   return Object.keys(exports).map((key) => `tsvisor${key.slice(1)}`);

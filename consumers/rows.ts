@@ -1,4 +1,4 @@
-/** What is tried on each Node: a program, and how it is to end. None ever ends by a signal. */
+/** Programs to run on each Node, and their expected results. None may end by a signal. */
 import { join } from 'node:path';
 import type { NodeUnderTest } from './nodes.js';
 import { type Ended, run } from './run.js';
@@ -7,14 +7,14 @@ import type { Site } from './site.js';
 export interface Row {
   readonly name: string;
   readonly needsKvm?: boolean;
-  /** Exit status. */
+  /** Expected exit status. */
   readonly status: number;
-  /** Each is somewhere in the output. */
+  /** Patterns that the output must match. */
   readonly says?: readonly RegExp[];
-  /** None is. */
+  /** Patterns that it must not match. */
   readonly never?: readonly RegExp[];
   readonly cwd: string;
-  /** Arguments for `node`; or for `npx`, if that is the first one. */
+  /** Arguments for `node`, or for `npx` if that is the first one. */
   readonly args: readonly string[];
 }
 
@@ -100,7 +100,7 @@ export function rowsOf(site: Site, entries: readonly string[], hasKvm: boolean):
   ];
 }
 
-/** What is wrong with how it ended; undefined if nothing. */
+/** The difference from the expected result; undefined if there is none. */
 export function problemWith(row: Row, { status, signal, output }: Ended): string | undefined {
   if (signal !== null) return `ended by ${signal}`;
   if (status !== row.status) return `exit status ${status} instead of ${row.status}`;

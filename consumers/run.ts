@@ -1,4 +1,4 @@
-/** One program, run to its end. */
+/** Runs programs to their end. */
 import { spawn } from 'node:child_process';
 
 export interface Ended {
@@ -13,7 +13,7 @@ export interface RunOptions {
   readonly timeoutMs?: number;
 }
 
-/** Never rejects because of how the program ends; SIGKILL is its end after `timeoutMs`. */
+/** Runs a program; kills it after `timeoutMs`. Does not reject if the program fails. */
 export function run(command: string, args: readonly string[], options: RunOptions): Promise<Ended> {
   const { cwd, env = process.env, timeoutMs = 60_000 } = options;
   return new Promise((resolve, reject) => {
@@ -33,7 +33,7 @@ export function run(command: string, args: readonly string[], options: RunOption
   });
 }
 
-/** @throws Error with the output unless it ends with 0 */
+/** Runs a program. @throws Error with its output unless its exit status is 0 */
 export async function runWell(
   command: string,
   args: readonly string[],
@@ -44,7 +44,7 @@ export async function runWell(
   throw new Error(`${command} ${args.join(' ')} ended with ${signal ?? status}:\n${output}`);
 }
 
-/** Runs two at a time, as a small machine has two processors. Results are in the order of `items`. */
+/** Runs two at a time, for a machine with two processors. Results have the order of `items`. */
 export async function inPairs<T, R>(items: readonly T[], use: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
   for (let i = 0; i < items.length; i += 2)

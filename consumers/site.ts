@@ -1,4 +1,4 @@
-/** Folders in which the packed package is installed as a consumer would. */
+/** Folders in which the packed package is installed as a dependency. */
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,12 +8,12 @@ import { runWell } from './run.js';
 export const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 const PROGRAMS = join(PROJECT, 'consumers/programs');
 
-/** Consumers of yesterday and of today. */
+/** The last release of the previous major version, and the current one. */
 export const TYPESCRIPTS = ['5.9.3', '6.0.3'];
 
 export interface Site {
   readonly files: readonly string[];
-  /** Has the package, vitest and TypeScript. */
+  /** Contains the package, vitest and TypeScript. */
   readonly app: string;
   readonly tsvisor: string;
   /** A second copy that shares the first one's ffi-rs. */
@@ -42,7 +42,7 @@ async function install(folder: string, packages: readonly string[]): Promise<voi
   });
 }
 
-/** Packs the package as it is built, and installs it. Disposing removes all of it. */
+/** Packs the built package and installs it. Disposing removes all folders. */
 export async function createSite(): Promise<Site & Disposable> {
   const root = realpathSync(mkdtempSync(join(tmpdir(), 'tsvisor-consumers-')));
   const packed = await runWell('npm', ['pack', '--ignore-scripts', '--json', '--pack-destination', root], {

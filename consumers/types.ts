@@ -1,4 +1,4 @@
-/** The declarations, compiled as a consumer does: strict, and with the declarations themselves checked. */
+/** Compiles the declarations as a consumer does: strict, and without skipLibCheck. */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Ended, inPairs, run } from './run.js';
@@ -18,7 +18,7 @@ const configurations = TYPESCRIPTS.flatMap((version) =>
   Object.entries(RESOLUTIONS).map(([name, resolution]) => ({ version, name, resolution })),
 );
 
-/** One check for each compiler and way of resolution; `entries` are imported as a whole, beside the program. */
+/** One check for each compiler and module resolution; imports all `entries` in addition to the program. */
 export function checkTypes({ app }: Site, entries: readonly string[]): Promise<readonly TypeCheck[]> {
   const imports = entries.map((entry, i) => `import * as e${i} from '${entry}';`);
   const all = `${imports.join('\n')}\nexport const all = [${entries.map((_, i) => `e${i}`).join(', ')}];\n`;

@@ -73,7 +73,7 @@ describe.skipIf(NIC === '' || PORT_NIC === '')('a device of a running guest', ()
   test('is usable by the next guest after the first one crashed', async () => {
     const guest = startGuest(NIC, ['dhcp', 'crash']);
     expect(await guest.ended).toEqual([0, null]);
-    expect(guest.output()).toMatch(/the guest asked for a reset/);
+    expect(guest.output()).toMatch(/the guest requested a reset/);
     await expectUsable(NIC);
   });
 

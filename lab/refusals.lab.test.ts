@@ -48,7 +48,7 @@ describe.skipIf(NIC === '')('before VFIO is loaded', () => {
 
   test('a kernel without VFIO is reported with the option that it lacks', () => {
     const result = tsvisorRun(['--device', `${NIC},bind=vfio-pci`], withoutVfioModules);
-    expectRefusal(result, /ENODEV\n.*this kernel was built without that driver \(CONFIG_VFIO_PCI\)/);
+    expectRefusal(result, /ENODEV\n.*this kernel was built without the driver \(CONFIG_VFIO_PCI\)/);
   });
 
   test('a device in use by the host is refused with the commands that free it, and they work', () => {
@@ -136,7 +136,7 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     expectRefusal(tsvisorRun(['--device', '0000:00:19.0']), /find on PCI device 0000:00:19\.0: ENODEV/);
     expectRefusal(
       tsvisorRun(['--device', `${NIC},vf-token=secret`]),
-      /option vf-token: EINVAL\n.*'secret' is no UUID/,
+      /option vf-token: EINVAL\n.*'secret' is not a UUID/,
     );
   });
 

@@ -12,7 +12,9 @@ const UNAVAILABLE = 69;
 describe.skipIf(NIC === '')('without an IOMMU', () => {
   test('a device is refused with the option to enable', () => {
     const { status, error } = tsvisorRun(['--device', NIC]);
-    expect(error).toMatch(new RegExp(`^tsvisor: attach on ${NIC}: ENODEV\\n  hint: it is behind no IOMMU`));
+    expect(error).toMatch(
+      new RegExp(`^tsvisor: attach on ${NIC}: ENODEV\\n  hint: no IOMMU translates its DMA`),
+    );
     expect(error).toMatch(/VT-d or AMD-Vi .*intel_iommu=on/);
     expect(status).toBe(UNAVAILABLE);
   });
@@ -46,7 +48,7 @@ describe.skipIf(NIC === '')('without an IOMMU', () => {
       container.setIommu(VFIO_TYPE1v2_IOMMU);
       const unguarded = scope.own(provider.groups.openGroup(nic.group));
       expect(() => unguarded.setContainer(container)).toThrowError(
-        /VFIO_GROUP_SET_CONTAINER on \/dev\/vfio\/noiommu-\d+: EPERM\n.*do not share a container/,
+        /VFIO_GROUP_SET_CONTAINER on \/dev\/vfio\/noiommu-\d+: EPERM\n.*cannot share a container/,
       );
       group.unsetContainer();
     });

@@ -45,7 +45,7 @@ function outcomeLines(outcome: Outcome): string[] {
     case 'powered-off':
       return [row('ended', `the guest shut down, ${code}`)];
     case 'reset':
-      return [row('ended', `the guest asked for a reset, ${code}`)];
+      return [row('ended', `the guest requested a reset, ${code}`)];
     case 'stopped':
       return [row('stopped', `by ${outcome.by}, ${code}`)];
     case 'crashed':

@@ -57,7 +57,8 @@ test('a NIC of another process: 10 of 10 replies, no exit on the way, and the ne
     expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
     expect(steps.join('\n')).toMatch(/2 doorbell ranges/);
     const traffic = report.phases.map(({ accesses }) => accesses[`00:03.0 vfio-user:${path} BAR4`] ?? 0);
-    // Doorbells are ioeventfds and interrupts irqfds, across processes: the BAR is touched at set-up and tear-down only.
+    // Doorbells are ioeventfds and interrupts irqfds, across processes: the BAR is touched at set-up and tear-down
+    // only.
     expect(new Set(traffic).size).toBeLessThan(traffic.length);
     expect(steps.join('\n')).toMatch(/cannot be associated with the VM: it belongs to another process/);
   }
@@ -84,7 +85,7 @@ test('a server that is killed takes its device along, and the guest lives', asyn
     });
   await says('ping  3');
   child.kill('SIGKILL');
-  await says('has closed the connection');
+  await says('has disconnected');
   await says('the host wants the device back');
   expect(guest.exitCode).toBeNull();
   guest.kill('SIGTERM');
@@ -152,7 +153,7 @@ test('served from a program: it tells when it is ready and who comes, and leaves
     const { report } = await runMachine({ devices: [{ address: `vfio-user:${path}` }] });
     expect(report.outcome).toEqual({ kind: 'verdict', status: 0 });
   }
-  expect(told[0]).toBe('a client has come');
+  expect(told[0]).toBe('a client has connected');
   expect(existsSync(path)).toBe(false);
   const broken = DeviceServer.start({ address: 'nothing', path });
   await expect(broken.finished).rejects.toThrowError(/ENODEV/);
@@ -194,7 +195,7 @@ test('what a guest draws on a display of another process is seen there, and kept
   );
   guest.kill('SIGKILL');
   await once(guest, 'exit');
-  await vi.waitUntil(() => output().split('the client has gone').length > 2, { timeout: 10_000 });
+  await vi.waitUntil(() => output().split('the client has disconnected').length > 2, { timeout: 10_000 });
   const last = (await shot()) as Uint8Array;
   // The lower part stands still.
   const below = 4 * 320 * 120;

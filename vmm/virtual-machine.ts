@@ -183,7 +183,7 @@ export class VirtualMachine implements AsyncDisposable {
     for (;;) {
       const report = await this.#runOnce();
       if (report.outcome.kind !== 'reset' || !this.config.reboot || this.#isStopped) return report;
-      this.#observer.step?.('the guest asked for a reset: the machine starts again', monotonicMs());
+      this.#observer.step?.('the guest requested a reset: restarting the machine', monotonicMs());
     }
   }
 

@@ -196,7 +196,7 @@ test('a port on a unix socket talks to who listens there; when that one goes, th
     const lines = Buffer.alloc(100_000, 'x');
     for (let sent = 0; sent < lines.length; card.thread.pump()) sent += card.send(1, lines.subarray(sent));
     const said = steps.events.map((event) => event.text ?? '');
-    expect(said.filter((line) => line.includes('has closed'))).toHaveLength(1);
+    expect(said.filter((line) => line.includes('has disconnected'))).toHaveLength(1);
   }
   await new Promise((resolve) => server.close(resolve));
 });

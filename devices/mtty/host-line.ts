@@ -118,7 +118,7 @@ export class HostLine implements Disposable {
     Atomics.store(this.#carrier, 0, isThere ? 1 : 0);
     const { address, arrivals } = this.#file;
     if (arrivals !== undefined) this.#notify(isThere ? `${address} was opened` : `${address} was closed`);
-    else this.#notify(isThere ? undefined : `${address}: the other end has closed the connection`);
+    else this.#notify(isThere ? undefined : `${address}: the peer has disconnected`);
   }
 
   #stopListening(): void {

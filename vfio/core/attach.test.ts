@@ -80,7 +80,7 @@ test('a mediated device goes the whole way from its type to its last close', () 
   const group = core.provider.groups.openGroup(device.group);
   const container = core.provider.groups.openContainer();
   expect(() => core.provider.groups.openGroup(device.group)).toThrowError(
-    /EBUSY\n {2}hint: the group is open already/,
+    /EBUSY\n {2}hint: the group is already open/,
   );
   expect(group.getStatus()).toBe(VFIO_GROUP_FLAGS_VIABLE);
   expect(() => container.setIommu(VFIO_TYPE1v2_IOMMU)).toThrowError(/EINVAL/);

@@ -89,7 +89,7 @@ export class Container {
     if (this.groups.size === 0) {
       throw vfioError(call, this.target, 'EINVAL', 'put a group into the container first');
     }
-    if (this.#driver !== undefined) throw vfioError(call, this.target, 'EINVAL', 'its IOMMU is set already');
+    if (this.#driver !== undefined) throw vfioError(call, this.target, 'EINVAL', 'its IOMMU is already set');
     for (const driver of this.#candidates()) {
       if (driver.checkExtension(type) <= 0) continue;
       const backend = driver.open(this.environment, type);
@@ -116,7 +116,7 @@ export class Container {
   *attachGroup(group: IommuGroup): Steps<void> {
     using _held = yield* this.#groupLock.write();
     if (this.groups.size > 0 && this.#isNoiommu() !== group.isNoiommu) {
-      const hint = 'groups with an IOMMU and without do not share a container';
+      const hint = 'groups with and without an IOMMU cannot share a container';
       throw vfioError('VFIO_GROUP_SET_CONTAINER', group.target, 'EPERM', hint);
     }
     if (this.#backend !== undefined) yield* this.#backend.attachGroup(group);

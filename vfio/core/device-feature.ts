@@ -41,9 +41,9 @@ export function deviceFeature(ops: VfioDeviceOps, flags: number, input: FeatureI
   const problem = featureFlagsProblem(flags);
   if (problem !== undefined) throw vfioError(call, ops.name, 'EINVAL', problem);
   const feature = featureOf(ops, flags & VFIO_DEVICE_FEATURE_MASK);
-  if (feature === undefined) throw vfioError(call, ops.name, 'ENOTTY', 'the device has no such feature');
+  if (feature === undefined) throw vfioError(call, ops.name, 'ENOTTY', 'the device lacks the feature');
   if ((flags & both & ~feature.supported) !== 0)
-    throw vfioError(call, ops.name, 'EINVAL', 'it cannot be done that way');
+    throw vfioError(call, ops.name, 'EINVAL', 'the feature does not support this operation');
   if (isProbe) return {};
   if ((flags & both) === 0) throw vfioError(call, ops.name, 'EINVAL', 'GET or SET');
   return feature.run((flags & VFIO_DEVICE_FEATURE_SET) !== 0, input);

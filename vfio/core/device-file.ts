@@ -208,7 +208,7 @@ export class CoreDeviceFile implements CdevFile {
   mmap(offset: number, bytes: number): Mapping {
     const { ops, regions } = this.#use('mmap');
     const { info, at } = regions.mappable(offset, bytes);
-    if (ops.mmap === undefined) throw vfioError('mmap', this.target, 'EINVAL', 'the driver maps nothing');
+    if (ops.mmap === undefined) throw vfioError('mmap', this.target, 'EINVAL', 'the driver has no mmap');
     return ops.mmap(info.index, at, bytes);
   }
 
@@ -216,7 +216,7 @@ export class CoreDeviceFile implements CdevFile {
     const call = 'VFIO_DEVICE_QUERY_GFX_PLANE';
     const { ops } = this.#use(call);
     if (ops.queryGfxPlane === undefined)
-      throw vfioError(call, this.target, 'ENOTTY', 'the device is no display');
+      throw vfioError(call, this.target, 'ENOTTY', 'the device is not a display');
     const type = query.flags & ~VFIO_GFX_PLANE_TYPE_PROBE;
     if (type !== VFIO_GFX_PLANE_TYPE_REGION && type !== VFIO_GFX_PLANE_TYPE_DMABUF)
       throw vfioError(call, this.target, 'EINVAL', 'flags must name one type of plane');
@@ -233,7 +233,7 @@ export class CoreDeviceFile implements CdevFile {
     if (!this.#isOpen) throw vfioError(call, this.target, 'EBADF', 'the device file is closed');
     if (this.#group !== undefined)
       throw vfioError(call, this.target, 'EINVAL', 'it was opened through its group');
-    if (this.#bound !== undefined) throw vfioError(call, this.target, 'EINVAL', 'it is bound already');
+    if (this.#bound !== undefined) throw vfioError(call, this.target, 'EINVAL', 'it is already bound');
     this.#bound = yield* bindIommufd(this.#device, iommufd, () => this.#kvm);
     this.#isGranted = true;
     return this.#bound.id;

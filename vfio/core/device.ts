@@ -188,7 +188,7 @@ export class VfioDevice {
     if (group.devices.has(this.dev)) {
       this.environment.free('cdev');
       this.environment.warn(`${this.name}: Device already exists on group ${group.number}`);
-      throw vfioError(call, this.name, 'EBUSY', `it is registered on ${group.target} already`);
+      throw vfioError(call, this.name, 'EBUSY', `it is already registered on ${group.target}`);
     }
     // The device now owns the caller's reference to the group.
     this.#group = group;
@@ -363,7 +363,7 @@ export class VfioDevice {
    */
   *registerNotifier(type: number, events: { mask: number }, block: VfioListener): Steps<void> {
     const call = 'vfio_register_notifier';
-    if (events.mask === 0) throw vfioError(call, this.name, 'EINVAL', 'no events asked for');
+    if (events.mask === 0) throw vfioError(call, this.name, 'EINVAL', 'no events requested');
     const { group } = this;
     if (type === VFIO_GROUP_NOTIFY) {
       yield* group.registerNotifier(events, block as KvmListener);

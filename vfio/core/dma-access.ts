@@ -104,18 +104,18 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
     const call = 'vfio_pin_pages';
     const fail = (hint: string) => vfioError(call, this.name, 'EINVAL', hint);
     const { ops, isAloneInGroup } = this.#device;
-    if (count <= 0 || iova % IOMMU_PAGE !== 0n) throw fail('whole pages, and at least one');
+    if (count <= 0 || iova % IOMMU_PAGE !== 0n) throw fail('the range must be whole pages, at least one');
     if (count > PIN_PAGES_MAX_ENTRIES)
       throw vfioError(call, this.name, 'E2BIG', `at most ${PIN_PAGES_MAX_ENTRIES} pages`);
-    if (!isAloneInGroup) throw fail('the IOMMU cannot tell the devices of its group apart');
-    if (ops.dmaUnmap === undefined) throw fail('a driver that pins must have dmaUnmap');
+    if (!isAloneInGroup) throw fail('the IOMMU cannot isolate the devices of its group');
+    if (ops.dmaUnmap === undefined) throw fail('a driver that pins pages must implement dmaUnmap');
     const space = this.#require(call);
     const pages = Array.from({ length: count }, (_, i) => {
       const at = iova + BigInt(i) * IOMMU_PAGE;
       const dma = space.find(at, IOMMU_PAGE);
       if (dma === undefined) throw fail(`0x${at.toString(16)} is not mapped`);
       if ((dma.prot & prot) !== prot)
-        throw vfioError(call, this.name, 'EPERM', 'against the direction of the map');
+        throw vfioError(call, this.name, 'EPERM', 'the map does not allow this direction');
       const offset = Number(at - dma.iova);
       return {
         dma,

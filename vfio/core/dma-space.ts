@@ -164,7 +164,7 @@ export class DmaSpace {
       if (dma === undefined)
         throw vfioError(call, this.target, 'EFAULT', `0x${(iova + BigInt(at)).toString(16)} is not mapped`);
       if ((dma.prot & wanted) === 0)
-        throw vfioError(call, this.target, 'EPERM', 'against the direction of the map');
+        throw vfioError(call, this.target, 'EPERM', 'the map does not allow this direction');
       const length = Math.min(data.length - at, Number(dma.iova + dma.size - (iova + BigInt(at))));
       pieces.push({ dma, at, length });
       at += length;

@@ -50,7 +50,7 @@ export class CoreGroupFile implements GroupFile {
       if (group.cdevOpenCount > 0) {
         throw vfioError(call, target, 'EBUSY', 'a device of the group is bound to an iommufd by its cdev');
       }
-      if (group.openedFile !== undefined) throw vfioError(call, target, 'EBUSY', 'the group is open already');
+      if (group.openedFile !== undefined) throw vfioError(call, target, 'EBUSY', 'the group is already open');
       if (group.container !== undefined) throw vfioError(call, target, 'EBUSY', stillContained(group));
       environment.allocate('group file');
       const file = new CoreGroupFile(group);
@@ -224,5 +224,5 @@ function users(group: VfioGroup): string {
 }
 
 function stillContained(group: VfioGroup): string {
-  return `its last user's container lives on: ${users(group)}`;
+  return `the container of its last user still exists: ${users(group)}`;
 }

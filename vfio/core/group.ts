@@ -242,7 +242,7 @@ export class VfioGroup {
       throw vfioError(call, this.target, 'EINVAL', `unknown events 0x${events.mask.toString(16)}`);
     }
     if (this.kvmLock.isMine)
-      throw vfioError(call, this.target, 'EDEADLK', 'not from inside a SET_KVM callback');
+      throw vfioError(call, this.target, 'EDEADLK', 'not allowed inside a SET_KVM callback');
     yield* this.#addTransientUser(call);
     try {
       using _held = yield* this.kvmLock.acquire();
@@ -266,7 +266,7 @@ export class VfioGroup {
   *unregisterNotifier(block: KvmListener): Steps<void> {
     const call = 'vfio_unregister_notifier';
     if (this.kvmLock.isMine)
-      throw vfioError(call, this.target, 'EDEADLK', 'not from inside a SET_KVM callback');
+      throw vfioError(call, this.target, 'EDEADLK', 'not allowed inside a SET_KVM callback');
     yield* this.notifier.unregister(block);
     this.environment.log.event('unregister_notifier', { group: this.number, listener: block.name });
   }

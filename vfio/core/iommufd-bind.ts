@@ -104,7 +104,7 @@ export class BoundIommufd {
     const own = device.dev.iommuGroup?.capabilities.iovaRanges ?? [];
     const ranges = intersectRanges(ioas.iovaRanges, own);
     if (ranges === undefined || ioas.space.maps.some(({ iova, size }) => !isInRanges(ranges, iova, size))) {
-      throw vfioError(call, device.name, 'EINVAL', 'its IOMMU cannot reach what is mapped there');
+      throw vfioError(call, device.name, 'EINVAL', 'its IOMMU cannot reach an IOVA that is mapped there');
     }
     this.#leave();
     ioas.users++;

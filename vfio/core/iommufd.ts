@@ -170,7 +170,7 @@ export class CoreIommufdFile implements IommufdFile {
       const dma = space.find(iova, size);
       if (dma === undefined) break;
       if (!isAll && !holds({ iova, size }, dma)) {
-        throw vfioError(call, space.target, 'ENOENT', 'the range cuts a map in two');
+        throw vfioError(call, space.target, 'ENOENT', 'the range would split a map');
       }
       space.remove(dma);
       unmapped += dma.size;

@@ -105,14 +105,14 @@ test('a task that takes a lock it holds is a deadlock at once, and its locks are
   const lock = new Mutex(context, 'lock');
   const rwsem = new RwSemaphore(context, 'rwsem');
   expect(() => context.executor.run(nest(lock, lock))).toThrowError(
-    /caller takes lock, which it holds already/,
+    /caller takes lock, which it already holds/,
   );
   expect(lock.isHeld).toBe(false);
   const twice = function* (): Steps<void> {
     using _first = yield* rwsem.read();
     using _second = yield* rwsem.read();
   };
-  expect(() => context.executor.run(twice())).toThrowError(/rwsem, which it holds already/);
+  expect(() => context.executor.run(twice())).toThrowError(/rwsem, which it already holds/);
   expect(rwsem.isHeld).toBe(false);
 });
 
@@ -121,7 +121,7 @@ test('a lock that another task holds makes a call that must not wait fail, inste
   const scheduler = new Scheduler(context.executor);
   scheduler.runTo(scheduler.spawn('holder', nest(lock)), 'inside');
   expect(() => context.executor.run(nest(lock))).toThrowError(
-    'caller would wait for ever for lock, held by holder',
+    'caller would wait forever for lock, held by holder',
   );
   scheduler.runAll();
 });
@@ -139,7 +139,7 @@ test('an operation that ends with a lock held is told of', () => {
       yield* lock.acquire();
     })(),
   );
-  expect(warnings).toEqual(['caller went away holding lock']);
+  expect(warnings).toEqual(['caller ended or waits while holding lock']);
 });
 
 test('an asynchronous operation goes on when what it waits for has come, after the call that brought it', async () => {

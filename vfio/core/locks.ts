@@ -70,7 +70,7 @@ export class Mutex implements Lock, Disposable {
     const task = executor.current;
     order.check(task, this);
     if (this.#owner === task)
-      throw new DeadlockError(`${task.name} takes ${this.name}, which it holds already`);
+      throw new DeadlockError(`${task.name} takes ${this.name}, which it already holds`);
     while (this.#owner !== undefined) yield this.#wait(this.#owner);
     this.#owner = task;
     task.held.push(this);
@@ -89,7 +89,7 @@ export class Mutex implements Lock, Disposable {
   /** Releases the lock. */
   [Symbol.dispose](): void {
     const owner = this.#owner;
-    if (owner === undefined) throw new DeadlockError(`${this.name} is released, but nobody holds it`);
+    if (owner === undefined) throw new DeadlockError(`${this.name} is released, but no task holds it`);
     release(this, owner);
     this.#owner = undefined;
     this.#queue.wake();
@@ -172,7 +172,7 @@ export class RwSemaphore implements Lock {
     const task = executor.current;
     order.check(task, this);
     // A second read by the same task would deadlock if a writer came in between, so it is always refused.
-    if (this.isMine) throw new DeadlockError(`${task.name} takes ${this.name}, which it holds already`);
+    if (this.isMine) throw new DeadlockError(`${task.name} takes ${this.name}, which it already holds`);
     return task;
   }
 

@@ -56,7 +56,7 @@ export class Mdevs {
   registerParent(driver: VendorDriver, environment: VendorEnvironment): void {
     const call = 'mdev_register_parent';
     if (this.#parents.has(driver.name))
-      throw vfioError(call, driver.name, 'EEXIST', 'it is registered already');
+      throw vfioError(call, driver.name, 'EEXIST', 'it is already registered');
     for (const { name } of driver.types) {
       if (this.findType(name) === undefined) continue;
       throw vfioError(call, driver.name, 'EEXIST', `another driver has a type named ${name}`);
@@ -136,7 +136,8 @@ export class Mdevs {
    */
   *remove(uuid: string): Steps<void> {
     const mdev = this.#devices.get(uuid);
-    if (mdev === undefined) throw vfioError('mdev_device_remove', uuid, 'ENODEV', 'it was removed already');
+    if (mdev === undefined)
+      throw vfioError('mdev_device_remove', uuid, 'ENODEV', 'it has already been removed');
     if (this.#removing.has(mdev)) throw vfioError('mdev_device_remove', uuid, 'EBUSY', 'it is being removed');
     this.#removing.add(mdev);
     yield* mdev.device.unregister();

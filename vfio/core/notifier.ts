@@ -25,7 +25,7 @@ function* tell<D>(context: LockContext, block: NotifierBlock<D>, event: number, 
   }
 }
 
-const inCallback = 'not from inside a callback of the same chain: do it later';
+const inCallback = 'not allowed inside a callback of the same chain: defer it';
 
 /**
  * A chain that holds a semaphore around its callbacks: when unregister returns, no callback is running and none will
@@ -54,7 +54,7 @@ export class BlockingNotifierChain<D> {
     if (this.isCallingMe) throw vfioError('notifier_chain_register', this.#name, 'EDEADLK', inCallback);
     using _held = yield* this.#rwsem.write();
     if (this.#blocks.has(block)) {
-      throw vfioError('notifier_chain_register', this.#name, 'EEXIST', `${block.name} is registered already`);
+      throw vfioError('notifier_chain_register', this.#name, 'EEXIST', `${block.name} is already registered`);
     }
     this.#blocks.add(block);
   }
@@ -131,7 +131,7 @@ export class SrcuNotifierChain<D> {
         'srcu_notifier_chain_register',
         this.#name,
         'EEXIST',
-        `${block.name} is registered already`,
+        `${block.name} is already registered`,
       );
     }
     this.#blocks.add(block);

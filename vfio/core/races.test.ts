@@ -208,7 +208,7 @@ const putsUnderGroupLock = () =>
 
 test('the last put of a VM under the group lock deadlocks with its own set_kvm(null)', () => {
   expect(() => lastPutInClose(putsUnderGroupLock)).toThrowError(
-    /takes group->group_rwsem, which it holds already/,
+    /takes group->group_rwsem, which it already holds/,
   );
 });
 

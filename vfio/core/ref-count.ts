@@ -25,7 +25,7 @@ export class RefCount {
 
   /** Takes another reference; the caller must already hold one. */
   get(): void {
-    if (this.#count === 0) this.#warn(`${this.#name}: a reference was taken after the last one was put`);
+    if (this.#count === 0) this.#warn(`${this.#name}: a reference was taken after the last put`);
     else this.#count++;
   }
 

@@ -171,7 +171,7 @@ export class Executor {
         if (isReady(step)) result = steps.next('ready');
         else
           result = steps.throw(
-            new DeadlockError(`${task.name} would wait for ever for ${describeWait(step as Wait)}`),
+            new DeadlockError(`${task.name} would wait forever for ${describeWait(step as Wait)}`),
           );
       }
       return result.value;
@@ -237,6 +237,6 @@ export class Executor {
   checkHeld(task: Task, before: number): void {
     if (task.held.length <= before) return;
     const names = task.held.slice(before).map(({ name }) => name);
-    this.#warn(`${task.name} went away holding ${names.join(', ')}`);
+    this.#warn(`${task.name} ended or waits while holding ${names.join(', ')}`);
   }
 }

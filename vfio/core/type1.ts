@@ -191,12 +191,7 @@ class Type1 implements IommuBackend {
   ): DirtyRange | undefined {
     if ((flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP) === 0) return undefined;
     if (dirty === undefined) {
-      throw vfioError(
-        'VFIO_IOMMU_UNMAP_DMA',
-        this.space.target,
-        'EINVAL',
-        'no bitmap to put the dirty pages into',
-      );
+      throw vfioError('VFIO_IOMMU_UNMAP_DMA', this.space.target, 'EINVAL', 'no bitmap for the dirty pages');
     }
     const wanted = { iova: toIova(range.iova), size: range.size, ...dirty };
     this.#tracking.check(wanted);

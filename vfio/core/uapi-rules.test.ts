@@ -140,7 +140,7 @@ test('F4 a group opened twice is EBUSY, and so is a reopen while the old contain
   world.remove(made);
 });
 
-test('F5 groups with an IOMMU and without do not share a container (EPERM), and one without needs CAP_SYS_RAWIO (EPERM)', () => {
+test('F5 groups with and without an IOMMU cannot share a container (EPERM), and one without needs CAP_SYS_RAWIO (EPERM)', () => {
   let isAllowed = true;
   const own = new World({ ports: { hasRawio: () => isAllowed }, enableUnsafeNoiommuMode: true });
   const [real, bare] = [own.device(), own.device({ group: undefined })];

@@ -58,7 +58,7 @@ test('a driver that refuses the function leaves it with the one it had', () => {
   host.addPci({ address: NIC, driver: 'e1000e', group: 26 });
   host.refusing.add('vfio-pci');
   expect(() => bindToDriver(host, NIC)).toThrowError(
-    /^bind on 0000:01:00\.0 to vfio-pci: ENODEV\n.*did not take it \(it has no driver\): see dmesg/,
+    /^bind on 0000:01:00\.0 to vfio-pci: ENODEV\n.*the driver refused it \(its driver is now none\): see dmesg/,
   );
   expect(driverOf(host)).toBe('e1000e');
 });
@@ -76,7 +76,7 @@ test('a driver that the kernel was built without is not said to be missing a mod
   host.file('proc/sys/kernel/osrelease', '6.12.95-amd64\n');
   host.file('modules/6.12.95-amd64/modules.dep', 'kernel/virt/kvm.ko.xz:');
   expect(() => bindToDriver(host, NIC, 'mlx5_vfio_pci')).toThrowError(
-    /ENODEV\n {2}hint: this kernel was built without that driver \(CONFIG_MLX5_VFIO_PCI\)/,
+    /ENODEV\n {2}hint: this kernel was built without the driver \(CONFIG_MLX5_VFIO_PCI\)/,
   );
 });
 

@@ -22,7 +22,7 @@ export function bindToDriver(
   if (!sysfs.exists('bus/pci/drivers', driver)) {
     const hint =
       moduleState(roots, driver) === 'absent'
-        ? `this kernel was built without that driver (${configOption(driver)}): use one that has it`
+        ? `this kernel was built without the driver (${configOption(driver)}): use one that has it`
         : `the driver is not loaded: modprobe ${driver}`;
     throw new SysError({ call: 'bind', target: `${address} to ${driver}`, errno: errno.ENODEV, hint });
   }
@@ -37,7 +37,7 @@ export function bindToDriver(
   sysfs.write(sysfs.path('bus/pci/drivers_probe'), address);
   const now = sysfs.pciDevice(address).driver;
   if (now !== driver) {
-    const hint = `the driver did not take it (it has ${now ?? 'no driver'}): see dmesg`;
+    const hint = `the driver refused it (its driver is now ${now ?? 'none'}): see dmesg`;
     throw new SysError({ call: 'bind', target: `${address} to ${driver}`, errno: errno.ENODEV, hint });
   }
   const owned = scope.move();

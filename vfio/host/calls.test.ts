@@ -272,7 +272,7 @@ test('a display tells its plane, of the type that it has; what is no display say
   );
   using other = new Scope();
   expect(() => openByGroup(other, world(other)).queryGfxPlane(primary)).toThrowError(
-    /: ENOTTY\n.*no display/,
+    /: ENOTTY\n.*not a display/,
   );
 });
 
@@ -362,7 +362,7 @@ test('an answer that grows with every call, or is absurdly long, ends with EPROT
   const endless = { ...nic.regions?.[0], capabilities: [{ id: 9, body: new Uint8Array(2 ** 20) }] };
   (made.device as { shape: FakeDeviceShape }).shape = { ...nic, regions: [endless as never] };
   expect(() => file.getRegionInfo(0)).toThrowError(
-    /^VFIO_DEVICE_GET_REGION_INFO on 0000:01:00\.0: EPROTO\n.*malformed: the answer is \d+ bytes long/,
+    /^VFIO_DEVICE_GET_REGION_INFO on 0000:01:00\.0: EPROTO\n.*malformed: the reply is \d+ bytes long/,
   );
 });
 
@@ -384,7 +384,7 @@ test('remote memory is refused with ENOTSUP and its range, before the kernel wou
   const remote = { rw: () => undefined };
   const map = { flags: 3, remote, iova: iova(0x10_0000n), size: 0x2000n };
   expect(() => container.mapDma(map)).toThrowError(
-    /^VFIO_IOMMU_MAP_DMA on .*, IOVA 0x100000-0x101fff: ENOTSUP\n.*its owner has to share it/,
+    /^VFIO_IOMMU_MAP_DMA on .*, IOVA 0x100000-0x101fff: ENOTSUP\n.*its owner must share it/,
   );
   expect(() => iommufd.ioasMap(ioas, map)).toThrowError(
     /^IOMMU_IOAS_MAP on .* IOAS \d+, IOVA 0x100000-0x101fff: ENOTSUP/,

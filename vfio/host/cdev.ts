@@ -30,7 +30,7 @@ export function openCdev(context: HostContext, node: string): SystemFile {
       throw absent(path, absenceHint(context, node), error);
     }
     throw explain(error, ({ code }) =>
-      code === 'EACCES' ? `run as root, or let the administrator give you ${path}` : undefined,
+      code === 'EACCES' ? `run as root, or have the administrator grant you access to ${path}` : undefined,
     );
   }
 }

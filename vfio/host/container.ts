@@ -27,7 +27,8 @@ import {
 } from './structs-type1.js';
 import type { SystemFile } from './system.js';
 
-const deniedHint = 'run as root, or let the administrator give you /dev/vfio/vfio and the group’s file';
+const deniedHint =
+  'run as root, or have the administrator grant you access to /dev/vfio/vfio and the group’s file';
 
 /** `/dev/vfio/vfio` of the kernel. */
 export class HostContainerFile implements ContainerFile {

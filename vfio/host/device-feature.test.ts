@@ -111,7 +111,7 @@ test('a feature whose structure the seam does not know is probed, and otherwise 
   const { file } = movable(scope);
   expect(file.deviceFeature(VFIO_DEVICE_FEATURE_PROBE | 99)).toEqual({});
   expect(() => file.deviceFeature(VFIO_DEVICE_FEATURE_GET | 99)).toThrowError(
-    /feature 99: ENOTTY\n.*getFeature and setFeature/,
+    /feature 99: ENOTTY\n.*use getFeature or setFeature/,
   );
   expect(() => file.deviceFeature(VFIO_DEVICE_FEATURE_GET | 98)).toThrowError(
     /feature 98: ENOTTY\n.*the device, or this kernel/,

@@ -47,7 +47,7 @@ function failure(file: SystemFile, feature: number, code: 'EINVAL' | 'ENOTTY', h
 
 function call(file: SystemFile, feature: number, action: number, data: Uint8Array): Uint8Array {
   if (feature < 0 || feature > VFIO_DEVICE_FEATURE_MASK)
-    throw failure(file, feature, 'EINVAL', `${feature} is no feature’s number`);
+    throw failure(file, feature, 'EINVAL', `${feature} is not the number of a feature`);
   const bytes = DeviceFeature.encode({ flags: (feature | action) >>> 0 }, data.length);
   DeviceFeature.write(bytes, { argsz: bytes.length });
   bytes.set(data, DeviceFeature.size);
@@ -130,7 +130,7 @@ export function deviceFeature(file: SystemFile, flags: number, input: FeatureInp
         file,
         feature,
         'ENOTTY',
-        'its structure is not known here: getFeature and setFeature take bytes',
+        'its structure is not supported here: use getFeature or setFeature with bytes',
       );
   }
 }

@@ -98,9 +98,9 @@ function absenceHint({ roots, sysfs }: HostContext, number: number): string {
 function openHint(context: HostContext, code: string, path: string, group: HostGroup): string | undefined {
   switch (code) {
     case 'EBUSY':
-      return `a group has one user at a time, by its file or by its cdevs: ${holdersHint(context.roots, usedPaths(context, path, group))}`;
+      return `a group has one user at a time, through its file or its cdevs: ${holdersHint(context.roots, usedPaths(context, path, group))}`;
     case 'EACCES':
-      return `run as root, or let the administrator give you ${path}`;
+      return `run as root, or have the administrator grant you access to ${path}`;
     case 'EPERM':
       return 'a device without an IOMMU needs CAP_SYS_RAWIO';
     default:

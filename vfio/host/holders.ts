@@ -33,7 +33,7 @@ function pointsTo(link: string, paths: readonly string[]): boolean {
 /** The processes that hold one of `paths` open, as text. */
 export function holdersHint(roots: HostRoots, paths: readonly string[]): string {
   const holders = findHolders(roots, paths);
-  if (holders.length === 0) return 'another process, which this user may not see, has it open';
+  if (holders.length === 0) return 'it is open in another process, which this user cannot see';
   return describeHolders(holders);
 }
 

@@ -54,6 +54,6 @@ test('an answer that grows with every call is given up', () => {
 
 test('an answer of 4 GiB is not made room for', () => {
   const { file, given } = answering([0xffff_ffff]);
-  expect(() => ask(file)).toThrowError(/EPROTO\n.*the answer is 4294967295 bytes long/);
+  expect(() => ask(file)).toThrowError(/EPROTO\n.*the reply is 4294967295 bytes long/);
   expect(given).toEqual([8]);
 });

@@ -26,10 +26,10 @@ export function infoIoctl(file: SystemFile, request: Request, head: Uint8Array):
     const needed = argsz.getUint32(0, true);
     if (needed <= size) return reply;
     if (needed > REPLY_LIMIT)
-      throw protocolError(request.name, file.target, `the answer is ${needed} bytes long`);
+      throw protocolError(request.name, file.target, `the reply is ${needed} bytes long`);
     size = needed;
   }
-  throw protocolError(request.name, file.target, `the answer still grew after ${ROUNDS} calls`);
+  throw protocolError(request.name, file.target, `the reply still grew after ${ROUNDS} calls`);
 }
 
 function protocolError(call: string, target: string, what: string): SysError {
@@ -37,7 +37,7 @@ function protocolError(call: string, target: string, what: string): SysError {
     call,
     target,
     errno: errno.EPROTO,
-    hint: `the kernel’s answer is malformed: ${what}`,
+    hint: `the kernel’s reply is malformed: ${what}`,
   });
 }
 

@@ -59,7 +59,7 @@ export class HostIommufdFile implements IommufdFile {
         throw absent(path, `${hint}; groups work without it`, error);
       }
       throw explain(error, ({ code }) =>
-        code === 'EACCES' ? `run as root, or let the administrator give you ${path}` : undefined,
+        code === 'EACCES' ? `run as root, or have the administrator grant you access to ${path}` : undefined,
       );
     }
   }

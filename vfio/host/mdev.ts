@@ -72,7 +72,7 @@ export function createMdev(
   const offer = offers.find(({ availableInstances }) => availableInstances > 0);
   if (offer === undefined) {
     const parents = offers.map((full) => full.parent).join(', ');
-    const hint = `no instance is left on ${parents}: remove a mediated device, or choose a smaller type`;
+    const hint = `${parents} has no instance left: remove a mediated device, or choose a smaller type`;
     throw new SysError({ call, target: type, errno: errno.ENOSPC, hint });
   }
   sysfs.write(join(offer.path, 'create'), uuid);

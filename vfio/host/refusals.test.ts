@@ -98,7 +98,7 @@ test('a group that is open elsewhere names the process', () => {
   made.host.file('proc/4711/comm', 'qemu-system-x86\n');
   made.host.link('proc/815/fd/3', '/dev/null');
   expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(
-    /EBUSY\n {2}hint: a group has one user at a time, by its file or by its cdevs: held by process 4711 \(qemu-system-x86\)$/,
+    /EBUSY\n {2}hint: a group has one user at a time, through its file or its cdevs: held by process 4711 \(qemu-system-x86\)$/,
   );
   made.host.link(`proc/${process.pid}/fd/12`, `${made.dev}/vfio/26`);
   expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(
@@ -124,12 +124,12 @@ test('a group whose holder cannot be seen says so', () => {
   using made = world();
   made.kernel.failNext(`open ${made.dev}/vfio/26`, 'EBUSY');
   expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(
-    /another process, which this user may not see/,
+    /it is open in another process, which this user cannot see/,
   );
 });
 
 test.each([
-  ['EACCES', /give you .*vfio\/26/],
+  ['EACCES', /grant you access to .*vfio\/26/],
   ['EPERM', /CAP_SYS_RAWIO/],
 ] as const)('a group that may not be opened (%s) says whom to ask', (code, message) => {
   using made = world();
@@ -148,7 +148,7 @@ test('groups with and without an IOMMU do not share a container, and the error s
   const noiommu = scope.own(made.provider.groups.openGroup(5));
   expect(noiommu.target).toMatch(/noiommu-5$/);
   expect(messageOf(() => noiommu.setContainer(container))).toMatch(
-    /^VFIO_GROUP_SET_CONTAINER .*EPERM\n.*without an IOMMU \(noiommu\) do not share a container/,
+    /^VFIO_GROUP_SET_CONTAINER .*EPERM\n.*without an IOMMU \(noiommu\) cannot share a container/,
   );
 });
 

@@ -69,7 +69,7 @@ test('a device behind no IOMMU is refused with what to turn on', () => {
   using made = world();
   made.host.addPci({ address: NIC, driver: 'vfio-pci' });
   expect(messageOf(() => made.provider.resolve(NIC, {}))).toMatch(
-    /^attach on 0000:01:00\.0: ENODEV\n {2}hint: it is behind no IOMMU .*iommu_group.*intel_iommu=on/,
+    /^attach on 0000:01:00\.0: ENODEV\n {2}hint: no IOMMU translates its DMA .*iommu_group.*intel_iommu=on/,
   );
 });
 
@@ -105,7 +105,9 @@ test('a device whose group is not viable is refused, and option bind is undone',
 test('a bridge is refused', () => {
   using made = world();
   made.host.addPci({ address: NIC, driver: 'pcieport', group: 26, headerType: 1 });
-  expect(messageOf(() => made.provider.resolve(NIC, {}))).toMatch(/EINVAL\n.*assign the functions behind it/);
+  expect(messageOf(() => made.provider.resolve(NIC, {}))).toMatch(
+    /EINVAL\n.*assign the functions on its secondary bus/,
+  );
 });
 
 test('an unknown option is refused, and the known ones are told', () => {
@@ -143,7 +145,7 @@ test('a type may be named as its driver does, and gets a UUID of its own', () =>
 });
 
 test.each([
-  ['mdev:mtty-1', {}, /^create mdev on mtty-1: ENOSPC\n.*no instance is left on mtty/],
+  ['mdev:mtty-1', {}, /^create mdev on mtty-1: ENOSPC\n.*mtty.* has no instance left/],
   ['mdev:mtty-9', {}, /^create mdev on mtty-9: ENODEV\n.*mtty-1 of mtty, mtty-2 of mtty/],
   ['mdev:mtty-2', { parent: 'other' }, /^create mdev on mtty-2: ENODEV/],
   ['mdev:mtty-2', { uuid: '42' }, /^create mdev on mtty-2: EINVAL\n.*'42' is no UUID/],
@@ -222,7 +224,7 @@ test('a descriptor of something else is refused with what it is', () => {
   made.host.file('sys/devices/virtual/mem/null/dev', '1:3');
   made.host.link('sys/dev/char/1:3', `${made.host.roots.sys}/devices/virtual/mem/null`);
   expect(messageOf(() => made.provider.resolve('fd:5', {}))).toMatch(
-    /^resolve on fd 5: EINVAL\n.*it is null: a cdev/,
+    /^resolve on fd 5: EINVAL\n.*it is null: it must be a cdev/,
   );
   expect(messageOf(() => made.provider.resolve('fd:6', {}))).toMatch(/^fstat on fd 6: EBADF/);
 });

@@ -47,7 +47,7 @@ function checkOptions(address: string, options: Readonly<Record<string, string>>
 
 function descriptor(value: string, what: string): number {
   if (/^\d{1,9}$/.test(value)) return Number(value);
-  const hint = `'${value}' is no number of a descriptor`;
+  const hint = `'${value}' is not the number of a descriptor`;
   throw new SysError({ call: 'resolve', target: what, errno: errno.EINVAL, hint });
 }
 
@@ -78,7 +78,7 @@ export function resolve(
     adopt(options['cdev-fd'], `cdev ${device.cdev}`);
   const token = options['vf-token'];
   if (token !== undefined && !isUuid(token)) {
-    const hint = `'${token}' is no UUID; the token is what the owner of the physical function has set`;
+    const hint = `'${token}' is not a UUID; use the token that the owner of the physical function has set`;
     throw new SysError({ call: 'resolve', target: `${address}, option vf-token`, errno: errno.EINVAL, hint });
   }
   if (token !== undefined && device.cdev !== undefined) {
@@ -138,7 +138,7 @@ function fromDescriptor(context: HostContext, value: string, options: Options, a
   }
   const number = /\/vfio\/(?:noiommu-)?(\d+)$/.exec(path)?.[1];
   if (number === undefined) {
-    const hint = `it is ${node}: a cdev (/dev/vfio/devices/vfioN) or a group (/dev/vfio/N) is wanted`;
+    const hint = `it is ${node}: it must be a cdev (/dev/vfio/devices/vfioN) or a group (/dev/vfio/N)`;
     throw new SysError({ call: 'resolve', target, errno: errno.EINVAL, hint });
   }
   adopt(value, `group ${Number(number)}`);
@@ -156,14 +156,14 @@ function fromDescriptor(context: HostContext, value: string, options: Options, a
 function checkUsable({ sysfs }: HostContext, device: SysfsDevice): HostGroup {
   if (device.group === undefined) {
     const hint =
-      'it is behind no IOMMU (there is no iommu_group link): turn on VT-d or AMD-Vi in the firmware and boot with ' +
-      'intel_iommu=on (AMD: it is on); a virtual machine needs a virtual IOMMU';
+      'no IOMMU translates its DMA (no iommu_group link): enable VT-d or AMD-Vi in the firmware, and boot with ' +
+      'intel_iommu=on (default on AMD); a virtual machine needs a virtual IOMMU';
     throw new SysError({ call: 'attach', target: device.name, errno: errno.ENODEV, hint });
   }
   const group = sysfs.group(device.group);
   if (!device.isVfio) {
     if (device.isBridge) {
-      const hint = 'it is a bridge: assign the functions behind it';
+      const hint = 'it is a bridge: assign the functions on its secondary bus';
       throw new SysError({ call: 'attach', target: device.name, errno: errno.EINVAL, hint });
     }
     throw boundToHost(sysfs, device);

@@ -83,5 +83,5 @@ export const IoasUnmap = struct(
 );
 export const IOMMU_IOAS_UNMAP = io('IOMMU_IOAS_UNMAP', IOMMUFD_TYPE, IOMMUFD_CMD_BASE + 6, {
   since,
-  hints: { ENOENT: 'nothing is mapped there, or the range cuts a map in two' },
+  hints: { ENOENT: 'nothing is mapped there, or the range would split a map' },
 });

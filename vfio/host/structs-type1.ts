@@ -74,5 +74,5 @@ export const DmaUnmapStruct = struct('struct vfio_iommu_type1_dma_unmap', VFIO, 
   size: 'u64',
 });
 export const VFIO_IOMMU_UNMAP_DMA = io('VFIO_IOMMU_UNMAP_DMA', VFIO_TYPE, VFIO_BASE + 14, {
-  hints: { EINVAL: 'the range cuts a map in two, is misaligned or wraps' },
+  hints: { EINVAL: 'the range would split a map, is misaligned or wraps' },
 });

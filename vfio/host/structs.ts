@@ -24,7 +24,7 @@ export const VFIO_GROUP_SET_CONTAINER = io('VFIO_GROUP_SET_CONTAINER', VFIO_TYPE
     EINVAL: 'the group is in a container already, or this is no container',
     EBUSY: 'the group is in use by another process',
     EPERM:
-      'groups with and without an IOMMU (noiommu) do not share a container; a noiommu group needs CAP_SYS_RAWIO; ' +
+      'groups with and without an IOMMU (noiommu) cannot share a container; a noiommu group needs CAP_SYS_RAWIO; ' +
       'a device whose interrupts cannot be remapped needs vfio_iommu_type1.allow_unsafe_interrupts=1',
   },
 });
@@ -184,9 +184,8 @@ export const GfxPlaneInfoStruct = struct('struct vfio_device_gfx_plane_info', VF
 });
 export const VFIO_DEVICE_QUERY_GFX_PLANE = io('VFIO_DEVICE_QUERY_GFX_PLANE', VFIO_TYPE, VFIO_BASE + 14, {
   hints: {
-    ENOTTY: 'the device is no display that can be looked at',
-    EINVAL:
-      'the device does not show its picture in a region: it may do so by dma-buf, which is not supported',
+    ENOTTY: 'the device is not a display, or cannot be captured',
+    EINVAL: 'the device does not display from a region; dma-buf, which it may use, is not supported',
   },
 });
 
@@ -212,7 +211,7 @@ export const VFIO_DEVICE_BIND_FLAG_TOKEN = 1 << 0;
 export const VFIO_DEVICE_BIND_IOMMUFD = io('VFIO_DEVICE_BIND_IOMMUFD', VFIO_TYPE, VFIO_BASE + 18, {
   since: '6.6',
   hints: {
-    EINVAL: 'it is bound already, or this is no iommufd',
+    EINVAL: 'it is already bound, or this is no iommufd',
     EBUSY: 'the device, or another of its group, is open through the group file',
     EACCES: 'a VF whose PF is in user space needs that PF’s token: option vf-token=UUID',
     EPERM:

@@ -155,7 +155,7 @@ test('a peer that is gone is told from one that says nothing', () => {
   made.peer.send(encodeCommand(7, VFIO_USER_REGION_WRITE));
   made.closePeer();
   expect(made.channel.receive()?.id).toBe(7);
-  expect(() => made.channel.receive()).toThrowError(/ECONNRESET\n.*the peer has closed/);
+  expect(() => made.channel.receive()).toThrowError(/ECONNRESET\n.*the peer has disconnected/);
   expect(() => made.channel.send(encodeCommand(1, VFIO_USER_REGION_WRITE))).toThrowError(/ECONNRESET/);
 });
 

@@ -192,5 +192,5 @@ const gone = (target: string): SysError =>
     call: 'receive',
     target,
     errno: errno.ECONNRESET,
-    hint: 'the peer has closed the connection',
+    hint: 'the peer has disconnected',
   });

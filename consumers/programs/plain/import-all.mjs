@@ -1,4 +1,4 @@
-// Imports every entry as an ES module, and the entries once more: a module is one, however it is reached.
+// Imports every entry as an ES module, twice: each entry must be a single module.
 const entries = process.argv.slice(2);
 for (const entry of entries) {
   const names = Object.keys(await import(entry));

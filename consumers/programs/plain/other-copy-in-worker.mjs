@@ -1,4 +1,4 @@
-// The main thread has one copy, with its ffi-rs; a worker comes with another.
+// The main thread uses one copy of the package and its ffi-rs; a worker uses another copy.
 import { isMainThread, Worker, workerData } from 'node:worker_threads';
 
 const other = process.argv[2];

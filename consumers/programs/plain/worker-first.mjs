@@ -1,4 +1,4 @@
-// Each entry is imported in a worker before the main thread has imported any: refused, and the process goes on.
+// Imports each entry in a worker before the main thread imports any: it throws, and the process continues.
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads';
 const entries = process.argv.slice(2);
 const folder = mkdtempSync(join(import.meta.dirname, 'worker-'));
 for (const [i, entry] of entries.entries()) {
-  // A static import: nothing of ours runs before it.
+  // A static import: no code of this program runs before it.
   const program = join(folder, `${i}.mjs`);
   writeFileSync(program, `import '${entry}';\n`);
   const worker = new Worker(program);
@@ -19,5 +19,5 @@ for (const [i, entry] of entries.entries()) {
     throw new Error(`${entry}: the worker ended with ${code}: ${message}`);
   }
 }
-for (const entry of entries) await import(entry); // the main thread is none the worse for it
+for (const entry of entries) await import(entry); // the main thread still works
 console.log(`${entries.length} workers refused`);

@@ -1,4 +1,4 @@
-// As an embedder meets it who knows of nothing: nobody listens for the worker's error.
+// A worker imports the package first, and its error has no listener.
 import { isMainThread, Worker } from 'node:worker_threads';
 
 if (isMainThread) new Worker(new URL(import.meta.url));

@@ -1,4 +1,4 @@
-// With the main thread first, workers use the package side by side, and end in any order.
+// Once the main thread has imported the package, workers can use it concurrently, and end in any order.
 import { isMainThread, Worker, workerData } from 'node:worker_threads';
 
 if (isMainThread) {

@@ -1,4 +1,4 @@
-// A plug-in whose device does nothing; its event task answers how many names it finds in tsvisor/vfio.
+// A plug-in whose device does nothing; its event task replies with the number of names in tsvisor/vfio.
 import { SysError } from 'tsvisor/vfio';
 
 export const plugin = {

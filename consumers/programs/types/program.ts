@@ -1,4 +1,4 @@
-// README's program and a little of each entry, as strict TypeScript.
+// README's program, and some names of each entry, as strict TypeScript.
 import { constants } from 'node:os';
 import { parseConfig, type RunReport, SysError, VirtualMachine } from 'tsvisor';
 import { ConfigSpace } from 'tsvisor/devices';

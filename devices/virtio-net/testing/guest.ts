@@ -1,11 +1,14 @@
-/** A guest for tests: memory, and a virtio driver written from the specification's text, without a line of the device's code. */
+/**
+ * A guest for tests: memory, and a virtio driver written from the specification's text, without a line of the device's
+ * code.
+ */
 import { createSharedMemory, type SharedMemory } from '../../../sys/mapping.js';
 import { createDmaTable, type DmaTableBuffer, DmaTableWriter, dmaProt } from '../../../vfio/dma-table.js';
 import type { OpenDevice, VfioDeviceOps } from '../../../vfio/driver.js';
 
 const MIB = 1 << 20;
 
-/** One DMA map of {@link GuestMemory}: where the device sees it, and where it lies in the memory. */
+/** One DMA map of {@link GuestMemory}: its IOVA and its offset in the memory. */
 export interface GuestMap {
   readonly iova: number;
   readonly bytes: number;

@@ -1,6 +1,6 @@
 /**
- * A kernel for tests: VfioSystem in memory, which takes the same structures byte for byte and answers with the errno
- * values of drivers/vfio. Groups and the file table are here, what else has files beside it.
+ * A kernel for tests: an in-memory VfioSystem, which takes the same structures byte for byte and fails with the errno
+ * values of drivers/vfio. This file has the groups and the file table; containers, devices and iommufd have their own.
  */
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
@@ -96,7 +96,7 @@ class FakeGroup implements FakeObject {
 
 export type { FakeGroup };
 
-/** One call that was made, for tests to look at. */
+/** A recorded call. */
 export interface FakeCall {
   readonly request: string;
   readonly target: string;

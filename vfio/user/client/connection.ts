@@ -115,7 +115,7 @@ export class Connection implements Disposable {
     for (const fd of fds) fd[Symbol.dispose]();
     const { minor, capabilities } = decodeVersion(payload);
     if (minor > MINOR)
-      throw this.#end(errno.EPROTO, `the server answers version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
+      throw this.#end(errno.EPROTO, `the server replies with version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
     // The server may accept more data than this side accepts in one message.
     const maxDataXferSize = Math.min(capabilities.maxDataXferSize, mine.maxDataXferSize);
     return { minor, capabilities: { ...capabilities, maxDataXferSize } };
@@ -155,7 +155,8 @@ export class Connection implements Disposable {
       try {
         const message = this.#channel.receive(false);
         if (message === undefined) return;
-        if ((message.flags & TYPE_MASK) !== TYPE_COMMAND) throw this.#end(errno.EPROTO, 'it answers unasked');
+        if ((message.flags & TYPE_MASK) !== TYPE_COMMAND)
+          throw this.#end(errno.EPROTO, 'it sent a reply without a request');
         this.#serve(message);
       } catch (error) {
         if (!this.isGone) this.#fail(error);
@@ -225,9 +226,7 @@ export class Connection implements Disposable {
     if (this.#failure === undefined) {
       this.#failure = cause;
       this.#channel[Symbol.dispose]();
-      const how = isErrno(cause, 'ECONNRESET')
-        ? 'has closed the connection'
-        : `was given up: ${cause.message}`;
+      const how = isErrno(cause, 'ECONNRESET') ? 'has disconnected' : `was given up: ${cause.message}`;
       if (trace.vfio.hasSubscribers)
         trace.vfio.publish({ what: 'peer gone', text: `vfio-user peer ${this.path} ${how}` });
       for (const callback of this.#onGone.splice(0)) callback();
@@ -245,9 +244,7 @@ export class Connection implements Disposable {
 const MAX_ERRNO = 4096;
 
 const gone = (call: string, target: string, cause: SysError): SysError => {
-  const hint = isErrno(cause, 'ECONNRESET')
-    ? 'the server has closed the connection'
-    : (cause.hint ?? cause.message);
+  const hint = isErrno(cause, 'ECONNRESET') ? 'the server has disconnected' : (cause.hint ?? cause.message);
   return new SysError({ call, target, errno: errno.ENODEV, hint, cause });
 };
 

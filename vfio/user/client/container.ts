@@ -209,7 +209,7 @@ export class UserContainerFile implements ContainerFile {
       if (known === undefined) throw userError(call, 'EFAULT', `0x${from.toString(16)} is not mapped`);
       const { map, mapping } = known;
       const right = isWrite ? VFIO_DMA_MAP_FLAG_WRITE : VFIO_DMA_MAP_FLAG_READ;
-      if ((map.flags & right) === 0) throw userError(call, 'EPERM', 'against the direction of the map');
+      if ((map.flags & right) === 0) throw userError(call, 'EPERM', 'the map does not allow this direction');
       const length = Math.min(data.length - done, Number(map.iova + map.size - from));
       const memory = mapping.view.slice(Number(map.vaddr - mapping.hva + (from - map.iova)), length);
       if (isWrite) memory.set(data.subarray(done, done + length));

@@ -23,8 +23,8 @@ const DEFAULT_TIMEOUT_MS = 5000;
 const MOST_TIMEOUT_S = 3600;
 /** Options of an address, and their meanings. */
 const OPTIONS: Readonly<Record<string, string>> = {
-  timeout: 'seconds that the server may take for an answer: 5',
-  trust: 'on maps memory that the server could cut short, which would end this process',
+  timeout: 'timeout of each reply, in seconds; default 5',
+  trust: 'on maps memory that the server could truncate, which would kill this process',
 };
 
 const userError = (call: string, target: string, code: keyof typeof errno, hint?: string): SysError =>
@@ -93,7 +93,8 @@ function parseOptions(address: string, options: Readonly<Record<string, string>>
   }
   const { timeout, trust = 'off' } = options;
   const seconds = timeout === undefined ? DEFAULT_TIMEOUT_MS / 1000 : Number(timeout);
-  if (!(seconds > 0 && seconds <= MOST_TIMEOUT_S)) throw wrong(`timeout=${timeout} is no number of seconds`);
+  if (!(seconds > 0 && seconds <= MOST_TIMEOUT_S))
+    throw wrong(`timeout=${timeout} is not a number of seconds`);
   if (trust !== 'on' && trust !== 'off') throw wrong(`trust=${trust} is neither on nor off`);
   return { timeoutMs: Math.ceil(seconds * 1000), trustsServer: trust === 'on' };
 }

@@ -72,7 +72,7 @@ export class UserRegions implements Disposable {
       const { flags, size, capabilities, fdOffset } = told;
       const info: RegionInfo = { index, flags, size, offset: regionOffset(index), capabilities };
       const [fd] = fds;
-      const problem = fd === undefined ? 'it comes without a descriptor' : this.#problemOf(fd, told);
+      const problem = fd === undefined ? 'the server passes no descriptor' : this.#problemOf(fd, told);
       if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || fd === undefined || problem !== undefined) {
         if ((flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0 && problem !== undefined) this.#note(index, problem);
         return { info: trapped(info), file: undefined };
@@ -89,17 +89,17 @@ export class UserRegions implements Disposable {
     fd: Fd,
     { size, fdOffset, capabilities, isWhole }: ReturnType<typeof decodeRegionInfo>,
   ): string | undefined {
-    if (!isWhole) return 'the server does not tell which parts can be';
+    if (!isWhole) return 'the server does not report which parts can be mapped';
     const areas = sparseAreas({ capabilities }) ?? [{ offset: 0, size }];
     if (areas.some(({ offset, size: bytes }) => (offset | bytes | fdOffset) % PAGE !== 0))
       return 'its areas are not of whole pages';
     const stat = fstatSync(fd.number);
     const end = Math.max(0, ...areas.map(({ offset, size: bytes }) => offset + bytes));
     if (stat.isFile() && stat.size < fdOffset + end)
-      return `its file has ${stat.size} bytes, fewer than it shall have`;
+      return `its file has ${stat.size} bytes, fewer than the region needs`;
     return isSealed(fd) || this.#trustsServer
       ? undefined
-      : 'the server could cut its memory short (no F_SEAL_SHRINK); option trust=on maps it all the same';
+      : 'the server could truncate its memory (no F_SEAL_SHRINK); option trust=on maps it anyway';
   }
 
   #note(index: number, problem: string): void {

@@ -84,7 +84,7 @@ export class ClientMemory implements Disposable {
     if (isSealed(fd) || this.#options.trustsClient)
       return Mapping.file(fd, Number(size), { offset, isWritable, target: 'client memory' });
     const text =
-      'the client shares memory that it could cut short (no F_SEAL_SHRINK), so it is reached by messages only; give ' +
+      'the client shares memory that it could truncate (no F_SEAL_SHRINK), so it is accessed by message; give ' +
       'it a memory-backend-memfd, or trust the client (--trust-client)';
     if (trace.vfio.hasSubscribers) trace.vfio.publish({ what: 'vfio-user', text });
     return undefined;

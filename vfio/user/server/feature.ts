@@ -61,7 +61,7 @@ export class ServedFeatures implements Disposable {
 
   #requireData(command: number): MigrationData {
     if (this.#data !== undefined) return this.#data;
-    throw invalid(command, 'the device is in no state in which it has data');
+    throw invalid(command, 'the device is in a state without migration data');
   }
 
   /** Ends the state and its stream, as a reset does. */

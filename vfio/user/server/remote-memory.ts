@@ -72,14 +72,15 @@ export class MessageMemory implements RemoteMemory {
       const message = this.#channel.receive(true, deadline);
       if (message === undefined) continue;
       if ((message.flags & TYPE_MASK) !== TYPE_REPLY) {
-        if (this.#defer === undefined) throw fail(errno.EPROTO, 'a command came on the twin socket');
+        if (this.#defer === undefined) throw fail(errno.EPROTO, 'a command arrived on the twin socket');
         this.#defer(message);
         continue;
       }
-      if (message.id !== id || message.command !== command) throw fail(errno.EPROTO, 'an answer to nothing');
+      if (message.id !== id || message.command !== command)
+        throw fail(errno.EPROTO, 'a reply without a request');
       if ((message.flags & FLAG_ERROR) !== 0) throw fail(message.errno === 0 ? errno.EIO : message.errno);
       return message.payload;
     }
-    throw fail(errno.ETIMEDOUT, `the client has not answered for ${this.#replyMs / 1000} s`);
+    throw fail(errno.ETIMEDOUT, `the client has not replied for ${this.#replyMs / 1000} s`);
   }
 }

@@ -81,9 +81,9 @@ export class VfioUserServer implements Disposable {
       const { trustsClient = false } = this.#options;
       this.#session = new Session(channel, served, { trustsClient, waitMs: WAIT_MS, replyMs: REPLY_MS });
       scope.move();
-      this.#tell('a client has come');
+      this.#tell('a client has connected');
     } catch (error) {
-      this.#tell(`a client was sent away: ${(error as Error).message}`);
+      this.#tell(`a client was refused: ${(error as Error).message}`);
     }
   }
 
@@ -94,7 +94,7 @@ export class VfioUserServer implements Disposable {
       if (!(error instanceof SysError)) throw error;
       this.#session = undefined;
       session[Symbol.dispose]();
-      const how = error.code === 'ECONNRESET' ? 'has gone' : `was sent away: ${error.message}`;
+      const how = error.code === 'ECONNRESET' ? 'has disconnected' : `was disconnected: ${error.message}`;
       this.#tell(`the client ${how}, after ${session.commands} commands`);
     }
   }

@@ -139,7 +139,7 @@ export class Session implements Disposable {
     const { id, command, flags } = message;
     if ((flags & TYPE_MASK) !== TYPE_COMMAND) {
       // After an unexpected reply the stream may be out of sync.
-      const hint = `an answer (${commandName(command)}) that nobody waits for`;
+      const hint = `an answer (${commandName(command)}) without a request`;
       throw new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
     }
     this.commands++;
@@ -164,7 +164,7 @@ export class Session implements Disposable {
     const { id, command, payload, fds } = message;
     const reply = (answer?: Uint8Array) => ({ bytes: encodeReply(id, command, answer) });
     if (this.#memory === undefined) {
-      if (command !== VFIO_USER_VERSION) throw invalid(command, 'before the versions were agreed on');
+      if (command !== VFIO_USER_VERSION) throw invalid(command, 'before the version was negotiated');
       return this.#negotiate(message);
     }
     switch (command) {

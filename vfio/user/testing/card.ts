@@ -1,4 +1,4 @@
-/** A device for tests of vfio-user: registers, memory to map, an interrupt, a doorbell, and DMA of 64 bytes. */
+/** A device for tests of vfio-user: registers, mappable memory, an interrupt, a doorbell, and DMA of 64 bytes. */
 import { readSync, writeSync } from 'node:fs';
 import { type Iova, iova } from '../../../sys/address.js';
 import { signalEventfd } from '../../../sys/eventfd.js';
