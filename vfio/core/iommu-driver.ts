@@ -47,6 +47,6 @@ export interface IommuDriver {
   readonly isNoiommu: boolean;
   /** Positive if it supports the extension or type. */
   checkExtension(extension: number): number;
-  /** @throws SysError ENOMEM */
+  /** @throws SysError EINVAL for an extension that is no type of IOMMU; EPERM without the rights to it; ENOMEM */
   open(environment: CoreEnvironment, type: number): IommuBackend;
 }

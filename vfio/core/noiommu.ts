@@ -11,6 +11,8 @@ export const noiommuDriver: IommuDriver = {
   isNoiommu: true,
   checkExtension: (extension) => (extension === VFIO_NOIOMMU_IOMMU ? 1 : 0),
   open: (environment) => {
+    if (!environment.ports.hasRawio())
+      throw vfioError('VFIO_SET_IOMMU', 'container (core)', 'EPERM', 'needs CAP_SYS_RAWIO');
     environment.allocate('vfio-noiommu');
     return {
       name: 'vfio-noiommu',

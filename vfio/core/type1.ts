@@ -33,17 +33,15 @@ export const type1Driver: IommuDriver = {
   isNoiommu: false,
   checkExtension: (extension) => (extensions.includes(extension) ? 1 : 0),
   open(environment, type) {
+    if (type !== VFIO_TYPE1_IOMMU && type !== VFIO_TYPE1v2_IOMMU)
+      throw vfioError('VFIO_SET_IOMMU', 'container (core)', 'EINVAL', `${type} is an extension, not a type`);
     environment.allocate('vfio-iommu-type1');
     return new Type1(environment, type === VFIO_TYPE1v2_IOMMU);
   },
 };
 
-const extensions: readonly number[] = [
-  VFIO_TYPE1_IOMMU,
-  VFIO_TYPE1v2_IOMMU,
-  VFIO_UNMAP_ALL,
-  VFIO_DMA_CC_IOMMU,
-];
+/** What needs no groups to answer; VFIO_DMA_CC_IOMMU depends on them, so before SET_IOMMU it is 0. */
+const extensions: readonly number[] = [VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL];
 
 /** Argument of the core's UNMAP_DMA, which supports VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP. */
 export interface DmaUnmapDirty extends DmaUnmap {

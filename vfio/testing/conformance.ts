@@ -12,6 +12,7 @@ import {
   type ContainerFile,
   type DeviceFile,
   VFIO_API_VERSION,
+  VFIO_DMA_CC_IOMMU,
   VFIO_DMA_UNMAP_FLAG_ALL,
   VFIO_GROUP_FLAGS_CONTAINER_SET,
   VFIO_GROUP_FLAGS_VIABLE,
@@ -53,12 +54,13 @@ const unmap = (container: ContainerFile, at: bigint, bytes: bigint, flags = 0): 
 
 const groupRules: readonly Rule[] = [
   [
-    'a container has API version 0, TYPE1v2 and no extension 9999',
+    'a container has API version 0, TYPE1v2 and no extension 9999; without groups it cannot promise DMA_CC',
     (bench) => {
       const container = bench.container();
       assert.equal(container.getApiVersion(), VFIO_API_VERSION);
       assert.ok(container.checkExtension(VFIO_TYPE1v2_IOMMU) > 0);
       assert.equal(container.checkExtension(9999), 0);
+      assert.equal(container.checkExtension(VFIO_DMA_CC_IOMMU), 0);
     },
   ],
   [
@@ -99,6 +101,9 @@ const groupRules: readonly Rule[] = [
       fails('EINVAL', 'SET_IOMMU without a group', () => container.setIommu(VFIO_TYPE1v2_IOMMU));
       group.setContainer(container);
       fails('ENODEV', 'SET_IOMMU of type 9999', () => container.setIommu(9999));
+      fails('ENODEV', 'SET_IOMMU of DMA_CC', () => container.setIommu(VFIO_DMA_CC_IOMMU));
+      if (container.checkExtension(VFIO_UNMAP_ALL) > 0)
+        fails('EINVAL', 'SET_IOMMU of UNMAP_ALL', () => container.setIommu(VFIO_UNMAP_ALL));
       container.setIommu(VFIO_TYPE1v2_IOMMU);
       fails('EINVAL', 'SET_IOMMU twice', () => container.setIommu(VFIO_TYPE1v2_IOMMU));
     },

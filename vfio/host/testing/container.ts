@@ -112,6 +112,8 @@ export class FakeContainer implements FakeObject {
       case VFIO_SET_IOMMU.number: {
         const [group] = this.#groups;
         if (group === undefined || this.type !== undefined) refuse('EINVAL');
+        // type1 claims the number, and then it is none of its types.
+        if (argument === VFIO_UNMAP_ALL) refuse('EINVAL');
         if (!this.#kernel.takesType(Number(argument), group.isNoiommu)) refuse('ENODEV');
         this.type = Number(argument);
         return 0;

@@ -74,6 +74,8 @@ export class UserContainerFile implements ContainerFile {
         'EINVAL',
         this.#hasIommu ? 'it is set' : 'put a group into the container first',
       );
+    if (type === VFIO_UNMAP_ALL)
+      throw userError('VFIO_SET_IOMMU', 'EINVAL', `${type} is an extension, not a type`);
     if (type !== VFIO_TYPE1v2_IOMMU) throw userError('VFIO_SET_IOMMU', 'ENODEV', 'there is type1v2 only');
     this.#hasIommu = true;
   }
