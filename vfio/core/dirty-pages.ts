@@ -8,13 +8,16 @@ export const VFIO_IOMMU_DIRTY_PAGES_FLAG_START = 1 << 0;
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP = 1 << 1;
 export const VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP = 1 << 2;
 
+/** Bytes of the largest bitmap: DIRTY_BITMAP_SIZE_MAX. */
+const BITMAP_LIMIT = 2 ** 28;
+
 /** A range to report; one bit per page, lowest bit first. */
 export interface DirtyRange {
   readonly iova: Iova;
   readonly size: bigint;
   /** Bytes; must be the IOMMU's smallest page size. */
   readonly pageSize: bigint;
-  /** Receives the bits of dirty pages; no bit is cleared. */
+  /** Receives the bits of dirty pages; no bit is cleared. Whole units of 8 bytes: DIRTY_BITMAP_BYTES. */
   readonly bitmap: Uint8Array;
 }
 
@@ -59,13 +62,15 @@ export class DirtyPages {
     }
   }
 
-  /** @throws SysError EINVAL for a wrong page size, an invalid range, or a bitmap that is too short */
+  /** @throws SysError EINVAL for a wrong page size, an invalid range, or a bitmap that is too short or too long */
   check({ iova, size, pageSize, bitmap }: DirtyRange): void {
     if (pageSize !== IOMMU_PAGE) throw this.#invalid(`the page size must be ${IOMMU_PAGE}`);
     const problem = rangeProblem({ iova, size });
     if (problem !== undefined) throw this.#invalid(problem);
-    if (BigInt(bitmap.length) * 8n < size / pageSize)
-      throw this.#invalid('the bitmap is too short for the range');
+    const units = (size / pageSize + 63n) / 64n;
+    if (BigInt(bitmap.length) < units * 8n)
+      throw this.#invalid(`the bitmap is too short for the range, which takes ${units} times 8 bytes`);
+    if (bitmap.length > BITMAP_LIMIT) throw this.#invalid(`a bitmap has ${BITMAP_LIMIT} bytes at most`);
   }
 
   /** Moves a map's dirty bits into the range's bitmap. */

@@ -25,6 +25,8 @@ export interface Dma {
   readonly pins: Map<number, number>;
   /** One bit per page while dirty pages are tracked; undefined otherwise. */
   dirty: Uint8Array | undefined;
+  /** Whether it is unmapped; until {@link DmaSpace.sweep} the devices' tables still have it. */
+  isUnlinked: boolean;
 }
 
 /** A device that uses the address space. */
@@ -39,7 +41,9 @@ export class DmaSpace {
   /** Name for messages: `container (core)`, `IOAS`. */
   readonly target: string;
   readonly #environment: CoreEnvironment;
-  readonly #maps: Dma[] = [];
+  #maps: Dma[] = [];
+  /** IOVAs of the first and the last unlinked map that is still in the list. */
+  #unlinked: { readonly first: bigint; readonly last: bigint } | undefined;
   readonly #tables = new Set<DmaTableWriter>();
   readonly clients = new Set<DmaClient>();
   #isTracking = false;
@@ -50,23 +54,17 @@ export class DmaSpace {
   }
 
   get maps(): readonly Dma[] {
+    this.sweep();
     return this.#maps;
   }
 
   /** The first map that overlaps the range. O(log n). */
   find(iova: bigint, size: bigint): Dma | undefined {
-    const dma = this.#maps[this.#indexAfter(iova)];
-    return dma !== undefined && dma.iova < iova + size ? dma : undefined;
-  }
-
-  /** The last map that overlaps the range. O(log n). */
-  findLast(iova: bigint, size: bigint): Dma | undefined {
-    const final = iova + size - 1n;
-    const index = this.#indexAfter(final);
-    const dma = this.#maps[index];
-    if (dma !== undefined && dma.iova <= final) return dma;
-    const before = this.#maps[index - 1];
-    return before !== undefined && before.last >= iova ? before : undefined;
+    for (let index = this.#indexAfter(iova); ; index++) {
+      const dma = this.#maps[index];
+      if (dma === undefined || dma.iova >= iova + size) return undefined;
+      if (!dma.isUnlinked) return dma;
+    }
   }
 
   /** Index of the first map that ends at or after `iova`. */
@@ -91,8 +89,10 @@ export class DmaSpace {
     if (remote === undefined) this.#checkMemory(call, vaddr as Hva, size, prot);
     this.#environment.allocate('vfio_dma');
     const last = iova + size - 1n;
-    const dma: Dma = { iova, size, last, vaddr, remote, prot, pins: new Map(), dirty: undefined };
+    const isUnlinked = false;
+    const dma: Dma = { iova, size, last, vaddr, remote, prot, pins: new Map(), dirty: undefined, isUnlinked };
     if (this.#isTracking) dma.dirty = newBitmap(dma);
+    this.sweep();
     const index = this.#indexAfter(iova);
     this.#maps.splice(index, 0, dma);
     for (const table of this.#tables) table.splice(index, 0, [entryOf(dma)]);
@@ -110,23 +110,20 @@ export class DmaSpace {
     }
   }
 
-  /** Makes the devices release a map's memory, then drops the map. */
-  remove(dma: Dma): void {
-    this.release(toIova(dma.iova), dma.size);
-    this.drop(dma);
-  }
-
   /** Notifies the devices that a range is about to be unmapped. */
   release(iova: Iova, size: bigint): void {
     for (const client of [...this.clients]) client.dmaUnmap(iova, size);
   }
 
-  /** Removes a map. When this returns, no data path in another thread can access the memory. */
-  drop(dma: Dma): void {
-    const index = this.#indexAfter(dma.iova);
-    if (this.#maps[index] !== dma) return;
-    for (const table of this.#tables) table.splice(index, 1, []);
-    this.#maps.splice(index, 1);
+  /**
+   * Removes a map from lookups. {@link sweep} removes it from the devices' tables: a table moves all entries behind
+   * one that goes, so an unmap of many does that once, at its end.
+   */
+  unlink(dma: Dma): void {
+    if (dma.isUnlinked) return;
+    dma.isUnlinked = true;
+    const { first, last } = this.#unlinked ?? { first: dma.iova, last: dma.iova };
+    this.#unlinked = { first: dma.iova < first ? dma.iova : first, last: dma.iova > last ? dma.iova : last };
     if (dma.pins.size > 0) {
       this.#environment.warn(
         `${this.target}: 0x${dma.iova.toString(16)} is unmapped with ${dma.pins.size} pages pinned`,
@@ -135,12 +132,30 @@ export class DmaSpace {
     this.#environment.free('vfio_dma');
   }
 
+  /** When this returns, no data path in another thread can access the memory of an unlinked map. */
+  sweep(): void {
+    if (this.#unlinked === undefined) return;
+    const from = this.#indexAfter(this.#unlinked.first);
+    const to = this.#indexAfter(this.#unlinked.last) + 1;
+    this.#unlinked = undefined;
+    const kept = this.#maps.slice(from, to).filter(({ isUnlinked }) => !isUnlinked);
+    for (const table of this.#tables) table.splice(from, to - from, kept.map(entryOf));
+    if (kept.length === 0) this.#maps.splice(from, to - from);
+    else this.#maps = [...this.#maps.slice(0, from), ...kept, ...this.#maps.slice(to)];
+  }
+
+  /** Unmaps everything, from the lowest map to the highest. */
   clear(): void {
-    for (const dma of [...this.#maps].reverse()) this.remove(dma);
+    for (const dma of [...this.maps]) {
+      this.release(toIova(dma.iova), dma.size);
+      this.unlink(dma);
+    }
+    this.sweep();
   }
 
   /** Keeps `table` equal to the maps until the result is disposed; that empties the table. */
   publish(table: DmaTableWriter): Disposable {
+    this.sweep();
     table.splice(0, 0, this.#maps.map(entryOf));
     this.#tables.add(table);
     return {

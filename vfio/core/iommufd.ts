@@ -165,15 +165,23 @@ export class CoreIommufdFile implements IommufdFile {
     if (!isAll && (size <= 0n || wraps(iova, size))) {
       throw vfioError(call, space.target, 'EOVERFLOW', 'the range is empty or wraps');
     }
+    const end = iova + size;
     let unmapped = 0n;
-    for (;;) {
-      const dma = space.find(iova, size);
-      if (dma === undefined) break;
-      if (!isAll && !holds({ iova, size }, dma)) {
-        throw vfioError(call, space.target, 'ENOENT', 'the range would split a map');
+    try {
+      for (let from: bigint = iova; ; ) {
+        const dma = space.find(from, end - from);
+        if (dma === undefined) break;
+        if (!isAll && !holds({ iova, size }, dma)) {
+          throw vfioError(call, space.target, 'ENOENT', 'the range would split a map');
+        }
+        from = dma.last + 1n;
+        space.release(toIova(dma.iova), dma.size);
+        if (dma.isUnlinked) continue;
+        space.unlink(dma);
+        unmapped += dma.size;
       }
-      space.remove(dma);
-      unmapped += dma.size;
+    } finally {
+      space.sweep();
     }
     if (unmapped === 0n && !isAll) throw vfioError(call, space.target, 'ENOENT', 'nothing is mapped there');
     return unmapped;

@@ -4,10 +4,17 @@ import { Mapping, PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import { createDmaTable, DmaTableReader, DmaTableWriter } from '../dma-table.js';
 import { RecordingListener } from '../testing/recording-listener.js';
 import { type Contained, World, type WorldDevice } from '../testing/world.js';
-import { VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_TYPE1_IOMMU } from '../uapi.js';
+import {
+  VFIO_DMA_MAP_FLAG_READ,
+  VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_DMA_UNMAP_FLAG_ALL,
+  VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
+  VFIO_TYPE1_IOMMU,
+} from '../uapi.js';
 import { DMA_ENTRY_LIMIT } from './dma-space.js';
 import { VFIO_IOMMU_NOTIFY } from './group.js';
 import { type DmaUnmapEvent, VFIO_IOMMU_NOTIFY_DMA_UNMAP } from './iommu-driver.js';
+import type { DmaUnmapDirty } from './type1.js';
 
 const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 const PAGE = 4096n;
@@ -128,6 +135,90 @@ test('type1 of version 1 takes a map by its start only, and does not track dirty
   container[Symbol.dispose]();
 });
 
+test.each([
+  ['UNMAP_ALL', VFIO_DMA_UNMAP_FLAG_ALL, 0n, 0n],
+  ['a wide UNMAP', 0, 0n, 16n * PAGE],
+])(
+  '%s tells a driver of its maps upwards, and those below are unmapped by then',
+  (_name, unmapFlags, at, size) => {
+    const contained = world.contain(made);
+    const file = world.open(contained, made);
+    const starts = [0n, 2n, 3n, 9n].map((page) => page * PAGE);
+    for (const start of starts) map(contained, start, PAGE);
+    const left: bigint[][] = [];
+    const { dma } = made.device;
+    const isMapped = (start: bigint) => {
+      try {
+        dma.rw(iova(start), new Uint8Array(1), false);
+        return true;
+      } catch {
+        return false;
+      }
+    };
+    made.ops.dmaUnmap = () => left.push(starts.filter(isMapped));
+    const unmapped = contained.container.unmapDma({ flags: unmapFlags, iova: iova(at), size });
+    expect(unmapped).toBe(4n * PAGE);
+    expect(left).toEqual([starts, starts.slice(1), starts.slice(2), starts.slice(3)]);
+    file[Symbol.dispose]();
+    contained.close();
+  },
+);
+
+test('UNMAP with a dirty bitmap while tracking is off is EINVAL, and unmaps nothing', () => {
+  const contained = world.contain(made);
+  const { container } = contained;
+  map(contained, 0n, PAGE);
+  const dirty = { pageSize: PAGE, bitmap: new Uint8Array(8) };
+  const flags = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP;
+  const unmapDirty = () => container.unmapDma({ flags, iova: iova(0n), size: PAGE, dirty } as DmaUnmapDirty);
+  expect(unmapDirty).toThrowError(/EINVAL\n.*tracking is off/);
+  container.dirtyPages.start();
+  expect(unmapDirty()).toBe(PAGE);
+  contained.close();
+});
+
+test('a bitmap of dirty pages has whole units of 8 bytes, and 256 MiB at most, or is EINVAL', () => {
+  const contained = world.contain(made);
+  const { dirtyPages } = contained.container;
+  dirtyPages.start();
+  const ask = (pages: bigint, bytes: number) =>
+    dirtyPages.getBitmap({
+      iova: iova(0n),
+      size: pages * PAGE,
+      pageSize: PAGE,
+      bitmap: new Uint8Array(bytes),
+    });
+  for (const [pages, bytes] of [
+    [1n, 1],
+    [1n, 7],
+    [64n, 7],
+    [65n, 9],
+    [1n, 2 ** 28 + 8],
+  ] as const) {
+    expect(() => ask(pages, bytes), `${pages} pages, ${bytes} bytes`).toThrowError(/EINVAL/);
+  }
+  ask(1n, 8);
+  ask(64n, 8);
+  ask(65n, 16);
+  contained.close();
+});
+
+test('a map, its dirty pages and its unmap may end at 2^64', () => {
+  const contained = world.contain(made);
+  const { container } = contained;
+  const last = (1n << 64n) - PAGE;
+  map(contained, last, PAGE);
+  container.dirtyPages.start();
+  container.dirtyPages.getBitmap({
+    iova: iova(last),
+    size: PAGE,
+    pageSize: PAGE,
+    bitmap: new Uint8Array(8),
+  });
+  expect(unmap(contained, last, PAGE)).toBe(PAGE);
+  contained.close();
+});
+
 test('a container takes 65,535 maps, one more is ENOSPC, and a device sees them all', () => {
   const contained = world.contain(made);
   const file = world.open(contained, made);
@@ -140,6 +231,10 @@ test('a container takes 65,535 maps, one more is ENOSPC, and a device sees them 
   expect(reader.slice(4096, 1, PROT_READ)).toBeUndefined();
   expect(reader.slice((DMA_ENTRY_LIMIT - 1) * 8192, 4096, PROT_WRITE)).toHaveLength(4096);
   reader.leave();
+  const flags = VFIO_DMA_UNMAP_FLAG_ALL;
+  expect(contained.container.unmapDma({ flags, iova: iova(0n), size: 0n })).toBe(
+    BigInt(DMA_ENTRY_LIMIT) * PAGE,
+  );
   file[Symbol.dispose]();
   contained.close();
 });

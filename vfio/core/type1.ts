@@ -143,20 +143,32 @@ class Type1 implements IommuBackend {
     this.#environment.log.event('map_dma', { iova, size, vaddr, prot });
   }
 
-  /** @see vfio_dma_do_unmap */
+  /**
+   * Unmaps upwards: a driver that is notified of one map finds those below it unmapped already. Linux notifies only of
+   * maps with pinned pages; here a driver may use pages that it has not pinned, so it is of each.
+   * @see vfio_dma_do_unmap
+   */
   *unmapDma({ flags, iova, size, dirty }: DmaUnmapDirty): Steps<bigint> {
     const range = this.#checkUnmap(flags, iova, size);
     const wanted = this.#checkDirty(flags, range, dirty);
+    const end = range.iova + range.size;
     let unmapped = 0n;
-    for (;;) {
-      const dma = yield* this.#nextOf(range);
-      if (dma === undefined) break;
-      yield* this.#letGo(dma);
-      using _held = yield* this.#lock.acquire();
-      if (wanted !== undefined) this.#tracking.take(dma, wanted);
-      this.space.drop(dma);
-      this.#dmaAvail++;
-      unmapped += dma.size;
+    try {
+      for (let from = range.iova; ; ) {
+        const dma = yield* this.#firstOf(from, end);
+        // Version 1 skips a map that begins before the range.
+        if (dma === undefined || (!this.#isV2 && dma.iova < range.iova)) break;
+        from = dma.last + 1n;
+        yield* this.#letGo(dma);
+        using _held = yield* this.#lock.acquire();
+        if (dma.isUnlinked) continue;
+        if (wanted !== undefined) this.#tracking.take(dma, wanted);
+        this.space.unlink(dma);
+        this.#dmaAvail++;
+        unmapped += dma.size;
+      }
+    } finally {
+      this.space.sweep();
     }
     this.#environment.log.event('unmap_dma', { iova, size, unmapped });
     return unmapped;
@@ -193,16 +205,17 @@ class Type1 implements IommuBackend {
     }
     const wanted = { iova: toIova(range.iova), size: range.size, ...dirty };
     this.#tracking.check(wanted);
+    if (!this.space.isTracking) {
+      // Unmapping all the same would lose the pages of a migration.
+      const hint = 'dirty page tracking is off';
+      throw vfioError('VFIO_IOMMU_UNMAP_DMA', this.space.target, 'EINVAL', hint);
+    }
     return wanted;
   }
 
-  *#nextOf({ iova, size }: { readonly iova: bigint; readonly size: bigint }): Steps<Dma | undefined> {
+  *#firstOf(from: bigint, end: bigint): Steps<Dma | undefined> {
     using _held = yield* this.#lock.acquire();
-    // Last map first: a removal then shifts no other map of the range.
-    if (this.#isV2) return this.space.findLast(iova, size);
-    const dma = this.space.find(iova, size);
-    // Version 1 skips a map that begins before the range.
-    return dma !== undefined && dma.iova < iova ? undefined : dma;
+    return this.space.find(from, end - from);
   }
 
   /** Runs without the lock, because listeners unpin their pages, which takes the lock. */
