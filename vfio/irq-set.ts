@@ -41,7 +41,7 @@ export function validateIrqSet(
   }
   const type = flags & DATA_TYPE_MASK;
   if (type === VFIO_IRQ_SET_DATA_BOOL || type === VFIO_IRQ_SET_DATA_EVENTFD) {
-    if (data.length === 0 || data.length < count) throw fail(`${data.length} values for ${count} interrupts`);
+    if (data.length < count) throw fail(`${data.length} values for ${count} interrupts`);
   } else if (type !== VFIO_IRQ_SET_DATA_NONE) {
     throw fail('exactly one kind of data');
   }

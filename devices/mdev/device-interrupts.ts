@@ -1,4 +1,4 @@
-import { readlinkSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { signalEventfd } from '../../sys/eventfd.js';
@@ -37,6 +37,15 @@ export interface InterruptControl {
   retarget(targets: InterruptTargets): void;
   /** Masks or unmasks INTx; unmasking a pin that is still asserted raises the interrupt again. */
   maskIntx(isMasked: boolean): void;
+  /** Whether PCI_COMMAND_INTX_DISABLE is set, which holds back even an interrupt that the user triggers; false if absent. */
+  isIntxDisabled?(): boolean;
+}
+
+/** A descriptor of our own for an eventfd that unmasks INTx, and the one of the user that it was made from. */
+interface UnmaskEventfd {
+  readonly fd: Fd;
+  readonly userFd: number;
+  readonly id: string | undefined;
 }
 
 /** VFIO_DEVICE_GET_IRQ_INFO of a function with INTx, REQ, and MSI-X if it has vectors. */
@@ -67,7 +76,7 @@ export class DeviceInterrupts implements Disposable {
   readonly #control: InterruptControl;
   #kind: 'intx' | 'msix' | undefined;
   #intx: Fd | undefined;
-  #unmask: Fd | undefined;
+  #unmask: UnmaskEventfd | undefined;
   #msix: (Fd | undefined)[] = [];
   #request: Fd | undefined;
 
@@ -86,7 +95,7 @@ export class DeviceInterrupts implements Disposable {
   /**
    * VFIO_DEVICE_SET_IRQS.
    * @throws SysError EINVAL for a set that violates the rules; ENOTTY for an action that the index does not support;
-   *   EBADF for a closed descriptor
+   *   EBUSY for a second unmask eventfd; ERANGE to enable MSI-X with no vector; EBADF for a closed descriptor
    */
   set(set: IrqSet): void {
     switch (set.index) {
@@ -120,12 +129,24 @@ export class DeviceInterrupts implements Disposable {
     const isMask = (set.flags & VFIO_IRQ_SET_ACTION_MASK) !== 0;
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
       if (isMask) this.#refuse(errno.ENOTTY, 'INTx cannot be masked by an eventfd');
-      const old = this.#unmask;
-      this.#unmask = this.#keep(set.data?.[0] ?? -1, 'INTx unmask eventfd');
-      this.#retarget(old);
-    } else if ((set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0 || set.data?.[0] === 1) {
+      this.#setUnmask(set.data?.[0] ?? -1);
+    } else if ((set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0 || (set.data?.[0] ?? 0) !== 0) {
       if (isMask || (set.flags & VFIO_IRQ_SET_ACTION_UNMASK) !== 0) this.#control.maskIntx(isMask);
     }
+  }
+
+  /** @see vfio_virqfd_enable and vfio_virqfd_disable */
+  #setUnmask(number: number): void {
+    const fd = this.#keep(number, 'INTx unmask eventfd');
+    const old = this.#unmask;
+    // In Linux the association ends when the eventfd's last descriptor is closed, which users rely on to replace it. Our
+    // own descriptor keeps the eventfd alive, so what counts is the user's, as far as this process can see it.
+    if (fd !== undefined && old !== undefined && old.id !== undefined && eventfdId(old.userFd) === old.id) {
+      fd[Symbol.dispose]();
+      this.#refuse(errno.EBUSY, 'an eventfd unmasks INTx already: set -1 first');
+    }
+    this.#unmask = fd && { fd, userFd: number, id: eventfdId(number) };
+    this.#retarget(old?.fd);
   }
 
   #triggerIntx(set: IrqSet): void {
@@ -143,7 +164,7 @@ export class DeviceInterrupts implements Disposable {
       this.#retarget(old);
     } else {
       if (this.#kind !== 'intx') this.#refuse(errno.EINVAL, 'INTx is not enabled');
-      this.#loopBack(set, [this.#intx]);
+      if (this.#control.isIntxDisabled?.() !== true) this.#loopBack(set, [this.#intx]);
     }
   }
 
@@ -157,42 +178,65 @@ export class DeviceInterrupts implements Disposable {
     if (this.#kind === 'intx') this.#refuse(errno.EINVAL, 'INTx is enabled: disable it first');
     const end = set.start + set.count;
     const isEnabled = this.#kind === 'msix';
-    if (set.count === 0 || end > (isEnabled ? this.#msix.length : this.#msixVectors)) {
-      this.#refuse(errno.EINVAL, 'MSI-X has no such vectors: all are enabled by one call');
-    }
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0) {
-      if (!isEnabled) this.#refuse(errno.EINVAL, 'MSI-X is not enabled');
+      if (!isEnabled || end > this.#msix.length)
+        this.#refuse(errno.EINVAL, 'MSI-X is not enabled, or not with so many vectors');
       this.#loopBack(set, this.#msix);
       return;
     }
+    if (isEnabled && set.count === 0) return;
+    if (end === 0) this.#refuse(errno.ERANGE, 'MSI-X is enabled with one vector at least');
+    if (end > (isEnabled ? this.#msix.length : this.#msixVectors))
+      this.#refuse(errno.EINVAL, 'MSI-X has no such vectors: all are enabled by one call');
+    this.#setVectors(set, isEnabled ? [...this.#msix] : Array.from<Fd | undefined>({ length: end }));
+  }
+
+  /**
+   * Gives vectors their eventfds. One that is refused takes those before it in the call along, and its own vector's; if
+   * the call was to enable MSI-X, that stays off. @see vfio_msi_set_block
+   */
+  #setVectors(set: IrqSet, vectors: (Fd | undefined)[]): void {
     const kept: (Fd | undefined)[] = [];
     try {
       for (let i = 0; i < set.count; i++)
         kept.push(this.#keep(set.data?.[i] ?? -1, `MSI-X eventfd ${set.start + i}`));
     } catch (error) {
       for (const fd of kept) fd?.[Symbol.dispose]();
+      if (this.#kind === 'msix')
+        this.#replaceVectors(set.start, vectors, [...kept, undefined].fill(undefined));
       throw error;
     }
-    const next = isEnabled ? [...this.#msix] : Array.from<Fd | undefined>({ length: end });
-    const old = next.splice(set.start, set.count, ...kept);
-    this.#msix = next;
     this.#kind = 'msix';
+    this.#replaceVectors(set.start, vectors, kept);
+  }
+
+  #replaceVectors(start: number, vectors: (Fd | undefined)[], by: readonly (Fd | undefined)[]): void {
+    const old = vectors.splice(start, by.length, ...by);
+    this.#msix = vectors;
     this.#retarget(...old);
   }
 
+  /** @see vfio_pci_set_ctx_trigger_single */
   #setRequest(set: IrqSet): void {
     if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0) this.#refuse(errno.ENOTTY, 'REQ has only a trigger');
     if (set.start !== 0 || set.count > 1) this.#refuse(errno.EINVAL, 'REQ is one interrupt');
-    if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
-      const old = this.#request;
-      this.#request = this.#keep(set.data?.[0] ?? -1, 'REQ eventfd');
-      old?.[Symbol.dispose]();
-    } else if (set.count === 0) {
-      this.#request?.[Symbol.dispose]();
-      this.#request = undefined;
-    } else {
-      this.#loopBack(set, [this.#request]);
+    const old = this.#request;
+    if ((set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0) {
+      if (old === undefined) this.#refuse(errno.EINVAL, 'REQ has no eventfd');
+      if (set.count === 1) signalEventfd(old.number);
+      else {
+        this.#request = undefined;
+        old[Symbol.dispose]();
+      }
+      return;
     }
+    if (set.count === 0) this.#refuse(errno.EINVAL, 'no data: DATA_NONE with count 0 takes the eventfd away');
+    if ((set.flags & VFIO_IRQ_SET_DATA_BOOL) !== 0) {
+      this.#loopBack(set, [old]);
+      return;
+    }
+    this.#request = this.#keep(set.data?.[0] ?? -1, 'REQ eventfd');
+    old?.[Symbol.dispose]();
   }
 
   /** Duplicates the user's eventfd; undefined for -1. @throws SysError EBADF; EINVAL for another kind of file */
@@ -213,12 +257,12 @@ export class DeviceInterrupts implements Disposable {
     const isBool = (set.flags & VFIO_IRQ_SET_DATA_BOOL) !== 0;
     for (let i = 0; i < set.count; i++) {
       const fd = lines[set.start + i];
-      if (fd !== undefined && (!isBool || set.data?.[i] === 1)) signalEventfd(fd.number);
+      if (fd !== undefined && (!isBool || (set.data?.[i] ?? 0) !== 0)) signalEventfd(fd.number);
     }
   }
 
   #disable(): void {
-    const old = [this.#intx, this.#unmask, ...this.#msix];
+    const old = [this.#intx, this.#unmask?.fd, ...this.#msix];
     this.#kind = undefined;
     this.#intx = undefined;
     this.#unmask = undefined;
@@ -231,7 +275,7 @@ export class DeviceInterrupts implements Disposable {
     this.#control.retarget({
       msix: this.#kind === 'msix' ? this.#msix.map((fd) => fd?.number ?? -1) : undefined,
       intx: this.#kind === 'intx' ? (this.#intx?.number ?? -1) : undefined,
-      unmask: this.#unmask?.number ?? -1,
+      unmask: this.#unmask?.fd.number ?? -1,
     });
     for (const fd of old) fd?.[Symbol.dispose]();
   }
@@ -241,5 +285,14 @@ export class DeviceInterrupts implements Disposable {
     this.#disable();
     this.#request?.[Symbol.dispose]();
     this.#request = undefined;
+  }
+}
+
+/** The kernel's name of the eventfd behind a descriptor; undefined for none, and in a kernel that does not show it. */
+function eventfdId(fd: number): string | undefined {
+  try {
+    return /^eventfd-id:\s*(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'))?.[1];
+  } catch {
+    return undefined;
   }
 }

@@ -11,6 +11,7 @@ import {
   VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
 } from '../../vfio/feature.js';
+import { VFIO_IRQ_SET_DATA_NONE as NONE, VFIO_IRQ_SET_ACTION_TRIGGER as TRIGGER } from '../../vfio/uapi.js';
 import { hasLspci, lspci } from '../pci/testing/lspci.js';
 import { recordTrace } from '../testing/fake-ports.js';
 import { taken } from '../virtio-net/testing/workbench.js';
@@ -137,6 +138,17 @@ test('INTx disable holds the interrupt back, not the status, and lets it through
   card.send(0, Uint8Array.of(7));
   expect([taken(card.irq), card.config(STATUS, 2)]).toEqual([0, 8]);
   card.setConfig(COMMAND, 2, IO);
+  expect(taken(card.irq)).toBe(1);
+});
+
+test('INTx disable holds back an interrupt that the user triggers, too', () => {
+  using card = new Card();
+  const trigger = { index: 0, flags: NONE | TRIGGER, start: 0, count: 1 };
+  card.setConfig(COMMAND, 2, IO | INTX_DISABLE);
+  card.ops.setIrqs(trigger);
+  expect(taken(card.irq)).toBe(0);
+  card.setConfig(COMMAND, 2, IO);
+  card.ops.setIrqs(trigger);
   expect(taken(card.irq)).toBe(1);
 });
 

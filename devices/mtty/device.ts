@@ -60,6 +60,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
       maskIntx: (isMasked) => {
         this.#pin.isMasked = isMasked;
       },
+      isIntxDisabled: () => this.#isIntxDisabled,
     });
     this.#migration = new MttyMigration(name, this.#ports, {
       stop: () => this.#stop(),
@@ -71,7 +72,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
         create: createMttyConfig,
         beforeRead: (space) => space.set(PCI_STATUS, 2, this.#pin.isAsserted ? PCI_STATUS_INTERRUPT : 0),
         afterWrite: () => {
-          this.#pin.isDisabled = (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0;
+          this.#pin.isDisabled = this.#isIntxDisabled;
         },
       },
       bars: this.#ports.map((port, index) => ({
@@ -84,6 +85,10 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
     });
     this.#stop();
     task.receive = (message) => this.#hear(message as LineNotice);
+  }
+
+  get #isIntxDisabled(): boolean {
+    return (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0;
   }
 
   openDevice(): void {

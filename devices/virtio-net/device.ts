@@ -9,7 +9,7 @@ import { PciRegions, type RegisterArea } from '../mdev/pci-regions.js';
 import { type Registers, registerAccess } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
 import { allOnes } from '../pci/config-space.js';
-import { PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
+import { PCI_COMMAND_INTX_DISABLE, PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
 import { CommonConfig } from './common-config.js';
 import {
   COMMON_AT,
@@ -70,6 +70,7 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     this.#interrupts = new DeviceInterrupts(this.name, MSIX_VECTORS, {
       retarget: (targets) => this.#call({ kind: 'interrupts', targets }),
       maskIntx: (isMasked) => this.#call({ kind: 'maskIntx', isMasked }),
+      isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
     });
     this.regions = this.#createRegions();
     task.receive = (message) => this.#hear(message as QueueNotice);

@@ -145,6 +145,17 @@ test('INTx that is masked, or disabled in the command register, waits', () => {
   expect(taken(line)).toBe(1);
 });
 
+test('INTx that the command register disables is not interrupted by a trigger of the user either', () => {
+  using bench = new Workbench();
+  const [line] = bench.wire(INTX, 1) as [Fd];
+  bench.driver.configWrite(4, 2, 0x406);
+  set(bench, INTX, NONE | TRIGGER, 0, 1);
+  expect(taken(line)).toBe(0);
+  bench.driver.configWrite(4, 2, 0x006);
+  set(bench, INTX, NONE | TRIGGER, 0, 1);
+  expect(taken(line)).toBe(1);
+});
+
 test('a new eventfd for INTx leaves the pin masked, and a new start of INTx unmasks it', () => {
   using bench = new Workbench();
   const [first] = bench.wire(INTX, 1) as [Fd];

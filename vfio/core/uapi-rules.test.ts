@@ -248,6 +248,20 @@ test('F8 SET_IRQS: invalid start, count, flags and data are EINVAL before the dr
   world.remove(made);
 });
 
+test('SET_IRQS with a kind of data and a count of 0 carries none, and the driver decides', () => {
+  const made = world.device({ irqs: [1, 8] });
+  const contained = world.contain(made);
+  const file = world.open(contained, made);
+  for (const type of [VFIO_IRQ_SET_DATA_BOOL, VFIO_IRQ_SET_DATA_EVENTFD]) {
+    const none = { index: 1, flags: type | VFIO_IRQ_SET_ACTION_TRIGGER, start: 0, count: 0, data: [] };
+    file.setIrqs(none);
+    expect(made.ops.irqSet).toEqual(none);
+  }
+  file[Symbol.dispose]();
+  contained.close();
+  world.remove(made);
+});
+
 const ALL = VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_P2P | VFIO_MIGRATION_PRE_COPY;
 const STATES = [
   VFIO_DEVICE_STATE_STOP,
