@@ -3,7 +3,7 @@
  * Needs  nothing; docs/vendor-driver.md explains it piece by piece
  * Prints nothing: it is a plug-in
  *
- *   npx tsvisor run --plugin $PWD/dist/examples/vendor-driver.js --device virtio-net --device dice,sides=20
+ *   npx tsvisor run --plugin ./dist/examples/vendor-driver.js --device virtio-net --device dice,sides=20
  */
 import { randomInt } from 'node:crypto';
 import { constants } from 'node:os';
