@@ -15,7 +15,8 @@ const hints: Readonly<Record<string, string>> = {
     'load the module (modprobe kvm_intel, or kvm_amd); if that fails, turn on VT-x or AMD-V (SVM) in the firmware, or nested virtualisation if this is a VM',
   ENXIO: 'load the module (modprobe kvm_intel, or kvm_amd)',
   ENODEV: 'load the module (modprobe kvm_intel, or kvm_amd)',
-  EACCES: 'join the group kvm (usermod -aG kvm "$USER", then log in again)',
+  EACCES:
+    'join the group kvm (usermod -aG kvm "$USER", then log in again); if `ls -l` shows another group or mode: chgrp kvm /dev/kvm, chmod 660 /dev/kvm',
   EPERM: 'join the group kvm (usermod -aG kvm "$USER", then log in again); a container needs the device too',
 };
 

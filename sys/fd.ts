@@ -61,7 +61,12 @@ export class Fd implements Disposable {
   /** The descriptor's number. @throws SysError EBADF after close */
   get number(): number {
     if (this.#number < 0)
-      throw new SysError({ call: 'fd', target: this.target, errno: errno.EBADF, hint: 'already closed' });
+      throw new SysError({
+        call: 'fd',
+        target: this.target,
+        errno: errno.EBADF,
+        hint: 'it was disposed before its last use: dispose in reverse order of creation',
+      });
     return this.#number;
   }
 

@@ -133,7 +133,7 @@ function requireKoffi(): { load(path: string): KoffiLibrary } {
   try {
     return require('koffi') as { load(path: string): KoffiLibrary };
   } catch (cause) {
-    throw new Error('the door koffi needs the optional package of that name: npm install koffi', { cause });
+    throw new Error('the package koffi, which is optional, is not installed: npm install koffi', { cause });
   }
 }
 
