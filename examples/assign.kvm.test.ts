@@ -269,3 +269,27 @@ test('a port that has no default is named', () => {
     'tsvisor/assign: no eventThread was given: start one with PolledEventThread.start()',
   );
 });
+
+test('disposing the assignment detaches what is left, and nothing can be attached after it', async () => {
+  const [first, second] = [
+    assignment.attach({ address: 'card' }),
+    assignment.attach({ address: 'virtio-net' }),
+  ];
+  assignment[Symbol.dispose]();
+  expect((cards[0] as Card).open).toBeUndefined();
+  expect(() => assignment.attach({ address: 'card' })).toThrowError(/attach on card: EBADF\n.*is disposed/);
+  // Their owner may dispose them all the same.
+  first[Symbol.dispose]();
+  second[Symbol.dispose]();
+  await events[Symbol.asyncDispose]();
+});
+
+test('a port of another name, a window that is none, and a request without an address are refused with what is meant', () => {
+  expect(() => createAssignment({ doorbels: {} } as object)).toThrowError(
+    /no port doorbels; the ports are vm, /,
+  );
+  const windows = [{ base: 0, bytes: 1 }] as never;
+  expect(() => createAssignment({ windows })).toThrowError(/a window is \{ kind/);
+  expect(() => assignment.attach({} as never)).toThrowError('attach takes { address }');
+  expect(() => assignment.attach('card' as never)).toThrowError('attach takes { address }');
+});

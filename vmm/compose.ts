@@ -60,7 +60,7 @@ export function compose(
   // First, because it is the step most likely to fail, and nothing is open yet.
   const program = config.kernel === undefined ? imageProgram(config) : linuxProgram(config.kernel, config);
   const container = root.createChildContainer();
-  configurePorts(container, plugins);
+  configurePorts(container, plugins, scope);
   registerPcKvm(container, scope);
   registerDefault(container, Clock, () => systemClock);
   registerPorts(container, plugins, { eventThread, windows: WINDOWS }, scope);

@@ -11,7 +11,11 @@ import type { Plugin } from './plugin.js';
 import { configurePorts, registerPorts } from './plugin-ports.js';
 
 const configuredBy = (configure: Plugin['configure']) => () =>
-  configurePorts(root.createChildContainer(), [{ name: 'odd', ...(configure && { configure }) }]);
+  configurePorts(
+    root.createChildContainer(),
+    [{ name: 'odd', ...(configure && { configure }) }],
+    new Scope(),
+  );
 
 test('a plug-in whose configure throws is named', () => {
   const fail = (reason: unknown) => () => {

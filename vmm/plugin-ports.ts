@@ -12,9 +12,13 @@ import type { Plugin } from './plugin.js';
  * Lets every plug-in register its ports, before any default. Called in the thread that owns the devices.
  * @throws Error naming the plug-in whose `configure` throws or returns a promise, which the machine does not await
  */
-export function configurePorts(container: DependencyContainer, plugins: readonly Plugin[]): void {
+export function configurePorts(
+  container: DependencyContainer,
+  plugins: readonly Plugin[],
+  scope: Scope,
+): void {
   for (const plugin of plugins) {
-    const done = ofPlugin(plugin, () => plugin.configure?.(container)) as unknown;
+    const done = ofPlugin(plugin, () => plugin.configure?.(container, scope)) as unknown;
     if (!(done instanceof Promise)) continue;
     done.catch(() => {}); // the run ends for another reason
     throw new Error(

@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import type { DependencyContainer } from 'tsyringe';
 import { importModule } from '../sys/foreign-module.js';
+import type { Scope } from '../sys/scope.js';
 import type { VendorDriver } from '../vfio/driver.js';
 import type { VfioProvider } from '../vfio/uapi.js';
 
@@ -18,10 +19,10 @@ export interface Plugin {
   /**
    * Registers implementations of the machine's ports (the tokens of `tsvisor/assign`, `Clock`) in place of the
    * defaults, before anything is built. Machine thread; synchronous. A `useFactory` or `useClass` of tsyringe creates
-   * an object at each resolve: register a port that has state with `useValue` or `registerDefault`. The plug-in
-   * owns what it opens.
+   * an object at each resolve: register a port that has state with `useValue` or `registerDefault`. Pass
+   * what the plug-in opens to `scope`, which is disposed with the machine.
    */
-  configure?(container: DependencyContainer): void;
+  configure?(container: DependencyContainer, scope: Scope): void;
 }
 
 const reason = (error: unknown): string =>

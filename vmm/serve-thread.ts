@@ -63,7 +63,7 @@ async function main(): Promise<void> {
   const eventThread = new EventThreadClient(data.events, inbox);
   const container = root.createChildContainer();
   const plugins = await loadPlugins(data.plugins);
-  configurePorts(container, plugins);
+  configurePorts(container, plugins, scope);
   registerPorts(container, plugins, { eventThread }, scope);
   const provider = requireProvider(container.resolveAll(VfioProvider), data.address);
   const device = scope.own(provider.resolve(data.address, data.options));

@@ -53,10 +53,13 @@ export interface AssignmentParts {
 
 /**
  * Attaches VFIO devices of any provider to one VM, before the guest boots or while it runs. Used by the thread that owns
- * the VM, between exits. The caller owns each attached device.
+ * the VM, between exits. The caller owns each attached device. Disposing the assignment detaches the devices that are
+ * left, last attached first, and refuses others.
  */
-export class Assignment {
+export class Assignment implements Disposable {
   readonly #parts: AssignmentParts;
+  readonly #attached = new Set<AssignedDevice>();
+  #isDisposed = false;
   readonly #spaces = {
     group: new Map<VfioProvider, DeviceSpace>(),
     iommufd: new Map<VfioProvider, DeviceSpace>(),
@@ -69,9 +72,9 @@ export class Assignment {
   /**
    * Finds or creates the device; opens its group and container, or its cdev and iommufd; associates it with the VM; maps
    * guest memory for its DMA, and follows changes of it; opens the device and a PCI function over it.
-   * @throws SysError ENODEV if no provider matches the address; EPERM for a device without an IOMMU; else the error of the
-   *   failed step. Earlier steps are then reverted; what fails of that is the error's `suppressed` list. TypeError for an
-   *   unknown interface
+   * @throws SysError ENODEV if no provider matches the address; EPERM for a device without an IOMMU; EBADF once the
+   *   assignment is disposed; else the error of the failed step. Earlier steps are then reverted; what fails of that is the
+   *   error's `suppressed` list. TypeError for a request without an address, or an unknown interface
    */
   attach(request: AttachRequest): AssignedDevice {
     try {
@@ -83,6 +86,15 @@ export class Assignment {
 
   #attach(request: AttachRequest): AssignedDevice {
     const { address, options = {}, interface: how = 'group', name = address } = request;
+    if (typeof address !== 'string')
+      throw new TypeError("attach takes { address }, such as { address: '0000:01:00.0' }");
+    if (this.#isDisposed)
+      throw new SysError({
+        call: 'attach',
+        target: name,
+        errno: errno.EBADF,
+        hint: 'the assignment is disposed',
+      });
     const provider = requireProvider(this.#parts.providers, address);
     using scope = new Scope();
     const device = scope.own(provider.resolve(address, options));
@@ -90,8 +102,19 @@ export class Assignment {
     if (device.isNoiommu === true) throw noiommu(device);
     const { file } = scope.own(this.#spaceOf(provider, how).open(device));
     const pciFunction = scope.own(this.#parts.functions.open(name, file, request));
+    scope.defer(() => this.#attached.delete(assigned));
     const owned = scope.move();
-    return { device, file, function: pciFunction, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+    const close = () => owned[Symbol.dispose]();
+    const assigned = { device, file, function: pciFunction, [Symbol.dispose]: close };
+    this.#attached.add(assigned);
+    return assigned;
+  }
+
+  /** Detaches every device that is left. */
+  [Symbol.dispose](): void {
+    this.#isDisposed = true;
+    using scope = new Scope();
+    for (const assigned of this.#attached) scope.own(assigned);
   }
 
   /** Devices of one provider share an address space per interface. */

@@ -1,8 +1,15 @@
 import { Scope } from '../../sys/scope.js';
 import type { AssignedDevice, AttachRequest } from '../../vfio/assign/index.js';
-import { type AssignmentPorts, defaultPorts, type GetPort, type PortName, requirePort } from './ports.js';
+import {
+  type AssignmentPorts,
+  checkGiven,
+  defaultPorts,
+  type GetPort,
+  type PortName,
+  requirePort,
+} from './ports.js';
 
-/** An assignment wired to its ports. Disposing it closes what the defaults opened: dispose attached devices first. */
+/** An assignment wired to its ports. Disposing it detaches the devices that are left, and closes what the defaults opened. */
 export interface WiredAssignment extends Disposable {
   /** Each port is created on first read. */
   readonly ports: AssignmentPorts;
@@ -14,11 +21,16 @@ export interface WiredAssignment extends Disposable {
  * Wires an assignment without a container; {@link registerAssignment} is the variant for tsyringe. Ports are created when
  * they are first needed, so nothing is opened by this call.
  * @param given `vm`, `eventThread`, `windows`, and each port that replaces its default
+ * @throws TypeError for a name that is no port, or a malformed window
  */
 export function createAssignment(given: Partial<AssignmentPorts>): WiredAssignment {
+  checkGiven(given);
   const scope = new Scope();
   const made: Partial<Record<PortName, unknown>> = { ...given };
+  let isDisposed = false;
   const get: GetPort = (name) => {
+    if (isDisposed && made[name] === undefined)
+      throw new TypeError(`tsvisor/assign: the assignment is disposed, and never had its port ${name}`);
     made[name] ??= defaultPorts[name](get, scope);
     return requirePort(name, made[name]) as never;
   };
@@ -34,6 +46,9 @@ export function createAssignment(given: Partial<AssignmentPorts>): WiredAssignme
   return {
     ports,
     attach: (request) => get('assignment').attach(request),
-    [Symbol.dispose]: () => scope[Symbol.dispose](),
+    [Symbol.dispose]() {
+      isDisposed = true;
+      scope[Symbol.dispose]();
+    },
   };
 }

@@ -3,6 +3,21 @@
  * defaults, and two ways to wire them: by hand or in a tsyringe container.
  * @module
  */
+export {
+  type AddressWindow,
+  type Bus,
+  type BusDevice,
+  Doorbells,
+  GuestMapper,
+  Interrupts,
+  type LevelLine,
+  MmioBus,
+  type MsiLine,
+  PciWindows,
+  PioBus,
+  Signals,
+} from '../../devices/contracts.js';
+export { SysError } from '../../sys/error.js';
 export { EventThread } from '../../sys/event-task.js';
 export { type TraceName, trace } from '../../sys/trace.js';
 export * from '../../vfio/assign/index.js';

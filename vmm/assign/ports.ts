@@ -156,13 +156,12 @@ export const defaultPorts: {
       signals: get('signals'),
       windows: get('windows'),
     }),
-  assignment: (get) =>
-    new Assignment({
-      memory: get('memory'),
-      association: get('association'),
-      providers: get('providers'),
-      functions: get('functions'),
-    }),
+  assignment: (get, scope) => {
+    const [memory, association] = [get('memory'), get('association')];
+    const [providers, functions] = [get('providers'), get('functions')];
+    // Owned last, so that devices that are still attached are detached before their ports go.
+    return scope.own(new Assignment({ memory, association, providers, functions }));
+  },
 };
 
 function rangeBus(bus: Bus): RangeBus {
@@ -170,6 +169,23 @@ function rangeBus(bus: Bus): RangeBus {
   throw new TypeError(
     'tsvisor/assign: exits are dispatched to RangeBus; with a bus of your own, answer exits yourself',
   );
+}
+
+/** @throws TypeError for a name that is no port, or a window that is no range of a bus */
+export function checkGiven(given: Partial<AssignmentPorts>): void {
+  const unknown = Object.keys(given).filter((name) => !Object.hasOwn(defaultPorts, name));
+  if (unknown.length > 0) {
+    const known = Object.keys(defaultPorts).join(', ');
+    throw new TypeError(`tsvisor/assign: there is no port ${unknown.join(', ')}; the ports are ${known}`);
+  }
+  for (const { kind, base, bytes } of given.windows ?? []) {
+    const isRange =
+      (kind === 'mmio' || kind === 'pio') && typeof base === 'bigint' && typeof bytes === 'bigint';
+    if (!isRange)
+      throw new TypeError(
+        "tsvisor/assign: a window is { kind: 'mmio' or 'pio', base: bigint, bytes: bigint }",
+      );
+  }
 }
 
 /** Creates a core and registers this package's vendor drivers; `scope` owns it. */

@@ -3,6 +3,7 @@ import { Scope } from '../../sys/scope.js';
 import { VfioProvider } from '../../vfio/uapi.js';
 import {
   type AssignmentPorts,
+  checkGiven,
   defaultPorts,
   defaultProviders,
   type GetPort,
@@ -20,13 +21,15 @@ import {
  * If a `VfioProvider` is registered already, no other provider is added.
  * @param given values of ports that are not registered; `vm`, `eventThread` and `windows` have no default
  * @param scope owns what the defaults open, in the order of first resolve
- * @returns `scope`; dispose attached devices first
+ * @returns `scope`: disposing it detaches the devices that are left first
+ * @throws TypeError for a name that is no port, or a malformed window
  */
 export function registerAssignment(
   container: DependencyContainer,
   given: Partial<AssignmentPorts> = {},
   scope = new Scope(),
 ): Disposable {
+  checkGiven(given);
   const get: GetPort = (name) =>
     requirePort(
       name,

@@ -19,7 +19,7 @@ import { SysError } from '../../sys/error.js';
 import { EventThread } from '../../sys/event-task.js';
 import { drainEventfd, isReadable } from '../../sys/eventfd.js';
 import { Fd } from '../../sys/fd.js';
-import { disposable } from '../../sys/scope.js';
+import { disposable, type Scope } from '../../sys/scope.js';
 import { attachStep, GuestMemory, KvmAssociation, type MemoryListener } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';
 import type { OpenDevice, VendorDriver } from '../../vfio/driver.js';
@@ -90,7 +90,7 @@ function nicThatCountsVms(): VendorDriver {
   };
 }
 
-const swaps: Readonly<Record<string, (container: DependencyContainer) => void>> = {
+const swaps: Readonly<Record<string, (container: DependencyContainer, scope: Scope) => void>> = {
   /** Devices follow a memory of other names. */
   memory: (container) =>
     container.register<GuestMemory>(GuestMemory, {
@@ -140,9 +140,9 @@ const swaps: Readonly<Record<string, (container: DependencyContainer) => void>> 
   doorbells: (container) =>
     container.register<Doorbells>(Doorbells, { useValue: { add: () => disposable(() => {}) } }),
   /** A provider of this process with a core of its own, and its own way for kvm-vfio to reach its files. */
-  provider: (container) =>
+  provider: (container, scope) =>
     registerDefault<VfioProvider>(container, VfioProvider, () => {
-      const core = new VfioCore();
+      const core = scope.own(new VfioCore());
       const eventThread = container.resolve<EventThread>(EventThread);
       core.registerVendorDriver(nicThatCountsVms(), { eventThread });
       return { ...core.provider, name: 'other', addresses: 'other-nic' };
@@ -170,10 +170,10 @@ const swaps: Readonly<Record<string, (container: DependencyContainer) => void>> 
 
 export const plugin: Plugin = {
   name: 'swapped-port',
-  configure(container) {
+  configure(container, scope) {
     const port = process.env.TSVISOR_SWAPPED_PORT ?? '';
     const swap = swaps[port];
     if (swap === undefined) throw new Error(`there is no port '${port}' to swap`);
-    swap(container);
+    swap(container, scope);
   },
 };
