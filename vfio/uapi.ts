@@ -374,7 +374,7 @@ export interface IommufdFile extends VfioFile {
    * @throws SysError ENOENT for an unknown IOAS, if the range holds no map, or if it would split one
    */
   ioasUnmap(ioas: number, range: { readonly iova: Iova; readonly size: bigint }): bigint;
-  /** IOMMU_IOAS_IOVA_RANGES. */
+  /** IOMMU_IOAS_IOVA_RANGES: what all attached devices can reach; everything while there is none. */
   ioasIovaRanges(ioas: number): IommuInfo['iovaRanges'];
   /** IOMMU_DESTROY. @throws SysError ENOENT for an unknown id; EBUSY while the object is in use */
   destroy(id: number): void;

@@ -21,6 +21,8 @@ export interface Dma {
   readonly remote: RemoteMemory | undefined;
   /** PROT_ bits: the accesses that devices are allowed. */
   readonly prot: number;
+  /** Whether a copy of it may be written, which a copy that only reads leaves as it is. */
+  readonly isWritable: boolean;
   /** Pin counts by page number within the map. */
   readonly pins: Map<number, number>;
   /** One bit per page while dirty pages are tracked; undefined otherwise. */
@@ -83,14 +85,23 @@ export class DmaSpace {
    * Adds a map, which must overlap none, and publishes it to the devices' tables.
    * @throws SysError EFAULT unless one live mapping of this process holds the memory; ENOMEM
    */
-  insert(call: string, iova: bigint, size: bigint, at: Hva | RemoteMemory, prot: number): Dma {
+  insert(
+    call: string,
+    iova: bigint,
+    size: bigint,
+    at: Hva | RemoteMemory,
+    prot: number,
+    isWritable = (prot & PROT_WRITE) !== 0,
+  ): Dma {
     const remote = typeof at === 'bigint' ? undefined : at;
     const vaddr = typeof at === 'bigint' ? at : 0n;
     if (remote === undefined) this.#checkMemory(call, vaddr as Hva, size, prot);
     this.#environment.allocate('vfio_dma');
     const last = iova + size - 1n;
     const isUnlinked = false;
-    const dma: Dma = { iova, size, last, vaddr, remote, prot, pins: new Map(), dirty: undefined, isUnlinked };
+    const pins = new Map<number, number>();
+    const dirty = undefined;
+    const dma: Dma = { iova, size, last, vaddr, remote, prot, isWritable, pins, dirty, isUnlinked };
     if (this.#isTracking) dma.dirty = newBitmap(dma);
     this.sweep();
     const index = this.#indexAfter(iova);

@@ -1,12 +1,13 @@
 /** A device opened by its cdev and bound to an iommufd. After drivers/vfio/device_cdev.c and drivers/vfio/iommufd.c. */
 
+import { iova as toIova } from '../../sys/address.js';
+import { U64_END } from '../dma-range.js';
 import type { KvmPointer } from '../driver.js';
 import type { IommufdFile } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import type { VfioDevice } from './device.js';
 import type { VfioGroup } from './group.js';
 import { CoreIommufdFile, type Ioas, type Iommufd } from './iommufd.js';
-import { intersectRanges, isInRanges } from './iova-ranges.js';
 import type { Steps } from './steps.js';
 
 /** Prevents the group from being opened. @throws SysError EBUSY if it is open. @see vfio_device_block_group */
@@ -32,7 +33,7 @@ function* unblockGroup(group: VfioGroup): Steps<void> {
  * Opens the device for a cdev file.
  * @param kvmOf returns the VM that the file is associated with; called just before openDevice
  * @throws SysError EBUSY while its group is open; EINVAL if the device is open; ENODEV if its driver does not support
- *   iommufd; EBADF unless `iommufd` is an iommufd of this core; any error of openDevice
+ *   iommufd; EBADF for an iommufd that is closed, EBADFD for another kind of file; any error of openDevice
  */
 export function* bindIommufd(
   device: VfioDevice,
@@ -40,20 +41,18 @@ export function* bindIommufd(
   kvmOf: () => KvmPointer | null,
 ): Steps<BoundIommufd> {
   const call = 'VFIO_DEVICE_BIND_IOMMUFD';
-  if (!(file instanceof CoreIommufdFile)) {
-    throw vfioError(call, device.name, 'EBADF', 'the file is not an iommufd of this core');
-  }
-  const iommufd = file.context(call);
   const { group, environment } = device;
   using _cause = environment.log.span('bind_iommufd', { device: device.name });
-  // The bound device takes over this reference, or the catch below drops it.
-  iommufd.refs.get();
+  let iommufd: Iommufd | undefined;
   let kvm: KvmPointer | undefined;
-  let isBlocked = false;
+  yield* blockGroup(group);
   try {
-    yield* blockGroup(group);
-    isBlocked = true;
     using _held = yield* device.set.lock.acquire();
+    if (!(file instanceof CoreIommufdFile))
+      throw vfioError(call, device.name, 'EBADFD', 'the file is not an iommufd of this core');
+    iommufd = file.context(call);
+    // The bound device takes over this reference, or the catch below drops it.
+    iommufd.refs.get();
     if (device.openCount > 0) throw vfioError(call, device.name, 'EINVAL', 'the device is open');
     if (device.ops.hasIommufd === false) {
       throw vfioError(call, device.name, 'ENODEV', `driver ${device.ops.name} works with groups only`);
@@ -69,8 +68,8 @@ export function* bindIommufd(
       throw error;
     }
   } catch (error) {
-    if (isBlocked) yield* unblockGroup(group);
-    iommufd.put();
+    yield* unblockGroup(group);
+    iommufd?.put();
     kvm?.put();
     throw error;
   }
@@ -93,22 +92,22 @@ export class BoundIommufd {
   }
 
   /**
-   * Attaches the device to an IOAS, detaching it from its current one.
-   * @throws SysError ENOENT for an unknown IOAS; EINVAL if its IOMMU cannot reach an IOVA that is mapped there
+   * Attaches the device to an IOAS, detaching it from its current one; does nothing if it is the same.
+   * @throws SysError ENOENT for an unknown IOAS; EADDRINUSE if it cannot reach an IOVA that is mapped there, or a map is
+   *   not made of whole pages
    */
   *attach(id: number): Steps<void> {
     const call = 'VFIO_DEVICE_ATTACH_IOMMUFD_PT';
     const device = this.#device;
     using _held = yield* device.set.lock.acquire();
     const ioas = this.#iommufd.ioas(call, id);
+    if (ioas === this.#ioas) return;
     const own = device.dev.iommuGroup?.capabilities.iovaRanges ?? [];
-    const ranges = intersectRanges(ioas.iovaRanges, own);
-    if (ranges === undefined || ioas.space.maps.some(({ iova, size }) => !isInRanges(ranges, iova, size))) {
-      throw vfioError(call, device.name, 'EINVAL', 'its IOMMU cannot reach an IOVA that is mapped there');
-    }
+    if (!ioas.suits(own))
+      throw vfioError(call, device.name, 'EADDRINUSE', 'its IOMMU cannot reach what is mapped there');
+    this.#revoke();
     this.#leave();
-    ioas.users++;
-    ioas.iovaRanges = ranges;
+    ioas.users.set(this, own);
     this.#ioas = ioas;
     device.dma.attach(ioas.space);
     device.environment.log.event('attach_ioas', { device: device.name, ioas: id });
@@ -117,13 +116,19 @@ export class BoundIommufd {
   /** Detaches the device from its IOAS: its DMA fails until the next attach. */
   *detach(): Steps<void> {
     using _held = yield* this.#device.set.lock.acquire();
+    this.#revoke();
     this.#leave();
+  }
+
+  /** Makes the driver unpin all pages, as an unmap of everything does. @see iommufd_access_change_ioas */
+  #revoke(): void {
+    if (this.#ioas !== undefined) this.#device.dma.dmaUnmap(toIova(0n), U64_END - 1n);
   }
 
   #leave(): void {
     if (this.#ioas === undefined) return;
     this.#device.dma.detach();
-    this.#ioas.users--;
+    this.#ioas.users.delete(this);
     this.#ioas = undefined;
     this.#device.environment.log.event('detach_ioas', { device: this.#device.name });
   }

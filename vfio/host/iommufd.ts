@@ -88,6 +88,11 @@ export class HostIommufdFile implements IommufdFile {
     const where = map.iova === undefined ? `${length} bytes` : `IOVA ${formatRange(map.iova, length)}`;
     const target = `${this.target} IOAS ${ioas}, ${where}`;
     if (remote !== undefined) throw remoteMemory(IOMMU_IOAS_MAP.name, target);
+    // The kernel has flags of its own for this call, so it would not see the unknown ones.
+    if ((map.flags & ~(VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE)) !== 0) {
+      const hint = `flags 0x${map.flags.toString(16)}`;
+      throw new SysError({ call: IOMMU_IOAS_MAP.name, target, errno: errno.ENOTSUP, hint });
+    }
     const isReadable = (map.flags & VFIO_DMA_MAP_FLAG_READ) !== 0;
     const isWritable = (map.flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
     const request = IoasMapStruct.encode({

@@ -44,6 +44,8 @@ export type Code =
   | 'EFAULT'
   | 'ENOTTY'
   | 'EBADF'
+  | 'ENOTSUP'
+  | 'EADDRINUSE'
   | 'EOVERFLOW';
 
 export const PAGE = 4096n;

@@ -404,6 +404,43 @@ const cdevRules: readonly Rule[] = [
     },
   ],
   [
+    'IOAS_MAP refuses flags, ranges and directions that make no sense, IOAS_UNMAP an empty range',
+    (bench) => {
+      const iommufd = bench.iommufd();
+      const ioas = iommufd.ioasAlloc();
+      const max = (1n << 64n) - 1n;
+      const map = { flags: RW, vaddr: bench.vaddr, iova: iova(0x10_0000n), size: PAGE };
+      fails('ENOTSUP', 'unknown flag', () => iommufd.ioasMap(ioas, { ...map, flags: RW | 0x80 }));
+      fails('EOVERFLOW', 'size', () => iommufd.ioasMap(ioas, { ...map, size: max }));
+      fails('EINVAL', 'no direction', () => iommufd.ioasMap(ioas, { ...map, flags: 0 }));
+      fails('EINVAL', 'empty', () => iommufd.ioasMap(ioas, { ...map, size: 0n }));
+      fails('ENOENT', 'no such IOAS', () => iommufd.ioasMap(0xffff, map));
+      fails('EINVAL', 'unmap of nothing', () => iommufd.ioasUnmap(ioas, { iova: iova(0n), size: 0n }));
+      fails('EOVERFLOW', 'unmap past the end', () =>
+        iommufd.ioasUnmap(ioas, { iova: iova(PAGE), size: max }),
+      );
+      iommufd.destroy(ioas);
+    },
+  ],
+  [
+    'an IOAS has one range and takes any alignment while nothing is attached, and whole pages after',
+    (bench) => {
+      const iommufd = bench.iommufd();
+      const { cdev } = bench.cdev();
+      cdev.bindIommufd(iommufd);
+      const ioas = iommufd.ioasAlloc();
+      assert.deepEqual(iommufd.ioasIovaRanges(ioas), [{ start: 0n, last: (1n << 64n) - 1n }]);
+      const map = { flags: RW, vaddr: bench.vaddr, iova: iova(0x10_0008n), size: 16n };
+      assert.equal(iommufd.ioasMap(ioas, map), 0x10_0008n);
+      fails('EADDRINUSE', 'ATTACH', () => cdev.attachIoas(ioas));
+      assert.equal(iommufd.ioasUnmap(ioas, { iova: iova(0x10_0000n), size: PAGE }), 16n);
+      cdev.attachIoas(ioas);
+      fails('EINVAL', 'misaligned', () => iommufd.ioasMap(ioas, map));
+      cdev.detachIoas();
+      iommufd.destroy(ioas);
+    },
+  ],
+  [
     'an IOAS finds a free range itself',
     (bench) => {
       const iommufd = bench.iommufd();

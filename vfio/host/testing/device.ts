@@ -179,6 +179,7 @@ export class FakeDeviceFile implements FakeObject {
         argszOf(bytes, AttachIommufdPt.offsets.pasid);
         if (this.#iommufd === undefined) refuse('EINVAL');
         const ioas = this.#iommufd.ioas(AttachIommufdPt.decode(extended(bytes)).pt_id);
+        if (ioas.maps.some(({ iova, size }) => (iova | size) % 4096n !== 0n)) refuse('EADDRINUSE');
         this.#ioas?.users.delete(this);
         ioas.users.add(this);
         this.#ioas = ioas;
@@ -205,9 +206,9 @@ export class FakeDeviceFile implements FakeObject {
       const { view, at } = viewOf(hva(token_uuid_ptr), 16n, 'copy_from_user');
       if (Buffer.compare(view.slice(at, 16), uuidBytes(vfToken)) !== 0) refuse('EACCES');
     }
-    const iommufd = this.#kernel.behind(fd);
-    if (!(iommufd instanceof FakeIommufd)) return refuse('EBADF');
     if (this.#device.group.isOpen || this.#device.group.container !== undefined) refuse('EBUSY');
+    const iommufd = this.#kernel.behind(fd);
+    if (!(iommufd instanceof FakeIommufd)) return refuse('EBADFD');
     if (this.#device.isBoundByCdev) refuse('EINVAL');
     this.#iommufd = iommufd;
     this.#devid = iommufd.addDevice();

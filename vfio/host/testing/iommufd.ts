@@ -6,6 +6,8 @@ import {
   IOMMU_IOAS_IOVA_RANGES,
   IOMMU_IOAS_MAP,
   IOMMU_IOAS_MAP_FIXED_IOVA,
+  IOMMU_IOAS_MAP_READABLE,
+  IOMMU_IOAS_MAP_WRITEABLE,
   IOMMU_IOAS_UNMAP,
   IoasAlloc,
   IoasIovaRanges,
@@ -75,9 +77,16 @@ export class FakeIommufd implements FakeObject {
   #map(bytes: Uint8Array): number {
     argszOf(bytes, IoasMap.size);
     const { flags, ioas_id, user_va, length, iova } = IoasMap.decode(bytes);
+    const rights = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE;
+    if ((flags & ~(IOMMU_IOAS_MAP_FIXED_IOVA | rights)) !== 0) refuse('ENOTSUP');
+    if (iova === U64_MAX || length === U64_MAX) refuse('EOVERFLOW');
+    if ((flags & rights) === 0) refuse('EINVAL');
     const ioas = this.ioas(ioas_id);
-    if (length === 0n || (length | user_va | iova) % PAGE !== 0n) refuse('EINVAL');
+    if (user_va + length > U64_MAX) refuse('EOVERFLOW');
     const isFixed = (flags & IOMMU_IOAS_MAP_FIXED_IOVA) !== 0;
+    const alignment = ioas.users.size === 0 ? 1n : PAGE;
+    if (length === 0n || (length | user_va | (isFixed ? iova : 0n)) % alignment !== 0n) refuse('EINVAL');
+    if (isFixed && iova + length - 1n > U64_MAX) refuse('EOVERFLOW');
     const end = ioas.maps.reduce(
       (last, map) => (map.iova + map.size > last ? map.iova + map.size : last),
       PAGE,
@@ -94,6 +103,9 @@ export class FakeIommufd implements FakeObject {
     const { ioas_id, iova, length } = IoasUnmap.decode(bytes);
     const ioas = this.ioas(ioas_id);
     const isAll = iova === 0n && length === U64_MAX;
+    if (!isAll && (iova === U64_MAX || length === U64_MAX)) refuse('EOVERFLOW');
+    if (length === 0n) refuse('EINVAL');
+    if (!isAll && iova + length - 1n > U64_MAX) refuse('EOVERFLOW');
     const end = isAll ? U64_MAX : iova + length;
     const touched = ioas.maps.filter((map) => map.iova < end && iova < map.iova + map.size);
     if (touched.some((map) => map.iova < iova || map.iova + map.size > end)) refuse('ENOENT');
