@@ -442,7 +442,7 @@ export interface VfioProvider {
   matches(address: string): boolean;
   /**
    * Finds the device, or creates one if `address` is a type of mediated device.
-   * @throws SysError ENODEV if no such device exists; ENOSPC if its parent has no instance left; EINVAL for an option
+   * @throws SysError ENODEV if no such device exists; EUSERS or ENOSPC if its parent has no instance left; EINVAL for an option
    *   that is unknown or invalid
    */
   resolve(address: string, options: Readonly<Record<string, string>>): AssignableDevice;

@@ -47,7 +47,7 @@ test('a mediated device is created by UUID, in an IOMMU group of its own, with w
   expect(mdev.device.name).toBe(UUID);
   expect(create().device.group).not.toBe(mdev.device.group);
   expect(mdevs.availableInstances(type)).toBe(0);
-  expect(() => create()).toThrowError(/ENOSPC/);
+  expect(() => create()).toThrowError(/EUSERS/);
   for (const { uuid } of mdevs.devices) world.core.run(mdevs.remove(uuid));
   expect(mdevs.availableInstances(type)).toBe(2);
   expect(ended).toEqual(made.map(({ uuid }) => uuid));
@@ -61,6 +61,34 @@ test('a UUID that is malformed is EINVAL, one in use EEXIST, a type that is not 
   expect(() => world.core.run(mdevs.create('other'))).toThrowError(/ENODEV/);
   world.core.run(mdevs.remove(UUID));
   expect(() => world.core.run(mdevs.remove(UUID))).toThrowError(/ENODEV/);
+});
+
+test('without an instance left it is EUSERS, or what the driver that counts them itself throws', () => {
+  create();
+  create();
+  expect(() => create()).toThrowError(/EUSERS/);
+  expect(() => create(world.core.mdevs.devices[0]?.uuid)).toThrowError(/EEXIST/);
+  const counting: MdevType = { ...type, name: 'counted', maxInstances: 9 };
+  const other: VendorDriver = {
+    ...driver,
+    name: 'counting-driver',
+    types: [counting],
+    availableInstances: () => 0,
+  };
+  using _other = world.core.registerVendorDriver(other, { eventThread });
+  expect(() => world.core.run(world.core.mdevs.create('counted'))).toThrowError(/ENOSPC/);
+  for (const { uuid } of world.core.mdevs.devices) world.core.run(world.core.mdevs.remove(uuid));
+});
+
+test('a UUID may be in upper case; the device has it in lower case', () => {
+  const { mdevs, provider } = world.core;
+  const { uuid, device } = create(UUID.toUpperCase());
+  expect([uuid, device.name]).toEqual([UUID, UUID]);
+  expect(() => create(UUID)).toThrowError(/EEXIST/);
+  expect(provider.matches(UUID.toUpperCase())).toBe(true);
+  provider.resolve(UUID.toUpperCase(), {})[Symbol.dispose]();
+  world.core.run(mdevs.remove(UUID.toUpperCase()));
+  expect(mdevs.find(UUID)).toBeUndefined();
 });
 
 test('a driver registers once, and its types have names of their own', () => {

@@ -7,7 +7,7 @@ import { HostDevice } from './iommu-group.js';
 import type { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 /** A mediated device that is registered with the core. */
 export interface Mdev {
@@ -76,9 +76,9 @@ export class Mdevs {
     return this.types.find((type) => type.name === name);
   }
 
-  /** The device with the given UUID, if it exists. */
+  /** The device with the given UUID, if it exists; either case is fine. */
   find(uuid: string): Mdev | undefined {
-    return this.#devices.get(uuid);
+    return this.#devices.get(uuid.toLowerCase());
   }
 
   /** How many more instances of a type can be created. */
@@ -90,25 +90,28 @@ export class Mdevs {
 
   /**
    * Creates an instance, and registers its device in an IOMMU group of its own. @see mdev_device_create
-   * @throws SysError ENODEV for an unknown type; EINVAL for a malformed UUID; EEXIST for a UUID in use; ENOSPC if no
-   *   instance is left; any error of the driver's `create`
+   * @param givenUuid in either case; the device's name is in lower case
+   * @throws SysError ENODEV for an unknown type; EINVAL for a malformed UUID; EEXIST for a UUID in use; EUSERS if all of
+   *   the type's instances are in use, or ENOSPC if the driver counts them itself; any error of the driver's `create`
    */
   *create(
     typeName: string,
-    uuid: string = randomUUID(),
+    givenUuid: string = randomUUID(),
     options: Readonly<Record<string, string>> = {},
   ): Steps<Mdev> {
     const call = 'mdev_device_create';
+    const uuid = givenUuid.toLowerCase();
     const parent = [...this.#parents.values()].find(({ driver }) =>
       driver.types.some(({ name }) => name === typeName),
     );
     const type = this.findType(typeName);
     if (parent === undefined || type === undefined)
       throw vfioError(call, typeName, 'ENODEV', 'there is no such type');
-    if (!UUID.test(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EINVAL', 'a UUID in lower case');
+    if (!UUID.test(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EINVAL', 'it is no UUID');
     if (this.#devices.has(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EEXIST', 'the UUID is in use');
     if (this.availableInstances(type) <= 0) {
-      throw vfioError(call, typeName, 'ENOSPC', `all of its instances are in use`);
+      const code = parent.driver.availableInstances === undefined ? 'EUSERS' : 'ENOSPC';
+      throw vfioError(call, typeName, code, 'all of its instances are in use');
     }
     this.#registry.environment.allocate('mdev_device');
     let instance: MdevInstance | undefined;
@@ -135,13 +138,12 @@ export class Mdevs {
    * @throws SysError ENODEV for an unknown UUID; EBUSY if the device is already being removed
    */
   *remove(uuid: string): Steps<void> {
-    const mdev = this.#devices.get(uuid);
-    if (mdev === undefined)
-      throw vfioError('mdev_device_remove', uuid, 'ENODEV', 'it has already been removed');
+    const mdev = this.find(uuid);
+    if (mdev === undefined) throw vfioError('mdev_device_remove', uuid, 'ENODEV', 'it was removed already');
     if (this.#removing.has(mdev)) throw vfioError('mdev_device_remove', uuid, 'EBUSY', 'it is being removed');
     this.#removing.add(mdev);
     yield* mdev.device.unregister();
-    this.#devices.delete(uuid);
+    this.#devices.delete(mdev.uuid);
     this.#count(mdev.type, -1);
     this.#registry.environment.free('mdev_device');
     mdev.instance[Symbol.dispose]();
