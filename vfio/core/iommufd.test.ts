@@ -201,6 +201,14 @@ test('IOAS_UNMAP of nothing is EINVAL, past the end EOVERFLOW, of everything fin
   expect(unmap(0n, end)).toBe(0n);
 });
 
+test('IOAS_UNMAP that would cut a map is ENOENT, and by then those below it are unmapped', () => {
+  const ioas = iommufd.ioasAlloc();
+  for (const page of [0n, 1n, 2n])
+    iommufd.ioasMap(ioas, { flags, vaddr: ram.hva, iova: iova(page * 2n * PAGE), size: 2n * PAGE });
+  expect(() => iommufd.ioasUnmap(ioas, { iova: iova(0n), size: 5n * PAGE })).toThrowError(/ENOENT/);
+  expect(iommufd.ioasUnmap(ioas, { iova: iova(0n), size: (1n << 64n) - 1n })).toBe(2n * PAGE);
+});
+
 test('IOVA_RANGES are one for a fresh IOAS, what all attached devices reach, and as before when they go', () => {
   const ioas = iommufd.ioasAlloc();
   const all = [{ start: 0n, last: (1n << 64n) - 1n }];
