@@ -1,14 +1,14 @@
 import { isErrno } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import { ioctl, type Request } from '../sys/ioctl.js';
-import { addressOf } from '../sys/libc.js';
+import { withAddress } from '../sys/libc.js';
 import * as uapi from './uapi.js';
 
 const names: Readonly<Record<number, string>> = { [uapi.KVM_DEV_TYPE_VFIO]: 'kvm-vfio' };
-const nameOf = (type: number): string => names[type] ?? `kvm device ${type}`;
+/** The attribute decides how many bytes the kernel reads or writes, so each gets more than the largest. */
+const MOST_VALUE_BYTES = 4096;
 
-/** Holds an attribute's value during the ioctl. A full page is allocated off-heap, so its address stays valid. */
-const scratch = new Uint8Array(4096);
+const nameOf = (type: number): string => names[type] ?? `kvm device ${type}`;
 
 function isThere(fd: Fd, request: Request, bytes: Uint8Array, missing: 'ENODEV' | 'ENXIO'): boolean {
   try {
@@ -64,9 +64,10 @@ export class KvmDevice implements Disposable {
     value: Uint8Array,
     about: { readonly request?: Request; readonly target?: string } = {},
   ): void {
-    scratch.set(value);
     const { request = uapi.KVM_SET_DEVICE_ATTR, target = this.fd.target } = about;
-    ioctl(this.fd, request, this.#attr(group, attr), target);
+    const padded = new Uint8Array(MOST_VALUE_BYTES);
+    padded.set(value);
+    this.#access(request, group, attr, padded, target);
   }
 
   /**
@@ -74,13 +75,16 @@ export class KvmDevice implements Disposable {
    *   read
    */
   getAttr(group: number, attr: number, bytes: number): Uint8Array {
-    scratch.fill(0, 0, bytes);
-    ioctl(this.fd, uapi.KVM_GET_DEVICE_ATTR, this.#attr(group, attr));
-    return scratch.slice(0, bytes);
+    const value = new Uint8Array(MOST_VALUE_BYTES);
+    this.#access(uapi.KVM_GET_DEVICE_ATTR, group, attr, value, this.fd.target);
+    return value.slice(0, bytes);
   }
 
-  #attr(group: number, attr: number): Uint8Array {
-    return uapi.DeviceAttr.encode({ group, attr: BigInt(attr), addr: BigInt(addressOf(scratch)) });
+  #access(request: Request, group: number, attr: number, value: Uint8Array, target: string): void {
+    withAddress(value, (address) => {
+      const bytes = uapi.DeviceAttr.encode({ group, attr: BigInt(attr), addr: BigInt(address) });
+      ioctl(this.fd, request, bytes, target);
+    });
   }
 
   /** Closes the descriptor. kvm-vfio drops its files with it; other devices stay until the VM is destroyed. */

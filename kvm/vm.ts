@@ -3,7 +3,7 @@ import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import { ioctl } from '../sys/ioctl.js';
-import { addressOf, type HotDoor } from '../sys/libc.js';
+import { type HotDoor, withAddress } from '../sys/libc.js';
 import { Mapping } from '../sys/mapping.js';
 import { disposable, Scope } from '../sys/scope.js';
 import { type Cap, caps } from './caps.js';
@@ -147,10 +147,12 @@ export class Vm implements Disposable {
    */
   getDirtyLog(slot: number, bytes: bigint): Uint8Array {
     const bitmap = bitmapFor(bytes / PAGE_SIZE);
-    const dirty_bitmap = BigInt(addressOf(bitmap));
     const target = `${this.fd.target}, slot ${slot}`;
-    ioctl(this.fd, uapi.KVM_GET_DIRTY_LOG, uapi.DirtyLog.encode({ slot, dirty_bitmap }), target);
-    return bitmap.subarray(0, bitmapBytes(bytes / PAGE_SIZE));
+    withAddress(bitmap, (address) => {
+      const bytes = uapi.DirtyLog.encode({ slot, dirty_bitmap: BigInt(address) });
+      ioctl(this.fd, uapi.KVM_GET_DIRTY_LOG, bytes, target);
+    });
+    return bitmap;
   }
 
   /**
@@ -162,13 +164,15 @@ export class Vm implements Disposable {
   clearDirtyLog(slot: number, firstPage: bigint, pages: number, bitmap: Uint8Array): void {
     const copy = bitmapFor(BigInt(pages));
     copy.set(bitmap.subarray(0, bitmapBytes(BigInt(pages))));
-    const bytes = uapi.ClearDirtyLog.encode({
-      slot,
-      num_pages: pages,
-      first_page: firstPage,
-      dirty_bitmap: BigInt(addressOf(copy)),
+    withAddress(copy, (address) => {
+      const bytes = uapi.ClearDirtyLog.encode({
+        slot,
+        num_pages: pages,
+        first_page: firstPage,
+        dirty_bitmap: BigInt(address),
+      });
+      ioctl(this.fd, uapi.KVM_CLEAR_DIRTY_LOG, bytes, `${this.fd.target}, slot ${slot}`);
     });
-    ioctl(this.fd, uapi.KVM_CLEAR_DIRTY_LOG, bytes, `${this.fd.target}, slot ${slot}`);
   }
 
   /**
@@ -428,6 +432,4 @@ export class Vm implements Disposable {
 
 /** KVM writes whole 64-bit words. */
 const bitmapBytes = (pages: bigint): number => Number((pages + 63n) / 64n) * 8;
-/** At least a page, so that V8 allocates it off-heap and its address stays valid. */
-const bitmapFor = (pages: bigint): Uint8Array<ArrayBuffer> =>
-  new Uint8Array(Math.max(bitmapBytes(pages), Number(PAGE_SIZE)));
+const bitmapFor = (pages: bigint): Uint8Array<ArrayBuffer> => new Uint8Array(bitmapBytes(pages));

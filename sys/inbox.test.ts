@@ -1,8 +1,13 @@
+import { once } from 'node:events';
 import { MessageChannel, Worker } from 'node:worker_threads';
 import { expect, test } from 'vitest';
-import { createInboxControl, Inbox, InboxSender } from './inbox.js';
+import { createInboxControl, Inbox, InboxBell, InboxSender } from './inbox.js';
 import { installKickSignal } from './kick.js';
 import { Mapping } from './mapping.js';
+
+/** Words of the control block. @see inbox.ts */
+const RUNNING_TID = 1;
+const RINGING = 6;
 
 function setUp() {
   const control = createInboxControl();
@@ -14,7 +19,7 @@ function setUp() {
     heard.push(message);
   });
   const close = () => port1.close();
-  return { control, inbox, heard, sender: new InboxSender(port1, control), close };
+  return { inbox, heard, sender: new InboxSender(port1, control), close };
 }
 
 test('messages after one whose delivery throws are still news', () => {
@@ -50,20 +55,49 @@ test('a sender kicks the vCPU that runs now, not the one that it kicked before',
   close();
 });
 
-test('kvm_run may be unmapped after leaveRun: a sender that was about to kick has done it by then', async () => {
-  const { control, inbox, close } = setUp();
-  const KICKING = 6;
-  const words = new Int32Array(control, 0, 7);
-  words[KICKING] = 1;
-  const sender = new Worker(
-    `const { workerData: words } = require('node:worker_threads');
-     Atomics.store(words, 5, 0); // it looks at the address
-     Atomics.wait(words, 5, 0, 100);
-     Atomics.sub(words, ${KICKING}, 1);`,
-    { eval: true, workerData: words },
-  );
+test('a bell sets the byte of a thread in KVM_RUN, and none afterwards', () => {
+  installKickSignal();
+  using page = Mapping.anonymous(4096);
+  const control = createInboxControl();
+  const [inbox, bell] = [new Inbox(control), new InboxBell(control)];
+  const byte = page.view.slice(8, 1);
+  inbox.enterRun(page.view.address + 8);
+  bell.ring();
+  expect(byte[0]).toBe(1);
+  byte[0] = 0;
   inbox.leaveRun();
-  expect(Atomics.load(words, KICKING)).toBe(0);
-  await new Promise((resolve) => sender.once('exit', resolve));
-  close();
+  bell.ring();
+  expect(byte[0]).toBe(0);
+  expect(inbox.words[RINGING]).toBe(0);
+});
+
+test('a bell kicks a thread that blocks in other calls, and writes nothing', () => {
+  installKickSignal();
+  const control = createInboxControl();
+  const [inbox, bell] = [new Inbox(control), new InboxBell(control)];
+  inbox.enterCalls();
+  bell.ring(); // a write to address 0 would end the process
+  expect(inbox.hasNews).toBe(true);
+  inbox.leaveRun();
+});
+
+test('a run is left only when no bell can write to its byte any more', async () => {
+  const control = createInboxControl();
+  const inbox = new Inbox(control);
+  inbox.enterRun(4096);
+  Atomics.add(inbox.words, RINGING, 1); // a bell that has read the thread’s id, and not written yet
+  const source = `
+    const { parentPort, workerData } = require('node:worker_threads');
+    const words = new Int32Array(workerData);
+    parentPort.postMessage('up');
+    while (Atomics.load(words, ${RUNNING_TID}) !== 0);
+    Atomics.wait(words, ${RINGING}, 1, 50);
+    Atomics.store(words, 7, 1); // the write
+    Atomics.sub(words, ${RINGING}, 1);
+  `;
+  const worker = new Worker(source, { eval: true, workerData: control });
+  await once(worker, 'message');
+  inbox.leaveRun();
+  expect(Atomics.load(inbox.words, 7)).toBe(1);
+  await once(worker, 'exit');
 });

@@ -11,8 +11,8 @@ import * as libc from './libc.js';
  *         [1] the thread's id while it is in KVM_RUN and needs a kick, else 0
  *         [2] eventfd that interrupts the thread's epoll_wait, or -1
  *         [3] 1 asks the thread to end
- *         [6] senders that are kicking: until that is 0 again, kvm_run stays mapped
- *   Float64 [2] (byte 16) address of the vCPU's immediate_exit byte
+ *   Float64 [2] (byte 16) address of the vCPU's immediate_exit byte; 0 if there is none
+ *   Int32 [6] number of senders that are using this address
  */
 export type InboxControl = SharedArrayBuffer;
 
@@ -20,10 +20,11 @@ const SENT = 0;
 const RUNNING_TID = 1;
 const EVENTFD = 2;
 const STOP = 3;
+const RINGING = 6;
 const IMMEDIATE_EXIT_ADDRESS = 2;
-const KICKING = 6;
-const WORDS = 7;
 const CONTROL_BYTES = 32;
+/** Senders do not notify: it would cost each message a call, for microseconds at the end of a run. */
+const RINGING_POLL_MS = 1;
 
 export function createInboxControl(eventfd = -1): InboxControl {
   const control = new SharedArrayBuffer(CONTROL_BYTES);
@@ -39,24 +40,40 @@ export class Inbox {
   #seen = 0;
 
   constructor(control: InboxControl) {
-    this.words = new Int32Array(control, 0, WORDS);
-    this.#address = new Float64Array(control, 0, 3);
+    this.words = new Int32Array(control);
+    this.#address = new Float64Array(control);
   }
 
   addPort(port: MessagePort, deliver: (message: unknown) => void): void {
     this.#ports.push({ port, deliver });
   }
 
-  /** Announces that this thread is about to enter KVM_RUN. @param immediateExit address of kvm_run.immediate_exit */
+  /**
+   * Announces that this thread is about to enter KVM_RUN.
+   * @param immediateExit address of kvm_run.immediate_exit, which stays mapped until {@link leaveRun} returns
+   */
   enterRun(immediateExit: number): void {
     this.#address[IMMEDIATE_EXIT_ADDRESS] = immediateExit;
     Atomics.store(this.words, RUNNING_TID, libc.gettid());
   }
 
-  /** Balances {@link enterRun}: no kicks after this, and kvm_run may be unmapped. */
+  /** Announces that this thread is about to block in other calls, which a kick interrupts. */
+  enterCalls(): void {
+    this.enterRun(0);
+  }
+
+  /**
+   * Balances {@link enterRun} and {@link enterCalls}. Returns once no sender uses the address, so no kick comes and no
+   * byte is written after this.
+   */
   leaveRun(): void {
     Atomics.store(this.words, RUNNING_TID, 0);
-    while (Atomics.load(this.words, KICKING) > 0); // a system call long
+    for (;;) {
+      const ringing = Atomics.load(this.words, RINGING);
+      if (ringing === 0) break;
+      Atomics.wait(this.words, RINGING, ringing, RINGING_POLL_MS);
+    }
+    this.#address[IMMEDIATE_EXIT_ADDRESS] = 0;
   }
 
   get isStopping(): boolean {
@@ -93,11 +110,12 @@ export class Inbox {
 export class InboxBell {
   readonly #words: Int32Array;
   readonly #address: Float64Array;
+  /** The byte at the address seen last. */
   #immediateExit: { readonly address: number; readonly byte: Uint8Array } | undefined;
 
   constructor(control: InboxControl) {
-    this.#words = new Int32Array(control, 0, WORDS);
-    this.#address = new Float64Array(control, 0, 3);
+    this.#words = new Int32Array(control);
+    this.#address = new Float64Array(control);
   }
 
   ring(): void {
@@ -105,24 +123,25 @@ export class InboxBell {
     Atomics.notify(this.#words, SENT);
     const eventfd = Atomics.load(this.#words, EVENTFD);
     if (eventfd >= 0) signalEventfd(eventfd);
-    if (Atomics.load(this.#words, RUNNING_TID) === 0) return;
-    Atomics.add(this.#words, KICKING, 1);
-    this.#kick(Atomics.load(this.#words, RUNNING_TID));
-    Atomics.sub(this.#words, KICKING, 1);
+    // Counted before the thread's id is read: a thread that leaves waits for those who saw it.
+    Atomics.add(this.#words, RINGING, 1);
+    try {
+      const tid = Atomics.load(this.#words, RUNNING_TID);
+      if (tid !== 0) this.#kick(tid);
+    } finally {
+      Atomics.sub(this.#words, RINGING, 1);
+    }
   }
 
   #kick(tid: number): void {
-    if (tid === 0) return; // it left meanwhile
-    // Order matters: the byte prevents a KVM_RUN entry for which the signal would arrive too early.
-    Atomics.store(this.#immediateExitAt(this.#address[IMMEDIATE_EXIT_ADDRESS] as number), 0, 1);
+    const address = this.#address[IMMEDIATE_EXIT_ADDRESS] as number;
+    if (address !== 0) {
+      if (this.#immediateExit?.address !== address)
+        this.#immediateExit = { address, byte: new Uint8Array(libc.memoryAt(address, 1)) };
+      // Order matters: the byte prevents a KVM_RUN entry for which the signal would arrive too early.
+      Atomics.store(this.#immediateExit.byte, 0, 1);
+    }
     kickThread(tid);
-  }
-
-  /** The thread may run another vCPU than last time. */
-  #immediateExitAt(address: number): Uint8Array {
-    if (this.#immediateExit?.address !== address)
-      this.#immediateExit = { address, byte: new Uint8Array(libc.memoryAt(address, 1)) };
-    return this.#immediateExit.byte;
   }
 
   /** Asks the thread to end, and wakes it. */

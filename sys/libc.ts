@@ -41,9 +41,13 @@ function declare<R = number>(
 ): Call<R> {
   const paramsValue: Arg[] = [...harmless];
   const block = { library: LIBRARY, funcName, retType, paramsType, paramsValue };
+  const buffersAt = [...paramsType.keys()].filter((i) => paramsType[i] === BYTES);
   const call = (...args: Arg[]): R => {
     for (let i = 0; i < paramsValue.length; i++) paramsValue[i] = args[i] as Arg;
-    return load(block) as R;
+    const value = load(block) as R;
+    // Otherwise the block would keep a caller's buffer until the next call.
+    for (const i of buffersAt) paramsValue[i] = harmless[i] as Arg;
+    return value;
   };
   warmUps.set(`${funcName}(${paramsType.join()})`, () => call(...harmless));
   return call;
@@ -102,8 +106,54 @@ export function memoryAt(address: number, bytes: number): ArrayBuffer {
   return createExternalBuffer(pointerTo(address, address, 0), bytes).buffer as ArrayBuffer;
 }
 
-/** Address of a buffer's first byte. Only for buffers of a page or more, which the garbage collector does not move. */
-export const addressOf = (view: Uint8Array): number => bytesAddress(view, view, 0);
+/** What calls in progress use by address: the collector must neither free nor move it. */
+const held: Uint8Array[] = [];
+
+/** V8 keeps small arrays among its own objects, and moves them, until their buffer is asked for. */
+function fixedAddress(view: Uint8Array): number {
+  if (view.buffer.byteLength < view.byteLength) throw new RangeError('the buffer has been detached');
+  return bytesAddress(view, view, 0);
+}
+
+/**
+ * Calls `use` with the address of a buffer's first byte, and returns its result. The address is good until `use`
+ * returns, and must not be kept: nothing holds the buffer after that. For one that is kept, see {@link PinnedBytes}.
+ */
+export function withAddress<R>(view: Uint8Array, use: (address: number) => R): R {
+  held.push(view);
+  try {
+    return use(fixedAddress(view));
+  } finally {
+    held.pop();
+  }
+}
+
+const pinned = new Set<PinnedBytes>();
+
+/** Bytes at a fixed address, which the collector does not free before {@link PinnedBytes[Symbol.dispose]}. */
+export class PinnedBytes implements Disposable {
+  /** May be used after dispose, unlike the address. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  #address: number;
+
+  /** @param size in bytes */
+  constructor(size: number) {
+    this.bytes = new Uint8Array(size);
+    this.#address = fixedAddress(this.bytes);
+    pinned.add(this);
+  }
+
+  /** Of the first byte. @throws RangeError after dispose */
+  get address(): number {
+    if (this.#address === 0) throw new RangeError('these bytes have no fixed address any more');
+    return this.#address;
+  }
+
+  [Symbol.dispose](): void {
+    this.#address = 0;
+    pinned.delete(this);
+  }
+}
 
 /** ioctl with a number (or a host address) as its argument. */
 export const ioctlValue = (fd: number, request: number, value: number): number =>
@@ -242,7 +292,10 @@ function selfTest(): void {
   const [one, other] = [new Uint8Array(memoryAt(page, 4096)), new Uint8Array(memoryAt(page, 4096))];
   one[4095] = 0xa5;
   expectThat(other[4095] === 0xa5, 'memory is copied instead of shared: external buffers are forbidden here');
-  expectThat(addressOf(one) === page, 'an address does not survive the way there and back');
+  expectThat(
+    withAddress(one, (address) => address === page),
+    'an address does not survive the way there and back',
+  );
   munmap(page, 4096);
 }
 

@@ -44,24 +44,25 @@ export type ReceiveResult = Received | 'none' | 'end';
 /** A connected, blocking stream socket with timeouts. Used by one thread; owns the descriptor. */
 export class MessageSocket implements Disposable {
   readonly fd: Fd;
-  /** msghdr, iovec and control data, at a fixed address. */
-  readonly #block = new Uint8Array(BLOCK_BYTES);
-  readonly #view = new DataView(this.#block.buffer);
-  readonly #address = libc.addressOf(this.#block);
-  /** Receives the bytes. */
-  readonly #buffer: Uint8Array<ArrayBuffer>;
-  readonly #bufferAddress: number;
+  /** msghdr, iovec and control data. */
+  readonly #block = new libc.PinnedBytes(BLOCK_BYTES);
+  readonly #view = new DataView(this.#block.bytes.buffer);
+  readonly #buffer: libc.PinnedBytes;
 
-  /** @param buffer receives the bytes; at least a page */
-  constructor(fd: Fd, buffer: Uint8Array<ArrayBuffer>) {
+  /** @param bufferBytes size of {@link buffer} */
+  constructor(fd: Fd, bufferBytes: number) {
     this.fd = fd;
-    this.#buffer = buffer;
-    this.#bufferAddress = libc.addressOf(buffer);
-    this.#setAddress(IOV_AT, this.#address + IOVEC_AT);
+    this.#buffer = new libc.PinnedBytes(bufferBytes);
+    this.#setAddress(IOV_AT, this.#block.address + IOVEC_AT);
     this.#setAddress(IOVLEN_AT, 1);
-    this.#setAddress(CONTROL_AT, this.#address + CONTROL_DATA_AT);
+    this.#setAddress(CONTROL_AT, this.#block.address + CONTROL_DATA_AT);
     if (MSGHDR_BYTES > IOVEC_AT || CONTROL_DATA_AT + CONTROL_BYTES > BLOCK_BYTES)
       throw new RangeError('layout');
+  }
+
+  /** Receives the bytes. */
+  get buffer(): Uint8Array<ArrayBuffer> {
+    return this.#buffer.bytes;
   }
 
   #setAddress(at: number, value: number): void {
@@ -89,13 +90,13 @@ export class MessageSocket implements Disposable {
    * @throws SysError from recvmsg(2): ECONNRESET
    */
   receive(at: number, length: number, isBlocking = true): ReceiveResult {
-    if (at + length > this.#buffer.length)
-      throw new RangeError(`${at} + ${length} of ${this.#buffer.length}`);
-    this.#setAddress(IOVEC_AT, this.#bufferAddress + at);
+    if (at + length > this.buffer.length) throw new RangeError(`${at} + ${length} of ${this.buffer.length}`);
+    const { number } = this.fd;
+    this.#setAddress(IOVEC_AT, this.#buffer.address + at);
     this.#setAddress(IOVEC_AT + 8, length);
     this.#setAddress(CONTROLLEN_AT, CONTROL_BYTES);
     const flags = MSG_CMSG_CLOEXEC | (isBlocking ? 0 : MSG_DONTWAIT);
-    const bytes = libc.recvmsg(this.fd.number, this.#address, flags);
+    const bytes = libc.recvmsg(number, this.#block.address, flags);
     if (bytes === -errno.EAGAIN || bytes === -errno.EINTR) return 'none';
     checked(bytes, 'recvmsg', this.fd.target);
     const fds = this.#receivedFds();
@@ -139,22 +140,22 @@ export class MessageSocket implements Disposable {
   }
 
   #sendWithFds(bytes: Uint8Array, fds: readonly number[]): number {
-    // V8 may move small arrays, so send from a copy large enough to stay in place.
-    const head = bytes.length >= BLOCK_BYTES ? bytes : padded(bytes);
-    this.#setAddress(IOVEC_AT, libc.addressOf(head));
-    this.#setAddress(IOVEC_AT + 8, bytes.length);
     const length = CMSG_BYTES + 4 * fds.length;
     this.#setAddress(CONTROL_DATA_AT, length);
     this.#view.setInt32(CONTROL_DATA_AT + 8, SOL_SOCKET, true);
     this.#view.setInt32(CONTROL_DATA_AT + 12, SCM_RIGHTS, true);
     for (const [i, fd] of fds.entries()) this.#view.setInt32(CONTROL_DATA_AT + CMSG_BYTES + 4 * i, fd, true);
     this.#setAddress(CONTROLLEN_AT, (length + 7) & ~7);
-    for (;;) {
-      const sent = libc.sendmsg(this.fd.number, this.#address, MSG_NOSIGNAL);
-      if (sent === -errno.EINTR) continue;
-      if (sent < 0) throw this.#sendError(-sent);
-      return sent;
-    }
+    return libc.withAddress(bytes, (address) => {
+      this.#setAddress(IOVEC_AT, address);
+      this.#setAddress(IOVEC_AT + 8, bytes.length);
+      for (;;) {
+        const sent = libc.sendmsg(this.fd.number, this.#block.address, MSG_NOSIGNAL);
+        if (sent === -errno.EINTR) continue;
+        if (sent < 0) throw this.#sendError(-sent);
+        return sent;
+      }
+    });
   }
 
   #sendError(code: number): SysError {
@@ -169,13 +170,9 @@ export class MessageSocket implements Disposable {
 
   [Symbol.dispose](): void {
     this.fd[Symbol.dispose]();
+    this.#block[Symbol.dispose]();
+    this.#buffer[Symbol.dispose]();
   }
 }
 
 const NO_FDS: readonly number[] = [];
-
-function padded(bytes: Uint8Array): Uint8Array {
-  const copy = new Uint8Array(BLOCK_BYTES);
-  copy.set(bytes);
-  return copy;
-}

@@ -69,8 +69,25 @@ const strangers = (files: Files, specifier: string, may: (path: string) => boole
     .filter(([path, source]) => !isTest(path) && specifiersOf(source).includes(specifier) && !may(path))
     .map(([path]) => path);
 
+/** Files that make views of addresses: of mappings, and of kvm_run while its thread is in it. */
+const MAY_TAKE_MEMORY: readonly string[] = ['sys/mapping.ts', 'sys/inbox.ts'];
+
 const knowsFfi = (files: Files) => strangers(files, 'ffi-rs', (path) => path === 'sys/libc.ts');
 const knowsTsyringe = (files: Files) => strangers(files, 'tsyringe', (path) => path.startsWith('vmm/'));
+
+/** Sources that make memory of an address, or an address of memory, without an owner that holds it. */
+const rawAddresses = (files: Files): string[] =>
+  [...files]
+    .filter(([path]) => !isTest(path))
+    .filter(([path, source]) =>
+      path === 'sys/libc.ts'
+        ? /^export (?:const|function) (?:fixedAddress|bytesAddress|addressOf)\b/m.test(source)
+        : /\b(?:addressOf|fixedAddress|bytesAddress)\b/.test(source) ||
+          // An address that leaves the callback in which its buffer is held.
+          /\bwithAddress\(\s*[^,]+,\s*\(?(\w+)\)?\s*=>\s*\1\s*\)/.test(source) ||
+          (/\bmemoryAt\b/.test(source) && !MAY_TAKE_MEMORY.includes(path)),
+    )
+    .map(([path]) => path);
 
 /** Examples that reach into the project instead of importing its entries. */
 const examplesInside = (files: Files): string[] =>
@@ -95,6 +112,10 @@ describe('the layers', () => {
 
   test('only sys/libc.ts knows ffi-rs', () => {
     expect(knowsFfi(all())).toEqual([]);
+  });
+
+  test('an address is taken of memory only while something holds the memory', () => {
+    expect(rawAddresses(all())).toEqual([]);
   });
 
   test('only vmm/ knows tsyringe', () => {
@@ -130,5 +151,19 @@ describe('each rule finds what is planted', () => {
   ])('%s', (_name, rule, path, allowed, forbidden) => {
     expect(rule(planted(path, allowed))).toEqual([]);
     expect(rule(planted(path, forbidden))).toHaveLength(1);
+  });
+
+  test.each([
+    ['sys/libc.ts', 'const fixedAddress = 1;', 'export const addressOf = 1;'],
+    [
+      'kvm/vm.ts',
+      'withAddress(bitmap, (address) => use(address));',
+      'withAddress(bitmap, (address) => address);',
+    ],
+    ['kvm/vm.ts', 'address.of(view);', 'libc.addressOf(view);'],
+    ['vmm/vcpu-thread.ts', 'new MemoryView(at, 1);', 'memoryAt(at, 1);'],
+  ])('raw address in %s', (path, allowed, forbidden) => {
+    expect(rawAddresses(new Map([[path, allowed]]))).toEqual([]);
+    expect(rawAddresses(new Map([[path, forbidden]]))).toEqual([path]);
   });
 });

@@ -2,7 +2,7 @@
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import { EventThreadClient, type EventThreadLink } from '../sys/event-thread.js';
 import { Inbox } from '../sys/inbox.js';
-import { addressOf, setThreadName } from '../sys/libc.js';
+import { setThreadName } from '../sys/libc.js';
 import { deferUnmapping, type MappedRange } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { type TraceName, trace } from '../sys/trace.js';
@@ -41,7 +41,6 @@ export type ServeEvent =
   /** The last event: memory to unmap once no thread can access it. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
 
-const PAGE = 4096;
 const data = workerData as ServeThreadData;
 const emit = (event: ServeEvent): void => parentPort?.postMessage(event);
 
@@ -91,9 +90,7 @@ async function main(): Promise<void> {
     emit({ kind: 'stills', stills: [display.still()] });
   });
   emit({ kind: 'ready', description: device.description });
-  // A ring interrupts a blocking call with a signal. The word that it also sets is unused here.
-  const unused = new Uint8Array(PAGE);
-  inbox.enterRun(addressOf(unused));
+  inbox.enterCalls();
   try {
     while (!inbox.isStopping) {
       server.step();

@@ -3,7 +3,8 @@ import { workerData } from 'node:worker_threads';
 import { KVM_RUN, Run } from '../kvm/uapi-vcpu.js';
 import { errno } from '../sys/errno.js';
 import { Inbox, InboxBell } from '../sys/inbox.js';
-import { type HotDoor, memoryAt, type PreparedIoctl, prepareIoctl, setThreadName } from '../sys/libc.js';
+import { type HotDoor, type PreparedIoctl, prepareIoctl, setThreadName } from '../sys/libc.js';
+import { MemoryView } from '../sys/mapping.js';
 import { VcpuBaton, type VcpuBatonBuffer, type VcpuNumbers } from './vcpu-baton.js';
 
 export interface VcpuThreadData {
@@ -28,7 +29,7 @@ function main({ index, baton: buffer, control, machine, door }: VcpuThreadData):
 
   const prepare = ({ fd, runAddress }: VcpuNumbers): PreparedIoctl => {
     const address = runAddress + Run.offsets.immediate_exit;
-    immediateExit = new Uint8Array(memoryAt(address, 1));
+    immediateExit = new MemoryView(address, 1).slice(0, 1);
     inbox.enterRun(address);
     return prepareIoctl(fd, KVM_RUN.number, 0, door);
   };

@@ -18,7 +18,7 @@ interface Pair extends Disposable {
 function pair(): Pair {
   const [near, far] = unixSocketPair('test');
   const channel = new Channel(near);
-  const peer = new MessageSocket(far, new Uint8Array(4096));
+  const peer = new MessageSocket(far, 4096);
   channel.setTimeouts(20, 200);
   return {
     channel,

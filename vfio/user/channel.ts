@@ -27,8 +27,8 @@ const SEND_BUFFER_BYTES = 4 << 20;
  */
 export class Channel implements Disposable {
   readonly #socket: MessageSocket;
-  readonly #buffer = new Uint8Array(BUFFER_BYTES);
-  readonly #view = new DataView(this.#buffer.buffer);
+  readonly #buffer: Uint8Array<ArrayBuffer>;
+  readonly #view: DataView;
   /** Bytes from #start to #end are received and not yet delivered. A message begins at #start. */
   #start = 0;
   #end = 0;
@@ -39,7 +39,9 @@ export class Channel implements Disposable {
   #delivered: Fd[] = [];
 
   constructor(fd: Fd) {
-    this.#socket = new MessageSocket(fd, this.#buffer);
+    this.#socket = new MessageSocket(fd, BUFFER_BYTES);
+    this.#buffer = this.#socket.buffer;
+    this.#view = new DataView(this.#buffer.buffer);
     this.#socket.setSendBuffer(SEND_BUFFER_BYTES);
   }
 
