@@ -1,17 +1,19 @@
 /** A client's memory, for its device: mapped if the client shares it safely, else accessed by message. */
 import { fstatSync } from 'node:fs';
-import { type Iova, iova } from '../../../sys/address.js';
+import { iova } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import type { Fd } from '../../../sys/fd.js';
 import { isSealed, Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
 import { trace } from '../../../sys/trace.js';
+import { type DmaRange, holds } from '../../dma-range.js';
 import {
   type ContainerFile,
   type RemoteMemory,
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
+  VFIO_DMA_UNMAP_FLAG_ALL,
 } from '../../uapi.js';
 import { invalid, Reader, Writer } from '../message.js';
 import {
@@ -41,7 +43,7 @@ export interface ClientMemoryOptions {
 
 export class ClientMemory implements Disposable {
   readonly #options: ClientMemoryOptions;
-  readonly #maps = new Map<Iova, ClientMap>();
+  readonly #maps = new Map<bigint, ClientMap>();
 
   constructor(options: ClientMemoryOptions) {
     this.#options = options;
@@ -90,7 +92,11 @@ export class ClientMemory implements Disposable {
     return undefined;
   }
 
-  /** VFIO_USER_DMA_UNMAP; returns the reply. @throws SysError ENOENT if the range is not exactly one map */
+  /**
+   * VFIO_USER_DMA_UNMAP; returns the reply. Unmaps every map inside of the range, of which there may be none, as type1v2
+   * does: the specification has clients name one map exactly, but QEMU unmaps ranges of a power of two.
+   * @throws SysError EINVAL if the range would cut a map
+   */
   unmap(payload: Uint8Array): Uint8Array {
     const reader = new Reader(VFIO_USER_DMA_UNMAP, payload);
     const argsz = reader.argsz(UNMAP_BYTES);
@@ -101,25 +107,31 @@ export class ClientMemory implements Disposable {
       if (at !== 0n || size !== 0n) throw invalid(VFIO_USER_DMA_UNMAP, 'all of it, and a range');
       this.#unmapAll();
     } else {
-      const known = this.#maps.get(at);
-      if (known?.size !== size) {
-        const hint = `0x${at.toString(16)}, 0x${size.toString(16)} bytes are not one map`;
-        throw new SysError({ call: 'VFIO_USER_DMA_UNMAP', target: 'client', errno: errno.ENOENT, hint });
-      }
-      this.#drop(at, known);
+      // From the container first: after that, no thread of the device uses the memory.
+      this.#options.container.unmapDma({ flags: 0, iova: at, size });
+      this.#forget({ iova: at, size });
     }
     return new Writer(UNMAP_BYTES).u32(argsz).u32(flags).u64(at).u64(size).bytes;
   }
 
-  /** Unmaps from the container first: after that, no thread of the device uses the memory. */
-  #drop(at: Iova, { size, mapping }: ClientMap): void {
-    this.#maps.delete(at);
-    this.#options.container.unmapDma({ flags: 0, iova: at, size });
-    mapping?.[Symbol.dispose]();
+  /** Releases the memory of all maps inside of a range. Most ranges are those of one map. */
+  #forget(range: DmaRange): void {
+    const isOne = this.#maps.get(range.iova)?.size === range.size;
+    const keys = isOne ? [range.iova] : [...this.#maps.keys()];
+    for (const at of keys) {
+      const map = this.#maps.get(at) as ClientMap;
+      if (!isOne && !holds(range, { iova: at, size: map.size })) continue;
+      this.#maps.delete(at);
+      map.mapping?.[Symbol.dispose]();
+    }
   }
 
+  /** In one call: the container removes all maps in the order that is the cheapest for its devices. */
   #unmapAll(): void {
-    for (const [at, map] of [...this.#maps]) this.#drop(at, map);
+    if (this.#maps.size === 0) return;
+    this.#options.container.unmapDma({ flags: VFIO_DMA_UNMAP_FLAG_ALL, iova: iova(0n), size: 0n });
+    for (const { mapping } of this.#maps.values()) mapping?.[Symbol.dispose]();
+    this.#maps.clear();
   }
 
   [Symbol.dispose](): void {

@@ -141,7 +141,7 @@ export const remap: readonly Line[] = [
   client.asks(MAP, bytes(32, 3, 0xc_0000n, 0xc_0000n, 0x2_0000n), { fds: ['ram'] }),
   server.answers(MAP),
   client.asks(UNMAP, bytes(24, 0, 0xc_0000n, 0x1000n)),
-  server.refuses(UNMAP, 2),
+  server.refuses(UNMAP, 22),
   client.asks(UNMAP, bytes(24, 2, 0n, 0n)),
   server.answers(UNMAP, bytes(24, 2, 0n, 0n)),
 ];
