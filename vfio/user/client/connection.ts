@@ -7,7 +7,7 @@ import { poll } from '../../../sys/libc.js';
 import { trace } from '../../../sys/trace.js';
 import { connectUnix } from '../../../sys/unix-socket.js';
 import { Channel, type Message } from '../channel.js';
-import { encodeCommand, encodeError, encodeReply } from '../message.js';
+import { encodeCommand, encodeError, encodeReply, invalid } from '../message.js';
 import {
   commandName,
   DEFAULT_MAX_DATA_XFER_SIZE,
@@ -45,14 +45,7 @@ export class Connection implements Disposable {
   readonly #channel: Channel;
   readonly #timeoutMs: number;
   readonly #onGone: (() => void)[] = [];
-  #handler: RequestHandler = () => {
-    throw new SysError({
-      call: 'request',
-      target: this.path,
-      errno: errno.EINVAL,
-      hint: 'no memory is mapped yet',
-    });
-  };
+  #handler: RequestHandler | undefined;
   #lastId = 0;
   /** Why the connection ended; undefined while it is open. */
   #failure: SysError | undefined;
@@ -89,8 +82,8 @@ export class Connection implements Disposable {
     return this.#channel.fd.number;
   }
 
-  /** Sets the handler of the server's requests. */
-  setHandler(handler: RequestHandler): void {
+  /** Sets the handler of the server's requests; undefined refuses them. */
+  setHandler(handler: RequestHandler | undefined): void {
     this.#handler = handler;
   }
 
@@ -111,8 +104,7 @@ export class Connection implements Disposable {
       twinSocket: undefined,
     };
     const version = encodeVersion({ major: MAJOR, minor: MINOR, capabilities: mine }, false);
-    const { payload, fds } = this.ask(VFIO_USER_VERSION, version);
-    for (const fd of fds) fd[Symbol.dispose]();
+    const { payload } = this.ask(VFIO_USER_VERSION, version);
     const { minor, capabilities } = decodeVersion(payload);
     if (minor > MINOR)
       throw this.#end(errno.EPROTO, `the server replies with version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
@@ -123,9 +115,10 @@ export class Connection implements Disposable {
 
   /**
    * Sends a command and waits for its reply, serving the server's requests in the meantime.
+   * @param mostFds descriptors that the reply may have; more are closed
    * @throws SysError with the server's errno; ENODEV if the connection has ended
    */
-  ask(command: number, payload?: Uint8Array, fds: readonly number[] = []): Answer {
+  ask(command: number, payload?: Uint8Array, fds: readonly number[] = [], mostFds = 0): Answer {
     const id = this.#send(command, 0, payload, fds);
     // One deadline for the whole exchange: requests of the server do not extend it.
     const deadline = performance.now() + this.#timeoutMs;
@@ -138,7 +131,9 @@ export class Connection implements Disposable {
       }
       if (message.id !== id || message.command !== command)
         throw this.#end(errno.EPROTO, `it answers ${commandName(message.command)} ${message.id} to ${id}`);
-      if ((message.flags & FLAG_ERROR) === 0) return { payload: message.payload, fds: message.fds.splice(0) };
+      // The channel closes the rest.
+      if ((message.flags & FLAG_ERROR) === 0)
+        return { payload: message.payload, fds: message.fds.splice(0, mostFds) };
       const code = message.errno > 0 && message.errno < MAX_ERRNO ? message.errno : errno.EINVAL;
       throw new SysError({ call: commandName(command), target: this.path, errno: code });
     }
@@ -198,6 +193,7 @@ export class Connection implements Disposable {
     const wantsReply = (flags & FLAG_NO_REPLY) === 0;
     let reply: Uint8Array;
     try {
+      if (this.#handler === undefined) throw invalid(command, 'no memory is mapped');
       reply = encodeReply(id, command, this.#handler(command, payload));
     } catch (error) {
       if (!(error instanceof SysError)) throw error;

@@ -97,6 +97,8 @@ export class UserContainerFile implements ContainerFile {
   /** Adds a server and sends it all maps. @throws SysError of the map that it refuses */
   add(connection: Connection): void {
     const told: ProcessMap[] = [];
+    // First: DMA may come before the reply to the map that it uses.
+    connection.setHandler((command, payload) => this.#serve(command, payload));
     try {
       for (const known of this.#maps.values()) {
         this.#tell(connection, known);
@@ -104,16 +106,17 @@ export class UserContainerFile implements ContainerFile {
       }
     } catch (error) {
       for (const map of told) untell(connection, map);
+      connection.setHandler(undefined);
       throw error;
     }
     this.#connections.add(connection);
-    connection.setHandler((command, payload) => this.#serve(command, payload));
   }
 
   /** Removes a server and unmaps its memory. Removing the last one releases the IOMMU. */
   remove(connection: Connection): void {
     this.#connections.delete(connection);
     for (const { map } of this.#maps.values()) untell(connection, map);
+    connection.setHandler(undefined);
     if (this.#connections.size > 0) return;
     this.#maps.clear();
     this.#hasIommu = false;
@@ -138,6 +141,8 @@ export class UserContainerFile implements ContainerFile {
       throw userError(call, 'EFAULT', 'the memory is read-only');
     const told: Connection[] = [];
     const entry = { map, mapping };
+    // A server may use the map before its reply is here.
+    this.#maps.set(iova, entry);
     try {
       for (const connection of this.#connections) {
         if (connection.isGone) continue;
@@ -146,9 +151,9 @@ export class UserContainerFile implements ContainerFile {
       }
     } catch (error) {
       for (const connection of told) untell(connection, map);
+      this.#maps.delete(iova);
       throw error;
     }
-    this.#maps.set(iova, entry);
   }
 
   #tell(connection: Connection, { map, mapping }: Known): void {
@@ -182,8 +187,9 @@ export class UserContainerFile implements ContainerFile {
     if (cut !== undefined)
       throw userError(call, 'EINVAL', `it would cut the map at 0x${cut.map.iova.toString(16)}`);
     for (const { map } of doomed) {
-      this.#maps.delete(map.iova);
+      // Deleted last: DMA that is in flight finishes before the server's reply.
       for (const connection of this.#connections) untell(connection, map);
+      this.#maps.delete(map.iova);
     }
     return doomed.reduce((sum, { map }) => sum + map.size, 0n);
   }

@@ -84,11 +84,8 @@ export class UserFeatures {
   }
 
   #exchange(flags: number, input: FeatureInput): FeatureOutput {
-    const { payload, fds } = this.#connection.ask(
-      VFIO_USER_DEVICE_FEATURE,
-      encodeFeatureRequest(flags, input),
-    );
-    for (const fd of fds) fd[Symbol.dispose]();
+    const request = encodeFeatureRequest(flags, input);
+    const { payload } = this.#connection.ask(VFIO_USER_DEVICE_FEATURE, request);
     return decodeFeatureReply({ flags, input }, payload);
   }
 
@@ -167,8 +164,7 @@ class UserMigrationData implements MigrationData {
     const connection = this.#use('VFIO_USER_MIG_DATA_READ');
     const wanted = Math.min(data.length, connection.capabilities.maxDataXferSize);
     const request = new Writer(MIG_DATA_BYTES).u32(MIG_DATA_BYTES + wanted).u32(wanted).bytes;
-    const { payload, fds } = connection.ask(command, request);
-    for (const fd of fds) fd[Symbol.dispose]();
+    const { payload } = connection.ask(command, request);
     const reader = new Reader(command, payload);
     reader.argsz(MIG_DATA_BYTES);
     const got = reader.u32();
@@ -184,8 +180,7 @@ class UserMigrationData implements MigrationData {
       const piece = data.subarray(at, at + most);
       const size = MIG_DATA_BYTES + piece.length;
       const request = new Writer(size).u32(size).u32(piece.length).data(piece).bytes;
-      const { fds } = connection.ask(VFIO_USER_MIG_DATA_WRITE, request);
-      for (const fd of fds) fd[Symbol.dispose]();
+      connection.ask(VFIO_USER_MIG_DATA_WRITE, request);
     }
   }
 

@@ -9,6 +9,7 @@ import { mmapProblem, regionOffset, regionPlace, sparseAreas, trapped } from '..
 import { type RegionInfo, type RegionIoEventFd, VFIO_REGION_INFO_FLAG_MMAP } from '../../uapi.js';
 import { decodeIoFds, decodeRegionInfo, ioFdsRequest, regionInfoRequest } from '../message.js';
 import {
+  MAX_MSG_FDS,
   VFIO_USER_DEVICE_GET_REGION_INFO,
   VFIO_USER_DEVICE_GET_REGION_IO_FDS,
   VFIO_USER_IO_FD_TYPE_IOEVENTFD,
@@ -61,7 +62,7 @@ export class UserRegions implements Disposable {
     const command = VFIO_USER_DEVICE_GET_REGION_INFO;
     let fds: Fd[] = [];
     const ask = (argsz: number) => {
-      const answer = this.#connection.ask(command, regionInfoRequest(argsz, index));
+      const answer = this.#connection.ask(command, regionInfoRequest(argsz, index), [], 1);
       for (const fd of fds) fd[Symbol.dispose]();
       fds = answer.fds;
       return decodeRegionInfo(command, answer.payload);
@@ -154,10 +155,10 @@ export class UserRegions implements Disposable {
     let fds: Fd[] = [];
     try {
       const short = this.#connection.ask(command, ioFdsRequest(SHORT_IO_ARGSZ, index));
-      for (const fd of short.fds) fd[Symbol.dispose]();
       const { argsz, count } = decodeIoFds(command, short.payload);
       if (count === 0) return [];
-      const answer = this.#connection.ask(command, ioFdsRequest(Math.min(argsz, MOST_ARGSZ), index));
+      const request = ioFdsRequest(Math.min(argsz, MOST_ARGSZ), index);
+      const answer = this.#connection.ask(command, request, [], MAX_MSG_FDS);
       ({ fds } = answer);
       return decodeIoFds(command, answer.payload).ioFds.flatMap((ioFd) => {
         const fd = fds[ioFd.fdIndex];
