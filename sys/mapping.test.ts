@@ -5,8 +5,8 @@ import { Fd } from './fd.js';
 import {
   createSharedMemory,
   deferUnmapping,
+  fileKind,
   findMapping,
-  isSealed,
   liveMappings,
   Mapping,
   MemoryView,
@@ -95,6 +95,16 @@ test('only a mapping of a memfd has a file to pass on, not that of a device', ()
 
 test('shared memory is sealed: it cannot shrink, or be sealed further', () => {
   using memory = createSharedMemory('mine', 4096);
-  expect(isSealed(memory.fd)).toBe(true);
+  expect(fileKind(memory.fd)).toBe('sealed');
   expect(() => ftruncateSync(memory.fd.number, 0)).toThrowError(/EPERM/);
+});
+
+test('memory that may fault is known from memory that cannot, and what is no memory from both', () => {
+  const MFD_ALLOW_SEALING = 2;
+  const MFD_HUGETLB = 4;
+  using huge = Fd.memfd('huge', MFD_ALLOW_SEALING | MFD_HUGETLB);
+  using loose = Fd.memfd('loose', MFD_ALLOW_SEALING);
+  using file = Fd.open('/proc/self/exe', 'r');
+  using bell = Fd.eventfd();
+  expect([huge, loose, file, bell].map(fileKind)).toEqual(['huge', 'file', 'file', 'other']);
 });

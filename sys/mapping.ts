@@ -1,4 +1,4 @@
-import { ftruncateSync } from 'node:fs';
+import { ftruncateSync, readlinkSync, statfsSync } from 'node:fs';
 import { type Hva, hva } from './address.js';
 import { errno } from './errno.js';
 import { fromNodeError, SysError } from './error.js';
@@ -79,6 +79,8 @@ export interface MapOptions {
    * the mapping can defer the munmap(2).
    */
   readonly isSeenByThreads?: boolean;
+  /** Whether to reserve huge pages for it, so that mmap(2) fails (ENOMEM) and no access does, if the host has too few. */
+  readonly isReserved?: boolean;
 }
 
 /** The memory file behind a mapping, and the mapping's offset in it. */
@@ -138,7 +140,7 @@ export class Mapping implements Disposable {
     const isWritable = options.isWritable ?? true;
     const prot = isWritable ? PROT_READ | PROT_WRITE : PROT_READ;
     const target = options.target ?? fd.target;
-    const flags = MAP_SHARED | MAP_NORESERVE;
+    const flags = options.isReserved ? MAP_SHARED : MAP_SHARED | MAP_NORESERVE;
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
     const end = options.isSeenByThreads ? 'defer' : 'unmap';
     // Passing on a device's file would grant access to the device.
@@ -237,10 +239,26 @@ export function createSharedMemory(name: string, bytes: number): SharedMemory {
   }
 }
 
-/** Whether a memory file can never shrink. Access beyond the end of a truncated one would raise SIGBUS. */
-export function isSealed({ number }: Fd): boolean {
+/**
+ * What another process's descriptor is:
+ * `sealed`: memory that can never shrink, so that no access to a mapping of it faults: holes are filled.
+ * `huge`: huge pages, where an access faults if the host has none left, whatever is sealed.
+ * `file`: what can be cut short, or whose file system decides what an access does.
+ * `other`: no file: a socket, a pipe, an eventfd.
+ */
+export type FileKind = 'sealed' | 'huge' | 'file' | 'other';
+
+/** From linux/magic.h. */
+const HUGETLBFS_MAGIC = 0x9584_58f6;
+
+/** Examines a descriptor that another process has sent. Never blocks. */
+export function fileKind({ number }: Fd): FileKind {
+  // Only shmem and hugetlbfs have seals, so a call to their file system below does not leave the kernel.
   const seals = libc.fcntl(number, F_GET_SEALS, 0);
-  return seals >= 0 && (seals & F_SEAL_SHRINK) !== 0;
+  const path = `/proc/self/fd/${number}`;
+  if (seals < 0) return readlinkSync(path).startsWith('/') ? 'file' : 'other';
+  if (statfsSync(path).type === HUGETLBFS_MAGIC) return 'huge';
+  return (seals & F_SEAL_SHRINK) === 0 ? 'file' : 'sealed';
 }
 
 /** The live mapping of this thread that contains the whole range, if any. */

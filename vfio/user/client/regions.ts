@@ -3,7 +3,7 @@ import { fstatSync } from 'node:fs';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import { duplicateFd, type Fd } from '../../../sys/fd.js';
-import { isSealed, Mapping } from '../../../sys/mapping.js';
+import { fileKind, Mapping } from '../../../sys/mapping.js';
 import { trace } from '../../../sys/trace.js';
 import { mmapProblem, regionOffset, regionPlace, sparseAreas, trapped } from '../../region-layout.js';
 import { type RegionInfo, type RegionIoEventFd, VFIO_REGION_INFO_FLAG_MMAP } from '../../uapi.js';
@@ -94,13 +94,21 @@ export class UserRegions implements Disposable {
     const areas = sparseAreas({ capabilities }) ?? [{ offset: 0, size }];
     if (areas.some(({ offset, size: bytes }) => (offset | bytes | fdOffset) % PAGE !== 0))
       return 'its areas are not of whole pages';
+    const kind = fileKind(fd);
+    if (kind !== 'sealed' && !this.#trustsServer)
+      return kind === 'huge'
+        ? 'its memory is of huge pages, which the host may not have; option trust=on maps it anyway'
+        : 'the server could truncate its memory (no F_SEAL_SHRINK); option trust=on maps it anyway';
     const stat = fstatSync(fd.number);
+    if (
+      kind === 'huge' &&
+      areas.some(({ offset, size: bytes }) => (offset | bytes | fdOffset) % stat.blksize !== 0)
+    )
+      return `its areas are not of whole pages of ${stat.blksize} bytes`;
     const end = Math.max(0, ...areas.map(({ offset, size: bytes }) => offset + bytes));
     if (stat.isFile() && stat.size < fdOffset + end)
       return `its file has ${stat.size} bytes, fewer than the region needs`;
-    return isSealed(fd) || this.#trustsServer
-      ? undefined
-      : 'the server could truncate its memory (no F_SEAL_SHRINK); option trust=on maps it anyway';
+    return undefined;
   }
 
   #note(index: number, problem: string): void {

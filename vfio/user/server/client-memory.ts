@@ -1,12 +1,9 @@
 /** A client's memory, for its device: mapped if the client shares it safely, else accessed by message. */
-import { fstatSync } from 'node:fs';
 import { iova } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import type { Fd } from '../../../sys/fd.js';
-import { isSealed, Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
-import { trace } from '../../../sys/trace.js';
 import { type DmaRange, holds } from '../../dma-range.js';
 import {
   type ContainerFile,
@@ -14,6 +11,7 @@ import {
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
   VFIO_DMA_UNMAP_FLAG_ALL,
+  VFIO_UNMAP_ALL,
 } from '../../uapi.js';
 import { invalid, Reader, Writer } from '../message.js';
 import {
@@ -24,13 +22,14 @@ import {
   VFIO_USER_F_DMA_REGION_WRITE,
   VFIO_USER_F_DMA_UNMAP_ALL,
 } from '../protocol.js';
+import { ClientFiles, type SharedRange } from './client-files.js';
 
 const MAP_BYTES = 32;
 const UNMAP_BYTES = 24;
 
 interface ClientMap {
   readonly size: bigint;
-  readonly mapping: Mapping | undefined;
+  readonly memory: SharedRange | undefined;
 }
 
 export interface ClientMemoryOptions {
@@ -44,12 +43,14 @@ export interface ClientMemoryOptions {
 export class ClientMemory implements Disposable {
   readonly #options: ClientMemoryOptions;
   readonly #maps = new Map<bigint, ClientMap>();
+  readonly #files: ClientFiles;
 
   constructor(options: ClientMemoryOptions) {
     this.#options = options;
+    this.#files = new ClientFiles(options.trustsClient);
   }
 
-  /** VFIO_USER_DMA_MAP. @throws SysError EINVAL, ENOSPC or EEXIST as MAP_DMA */
+  /** VFIO_USER_DMA_MAP. @throws SysError EINVAL, ENOSPC or EEXIST as MAP_DMA; errors of {@link ClientFiles.share} */
   map(payload: Uint8Array, fds: Fd[]): void {
     const reader = new Reader(VFIO_USER_DMA_MAP, payload);
     reader.argsz(MAP_BYTES);
@@ -65,31 +66,16 @@ export class ClientMemory implements Disposable {
     const isReadable = (flags & VFIO_USER_F_DMA_REGION_READ) !== 0;
     using scope = new Scope();
     const [fd] = fds;
-    const mapping = fd === undefined ? undefined : this.#shared(fd, offset, size, isWritable);
-    if (mapping !== undefined) scope.own(mapping);
+    const memory = fd === undefined ? undefined : this.#files.share(fd, offset, Number(size), isWritable);
+    if (memory !== undefined) scope.own(memory);
     this.#options.container.mapDma({
       flags: (isReadable ? VFIO_DMA_MAP_FLAG_READ : 0) | (isWritable ? VFIO_DMA_MAP_FLAG_WRITE : 0),
       iova: at,
       size,
-      ...(mapping === undefined ? { remote: this.#options.remote } : { vaddr: mapping.hva }),
+      ...(memory === undefined ? { remote: this.#options.remote } : { vaddr: memory.hva }),
     });
     scope.move();
-    this.#maps.set(at, { size, mapping });
-  }
-
-  /** Maps shared memory; undefined if the client could truncate it, so that it must be accessed by message. */
-  #shared(fd: Fd, offset: number, size: bigint, isWritable: boolean): Mapping | undefined {
-    const stat = fstatSync(fd.number);
-    if (!stat.isFile()) throw invalid(VFIO_USER_DMA_MAP, 'its descriptor is not one of memory');
-    if (BigInt(offset) + size > BigInt(stat.size))
-      throw invalid(VFIO_USER_DMA_MAP, `the file has ${stat.size} bytes, fewer than are mapped`);
-    if (isSealed(fd) || this.#options.trustsClient)
-      return Mapping.file(fd, Number(size), { offset, isWritable, target: 'client memory' });
-    const text =
-      'the client shares memory that it could truncate (no F_SEAL_SHRINK), so it is accessed by message; give ' +
-      'it a memory-backend-memfd, or trust the client (--trust-client)';
-    if (trace.vfio.hasSubscribers) trace.vfio.publish({ what: 'vfio-user', text });
-    return undefined;
+    this.#maps.set(at, { size, memory });
   }
 
   /**
@@ -122,16 +108,19 @@ export class ClientMemory implements Disposable {
       const map = this.#maps.get(at) as ClientMap;
       if (!isOne && !holds(range, { iova: at, size: map.size })) continue;
       this.#maps.delete(at);
-      map.mapping?.[Symbol.dispose]();
+      map.memory?.[Symbol.dispose]();
     }
   }
 
   /** In one call: the container removes all maps in the order that is the cheapest for its devices. */
   #unmapAll(): void {
     if (this.#maps.size === 0) return;
-    this.#options.container.unmapDma({ flags: VFIO_DMA_UNMAP_FLAG_ALL, iova: iova(0n), size: 0n });
-    for (const { mapping } of this.#maps.values()) mapping?.[Symbol.dispose]();
+    const { container } = this.#options;
+    if (container.checkExtension(VFIO_UNMAP_ALL) > 0)
+      container.unmapDma({ flags: VFIO_DMA_UNMAP_FLAG_ALL, iova: iova(0n), size: 0n });
+    else for (const [at, { size }] of this.#maps) container.unmapDma({ flags: 0, iova: iova(at), size });
     this.#maps.clear();
+    this.#files[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {

@@ -1,5 +1,5 @@
 import { errno } from '../../../sys/errno.js';
-import { SysError } from '../../../sys/error.js';
+import { isErrno, SysError } from '../../../sys/error.js';
 import * as libc from '../../../sys/libc.js';
 import { Scope } from '../../../sys/scope.js';
 import { UnixListener } from '../../../sys/unix-socket.js';
@@ -91,10 +91,11 @@ export class VfioUserServer implements Disposable {
     try {
       session.step();
     } catch (error) {
-      if (!(error instanceof SysError)) throw error;
       this.#session = undefined;
       session[Symbol.dispose]();
-      const how = error.code === 'ECONNRESET' ? 'has disconnected' : `was disconnected: ${error.message}`;
+      const how = isErrno(error, 'ECONNRESET')
+        ? 'has disconnected'
+        : `was disconnected: ${(error as Error).message}`;
       this.#tell(`the client ${how}, after ${session.commands} commands`);
     }
   }

@@ -1,8 +1,11 @@
-import { readSync, writeSync } from 'node:fs';
+import { ftruncateSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { expect, test } from 'vitest';
 import { Fd } from '../../../sys/fd.js';
-import { createSharedMemory, Mapping } from '../../../sys/mapping.js';
+import * as libc from '../../../sys/libc.js';
+import { createSharedMemory, liveMappings, Mapping } from '../../../sys/mapping.js';
+import { Scope } from '../../../sys/scope.js';
+import { trace } from '../../../sys/trace.js';
 import {
   decodeRegionInfo,
   encodeMessage,
@@ -282,4 +285,136 @@ test('a command that is not known is refused, and an answer to nothing ends the 
   for (const command of [0, 14, 19, 0xffff]) expect(errorOf(client.ask(command))).toBe(errno.EINVAL);
   client.send(encodeReply(1, protocol.VFIO_USER_DMA_READ));
   expect(() => client.settle()).toThrowError(/EPROTO\n.*without a request/);
+});
+
+const MFD_ALLOW_SEALING = 2;
+const MFD_HUGETLB = 4;
+const F_ADD_SEALS = 1033;
+const F_SEAL_SHRINK = 2;
+const HUGE_PAGE = 2 << 20;
+
+/** Two huge pages, sealed, though the host may have none. */
+function hugeMemory(scope: Scope): Fd {
+  const fd = scope.own(Fd.memfd('huge', MFD_ALLOW_SEALING | MFD_HUGETLB));
+  ftruncateSync(fd.number, 2 * HUGE_PAGE);
+  expect(libc.fcntl(fd.number, F_ADD_SEALS, F_SEAL_SHRINK)).toBe(0);
+  return fd;
+}
+
+test('sealed huge pages, which the host may not have, are asked for by message', () => {
+  using scope = new Scope();
+  using client = ready();
+  const fd = hugeMemory(scope);
+  expect(
+    errorOf(client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(0xc_0000n, 0x4_0000n, 3, 0xc_0000n), [fd.number])),
+  ).toBe(0);
+  client.send(
+    encodeMessage(
+      { id: 5, command: protocol.VFIO_USER_REGION_WRITE, flags: 0 },
+      access(KICK, REGISTERS, 8, u64(0xc_0000n)),
+    ),
+  );
+  client.settle(); // the device reads: a mapping would end this process by SIGBUS
+  expect(client.receive()?.command).toBe(protocol.VFIO_USER_DMA_READ);
+});
+
+test('huge pages of a trusted client are mapped from page to page, or refused while the host has none', () => {
+  using scope = new Scope();
+  using client = ready(true);
+  const fd = hugeMemory(scope);
+  const free = Number(readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'utf8'));
+  const expected = free >= 2 ? 0 : errno.ENOMEM;
+  for (const [offset, size] of [
+    [0xc_0000n, 0x4_0000n],
+    [0n, 0xa_0000n],
+  ] as const)
+    expect(
+      errorOf(client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(offset, size, 3, offset), [fd.number])),
+    ).toBe(expected);
+  expect(errorOf(client.ask(protocol.VFIO_USER_DMA_UNMAP, dmaUnmap(0n, 0x10_0000n)))).toBe(0);
+});
+
+test('one file is mapped once, however many maps a client makes of it, and no longer than they are there', () => {
+  using client = ready(true);
+  using memory = createSharedMemory('client', 64 * 4096);
+  const before = liveMappings();
+  for (let i = 0; i < 64; i++) {
+    const at = BigInt(i) * 4096n;
+    expect(
+      errorOf(client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(at * 2n, 4096n, 3, at), [memory.fd.number])),
+    ).toBe(0);
+  }
+  expect(liveMappings() - before).toBe(1);
+  memory.mapping.view.slice(5 * 4096, 64).fill(1);
+  write(client, REGISTERS, KICK, u64(10n * 4096n));
+  expect(memory.mapping.view.slice(5 * 4096, 1)[0]).toBe(2);
+  expect(errorOf(client.ask(protocol.VFIO_USER_DMA_UNMAP, dmaUnmap(0n, 126n * 4096n)))).toBe(0);
+  expect(liveMappings() - before).toBe(1);
+  expect(errorOf(client.ask(protocol.VFIO_USER_DMA_UNMAP, dmaUnmap(126n * 4096n, 4096n)))).toBe(0);
+  expect(liveMappings()).toBe(before);
+});
+
+test('a client cannot have more mapped than the limit, in a file however large', () => {
+  using client = ready(true);
+  using sparse = Fd.memfd('sparse');
+  ftruncateSync(sparse.number, 2 ** 45);
+  const size = 2n ** 41n;
+  const answers = [0n, 1n, 2n, 3n].map((i) =>
+    errorOf(client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(i * size, size, 3, i * size), [sparse.number])),
+  );
+  expect(answers).toEqual([0, 0, errno.ENOSPC, errno.ENOSPC]);
+  expect(errorOf(client.ask(protocol.VFIO_USER_DMA_UNMAP, dmaUnmap(0n, size)))).toBe(0);
+  expect(errorOf(client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(0n, size), [sparse.number]))).toBe(0);
+});
+
+test('many files are many mappings, of which a client has 4096', () => {
+  using client = ready(true);
+  const answers = new Map<number, number>();
+  for (let i = 0; i < 4100; i++) {
+    using file = Fd.memfd('one of many');
+    ftruncateSync(file.number, 4096);
+    const code = errorOf(
+      client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(BigInt(i) * 4096n, 4096n), [file.number]),
+    );
+    answers.set(code, (answers.get(code) ?? 0) + 1);
+  }
+  expect([...answers]).toEqual([
+    [0, 4096],
+    [errno.ENOSPC, 4],
+  ]);
+});
+
+test('a session whose device cannot be closed ends all the same', () => {
+  const told: string[] = [];
+  const hear = ({ text }: { readonly text?: string }) => told.push(text ?? '');
+  trace.vfioUser.subscribe(hear);
+  const client = ready();
+  client.card.closeDevice = () => {
+    throw new RangeError('it sticks');
+  };
+  client.session[Symbol.dispose]();
+  trace.vfioUser.unsubscribe(hear);
+  expect(told.join()).toMatch(/not all .* is released: .*it sticks/);
+  try {
+    client[Symbol.dispose]();
+  } catch {
+    // the card's core complains, too
+  }
+});
+
+test('a client that says nothing has until the deadline', () => {
+  using client = new RawClient();
+  expect(client.session.step(false)).toBe(false);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+  expect(() => client.session.step(false)).toThrowError(/ETIMEDOUT\n.*no VFIO_USER_VERSION/);
+  using other = ready();
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+  expect(other.session.step(false)).toBe(false);
+});
+
+test('a write of more bytes than its count is refused', () => {
+  using client = ready();
+  const payload = access(8, REGISTERS, 1, Uint8Array.of(1, 2, 3, 4, 5));
+  expect(errorOf(client.ask(protocol.VFIO_USER_REGION_WRITE, payload))).toBe(errno.EINVAL);
+  expect(client.card.registers[8]).toBe(0);
 });

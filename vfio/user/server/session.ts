@@ -58,6 +58,7 @@ import { decodeVersion, encodeVersion } from '../version.js';
 import { ClientMemory } from './client-memory.js';
 import { ServedFeatures } from './feature.js';
 import { setIrqs } from './irqs.js';
+import { MOST_DEFERRED, MOST_DEFERRED_BYTES, MOST_DEFERRED_FDS } from './limits.js';
 import { ServedRegions } from './regions.js';
 import { MessageMemory } from './remote-memory.js';
 
@@ -74,7 +75,7 @@ export interface SessionOptions {
   readonly trustsClient: boolean;
   /** How long {@link Session.step} waits for a message. */
   readonly waitMs: number;
-  /** How long the client may take to reply, or to read a reply. */
+  /** How long the client may take to propose a version, to reply, or to read a reply. */
   readonly replyMs: number;
 }
 
@@ -83,8 +84,6 @@ const ACCESS_BYTES = 16;
 const MULTI_ENTRY_DATA = 8;
 /** Most writes of one VFIO_USER_REGION_WRITE_MULTI; QEMU coalesces about 200. */
 const MOST_MULTI = 4096;
-/** Most commands that wait while the device accesses memory by message. */
-const MOST_DEFERRED = 1024;
 
 /** A command that arrived while a reply was awaited, with a copy of its payload. */
 type Deferred = Omit<Message, 'fds'> & { readonly fds: Message['fds'] };
@@ -99,12 +98,15 @@ export class Session implements Disposable {
   readonly #scope: Scope;
   readonly #deferred: Deferred[] = [];
   #memory: ClientMemory | undefined;
+  /** When the client must have proposed a version, as a time of performance.now(). */
+  readonly #versionDue: number;
   /** Number of the client's commands so far. */
   commands = 0;
 
   constructor(channel: Channel, served: ServedDevice, options: SessionOptions) {
     this.#channel = channel;
     this.#options = options;
+    this.#versionDue = performance.now() + options.replyMs;
     channel.setTimeouts(options.waitMs, options.replyMs);
     // Closed in reverse order: the memory before the device, the device before the connection.
     this.#scope = new Scope();
@@ -126,13 +128,21 @@ export class Session implements Disposable {
     const deferred = this.#deferred.shift();
     const deadline = performance.now() + this.#options.waitMs;
     const message = deferred ?? this.#channel.receive(isBlocking, deadline);
-    if (message === undefined) return false;
+    if (message === undefined) {
+      if (this.#memory === undefined && performance.now() >= this.#versionDue) throw this.#silent();
+      return false;
+    }
     try {
       this.#handle(message);
     } finally {
       for (const fd of deferred?.fds ?? []) fd[Symbol.dispose]();
     }
     return true;
+  }
+
+  #silent(): SysError {
+    const hint = `no ${commandName(VFIO_USER_VERSION)} for ${this.#options.replyMs / 1000} s`;
+    return new SysError({ call: 'receive', target: this.#channel.target, errno: errno.ETIMEDOUT, hint });
   }
 
   #handle(message: Message): void {
@@ -252,8 +262,10 @@ export class Session implements Disposable {
   }
 
   #defer(message: Message): void {
-    if (this.#deferred.length >= MOST_DEFERRED) {
-      const hint = `more than ${MOST_DEFERRED} commands while an answer was awaited`;
+    const bytes = this.#deferred.reduce((sum, { size }) => sum + size, message.size);
+    const fds = this.#deferred.reduce((sum, each) => sum + each.fds.length, message.fds.length);
+    if (this.#deferred.length >= MOST_DEFERRED || bytes > MOST_DEFERRED_BYTES || fds > MOST_DEFERRED_FDS) {
+      const hint = `${this.#deferred.length + 1} commands while an answer was awaited: ${bytes} bytes, ${fds} descriptors`;
       throw new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
     }
     this.#deferred.push({ ...message, payload: message.payload.slice(), fds: message.fds.splice(0) });
@@ -281,6 +293,7 @@ export class Session implements Disposable {
     const [offset, region, count] = [reader.size(), reader.u32(), reader.u32()];
     // A copy: the device may access memory by message, and the reply to that overwrites the payload.
     const data = reader.bytes(count).slice();
+    if (reader.left > 0) throw invalid(command, `${reader.left} bytes more than its count`);
     const answer = encodeMessage({ id, command, flags: TYPE_REPLY }, payload.subarray(0, ACCESS_BYTES));
     const place = this.#regions.place(region, offset, count);
     if (count > 0) this.#device.write(place, data);
@@ -315,9 +328,14 @@ export class Session implements Disposable {
     return { bytes, fds: isWhole ? doorbells.map(({ fd }) => fd) : [] };
   }
 
+  /** Reports what cannot be released instead of throwing it: a client must not end its server by disconnecting. */
   [Symbol.dispose](): void {
     for (const { fds } of this.#deferred.splice(0)) for (const fd of fds) fd[Symbol.dispose]();
-    this.#scope[Symbol.dispose]();
+    try {
+      this.#scope[Symbol.dispose]();
+    } catch (error) {
+      this.#tell(`not all of the client's is released: ${(error as Error).message}`);
+    }
   }
 }
 
