@@ -78,6 +78,7 @@ const c = {
   bind: declare('bind', INT, [INT, BYTES, INT], [-1, none, 0]),
   listen: declare('listen', INT, [INT, INT], [-1, 0]),
   accept4: declare('accept4', INT, [INT, LONG, LONG, INT], [-1, 0, 0, 0]),
+  getsockopt: declare('getsockopt', INT, [INT, INT, INT, BYTES, BYTES], [-1, 0, 0, none, none]),
   setsockopt: declare('setsockopt', INT, [INT, INT, INT, BYTES, INT], [-1, 0, 0, none, 0]),
   sendmsg: declare('sendmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
   recvmsg: declare('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
@@ -250,6 +251,14 @@ export const bind = (fd: number, address: Uint8Array): number => result(c.bind(f
 export const listen = (fd: number, backlog: number): number => result(c.listen(fd, backlog));
 /** Does not return the peer's address. */
 export const accept4 = (fd: number, flags: number): number => result(c.accept4(fd, 0, 0, flags));
+/** `length` holds the size of `value` (int), and receives that of the option. */
+export const getsockopt = (
+  fd: number,
+  level: number,
+  name: number,
+  value: Uint8Array,
+  length: Uint8Array,
+): number => result(c.getsockopt(fd, level, name, value, length));
 export const setsockopt = (fd: number, level: number, name: number, value: Uint8Array): number =>
   result(c.setsockopt(fd, level, name, value, value.length));
 /** `msghdr` is the address of a struct msghdr. */

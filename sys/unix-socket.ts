@@ -8,6 +8,8 @@ import { Scope } from './scope.js';
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const F_SETFL = 4;
+const SOL_SOCKET = 1;
+const SO_PEERCRED = 17;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 /** Bytes of sun_path in struct sockaddr_un, including the terminating zero. */
@@ -57,14 +59,20 @@ function socketAddress(path: string): Uint8Array {
   return address;
 }
 
+/** Clients that may wait to be accepted; the kernel refuses more with EAGAIN. */
+const BACKLOG = 64;
+
 /** A listening unix socket. Disposing closes it and removes its file. */
 export class UnixListener implements Disposable {
   readonly path: string;
   readonly fd: Fd;
+  /** Closed to make room for a client that is sent away for lack of descriptors. */
+  #spare: Fd | undefined;
 
   private constructor(path: string, fd: Fd) {
     this.path = path;
     this.fd = fd;
+    this.#spare = fd.duplicate();
   }
 
   /**
@@ -80,24 +88,60 @@ export class UnixListener implements Disposable {
     const fd = scope.own(openSocket(path, SOCK_NONBLOCK));
     checked(libc.bind(fd.number, socketAddress(path)), 'bind', path, 'its folder must exist and be writable');
     scope.defer(() => rmSync(path, { force: true }));
-    checked(libc.listen(fd.number, 1), 'listen', path);
+    checked(libc.listen(fd.number, BACKLOG), 'listen', path);
+    const listener = new UnixListener(path, fd);
     scope.move();
-    return new UnixListener(path, fd);
+    return listener;
   }
 
-  /** Accepts a pending connection, as a blocking socket; undefined if there is none. */
+  /**
+   * Accepts a pending connection, as a blocking socket; undefined if there is none.
+   * @throws SysError EMFILE or ENFILE for a client that is sent away, as there are too many descriptors; ENOMEM
+   */
   accept(): Fd | undefined {
+    this.#spare ??= attempt(() => this.fd.duplicate());
     const number = libc.accept4(this.fd.number, SOCK_CLOEXEC);
+    if ((number === -errno.EMFILE || number === -errno.ENFILE) && !this.#sendAway()) return undefined;
     if (number === -errno.EAGAIN || number === -errno.EINTR || number === -errno.ECONNABORTED)
       return undefined;
     return Fd.adopt(checked(number, 'accept', this.path), `client of ${this.path}`);
   }
 
+  /** Otherwise the client would wait for ever, and be found again at once. @returns false if there is none */
+  #sendAway(): boolean {
+    this.#spare?.[Symbol.dispose]();
+    this.#spare = undefined;
+    const number = libc.accept4(this.fd.number, SOCK_CLOEXEC);
+    if (number >= 0) Fd.adopt(number, this.path)[Symbol.dispose]();
+    this.#spare = attempt(() => this.fd.duplicate());
+    return number !== -errno.EAGAIN;
+  }
+
   [Symbol.dispose](): void {
     if (!this.fd.isOpen) return;
     rmSync(this.path, { force: true });
+    this.#spare?.[Symbol.dispose]();
     this.fd[Symbol.dispose]();
   }
+}
+
+/** @returns undefined if it throws SysError */
+function attempt<T>(body: () => T): T | undefined {
+  try {
+    return body();
+  } catch (error) {
+    if (error instanceof SysError) return undefined;
+    throw error;
+  }
+}
+
+/** The process at the other end of a connected socket, as it was when it connected; undefined if that is not known. */
+export function peerCredentials(fd: Fd): { readonly pid: number; readonly uid: number } | undefined {
+  const ucred = new Int32Array(3);
+  const bytes = new Uint8Array(ucred.buffer);
+  const length = new Uint8Array(new Int32Array([bytes.length]).buffer);
+  if (libc.getsockopt(fd.number, SOL_SOCKET, SO_PEERCRED, bytes, length) < 0) return undefined;
+  return { pid: ucred[0] as number, uid: ucred[1] as number };
 }
 
 /** Removes a socket file that nothing listens on. @throws SysError EADDRINUSE */

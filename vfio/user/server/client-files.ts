@@ -143,7 +143,7 @@ function noteMessages(kind: 'huge' | 'file'): void {
     kind === 'huge'
       ? 'the client shares huge pages, which the host may not have when they are used, so they are reached by messages ' +
         'only; give it other memory, or trust the client (--trust-client)'
-      : 'the client shares memory that it could cut short (no F_SEAL_SHRINK), so it is reached by messages only; give ' +
+      : 'the client shares memory that it could truncate (no F_SEAL_SHRINK), so it is accessed by message; give ' +
         'it a memory-backend-memfd, or trust the client (--trust-client)';
   trace.vfio.publish({ what: 'vfio-user', text });
 }

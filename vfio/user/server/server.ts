@@ -2,7 +2,7 @@ import { errno } from '../../../sys/errno.js';
 import { isErrno, SysError } from '../../../sys/error.js';
 import * as libc from '../../../sys/libc.js';
 import { Scope } from '../../../sys/scope.js';
-import { UnixListener } from '../../../sys/unix-socket.js';
+import { peerCredentials, UnixListener } from '../../../sys/unix-socket.js';
 import { groupsOf } from '../../interfaces.js';
 import {
   type AssignableDevice,
@@ -46,6 +46,8 @@ export class VfioUserServer implements Disposable {
   readonly #listener: UnixListener;
   readonly #poll = new Uint8Array(8);
   #session: Session | undefined;
+  /** Why the last client was sent away; reported once. */
+  #refusal: string | undefined;
 
   /** @throws SysError EADDRINUSE, EACCES, ENOENT for the path */
   constructor(options: VfioUserServerOptions) {
@@ -72,18 +74,26 @@ export class VfioUserServer implements Disposable {
 
   #accept(): void {
     if (libc.poll(this.#poll, 1, WAIT_MS) <= 0) return;
-    const fd = this.#listener.accept();
-    if (fd === undefined) return;
     using scope = new Scope();
-    const channel = scope.own(new Channel(fd));
     try {
+      const fd = this.#listener.accept();
+      if (fd === undefined) return;
+      scope.own(fd);
+      const channel = scope.own(new Channel(fd));
       const served = scope.own(this.#options.open());
       const { trustsClient = false } = this.#options;
       this.#session = new Session(channel, served, { trustsClient, waitMs: WAIT_MS, replyMs: REPLY_MS });
       scope.move();
-      this.#tell('a client has connected');
+      const peer = peerCredentials(fd);
+      const who = peer === undefined ? '' : `: process ${peer.pid}, user ${peer.uid}`;
+      this.#tell(`a client has connected${who}`);
+      this.#refusal = undefined;
     } catch (error) {
-      this.#tell(`a client was refused: ${(error as Error).message}`);
+      const { message } = error as Error;
+      if (message !== this.#refusal) this.#tell(`a client was refused: ${message}`);
+      this.#refusal = message;
+      // What keeps one client out mostly keeps the next one out: do not spin.
+      libc.poll(this.#poll, 0, WAIT_MS);
     }
   }
 
