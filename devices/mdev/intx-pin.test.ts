@@ -21,7 +21,8 @@ test('whatever the two threads do, it interrupts when it is asserted and nothing
       let interrupts = 0;
       for (const { name, value, isFirst } of actions) {
         threads[isFirst ? 0 : 1][name] = value;
-        model[name] = value;
+        if (name === 'isDisabled' && value !== model.isDisabled) model.isMasked = value;
+        if (name !== 'isMasked' || value || !model.isDisabled) model[name] = value;
         const fires = model.isAsserted && !model.isMasked && !model.isDisabled && !model.isHeld;
         if (fires) model.isMasked = true;
         expect(taken(eventfd)).toBe(fires ? 1 : 0);
@@ -30,6 +31,24 @@ test('whatever the two threads do, it interrupts when it is asserted and nothing
       expect(threads[1].interrupts).toBe(interrupts);
     }),
   );
+});
+
+test('INTx disable masks the pin, its end unmasks it whatever the user did, and UNMASK in between is ignored', () => {
+  using eventfd = Fd.eventfd();
+  const pin = new IntxPin(createIntxPin());
+  pin.fd = eventfd.number;
+  pin.isMasked = true;
+  pin.isDisabled = true;
+  pin.isAsserted = true;
+  pin.isDisabled = false;
+  expect(taken(eventfd), 'the user’s mask is gone').toBe(1);
+  pin.isDisabled = true;
+  pin.isMasked = false;
+  expect(taken(eventfd)).toBe(0);
+  pin.isDisabled = false;
+  expect(taken(eventfd), 'still asserted').toBe(1);
+  pin.isDisabled = false;
+  expect(taken(eventfd), 'no change').toBe(0);
 });
 
 test('a pin that nobody listens to keeps its interrupt for who comes', () => {

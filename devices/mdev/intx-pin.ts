@@ -32,14 +32,18 @@ export class IntxPin {
     this.#set(WORDS.isAsserted, value);
   }
 
-  /** The user's mask, which each interrupt also sets. */
+  /** The user's mask, which each interrupt also sets. It cannot be cleared while the pin is disabled. */
   set isMasked(value: boolean) {
-    this.#set(WORDS.isMasked, value);
+    if (value || Atomics.load(this.#words, WORDS.isDisabled) === 0) this.#set(WORDS.isMasked, value);
   }
 
-  /** PCI_COMMAND_INTX_DISABLE. */
+  /**
+   * PCI_COMMAND_INTX_DISABLE. A change masks or unmasks the pin, whatever the user's mask was.
+   * @see vfio_pci_intx_mask and vfio_pci_intx_unmask, as vfio_basic_config_write calls them
+   */
   set isDisabled(value: boolean) {
-    this.#set(WORDS.isDisabled, value);
+    const isChange = Atomics.exchange(this.#words, WORDS.isDisabled, value ? 1 : 0) !== (value ? 1 : 0);
+    if (isChange) this.#set(WORDS.isMasked, value);
   }
 
   /** Whether the device is stopped for migration, which holds interrupts back. */

@@ -16,6 +16,7 @@ export class InterruptSignals implements Disposable {
   readonly #context: EventContext;
   #targets = NO_TARGETS;
   #isIntxMasked = false;
+  #isIntxDisabled = false;
   #unmaskWatch: Disposable | undefined;
 
   constructor(state: SharedState, context: EventContext) {
@@ -33,7 +34,9 @@ export class InterruptSignals implements Disposable {
       if (targets.unmask >= 0) this.#unmaskWatch = this.#watchUnmask(targets.unmask);
     }
     this.#targets = targets;
-    if (targets.intx !== undefined && !hadIntx) this.#isIntxMasked = false;
+    // An open resets the command register without a notice.
+    this.#followCommand();
+    if (targets.intx !== undefined && !hadIntx) this.#isIntxMasked = this.#isIntxDisabled;
     this.raiseIntx();
   }
 
@@ -54,9 +57,23 @@ export class InterruptSignals implements Disposable {
     else this.#sendMsix(this.#targets.msix, this.#state.configVector);
   }
 
+  /** The user's mask; while the command register disables INTx, it cannot be taken away. */
   maskIntx(isMasked: boolean): void {
+    if (!isMasked && this.#isIntxDisabled) return;
     this.#isIntxMasked = isMasked;
     this.raiseIntx();
+  }
+
+  /** The command register has changed: INTx disable masks or unmasks, whatever the user's mask was. @see vfio_pci_intx_mask */
+  obeyCommand(): void {
+    this.#followCommand();
+    this.raiseIntx();
+  }
+
+  #followCommand(): void {
+    const isDisabled = (this.#state.command & PCI_COMMAND_INTX_DISABLE) !== 0;
+    if (isDisabled !== this.#isIntxDisabled) this.#isIntxMasked = isDisabled;
+    this.#isIntxDisabled = isDisabled;
   }
 
   /** Raises INTx if the pin is asserted and neither masked nor disabled. */

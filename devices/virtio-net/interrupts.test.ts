@@ -156,6 +156,26 @@ test('INTx that the command register disables is not interrupted by a trigger of
   expect(taken(line)).toBe(1);
 });
 
+test('INTx that the user masked is unmasked when the command register no longer disables it, and one that starts disabled waits', () => {
+  using bench = new Workbench();
+  const [line] = bench.wire(INTX, 1) as [Fd];
+  bench.driver.start();
+  set(bench, INTX, NONE | MASK, 0, 1);
+  send(bench);
+  bench.driver.configWrite(4, 2, 0x406);
+  expect(taken(line)).toBe(0);
+  bench.driver.configWrite(4, 2, 0x006);
+  expect(taken(line)).toBe(1);
+  set(bench, INTX, NONE | TRIGGER, 0, 0);
+  bench.driver.configWrite(4, 2, 0x406);
+  const [second] = bench.wire(INTX, 1) as [Fd];
+  expect(taken(second), 'on while disabled').toBe(0);
+  set(bench, INTX, NONE | UNMASK, 0, 1);
+  expect(taken(second)).toBe(0);
+  bench.driver.configWrite(4, 2, 0x006);
+  expect(taken(second), 'the ISR is still pending').toBe(1);
+});
+
 test('a new eventfd for INTx leaves the pin masked, and a new start of INTx unmasks it', () => {
   using bench = new Workbench();
   const [first] = bench.wire(INTX, 1) as [Fd];

@@ -50,7 +50,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         case 'maskIntx':
           return signals.maskIntx(command.isMasked);
         case 'command':
-          signals.raiseIntx();
+          signals.obeyCommand();
           return path?.pump();
       }
     }
