@@ -11,6 +11,7 @@ const IOV_AT = 16;
 const IOVLEN_AT = 24;
 const CONTROL_AT = 32;
 const CONTROLLEN_AT = 40;
+const FLAGS_AT = 48;
 const IOVEC_AT = 64;
 const CONTROL_DATA_AT = 128;
 const BLOCK_BYTES = 4096;
@@ -23,6 +24,7 @@ const SCM_RIGHTS = 1;
 const SCM_MAX_FD = 253;
 const CONTROL_BYTES = CMSG_BYTES + 4 * (SCM_MAX_FD + 1);
 
+const MSG_CTRUNC = 8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
@@ -87,7 +89,7 @@ export class MessageSocket implements Disposable {
 
   /**
    * Receives up to `length` bytes into the buffer at `at`. Descriptors are close-on-exec.
-   * @throws SysError from recvmsg(2): ECONNRESET
+   * @throws SysError from recvmsg(2): ECONNRESET; EMFILE if descriptors are missing, after which the stream is of no use
    */
   receive(at: number, length: number, isBlocking = true): ReceiveResult {
     if (at + length > this.buffer.length) throw new RangeError(`${at} + ${length} of ${this.buffer.length}`);
@@ -100,9 +102,17 @@ export class MessageSocket implements Disposable {
     if (bytes === -errno.EAGAIN || bytes === -errno.EINTR) return 'none';
     checked(bytes, 'recvmsg', this.fd.target);
     const fds = this.#receivedFds();
+    if ((this.#view.getInt32(FLAGS_AT, true) & MSG_CTRUNC) !== 0) throw this.#truncated(fds);
     if (bytes > 0) return { bytes, fds };
     for (const fd of fds) Fd.adopt(fd, this.fd.target)[Symbol.dispose]();
     return 'end';
+  }
+
+  /** The kernel has dropped descriptors: with those that are missing, a message would mean something else. */
+  #truncated(fds: readonly number[]): SysError {
+    for (const fd of fds) Fd.adopt(fd, this.fd.target)[Symbol.dispose]();
+    const hint = 'more descriptors came than this process may have (ulimit -n)';
+    return new SysError({ call: 'recvmsg', target: this.fd.target, errno: errno.EMFILE, hint });
   }
 
   #receivedFds(): readonly number[] {

@@ -98,6 +98,8 @@ export interface MigrationOps {
   arc(from: number, to: number): number | undefined;
   /** Estimate of the bytes that STOP_COPY will transfer. */
   getDataSize(): bigint;
+  /** Most bytes that the stream of RESUMING takes; a write of more is ENOMEM. 16 MiB if absent. */
+  readonly mostResumeBytes?: number;
 }
 
 /** struct vfio_log_ops. The core has validated the ranges. */

@@ -1,15 +1,19 @@
 import { readSync, writeSync } from 'node:fs';
-import { fromNodeError, isErrno } from '../sys/error.js';
+import { errno } from '../sys/errno.js';
+import { fromNodeError, isErrno, SysError } from '../sys/error.js';
 import type { Fd } from '../sys/fd.js';
 import type { MigrationData } from './feature.js';
 
 /** Migration data of a descriptor: the kernel's data_fd, or a file of an in-process driver. */
 export class FdMigrationData implements MigrationData {
   readonly #fd: Fd;
+  readonly #most: number;
+  #written = 0;
 
-  /** Takes ownership of `fd`. */
-  constructor(fd: Fd) {
+  /** Takes ownership of `fd`. @param most bytes that may be written */
+  constructor(fd: Fd, most = Number.POSITIVE_INFINITY) {
     this.#fd = fd;
+    this.#most = most;
   }
 
   read(data: Uint8Array): number {
@@ -17,6 +21,11 @@ export class FdMigrationData implements MigrationData {
   }
 
   write(data: Uint8Array): void {
+    this.#written += data.length;
+    if (this.#written > this.#most) {
+      const hint = `the device's state has at most ${this.#most} bytes`;
+      throw new SysError({ call: 'write', target: this.#fd.target, errno: errno.ENOMEM, hint });
+    }
     for (let at = 0; at < data.length; ) at += this.#transfer('write', (fd) => writeSync(fd, data, at));
   }
 

@@ -49,6 +49,10 @@ export class MttyMigration implements MigrationOps, Disposable {
     return this.#state;
   }
 
+  get mostResumeBytes(): number {
+    return this.#bytes;
+  }
+
   getDataSize(): bigint {
     return BigInt(this.#bytes);
   }

@@ -75,6 +75,9 @@ export function migGetNextState(current: number, wanted: number, support: number
 const nextOf = (current: number, wanted: number): number =>
   (NEXT[current] as readonly number[])[wanted] as number;
 
+/** The stream is kept in memory until the device takes it. */
+const MOST_RESUME_BYTES = 16 << 20;
+
 /**
  * Moves a device to a state, arc by arc. Returns the stream of the last arc that opened one.
  * @throws SysError EINVAL as {@link migGetNextState}; any error of an arc, after which the driver's `getState` is valid
@@ -85,10 +88,15 @@ export function setDeviceState(ops: VfioDeviceOps, wanted: number): MigrationDat
   let data: MigrationData | undefined;
   try {
     for (let current = migration.getState(); current !== wanted; current = migration.getState()) {
-      const fd = migration.arc(current, migGetNextState(current, wanted, migration.flags, ops.name));
+      const next = migGetNextState(current, wanted, migration.flags, ops.name);
+      const fd = migration.arc(current, next);
       if (fd === undefined) continue;
       data?.[Symbol.dispose]();
-      data = new FdMigrationData(Fd.adopt(fd, `migration data of ${ops.name}`));
+      const { mostResumeBytes = MOST_RESUME_BYTES } = migration;
+      data = new FdMigrationData(
+        Fd.adopt(fd, `migration data of ${ops.name}`),
+        next === VFIO_DEVICE_STATE_RESUMING ? mostResumeBytes : undefined,
+      );
     }
     return data;
   } catch (error) {

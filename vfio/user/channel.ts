@@ -2,7 +2,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
-import { MessageSocket } from '../../sys/socket-messages.js';
+import { MessageSocket, type ReceiveResult } from '../../sys/socket-messages.js';
 import { encodeMessage, type Header } from './message.js';
 import { HEADER_BYTES, MAX_MESSAGE_BYTES, MAX_MSG_FDS } from './protocol.js';
 
@@ -37,6 +37,8 @@ export class Channel implements Disposable {
   /** Descriptors, by the start of their message. */
   #fds: { at: number; readonly fds: Fd[] }[] = [];
   #delivered: Fd[] = [];
+  /** Why nothing more can be received. */
+  #failure: SysError | undefined;
 
   constructor(fd: Fd) {
     this.#socket = new MessageSocket(fd, BUFFER_BYTES);
@@ -73,11 +75,22 @@ export class Channel implements Disposable {
       if (reads > 0 && performance.now() >= deadline) return undefined;
       this.#makeRoom();
       const length = Math.min(BUFFER_BYTES - this.#end, Math.max(CHUNK_BYTES, this.#missing()));
-      const got = this.#socket.receive(this.#end, length, isBlocking);
+      const got = this.#read(length, isBlocking);
       if (got === 'none') return undefined;
       if (got === 'end') throw gone(this.target);
       this.#end += got.bytes;
       this.#assign(got.fds);
+    }
+  }
+
+  #read(length: number, isBlocking: boolean): ReceiveResult {
+    if (this.#failure !== undefined) throw this.#failure;
+    try {
+      return this.#socket.receive(this.#end, length, isBlocking);
+    } catch (error) {
+      // Whoever gets it may go on; the bytes are missing all the same.
+      if (error instanceof SysError) this.#failure = error;
+      throw error;
     }
   }
 

@@ -89,6 +89,13 @@ export function encodeFeatureRequest(flags: number, input: FeatureInput): Uint8A
   }
 }
 
+/** Features whose structure has 8 bytes, both ways. */
+const HAS_U64: ReadonlySet<number> = new Set([
+  VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+]);
+
 /** A decoded request. */
 export interface FeatureRequest {
   readonly flags: number;
@@ -103,6 +110,9 @@ export function decodeFeatureRequest(payload: Uint8Array): FeatureRequest {
   const argsz = reader.argsz(FEATURE_BYTES);
   const flags = reader.u32();
   const isProbe = (flags & VFIO_DEVICE_FEATURE_PROBE) !== 0;
+  const needed =
+    isProbe || !HAS_U64.has(flags & VFIO_DEVICE_FEATURE_MASK) ? FEATURE_BYTES : FEATURE_BYTES + 8;
+  if (argsz < needed) throw refuse(errno.EINVAL, `argsz ${argsz} is less than ${needed}`);
   return { flags, input: isProbe ? {} : decodeInput(flags, reader, argsz) };
 }
 

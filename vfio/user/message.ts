@@ -340,8 +340,17 @@ export interface UserIoFd extends RegionArea {
 }
 
 export const ioFdsBytes = (count: number): number => IO_FDS_BYTES + IO_FD_BYTES * count;
-export const decodeIoFdsRequest = (command: number, payload: Uint8Array) =>
-  decodeInfoRequest(command, payload, IO_FDS_BYTES);
+/** @throws SysError EINVAL for flags or a count, which are the reply's */
+export function decodeIoFdsRequest(
+  command: number,
+  payload: Uint8Array,
+): { readonly argsz: number; readonly index: number } {
+  const reader = new Reader(command, payload);
+  const argsz = reader.argsz(IO_FDS_BYTES);
+  const [flags, index, count] = [reader.u32(), reader.u32(), reader.u32()];
+  if (flags !== 0 || count !== 0) throw invalid(command, `flags ${flags} and count ${count} in a request`);
+  return { argsz, index };
+}
 
 /** Encodes only the number of entries if they do not fit `argsz`. */
 export function encodeIoFds(index: number, ioFds: readonly UserIoFd[], argsz: number): Uint8Array {

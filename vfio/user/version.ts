@@ -60,15 +60,21 @@ export function encodeVersion({ major, minor, capabilities }: Version, isReply: 
   return new Writer(VERSION_BYTES + json.length + 1).u16(major).u16(minor).data(Buffer.from(json)).bytes;
 }
 
-/** @throws SysError EINVAL for malformed JSON or invalid values; ENOTSUP for another major version */
-export function decodeVersion(payload: Uint8Array): Version {
+/**
+ * @param isRequest a client's JSON must end with a zero byte; some servers omit it
+ * @throws SysError EINVAL for malformed JSON or invalid values; ENOTSUP for another major version
+ */
+export function decodeVersion(payload: Uint8Array, isRequest = false): Version {
   const reader = new Reader(VFIO_USER_VERSION, payload);
   const [major, minor] = [reader.u16(), reader.u16()];
   if (major !== MAJOR) {
     const hint = `it speaks version ${major}.${minor} of vfio-user, this is version ${MAJOR}`;
     throw new SysError({ call: 'VFIO_USER_VERSION', target: 'vfio-user peer', errno: errno.ENOTSUP, hint });
   }
-  return { major, minor, capabilities: decodeCapabilities(reader.bytes(reader.left)) };
+  const json = reader.bytes(reader.left);
+  if (isRequest && json.length > 0 && json.at(-1) !== 0)
+    throw invalid(VFIO_USER_VERSION, 'its version data does not end with a zero byte');
+  return { major, minor, capabilities: decodeCapabilities(json) };
 }
 
 function decodeCapabilities(bytes: Uint8Array): Capabilities {
@@ -86,6 +92,8 @@ function decodeCapabilities(bytes: Uint8Array): Capabilities {
   const maxMsgFds = number('max_msg_fds', DEFAULT_MAX_MSG_FDS, 0x7fff_ffff);
   const maxDataXferSize = number('max_data_xfer_size', DEFAULT_MAX_DATA_XFER_SIZE, Number.MAX_SAFE_INTEGER);
   const pgsizes = number('pgsizes', DEFAULT_PGSIZES, Number.MAX_SAFE_INTEGER);
+  if (pgsizes % DEFAULT_PGSIZES !== 0)
+    throw invalid(VFIO_USER_VERSION, `pgsizes is 0x${pgsizes.toString(16)}: pages of less than 4096 bytes`);
   if (maxDataXferSize === 0) throw invalid(VFIO_USER_VERSION, 'max_data_xfer_size is 0');
   const twin = fields.twin_socket as { supported?: unknown; fd_index?: unknown } | null | undefined;
   const fdIndex = typeof twin?.fd_index === 'number' ? twin.fd_index : undefined;

@@ -213,3 +213,64 @@ test('dirty logging answers with the page size that the device has chosen', () =
     1,
   ]);
 });
+
+test('an argsz without room for the structure is refused, and changes nothing', () => {
+  using client = ready();
+  expect(feature(client, MIGRATION | GET, new Uint8Array(8), 8)).toBe(errno.EINVAL);
+  const resuming = new Writer(8).u32(VFIO_DEVICE_STATE_RESUMING).u32(0).bytes;
+  expect(feature(client, DEVICE_STATE | SET, resuming, 8)).toBe(errno.EINVAL);
+  expect(state(client)).toBe(VFIO_DEVICE_STATE_RUNNING);
+});
+
+test('migration data is bounded: what no state can have is ENOMEM', () => {
+  using client = ready();
+  value(setState(client, VFIO_DEVICE_STATE_RESUMING));
+  const most = client.card.migration.mostResumeBytes as number;
+  const write = (bytes: number) => {
+    const data = new Writer(8 + bytes)
+      .u32(8 + bytes)
+      .u32(bytes)
+      .data(new Uint8Array(bytes)).bytes;
+    return client.ask(protocol.VFIO_USER_MIG_DATA_WRITE, data).errno;
+  };
+  expect([write(most), write(1)]).toEqual([0, errno.ENOMEM]);
+});
+
+test('a device that falls into ERROR has no data any more', () => {
+  const ERROR = 0;
+  let current = VFIO_DEVICE_STATE_RUNNING;
+  let written = 0;
+  const data: MigrationData = {
+    read: () => 0,
+    write: (piece) => {
+      written += piece.length;
+    },
+    [Symbol.dispose]: () => {},
+  };
+  using features = new ServedFeatures({
+    deviceFeature: (flags, input) => {
+      const deviceState = input?.deviceState;
+      if ((flags & GET) !== 0) return { deviceState: current };
+      if (deviceState === VFIO_DEVICE_STATE_RESUMING) {
+        current = deviceState;
+        return { deviceState, data };
+      }
+      current = ERROR;
+      throw new SysError({ call: 'arc', target: 'device', errno: errno.EINVAL });
+    },
+  });
+  const set = (to: number) =>
+    features.feature(
+      new Writer(16)
+        .u32(16)
+        .u32(DEVICE_STATE | SET)
+        .u32(to)
+        .u32(0).bytes,
+    );
+  const piece = new Writer(9).u32(9).u32(1).data(Uint8Array.of(7)).bytes;
+  set(VFIO_DEVICE_STATE_RESUMING);
+  features.writeData(piece);
+  expect(() => set(VFIO_DEVICE_STATE_RUNNING)).toThrowError(/EINVAL/);
+  expect(() => features.writeData(piece)).toThrowError(/EINVAL\n.*in no state in which it has data/);
+  expect(written).toBe(1);
+});

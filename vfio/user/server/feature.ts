@@ -1,7 +1,14 @@
 /** VFIO_USER_DEVICE_FEATURE, and the migration data that it opens. */
-import { keepsMigrationData, type MigrationData } from '../../feature.js';
+import {
+  type FeatureOutput,
+  keepsMigrationData,
+  type MigrationData,
+  VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  VFIO_DEVICE_STATE_ERROR,
+} from '../../feature.js';
 import type { DeviceFile } from '../../uapi.js';
-import { decodeFeatureRequest, encodeFeatureReply, MIG_DATA_BYTES } from '../feature.js';
+import { decodeFeatureRequest, encodeFeatureReply, type FeatureRequest, MIG_DATA_BYTES } from '../feature.js';
 import { invalid, Reader, Writer } from '../message.js';
 import {
   DEFAULT_MAX_DATA_XFER_SIZE,
@@ -23,9 +30,28 @@ export class ServedFeatures implements Disposable {
   /** VFIO_USER_DEVICE_FEATURE; returns the reply. @throws SysError as VFIO_DEVICE_FEATURE; E2BIG */
   feature(payload: Uint8Array): Uint8Array {
     const request = decodeFeatureRequest(payload);
-    const output = this.#device.deviceFeature(request.flags, request.input);
+    const output = this.#run(request);
     if (request.input.deviceState !== undefined) this.#keep(request.input.deviceState, output.data);
     return encodeFeatureReply(request, output);
+  }
+
+  /** A SET that fails may leave the device in ERROR, in which it has no data. */
+  #run({ flags, input }: FeatureRequest): FeatureOutput {
+    try {
+      return this.#device.deviceFeature(flags, input);
+    } catch (error) {
+      if (input.deviceState !== undefined && this.#data !== undefined && this.#isInError()) this.end();
+      throw error;
+    }
+  }
+
+  #isInError(): boolean {
+    try {
+      const flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE;
+      return this.#device.deviceFeature(flags, {}).deviceState === VFIO_DEVICE_STATE_ERROR;
+    } catch {
+      return true; // a device that does not know its state
+    }
   }
 
   /** Keeps the stream between saving states, for which the device opens no new one. */

@@ -16,7 +16,7 @@ import {
 } from '../message.js';
 import * as protocol from '../protocol.js';
 import { CONFIG, DMA_BYTES, DOORBELL, KICK, MEMORY, MEMORY_BYTES, MSIX, REGISTERS } from '../testing/card.js';
-import { QEMU_CAPABILITIES, RawClient } from '../testing/raw-client.js';
+import { type Answer, QEMU_CAPABILITIES, RawClient } from '../testing/raw-client.js';
 
 const { errno } = constants;
 
@@ -64,11 +64,22 @@ test('QEMU’s client gets an answer that is no longer than its question, and th
   });
 });
 
-test('a client without JSON is taken, one of another major version is told so', () => {
+test('a client without JSON is taken', () => {
   using client = new RawClient();
-  const version = (major: number) => new Writer(4).u16(major).u16(1).bytes;
-  expect(errorOf(client.ask(protocol.VFIO_USER_VERSION, version(1)))).toBe(errno.EOPNOTSUPP);
-  expect(errorOf(client.ask(protocol.VFIO_USER_VERSION, version(0)))).toBe(0);
+  const version = new Writer(4).u16(0).u16(1).bytes;
+  expect(errorOf(client.ask(protocol.VFIO_USER_VERSION, version))).toBe(0);
+});
+
+test.each([
+  ['of another major version', 999, '', errno.EOPNOTSUPP],
+  ['whose JSON does not end', 0, '{}', errno.EINVAL],
+  ['with pages of less than 4 KiB', 0, '{"capabilities":{"pgsizes":4095}}\0', errno.EINVAL],
+])('a client %s is told so, and sent away', (_what, major, json, code) => {
+  using client = new RawClient();
+  const payload = new Writer(4 + json.length).u16(major).u16(1).data(Buffer.from(json)).bytes;
+  client.send(encodeMessage({ id: 1, command: protocol.VFIO_USER_VERSION, flags: 0 }, payload));
+  expect(() => client.settle()).toThrowError(/EPROTO\n.*no version in common/);
+  expect(errorOf(client.receive() as Answer)).toBe(code);
 });
 
 test('before the versions nothing is answered but EINVAL, and a second version neither', () => {
@@ -142,6 +153,13 @@ test('a doorbell comes as a descriptor that the device watches', () => {
   const command = protocol.VFIO_USER_DEVICE_GET_REGION_IO_FDS;
   const question = (argsz: number) => new Writer(16).u32(argsz).u32(0).u32(REGISTERS).u32(0).bytes;
   expect(client.ask(command, question(16)).fds).toEqual([]);
+  for (const [flags, count] of [
+    [1, 0],
+    [0, 1],
+  ] as const) {
+    const wrong = new Writer(16).u32(64).u32(flags).u32(REGISTERS).u32(count).bytes;
+    expect(errorOf(client.ask(command, wrong))).toBe(errno.EINVAL);
+  }
   const { payload, fds } = client.ask(command, question(64));
   const reader = new Reader(command, payload);
   expect([reader.u32(), reader.u32(), reader.u32(), reader.u32()]).toEqual([56, 0, REGISTERS, 1]);

@@ -140,6 +140,11 @@ export class Session implements Disposable {
     return true;
   }
 
+  /** The error of a client with which the connection cannot go on. */
+  #ended(hint: string): SysError {
+    return new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
+  }
+
   #silent(): SysError {
     const hint = `no ${commandName(VFIO_USER_VERSION)} for ${this.#options.replyMs / 1000} s`;
     return new SysError({ call: 'receive', target: this.#channel.target, errno: errno.ETIMEDOUT, hint });
@@ -149,8 +154,7 @@ export class Session implements Disposable {
     const { id, command, flags } = message;
     if ((flags & TYPE_MASK) !== TYPE_COMMAND) {
       // After an unexpected reply the stream may be out of sync.
-      const hint = `an answer (${commandName(command)}) without a request`;
-      throw new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
+      throw this.#ended(`an answer (${commandName(command)}) that nobody waits for`);
     }
     this.commands++;
     const wantsReply = (flags & FLAG_NO_REPLY) === 0;
@@ -162,6 +166,8 @@ export class Session implements Disposable {
       const code = error instanceof SysError ? error.errno : errno.EIO;
       this.#tell(`${commandName(command)} is refused: ${(error as Error).message}`);
       if (wantsReply) this.#channel.send(encodeError(id, command, code));
+      if (command === VFIO_USER_VERSION && this.#memory === undefined)
+        throw this.#ended('no version in common');
     }
   }
 
@@ -223,7 +229,7 @@ export class Session implements Disposable {
 
   #negotiate({ id, command, payload, fds }: Message): { bytes: Uint8Array; fds: readonly number[] } {
     if (fds.length > 0) throw invalid(command, 'with descriptors');
-    const { minor, capabilities } = decodeVersion(payload);
+    const { minor, capabilities } = decodeVersion(payload, true);
     const isTwin = capabilities.twinSocket !== undefined && minor >= MINOR;
     const { trustsClient, replyMs } = this.#options;
     const most = Math.min(capabilities.maxDataXferSize, DEFAULT_MAX_DATA_XFER_SIZE);
@@ -265,8 +271,9 @@ export class Session implements Disposable {
     const bytes = this.#deferred.reduce((sum, { size }) => sum + size, message.size);
     const fds = this.#deferred.reduce((sum, each) => sum + each.fds.length, message.fds.length);
     if (this.#deferred.length >= MOST_DEFERRED || bytes > MOST_DEFERRED_BYTES || fds > MOST_DEFERRED_FDS) {
-      const hint = `${this.#deferred.length + 1} commands while an answer was awaited: ${bytes} bytes, ${fds} descriptors`;
-      throw new SysError({ call: 'receive', target: this.#channel.target, errno: errno.EPROTO, hint });
+      throw this.#ended(
+        `${this.#deferred.length + 1} commands while an answer was awaited: ${bytes} bytes, ${fds} descriptors`,
+      );
     }
     this.#deferred.push({ ...message, payload: message.payload.slice(), fds: message.fds.splice(0) });
   }

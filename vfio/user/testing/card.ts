@@ -54,6 +54,7 @@ export class Card implements VfioDeviceOps, Disposable {
     flags: VFIO_MIGRATION_STOP_COPY,
     getState: () => this.#state,
     getDataSize: () => BigInt(REGISTER_BYTES),
+    mostResumeBytes: REGISTER_BYTES,
     arc: (from, to) => this.#arc(from, to),
   };
   /** Every other page was written. */
