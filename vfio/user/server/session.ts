@@ -154,7 +154,7 @@ export class Session implements Disposable {
     const { id, command, flags } = message;
     if ((flags & TYPE_MASK) !== TYPE_COMMAND) {
       // After an unexpected reply the stream may be out of sync.
-      throw this.#ended(`an answer (${commandName(command)}) that nobody waits for`);
+      throw this.#ended(`an answer (${commandName(command)}) without a request`);
     }
     this.commands++;
     const wantsReply = (flags & FLAG_NO_REPLY) === 0;
