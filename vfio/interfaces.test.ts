@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { cdevsOf, groupsOf } from './interfaces.js';
+import type { VfioProvider } from './provider.js';
 import { World } from './testing/world.js';
-import type { VfioProvider } from './uapi.js';
 import { userProvider } from './user/client/provider.js';
 import { noEvents } from './user/testing/peer.js';
 

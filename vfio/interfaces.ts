@@ -1,5 +1,5 @@
 /** Accessors for a provider's interfaces, which may be absent. */
-import type { VfioCdevs, VfioGroups, VfioProvider } from './uapi.js';
+import type { VfioCdevs, VfioGroups, VfioProvider } from './provider.js';
 import { vfioError } from './vfio-error.js';
 
 /** @throws SysError ENODEV if the provider has no group interface */

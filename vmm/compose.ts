@@ -14,7 +14,7 @@ import type { EventThread } from '../sys/event-task.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { Assignment, requireProvider } from '../vfio/assign/index.js';
-import { VfioProvider } from '../vfio/uapi.js';
+import { VfioProvider } from '../vfio/provider.js';
 import type { RangeBus } from './assign/bus.js';
 import { ExitDispatcher } from './assign/exit-dispatcher.js';
 import { MemoryMap } from './assign/memory-map.js';

@@ -3,7 +3,7 @@ import { Doorbells } from '../devices/contracts.js';
 import { InlineEventThread } from '../devices/testing/inline-event-thread.js';
 import { Scope } from '../sys/scope.js';
 import { Assignment } from '../vfio/assign/index.js';
-import type { VfioProvider } from '../vfio/uapi.js';
+import type { VfioProvider } from '../vfio/provider.js';
 import { createAssignment } from './assign/create.js';
 import { registerAssignment } from './assign/register.js';
 import { container as root } from './injection.js';

@@ -2,7 +2,7 @@
 import type { EventThread } from '../sys/event-task.js';
 import type { Scope } from '../sys/scope.js';
 import { VfioCore } from '../vfio/core/core.js';
-import { VfioProvider } from '../vfio/uapi.js';
+import { VfioProvider } from '../vfio/provider.js';
 import { type AssignmentPorts, requirePort } from './assign/ports.js';
 import { registerAssignment } from './assign/register.js';
 import type { DependencyContainer } from './injection.js';

@@ -3,7 +3,7 @@ import type { DependencyContainer } from 'tsyringe';
 import { importModule } from '../sys/foreign-module.js';
 import type { Scope } from '../sys/scope.js';
 import type { VendorDriver } from '../vfio/driver.js';
-import type { VfioProvider } from '../vfio/uapi.js';
+import type { VfioProvider } from '../vfio/provider.js';
 
 /**
  * The export `plugin` of a plug-in module: vendor drivers, providers and ports. The module is loaded in the thread that

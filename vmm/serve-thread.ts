@@ -7,7 +7,7 @@ import { deferUnmapping, type MappedRange } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
-import { VfioProvider } from '../vfio/uapi.js';
+import { VfioProvider } from '../vfio/provider.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
 import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
 import { ServedDisplay } from './display/served-display.js';

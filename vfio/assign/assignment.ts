@@ -1,7 +1,8 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { firstFailure, Scope } from '../../sys/scope.js';
-import type { AssignableDevice, DeviceFile, VfioProvider } from '../uapi.js';
+import type { AssignableDevice, VfioProvider } from '../provider.js';
+import type { DeviceFile } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { DeviceSpace } from './device-space.js';
 import { GroupSpace } from './group-space.js';

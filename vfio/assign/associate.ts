@@ -1,6 +1,7 @@
 import { isErrno } from '../../sys/error.js';
 import { disposable } from '../../sys/scope.js';
-import type { VfioFile, VfioProvider } from '../uapi.js';
+import type { VfioProvider } from '../provider.js';
+import type { VfioFile } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { KvmAssociation } from './kvm-association.js';
 

@@ -1,4 +1,5 @@
-import type { AssignableDevice, DeviceFile } from '../uapi.js';
+import type { AssignableDevice } from '../provider.js';
+import type { DeviceFile } from '../uapi.js';
 
 /** An open device, associated with the VM, with guest memory mapped for its DMA. Disposing closes it. */
 export interface OpenedDevice extends Disposable {

@@ -2,14 +2,13 @@ import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { groupsOf } from '../interfaces.js';
+import type { AssignableDevice, VfioProvider } from '../provider.js';
 import {
-  type AssignableDevice,
   type ContainerFile,
   type GroupFile,
   VFIO_API_VERSION,
   VFIO_GROUP_FLAGS_VIABLE,
   VFIO_TYPE1v2_IOMMU,
-  type VfioProvider,
 } from '../uapi.js';
 import { associate } from './associate.js';
 import { attachStep } from './attach-step.js';

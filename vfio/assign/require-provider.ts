@@ -1,6 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import type { VfioProvider } from '../uapi.js';
+import type { VfioProvider } from '../provider.js';
 
 /** The first provider that matches an address. @throws SysError ENODEV, with the forms of addresses, if none matches */
 export function requireProvider(providers: readonly VfioProvider[], address: string): VfioProvider {

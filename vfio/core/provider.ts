@@ -1,5 +1,5 @@
 import type { VfioFileOps } from '../file-ops.js';
-import type { AssignableDevice, VfioProvider } from '../uapi.js';
+import type { AssignableDevice, VfioProvider } from '../provider.js';
 import { vfioError } from '../vfio-error.js';
 import { CoreContainerFile } from './container.js';
 import { CoreDeviceFile } from './device-file.js';

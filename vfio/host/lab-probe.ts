@@ -9,8 +9,8 @@ import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { cdevsOf, groupsOf } from '../interfaces.js';
+import type { AssignableDevice, VfioProvider } from '../provider.js';
 import {
-  type AssignableDevice,
   type ContainerFile,
   type DeviceFile,
   type IommufdFile,
@@ -31,7 +31,6 @@ import {
   VFIO_REGION_INFO_CAP_SPARSE_MMAP,
   VFIO_REGION_INFO_FLAG_MMAP,
   VFIO_TYPE1v2_IOMMU,
-  type VfioProvider,
 } from '../uapi.js';
 import { HostDeviceFile } from './device.js';
 import { hostProvider } from './provider.js';

@@ -1,4 +1,4 @@
-import type { VfioProvider } from '../uapi.js';
+import type { VfioProvider } from '../provider.js';
 import { cdevHolders, openCdev } from './cdev.js';
 import { HostContainerFile } from './container.js';
 import { type HostContext, hostContext } from './context.js';

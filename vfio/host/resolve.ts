@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import type { AssignableDevice } from '../uapi.js';
+import type { AssignableDevice } from '../provider.js';
 import { bindToDriver } from './binding.js';
 import type { HostContext } from './context.js';
 import { createMdev, removeMdev } from './mdev.js';

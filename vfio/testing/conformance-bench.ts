@@ -4,8 +4,8 @@ import { type Hva, iova } from '../../sys/address.js';
 import type { Mapping } from '../../sys/mapping.js';
 import type { Scope } from '../../sys/scope.js';
 import { cdevsOf, groupsOf } from '../interfaces.js';
+import type { AssignableDevice, VfioProvider } from '../provider.js';
 import {
-  type AssignableDevice,
   type CdevFile,
   type ContainerFile,
   type DeviceFile,
@@ -14,7 +14,6 @@ import {
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
   VFIO_TYPE1v2_IOMMU,
-  type VfioProvider,
 } from '../uapi.js';
 
 /** The provider and device that the suite tests. */

@@ -1,6 +1,6 @@
 import type { KvmReference } from '../../kvm/reference.js';
 import type { VfioFile, VfioFileOps } from '../../kvm/vfio.js';
-import type { VfioProvider } from '../../vfio/uapi.js';
+import type { VfioProvider } from '../../vfio/provider.js';
 
 /**
  * Joins the file operations of all providers into those of kvm-vfio, which uses them for VFIO files that have no kernel

@@ -8,7 +8,8 @@ import { trace, type VfioEvent } from '../../sys/trace.js';
 import { GroupSpace } from '../../vfio/assign/group-space.js';
 import type { KvmAssociation } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';
-import type { AssignableDevice, VfioFile } from '../../vfio/uapi.js';
+import type { AssignableDevice } from '../../vfio/provider.js';
+import type { VfioFile } from '../../vfio/uapi.js';
 import { pcMemory } from './testing.js';
 
 /** The kvm-vfio device as a list; refuses when told to. */

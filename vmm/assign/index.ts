@@ -21,7 +21,7 @@ export { SysError } from '../../sys/error.js';
 export { EventThread } from '../../sys/event-task.js';
 export { type TraceName, trace } from '../../sys/trace.js';
 export * from '../../vfio/assign/index.js';
-export { VfioProvider } from '../../vfio/uapi.js';
+export { VfioProvider } from '../../vfio/provider.js';
 export { RangeBus } from './bus.js';
 export { createAssignment, type WiredAssignment } from './create.js';
 export { KvmDoorbells } from './doorbells.js';

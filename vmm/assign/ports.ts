@@ -23,7 +23,7 @@ import type { Scope } from '../../sys/scope.js';
 import { Assignment, GuestMemory, KvmAssociation, PciFunctions } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';
 import { hostProvider } from '../../vfio/host/index.js';
-import { VfioProvider } from '../../vfio/uapi.js';
+import { VfioProvider } from '../../vfio/provider.js';
 import { userProvider } from '../../vfio/user/index.js';
 import { RangeBus } from './bus.js';
 import { KvmDoorbells } from './doorbells.js';

@@ -1,6 +1,6 @@
 import type { DependencyContainer, InjectionToken } from 'tsyringe';
 import { Scope } from '../../sys/scope.js';
-import { VfioProvider } from '../../vfio/uapi.js';
+import { VfioProvider } from '../../vfio/provider.js';
 import {
   type AssignmentPorts,
   checkGiven,

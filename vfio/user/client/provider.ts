@@ -4,15 +4,14 @@ import { SysError } from '../../../sys/error.js';
 import type { EventThread } from '../../../sys/event-task.js';
 import { Scope } from '../../../sys/scope.js';
 import { workerUrl } from '../../../sys/worker-url.js';
+import type { AssignableDevice, VfioProvider } from '../../provider.js';
 import {
-  type AssignableDevice,
   type ContainerFile,
   type DeviceFile,
   type GroupFile,
   VFIO_GROUP_FLAGS_CONTAINER_SET,
   VFIO_GROUP_FLAGS_VIABLE,
   VFIO_PCI_CONFIG_REGION_INDEX,
-  type VfioProvider,
 } from '../../uapi.js';
 import { Connection } from './connection.js';
 import { UserContainerFile } from './container.js';

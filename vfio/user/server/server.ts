@@ -4,12 +4,8 @@ import * as libc from '../../../sys/libc.js';
 import { Scope } from '../../../sys/scope.js';
 import { peerCredentials, UnixListener } from '../../../sys/unix-socket.js';
 import { groupsOf } from '../../interfaces.js';
-import {
-  type AssignableDevice,
-  VFIO_GROUP_FLAGS_VIABLE,
-  VFIO_TYPE1v2_IOMMU,
-  type VfioProvider,
-} from '../../uapi.js';
+import type { AssignableDevice, VfioProvider } from '../../provider.js';
+import { VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE1v2_IOMMU } from '../../uapi.js';
 import { Channel } from '../channel.js';
 import { type ServedDevice, Session } from './session.js';
 

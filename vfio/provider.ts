@@ -1,0 +1,65 @@
+/** Where devices come from: a provider behind the calls of uapi.ts. */
+import type { VfioFileOps } from './file-ops.js';
+import type { CdevFile, ContainerFile, GroupFile, IommufdFile } from './uapi.js';
+
+/** A device that a provider found, or created if it is mediated; disposing undoes that. No file of it is open yet. */
+export interface AssignableDevice extends Disposable {
+  /** Name for VFIO_GROUP_GET_DEVICE_FD: a PCI address, a UUID or a socket's path. */
+  readonly name: string;
+  /** Number of its IOMMU group. */
+  readonly group: number;
+  /** Name of its cdev, `vfioN`; absent if it has none. */
+  readonly cdev?: string;
+  /** True if no IOMMU translates its DMA: a user-space driver can use it, a guest cannot. */
+  readonly isNoiommu?: boolean;
+  /** One readable line: what the device is, and its source. */
+  readonly description: string;
+  /** The device's own statistics by name, such as packets and doorbells; absent if it keeps none. */
+  counters?(): Readonly<Record<string, number>>;
+}
+
+/** The group interface of a provider. */
+export interface VfioGroups {
+  /** @throws SysError ENODEV if VFIO is not available; EACCES */
+  openContainer(): ContainerFile;
+  /** @throws SysError ENODEV for an unknown group; EBUSY if the group is already open; EACCES */
+  openGroup(group: number): GroupFile;
+}
+
+/** The cdev interface of a provider. */
+export interface VfioCdevs {
+  /** @throws SysError ENODEV if iommufd is not available; EACCES */
+  openIommufd(): IommufdFile;
+  /** @throws SysError ENODEV for an unknown node; EACCES */
+  openCdev(node: string): CdevFile;
+}
+
+/** A source of VFIO devices: the in-process core, the kernel, vfio-user servers, or a plug-in's. */
+export interface VfioProvider {
+  /** Name for messages: `core`, `host`, `vfio-user`. */
+  readonly name: string;
+  /** Form of its addresses, for messages: `a PCI address such as 0000:01:00.0`. */
+  readonly addresses: string;
+  /** True if other processes map guest memory for its devices; guest RAM must then be a memory file (a memfd). */
+  readonly needsSharedMemory?: boolean;
+  /**
+   * Calls that kvm-vfio makes on files without a kernel descriptor; absent if all files of this provider have one, or
+   * if its devices cannot be associated with a VM.
+   */
+  readonly fileOps?: VfioFileOps;
+  /** Whether `address` has this provider's form. Opens nothing. */
+  matches(address: string): boolean;
+  /**
+   * Finds the device, or creates one if `address` is a type of mediated device.
+   * @throws SysError ENODEV if no such device exists; EUSERS or ENOSPC if its parent has no instance left; EINVAL for an option
+   *   that is unknown or invalid
+   */
+  resolve(address: string, options: Readonly<Record<string, string>>): AssignableDevice;
+  /** The group interface: containers and groups; absent if the provider has none. */
+  readonly groups?: VfioGroups;
+  /** The cdev interface; absent if the provider has none. */
+  readonly cdevs?: VfioCdevs;
+}
+
+/** Token under which a machine's providers are registered. */
+export const VfioProvider = Symbol('VfioProvider');
