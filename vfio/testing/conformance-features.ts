@@ -107,8 +107,13 @@ export const featureRules: readonly Rule[] = [
         file.deviceFeature(report, { report: { ...range, pageSize: PAGE, bitmap: bitmap.subarray(0, 1) } }),
       );
       bitmap[7] = 0x80;
-      file.deviceFeature(report, { report: { ...range, pageSize: PAGE, bitmap } });
-      assert.notEqual((bitmap[7] as number) & 0x80, 0, 'a report has cleared a bit');
+      try {
+        file.deviceFeature(report, { report: { ...range, pageSize: PAGE, bitmap } });
+        assert.notEqual((bitmap[7] as number) & 0x80, 0, 'a report has cleared a bit');
+      } catch (error) {
+        // The kernel's mtty starts and stops a log, and cannot report from it.
+        if (!isErrno(error, 'ENOTSUP')) throw error;
+      }
       file.deviceFeature(SET | VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP);
     },
   ],
