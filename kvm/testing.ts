@@ -4,9 +4,9 @@ import type { HotDoor } from '../sys/libc.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import type { VcpuExit } from './exits.js';
+import { longModeSregs } from './long-mode.js';
 import { MemorySlots } from './memory-slots.js';
 import { Kvm } from './system.js';
-import type { Segment } from './uapi-vcpu.js';
 import type { Vcpu } from './vcpu.js';
 import type { Vm } from './vm.js';
 
@@ -148,27 +148,6 @@ const LARGE_PAGE = 2n ** 21n;
 const PRESENT = 7n;
 const PAGE_IS_LARGE = 0x80n;
 
-const CR0_PE = 1n << 0n;
-const CR0_ET = 1n << 4n;
-const CR0_PG = 1n << 31n;
-const CR4_PAE = 1n << 5n;
-const EFER_LME = 1n << 8n;
-const EFER_LMA = 1n << 10n;
-
-const segment = {
-  base: 0n,
-  limit: 0xffff_ffff,
-  present: 1,
-  dpl: 0,
-  s: 1,
-  g: 1,
-  avl: 0,
-  unusable: 0,
-  padding: 0,
-};
-const codeSegment: Segment = { ...segment, selector: 8, type: 11, db: 0, l: 1 };
-const dataSegment: Segment = { ...segment, selector: 16, type: 3, db: 1, l: 0 };
-
 /** Options of a {@link TestGuest}. */
 export interface TestGuestOptions {
   readonly irqchip?: 'none' | 'full' | 'split';
@@ -227,24 +206,14 @@ export class TestGuest implements Disposable {
   }
 
   #enterLongMode(): void {
-    const sregs = this.vcpu.getSregs();
     // iretq reloads CS and SS from here.
     this.words(0x500, 3).set([0n, 0x00af_9b00_0000_ffffn, 0x00cf_9300_0000_ffffn]);
     const dtable = (base: number, limit: number) => ({ base: BigInt(base), limit, padding: [0, 0, 0] });
     this.vcpu.setSregs({
-      ...sregs,
-      cs: codeSegment,
-      ds: dataSegment,
-      es: dataSegment,
-      fs: dataSegment,
-      gs: dataSegment,
-      ss: dataSegment,
+      ...this.vcpu.getSregs(),
+      ...longModeSregs(BigInt(PML4)),
       gdt: dtable(0x500, 23),
       idt: dtable(IDT, 4095),
-      cr0: CR0_PE | CR0_ET | CR0_PG,
-      cr3: BigInt(PML4),
-      cr4: CR4_PAE,
-      efer: EFER_LME | EFER_LMA,
     });
   }
 
@@ -284,8 +253,8 @@ export class TestGuest implements Disposable {
   /** Moves the vCPU to CPL 3. No interrupt or exception works from there: there is no TSS. */
   enterUserMode(): this {
     const sregs = this.vcpu.getSregs();
-    const cs = { ...codeSegment, selector: 0x1b, dpl: 3 };
-    const ss = { ...dataSegment, selector: 0x23, dpl: 3 };
+    const cs = { ...sregs.cs, selector: 0x1b, dpl: 3 };
+    const ss = { ...sregs.ss, selector: 0x23, dpl: 3 };
     this.vcpu.setSregs({ ...sregs, cs, ss, ds: ss, es: ss, fs: ss, gs: ss });
     return this;
   }
