@@ -41,6 +41,24 @@ describe('16550A', () => {
     expect(inb(LSR)).toBe(0x60);
   });
 
+  test('while nobody reads, the transmitter is busy, and what the guest sends then is lost and counted', () => {
+    const sent: number[] = [];
+    let hasRoom = false;
+    const transmit = (piece: Uint8Array) => sent.push(...piece);
+    const serial = new Serial({ transmit, hasRoom: () => hasRoom, raise: () => {} });
+    serial.write(FCR, Uint8Array.of(1));
+    for (let i = 0; i < 20; i++) serial.write(THR, Uint8Array.of(i));
+    const status = new Uint8Array(1);
+    serial.read(LSR, status);
+    expect(status[0]).toBe(0);
+    expect(serial.lost).toBe(4);
+    hasRoom = true;
+    serial.update();
+    expect(sent).toEqual([...new Array(16).keys()]);
+    serial.read(LSR, status);
+    expect(status[0]).toBe(0x60);
+  });
+
   test('the divisor is selected by DLAB and does not change the registers it hides', () => {
     const { sent, inb, outb } = createPort();
     outb(IER, 0x05);

@@ -17,6 +17,11 @@ export interface SerialPorts {
   readonly name?: string;
   /** Receives what the guest sends. The bytes are valid only during the call. */
   readonly transmit: (bytes: Uint8Array) => void;
+  /**
+   * Whether `transmit` can take bytes; always if absent. While it cannot, they stay in the UART, whose transmitter the
+   * guest sees as busy. Call {@link Serial.update} when it can again.
+   */
+  readonly hasRoom?: () => boolean;
   /** Sets the level of the interrupt pin; called whenever it changes. */
   readonly raise: (level: boolean) => void;
 }
@@ -30,18 +35,29 @@ export class Serial implements BusDevice {
   readonly #wire = new ByteRing(WIRE_BYTES);
   readonly #uart: Uart16550;
 
-  constructor({ name = 'serial', transmit, raise }: SerialPorts) {
+  constructor({ name = 'serial', transmit, hasRoom = () => true, raise }: SerialPorts) {
     this.name = name;
     const wire = this.#wire;
     const line = {
       inputs: UART_CONNECTED,
       receive: () => (wire.length > 0 ? wire.shift() : -1),
       transmit(bytes: Uint8Array) {
+        if (!hasRoom()) return 0;
         transmit(bytes);
         return bytes.length;
       },
     };
     this.#uart = new Uart16550(name, { line, raise });
+  }
+
+  /** Number of bytes that the guest sent while the transmitter was full; as on hardware, they are lost. */
+  get lost(): number {
+    return this.#uart.lost;
+  }
+
+  /** Call when `hasRoom` is true again. */
+  update(): void {
+    this.#uart.update();
   }
 
   /** Queues input for the guest. Returns how many bytes were accepted; offer the rest again later. */

@@ -118,12 +118,18 @@ export class Uart16550 implements BusDevice {
   #isThrePending = false;
   #isPaused = false;
   #level = false;
+  #lost = 0;
 
   constructor(name: string, { line, raise }: UartPorts) {
     this.name = name;
     this.#line = line;
     this.#raise = raise;
     this.#msr = line.inputs;
+  }
+
+  /** Number of bytes that were written to a full transmitter. */
+  get lost(): number {
+    return this.#lost;
   }
 
   /** Number of bytes that the receiver has room for. */
@@ -288,6 +294,7 @@ export class Uart16550 implements BusDevice {
   #send(byte: number): void {
     this.#isThrePending = false;
     if (this.#transmitter.length < this.#fifoBytes) this.#transmitter.push(byte);
+    else this.#lost++;
   }
 
   #enableInterrupts(value: number): void {

@@ -9,6 +9,7 @@ import { Camera } from './display/camera.js';
 import type { View } from './display/view.js';
 import { openView, parsePort, withViewPort } from './display/view-port.js';
 import { EX_UNAVAILABLE, exitStatus, SIGNAL_STATUS } from './outcome.js';
+import { LineSplitter, Output } from './output.js';
 import { pluginUrls } from './plugin-url.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
@@ -36,6 +37,9 @@ const options = {
   quiet: { type: 'boolean' },
 } as const;
 
+/** How long a stopped process waits until its output is read. */
+const READER_MS = 1000;
+
 type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
 
 /** Runs `tsvisor run`. Returns the exit code. @throws ConfigError, or the error that prevented the run */
@@ -61,6 +65,7 @@ export async function run(args: readonly string[]): Promise<number> {
     // The guest may have ended by itself before it could be stopped.
     if (signals.isReaderGone()) return SIGNAL_STATUS.SIGPIPE;
     const status = exitStatus(report.outcome);
+    if (report.outcome.kind === 'stopped') await leaveUnread(status);
     return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;
   } finally {
     camera?.[Symbol.dispose]();
@@ -152,6 +157,12 @@ function parseDevice(text: string, index: number): unknown {
   };
 }
 
+/** A process that was told to stop does not wait for a reader of its output: it ends with `status` after a second. */
+async function leaveUnread(status: number): Promise<void> {
+  const streams = [process.stdout, process.stderr].map((stream) => new Output(stream).flush(READER_MS));
+  if ((await Promise.all(streams)).includes(false)) process.exit(status);
+}
+
 /** When this process started, in milliseconds on the monotonic clock shared by all threads. */
 const processStartMs = (): number => monotonicMs() - process.uptime() * 1000;
 
@@ -164,32 +175,19 @@ function printHeading({ config }: VirtualMachine): void {
 /** Prints steps as they happen, and prefixes the guest's lines. */
 function aloud(): VmObserver {
   const start = processStartMs();
-  const lines = new LineSplitter((line) => console.log(`guest | ${line}`));
+  const out = new Output(process.stdout);
+  const lines = new LineSplitter((line) => out.line(`guest | ${line}`));
   return {
-    step: (text, at) => console.log(`${(at - start).toFixed(1).padStart(8)} ms  ${text}`),
+    step: (text, at) => out.line(`${(at - start).toFixed(1).padStart(8)} ms  ${text}`),
     serial: (bytes) => lines.push(bytes),
-    trace: (channel, text) => console.log(`trace ${channel} ${text}`),
+    trace: (channel, text) => out.line(`trace ${channel} ${text}`),
   };
 }
 
 function quietly(values: Values): VmObserver {
+  const [out, error] = [new Output(process.stdout), new Output(process.stderr)];
   return {
-    ...(values.json === true ? {} : { serial: (bytes: Uint8Array) => void process.stdout.write(bytes) }),
-    trace: (channel, text) => console.error(`trace ${channel} ${text}`),
+    ...(values.json === true ? {} : { serial: (bytes: Uint8Array) => out.write(bytes) }),
+    trace: (channel, text) => error.line(`trace ${channel} ${text}`),
   };
-}
-
-class LineSplitter {
-  readonly #print: (line: string) => void;
-  #rest = '';
-
-  constructor(print: (line: string) => void) {
-    this.#print = print;
-  }
-
-  push(bytes: Uint8Array): void {
-    const lines = (this.#rest + Buffer.from(bytes).toString('latin1')).split('\n');
-    this.#rest = lines.pop() ?? '';
-    for (const line of lines) this.#print(line.replace(/\r$/, ''));
-  }
 }

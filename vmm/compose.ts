@@ -99,10 +99,11 @@ function buildMachine(
   const pci = PciHost.create({ reset });
   put(pio, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, pci.ports);
   put(mmio, layout.ECAM_BASE, layout.ECAM_BYTES, pci.ecam);
-  const console = new SerialConsole(ports.emit);
+  const console = new SerialConsole((event) => ports.events.emit(event));
   const serial = new Serial({
     name: 'COM1',
     transmit: (bytes) => console.write(bytes),
+    hasRoom: () => ports.hasSerialRoom(),
     raise: (isHigh) => vm.irqLine(COM1_GSI, isHigh),
   });
   put(pio, COM1_PORT, SERIAL_PORTS, serial);

@@ -1,6 +1,7 @@
 import type { Inbox } from '../sys/inbox.js';
+import type { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
-import type { MachineEvent, VcpuThreadLink } from './protocol.js';
+import type { VcpuThreadLink } from './protocol.js';
 
 /** Services of the thread that runs a machine; machine-thread.ts implements them. */
 export interface MachinePorts {
@@ -10,6 +11,8 @@ export interface MachinePorts {
   readonly vcpuThreads: readonly VcpuThreadLink[];
   /** Makes the main thread map guest RAM, and waits for it. @param isShared for a memfd that other processes can map */
   requestRam(isShared: boolean): GuestRamHandle;
-  /** Sends an event to the machine's owner. */
-  emit(event: MachineEvent): void;
+  /** Sends events to the machine's owner, and counts those that are dropped. */
+  readonly events: Pick<EventSource, 'emit' | 'drop' | 'dropped' | 'isGuestRunning'>;
+  /** Whether the owner can take more of the guest's serial output; the command `drained` comes when it can again. */
+  hasSerialRoom(): boolean;
 }

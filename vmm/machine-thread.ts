@@ -9,42 +9,25 @@ import { trace } from '../sys/trace.js';
 import { compose } from './compose.js';
 import type { VmConfig } from './config.js';
 import { encodeError } from './error-data.js';
+import { EventFlow } from './event-flow.js';
+import { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import { loadPlugins } from './plugin.js';
-import {
-  type MachineCommand,
-  type MachineEvent,
-  type MachineThreadData,
-  monotonicMs,
-  type RamCommand,
-} from './protocol.js';
+import type { MachineCommand, MachineEvent, MachineThreadData, RamCommand } from './protocol.js';
 import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
 const data = workerData as MachineThreadData;
-/** Most reports of guest misuse in a run: a guest can cause a million of them per second. */
-const MOST_MISUSES = 20;
-
-const emit = (event: MachineEvent): void => parentPort?.postMessage(event);
+const post = (event: MachineEvent): void => parentPort?.postMessage(event);
 
 /** Forwards VFIO's readable messages to the owner, and the trace channels that the configuration names. */
-function forwardTraces(config: VmConfig): void {
+function forwardTraces(config: VmConfig, events: EventSource): void {
   trace.vfio.subscribe(({ device, text }) => {
-    if (text === undefined) return;
-    emit({ kind: 'step', text: device === undefined ? text : `${device}: ${text}`, at: monotonicMs() });
+    if (text !== undefined) events.step(device === undefined ? text : `${device}: ${text}`);
   });
-  let misuses = 0;
-  trace.guestMisuse.subscribe(({ device, text }) => {
-    if (++misuses > MOST_MISUSES) return;
-    const more = misuses === MOST_MISUSES ? ' (no more of these will be shown; see --trace guestMisuse)' : '';
-    emit({
-      kind: 'step',
-      text: `guest misuse: ${device}: ${text}${more}`,
-      at: monotonicMs(),
-    });
-  });
+  trace.guestMisuse.subscribe(({ device, text }) => events.guestMisuse(device, text));
   for (const channel of config.trace) {
-    trace[channel].subscribe((event: object) => emit({ kind: 'trace', channel, text: traceText(event) }));
+    trace[channel].subscribe((event: object) => events.trace(channel, traceText(event)));
   }
 }
 
@@ -92,7 +75,9 @@ async function main(): Promise<void> {
   setThreadName('tsvisor-machine');
   const inbox = new Inbox(data.control);
   const eventThread = new EventThreadClient(data.events, inbox);
-  forwardTraces(data.config);
+  const flow = new EventFlow(data.flow);
+  const events = new EventSource({ flow, post, isUrgent: () => inbox.hasNews });
+  forwardTraces(data.config, events);
   const plugins = await loadPlugins(data.config.plugins);
   const commands = new Commands(inbox);
   using composed = compose(
@@ -100,9 +85,10 @@ async function main(): Promise<void> {
     {
       inbox,
       vcpuThreads: data.vcpuThreads,
-      emit,
+      events,
+      hasSerialRoom: () => flow.hasSerialRoom,
       requestRam(isRamShared) {
-        emit({ kind: 'started', isRamShared });
+        post({ kind: 'started', isRamShared });
         return commands.awaitRam();
       },
     },
@@ -111,7 +97,7 @@ async function main(): Promise<void> {
   );
   commands.deliverTo((command) => composed.machine.obey(command));
   try {
-    emit({ kind: 'finished', report: composed.machine.run() });
+    post({ kind: 'finished', report: composed.machine.run() });
   } finally {
     stopVcpuThreads();
   }
@@ -121,7 +107,7 @@ const unmapped = deferUnmapping();
 try {
   await main();
 } catch (error) {
-  emit({ kind: 'failed', error: encodeError(firstFailure(error)) });
+  post({ kind: 'failed', error: encodeError(firstFailure(error)) });
 }
-emit({ kind: 'ended', mapped: unmapped.take() });
+post({ kind: 'ended', mapped: unmapped.take() });
 process.exit(0);

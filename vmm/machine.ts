@@ -33,6 +33,8 @@ export interface MachineParts {
 }
 
 const INSTRUCTION_BYTES = 15;
+/** Progress codes that are recorded, each with all counters. */
+export const MOST_PHASES = 256;
 
 /** A machine that can run. Machine thread only; {@link run} occupies the thread until the end. */
 export class Machine {
@@ -51,11 +53,16 @@ export class Machine {
     return this.#parts.vcpus[0] as Vcpu;
   }
 
-  /** Records a progress code: the guest wrote `code` to the POST code port. */
+  /** Records a progress code: the guest wrote `code` to the POST code port. Linux does so a million times, to wait. */
   mark(code: number): void {
+    const { events } = this.#parts.ports;
+    if (this.#phases.length === MOST_PHASES) {
+      events.drop('phases');
+      return;
+    }
     const phase = { code, at: monotonicMs(), ...this.#counts() };
     this.#phases.push(phase);
-    this.#parts.ports.emit({ kind: 'phase', phase });
+    events.emit({ kind: 'phase', phase });
   }
 
   /** Ends the run with the given outcome; later calls have no effect. */
@@ -77,8 +84,11 @@ export class Machine {
       case 'power-button':
         this.#parts.platform.pressPowerButton();
         break;
+      case 'drained':
+        this.#parts.serial.update();
+        break;
       case 'plane':
-        this.#parts.ports.emit({
+        this.#parts.ports.events.emit({
           kind: 'plane',
           id: command.id,
           answer: orError(() => chooseDisplay(this.#parts.displays, command.slot).look()),
@@ -92,11 +102,14 @@ export class Machine {
   /** Runs the guest until it ends or is stopped. Blocks the thread. @throws SysError if KVM_RUN itself fails */
   run(): RunReport {
     const [first] = this.#parts.vcpus;
+    const { events } = this.#parts.ports;
+    events.isGuestRunning = true;
     const outcome =
       this.#parts.vcpus.length === 1 && first !== undefined ? this.#runHere(first) : this.#runThreads();
+    events.isGuestRunning = false;
     this.#parts.console.flush();
     this.#keepPictures();
-    return { outcome, phases: this.#phases, ...this.#counts() };
+    return { outcome, phases: this.#phases, dropped: this.#dropped(), ...this.#counts() };
   }
 
   /** Saves the devices' pictures before the devices are reset, so that they can be captured after the run. */
@@ -107,7 +120,7 @@ export class Machine {
       name: display.name,
       answer: orError(() => display.still()),
     }));
-    if (stills.length > 0) ports.emit({ kind: 'stills', stills });
+    if (stills.length > 0) ports.events.emit({ kind: 'stills', stills });
   }
 
   /** Runs the only vCPU in this thread, which handles its exits without waking another one. */
@@ -175,6 +188,11 @@ export class Machine {
     } catch {
       return new Uint8Array(0); // not in RAM, or not translatable in this state, which the report shows
     }
+  }
+
+  #dropped(): RunReport['dropped'] {
+    const { ports, serial } = this.#parts;
+    return { ...ports.events.dropped, ...(serial.lost > 0 && { serialBytes: serial.lost }) };
   }
 
   #counts(): Pick<RunReport, 'exits' | 'accesses' | 'devices'> {

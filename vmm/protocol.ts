@@ -6,6 +6,7 @@ import type { ExitCounts } from './assign/exit-dispatcher.js';
 import type { VmConfig } from './config.js';
 import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
 import type { ErrorData } from './error-data.js';
+import type { EventFlowBuffer } from './event-flow.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import type { Outcome } from './outcome.js';
 import type { VcpuBatonBuffer } from './vcpu-baton.js';
@@ -23,6 +24,7 @@ export interface MachineThreadData {
   readonly commands: MessagePort;
   readonly events: EventThreadLink;
   readonly vcpuThreads: readonly VcpuThreadLink[];
+  readonly flow: EventFlowBuffer;
 }
 
 /** The main thread's reply to `started`, before the machine is built. */
@@ -40,6 +42,8 @@ export type MachineCommand =
   | { readonly kind: 'power-button' }
   /** Input of the guest's serial console. */
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  /** The serial console's output has been read: the guest can send more. */
+  | { readonly kind: 'drained' }
   | PlaneCommand;
 
 /** A progress code from the guest, which wrote it to the POST code port. */
@@ -70,8 +74,14 @@ export interface DeviceReport {
 export interface RunReport {
   /** How the run ended. */
   readonly outcome: Outcome;
-  /** The guest's progress codes, in order. */
+  /** The guest's first 256 progress codes, in order. */
   readonly phases: readonly Phase[];
+  /**
+   * How many records of the guest's events are missing, by kind, because there were too many or nobody read them:
+   * `phases`, `steps`, `guestMisuses`, `traceEvents`; `serialBytes` the guest sent while its UART was full. Kinds without
+   * any are absent.
+   */
+  readonly dropped: Readonly<Record<string, number>>;
   /** Exits handled in user space, by kind. */
   readonly exits: ExitCounts;
   /** Accesses to each device on a bus, by name. */

@@ -32,6 +32,7 @@ export function printSummary(report: RunReport, startMs: number): void {
     ...trafficLines(report),
     row('exits', countersText(report.exits)),
     row('', `by device: ${countersText(report.accesses)}`),
+    ...droppedLines(report.dropped),
     ...phaseLines(report.phases, startMs),
   ];
   console.log(lines.join('\n'));
@@ -56,6 +57,11 @@ function outcomeLines(outcome: Outcome): string[] {
       ];
   }
 }
+
+const droppedLines = (dropped: RunReport['dropped']): string[] =>
+  Object.keys(dropped).length === 0
+    ? []
+    : [row('dropped', `${countersText(dropped)}: too many, or not read`)];
 
 const countersText = (counters: Readonly<Record<string, number>>): string =>
   Object.entries(counters)

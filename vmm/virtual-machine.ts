@@ -9,6 +9,7 @@ import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
+import { createEventFlow, EventReceipts } from './event-flow.js';
 import { GuestRam } from './guest-ram.js';
 import {
   type MachineCommand,
@@ -23,16 +24,23 @@ import {
 import { createVcpuBaton } from './vcpu-baton.js';
 import type { VcpuThreadData } from './vcpu-thread.js';
 
-/** Callbacks for the events of a running machine. Called in the main thread. */
+/**
+ * Callbacks for the events of a running machine. Called in the main thread. A callback that returns a promise has not
+ * read the event until that settles. If 256 KiB of serial output are unread, the guest's transmitter is busy; if 4 MiB of
+ * other events are, these are dropped and counted in {@link RunReport.dropped}.
+ */
 export interface VmObserver {
   /** Output of the guest's first serial port, in pieces that end at line ends where possible. */
-  readonly serial?: (bytes: Uint8Array) => void;
-  /** A step of attaching a device. `at`: milliseconds of the monotonic clock. */
-  readonly step?: (text: string, at: number) => void;
-  /** A progress code, when the guest writes it. */
-  readonly phase?: (phase: Phase) => void;
-  /** An event of a channel that the configuration's `trace` names. */
-  readonly trace?: (channel: string, text: string) => void;
+  readonly serial?: (bytes: Uint8Array) => unknown;
+  /**
+   * A step of attaching a device. `at`: milliseconds of the monotonic clock. The guest can cause 1000 of them, and then
+   * 10 per second.
+   */
+  readonly step?: (text: string, at: number) => unknown;
+  /** A progress code, when the guest writes it; the first 256. */
+  readonly phase?: (phase: Phase) => unknown;
+  /** An event of a channel that the configuration's `trace` names. The machine waits up to a second for a slow reader. */
+  readonly trace?: (channel: string, text: string) => unknown;
 }
 
 /** How long an incomplete line of the guest waits for its end. */
@@ -62,10 +70,13 @@ interface MachineThreads {
 }
 
 /** @throws SysError EAGAIN if the host refuses the first of them; for a later one, `machine` rejects with it */
-function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): MachineThreads {
+function startThreads(config: VmConfig, hear: (event: MachineEvent) => unknown): MachineThreads {
   const control = createInboxControl();
   const commands = new MessageChannel();
   const events = startEventThread(control);
+  const flow = createEventFlow();
+  const sender = new InboxSender(commands.port1, control);
+  const receipts = new EventReceipts(flow, () => sender.send({ kind: 'drained' } satisfies MachineCommand));
   const vcpus: VcpuThread[] = [];
   const runMachine = async (): Promise<void> => {
     for (let i = 0; config.vcpus > 1 && i < config.vcpus; i++)
@@ -75,17 +86,22 @@ function startThreads(config: VmConfig, hear: (event: MachineEvent) => void): Ma
       control,
       commands: commands.port2,
       events: events.link,
+      flow,
       vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
     };
     const transfer = [commands.port2, events.link.commands, events.link.notices];
     const worker = startWorker({ module: 'vmm/machine-thread.js', name: 'tsvisor-machine', data, transfer });
-    worker.on('message', hear);
+    worker.on('message', (event: MachineEvent) => {
+      const reading = hear(event);
+      if (reading instanceof Promise) reading.catch(() => {}).finally(() => receipts.handled(event));
+      else receipts.handled(event);
+    });
     await workerEnd(worker);
   };
   const machine = runMachine().finally(() => commands.port1.close());
   const bells = [control, ...vcpus.map((vcpu) => vcpu.control)].map((each) => new InboxBell(each));
   return {
-    sender: new InboxSender(commands.port1, control),
+    sender,
     machine,
     others: [events.ended, ...vcpus.map((vcpu) => workerEnd(vcpu.worker))],
     stop() {
@@ -113,7 +129,7 @@ export class VirtualMachine implements AsyncDisposable {
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
   readonly #screens = new Screens((command) => this.#command(command));
-  #isStopped = false;
+  #stoppedBy: string | undefined;
   #flushTimer: NodeJS.Timeout | undefined;
 
   private constructor(config: VmConfig, observer: VmObserver) {
@@ -135,7 +151,7 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** Ends the run between two instructions of the guest. Returns immediately: await {@link finished}. */
   stop(by = 'request'): void {
-    this.#isStopped = true;
+    this.#stoppedBy ??= by;
     this.#command({ kind: 'stop', by });
   }
 
@@ -182,7 +198,9 @@ export class VirtualMachine implements AsyncDisposable {
   async #run(): Promise<RunReport> {
     for (;;) {
       const report = await this.#runOnce();
-      if (report.outcome.kind !== 'reset' || !this.config.reboot || this.#isStopped) return report;
+      if (report.outcome.kind !== 'reset' || !this.config.reboot) return report;
+      if (this.#stoppedBy !== undefined)
+        return { ...report, outcome: { kind: 'stopped', by: this.#stoppedBy } };
       this.#observer.step?.('the guest requested a reset: restarting the machine', monotonicMs());
     }
   }
@@ -194,7 +212,8 @@ export class VirtualMachine implements AsyncDisposable {
     await using _ram = { [Symbol.asyncDispose]: async () => await ram?.[Symbol.asyncDispose]() };
     const threads = startThreads(this.config, (event) => {
       if (event.kind === 'started') makeRam(event.isRamShared);
-      else this.#hear(event);
+      else return this.#hear(event);
+      return undefined;
     });
     // If another thread fails, the machine cannot continue: stop it, and reject with that thread's error.
     const fail = (error: Error) => {
@@ -227,24 +246,21 @@ export class VirtualMachine implements AsyncDisposable {
     return this.#report;
   }
 
-  #hear(event: Exclude<MachineEvent, { kind: 'started' }>): void {
+  /** Returns what the observer does: a promise if it has not read the event yet. */
+  #hear(event: Exclude<MachineEvent, { kind: 'started' }>): unknown {
     switch (event.kind) {
       case 'serial':
         clearTimeout(this.#flushTimer);
-        this.#observer.serial?.(event.bytes);
-        break;
+        return this.#observer.serial?.(event.bytes);
       case 'serial-pending':
         this.#flushTimer = setTimeout(() => this.#command({ kind: 'flush' }), FLUSH_AFTER_MS).unref();
         break;
       case 'step':
-        this.#observer.step?.(event.text, event.at);
-        break;
+        return this.#observer.step?.(event.text, event.at);
       case 'phase':
-        this.#observer.phase?.(event.phase);
-        break;
+        return this.#observer.phase?.(event.phase);
       case 'trace':
-        this.#observer.trace?.(event.channel, event.text);
-        break;
+        return this.#observer.trace?.(event.channel, event.text);
       case 'plane':
       case 'stills':
         this.#screens.hear(event);
@@ -259,5 +275,6 @@ export class VirtualMachine implements AsyncDisposable {
         this.#mapped = event.mapped;
         break;
     }
+    return undefined;
   }
 }
