@@ -127,6 +127,17 @@ describe('PCI host', () => {
     expect(read(host.ports, 0, 2)).toEqual([0xff, 0xff]);
   });
 
+  test('an access across CONFIG_ADDRESS and CONFIG_DATA reaches the data with its upper part', () => {
+    const host = PciHost.create();
+    const found = createFunction('nic');
+    host.add(third, found);
+    host.ports.write(0, little((0x80000000 | (third.device << 11) | (third.function << 8) | 0x40) >>> 0));
+    host.ports.write(2, Uint8Array.of(1, 2, 3, 4));
+    expect(read(host.ports, 4, 4)).toEqual([3, 4, ...read(host.ecam, ecamOf(third) + 0x42, 2)]);
+    expect(read(host.ports, 2, 4)).toEqual([0xff, 0xff, 3, 4]);
+    expect(read(host.ports, 0, 8).slice(0, 4)).toEqual(read(host.ports, 0, 4));
+  });
+
   test('writing 6 to port 0xCF9 requests one reset', () => {
     let resets = 0;
     const host = PciHost.create({ reset: () => resets++ });

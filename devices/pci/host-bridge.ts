@@ -186,7 +186,13 @@ export class PciHost {
     }
   }
 
+  /** An access across CONFIG_ADDRESS and CONFIG_DATA is two, as there is a dword boundary between them. */
   #readPorts(offset: number, data: Uint8Array): void {
+    if (offset < CONFIG_DATA && offset + data.length > CONFIG_DATA) {
+      this.#readPorts(offset, data.subarray(0, CONFIG_DATA - offset));
+      this.#readPorts(CONFIG_DATA, data.subarray(CONFIG_DATA - offset));
+      return;
+    }
     data.fill(0xff);
     if (offset >= CONFIG_DATA) {
       if ((this.#address & CONFIG_ADDRESS_ENABLE) === 0) return;
@@ -202,6 +208,11 @@ export class PciHost {
   }
 
   #writePorts(offset: number, data: Uint8Array): void {
+    if (offset < CONFIG_DATA && offset + data.length > CONFIG_DATA) {
+      this.#writePorts(offset, data.subarray(0, CONFIG_DATA - offset));
+      this.#writePorts(CONFIG_DATA, data.subarray(CONFIG_DATA - offset));
+      return;
+    }
     if (offset >= CONFIG_DATA) {
       if ((this.#address & CONFIG_ADDRESS_ENABLE) === 0) return;
       const bytes = Math.min(data.length, PCI_CONFIG_PORTS - offset);

@@ -100,6 +100,15 @@ test('alarms and memory read back as written, and the NMI bit of the index is ig
   expect(index[0]).toBe(0xff); // the index port cannot be read
 });
 
+test('a 16-bit write selects a register and writes it, as the chip has eight data lines', () => {
+  const { rtc, read } = machine();
+  rtc.write(0, Uint8Array.of(0x40, 0x5a));
+  expect(read(0x40)).toBe(0x5a);
+  const both = new Uint8Array(2).fill(0xff);
+  rtc.read(0, both);
+  expect([...both]).toEqual([0xff, 0x5a]);
+});
+
 test('nothing that a guest writes throws', () => {
   fc.assert(
     fc.property(fc.array(fc.tuple(fc.nat(0xff), fc.nat(0xff)), { maxLength: 40 }), (writes) => {

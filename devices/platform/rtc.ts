@@ -111,15 +111,16 @@ export class Rtc implements BusDevice {
     this.#reportedSecond = this.#second();
   }
 
+  /** The chip has eight data lines: wider accesses are one for each port. */
   read(offset: number, data: Uint8Array): void {
-    if (offset !== INDEX && data.length === 1) data[0] = this.#readRegister(this.#index);
+    for (let i = 0; i < data.length; i++) if (offset + i !== INDEX) data[i] = this.#readRegister(this.#index);
   }
 
   write(offset: number, data: Uint8Array): void {
-    if (data.length !== 1) return;
-    const value = data[0] as number;
-    if (offset === INDEX) this.#index = value & INDEX_BITS;
-    else this.#writeRegister(this.#index, value);
+    for (const [i, value] of data.entries()) {
+      if (offset + i === INDEX) this.#index = value & INDEX_BITS;
+      else this.#writeRegister(this.#index, value);
+    }
   }
 
   #timeMs(): number {

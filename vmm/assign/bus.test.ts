@@ -42,15 +42,57 @@ test('what no device holds reads as all ones, and writes to it are traced', () =
   ]);
 });
 
-test('an access across two devices goes to neither', () => {
+test('of an access across two devices, each gets its part', () => {
   const bus = new RangeBus('mmio');
   const [one, two] = [device(1), device(2)];
   bus.add(0n, 4n, one);
   bus.add(4n, 4n, two);
   const data = new Uint8Array(4);
   bus.read(2, data);
-  expect([...data]).toEqual([255, 255, 255, 255]);
-  expect([...one.log, ...two.log]).toEqual([]);
+  expect([...data]).toEqual([1, 1, 2, 2]);
+  bus.write(0, new Uint8Array(8));
+  expect(one.log).toEqual(['r2', 'w0:4']);
+  expect(two.log).toEqual(['r0', 'w0:4']);
+});
+
+test('parts of an access that no device claims read as ones and are traced, the others are naturally aligned', () => {
+  const bus = new RangeBus('pio');
+  const [one, two] = [device(1), device(2)];
+  bus.add(0x61n, 1n, one);
+  bus.add(0x63n, 4n, two);
+  const seen: unknown[] = [];
+  const listen = (event: object) => seen.push(event);
+  trace.unclaimed.subscribe(listen);
+  const data = new Uint8Array(8);
+  bus.read(0x60, data);
+  bus.write(0x60, data);
+  trace.unclaimed.unsubscribe(listen);
+  expect([...data]).toEqual([255, 1, 255, 2, 2, 2, 2, 255]);
+  expect(one.log).toEqual(['r0', 'w0:1']);
+  expect(two.log).toEqual(['r0', 'r1', 'r3', 'w0:1', 'w1:2', 'w3:1']);
+  expect(seen).toEqual(
+    [false, true].flatMap((isWrite) =>
+      [0x60, 0x62, 0x67].map((address) => ({ bus: 'pio', address, bytes: 1, isWrite })),
+    ),
+  );
+});
+
+test('an access across 4 GiB reaches what lies above it', () => {
+  const bus = new RangeBus('mmio');
+  const one = device(1);
+  bus.add(0x1_0000_0000n, 4n, one);
+  const data = new Uint8Array(8);
+  bus.read(0xffff_fffc, data);
+  expect([...data]).toEqual([255, 255, 255, 255, 1, 1, 1, 1]);
+});
+
+test('a device that a write removes does not get the rest of it', () => {
+  const bus = new RangeBus('mmio');
+  const two = device(2);
+  const range = bus.add(4n, 4n, two);
+  bus.add(0n, 4n, { name: 'remover', read() {}, write: () => range[Symbol.dispose]() });
+  bus.write(0, new Uint8Array(8));
+  expect(two.log).toEqual([]);
 });
 
 test('an overlap is refused with the names of both devices', () => {

@@ -44,19 +44,19 @@ export class RangeBus implements Bus {
     });
   }
 
-  /** Reads from the device that claims all bytes of the access; fills `data` with ones if none does. */
+  /** Reads from the devices that claim the bytes; those that no device claims are ones. */
   read(address: number, data: Uint8Array): void {
     data.fill(0xff);
-    const entry = this.#find(address, data.length);
-    if (entry !== undefined) entry.device.read(address - entry.base, data);
-    else this.#unclaimed(address, data, false);
+    const entry = this.#find(address);
+    if (entry !== undefined && address + data.length <= entry.end) this.#access(entry, address, data, false);
+    else this.#split(address, data, false);
   }
 
-  /** Writes to the device that claims all bytes of the access; drops the write if none does. */
+  /** Writes to the devices that claim the bytes; drops those that no device claims. */
   write(address: number, data: Uint8Array): void {
-    const entry = this.#find(address, data.length);
-    if (entry !== undefined) entry.device.write(address - entry.base, data);
-    else this.#unclaimed(address, data, true);
+    const entry = this.#find(address);
+    if (entry !== undefined && address + data.length <= entry.end) this.#access(entry, address, data, true);
+    else this.#split(address, data, true);
   }
 
   /** Number of accesses to each device since the start, by device name; removed devices included. */
@@ -67,15 +67,41 @@ export class RangeBus implements Bus {
     return sums;
   }
 
-  #find(address: number, bytes: number): Entry | undefined {
+  #access(entry: Entry, address: number, data: Uint8Array, isWrite: boolean): void {
+    entry.accesses++;
+    if (isWrite) entry.device.write(address - entry.base, data);
+    else entry.device.read(address - entry.base, data);
+  }
+
+  /**
+   * KVM reports an access of up to 8 bytes as one exit, whatever lies there. As on a bus of byte lanes, each device gets
+   * its own bytes, as accesses that are naturally aligned. A write may change what lies behind it.
+   */
+  #split(address: number, data: Uint8Array, isWrite: boolean): void {
+    for (let done = 0; done < data.length; ) {
+      const at = address + done;
+      const left = data.length - done;
+      const entry = this.#find(at);
+      if (entry === undefined) {
+        const next = this.#entries[this.#firstEndingAfter(at)];
+        const bytes = next === undefined ? left : Math.min(left, next.base - at);
+        this.#unclaimed(at, bytes, isWrite);
+        done += bytes;
+      } else {
+        const bytes = alignedBytes(at, Math.min(left, entry.end - at));
+        this.#access(entry, at, data.subarray(done, done + bytes), isWrite);
+        done += bytes;
+      }
+    }
+  }
+
+  #find(address: number): Entry | undefined {
     let entry = this.#last;
     if (entry === undefined || address < entry.base || address >= entry.end) {
       entry = this.#entries[this.#firstEndingAfter(address)];
       if (entry === undefined || address < entry.base) return undefined;
       this.#last = entry;
     }
-    if (address + bytes > entry.end) return undefined;
-    entry.accesses++;
     return entry;
   }
 
@@ -90,8 +116,15 @@ export class RangeBus implements Bus {
     return low;
   }
 
-  #unclaimed(address: number, data: Uint8Array, isWrite: boolean): void {
+  #unclaimed(address: number, bytes: number, isWrite: boolean): void {
     if (!trace.unclaimed.hasSubscribers) return;
-    trace.unclaimed.publish({ bus: this.kind, address, bytes: data.length, isWrite });
+    trace.unclaimed.publish({ bus: this.kind, address, bytes, isWrite });
   }
+}
+
+/** The longest naturally aligned access at `address` that is at most `most` long. */
+function alignedBytes(address: number, most: number): number {
+  let bytes = 1;
+  while (bytes * 2 <= most && address % (bytes * 2) === 0) bytes *= 2;
+  return bytes;
 }
