@@ -106,6 +106,8 @@ export class ConfigShadow {
   readonly #device: DeviceConfig;
   readonly #emulated: Uint8Array<ArrayBuffer>;
   readonly #forwarded: Uint8Array<ArrayBuffer>;
+  /** Registers with bits that a guest changes here and in the device. */
+  readonly #shared: { readonly offset: number; readonly mask: number }[] = [];
   #initial: Uint8Array<ArrayBuffer> | undefined;
 
   private constructor(name: string, device: DeviceConfig, isExpress: boolean) {
@@ -157,9 +159,21 @@ export class ConfigShadow {
     if (mask !== 0) this.#device.write(offset, bytes, (value & mask) >>> 0);
   }
 
-  /** Resets the emulated bits to their power-on values. */
+  /** Resets the emulated bits to their power-on values. Call {@link agree} once the device is reset, too. */
   reset(): void {
     if (this.#initial !== undefined) this.space.values.set(this.#initial);
+  }
+
+  /**
+   * Makes the device agree with the bits that are emulated and forwarded: decoding, bus master and INTx disable, MSI and
+   * MSI-X control. A device's reset does not: Linux restores these registers after it, and some devices have no reset.
+   */
+  agree(): void {
+    for (const { offset, mask } of this.#shared) {
+      const theirs = this.#device.read(offset, 2);
+      const wanted = (theirs & ~mask) | (this.space.read(offset, 2) & mask);
+      if (wanted !== theirs) this.#device.write(offset, 2, wanted);
+    }
   }
 
   #maskAt(masks: Uint8Array, offset: number, bytes: number): number {
@@ -174,6 +188,8 @@ export class ConfigShadow {
       this.#emulated[offset + i] = (mask >>> (8 * i)) & 0xff;
       this.#forwarded[offset + i] = (forwarded >>> (8 * i)) & 0xff;
     }
+    const shared = writable & forwarded & mask;
+    if (shared !== 0) this.#shared.push({ offset, mask: shared });
     this.space.set(offset, bytes, value & mask);
     this.space.allow(offset, bytes, writable & mask);
   }

@@ -431,6 +431,78 @@ describe('detaching', () => {
     expect(environment.mmio.read32(BigInt(AT4 + nicMsix.table + 8))).toBe(0);
   });
 
+  test.each([
+    ['with a reset, after which Linux restores the configuration', {}],
+    ['without a reset', { hasNoReset: true }],
+  ])('after a machine reset, a device %s agrees with every bit that the guest sees', (_what, init) => {
+    using scope = new Scope();
+    const { device, nic } = openNic(scope, { init });
+    const registers = [COMMAND, nicOffsets.msi + 2, nicOffsets.msix + 2, nicOffsets.pm + 4];
+    const seen = () => registers.map((at) => device.configRead(at, 2));
+    const there = () => registers.map((at) => new DataView(nic.config.buffer).getUint16(at, true));
+    const powerOn = seen();
+    // INTx disable, decoding and bus master; four messages of MSI; MSI-X with its function mask; D3hot.
+    device.configWrite(COMMAND, 2, 0x0407);
+    device.configWrite(nicOffsets.msi + 2, 2, 0x0021);
+    device.configWrite(nicOffsets.msix + 2, 2, 0xc000);
+    device.configWrite(nicOffsets.pm + 4, 2, 0x0003);
+    device.reset();
+    expect(seen()).toEqual(powerOn);
+    const shared = [0x0407, 0x0071, 0xc000, 0x0003];
+    expect(there().map((value, i) => value & (shared[i] as number))).toEqual([0, 0, 0, 0]);
+  });
+
+  test('a device that its last user left with INTx disabled can interrupt', () => {
+    using scope = new Scope();
+    const config = createScriptedNic().config.slice();
+    config[COMMAND + 1] = 0x04;
+    const { nic } = openNic(scope, { init: { hasNoReset: true, config } });
+    expect(nic.config[COMMAND + 1]).toBe(0);
+  });
+
+  test('a device that stays in D3 through a machine reset is not decoded', () => {
+    using scope = new Scope();
+    const bench = openNic(scope, { init: { hasNoReset: true } });
+    const { device, nic } = bench;
+    nic.config[nicOffsets.pm + 4] = 0x03;
+    nic.failures.set('write', 'EIO');
+    device.reset();
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x3);
+    expect(shown(bench)).toEqual([]);
+  });
+
+  test('an access across an edge of the MSI-X table or PBA is split there, as KVM reports it whole', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    const { device, environment, nic } = bench;
+    place(bench);
+    device.configWrite(COMMAND, 2, 0x3);
+    const { mmio } = environment;
+    const table = BigInt(AT4 + nicMsix.table);
+    const pba = BigInt(AT4 + nicMsix.pba);
+    const tableEnd = table + BigInt(16 * nicMsix.vectors);
+    const quad = (at: bigint) => [...mmio.read(at, 8)];
+    const region = (at: number) => [...nic.region(4).subarray(at, at + 4)];
+
+    mmio.write(table - 4n, Uint8Array.of(1, 2, 3, 4, 0, 0xe0, 0xfe, 0xee));
+    expect(region(nicMsix.table - 4)).toEqual([1, 2, 3, 4]);
+    expect(region(nicMsix.table)).toEqual([0, 0, 0, 0]);
+    expect(quad(table)).toEqual([0, 0xe0, 0xfe, 0xee, 0, 0, 0, 0]);
+    expect(quad(table - 4n)).toEqual([1, 2, 3, 4, 0, 0xe0, 0xfe, 0xee]);
+
+    mmio.write(tableEnd - 4n, Uint8Array.of(0, 0, 0, 0, 5, 6, 7, 8));
+    expect(quad(tableEnd - 4n)).toEqual([0, 0, 0, 0, 5, 6, 7, 8]);
+    expect(region(nicMsix.table + 16 * nicMsix.vectors)).toEqual([5, 6, 7, 8]);
+
+    mmio.write(pba - 4n, new Uint8Array(8).fill(9));
+    mmio.write(pba + 4n, new Uint8Array(8).fill(9));
+    expect(quad(pba)).toEqual([0, 0, 0, 0, 0, 0, 0, 0]);
+    expect(region(nicMsix.pba - 4)).toEqual([9, 9, 9, 9]);
+    expect(region(nicMsix.pba)).toEqual([0, 0, 0, 0]);
+    expect(region(nicMsix.pba + 8)).toEqual([9, 9, 9, 9]);
+  });
+
   test('device requests and errors are reported to the owner', () => {
     using scope = new Scope();
     using notes = recordTrace(trace.vfio);

@@ -67,11 +67,12 @@ export class VfioPciDevice implements PciFunction {
   readonly #parts: Parts;
   readonly #owned: Scope;
   /** Whether the device is in power state D0; in any other, its BARs are not decoded. */
-  #isAwake = true;
+  #isAwake: boolean;
 
   private constructor(name: string, parts: Parts, owned: Scope) {
     this.name = name;
     this.#parts = parts;
+    this.#isAwake = isInD0(parts.shadow, parts.config);
     this.#owned = owned;
   }
 
@@ -117,6 +118,7 @@ export class VfioPciDevice implements PciFunction {
       msiVectors: msiIrq?.info.count ?? 0,
       msixVectors: msixShape === undefined ? 0 : (msixIrq?.info.count ?? 0),
     });
+    shadow.agree();
     const bars = scope.own(Bars.open(name, file, regions, msixShape, shadow.space, environment));
 
     const { interrupts } = environment;
@@ -183,8 +185,7 @@ export class VfioPciDevice implements PciFunction {
     const { shadow, bars, mode, config } = this.#parts;
     const touches = (start: number | undefined, length: number): boolean =>
       start !== undefined && offset < start + length && start < offset + bytes;
-    const powerAt = shadow.find(PCI_CAP_ID_PM);
-    const power = powerAt === undefined ? undefined : powerAt + PCI_PM_CTRL;
+    const power = powerRegister(shadow);
     const before = this.#decode();
 
     shadow.write(offset, bytes, value);
@@ -199,9 +200,7 @@ export class VfioPciDevice implements PciFunction {
       bars.update({ memory: before.memory && after.memory, io: before.io && after.io });
     }
     shadow.forward(offset, bytes, value);
-    if (isPowerWrite && power !== undefined) {
-      this.#isAwake = (config.read(power, 2) & PCI_PM_CTRL_STATE_MASK) === 0;
-    }
+    if (isPowerWrite) this.#isAwake = isInD0(shadow, config);
     if (
       isPowerWrite ||
       touches(PCI_COMMAND, 1) ||
@@ -227,8 +226,9 @@ export class VfioPciDevice implements PciFunction {
     mode.stop();
     shadow.reset();
     msix?.reset();
-    this.#isAwake = true;
     resetDevice(this.name, file, config);
+    shadow.agree();
+    this.#isAwake = isInD0(shadow, config);
     mode.update();
   }
 
@@ -251,6 +251,17 @@ export class VfioPciDevice implements PciFunction {
     if (msi?.isEnabled && msix?.isEnabled) noteMisuse(this.name, 'msix', 'MSI and MSI-X are both enabled');
     mode.update();
   }
+}
+
+function powerRegister(shadow: ConfigShadow): number | undefined {
+  const capability = shadow.find(PCI_CAP_ID_PM);
+  return capability === undefined ? undefined : capability + PCI_PM_CTRL;
+}
+
+/** What the device says, which may stay in another power state. */
+function isInD0(shadow: ConfigShadow, config: DeviceConfig): boolean {
+  const power = powerRegister(shadow);
+  return power === undefined || (config.read(power, 2) & PCI_PM_CTRL_STATE_MASK) === 0;
 }
 
 /** Size of the longest MSI capability, and of MSI-X up to its control register. */

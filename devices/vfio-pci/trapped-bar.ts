@@ -6,7 +6,10 @@ import type { Region } from './region.js';
 const contains = (area: BarArea | undefined, offset: number): area is BarArea =>
   area !== undefined && offset >= area.offset && offset < area.offset + area.size;
 
-/** Handles a BAR's trapped accesses: MSI-X for its table and PBA, the device's region for the rest. */
+/**
+ * Handles a BAR's trapped accesses: MSI-X for its table and PBA, the device's region for the rest. KVM reports an access
+ * of 8 bytes that begins before the table as one exit, so an access is split where table and PBA begin and end.
+ */
 export class TrappedBar implements BusDevice {
   readonly name: string;
   readonly #region: Region;
@@ -28,14 +31,46 @@ export class TrappedBar implements BusDevice {
   }
 
   read(offset: number, data: Uint8Array): void {
+    const end = this.#endOfPart(offset);
+    if (offset + data.length <= end) this.#readPart(offset, data);
+    else this.#split(offset, data, (at, piece) => this.#readPart(at, piece));
+  }
+
+  write(offset: number, data: Uint8Array): void {
+    const end = this.#endOfPart(offset);
+    if (offset + data.length <= end) this.#writePart(offset, data);
+    else this.#split(offset, data, (at, piece) => this.#writePart(at, piece));
+  }
+
+  #readPart(offset: number, data: Uint8Array): void {
     if (contains(this.#table, offset)) this.#msix?.readTable(offset - this.#table.offset, data);
     else if (contains(this.#pba, offset)) this.#msix?.readPba(offset - this.#pba.offset, data);
     else this.#region.read(offset, data);
   }
 
-  write(offset: number, data: Uint8Array): void {
+  #writePart(offset: number, data: Uint8Array): void {
     if (contains(this.#table, offset)) this.#msix?.writeTable(offset - this.#table.offset, data);
     // Pending bits are read-only.
     else if (!contains(this.#pba, offset)) this.#region.write(offset, data);
   }
+
+  #split(offset: number, data: Uint8Array, access: (at: number, piece: Uint8Array) => void): void {
+    for (let done = 0; done < data.length; ) {
+      const at = offset + done;
+      const bytes = Math.min(data.length - done, this.#endOfPart(at) - at);
+      access(at, data.subarray(done, done + bytes));
+      done += bytes;
+    }
+  }
+
+  /** Where the table, the PBA or the space between them ends that `offset` lies in. */
+  #endOfPart(offset: number): number {
+    return Math.min(nextEdge(this.#table, offset), nextEdge(this.#pba, offset));
+  }
+}
+
+function nextEdge(area: BarArea | undefined, offset: number): number {
+  if (area === undefined || area.size === 0) return Number.POSITIVE_INFINITY;
+  if (offset < area.offset) return area.offset;
+  return offset < area.offset + area.size ? area.offset + area.size : Number.POSITIVE_INFINITY;
 }
