@@ -52,6 +52,7 @@ export * from './feature.js';
 export type { VfioFileOps } from './file-ops.js';
 export * from './host/index.js';
 export { cdevsOf, groupsOf } from './interfaces.js';
+export * from './pci-hot-reset.js';
 export * from './provider.js';
 export { Timeline, type TimelineEvent } from './timeline.js';
 export * from './uapi.js';

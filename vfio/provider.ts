@@ -10,6 +10,8 @@ export interface AssignableDevice extends Disposable {
   readonly group: number;
   /** Name of its cdev, `vfioN`; absent if it has none. */
   readonly cdev?: string;
+  /** UUID to pass to bindIommufd, for a VF whose physical function has a user; `name` has it for GET_DEVICE_FD. */
+  readonly vfToken?: string;
   /** True if no IOMMU translates its DMA: a user-space driver can use it, a guest cannot. */
   readonly isNoiommu?: boolean;
   /** One readable line: what the device is, and its source. */

@@ -8,6 +8,7 @@
 import type { Hva, Iova } from '../sys/address.js';
 import type { Mapping } from '../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from './feature.js';
+import type { HotResetInfo } from './pci-hot-reset.js';
 
 export const VFIO_API_VERSION = 0;
 
@@ -186,8 +187,9 @@ export interface GroupFile extends VfioFile {
   /** @throws SysError EINVAL if the group has no container; EBUSY while devices are open */
   unsetContainer(): void;
   /**
-   * @throws SysError EINVAL if the group has no container, its container no IOMMU, or the group is not viable; ENODEV
-   *   if it has no device of that name
+   * @param name the device's name; for a VF whose physical function has a user, followed by ` vf_token=UUID`
+   * @throws SysError EINVAL if the group has no container, its container no IOMMU, the group is not viable, or what
+   *   follows the name is wrong; ENODEV if it has no device of that name; EACCES for a token that is wrong or missing
    */
   getDeviceFd(name: string): DeviceFile;
 }
@@ -336,6 +338,20 @@ export interface DeviceFile extends VfioFile {
   /** VFIO_DEVICE_RESET. @throws SysError ENOTTY if the device has no reset */
   reset(): void;
   /**
+   * VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: the functions that a reset of the device's slot or bus affects. Absent if the
+   * provider has no such call.
+   * @throws SysError ENODEV if neither can be reset; ENOTTY if the device is not one of PCI; EPERM if a function has no
+   *   IOMMU group
+   */
+  getPciHotResetInfo?(): HotResetInfo;
+  /**
+   * VFIO_DEVICE_PCI_HOT_RESET: resets the device's slot or bus, with every function on it.
+   * @param groups the open groups of all these functions; empty for a device that is bound to an iommufd
+   * @throws SysError EINVAL if a function is not owned, has no VFIO driver, or a file is no group; EBADF for a closed
+   *   one; ENODEV and ENOTTY as {@link getPciHotResetInfo}
+   */
+  pciHotReset?(groups?: readonly GroupFile[]): void;
+  /**
    * Reads from the device file at `offset`. Returns the bytes read.
    * @throws SysError EFAULT or EINVAL if the range crosses the region's end; some devices read short instead
    */
@@ -383,9 +399,11 @@ export interface IommufdFile extends VfioFile {
 export interface CdevFile extends DeviceFile {
   /**
    * VFIO_DEVICE_BIND_IOMMUFD. Returns the device's id in the iommufd.
-   * @throws SysError EBUSY while the device's group is in use; EINVAL if it is already bound
+   * @param vfToken UUID that the user of a VF's physical function has set (VFIO_DEVICE_BIND_FLAG_TOKEN)
+   * @throws SysError EBUSY while the device's group is in use; EINVAL if it is already bound, or for a token that the
+   *   device has no use for; EACCES for a token that is wrong or missing
    */
-  bindIommufd(iommufd: IommufdFile): number;
+  bindIommufd(iommufd: IommufdFile, vfToken?: string): number;
   /** VFIO_DEVICE_ATTACH_IOMMUFD_PT with an IOAS. */
   attachIoas(ioas: number): void;
   /** VFIO_DEVICE_DETACH_IOMMUFD_PT. */

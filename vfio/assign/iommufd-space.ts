@@ -39,7 +39,7 @@ export class IommufdSpace implements DeviceSpace {
     const file = scope.own(cdevs.openCdev(device.cdev));
     // Before the bind, which opens the device: its driver may need the VM in open_device.
     scope.own(associate(this.#kvm, this.#provider, file, device.cdev));
-    file.bindIommufd(iommufd);
+    file.bindIommufd(iommufd, device.vfToken);
     attachStep(`device ${device.name} is open (VFIO_DEVICE_BIND_IOMMUFD)`);
     file.attachIoas(ioas);
     scope.defer(() => file.detachIoas());

@@ -89,6 +89,7 @@ const nic: FakeDeviceShape = {
 };
 
 interface World {
+  readonly host: FakeHost;
   readonly kernel: FakeKernel;
   readonly provider: HostProvider;
   readonly device: FakeDevice;
@@ -100,7 +101,12 @@ function world(scope: Scope, shape: FakeDeviceShape = nic): World {
   if (shape.cdev !== undefined) host.addCdev(`sys/devices/pci0000:00/${shape.name}`, shape.cdev, '511:3');
   const kernel = new FakeKernel(host.roots.dev);
   const device = kernel.addDevice(shape);
-  return { kernel, device, provider: hostProvider({ system: kernel, sysfs: host.sysfs, roots: host.roots }) };
+  return {
+    host,
+    kernel,
+    device,
+    provider: hostProvider({ system: kernel, sysfs: host.sysfs, roots: host.roots }),
+  };
 }
 
 function contained(scope: Scope, { provider }: World): { container: ContainerFile; group: GroupFile } {
@@ -247,12 +253,31 @@ test('a device resets, alone or with its bus and the groups as proof', () => {
       { address: '0000:01:01.3', group: 27 },
     ],
   });
-  expect(() => file.pciHotReset([group])).toThrowError(/^VFIO_DEVICE_PCI_HOT_RESET on 0000:01:00\.0: EINVAL/);
-  made.kernel.addDevice({ name: '0000:01:01.3', group: 27 });
-  const host = { target: 'elsewhere', getStatus: () => 0 } as GroupFile;
-  expect(() => file.pciHotReset([group, host])).toThrowError(/elsewhere is not a group of the kernel/);
+  const refused = /^VFIO_DEVICE_PCI_HOT_RESET on 0000:01:00\.0: EINVAL/;
+  const other = made.kernel.addDevice({ name: '0000:01:01.3', group: 27 });
+  made.host.addPci({ address: '0000:01:01.3', driver: 'vfio-pci', group: 27 });
+  expect(() => file.pciHotReset()).toThrowError(refused);
+  expect(() => file.pciHotReset([group])).toThrowError(refused);
+  const elsewhere = { target: 'elsewhere', getStatus: () => 0 } as GroupFile;
+  expect(() => file.pciHotReset([group, elsewhere])).toThrowError(/elsewhere is not a group of the kernel/);
+  const container2 = { target: 'no group', fd: container.fd } as GroupFile;
+  expect(() => file.pciHotReset([group, container2])).toThrowError(refused);
+  expect([made.device.hotResets, other.hotResets]).toEqual([0, 0]);
+  file.pciHotReset([group, scope.own(made.provider.groups.openGroup(27))]);
+  expect([made.device.hotResets, other.hotResets]).toEqual([1, 1]);
   expect(made.device.resets).toBe(1);
-  expect(container.target).toContain('vfio');
+});
+
+test('a function without a vfio driver, and a device without slot and bus reset, keep the reset from happening', () => {
+  using scope = new Scope();
+  const made = world(scope);
+  const { group } = contained(scope, made);
+  const file = scope.own(group.getDeviceFd(ADDRESS)) as HostDeviceFile;
+  expect(() => file.pciHotReset([group])).toThrowError(/PCI_HOT_RESET on .*EINVAL/);
+  const { hotReset: _, ...alone } = nic;
+  (made.device as { shape: FakeDeviceShape }).shape = alone;
+  expect(() => file.getPciHotResetInfo()).toThrowError(/GET_PCI_HOT_RESET_INFO on .*ENODEV/);
+  expect(() => file.pciHotReset([group])).toThrowError(/PCI_HOT_RESET on .*ENODEV/);
 });
 
 test('a display tells its plane, of the type that it has; what is no display says ENOTTY', () => {
@@ -303,9 +328,22 @@ test('a cdev is bound, attached, detached; what it resets with its bus is told b
   const devid = file.bindIommufd(iommufd);
   const ioas = iommufd.ioasAlloc();
   file.attachIoas(ioas);
-  expect(file.getPciHotResetInfo()).toMatchObject({ isOwned: true, devices: [{ devid, isOwned: true }, {}] });
+  const [address, second] = ['0000:01:00.0', '0000:01:01.3'];
+  const own = { address, devid, isOwned: true };
+  const unowned = { isOwned: false, devices: [own, { address: second, isOwned: false }] };
+  expect(file.getPciHotResetInfo()).toMatchObject(unowned);
+  made.host.addPci({ address: second, driver: 'vfio-pci', group: 27, cdev: 'vfio4' });
+  const other = made.kernel.addDevice({ name: second, group: 27, cdev: 'vfio4' });
+  expect(file.getPciHotResetInfo()).toMatchObject(unowned);
+  expect(() => file.pciHotReset()).toThrowError(/PCI_HOT_RESET on .*EINVAL/);
+  const otherFile = scope.own(made.provider.cdevs.openCdev('vfio4'));
+  const otherId = otherFile.bindIommufd(iommufd);
+  expect(file.getPciHotResetInfo()).toEqual({
+    isOwned: true,
+    devices: [own, { address: second, devid: otherId, isOwned: true }],
+  });
   file.pciHotReset();
-  expect(made.device.resets).toBe(1);
+  expect([made.device.hotResets, other.hotResets]).toEqual([1, 1]);
   expect(() => iommufd.destroy(ioas)).toThrowError(/^IOMMU_DESTROY on .*iommu, object 2: EBUSY/);
   file.detachIoas();
   iommufd.destroy(ioas);
@@ -340,7 +378,29 @@ test('a VF whose physical function is in user space is opened with its token, by
     openByGroup(inner, made, device.name).getInfo();
   }
   const iommufd = scope.own(made.provider.cdevs.openIommufd());
-  scope.own(made.provider.cdevs.openCdev('vfio3')).bindIommufd(iommufd);
+  scope.own(made.provider.cdevs.openCdev('vfio3')).bindIommufd(iommufd, device.vfToken);
+});
+
+test('a kernel before 6.18 takes a VF token by group only, and the error names its release and interface=group', () => {
+  using scope = new Scope();
+  const made = world(scope, { ...nic, vfToken: TOKEN });
+  made.kernel.takesTokens = false;
+  made.host.file('proc/sys/kernel/osrelease', '6.12.95-amd64\n');
+  const device = scope.own(made.provider.resolve(ADDRESS, { 'vf-token': TOKEN }));
+  const iommufd = scope.own(made.provider.cdevs.openIommufd());
+  const bind = (): void => {
+    using file = made.provider.cdevs.openCdev('vfio3');
+    file.bindIommufd(iommufd, device.vfToken);
+  };
+  expect(bind).toThrowError(
+    /^VFIO_DEVICE_BIND_IOMMUFD on .*: EINVAL\n {2}hint: .*6\.12\.95-amd64.* too old for a VF token by cdev.*6\.18.*interface=group$/,
+  );
+  // What another kernel refuses has other reasons.
+  for (const release of ['6.18.0', '7.2.1-rc3', '']) {
+    made.host.file('proc/sys/kernel/osrelease', release);
+    expect(bind).toThrowError(/EINVAL\n {2}hint: it is already bound/);
+  }
+  openByGroup(scope, made, device.name).getInfo();
 });
 
 test('a file of another provider is refused before the kernel sees it', () => {

@@ -3,9 +3,11 @@ import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
 import type { IommufdFile } from '../uapi.js';
+import { deniedHint } from './access.js';
 import { explain, groupPath, type HostContext, vfioPath } from './context.js';
 import { describeHolders, findHolders } from './holders.js';
 import { absent } from './kernel-modules.js';
+import { isOlderThan, kernelRelease } from './kernel-release.js';
 import {
   AttachIommufdPt,
   BindIommufd,
@@ -29,9 +31,7 @@ export function openCdev(context: HostContext, node: string): SystemFile {
     if (isErrno(error, 'ENOENT')) {
       throw absent(path, absenceHint(context, node), error);
     }
-    throw explain(error, ({ code }) =>
-      code === 'EACCES' ? `run as root, or have the administrator grant you access to ${path}` : undefined,
-    );
+    throw explain(error, ({ code }) => (code === 'EACCES' ? deniedHint(path) : undefined));
   }
 }
 
@@ -45,10 +45,17 @@ function absenceHint({ sysfs }: HostContext, node: string): string {
 
 /** Information about a cdev besides its open file. */
 export interface CdevOptions {
-  /** Token that the kernel (since 6.18) requires to bind a VF whose physical function is in user space. */
-  readonly vfToken?: string | undefined;
   /** Names the processes that hold the device open, through its group or its cdev, for the error of a bind. */
   readonly holders?: (by: 'group' | 'cdev') => string | undefined;
+  /** Why this kernel takes no token here; undefined if it does, for all that is known. */
+  readonly tokenProblem?: () => string | undefined;
+}
+
+/** Up to 6.17, BIND_IOMMUFD refuses every flag with EINVAL, and only a group's GET_DEVICE_FD takes a token. */
+export function tokenProblem({ roots }: HostContext): string | undefined {
+  const release = kernelRelease(roots);
+  if (!isOlderThan(release, 6, 18)) return undefined;
+  return `this kernel (${release}) is too old for a VF token by cdev, which needs 6.18: use interface=group`;
 }
 
 /** Finds the processes that prevent a device from being bound. */
@@ -68,13 +75,23 @@ function groupPathOf(context: HostContext, node: string): string | undefined {
   return group === undefined ? undefined : groupPath(context, context.sysfs.group(group));
 }
 
-/** Binds the open cdev to an iommufd and returns the device's id there. */
-export function bindIommufd(file: SystemFile, iommufd: IommufdFile, options: CdevOptions = {}): number {
+/**
+ * Binds the open cdev to an iommufd and returns the device's id there.
+ * @param vfToken the token that the kernel (since 6.18) requires for a VF whose physical function is in user space
+ */
+export function bindIommufd(
+  file: SystemFile,
+  iommufd: IommufdFile,
+  options: CdevOptions = {},
+  vfToken?: string,
+): number {
   try {
-    return bind(file, iommufd, options.vfToken);
+    return bind(file, iommufd, vfToken);
   } catch (error) {
     throw explain(error, ({ code, hint }) => {
       if (code !== 'EBUSY' && code !== 'EINVAL') return undefined;
+      const problem = code === 'EINVAL' && vfToken !== undefined ? options.tokenProblem?.() : undefined;
+      if (problem !== undefined) return problem;
       const holders = options.holders?.(code === 'EBUSY' ? 'group' : 'cdev');
       return holders === undefined ? undefined : `${hint}; ${holders}`;
     });

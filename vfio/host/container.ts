@@ -2,6 +2,7 @@ import { formatRange, iova, PAGE_SIZE } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
 import { remoteMemory } from '../remote-memory.js';
 import type { ContainerFile, DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
+import { grantCommand } from './access.js';
 import { decodeList, decodeWithin, walkCapabilityChain } from './capability-chain.js';
 import { explain, type HostContext, vfioPath } from './context.js';
 import { decodeReply, infoIoctl } from './info-call.js';
@@ -27,9 +28,6 @@ import {
 } from './structs-type1.js';
 import type { SystemFile } from './system.js';
 
-const deniedHint =
-  'run as root, or have the administrator grant you access to /dev/vfio/vfio and the group’s file';
-
 /** `/dev/vfio/vfio` of the kernel. */
 export class HostContainerFile implements ContainerFile {
   readonly #context: HostContext;
@@ -50,7 +48,9 @@ export class HostContainerFile implements ContainerFile {
         const hint = missingModuleHint(context.roots, 'vfio', 'CONFIG_VFIO (or CONFIG_VFIO_CONTAINER)');
         throw absent(path, hint.replace(/^modprobe vfio\b/, 'modprobe vfio-pci'), error);
       }
-      throw explain(error, ({ code }) => (code === 'EACCES' || code === 'EPERM' ? deniedHint : undefined));
+      throw explain(error, ({ code }) =>
+        code === 'EACCES' || code === 'EPERM' ? containerHint(path) : undefined,
+      );
     }
   }
 
@@ -129,3 +129,7 @@ export function decodeIommuInfo(reply: Uint8Array): IommuInfo {
   const hasSizes = (fixed.flags & VFIO_IOMMU_INFO_PGSIZES) !== 0;
   return { pageSizes: hasSizes ? fixed.iova_pgsizes : PAGE_SIZE, iovaRanges, dmaAvailable };
 }
+
+/** Any user may open it by the kernel's own mode. */
+const containerHint = (path: string): string =>
+  `it is 0666 by default: sudo chmod 0666 ${path}; the group’s file as well: ${grantCommand('/dev/vfio/GROUP')}`;

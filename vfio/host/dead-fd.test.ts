@@ -31,7 +31,7 @@ const context = hostContext();
 const container = HostContainerFile.adopt(context, dead('container'));
 const group = HostGroupFile.adopt(context, dead('group'));
 const device = HostDeviceFile.adopt(dead('device'));
-const vf = HostDeviceFile.adopt(dead('device'), { vfToken: '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001' });
+const TOKEN = '83b8f4f2-509f-382f-3c1e-e6bfe0fa1001';
 const iommufd = HostIommufdFile.adopt(context, dead('iommufd'));
 const map = { flags: 3, vaddr: hva(0x1000n), iova: iova(0n), size: 4096n };
 
@@ -73,7 +73,7 @@ test.each<[string, string, () => unknown]>([
   ['VFIO_DEVICE_FEATURE', 'device', () => device.getFeature(1, new Uint8Array(8))],
   ['VFIO_DEVICE_FEATURE', 'device', () => device.setFeature(1, new Uint8Array(8))],
   ['VFIO_DEVICE_BIND_IOMMUFD', 'device', () => device.bindIommufd(iommufd)],
-  ['VFIO_DEVICE_BIND_IOMMUFD', 'device', () => vf.bindIommufd(iommufd)],
+  ['VFIO_DEVICE_BIND_IOMMUFD', 'device', () => device.bindIommufd(iommufd, TOKEN)],
   ['VFIO_DEVICE_ATTACH_IOMMUFD_PT', 'device', () => device.attachIoas(1)],
   ['VFIO_DEVICE_DETACH_IOMMUFD_PT', 'device', () => device.detachIoas()],
   ['IOMMU_IOAS_ALLOC', 'iommufd', () => iommufd.ioasAlloc()],

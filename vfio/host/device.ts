@@ -1,5 +1,6 @@
 import type { Mapping } from '../../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from '../feature.js';
+import type { HotResetInfo } from '../pci-hot-reset.js';
 import type {
   CdevFile,
   DeviceInfo,
@@ -14,7 +15,7 @@ import type {
 } from '../uapi.js';
 import { attachIoas, bindIommufd, type CdevOptions, detachIoas } from './cdev.js';
 import { deviceFeature, getFeature, probeFeature, setFeature, setVfToken } from './device-feature.js';
-import { getPciHotResetInfo, type HotResetInfo, pciHotReset } from './hot-reset.js';
+import { getPciHotResetInfo, pciHotReset } from './hot-reset.js';
 import { decodeReply, infoIoctl } from './info-call.js';
 import { encodeIrqSet } from './irq-set.js';
 import { decodeRegionInfo } from './region-info.js';
@@ -161,8 +162,8 @@ export class HostDeviceFile implements CdevFile {
     setVfToken(this.#file, uuid);
   }
 
-  bindIommufd(iommufd: IommufdFile): number {
-    return bindIommufd(this.#file, iommufd, this.#options);
+  bindIommufd(iommufd: IommufdFile, vfToken?: string): number {
+    return bindIommufd(this.#file, iommufd, this.#options, vfToken);
   }
 
   attachIoas(ioas: number): void {

@@ -1,6 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import type { ContainerFile, DeviceFile, GroupFile } from '../uapi.js';
+import { deniedHint } from './access.js';
 import { explain, groupPath, type HostContext, vfioPath } from './context.js';
 import { HostDeviceFile } from './device.js';
 import { holdersHint } from './holders.js';
@@ -100,7 +101,7 @@ function openHint(context: HostContext, code: string, path: string, group: HostG
     case 'EBUSY':
       return `a group has one user at a time, through its file or its cdevs: ${holdersHint(context.roots, usedPaths(context, path, group))}`;
     case 'EACCES':
-      return `run as root, or have the administrator grant you access to ${path}`;
+      return deniedHint(path);
     case 'EPERM':
       return 'a device without an IOMMU needs CAP_SYS_RAWIO';
     default:

@@ -1,6 +1,7 @@
 /** Reset of a PCI slot or bus with all its functions, for devices without a reset of their own. */
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
+import type { DependentDevice, HotResetInfo } from '../pci-hot-reset.js';
 import type { GroupFile } from '../uapi.js';
 import { decodeList } from './capability-chain.js';
 import { decodeReply } from './info-call.js';
@@ -19,26 +20,6 @@ import type { SystemFile } from './system.js';
 /** Far above the functions of any slot: a bus has at most 256, and a slot a few buses. */
 const DEVICE_LIMIT = 4096;
 const ROUNDS = 4;
-
-/** A function that a hot reset affects. */
-export interface DependentDevice {
-  /** PCI address. */
-  readonly address: string;
-  /** Its IOMMU group, if the device was opened through a group. */
-  readonly group?: number;
-  /** Its id in the iommufd, if the device was opened by its cdev; 0: owned through its group. */
-  readonly devid?: number;
-  /** For a cdev: whether the device belongs to the same iommufd. */
-  readonly isOwned?: boolean;
-}
-
-/** Reply to VFIO_DEVICE_GET_PCI_HOT_RESET_INFO. */
-export interface HotResetInfo {
-  /** Every function that the reset affects, this device's own included. */
-  readonly devices: readonly DependentDevice[];
-  /** For a cdev: whether all devices are owned, which the reset requires. */
-  readonly isOwned?: boolean;
-}
 
 const hex = (value: number, digits: number): string => value.toString(16).padStart(digits, '0');
 

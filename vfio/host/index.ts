@@ -2,7 +2,6 @@
 export { bindToDriver } from './binding.js';
 export type { HostContext } from './context.js';
 export { HostDeviceFile } from './device.js';
-export type { DependentDevice, HotResetInfo } from './hot-reset.js';
 export { createMdev, type HostMdevType, listMdevTypes, removeMdev } from './mdev.js';
 export { type LockedMemory, readLockedMemory } from './memlock.js';
 export { type HostProvider, hostProvider } from './provider.js';

@@ -11,6 +11,7 @@ import {
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
 } from '../uapi.js';
+import { deniedHint } from './access.js';
 import { explain, type HostContext } from './context.js';
 import { absent, missingModuleHint } from './kernel-modules.js';
 import { noMemoryHint } from './memlock.js';
@@ -59,7 +60,9 @@ export class HostIommufdFile implements IommufdFile {
         throw absent(path, `${hint}; groups work without it`, error);
       }
       throw explain(error, ({ code }) =>
-        code === 'EACCES' ? `run as root, or have the administrator grant you access to ${path}` : undefined,
+        code === 'EACCES'
+          ? `${deniedHint(path)}; the device’s node under /dev/vfio/devices needs the same`
+          : undefined,
       );
     }
   }

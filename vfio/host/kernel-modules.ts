@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { kernelRelease } from './kernel-release.js';
 import type { HostRoots } from './roots.js';
 import { list, text } from './sysfs.js';
 
@@ -11,7 +12,7 @@ export type ModuleState = 'present' | 'loadable' | 'absent' | 'unknown';
 export function moduleState(roots: HostRoots, name: string): ModuleState {
   const plain = name.replaceAll('-', '_');
   if (list(join(roots.sys, 'module', plain)) !== undefined) return 'present';
-  const release = text(join(roots.proc, 'sys/kernel/osrelease')) ?? '';
+  const release = kernelRelease(roots) ?? '';
   const folder = join(roots.modules, release);
   const inTable = (table: string | undefined): boolean =>
     (table ?? '').split('\n').some((line) => {

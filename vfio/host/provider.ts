@@ -1,5 +1,5 @@
 import type { VfioProvider } from '../provider.js';
-import { cdevHolders, openCdev } from './cdev.js';
+import { cdevHolders, openCdev, tokenProblem } from './cdev.js';
 import { HostContainerFile } from './container.js';
 import { type HostContext, hostContext } from './context.js';
 import { HostDeviceFile } from './device.js';
@@ -21,7 +21,6 @@ export type HostProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' |
 export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
   const context = hostContext(parts);
   const preopened = new Preopened();
-  const vfTokens = new Map<string, string>();
   return {
     name: 'host',
     addresses:
@@ -33,7 +32,7 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
       /^fd:\d+$/.test(address) ||
       // Mediated devices of this process have UUIDs, too.
       (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
-    resolve: (address, options) => resolve(context, { preopened, vfTokens }, address, options),
+    resolve: (address, options) => resolve(context, preopened, address, options),
     groups: {
       openContainer() {
         const file = preopened.take('container');
@@ -52,8 +51,8 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
       openCdev(node) {
         const file = preopened.take(`cdev ${node}`) ?? openCdev(context, node);
         return HostDeviceFile.adopt(file, {
-          vfToken: vfTokens.get(node),
           holders: cdevHolders(context, node),
+          tokenProblem: () => tokenProblem(context),
         });
       },
     },

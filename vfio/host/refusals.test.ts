@@ -129,13 +129,36 @@ test('a group whose holder cannot be seen says so', () => {
 });
 
 test.each([
-  ['EACCES', /grant you access to .*vfio\/26/],
-  ['EPERM', /CAP_SYS_RAWIO/],
-] as const)('a group that may not be opened (%s) says whom to ask', (code, message) => {
-  using made = world();
-  made.kernel.failNext(`open ${made.dev}/vfio/26`, code);
-  expect(messageOf(() => made.provider.groups.openGroup(26))).toMatch(message);
-});
+  ['group', 'EACCES', 'vfio/26', /hint: .*sudo chown "\$USER" \S*vfio\/26 /],
+  ['group', 'EPERM', 'vfio/26', /CAP_SYS_RAWIO/],
+  [
+    'container',
+    'EACCES',
+    'vfio/vfio',
+    /sudo chmod 0666 \S*vfio\/vfio; .*sudo chown "\$USER" \/dev\/vfio\/GROUP/,
+  ],
+  [
+    'iommufd',
+    'EACCES',
+    'iommu',
+    /sudo chown "\$USER" \S*iommu .*node under \/dev\/vfio\/devices needs the same/,
+  ],
+  ['cdev', 'EACCES', 'vfio/devices/vfio3', /sudo chown "\$USER" \S*vfio\/devices\/vfio3 /],
+] as const)(
+  'a %s that may not be opened (%s) names the command that gives the right',
+  (what, code, node, message) => {
+    using made = world();
+    const { groups, cdevs } = made.provider;
+    const open = {
+      group: () => groups.openGroup(26),
+      container: () => groups.openContainer(),
+      iommufd: () => cdevs.openIommufd(),
+      cdev: () => cdevs.openCdev('vfio3'),
+    };
+    made.kernel.failNext(`open ${made.dev}/${node}`, code);
+    expect(messageOf(open[what])).toMatch(message);
+  },
+);
 
 test('groups with and without an IOMMU do not share a container, and the error says why', () => {
   using made = world();

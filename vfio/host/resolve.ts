@@ -30,13 +30,6 @@ const OPTIONS = {
 type OptionName = keyof typeof OPTIONS;
 type Options = Readonly<Partial<Record<OptionName, string>>>;
 
-/** State that a provider keeps between resolving a device and opening it. */
-export interface Resolution {
-  readonly preopened: Preopened;
-  /** Tokens for binding VFs, by cdev. */
-  readonly vfTokens: Map<string, string>;
-}
-
 function checkOptions(address: string, options: Readonly<Record<string, string>>): Options {
   const unknown = Object.keys(options).filter((name) => !Object.hasOwn(OPTIONS, name));
   if (unknown.length === 0) return options;
@@ -57,7 +50,7 @@ function descriptor(value: string, what: string): number {
  */
 export function resolve(
   context: HostContext,
-  { preopened, vfTokens }: Resolution,
+  preopened: Preopened,
   address: string,
   given: Readonly<Record<string, string>>,
 ): AssignableDevice {
@@ -81,16 +74,12 @@ export function resolve(
     const hint = `'${token}' is not a UUID; use the token that the owner of the physical function has set`;
     throw new SysError({ call: 'resolve', target: `${address}, option vf-token`, errno: errno.EINVAL, hint });
   }
-  if (token !== undefined && device.cdev !== undefined) {
-    const { cdev } = device;
-    vfTokens.set(cdev, token);
-    scope.defer(() => vfTokens.delete(cdev));
-  }
   const owned = scope.move();
   return {
     name: token === undefined ? device.name : `${device.name} vf_token=${token}`,
     group: group.number,
     ...(device.cdev === undefined ? {} : { cdev: device.cdev }),
+    ...(token === undefined ? {} : { vfToken: token }),
     ...(group.isNoiommu ? { isNoiommu: true } : {}),
     description: describe(device, group),
     [Symbol.dispose]: () => owned[Symbol.dispose](),

@@ -11,8 +11,6 @@ const VFIO = 'linux/vfio.h';
 export const VFIO_TYPE = 0x3b; // ';'
 export const VFIO_BASE = 100;
 
-const grantGroup = 'give yourself the group file (chown, chgrp or an ACL), or run as root';
-
 // --- group file: /dev/vfio/N ---
 
 export const GroupStatus = struct('struct vfio_group_status', VFIO, { argsz: 'u32', flags: 'u32' });
@@ -35,10 +33,11 @@ export const VFIO_GROUP_UNSET_CONTAINER = io('VFIO_GROUP_UNSET_CONTAINER', VFIO_
 /** Takes a string: the device's name, and perhaps ` vf_token=UUID`. */
 export const VFIO_GROUP_GET_DEVICE_FD = io('VFIO_GROUP_GET_DEVICE_FD', VFIO_TYPE, VFIO_BASE + 6, {
   hints: {
-    EINVAL: 'put the group into a container and set its IOMMU first',
+    EINVAL:
+      'put the group into a container and set its IOMMU first; with vf-token: the device is no VF of a function in user space',
     ENODEV: 'the group has no such device, or it is not bound to a vfio driver',
     EACCES: 'a VF whose PF is in user space needs that PF’s token: option vf-token=UUID',
-    EPERM: grantGroup,
+    EPERM: 'a device without an IOMMU needs CAP_SYS_RAWIO',
     EBUSY: 'the device is in use',
     EIO: 'the device does not answer: it may be in a power state it cannot leave, or be broken',
   },
@@ -123,7 +122,9 @@ export const VFIO_DEVICE_RESET = io('VFIO_DEVICE_RESET', VFIO_TYPE, VFIO_BASE + 
   hints: {
     ENOTTY: 'the device has no reset of its own',
     EINVAL: 'the device has no reset of its own',
-    EAGAIN: 'the device is locked by another reset: try again',
+    EAGAIN:
+      'the host holds the device’s lock: it is unbinding, removing or resetting the device itself. Nothing is wrong with ' +
+      'the device; if it stays in use, try again',
   },
 });
 
@@ -211,7 +212,7 @@ export const VFIO_DEVICE_BIND_FLAG_TOKEN = 1 << 0;
 export const VFIO_DEVICE_BIND_IOMMUFD = io('VFIO_DEVICE_BIND_IOMMUFD', VFIO_TYPE, VFIO_BASE + 18, {
   since: '6.6',
   hints: {
-    EINVAL: 'it is already bound, or this is no iommufd',
+    EINVAL: 'it is already bound, this is no iommufd, or the device has no use for a VF token',
     EBUSY: 'the device, or another of its group, is open through the group file',
     EACCES: 'a VF whose PF is in user space needs that PF’s token: option vf-token=UUID',
     EPERM:

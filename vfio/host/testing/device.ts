@@ -3,6 +3,7 @@ import { Mapping, viewOf } from '../../../sys/mapping.js';
 import type { StructOf } from '../../../sys/struct.js';
 import { regionOffset, regionPlace } from '../../region-layout.js';
 import {
+  VFIO_DEVICE_FLAGS_RESET,
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_IRQ_SET_DATA_BOOL,
   VFIO_IRQ_SET_DATA_EVENTFD,
@@ -36,6 +37,8 @@ import {
   VFIO_DEVICE_QUERY_GFX_PLANE,
   VFIO_DEVICE_RESET,
   VFIO_DEVICE_SET_IRQS,
+  VFIO_PCI_DEVID_NOT_OWNED,
+  VFIO_PCI_DEVID_OWNED,
   VFIO_PCI_HOT_RESET_FLAG_DEV_ID,
   VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED,
 } from '../structs.js';
@@ -85,8 +88,12 @@ export class FakeDevice {
   readonly group: FakeGroup;
   readonly irqSets: FakeIrqState[] = [];
   openFiles = 0;
+  /** VFIO_DEVICE_RESET of this device. */
   resets = 0;
-  isBoundByCdev = false;
+  /** Resets of its slot or bus, whoever asked for them. */
+  hotResets = 0;
+  /** The iommufd that it is bound to by its cdev, and its id there. */
+  bound: { readonly iommufd: FakeIommufd; readonly devid: number } | undefined;
 
   constructor(shape: FakeDeviceShape, group: FakeGroup) {
     this.shape = shape;
@@ -96,7 +103,16 @@ export class FakeDevice {
   get isOpen(): boolean {
     return this.openFiles > 0;
   }
+
+  /** Its id in an iommufd; OWNED if only its group is bound there. @see vfio_iommufd_get_dev_id */
+  devidIn(iommufd: FakeIommufd): number {
+    if (this.bound?.iommufd === iommufd) return this.bound.devid;
+    const hasGroup = this.group.devices.some(({ bound }) => bound?.iommufd === iommufd);
+    return hasGroup ? VFIO_PCI_DEVID_OWNED : VFIO_PCI_DEVID_NOT_OWNED;
+  }
 }
+
+const hex = (value: number): string => value.toString(16).padStart(2, '0');
 
 /** An open device: struct vfio_device_file. */
 export class FakeDeviceFile implements FakeObject {
@@ -127,7 +143,7 @@ export class FakeDeviceFile implements FakeObject {
   release(): void {
     this.#ioas?.users.delete(this);
     this.#iommufd?.removeDevice(this.#devid);
-    if (this.#iommufd !== undefined) this.#device.isBoundByCdev = false;
+    if (this.#iommufd !== undefined) this.#device.bound = undefined;
     if (this.#isGranted) this.#device.openFiles--;
     this.#closed?.();
   }
@@ -155,7 +171,7 @@ export class FakeDeviceFile implements FakeObject {
       case VFIO_DEVICE_SET_IRQS.number:
         return this.#setIrqs(structure(argument));
       case VFIO_DEVICE_RESET.number:
-        if (((shape.flags ?? 0) & 1) === 0) refuse('ENOTTY');
+        if (((shape.flags ?? 0) & VFIO_DEVICE_FLAGS_RESET) === 0) refuse('EINVAL');
         this.#device.resets++;
         return 0;
       case VFIO_DEVICE_QUERY_GFX_PLANE.number: {
@@ -195,28 +211,40 @@ export class FakeDeviceFile implements FakeObject {
     }
   }
 
+  /** @see vfio_df_ioctl_bind_iommufd */
   #bind(bytes: Uint8Array): number {
     const argsz = argszOf(bytes, BindIommufd.offsets.token_uuid_ptr);
-    if (this.#closed !== undefined || this.#iommufd !== undefined) refuse('EINVAL');
     const { iommufd: fd, flags, token_uuid_ptr } = BindIommufd.decode(extended(bytes));
+    const known = this.#kernel.takesTokens ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0;
+    if (fd < 0 || (flags & ~known) !== 0 || this.#closed !== undefined) refuse('EINVAL');
     if ((flags & VFIO_DEVICE_BIND_FLAG_TOKEN) !== 0 && argsz < BindIommufd.size) refuse('EINVAL');
-    const { vfToken } = this.#device.shape;
-    if (vfToken !== undefined) {
-      if ((flags & VFIO_DEVICE_BIND_FLAG_TOKEN) === 0) refuse('EACCES');
-      const { view, at } = viewOf(hva(token_uuid_ptr), 16n, 'copy_from_user');
-      if (Buffer.compare(view.slice(at, 16), uuidBytes(vfToken)) !== 0) refuse('EACCES');
-    }
-    if (this.#device.group.isOpen || this.#device.group.container !== undefined) refuse('EBUSY');
+    const device = this.#device;
+    if (device.group.isOpen || device.group.container !== undefined) refuse('EBUSY');
+    if (this.#iommufd !== undefined) refuse('EINVAL');
+    if (this.#kernel.takesTokens) this.#checkToken(flags, token_uuid_ptr);
     const iommufd = this.#kernel.behind(fd);
     if (!(iommufd instanceof FakeIommufd)) return refuse('EBADFD');
-    if (this.#device.isBoundByCdev) refuse('EINVAL');
+    if (device.bound !== undefined) refuse('EINVAL');
     this.#iommufd = iommufd;
     this.#devid = iommufd.addDevice();
-    this.#device.isBoundByCdev = true;
-    this.#device.openFiles++;
+    device.bound = { iommufd, devid: this.#devid };
+    device.openFiles++;
     this.#isGranted = true;
     BindIommufd.write(bytes, { out_devid: this.#devid });
     return 0;
+  }
+
+  /** @see vfio_df_check_token */
+  #checkToken(flags: number, address: bigint): void {
+    const { vfToken } = this.#device.shape;
+    const isGiven = (flags & VFIO_DEVICE_BIND_FLAG_TOKEN) !== 0;
+    if (vfToken === undefined) {
+      if (isGiven) refuse('EINVAL');
+      return;
+    }
+    if (!isGiven) refuse('EACCES');
+    const { view, at } = viewOf(hva(address), 16n, 'copy_from_user');
+    if (Buffer.compare(view.slice(at, 16), uuidBytes(vfToken)) !== 0) refuse('EACCES');
   }
 
   #regionInfo(bytes: Uint8Array): number {
@@ -256,31 +284,51 @@ export class FakeDeviceFile implements FakeObject {
     return 0;
   }
 
+  /** @see vfio_pci_ioctl_get_pci_hot_reset_info */
   #hotResetInfo(bytes: Uint8Array): number {
     const argsz = argszOf(bytes, PciHotResetInfo.size);
-    const devices = this.#device.shape.hotReset ?? refuse('ENODEV');
-    const isById = this.#iommufd !== undefined;
-    const flags = isById ? VFIO_PCI_HOT_RESET_FLAG_DEV_ID | VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED : 0;
-    PciHotResetInfo.write(bytes, { flags, count: devices.length });
-    if (argsz < PciHotResetInfo.size + devices.length * PciDependentDevice.size) refuse('ENOSPC');
-    for (const [i, { group, bus, devfn }] of devices.entries()) {
-      const entry = { group_id: isById ? this.#devid : group, segment: 0, bus, devfn };
+    const functions = this.#device.shape.hotReset ?? refuse('ENODEV');
+    PciHotResetInfo.write(bytes, { flags: 0, count: functions.length });
+    if (argsz < PciHotResetInfo.size + functions.length * PciDependentDevice.size) refuse('ENOSPC');
+    const iommufd = this.#iommufd;
+    let flags =
+      iommufd === undefined ? 0 : VFIO_PCI_HOT_RESET_FLAG_DEV_ID | VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+    for (const [i, { group, bus, devfn }] of functions.entries()) {
+      const device = this.#ofSet(bus, devfn);
+      const devid = iommufd === undefined ? 0 : (device?.devidIn(iommufd) ?? VFIO_PCI_DEVID_NOT_OWNED);
+      if (devid === VFIO_PCI_DEVID_NOT_OWNED) flags &= ~VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED;
+      const entry = { group_id: iommufd === undefined ? group : devid >>> 0, segment: 0, bus, devfn };
       PciDependentDevice.write(bytes, entry, PciHotResetInfo.size + i * PciDependentDevice.size);
     }
+    PciHotResetInfo.write(bytes, { flags });
     return 0;
   }
 
+  /** A function of the slot, if a vfio driver has it. */
+  #ofSet(bus: number, devfn: number): FakeDevice | undefined {
+    const name = `0000:${hex(bus)}:${hex(devfn >> 3)}.${devfn & 7}`;
+    return this.#kernel.devices.find(({ shape }) => shape.name === name);
+  }
+
+  /** @see vfio_pci_ioctl_pci_hot_reset, vfio_pci_dev_set_hot_reset */
   #hotReset(bytes: Uint8Array): number {
     argszOf(bytes, PciHotReset.size);
-    const devices = this.#device.shape.hotReset ?? refuse('ENODEV');
-    const { count } = PciHotReset.decode(bytes);
+    const { count, flags } = PciHotReset.decode(bytes);
+    const iommufd = this.#iommufd;
+    if (flags !== 0 || (count !== 0) === (iommufd !== undefined)) refuse('EINVAL');
+    const functions = this.#device.shape.hotReset ?? refuse('ENODEV');
+    if (count > functions.length) refuse('EINVAL');
     const view = new DataView(bytes.buffer, bytes.byteOffset + PciHotReset.size);
-    if (count === 0 && this.#iommufd === undefined) refuse('EINVAL');
     const given = Array.from({ length: count }, (_, i) => this.#kernel.behind(view.getInt32(i * 4, true)));
-    const isMissing = ({ group }: { group: number }) =>
-      !given.some((object) => object === this.#kernel.groups.get(group));
-    if (this.#iommufd === undefined && devices.some(isMissing)) refuse('EINVAL');
-    this.#device.resets++;
+    if (given.some((object) => ![...this.#kernel.groups.values()].includes(object as FakeGroup)))
+      refuse('EINVAL');
+    const set = functions.map(({ bus, devfn }) => this.#ofSet(bus, devfn) ?? refuse('EINVAL'));
+    const isOwned = (device: FakeDevice): boolean =>
+      iommufd === undefined
+        ? given.includes(device.group)
+        : device.devidIn(iommufd) !== VFIO_PCI_DEVID_NOT_OWNED;
+    if (!set.every(isOwned)) refuse('EINVAL');
+    for (const device of set) device.hotResets++;
     return 0;
   }
 

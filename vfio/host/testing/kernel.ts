@@ -75,7 +75,7 @@ class FakeGroup implements FakeObject {
     const [name, token] = Buffer.from(bytes.subarray(0, end)).toString().split(' vf_token=');
     if (this.container?.type === undefined) refuse('EINVAL');
     const device = this.devices.find((candidate) => candidate.shape.name === name) ?? refuse('ENODEV');
-    if (device.shape.vfToken !== token) refuse('EACCES');
+    if (device.shape.vfToken !== token) refuse(device.shape.vfToken === undefined ? 'EINVAL' : 'EACCES');
     return this.#kernel.install(FakeDeviceFile.ofGroup(this.#kernel, device, () => this.#deviceClosed()));
   }
 
@@ -109,6 +109,8 @@ export class FakeKernel implements VfioSystem {
   readonly devices: FakeDevice[] = [];
   /** IOMMU types that SET_IOMMU takes. */
   iommuTypes: readonly number[] = [1, 3];
+  /** Whether BIND_IOMMUFD knows VFIO_DEVICE_BIND_FLAG_TOKEN, as from 6.18 on. */
+  takesTokens = true;
   /** Bytes that may be mapped in all before ENOMEM. */
   memlock = Infinity;
   /** Maps that may exist before ENOSPC. */
@@ -136,8 +138,7 @@ export class FakeKernel implements VfioSystem {
     group.devices.push(device);
     this.devices.push(device);
     this.#nodes.set(`${this.dev}/vfio/${isNoiommu ? 'noiommu-' : ''}${shape.group}`, () => {
-      const isHeld =
-        group.container !== undefined || group.devices.some(({ isBoundByCdev }) => isBoundByCdev);
+      const isHeld = group.container !== undefined || group.devices.some(({ bound }) => bound !== undefined);
       if (group.isOpen || isHeld) refuse('EBUSY');
       group.isOpen = true;
       return group;
