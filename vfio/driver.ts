@@ -35,6 +35,38 @@ export interface OpenDevice {
   readonly dma: DeviceDma;
 }
 
+/** A function on a PCI slot or bus. */
+export interface PciSlotFunction {
+  /** The device's name, if it is one of the core; else its PCI address. */
+  readonly name: string;
+  /** Number of the IOMMU group of a function that is no device of the core; absent if it has none. */
+  readonly group?: number;
+}
+
+/**
+ * A PCI slot or bus, whose functions can only be reset together. Devices that name the same object in
+ * {@link PciOps.slot} form one device set, with one lock.
+ */
+export interface PciSlotReset {
+  /** Every function on it now, whether a VFIO driver has it or not. */
+  readonly functions: readonly PciSlotFunction[];
+  /** Resets every function, open or closed. Called with the set's lock held. @throws SysError if that fails */
+  reset(): void;
+}
+
+/** What makes a device one of PCI: the core then does for it what vfio-pci does. Fixed while it is registered. */
+export interface PciOps {
+  /**
+   * Its slot or bus, if that can be reset: for VFIO_DEVICE_PCI_HOT_RESET, and at the last close of all its devices, if
+   * one of them could not be reset by itself.
+   */
+  readonly slot?: PciSlotReset;
+  /** Whether it is a physical function with VFs: it has a VF token, which the users of its VFs must know. */
+  readonly isPhysfn?: boolean;
+  /** For a VF: the name of its physical function. If the core has that when the VF is registered, its token is needed. */
+  readonly physfn?: string;
+}
+
 /**
  * Functions of a device. The core calls them in the machine thread, between register and unregister; all but `request`
  * only while the device is open. It validates region indexes and IRQ sets against the infos first. openDevice and
@@ -43,6 +75,8 @@ export interface OpenDevice {
 export interface VfioDeviceOps {
   /** Driver's name, for messages. */
   readonly name: string;
+  /** Hot reset and VF tokens of a PCI device; absent: ENOTTY, and a name of no options in GET_DEVICE_FD. */
+  readonly pci?: PciOps;
   /** Called on the first open. @throws SysError to refuse it */
   openDevice(open: OpenDevice): void;
   /** Called on the last close: the device must then release every page, eventfd and thread it uses for its opener. */

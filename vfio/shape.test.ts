@@ -8,9 +8,16 @@ const CIRCLE = ['vfio/core/device.ts', 'vfio/core/group.ts', 'vfio/core/registry
 const PARTS = ['core', 'host', 'user', 'assign'];
 
 /** What stands on the circle; the rest of vfio/core is below it. */
-const ABOVE = ['core', 'device-file', 'file-ops', 'group-file', 'iommufd-bind', 'mdev', 'provider'].map(
-  (name) => `vfio/core/${name}.ts`,
-);
+const ABOVE = [
+  'core',
+  'device-file',
+  'file-ops',
+  'group-file',
+  'hot-reset',
+  'iommufd-bind',
+  'mdev',
+  'provider',
+].map((name) => `vfio/core/${name}.ts`);
 
 const isTest = (path: string): boolean => path.endsWith('.test.ts') || path.includes('/testing/');
 

@@ -9,6 +9,8 @@ export interface DeviceSetMember {
   readonly name: string;
   /** Guarded by the set's lock. */
   readonly openCount: number;
+  /** Whether it was used and has not been reset since. Guarded by the set's lock. */
+  needsReset: boolean;
 }
 
 export class DeviceSet {

@@ -14,11 +14,14 @@ import {
   VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
   VFIO_DEVICE_FEATURE_MIGRATION,
+  VFIO_DEVICE_FEATURE_PCI_VF_TOKEN,
   VFIO_DEVICE_FEATURE_PROBE,
   VFIO_DEVICE_FEATURE_SET,
 } from '../feature.js';
+import { isUuid } from '../uuid.js';
 import { vfioError } from '../vfio-error.js';
 import { setDeviceState } from './migration.js';
+import type { VfToken } from './vf-token.js';
 
 /** As many struct vfio_device_feature_dma_logging_range as fit in a page. */
 const LOG_MAX_RANGES = 256;
@@ -31,16 +34,22 @@ interface Feature {
 
 /**
  * @param flags a VFIO_DEVICE_FEATURE_ number, with GET or SET; PROBE with any of these only checks for support
+ * @param vfToken the device's own, if it is a physical function
  * @throws SysError EINVAL for unknown flags, for both or neither of GET and SET, or for one that the feature does not
  *   support; ENOTTY for a feature that the device lacks
  */
-export function deviceFeature(ops: VfioDeviceOps, flags: number, input: FeatureInput = {}): FeatureOutput {
+export function deviceFeature(
+  ops: VfioDeviceOps,
+  flags: number,
+  input: FeatureInput = {},
+  vfToken?: VfToken,
+): FeatureOutput {
   const call = 'VFIO_DEVICE_FEATURE';
   const both = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_SET;
   const isProbe = (flags & VFIO_DEVICE_FEATURE_PROBE) !== 0;
   const problem = featureFlagsProblem(flags);
   if (problem !== undefined) throw vfioError(call, ops.name, 'EINVAL', problem);
-  const feature = featureOf(ops, flags & VFIO_DEVICE_FEATURE_MASK);
+  const feature = featureOf(ops, vfToken, flags & VFIO_DEVICE_FEATURE_MASK);
   if (feature === undefined) throw vfioError(call, ops.name, 'ENOTTY', 'the device lacks the feature');
   if ((flags & both & ~feature.supported) !== 0)
     throw vfioError(call, ops.name, 'EINVAL', 'the feature does not support this operation');
@@ -49,10 +58,14 @@ export function deviceFeature(ops: VfioDeviceOps, flags: number, input: FeatureI
   return feature.run((flags & VFIO_DEVICE_FEATURE_SET) !== 0, input);
 }
 
-function featureOf(ops: VfioDeviceOps, number: number): Feature | undefined {
+function featureOf(ops: VfioDeviceOps, vfToken: VfToken | undefined, number: number): Feature | undefined {
   const get = VFIO_DEVICE_FEATURE_GET;
   const set = VFIO_DEVICE_FEATURE_SET;
   const { migration, dmaLogging } = ops;
+  if (vfToken !== undefined && number === VFIO_DEVICE_FEATURE_PCI_VF_TOKEN) {
+    // Only SET: GET would tell the token of the function's last user.
+    return { supported: set, run: (_isSet, input) => setVfToken(ops, vfToken, input) };
+  }
   if (migration !== undefined) {
     switch (number) {
       case VFIO_DEVICE_FEATURE_MIGRATION:
@@ -80,6 +93,15 @@ function featureOf(ops: VfioDeviceOps, number: number): Feature | undefined {
     default:
       return undefined;
   }
+}
+
+/** @throws SysError EINVAL without a UUID. @see vfio_pci_core_feature_token */
+function setVfToken(ops: VfioDeviceOps, vfToken: VfToken, input: FeatureInput): FeatureOutput {
+  const call = 'VFIO_DEVICE_FEATURE_PCI_VF_TOKEN';
+  if (input.vfToken === undefined || !isUuid(input.vfToken))
+    throw vfioError(call, ops.name, 'EINVAL', 'the token must be a UUID');
+  vfToken.uuid = input.vfToken;
+  return {};
 }
 
 function deviceState(ops: VfioDeviceOps, isSet: boolean, input: FeatureInput): FeatureOutput {

@@ -2,11 +2,13 @@ import type { Mapping } from '../../sys/mapping.js';
 import type { KvmPointer } from '../driver.js';
 import type { FeatureInput, FeatureOutput } from '../feature.js';
 import { validateIrqSet } from '../irq-set.js';
+import type { HotResetInfo } from '../pci-hot-reset.js';
 import type {
   CdevFile,
   DeviceInfo,
   GfxPlaneInfo,
   GfxPlaneQuery,
+  GroupFile,
   IommufdFile,
   IrqInfo,
   IrqSet,
@@ -22,6 +24,7 @@ import { vfioError } from '../vfio-error.js';
 import type { VfioDevice } from './device.js';
 import { deviceFeature } from './device-feature.js';
 import type { VfioGroup } from './group.js';
+import { hotReset, hotResetInfo } from './hot-reset.js';
 import { type BoundIommufd, bindIommufd } from './iommufd-bind.js';
 import { RefCount } from './ref-count.js';
 import type { CoreRegistry } from './registry.js';
@@ -188,9 +191,26 @@ export class CoreDeviceFile implements CdevFile {
     environment.log.event('reset', { device: name });
   }
 
-  /** VFIO_DEVICE_FEATURE: migration and dirty logging. @see deviceFeature */
+  /** @param argsz the argument's field of that name; room for every function if absent. @see hotResetInfo */
+  getPciHotResetInfo(argsz: number = Number.POSITIVE_INFINITY): HotResetInfo {
+    const device = this.#use('VFIO_DEVICE_GET_PCI_HOT_RESET_INFO');
+    return device.environment.executor.run(hotResetInfo(device, this.#group === undefined, argsz));
+  }
+
+  /** @see hotReset */
+  pciHotReset(groups: readonly GroupFile[] = []): void {
+    this.#device.environment.executor.run(this.pciHotResetSteps(groups));
+  }
+
+  /** {@link pciHotReset} in steps, for a scheduler. */
+  *pciHotResetSteps(groups: readonly GroupFile[]): Steps<void> {
+    yield* hotReset(this.#use('VFIO_DEVICE_PCI_HOT_RESET'), this.#group === undefined, groups);
+  }
+
+  /** VFIO_DEVICE_FEATURE: migration, dirty logging and the VF token. @see deviceFeature */
   deviceFeature(flags: number, input?: FeatureInput): FeatureOutput {
-    return deviceFeature(this.#use('VFIO_DEVICE_FEATURE').ops, flags, input);
+    const { ops, vfToken } = this.#use('VFIO_DEVICE_FEATURE');
+    return deviceFeature(ops, flags, input, vfToken);
   }
 
   read(offset: number, data: Uint8Array): number {
@@ -223,18 +243,18 @@ export class CoreDeviceFile implements CdevFile {
     return ops.queryGfxPlane(query);
   }
 
-  bindIommufd(iommufd: IommufdFile): number {
-    return this.#device.environment.executor.run(this.bindIommufdSteps(iommufd));
+  bindIommufd(iommufd: IommufdFile, vfToken?: string): number {
+    return this.#device.environment.executor.run(this.bindIommufdSteps(iommufd, vfToken));
   }
 
   /** @see vfio_df_ioctl_bind_iommufd */
-  *bindIommufdSteps(iommufd: IommufdFile): Steps<number> {
+  *bindIommufdSteps(iommufd: IommufdFile, vfToken?: string): Steps<number> {
     const call = 'VFIO_DEVICE_BIND_IOMMUFD';
     if (!this.#isOpen) throw vfioError(call, this.target, 'EBADF', 'the device file is closed');
     if (this.#group !== undefined)
       throw vfioError(call, this.target, 'EINVAL', 'it was opened through its group');
     if (this.#bound !== undefined) throw vfioError(call, this.target, 'EINVAL', 'it is already bound');
-    this.#bound = yield* bindIommufd(this.#device, iommufd, () => this.#kvm);
+    this.#bound = yield* bindIommufd(this.#device, iommufd, () => this.#kvm, vfToken);
     this.#isGranted = true;
     return this.#bound.id;
   }

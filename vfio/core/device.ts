@@ -13,7 +13,9 @@ import { type NotifierBlock, SrcuNotifierChain } from './notifier.js';
 import { RefCount } from './ref-count.js';
 import { RegionTable } from './regions.js';
 import type { CoreRegistry } from './registry.js';
+import { trySlotReset } from './slot-reset.js';
 import { Completion, maybeSteps, type Steps } from './steps.js';
+import { tokenOfOptions, VfToken, validateVfToken } from './vf-token.js';
 
 /** Event of a device's own chain: its last user is closing it, and the driver's closeDevice has not run yet. */
 export const VFIO_DEVICE_RELEASE = 1 << 0;
@@ -64,6 +66,13 @@ export class VfioDevice {
   openCount = 0;
   /** The VM that the device was associated with at its first open; fixed until the last close. */
   kvm: KvmPointer | undefined;
+  /** The iommufd that it is bound to by its cdev, and its id there. Guarded by the device set's lock. */
+  bound: { readonly context: object; readonly id: number } | undefined;
+  /** Whether it was used and has not been reset since. Guarded by the device set's lock. */
+  needsReset = false;
+  /** Token of a physical function. */
+  readonly vfToken: VfToken | undefined;
+  #physfnToken: VfToken | undefined;
   #unregistered: Completion;
   #group: VfioGroup | undefined;
   #set: DeviceSet | undefined;
@@ -82,6 +91,7 @@ export class VfioDevice {
     this.dma = new DeviceDmaAccess(this);
     this.regions = new RegionTable(ops, dev.name);
     this.#unregistered = new Completion(`last user of ${dev.name}`);
+    this.vfToken = ops.pci?.isPhysfn === true ? new VfToken() : undefined;
   }
 
   /**
@@ -126,9 +136,28 @@ export class VfioDevice {
     return `vfio${this.#cdevNumber}`;
   }
 
-  /** Whether `name`, the argument of GET_DEVICE_FD, selects it: `NAME`, or `NAME OPTIONS`. */
-  matches(name: string): boolean {
-    return name === this.name || name.startsWith(`${this.name} `);
+  /**
+   * Whether `name`, the argument of GET_DEVICE_FD, selects it: `NAME`, or for a PCI device `NAME vf_token=UUID`.
+   * @throws SysError EINVAL for other options; EINVAL and EACCES as {@link matchToken}
+   */
+  matches(call: string, name: string): boolean {
+    if (name !== this.name && !(this.ops.pci !== undefined && name.startsWith(`${this.name} `))) return false;
+    this.matchToken(call, tokenOfOptions(call, this.name, name.slice(this.name.length)));
+    return true;
+  }
+
+  /**
+   * Checks the VF token of an open. @see validateVfToken
+   * @throws SysError EACCES for a token that is wrong or missing; EINVAL for one that the device has no use for
+   */
+  matchToken(call: string, token: string | undefined): void {
+    const { pci } = this.ops;
+    if (pci !== undefined) {
+      const { name, vfToken } = this;
+      validateVfToken(call, { name, pci, vfToken, physfnToken: this.#physfnToken }, token);
+    } else if (token !== undefined) {
+      throw vfioError(call, this.name, 'EINVAL', 'it is not a PCI device: it takes no VF token');
+    }
   }
 
   /** Adds it to the device set of `id`; call it between init and register. @throws SysError ENOMEM */
@@ -148,7 +177,7 @@ export class VfioDevice {
     const iommuGroup = this.dev.iommuGroup ?? (yield* this.#noiommuGroup(call));
     let group: VfioGroup | undefined;
     try {
-      if (this.#set === undefined) this.assignSet(this);
+      if (this.#set === undefined) this.assignSet(this.ops.pci?.slot ?? this);
       group = yield* VfioGroup.findOrCreate(this.registry, iommuGroup);
       // The cdev's node and number exist before anyone can find the device, so both of its names appear at once.
       this.environment.allocate('cdev');
@@ -160,6 +189,13 @@ export class VfioDevice {
       throw error;
     }
     yield 'vfio_register_group_dev: on the list';
+  }
+
+  /** @see vfio_pci_vf_init */
+  #joinPhysfn(): void {
+    const { pci } = this.ops;
+    if (pci?.physfn !== undefined) this.#physfnToken = this.registry.vfTokens.get(pci.physfn);
+    else if (this.vfToken !== undefined) this.registry.vfTokens.set(this.name, this.vfToken);
   }
 
   /**
@@ -197,6 +233,7 @@ export class VfioDevice {
     this.registration.start();
     group.devices.set(this.dev, this);
     this.registry.cdevs.set(this.cdev, this);
+    this.#joinPhysfn();
     this.environment.log.event('registered', { device: this.name, group: group.number, cdev: this.cdev });
   }
 
@@ -213,6 +250,7 @@ export class VfioDevice {
       using _held = yield* group.deviceLock.acquire();
       group.devices.delete(this.dev);
       this.registry.cdevs.delete(this.cdev);
+      if (this.vfToken !== undefined) this.registry.vfTokens.delete(this.name);
     }
     yield 'vfio_unregister_group_dev: off the list';
     this.putRegistration();
@@ -293,6 +331,7 @@ export class VfioDevice {
       this.dma.attach(space === undefined ? this.group.container?.backend?.space : (space ?? undefined));
       const open: CoreOpenDevice = { kvm, dma: this.dma, device: this };
       yield* maybeSteps(this.ops.openDevice(open));
+      if (this.#physfnToken !== undefined) this.#physfnToken.users++;
     } catch (error) {
       this.openCount = 0;
       this.kvm = undefined;
@@ -313,13 +352,29 @@ export class VfioDevice {
     }
     using _cause = this.environment.log.span('close_device', { device: this.name });
     yield* this.notifier.call(VFIO_DEVICE_RELEASE, this);
+    const slot = this.ops.pci?.slot;
     try {
+      if (slot !== undefined) this.#resetForClose();
       yield* maybeSteps(this.ops.closeDevice());
     } finally {
+      if (this.#physfnToken !== undefined) this.#physfnToken.users--;
+      if (slot !== undefined && trySlotReset(this.set, slot))
+        this.environment.log.event('hot_reset', { device: this.name });
       this.openCount = 0;
       this.kvm = undefined;
       this.dma.forget();
       this.regions.forget();
+    }
+  }
+
+  /** A device that cannot reset itself leaves that to its slot. @see vfio_pci_core_disable */
+  #resetForClose(): void {
+    this.needsReset = true;
+    try {
+      this.ops.reset?.();
+      this.needsReset = this.ops.reset === undefined;
+    } catch {
+      this.environment.log.event('reset_failed', { device: this.name });
     }
   }
 

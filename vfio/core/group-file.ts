@@ -155,7 +155,7 @@ export class CoreGroupFile implements GroupFile {
       throw vfioError(call, this.target, 'EINVAL', 'the group is in no container');
     group.checkUsable(call);
     if (group.iommuGroup.isNoiommu && !environment.ports.hasRawio()) throw vfioError(call, name, 'EPERM');
-    const device = [...group.devices.values()].find((candidate) => candidate.matches(name));
+    const device = [...group.devices.values()].find((candidate) => candidate.matches(call, name));
     if (!device?.registration.getUnlessZero()) {
       throw vfioError(call, name, 'ENODEV', `${group.target} has no such device`);
     }

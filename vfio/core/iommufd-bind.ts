@@ -32,13 +32,15 @@ function* unblockGroup(group: VfioGroup): Steps<void> {
 /**
  * Opens the device for a cdev file.
  * @param kvmOf returns the VM that the file is associated with; called just before openDevice
- * @throws SysError EBUSY while its group is open; EINVAL if the device is open; ENODEV if its driver does not support
+ * @param vfToken the token that came with VFIO_DEVICE_BIND_FLAG_TOKEN
+ * @throws SysError EBUSY while its group is open; EACCES and EINVAL as VfioDevice.matchToken; EINVAL if the device is open; ENODEV if its driver does not support
  *   iommufd; EBADF for an iommufd that is closed, EBADFD for another kind of file; any error of openDevice
  */
 export function* bindIommufd(
   device: VfioDevice,
   file: IommufdFile,
   kvmOf: () => KvmPointer | null,
+  vfToken?: string,
 ): Steps<BoundIommufd> {
   const call = 'VFIO_DEVICE_BIND_IOMMUFD';
   const { group, environment } = device;
@@ -48,6 +50,7 @@ export function* bindIommufd(
   yield* blockGroup(group);
   try {
     using _held = yield* device.set.lock.acquire();
+    device.matchToken(call, vfToken);
     if (!(file instanceof CoreIommufdFile))
       throw vfioError(call, device.name, 'EBADFD', 'the file is not an iommufd of this core');
     iommufd = file.context(call);
@@ -89,6 +92,7 @@ export class BoundIommufd {
     this.#iommufd = iommufd;
     this.id = id;
     this.#kvm = kvm;
+    device.bound = { context: iommufd, id };
   }
 
   /**
@@ -141,6 +145,7 @@ export class BoundIommufd {
       try {
         yield* device.close();
       } finally {
+        device.bound = undefined;
         this.#leave();
       }
     } finally {

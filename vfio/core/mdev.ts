@@ -1,13 +1,12 @@
 /** Mediated devices: instances of a type that a parent's driver offers. After drivers/vfio/mdev. */
 import { randomUUID } from 'node:crypto';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../driver.js';
+import { isUuid } from '../uuid.js';
 import { vfioError } from '../vfio-error.js';
 import { VfioDevice } from './device.js';
 import { HostDevice } from './iommu-group.js';
 import type { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
-
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 /** A mediated device that is registered with the core. */
 export interface Mdev {
@@ -107,7 +106,7 @@ export class Mdevs {
     const type = this.findType(typeName);
     if (parent === undefined || type === undefined)
       throw vfioError(call, typeName, 'ENODEV', 'there is no such type');
-    if (!UUID.test(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EINVAL', 'it is no UUID');
+    if (!isUuid(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EINVAL', 'it is no UUID');
     if (this.#devices.has(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EEXIST', 'the UUID is in use');
     if (this.availableInstances(type) <= 0) {
       const code = parent.driver.availableInstances === undefined ? 'EUSERS' : 'ENOSPC';

@@ -21,14 +21,15 @@ export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: Vfio
       return `a mediated device of this process: ${names || 'no driver is registered'}`;
     },
     matches: (address) => mdevs.findType(address) !== undefined || mdevs.find(address) !== undefined,
-    resolve(address, options) {
+    resolve(address, given) {
+      const { 'vf-token': vfToken, ...options } = given;
       const known = mdevs.find(address);
-      if (known !== undefined) return assignable(known, () => undefined);
+      if (known !== undefined) return assignable(known, vfToken, () => undefined);
       if (mdevs.findType(address) === undefined) {
         throw vfioError('resolve', address, 'ENODEV', 'no vendor driver has a type of that name');
       }
       const mdev = registry.environment.executor.run(mdevs.create(address, undefined, options));
-      return assignable(mdev, () => remove(registry, mdevs, mdev));
+      return assignable(mdev, vfToken, () => remove(registry, mdevs, mdev));
     },
     groups: {
       openContainer: () => CoreContainerFile.open(registry.environment),
@@ -49,10 +50,15 @@ function remove(registry: CoreRegistry, mdevs: Mdevs, { uuid }: Mdev): void {
     .catch((error: unknown) => registry.environment.warn(`mdev ${uuid}: ${String(error)}`));
 }
 
-function assignable({ uuid, type, device, instance }: Mdev, release: () => void): AssignableDevice {
+function assignable(
+  { uuid, type, device, instance }: Mdev,
+  vfToken: string | undefined,
+  release: () => void,
+): AssignableDevice {
   const counters = instance.counters?.bind(instance);
   return {
-    name: uuid,
+    name: vfToken === undefined ? uuid : `${uuid} vf_token=${vfToken}`,
+    ...(vfToken === undefined ? {} : { vfToken }),
     group: device.group.number,
     cdev: device.cdev,
     description: `${type.description} (mediated device ${uuid}, ${type.deviceApi})`,

@@ -4,6 +4,7 @@ import type { CoreEnvironment } from './environment.js';
 import type { VfioGroup } from './group.js';
 import { Mutex } from './locks.js';
 import { Numbers } from './ref-count.js';
+import type { VfToken } from './vf-token.js';
 
 /** Groups and devices of one core: `struct vfio` of vfio_main.c and group.c. Machine thread only. */
 export class CoreRegistry {
@@ -17,6 +18,8 @@ export class CoreRegistry {
   readonly cdevs = new Map<string, VfioDevice>();
   readonly cdevNumbers = new Numbers();
   readonly deviceSets: DeviceSets;
+  /** Tokens of the registered physical functions, by the device's name. */
+  readonly vfTokens = new Map<string, VfToken>();
 
   constructor(environment: CoreEnvironment) {
     this.environment = environment;

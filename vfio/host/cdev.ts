@@ -3,6 +3,7 @@ import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
 import type { IommufdFile } from '../uapi.js';
+import { uuidBytes } from '../uuid.js';
 import { deniedHint } from './access.js';
 import { explain, groupPath, type HostContext, vfioPath } from './context.js';
 import { describeHolders, findHolders } from './holders.js';
@@ -18,7 +19,6 @@ import {
   VFIO_DEVICE_DETACH_IOMMUFD_PT,
 } from './structs.js';
 import type { SystemFile } from './system.js';
-import { uuidBytes } from './uuid.js';
 
 const PAGE = 4096;
 

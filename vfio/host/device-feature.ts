@@ -24,6 +24,7 @@ import {
   VFIO_DEVICE_FEATURE_SET,
 } from '../feature.js';
 import { FdMigrationData } from '../migration-data.js';
+import { uuidBytes } from '../uuid.js';
 import { DeviceFeature, VFIO_DEVICE_FEATURE } from './structs.js';
 import {
   FeatureDmaLoggingControl,
@@ -34,7 +35,6 @@ import {
   FeatureMigState,
 } from './structs-feature.js';
 import type { SystemFile } from './system.js';
-import { uuidBytes } from './uuid.js';
 
 const PAGE = 4096;
 

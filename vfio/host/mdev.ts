@@ -3,8 +3,8 @@ import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { isUuid } from '../uuid.js';
 import { list, type Sysfs, text } from './sysfs.js';
-import { isUuid } from './uuid.js';
 
 /** A type of mediated device that a parent offers. */
 export interface HostMdevType {

@@ -1,4 +1,5 @@
 import type { VfioProvider } from '../provider.js';
+import { isUuid } from '../uuid.js';
 import { cdevHolders, openCdev, tokenProblem } from './cdev.js';
 import { HostContainerFile } from './container.js';
 import { type HostContext, hostContext } from './context.js';
@@ -8,7 +9,6 @@ import { HostIommufdFile } from './iommufd.js';
 import { Preopened } from './preopened.js';
 import { MDEV_PREFIX, resolve } from './resolve.js';
 import { pciAddress } from './sysfs.js';
-import { isUuid } from './uuid.js';
 
 /** The kernel as a provider. If the kernel lacks one of the interfaces, opening its files fails with ENODEV. */
 export type HostProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' | 'cdevs'>>;

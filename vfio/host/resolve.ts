@@ -4,12 +4,12 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
 import type { AssignableDevice } from '../provider.js';
+import { isUuid } from '../uuid.js';
 import { bindToDriver } from './binding.js';
 import type { HostContext } from './context.js';
 import { createMdev, removeMdev } from './mdev.js';
 import type { Preopened, PreopenedKind } from './preopened.js';
 import { type HostGroup, pciAddress, type SysfsDevice } from './sysfs.js';
-import { isUuid } from './uuid.js';
 import { boundToHost, checkViable } from './viability.js';
 
 export const MDEV_PREFIX = 'mdev:';

@@ -13,14 +13,18 @@ describe('conformance of the core', () => {
   const driver: VendorDriver = {
     name: 'sample-driver',
     types: [type],
-    create: () => {
+    create: (_type, uuid) => {
       const migration = new RecordingMigration(Uint8Array.from({ length: 3000 }, (_, i) => i));
       const dmaLogging: DmaLoggingOps = {
         start: (_ranges, pageSize) => pageSize,
         stop: () => undefined,
         readAndClear: (_range, _pageSize, bitmap) => bitmap.set([0x55]),
       };
-      const ops = Object.assign(new RecordingDevice('sample', { irqs: [1, 8, 4] }), {
+      const slot = {
+        functions: [{ name: uuid }, { name: '0000:00:1f.0', group: 4711 }],
+        reset: () => undefined,
+      };
+      const ops = Object.assign(new RecordingDevice('sample', { irqs: [1, 8, 4], pci: { slot } }), {
         migration,
         dmaLogging,
       });

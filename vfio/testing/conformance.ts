@@ -27,6 +27,7 @@ import {
 } from '../uapi.js';
 import { Bench, type Code, type ConformanceTarget, fails, PAGE, type Rule, RW } from './conformance-bench.js';
 import { featureRules } from './conformance-features.js';
+import { hotResetCdevRules, hotResetGroupRules } from './conformance-hot-reset.js';
 
 export type { ConformanceTarget } from './conformance-bench.js';
 
@@ -474,10 +475,10 @@ const bothRules: readonly Rule[] = [
 export function vfioConformance(target: ConformanceTarget): readonly ConformanceCase[] {
   const { hasGroups = true, hasCdev = true } = target;
   const rules = [
-    ...(hasGroups ? groupRules : []),
+    ...(hasGroups ? [...groupRules, ...hotResetGroupRules] : []),
     ...deviceRules,
     ...featureRules,
-    ...(hasCdev ? cdevRules : []),
+    ...(hasCdev ? [...cdevRules, ...hotResetCdevRules] : []),
     ...(hasGroups && hasCdev ? bothRules : []),
   ];
   return rules.map(([name, run]) => ({

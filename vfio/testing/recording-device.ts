@@ -1,7 +1,7 @@
 import type { Iova } from '../../sys/address.js';
 import type { Mapping } from '../../sys/mapping.js';
 import type { CoreOpenDevice } from '../core/device.js';
-import type { VfioDeviceOps } from '../driver.js';
+import type { PciOps, VfioDeviceOps } from '../driver.js';
 import {
   type DeviceInfo,
   type IrqInfo,
@@ -32,6 +32,10 @@ export interface RecordingDeviceOptions {
   readonly onClose?: () => void;
   /** What `request` does besides recording the call: closing the files lets unregister finish. */
   readonly onRequest?: (count: number) => void;
+  /** Slot, bus and VFs; not one of PCI if absent. */
+  readonly pci?: PciOps;
+  /** Whether it can be reset by itself; true if absent. */
+  readonly hasReset?: boolean;
   /** Creates the mapping for `mmap`; if absent, `mmap` throws. */
   readonly onMmap?: (index: number, offset: number, bytes: number) => Mapping;
 }
@@ -42,6 +46,9 @@ export class RecordingDevice implements VfioDeviceOps {
   /** `openDevice`, `read 0 0x10 4`, `request 0` … */
   readonly calls: string[] = [];
   readonly hasIommufd: boolean;
+  readonly pci?: PciOps;
+  /** As a driver's; absent if the options say that there is none. */
+  readonly reset?: () => void;
   /** Calls that the core should not have made: to a closed device, or opening one twice. */
   readonly misuse: string[] = [];
   /** Argument of the last openDevice; undefined while closed. */
@@ -58,6 +65,8 @@ export class RecordingDevice implements VfioDeviceOps {
     const regions = options.regions ?? [{ flags: readWrite, size: 4096, capabilities: [] }];
     this.name = name;
     this.hasIommufd = options.hasIommufd ?? true;
+    if (options.pci !== undefined) this.pci = options.pci;
+    if (options.hasReset !== false) this.reset = () => this.#note('reset');
     this.#options = options;
     this.#regions = regions.map((region, index) => ({ ...region, index }));
     this.#irqs = options.irqs ?? [1];
@@ -82,7 +91,7 @@ export class RecordingDevice implements VfioDeviceOps {
   }
 
   getInfo(): DeviceInfo {
-    const flags = VFIO_DEVICE_FLAGS_PCI | VFIO_DEVICE_FLAGS_RESET;
+    const flags = VFIO_DEVICE_FLAGS_PCI | (this.reset === undefined ? 0 : VFIO_DEVICE_FLAGS_RESET);
     return { flags, numRegions: this.#regions.length, numIrqs: this.#irqs.length };
   }
 
@@ -98,10 +107,6 @@ export class RecordingDevice implements VfioDeviceOps {
   setIrqs(set: IrqSet): void {
     this.#note(`setIrqs ${set.index} ${set.start} ${set.count}`);
     this.irqSet = set;
-  }
-
-  reset(): void {
-    this.#note('reset');
   }
 
   read(index: number, offset: number, data: Uint8Array): number {

@@ -62,8 +62,13 @@ export class World {
   }
 
   /** Creates a host device in a group, bound to a vfio driver but not registered. */
-  prepare(options: RecordingDeviceOptions & { readonly group?: IommuGroup | undefined } = {}): WorldDevice {
-    const name = `0000:00:${(this.#lastName++).toString(16).padStart(2, '0')}.0`;
+  prepare(
+    options: RecordingDeviceOptions & {
+      readonly group?: IommuGroup | undefined;
+      readonly name?: string;
+    } = {},
+  ): WorldDevice {
+    const name = options.name ?? `0000:00:${(this.#lastName++).toString(16).padStart(2, '0')}.0`;
     const dev = new HostDevice(name);
     dev.driver = 'recording';
     const group = 'group' in options ? options.group : this.iommuGroup();
@@ -73,7 +78,12 @@ export class World {
   }
 
   /** As {@link prepare}, and registers the device. */
-  device(options: RecordingDeviceOptions & { readonly group?: IommuGroup | undefined } = {}): WorldDevice {
+  device(
+    options: RecordingDeviceOptions & {
+      readonly group?: IommuGroup | undefined;
+      readonly name?: string;
+    } = {},
+  ): WorldDevice {
     const made = this.prepare(options);
     this.core.run(made.device.register());
     return made;

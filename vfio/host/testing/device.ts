@@ -13,6 +13,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../uapi.js';
+import { uuidBytes } from '../../uuid.js';
 import {
   AttachIommufdPt,
   BindIommufd,
@@ -42,7 +43,6 @@ import {
   VFIO_PCI_HOT_RESET_FLAG_DEV_ID,
   VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED,
 } from '../structs.js';
-import { uuidBytes } from '../uuid.js';
 import { argszOf, type FakeObject, refuse, structure } from './call.js';
 import { answerInfo, chain, type FakeCapability } from './container.js';
 import { type FakeFeature, runFeature } from './feature.js';

@@ -1,5 +1,5 @@
-import { errno } from '../../sys/errno.js';
-import { SysError } from '../../sys/error.js';
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
