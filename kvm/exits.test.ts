@@ -172,3 +172,12 @@ test('EINTR and EAGAIN become exits, any other failure an error that names the v
   run.put(uapi.KVM_EXIT_MEMORY_FAULT, uapi.RunMemoryFault, { gpa: 0xabc000n, size: 4096n });
   expect(() => page.exit(-errno.EFAULT, 'vcpu 3')).toThrowError(/EFAULT\n {2}hint: .*0xabc000, 4096 bytes/);
 });
+
+test('a positive result of KVM_RUN is no exit', () => {
+  using run = new FakeRun();
+  run.put(uapi.KVM_EXIT_HLT, uapi.RunHw, {});
+  expect(run.page.exit(0, 'vcpu 0')).toEqual({ kind: 'hlt' });
+  expect(() => run.page.exit(1, 'vcpu 0')).toThrowError(
+    /^KVM_RUN on vcpu 0: EPROTO\n {2}hint: the kernel returned 1/,
+  );
+});

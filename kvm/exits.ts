@@ -4,6 +4,7 @@
  */
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
+import { checkedResult } from '../sys/ioctl.js';
 import { MemoryView } from '../sys/mapping.js';
 import * as uapi from './uapi-vcpu.js';
 
@@ -190,7 +191,8 @@ export class RunPage {
    * Decodes the outcome of a KVM_RUN. @param result its return value, or a negative errno @throws SysError if it failed
    */
   exit(result: number, target: string): VcpuExit {
-    if (result >= 0) return this.decode();
+    if (result === 0) return this.decode();
+    if (result > 0) checkedResult(result, uapi.KVM_RUN, target);
     if (result === -EINTR) return INTERRUPTED;
     if (result === -EAGAIN) return AGAIN;
     throw this.#failure(-result, target);

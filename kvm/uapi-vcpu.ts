@@ -357,8 +357,8 @@ export const KVM_INTERRUPT = iow('KVM_INTERRUPT', KVMIO, 0x86, Interrupt, {
     ENXIO: 'the VM’s in-kernel interrupt controller injects interrupts itself',
   },
 });
-export const KVM_GET_MSRS = iowr('KVM_GET_MSRS', KVMIO, 0x88, Msrs);
-export const KVM_SET_MSRS = iow('KVM_SET_MSRS', KVMIO, 0x89, Msrs);
+export const KVM_GET_MSRS = iowr('KVM_GET_MSRS', KVMIO, 0x88, Msrs, { hasResult: true });
+export const KVM_SET_MSRS = iow('KVM_SET_MSRS', KVMIO, 0x89, Msrs, { hasResult: true });
 export const KVM_SET_SIGNAL_MASK = iow('KVM_SET_SIGNAL_MASK', KVMIO, 0x8b, SignalMask);
 export const KVM_GET_FPU = ior('KVM_GET_FPU', KVMIO, 0x8c, Fpu);
 export const KVM_SET_FPU = iow('KVM_SET_FPU', KVMIO, 0x8d, Fpu);
@@ -383,7 +383,7 @@ export const KVM_SET_DEBUGREGS = iow('KVM_SET_DEBUGREGS', KVMIO, 0xa2, DebugRegs
 export const KVM_SET_TSC_KHZ = io('KVM_SET_TSC_KHZ', KVMIO, 0xa2, {
   hints: { EINVAL: 'this processor cannot scale the TSC (KVM_CAP_TSC_CONTROL)' },
 });
-export const KVM_GET_TSC_KHZ = io('KVM_GET_TSC_KHZ', KVMIO, 0xa3);
+export const KVM_GET_TSC_KHZ = io('KVM_GET_TSC_KHZ', KVMIO, 0xa3, { hasResult: true });
 export const KVM_GET_XSAVE = ior('KVM_GET_XSAVE', KVMIO, 0xa4, Xsave);
 export const KVM_SET_XSAVE = iow('KVM_SET_XSAVE', KVMIO, 0xa5, Xsave);
 export const KVM_GET_XCRS = ior('KVM_GET_XCRS', KVMIO, 0xa6, Xcrs);

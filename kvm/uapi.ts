@@ -270,14 +270,16 @@ export const KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK = 1 << 1;
 // --- requests of the system fd ---
 
 export const KVM_GET_API_VERSION = io('KVM_GET_API_VERSION', KVMIO, 0x00, {
+  hasResult: true,
   hints: { ENOTTY: 'it is not the KVM device, which `ls -l` shows as 10, 232; `modprobe kvm` creates it' },
 });
 export const KVM_CREATE_VM = io('KVM_CREATE_VM', KVMIO, 0x01, {
+  hasResult: true,
   hints: { EBUSY: 'another hypervisor (VirtualBox, VMware) holds the processor’s virtualisation extensions' },
 });
 export const KVM_GET_MSR_INDEX_LIST = iowr('KVM_GET_MSR_INDEX_LIST', KVMIO, 0x02, MsrList);
-export const KVM_CHECK_EXTENSION = io('KVM_CHECK_EXTENSION', KVMIO, 0x03);
-export const KVM_GET_VCPU_MMAP_SIZE = io('KVM_GET_VCPU_MMAP_SIZE', KVMIO, 0x04);
+export const KVM_CHECK_EXTENSION = io('KVM_CHECK_EXTENSION', KVMIO, 0x03, { hasResult: true });
+export const KVM_GET_VCPU_MMAP_SIZE = io('KVM_GET_VCPU_MMAP_SIZE', KVMIO, 0x04, { hasResult: true });
 export const KVM_GET_SUPPORTED_CPUID = iowr('KVM_GET_SUPPORTED_CPUID', KVMIO, 0x05, Cpuid2);
 export const KVM_GET_EMULATED_CPUID = iowr('KVM_GET_EMULATED_CPUID', KVMIO, 0x09, Cpuid2);
 export const KVM_GET_MSR_FEATURE_INDEX_LIST = iowr('KVM_GET_MSR_FEATURE_INDEX_LIST', KVMIO, 0x0a, MsrList);
@@ -285,6 +287,7 @@ export const KVM_GET_MSR_FEATURE_INDEX_LIST = iowr('KVM_GET_MSR_FEATURE_INDEX_LI
 // --- requests of the VM fd ---
 
 export const KVM_CREATE_VCPU = io('KVM_CREATE_VCPU', KVMIO, 0x41, {
+  hasResult: true,
   hints: {
     EEXIST: 'the VM already has a vCPU with this id',
     EINVAL: 'the id is past KVM_CAP_MAX_VCPU_ID, or the VM already has KVM_CAP_MAX_VCPUS',
@@ -362,6 +365,7 @@ export const KVM_GET_CLOCK = ior('KVM_GET_CLOCK', KVMIO, 0x7c, ClockData, { sinc
 export const KVM_GET_PIT2 = ior('KVM_GET_PIT2', KVMIO, 0x9f, PitState2);
 export const KVM_SET_PIT2 = iow('KVM_SET_PIT2', KVMIO, 0xa0, PitState2);
 export const KVM_SIGNAL_MSI = iow('KVM_SIGNAL_MSI', KVMIO, 0xa5, Msi, {
+  hasResult: true,
   hints: { EINVAL: 'the VM has no in-kernel local APICs, or the address is not theirs' },
 });
 /** For the VM fd and the vCPU fd; api.rst lists which of them takes a capability. */

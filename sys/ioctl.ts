@@ -1,4 +1,5 @@
 import { errno } from './errno.js';
+import { SysError } from './error.js';
 import { checked, type Fd } from './fd.js';
 import * as libc from './libc.js';
 import type { Fields, Layout } from './struct.js';
@@ -17,11 +18,18 @@ export interface Request {
   readonly since: string | undefined;
   /** How to fix a failure, by errno name. */
   readonly hints: Readonly<Record<string, string>>;
+  /**
+   * Whether a positive result means something: a descriptor, a number, how much was done. The caller decodes it. Of any
+   * other request it is no success: {@link ioctl} throws EPROTO.
+   */
+  readonly hasResult: boolean;
 }
 
 export interface RequestOptions {
   readonly since?: string;
   readonly hints?: Readonly<Record<string, string>>;
+  /** See {@link Request.hasResult}; false if absent. */
+  readonly hasResult?: boolean;
 }
 
 function ioc(
@@ -33,7 +41,8 @@ function ioc(
   options: RequestOptions,
 ): Request {
   const number = direction * 2 ** 30 + size * 2 ** 16 + type * 2 ** 8 + nr;
-  return { name, number, since: options.since, hints: options.hints ?? {} };
+  const { since, hints = {}, hasResult = false } = options;
+  return { name, number, since, hints, hasResult };
 }
 
 type Sized = Layout<Fields> | number;
@@ -78,7 +87,8 @@ export function tryIoctl(fd: Fd, request: Request, argument: number | Uint8Array
  * Calls an ioctl and returns its result.
  * @param argument a number, a host address, or a structure that is read and written in place
  * @param target names the object in errors, if the fd's own name does not suffice
- * @throws SysError naming the ioctl, with the request's hint for the errno
+ * @throws SysError naming the ioctl, with the request's hint for the errno; EPROTO for a positive result of a request
+ *   that has none
  */
 export function ioctl(
   fd: Fd,
@@ -86,8 +96,16 @@ export function ioctl(
   argument: number | Uint8Array = 0,
   target = fd.target,
 ): number {
-  const value = tryIoctl(fd, request, argument);
-  return value < 0 ? checked(value, request.name, target, hintFor(request, value)) : value;
+  return checkedResult(tryIoctl(fd, request, argument), request, target);
+}
+
+/** Returns the result of an ioctl. @throws SysError as {@link ioctl} */
+export function checkedResult(value: number, request: Request, target: string): number {
+  if (value === 0 || (value > 0 && request.hasResult)) return value;
+  if (value < 0) return checked(value, request.name, target, hintFor(request, value));
+  // Not every kernel keeps to "0 or an errno": VFIO_DEVICE_SET_IRQS once looked like one that does.
+  const hint = `the kernel returned ${value}, and only 0 is a success`;
+  throw new SysError({ call: request.name, target, errno: errno.EPROTO, hint });
 }
 
 function hintFor(request: Request, value: number): string | undefined {

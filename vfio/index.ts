@@ -57,3 +57,4 @@ export * from './provider.js';
 export { Timeline, type TimelineEvent } from './timeline.js';
 export * from './uapi.js';
 export * from './user/index.js';
+export { VectorLimit } from './vector-limit.js';

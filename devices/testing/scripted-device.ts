@@ -29,6 +29,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../vfio/uapi.js';
+import { VectorLimit } from '../../vfio/vector-limit.js';
 
 /** A region of a {@link ScriptedDevice}. */
 export interface ScriptedRegion {
@@ -52,6 +53,8 @@ export interface ScriptedDeviceInit {
   readonly regions?: Readonly<Record<number, ScriptedRegion>>;
   /** Number of vectors and VFIO_IRQ_INFO_… flags, by IRQ index. Default: no vectors; VFIO_IRQ_INFO_EVENTFD. */
   readonly irqs?: Readonly<Record<number, { readonly count: number; readonly flags?: number }>>;
+  /** How many vectors the host has for MSI or MSI-X; setIrqs throws VectorLimit for more. Default: all. */
+  readonly vectors?: number;
   /** Clears VFIO_DEVICE_FLAGS_RESET; a reset then throws SysError ENOTTY. */
   readonly hasNoReset?: boolean;
 }
@@ -172,6 +175,9 @@ export class ScriptedDevice implements DeviceFile {
     const isInterrupt = (i: number): boolean => i >= VFIO_PCI_INTX_IRQ_INDEX && i <= VFIO_PCI_MSIX_IRQ_INDEX;
     const isOtherInUse = [...this.#triggers.keys()].some((i) => i !== index && isInterrupt(i));
     if (isInterrupt(index) && isOtherInUse) throw this.#error('VFIO_DEVICE_SET_IRQS', 'EINVAL');
+    const { vectors = count } = this.#init;
+    if (isInterrupt(index) && index !== VFIO_PCI_INTX_IRQ_INDEX && count > vectors)
+      throw new VectorLimit(`${this.target}, irq index ${index}`, count, vectors);
     const fds = this.#triggers.get(index);
     const isGrowing = fds !== undefined && start + count > fds.length;
     if (isGrowing && (info.flags & VFIO_IRQ_INFO_NORESIZE) !== 0) {

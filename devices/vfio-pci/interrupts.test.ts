@@ -1,9 +1,10 @@
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { signalEventfd } from '../../sys/eventfd.js';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX } from '../../vfio/uapi.js';
+import { VectorLimit } from '../../vfio/vector-limit.js';
 import {
   type FakeEnvironment,
   type FakeLevelLine,
@@ -248,8 +249,59 @@ describe('MSI-X', () => {
     bench.device.configWrite(MSIX_CONTROL, 2, 0x8000);
     expect(bench.nic.wired()[MSIX]).toEqual([0, 1]);
     expect(notes.events.filter(({ text }) => text?.includes('ENOSPC'))).not.toEqual([]);
+    expect(notes.events.at(-1)?.text).toBe('MSI-X on: 2 of 5 vectors wired, 2 irqfds');
     bench.nic.fire(MSIX, 1);
     expect(delivered(bench)).toEqual([[0x51, 1]]);
+  });
+
+  test.each([
+    [false, 3],
+    [true, 3],
+    [false, 1],
+  ])(
+    'a host with fewer vectors gets a request for that many (dynamic %s, %i vectors)',
+    (isDynamic, vectors) => {
+      using scope = new Scope();
+      const bench = openNic(scope, { isDynamic, init: { vectors } });
+      using notes = recordTrace(trace.vfio);
+      for (let v = 0; v < nicMsix.vectors; v++) setVector(bench, v, 0x50 + v);
+      bench.nic.calls.length = 0;
+      bench.device.configWrite(MSIX_CONTROL, 2, 0x8000);
+      expect(bench.nic.calls.filter(({ call }) => call === 'setIrqs')).toMatchObject([
+        { set: { index: INTX } },
+        { set: { index: MSIX, start: 0, count: 5 } },
+        { set: { index: MSIX, start: 0, count: vectors } },
+      ]);
+      expect(bench.nic.wired()[MSIX]).toEqual([0, 1, 2].slice(0, vectors));
+      expect(bench.environment.interrupts.lines.size).toBe(vectors);
+      const texts = notes.events.map(({ text }) => text);
+      expect(texts.filter((text) => text?.includes('wired'))).toEqual([
+        `MSI-X on: ${vectors} of 5 vectors wired, ${vectors} irqfd${vectors === 1 ? '' : 's'}`,
+      ]);
+      expect(
+        texts.filter((text) => text?.includes(`the host has ${vectors} of these 5 vectors`)),
+      ).toHaveLength(1);
+      bench.nic.fire(MSIX, 0);
+      expect(delivered(bench)).toEqual([[0x50, 1]]);
+      // The guest's further writes do not ask the host again, and a new start does.
+      const asked = irqCalls(bench).length;
+      setVector(bench, 4, 0x77);
+      expect(irqCalls(bench)).toHaveLength(asked);
+      bench.device.configWrite(MSIX_CONTROL, 2, 0);
+      bench.device.configWrite(MSIX_CONTROL, 2, 0x8000);
+      expect(bench.nic.wired()[MSIX]).toEqual([0, 1, 2].slice(0, vectors));
+    },
+  );
+
+  test('a host that names as many vectors as it was asked for is not asked for ever', () => {
+    using scope = new Scope();
+    const bench = openNic(scope);
+    vi.spyOn(bench.nic, 'setIrqs').mockImplementation(({ count }) => {
+      throw new VectorLimit('nic', count, count);
+    });
+    using notes = recordTrace(trace.vfio);
+    bench.device.configWrite(MSIX_CONTROL, 2, 0x8000);
+    expect(notes.events.at(-1)?.text).toBe('MSI-X on: 0 of 5 vectors wired, 0 irqfds');
   });
 
   test('disabling releases all lines', () => {
@@ -289,6 +341,17 @@ describe('MSI', () => {
     enable(bench, 5);
     expect(bench.nic.wired()[MSI]).toEqual([0, 1, 2, 3]);
     expect(bench.device.configRead(MSI_CONTROL, 2) & 0x0e).toBe(0x04);
+  });
+
+  test('a host with fewer vectors gets a request for that many', () => {
+    using scope = new Scope();
+    const bench = openNic(scope, { init: { vectors: 3 } });
+    using notes = recordTrace(trace.vfio);
+    enable(bench, 2);
+    expect(bench.nic.wired()[MSI]).toEqual([0, 1, 2]);
+    expect(notes.events.at(-1)?.text).toBe('MSI on: 3 of 4 vectors wired, 3 irqfds');
+    bench.nic.fire(MSI, 2);
+    expect(delivered(bench)).toEqual([[0x42, 1]]);
   });
 
   test('a masked message is pending, and delivered at unmask', () => {

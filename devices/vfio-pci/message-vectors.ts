@@ -1,4 +1,5 @@
 import { VFIO_IRQ_INFO_NORESIZE } from '../../vfio/uapi.js';
+import { availableVectors } from '../../vfio/vector-limit.js';
 import type { Interrupts, MsiLine } from '../contracts.js';
 import type { IrqPort } from './irq-port.js';
 import { attempt, type NoteSubject, note, plural } from './notes.js';
@@ -20,6 +21,7 @@ export class MessageVectors {
   readonly #irq: IrqPort;
   readonly #interrupts: Interrupts;
   #vectors: (Vector | undefined)[] = [];
+  readonly #leftOut = new Set<number>();
   #isStarted = false;
 
   constructor(name: string, what: NoteSubject, irq: IrqPort, interrupts: Interrupts) {
@@ -45,30 +47,64 @@ export class MessageVectors {
 
   /**
    * Wires vectors 0 to `count` - 1 in one SET_IRQS, which also enables the device's interrupts. Vectors that are not
-   * `wanted` get no eventfd. If the host cannot provide that many, retries with half, and so on.
+   * `wanted` get no eventfd. If the host has fewer, retries with as many as it has, as QEMU does; if it does not say,
+   * with half. A vector left out stays silent until the next start.
    */
   start(count: number, wanted: (vector: number) => boolean): void {
+    this.#leftOut.clear();
     this.#vectors = new Array(Math.min(count, this.#irq.info.count)).fill(undefined);
     const fds = this.#vectors.map((_, vector) => (wanted(vector) ? this.#createLine(vector) : -1));
     this.#isStarted = true;
-    while (fds.length > 0 && !attempt(this.#name, this.#what, () => this.#irq.trigger(0, fds))) {
-      fds.length >>= 1;
-    }
+    while (fds.length > 0 && !this.#enable(fds)) {}
+    this.#leaveOut(fds.length, this.#vectors.length);
     const used = fds.filter((fd) => fd >= 0).length;
+    // Those whose eventfd could not be created are enabled in the device, and silent.
+    const silent = fds.filter((fd, vector) => fd < 0 && wanted(vector)).length;
     note(
       this.#name,
       this.#what,
-      `${this.#label} on: ${fds.length} of ${plural(count, 'vector')} wired, ${plural(used, 'irqfd')}`,
+      `${this.#label} on: ${fds.length - silent} of ${plural(count, 'vector')} wired, ${plural(used, 'irqfd')}`,
     );
+  }
+
+  /** Returns whether the vectors are wired; if not, shortens the list to what is worth another try. */
+  #enable(fds: number[]): boolean {
+    let room = fds.length >> 1;
+    const isWired = attempt(this.#name, this.#what, () => {
+      try {
+        this.#irq.trigger(0, fds);
+      } catch (error) {
+        const available = availableVectors(error) ?? room;
+        if (available < fds.length) room = available; // otherwise it would never end
+        throw error;
+      }
+    });
+    if (!isWired) fds.length = Math.max(room, 0);
+    return isWired;
+  }
+
+  /**
+   * Closes the lines of vectors that the host does not have, which would use up irqfds and routes. They are not tried
+   * again at each of the guest's writes to the table, each of which would report the failure.
+   */
+  #leaveOut(from: number, end: number): void {
+    for (let vector = from; vector < end; vector++) {
+      const line = this.#vectors[vector]?.line;
+      if (line !== undefined) attempt(this.#name, this.#what, () => line[Symbol.dispose]());
+      this.#vectors[vector] = undefined;
+      this.#leftOut.add(vector);
+    }
   }
 
   /** Wires one more vector while started. Does nothing if it is wired already. */
   add(vector: number): void {
     if (this.#vectors[vector] !== undefined || vector >= this.#irq.info.count) return;
+    if (this.#leftOut.has(vector)) return;
     const fd = this.#createLine(vector);
     if (fd < 0) return;
     const isWired = attempt(this.#name, this.#what, () => this.#irq.trigger(vector, [fd]));
     if (isWired) note(this.#name, this.#what, `${this.#label} vector ${vector}: irqfd added`);
+    else this.#leaveOut(vector, vector + 1);
   }
 
   /** Unmasks the vector: its interrupts send this message. */

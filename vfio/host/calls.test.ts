@@ -241,6 +241,37 @@ test.each([
   expect(made.device.irqSets).toEqual([]);
 });
 
+test('a host that has fewer vectors says how many, and this is no success', () => {
+  using scope = new Scope();
+  const made = world(scope, { ...nic, vectors: 2 });
+  const file = openByGroup(scope, made);
+  const flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+  const set = { index: VFIO_PCI_MSIX_IRQ_INDEX, flags, start: 0, count: 3, data: [40, 41, 42] };
+  const limit = {
+    code: 'ENOSPC',
+    available: 2,
+    message: expect.stringContaining('the host has 2 of these 3 vectors, and enabled none'),
+  };
+  expect(() => file.setIrqs(set)).toThrowError(expect.objectContaining(limit));
+  file.setIrqs({ ...set, count: 2, data: [40, 41] });
+});
+
+test('a positive result of a call that has none is an error of that call', () => {
+  using scope = new Scope();
+  const made = world(scope);
+  const file = openByGroup(scope, made);
+  for (const [call, use] of [
+    ['VFIO_DEVICE_RESET', () => file.reset()],
+    ['VFIO_DEVICE_GET_INFO', () => file.getInfo()],
+    ['VFIO_DEVICE_GET_REGION_INFO', () => file.getRegionInfo(0)],
+  ] as const) {
+    made.kernel.answer(call, 1);
+    expect(use).toThrowError(
+      new RegExp(`^${call} on 0000:01:00\\.0: EPROTO\n {2}hint: the kernel returned 1`),
+    );
+  }
+});
+
 test('a device resets, alone or with its bus and the groups as proof', () => {
   using scope = new Scope();
   const made = world(scope);

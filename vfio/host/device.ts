@@ -13,6 +13,7 @@ import type {
   RegionInfo,
   RegionIoEventFd,
 } from '../uapi.js';
+import { VectorLimit } from '../vector-limit.js';
 import { attachIoas, bindIommufd, type CdevOptions, detachIoas } from './cdev.js';
 import { deviceFeature, getFeature, probeFeature, setFeature, setVfToken } from './device-feature.js';
 import { getPciHotResetInfo, pciHotReset } from './hot-reset.js';
@@ -84,7 +85,8 @@ export class HostDeviceFile implements CdevFile {
 
   setIrqs(set: IrqSet): void {
     const target = `${this.target}, irq index ${set.index}`;
-    this.#file.ioctl(VFIO_DEVICE_SET_IRQS, encodeIrqSet(set, target), target);
+    const available = this.#file.ioctl(VFIO_DEVICE_SET_IRQS, encodeIrqSet(set, target), target);
+    if (available > 0) throw new VectorLimit(target, set.count, available);
   }
 
   reset(): void {

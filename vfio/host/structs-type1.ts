@@ -5,8 +5,8 @@ import { InfoCapHeader, VFIO_BASE, VFIO_TYPE } from './structs.js';
 
 const VFIO = 'linux/vfio.h';
 
-export const VFIO_GET_API_VERSION = io('VFIO_GET_API_VERSION', VFIO_TYPE, VFIO_BASE + 0);
-export const VFIO_CHECK_EXTENSION = io('VFIO_CHECK_EXTENSION', VFIO_TYPE, VFIO_BASE + 1);
+export const VFIO_GET_API_VERSION = io('VFIO_GET_API_VERSION', VFIO_TYPE, VFIO_BASE + 0, { hasResult: true });
+export const VFIO_CHECK_EXTENSION = io('VFIO_CHECK_EXTENSION', VFIO_TYPE, VFIO_BASE + 1, { hasResult: true });
 export const VFIO_SET_IOMMU = io('VFIO_SET_IOMMU', VFIO_TYPE, VFIO_BASE + 2, {
   hints: {
     EINVAL: 'put a group into the container first; it cannot be set twice',

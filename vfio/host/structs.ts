@@ -32,6 +32,7 @@ export const VFIO_GROUP_UNSET_CONTAINER = io('VFIO_GROUP_UNSET_CONTAINER', VFIO_
 
 /** Takes a string: the device's name, and perhaps ` vf_token=UUID`. */
 export const VFIO_GROUP_GET_DEVICE_FD = io('VFIO_GROUP_GET_DEVICE_FD', VFIO_TYPE, VFIO_BASE + 6, {
+  hasResult: true,
   hints: {
     EINVAL:
       'put the group into a container and set its IOMMU first; with vf-token: the device is no VF of a function in user space',
@@ -109,6 +110,7 @@ export const IrqSetStruct = struct('struct vfio_irq_set', VFIO, {
   count: 'u32',
 });
 export const VFIO_DEVICE_SET_IRQS = io('VFIO_DEVICE_SET_IRQS', VFIO_TYPE, VFIO_BASE + 10, {
+  hasResult: true,
   hints: {
     EINVAL: 'flags, range or data do not fit this interrupt index, or another index is in use',
     EBADF: 'an eventfd in the data is closed',

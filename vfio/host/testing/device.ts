@@ -8,6 +8,7 @@ import {
   VFIO_IRQ_SET_DATA_BOOL,
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_IRQ_SET_DATA_NONE,
+  VFIO_PCI_INTX_IRQ_INDEX,
   VFIO_REGION_INFO_FLAG_CAPS,
   VFIO_REGION_INFO_FLAG_MMAP,
   VFIO_REGION_INFO_FLAG_READ,
@@ -66,6 +67,8 @@ export interface FakeDeviceShape {
   readonly flags?: number;
   readonly regions?: readonly FakeRegion[];
   readonly irqs?: readonly { readonly flags: number; readonly count: number }[];
+  /** How many vectors the host has for an MSI or MSI-X; all if absent. */
+  readonly vectors?: number;
   readonly vfToken?: string;
   /** Functions that a hot reset touches; absent if there is none. */
   readonly hotReset?: readonly { readonly group: number; readonly bus: number; readonly devfn: number }[];
@@ -281,6 +284,9 @@ export class FakeDeviceFile implements FakeObject {
       width === 4 ? view.getInt32(i * 4, true) : view.getUint8(i),
     );
     this.#device.irqSets.push({ flags, start, count, data });
+    // vfio_msi_enable: pci_alloc_irq_vectors found fewer, so they are freed again, and counted.
+    const { vectors = count } = this.#device.shape;
+    if (index !== VFIO_PCI_INTX_IRQ_INDEX && width === 4 && count > vectors) return vectors;
     return 0;
   }
 

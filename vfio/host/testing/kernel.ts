@@ -4,7 +4,7 @@
  */
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
-import type { Request } from '../../../sys/ioctl.js';
+import { checkedResult, type Request } from '../../../sys/ioctl.js';
 import { VFIO_GROUP_FLAGS_CONTAINER_SET, VFIO_GROUP_FLAGS_VIABLE, VFIO_NOIOMMU_IOMMU } from '../../uapi.js';
 import {
   GroupStatus,
@@ -116,6 +116,7 @@ export class FakeKernel implements VfioSystem {
   /** Maps that may exist before ENOSPC. */
   dmaEntryLimit = 65_535;
   readonly #files = new Map<number, FakeObject>();
+  readonly #answers = new Map<string, number>();
   readonly #fails = new Map<string, ErrnoName>();
   readonly #nodes = new Map<string, () => FakeObject>();
   readonly #numbers = new Map<number, DeviceNumber>();
@@ -152,6 +153,11 @@ export class FakeKernel implements VfioSystem {
   /** The next call of that name, an ioctl or `open PATH`, fails with this errno. */
   failNext(call: string, code: ErrnoName): void {
     this.#fails.set(call, code);
+  }
+
+  /** Every call of that name returns this number, whatever it does. */
+  answer(call: string, value: number): void {
+    this.#answers.set(call, value);
   }
 
   /** Takes a node out of /dev. */
@@ -210,7 +216,12 @@ export class FakeKernel implements VfioSystem {
           request.name,
           request.name,
           about,
-          () => use().ioctl(request.number, argument),
+          () =>
+            checkedResult(
+              this.#answers.get(request.name) ?? use().ioctl(request.number, argument),
+              request,
+              about,
+            ),
           request,
         );
       },
