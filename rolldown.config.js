@@ -12,7 +12,7 @@ const isEntry = (file) =>
 const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))
   .filter(isEntry)
-  .concat('consumers/main.ts', 'lab/main.ts'); // their folders hold programs of others
+  .concat('consumers/main.ts', 'lab/main.ts', 'mutants/main.ts'); // their folders hold programs of others
 
 /** Packages that go into the files: loading them one module at a time is what takes long. All others stay outside. */
 const bundled = /^(zod|tsyringe|tslib|reflect-metadata|@oxc-project\/runtime)(\/|$)/;
