@@ -91,6 +91,21 @@ test('the dirty log names the pages written, once', () => {
   expect(() => slot.getDirtyLog()).toThrowError(/KVM_GET_DIRTY_LOG on vm, slot 1: ENOENT/);
 });
 
+test.each([
+  { pages: 1, bytes: 8 },
+  { pages: 64, bytes: 8 },
+  { pages: 65, bytes: 16 },
+])('the dirty log of $pages pages is $bytes bytes long, whole words of 64 bits', ({ pages, bytes }) => {
+  using guest = TestGuest.create();
+  using memory = Mapping.anonymous(pages * 4096);
+  using slot = guest.slots.add(hole, memory.hva, BigInt(pages) * PAGE_SIZE, { isLogged: true });
+  guest.load(new Assembler().poke(HOLE + (pages - 1) * 4096, 1).hlt());
+  expect(guest.run().kind).toBe('hlt');
+  const bitmap = slot.getDirtyLog();
+  expect(bitmap.length).toBe(bytes);
+  expect(pagesOf(bitmap)).toEqual([pages - 1]);
+});
+
 test('with manual protection, a page stays dirty until it is cleared', () => {
   using guest = TestGuest.create();
   guest.vm.enableCap('KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2', BigInt(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE));
