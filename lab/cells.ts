@@ -1,3 +1,4 @@
+import type { L1Options } from './l1.js';
 import type { L2Check } from './l2.js';
 
 /** A set of devices passed through together, and the expected results in L2. */
@@ -17,6 +18,14 @@ export interface Cell {
   readonly isByGroupOnly?: true;
   /** Virtual CPUs of L2; 1 by default. */
   readonly cpus?: number;
+  /** Of L2, in MiB; 256 by default. */
+  readonly memory?: number;
+  /** The L1 that it needs. Cells with the same one, in a row, share its boot. */
+  readonly l1?: L1Options;
+  /** Runs only by name, or with --all: it takes long, or differs little from another. */
+  readonly isNightly?: true;
+  /** On an idle machine; 120 s by default. */
+  readonly timeoutMs?: number;
 }
 
 const nicChecks: readonly L2Check[] = ['dhcp', 'ping', 'fetch', 'interrupts'];

@@ -1,5 +1,6 @@
 import { parseAttachTimes } from './attach-times.js';
-import { type BootOptions, bootCommand, bootForGuests, type Vmm } from './guests.js';
+import { type GuestL1, GuestLab } from './guest-lab.js';
+import { type BootOptions, bootCommand, type Vmm } from './guests.js';
 import type { L1 } from './l1.js';
 import { l2CommandLine, parseL2Results } from './l2.js';
 
@@ -41,7 +42,7 @@ class Bench {
   readonly #vmm: Vmm;
   readonly #options: BootOptions;
 
-  constructor(l1: L1, url: string, { vmm, machine }: (typeof contestants)[number]) {
+  constructor({ l1, url }: GuestL1, { vmm, machine }: (typeof contestants)[number]) {
     this.#l1 = l1;
     this.#url = url;
     this.#vmm = vmm;
@@ -92,34 +93,42 @@ class Bench {
   }
 }
 
+/** NaN if there are none. */
 function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1] as number;
+  return sorted[sorted.length >> 1] ?? Number.NaN;
+}
+
+/** One more sample of each VMM. A VMM that fails is reported with its cause, and lacks this sample only. */
+async function round(lab: GuestLab, number: number, samples: Map<string, Figures[]>): Promise<void> {
+  for (const contestant of contestants) {
+    const { name } = contestant;
+    try {
+      const now = await lab.l1({ devices: ['e1000e'], memory: L1_MEMORY });
+      const bound = await now.l1.run('vfio-bind $LAB_E1000E');
+      if (bound.status !== 0) throw new Error(bound.output);
+      const figures = await new Bench(now, contestant).measure();
+      samples.get(name)?.push(figures);
+      console.log(`round ${number}, ${name}: ${JSON.stringify(figures)}`);
+    } catch (error) {
+      console.log(`round ${number}, ${name}: no sample: ${(error as Error).message}`);
+      await lab.discard();
+    }
+  }
 }
 
 /**
  * Compares tsvisor with Debian's QEMU: same L1, kernel, initramfs and NIC, in turn. Prints medians and ratios; the
  * absolute times are those of software emulation.
+ * @returns whether each VMM has a sample; NaN in the table stands for none
  */
-export async function compare(): Promise<void> {
-  const { l1, url } = await bootForGuests({ devices: ['e1000e'], memory: L1_MEMORY });
-  await using _l1 = l1;
-  const bound = await l1.run('vfio-bind $LAB_E1000E');
-  if (bound.status !== 0) throw new Error(bound.output);
-  const benches = contestants.map((contestant) => ({
-    name: contestant.name,
-    bench: new Bench(l1, url, contestant),
-    figures: [] as Figures[],
-  }));
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const { name, bench, figures } of benches) {
-      figures.push(await bench.measure());
-      console.log(`round ${round + 1}, ${name}: ${JSON.stringify(figures.at(-1))}`);
-    }
-  }
+export async function compare(): Promise<boolean> {
+  await using lab = new GuestLab();
+  const samples = new Map<string, Figures[]>(contestants.map(({ name }) => [name, []]));
+  for (let number = 1; number <= ROUNDS; number++) await round(lab, number, samples);
   const table = Object.entries(rows).map(([row, title]) => {
     const of = (figures: readonly Figures[]) => median(figures.map((each) => each[row as keyof Figures]));
-    const [ours, ...theirs] = benches.map(({ name, figures }) => ({ name, value: of(figures) }));
+    const [ours, ...theirs] = [...samples].map(([name, figures]) => ({ name, value: of(figures) }));
     const cells = theirs.flatMap(({ name, value }) => [
       [name, value.toFixed(2)],
       [`to ${name}`, ((ours?.value ?? Number.NaN) / value).toFixed(2)],
@@ -127,4 +136,6 @@ export async function compare(): Promise<void> {
     return [title, { tsvisor: ours?.value.toFixed(2), ...Object.fromEntries(cells) }] as const;
   });
   console.table(Object.fromEntries(table));
+  for (const [name, figures] of samples) console.log(`${name}: ${figures.length} of ${ROUNDS} samples`);
+  return [...samples.values()].every((figures) => figures.length > 0);
 }

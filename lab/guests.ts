@@ -1,8 +1,9 @@
 import { type Cell, cells } from './cells.js';
-import { deviceNames } from './devices.js';
+import { type GuestL1, GuestLab } from './guest-lab.js';
 import { inL1 } from './images.js';
-import { L1, type L1Options } from './l1.js';
 import { l2CommandLine, l2UserspaceSeconds, parseL2Results } from './l2.js';
+import { slowdown } from './patience.js';
+import { seconds } from './step.js';
 
 /** The VMM that boots L2: the one under test, or the reference. */
 export type Vmm = 'tsvisor' | 'qemu';
@@ -32,7 +33,8 @@ export function bootCommand(vmm: Vmm, how: VfioInterface, line: string, options:
 }
 
 export interface CellResult {
-  readonly isPassed: boolean;
+  /** Why it failed; empty if it passed. */
+  readonly problems: readonly string[];
   readonly ms: number;
   /** Seconds from the start of L2's kernel to its first program. */
   readonly userspaceSeconds: number | undefined;
@@ -41,70 +43,105 @@ export interface CellResult {
 
 /** Boots L2 with a cell's devices, and checks the results. */
 export async function runCell(
-  l1: L1,
+  { l1, url }: GuestL1,
   cell: Cell,
   vmm: Vmm,
   how: VfioInterface,
-  url: string,
 ): Promise<CellResult> {
   const start = performance.now();
   const line = l2CommandLine({ checks: cell.checks, url, parameters: cell.parameters ?? [] });
-  const boot = bootCommand(vmm, how, line, { cpus: cell.cpus ?? 1 });
+  const boot = bootCommand(vmm, how, line, { cpus: cell.cpus ?? 1, memory: cell.memory ?? 256 });
   const { output, status } = await l1.run(
     `${cell.attach} && (${boot}); status=$?; ${cell.detach}; exit $status`,
-    { timeoutMs: CELL_TIMEOUT_MS },
+    { timeoutMs: (cell.timeoutMs ?? CELL_TIMEOUT_MS) * slowdown() },
   );
   const results = parseL2Results(output);
-  const isPassed =
-    status === 0 &&
-    cell.expected.every((name) => results.get(name)) &&
-    ![...results.values()].includes(false);
-  return { isPassed, ms: performance.now() - start, userspaceSeconds: l2UserspaceSeconds(output), output };
+  const problems = [
+    ...(status === 0 ? [] : [status === 124 ? 'stopped at its limit' : `status ${status}`]),
+    ...cell.expected.filter((name) => !results.has(name)).map((name) => `no result ${name}`),
+    ...[...results].filter(([, isOk]) => !isOk).map(([name]) => `${name} failed`),
+    ...l1.takeDmaFaults().map((line) => `DMA fault in L1: ${line}`),
+  ];
+  return { problems, ms: performance.now() - start, userspaceSeconds: l2UserspaceSeconds(output), output };
 }
 
-/** Boots L1 with all devices and VFIO loaded; `url` serves L2's file. */
-export async function bootForGuests(
-  options: L1Options = {},
-): Promise<{ readonly l1: L1; readonly url: string }> {
-  const l1 = await L1.boot({ devices: deviceNames, ...options });
-  const loaded = await l1.run('vfio-load && echo $LAB_URL');
-  if (loaded.status === 0) return { l1, url: loaded.output.trim() };
-  await l1[Symbol.asyncDispose]();
-  throw new Error(`VFIO did not load in L1\n${loaded.output}`);
+export interface GuestsOptions {
+  /** For each cell that fails, each in a new L1. */
+  readonly tries?: number;
+  /** The nightly cells, too. */
+  readonly all?: boolean;
 }
 
-/**
- * Boots L2 with each device through each interface, and prints a table.
- * @param names cells to run; all if empty
- * @returns whether all passed
- */
-export async function runGuests(vmm: Vmm, names: readonly string[]): Promise<boolean> {
+/** @throws Error listing the cells if a name is unknown */
+function chooseCells(vmm: Vmm, names: readonly string[], all: boolean): readonly Cell[] {
   const unknown = names.filter((name) => !cells.some((cell) => cell.name === name));
   if (unknown.length > 0) {
     throw new Error(
       `no cell '${unknown.join("', '")}'\n  hint: one of ${cells.map(({ name }) => name).join('; ')}`,
     );
   }
-  const chosen = cells.filter(
-    (cell) => (names.length === 0 || names.includes(cell.name)) && (vmm === 'tsvisor' || !cell.isInProcess),
+  return cells.filter(
+    (cell) =>
+      (names.length === 0 ? all || !cell.isNightly : names.includes(cell.name)) &&
+      (vmm === 'tsvisor' || !cell.isInProcess),
   );
-  const { l1, url } = await bootForGuests();
-  await using _l1 = l1;
+}
+
+/** Runs a cell until it passes, at most `tries` times. After a failure its L1 is not used again. */
+async function tryCell(
+  lab: GuestLab,
+  cell: Cell,
+  vmm: Vmm,
+  how: VfioInterface,
+  tries: number,
+): Promise<{ word: string; failures: string[] }> {
+  const failures: string[] = [];
+  for (let attempt = 1; ; attempt++) {
+    const start = performance.now();
+    let problems: readonly string[];
+    let output = '';
+    let up = '-';
+    try {
+      const result = await runCell(await lab.l1(cell.l1), cell, vmm, how);
+      ({ problems, output } = result);
+      up = result.userspaceSeconds?.toFixed(1) ?? '-';
+    } catch (error) {
+      problems = [(error as Error).message];
+    }
+    const isPassed = problems.length === 0;
+    console.log(
+      `${isPassed ? 'ok    ' : 'FAILED'} ${vmm}, ${cell.name}, ${how}: ${seconds(start)}, L2 up at ${up} s` +
+        `${isPassed ? '' : `: ${problems.join('; ').slice(0, 500)}`}`,
+    );
+    if (isPassed) return { word: `ok ${seconds(start)}${attempt > 1 ? `, try ${attempt}` : ''}`, failures };
+    failures.push(`--- ${cell.name}, ${how}\n${problems.join('\n')}\n${output.slice(-3000)}`);
+    await lab.discard();
+    if (attempt >= tries) return { word: 'FAILED', failures };
+  }
+}
+
+/**
+ * Boots L2 with each device through each interface, and prints a table, whatever happens to one of them.
+ * @param names cells to run; all that are not nightly if empty
+ * @returns whether all passed
+ */
+export async function runGuests(
+  vmm: Vmm,
+  names: readonly string[],
+  { tries = 1, all = false }: GuestsOptions = {},
+): Promise<boolean> {
+  const chosen = chooseCells(vmm, names, all);
+  await using lab = new GuestLab();
   const failures: string[] = [];
   const rows: Record<string, Record<string, string>> = {};
   for (const cell of chosen) {
     for (const how of cell.isByGroupOnly ? (['group'] as const) : interfaces) {
-      const { isPassed, ms, userspaceSeconds, output } = await runCell(l1, cell, vmm, how, url);
-      const time = `${(ms / 1000).toFixed(1)} s`;
-      const up = userspaceSeconds?.toFixed(1) ?? '-';
-      console.log(
-        `${isPassed ? 'ok    ' : 'FAILED'} ${vmm}, ${cell.name}, ${how}: ${time}, L2 up at ${up} s`,
-      );
-      rows[cell.name] = { ...rows[cell.name], [how]: isPassed ? `ok ${time}` : 'FAILED' };
-      if (!isPassed) failures.push(`--- ${cell.name}, ${how}\n${output.slice(-3000)}`);
+      const result = await tryCell(lab, cell, vmm, how, tries);
+      rows[cell.name] = { ...rows[cell.name], [how]: result.word };
+      failures.push(...result.failures);
     }
   }
   console.table(rows);
   if (failures.length > 0) console.log(failures.join('\n'));
-  return failures.length === 0;
+  return Object.values(rows).every((row) => !Object.values(row).includes('FAILED'));
 }

@@ -8,12 +8,13 @@ import { addressVariable, type DeviceName, pciAddresses } from './devices.js';
 import { fileChecksum, startFileServer } from './file-server.js';
 import { prepare } from './images.js';
 import { MailboxReader } from './mailbox.js';
+import { Patience, type PatienceLimits, slowdown } from './patience.js';
 import type { L1Machine } from './qemu.js';
 import { say, seconds } from './step.js';
 
 export interface L1Options extends Partial<L1Machine> {
-  /** Time limit of a boot, which is then retried once. */
-  readonly bootTimeoutMs?: number;
+  /** Limits of a boot, which is then retried once. */
+  readonly bootLimits?: PatienceLimits;
 }
 
 export interface RunOptions {
@@ -30,6 +31,10 @@ export interface RunResult {
 }
 
 const fetchBytes = 4 << 20;
+/** Several times what an idle machine takes. */
+const BOOT_LIMITS: PatienceLimits = { silenceMs: 25_000, totalMs: 80_000 };
+/** A refused DMA of a device, as Linux's VT-d driver reports it. */
+const DMA_FAULT = /^.*DMAR: .*\bfault (?:addr|reason)\b.*$/gm;
 
 function defaults(options: L1Options): L1Machine {
   return { devices: [], cpus: 2, memory: 2048, shell: false, iommu: true, ...options };
@@ -59,6 +64,7 @@ export class L1 implements AsyncDisposable {
   #onEnd: (status: number) => void = () => {};
   #onOutput: (bytes: Uint8Array) => void = () => {};
   #count = 0;
+  #consoleSeen = 0;
   #last: Promise<unknown> = Promise.resolve();
 
   private constructor(boot: Boot, server: Disposable, socket: Socket) {
@@ -82,12 +88,17 @@ export class L1 implements AsyncDisposable {
   }
 
   static async #tryBoot(options: L1Options): Promise<L1> {
-    const { bootTimeoutMs = 40_000 } = options;
     const start = performance.now();
     const machine = defaults(options);
     const server = await startFileServer();
     const boot = Boot.start(machine, environment(machine.devices, server.url));
-    const signal = AbortSignal.timeout(bootTimeoutMs);
+    const abort = new AbortController();
+    const { signal } = abort;
+    const patience = new Patience(start, options.bootLimits ?? BOOT_LIMITS);
+    const watch = setInterval(() => {
+      const why = patience.check(performance.now(), boot.console().length, slowdown());
+      if (why !== undefined) abort.abort(new Error(why));
+    }, 500);
     try {
       const gone = once(boot.qemu, 'exit', { signal }).then(() => {
         throw new Error('QEMU ended');
@@ -104,8 +115,11 @@ export class L1 implements AsyncDisposable {
       const words = boot.lastWords();
       await boot[Symbol.asyncDispose]();
       server[Symbol.dispose]();
-      const cause = signal.aborted ? 'not up at its time limit' : (error as Error).message;
-      throw new Error(`L1 did not boot: ${cause}, after ${seconds(start)}\n${words}`);
+      const { message } = signal.aborted ? (signal.reason as Error) : (error as Error);
+      throw new Error(`L1 did not boot: ${message}, after ${seconds(start)}\n${words}`);
+    } finally {
+      clearInterval(watch);
+      abort.abort(); // what still waits for the mailbox or for QEMU's end
     }
   }
 
@@ -163,6 +177,14 @@ export class L1 implements AsyncDisposable {
       abort.abort();
       this.#onOutput = () => {};
     }
+  }
+
+  /** The DMA faults that L1's kernel has printed since the last call: a device accessed memory that is not mapped for it. */
+  takeDmaFaults(): string[] {
+    const console = this.#boot.console();
+    const faults = console.slice(this.#consoleSeen).match(DMA_FAULT) ?? [];
+    this.#consoleSeen = console.length;
+    return faults;
   }
 
   /** Kills QEMU: L1 has no state worth a clean shutdown. */

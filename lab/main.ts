@@ -1,12 +1,13 @@
-import { readdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { rmSync } from 'node:fs';
+import { constants } from 'node:os';
 import { parseArgs } from 'node:util';
 import { compare } from './compare.js';
 import { parseDevices } from './devices.js';
 import { runGuests } from './guests.js';
 import { prepare } from './images.js';
-import { L1, type L1Options, l1Shell } from './l1.js';
-import { cacheFolder, projectFolder } from './paths.js';
+import { type L1Options, l1Shell } from './l1.js';
+import { cacheFolder } from './paths.js';
+import { LAB_FAILED, runInL1, runTests } from './tests.js';
 import { runServed } from './vfio-user.js';
 
 const usage = `npm run lab -- [OPTIONS] COMMAND
@@ -24,53 +25,14 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   --devices all|A,B...     devices of L1; all if not given
   --no-iommu               L1 without an IOMMU
   --cpus N  --memory MIB   size of L1 (2, 2048)
-  --timeout SECONDS        limit of the command (600)
+  --timeout SECONDS        limit of the command, or of each test file (600)
+  --all                    with guests and selftest: the nightly cells, too
+  --tries N                runs a test file or a cell that fails up to N times, each time in a new L1 (1)
 `;
-
-const TEST_FOLDERS = ['kvm', 'vfio', 'devices', 'vmm', 'examples', 'lab'];
-
-const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
-
-async function runInL1(words: readonly string[], options: L1Options, timeoutMs: number): Promise<number> {
-  await using l1 = await L1.boot(options);
-  const command = words.length === 1 ? words[0]! : words.map(quote).join(' ');
-  const { status } = await l1.run(command, { timeoutMs, onOutput: (bytes) => process.stdout.write(bytes) });
-  return status;
-}
-
-/** The project's lab tests. */
-function labTests(): string[] {
-  return TEST_FOLDERS.flatMap((folder) =>
-    readdirSync(join(projectFolder, folder), { recursive: true, encoding: 'utf8' })
-      .filter((name) => name.endsWith('.lab.test.ts') && !name.startsWith('.'))
-      .map((name) => join(folder, name)),
-  );
-}
-
-/** Tests for a machine without an IOMMU. */
-const NO_IOMMU = /\.no-iommu\.lab\.test\.ts$/;
-
-/** Runs the named tests in one L1; if none is named, each file in its own L1, since tests unplug devices. */
-async function runTests(names: readonly string[], options: L1Options, timeoutMs: number): Promise<number> {
-  const vitest = [
-    'node',
-    `${projectFolder}/node_modules/vitest/vitest.mjs`,
-    'run',
-    '--config',
-    'lab/vitest.lab.ts',
-  ];
-  const runs = names.length > 0 ? [names] : labTests().map((name) => [name]);
-  let status = 0;
-  for (const run of runs) {
-    const iommu = options.iommu !== false && !run.some((name) => NO_IOMMU.test(name));
-    status = (await runInL1([...vitest, ...run], { ...options, iommu }, timeoutMs)) || status;
-  }
-  return status;
-}
 
 async function main(argv: string[]): Promise<number> {
   // Options end at the command; the rest belongs to it.
-  const withValue = ['--devices', '--cpus', '--memory', '--timeout'];
+  const withValue = ['--devices', '--cpus', '--memory', '--timeout', '--tries'];
   let end = 0;
   while (argv[end]?.startsWith('--')) end += withValue.includes(argv[end]!) ? 2 : 1;
   const { values } = parseArgs({
@@ -81,6 +43,8 @@ async function main(argv: string[]): Promise<number> {
       cpus: { type: 'string', default: '2' },
       memory: { type: 'string', default: '2048' },
       timeout: { type: 'string', default: '600' },
+      all: { type: 'boolean', default: false },
+      tries: { type: 'string', default: '1' },
       help: { type: 'boolean', default: false },
     },
   });
@@ -96,6 +60,7 @@ async function main(argv: string[]): Promise<number> {
     iommu: !values['no-iommu'],
   };
   const timeoutMs = Number(values.timeout) * 1000;
+  const tries = Number(values.tries);
   switch (command) {
     case 'prepare':
       await prepare();
@@ -107,24 +72,27 @@ async function main(argv: string[]): Promise<number> {
       await l1Shell(options);
       return 0;
     case 'selftest':
-      return (await runGuests('qemu', rest)) ? 0 : 1;
+      return (await runGuests('qemu', rest, { tries, all: values.all })) ? 0 : 1;
     case 'compare':
-      await compare();
-      return 0;
+      return (await compare()) ? 0 : 1;
     case 'vfio-user':
-      return (await runServed(rest)) ? 0 : 1;
+      return (await runServed(rest, tries)) ? 0 : 1;
     case 'guests':
-      return (await runGuests('tsvisor', rest)) ? 0 : 1;
+      return (await runGuests('tsvisor', rest, { tries, all: values.all })) ? 0 : 1;
     case 'test':
-      return runTests(rest, options, timeoutMs);
+      return runTests(rest, options, timeoutMs, tries);
     default:
       return runInL1([command, ...rest], options, timeoutMs);
   }
 }
 
+// By default these end the process at once: QEMU and its folder are removed by listeners of 'exit'.
+for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const)
+  process.on(signal, () => process.exit(128 + constants.signals[signal]));
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
   process.stderr.write(`lab: ${(error as Error).message}\n`);
-  process.exitCode = 125;
+  process.exitCode = LAB_FAILED;
 }

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { hasOwnerEnded, ownerText } from './owner.js';
 import { cacheFolder } from './paths.js';
 
 /** Prints progress to standard error: standard output belongs to the command that runs in the lab. */
@@ -48,35 +49,34 @@ export async function runSteps(steps: readonly Step[]): Promise<void> {
   }
 }
 
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
-}
-
 async function lockCache(): Promise<AsyncDisposable> {
   const file = join(cacheFolder, 'lock');
+  const mine = `${file}.${process.pid}`;
+  const release = () => rmSync(file, { force: true });
   mkdirSync(cacheFolder, { recursive: true });
   for (let told = false; ; ) {
     try {
-      writeFileSync(file, `${process.pid}`, { flag: 'wx' });
+      // Linked, not created: whenever the file exists, it names its owner.
+      writeFileSync(mine, ownerText());
+      linkSync(mine, file);
+      process.on('exit', release);
       return {
         async [Symbol.asyncDispose]() {
-          rmSync(file, { force: true });
+          process.off('exit', release);
+          release();
         },
       };
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+    } finally {
+      rmSync(mine, { force: true });
     }
-    const owner = Number(readFileSync(file, { encoding: 'utf8', flag: 'a+' }));
-    if (owner > 0 && !isAlive(owner)) {
-      rmSync(file, { force: true });
+    const owner = readFileSync(file, { encoding: 'utf8', flag: 'a+' });
+    if (hasOwnerEnded(owner)) {
+      release();
       continue;
     }
-    if (!told) say(`waiting for process ${owner}, which is filling ${cacheFolder}`);
+    if (!told) say(`waiting for process ${owner.split(' ')[1]}, which is filling ${cacheFolder}`);
     told = true;
     await sleep(500);
   }

@@ -68,7 +68,9 @@ export async function runInside(land: Userland, script: string): Promise<string>
     'cd "$0" && mkdir -p dev proc && mount --rbind /dev dev && mount --rbind /proc proc &&' +
     ' exec chroot . /usr/bin/env -i PATH=/usr/sbin:/usr/bin HOME=/ LC_ALL=C /bin/bash -euo pipefail -c "$1"';
   const user = process.getuid?.() === 0 ? [] : ['--map-root-user'];
-  return output(['unshare', ...user, '--mount', 'sh', '-c', enter, rootOf(land), script]);
+  // A PID namespace of its own: if this process is killed, the script's children must not go on building.
+  const apart = ['unshare', ...user, '--mount', '--pid', '--fork', '--kill-child'];
+  return output([...apart, 'sh', '-c', enter, rootOf(land), script]);
 }
 
 function machineSources(suites: readonly string[]): { text: string; suites: string[] } {

@@ -9,5 +9,6 @@ export default defineConfig({
     setupFiles: ['sys/testing/setup.ts'],
     testTimeout: 120_000,
     fileParallelism: false, // files share L1's devices
+    reporters: ['verbose'], // each test when it ends: a file may be stopped at its limit
   },
 });

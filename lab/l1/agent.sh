@@ -16,6 +16,7 @@ for command in $(sed -n 's/^\([a-z0-9-]*\)() {.*/\1/p' "$project/lab/l1/commands
   printf '#!/bin/sh\nexec bash "%s" %s "$@"\n' "$project/lab/l1/commands.sh" "$command" > "/usr/local/bin/$command"
   chmod +x "/usr/local/bin/$command"
 done
+echo L1: loading KVM > /dev/console
 modprobe kvm_amd
 cd "$project"
 

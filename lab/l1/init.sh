@@ -5,12 +5,16 @@
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+# Each line on the console is progress, without which the lab gives up on a boot (patience.ts).
+say() { echo "L1: $*" > /dev/console; }
+say kernel is up
 for word in $(cat /proc/cmdline); do
   case $word in lab.project=*) project=${word#*=} ;; esac
 done
 modprobe -a 9pnet_virtio 9p overlay
 
 share() { # TAG FOLDER OPTIONS
+  say mounting "$1"
   mkdir -p "$2"
   mount -t 9p -o "trans=virtio,version=9p2000.L,msize=512000,$3" "$1" "$2"
 }
@@ -26,4 +30,5 @@ overlay project "/new$project"
 share node /new/mnt/node ro,cache=loose
 share run /new/run/lab cache=none
 for folder in proc sys dev; do mount --move "/$folder" "/new/$folder"; done
+say starting the agent
 exec switch_root /new /bin/bash "$project/lab/l1/agent.sh" "$project"
