@@ -1,6 +1,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { errno } from './errno.js';
 import { fromNodeError, SysError } from './error.js';
+import { isForeign, setForeign } from './foreign-fds.js';
 import * as libc from './libc.js';
 
 const F_DUPFD_CLOEXEC = 1030;
@@ -47,6 +48,12 @@ export class Fd implements Disposable {
     return new Fd(number, target);
   }
 
+  /** As {@link adopt}, for one that another process has sent. @see isForeign */
+  static adoptForeign(number: number, target: string): Fd {
+    setForeign(number, true);
+    return new Fd(number, target);
+  }
+
   /** Creates a non-blocking eventfd with count 0. @throws SysError EMFILE, ENFILE, ENOMEM */
   static eventfd(target = 'eventfd'): Fd {
     return new Fd(checked(libc.eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), 'eventfd', target), target);
@@ -85,11 +92,13 @@ export class Fd implements Disposable {
     if (this.#number < 0) return;
     const number = this.#number;
     this.#number = -1;
+    setForeign(number, false); // before another thread's next descriptor gets the number
     closeSync(number);
   }
 }
 
 /** Duplicates a descriptor that someone else owns. @throws SysError EBADF, EMFILE */
 export function duplicateFd(number: number, target: string): Fd {
-  return Fd.adopt(checked(libc.fcntl(number, F_DUPFD_CLOEXEC, 0), 'fcntl F_DUPFD_CLOEXEC', target), target);
+  const copy = checked(libc.fcntl(number, F_DUPFD_CLOEXEC, 0), 'fcntl F_DUPFD_CLOEXEC', target);
+  return isForeign(number) ? Fd.adoptForeign(copy, target) : Fd.adopt(copy, target);
 }

@@ -82,6 +82,8 @@ const c = {
   setsockopt: declare('setsockopt', INT, [INT, INT, INT, BYTES, INT], [-1, 0, 0, none, 0]),
   sendmsg: declare('sendmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
   recvmsg: declare('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
+  preadv2: declare('preadv2', LONG, [INT, LONG, INT, LONG, INT], [-1, 0, 0, -1, 0]),
+  syscall: declare('syscall', LONG, [LONG, LONG, LONG, LONG], [-1, 0, 0, 0]),
   inotify_init1: declare('inotify_init1', INT, [INT], [-1]),
   inotify_add_watch: declare('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
   waitpid: declare('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
@@ -266,6 +268,12 @@ export const sendmsg = (fd: number, msghdr: number, flags: number): number =>
   result(c.sendmsg(fd, msghdr, flags));
 export const recvmsg = (fd: number, msghdr: number, flags: number): number =>
   result(c.recvmsg(fd, msghdr, flags));
+/** `iov` is the address of `count` struct iovec; -1 as `offset` is the file's position. */
+export const preadv2 = (fd: number, iov: number, count: number, offset: number, flags: number): number =>
+  result(c.preadv2(fd, iov, count, offset, flags));
+/** A system call without a function of its own; arguments are numbers or addresses. */
+export const syscall = (number: number, a: number, b: number, c3: number): number =>
+  result(c.syscall(number, a, b, c3));
 export const inotifyInit1 = (flags: number): number => result(c.inotify_init1(flags));
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
   result(c.inotify_add_watch(fd, path, mask));

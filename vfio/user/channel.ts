@@ -2,6 +2,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
+import { setForeign } from '../../sys/foreign-fds.js';
 import { MessageSocket, type ReceiveResult } from '../../sys/socket-messages.js';
 import { encodeMessage, type Header } from './message.js';
 import { HEADER_BYTES, MAX_MESSAGE_BYTES, MAX_MSG_FDS } from './protocol.js';
@@ -143,7 +144,7 @@ export class Channel implements Disposable {
 
   /** Assigns received descriptors to the last message that begins in the received bytes. */
   #assign(numbers: readonly number[]): void {
-    const fds = numbers.map((number) => Fd.adopt(number, `descriptor from ${this.target}`));
+    const fds = numbers.map((number) => Fd.adoptForeign(number, `descriptor from ${this.target}`));
     try {
       let at = this.#underWay;
       let next = this.#endOf(at);
@@ -174,10 +175,11 @@ export class Channel implements Disposable {
   }
 
   /**
-   * Sends a message.
+   * Sends a message. The peer then has the descriptors' files as well. @see isForeign
    * @throws SysError ECONNRESET if the peer has disconnected; ETIMEDOUT if it does not read
    */
   send(message: Uint8Array, fds: readonly number[] = []): void {
+    for (const fd of fds) setForeign(fd, true);
     try {
       this.#socket.send(message, fds);
     } catch (error) {

@@ -1,6 +1,5 @@
 /** Translates VFIO_USER_DEVICE_SET_IRQS to VFIO_DEVICE_SET_IRQS. */
 import type { Fd } from '../../../sys/fd.js';
-import * as libc from '../../../sys/libc.js';
 import {
   type DeviceFile,
   type IrqSet,
@@ -13,9 +12,6 @@ import { VFIO_USER_DEVICE_SET_IRQS } from '../protocol.js';
 const SET_IRQS_BYTES = 20;
 /** The maximum of MSI-X. */
 const MOST_VECTORS = 2048;
-const F_SETFL = 4;
-const F_GETFL = 3;
-const O_NONBLOCK = 0o4000;
 
 /**
  * The message has one descriptor for each interrupt of the range, or none, which detaches all of them. The message owns
@@ -38,7 +34,5 @@ function dataOf({ flags, count }: IrqSet, reader: Reader, fds: readonly Fd[]): P
   if (fds.length === 0) return { data: new Array<number>(count).fill(-1) };
   if (fds.length !== count)
     throw invalid(VFIO_USER_DEVICE_SET_IRQS, `${fds.length} descriptors for ${count} interrupts`);
-  // Nonblocking: otherwise a client could block the interrupt's sender by keeping the counter full.
-  for (const { number } of fds) libc.fcntl(number, F_SETFL, libc.fcntl(number, F_GETFL, 0) | O_NONBLOCK);
   return { data: fds.map(({ number }) => number) };
 }

@@ -2,6 +2,7 @@ import { ftruncateSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { constants } from 'node:os';
 import { expect, test } from 'vitest';
 import { Fd } from '../../../sys/fd.js';
+import { isForeign } from '../../../sys/foreign-fds.js';
 import * as libc from '../../../sys/libc.js';
 import { createSharedMemory, liveMappings, Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
@@ -19,6 +20,9 @@ import { CONFIG, DMA_BYTES, DOORBELL, KICK, MEMORY, MEMORY_BYTES, MSIX, REGISTER
 import { type Answer, QEMU_CAPABILITIES, RawClient } from '../testing/raw-client.js';
 
 const { errno } = constants;
+const O_NONBLOCK = 0o4000;
+const F_GETFL = 3;
+const F_SETFL = 4;
 
 /** errno of an answer; 0 if it is none of failure. */
 const errorOf = ({ flags, errno: code }: { flags: number; errno: number }): number =>
@@ -168,6 +172,23 @@ test('a doorbell comes as a descriptor that the device watches', () => {
   const count = new Uint8Array(8);
   expect(() => readSync(client.card.doorbell.number, count)).toThrowError(/EAGAIN/);
   expect(fd.isOpen).toBe(true);
+  // The client can make it block: the device rings it accordingly.
+  expect(isForeign(client.card.doorbell.number)).toBe(true);
+});
+
+test('an interrupt whose eventfd the client has filled and made blocking does not block the server, which changes nothing', () => {
+  using client = ready(true);
+  using memory = createSharedMemory('client', 8192);
+  using bell = Fd.eventfd('vector 0');
+  writeSync(bell.number, new Uint8Array(BigUint64Array.of(2n ** 64n - 2n).buffer));
+  const flagsOf = () => libc.fcntl(bell.number, F_GETFL, 0);
+  libc.fcntl(bell.number, F_SETFL, flagsOf() & ~O_NONBLOCK);
+  const flags = flagsOf();
+  client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(0n, 8192n), [memory.fd.number]);
+  client.ask(protocol.VFIO_USER_DEVICE_SET_IRQS, setIrqs(0x24, MSIX, 0, 1), [bell.number]);
+  expect(flagsOf()).toBe(flags);
+  expect(errorOf(write(client, REGISTERS, KICK, u64(0n)))).toBe(0); // a write to the eventfd would never return
+  expect(flagsOf()).toBe(flags);
 });
 
 test('the device reaches memory that the client shares, raises its interrupt, and loses both', () => {
