@@ -3,6 +3,7 @@
  */
 import { type MessagePort, workerData } from 'node:worker_threads';
 import { Epoll } from './epoll.js';
+import { type ErrorData, encodeError } from './error-data.js';
 import { EventReplies } from './event-replies.js';
 import type { EventContext, EventTaskHandlers, StartEventTask } from './event-task.js';
 import { drainEventfd } from './eventfd.js';
@@ -31,7 +32,7 @@ export type EventCommand =
   | { readonly kind: 'stop'; readonly task: number };
 
 /** Reply to `run`, `call` and `stop`. */
-export type EventReply = { readonly value: unknown } | { readonly error: string };
+export type EventReply = { readonly value: unknown } | { readonly error: ErrorData };
 
 /**
  * A task's message to its owner; `error` if the task threw in a callback. Without `task`: why the thread ended
@@ -39,17 +40,14 @@ export type EventReply = { readonly value: unknown } | { readonly error: string 
  */
 export type EventNotice =
   | { readonly task: number; readonly message: unknown }
-  | { readonly task: number; readonly error: string }
-  | { readonly error: string };
+  | { readonly task: number; readonly error: ErrorData }
+  | { readonly error: ErrorData };
 
 interface Running {
   readonly handlers: EventTaskHandlers;
   /** Its watches and timers. */
   readonly held: Set<Disposable>;
 }
-
-const errorText = (error: unknown): string =>
-  error instanceof Error ? (error.stack ?? error.message) : String(error);
 
 /** Makes JavaScript timers throw: they would never fire, because this thread does not return to Node's event loop. */
 function refuseJavaScriptTimers(): void {
@@ -63,15 +61,16 @@ function refuseJavaScriptTimers(): void {
 
 /** The owner may never return to its own event loop, where it would hear of the end of a worker. */
 function announceEnd(replies: EventReplies, inbox: Inbox, owner: InboxSender, epoll: Epoll): void {
-  let reason: string | undefined;
+  let reason: ErrorData | undefined;
   process.on('uncaughtExceptionMonitor', (error) => {
-    reason = errorText(error);
+    reason = encodeError(error);
   });
   process.on('exit', (code) => {
     replies.end();
     epoll[Symbol.dispose](); // libc's descriptors outlive the worker
-    if (!inbox.isStopping)
-      owner.send({ error: reason ?? `a task called process.exit(${code})` } satisfies EventNotice);
+    if (inbox.isStopping) return;
+    const error = reason ?? encodeError(new Error(`a task called process.exit(${code})`));
+    owner.send({ error } satisfies EventNotice);
   });
 }
 
@@ -97,7 +96,7 @@ async function main(data: EventLoopData): Promise<void> {
       try {
         ready();
       } catch (error) {
-        owner.send({ task, error: errorText(error) } satisfies EventNotice);
+        owner.send({ task, error: encodeError(error) } satisfies EventNotice);
       }
     };
     const keep = (watch: Disposable): Disposable => {
@@ -155,7 +154,7 @@ async function main(data: EventLoopData): Promise<void> {
     try {
       answer = { value: await obey(command) };
     } catch (error) {
-      answer = { error: errorText(error) };
+      answer = { error: encodeError(error) };
     }
     if (command.kind !== 'post') {
       data.commands.postMessage(answer);

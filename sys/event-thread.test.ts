@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { SysError } from './error.js';
 import { EventThreadClient, startEventThread } from './event-thread.js';
 import { drainEventfd, isReadable, signalEventfd } from './eventfd.js';
 import { Fd } from './fd.js';
@@ -72,9 +73,24 @@ test('a failure on a data path reaches the owner as an error', async () => {
   });
 });
 
+test('an error in the event thread reaches the owner as what it was, in one line, with its stack apart', async () => {
+  await withThread((client) => {
+    let caught: unknown;
+    try {
+      client.run(echoTask, { fd: 1_000_000 });
+    } catch (error) {
+      caught = error;
+    }
+    expect(caught).toBeInstanceOf(SysError);
+    expect(caught).toMatchObject({ call: 'epoll_ctl EPOLL_CTL_ADD', code: 'EBADF' });
+    expect((caught as Error).message).toBe('event thread: epoll_ctl EPOLL_CTL_ADD on fd 1000000: EBADF');
+    expect((caught as Error).stack).toMatch(/event-loop\.js/);
+  });
+});
+
 test.each([
   ['exit', /it has ended: a task called process\.exit\(3\)/],
-  ['crash', /it has ended: Error: told to crash/],
+  ['crash', /it has ended: told to crash/],
 ])(
   'a thread that ends unasked (%s) fails the owner’s calls and wakes it with the reason, though the owner never returns to its event loop',
   async (how, why) => {
@@ -203,7 +219,7 @@ test('what a timer throws reaches the owner as an error of the data path, and ot
   await withTimers(({ obey, until }) => {
     obey({ kind: 'throw', ms: 1 });
     obey({ kind: 'set', ms: { after: 10 } });
-    expect(() => until('never')).toThrowError(/event thread, task \d+: Error: failure in a timer/);
+    expect(() => until('never')).toThrowError(/event thread, task \d+: failure in a timer/);
     until('after');
   });
 });

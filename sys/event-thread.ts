@@ -5,6 +5,7 @@ import {
   type Transferable,
   type Worker,
 } from 'node:worker_threads';
+import { decodeError } from './error-data.js';
 import type { EventCommand, EventLoopData, EventNotice, EventReply } from './event-loop.js';
 import { createEventReplies, EventReplies } from './event-replies.js';
 import type { EventTask, EventThread } from './event-task.js';
@@ -57,7 +58,7 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
     transfer: [commands.port1, notices.port1],
   });
   const bell = new InboxBell(control);
-  const ended = workerEnd(worker).finally(() => {
+  const ended = workerEnd(worker, 'tsvisor-event').finally(() => {
     new EventReplies(replies).end();
     wake[Symbol.dispose]();
   });
@@ -140,7 +141,7 @@ export class EventThreadClient implements EventThread {
   request(command: EventCommand): unknown {
     const reply = this.#replies.hasEnded ? undefined : this.#ask(command);
     if (reply === undefined) throw new Error('event thread: it has ended');
-    if ('error' in reply) throw new Error(`event thread: ${reply.error}`);
+    if ('error' in reply) throw decodeError(reply.error, 'event thread: ');
     return reply.value;
   }
 
@@ -165,8 +166,8 @@ export class EventThreadClient implements EventThread {
   }
 
   #deliver(notice: EventNotice): void {
-    if (!('task' in notice)) throw new Error(`event thread: it has ended: ${notice.error}`);
-    if ('error' in notice) throw new Error(`event thread, task ${notice.task}: ${notice.error}`);
+    if (!('task' in notice)) throw decodeError(notice.error, 'event thread: it has ended: ');
+    if ('error' in notice) throw decodeError(notice.error, `event thread, task ${notice.task}: `);
     this.#tasks.get(notice.task)?.receive?.(notice.message);
   }
 }

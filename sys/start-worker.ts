@@ -29,12 +29,18 @@ export function startWorker({ module, name, data, transfer = [] }: WorkerProgram
   }
 }
 
-/** Settles when the thread has ended: its error comes earlier. @returns rejects with that error */
-export function workerEnd(worker: Worker): Promise<void> {
+/**
+ * Settles when the thread has ended: its error comes earlier.
+ * @param name of the thread, which begins the error's message
+ * @returns rejects with that error
+ */
+export function workerEnd(worker: Worker, name: string): Promise<void> {
   return new Promise((resolve, reject) => {
     let settle = resolve;
-    worker.once('error', (error) => {
-      settle = () => reject(error);
+    worker.once('error', (error: unknown) => {
+      const thrown = error instanceof Error ? error : new Error(String(error));
+      thrown.message = `thread ${name}: ${thrown.message}`;
+      settle = () => reject(thrown);
     });
     worker.once('exit', () => settle());
   });

@@ -126,7 +126,7 @@ export class DeviceServer implements AsyncDisposable {
       const transfer = [commands.port2, events.link.commands, events.link.notices];
       const worker = startWorker({ module: 'vmm/serve-thread.js', name: 'tsvisor-serve', data, transfer });
       worker.on('message', (event: ServeEvent) => this.#hear(event));
-      await workerEnd(worker);
+      await workerEnd(worker, 'tsvisor-serve');
     };
     await serve().catch(fail);
     this.#sender = undefined;

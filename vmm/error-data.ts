@@ -1,31 +1,14 @@
-import { SysError } from '../sys/error.js';
+import * as sys from '../sys/error-data.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 
-/** An error as data: structured clone preserves neither class nor fields. */
-export interface ErrorData {
-  readonly name: string;
-  readonly message: string;
-  readonly stack: string | undefined;
-  readonly sys?: {
-    readonly call: string;
-    readonly target: string;
-    readonly errno: number;
-    readonly hint: string | undefined;
-  };
+/** An error as data, a {@link ConfigError} included. */
+export interface ErrorData extends sys.ErrorData {
   readonly problems?: readonly ConfigProblem[];
-  readonly code?: string;
 }
 
 export function encodeError(error: unknown): ErrorData {
-  if (!(error instanceof Error)) return { name: 'Error', message: String(error), stack: undefined };
-  const { name, message, stack } = error;
-  const code = 'code' in error && typeof error.code === 'string' ? { code: error.code } : {};
-  if (error instanceof SysError) {
-    const { call, target, errno, hint } = error;
-    return { name, message, stack, ...code, sys: { call, target, errno, hint } };
-  }
-  if (error instanceof ConfigError) return { name, message, stack, ...code, problems: error.problems };
-  return { name, message, stack, ...code };
+  const data = sys.encodeError(error);
+  return error instanceof ConfigError ? { ...data, problems: error.problems } : data;
 }
 
 /** The result of a call, or its exception as data that crosses threads. */
@@ -38,10 +21,5 @@ export function orError<T>(call: () => T): T | ErrorData {
 }
 
 export function decodeError(data: ErrorData): Error {
-  if (data.sys !== undefined) return new SysError(data.sys);
-  if (data.problems !== undefined) return new ConfigError(data.problems);
-  const error = new Error(data.message);
-  error.name = data.name;
-  if (data.stack !== undefined) error.stack = data.stack;
-  return data.code === undefined ? error : Object.assign(error, { code: data.code });
+  return data.problems === undefined ? sys.decodeError(data) : new ConfigError(data.problems);
 }

@@ -1,4 +1,4 @@
-import { MessageChannel, type Worker } from 'node:worker_threads';
+import { MessageChannel } from 'node:worker_threads';
 import { startEventThread } from '../sys/event-thread.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
@@ -21,7 +21,7 @@ import {
   type RunReport,
   type VcpuThreadLink,
 } from './protocol.js';
-import { createVcpuBaton } from './vcpu-baton.js';
+import { createVcpuBaton, VcpuBaton } from './vcpu-baton.js';
 import type { VcpuThreadData } from './vcpu-thread.js';
 
 /**
@@ -47,15 +47,18 @@ export interface VmObserver {
 const FLUSH_AFTER_MS = 50;
 
 interface VcpuThread extends VcpuThreadLink {
-  readonly worker: Worker;
+  readonly ended: Promise<void>;
 }
 
 function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBuffer): VcpuThread {
   const baton = createVcpuBaton();
   const control = createInboxControl();
   const data: VcpuThreadData = { index, baton, control, machine, door: config.ffi };
-  const worker = startWorker({ module: 'vmm/vcpu-thread.js', name: `tsvisor-cpu${index}`, data });
-  return { baton, control, worker };
+  const name = `tsvisor-cpu${index}`;
+  const worker = startWorker({ module: 'vmm/vcpu-thread.js', name, data });
+  // A thread that failed retires nothing itself, and the machine thread waits for it.
+  const ended = workerEnd(worker, name).finally(() => new VcpuBaton(baton).retire());
+  return { baton, control, ended };
 }
 
 /** The threads of one run. */
@@ -96,14 +99,14 @@ function startThreads(config: VmConfig, hear: (event: MachineEvent) => unknown):
       if (reading instanceof Promise) reading.catch(() => {}).finally(() => receipts.handled(event));
       else receipts.handled(event);
     });
-    await workerEnd(worker);
+    await workerEnd(worker, 'tsvisor-machine');
   };
   const machine = runMachine().finally(() => commands.port1.close());
   const bells = [control, ...vcpus.map((vcpu) => vcpu.control)].map((each) => new InboxBell(each));
   return {
     sender,
     machine,
-    others: [events.ended, ...vcpus.map((vcpu) => workerEnd(vcpu.worker))],
+    others: [events.ended, ...vcpus.map((vcpu) => vcpu.ended)],
     stop() {
       events.stop();
       for (const bell of bells) bell.stop();
