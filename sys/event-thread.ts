@@ -9,6 +9,7 @@ import { decodeError } from './error-data.js';
 import type { EventCommand, EventLoopData, EventNotice, EventReply } from './event-loop.js';
 import { createEventReplies, EventReplies } from './event-replies.js';
 import type { EventTask, EventThread } from './event-task.js';
+import { signalAtExit } from './exit-board.js';
 import { Fd } from './fd.js';
 import { createInboxControl, type Inbox, InboxBell, InboxSender } from './inbox.js';
 import { Scope } from './scope.js';
@@ -58,8 +59,11 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
     transfer: [commands.port1, notices.port1],
   });
   const bell = new InboxBell(control);
+  // Its owner may be a worker that cannot stop it when the process exits.
+  const atExit = signalAtExit(wake.number);
   const ended = workerEnd(worker, 'tsvisor-event').finally(() => {
     new EventReplies(replies).end();
+    atExit[Symbol.dispose]();
     wake[Symbol.dispose]();
   });
   scope.move();

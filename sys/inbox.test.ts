@@ -71,6 +71,37 @@ test('a bell sets the byte of a thread in KVM_RUN, and none afterwards', () => {
   expect(inbox.words[RINGING]).toBe(0);
 });
 
+test('of two vCPUs that a thread runs in turn, each is kicked until it is left itself', () => {
+  installKickSignal();
+  using page = Mapping.anonymous(4096);
+  const control = createInboxControl();
+  const [inbox, bell] = [new Inbox(control), new InboxBell(control)];
+  const bytes = page.view.slice(8, 2);
+  const [first, second] = [page.view.address + 8, page.view.address + 9];
+  inbox.enterRun(first);
+  inbox.enterRun(second);
+  bell.ring();
+  expect([...bytes]).toEqual([1, 1]);
+  bytes.fill(0);
+  inbox.leaveRun(first);
+  bell.ring();
+  expect([...bytes]).toEqual([0, 1]);
+  bytes.fill(0);
+  inbox.leaveRun(second);
+  bell.ring();
+  expect([...bytes]).toEqual([0, 0]);
+});
+
+test('the ninth vCPU of a thread is refused, and a place that was left is free again', () => {
+  using page = Mapping.anonymous(4096);
+  const inbox = new Inbox(createInboxControl());
+  for (let i = 0; i < 8; i++) inbox.enterRun(page.view.address + i);
+  expect(() => inbox.enterRun(page.view.address + 8)).toThrowError(/8 vCPUs at most/);
+  inbox.leaveRun(page.view.address + 3);
+  inbox.enterRun(page.view.address + 8);
+  inbox.leaveRun();
+});
+
 test('a bell kicks a thread that blocks in other calls, and writes nothing', () => {
   installKickSignal();
   const control = createInboxControl();

@@ -1,5 +1,6 @@
 import { type MessagePort, receiveMessageOnPort, type Transferable } from 'node:worker_threads';
 import { signalEventfd } from './eventfd.js';
+import { isExiting, kickAtExit } from './exit-board.js';
 import { kickThread } from './kick.js';
 import * as libc from './libc.js';
 
@@ -12,7 +13,8 @@ import * as libc from './libc.js';
  *         [2] eventfd that interrupts the thread's epoll_wait, or -1
  *         [3] 1 asks the thread to end
  *   Float64 [2] (byte 16) address of the vCPU's immediate_exit byte; 0 if there is none
- *   Int32 [6] number of senders that are using this address
+ *   Int32 [6] number of senders that are using this address, or one of those that follow
+ *   Float64 [4] to [10] (byte 32) the same for further vCPUs that this thread runs in turn
  */
 export type InboxControl = SharedArrayBuffer;
 
@@ -21,8 +23,8 @@ const RUNNING_TID = 1;
 const EVENTFD = 2;
 const STOP = 3;
 const RINGING = 6;
-const IMMEDIATE_EXIT_ADDRESS = 2;
-const CONTROL_BYTES = 32;
+const IMMEDIATE_EXIT_ADDRESSES = [2, 4, 5, 6, 7, 8, 9, 10] as const;
+const CONTROL_BYTES = 88;
 /** Senders do not notify: it would cost each message a call, for microseconds at the end of a run. */
 const RINGING_POLL_MS = 1;
 
@@ -36,6 +38,8 @@ export function createInboxControl(eventfd = -1): InboxControl {
 export class Inbox {
   readonly words: Int32Array;
   readonly #address: Float64Array;
+  /** What this thread has entered, by address, and its place on the exit board. */
+  readonly #entered = new Map<number, Disposable>();
   readonly #ports: { readonly port: MessagePort; readonly deliver: (message: unknown) => void }[] = [];
   #seen = 0;
 
@@ -49,11 +53,19 @@ export class Inbox {
   }
 
   /**
-   * Announces that this thread is about to enter KVM_RUN.
+   * Announces that this thread is about to enter KVM_RUN. It may do so for several vCPUs: a sender cannot know which of
+   * them runs, and kicks out each.
    * @param immediateExit address of kvm_run.immediate_exit, which stays mapped until {@link leaveRun} returns
+   * @throws RangeError for the ninth vCPU
    */
   enterRun(immediateExit: number): void {
-    this.#address[IMMEDIATE_EXIT_ADDRESS] = immediateExit;
+    if (this.#entered.has(immediateExit)) return;
+    if (immediateExit !== 0) {
+      const free = IMMEDIATE_EXIT_ADDRESSES.find((i) => this.#address[i] === 0);
+      if (free === undefined) throw new RangeError('a thread is interrupted in 8 vCPUs at most');
+      this.#address[free] = immediateExit;
+    }
+    this.#entered.set(immediateExit, kickAtExit(immediateExit));
     Atomics.store(this.words, RUNNING_TID, libc.gettid());
   }
 
@@ -63,21 +75,28 @@ export class Inbox {
   }
 
   /**
-   * Balances {@link enterRun} and {@link enterCalls}. Returns once no sender uses the address, so no kick comes and no
-   * byte is written after this.
+   * Balances {@link enterRun} and {@link enterCalls}. Returns once no sender uses the address, so no kick comes for it
+   * and its byte is not written after this.
+   * @param immediateExit as passed to {@link enterRun}; all of them if absent
    */
-  leaveRun(): void {
-    Atomics.store(this.words, RUNNING_TID, 0);
+  leaveRun(immediateExit?: number): void {
+    for (const address of immediateExit === undefined ? [...this.#entered.keys()] : [immediateExit]) {
+      this.#entered.get(address)?.[Symbol.dispose]();
+      this.#entered.delete(address);
+      for (const i of IMMEDIATE_EXIT_ADDRESSES)
+        if (address !== 0 && this.#address[i] === address) this.#address[i] = 0;
+    }
+    if (this.#entered.size === 0) Atomics.store(this.words, RUNNING_TID, 0);
     for (;;) {
-      const ringing = Atomics.load(this.words, RINGING);
+      const ringing = Atomics.add(this.words, RINGING, 0); // not load: the addresses must be cleared before
       if (ringing === 0) break;
       Atomics.wait(this.words, RINGING, ringing, RINGING_POLL_MS);
     }
-    this.#address[IMMEDIATE_EXIT_ADDRESS] = 0;
   }
 
+  /** Whether this thread shall end: its owner asked, or the process exits. */
   get isStopping(): boolean {
-    return Atomics.load(this.words, STOP) === 1;
+    return Atomics.load(this.words, STOP) === 1 || isExiting();
   }
 
   /** Whether {@link drain} may have messages to deliver. Takes nanoseconds: call it after each exit. */
@@ -110,8 +129,8 @@ export class Inbox {
 export class InboxBell {
   readonly #words: Int32Array;
   readonly #address: Float64Array;
-  /** The byte at the address seen last. */
-  #immediateExit: { readonly address: number; readonly byte: Uint8Array } | undefined;
+  /** The byte at the address seen last, of each place of an address. */
+  readonly #bytes = new Map<number, { readonly address: number; readonly byte: Uint8Array }>();
 
   constructor(control: InboxControl) {
     this.#words = new Int32Array(control);
@@ -134,14 +153,20 @@ export class InboxBell {
   }
 
   #kick(tid: number): void {
-    const address = this.#address[IMMEDIATE_EXIT_ADDRESS] as number;
-    if (address !== 0) {
-      if (this.#immediateExit?.address !== address)
-        this.#immediateExit = { address, byte: new Uint8Array(libc.memoryAt(address, 1)) };
+    for (const i of IMMEDIATE_EXIT_ADDRESSES) {
+      const address = this.#address[i] as number;
       // Order matters: the byte prevents a KVM_RUN entry for which the signal would arrive too early.
-      Atomics.store(this.#immediateExit.byte, 0, 1);
+      if (address !== 0) Atomics.store(this.#byteAt(i, address), 0, 1);
     }
     kickThread(tid);
+  }
+
+  #byteAt(place: number, address: number): Uint8Array {
+    const known = this.#bytes.get(place);
+    if (known?.address === address) return known.byte;
+    const byte = new Uint8Array(libc.memoryAt(address, 1));
+    this.#bytes.set(place, { address, byte });
+    return byte;
   }
 
   /** Asks the thread to end, and wakes it. */

@@ -70,7 +70,7 @@ const strangers = (files: Files, specifier: string, may: (path: string) => boole
     .map(([path]) => path);
 
 /** Files that make views of addresses: of mappings, and of kvm_run while its thread is in it. */
-const MAY_TAKE_MEMORY: readonly string[] = ['sys/mapping.ts', 'sys/inbox.ts'];
+const MAY_TAKE_MEMORY: readonly string[] = ['sys/mapping.ts', 'sys/inbox.ts', 'sys/exit-board.ts'];
 
 const knowsFfi = (files: Files) => strangers(files, 'ffi-rs', (path) => path === 'sys/libc.ts');
 const knowsTsyringe = (files: Files) => strangers(files, 'tsyringe', (path) => path.startsWith('vmm/'));

@@ -2,6 +2,7 @@ import { Run } from '../../kvm/uapi-vcpu.js';
 import type { Vcpu } from '../../kvm/vcpu.js';
 import type { EventTask, EventThread } from '../../sys/event-task.js';
 import { EventThreadClient, type EventThreadWorker, startEventThread } from '../../sys/event-thread.js';
+import { parkIfExiting } from '../../sys/exit-board.js';
 import { createInboxControl, Inbox } from '../../sys/inbox.js';
 import { installKickSignal } from '../../sys/kick.js';
 import { onProcessExit } from '../../sys/process-exit.js';
@@ -43,18 +44,25 @@ export class PolledEventThread implements EventThread, AsyncDisposable {
     return this.#client.run(module, data);
   }
 
-  /** Delivers the queued messages. Takes nanoseconds if there are none. */
+  /**
+   * Delivers the queued messages. Takes nanoseconds if there are none. In a worker it does not return once the main
+   * thread exits, which waits for this thread to stop calling KVM_RUN.
+   */
   poll(): void {
+    parkIfExiting();
     if (this.#inbox.hasNews) this.#inbox.drain();
   }
 
   /**
-   * Until disposed, a message kicks this thread out of `vcpu.run()`, which then returns an `interrupted` exit. Call
-   * `vcpu.page.setImmediateExit(false)` before the next {@link poll}.
+   * Until disposed, a message kicks this thread out of `vcpu.run()`, which then returns an `interrupted` exit, and so
+   * does the end of the process. Call `vcpu.page.setImmediateExit(false)` before the next {@link poll}. A thread may
+   * run several vCPUs in turn, each with an interruptRun of its own: a message interrupts the next run of each.
+   * @throws RangeError for the ninth vCPU at once
    */
   interruptRun(vcpu: Vcpu): Disposable {
-    this.#inbox.enterRun(vcpu.handle.address + Run.offsets.immediate_exit);
-    return disposable(() => this.#inbox.leaveRun());
+    const address = vcpu.handle.address + Run.offsets.immediate_exit;
+    this.#inbox.enterRun(address);
+    return disposable(() => this.#inbox.leaveRun(address));
   }
 
   /** Stops every task and ends the thread. Memory that tasks use has to stay mapped until this resolves. */
