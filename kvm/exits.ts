@@ -124,7 +124,8 @@ export interface BareExit {
    * `shutdown`: triple fault.
    * `irq-window`: the guest can take an interrupt, as requested by {@link RunPage.setRequestInterruptWindow}.
    * `interrupted`: a signal or immediate_exit; the guest resumes at the next run.
-   * `again`: KVM_RUN returned EAGAIN, for an application processor that was woken; run again.
+   * `again`: KVM_RUN returned EAGAIN, for an application processor that was woken; run again. From the boot processor it
+   * means that KVM cannot make a thread that it needs (RLIMIT_NPROC, pids.max), and it may stay so.
    */
   readonly kind: 'hlt' | 'shutdown' | 'irq-window' | 'interrupted' | 'again';
 }

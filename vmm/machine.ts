@@ -2,6 +2,8 @@ import type { Serial } from '../devices/serial.js';
 import type { VcpuExit } from '../kvm/exits.js';
 import { Run } from '../kvm/uapi-vcpu.js';
 import type { Vcpu } from '../kvm/vcpu.js';
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
 import type { Inbox } from '../sys/inbox.js';
 import { unreachable } from '../sys/unreachable.js';
 import type { AssignedDevice } from '../vfio/assign/index.js';
@@ -35,6 +37,8 @@ export interface MachineParts {
 const INSTRUCTION_BYTES = 15;
 /** Progress codes that are recorded, each with all counters. */
 export const MOST_PHASES = 256;
+/** How often KVM_RUN of the boot vCPU may fail with EAGAIN in a run: a shortage may be short. */
+const MOST_AGAIN = 100;
 
 /** A machine that can run. Machine thread only; {@link run} occupies the thread until the end. */
 export class Machine {
@@ -42,6 +46,7 @@ export class Machine {
   readonly #inbox: Inbox;
   readonly #phases: Phase[] = [];
   #outcome: Outcome | undefined;
+  #agains = 0;
 
   constructor(parts: MachineParts) {
     this.#parts = parts;
@@ -134,7 +139,7 @@ export class Machine {
         const exit = vcpu.run();
         // Cleared before the inbox is read: a later ring interrupts the next KVM_RUN, an earlier one is read now.
         if (exit.kind === 'interrupted') vcpu.page.setImmediateExit(false);
-        if (!this.#parts.exits.dispatch(0, exit)) this.end(this.#crash(0, exit));
+        if (!this.#dispatch(0, exit)) this.end(this.#crash(0, exit));
       }
     } finally {
       inbox.leaveRun();
@@ -169,8 +174,24 @@ export class Machine {
   #answer(index: number, baton: VcpuBaton): void {
     const vcpu = this.#parts.vcpus[index] as Vcpu;
     const exit = vcpu.page.exit(baton.result, vcpu.fd.target);
-    if (this.#parts.exits.dispatch(index, exit)) baton.resume();
+    if (this.#dispatch(index, exit)) baton.resume();
     else this.end(this.#crash(index, exit));
+  }
+
+  #dispatch(index: number, exit: VcpuExit): boolean {
+    if (index === 0 && exit.kind === 'again') this.#countAgain();
+    return this.#parts.exits.dispatch(index, exit);
+  }
+
+  /**
+   * EAGAIN tells a vCPU that was woken to run again. The boot vCPU runs from the start: with it, KVM could not make the
+   * thread that it needs for a VM, and would answer the same for ever.
+   */
+  #countAgain(): void {
+    if (++this.#agains <= MOST_AGAIN) return;
+    const hint =
+      'the host allows no more threads, and KVM needs one: see `ulimit -u`, and pids.max of the control group';
+    throw new SysError({ call: 'KVM_RUN', target: this.bootVcpu.fd.target, errno: errno.EAGAIN, hint });
   }
 
   #crash(index: number, exit: VcpuExit): Outcome {

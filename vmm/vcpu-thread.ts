@@ -43,8 +43,9 @@ function main({ index, baton: buffer, control, machine, door }: VcpuThreadData):
     }
     const result = run();
     Atomics.store(immediateExit, 0, 0);
-    // A kick only makes this thread check its stop word. EAGAIN, from a woken processor, needs no handling either.
-    if (result === -errno.EINTR || result === -errno.EAGAIN) continue;
+    // A kick only makes this thread check its stop word. EAGAIN, from a woken processor, needs no handling either; the
+    // boot processor is never woken.
+    if (result === -errno.EINTR || (result === -errno.EAGAIN && index !== 0)) continue;
     baton.give(result);
     bell.ring();
   }
