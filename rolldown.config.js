@@ -8,17 +8,20 @@ import { defineConfig } from 'rolldown';
 
 const isEntry = (file) =>
   /\/index\.ts$|-(task|plugin)\.ts$|^(vmm|vfio)\/.*-thread\.ts$|^examples\/[\w-]+\.ts$/.test(file) ||
-  ['vmm/cli.ts', 'sys/event-loop.ts', 'sys/resolve-hook.ts', 'bench/main.ts'].includes(file);
+  ['sys/event-loop.ts', 'sys/resolve-hook.ts', 'bench/main.ts'].includes(file);
 const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))
   .filter(isEntry)
-  .concat('consumers/main.ts', 'lab/main.ts', 'mutants/main.ts'); // their folders hold programs of others
+  .concat('consumers/main.ts', 'faults/main.ts', 'lab/main.ts', 'mutants/main.ts'); // their folders hold programs of others
 
 /** Packages that go into the files: loading them one module at a time is what takes long. All others stay outside. */
 const bundled = /^(zod|tsyringe|tslib|reflect-metadata|@oxc-project\/runtime)(\/|$)/;
 
 export default defineConfig({
-  input: Object.fromEntries(entries.map((file) => [file.slice(0, -'.ts'.length), file])),
+  input: {
+    ...Object.fromEntries(entries.map((file) => [file.slice(0, -'.ts'.length), file])),
+    'vmm/cli': 'vmm/bin.ts', // the package's program, which loads vmm/cli.ts as a chunk
+  },
   platform: 'node',
   external: (id) => /^[^./]/.test(id) && !bundled.test(id),
   tsconfig: 'tsconfig.json',

@@ -1,4 +1,4 @@
-#!/usr/bin/env node
+/** The commands. @see bin.ts, which loads this and ends the process */
 import { readFileSync } from 'node:fs';
 import { ConfigError } from './config-error.js';
 import { EX_UNAVAILABLE } from './outcome.js';
@@ -44,7 +44,7 @@ serve takes a device as --device does, and one client at a time:
   --view [PORT], --plugin, --trace, --quiet  as for run
 
 The exit code is the guest's verdict; 64 for a usage or configuration error, 69 if the host lacks
-something, 70 if the guest crashed, 130 or 143 if stopped by SIGINT or SIGTERM.
+something, 70 if the guest crashed, 129, 130 or 143 if stopped by SIGHUP, SIGINT or SIGTERM.
 `;
 
 /** From sysexits.h. */

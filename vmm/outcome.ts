@@ -98,7 +98,7 @@ const crash = (title: string, details: readonly string[], hint: string): Outcome
 });
 
 /** 128 + the signal's number, as in a shell. */
-export const SIGNAL_STATUS = { SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
+export const SIGNAL_STATUS = { SIGHUP: 129, SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
 
 /** From sysexits.h: the host lacks something. */
 export const EX_UNAVAILABLE = 69;

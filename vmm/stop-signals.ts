@@ -16,7 +16,7 @@ export function stopOnSignals(stop: (signal: string) => void): StopSignals {
     isReaderGone = true;
     stop('SIGPIPE');
   });
-  const signals = ['SIGINT', 'SIGTERM'] as const;
+  const signals = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
   let isAsked = false;
   const handlers = signals.map((signal) => {
     const handler = () => {

@@ -1,0 +1,113 @@
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, expect, test } from 'vitest';
+import { CLI, tsvisor } from './testing/machines.js';
+
+const PROJECT = fileURLToPath(new URL('..', import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), 'tsvisor-bin-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Starts the program, and resolves once it has printed `line`. */
+async function startUntil(
+  args: readonly string[],
+  line: string,
+): Promise<[ChildProcess, Promise<unknown[]>]> {
+  const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const ended = once(child, 'exit');
+  let text = '';
+  for await (const piece of child.stdout) {
+    text += String(piece);
+    if (text.includes(line)) break;
+  }
+  expect(text).toContain(line);
+  return [child, ended];
+}
+
+test.each([
+  ['SIGHUP', 129],
+  ['SIGTERM', 143],
+] as const)('%s ends serve with exit code %i, and its socket goes', async (signal, code) => {
+  const socket = join(folder, `${signal}.sock`);
+  const [child, ended] = await startUntil(['serve', 'mtty-2', '--socket', socket], 'serves it at');
+  expect(existsSync(socket)).toBe(true);
+  child.kill(signal);
+  expect(await ended).toEqual([code, null]);
+  expect(existsSync(socket)).toBe(false);
+});
+
+test('SIGUSR2 ends no command, whether it takes pictures or not, nor while it starts', async () => {
+  const socket = join(folder, 'usr2.sock');
+  // Before a handler of the command is there: its modules are still being loaded.
+  const hook =
+    "data:text/javascript,import { isMainThread } from 'node:worker_threads';" +
+    "if (isMainThread) process.once('newListener', () => setImmediate(() => process.kill(process.pid, 'SIGUSR2')));";
+  const args = ['--import', hook, CLI, 'run', '--device', 'none', '--append', 'halt-test'];
+  const { status, signal } = spawnSync(process.execPath, args, { timeout: 60_000 });
+  expect([status, signal]).toEqual([0, null]);
+
+  const [child, ended] = await startUntil(['serve', 'mtty-2', '--socket', socket], 'serves it at');
+  child.kill('SIGUSR2');
+  child.kill('SIGTERM');
+  expect(await ended).toEqual([143, null]);
+});
+
+test.each(['cli', 'cli-run', 'machine-thread', 'event-loop', 'queue-task'])(
+  'a module that cannot be loaded (%s) is one sentence, and exit code 69',
+  (name) => {
+    const copy = mkdtempSync(join(folder, 'copy-'));
+    cpSync(join(PROJECT, 'dist'), join(copy, 'dist'), { recursive: true });
+    cpSync(join(PROJECT, 'vmm/guest'), join(copy, 'vmm/guest'), { recursive: true });
+    cpSync(join(PROJECT, 'package.json'), join(copy, 'package.json'));
+    symlinkSync(join(PROJECT, 'node_modules'), join(copy, 'node_modules'));
+    const files = readdirSync(join(copy, 'dist'), { recursive: true }).map(String);
+    const chosen = files.filter((file) => file.endsWith(`/${name}.js`) && file !== 'vmm/cli.js');
+    expect(chosen).not.toEqual([]);
+    for (const file of chosen) rmSync(join(copy, 'dist', file));
+    const { stderr, status, signal } = spawnSync(process.execPath, [join(copy, 'dist/vmm/cli.js'), 'run'], {
+      encoding: 'utf8',
+      timeout: 60_000,
+    });
+    expect(stderr).toMatch(/^tsvisor: .*Cannot find module .*\n$/);
+    expect([status, signal]).toEqual([69, null]);
+  },
+);
+
+const isRoot = process.getuid?.() === 0;
+const hasSetpriv = spawnSync('setpriv', ['--version']).status === 0;
+
+test.skipIf(!isRoot || !hasSetpriv)(
+  'wherever the host refuses another thread, the run ends with exit code 69 and one sentence (skipped unless root with setpriv)',
+  () => {
+    const user = [
+      '--reuid=54321',
+      '--clear-groups',
+      '--inh-caps=+dac_override',
+      '--ambient-caps=+dac_override',
+    ];
+    const sentences = new Set<string>();
+    for (let limit = 8, status: number | null = 69; status !== 0; limit++) {
+      expect(limit).toBeLessThan(40);
+      const ended = tsvisor(['run', '--cpus', '2'], ['setpriv', ...user, 'prlimit', `--nproc=${limit}`]);
+      status = ended.status;
+      if (ended.stdout === '' || status === 0) continue; // Node itself could not start
+      expect([status, ended.signal]).toEqual([69, null]);
+      expect(ended.stderr).toMatch(/^tsvisor: .*EAGAIN\n {2}hint: the host allows no more threads.*\n$/);
+      sentences.add((/ on (.*):/.exec(ended.stderr) as RegExpExecArray)[1] as string);
+    }
+    // The last one is KVM's own: it makes a thread for the VM when it runs first.
+    expect([...sentences]).toEqual(expect.arrayContaining(['tsvisor-cpu1', 'tsvisor-machine', 'vcpu 0']));
+  },
+);
+
+test.each(['spin', 'halted'])(
+  'the main thread may exit while a worker is in KVM_RUN (%s), as the worker is kicked',
+  (how) => {
+    const program = fileURLToPath(new URL('./testing/worker-hypervisor.mjs', import.meta.url));
+    const { status, signal } = spawnSync(process.execPath, [program, how], { timeout: 30_000 });
+    expect([status, signal]).toEqual([7, null]);
+  },
+);
