@@ -93,7 +93,6 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly #mode: { readonly xres: number; readonly yres: number };
   #screen: EdidRegion;
   readonly #interrupts: DeviceInterrupts;
-  #endian = QEXT_LITTLE_ENDIAN;
 
   /** @throws SysError ENOMEM */
   constructor({ name, vramBytes, xres, yres }: VgpuOptions) {
@@ -156,7 +155,6 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   /** Resets the registers, and clears video memory so that the next user cannot read it. */
   override reset(): void {
     this.#dispi.reset();
-    this.#endian = QEXT_LITTLE_ENDIAN;
     this.vram.fill(0);
   }
 
@@ -195,6 +193,10 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     data.set(this.#screen.edid.subarray(offset, offset + data.length));
   }
 
+  get #endian(): number {
+    return this.#dispi.isBigEndian ? QEXT_BIG_ENDIAN : QEXT_LITTLE_ENDIAN;
+  }
+
   /** 16-bit registers; writes of one byte are ignored. */
   #dispiAccess(): RegionAccess {
     return registerAccess(
@@ -211,7 +213,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
       read: (at) => (at < QEXT_ENDIAN ? QEXT_BYTES : this.#endian) >>> (8 * (at & 3)),
       write: (at, bytes, value) => {
         const isOrder = value === QEXT_LITTLE_ENDIAN || value === QEXT_BIG_ENDIAN;
-        if (at === QEXT_ENDIAN && bytes === 4 && isOrder) this.#endian = value;
+        if (at === QEXT_ENDIAN && bytes === 4 && isOrder) this.#dispi.isBigEndian = value === QEXT_BIG_ENDIAN;
       },
     });
   }

@@ -1,6 +1,7 @@
 /** The registers that select the mode, and the plane that they define. */
 import {
   DISPI_REGISTERS,
+  DRM_FORMAT_BGRX8888,
   DRM_FORMAT_RGB565,
   DRM_FORMAT_XRGB8888,
   VBE_DISPI_ENABLED,
@@ -41,6 +42,8 @@ const MOST_BPP = 32;
 
 /** Stores every value that the guest writes; {@link plane} interprets them when it is read. */
 export class Dispi {
+  /** The byte order that the extension selects. As in QEMU's card, it applies to pixels of 32 bits only. */
+  isBigEndian = false;
   readonly #vramBytes: number;
   readonly #maxXres: number;
   readonly #maxYres: number;
@@ -53,6 +56,7 @@ export class Dispi {
   }
 
   reset(): void {
+    this.isBigEndian = false;
     this.#registers.fill(0);
   }
 
@@ -105,6 +109,8 @@ export class Dispi {
     const offset =
       this.#get(VBE_DISPI_INDEX_X_OFFSET) * kind.bytes + this.#get(VBE_DISPI_INDEX_Y_OFFSET) * stride;
     const end = offset + (height - 1) * stride + width * kind.bytes;
-    return end > this.#vramBytes ? undefined : { width, height, drmFormat: kind.format, offset, stride };
+    const isSwapped = this.isBigEndian && kind.format === DRM_FORMAT_XRGB8888;
+    const drmFormat = isSwapped ? DRM_FORMAT_BGRX8888 : kind.format;
+    return end > this.#vramBytes ? undefined : { width, height, drmFormat, offset, stride };
   }
 }

@@ -24,12 +24,25 @@ const NAME = 0xfc;
 const DUMMY = 0x10;
 const RANGE_LIMITS = 0xfd;
 const REFRESH_HZ = 60;
+const MOST_PIXELS = 0xfff;
+/** Unit of a timing's pixel clock, and the most of them. */
+const CLOCK_HZ = 10_000;
+const MOST_CLOCK = 0xffff;
 /** 96 dots per inch. */
 const MM_PER_PIXEL = 25.4 / 96;
 const SEPARATE_SYNC_POSITIVE = 0x1e;
 
-/** The EDID of a screen with a preferred mode. @param xres pixels, below 4096, as is `yres` */
+/**
+ * The EDID of a screen with a preferred mode, at 60 Hz or at the most that a pixel clock of 16 bits in units of 10 kHz can
+ * tell.
+ * @param xres pixels
+ * @throws RangeError unless both are 1 to 4095, what 12 bits hold
+ */
 export function createEdid(xres: number, yres: number): Uint8Array {
+  for (const pixels of [xres, yres])
+    if (!Number.isInteger(pixels) || pixels < 1 || pixels > MOST_PIXELS)
+      throw new RangeError(`an EDID cannot tell ${xres} x ${yres} pixels`);
+  const timing = timingOf(xres, yres);
   const block = new Uint8Array(BLOCK_BYTES);
   const view = new DataView(block.buffer);
   block.set(HEADER);
@@ -47,12 +60,9 @@ export function createEdid(xres: number, yres: number): Uint8Array {
   for (const mode of ESTABLISHED)
     if (mode.xres <= xres && mode.yres <= yres) block[mode.at] = (block[mode.at] as number) | mode.bit;
   block.fill(NO_STANDARD_TIMING, 38, DESCRIPTORS_AT);
-  block.set(detailedTiming(xres, yres), DESCRIPTORS_AT);
+  block.set(detailedTiming(timing), DESCRIPTORS_AT);
   block.set(textDescriptor(NAME, 'tsvisor vGPU'), DESCRIPTORS_AT + DESCRIPTOR_BYTES);
-  block.set(
-    [0, 0, 0, RANGE_LIMITS, 0, 50, 75, 30, 160, 150, 1, 0x0a, ...Array(6).fill(0x20)],
-    DESCRIPTORS_AT + 2 * DESCRIPTOR_BYTES,
-  );
+  block.set(rangeLimits(timing), DESCRIPTORS_AT + 2 * DESCRIPTOR_BYTES);
   block.set([0, 0, 0, DUMMY], DESCRIPTORS_AT + 3 * DESCRIPTOR_BYTES);
   block[127] = -block.reduce((sum, byte) => sum + byte, 0) & 0xff;
   return block;
@@ -64,11 +74,32 @@ function textDescriptor(tag: number, text: string): number[] {
   return [0, 0, 0, tag, 0, ...bytes];
 }
 
+interface Timing {
+  readonly xres: number;
+  readonly yres: number;
+  readonly hblank: number;
+  readonly vblank: number;
+  readonly refreshHz: number;
+}
+
 /** Blanking close to CVT reduced blanking, which a digital screen allows. */
-function detailedTiming(xres: number, yres: number): number[] {
-  const [hblank, hfront, hsync] = [160, 48, 32];
-  const [vblank, vfront, vsync] = [Math.max(23, Math.ceil(yres * 0.03)), 3, 6];
-  const clock = Math.round(((xres + hblank) * (yres + vblank) * REFRESH_HZ) / 10_000);
+function timingOf(xres: number, yres: number): Timing {
+  const hblank = 160;
+  const vblank = Math.max(23, Math.ceil(yres * 0.03));
+  const mostHz = Math.floor((MOST_CLOCK * CLOCK_HZ) / ((xres + hblank) * (yres + vblank)));
+  return { xres, yres, hblank, vblank, refreshHz: Math.min(REFRESH_HZ, mostHz) };
+}
+
+/** The screen's own mode lies within them. */
+function rangeLimits({ yres, vblank, refreshHz }: Timing): number[] {
+  const lineKhz = Math.ceil(((yres + vblank) * refreshHz) / 1000);
+  const [leastHz, mostKhz] = [Math.min(50, refreshHz - 1), Math.max(160, lineKhz)];
+  return [0, 0, 0, RANGE_LIMITS, 0, leastHz, 75, 30, mostKhz, 150, 1, 0x0a, ...Array(6).fill(0x20)];
+}
+
+function detailedTiming({ xres, yres, hblank, vblank, refreshHz }: Timing): number[] {
+  const [hfront, hsync, vfront, vsync] = [48, 32, 3, 6];
+  const clock = Math.round(((xres + hblank) * (yres + vblank) * refreshHz) / CLOCK_HZ);
   const [width, height] = [Math.round(xres * MM_PER_PIXEL), Math.round(yres * MM_PER_PIXEL)];
   const high = (a: number, b: number) => ((a >> 8) << 4) | (b >> 8);
   return [

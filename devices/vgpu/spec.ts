@@ -44,4 +44,6 @@ export const VBE_DISPI_GETCAPS = 0x02;
 
 // drm_fourcc.h
 export const DRM_FORMAT_XRGB8888 = 0x3432_5258;
+/** The bytes x, red, green and blue in this order: XRGB8888 in big-endian. */
+export const DRM_FORMAT_BGRX8888 = 0x3432_5842;
 export const DRM_FORMAT_RGB565 = 0x3631_4752;

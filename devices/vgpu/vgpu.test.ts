@@ -19,6 +19,7 @@ import { createVgpuDriver } from './driver.js';
 import { createEdid } from './edid.js';
 import {
   DISPI_AT,
+  DRM_FORMAT_BGRX8888,
   DRM_FORMAT_RGB565,
   DRM_FORMAT_XRGB8888,
   EDID_AT,
@@ -116,6 +117,8 @@ test.each([
   [1024, 768],
   [64, 64],
   [3840, 2160],
+  [4095, 64],
+  [64, 4095],
 ])('the EDID of %i x %i has a header, a sum of 0, and that mode first', (xres, yres) => {
   const edid = createEdid(xres, yres);
   expect(edid).toHaveLength(128);
@@ -128,6 +131,63 @@ test.each([
   const hz = ((at(0) | (at(1) << 8)) * 10_000) / ((xres + hblank) * (yres + vblank));
   expect(hz).toBeGreaterThan(59);
   expect(hz).toBeLessThan(61);
+});
+
+test('a mode whose pixel clock has more than 16 bits at 60 Hz is told at a lower rate, within the range limits', () => {
+  for (const [xres, yres] of [
+    [4095, 2600],
+    [4095, 4095],
+  ] as const) {
+    const edid = createEdid(xres, yres);
+    const at = (i: number) => edid[54 + i] as number;
+    const [htotal, vtotal] = [xres + at(3), yres + at(6)];
+    const hz = ((at(0) | (at(1) << 8)) * 10_000) / (htotal * vtotal);
+    expect(hz).toBeGreaterThan(35);
+    expect(hz).toBeLessThan(60);
+    const limits = edid.subarray(54 + 36, 54 + 54);
+    expect(limits[5]).toBeLessThanOrEqual(hz);
+    expect(limits[8]).toBeGreaterThanOrEqual((hz * vtotal) / 1000);
+  }
+  expect(() => createEdid(4096, 64)).toThrowError('cannot tell 4096 x 64 pixels');
+  expect(() => createEdid(64, 0)).toThrowError(RangeError);
+});
+
+test('the byte-order register selects the format of the plane with pixels of 32 bits, until a reset', () => {
+  using device = new VgpuDevice({ name: 'vgpu', vramBytes: VRAM, xres: 1024, yres: 768 });
+  device.openDevice();
+  const set = (mode: Readonly<Record<number, number>>) => {
+    for (const [register, value] of Object.entries(mode))
+      device.write(REGISTER_BAR, DISPI_AT + 2 * Number(register), Uint8Array.of(value & 0xff, value >> 8));
+  };
+  const order = (value: number) =>
+    device.write(REGISTER_BAR, QEXT_AT + QEXT_ENDIAN, new Uint8Array(new Uint32Array([value]).buffer));
+  set(MODE);
+  order(QEXT_BIG_ENDIAN);
+  expect(device.plane?.drmFormat).toBe(DRM_FORMAT_BGRX8888);
+  set({ [VBE_DISPI_INDEX_BPP]: 16 });
+  expect(device.plane?.drmFormat).toBe(DRM_FORMAT_RGB565);
+  set({ [VBE_DISPI_INDEX_BPP]: 32 });
+  order(0x1e1e_1e1e);
+  expect(device.plane?.drmFormat).toBe(DRM_FORMAT_XRGB8888);
+  order(QEXT_BIG_ENDIAN);
+  device.reset();
+  set(MODE);
+  expect(device.plane?.drmFormat).toBe(DRM_FORMAT_XRGB8888);
+  device.closeDevice();
+});
+
+test('a write of 4 or 8 bytes at the DISPI registers sets two or four of them', () => {
+  using device = new VgpuDevice({ name: 'vgpu', vramBytes: VRAM, xres: 1024, yres: 768 });
+  device.openDevice();
+  const at = (register: number) => DISPI_AT + 2 * register;
+  device.write(REGISTER_BAR, at(VBE_DISPI_INDEX_XRES), Uint8Array.of(0x80, 0x02, 0xe0, 0x01, 32, 0, 0x41, 0));
+  expect(device.plane).toMatchObject({ width: 640, height: 480 });
+  device.write(REGISTER_BAR, at(VBE_DISPI_INDEX_YRES), Uint8Array.of(0x90, 0x01, 16, 0));
+  expect(device.plane).toMatchObject({ width: 640, height: 400, drmFormat: DRM_FORMAT_RGB565 });
+  // Before the first register, and past the last one.
+  device.write(REGISTER_BAR, DISPI_AT - 4, Uint8Array.of(1, 1, 1, 1, 1, 1, 0x20, 0x03));
+  expect(device.plane?.width).toBe(800);
+  device.closeDevice();
 });
 
 test('registers have their width, video memory is mapped, and the next user finds it empty', () => {

@@ -4,6 +4,7 @@ import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import {
   DRM_FORMAT_ABGR8888,
   DRM_FORMAT_ARGB8888,
+  DRM_FORMAT_BGRX8888,
   DRM_FORMAT_RGB565,
   DRM_FORMAT_XBGR8888,
   DRM_FORMAT_XRGB8888,
@@ -24,6 +25,7 @@ test.each([
   ['AR24', DRM_FORMAT_ARGB8888, [0x33, 0x22, 0x11, 0x80]],
   ['XB24', DRM_FORMAT_XBGR8888, [0x11, 0x22, 0x33, 0x00]],
   ['AB24', DRM_FORMAT_ABGR8888, [0x11, 0x22, 0x33, 0x80]],
+  ['BX24', DRM_FORMAT_BGRX8888, [0x00, 0x11, 0x22, 0x33]],
 ])('%s has the colour order of its name, and is opaque', (name, drmFormat, pixel) => {
   expect(formatName(drmFormat)).toBe(name);
   const one = plane({ drmFormat, width: 1, height: 1 });

@@ -8,24 +8,29 @@ export const DRM_FORMAT_XRGB8888 = 0x3432_5258;
 export const DRM_FORMAT_ARGB8888 = 0x3432_5241;
 export const DRM_FORMAT_XBGR8888 = 0x3432_4258;
 export const DRM_FORMAT_ABGR8888 = 0x3432_4241;
+export const DRM_FORMAT_BGRX8888 = 0x3432_5842;
 export const DRM_FORMAT_RGB565 = 0x3631_4752;
 const DRM_FORMAT_MOD_LINEAR = 0n;
 
-/** Bytes per pixel, and the positions of red and blue in a 4-byte pixel. RGB565 is handled separately. */
+/** Bytes per pixel, and the positions of red, green and blue in a 4-byte pixel. RGB565 is handled separately. */
 interface Format {
   readonly bytes: 2 | 4;
   readonly red: number;
+  readonly green: number;
   readonly blue: number;
 }
-const RGB: Format = { bytes: 4, red: 16, blue: 0 };
-const BGR: Format = { bytes: 4, red: 0, blue: 16 };
+const RGB: Format = { bytes: 4, red: 16, green: 8, blue: 0 };
+/** Pixels of a big-endian guest. */
+const BIG_ENDIAN_RGB: Format = { bytes: 4, red: 8, green: 16, blue: 24 };
+const BGR: Format = { bytes: 4, red: 0, green: 8, blue: 16 };
 /** There is nothing below a plane, so alpha is ignored, as a monitor does. */
 const FORMATS: ReadonlyMap<number, Format> = new Map([
   [DRM_FORMAT_XRGB8888, RGB],
   [DRM_FORMAT_ARGB8888, RGB],
   [DRM_FORMAT_XBGR8888, BGR],
   [DRM_FORMAT_ABGR8888, BGR],
-  [DRM_FORMAT_RGB565, { bytes: 2, red: 11, blue: 0 }],
+  [DRM_FORMAT_BGRX8888, BIG_ENDIAN_RGB],
+  [DRM_FORMAT_RGB565, { bytes: 2, red: 11, green: 5, blue: 0 }],
 ]);
 
 const OPAQUE = 0xff00_0000;
@@ -77,7 +82,7 @@ export function toRgba(
   area: Area,
   name = 'plane',
 ): Uint8Array<ArrayBuffer> {
-  const { bytes, red, blue } = formatOf(plane, name);
+  const { bytes, red, green, blue } = formatOf(plane, name);
   const out = new Uint32Array(area.width * area.height);
   let to = 0;
   for (let y = area.y; y < area.y + area.height; y++) {
@@ -86,8 +91,12 @@ export function toRgba(
       const low = (pixels[at] as number) | ((pixels[at + 1] as number) << 8);
       if (bytes === 2) out[to++] = rgb565(low);
       else {
-        const word = low | ((pixels[at + 2] as number) << 16);
-        out[to++] = OPAQUE | ((word >>> red) & 0xff) | (word & 0xff00) | (((word >>> blue) & 0xff) << 16);
+        const word = low | ((pixels[at + 2] as number) << 16) | ((pixels[at + 3] as number) << 24);
+        out[to++] =
+          OPAQUE |
+          ((word >>> red) & 0xff) |
+          (((word >>> green) & 0xff) << 8) |
+          (((word >>> blue) & 0xff) << 16);
       }
     }
   }
