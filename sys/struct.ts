@@ -38,9 +38,12 @@ export interface Layout<F extends Fields> {
   readonly fields: F;
   /** offsetof of each field, in bytes. */
   readonly offsets: { readonly [K in keyof F]: number };
-  /** Returns a zeroed buffer with the given fields set, plus `extra` bytes for a flexible array at the end. */
+  /**
+   * Returns a zeroed buffer with the given fields set, plus `extra` bytes for a flexible array at the end.
+   * @throws RangeError for a value that its field cannot hold
+   */
   encode(values?: Partial<StructValue<F>>, extra?: number): Uint8Array<ArrayBuffer>;
-  /** Writes the given fields to `bytes` at `at`; the others keep their values. */
+  /** Writes the given fields to `bytes` at `at`; the others keep their values. @throws RangeError as {@link encode} */
   write(bytes: Uint8Array, values: Partial<StructValue<F>>, at?: number): void;
   /** @throws RangeError if `bytes` ends inside the structure */
   decode(bytes: Uint8Array, at?: number): StructValue<F>;
@@ -82,6 +85,16 @@ const writers: { readonly [S in Scalar]: (view: DataView, at: number, value: nev
   s64: (view, at, value: bigint) => view.setBigInt64(at, value, true),
 };
 
+/** DataView would keep the low bits of anything. A negative number in an unsigned field is its two's complement. */
+function isInRange(scalar: Scalar, value: unknown): boolean {
+  const bits = 8 * scalarSize[scalar];
+  if (bits === 64)
+    return (
+      typeof value === 'bigint' && (BigInt.asUintN(64, value) === value || BigInt.asIntN(64, value) === value)
+    );
+  return Number.isInteger(value) && (value as number) >= -(2 ** (bits - 1)) && (value as number) < 2 ** bits;
+}
+
 type Element = Scalar | Layout<Fields>;
 const isArray = (field: Field): field is readonly [Element, number] => Array.isArray(field);
 const sizeOfElement = (element: Element): number =>
@@ -93,9 +106,18 @@ function readElement(element: Element, bytes: Uint8Array, view: DataView, at: nu
   return typeof element === 'string' ? readers[element](view, at) : element.decode(bytes, at);
 }
 
-function writeElement(element: Element, bytes: Uint8Array, view: DataView, at: number, value: unknown): void {
-  if (typeof element === 'string') writers[element](view, at, value as never);
-  else element.write(bytes, value as Partial<StructValue<Fields>>, at);
+function writeElement(
+  element: Element,
+  name: string,
+  bytes: Uint8Array,
+  view: DataView,
+  at: number,
+  value: unknown,
+): void {
+  if (typeof element === 'string') {
+    if (!isInRange(element, value)) throw new RangeError(`${name}: ${value} does not fit in ${element}`);
+    writers[element](view, at, value as never);
+  } else element.write(bytes, value as Partial<StructValue<Fields>>, at);
 }
 
 function readField(field: Field, bytes: Uint8Array, view: DataView, at: number): unknown {
@@ -115,14 +137,14 @@ function writeField(
   value: unknown,
 ): void {
   if (!isArray(field)) {
-    writeElement(field, bytes, view, at, value);
+    writeElement(field, name, bytes, view, at, value);
     return;
   }
   const [element, count] = field;
   const values = value as ArrayLike<unknown>;
   if (values.length > count) throw new RangeError(`${name} holds ${count} elements, not ${values.length}`);
   const size = sizeOfElement(element);
-  for (let i = 0; i < values.length; i++) writeElement(element, bytes, view, at + i * size, values[i]);
+  for (let i = 0; i < values.length; i++) writeElement(element, name, bytes, view, at + i * size, values[i]);
 }
 
 /**

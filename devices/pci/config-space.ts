@@ -71,9 +71,11 @@ export class ConfigSpace {
     return isChanged;
   }
 
-  /** Writes as the device, bypassing the masks. @throws RangeError outside the space */
+  /** Writes as the device, bypassing the masks. @throws RangeError outside the space, or for a value of more bytes */
   set(offset: number, bytes: number, value: number): void {
     this.#check(offset, bytes);
+    if (!Number.isInteger(value) || value < -(2 ** 31) || value > allOnes(bytes))
+      throw new RangeError(`${hex(value)} does not fit in a register of ${bytes} bytes at ${hex(offset)}`);
     for (let i = 0; i < bytes; i++) this.values[offset + i] = (value >>> (8 * i)) & 0xff;
   }
 
@@ -123,6 +125,8 @@ export class ConfigSpace {
         `extended capability ${hex(id)} of ${4 + body.length} bytes does not fit at ${hex(at)}`,
       );
     }
+    if (id > 0xffff || version > 0xf)
+      throw new RangeError(`extended capability ${hex(id)}, version ${version}`);
     if (this.#extendedLast !== 0) {
       const header = this.read(this.#extendedLast, 4);
       this.set(this.#extendedLast, 4, (header & 0x000fffff) | (at << 20));

@@ -22,18 +22,22 @@ const ENTIRE_IO_RANGE = 3;
 function words(size: 2 | 4 | 8, ...values: readonly bigint[]): Aml {
   const bytes = new Uint8Array(values.length * size);
   for (const [i, value] of values.entries()) {
+    if (value < 0n || value >> BigInt(8 * size) !== 0n)
+      throw new RangeError(`0x${value.toString(16)} does not fit in ${size} bytes of a resource descriptor`);
     for (let j = 0; j < size; j++) bytes[i * size + j] = Number((value >> BigInt(8 * j)) & 0xffn);
   }
   return bytes;
 }
 
-/** Ports of a device. */
-export const ioPorts = (base: number, count: number): Aml =>
-  concat(
+/** Ports of a device. @throws RangeError for more than 255 */
+export function ioPorts(base: number, count: number): Aml {
+  if (count < 1 || count > 0xff) throw new RangeError(`${count} ports do not fit in a resource descriptor`);
+  return concat(
     Uint8Array.of(IO_PORT, DECODES_16_BITS),
     words(2, BigInt(base), BigInt(base)),
     Uint8Array.of(1, count),
   );
+}
 
 /** An ISA interrupt: edge-triggered, not shared. */
 export const isaIrq = (irq: number): Aml => concat(Uint8Array.of(IRQ_NO_FLAGS), words(2, 1n << BigInt(irq)));
