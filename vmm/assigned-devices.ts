@@ -19,6 +19,7 @@ export interface SlottedDevice {
 /** The assigned devices by slot; detaches them at any time. Machine thread only. */
 export class AssignedDevices implements Disposable {
   readonly list: readonly SlottedDevice[];
+  readonly #assignment: Assignment;
   readonly #scope = new Scope();
   /** By slot: disposing detaches the device and closes it. */
   readonly #plugs = new Map<number, Disposable>();
@@ -33,6 +34,7 @@ export class AssignedDevices implements Disposable {
     devices: readonly DeviceConfig[],
     askGuest: ((slot: number) => void) | undefined,
   ) {
+    this.#assignment = assignment;
     using scope = new Scope();
     const wanted = new Set(devices.map(({ slot }) => slot));
     let next = FIRST_SLOT;
@@ -80,7 +82,9 @@ export class AssignedDevices implements Disposable {
     }
   }
 
+  /** Resets all devices first, so that functions of one slot are reset together: the guest no longer runs. */
   [Symbol.dispose](): void {
+    this.#assignment.reset();
     this.#scope[Symbol.dispose]();
   }
 }

@@ -55,6 +55,7 @@ export const PCI_CAP_ID_EA = 0x14;
 // Power management, PCI Power Management 1.2 section 3.2
 export const PCI_PM_CTRL = 4;
 export const PCI_PM_CTRL_STATE_MASK = 0x0003;
+export const PCI_PM_CTRL_NO_SOFT_RESET = 0x0008;
 
 // MSI, PCI Local Bus 3.0 section 6.8.1
 export const PCI_MSI_FLAGS = 0x02;
@@ -95,6 +96,12 @@ export const PCI_MSIX_ENTRY_VECTOR_CTRL = 12;
 export const PCI_MSIX_ENTRY_CTRL_MASKBIT = 0x1;
 
 // PCI Express, PCI Express Base section 7.5.3
+export const PCI_AF_CAP = 3;
+export const PCI_AF_CAP_TP = 0x01;
+export const PCI_AF_CAP_FLR = 0x02;
+
+export const PCI_EXP_DEVCAP = 0x04;
+export const PCI_EXP_DEVCAP_FLR = 0x10000000;
 export const PCI_EXP_FLAGS = 0x02;
 export const PCI_EXP_FLAGS_VERS = 0x000f;
 export const PCI_EXP_FLAGS_TYPE = 0x00f0;

@@ -1,7 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import type { PciFunction, PciWiring } from '../../vfio/assign/index.js';
+import type { PciFunction, PciWiring, SlotReset } from '../../vfio/assign/index.js';
 import {
   type DeviceFile,
   VFIO_DEVICE_FLAGS_PCI,
@@ -22,6 +22,7 @@ import {
   PCI_CAP_ID_PM,
   PCI_COMMAND,
   PCI_COMMAND_IO,
+  PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
   PCI_HEADER_TYPE,
   PCI_HEADER_TYPE_MASK,
@@ -43,7 +44,8 @@ import { Msi } from './msi.js';
 import { Msix, type MsixShape, type PlacedArea, readMsixShape } from './msix.js';
 import { attempt, note, noteMisuse, plural } from './notes.js';
 import { Region } from './region.js';
-import { resetDevice } from './reset.js';
+import { quiesce, type ResetSubject, resetDevice } from './reset.js';
+import type { SlotMember, SlotMembers } from './slot-members.js';
 
 /** Parts of an open device. */
 interface Parts {
@@ -57,22 +59,49 @@ interface Parts {
   readonly msix: Msix | undefined;
 }
 
+/** A slot, and the machine's devices that may be on it. */
+export interface SlotOptions {
+  /** The reset of the device's slot. */
+  readonly reset: SlotReset;
+  /** The devices of the machine that have one; one object for all of them. */
+  readonly members: SlotMembers;
+}
+
+/** The resets of a device, and whether it has been used since the last one. */
+class DeviceResets {
+  readonly #subject: ResetSubject;
+  /** Nothing of a user is left in it, as far as its reset reaches. */
+  isClean = false;
+
+  constructor(subject: ResetSubject) {
+    this.#subject = subject;
+  }
+
+  /** @throws SysError as {@link resetDevice} */
+  reset(isClosing = false): void {
+    if (this.isClean) return;
+    this.isClean = resetDevice({ ...this.#subject, isClosing });
+  }
+}
+
 /**
  * A PCI device assigned through a VFIO device file, as one function on the guest's bus. Borrows the file, which must
  * outlive it. Nothing that a guest writes makes it throw. Machine thread only.
  */
-export class VfioPciDevice implements PciFunction {
+export class VfioPciDevice implements PciFunction, SlotMember {
   /** Name for messages: `00:03.0 virtio-net`. */
   readonly name: string;
   readonly #parts: Parts;
   readonly #owned: Scope;
+  readonly #resets: DeviceResets;
   /** Whether the device is in power state D0; in any other, its BARs are not decoded. */
   #isAwake: boolean;
 
-  private constructor(name: string, parts: Parts, owned: Scope) {
+  private constructor(name: string, parts: Parts, resets: DeviceResets, owned: Scope) {
     this.name = name;
     this.#parts = parts;
     this.#isAwake = isInD0(parts.shadow, parts.config);
+    this.#resets = resets;
     this.#owned = owned;
   }
 
@@ -80,6 +109,7 @@ export class VfioPciDevice implements PciFunction {
    * Resets the device and creates a function for it, with decoding, bus mastering, MSI and MSI-X disabled. Publishes
    * each step on trace.vfio.
    * @param name identifies the function in notes and errors: `00:03.0 virtio-net`
+   * @param slot resets its slot, where it has no function level reset; absent if nothing can
    * @throws SysError ENODEV if it is not a PCI device, or is a bridge; EIO if it does not respond; any error of the
    *   VFIO calls
    */
@@ -88,6 +118,7 @@ export class VfioPciDevice implements PciFunction {
     file: DeviceFile,
     environment: PciEnvironment,
     options: PciWiring = {},
+    slot?: SlotOptions,
   ): VfioPciDevice {
     using scope = new Scope();
     const info = file.getInfo();
@@ -95,8 +126,13 @@ export class VfioPciDevice implements PciFunction {
     note(name, 'open', `${plural(info.numRegions, 'region')}, ${plural(info.numIrqs, 'interrupt kind')}`);
     const config = new DeviceConfig(Region.open(name, file, VFIO_PCI_CONFIG_REGION_INDEX));
     const read = (offset: number, bytes: number): number => config.read(offset, bytes);
-    resetDevice(name, file, config);
-    scope.defer(() => attempt(name, 'reset', () => resetDevice(name, file, config)));
+    let device: VfioPciDevice | undefined;
+    const quiesced: SlotMember = { name, isIdle: true, beforeReset: () => {}, afterReset: () => {} };
+    const resetSlot =
+      slot === undefined ? undefined : () => slot.members.reset(device ?? quiesced, slot.reset);
+    const resets = new DeviceResets({ name, file, config, resetSlot });
+    resets.reset();
+    scope.defer(() => attempt(name, 'reset', () => resets.reset(true)));
     if ((read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MASK) !== PCI_HEADER_TYPE_NORMAL) {
       throw notUsable(name, 'a bridge: assign the functions behind it');
     }
@@ -162,7 +198,9 @@ export class VfioPciDevice implements PciFunction {
 
     const shapes = regions.bars.map(({ shape }) => shape);
     const parts = { file, config, shadow, shapes, bars, mode, msi, msix };
-    return new VfioPciDevice(name, parts, scope.move());
+    device = new VfioPciDevice(name, parts, resets, scope.move());
+    if (slot !== undefined) device.#owned.own(slot.members.add(slot.reset.address, device));
+    return device;
   }
 
   /** The device's BARs, without the ROM. */
@@ -187,6 +225,7 @@ export class VfioPciDevice implements PciFunction {
       start !== undefined && offset < start + length && start < offset + bytes;
     const power = powerRegister(shadow);
     const before = this.#decode();
+    if (!isAddress(offset)) this.#resets.isClean = false;
 
     shadow.write(offset, bytes, value);
     const isPowerWrite = touches(power, 1);
@@ -221,21 +260,53 @@ export class VfioPciDevice implements PciFunction {
    * @throws SysError as {@link VfioPciDevice.open}
    */
   reset(): void {
-    const { file, config, shadow, bars, mode, msix } = this.#parts;
+    this.stop();
+    this.resume();
+  }
+
+  /** The first half of {@link reset}: the guest no longer uses the device, and its emulated state is that of power-on. */
+  stop(): void {
+    const { config, shadow, bars, mode, msix } = this.#parts;
     bars.update(NO_DECODE);
     mode.stop();
     shadow.reset();
     msix?.reset();
-    resetDevice(this.name, file, config);
-    shadow.agree();
-    this.#isAwake = isInD0(shadow, config);
-    mode.update();
+    quiesce(config);
+  }
+
+  /** The second half of {@link reset}; the reset itself only if the device was used since the last one. */
+  resume(): void {
+    this.#resets.reset();
+    this.#agree();
+  }
+
+  /** Whether the guest neither lets it decode nor lets it do DMA. */
+  get isIdle(): boolean {
+    return (this.#parts.shadow.space.read(PCI_COMMAND, 2) & IN_USE) === 0;
+  }
+
+  beforeReset(): void {
+    this.#parts.mode.stop();
+    quiesce(this.#parts.config);
+  }
+
+  afterReset(isReset: boolean): void {
+    if (isReset) this.#resets.isClean = true;
+    this.#agree();
   }
 
   /** Detaches the device from the guest, stops its DMA and resets it. Never throws; failures are noted. */
   [Symbol.dispose](): void {
     this.#parts.bars.update(NO_DECODE);
     attempt(this.name, 'close', () => this.#owned[Symbol.dispose]());
+  }
+
+  /** After a reset: device and shadow agree again, and interrupts are wired as the shadow says. */
+  #agree(): void {
+    const { shadow, config, mode } = this.#parts;
+    shadow.agree();
+    this.#isAwake = isInD0(shadow, config);
+    mode.update();
   }
 
   #decode(): Decode {
@@ -263,6 +334,12 @@ function isInD0(shadow: ConfigShadow, config: DeviceConfig): boolean {
   const power = powerRegister(shadow);
   return power === undefined || (config.read(power, 2) & PCI_PM_CTRL_STATE_MASK) === 0;
 }
+
+const IN_USE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
+
+/** Whether a register is a BAR or the ROM's, which never reach the device: firmware writes them, too. */
+const isAddress = (offset: number): boolean =>
+  (offset >= PCI_BASE_ADDRESS_0 && offset < PCI_BASE_ADDRESS_5 + 4) || (offset & ~3) === PCI_ROM_ADDRESS;
 
 /** Size of the longest MSI capability, and of MSI-X up to its control register. */
 const MSI_SIZEOF = 24;

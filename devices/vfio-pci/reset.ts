@@ -2,12 +2,20 @@ import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { type DeviceFile, VFIO_DEVICE_FLAGS_RESET } from '../../vfio/uapi.js';
 import {
+  PCI_AF_CAP,
+  PCI_AF_CAP_FLR,
+  PCI_AF_CAP_TP,
+  PCI_CAP_ID_AF,
+  PCI_CAP_ID_EXP,
   PCI_CAP_ID_PM,
   PCI_COMMAND,
   PCI_COMMAND_IO,
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
+  PCI_EXP_DEVCAP,
+  PCI_EXP_DEVCAP_FLR,
   PCI_PM_CTRL,
+  PCI_PM_CTRL_NO_SOFT_RESET,
   PCI_PM_CTRL_STATE_MASK,
   PCI_VENDOR_ID,
 } from '../pci/pci-regs.js';
@@ -31,29 +39,97 @@ export function quiesce(config: DeviceConfig): void {
   config.write(PCI_COMMAND, 2, command & ~(PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER));
 }
 
+/** The resets that a device's capabilities promise. */
+interface ResetMethods {
+  /** Function level reset, of PCI Express or of Advanced Features. */
+  readonly hasFlr: boolean;
+  /** D3hot to D0 resets it. That need not reach everything: its DMA may go on where it was. */
+  readonly hasPmReset: boolean;
+}
+
+/** @see vfio_check_pcie_flr, vfio_check_pm_reset and vfio_check_af_flr of QEMU */
+function resetMethods(config: DeviceConfig): ResetMethods {
+  const methods = { hasFlr: false, hasPmReset: false };
+  for (const { id, offset } of walkCapabilities((at, bytes) => config.read(at, bytes))) {
+    if (id === PCI_CAP_ID_EXP && (config.read(offset + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR) !== 0)
+      methods.hasFlr = true;
+    const both = PCI_AF_CAP_TP | PCI_AF_CAP_FLR;
+    if (id === PCI_CAP_ID_AF && (config.read(offset + PCI_AF_CAP, 1) & both) === both) methods.hasFlr = true;
+    if (id === PCI_CAP_ID_PM && (config.read(offset + PCI_PM_CTRL, 2) & PCI_PM_CTRL_NO_SOFT_RESET) === 0)
+      methods.hasPmReset = true;
+  }
+  return methods;
+}
+
+/** A device to reset. */
+export interface ResetSubject {
+  readonly name: string;
+  readonly file: DeviceFile;
+  readonly config: DeviceConfig;
+  /** Resets its slot; undefined if its provider has no such call. */
+  readonly resetSlot?: (() => { readonly done: string } | { readonly refused: string }) | undefined;
+  /** It is being closed: that the host holds it is then no error. */
+  readonly isClosing?: boolean;
+}
+
 /**
- * Resets the device with VFIO_DEVICE_RESET (Linux chooses a function level, power management or bus reset). A device
- * without a reset is used as it is, with a note.
+ * Resets the device as QEMU does: by VFIO_DEVICE_RESET if it has a function level reset, or one that is not through
+ * D3hot; else with its slot or bus; else through D3hot. A device without a reset is used as it is, and a note says so.
+ * Returns whether it was reset by more than D3hot.
+ * @see vfio_pci_reset of QEMU
  * @throws SysError of the failed reset; EIO if the device no longer responds
  */
-export function resetDevice(name: string, file: DeviceFile, config: DeviceConfig): void {
+export function resetDevice(subject: ResetSubject): boolean {
+  const { name, file, config } = subject;
   quiesce(config);
-  if ((file.getInfo().flags & VFIO_DEVICE_FLAGS_RESET) === 0) {
-    note(name, 'reset', 'the device offers no reset: it keeps the state of its last user');
-  } else {
-    try {
-      file.reset();
-      note(name, 'reset', 'the device is reset');
-    } catch (error) {
-      if (!isErrno(error, 'ENOTTY')) throw error;
-      note(name, 'reset', 'the device has no reset (ENOTTY): it keeps the state of its last user');
-    }
+  const { hasFlr, hasPmReset } = resetMethods(config);
+  const hasReset = (file.getInfo().flags & VFIO_DEVICE_FLAGS_RESET) !== 0;
+  try {
+    const isReset = resetFully(subject, hasReset && (hasFlr || !hasPmReset), hasReset && hasPmReset);
+    if (config.read(PCI_VENDOR_ID, 2) !== NOBODY) return isReset;
+  } catch (error) {
+    if (subject.isClosing !== true || !isErrno(error, 'EAGAIN')) throw error;
+    const why = 'the host holds it, as it does while it unbinds or removes it';
+    note(
+      name,
+      'reset',
+      `not reset here, which is harmless: ${why}; vfio-pci resets it when it is next opened`,
+    );
+    return false;
   }
-  if (config.read(PCI_VENDOR_ID, 2) !== NOBODY) return;
   throw new SysError({
     call: 'read',
     target: `configuration space of ${name}`,
     errno: errno.EIO,
     hint: 'it reads all-ones: the device was removed, is in D3cold, or hung after its reset; power-cycle it',
   });
+}
+
+/** VFIO_DEVICE_RESET. Returns false if the kernel finds that it has no reset after all. */
+function resetFunction(file: DeviceFile): boolean {
+  try {
+    file.reset();
+    return true;
+  } catch (error) {
+    if (isErrno(error, 'ENOTTY') || isErrno(error, 'EINVAL')) return false;
+    throw error;
+  }
+}
+
+function resetFully({ name, file, resetSlot }: ResetSubject, isAlone: boolean, isByPower: boolean): boolean {
+  if (isAlone && resetFunction(file)) {
+    note(name, 'reset', 'the device is reset');
+    return true;
+  }
+  const slot = resetSlot?.() ?? { refused: 'its provider resets no slots' };
+  if ('done' in slot) {
+    note(name, 'reset', `the device is reset with its slot: ${slot.done}`);
+    return true;
+  }
+  const text =
+    isByPower && resetFunction(file)
+      ? 'went through D3hot only, which may leave its DMA as its last user set it up'
+      : 'not reset: it keeps the state of its last user';
+  note(name, 'reset', `${text}. No reset of its slot: ${slot.refused}`);
+  return false;
 }

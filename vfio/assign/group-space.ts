@@ -16,6 +16,7 @@ import type { DeviceSpace, OpenedDevice } from './device-space.js';
 import { DmaMaps, type DmaTarget } from './dma-maps.js';
 import type { GuestMemory } from './guest-memory.js';
 import type { KvmAssociation } from './kvm-association.js';
+import { slotResetByGroup } from './slot-reset.js';
 
 const containerTarget = (container: ContainerFile): DmaTarget => ({
   map: (map) => container.mapDma(map),
@@ -64,7 +65,12 @@ export class GroupSpace implements DeviceSpace {
     const file = scope.own(group.file.getDeviceFd(device.name));
     attachStep(`device ${device.name} is open (VFIO_GROUP_GET_DEVICE_FD)`);
     const owned = scope.move();
-    return { file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+    const slot = slotResetByGroup(device, file, (number) => this.#groups.get(number)?.file);
+    return {
+      file,
+      ...(slot === undefined ? {} : { slot }),
+      [Symbol.dispose]: () => owned[Symbol.dispose](),
+    };
   }
 
   /**

@@ -9,5 +9,11 @@ export {
 export { attachStep } from './attach-step.js';
 export { GuestMemory, type MemoryListener, type MemoryRegion } from './guest-memory.js';
 export { KvmAssociation } from './kvm-association.js';
-export { type PciFunction, PciFunctions, type PciWiring } from './pci-functions.js';
+export {
+  type AffectedFunction,
+  type PciFunction,
+  PciFunctions,
+  type PciWiring,
+  type SlotReset,
+} from './pci-functions.js';
 export { requireProvider } from './require-provider.js';

@@ -10,6 +10,7 @@ import type { DeviceSpace, OpenedDevice } from './device-space.js';
 import { DmaMaps } from './dma-maps.js';
 import type { GuestMemory } from './guest-memory.js';
 import type { KvmAssociation } from './kvm-association.js';
+import { slotResetByIommufd } from './slot-reset.js';
 
 /** The modern interface: an iommufd with one IOAS, and devices opened by their cdevs. */
 export class IommufdSpace implements DeviceSpace {
@@ -48,7 +49,8 @@ export class IommufdSpace implements DeviceSpace {
     this.#users++;
     scope.defer(() => this.#release());
     const owned = scope.move();
-    return { file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+    const slot = slotResetByIommufd(device, file);
+    return { file, ...(slot === undefined ? {} : { slot }), [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
   #openIommufd(cdevs: VfioCdevs): { readonly file: IommufdFile; readonly ioas: number } {

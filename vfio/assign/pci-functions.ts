@@ -23,14 +23,41 @@ export interface PciWiring {
   readonly failed?: (() => void) | undefined;
 }
 
+/** A function that the reset of a slot or bus affects. */
+export interface AffectedFunction {
+  /** Its PCI address, or its name if it is a device of this process. */
+  readonly address: string;
+  /** Why it cannot be reset by this machine: `group 27 is not attached`; absent if this machine owns it. */
+  readonly foreign?: string;
+}
+
+/** The reset of an attached device's slot or bus (VFIO_DEVICE_PCI_HOT_RESET), with the proof that the machine owns it. */
+export interface SlotReset {
+  /** The device's own address in {@link affected}. */
+  readonly address: string;
+  /**
+   * Every function that it affects now, the device's own included.
+   * @throws SysError ENODEV or ENOTTY if neither slot nor bus can be reset; any error of the call
+   */
+  affected(): readonly AffectedFunction[];
+  /** Resets all of them. @throws SysError EINVAL if one is foreign; any error of the call */
+  reset(): void;
+}
+
 /** Port: opens PCI functions for the guest's bus over VFIO device files. */
 export interface PciFunctions {
   /**
    * Resets the device and emulates configuration space over it. The file has to stay open until the function is disposed.
    * @param name its name in messages
+   * @param slot the reset of its slot or bus; absent if its provider has no such call
    * @throws SysError ENODEV if the file is not a PCI device; else the error of the failed call. Nothing stays open
    */
-  open(name: string, file: DeviceFile, wiring: PciWiring): PciFunction;
+  open(name: string, file: DeviceFile, wiring: PciWiring, slot?: SlotReset): PciFunction;
+  /**
+   * Resets all open functions, as a machine reset does: a slot with several of them once. Absent if an implementation
+   * resets each by itself when it is disposed. Never throws.
+   */
+  reset?(): void;
 }
 
 /** Token of the port {@link PciFunctions}. */

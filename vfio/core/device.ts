@@ -70,7 +70,7 @@ export class VfioDevice {
   bound: { readonly context: object; readonly id: number } | undefined;
   /** Whether it was used and has not been reset since. Guarded by the device set's lock. */
   needsReset = false;
-  /** Token of a physical function. */
+  /** @internal Token of a physical function. */
   readonly vfToken: VfToken | undefined;
   #physfnToken: VfToken | undefined;
   #unregistered: Completion;
