@@ -11,7 +11,7 @@ const Outer = struct('struct outer', 'test.h', {
 });
 
 test('a value that its field cannot hold is refused by name, instead of its low bits being kept', () => {
-  for (const [values, field] of [
+  const cases: [Parameters<typeof Outer.encode>[0], string][] = [
     [{ word: 0x10000 }, 'word'],
     [{ word: 1.5 }, 'word'],
     [{ word: Number.NaN }, 'word'],
@@ -20,7 +20,8 @@ test('a value that its field cannot hold is refused by name, instead of its low 
     [{ quad: 1n << 64n }, 'quad'],
     [{ quad: 1 as unknown as bigint }, 'quad'],
     [{ inner: [{ byte: 0 }, { byte: 256 }] }, 'byte'],
-  ] as const)
+  ];
+  for (const [values, field] of cases)
     expect(() => Outer.encode(values)).toThrowError(new RegExp(`${field}: .* does not fit in`));
 });
 
