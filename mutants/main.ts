@@ -106,6 +106,19 @@ async function main(): Promise<number> {
   const reach = await survey(workspace, tests);
   console.log(`${Math.round(performance.now() / 1000)} s: ${reach.length} test files pass without a mutant`);
 
+  /** They run together for each mutant: that has to work without one, before the first mutant and after the last. */
+  const control = async (): Promise<void> => {
+    for (const stage of [reach.filter(({ ms }) => ms < SLOW), reach.filter(({ ms }) => ms >= SLOW)]) {
+      if (stage.length === 0) continue;
+      const { end, by } = await tests.run(
+        stage.map(({ file }) => file),
+        300_000,
+      );
+      if (end !== 'passed') throw new Error(`without a mutant, all tests together end so: ${by ?? end}`);
+    }
+  };
+  await control();
+
   /** The quick tests of the mutant's own folder come first. */
   const judge = async (folder: string, mutant: Mutant): Promise<Fate> => {
     const able = reach.filter(({ reached }) => reached.has(mutant.id));
@@ -150,6 +163,8 @@ async function main(): Promise<number> {
     console.log(text.split('\n').slice(0, 5).join('\n'));
     isGood &&= scoreOf(fates) * 100 >= Number(values.least);
   }
+  workspace.turnOn(0);
+  await control();
   console.log(`reports: ${relative(process.cwd(), report) || '.'}/`);
   return isGood ? 0 : 1;
 }

@@ -88,6 +88,9 @@ export class Tests implements AsyncDisposable {
     const started = performance.now();
     const before = new Set(children(process.pid));
     let isLate = false;
+    // What earlier runs left: vitest would count their failures in this one, and bail out.
+    this.#vitest.state.filesMap.clear();
+    this.#vitest.state.idMap.clear();
     const timer = setInterval(() => {
       isLate = true;
       killAll(children(process.pid).filter((pid) => !before.has(pid)));
