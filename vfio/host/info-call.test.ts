@@ -52,6 +52,14 @@ test('an answer that grows with every call is given up', () => {
   expect(given).toHaveLength(4);
 });
 
+test('an answer of 1 MiB is made room for, one byte more is not', () => {
+  const least = answering([2 ** 20]);
+  expect(ask(least.file)).toHaveLength(2 ** 20);
+  const { file, given } = answering([2 ** 20 + 1]);
+  expect(() => ask(file)).toThrowError(/EPROTO\n.*the reply is 1048577 bytes long/);
+  expect(given).toEqual([8]);
+});
+
 test('an answer of 4 GiB is not made room for', () => {
   const { file, given } = answering([0xffff_ffff]);
   expect(() => ask(file)).toThrowError(/EPROTO\n.*the reply is 4294967295 bytes long/);

@@ -225,6 +225,46 @@ test.each([
   );
 });
 
+test.each([
+  {
+    what: 'what is locked counts',
+    locked: 1024,
+    soft: 2 * MIB,
+    hard: 8 * MIB,
+    is: /^locked memory: 3 MiB are/,
+  },
+  {
+    what: 'the limit itself is allowed',
+    locked: 1024,
+    soft: 3 * MIB,
+    hard: 8 * MIB,
+    is: /^the kernel could not/,
+  },
+  { what: 'a byte less is not', locked: 1024, soft: 3 * MIB - 1, hard: 8 * MIB, is: /ulimit -l 3072;/ },
+  { what: 'the hard limit itself is allowed', locked: 1024, soft: MIB, hard: 3 * MIB, is: /ulimit -l 3072;/ },
+  {
+    what: 'a byte less needs root',
+    locked: 1024,
+    soft: MIB,
+    hard: 3 * MIB - 1,
+    is: /--memlock=3145728 \(as root/,
+  },
+])('locked memory: $what', ({ locked, soft, hard, is }) => {
+  using made = world();
+  made.host.file('proc/self/limits', limits(String(soft), String(hard)));
+  made.host.file('proc/self/status', `Name:\tnode\nVmLck:\t    ${locked} kB\n`);
+  expect(noMemoryHint(made.host.roots, 2 * MIB)).toMatch(is);
+  expect(readLockedMemory(made.host.roots)).toEqual({ limit: soft, hardLimit: hard, locked: locked * 1024 });
+});
+
+test('limits that /proc does not report are unknown, and nothing locked is 0', () => {
+  using made = world();
+  expect(readLockedMemory(made.host.roots)).toBe(undefined);
+  expect(noMemoryHint(made.host.roots, MIB)).toMatch(/^the kernel could not pin 1 MiB/);
+  made.host.file('proc/self/limits', limits('unlimited', 'unlimited'));
+  expect(readLockedMemory(made.host.roots)).toEqual({ limit: Infinity, hardLimit: Infinity, locked: 0 });
+});
+
 test('this process’s own limits are read', () => {
   const memory = readLockedMemory(HOST_ROOTS);
   expect(memory?.limit).toBeGreaterThan(0);
