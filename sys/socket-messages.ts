@@ -168,6 +168,23 @@ export class MessageSocket implements Disposable {
     });
   }
 
+  /**
+   * Sends as much as there is room for, and returns that number of bytes. Never blocks, even if another process has the socket
+   * and changes its flags and timeouts.
+   * @throws SysError EPIPE or ECONNRESET if the peer closed; ENOTSOCK
+   */
+  sendSome(bytes: Uint8Array): number {
+    this.#setAddress(CONTROLLEN_AT, 0);
+    return libc.withAddress(bytes, (address) => {
+      this.#setAddress(IOVEC_AT, address);
+      this.#setAddress(IOVEC_AT + 8, bytes.length);
+      const sent = libc.sendmsg(this.fd.number, this.#block.address, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (sent === -errno.EAGAIN || sent === -errno.EINTR) return 0;
+      if (sent < 0) throw this.#sendError(-sent);
+      return sent;
+    });
+  }
+
   #sendError(code: number): SysError {
     const isLate = code === errno.EAGAIN;
     return new SysError({

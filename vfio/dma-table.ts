@@ -128,6 +128,13 @@ export class DmaTableReader {
     return window.view.slice(iova - window.iova, bytes);
   }
 
+  /** As {@link slice}, up to the end of the map that contains `iova`, so that it may be shorter. */
+  piece(iova: number, most: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
+    const window = this.#find(iova);
+    if (window === undefined || (window.prot & prot) !== prot) return undefined;
+    return window.view.slice(iova - window.iova, Math.min(most, window.end - iova));
+  }
+
   #find(iova: number): Window | undefined {
     const last = this.#last;
     if (last !== undefined && iova >= last.iova && iova < last.end) return last;

@@ -2,7 +2,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
-import { setForeign } from '../../sys/foreign-fds.js';
+import { isForeign, setForeign } from '../../sys/foreign-fds.js';
 import { MessageSocket, type ReceiveResult } from '../../sys/socket-messages.js';
 import { encodeMessage, type Header } from './message.js';
 import { HEADER_BYTES, MAX_MESSAGE_BYTES, MAX_MSG_FDS } from './protocol.js';
@@ -45,7 +45,7 @@ export class Channel implements Disposable {
     this.#socket = new MessageSocket(fd, BUFFER_BYTES);
     this.#buffer = this.#socket.buffer;
     this.#view = new DataView(this.#buffer.buffer);
-    this.#socket.setSendBuffer(SEND_BUFFER_BYTES);
+    if (!isForeign(fd.number)) this.#socket.setSendBuffer(SEND_BUFFER_BYTES);
   }
 
   get fd(): Fd {
@@ -180,8 +180,20 @@ export class Channel implements Disposable {
    */
   send(message: Uint8Array, fds: readonly number[] = []): void {
     for (const fd of fds) setForeign(fd, true);
+    this.#orGone(() => this.#socket.send(message, fds));
+  }
+
+  /**
+   * Sends as much as there is room for, and returns that number of bytes; never blocks.
+   * @throws SysError ECONNRESET if the peer has disconnected
+   */
+  sendSome(bytes: Uint8Array): number {
+    return this.#orGone(() => this.#socket.sendSome(bytes));
+  }
+
+  #orGone<T>(send: () => T): T {
     try {
-      this.#socket.send(message, fds);
+      return send();
     } catch (error) {
       const code = error instanceof SysError ? error.code : '';
       throw code === 'EPIPE' || code === 'ECONNRESET' ? gone(this.target) : error;

@@ -14,7 +14,7 @@ import {
   VFIO_TYPE1v2_IOMMU,
 } from '../../uapi.js';
 import { DMA_BYTES, DOORBELL, KICK, MEMORY, MSIX, REGISTERS } from '../testing/card.js';
-import { noEvents, type Peer, startPeer } from '../testing/peer.js';
+import { noEvents, type Peer, startPeer, withEventThread } from '../testing/peer.js';
 import { userProvider } from './provider.js';
 
 const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
@@ -29,8 +29,8 @@ afterAll(async () => {
 });
 
 /** The card, opened through the seam. */
-function open(scope: Scope): { container: ContainerFile; device: DeviceFile } {
-  const provider = userProvider(noEvents);
+function open(scope: Scope, events = noEvents): { container: ContainerFile; device: DeviceFile } {
+  const provider = userProvider(events);
   const found = scope.own(provider.resolve(`vfio-user:${peer.path}`, {}));
   const container = scope.own(provider.groups.openContainer());
   const group = scope.own(provider.groups.openGroup(found.group));
@@ -89,24 +89,26 @@ test('the device works on shared memory, and raises its interrupt', () => {
   device.setIrqs({ index: MSIX, flags: EVENTFD_TRIGGER, start: 0, count: 1, data: [-1] });
 });
 
-test('memory of this process alone is read and written for the device when it asks, within its rights', () => {
-  using scope = new Scope();
-  const { container, device } = open(scope);
-  using memory = Mapping.anonymous(8192);
-  memory.view.slice(0, 8192).fill(3);
-  const map = (at: bigint, flags: number) =>
-    container.mapDma({ flags, vaddr: memory.hva, iova: iova(at), size: 8192n });
-  map(0n, RW);
-  map(0x10_0000n, VFIO_DMA_MAP_FLAG_READ);
-  kick(device, 100n);
-  expect(settle(device)).toBe(0);
-  expect([...memory.view.slice(99, 3)]).toEqual([3, 4, 4]);
-  for (const at of [0x10_0000n, 8192n - 8n, 0x20_0000n]) {
-    device.reset();
-    kick(device, at);
-    expect(settle(device)).toBe(1);
-  }
-  expect(memory.view.slice(8191, 1)[0]).toBe(3);
+test('memory of this process alone is read and written for the device when it asks, within its rights', async () => {
+  await withEventThread((events) => {
+    using scope = new Scope();
+    const { container, device } = open(scope, events);
+    using memory = Mapping.anonymous(8192);
+    memory.view.slice(0, 8192).fill(3);
+    const map = (at: bigint, flags: number) =>
+      container.mapDma({ flags, vaddr: memory.hva, iova: iova(at), size: 8192n });
+    map(0n, RW);
+    map(0x10_0000n, VFIO_DMA_MAP_FLAG_READ);
+    kick(device, 100n);
+    expect(settle(device)).toBe(0);
+    expect([...memory.view.slice(99, 3)]).toEqual([3, 4, 4]);
+    for (const at of [0x10_0000n, 8192n - 8n, 0x20_0000n]) {
+      device.reset();
+      kick(device, at);
+      expect(settle(device)).toBe(1);
+    }
+    expect(memory.view.slice(8191, 1)[0]).toBe(3);
+  });
 });
 
 test('memory of a third process is refused with ENOTSUP and its range: the server could not ask for it', () => {

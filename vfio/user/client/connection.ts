@@ -1,11 +1,14 @@
 /** A connection to a vfio-user server: sends commands, receives replies, and serves the server's requests. */
 
+import { readlinkSync } from 'node:fs';
 import { errno } from '../../../sys/errno.js';
 import { isErrno, SysError } from '../../../sys/error.js';
 import type { Fd } from '../../../sys/fd.js';
 import { poll } from '../../../sys/libc.js';
+import { Scope } from '../../../sys/scope.js';
 import { trace } from '../../../sys/trace.js';
 import { connectUnix } from '../../../sys/unix-socket.js';
+import { createDmaTable, DmaTableWriter } from '../../dma-table.js';
 import { Channel, type Message } from '../channel.js';
 import { encodeCommand, encodeError, encodeReply, invalid } from '../message.js';
 import {
@@ -44,6 +47,9 @@ export class Connection implements Disposable {
   readonly minor: number;
   readonly #channel: Channel;
   readonly #timeoutMs: number;
+  /** The maps for requests on the twin socket; present with that. */
+  dmaTable: DmaTableWriter | undefined;
+  #twin: Fd | undefined;
   readonly #onGone: (() => void)[] = [];
   #handler: RequestHandler | undefined;
   #lastId = 0;
@@ -77,6 +83,11 @@ export class Connection implements Disposable {
     return this.#failure !== undefined;
   }
 
+  /** The twin socket, which has the server's requests if it is there. */
+  get twin(): number | undefined {
+    return this.#twin?.number;
+  }
+
   /** The socket, for waiting for the server's requests. */
   get fd(): number {
     return this.#channel.fd.number;
@@ -100,17 +111,28 @@ export class Connection implements Disposable {
       maxDmaMaps: DEFAULT_MAX_DMA_MAPS,
       pgsizes: DEFAULT_PGSIZES,
       hasWriteMultiple: false,
-      // Requests arrive between replies: a second socket would have to be watched during each command.
-      twinSocket: undefined,
+      twinSocket: { fdIndex: undefined },
     };
     const version = encodeVersion({ major: MAJOR, minor: MINOR, capabilities: mine }, false);
-    const { payload } = this.ask(VFIO_USER_VERSION, version);
+    const { payload, fds } = this.ask(VFIO_USER_VERSION, version, [], MAX_MSG_FDS);
+    using scope = new Scope();
+    for (const fd of fds) scope.own(fd);
     const { minor, capabilities } = decodeVersion(payload);
+    const { twinSocket } = capabilities;
+    if (twinSocket !== undefined) this.#takeTwin(fds[twinSocket.fdIndex ?? -1]);
     if (minor > MINOR)
       throw this.#end(errno.EPROTO, `the server replies with version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
     // The server may accept more data than this side accepts in one message.
     const maxDataXferSize = Math.min(capabilities.maxDataXferSize, mine.maxDataXferSize);
     return { minor, capabilities: { ...capabilities, maxDataXferSize } };
+  }
+
+  /** Takes the socket of the server's requests. Of anything else, a call to watch it could block. */
+  #takeTwin(fd: Fd | undefined): void {
+    if (fd === undefined || !readlinkSync(`/proc/self/fd/${fd.number}`).startsWith('socket:'))
+      throw this.#end(errno.EPROTO, 'its twin socket is no socket');
+    this.#twin = fd.duplicate();
+    this.dmaTable = new DmaTableWriter(createDmaTable(DEFAULT_MAX_DMA_MAPS));
   }
 
   /**
@@ -184,6 +206,11 @@ export class Connection implements Disposable {
     throw this.#late(command);
   }
 
+  /** Ends the connection because the server has violated the protocol. */
+  giveUp(problem: string): void {
+    if (!this.isGone) this.#end(errno.EPROTO, problem);
+  }
+
   #late(command: number): SysError {
     const hint = `no answer to ${commandName(command)} for ${this.#timeoutMs / 1000} s`;
     return this.#end(errno.ETIMEDOUT, hint);
@@ -221,7 +248,7 @@ export class Connection implements Disposable {
         : new SysError({ call: 'vfio-user', target: this.path, errno: errno.EIO, cause: error });
     if (this.#failure === undefined) {
       this.#failure = cause;
-      this.#channel[Symbol.dispose]();
+      this.#close();
       const how = isErrno(cause, 'ECONNRESET') ? 'has disconnected' : `was given up: ${cause.message}`;
       if (trace.vfio.hasSubscribers)
         trace.vfio.publish({ what: 'peer gone', text: `vfio-user peer ${this.path} ${how}` });
@@ -233,6 +260,12 @@ export class Connection implements Disposable {
   [Symbol.dispose](): void {
     this.#failure ??= new SysError({ call: 'close', target: this.path, errno: errno.EBADF });
     this.#onGone.length = 0;
+    this.#close();
+  }
+
+  #close(): void {
+    this.#twin?.[Symbol.dispose]();
+    this.#twin = undefined;
     this.#channel[Symbol.dispose]();
   }
 }

@@ -13,6 +13,7 @@ import {
   rangeProblem,
   wraps,
 } from '../../dma-range.js';
+import { type DmaTableEntry, type DmaTableWriter, dmaProt } from '../../dma-table.js';
 import { remoteMemory } from '../../remote-memory.js';
 import {
   type ContainerFile,
@@ -26,20 +27,18 @@ import {
   VFIO_TYPE1v2_IOMMU,
   VFIO_UNMAP_ALL,
 } from '../../uapi.js';
-import { invalid, Reader, Writer } from '../message.js';
+import { Writer } from '../message.js';
 import {
-  DEFAULT_MAX_DATA_XFER_SIZE,
   DEFAULT_MAX_DMA_MAPS,
+  MAX_ADDRESS,
   VFIO_USER_DMA_MAP,
-  VFIO_USER_DMA_READ,
   VFIO_USER_DMA_UNMAP,
-  VFIO_USER_DMA_WRITE,
   VFIO_USER_F_DMA_REGION_READ,
   VFIO_USER_F_DMA_REGION_WRITE,
 } from '../protocol.js';
 import type { Connection } from './connection.js';
+import { serveDma } from './dma-request.js';
 
-const ACCESS_BYTES = 16;
 const MAP_BYTES = 32;
 const UNMAP_BYTES = 24;
 
@@ -57,6 +56,8 @@ export class UserContainerFile implements ContainerFile {
   readonly target = 'container (vfio-user)';
   readonly #connections = new Set<Connection>();
   readonly #maps = new Map<bigint, Known>();
+  /** The maps in the connections' tables, by IOVA: those whose addresses are exact in a table. */
+  readonly #published: Known[] = [];
   #hasIommu = false;
 
   getApiVersion(): number {
@@ -98,7 +99,8 @@ export class UserContainerFile implements ContainerFile {
   add(connection: Connection): void {
     const told: ProcessMap[] = [];
     // First: DMA may come before the reply to the map that it uses.
-    connection.setHandler((command, payload) => this.#serve(command, payload));
+    connection.setHandler((command, payload) => serveDma(command, payload, (...copy) => this.#copy(...copy)));
+    connection.dmaTable?.replace(this.#published.map(({ map }) => toEntry(map)));
     try {
       for (const known of this.#maps.values()) {
         this.#tell(connection, known);
@@ -106,7 +108,7 @@ export class UserContainerFile implements ContainerFile {
       }
     } catch (error) {
       for (const map of told) untell(connection, map);
-      connection.setHandler(undefined);
+      forbid(connection);
       throw error;
     }
     this.#connections.add(connection);
@@ -116,9 +118,10 @@ export class UserContainerFile implements ContainerFile {
   remove(connection: Connection): void {
     this.#connections.delete(connection);
     for (const { map } of this.#maps.values()) untell(connection, map);
-    connection.setHandler(undefined);
+    forbid(connection);
     if (this.#connections.size > 0) return;
     this.#maps.clear();
+    this.#published.length = 0;
     this.#hasIommu = false;
   }
 
@@ -142,7 +145,7 @@ export class UserContainerFile implements ContainerFile {
     const told: Connection[] = [];
     const entry = { map, mapping };
     // A server may use the map before its reply is here.
-    this.#maps.set(iova, entry);
+    this.#insert(entry);
     try {
       for (const connection of this.#connections) {
         if (connection.isGone) continue;
@@ -151,7 +154,7 @@ export class UserContainerFile implements ContainerFile {
       }
     } catch (error) {
       for (const connection of told) untell(connection, map);
-      this.#maps.delete(iova);
+      this.#delete(map);
       throw error;
     }
   }
@@ -166,6 +169,39 @@ export class UserContainerFile implements ContainerFile {
     const offset = file === undefined ? 0n : BigInt(file.offset) + (vaddr - mapping.hva);
     const request = new Writer(MAP_BYTES).u32(MAP_BYTES).u32(rights).u64(offset).u64(iova).u64(size).bytes;
     connection.ask(VFIO_USER_DMA_MAP, request, file === undefined ? [] : [file.fd.number]);
+  }
+
+  #insert(known: Known): void {
+    const { map } = known;
+    this.#maps.set(map.iova, known);
+    if (map.iova + map.size > MAX_ADDRESS) return;
+    const index = this.#indexOf(map.iova);
+    this.#published.splice(index, 0, known);
+    this.#publish(index, 0, [toEntry(map)]);
+  }
+
+  /** Returns once no thread accesses the memory for a server. */
+  #delete({ iova, size }: DmaRange): void {
+    this.#maps.delete(iova);
+    if (iova + size > MAX_ADDRESS) return;
+    const index = this.#indexOf(iova);
+    this.#published.splice(index, 1);
+    this.#publish(index, 1, []);
+  }
+
+  #publish(...change: Parameters<DmaTableWriter['splice']>): void {
+    for (const { dmaTable } of this.#connections) dmaTable?.splice(...change);
+  }
+
+  /** Where in {@link UserContainerFile.#published} a map is, or belongs. */
+  #indexOf(iova: bigint): number {
+    let [low, high] = [0, this.#published.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#published[middle] as Known).map.iova < iova) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   #overlapping(range: DmaRange): Known | undefined {
@@ -189,23 +225,9 @@ export class UserContainerFile implements ContainerFile {
     for (const { map } of doomed) {
       // Deleted last: DMA that is in flight finishes before the server's reply.
       for (const connection of this.#connections) untell(connection, map);
-      this.#maps.delete(map.iova);
+      this.#delete(map);
     }
     return doomed.reduce((sum, { map }) => sum + map.size, 0n);
-  }
-
-  /** Serves a request of the server to read or write memory. */
-  #serve(command: number, payload: Uint8Array): Uint8Array {
-    if (command !== VFIO_USER_DMA_READ && command !== VFIO_USER_DMA_WRITE)
-      throw invalid(command, 'no request of a server');
-    const reader = new Reader(command, payload);
-    const [at, count] = [reader.u64(), reader.size()];
-    if (count > DEFAULT_MAX_DATA_XFER_SIZE) throw invalid(command, `${count} bytes at once`);
-    const isWrite = command === VFIO_USER_DMA_WRITE;
-    const answer = new Writer(ACCESS_BYTES + (isWrite ? 0 : count)).u64(at).u64(count);
-    const data = isWrite ? reader.bytes(count) : new Uint8Array(count);
-    this.#copy(at, data, isWrite);
-    return isWrite ? answer.bytes : answer.data(data).bytes;
   }
 
   /** @throws SysError EFAULT if part of the range is not mapped; EPERM if a map does not allow the direction */
@@ -229,6 +251,19 @@ export class UserContainerFile implements ContainerFile {
   [Symbol.dispose](): void {
     for (const connection of [...this.#connections]) this.remove(connection);
   }
+}
+
+const toEntry = ({ flags, iova, size, vaddr }: ProcessMap): DmaTableEntry => ({
+  iova: Number(iova),
+  bytes: Number(size),
+  address: Number(vaddr),
+  prot: dmaProt((flags & VFIO_DMA_MAP_FLAG_READ) !== 0, (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0),
+});
+
+/** Refuses all further requests of a server. */
+function forbid(connection: Connection): void {
+  connection.setHandler(undefined);
+  connection.dmaTable?.replace([]);
 }
 
 /** Unmaps memory from a server; errors do not matter, as a server that disconnects or refuses cannot use it. */

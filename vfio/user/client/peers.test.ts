@@ -8,6 +8,7 @@ import { hva, iova } from '../../../sys/address.js';
 import { Fd } from '../../../sys/fd.js';
 import { createSharedMemory, Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
+import { unixSocketPair } from '../../../sys/unix-socket.js';
 import { type ContainerFile, type DeviceFile, VFIO_TYPE1v2_IOMMU } from '../../uapi.js';
 import { VFIO_USER_DEVICE_GET_REGION_INFO, VFIO_USER_REGION_READ, VFIO_USER_VERSION } from '../protocol.js';
 import { noEvents } from '../testing/peer.js';
@@ -215,11 +216,21 @@ test('SPDK: eventfds go 8 at a time, and vectors without one in messages of thei
   });
 });
 
-test('a twin socket that nobody asked for is closed', async () => {
-  using twin = Fd.eventfd('twin');
+test('a twin socket is taken, and closed with the device', async () => {
+  const [twin, other] = unixSocketPair('twin');
+  using _other = other;
+  using _twin = twin;
   await playServer(spdk.attachWithTwin, { twin }, (address) => {
     using scope = new Scope();
     expect(open(scope, address).description).toMatch(/4e58:0001/);
+  });
+});
+
+test('a twin socket that is no socket is refused', async () => {
+  using twin = Fd.eventfd('twin');
+  await playServer(spdk.attachWithTwin.slice(0, 2), { twin }, (address) => {
+    using scope = new Scope();
+    expect(() => open(scope, address)).toThrowError(/its twin socket is no socket/);
   });
 });
 

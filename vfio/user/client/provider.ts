@@ -16,6 +16,7 @@ import {
 import { Connection } from './connection.js';
 import { UserContainerFile } from './container.js';
 import { UserDeviceFile } from './device.js';
+import type { TwinNotice, TwinTaskData } from './twin-task.js';
 
 const PREFIX = 'vfio-user:';
 const DEFAULT_TIMEOUT_MS = 5000;
@@ -61,6 +62,7 @@ export function userProvider(eventThread: EventThread): UserProvider {
         eventThread.run(workerUrl('vfio/user/client/socket-task.js'), { fd: connection.fd }),
       );
       task.receive = () => connection.serveRequests();
+      if (connection.twin !== undefined) serveTwin(connection, scope, eventThread);
       const group = lastGroup++;
       peers.set(group, { connection, trustsServer, isOpen: false });
       scope.defer(() => peers.delete(group));
@@ -81,6 +83,15 @@ export function userProvider(eventThread: EventThread): UserProvider {
       },
     },
   };
+}
+
+/** Has the event thread serve the requests on a twin socket. */
+function serveTwin(connection: Connection, scope: Scope, eventThread: EventThread): void {
+  const { twin, dmaTable } = connection;
+  if (twin === undefined || dmaTable === undefined) return;
+  const data: TwinTaskData = { fd: twin, table: dmaTable.buffer };
+  const task = scope.own(eventThread.run(workerUrl('vfio/user/client/twin-task.js'), data));
+  task.receive = (notice) => connection.giveUp((notice as TwinNotice).problem);
 }
 
 function parseOptions(address: string, options: Readonly<Record<string, string>>) {

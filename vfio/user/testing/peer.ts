@@ -4,6 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import type { EventThread } from '../../../sys/event-task.js';
+import { EventThreadClient, startEventThread } from '../../../sys/event-thread.js';
+import { createInboxControl, Inbox } from '../../../sys/inbox.js';
 import { workerUrl } from '../../../sys/worker-url.js';
 import type { PeerData } from './peer-thread.js';
 
@@ -44,3 +46,15 @@ export async function startPeer(options: Pick<PeerData, 'seed' | 'oneIn'> = {}):
 export const noEvents: EventThread = {
   run: () => ({ post: () => {}, call: () => undefined, receive: undefined, [Symbol.dispose]: () => {} }),
 };
+
+/** For a client whose server has a twin socket. */
+export async function withEventThread(use: (thread: EventThread) => Promise<void> | void): Promise<void> {
+  const control = createInboxControl();
+  const thread = startEventThread(control);
+  try {
+    await use(new EventThreadClient(thread.link, new Inbox(control)));
+  } finally {
+    thread.stop();
+    await thread.ended;
+  }
+}

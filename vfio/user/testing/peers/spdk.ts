@@ -14,7 +14,7 @@ const capabilities = (twin: string): string =>
 
 const CARD: Opened = { id: [0x58, 0x4e, 0x01, 0x00], configBytes: 4096n };
 
-/** It offers a twin socket to whoever takes one; in `attachWithTwin` even to a client that has not asked. */
+/** It has a twin socket for whoever asks for one; `attach` is to a client that does not get it. */
 export const attach = opening(server.answers(VERSION, bytes(version(2), capabilities(''))), CARD);
 export const attachWithTwin = opening(
   server.answers(VERSION, bytes(version(2), capabilities('"twin_socket":{"supported":true,"fd_index":0},')), {
