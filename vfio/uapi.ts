@@ -6,7 +6,7 @@
  * Register offsets and sizes are numbers (exact below 2^53), addresses are the branded bigints of sys/address.
  */
 import type { Hva, Iova } from '../sys/address.js';
-import type { Mapping } from '../sys/mapping.js';
+import type { MappedFile, Mapping } from '../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from './feature.js';
 import type { HotResetInfo } from './pci-hot-reset.js';
 
@@ -364,6 +364,12 @@ export interface DeviceFile extends VfioFile {
    * @throws SysError EINVAL if the region's info does not allow it
    */
   mmap(offset: number, bytes: number): Mapping;
+  /**
+   * The file behind the areas of a region that can be mapped, and the info with those areas, for passing both on to another
+   * process: even if this one must not map it. Undefined if there is none; absent if the provider's devices have no files. The
+   * device owns the descriptor.
+   */
+  getRegionFile?(index: number): { readonly info: RegionInfo; readonly file: MappedFile } | undefined;
   /**
    * VFIO_DEVICE_QUERY_GFX_PLANE; absent if the provider has no such call.
    * @throws SysError ENOTTY if the device is not a display; EINVAL if it has no planes of that type

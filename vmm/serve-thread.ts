@@ -65,7 +65,10 @@ async function main(): Promise<void> {
   configurePorts(container, plugins, scope);
   registerPorts(container, plugins, { eventThread }, scope);
   const provider = requireProvider(container.resolveAll(VfioProvider), data.address);
-  const device = scope.own(provider.resolve(data.address, data.options));
+  // A server's requests for memory of our client's are forwarded by this thread, which alone speaks to both.
+  const isForwarding = provider.name === 'vfio-user';
+  const options = isForwarding ? { ...data.options, twin: 'off' } : data.options;
+  const device = scope.own(provider.resolve(data.address, options));
   // Opens the device once in advance, so that errors surface before a client connects.
   openForClient(provider, device)[Symbol.dispose]();
   const server = scope.own(

@@ -56,23 +56,24 @@ export class Connection implements Disposable {
   /** Why the connection ended; undefined while it is open. */
   #failure: SysError | undefined;
 
-  private constructor(path: string, channel: Channel, timeoutMs: number) {
+  private constructor(path: string, channel: Channel, timeoutMs: number, hasTwin: boolean) {
     this.path = path;
     this.#channel = channel;
     this.#timeoutMs = timeoutMs;
     channel.setTimeouts(timeoutMs, timeoutMs);
-    ({ minor: this.minor, capabilities: this.capabilities } = this.#negotiate());
+    ({ minor: this.minor, capabilities: this.capabilities } = this.#negotiate(hasTwin));
   }
 
   /**
    * Connects and negotiates the version.
    * @param timeoutMs timeout of each reply
+   * @param hasTwin whether the server's requests may have a socket of their own
    * @throws SysError ENOENT, ECONNREFUSED, ETIMEDOUT, EPROTO, ENOTSUP, with a hint
    */
-  static open(path: string, timeoutMs: number): Connection {
+  static open(path: string, timeoutMs: number, hasTwin = true): Connection {
     const channel = new Channel(connectUnix(path, true));
     try {
-      return new Connection(path, channel, timeoutMs);
+      return new Connection(path, channel, timeoutMs, hasTwin);
     } catch (error) {
       channel[Symbol.dispose]();
       throw error;
@@ -104,14 +105,14 @@ export class Connection implements Disposable {
     else this.#onGone.push(callback);
   }
 
-  #negotiate(): Pick<Version, 'minor' | 'capabilities'> {
+  #negotiate(hasTwin: boolean): Pick<Version, 'minor' | 'capabilities'> {
     const mine = {
       maxMsgFds: MAX_MSG_FDS,
       maxDataXferSize: DEFAULT_MAX_DATA_XFER_SIZE,
       maxDmaMaps: DEFAULT_MAX_DMA_MAPS,
       pgsizes: DEFAULT_PGSIZES,
       hasWriteMultiple: false,
-      twinSocket: { fdIndex: undefined },
+      twinSocket: hasTwin ? { fdIndex: undefined } : undefined,
     };
     const version = encodeVersion({ major: MAJOR, minor: MINOR, capabilities: mine }, false);
     const { payload, fds } = this.ask(VFIO_USER_VERSION, version, [], MAX_MSG_FDS);
@@ -119,7 +120,7 @@ export class Connection implements Disposable {
     for (const fd of fds) scope.own(fd);
     const { minor, capabilities } = decodeVersion(payload);
     const { twinSocket } = capabilities;
-    if (twinSocket !== undefined) this.#takeTwin(fds[twinSocket.fdIndex ?? -1]);
+    if (hasTwin && twinSocket !== undefined) this.#takeTwin(fds[twinSocket.fdIndex ?? -1]);
     if (minor > MINOR)
       throw this.#end(errno.EPROTO, `the server replies with version ${MAJOR}.${minor} to ${MAJOR}.${MINOR}`);
     // The server may accept more data than this side accepts in one message.

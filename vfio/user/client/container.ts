@@ -1,6 +1,6 @@
 /** Guest memory for devices of other processes: passed to each server by descriptor, else accessed on its request. */
 
-import { formatRange, type Hva } from '../../../sys/address.js';
+import { formatRange, type Hva, iova as toIova } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import { findMapping, type Mapping } from '../../../sys/mapping.js';
@@ -20,6 +20,7 @@ import {
   type DmaMap,
   type DmaUnmap,
   type IommuInfo,
+  type RemoteMemory,
   VFIO_API_VERSION,
   VFIO_DMA_MAP_FLAG_READ,
   VFIO_DMA_MAP_FLAG_WRITE,
@@ -43,11 +44,12 @@ const MAP_BYTES = 32;
 const UNMAP_BYTES = 24;
 
 type ProcessMap = Extract<DmaMap, { readonly vaddr: Hva }>;
+type RemoteMap = Extract<DmaMap, { readonly remote: RemoteMemory }>;
 
-interface Known {
-  readonly map: ProcessMap;
-  readonly mapping: Mapping;
-}
+/** A map of memory of this process, or of another one that is asked for it when a server asks. */
+type Known =
+  | { readonly map: ProcessMap; readonly mapping: Mapping }
+  | { readonly map: RemoteMap; readonly mapping?: never };
 
 const userError = (call: string, code: keyof typeof errno, hint: string): SysError =>
   new SysError({ call, target: 'container (vfio-user)', errno: errno[code], hint });
@@ -57,7 +59,7 @@ export class UserContainerFile implements ContainerFile {
   readonly #connections = new Set<Connection>();
   readonly #maps = new Map<bigint, Known>();
   /** The maps in the connections' tables, by IOVA: those whose addresses are exact in a table. */
-  readonly #published: Known[] = [];
+  readonly #published: ProcessMap[] = [];
   #hasIommu = false;
 
   getApiVersion(): number {
@@ -97,10 +99,10 @@ export class UserContainerFile implements ContainerFile {
 
   /** Adds a server and sends it all maps. @throws SysError of the map that it refuses */
   add(connection: Connection): void {
-    const told: ProcessMap[] = [];
+    const told: DmaMap[] = [];
     // First: DMA may come before the reply to the map that it uses.
     connection.setHandler((command, payload) => serveDma(command, payload, (...copy) => this.#copy(...copy)));
-    connection.dmaTable?.replace(this.#published.map(({ map }) => toEntry(map)));
+    connection.dmaTable?.replace(this.#published.map(toEntry));
     try {
       for (const known of this.#maps.values()) {
         this.#tell(connection, known);
@@ -128,22 +130,18 @@ export class UserContainerFile implements ContainerFile {
   mapDma(map: DmaMap): void {
     const call = 'VFIO_IOMMU_MAP_DMA';
     this.#requireIommu(call);
-    const { flags, iova, size } = map;
-    if (map.remote !== undefined) throw remoteMemory(call, `${this.target}, IOVA ${formatRange(iova, size)}`);
-    const { vaddr } = map;
+    const { iova, size } = map;
+    // The thread that serves a twin socket cannot ask for it.
+    if (map.remote !== undefined && [...this.#connections].some(({ dmaTable }) => dmaTable !== undefined))
+      throw remoteMemory(call, `${this.target}, IOVA ${formatRange(iova, size)}`);
     const problem = mapProblem(map) ?? (wraps(iova, size) ? 'the range wraps' : undefined);
     if (problem !== undefined) throw userError(call, 'EINVAL', problem);
     if (this.#overlapping(map) !== undefined)
       throw userError(call, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
     if (this.getIommuInfo().dmaAvailable === 0)
       throw userError(call, 'ENOSPC', 'a server takes no more maps (max_dma_maps)');
-    const mapping = findMapping(vaddr, size);
-    if (mapping === undefined)
-      throw userError(call, 'EFAULT', `0x${vaddr.toString(16)} is not in one live Mapping`);
-    if (!mapping.isWritable && (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0)
-      throw userError(call, 'EFAULT', 'the memory is read-only');
+    const entry = map.remote === undefined ? findMemory(map) : { map };
     const told: Connection[] = [];
-    const entry = { map, mapping };
     // A server may use the map before its reply is here.
     this.#insert(entry);
     try {
@@ -159,14 +157,17 @@ export class UserContainerFile implements ContainerFile {
     }
   }
 
-  #tell(connection: Connection, { map, mapping }: Known): void {
-    const { flags, iova, size, vaddr } = map;
+  #tell(connection: Connection, known: Known): void {
+    const { flags, iova, size } = known.map;
     const rights =
       ((flags & VFIO_DMA_MAP_FLAG_READ) === 0 ? 0 : VFIO_USER_F_DMA_REGION_READ) |
       ((flags & VFIO_DMA_MAP_FLAG_WRITE) === 0 ? 0 : VFIO_USER_F_DMA_REGION_WRITE);
-    const { file } = mapping;
     // Memory without a file cannot be shared; the server accesses it by message.
-    const offset = file === undefined ? 0n : BigInt(file.offset) + (vaddr - mapping.hva);
+    const file = known.mapping?.file;
+    const offset =
+      file === undefined || known.mapping === undefined
+        ? 0n
+        : BigInt(file.offset) + (known.map.vaddr - known.mapping.hva);
     const request = new Writer(MAP_BYTES).u32(MAP_BYTES).u32(rights).u64(offset).u64(iova).u64(size).bytes;
     connection.ask(VFIO_USER_DMA_MAP, request, file === undefined ? [] : [file.fd.number]);
   }
@@ -174,17 +175,17 @@ export class UserContainerFile implements ContainerFile {
   #insert(known: Known): void {
     const { map } = known;
     this.#maps.set(map.iova, known);
-    if (map.iova + map.size > MAX_ADDRESS) return;
+    if (!isPublished(map)) return;
     const index = this.#indexOf(map.iova);
-    this.#published.splice(index, 0, known);
+    this.#published.splice(index, 0, map);
     this.#publish(index, 0, [toEntry(map)]);
   }
 
   /** Returns once no thread accesses the memory for a server. */
-  #delete({ iova, size }: DmaRange): void {
-    this.#maps.delete(iova);
-    if (iova + size > MAX_ADDRESS) return;
-    const index = this.#indexOf(iova);
+  #delete(map: DmaMap): void {
+    this.#maps.delete(map.iova);
+    if (!isPublished(map)) return;
+    const index = this.#indexOf(map.iova);
     this.#published.splice(index, 1);
     this.#publish(index, 1, []);
   }
@@ -198,7 +199,7 @@ export class UserContainerFile implements ContainerFile {
     let [low, high] = [0, this.#published.length];
     while (low < high) {
       const middle = (low + high) >>> 1;
-      if ((this.#published[middle] as Known).map.iova < iova) low = middle + 1;
+      if ((this.#published[middle] as ProcessMap).iova < iova) low = middle + 1;
       else high = middle;
     }
     return low;
@@ -241,10 +242,15 @@ export class UserContainerFile implements ContainerFile {
       const right = isWrite ? VFIO_DMA_MAP_FLAG_WRITE : VFIO_DMA_MAP_FLAG_READ;
       if ((map.flags & right) === 0) throw userError(call, 'EPERM', 'the map does not allow this direction');
       const length = Math.min(data.length - done, Number(map.iova + map.size - from));
-      const memory = mapping.view.slice(Number(map.vaddr - mapping.hva + (from - map.iova)), length);
-      if (isWrite) memory.set(data.subarray(done, done + length));
-      else data.set(memory, done);
+      const piece = data.subarray(done, done + length);
       done += length;
+      if (mapping === undefined) {
+        map.remote.rw(toIova(from), piece, isWrite);
+        continue;
+      }
+      const memory = mapping.view.slice(Number(map.vaddr - mapping.hva + (from - map.iova)), length);
+      if (isWrite) memory.set(piece);
+      else piece.set(memory);
     }
   }
 
@@ -252,6 +258,20 @@ export class UserContainerFile implements ContainerFile {
     for (const connection of [...this.#connections]) this.remove(connection);
   }
 }
+
+/** The live mapping behind a map. @throws SysError EFAULT */
+function findMemory(map: ProcessMap): Known {
+  const { vaddr, size, flags } = map;
+  const mapping = findMapping(vaddr, size);
+  if (mapping === undefined)
+    throw userError('VFIO_IOMMU_MAP_DMA', 'EFAULT', `0x${vaddr.toString(16)} is not in one live Mapping`);
+  if (!mapping.isWritable && (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0)
+    throw userError('VFIO_IOMMU_MAP_DMA', 'EFAULT', 'the memory is read-only');
+  return { map, mapping };
+}
+
+const isPublished = (map: DmaMap): map is ProcessMap =>
+  map.remote === undefined && map.iova + map.size <= MAX_ADDRESS;
 
 const toEntry = ({ flags, iova, size, vaddr }: ProcessMap): DmaTableEntry => ({
   iova: Number(iova),

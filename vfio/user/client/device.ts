@@ -112,6 +112,11 @@ export class UserDeviceFile implements DeviceFile {
     return this.#regions.ioFds(index);
   }
 
+  getRegionFile(index: number): ReturnType<UserRegions['given']> {
+    this.#use('VFIO_USER_DEVICE_GET_REGION_INFO');
+    return this.#regions.given(index);
+  }
+
   getIrqInfo(index: number): IrqInfo {
     const connection = this.#use('VFIO_DEVICE_GET_IRQ_INFO');
     if (!Number.isInteger(index) || index < 0 || index >= this.getInfo().numIrqs)

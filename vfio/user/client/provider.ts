@@ -24,6 +24,7 @@ const MOST_TIMEOUT_S = 3600;
 /** Options of an address, and their meanings. */
 const OPTIONS: Readonly<Record<string, string>> = {
   timeout: 'timeout of each reply, in seconds; default 5',
+  twin: 'off has the server send its requests on the main socket; default on',
   trust: 'on maps memory that the server could truncate, which would kill this process',
 };
 
@@ -53,10 +54,10 @@ export function userProvider(eventThread: EventThread): UserProvider {
     needsSharedMemory: true,
     matches: (address) => address.startsWith(PREFIX),
     resolve(address, options) {
-      const { timeoutMs, trustsServer } = parseOptions(address, options);
+      const { timeoutMs, trustsServer, hasTwin } = parseOptions(address, options);
       using scope = new Scope();
       const path = address.slice(PREFIX.length);
-      const connection = scope.own(Connection.open(path, timeoutMs));
+      const connection = scope.own(Connection.open(path, timeoutMs, hasTwin));
       const description = describe(connection, trustsServer);
       const task = scope.own(
         eventThread.run(workerUrl('vfio/user/client/socket-task.js'), { fd: connection.fd }),
@@ -101,12 +102,13 @@ function parseOptions(address: string, options: Readonly<Record<string, string>>
     const known = Object.entries(OPTIONS).map(([name, meaning]) => `\n    ${name}: ${meaning}`);
     throw wrong(`there is no option ${unknown.join(', ')}; there are:${known.join('')}`);
   }
-  const { timeout, trust = 'off' } = options;
+  const { timeout, trust = 'off', twin = 'on' } = options;
   const seconds = timeout === undefined ? DEFAULT_TIMEOUT_MS / 1000 : Number(timeout);
   if (!(seconds > 0 && seconds <= MOST_TIMEOUT_S))
     throw wrong(`timeout=${timeout} is not a number of seconds`);
-  if (trust !== 'on' && trust !== 'off') throw wrong(`trust=${trust} is neither on nor off`);
-  return { timeoutMs: Math.ceil(seconds * 1000), trustsServer: trust === 'on' };
+  for (const [name, value] of Object.entries({ trust, twin }))
+    if (value !== 'on' && value !== 'off') throw wrong(`${name}=${value} is neither on nor off`);
+  return { timeoutMs: Math.ceil(seconds * 1000), trustsServer: trust === 'on', hasTwin: twin === 'on' };
 }
 
 /** Describes the device by the vendor and device ID in its configuration space. */

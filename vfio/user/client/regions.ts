@@ -26,7 +26,14 @@ const PAGE = 4096;
 interface Known {
   readonly info: RegionInfo;
   /** The file of the mappable parts, and the region's offset in it. */
-  readonly file: { readonly fd: Fd; readonly offset: number } | undefined;
+  readonly file: RegionFile | undefined;
+  /** The same as the server gave it, and its info, whether or not it can be mapped here. */
+  readonly given: { readonly info: RegionInfo; readonly file: RegionFile } | undefined;
+}
+
+interface RegionFile {
+  readonly fd: Fd;
+  readonly offset: number;
 }
 
 export class UserRegions implements Disposable {
@@ -34,6 +41,8 @@ export class UserRegions implements Disposable {
   readonly #count: number;
   readonly #trustsServer: boolean;
   readonly #known: Known[] = [];
+  /** Whether another process has a file of it. */
+  #isPassedOn = false;
   readonly #ioFds: (readonly (RegionIoEventFd & { readonly owned: Fd })[])[] = [];
 
   constructor(connection: Connection, count: number, trustsServer: boolean) {
@@ -74,12 +83,15 @@ export class UserRegions implements Disposable {
       const info: RegionInfo = { index, flags, size, offset: regionOffset(index), capabilities };
       const [fd] = fds;
       const problem = fd === undefined ? 'the server passes no descriptor' : this.#problemOf(fd, told);
-      if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || fd === undefined || problem !== undefined) {
-        if ((flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0 && problem !== undefined) this.#note(index, problem);
-        return { info: trapped(info), file: undefined };
-      }
+      const isMappable = (flags & VFIO_REGION_INFO_FLAG_MMAP) !== 0;
+      if (isMappable && problem !== undefined) this.#note(index, problem);
+      if (!isMappable || fd === undefined) return { info: trapped(info), file: undefined, given: undefined };
       fds = fds.slice(1);
-      return { info, file: { fd, offset: fdOffset } };
+      const file = { fd, offset: fdOffset };
+      const given = told.isWhole ? { info, file } : undefined;
+      return problem === undefined
+        ? { info, file, given }
+        : { info: trapped(info), file: undefined, given: given ?? close(fd) };
     } finally {
       for (const fd of fds) fd[Symbol.dispose]();
     }
@@ -133,9 +145,17 @@ export class UserRegions implements Disposable {
    */
   get hasOtherWays(): boolean {
     return (
+      this.#isPassedOn ||
       this.#known.some((known) => known?.file !== undefined) ||
       this.#ioFds.some((fds) => (fds?.length ?? 0) > 0)
     );
+  }
+
+  /** @see DeviceFile.getRegionFile */
+  given(index: number): Known['given'] {
+    const { given } = this.#region(index);
+    if (given !== undefined) this.#isPassedOn = true;
+    return given;
   }
 
   mmap(offset: number, bytes: number): Mapping {
@@ -185,9 +205,16 @@ export class UserRegions implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const known of this.#known) known?.file?.fd[Symbol.dispose]();
+    for (const known of this.#known) {
+      known?.file?.fd[Symbol.dispose]();
+      known?.given?.file.fd[Symbol.dispose]();
+    }
     for (const doorbells of this.#ioFds) for (const { owned } of doorbells ?? []) owned[Symbol.dispose]();
     this.#known.length = 0;
     this.#ioFds.length = 0;
   }
+}
+
+function close(fd: Fd): undefined {
+  fd[Symbol.dispose]();
 }

@@ -52,6 +52,14 @@ export class ServedRegions implements Disposable {
     const info = this.#device.getRegionInfo(index);
     const { size, flags, capabilities, offset } = info;
     const plain = { index, size, flags: flags & ~VFIO_REGION_INFO_FLAG_CAPS, capabilities, fdOffset: 0 };
+    // Another server's: its client decides whether to map it, not this process.
+    const passed = this.#device.getRegionFile?.(index);
+    if (passed !== undefined) {
+      const { fd, offset: fdOffset } = passed.file;
+      const passedFlags = passed.info.flags & ~VFIO_REGION_INFO_FLAG_CAPS;
+      const { capabilities: areas } = passed.info;
+      return { info: { ...plain, flags: passedFlags, capabilities: areas, fdOffset }, offset, fd: fd.number };
+    }
     if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return { info: plain, offset, fd: undefined };
     const file = this.#fileOf(info);
     if (file !== undefined) return { info: { ...plain, fdOffset: file.offset }, offset, fd: file.fd };
