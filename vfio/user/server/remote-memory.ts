@@ -22,6 +22,7 @@ export class MessageMemory implements RemoteMemory {
   readonly #replyMs: number;
   readonly #defer: ((message: Message) => void) | undefined;
   #lastId = 0;
+  #failure: SysError | undefined;
 
   /**
    * @param most maximum bytes of data that the client accepts in one message
@@ -35,7 +36,22 @@ export class MessageMemory implements RemoteMemory {
     this.#defer = defer;
   }
 
+  /** The error after which the connection must end. A device that has asked for memory on its own keeps it to itself. */
+  get failure(): SysError | undefined {
+    return this.#failure;
+  }
+
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void {
+    if (this.#failure !== undefined) throw this.#failure;
+    try {
+      this.#copy(iova, data, isWrite);
+    } catch (error) {
+      if (endsConnection(error)) this.#failure = error;
+      throw error;
+    }
+  }
+
+  #copy(iova: Iova, data: Uint8Array, isWrite: boolean): void {
     for (let at = 0; at < data.length; at += this.#most) {
       const piece = data.subarray(at, at + this.#most);
       if (isWrite) this.#write(iova + BigInt(at), piece);
@@ -84,3 +100,8 @@ export class MessageMemory implements RemoteMemory {
     throw fail(errno.ETIMEDOUT, `the client has not replied for ${this.#replyMs / 1000} s`);
   }
 }
+
+/** Whether an error ends the connection: the peer has disconnected, or the stream is out of sync. */
+export const endsConnection = (error: unknown): error is SysError =>
+  error instanceof SysError &&
+  (error.code === 'ECONNRESET' || error.code === 'EPROTO' || error.code === 'ETIMEDOUT');

@@ -60,7 +60,7 @@ import { ServedFeatures } from './feature.js';
 import { setIrqs } from './irqs.js';
 import { MOST_DEFERRED, MOST_DEFERRED_BYTES, MOST_DEFERRED_FDS } from './limits.js';
 import { ServedRegions } from './regions.js';
-import { MessageMemory } from './remote-memory.js';
+import { endsConnection, MessageMemory } from './remote-memory.js';
 
 /** A device opened for one client, with an address space of its own. Disposing closes both. */
 export interface ServedDevice extends Disposable {
@@ -98,6 +98,7 @@ export class Session implements Disposable {
   readonly #scope: Scope;
   readonly #deferred: Deferred[] = [];
   #memory: ClientMemory | undefined;
+  #remote: MessageMemory | undefined;
   /** When the client must have proposed a version, as a time of performance.now(). */
   readonly #versionDue: number;
   /** Number of the client's commands so far. */
@@ -125,6 +126,8 @@ export class Session implements Disposable {
    * @throws SysError ECONNRESET, EPROTO or ETIMEDOUT if the connection has ended or must end: dispose the session
    */
   step(isBlocking = true): boolean {
+    // A device accesses memory on its own, too: between steps.
+    if (this.#remote?.failure !== undefined) throw this.#remote.failure;
     const deferred = this.#deferred.shift();
     const deadline = performance.now() + this.#options.waitMs;
     const message = deferred ?? this.#channel.receive(isBlocking, deadline);
@@ -162,7 +165,7 @@ export class Session implements Disposable {
       const reply = this.#run(message);
       if (wantsReply && reply !== undefined) this.#channel.send(reply.bytes, reply.fds);
     } catch (error) {
-      if (isFatal(error)) throw error;
+      if (endsConnection(error)) throw error;
       const code = error instanceof SysError ? error.errno : errno.EIO;
       this.#tell(`${commandName(command)} is refused: ${(error as Error).message}`);
       if (wantsReply) this.#channel.send(encodeError(id, command, code));
@@ -238,6 +241,7 @@ export class Session implements Disposable {
       twin === undefined
         ? new MessageMemory(this.#channel, most, replyMs, (message) => this.#defer(message))
         : this.#ownTwin(new Channel(twin[0]), most);
+    this.#remote = remote;
     this.#memory = this.#scope.own(new ClientMemory({ container: this.#container, remote, trustsClient }));
     const version = {
       major: MAJOR,
@@ -345,8 +349,3 @@ export class Session implements Disposable {
     }
   }
 }
-
-/** Whether an error ends the connection: the peer has disconnected, or the stream is out of sync. */
-const isFatal = (error: unknown): boolean =>
-  error instanceof SysError &&
-  (error.code === 'ECONNRESET' || error.code === 'EPROTO' || error.code === 'ETIMEDOUT');
