@@ -20,6 +20,7 @@ const ENTRY = 4;
 export interface DmaTableEntry {
   readonly iova: number;
   readonly bytes: number;
+  /** 0 for memory of another process. */
   readonly address: number;
   /** PROT_READ if the device may read, PROT_WRITE if it may write. */
   readonly prot: number;
@@ -133,6 +134,20 @@ export class DmaTableReader {
     const window = this.#find(iova);
     if (window === undefined || (window.prot & prot) !== prot) return undefined;
     return window.view.slice(iova - window.iova, Math.min(most, window.end - iova));
+  }
+
+  /**
+   * Whether part of an IOVA range is in another process, which DeviceDma.rw asks for it. A range that
+   * {@link slice} refuses without that is not mapped, or not for this direction.
+   */
+  isRemote(iova: number, bytes: number): boolean {
+    for (let at = iova; at < iova + bytes; ) {
+      const window = this.#find(at);
+      if (window === undefined) return false;
+      if (window.view.address === 0) return true;
+      at = window.end;
+    }
+    return false;
   }
 
   #find(iova: number): Window | undefined {

@@ -4,19 +4,17 @@ import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
 import type { NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from './interrupt-signals.js';
-import type { QueueNotice, QueueSetup, QueueTaskData } from './messages.js';
+import type { QueueNotice, QueueSetup, QueueTaskData, ReceiveReply } from './messages.js';
 import type { SharedState } from './shared-state.js';
-import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
+import { NET_HEADER_BYTES, RECEIVEQ, RX_HEADER, TRANSMITQ } from './spec.js';
 import { SplitQueue } from './split-queue.js';
 
 /** Most chains per queue and turn: bounds the time that unmaps and other tasks wait. */
 const BURST = 64;
 /** Most frames to drop when a driver starts: above the capacity of any port. */
 const STALE_FRAMES = 1024;
-
-/** The header before each frame of a device without offloads: zeroes, and a buffer count of 1. 5.1.6.4.1 */
-const RX_HEADER = new Uint8Array(NET_HEADER_BYTES);
-RX_HEADER[10] = 1;
+/** Least time between two turns of remote queues. */
+const TURN_GAP_MS = 1;
 
 /** Moves frames between the guest's queues and a port. Event thread only. */
 export class DataPath implements Disposable {
@@ -33,6 +31,12 @@ export class DataPath implements Disposable {
   #table: DmaTableReader | undefined;
   #rx: SplitQueue | undefined;
   #tx: SplitQueue | undefined;
+  /** Indexes of queues in memory of another process, which the registers' thread serves. @see RemotePath */
+  readonly #remote = new Set<number>();
+  #epoch = 0;
+  /** Whether the registers have been asked for a turn that is not over. */
+  #isTurnAsked = false;
+  #isTurnAskedAgain = false;
   /** Whether a frame may be waiting for a buffer of the guest. */
   #isStalled = false;
   #isPortGone = false;
@@ -64,10 +68,15 @@ export class DataPath implements Disposable {
     this.#table = undefined;
   }
 
-  /** Starts processing one queue or both. @throws SysError if a doorbell cannot be watched */
-  start(queues: readonly QueueSetup[]): void {
+  /**
+   * Starts processing one queue or both.
+   * @param epoch comes back with the notice of a queue that is remote
+   * @throws SysError if a doorbell cannot be watched
+   */
+  start(queues: readonly QueueSetup[], epoch: number): void {
     const table = this.#table;
     if (table === undefined) return;
+    this.#epoch = epoch;
     for (const setup of queues) {
       const queue = new SplitQueue(setup, table, setup.index === RECEIVEQ);
       if (setup.index === RECEIVEQ) {
@@ -88,12 +97,18 @@ export class DataPath implements Disposable {
     this.#unwatchPort();
     this.#rx = undefined;
     this.#tx = undefined;
+    this.#remote.clear();
     this.#isStalled = false;
     this.#isContinuing = false;
   }
 
-  /** Runs one turn of both queues. */
+  /** Runs one turn of both queues, and has remote ones served. */
   pump(): void {
+    if (this.#remote.size > 0) this.#askTurn();
+    this.#turn();
+  }
+
+  #turn(): void {
     const table = this.#table;
     if (table === undefined || (this.#rx ?? this.#tx) === undefined) return;
     if ((this.#state.command & PCI_COMMAND_MASTER) === 0) {
@@ -121,6 +136,8 @@ export class DataPath implements Disposable {
     if (wantsRx) this.#signals.queue(RECEIVEQ);
     if (this.#tx?.fault !== undefined) this.#tx = this.#giveUp(this.#tx);
     if (this.#rx?.fault !== undefined) this.#rx = this.#giveUp(this.#rx);
+    if (this.#tx?.isRemote) this.#tx = this.#handOver(this.#tx);
+    if (this.#rx?.isRemote) this.#rx = this.#handOver(this.#rx);
     this.#watchPort();
     if (hasMore) this.#continueLater();
   }
@@ -146,20 +163,23 @@ export class DataPath implements Disposable {
         return false;
       }
       if (!queue.next(NET_HEADER_BYTES, this.#maxFrame)) {
-        if (queue.fault !== undefined || !queue.wantDoorbells()) return false;
+        if (queue.fault !== undefined || queue.isRemote || !queue.wantDoorbells()) return false;
         queue.suppressDoorbells();
         continue;
       }
-      const { bytes } = queue;
-      if (bytes > 0 && bytes <= this.#maxFrame && !this.#isPortGone && this.#port.transmit(queue.parts)) {
-        this.#state.count('txPackets');
-        this.#state.count('txBytes', bytes);
-      } else {
-        this.#state.count('txDropped');
-      }
+      this.#send(queue.parts, queue.bytes);
       queue.push(0);
     }
     return true;
+  }
+
+  #send(parts: readonly Uint8Array[], bytes: number): void {
+    if (bytes > 0 && bytes <= this.#maxFrame && !this.#isPortGone && this.#port.transmit(parts)) {
+      this.#state.count('txPackets');
+      this.#state.count('txBytes', bytes);
+    } else {
+      this.#state.count('txDropped');
+    }
   }
 
   /** Returns whether frames may remain for which buffers may be available. */
@@ -169,7 +189,7 @@ export class DataPath implements Disposable {
       if (this.#port.pending() === 0) return false;
       queue.suppressDoorbells();
       if (!queue.next(0, NET_HEADER_BYTES + this.#maxFrame)) {
-        if (queue.fault !== undefined) return false;
+        if (queue.fault !== undefined || queue.isRemote) return false;
         if (queue.wantDoorbells()) continue;
         this.#isStalled = true;
         return false;
@@ -182,8 +202,7 @@ export class DataPath implements Disposable {
       const length = this.#receiveFrame(queue.parts);
       if (length > 0) {
         queue.push(NET_HEADER_BYTES + length);
-        this.#state.count('rxPackets');
-        this.#state.count('rxBytes', length);
+        this.#countReceived(length);
       } else {
         queue.unpop();
         if (length === 0) return false;
@@ -191,6 +210,83 @@ export class DataPath implements Disposable {
       }
     }
     return true;
+  }
+
+  #countReceived(length: number): void {
+    this.#state.count('rxPackets');
+    this.#state.count('rxBytes', length);
+  }
+
+  /** Sends frames of a remote queue until the port is full. Returns how many it took. */
+  transmitRemote(frames: readonly Uint8Array[]): number {
+    let taken = 0;
+    for (; taken < frames.length && this.#port.isFull !== true; taken++) {
+      const frame = frames[taken] as Uint8Array;
+      this.#send([frame], frame.length);
+    }
+    if (taken < frames.length) this.#awaitRoom();
+    // The port may have the replies ready for a receive queue that is not remote.
+    this.#turn();
+    return taken;
+  }
+
+  /** Takes a frame for each buffer of a remote queue. @param capacities bytes of the buffers without their header */
+  receiveRemote(capacities: readonly number[]): ReceiveReply {
+    const frames: Uint8Array[] = [];
+    const scratch = new Uint8Array(Math.max(0, ...capacities));
+    for (let turn = 0; turn < BURST && frames.length < capacities.length && !this.#isPortGone; turn++) {
+      const length = this.#receiveFrame([scratch.subarray(0, capacities[frames.length])]);
+      if (length === 0) {
+        this.#isStalled = false;
+        break;
+      }
+      if (length < 0) {
+        this.#state.count('rxDropped');
+        continue;
+      }
+      frames.push(scratch.slice(0, length));
+      this.#countReceived(length);
+    }
+    const next = this.#isPortGone ? 0 : this.#port.pending();
+    // A port that cannot say what it has (a tap, -1) is readable if it has something.
+    if (next >= 0) this.#isStalled = next > 0;
+    this.#watchPort();
+    return { frames, hasMore: this.#isStalled };
+  }
+
+  /** A remote queue has stopped. */
+  giveUpRemote(queue: number): void {
+    this.#remote.delete(queue);
+    this.#demandReset();
+    this.#watchPort();
+  }
+
+  /** Asks the registers for a turn of the remote queues; during a turn, for another one. */
+  #askTurn(): void {
+    if (this.#isTurnAsked) {
+      this.#isTurnAskedAgain = true;
+      return;
+    }
+    this.#isTurnAsked = true;
+    this.#notify({ kind: 'turn' });
+  }
+
+  /** The turn is over. The next one begins later, so that other work of the registers' thread comes first. */
+  endTurn(hasMore: boolean): void {
+    this.#isTurnAsked = false;
+    if (!hasMore && !this.#isTurnAskedAgain) return;
+    this.#isTurnAskedAgain = false;
+    this.#context.after(TURN_GAP_MS, () => {
+      if (this.#remote.size > 0) this.#askTurn();
+    });
+  }
+
+  #handOver(queue: SplitQueue): undefined {
+    const { index, position } = queue;
+    this.#remote.add(index);
+    if (index === RECEIVEQ) this.#isStalled = true; // a frame may wait
+    this.#notify({ kind: 'remote', queue: index, position, epoch: this.#epoch });
+    this.#askTurn();
   }
 
   /** As {@link NetPort.receive}. A port that fails sets the link down, and returns no further frames. */
@@ -214,15 +310,29 @@ export class DataPath implements Disposable {
 
   /** 2.1.2: reports that the device needs a reset, and stops processing the queue until then. */
   #giveUp(queue: SplitQueue): undefined {
+    this.#demandReset();
+    this.#notify({ kind: 'misuse', queue: queue.index, what: queue.fault as string });
+  }
+
+  #demandReset(): void {
     this.#state.demandReset();
     this.#signals.config();
-    this.#notify({ kind: 'misuse', queue: queue.index, what: queue.fault as string });
   }
 
   #watchPort(): void {
     const { fd } = this.#port;
-    if (fd < 0 || this.#isPortGone || this.#isStalled || this.#rx === undefined) this.#unwatchPort();
-    else this.#portWatch ??= this.#context.watch(fd, () => this.pump());
+    const hasQueue = this.#rx !== undefined || this.#remote.has(RECEIVEQ);
+    if (fd < 0 || this.#isPortGone || this.#isStalled || !hasQueue) this.#unwatchPort();
+    else this.#portWatch ??= this.#context.watch(fd, () => this.#onFrames());
+  }
+
+  #onFrames(): void {
+    if (this.#remote.has(RECEIVEQ)) {
+      // Its turn comes later; until then the port would call again and again.
+      this.#isStalled = true;
+      this.#unwatchPort();
+    }
+    this.pump();
   }
 
   #unwatchPort(): void {

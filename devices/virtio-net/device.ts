@@ -1,15 +1,16 @@
+import { iova } from '../../sys/address.js';
 import type { EventTask } from '../../sys/event-task.js';
 import { signalEventfd } from '../../sys/eventfd.js';
 import type { Fd } from '../../sys/fd.js';
 import { trace } from '../../sys/trace.js';
-import type { OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
+import type { DeviceDma, OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
 import type { IrqInfo, IrqSet, RegionIoEventFd } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { PciRegions, type RegisterArea } from '../mdev/pci-regions.js';
 import { type Registers, registerAccess } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
 import { allOnes } from '../pci/config-space.js';
-import { PCI_COMMAND_INTX_DISABLE, PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
+import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER, PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
 import { CommonConfig } from './common-config.js';
 import {
   COMMON_AT,
@@ -24,8 +25,9 @@ import {
   STRUCTURE_BYTES,
   VirtioConfigSpace,
 } from './config-space.js';
-import type { QueueCommand, QueueNotice } from './messages.js';
+import type { QueueCommand, QueueNotice, QueueSetup, RemoteNotice } from './messages.js';
 import { NetConfig, OFFERED_FEATURES } from './net-config.js';
+import { RemotePath } from './remote-path.js';
 import { SharedState, type SharedStateBuffer } from './shared-state.js';
 import { MSIX_VECTORS } from './spec.js';
 
@@ -42,6 +44,8 @@ export interface VirtioNetParts {
   /** 6 bytes. */
   readonly mac: Uint8Array;
   readonly mtu: number;
+  /** Longest frame either way, in bytes, Ethernet header included. */
+  readonly maxFrame: number;
 }
 
 /** The registers of a virtio-net PCI function, with vfio-pci's rules. Machine thread only. */
@@ -54,8 +58,12 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
   readonly #common: CommonConfig;
   readonly #net: NetConfig;
   readonly #interrupts: DeviceInterrupts;
+  readonly #remote: RemotePath;
+  #dma: DeviceDma | undefined;
+  /** Whether this opener has been told that its memory is accessed by message. */
+  #hasTold = false;
 
-  constructor({ shared, task, doorbells, mac, mtu }: VirtioNetParts) {
+  constructor({ shared, task, doorbells, mac, mtu, maxFrame }: VirtioNetParts) {
     super();
     this.#state = new SharedState(shared);
     this.#task = task;
@@ -64,9 +72,19 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     this.#common = new CommonConfig(
       OFFERED_FEATURES,
       this.#state,
-      { start: (queues) => this.#call({ kind: 'start', queues }), stop: () => this.#call({ kind: 'stop' }) },
+      { start: (queues) => this.#start(queues), stop: () => this.#stop() },
       (what) => this.#misuse(what),
     );
+    this.#remote = new RemotePath({
+      maxFrame,
+      access: (at, data, isWrite) => this.#dma?.rw(iova(BigInt(at)), data, isWrite),
+      call: (command) => this.#call(command),
+      isMaster: () => (this.#state.command & PCI_COMMAND_MASTER) !== 0,
+      report: (queue, cause) => {
+        if ('misuse' in cause) this.#misuse(`queue ${queue}: ${cause.misuse}`);
+        else this.#tell('queue stopped', `queue ${queue} has stopped until a reset: ${cause.error.message}`);
+      },
+    });
     this.#interrupts = new DeviceInterrupts(this.name, MSIX_VECTORS, {
       retarget: (targets) => this.#call({ kind: 'interrupts', targets }),
       maskIntx: (isMasked) => this.#call({ kind: 'maskIntx', isMasked }),
@@ -79,6 +97,8 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
   openDevice({ dma }: OpenDevice): void {
     this.regions.resetConfig();
     this.#state.command = this.regions.command;
+    this.#dma = dma;
+    this.#hasTold = false;
     this.#call({ kind: 'attach', table: dma.table });
     this.#common.reset();
   }
@@ -87,6 +107,7 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     this.#common.reset();
     this.#interrupts[Symbol.dispose]();
     this.#call({ kind: 'detach' });
+    this.#dma = undefined;
   }
 
   getIrqInfo(index: number): IrqInfo {
@@ -165,18 +186,47 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     else this.#misuse(`doorbell of queue ${queue}`);
   }
 
-  #call(command: QueueCommand): void {
-    this.#task.call(command);
+  #start(queues: readonly QueueSetup[]): void {
+    this.#remote.start(queues);
+    this.#call({ kind: 'start', queues, epoch: this.#remote.epoch });
+  }
+
+  #stop(): void {
+    this.#call({ kind: 'stop' });
+    this.#remote.stop();
+  }
+
+  #call(command: QueueCommand): unknown {
+    return this.#task.call(command);
   }
 
   #hear(notice: QueueNotice): void {
-    if (notice.kind === 'misuse') this.#misuse(`queue ${notice.queue}: ${notice.what}`);
-    else if (trace.vfio.hasSubscribers)
-      trace.vfio.publish({
-        what: 'link down',
-        device: this.name,
-        text: `its link is down: ${notice.error}`,
-      });
+    switch (notice.kind) {
+      case 'misuse':
+        this.#misuse(`queue ${notice.queue}: ${notice.what}`);
+        break;
+      case 'remote':
+        this.#serveRemote(notice);
+        break;
+      case 'turn':
+        this.#remote.turn();
+        break;
+      case 'linkDown':
+        this.#tell('link down', `its link is down: ${notice.error}`);
+    }
+  }
+
+  #serveRemote({ queue, position, epoch }: RemoteNotice): void {
+    if (!this.#remote.add(queue, position, epoch)) return;
+    if (!this.#hasTold) {
+      this.#tell('remote memory', 'its queues use memory that is not shared, so they are served by message');
+    }
+    this.#hasTold = true;
+  }
+
+  #tell(what: string, text: string): void {
+    if (trace.vfio.hasSubscribers)
+      trace.vfio.publish({ what, device: this.name, text: `${this.name}: ${text}` });
   }
 
   #misuse(text: string): void {

@@ -66,6 +66,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
     ],
     create(_type, uuid, options, { eventThread }) {
       const { backend, address, mac, mtu } = parseOptions(options, uuid, backends);
+      const maxFrame = mtu + FRAME_OVERHEAD;
       using scope = new Scope();
       const shared = createSharedState();
       new SharedState(shared).setLink(true);
@@ -75,12 +76,12 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
       const data: QueueTaskData = {
         shared,
         doorbells: doorbells.map((doorbell) => doorbell.number),
-        maxFrame: mtu + FRAME_OVERHEAD,
+        maxFrame,
       };
       const task = scope.own(eventThread.run(module, data));
       const failure = task.call({ kind: 'openPort', backend, address } satisfies QueueCommand);
       if (failure !== undefined) throw new SysError(failure as SysErrorInit);
-      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu });
+      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu, maxFrame });
       const owned = scope.move();
       return {
         ops,

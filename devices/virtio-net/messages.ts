@@ -37,13 +37,31 @@ export type QueueCommand =
   | { readonly kind: 'openPort'; readonly backend: string; readonly address: string }
   | { readonly kind: 'attach'; readonly table: DmaTableBuffer }
   | { readonly kind: 'detach' }
-  | { readonly kind: 'start'; readonly queues: readonly QueueSetup[] }
+  /** `epoch` comes back with the notice `remote`. */
+  | { readonly kind: 'start'; readonly queues: readonly QueueSetup[]; readonly epoch: number }
   /** Stops the queues: guest memory is no longer accessed, and no interrupt is raised. */
   | { readonly kind: 'stop' }
   | { readonly kind: 'interrupts'; readonly targets: InterruptTargets }
   | { readonly kind: 'maskIntx'; readonly isMasked: boolean }
   /** The command register in the shared state has changed: bus mastering, INTx disable. */
-  | { readonly kind: 'command' };
+  | { readonly kind: 'command' }
+  /** Sends frames of a remote queue; one of 0 bytes is counted as dropped. The reply is the number of those it took. */
+  | { readonly kind: 'transmit'; readonly frames: readonly Uint8Array[] }
+  /** Takes a frame for each buffer of this many bytes. The reply is a {@link ReceiveReply}. */
+  | { readonly kind: 'receive'; readonly capacities: readonly number[] }
+  /** Interrupts for a remote queue. */
+  | { readonly kind: 'used'; readonly queue: number }
+  /** A remote queue has stopped: the device needs a reset. */
+  | { readonly kind: 'giveUp'; readonly queue: number }
+  /** The turn of the remote queues is over, for which the notice `turn` asked; `hasMore` asks for another one. */
+  | { readonly kind: 'endTurn'; readonly hasMore: boolean };
+
+/** Reply to `receive`. */
+export interface ReceiveReply {
+  readonly frames: readonly Uint8Array[];
+  /** Whether further frames may wait. */
+  readonly hasMore: boolean;
+}
 
 export type OpenPortReply = SysErrorInit | undefined;
 
@@ -51,5 +69,18 @@ export type OpenPortReply = SysErrorInit | undefined;
 export type QueueNotice =
   /** The guest violated the specification: the queue has stopped, and the device needs a reset. */
   | { readonly kind: 'misuse'; readonly queue: number; readonly what: string }
+  | RemoteNotice
+  /** Remote queues may have work. Not sent again before `endTurn`, so that no number of doorbells makes more than one. */
+  | { readonly kind: 'turn' }
   /** The port has failed; the guest's link is now down. */
   | { readonly kind: 'linkDown'; readonly error: string };
+
+/** A queue has met memory of another process, and passes to the registers, which can access it. */
+export interface RemoteNotice {
+  readonly kind: 'remote';
+  readonly queue: number;
+  /** @see SplitQueue.position */
+  readonly position: number;
+  /** That of the queue's start. */
+  readonly epoch: number;
+}

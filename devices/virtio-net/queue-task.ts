@@ -42,7 +42,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         case 'detach':
           return path?.detach();
         case 'start':
-          return path?.start(command.queues);
+          return path?.start(command.queues, command.epoch);
         case 'stop':
           return path?.stop();
         case 'interrupts':
@@ -52,6 +52,16 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         case 'command':
           signals.obeyCommand();
           return path?.pump();
+        case 'transmit':
+          return path?.transmitRemote(command.frames);
+        case 'receive':
+          return path?.receiveRemote(command.capacities);
+        case 'used':
+          return signals.queue(command.queue);
+        case 'giveUp':
+          return path?.giveUpRemote(command.queue);
+        case 'endTurn':
+          return path?.endTurn(command.hasMore);
       }
     }
 

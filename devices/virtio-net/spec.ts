@@ -44,6 +44,8 @@ export const QUEUE_COUNT = 2;
 export const QUEUE_SIZE_MAX = 256;
 /** struct virtio_net_hdr with num_buffers, which VIRTIO_F_VERSION_1 makes part of every header. 5.1.6 */
 export const NET_HEADER_BYTES = 12;
+/** The header before each frame of a device without offloads: zeroes, and a buffer count of 1. 5.1.6.4.1 */
+export const RX_HEADER: Uint8Array = Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0);
 export const VIRTIO_NET_S_LINK_UP = 1;
 
 /** One vector for the configuration, one per queue. */

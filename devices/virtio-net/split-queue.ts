@@ -1,5 +1,4 @@
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
-import type { DmaTableReader } from '../../vfio/dma-table.js';
 import type { QueueSetup } from './messages.js';
 import {
   VIRTQ_AVAIL_F_NO_INTERRUPT,
@@ -19,15 +18,30 @@ const PIECE = 4096;
 const NO_U16 = new Uint16Array();
 const NO_U32 = new Uint32Array();
 
+/** Lengths of the parts of a queue of `size` descriptors. 2.7 */
+export const ringBytes = (size: number) => ({
+  descBytes: size * VIRTQ_DESC_BYTES,
+  availBytes: 6 + 2 * size,
+  usedBytes: 6 + 8 * size,
+});
+
 /** Whether `part` is the memory that `words` views. */
 const isSame = (words: Uint16Array | Uint32Array, part: Uint8Array): boolean =>
   words.buffer === part.buffer && words.byteOffset === part.byteOffset;
+
+/** Guest memory as a queue sees it. @see DmaTableReader */
+export interface QueueMemory {
+  /** Memory behind an IOVA range; undefined unless all of it is mapped here and allows the access (PROT_ bits). */
+  slice(iova: number, bytes: number, prot: number): Uint8Array<ArrayBuffer> | undefined;
+  /** Whether part of a range that {@link slice} refused is in another process. */
+  isRemote(iova: number, bytes: number): boolean;
+}
 
 /**
  * The device's side of a split virtqueue (2.7) whose chains all have one direction, as a network device's do. It reads
  * each word of the guest once, checks it, and then uses only the copy. A ring that violates the specification sets
  * {@link fault} and stops the queue. Make all calls between {@link DmaTableReader.enter} and `leave`, after {@link
- * map}. Event thread only.
+ * map}. Used by one thread.
  */
 export class SplitQueue {
   readonly index: number;
@@ -39,9 +53,14 @@ export class SplitQueue {
   bytes = 0;
   /** The driver's violation, for a trace event; undefined if there is none. */
   fault: string | undefined;
+  /**
+   * Whether the queue has met memory of another process. It has then stopped before the chain at {@link position}, which
+   * a {@link RemoteQueue} can take.
+   */
+  isRemote = false;
 
   readonly #setup: QueueSetup;
-  readonly #table: DmaTableReader;
+  readonly #memory: QueueMemory;
   readonly #isDeviceWritable: boolean;
   readonly #prot: number;
   readonly #mask: number;
@@ -64,11 +83,16 @@ export class SplitQueue {
   /**
    * @param setup validated by the registers: size a power of two, addresses aligned
    * @param isDeviceWritable whether the device writes the chains (a receive queue) or reads them
+   * @param position index of the first chain to take and to return; not 0 if another one has served the queue
    */
-  constructor(setup: QueueSetup, table: DmaTableReader, isDeviceWritable: boolean) {
+  constructor(setup: QueueSetup, memory: QueueMemory, isDeviceWritable: boolean, position = 0) {
     this.index = setup.index;
     this.#setup = setup;
-    this.#table = table;
+    this.#memory = memory;
+    this.#nextAvail = position;
+    this.#knownAvail = position;
+    this.#usedIdx = position;
+    this.#publishedIdx = position;
     this.#isDeviceWritable = isDeviceWritable;
     this.#prot = isDeviceWritable ? PROT_WRITE : PROT_READ;
     this.#mask = setup.size - 1;
@@ -76,18 +100,44 @@ export class SplitQueue {
     this.#indirectBytes = new Uint8Array(this.#indirect.buffer);
   }
 
+  /** Index of the next chain to take, 16 bits. */
+  get position(): number {
+    return this.#nextAvail;
+  }
+
+  /** The latest chain's first descriptor. */
+  get head(): number {
+    return this.#head;
+  }
+
+  /** Indexes of the first chain that is pushed and not published, and of the next one to push; 16 bits. */
+  get unpublished(): { readonly from: number; readonly to: number } {
+    return { from: this.#publishedIdx, to: this.#usedIdx };
+  }
+
   /**
-   * Locates the rings in guest memory, whose maps may have changed since the last burst. False, with a fault, if it
-   * fails.
+   * Locates the rings in guest memory, whose maps may have changed since the last burst. False, with a fault or because
+   * the queue {@link isRemote}, if it fails.
    */
   map(): boolean {
-    const { size, desc, driver, device } = this.#setup;
-    const descPart = this.#slice(desc, size * VIRTQ_DESC_BYTES, PROT_READ);
-    const availPart = this.#slice(driver, 6 + 2 * size, PROT_READ);
-    const usedPart = this.#slice(device, 6 + 8 * size, PROT_WRITE);
-    if (descPart === undefined || availPart === undefined || usedPart === undefined) {
-      return this.#break('a ring is not in memory');
-    }
+    const { desc, driver, device } = this.#setup;
+    const { descBytes, availBytes, usedBytes } = ringBytes(this.#setup.size);
+    const descPart = this.#slice(desc, descBytes, PROT_READ);
+    const availPart = this.#slice(driver, availBytes, PROT_READ);
+    const usedPart = this.#slice(device, usedBytes, PROT_WRITE);
+    if (descPart === undefined) return this.#miss(desc, descBytes, 'a ring is not in memory');
+    if (availPart === undefined) return this.#miss(driver, availBytes, 'a ring is not in memory');
+    if (usedPart === undefined) return this.#miss(device, usedBytes, 'a ring is not in memory');
+    return this.use(descPart, availPart, usedPart);
+  }
+
+  /** Uses these as the rings: guest memory or copies of it. False, with a fault, if they are not aligned. */
+  use(
+    descPart: Uint8Array<ArrayBuffer>,
+    availPart: Uint8Array<ArrayBuffer>,
+    usedPart: Uint8Array<ArrayBuffer>,
+  ): boolean {
+    const { size } = this.#setup;
     if (!isSame(this.#desc, descPart)) {
       if (descPart.byteOffset % 4 !== 0) return this.#break('a ring is in memory mapped off its alignment');
       this.#desc = new Uint32Array(descPart.buffer, descPart.byteOffset, size * DESC_WORDS);
@@ -105,7 +155,8 @@ export class SplitQueue {
   }
 
   /**
-   * Takes the next available chain, and puts its memory in {@link parts}. False if there is none, or on a fault.
+   * Takes the next available chain, and puts its memory in {@link parts}. False if there is none, on a fault, or if its
+   * memory {@link isRemote}.
    * @param skip  bytes to omit at the start of the chain
    * @param limit most bytes in `parts`
    */
@@ -119,18 +170,24 @@ export class SplitQueue {
     const head = this.#avail[2 + (this.#nextAvail & this.#mask)] as number;
     this.#nextAvail = (this.#nextAvail + 1) & 0xffff;
     this.#head = head;
-    return this.#follow(head, skip, limit);
+    if (this.#follow(head, skip, limit)) return true;
+    if (this.isRemote) this.unpop();
+    return false;
   }
 
-  /** Returns the latest chain to the available ones: {@link next} takes it again. */
-  unpop(): void {
-    this.#nextAvail = (this.#nextAvail - 1) & 0xffff;
+  /** Returns the latest chains to the available ones: {@link next} takes them again. */
+  unpop(chains = 1): void {
+    this.#nextAvail = (this.#nextAvail - chains) & 0xffff;
   }
 
-  /** Adds the latest chain to the used ring, where {@link publish} shows it. @param written bytes written into it */
-  push(written: number): void {
+  /**
+   * Adds a chain to the used ring, where {@link publish} shows it.
+   * @param written bytes written into it
+   * @param head its first descriptor; the latest chain if absent
+   */
+  push(written: number, head: number = this.#head): void {
     const at = 1 + 2 * (this.#usedIdx & this.#mask);
-    this.#usedWords[at] = this.#head;
+    this.#usedWords[at] = head;
     this.#usedWords[at + 1] = written;
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
   }
@@ -164,6 +221,13 @@ export class SplitQueue {
     if (this.#setup.hasEventIdx) Atomics.store(this.#used, 2 + 4 * this.#setup.size, this.#nextAvail);
     else Atomics.store(this.#used, RING_FLAGS, 0);
     return Atomics.load(this.#avail, RING_IDX) !== this.#nextAvail;
+  }
+
+  /** A range cannot be accessed: the driver's fault, unless it is in another process. Returns false, as {@link #break}. */
+  #miss(address: number, bytes: number, what: string): false {
+    this.isRemote = address + bytes <= Number.MAX_SAFE_INTEGER && this.#memory.isRemote(address, bytes);
+    this.parts.length = 0;
+    return this.isRemote ? false : this.#break(what);
   }
 
   /** Stops the queue. Returns false, for the caller to return. */
@@ -211,7 +275,7 @@ export class SplitQueue {
       length = Math.min(length - skipped, room);
       room -= length;
       if (length > 0 && !this.#gather(address, length)) {
-        return this.#break(`a buffer at 0x${address.toString(16)} that is not in memory`);
+        return this.#miss(address, length, `a buffer at 0x${address.toString(16)} that is not in memory`);
       }
       if ((tail & VIRTQ_DESC_F_NEXT) === 0) return true;
       index = next;
@@ -228,7 +292,11 @@ export class SplitQueue {
       this.#indirectBytes.set(table);
       return true;
     }
-    return this.#break(`an indirect table at 0x${address.toString(16)} that is not in memory`);
+    return this.#miss(
+      address,
+      length,
+      `an indirect table at 0x${address.toString(16)} that is not in memory`,
+    );
   }
 
   #gather(address: number, length: number): boolean {
@@ -251,6 +319,6 @@ export class SplitQueue {
   }
 
   #slice(address: number, bytes: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
-    return address + bytes <= Number.MAX_SAFE_INTEGER ? this.#table.slice(address, bytes, prot) : undefined;
+    return address + bytes <= Number.MAX_SAFE_INTEGER ? this.#memory.slice(address, bytes, prot) : undefined;
   }
 }

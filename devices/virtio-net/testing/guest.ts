@@ -2,6 +2,10 @@
  * A guest for tests: memory, and a virtio driver written from the specification's text, without a line of the device's
  * code.
  */
+import type { Iova } from '../../../sys/address.js';
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
+import type { Fd } from '../../../sys/fd.js';
 import { createSharedMemory, type SharedMemory } from '../../../sys/mapping.js';
 import { createDmaTable, type DmaTableBuffer, DmaTableWriter, dmaProt } from '../../../vfio/dma-table.js';
 import type { OpenDevice, VfioDeviceOps } from '../../../vfio/driver.js';
@@ -14,6 +18,8 @@ export interface GuestMap {
   readonly bytes: number;
   readonly at: number;
   readonly isWritable: boolean;
+  /** Whether it is in another process, which {@link GuestMemory.rw} stands for. */
+  readonly isRemote?: boolean;
 }
 
 /** `main` and `next` meet in the device's eyes, but not in memory; what lies between and around is nobody's. */
@@ -28,10 +34,19 @@ const MEMORY_BYTES = 4 * MIB;
 /** Guest memory behind a DMA table. */
 export class GuestMemory implements Disposable {
   readonly #shared: SharedMemory = createSharedMemory('guest', MEMORY_BYTES);
+  /** The memory's file, sealed against shrinking. */
+  get file(): Fd {
+    return this.#shared.fd;
+  }
   /** All of it, mapped for the device or not. */
   readonly bytes: Uint8Array = this.#shared.mapping.view.slice(0, MEMORY_BYTES);
   readonly words: DataView = new DataView(this.bytes.buffer, this.bytes.byteOffset, MEMORY_BYTES);
   readonly #writer = new DmaTableWriter(createDmaTable(16));
+  #list: readonly GuestMap[] = [];
+  /** Accesses by {@link rw}, in order. */
+  readonly accesses: { readonly at: number; readonly bytes: number; readonly isWrite: boolean }[] = [];
+  /** Called before each access by {@link rw}: throws if the memory's owner is to refuse it. */
+  onAccess: ((at: number, bytes: number, isWrite: boolean) => void) | undefined;
 
   constructor() {
     this.mapAll();
@@ -42,7 +57,29 @@ export class GuestMemory implements Disposable {
   }
 
   get open(): OpenDevice {
-    return { kvm: undefined, dma: { table: this.table, rw: () => {} } };
+    return { kvm: undefined, dma: { table: this.table, rw: (...access) => this.rw(...access) } };
+  }
+
+  /** vfio_dma_rw, of all that is mapped. */
+  rw(at: Iova, data: Uint8Array, isWrite: boolean): void {
+    const address = Number(at);
+    this.onAccess?.(address, data.length, isWrite);
+    this.accesses.push({ at: address, bytes: data.length, isWrite });
+    for (let done = 0; done < data.length; ) {
+      const from = address + done;
+      const map = this.#list.find((m) => from >= m.iova && from < m.iova + m.bytes);
+      if (map === undefined || (isWrite && !map.isWritable)) throw this.#refused(from, map);
+      const place = map.at + from - map.iova;
+      const length = Math.min(data.length - done, map.iova + map.bytes - from);
+      if (isWrite) this.bytes.set(data.subarray(done, done + length), place);
+      else data.set(this.bytes.subarray(place, place + length), done);
+      done += length;
+    }
+  }
+
+  #refused(at: number, map: GuestMap | undefined): SysError {
+    const code = map === undefined ? errno.EFAULT : errno.EPERM;
+    return new SysError({ call: 'vfio_dma_rw', target: `0x${at.toString(16)}`, errno: code });
   }
 
   /** Lets the device reach all of {@link maps}. */
@@ -52,11 +89,12 @@ export class GuestMemory implements Disposable {
 
   /** What the device can reach from now on. */
   map(list: readonly GuestMap[]): void {
+    this.#list = list;
     const entries = list.map((map) => ({
       iova: map.iova,
       bytes: map.bytes,
-      address: this.#shared.mapping.view.address + map.at,
-      prot: dmaProt(true, map.isWritable),
+      address: map.isRemote ? 0 : this.#shared.mapping.view.address + map.at,
+      prot: map.isRemote ? 0 : dmaProt(true, map.isWritable),
     }));
     this.#writer.replace(entries.sort((a, b) => a.iova - b.iova));
   }

@@ -1,0 +1,184 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import type { QueueCommand, QueueSetup, ReceiveReply } from './messages.js';
+import { type RemoteAccess, type RemoteBuffer, RemoteQueue } from './remote-queue.js';
+import { NET_HEADER_BYTES, RECEIVEQ, RX_HEADER, TRANSMITQ } from './spec.js';
+
+/** Most chains whose frames pass to the event thread in one message. */
+const TX_BATCH = 64;
+const RX_BATCH = 8;
+/** A turn ends after this time, so that the client's commands are served in between. */
+const TURN_MS = 20;
+/** No access begins later in a turn: a client that answers each one slowly would otherwise hold this thread for long. */
+const MOST_TURN_MS = 5000;
+
+/** Parts of a {@link RemotePath}. */
+export interface RemotePathParts {
+  /** Longest frame either way, in bytes. */
+  readonly maxFrame: number;
+  /** Accesses the guest's memory, wherever it is. */
+  readonly access: RemoteAccess;
+  /** Sends a command to the queue task, and waits for the reply. */
+  readonly call: (command: QueueCommand) => unknown;
+  /** Whether the device may access memory. */
+  readonly isMaster: () => boolean;
+  /** A queue has stopped because the guest violated the specification, or because its memory cannot be accessed. */
+  readonly report: (queue: number, cause: { readonly misuse: string } | { readonly error: SysError }) => void;
+}
+
+/**
+ * Serves queues whose rings or buffers are in another process (memory that a vfio-user client does not share). The data
+ * path hands them over when it first meets such memory, and they stay here until the device is reset. It cannot serve
+ * them itself: messages wait for the client, and the event thread must not wait. Frames pass to and from its port as
+ * copies. Machine thread only.
+ */
+export class RemotePath {
+  readonly #parts: RemotePathParts;
+  readonly #setups = new Map<number, QueueSetup>();
+  readonly #queues = new Map<number, RemoteQueue>();
+  #begun = 0;
+  /** Incremented by each stop: notices of queues that have stopped since are out of date. */
+  epoch = 0;
+
+  constructor(parts: RemotePathParts) {
+    this.#parts = parts;
+  }
+
+  /** Queues have started, in the event thread. */
+  start(queues: readonly QueueSetup[]): void {
+    for (const setup of queues) this.#setups.set(setup.index, setup);
+  }
+
+  /** All queues have stopped. */
+  stop(): void {
+    this.epoch++;
+    this.#setups.clear();
+    this.#queues.clear();
+  }
+
+  /** The event thread hands over a queue. Returns false if that has been stopped in the meantime. */
+  add(index: number, position: number, epoch: number): boolean {
+    const setup = this.#setups.get(index);
+    if (epoch !== this.epoch || setup === undefined) return false;
+    const access: RemoteAccess = (iova, data, isWrite) => this.#access(iova, data, isWrite);
+    this.#queues.set(index, new RemoteQueue(setup, access, index === RECEIVEQ, position));
+    return true;
+  }
+
+  /** Runs one turn of the queues, which takes a bounded time. */
+  turn(): void {
+    this.#begun = performance.now();
+    let hasMore = false;
+    if (this.#parts.isMaster()) {
+      // Transmit first: the port may have the replies ready for the receive that follows.
+      hasMore = this.#guard(TRANSMITQ, (queue) => this.#transmit(queue));
+      hasMore = this.#guard(RECEIVEQ, (queue) => this.#receive(queue)) || hasMore;
+    }
+    this.#parts.call({ kind: 'endTurn', hasMore });
+  }
+
+  #guard(index: number, serve: (queue: RemoteQueue) => boolean): boolean {
+    const queue = this.#queues.get(index);
+    if (queue === undefined) return false;
+    try {
+      const hasMore = serve(queue);
+      if (queue.fault === undefined) return hasMore;
+      this.#giveUp(index, { misuse: queue.fault });
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+      this.#giveUp(index, { error });
+    }
+    return false;
+  }
+
+  /** 2.1.2: the device needs a reset, and the queue is not processed until then. */
+  #giveUp(index: number, cause: Parameters<RemotePathParts['report']>[1]): void {
+    this.#queues.delete(index);
+    this.#parts.call({ kind: 'giveUp', queue: index });
+    this.#parts.report(index, cause);
+  }
+
+  get #isOver(): boolean {
+    return performance.now() - this.#begun >= TURN_MS;
+  }
+
+  #access(iova: number, data: Uint8Array, isWrite: boolean): void {
+    if (performance.now() - this.#begun >= MOST_TURN_MS) {
+      const hint = `its owner has taken ${MOST_TURN_MS / 1000} s for what a turn of the queues accesses`;
+      throw new SysError({ call: 'vfio_dma_rw', target: 'guest memory', errno: errno.ETIMEDOUT, hint });
+    }
+    this.#parts.access(iova, data, isWrite);
+  }
+
+  /** Returns whether to continue in another turn. */
+  #transmit(queue: RemoteQueue): boolean {
+    const { maxFrame, call } = this.#parts;
+    while (queue.fetch() || queue.wantDoorbells()) {
+      const frames: Uint8Array[] = [];
+      const heads: number[] = [];
+      while (frames.length < TX_BATCH && !this.#isOver && queue.next(NET_HEADER_BYTES, maxFrame)) {
+        const isFrame = queue.bytes > 0 && queue.bytes <= maxFrame;
+        frames.push(isFrame ? queue.take() : new Uint8Array(0));
+        heads.push(queue.head);
+      }
+      const taken = frames.length === 0 ? 0 : (call({ kind: 'transmit', frames }) as number);
+      for (const head of heads.slice(0, taken)) queue.push(0, head);
+      // A port that is full asks for a turn when it has room.
+      if (taken < frames.length && queue.fault === undefined) queue.unpop(frames.length - taken);
+      this.#publish(queue);
+      if (queue.fault !== undefined || taken < frames.length) return false;
+      if (this.#isOver) return true;
+    }
+    return false;
+  }
+
+  /** As {@link #transmit}. */
+  #receive(queue: RemoteQueue): boolean {
+    const { call } = this.#parts;
+    // Reads no ring unless there is a frame.
+    let { hasMore } = call({ kind: 'receive', capacities: [] }) as ReceiveReply;
+    let isOver = false;
+    while (hasMore && !isOver && (queue.fetch() || queue.wantDoorbells())) {
+      const chains = this.#buffers(queue);
+      const capacities = chains.map(({ bytes }) => bytes - NET_HEADER_BYTES);
+      const reply = call({ kind: 'receive', capacities }) as ReceiveReply;
+      hasMore = reply.hasMore;
+      for (const [i, frame] of reply.frames.entries()) {
+        const { buffers, head } = chains[i] as RxChain;
+        const data = new Uint8Array(NET_HEADER_BYTES + frame.length);
+        data.set(RX_HEADER);
+        data.set(frame, NET_HEADER_BYTES);
+        queue.write(buffers, data);
+        queue.push(data.length, head);
+      }
+      if (queue.fault === undefined) queue.unpop(chains.length - reply.frames.length);
+      this.#publish(queue);
+      if (queue.fault !== undefined) return false;
+      isOver = this.#isOver;
+    }
+    return hasMore && isOver;
+  }
+
+  #buffers(queue: RemoteQueue): RxChain[] {
+    const chains: RxChain[] = [];
+    while (chains.length < RX_BATCH && queue.next(0, NET_HEADER_BYTES + this.#parts.maxFrame)) {
+      const { buffers, head, bytes } = queue;
+      if (bytes < NET_HEADER_BYTES) {
+        queue.fail(`a receive buffer of ${bytes} bytes`);
+        break;
+      }
+      chains.push({ buffers, head, bytes: Math.min(bytes, NET_HEADER_BYTES + this.#parts.maxFrame) });
+    }
+    return chains;
+  }
+
+  #publish(queue: RemoteQueue): void {
+    if (queue.publish()) this.#parts.call({ kind: 'used', queue: queue.index });
+  }
+}
+
+interface RxChain {
+  readonly buffers: readonly RemoteBuffer[];
+  readonly head: number;
+  readonly bytes: number;
+}
