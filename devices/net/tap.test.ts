@@ -4,6 +4,9 @@ import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { type TapSystem, tap, tapOver } from './tap.js';
 
+const TUNSETIFF = 0x4004_54ca;
+const TUNSETOFFLOAD = 0x4004_54d0;
+
 /** A kernel with one tap; its frames are in `toGuest` and `fromGuest`. */
 class FakeTap implements TapSystem {
   readonly calls: string[] = [];
@@ -11,6 +14,8 @@ class FakeTap implements TapSystem {
   readonly fromGuest: Uint8Array[] = [];
   openError: string | undefined;
   ioctlResult = 0;
+  /** Number of another ioctl that fails. */
+  refused = 0;
   writeError: string | undefined;
   readError: string | undefined;
 
@@ -24,7 +29,13 @@ class FakeTap implements TapSystem {
     this.calls.push(`close ${fd}`);
   }
 
-  ioctl(fd: number, request: number, argument: Uint8Array): number {
+  ioctl(fd: number, request: number, argument: Uint8Array | number): number {
+    if (request !== TUNSETIFF) {
+      const text = typeof argument === 'number' ? String(argument) : Buffer.from(argument).toString('hex');
+      this.calls.push(`ioctl ${fd} ${request.toString(16)} ${text}`);
+      return request === this.refused ? -errno.ENOTTY : 0;
+    }
+    if (typeof argument === 'number') throw new RangeError('TUNSETIFF takes a structure');
     const name = Buffer.from(argument.subarray(0, 16)).toString().replace(/\0+$/, '');
     const flags = argument[16]! | (argument[17]! << 8);
     this.calls.push(
@@ -59,7 +70,7 @@ function failure(code: string): Error {
   return Object.assign(new Error(code), { code, errno: -(errno[code as keyof typeof errno] ?? 77) });
 }
 
-test('opening requests a tap of that name without packet information, and closing releases it once', () => {
+test('opening requests a tap of that name as a new one would be, and closing releases it once', () => {
   const system = new FakeTap();
   const port = tapOver(system).open('tap0');
   expect(port.fd).toBe(33);
@@ -68,6 +79,11 @@ test('opening requests a tap of that name without packet information, and closin
   expect(system.calls).toEqual([
     'open /dev/net/tun nonblock',
     'ioctl 33 400454ca tap0 1002 of 40',
+    'ioctl 33 400454d0 0',
+    'ioctl 33 400454d8 0a000000',
+    'ioctl 33 400454d4 ffffff7f',
+    'ioctl 33 400454d1 00000000',
+    `ioctl 33 401054d6 ${'0'.repeat(32)}`,
     'close 33',
   ]);
   expect([
@@ -92,6 +108,15 @@ test.each([
       target: 'tap lan0',
       hint: expect.stringContaining(hint),
     }),
+  );
+  expect(system.calls.at(-1)).toBe('close 33');
+});
+
+test('offloads that cannot be switched off are an error, and nothing stays open', () => {
+  const system = new FakeTap();
+  system.refused = TUNSETOFFLOAD;
+  expect(() => tapOver(system).open('lan0')).toThrow(
+    expect.objectContaining({ code: 'ENOTTY', call: 'TUNSETOFFLOAD', target: 'tap lan0' }),
   );
   expect(system.calls.at(-1)).toBe('close 33');
 });

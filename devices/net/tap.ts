@@ -1,7 +1,7 @@
 import { closeSync, constants, openSync, readvSync, writevSync } from 'node:fs';
 import { errnoName } from '../../sys/errno.js';
 import { fromNodeError, SysError } from '../../sys/error.js';
-import { iow } from '../../sys/ioctl.js';
+import { iow, type Request } from '../../sys/ioctl.js';
 import * as libc from '../../sys/libc.js';
 import type { NetBackend, NetCounters, NetPort } from './port.js';
 
@@ -23,6 +23,26 @@ const TUNSETIFF = iow('TUNSETIFF', 0x54, 202, 4, {
   },
 });
 
+// What an interface keeps from its last user, and the values of a new one. Without that, the kernel hands over packets of
+// 64 KiB with parts of a checksum (offloads), or only some of them (filters), or takes none (a full send buffer).
+const SIZEOF_VIRTIO_NET_HDR = 10;
+const INT_MAX = 0x7fff_ffff;
+const TUNSETOFFLOAD = iow('TUNSETOFFLOAD', 0x54, 208, 4);
+const TUNSETTXFILTER = iow('TUNSETTXFILTER', 0x54, 209, 4);
+const TUNSETSNDBUF = iow('TUNSETSNDBUF', 0x54, 212, 4);
+const TUNDETACHFILTER = iow('TUNDETACHFILTER', 0x54, 214, 16);
+const TUNSETVNETHDRSZ = iow('TUNSETVNETHDRSZ', 0x54, 216, 4);
+const int = (value: number): Uint8Array => new Uint8Array(Int32Array.of(value).buffer);
+/** The flags of TUNSETIFF replace those that an earlier user gave, IFF_VNET_HDR included. */
+const AS_NEW: readonly (readonly [Request, () => Uint8Array | number])[] = [
+  [TUNSETOFFLOAD, () => 0],
+  [TUNSETVNETHDRSZ, () => int(SIZEOF_VIRTIO_NET_HDR)],
+  [TUNSETSNDBUF, () => int(INT_MAX)],
+  // struct tun_filter without addresses: all pass.
+  [TUNSETTXFILTER, () => new Uint8Array(4)],
+  [TUNDETACHFILTER, () => new Uint8Array(16)],
+];
+
 /**
  * The system calls used on a tap, so that a test can substitute a fake. `open`, `close`, `writev` and `readv` fail as
  * Node's fs does, by throwing an error with `code` and `errno`; `ioctl` returns the negative errno.
@@ -32,8 +52,8 @@ export interface TapSystem {
   open(path: string, flags: number): number;
   /** close(2). */
   close(fd: number): void;
-  /** ioctl(2) with a pointer to `argument`; returns its result, or the negative errno. */
-  ioctl(fd: number, request: number, argument: Uint8Array): number;
+  /** ioctl(2) with a pointer to `argument`, or with its value; returns its result, or the negative errno. */
+  ioctl(fd: number, request: number, argument: Uint8Array | number): number;
   /** writev(2): returns the bytes written. */
   writev(fd: number, parts: readonly Uint8Array[]): number;
   /** readv(2): returns the bytes read. */
@@ -43,7 +63,10 @@ export interface TapSystem {
 const linux: TapSystem = {
   open: (path, flags) => openSync(path, flags),
   close: (fd) => closeSync(fd),
-  ioctl: (fd, request, argument) => libc.ioctlPtr(fd, request, argument),
+  ioctl: (fd, request, argument) =>
+    typeof argument === 'number'
+      ? libc.ioctlValue(fd, request, argument)
+      : libc.ioctlPtr(fd, request, argument),
   writev: (fd, parts) => writevSync(fd, parts),
   readv: (fd, parts) => readvSync(fd, parts),
 };
@@ -158,13 +181,27 @@ function openTap(system: TapSystem, name: string): NetPort {
   const ifreq = new Uint8Array(SIZEOF_IFREQ);
   ifreq.set(Buffer.from(name, 'latin1'));
   new DataView(ifreq.buffer).setUint16(IFNAMSIZ, IFF_TAP | IFF_NO_PI, true);
-  const result = system.ioctl(fd, TUNSETIFF.number, ifreq);
-  if (result < 0) {
+  try {
+    call(system, name, fd, TUNSETIFF, ifreq);
+    for (const [request, argument] of AS_NEW) call(system, name, fd, request, argument());
+  } catch (error) {
     system.close(fd);
-    const hint = TUNSETIFF.hints[errnoName(-result)];
-    throw new SysError({ call: TUNSETIFF.name, target: `tap ${name}`, errno: -result, hint });
+    throw error;
   }
   return new Tap(system, name, fd);
+}
+
+function call(
+  system: TapSystem,
+  name: string,
+  fd: number,
+  request: Request,
+  argument: Uint8Array | number,
+): void {
+  const result = system.ioctl(fd, request.number, argument);
+  if (result >= 0) return;
+  const hint = request.hints[errnoName(-result)];
+  throw new SysError({ call: request.name, target: `tap ${name}`, errno: -result, hint });
 }
 
 /** The tap back-end over the given system calls. */
@@ -173,7 +210,8 @@ export function tapOver(system: TapSystem): NetBackend {
 }
 
 /**
- * Back-end `tap:NAME`: a tap interface of the host. Uses an existing one as it is; with CAP_NET_ADMIN, creates a
+ * Back-end `tap:NAME`: a tap interface of the host. Uses an existing one, without what its last user left (offloads,
+ * header size, filters, size of the send buffer); with CAP_NET_ADMIN, creates a
  * missing one and removes it with the port. Addresses, bridge and link state are up to the administrator: while the
  * link is down, frames are dropped. An empty receive() costs an exception inside Node (5 us): call it only when the fd
  * is readable. Opening throws SysError EPERM, EBUSY or EINVAL from TUNSETIFF; ENOENT, ENODEV or EACCES from open.
