@@ -1,5 +1,4 @@
 import type { EventContext } from '../../sys/event-task.js';
-import { signalEventfd } from '../../sys/eventfd.js';
 import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
 import type { NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
@@ -40,8 +39,8 @@ export class DataPath implements Disposable {
   /** Whether a frame may be waiting for a buffer of the guest. */
   #isStalled = false;
   #isPortGone = false;
-  /** Whether the next doorbell is the device's own, which continues the work. */
-  #isContinuing = false;
+  /** Present while work is left for another turn. */
+  #continuation: Disposable | undefined;
 
   constructor(
     port: NetPort,
@@ -99,7 +98,8 @@ export class DataPath implements Disposable {
     this.#tx = undefined;
     this.#remote.clear();
     this.#isStalled = false;
-    this.#isContinuing = false;
+    this.#continuation?.[Symbol.dispose]();
+    this.#continuation = undefined;
   }
 
   /** Runs one turn of both queues, and has remote ones served. */
@@ -143,15 +143,19 @@ export class DataPath implements Disposable {
   }
 
   #onDoorbell(): void {
-    if (!this.#isContinuing) this.#state.count('doorbells');
-    this.#isContinuing = false;
+    this.#state.count('doorbells');
     this.pump();
   }
 
-  /** Rings a doorbell of the device's own, so that other fds and messages get their turn first. */
+  /**
+   * Continues once other fds and messages have had their turn. Not by a doorbell: whoever shares its eventfd can fill it
+   * and have a write to it block.
+   */
   #continueLater(): void {
-    this.#isContinuing = true;
-    signalEventfd(this.#doorbells[this.#tx === undefined ? RECEIVEQ : TRANSMITQ] as number);
+    this.#continuation ??= this.#context.after(0, () => {
+      this.#continuation = undefined;
+      this.pump();
+    });
   }
 
   /** Returns whether chains may remain. */
