@@ -29,7 +29,7 @@ const leftOut = Object.entries(problems).flatMap(([tier, problem]) => {
 export default defineConfig({
   oxc: { target: 'es2022' },
   test: {
-    include: ['{sys,kvm,vfio,devices,vmm,examples,bench,lab,mutants}/**/*.test.ts'],
+    include: ['{sys,kvm,vfio,devices,vmm,examples,bench,faults,lab,mutants}/**/*.test.ts'],
     exclude: [
       'lab/.cache/**', // a whole Debian
       '**/*.lab.test.ts', // run in the lab: npm run lab -- test
