@@ -7,6 +7,8 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
 import { CLI, tsvisor } from './testing/machines.js';
 
+/** For a test that runs the program a dozen times. */
+const SWEEP_MS = 120_000;
 const PROJECT = fileURLToPath(new URL('..', import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-bin-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -101,6 +103,27 @@ test.skipIf(!isRoot || !hasSetpriv)(
     // The last one is KVM's own: it makes a thread for the VM when it runs first.
     expect([...sentences]).toEqual(expect.arrayContaining(['tsvisor-cpu1', 'tsvisor-machine', 'vcpu 0']));
   },
+  SWEEP_MS,
+);
+
+const hasPrlimit = spawnSync('prlimit', ['--version']).status === 0;
+
+test.skipIf(!hasPrlimit)(
+  'wherever the host refuses another descriptor, the run ends with exit code 69 and one sentence (skipped without prlimit)',
+  () => {
+    let refusals = 0;
+    for (let limit = 20, status: number | null = 69; status !== 0; limit += 6) {
+      expect(limit).toBeLessThan(200);
+      const ended = tsvisor(['run', '--append', 'halt-test'], ['prlimit', `--nofile=${limit}`]);
+      status = ended.status;
+      if (ended.signal !== null || status === 0) continue; // Node itself could not start
+      expect(status).toBe(69);
+      expect(ended.stderr).toMatch(/^tsvisor: .*EMFILE.*\n( {2}hint: .*\n)?$/);
+      refusals++;
+    }
+    expect(refusals).toBeGreaterThan(3);
+  },
+  SWEEP_MS,
 );
 
 test.each(['spin', 'halted'])(
