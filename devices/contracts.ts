@@ -39,6 +39,11 @@ export interface GuestMapper {
    * @throws SysError EEXIST if it overlaps another slot; EINVAL if it is misaligned; ENOSPC if no slot is free
    */
   map(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable;
+  /**
+   * As {@link map}, but the guest's writes exit, and devices cannot reach the memory. Absent if an implementation cannot do
+   * that: every access then exits.
+   */
+  mapReadonly?(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable;
 }
 /** Token of the port {@link GuestMapper}. */
 export const GuestMapper = Symbol('GuestMapper');

@@ -99,6 +99,8 @@ export interface FakeSlot {
   readonly bytes: bigint;
   /** The name that the device gave it. */
   readonly name: string;
+  /** Whether guest writes exit. */
+  readonly isReadonly: boolean;
 }
 
 /** Records memory slots, and enforces KVM's rules: page-aligned and disjoint. */
@@ -109,12 +111,20 @@ export class FakeMapper implements GuestMapper {
   failure: keyof typeof errno | undefined;
 
   map(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable {
+    return this.#add(gpa, hva, bytes, name, false);
+  }
+
+  mapReadonly(gpa: Gpa, hva: Hva, bytes: bigint, name: string): Disposable {
+    return this.#add(gpa, hva, bytes, name, true);
+  }
+
+  #add(gpa: Gpa, hva: Hva, bytes: bigint, name: string, isReadonly: boolean): Disposable {
     const fail = (code: keyof typeof errno): SysError =>
       new SysError({ call: 'KVM_SET_USER_MEMORY_REGION', target: name, errno: errno[code] });
     if (this.failure !== undefined) throw fail(this.failure);
     if (bytes <= 0n || !isAligned(gpa) || !isAligned(hva) || !isAligned(bytes)) throw fail('EINVAL');
     if (this.slots.some((slot) => overlap(gpa, bytes, slot.gpa, slot.bytes))) throw fail('EEXIST');
-    const slot = { gpa, hva, bytes, name };
+    const slot = { gpa, hva, bytes, name, isReadonly };
     this.slots.push(slot);
     return remove(this.slots, slot);
   }

@@ -7,6 +7,7 @@ import type { Bus, BusDevice, PciEnvironment } from '../contracts.js';
 import { appendSpan, type BarArea, type BarSpan, bytesOf, layOutBar } from './bar-layout.js';
 import { attempt, errorText, formatBytes, type NoteSubject, note, plural } from './notes.js';
 import type { Region } from './region.js';
+import type { Rom } from './rom.js';
 
 /** Parts of an {@link AssignedBar}. */
 export interface AssignedBarInit {
@@ -24,6 +25,8 @@ export interface AssignedBarInit {
   readonly doorbells: readonly RegionIoEventFd[];
   /** Handles all accesses that exit. */
   readonly trapped: BusDevice;
+  /** For a ROM: its contents are mapped for reading, once the guest enables it. */
+  readonly rom?: Pick<Rom, 'copy'>;
 }
 
 interface MappedSpan extends BarSpan {
@@ -43,6 +46,7 @@ export class AssignedBar implements Disposable {
   readonly #name: string;
   readonly #trapped: BusDevice;
   readonly #mapped: readonly MappedSpan[];
+  readonly #rom: AssignedBarInit['rom'];
   readonly #doorbells: readonly RegionIoEventFd[];
   readonly #environment: PciEnvironment;
   readonly #owned: Scope;
@@ -63,6 +67,7 @@ export class AssignedBar implements Disposable {
     this.size = init.size;
     this.#trapped = init.trapped;
     this.#mapped = mapped;
+    this.#rom = init.rom;
     this.#doorbells = init.doorbells.filter((bell) => !mapped.some((span) => overlaps(span, bell)));
     this.#environment = environment;
     this.#owned = owned;
@@ -101,7 +106,11 @@ export class AssignedBar implements Disposable {
       appendSpan(spans, { ...span, kind });
     }
     const bar = new AssignedBar(name, init, mapped, environment, scope.move());
-    note(name, what, `${label} ${formatBytes(init.size)} ${init.type}: ${describe(spans, bar.#doorbells)}`);
+    note(
+      name,
+      what,
+      `${label} ${formatBytes(init.size)} ${init.type}: ${init.rom === undefined ? describe(spans, bar.#doorbells) : 'read once, when the guest enables it'}`,
+    );
     return bar;
   }
 
@@ -117,6 +126,7 @@ export class AssignedBar implements Disposable {
       const { mmio, pio } = this.#environment;
       scope.own((this.bus === 'mmio' ? mmio : pio).add(base, this.size, this.#trapped));
       for (const span of this.#mapped) this.#map(base, span, scope);
+      if (this.#rom !== undefined) this.#mapRom(base, this.#rom, scope);
       for (const bell of this.#doorbells) this.#addDoorbell(base, bell, scope);
       this.#shown = scope.move();
       this.#base = base;
@@ -148,6 +158,19 @@ export class AssignedBar implements Disposable {
     } catch (error) {
       if (isErrno(error, 'EEXIST')) throw error;
       note(this.#name, this.what, `${this.label}: ${formatBytes(span.size)} trapped: ${errorText(error)}`);
+    }
+  }
+
+  /** Where that fails, the range on the bus serves the same contents. @throws SysError EEXIST */
+  #mapRom(base: bigint, rom: Pick<Rom, 'copy'>, scope: Scope): void {
+    const { memory } = this.#environment;
+    if (memory.mapReadonly === undefined || this.size < PAGE_SIZE) return;
+    try {
+      const name = `${this.#name} ${this.label}`;
+      scope.own(memory.mapReadonly(gpa(base), rom.copy.hva, this.size, name));
+    } catch (error) {
+      if (isErrno(error, 'EEXIST')) throw error;
+      note(this.#name, this.what, `${this.label}: trapped: ${errorText(error)}`);
     }
   }
 

@@ -24,6 +24,7 @@ import type { ConfigReader } from './capabilities.js';
 import type { Msix, MsixShape } from './msix.js';
 import { attempt, noteMisuse } from './notes.js';
 import { Region } from './region.js';
+import { Rom } from './rom.js';
 import { TrappedBar } from './trapped-bar.js';
 
 /** A BAR and its region. */
@@ -66,7 +67,7 @@ export function findBarRegions(
   if (numRegions <= VFIO_PCI_ROM_REGION_INDEX) return { bars, rom: undefined };
   const info = file.getRegionInfo(VFIO_PCI_ROM_REGION_INDEX);
   if (info.size === 0 || (info.flags & VFIO_REGION_INFO_FLAG_READ) === 0) return { bars, rom: undefined };
-  // A ROM is read once, so it is trapped even if it could be mapped; writes to it are ignored.
+  // Never mapped itself, even if it could be: it is copied.
   const region = new Region(name, file, { ...info, flags: VFIO_REGION_INFO_FLAG_READ });
   return { bars, rom: { region, size: romSize(BigInt(info.size)) } };
 }
@@ -133,9 +134,9 @@ export class Bars implements Disposable {
     }
     if (regions.rom !== undefined) {
       const { region, size } = regions.rom;
-      const trapped = { name: `${name} ROM`, read: region.read.bind(region), write: () => {} };
+      const trapped = scope.own(new Rom(name, region, Number(size)));
       const init = { label: 'ROM', type: 'expansion ROM', what: 'rom', bus: 'mmio', size, region } as const;
-      add({ ...init, msix: [], doorbells: [], trapped }, () => romAddress(space, size));
+      add({ ...init, msix: [], doorbells: [], trapped, rom: trapped }, () => romAddress(space, size));
     }
     return new Bars(name, entries, traps, environment.windows, scope.move());
   }

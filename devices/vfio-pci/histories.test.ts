@@ -60,6 +60,8 @@ function expectedRanges(device: VfioPciDevice): (Range & { readonly index: numbe
 const key = ({ base, bytes }: { base: bigint; bytes: bigint }): string =>
   `${base.toString(16)}+${bytes.toString(16)}`;
 
+const romBytes = NIC_ROM_BYTES.toString(16);
+
 function checkShown(device: VfioPciDevice, environment: FakeEnvironment): void {
   const expected = expectedRanges(device);
   for (const kind of ['mmio', 'pio'] as const) {
@@ -73,6 +75,7 @@ function checkShown(device: VfioPciDevice, environment: FakeEnvironment): void {
   }
   const mapped = expected.flatMap(({ index, base }) => {
     if (index === 0) return [`${base.toString(16)}+8000`];
+    if (index === 6) return [`${base.toString(16)}+${romBytes}`];
     return index === 4 ? [`${base.toString(16)}+2000`] : [];
   });
   expect(environment.memory.slots.map(({ gpa, bytes }) => key({ base: gpa, bytes })).sort()).toEqual(

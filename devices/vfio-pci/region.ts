@@ -57,6 +57,14 @@ export class Region {
     if (trace.region.hasSubscribers) this.#publish(offset, data, false);
   }
 
+  /**
+   * Reads once, as far as the device goes in one read. Returns the bytes read.
+   * @throws SysError of the read
+   */
+  readPart(offset: number, data: Uint8Array): number {
+    return this.#file.read(this.info.offset + offset, data);
+  }
+
   write(offset: number, data: Uint8Array): void {
     const bytes = Math.min(data.length, this.info.size - offset);
     if (bytes > 0 && this.#canWrite) {

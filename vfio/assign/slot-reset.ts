@@ -4,7 +4,7 @@ import type { DeviceFile, GroupFile } from '../uapi.js';
 import type { SlotReset } from './pci-functions.js';
 
 /** A device's address without the options that its name in GET_DEVICE_FD may have. */
-const addressOf = ({ name }: AssignableDevice): string => name.split(' ')[0] as string;
+const ownAddress = ({ name }: AssignableDevice): string => name.split(' ')[0] as string;
 
 const isGroup = (group: number | undefined): group is number => group !== undefined;
 
@@ -20,7 +20,7 @@ export function slotResetByGroup(
   if (file.getPciHotResetInfo === undefined || file.pciHotReset === undefined) return undefined;
   const devices = (): readonly DependentDevice[] => file.getPciHotResetInfo?.().devices ?? [];
   return {
-    address: addressOf(device),
+    address: ownAddress(device),
     affected: () =>
       devices().map(({ address, group }) =>
         isGroup(group) && groupOf(group) !== undefined
@@ -42,7 +42,7 @@ export function slotResetByGroup(
 export function slotResetByIommufd(device: AssignableDevice, file: DeviceFile): SlotReset | undefined {
   if (file.getPciHotResetInfo === undefined || file.pciHotReset === undefined) return undefined;
   return {
-    address: addressOf(device),
+    address: ownAddress(device),
     affected: () =>
       (file.getPciHotResetInfo?.().devices ?? []).map(({ address, isOwned }) =>
         isOwned === true

@@ -1,17 +1,17 @@
 import { expect, test } from 'vitest';
-import { type Gpa, gpa } from '../../sys/address.js';
+import { type Gpa, gpa, hva } from '../../sys/address.js';
 import { createSharedMemory } from '../../sys/mapping.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import type { MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
 import { LOW_RAM_END } from '../layout.js';
-import { MemoryMap, type MemorySlotPort } from './memory-map.js';
+import { MemoryMap, type MemorySlotPort, type MemorySlotUse } from './memory-map.js';
 import { pcMemory } from './testing.js';
 
 /** KVM's slots as a list. */
 class Slots implements MemorySlotPort {
   readonly now: string[] = [];
-  add(at: Gpa, _hva: bigint, bytes: bigint): Disposable {
-    const text = `${at.toString(16)}+${bytes.toString(16)}`;
+  add(at: Gpa, _hva: bigint, bytes: bigint, { isReadonly }: MemorySlotUse = {}): Disposable {
+    const text = `${at.toString(16)}+${bytes.toString(16)}${isReadonly ? ' read-only' : ''}`;
     this.now.push(text);
     return disposable(() => this.now.splice(this.now.indexOf(text), 1));
   }
@@ -60,6 +60,20 @@ test('a listener is told of what is there, of each change, and at its end of the
   expect(listener.now).toEqual(['ram']);
   listening[Symbol.dispose]();
   expect(listener.now).toEqual([]);
+});
+
+test('memory that the guest may only read is a slot of its own, which no listener maps for DMA', () => {
+  const slots = new Slots();
+  using scope = new Scope();
+  const memory = pcMemory(scope, 0x10_0000n, slots);
+  const listener = new Listener();
+  scope.own(memory.listen(listener));
+  {
+    using _rom = memory.mapReadonly(gpa(0xe000_0000n), hva(0x7000_0000n), 0x1_0000n);
+    expect(slots.now).toEqual(['0+100000', 'e0000000+10000 read-only']);
+    expect(listener.now).toEqual(['ram']);
+  }
+  expect(slots.now).toEqual(['0+100000']);
 });
 
 test('a region that a listener refuses is not there for anyone', () => {

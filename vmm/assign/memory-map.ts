@@ -5,13 +5,19 @@ import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { GuestMemory, MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
 
+/** How the guest may use a slot. */
+export interface MemorySlotUse {
+  /** Guest writes exit as MMIO. */
+  readonly isReadonly?: boolean | undefined;
+}
+
 /** Port: maps host memory into the guest. `MemorySlots` of tsvisor/kvm implements it. */
 export interface MemorySlotPort {
   /**
-   * Maps `bytes` of host memory, whole pages, until the result is disposed.
+   * Maps `bytes` of host memory, whole pages, until the result is disposed; guest writes exit if `isReadonly`.
    * @throws SysError EEXIST on overlap with another slot; EINVAL if misaligned; ENOSPC if no slot is free
    */
-  add(gpa: Gpa, hva: Hva, bytes: bigint): Disposable;
+  add(gpa: Gpa, hva: Hva, bytes: bigint, options?: MemorySlotUse): Disposable;
 }
 /** Token of the port {@link MemorySlotPort}. */
 export const MemorySlotPort = Symbol('MemorySlotPort');
@@ -96,6 +102,11 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
 
   map(at: Gpa, hva: Hva, bytes: bigint, name: string): Disposable {
     return this.#add({ kind: 'device', name, gpa: at, hva, bytes });
+  }
+
+  /** Without the listeners, as nothing does DMA to it. */
+  mapReadonly(at: Gpa, hva: Hva, bytes: bigint): Disposable {
+    return this.#slots.add(at, hva, bytes, { isReadonly: true });
   }
 
   listen(listener: MemoryListener): Disposable {
