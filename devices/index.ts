@@ -37,6 +37,7 @@ export {
   romAddress,
   romSize,
 } from './pci/bar.js';
+export { type AssignedAddress, assignBars, type FoundBar } from './pci/bar-assignment.js';
 export { ConfigSpace, type ConfigSpaceSize } from './pci/config-space.js';
 export {
   formatSlot,

@@ -4,6 +4,7 @@
  */
 import { type Bus, type BusDevice, Clock, MmioBus, PioBus } from '../devices/contracts.js';
 import { createDebugExit, DEBUG_EXIT_PORT } from '../devices/debug-exit.js';
+import { assignBars } from '../devices/pci/bar-assignment.js';
 import { PCI_CONFIG_PORT, PCI_CONFIG_PORTS, PciHost } from '../devices/pci/host-bridge.js';
 import { createPostCode, POST_CODE_PORT } from '../devices/post-code.js';
 import { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial } from '../devices/serial.js';
@@ -13,7 +14,7 @@ import type { Vm } from '../kvm/vm.js';
 import type { EventThread } from '../sys/event-task.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
-import { Assignment, requireProvider } from '../vfio/assign/index.js';
+import { Assignment, attachStep, requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import type { RangeBus } from './assign/bus.js';
 import { ExitDispatcher } from './assign/exit-dispatcher.js';
@@ -121,6 +122,7 @@ function buildMachine(
   const devices = scope.own(
     new AssignedDevices(container.resolve(Assignment), pci, config.devices, askGuest),
   );
+  if (program.expectsBars) assignBarsOf(pci);
   const machine = new Machine({
     ports,
     memory: container.resolve(MemoryMap),
@@ -141,6 +143,15 @@ function buildMachine(
   const exit = createDebugExit((status) => machine.end({ kind: 'verdict', status }));
   put(pio, DEBUG_EXIT_PORT, 1, exit);
   return machine;
+}
+
+/** As firmware does; reports what found no room. */
+function assignBarsOf(pci: PciHost): void {
+  const functions = [...pci.entries()].map(({ function: each }) => each);
+  for (const { function: name, register, size, base } of assignBars(functions, WINDOWS)) {
+    if (base !== undefined) continue;
+    attachStep(`${name}: no window has room for the ${size} bytes of the BAR at 0x${register.toString(16)}`);
+  }
 }
 
 function createVcpus(

@@ -40,6 +40,7 @@ export function imageProgram(config: VmConfig): GuestProgram {
   const image = readElf(config.guest ?? builtInGuest());
   return {
     hasAcpi: false,
+    expectsBars: false,
     setUpVcpu: (vcpu, id, { supported }) => vcpu.setCpuid2(cpuidFor(id, supported)),
     load: (memory, boot) => loadImage(image, config, memory, boot),
   };

@@ -14,6 +14,8 @@ export interface HostCpu {
 export interface GuestProgram {
   /** Whether the guest gets unplug requests through ACPI. */
   readonly hasAcpi: boolean;
+  /** Whether it expects firmware to have assigned the BARs. */
+  readonly expectsBars: boolean;
   /** Sets a vCPU to the state that the guest expects. Before its first run. */
   setUpVcpu(vcpu: Vcpu, id: number, host: HostCpu): void;
   /**

@@ -12,6 +12,8 @@ export function linuxProgram(path: string, config: VmConfig): GuestProgram {
   const cmdline = config.cmdline || DEFAULT_COMMAND_LINE;
   return {
     hasAcpi: true,
+    // With ACPI a kernel could assign them itself; without (pci=noacpi, acpi=off) it does not know the windows.
+    expectsBars: true,
     setUpVcpu: (vcpu, apicId, host) => setUpLinuxVcpu(vcpu, { apicId, vcpus: config.vcpus, ...host }),
     load(memory, boot) {
       const { entry } = prepareLinux({ kernel, initrd, cmdline, memory, vcpus: config.vcpus });
