@@ -84,7 +84,7 @@ export class AssignedDevices implements Disposable {
 
   /** Resets all devices first, so that functions of one slot are reset together: the guest no longer runs. */
   [Symbol.dispose](): void {
-    this.#assignment.reset();
+    this.#assignment.reset(true);
     this.#scope[Symbol.dispose]();
   }
 }

@@ -274,10 +274,13 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     quiesce(config);
   }
 
-  /** The second half of {@link reset}; the reset itself only if the device was used since the last one. */
-  resume(): void {
-    this.#resets.reset();
-    this.#agree();
+  /**
+   * The second half of {@link reset}; the reset itself only if the device was used since the last one.
+   * @param isFinal it will be disposed: its interrupts stay off
+   */
+  resume(isFinal = false): void {
+    this.#resets.reset(isFinal);
+    if (!isFinal) this.#agree();
   }
 
   /** Whether the guest neither lets it decode nor lets it do DMA. */

@@ -32,9 +32,9 @@ export class VfioPciFunctions implements PciFunctions {
   }
 
   /** Stops all devices before it resets the first, so that none of a slot is in use when that is reset. */
-  reset(): void {
+  reset(isFinal = false): void {
     const devices = [...this.#open];
     for (const device of devices) attempt(device.name, 'reset', () => device.stop());
-    for (const device of devices) attempt(device.name, 'reset', () => device.resume());
+    for (const device of devices) attempt(device.name, 'reset', () => device.resume(isFinal));
   }
 }

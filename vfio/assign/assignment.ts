@@ -114,15 +114,16 @@ export class Assignment implements Disposable {
   /**
    * Resets all attached devices, as a machine reset does: functions of one slot together where that is possible. Call it
    * before detaching several devices at the end of a run, when the guest no longer uses any. Never throws.
+   * @param isFinal the guest has ended: interrupts stay off. Default: false
    */
-  reset(): void {
-    this.#parts.functions.reset?.();
+  reset(isFinal = false): void {
+    this.#parts.functions.reset?.(isFinal);
   }
 
   /** Detaches every device that is left. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
-    if (this.#attached.size > 0) this.reset();
+    if (this.#attached.size > 0) this.reset(true);
     using scope = new Scope();
     for (const assigned of this.#attached) scope.own(assigned);
   }

@@ -56,8 +56,9 @@ export interface PciFunctions {
   /**
    * Resets all open functions, as a machine reset does: a slot with several of them once. Absent if an implementation
    * resets each by itself when it is disposed. Never throws.
+   * @param isFinal the guest has ended, and the functions will be disposed: their interrupts stay off
    */
-  reset?(): void;
+  reset?(isFinal?: boolean): void;
 }
 
 /** Token of the port {@link PciFunctions}. */
