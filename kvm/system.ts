@@ -1,3 +1,4 @@
+import { readFileSync, statSync } from 'node:fs';
 import { errno } from '../sys/errno.js';
 import { isErrno, SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
@@ -15,10 +16,37 @@ const hints: Readonly<Record<string, string>> = {
     'load the module (modprobe kvm_intel, or kvm_amd); if that fails, turn on VT-x or AMD-V (SVM) in the firmware, or nested virtualisation if this is a VM',
   ENXIO: 'load the module (modprobe kvm_intel, or kvm_amd)',
   ENODEV: 'load the module (modprobe kvm_intel, or kvm_amd)',
-  EACCES:
-    'join the group kvm (usermod -aG kvm "$USER", then log in again); if `ls -l` shows another group or mode: chgrp kvm /dev/kvm, chmod 660 /dev/kvm',
-  EPERM: 'join the group kvm (usermod -aG kvm "$USER", then log in again); a container needs the device too',
+  EPERM: 'this user may not open the device: a container needs it in its list of devices (--device /dev/kvm)',
 };
+
+const GROUP_READS_AND_WRITES = 0o060;
+
+/** What lets this user open the node, by whose it is. */
+function accessHint(path: string): string | undefined {
+  const stats = statSync(path, { throwIfNoEntry: false });
+  if (stats === undefined) return undefined;
+  const group = groupName(stats.gid);
+  const isForGroup = (stats.mode & GROUP_READS_AND_WRITES) === GROUP_READS_AND_WRITES;
+  if (isForGroup && stats.gid !== 0)
+    return `join the group ${group} (usermod -aG ${group} "$USER", then log in again)`;
+  const mode = (stats.mode & 0o777).toString(8).padStart(3, '0');
+  return (
+    `it belongs to user ${stats.uid} and group ${group}, with mode ${mode}: run as root \`chgrp kvm ${path}\` and ` +
+    `\`chmod 660 ${path}\`, then join the group kvm (usermod -aG kvm "$USER", and log in again)`
+  );
+}
+
+/** The group's name, or its number if it has none here. */
+function groupName(gid: number): string {
+  try {
+    const line = readFileSync('/etc/group', 'utf8')
+      .split('\n')
+      .find((text) => text.split(':')[2] === String(gid));
+    return line?.split(':')[0] ?? String(gid);
+  } catch {
+    return String(gid);
+  }
+}
 
 function openDevice(path: string): Fd {
   try {
@@ -26,7 +54,8 @@ function openDevice(path: string): Fd {
   } catch (error) {
     if (!(error instanceof SysError)) throw error;
     const { call, target, errno, cause } = error;
-    throw new SysError({ call, target, errno, cause, hint: hints[error.code] });
+    const hint = error.code === 'EACCES' ? accessHint(path) : hints[error.code];
+    throw new SysError({ call, target, errno, cause, hint });
   }
 }
 

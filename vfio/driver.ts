@@ -177,6 +177,11 @@ export interface VendorDriver {
   /** How many more instances of a type the driver can create; for drivers whose types share a limited resource. */
   availableInstances?(type: MdevType): number;
   /**
+   * What is wrong with the options, as {@link create} would say it; undefined if nothing is. Opens and allocates nothing:
+   * it is called before a machine starts. Absent: `create` finds out.
+   */
+  checkOptions?(type: MdevType, options: Readonly<Record<string, string>>): string | undefined;
+  /**
    * Creates an instance; the core then registers its device.
    * @param options the options after the type's name: `net=tap:tap0` becomes `{ net: 'tap:tap0' }`
    * @throws SysError EINVAL with a hint for an option that is unknown or invalid

@@ -52,6 +52,11 @@ export interface VfioProvider {
   /** Whether `address` has this provider's form. Opens nothing. */
   matches(address: string): boolean;
   /**
+   * What is wrong with an address or its options by themselves, whatever the host has; undefined if nothing is. Opens
+   * nothing: it is called before a machine starts. Absent: `resolve` finds out.
+   */
+  checkOptions?(address: string, options: Readonly<Record<string, string>>): string | undefined;
+  /**
    * Finds the device, or creates one if `address` is a type of mediated device.
    * @throws SysError ENODEV if no such device exists; EUSERS or ENOSPC if its parent has no instance left; EINVAL for an option
    *   that is unknown or invalid

@@ -4,9 +4,7 @@ import { Scope } from '../sys/scope.js';
 import { type AssignedDevice, type Assignment, attachStep } from '../vfio/assign/index.js';
 import type { DeviceConfig } from './config.js';
 import * as layout from './layout.js';
-
-/** First slot for devices without a configured one: 0 is the host bridge, 1 and 2 stay free as on other machines. */
-const FIRST_SLOT = 3;
+import { slotsOf } from './slots.js';
 
 /** A device in its PCI slot. */
 export interface SlottedDevice {
@@ -26,6 +24,7 @@ export class AssignedDevices implements Disposable {
 
   /**
    * @param askGuest asks the guest to release the device in a slot; undefined for a guest without ACPI hotplug
+   * @param naming runs the attaching of a device, to name its plug-in in errors
    * @throws SysError of the device that cannot be attached; those before it have been detached
    */
   constructor(
@@ -33,30 +32,28 @@ export class AssignedDevices implements Disposable {
     pci: PciHost,
     devices: readonly DeviceConfig[],
     askGuest: ((slot: number) => void) | undefined,
+    naming: <T>(address: string, attach: () => T) => T = (_address, attach) => attach(),
   ) {
     this.#assignment = assignment;
     using scope = new Scope();
-    const wanted = new Set(devices.map(({ slot }) => slot));
-    let next = FIRST_SLOT;
-    this.list = devices.map((device) => {
-      while (device.slot === undefined && wanted.has(next)) next++;
-      const slot = device.slot ?? next++;
+    const slots = slotsOf(devices);
+    this.list = devices.map((device, i) => {
+      const slot = slots[i] as number;
       const plug = scope.own(new Scope());
       this.#plugs.set(slot, plug);
       const place = { device: slot, function: 0 };
       const name = `${formatSlot(place)} ${device.address}`;
       const { address, options, interface: how } = device;
-      const assigned = plug.own(
-        assignment.attach({
-          address,
-          options,
-          interface: how,
-          name,
-          // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
-          routeIntx: (pin) => layout.PCI_INTX_GSIS[(slot + pin - 1) % layout.PCI_INTX_GSIS.length],
-          requested: this.#onRequest(slot, askGuest),
-        }),
-      );
+      const request = {
+        address,
+        options,
+        interface: how,
+        name,
+        // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
+        routeIntx: (pin: number) => layout.PCI_INTX_GSIS[(slot + pin - 1) % layout.PCI_INTX_GSIS.length],
+        requested: this.#onRequest(slot, askGuest),
+      };
+      const assigned = plug.own(naming(address, () => assignment.attach(request)));
       plug.own(pci.add(place, assigned.function));
       return { slot, name, assigned };
     });

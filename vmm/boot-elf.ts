@@ -1,7 +1,6 @@
-import { readFileSync } from 'node:fs';
-import { fromNodeError } from '../sys/error.js';
 import { struct } from '../sys/struct.js';
 import type { MemoryMap } from './assign/memory-map.js';
+import { readInputFile } from './input-file.js';
 
 /** The file header. */
 export const Elf64Ehdr = struct('Elf64_Ehdr', 'elf.h', {
@@ -65,22 +64,9 @@ export interface ElfImage {
 
 /**
  * Reads an ELF64 x86-64 executable.
- * @throws SysError naming the path if it cannot be read; GuestImageError if it is truncated or of another format
+ * @throws InputFileError if it cannot be read; GuestImageError if it is truncated or of another format
  */
-export function readElf(path: string): ElfImage {
-  let file: Uint8Array;
-  try {
-    file = readFileSync(path);
-  } catch (error) {
-    throw fromNodeError(
-      error,
-      'open',
-      `guest image ${path}`,
-      'give the path of an ELF64 image, or omit it for the built-in guest',
-    );
-  }
-  return parseElf(path, file);
-}
+export const readElf = (path: string): ElfImage => parseElf(path, readInputFile(path));
 
 /** Like {@link readElf}, for an image already in memory. */
 export function parseElf(path: string, file: Uint8Array): ElfImage {

@@ -1,154 +1,232 @@
-import { readFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { parseArgs } from 'node:util';
-import { fromNodeError } from '../sys/error.js';
-import type { VmConfigInput } from './config.js';
-import { ConfigError } from './config-error.js';
+import { RUN } from './cli-help.js';
+import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
+import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
+import { ConfigError, type ConfigProblem } from './config-error.js';
+import { readConfigFile } from './config-file.js';
 import { parseAddress } from './device-address.js';
 import { Camera } from './display/camera.js';
+import { checkDisplay, parseDisplay } from './display/choice.js';
 import type { View } from './display/view.js';
-import { openView, parsePort, withViewPort } from './display/view-port.js';
-import { EX_UNAVAILABLE, exitStatus, SIGNAL_STATUS } from './outcome.js';
-import { LineSplitter, Output } from './output.js';
+import { openView, parsePort } from './display/view-port.js';
+import { LineSplitter } from './line-splitter.js';
+import { EX_UNAVAILABLE, exitStatus } from './outcome.js';
+import { Output } from './output.js';
 import { pluginUrls } from './plugin-url.js';
+import { shown } from './problem-text.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
-import { printSummary } from './summary.js';
+import { summaryText } from './summary.js';
 import { VirtualMachine, type VmObserver } from './virtual-machine.js';
-
-const options = {
-  net: { type: 'string' },
-  device: { type: 'string', multiple: true },
-  memory: { type: 'string' },
-  cpus: { type: 'string' },
-  guest: { type: 'string' },
-  kernel: { type: 'string' },
-  initrd: { type: 'string' },
-  'no-reboot': { type: 'boolean' },
-  append: { type: 'string' },
-  config: { type: 'string' },
-  plugin: { type: 'string', multiple: true },
-  ffi: { type: 'string' },
-  trace: { type: 'string', multiple: true },
-  screenshot: { type: 'string' },
-  display: { type: 'string' },
-  view: { type: 'string' },
-  json: { type: 'boolean' },
-  quiet: { type: 'boolean' },
-} as const;
 
 /** How long a stopped process waits until its output is read. */
 const READER_MS = 1000;
 
-type Values = ReturnType<typeof parseArgs<{ options: typeof options }>>['values'];
-
 /** Runs `tsvisor run`. Returns the exit code. @throws ConfigError, or the error that prevented the run */
-export async function run(args: readonly string[]): Promise<number> {
-  const { values } = parseArgs({ args: withViewPort(args), options, strict: true });
-  const isQuiet = values.quiet === true || values.json === true;
-  const display = parseDisplay(values.display);
-  const viewPort = parsePort(values.view);
-  const vm = VirtualMachine.start(configOf(values), isQuiet ? quietly(values) : aloud());
-  if (!isQuiet) printHeading(vm);
-  const say = isQuiet ? () => {} : (text: string) => console.log(`tsvisor: ${text}`);
-  const signals = stopOnSignals((signal) => vm.stop(signal));
-  const camera =
-    values.screenshot === undefined ? undefined : new Camera(vm, values.screenshot, display, say);
+export async function run(args: readonly string[], out: Output): Promise<number> {
+  const options = parseCommandLine(RUN, args);
+  const [argument] = options.positionals;
+  if (argument !== undefined)
+    throw usageError(`'${argument}'`, 'run takes no argument; a kernel is given with --kernel');
+  try {
+    return await runMachine(options, out);
+  } catch (error) {
+    throw error instanceof ConfigError ? named(error, options) : error;
+  }
+}
+
+async function runMachine(options: ParsedOptions, out: Output): Promise<number> {
+  const isJson = options.has('json');
+  const isQuiet = options.has('quiet') || isJson;
+  const problems = new Problems();
+  const display = problems.of(() => parseDisplay(options.value('display')));
+  const viewPort = problems.of(() => parsePort(options.value('view')));
+  const screenshot = options.value('screenshot');
+  const input = configOf(options, problems);
+  const config = problems.of(() => parseConfig(input));
+  problems.throwAny();
+  if (config === undefined) throw new Error('a configuration with a problem has none');
+  checkDisplay(config.devices, { screenshot, view: viewPort, slot: display });
+  const heading = new Heading(config, out);
+  const vm = VirtualMachine.start(config, isQuiet ? quietly(isJson, out) : aloud(out, heading));
+  let signals: Disposable | undefined;
+  let camera: Camera | undefined;
   let view: View | undefined;
   try {
-    view = await openView(vm, viewPort, isQuiet, display);
+    out.onFailure = () => vm.stop('SIGPIPE');
+    signals = stopOnSignals((signal) => vm.stop(signal));
+    const say = isQuiet ? () => {} : (text: string) => out.line(`tsvisor: ${text}`);
+    if (screenshot !== undefined) camera = new Camera(vm, screenshot, display, say);
+    view = await openView(
+      vm,
+      viewPort,
+      isQuiet ? (text) => console.error(text) : (text) => out.line(text),
+      display,
+    );
     const report = await vm.finished;
     await camera?.take();
-    if (values.json === true) console.log(JSON.stringify(report));
-    else if (!isQuiet) printSummary(report, processStartMs());
-    else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
-    // The guest may have ended by itself before it could be stopped.
-    if (signals.isReaderGone()) return SIGNAL_STATUS.SIGPIPE;
+    if (isJson) out.line(JSON.stringify(report));
+    else if (!isQuiet) {
+      heading.print();
+      out.line(summaryText(report, processStartMs()));
+    } else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
     const status = exitStatus(report.outcome);
-    if (report.outcome.kind === 'stopped') await leaveUnread(status);
+    if (report.outcome.kind === 'stopped') await leaveUnread(status, out);
     return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;
   } finally {
     camera?.[Symbol.dispose]();
     await vm[Symbol.asyncDispose]();
     await view?.[Symbol.asyncDispose]();
-    signals[Symbol.dispose]();
+    signals?.[Symbol.dispose]();
   }
 }
 
-function configOf(values: Values): VmConfigInput {
-  const base = values.config === undefined ? {} : readConfig(values.config);
+/** Names the option, or the file, that each problem of the configuration comes from. */
+function named({ problems }: ConfigError, options: ParsedOptions): ConfigError {
+  return new ConfigError(
+    problems.map(({ path, text }) => {
+      const source = sourceOf(path, options);
+      return source === undefined ? { path, text } : { path: source, text: text.replace(/^net: /, '') };
+    }),
+  );
+}
+
+const OPTION_OF: Readonly<Record<string, string>> = {
+  memory: 'memory',
+  sharedMemory: 'memory',
+  prefault: 'memory',
+  vcpus: 'cpus',
+  guest: 'guest',
+  kernel: 'kernel',
+  initrd: 'initrd',
+  cmdline: 'append',
+  reboot: 'no-reboot',
+  plugins: 'plugin',
+  ffi: 'ffi',
+  trace: 'trace',
+};
+
+/** @param path in the configuration: `devices[0].slot` */
+function sourceOf(path: string, options: ParsedOptions): string | undefined {
+  if (path.startsWith('-')) return undefined;
+  const [, key = '', index, rest = ''] = /^(\w+)(?:\[(\d+)\])?(.*)$/.exec(path) ?? [];
+  const devices = options.list('device')?.filter((text) => text !== 'none');
+  if (key === 'devices' && devices !== undefined && index === undefined) return '--device';
+  if (key === 'devices' && devices !== undefined)
+    return `--device ${devices[Number(index)]}${rest === '' ? '' : `, ${rest.slice(1)}`}`;
+  if (key === 'devices' && options.has('net')) return `--net ${options.value('net')}`;
+  const option = OPTION_OF[key];
+  if (option !== undefined && options.has(option)) return `--${option}`;
+  const file = options.value('config');
+  return file === undefined ? undefined : `--config ${file}, ${path}`;
+}
+
+/** Collects problems, so that one run of the command shows them all. */
+class Problems {
+  readonly #list: ConfigProblem[] = [];
+
+  /** The result of `parse`, or undefined if it throws ConfigError. */
+  of<T>(parse: () => T): T | undefined {
+    try {
+      return parse();
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error;
+      this.#list.push(...error.problems);
+      return undefined;
+    }
+  }
+
+  /** @throws ConfigError if there are any */
+  throwAny(): void {
+    if (this.#list.length > 0) throw new ConfigError(this.#list);
+  }
+}
+
+function configOf(options: ParsedOptions, problems: Problems): VmConfigInput {
+  const file = options.value('config');
+  const base = (file === undefined ? {} : readConfigFile(file)) as VmConfigInput;
   const config: Record<string, unknown> = { ...base };
-  if (values.memory !== undefined) Object.assign(config, parseMemory(values.memory));
-  if (values.cpus !== undefined) config.vcpus = Number(values.cpus);
-  if (values.guest !== undefined) config.guest = values.guest;
-  if (values.kernel !== undefined) config.kernel = values.kernel;
-  if (values.initrd !== undefined) config.initrd = values.initrd;
-  if (values['no-reboot'] !== undefined) config.reboot = false;
-  if (values.append !== undefined) config.cmdline = [base.cmdline, values.append].filter(Boolean).join(' ');
-  if (values.plugin !== undefined) config.plugins = values.plugin;
-  else if (values.config !== undefined && base.plugins !== undefined)
-    config.plugins = pluginsOf(values.config, base);
-  if (values.ffi !== undefined) config.ffi = values.ffi;
-  if (values.trace !== undefined) config.trace = values.trace;
-  config.devices = devicesOf(values, base.devices);
+  const memory = options.value('memory');
+  if (memory !== undefined)
+    Object.assign(
+      config,
+      problems.of(() => parseMemory(memory)),
+    );
+  const cpus = options.value('cpus');
+  if (cpus !== undefined) config.vcpus = problems.of(() => parseCpus(cpus));
+  for (const name of ['guest', 'kernel', 'initrd', 'ffi'])
+    if (options.has(name)) config[name] = options.value(name);
+  if (options.has('no-reboot')) config.reboot = false;
+  const append = options.value('append');
+  if (append !== undefined) config.cmdline = problems.of(() => joined(base.cmdline, append, file));
+  const plugins = options.list('plugin');
+  if (plugins !== undefined) config.plugins = plugins;
+  else if (file !== undefined && base.plugins !== undefined) config.plugins = pluginsOf(file, base);
+  const trace = options.list('trace');
+  if (trace !== undefined) config.trace = trace;
+  config.devices = devicesOf(options, base.devices, problems);
   return config as VmConfigInput;
 }
 
-function readConfig(path: string): VmConfigInput {
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    throw fromNodeError(error, 'open', `configuration ${path}`);
-  }
-  try {
-    return JSON.parse(text) as VmConfigInput;
-  } catch (error) {
-    throw new ConfigError([{ path, text: `is not JSON: ${(error as Error).message}` }]);
-  }
+/** @param configured of the file, where it can be anything */
+function joined(configured: unknown, append: string, file: string | undefined): string {
+  if (configured !== undefined && typeof configured !== 'string')
+    throw usageError(`--config ${file}, cmdline`, `${shown(configured)} is not a text`);
+  return [configured, append].filter(Boolean).join(' ');
 }
 
 /** Plug-in paths in a configuration file are relative to that file. */
 function pluginsOf(file: string, { plugins }: VmConfigInput): VmConfigInput['plugins'] {
-  // Any other type is rejected when the whole configuration is validated.
   if (!Array.isArray(plugins) || !plugins.every((plugin) => typeof plugin === 'string')) return plugins;
-  return [...pluginUrls(plugins, dirname(resolve(file)), `${file}: plugins`)];
+  return [...pluginUrls(plugins, dirname(resolve(file)))];
 }
 
-function devicesOf(values: Values, configured: VmConfigInput['devices']): readonly unknown[] {
-  if (values.device !== undefined) {
-    if (values.net !== undefined) {
-      throw new ConfigError([
-        { path: '--net', text: 'belongs to the default NIC; with --device, append net= to the device' },
-      ]);
-    }
-    return values.device.filter((text) => text !== 'none').map(parseDevice);
+function devicesOf(
+  options: ParsedOptions,
+  configured: VmConfigInput['devices'],
+  problems: Problems,
+): readonly unknown[] {
+  const [devices, net] = [options.list('device'), options.value('net')];
+  if (devices !== undefined) {
+    if (net !== undefined)
+      throw usageError('--net', 'belongs to the default NIC; with --device, append net= to the device');
+    // One that is wrong stays in its place, with an address that is right, so that the others keep their names.
+    return devices
+      .filter((text) => text !== 'none')
+      .map((text) => problems.of(() => parseDevice(text)) ?? { address: 'wrong' });
   }
-  if (configured !== undefined && values.net === undefined) return configured;
-  return [{ address: 'virtio-net', options: { net: values.net ?? 'responder' } }];
+  if (configured !== undefined && net === undefined) return configured;
+  return [{ address: 'virtio-net', options: { net: net ?? 'responder' } }];
 }
 
 /** `1G,shared=on,prefault=off` */
 function parseMemory(text: string): Record<string, unknown> {
   const [size, ...rest] = text.split(',');
-  const flags = rest.map((pair) => {
+  const flags = new Map<string, boolean>();
+  for (const pair of rest) {
     const [, name, value] = /^(shared|prefault)=(on|off)$/.exec(pair) ?? [];
-    if (name !== undefined) return [name === 'shared' ? 'sharedMemory' : name, value === 'on'];
-    const hint = `'${pair}' is none of shared=on|off, prefault=on|off`;
-    throw new ConfigError([{ path: '--memory', text: hint }]);
-  });
+    if (name === undefined)
+      throw usageError('--memory', `'${pair}' is none of shared=on|off, prefault=on|off`);
+    const key = name === 'shared' ? 'sharedMemory' : name;
+    if (flags.has(key)) throw usageError('--memory', `${name}= is given twice`);
+    flags.set(key, value === 'on');
+  }
   return { memory: size, ...Object.fromEntries(flags) };
 }
 
-function parseDisplay(text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  if (/^\d{1,2}$/.test(text)) return Number(text);
-  throw new ConfigError([{ path: '--display', text: `'${text}' is not a PCI slot: 1 to 31` }]);
+function parseCpus(text: string): number {
+  if (/^\d+$/.test(text)) return Number(text);
+  throw usageError('--cpus', `'${text}' is not a number of CPUs, 1 to 64`);
 }
 
-function parseDevice(text: string, index: number): unknown {
-  const { address, options: deviceOptions } = parseAddress(text, `--device [${index}]`);
+function parseDevice(text: string): unknown {
+  const where = `--device ${text}`;
+  const { address, options: deviceOptions } = parseAddress(text, where);
   const { slot, interface: how, ...others } = deviceOptions;
+  if (slot !== undefined && !/^\d{1,2}$/.test(slot))
+    throw usageError(where, `slot=${slot} is not a PCI slot: 1 to 31`);
+  if (how !== undefined && how !== 'group' && how !== 'iommufd')
+    throw usageError(where, `interface=${how} is neither group nor iommufd`);
   return {
     address,
     options: others,
@@ -158,36 +236,54 @@ function parseDevice(text: string, index: number): unknown {
 }
 
 /** A process that was told to stop does not wait for a reader of its output: it ends with `status` after a second. */
-async function leaveUnread(status: number): Promise<void> {
-  const streams = [process.stdout, process.stderr].map((stream) => new Output(stream).flush(READER_MS));
-  if ((await Promise.all(streams)).includes(false)) process.exit(status);
+async function leaveUnread(status: number, out: Output): Promise<void> {
+  const flushed = [out, new Output(process.stderr)].map((each) => each.flush(READER_MS));
+  if ((await Promise.all(flushed)).includes(false)) process.exit(status);
 }
 
 /** When this process started, in milliseconds on the monotonic clock shared by all threads. */
 const processStartMs = (): number => monotonicMs() - process.uptime() * 1000;
 
-function printHeading({ config }: VirtualMachine): void {
-  const guest = config.kernel ?? config.guest ?? 'built-in guest';
-  const cpus = config.vcpus === 1 ? '1 vCPU' : `${config.vcpus} vCPUs`;
-  console.log(`tsvisor: ${guest}, ${cpus}, ${config.memory >> 20n} MiB`);
+/** The first line, printed with what follows it: nothing precedes the sentence for a machine that does not start. */
+class Heading {
+  readonly #config: VmConfig;
+  readonly #out: Output;
+  #isPrinted = false;
+
+  constructor(config: VmConfig, out: Output) {
+    this.#config = config;
+    this.#out = out;
+  }
+
+  print(): void {
+    if (this.#isPrinted) return;
+    this.#isPrinted = true;
+    const config = this.#config;
+    const guest = config.kernel ?? config.guest ?? 'built-in guest';
+    const cpus = config.vcpus === 1 ? '1 vCPU' : `${config.vcpus} vCPUs`;
+    this.#out.line(`tsvisor: ${guest}, ${cpus}, ${config.memory >> 20n} MiB`);
+  }
 }
 
 /** Prints steps as they happen, and prefixes the guest's lines. */
-function aloud(): VmObserver {
+function aloud(out: Output, heading: Heading): VmObserver {
   const start = processStartMs();
-  const out = new Output(process.stdout);
-  const lines = new LineSplitter((line) => out.line(`guest | ${line}`));
+  const print = (text: string) => {
+    heading.print();
+    return out.line(text);
+  };
+  const lines = new LineSplitter((line) => print(`guest | ${line}`));
   return {
-    step: (text, at) => out.line(`${(at - start).toFixed(1).padStart(8)} ms  ${text}`),
+    step: (text, at) => print(`${(at - start).toFixed(1).padStart(8)} ms  ${text}`),
     serial: (bytes) => lines.push(bytes),
-    trace: (channel, text) => out.line(`trace ${channel} ${text}`),
+    trace: (channel, text) => print(`trace ${channel} ${text}`),
   };
 }
 
-function quietly(values: Values): VmObserver {
-  const [out, error] = [new Output(process.stdout), new Output(process.stderr)];
+function quietly(isJson: boolean, out: Output): VmObserver {
+  const errors = new Output(process.stderr);
   return {
-    ...(values.json === true ? {} : { serial: (bytes: Uint8Array) => out.write(bytes) }),
-    trace: (channel, text) => error.line(`trace ${channel} ${text}`),
+    ...(isJson ? {} : { serial: (bytes: Uint8Array) => out.write(bytes) }),
+    trace: (channel, text) => errors.line(`trace ${channel} ${text}`),
   };
 }

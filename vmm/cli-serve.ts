@@ -1,72 +1,96 @@
-import { parseArgs } from 'node:util';
+import { lstatSync } from 'node:fs';
 import { type TraceName, trace } from '../sys/trace.js';
+import { unixPathProblem } from '../sys/unix-socket.js';
+import { SERVE } from './cli-help.js';
+import { parseCommandLine, usageError } from './command-line.js';
 import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
 import { DeviceServer } from './device-server.js';
 import { Camera } from './display/camera.js';
-import { openView, parsePort, withViewPort } from './display/view-port.js';
+import { checkDisplay } from './display/choice.js';
+import { openView, parsePort } from './display/view-port.js';
 import { SIGNAL_STATUS } from './outcome.js';
+import type { Output } from './output.js';
+import { outputFileProblem } from './output-file.js';
 import { stopOnSignals } from './stop-signals.js';
-
-const options = {
-  socket: { type: 'string' },
-  plugin: { type: 'string', multiple: true },
-  'trust-client': { type: 'boolean' },
-  trace: { type: 'string', multiple: true },
-  screenshot: { type: 'string' },
-  view: { type: 'string' },
-  quiet: { type: 'boolean' },
-} as const;
 
 const isTraceName = (name: string): name is TraceName => Object.hasOwn(trace, name);
 
 /** Runs `tsvisor serve`. Returns the exit code. @throws ConfigError, or the error that prevented serving the device */
-export async function serve(args: readonly string[]): Promise<number> {
-  const { values, positionals } = parseArgs({
-    args: withViewPort(args),
-    options,
-    strict: true,
-    allowPositionals: true,
-  });
-  const [device, ...others] = positionals;
-  const wrong = (path: string, text: string) => new ConfigError([{ path, text }]);
+export async function serve(args: readonly string[], out: Output): Promise<number> {
+  const options = parseCommandLine(SERVE, args);
+  const [device, ...others] = options.positionals;
   if (device === undefined || others.length > 0)
-    throw wrong('serve', 'takes one device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock');
-  const { socket } = values;
-  if (socket === undefined) throw wrong('--socket', 'is missing: the path where clients connect');
-  const names = values.trace ?? [];
+    throw usageError('serve', 'takes one device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock');
+  const socket = options.value('socket');
+  if (socket === undefined) throw usageError('--socket', 'is missing: the path where clients connect');
+  const problem = socketProblem(socket);
+  if (problem !== undefined) throw usageError('--socket', problem);
+  const names = options.list('trace') ?? [];
   const unknown = names.find((name) => !isTraceName(name));
   if (unknown !== undefined)
-    throw wrong('--trace', `'${unknown}' is none of ${Object.keys(trace).join(', ')}`);
+    throw usageError('--trace', `'${unknown}' is not one of ${Object.keys(trace).join(', ')}`);
+  const isQuiet = options.has('quiet');
   const say = (text: string) => {
-    if (values.quiet !== true) console.log(text);
+    if (!isQuiet) out.line(`tsvisor: ${text}`);
   };
-  const viewPort = parsePort(values.view);
-  await using server = DeviceServer.start(
-    {
-      ...parseAddress(device, 'serve'),
-      path: socket,
-      trustsClient: values['trust-client'] ?? false,
-      plugins: values.plugin ?? [],
-      trace: names.filter(isTraceName),
+  const view = parsePort(options.value('view'));
+  const screenshot = options.value('screenshot');
+  const where = `serve ${device}`;
+  const served = parseAddress(device, where);
+  checkDisplay([served], { screenshot, view });
+  const started = {
+    ...served,
+    path: socket,
+    trustsClient: options.has('trust-client'),
+    plugins: options.list('plugin') ?? [],
+    trace: names.filter(isTraceName),
+  };
+  const observer = {
+    ready: (description: string) => {
+      say(description);
+      say(`serves it at ${socket}`);
     },
-    {
-      ready: (description) => say(`tsvisor: ${description}\ntsvisor: serves it at ${socket}`),
-      told: (text) => say(`tsvisor: ${text}`),
-      trace: (channel, text) => console.error(`trace ${channel} ${text}`),
-    },
-  );
-  let by: string | undefined;
-  using _signals = stopOnSignals((signal) => {
-    by = signal;
-    server.stop();
-  });
-  using camera =
-    values.screenshot === undefined
-      ? undefined
-      : new Camera(server, values.screenshot, undefined, (text) => say(`tsvisor: ${text}`));
-  await using _view = await openView(server, viewPort, values.quiet === true);
-  await server.finished;
-  await camera?.take();
-  return by === undefined ? 0 : SIGNAL_STATUS[by as keyof typeof SIGNAL_STATUS];
+    told: say,
+    trace: (channel: string, text: string) => console.error(`trace ${channel} ${text}`),
+  };
+  try {
+    await using server = DeviceServer.start(started, observer);
+    let by: string | undefined;
+    const stop = (signal: string) => {
+      by = signal;
+      server.stop();
+    };
+    out.onFailure = () => stop('SIGPIPE');
+    using _signals = stopOnSignals(stop);
+    using camera =
+      screenshot === undefined ? undefined : new Camera(server, screenshot, undefined, (text) => say(text));
+    await using _view = await openView(
+      server,
+      view,
+      isQuiet ? (text) => console.error(text) : (text) => out.line(text),
+    );
+    await server.finished;
+    await camera?.take();
+    return by === undefined ? 0 : SIGNAL_STATUS[by as keyof typeof SIGNAL_STATUS];
+  } catch (error) {
+    throw error instanceof ConfigError ? named(error, where) : error;
+  }
 }
+
+/** What is known to be wrong before the start: a socket that nobody listens on is replaced, any other file is kept. */
+function socketProblem(path: string): string | undefined {
+  const problem = unixPathProblem(path);
+  if (problem !== undefined) return problem;
+  const stats = lstatSync(path, { throwIfNoEntry: false });
+  if (stats?.isSocket()) return undefined;
+  return stats === undefined ? outputFileProblem(path) : `${path} exists, and is not a socket`;
+}
+
+const named = ({ problems }: ConfigError, where: string): ConfigError =>
+  new ConfigError(
+    problems.map(({ path, text }) => {
+      if (path.startsWith('plugins')) return { path: '--plugin', text };
+      return path.startsWith('devices') ? { path: where, text } : { path, text };
+    }),
+  );

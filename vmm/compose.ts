@@ -24,6 +24,7 @@ import { KvmToken, VmToken } from './assign/tokens.js';
 import { AssignedDevices } from './assigned-devices.js';
 import type { VmConfig } from './config.js';
 import { SerialConsole } from './console.js';
+import { checkDevices } from './device-check.js';
 import { DeviceDisplay } from './display/device-display.js';
 import { imageProgram } from './guest-image.js';
 import type { GuestProgram } from './guest-program.js';
@@ -35,7 +36,7 @@ import { Machine } from './machine.js';
 import type { MachinePorts } from './machine-ports.js';
 import { registerPcKvm } from './pc-kvm.js';
 import type { Plugin } from './plugin.js';
-import { configurePorts, registerPorts } from './plugin-ports.js';
+import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
 import { addPcRam } from './ram-layout.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
@@ -49,7 +50,7 @@ const systemClock: Clock = { nowNs: () => process.hrtime.bigint(), nowMs: () => 
 
 /**
  * Builds a machine from its configuration. Machine thread only.
- * @throws SysError, GuestImageError, RangeError of the step that failed; nothing is left open
+ * @throws ConfigError, InputFileError, SysError, GuestImageError, RangeError of the step that failed; nothing is left open
  */
 export function compose(
   config: VmConfig,
@@ -65,11 +66,12 @@ export function compose(
   registerPcKvm(container, scope);
   registerDefault(container, Clock, () => systemClock);
   registerPorts(container, plugins, { eventThread, windows: WINDOWS }, scope);
+  checkDevices(container.resolveAll<VfioProvider>(VfioProvider), config.devices);
   container.resolve(VmToken); // first, so that it is closed last
   const ram = ports.requestRam(needsSharedMemory(container, config));
   const memory = container.resolve(MemoryMap);
   addPcRam(memory, scope.own(Mapping.borrow(ram, ram.fd)));
-  const machine = buildMachine(container, scope, config, program, ports);
+  const machine = buildMachine(container, scope, config, program, ports, plugins);
   program.load(memory, machine.bootVcpu);
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
@@ -88,6 +90,7 @@ function buildMachine(
   config: VmConfig,
   program: GuestProgram,
   ports: MachinePorts,
+  plugins: readonly Plugin[],
 ): Machine {
   const vm = container.resolve<Vm>(VmToken);
   const clock = container.resolve<Clock>(Clock);
@@ -120,7 +123,9 @@ function buildMachine(
   for (const { base, count, device } of platform.ranges) put(pio, base, count, device);
   const askGuest = program.hasAcpi ? (slot: number) => platform.requestUnplug(slot) : undefined;
   const devices = scope.own(
-    new AssignedDevices(container.resolve(Assignment), pci, config.devices, askGuest),
+    new AssignedDevices(container.resolve(Assignment), pci, config.devices, askGuest, (address, attach) =>
+      withPluginNamed(plugins, address, attach),
+    ),
   );
   if (program.expectsBars) assignBarsOf(pci);
   const machine = new Machine({

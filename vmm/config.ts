@@ -3,7 +3,9 @@ import { z } from 'zod';
 import { PAGE_SIZE } from '../sys/address.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { ConfigError } from './config-error.js';
+import { inputFileProblem, MOST_IMAGE_BYTES } from './input-file.js';
 import { pluginUrl } from './plugin-url.js';
+import { problemText } from './problem-text.js';
 
 const UNITS: Readonly<Record<string, bigint>> = {
   '': 1n,
@@ -24,7 +26,7 @@ const size = z.union([z.string(), z.number(), z.bigint()]).transform((value, con
   const bytes =
     typeof value === 'string'
       ? parseSize(value)
-      : Number.isInteger(Number(value))
+      : typeof value === 'bigint' || Number.isSafeInteger(value)
         ? BigInt(value)
         : undefined;
   if (bytes !== undefined) return bytes;
@@ -38,15 +40,27 @@ const size = z.union([z.string(), z.number(), z.bigint()]).transform((value, con
 const memory = size.superRefine((bytes, context) => {
   const host = BigInt(totalmem());
   const problem =
-    bytes <= 0n
-      ? 'is empty; a machine needs at least one page (4096 bytes)'
-      : bytes % PAGE_SIZE !== 0n
-        ? `${bytes} bytes is not a multiple of the page size, ${PAGE_SIZE}`
-        : bytes > host
-          ? `${bytes >> 20n} MiB is more than the ${host >> 20n} MiB this host has`
-          : undefined;
+    bytes < 0n
+      ? `${bytes} bytes is negative`
+      : bytes === 0n
+        ? 'is empty; a machine needs at least one page (4096 bytes)'
+        : bytes % PAGE_SIZE !== 0n
+          ? `${bytes} bytes is not a multiple of the page size, ${PAGE_SIZE}`
+          : bytes > host
+            ? `${bytes >> 20n} MiB is more than the ${host >> 20n} MiB this host has`
+            : undefined;
   if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
 });
+
+/** Path of a file that can be read. It is opened when the machine starts, and checked again. */
+const inputFile = (mostBytes: number) =>
+  z
+    .string()
+    .min(1)
+    .superRefine((path, context) => {
+      const problem = path === '' ? undefined : inputFileProblem(path, mostBytes);
+      if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+    });
 
 const device = z.strictObject({
   /** Address of the device: a type of the in-process core (`virtio-net`), or any address that a provider takes. */
@@ -87,13 +101,17 @@ const schema = z
     /**
      * Path of an ELF64 guest image with the ABI of vmm/guest/abi.h; the built-in one if this and `kernel` are absent.
      */
-    guest: z.string().min(1).optional(),
+    guest: inputFile(MOST_IMAGE_BYTES).optional(),
     /** Path of a Linux kernel: a bzImage, or a vmlinux with a PVH entry. */
-    kernel: z.string().min(1).optional(),
+    kernel: inputFile(MOST_IMAGE_BYTES).optional(),
     /** Path of the initial RAM disk; needs `kernel`. */
-    initrd: z.string().min(1).optional(),
+    initrd: inputFile(Number.MAX_SAFE_INTEGER).optional(),
     /** The kernel's command line; for other guests, text to append to the generated one. */
-    cmdline: z.string().max(4095).default(''),
+    cmdline: z
+      .string()
+      .max(4095)
+      .refine((text) => !text.includes('\0'), 'has a zero byte, which would end it')
+      .default(''),
     /** Whether a guest that requests a reset is restarted; if false, the run ends. */
     reboot: z.boolean().default(true),
     /** Devices to assign, in the order in which they are attached. */
@@ -134,12 +152,12 @@ export type VmConfig = Readonly<z.output<typeof schema>>;
 export type DeviceConfig = VmConfig['devices'][number];
 
 /**
- * Validates a configuration. Opens and creates nothing, but resolves plug-ins; relative paths and package names are
- * resolved from the working directory.
+ * Validates a configuration. Opens and creates nothing, but resolves plug-ins and checks that files exist; relative paths
+ * and package names are resolved from the working directory.
  * @throws ConfigError listing every problem
  */
 export function parseConfig(input: unknown): VmConfig {
-  const parsed = schema.safeParse(input);
+  const parsed = schema.safeParse(input, { error: problemText, reportInput: true });
   if (parsed.success) return Object.freeze(parsed.data);
   throw new ConfigError(
     parsed.error.issues.map(({ path, message }) => ({ path: pathText(path), text: message })),

@@ -34,7 +34,7 @@ export function commandLine(config: VmConfig, tscKhz: number): string {
 
 /**
  * Reads the configuration's guest image, or the built-in one.
- * @throws SysError or GuestImageError, naming the path
+ * @throws InputFileError or GuestImageError, naming the path
  */
 export function imageProgram(config: VmConfig): GuestProgram {
   const image = readElf(config.guest ?? builtInGuest());

@@ -5,7 +5,7 @@ import { openInitrd, prepareLinux, readKernel, setUpLinuxVcpu } from './linux/in
 /** Without a command line of its own, a kernel talks on the serial port. */
 const DEFAULT_COMMAND_LINE = 'console=ttyS0';
 
-/** A Linux kernel, with what it needs of a PC. @throws SysError, GuestImageError naming the path */
+/** A Linux kernel, with what it needs of a PC. @throws InputFileError, GuestImageError naming the path */
 export function linuxProgram(path: string, config: VmConfig): GuestProgram {
   const kernel = readKernel(path);
   const initrd = config.initrd === undefined ? undefined : openInitrd(config.initrd);

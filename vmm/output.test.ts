@@ -1,6 +1,7 @@
 import { PassThrough, Writable } from 'node:stream';
 import { expect, test } from 'vitest';
-import { LineSplitter, Output, type OutputStream } from './output.js';
+import { LineSplitter } from './line-splitter.js';
+import { Output, type OutputStream } from './output.js';
 
 test('a guest’s line that never ends is printed in pieces, so that it takes no memory', () => {
   const printed: string[] = [];

@@ -1,19 +1,38 @@
-/** Standard output or error of a command, for text that a guest can produce without end. */
+/** Standard output or error of a command. A guest can produce text without end, and a report that nobody got is no success. */
+import { fstatSync, writeSync } from 'node:fs';
+import { isatty } from 'node:tty';
+import { fromNodeError, isErrno } from '../sys/error.js';
+import { SIGNAL_STATUS } from './outcome.js';
+
+/** From sysexits.h: an error of the output. */
+export const EX_IOERR = 74;
 
 /** More of it can wait than one machine sends unread (event-flow.ts), but a guest can restart its machine for ever. */
 const MOST_WAITING_BYTES = 8 << 20;
 
 /** What {@link Output} uses of process.stdout. */
-export type OutputStream = Pick<NodeJS.WriteStream, 'write' | 'once' | 'off' | 'writableLength'>;
+export type OutputStream = Pick<NodeJS.WriteStream, 'write' | 'on' | 'once' | 'off' | 'writableLength'> & {
+  readonly fd?: number;
+};
 
-/** A stream whose reader may be slow, or not read at all. */
+/**
+ * A stream whose reader may be slow, or not read at all. The first failure is kept, passed to {@link onFailure}, and ends all
+ * output. A closed pipe is a failure without a message, like a death by SIGPIPE.
+ */
 export class Output {
+  /** Called once, with the error. */
+  onFailure: (error: Error) => void = () => {};
   readonly #stream: OutputStream;
+  /** Its descriptor, if it is a file or a device. */
+  readonly #file: number | undefined;
+  #failure: Error | undefined;
   #dropped = 0;
   #draining: Promise<void> | undefined;
 
-  constructor(stream: OutputStream) {
+  constructor(stream: OutputStream = process.stdout) {
     this.#stream = stream;
+    this.#file = fileOf(stream);
+    stream.on('error', (error) => this.#fail(error));
   }
 
   /**
@@ -21,6 +40,11 @@ export class Output {
    * later, if nobody has read the last 8 MiB.
    */
   write(text: string | Uint8Array): Promise<void> | undefined {
+    if (this.#failure !== undefined) return undefined;
+    if (this.#file !== undefined) {
+      this.#writeFile(this.#file, text);
+      return undefined;
+    }
     if (this.#stream.writableLength > MOST_WAITING_BYTES) {
       this.#dropped++;
       return undefined;
@@ -32,18 +56,6 @@ export class Output {
     if (this.#stream.write(text)) return undefined;
     this.#draining ??= this.#drain();
     return this.#draining;
-  }
-
-  /** One promise for all who wait: each listener of its own would be one too many for Node's leak warning. */
-  #drain(): Promise<void> {
-    return new Promise((resolve) => {
-      const done = () => {
-        this.#stream.off('drain', done).off('close', done);
-        this.#draining = undefined;
-        resolve();
-      };
-      this.#stream.once('drain', done).once('close', done);
-    });
   }
 
   /** As {@link write}, and ends the line. */
@@ -65,30 +77,52 @@ export class Output {
       });
     });
   }
-}
 
-/** A guest's line is printed in pieces of this many characters if it does not end. */
-const LINE_CHARACTERS = 4096;
-
-/** Prints the guest's output line by line. */
-export class LineSplitter {
-  readonly #print: (line: string) => Promise<void> | undefined;
-  #rest = '';
-
-  constructor(print: (line: string) => Promise<void> | undefined) {
-    this.#print = print;
+  /** The exit status that a failure makes, once all is written; undefined without one. Reports it on stderr. */
+  async end(): Promise<number | undefined> {
+    if (this.#file === undefined && this.#failure === undefined)
+      await new Promise<void>((written) => this.#stream.write('', () => written()));
+    if (this.#failure === undefined) return undefined;
+    if (isErrno(this.#failure, 'EPIPE')) return SIGNAL_STATUS.SIGPIPE;
+    console.error(`tsvisor: ${(fromNodeError(this.#failure, 'write', 'stdout') as Error).message}`);
+    return EX_IOERR;
   }
 
-  /** Returns what the last line's printing does. */
-  push(bytes: Uint8Array): Promise<void> | undefined {
-    const lines = (this.#rest + Buffer.from(bytes).toString('latin1')).split('\n');
-    this.#rest = lines.pop() ?? '';
-    if (this.#rest.length >= LINE_CHARACTERS) {
-      lines.push(this.#rest);
-      this.#rest = '';
+  /** One promise for all who wait: each listener of its own would be one too many for Node's leak warning. */
+  #drain(): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        this.#stream.off('drain', done).off('close', done);
+        this.#draining = undefined;
+        resolve();
+      };
+      this.#stream.once('drain', done).once('close', done);
+    });
+  }
+
+  #writeFile(file: number, text: string | Uint8Array): void {
+    const bytes = typeof text === 'string' ? Buffer.from(text) : text;
+    try {
+      for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
+    } catch (error) {
+      this.#fail(error as Error);
     }
-    let printing: Promise<void> | undefined;
-    for (const line of lines) printing = this.#print(line.replace(/\r$/, ''));
-    return printing;
+  }
+
+  #fail(error: Error): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    this.onFailure(error);
+  }
+}
+
+/** The descriptor of a file or a device: written here, since Node's stream for them hides errors. Not of a pipe or terminal. */
+function fileOf({ fd }: OutputStream): number | undefined {
+  if (fd === undefined) return undefined;
+  try {
+    const stats = fstatSync(fd);
+    return stats.isFile() || (stats.isCharacterDevice() && !isatty(fd)) ? fd : undefined;
+  } catch {
+    return undefined;
   }
 }

@@ -99,7 +99,7 @@ test('a path is taken from the folder, an absolute path and a file: URL as they 
 test.each([
   ['./no.mjs', /there is no file \S+\/no\.mjs$/],
   ['/no/such.mjs', /there is no file \/no\/such\.mjs$/],
-  ['./below', /\S+\/below is not a file$/],
+  ['./below', /\S+\/below is a directory, and must be a regular file$/],
   ['plain.mjs', /no package of this name .*; write \.\/plain\.mjs for the file$/],
   ['no-such-package', /no package of this name can be found from \S+$/],
   ['subpaths/shut', /the package \S+\/subpaths exports no '\.\/shut'$/],

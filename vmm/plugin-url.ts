@@ -1,15 +1,15 @@
 /** Resolves a plug-in's name to a module. Runs in the main thread: an unresolved name is a configuration error. */
-import { existsSync, readFileSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { isAbsolute, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { ConfigError, type ConfigProblem } from './config-error.js';
+import { inputFileProblem, MOST_TEXT_BYTES, readInputFile } from './input-file.js';
 import { exportedFile } from './package-exports.js';
 
 function fileUrl(path: string): string {
-  const stats = statSync(path, { throwIfNoEntry: false });
-  if (stats === undefined) throw new Error(`there is no file ${path}`);
-  if (!stats.isFile()) throw new Error(`${path} is not a file`);
+  const problem = inputFileProblem(path, MOST_TEXT_BYTES);
+  if (problem !== undefined) throw new Error(problem);
   return pathToFileURL(path).href;
 }
 
@@ -24,11 +24,21 @@ function packageUrl(specifier: string, folder: string): string {
     const hint = existsSync(join(folder, specifier)) ? `; write ./${specifier} for the file` : '';
     throw new Error(`no package of this name can be found from ${folder}${hint}`);
   }
-  const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { exports?: unknown };
+  const exports = packageExports(join(root, 'package.json'));
   if (exports === undefined || exports === null) return fileUrl(require.resolve(join(root, rest)));
   const file = exportedFile(exports, `.${rest}`);
   if (file === undefined) throw new Error(`the package ${root} exports no '.${rest}'`);
   return fileUrl(join(root, file));
+}
+
+function packageExports(path: string): unknown {
+  const text = Buffer.from(readInputFile(path, MOST_TEXT_BYTES)).toString();
+  try {
+    const { exports } = JSON.parse(text) as { exports?: unknown };
+    return exports;
+  } catch (error) {
+    throw new Error(`${path} is not JSON: ${(error as Error).message}`);
+  }
 }
 
 /**

@@ -97,7 +97,7 @@ describe('tsvisor is the running copy', () => {
     const { stderr, status } = tsvisor(['run', '--plugin', './probe/probe.mjs', '--device', 'probe']);
     const names = Object.keys(await import('tsvisor/vfio')).length;
     // SysError as text: name and hint cross threads only if the class is the machine thread's own.
-    expect(stderr).toBe(`tsvisor: probe on plug-in: EIO\n  hint: ${names} names\n`);
+    expect(stderr).toBe(`tsvisor: probe on plug-in (plug-in probe): EIO\n  hint: ${names} names\n`);
     expect(status).toBe(69);
   });
 
@@ -107,7 +107,7 @@ describe('tsvisor is the running copy', () => {
     expect(stderr).toMatch(
       /^tsvisor: plug-in \S+\/odd\.mjs cannot be loaded: 'tsvisor\/odd' is none of .* tsvisor, .*tsvisor\/kvm, /,
     );
-    expect(status).toBe(69);
+    expect(status).toBe(64);
   });
 });
 
@@ -119,14 +119,90 @@ describe('a plug-in that is wrong is named with the reason', () => {
     [
       'shape.mjs',
       'export const plugin = { vendorDrivers: {} }',
-      /shape\.mjs: its export plugin is not \{ name/,
+      /shape\.mjs: its export plugin: name has to be a string, vendorDrivers has to be an array$/,
     ],
     ['misses.mjs', "import './no-such.mjs'", /misses\.mjs cannot be loaded: .*no-such\.mjs/],
     ['syntax.mjs', 'export const', /syntax\.mjs cannot be loaded: Unexpected end of input$/],
   ])('%s', async (name, text, reason) => {
     const vm = VirtualMachine.start({ plugins: [write(name, text)] });
     await expect(vm.finished).rejects.toThrowError(reason);
-    expect(tsvisor(['run', '--plugin', `./${name}`]).status).toBe(69);
+    expect(tsvisor(['run', '--plugin', `./${name}`]).status).toBe(64);
+  });
+
+  const type = "{ name: 'odd', description: 'odd', deviceApi: 'vfio-pci', maxInstances: 1 }";
+  const withDriver = (driver: string) =>
+    `export const plugin = { name: 'odd', vendorDrivers: [{ name: 'oddity', types: [${type}], ${driver} }] };`;
+  const names = [
+    'openDevice',
+    'closeDevice',
+    'getInfo',
+    'getRegionInfo',
+    'getIrqInfo',
+    'setIrqs',
+    'read',
+    'write',
+  ];
+  const empty = `{ name: 'odd', ${names.map((name) => `${name}() {}`).join(', ')} }`;
+  test.each([
+    [
+      'drv-null.mjs',
+      "export const plugin = { name: 'odd', vendorDrivers: [null] }",
+      /vendorDrivers\[0\] is not an object$/,
+    ],
+    ['drv-no-create.mjs', withDriver(''), /vendorDrivers\[0\]: create has to be a function$/],
+    [
+      'drv-types.mjs',
+      "export const plugin = { name: 'odd', vendorDrivers: [{ name: 'x', create() {}, types: [{ name: 'odd' }] }] }",
+      /vendorDrivers\[0\]\.types\[0\]: description has to be a string/,
+    ],
+    [
+      'prov.mjs',
+      "export const plugin = { name: 'odd', providers: [{ name: 'x', addresses: 'x', matches() {} }] }",
+      /providers\[0\]: resolve has to be a function$/,
+    ],
+    [
+      'create-nothing.mjs',
+      withDriver('create() {}'),
+      /^plug-in odd: vendor driver oddity: the result of create is not an object$/,
+    ],
+    [
+      'create-async.mjs',
+      withDriver('async create() {}'),
+      /^plug-in odd: vendor driver oddity: create is asynchronous/,
+    ],
+    [
+      'create-throws.mjs',
+      withDriver('create() { return undefined.x; }'),
+      /^plug-in odd: Cannot read properties of undefined/,
+    ],
+    [
+      'create-no-ops.mjs',
+      withDriver('create() { return { [Symbol.dispose]() {} } }'),
+      /^plug-in odd: vendor driver oddity: ops of the result of create is not an object$/,
+    ],
+    [
+      'create-no-dispose.mjs',
+      withDriver(`create() { return { ops: ${empty} } }`),
+      /has no \[Symbol\.dispose\]\(\)/,
+    ],
+    [
+      'ops-lack.mjs',
+      withDriver("create() { return { ops: { name: 'odd', read() {} }, [Symbol.dispose]() {} } }"),
+      /^plug-in odd: vendor driver oddity: ops of the result of create: openDevice has to be a function, closeDevice /,
+    ],
+    [
+      'ops-return-nothing.mjs',
+      withDriver(`create() { return { ops: ${empty}, [Symbol.dispose]() {} } }`),
+      /^plug-in odd: /,
+    ],
+    [
+      'twice.mjs',
+      withDriver('create() {}').replace("'oddity'", "'mtty'"),
+      /^mdev_register_parent on mtty \(plug-in odd\): EEXIST/,
+    ],
+  ])('with the function that is missing, or that fails: %s', async (name, text, reason) => {
+    const vm = VirtualMachine.start({ plugins: [write(name, text)], devices: [{ address: 'odd' }] });
+    await expect(vm.finished).rejects.toThrowError(reason);
   });
 
   test('if a top-level await does not end, in it or in its event task', async () => {
@@ -154,8 +230,10 @@ describe('a plug-in that is wrong is named with the reason', () => {
     expect(itself?.text).toBe(
       `tsvisor: plug-in ${folder}/waits.mjs cannot be loaded: file://${folder}/waits.mjs ${late}\n`,
     );
-    expect(task?.text).toMatch(/^tsvisor: event thread: .*\/late\/probe-task\.mjs is not loaded after 10 s/);
-    expect([itself?.status, task?.status]).toEqual([69, 69]);
+    expect(task?.text).toMatch(
+      /^tsvisor: plug-in probe: event thread: .*\/late\/probe-task\.mjs is not loaded after 10 s/,
+    );
+    expect([itself?.status, task?.status]).toEqual([64, 64]);
   });
 
   test('before a thread is started, if there is no such module', () => {
@@ -166,9 +244,7 @@ describe('a plug-in that is wrong is named with the reason', () => {
     );
     for (const command of [['run'], ['serve', 'dice', '--socket', 'socket']]) {
       const { stderr, stdout, status } = tsvisor([...command, '--plugin', './no.mjs']);
-      expect(stderr).toBe(
-        `tsvisor: the configuration is not valid\n  plugins[0]: './no.mjs': there is no file ${folder}/no.mjs\n`,
-      );
+      expect(stderr).toBe(`tsvisor: --plugin: './no.mjs': there is no file ${folder}/no.mjs\n`);
       expect([stdout, status]).toEqual(['', 64]);
     }
   });

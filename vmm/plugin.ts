@@ -4,6 +4,8 @@ import { importModule } from '../sys/foreign-module.js';
 import type { Scope } from '../sys/scope.js';
 import type { VendorDriver } from '../vfio/driver.js';
 import type { VfioProvider } from '../vfio/provider.js';
+import { PluginError, reasonOf } from './plugin-error.js';
+import { pluginProblem } from './plugin-shape.js';
 
 /**
  * The export `plugin` of a plug-in module: vendor drivers, providers and ports. The module is loaded in the thread that
@@ -25,37 +27,21 @@ export interface Plugin {
   configure?(container: DependencyContainer, scope: Scope): void;
 }
 
-const reason = (error: unknown): string =>
-  error instanceof Error ? error.message : `it throws ${String(error)}`;
-
-const isListOrAbsent = (value: unknown): boolean => value === undefined || Array.isArray(value);
-
-function isPlugin(value: unknown): value is Plugin {
-  if (typeof value !== 'object' || value === null) return false;
-  const { name, vendorDrivers, providers, configure } = value as Record<string, unknown>;
-  const isConfigure = configure === undefined || typeof configure === 'function';
-  return (
-    typeof name === 'string' && isListOrAbsent(vendorDrivers) && isListOrAbsent(providers) && isConfigure
-  );
-}
-
 async function loadPlugin(url: string): Promise<Plugin> {
   const path = url.startsWith('file:') ? fileURLToPath(url) : url;
   const module = await importModule(url).catch((cause: unknown) => {
-    throw new Error(`plug-in ${path} cannot be loaded: ${reason(cause)}`, { cause });
+    throw new PluginError(path, ` cannot be loaded: ${reasonOf(cause)}`, cause);
   });
   const { plugin } = module as { plugin?: unknown };
-  if (plugin === undefined) throw new Error(`plug-in ${path} has no export named plugin`);
-  if (!isPlugin(plugin))
-    throw new Error(
-      `plug-in ${path}: its export plugin is not { name, vendorDrivers?: [], providers?: [], configure?(container) }`,
-    );
-  return plugin;
+  if (plugin === undefined) throw new PluginError(path, ' has no export named plugin');
+  const problem = pluginProblem(plugin);
+  if (problem !== undefined) throw new PluginError(path, `: ${problem}`);
+  return plugin as Plugin;
 }
 
 /**
  * Loads plug-in modules.
  * @param urls results of {@link pluginUrl}
- * @throws Error naming the module that fails to load, takes too long, or exports no plug-in
+ * @throws PluginError naming the module that fails to load, takes too long, or exports no plug-in
  */
 export const loadPlugins = (urls: readonly string[]): Promise<Plugin[]> => Promise.all(urls.map(loadPlugin));

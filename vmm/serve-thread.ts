@@ -9,12 +9,13 @@ import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
+import { checkDevices } from './device-check.js';
 import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
 import { ServedDisplay } from './display/served-display.js';
 import { type ErrorData, encodeError } from './error-data.js';
 import { container as root } from './injection.js';
 import { loadPlugins } from './plugin.js';
-import { configurePorts, registerPorts } from './plugin-ports.js';
+import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
 import { traceText } from './trace-text.js';
 
 /** Data that starts the thread. */
@@ -64,13 +65,18 @@ async function main(): Promise<void> {
   const plugins = await loadPlugins(data.plugins);
   configurePorts(container, plugins, scope);
   registerPorts(container, plugins, { eventThread }, scope);
-  const provider = requireProvider(container.resolveAll(VfioProvider), data.address);
+  const providers = container.resolveAll<VfioProvider>(VfioProvider);
+  checkDevices(providers, [data]);
+  const provider = requireProvider(providers, data.address);
   // A server's requests for memory of our client's are forwarded by this thread, which alone speaks to both.
   const isForwarding = provider.name === 'vfio-user';
   const options = isForwarding ? { ...data.options, twin: 'off' } : data.options;
-  const device = scope.own(provider.resolve(data.address, options));
-  // Opens the device once in advance, so that errors surface before a client connects.
-  openForClient(provider, device)[Symbol.dispose]();
+  const device = withPluginNamed(plugins, data.address, () => {
+    const resolved = scope.own(provider.resolve(data.address, options));
+    // Opens the device once in advance, so that errors surface before a client connects.
+    openForClient(provider, resolved)[Symbol.dispose]();
+    return resolved;
+  });
   const server = scope.own(
     new VfioUserServer({
       path: data.path,

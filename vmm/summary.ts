@@ -24,8 +24,8 @@ const TRAFFIC_ENDS = 0x60;
 const count = (value: number) => value.toLocaleString('en-US');
 const row = (label: string, text: string) => `  ${label.padEnd(12)}${text}`;
 
-/** Prints a summary of the run. @param startMs when the process started, on the monotonic clock */
-export function printSummary(report: RunReport, startMs: number): void {
+/** A summary of the run, in lines. @param startMs when the process started, on the monotonic clock */
+export function summaryText(report: RunReport, startMs: number): string {
   const lines = [
     '',
     ...outcomeLines(report.outcome),
@@ -37,7 +37,7 @@ export function printSummary(report: RunReport, startMs: number): void {
     ...droppedLines(report.dropped),
     ...phaseLines(report.phases, startMs),
   ];
-  console.log(lines.join('\n'));
+  return lines.join('\n');
 }
 
 function outcomeLines(outcome: Outcome): string[] {

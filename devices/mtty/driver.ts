@@ -7,6 +7,7 @@ import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevType, VendorDriver } from '../../vfio/driver.js';
+import { optionProblem } from '../../vfio/option-problem.js';
 import { createIntxPin, IntxPin } from '../mdev/intx-pin.js';
 import { createByteChannel } from './byte-channel.js';
 import { MttyDevice } from './device.js';
@@ -49,6 +50,7 @@ export function createMttyDriver(module: URL = builtIn): VendorDriver {
     name: 'mtty',
     types,
     availableInstances: (type) => Math.floor(portsLeft / portsOf(type)),
+    checkOptions: (type, options) => optionProblem(() => parseOptions(options, portsOf(type), type.name)),
     create(type, uuid, options, { eventThread }) {
       const ports = portsOf(type);
       const target = `${type.name} ${uuid}`;

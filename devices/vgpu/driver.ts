@@ -1,6 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { MdevInstance, MdevType, VendorDriver } from '../../vfio/driver.js';
+import { optionProblem } from '../../vfio/option-problem.js';
 import { VgpuDevice } from './device.js';
 
 /** An instance of a display card. */
@@ -48,6 +49,7 @@ export function createVgpuDriver(): VendorDriver & {
     name: 'vgpu',
     types,
     availableInstances: (of) => Math.floor(left / sizeOf(of)),
+    checkOptions: (of, options) => optionProblem(() => parseOptions(of as VgpuType, options, of.name)),
     create(of, uuid, options) {
       const { vramMib } = of as VgpuType;
       const target = `${of.name} ${uuid}`;

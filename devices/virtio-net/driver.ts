@@ -3,6 +3,7 @@ import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
+import { optionProblem } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
 import { VirtioNetDevice } from './device.js';
 import type { QueueCommand, QueueTaskData } from './messages.js';
@@ -64,6 +65,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
         maxInstances: MAX_INSTANCES,
       },
     ],
+    checkOptions: (_type, options) => optionProblem(() => parseOptions(options, '', backends)),
     create(_type, uuid, options, { eventThread }) {
       const { backend, address, mac, mtu } = parseOptions(options, uuid, backends);
       const maxFrame = mtu + FRAME_OVERHEAD;

@@ -80,6 +80,14 @@ export class Mdevs {
     return this.#devices.get(uuid.toLowerCase());
   }
 
+  /** What the driver of a type says of options; undefined if nothing, or for the UUID of an existing device. */
+  checkOptions(typeName: string, options: Readonly<Record<string, string>>): string | undefined {
+    const type = this.findType(typeName);
+    const { driver } =
+      [...this.#parents.values()].find(({ driver }) => type && driver.types.includes(type)) ?? {};
+    return type && driver?.checkOptions?.(type, options);
+  }
+
   /** How many more instances of a type can be created. */
   availableInstances(type: MdevType): number {
     const left = type.maxInstances - (this.#instances.get(type) ?? 0);

@@ -21,6 +21,7 @@ export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: Vfio
       return `a mediated device of this process: ${names || 'no driver is registered'}`;
     },
     matches: (address) => mdevs.findType(address) !== undefined || mdevs.find(address) !== undefined,
+    checkOptions: (address, { 'vf-token': _, ...options }) => mdevs.checkOptions(address, options),
     resolve(address, given) {
       const { 'vf-token': vfToken, ...options } = given;
       const known = mdevs.find(address);

@@ -1,3 +1,4 @@
+import { optionProblem } from '../option-problem.js';
 import type { VfioProvider } from '../provider.js';
 import { isUuid } from '../uuid.js';
 import { cdevHolders, openCdev, tokenProblem } from './cdev.js';
@@ -7,7 +8,7 @@ import { HostDeviceFile } from './device.js';
 import { HostGroupFile } from './group.js';
 import { HostIommufdFile } from './iommufd.js';
 import { Preopened } from './preopened.js';
-import { MDEV_PREFIX, resolve } from './resolve.js';
+import { checkOptions, MDEV_PREFIX, resolve } from './resolve.js';
 import { pciAddress } from './sysfs.js';
 
 /** The kernel as a provider. If the kernel lacks one of the interfaces, opening its files fails with ENODEV. */
@@ -32,6 +33,7 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
       /^fd:\d+$/.test(address) ||
       // Mediated devices of this process have UUIDs, too.
       (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
+    checkOptions: (address, options) => optionProblem(() => checkOptions(address, options)),
     resolve: (address, options) => resolve(context, preopened, address, options),
     groups: {
       openContainer() {

@@ -30,12 +30,24 @@ const OPTIONS = {
 type OptionName = keyof typeof OPTIONS;
 type Options = Readonly<Partial<Record<OptionName, string>>>;
 
-function checkOptions(address: string, options: Readonly<Record<string, string>>): Options {
+/** @throws SysError EINVAL for an option that does not exist, or a value that no host could take */
+export function checkOptions(address: string, options: Readonly<Record<string, string>>): Options {
   const unknown = Object.keys(options).filter((name) => !Object.hasOwn(OPTIONS, name));
-  if (unknown.length === 0) return options;
+  if (unknown.length === 0) return checkValues(address, options);
   const known = Object.entries(OPTIONS).map(([name, meaning]) => `\n    ${name}: ${meaning}`);
   const hint = `there is no option ${unknown.join(', ')}; there are:${known.join('')}`;
   throw new SysError({ call: 'resolve', target: address, errno: errno.EINVAL, hint });
+}
+
+function checkValues(address: string, options: Options): Options {
+  for (const [name, value] of Object.entries(options))
+    if (name.endsWith('-fd')) descriptor(value, `${address}, option ${name}`);
+  const token = options['vf-token'];
+  if (token !== undefined && !isUuid(token)) {
+    const hint = `vf-token: '${token}' is not a UUID; use the token that the owner of the physical function has set`;
+    throw new SysError({ call: 'resolve', target: `${address}, option vf-token`, errno: errno.EINVAL, hint });
+  }
+  return options;
 }
 
 function descriptor(value: string, what: string): number {

@@ -1,5 +1,4 @@
-import { renameSync, writeFileSync } from 'node:fs';
-import { fromNodeError } from '../../sys/error.js';
+import { writeOutputFile } from '../output-file.js';
 
 /** A source of pictures: a VirtualMachine or a DeviceServer. */
 export interface Pictured {
@@ -30,7 +29,7 @@ export class Camera implements Disposable {
     return this.#hasSaved;
   }
 
-  /** Resolves when a picture is saved, or after reporting on stderr why not. The file is replaced atomically. */
+  /** Resolves when a picture is saved, or after reporting on stderr why not. @see writeOutputFile */
   take(): Promise<void> {
     this.#last = this.#last.then(() => this.#take());
     return this.#last;
@@ -39,13 +38,7 @@ export class Camera implements Disposable {
   async #take(): Promise<void> {
     try {
       const picture = await this.#of.screenshot(this.#slot);
-      const part = `${this.#path}.part`;
-      try {
-        writeFileSync(part, picture);
-        renameSync(part, this.#path);
-      } catch (error) {
-        throw fromNodeError(error, 'write', `picture ${this.#path}`);
-      }
+      await writeOutputFile(this.#path, picture, `picture ${this.#path}`);
       this.#hasSaved = true;
       this.#say(`picture saved in ${this.#path}`);
     } catch (error) {

@@ -1,34 +1,28 @@
 /** The option `--view [PORT]`. */
-import { ConfigError } from '../config-error.js';
+import { usageError } from '../command-line.js';
 import type { View, Watched } from './view.js';
 
-/** Allows `--view` without a port, which selects a free one. */
-export function withViewPort(args: readonly string[]): string[] {
-  return args.flatMap((word, i) =>
-    word === '--view' && !/^\d+$/.test(args[i + 1] ?? '') ? ['--view', '0'] : word,
-  );
-}
-
-/** @throws ConfigError for an invalid port */
+/** Parses `--view`; without a port, a free one. @throws ConfigError */
 export function parsePort(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
+  if (text === '') return 0;
   if (/^\d{1,5}$/.test(text) && Number(text) < 65_536) return Number(text);
-  throw new ConfigError([{ path: '--view', text: `'${text}' is not a TCP port` }]);
+  throw usageError('--view', `'${text}' is not a TCP port: 0 to 65535`);
 }
 
 /**
- * Opens the page, if requested, and prints its URL: on stderr if stdout is reserved for the guest or a report.
+ * Opens the page, if requested, and says its URL.
  * @throws SysError as View.start
  */
 export async function openView(
   watched: Watched,
   port: number | undefined,
-  isQuiet: boolean,
+  say: (text: string) => void,
   slot?: number,
 ): Promise<View | undefined> {
   if (port === undefined) return undefined;
   const { View } = await import('./view.js'); // loaded here, as most runs never need it
   const view = await View.start(watched, { port, slot });
-  (isQuiet ? console.error : console.log)(`tsvisor: its picture is at ${view.url}`);
+  say(`tsvisor: its picture is at ${view.url}`);
   return view;
 }

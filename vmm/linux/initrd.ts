@@ -1,6 +1,6 @@
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs';
-import { fromNodeError } from '../../sys/error.js';
+import { readSync } from 'node:fs';
 import { GuestImageError } from '../boot-elf.js';
+import { withInputFile } from '../input-file.js';
 
 /** An initial RAM disk in a file, which is read directly into guest memory. */
 export interface Initrd {
@@ -8,7 +8,7 @@ export interface Initrd {
   readonly bytes: bigint;
   /**
    * Reads the whole file into `target`, which has {@link bytes} bytes.
-   * @throws SysError from read(2); GuestImageError if the file has shrunk since
+   * @throws InputFileError; GuestImageError if the file has shrunk since
    */
   copyTo(target: Uint8Array): void;
 }
@@ -16,14 +16,17 @@ export interface Initrd {
 /** Maximum bytes per read call. */
 const MOST_PER_READ = 2 ** 30;
 
-/** Checks the file; {@link Initrd.copyTo} reads it later. @throws SysError naming the path; GuestImageError if empty */
+/** Guest memory, which has to hold it, is what limits its size. */
+const MOST_BYTES = Number.MAX_SAFE_INTEGER;
+
+/** Checks the file; {@link Initrd.copyTo} reads it later. @throws InputFileError; GuestImageError if empty */
 export function openInitrd(path: string): Initrd {
-  const bytes = withFile(path, (fd) => fstatSync(fd).size);
+  const bytes = withInputFile(path, MOST_BYTES, (_fd, size) => size);
   if (bytes === 0) throw new GuestImageError(path, 'is an empty initrd', 'leave it out, or give another one');
   return {
     path,
     bytes: BigInt(bytes),
-    copyTo: (target) => withFile(path, (fd) => readAll(path, fd, target)),
+    copyTo: (target) => withInputFile(path, MOST_BYTES, (fd) => readAll(path, fd, target)),
   };
 }
 
@@ -33,18 +36,5 @@ function readAll(path: string, fd: number, target: Uint8Array): void {
     if (count === 0)
       throw new GuestImageError(path, `has shrunk to ${at} of ${target.length} bytes`, 'try again');
     at += count;
-  }
-}
-
-function withFile<T>(path: string, use: (fd: number) => T): T {
-  try {
-    const fd = openSync(path, 'r');
-    try {
-      return use(fd);
-    } finally {
-      closeSync(fd);
-    }
-  } catch (error) {
-    throw fromNodeError(error, 'open', `initrd ${path}`, 'give the path of an initramfs image, or omit it');
   }
 }

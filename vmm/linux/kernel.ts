@@ -1,7 +1,6 @@
 /** Loads a Linux kernel of either kind: bzImage or PVH. */
-import { readFileSync } from 'node:fs';
-import { fromNodeError } from '../../sys/error.js';
 import { GuestImageError } from '../boot-elf.js';
+import { readInputFile } from '../input-file.js';
 import { type BzImage, isBzImage, parseBzImage } from './bzimage.js';
 import { isElf, type PvhImage, parsePvh } from './pvh.js';
 
@@ -9,21 +8,9 @@ export type LinuxKernel = BzImage | PvhImage;
 
 /**
  * Reads a kernel: a bzImage, or an ELF file (vmlinux) with a PVH entry.
- * @throws SysError naming the path if it cannot be read; GuestImageError if it is truncated, or not a kernel for this
- *   machine
+ * @throws InputFileError if it cannot be read; GuestImageError if it is truncated, or not a kernel for this machine
  */
-export function readKernel(path: string): LinuxKernel {
-  try {
-    return parseKernel(path, readFileSync(path));
-  } catch (error) {
-    throw fromNodeError(
-      error,
-      'open',
-      `kernel ${path}`,
-      'give the path of a bzImage (/boot/vmlinuz-…) or vmlinux',
-    );
-  }
-}
+export const readKernel = (path: string): LinuxKernel => parseKernel(path, readInputFile(path));
 
 /** Like {@link readKernel}, for a kernel already in memory. */
 export function parseKernel(path: string, file: Uint8Array): LinuxKernel {

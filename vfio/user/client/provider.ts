@@ -3,7 +3,9 @@ import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import type { EventThread } from '../../../sys/event-task.js';
 import { Scope } from '../../../sys/scope.js';
+import { unixPathProblem } from '../../../sys/unix-socket.js';
 import { workerUrl } from '../../../sys/worker-url.js';
+import { optionProblem } from '../../option-problem.js';
 import type { AssignableDevice, VfioProvider } from '../../provider.js';
 import {
   type ContainerFile,
@@ -53,6 +55,8 @@ export function userProvider(eventThread: EventThread): UserProvider {
     addresses: `${PREFIX}PATH of a server's socket`,
     needsSharedMemory: true,
     matches: (address) => address.startsWith(PREFIX),
+    checkOptions: (address, options) =>
+      unixPathProblem(address.slice(PREFIX.length)) ?? optionProblem(() => parseOptions(address, options)),
     resolve(address, options) {
       const { timeoutMs, trustsServer, hasTwin } = parseOptions(address, options);
       using scope = new Scope();
@@ -103,7 +107,8 @@ function parseOptions(address: string, options: Readonly<Record<string, string>>
     throw wrong(`there is no option ${unknown.join(', ')}; there are:${known.join('')}`);
   }
   const { timeout, trust = 'off', twin = 'on' } = options;
-  const seconds = timeout === undefined ? DEFAULT_TIMEOUT_MS / 1000 : Number(timeout);
+  const isNumber = timeout === undefined || /^\d+(\.\d+)?$/.test(timeout);
+  const seconds = timeout === undefined ? DEFAULT_TIMEOUT_MS / 1000 : isNumber ? Number(timeout) : 0;
   if (!(seconds > 0 && seconds <= MOST_TIMEOUT_S))
     throw wrong(`timeout=${timeout} is not a number of seconds`);
   for (const [name, value] of Object.entries({ trust, twin }))

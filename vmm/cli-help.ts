@@ -1,0 +1,176 @@
+/** What the command line offers: its commands and their options. */
+import type { Command, OptionRow } from './command-line.js';
+
+const help: OptionRow = { name: 'help', short: 'h', help: ['print this'] };
+
+const plugin: OptionRow = {
+  name: 'plugin',
+  value: 'MODULE',
+  isRepeatable: true,
+  help: [
+    'load a plug-in, ./FILE.mjs or a package: vendor drivers,',
+    'providers, ports of the machine (repeatable)',
+  ],
+};
+
+const trace: OptionRow = {
+  name: 'trace',
+  value: 'CHANNEL',
+  isRepeatable: true,
+  help: [
+    'print the events of a channel: exit, region, memory,',
+    'vfio, vfioUser, unclaimed, guestMisuse (repeatable)',
+  ],
+};
+
+const view: OptionRow = {
+  name: 'view',
+  value: 'PORT',
+  isValueOptional: true,
+  help: ['show the picture live on a page at 127.0.0.1; without', 'PORT, a free one'],
+};
+
+const DEVICES = [
+  '',
+  'Devices are an ADDRESS with options, separated by commas:',
+  '',
+  '  virtio-net           network card: net=BACKEND mac=52:54:00:12:34:56 mtu=1500;',
+  '                       BACKEND is as of --net, with semicolons for commas',
+  '  mtty-1, mtty-2       serial card with one port or two: port0= port1=,',
+  '                       each loopback, pty or unix:PATH',
+  '  vgpu-small, vgpu-medium, vgpu-large',
+  '                       display card with 8, 16 or 64 MiB: xres=1024 yres=768',
+  '  0000:01:00.0         a PCI function of the host: bind=vfio-pci takes it from',
+  "                       its driver for the run; vf-token=UUID of the VF's owner",
+  '  UUID, mdev:TYPE      a mediated device of the kernel, there or to be made:',
+  '                       uuid= parent=',
+  '  fd:N                 an open cdev or group: device= group-fd= cdev-fd=',
+  '                       container-fd= iommufd-fd=',
+  "  vfio-user:PATH       another process's device: trust=on timeout=SECONDS",
+];
+
+const EXIT = [
+  '',
+  'The exit code is 64 for wrong usage or a wrong file, 69 if the host lacks',
+  'something, 74 if the output cannot be written, 130 after SIGINT, 143 after',
+];
+
+export const RUN: Command = {
+  name: 'run',
+  summary: [
+    'Boots a guest with an assigned device. With no options that is the built-in',
+    'guest with a virtio-net NIC, whose wire ends at a responder in this process.',
+  ],
+  options: [
+    {
+      name: 'net',
+      value: 'BACKEND',
+      help: [
+        "where the NIC's wire ends: responder, tap:NAME, passt,",
+        'responder:corrupt=N, passt:tcp-ports=8080:80,',
+        'passt-socket:PATH',
+      ],
+    },
+    {
+      name: 'device',
+      value: 'DEVICE',
+      isRepeatable: true,
+      help: [
+        'assign this device instead (repeatable); slot=N puts it',
+        'at that PCI slot, 1 to 31, interface=iommufd opens it by',
+        'its cdev; none: no device',
+      ],
+    },
+    {
+      name: 'memory',
+      value: 'SIZE',
+      help: [
+        'guest memory: 64M (the default), 1G; ,shared=on lets',
+        'other processes map it, ,prefault=on populates it at',
+        'start',
+      ],
+    },
+    { name: 'cpus', value: 'N', help: ['virtual CPUs, 1 (the default) to 64'] },
+    { name: 'guest', value: 'FILE', help: ['an ELF64 image instead of the built-in guest'] },
+    { name: 'kernel', value: 'FILE', help: ['boot Linux: a bzImage, or a vmlinux with a PVH entry'] },
+    { name: 'initrd', value: 'FILE', help: ['its initial RAM disk'] },
+    {
+      name: 'append',
+      value: 'TEXT',
+      help: [
+        "the kernel's command line; for the built-in guest, more",
+        "words: 'pings=3 mtu=2000 udp=1000,1024,16'; all of them",
+        'are listed in vmm/guest/abi.h of the package',
+      ],
+    },
+    { name: 'no-reboot', help: ['end the run when the guest requests a reset'] },
+    {
+      name: 'config',
+      value: 'FILE',
+      help: ["a machine's whole configuration as JSON; other options", 'override it'],
+    },
+    plugin,
+    {
+      name: 'ffi',
+      value: 'LIBRARY',
+      help: ['calls KVM_RUN: ffi-rs (the default), koffi if installed'],
+    },
+    trace,
+    {
+      name: 'screenshot',
+      value: 'FILE',
+      help: ["save a display's picture as PNG at the end of the run,", 'and at each SIGUSR2'],
+    },
+    view,
+    { name: 'display', value: 'SLOT', help: ['the PCI slot of that display; the first one by default'] },
+    { name: 'json', help: ['the report, or the error, as one line of JSON'] },
+    { name: 'quiet', help: ["print only the guest's output"] },
+    help,
+  ],
+  more: [...DEVICES, ...EXIT, "SIGTERM, 70 if the guest crashed, and the guest's verdict otherwise."],
+};
+
+export const SERVE: Command = {
+  name: 'serve',
+  argument: 'DEVICE --socket PATH',
+  summary: ['Offers a device to another VMM through the vfio-user protocol, to one client at', 'a time.'],
+  options: [
+    { name: 'socket', value: 'PATH', help: ['where clients connect'] },
+    {
+      name: 'trust-client',
+      help: [
+        'map memory that the client could truncate, which would',
+        'kill this process; without it, such memory is accessed by',
+        'message',
+      ],
+    },
+    plugin,
+    trace,
+    {
+      name: 'screenshot',
+      value: 'FILE',
+      help: ["save the client's picture as PNG at the end, and at", 'each SIGUSR2'],
+    },
+    view,
+    { name: 'quiet', help: ['print only errors'] },
+    help,
+  ],
+  more: [...DEVICES, ...EXIT, 'SIGTERM, and 0 otherwise.'],
+};
+
+export const COMMANDS: readonly Command[] = [RUN, SERVE];
+
+/** `tsvisor --help` */
+export const OVERVIEW = `tsvisor: assigns devices to virtual machines, in TypeScript
+
+usage: tsvisor run [options]       boot a guest with an assigned device
+       tsvisor serve DEVICE --socket PATH [options]
+                                   offer a device through vfio-user
+       tsvisor COMMAND --help      options, devices and exit codes
+       tsvisor -V, --version       print the version
+       tsvisor -h, --help          print this
+
+  tsvisor run                      the built-in guest, and a NIC to ping through
+  tsvisor run --kernel FILE --initrd FILE --memory 1G --device 0000:01:00.0
+  tsvisor serve virtio-net,net=passt --socket /run/nic.sock
+`;
