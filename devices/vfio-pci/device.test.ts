@@ -213,6 +213,34 @@ describe('BARs', () => {
     expect(slotsAtWrite).toEqual([0, 2, 0]);
   });
 
+  test('ports are hidden before the device stops decoding them, and memory with them or without', () => {
+    for (const [from, to, shownAtWrite] of [
+      [0x3, 0x2, [2, 0]],
+      [0x3, 0x1, [0, 1]],
+      [0x3, 0x0, [0, 0]],
+      [0x1, 0x2, [0, 0]],
+      [0x3, 0x7, [2, 1]],
+    ] as const) {
+      using scope = new Scope();
+      const bench = openNic(scope);
+      const { device, nic, environment } = bench;
+      place(bench);
+      device.configWrite(COMMAND, 2, from);
+      const write = nic.write.bind(nic);
+      let seen: number[] = [];
+      nic.write = (offset, data) => {
+        seen = [environment.mmio.ranges.length, environment.pio.ranges.length];
+        return write(offset, data);
+      };
+      device.configWrite(COMMAND, 2, to);
+      expect(seen, `${from} to ${to}`).toEqual(shownAtWrite);
+      expect([environment.mmio.ranges.length, environment.pio.ranges.length]).toEqual([
+        (to & 2) === 0 ? 0 : 2,
+        to & 1,
+      ]);
+    }
+  });
+
   test('in a power state other than D0, no BAR is decoded', () => {
     using scope = new Scope();
     const bench = openNic(scope);
