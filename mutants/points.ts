@@ -63,9 +63,16 @@ const METHODS: Readonly<Record<string, string>> = {
 
 const isText = (node: ts.Node): boolean => ts.isStringLiteralLike(node) || ts.isTemplateExpression(node);
 
+/** Functions whose calls only report text to people. */
+const REPORTERS: ReadonlySet<string> = new Set(['note', '#note', 'noteMisuse', 'log', 'warn', 'step']);
+
 /** A call for the sake of its text only, as a line of a log. */
-const isMessage = (node: ts.Expression): boolean =>
-  ts.isCallExpression(node) && node.arguments.length > 0 && node.arguments.every(isText);
+function isMessage(node: ts.Expression): boolean {
+  if (!ts.isCallExpression(node)) return false;
+  const { expression: callee } = node;
+  const name = ts.isPropertyAccessExpression(callee) ? callee.name.text : callee.getText();
+  return REPORTERS.has(name) || (node.arguments.length > 0 && node.arguments.every(isText));
+}
 
 const isCondition = (node: ts.Node): boolean => {
   const { parent } = node;
