@@ -77,3 +77,16 @@ test('a provider without parts is of this host: its own /sys, /dev and kernel', 
   using device = other.resolve('0000:01:00.0', {});
   expect(device.group).toBe(26);
 });
+
+test.each([
+  ['EACCES', /^open on .*\/iommu: EACCES\n {2}hint: run as root/],
+  ['ENOENT', /^open on .*\/iommu: ENODEV\n {2}hint: /],
+  ['ENODEV', /^open on .*\/iommu: ENODEV\n {2}hint: /],
+  ['EIO', /^open on .*\/iommu: EIO$/],
+] as const)('an iommufd that cannot be opened (%s) says what helps, if anything does', (code, message) => {
+  using host = FakeHost.create();
+  const kernel = new FakeKernel(host.roots.dev);
+  const { cdevs } = hostProvider({ system: kernel, sysfs: host.sysfs, roots: host.roots });
+  kernel.failNext(`open ${host.roots.dev}/iommu`, code);
+  expect(() => cdevs.openIommufd()).toThrow(message);
+});
