@@ -66,8 +66,9 @@ const isText = (node: ts.Node): boolean => ts.isStringLiteralLike(node) || ts.is
 /** Functions whose calls only report text to people. */
 const REPORTERS: ReadonlySet<string> = new Set(['note', '#note', 'noteMisuse', 'log', 'warn', 'step']);
 
-/** A call for the sake of its text only, as a line of a log. */
+/** A call for the sake of its text only, as a line of a log, or the name of a place where a scheduler may switch tasks. */
 function isMessage(node: ts.Expression): boolean {
+  if (ts.isYieldExpression(node)) return node.expression !== undefined && isText(node.expression);
   if (!ts.isCallExpression(node)) return false;
   const { expression: callee } = node;
   const name = ts.isPropertyAccessExpression(callee) ? callee.name.text : callee.getText();
@@ -133,7 +134,8 @@ export function pointsOf(file: string, source: ts.SourceFile, checker: ts.TypeCh
     const [left, right] = [node.left.getText(source), node.right.getText(source)];
     const boundary = BOUNDARIES[operator];
     const opposite = OPPOSITES[operator];
-    const arithmetic = ARITHMETIC[operator];
+    const isNothing = /^(<<|>>>?)$/.test(operator) && /^0n?$/.test(right); // a shift by 0, either way
+    const arithmetic = isNothing ? undefined : ARITHMETIC[operator];
     if (boundary !== undefined) add('boundary', node, `${left} ${boundary} ${right}`);
     if (opposite !== undefined && !isCondition(node)) add('comparison', node, `${left} ${opposite} ${right}`);
     if (operator === '&&') add('logic', node, `(${left}) || (${right})`);

@@ -71,6 +71,23 @@ test('remote memory of an IOAS is accessed through its owner, who knows a copy b
   world.remove(made);
 });
 
+test('IOMMU_DESTROY of an unknown id is ENOENT, of a bound device or an attached IOAS EBUSY', () => {
+  const ioas = iommufd.ioasAlloc();
+  {
+    using device = bound();
+    const id = ioas + 1;
+    expect(() => iommufd.destroy(id)).toThrowError(/^IOMMU_DESTROY on .*EBUSY\n.*to unbind it/);
+    expect(() => iommufd.ioasIovaRanges(id)).toThrowError(/ENOENT/);
+    device.file.attachIoas(ioas);
+    expect(() => iommufd.destroy(ioas)).toThrowError(/EBUSY\n.*1 devices are attached/);
+    expect(() => iommufd.destroy(id + 1)).toThrowError(/^IOMMU_DESTROY on .*ENOENT/);
+  }
+  expect(() => iommufd.destroy(ioas + 1)).toThrowError(/ENOENT/); // the device's, which is closed
+  iommufd.destroy(ioas);
+  expect(() => iommufd.destroy(ioas)).toThrowError(/ENOENT/);
+  expect(iommufd.ioasAlloc()).toBe(ioas);
+});
+
 test('a device moves from one IOAS to another, and its table moves with it', () => {
   const [one, two] = [iommufd.ioasAlloc(), iommufd.ioasAlloc()];
   const at = iova(0x4000n);

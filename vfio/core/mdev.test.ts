@@ -53,6 +53,29 @@ test('a mediated device is created by UUID, in an IOMMU group of its own, with w
   expect(ended).toEqual(made.map(({ uuid }) => uuid));
 });
 
+test('of several drivers and types, a device is created by the driver that has its type', () => {
+  const { mdevs } = world.core;
+  const created: string[] = [];
+  const other: VendorDriver = {
+    name: 'other-driver',
+    types: ['small', 'large'].map((name) => ({ ...type, name })),
+    create({ name }, uuid) {
+      created.push(name);
+      return { ops: new RecordingDevice(uuid), [Symbol.dispose]: () => undefined };
+    },
+  };
+  using _other = world.core.registerVendorDriver(other, { eventThread });
+  for (const name of ['large', 'sample', 'small']) world.core.run(mdevs.create(name));
+  expect(created).toEqual(['large', 'small']);
+  expect(made).toHaveLength(1);
+  expect(['sample', 'small', 'large'].map((name) => mdevs.findType(name)?.name)).toEqual([
+    'sample',
+    'small',
+    'large',
+  ]);
+  for (const { uuid } of mdevs.devices) world.core.run(mdevs.remove(uuid));
+});
+
 test('a UUID that is malformed is EINVAL, one in use EEXIST, a type that is not there ENODEV, a second removal ENODEV', () => {
   const { mdevs } = world.core;
   expect(() => create('not-a-uuid')).toThrowError(/EINVAL/);
