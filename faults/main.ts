@@ -14,6 +14,7 @@ const DEFAULT_RUNS = 300;
 const SIGNAL_IN = 6;
 /** A run has a dozen threads: more at once would only make each slower. */
 const AT_ONCE = 2;
+const REPORT_EVERY = 50;
 
 type NamedTrial = Exclude<Trial, string>;
 
@@ -107,9 +108,12 @@ async function runAll({ trials, site }: Plan): Promise<number> {
     console.log(`${nameOf(trial)}: ${verdict.kind}\n${result.ending.stdout}${result.ending.stderr}`);
   };
 
-  const queue = trials.values();
+  const queue = trials.entries();
   const work = async (): Promise<void> => {
-    for (const trial of queue) await run(trial, false);
+    for (const [i, trial] of queue) {
+      await run(trial, false);
+      if ((i + 1) % REPORT_EVERY === 0) console.log(`  ${i + 1} of ${trials.length}`);
+    }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
   for (const trial of late) await run(trial, true);

@@ -1,4 +1,5 @@
 /** What is run while a call fails. */
+import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
@@ -100,7 +101,7 @@ const client: Scenario = {
 const display = ['--device', 'virtio-net', '--device', 'vgpu-small', '--screenshot', 'picture.png'];
 const serial = ['--device', 'mtty-2,port0=pty'];
 
-export const SCENARIOS: readonly Scenario[] = [
+const ALWAYS: readonly Scenario[] = [
   runs('run', []),
   // Two vCPUs have threads of their own, and memory that others may map is a memfd.
   runs('threads', [
@@ -116,6 +117,12 @@ export const SCENARIOS: readonly Scenario[] = [
   serve,
   client,
 ];
+
+/** It starts a program, which must not outlive it. */
+const passt = runs('passt', ['--net', 'passt', '--append', 'halt-test']);
+const hasPasst = spawnSync('passt', ['--version']).error === undefined;
+
+export const SCENARIOS: readonly Scenario[] = hasPasst ? [...ALWAYS, passt] : ALWAYS;
 
 /**
  * Runs a scenario in a folder of its own, made in `folder`. What SIGKILL left there must not keep the next one from

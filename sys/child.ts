@@ -46,7 +46,12 @@ export class Child implements Disposable {
     const started = spawn(path, args, { stdio, detached: true });
     started.on('error', () => {}); // the missing pid reports it
     if (started.pid === undefined) {
-      throw new SysError({ call: 'fork', target: path, errno: errno.EAGAIN, hint: 'too many processes?' });
+      throw new SysError({
+        call: 'fork',
+        target: path,
+        errno: errno.EAGAIN,
+        hint: 'too many processes (`ulimit -u`) or descriptors (`ulimit -n`)',
+      });
     }
     started.unref();
     return new Child(started, started.pid);
