@@ -87,6 +87,16 @@ export class Fd implements Disposable {
     return duplicateFd(this.number, this.target);
   }
 
+  /** Opens a memfd again, for reading only: whoever gets it cannot write the memory. @throws SysError EMFILE, ENOENT without /proc */
+  static readOnly(memfd: number, target: string): Fd {
+    const path = `/proc/self/fd/${memfd}`;
+    try {
+      return new Fd(openSync(path, 'r'), target, true);
+    } catch (error) {
+      throw fromNodeError(error, 'open', path);
+    }
+  }
+
   /** Closes the descriptor; a second dispose does nothing. */
   [Symbol.dispose](): void {
     if (this.#number < 0) return;

@@ -79,6 +79,8 @@ export interface MapOptions {
    * the mapping can defer the munmap(2).
    */
   readonly isSeenByThreads?: boolean;
+  /** Whether the file may be passed on to another process although it is no memfd of this process's own. */
+  readonly isShareable?: boolean;
   /** Whether to reserve huge pages for it, so that mmap(2) fails (ENOMEM) and no access does, if the host has too few. */
   readonly isReserved?: boolean;
 }
@@ -144,7 +146,7 @@ export class Mapping implements Disposable {
     const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
     const end = options.isSeenByThreads ? 'defer' : 'unmap';
     // Passing on a device's file would grant access to the device.
-    const file = fd.isMemfd ? { fd, offset: options.offset ?? 0 } : undefined;
+    const file = fd.isMemfd || options.isShareable ? { fd, offset: options.offset ?? 0 } : undefined;
     return new Mapping(new MemoryView(at, bytes), isWritable, end, file);
   }
 

@@ -3,10 +3,12 @@
 import { formatRange, type Hva, iova as toIova } from '../../../sys/address.js';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
+import { Fd } from '../../../sys/fd.js';
 import { findMapping, type Mapping } from '../../../sys/mapping.js';
 import {
   type DmaRange,
   holds,
+  IOMMU_PAGE,
   IOVA_PAGE_SIZES,
   mapProblem,
   overlaps,
@@ -87,10 +89,16 @@ export class UserContainerFile implements ContainerFile {
     this.#requireIommu('VFIO_IOMMU_GET_INFO');
     const limits = [...this.#connections].map(({ capabilities }) => capabilities.maxDmaMaps);
     return {
-      pageSizes: IOVA_PAGE_SIZES,
+      pageSizes: IOVA_PAGE_SIZES - (this.#pageSize - IOMMU_PAGE),
       iovaRanges: [],
       dmaAvailable: Math.max(0, Math.min(DEFAULT_MAX_DMA_MAPS, ...limits) - this.#maps.size),
     };
+  }
+
+  /** The smallest page that all servers can map (pgsizes). */
+  get #pageSize(): bigint {
+    const sizes = [...this.#connections].map(({ capabilities }) => BigInt(capabilities.pgsizes));
+    return sizes.reduce((most, mask) => bigMax(most, mask & -mask), IOMMU_PAGE);
   }
 
   #requireIommu(call: string): void {
@@ -136,6 +144,8 @@ export class UserContainerFile implements ContainerFile {
       throw remoteMemory(call, `${this.target}, IOVA ${formatRange(iova, size)}`);
     const problem = mapProblem(map) ?? (wraps(iova, size) ? 'the range wraps' : undefined);
     if (problem !== undefined) throw userError(call, 'EINVAL', problem);
+    if ((iova | size) % this.#pageSize !== 0n)
+      throw userError(call, 'EINVAL', `a server maps pages of ${this.#pageSize} bytes and more (pgsizes)`);
     if (this.#overlapping(map) !== undefined)
       throw userError(call, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
     if (this.getIommuInfo().dmaAvailable === 0)
@@ -169,7 +179,11 @@ export class UserContainerFile implements ContainerFile {
         ? 0n
         : BigInt(file.offset) + (known.map.vaddr - known.mapping.hva);
     const request = new Writer(MAP_BYTES).u32(MAP_BYTES).u32(rights).u64(offset).u64(iova).u64(size).bytes;
-    connection.ask(VFIO_USER_DMA_MAP, request, file === undefined ? [] : [file.fd.number]);
+    // A map for reading only must not come with the right to write the file.
+    const isWritable = (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
+    using readOnly = file === undefined || isWritable ? undefined : Fd.readOnly(file.fd.number, this.target);
+    const fd = readOnly ?? file?.fd;
+    connection.ask(VFIO_USER_DMA_MAP, request, fd === undefined ? [] : [fd.number]);
   }
 
   #insert(known: Known): void {
@@ -258,6 +272,8 @@ export class UserContainerFile implements ContainerFile {
     for (const connection of [...this.#connections]) this.remove(connection);
   }
 }
+
+const bigMax = (a: bigint, b: bigint): bigint => (a > b ? a : b);
 
 /** The live mapping behind a map. @throws SysError EFAULT */
 function findMemory(map: ProcessMap): Known {

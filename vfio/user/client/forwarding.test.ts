@@ -1,5 +1,5 @@
 /** A served device that another server has: between the two, nothing is lost. */
-import { readSync } from 'node:fs';
+import { readFileSync, readSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { Fd } from '../../../sys/fd.js';
 import { createSharedMemory } from '../../../sys/mapping.js';
@@ -86,7 +86,7 @@ test('doorbells, shared memory and interrupts come through', () => {
   const ioFds = client.ask(protocol.VFIO_USER_DEVICE_GET_REGION_IO_FDS, words(64, 0, REGISTERS, 0));
   expect(decodeIoFds(1, ioFds.payload).ioFds).toMatchObject([{ offset: DOORBELL, size: 4 }]);
   expect(ioFds.fds.length).toBe(1);
-  using memory = createSharedMemory('shared', 4096);
+  using memory = createSharedMemory('forwarded', 4096);
   using bell = Fd.eventfd();
   expect(client.ask(protocol.VFIO_USER_DMA_MAP, dmaMap(0n, 4096n), [memory.fd.number]).errno).toBe(0);
   expect(
@@ -98,6 +98,9 @@ test('doorbells, shared memory and interrupts come through', () => {
     .u32(REGISTERS)
     .u32(1).bytes;
   expect(client.ask(protocol.VFIO_USER_REGION_READ, failed).payload[16]).toBe(0);
+  // Here, in the server that forwards, and in the peer: all are in this process.
+  const maps = readFileSync('/proc/self/maps', 'utf8').split('\n');
+  expect(maps.filter((line) => line.includes('memfd:forwarded')).length).toBe(3);
   expect([...memory.mapping.view.slice(7, DMA_BYTES + 2)]).toEqual([0, ...new Array(DMA_BYTES).fill(1), 0]);
   expect(readSync(bell.number, new Uint8Array(8))).toBe(8);
   // The peer is a thread of this process: its duplicate counts as ours.

@@ -12,6 +12,8 @@ import { VFIO_USER_DMA_MAP } from '../protocol.js';
 import { MOST_CLIENT_MAPPED_BYTES, MOST_CLIENT_MAPPINGS } from './limits.js';
 
 const PAGE = 4096;
+/** Files of a client whose descriptors are kept. */
+const MOST_KEPT_FILES = 64;
 
 /** Part of a client's memory. Disposing releases it. */
 export interface SharedRange extends Disposable {
@@ -21,6 +23,7 @@ export interface SharedRange extends Disposable {
 /** A mapping, and the number of ranges that use it. */
 interface Mapped {
   readonly mapping: Mapping;
+  readonly kept: Fd | undefined;
   /** Offset of the mapping in its file. */
   readonly start: number;
   users: number;
@@ -96,13 +99,22 @@ export class ClientFiles implements Disposable {
     const start = isWhole ? 0 : Math.floor(offset / pageBytes) * pageBytes;
     const length = upTo(isWhole ? fileBytes : offset + bytes) - start;
     if (length > left || this.#count >= MOST_CLIENT_MAPPINGS) throw full();
-    const mapping = Mapping.file(fd, length, {
-      offset: start,
-      isWritable,
-      target: 'client memory',
-      isReserved: kind === 'huge',
-    });
-    const mapped = { mapping, start, users: 0 };
+    // Kept for a server that this one forwards to.
+    const kept = kind === 'sealed' && this.#count < MOST_KEPT_FILES ? fd.duplicate() : undefined;
+    let mapping: Mapping;
+    try {
+      mapping = Mapping.file(kept ?? fd, length, {
+        offset: start,
+        isShareable: kept !== undefined,
+        isWritable,
+        target: 'client memory',
+        isReserved: kind === 'huge',
+      });
+    } catch (error) {
+      kept?.[Symbol.dispose]();
+      throw error;
+    }
+    const mapped = { mapping, kept, start, users: 0 };
     this.#files.set(key, [...(this.#files.get(key) ?? []), mapped]);
     this.#bytes += length;
     this.#count++;
@@ -116,12 +128,16 @@ export class ClientFiles implements Disposable {
     this.#bytes -= mapped.mapping.bytes;
     this.#count--;
     mapped.mapping[Symbol.dispose]();
+    mapped.kept?.[Symbol.dispose]();
   }
 
   /** Unmaps all, whoever uses it. */
   [Symbol.dispose](): void {
     using scope = new Scope();
-    for (const mapped of [...this.#files.values()].flat()) scope.own(mapped.mapping);
+    for (const { mapping, kept } of [...this.#files.values()].flat()) {
+      if (kept !== undefined) scope.own(kept);
+      scope.own(mapping);
+    }
     this.#files.clear();
     this.#bytes = 0;
     this.#count = 0;

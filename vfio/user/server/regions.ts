@@ -1,6 +1,7 @@
 /** A device's regions for vfio-user clients, with descriptors of the mappable parts. */
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
+import { Fd } from '../../../sys/fd.js';
 import type { Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
 import { mappableAreas, trapped } from '../../region-layout.js';
@@ -10,6 +11,7 @@ import {
   type RegionInfo,
   VFIO_REGION_INFO_FLAG_CAPS,
   VFIO_REGION_INFO_FLAG_MMAP,
+  VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../uapi.js';
 import type { UserRegionInfo } from '../message.js';
 
@@ -62,7 +64,12 @@ export class ServedRegions implements Disposable {
     }
     if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return { info: plain, offset, fd: undefined };
     const file = this.#fileOf(info);
-    if (file !== undefined) return { info: { ...plain, fdOffset: file.offset }, offset, fd: file.fd };
+    if (file !== undefined) {
+      // A region for reading only must not come with the right to write its file.
+      const isWritable = (flags & VFIO_REGION_INFO_FLAG_WRITE) !== 0;
+      const fd = isWritable ? file.fd : this.#scope.own(Fd.readOnly(file.fd, this.#device.target)).number;
+      return { info: { ...plain, fdOffset: file.offset }, offset, fd };
+    }
     // There is no descriptor to pass on: the client accesses the region by message.
     return { info: trapped(plain), offset, fd: undefined };
   }
