@@ -422,7 +422,7 @@ test('many files are many mappings, of which a client has 4096', () => {
     [0, 4096],
     [errno.ENOSPC, 4],
   ]);
-});
+}, 120_000);
 
 test('a session whose device cannot be closed ends all the same', () => {
   const told: string[] = [];
