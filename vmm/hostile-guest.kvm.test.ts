@@ -15,8 +15,8 @@ const OPERATIONS = Number(process.env.TSVISOR_HOSTILE_OPERATIONS ?? 200_000);
 const FIRST_SEED = Number(process.env.TSVISOR_HOSTILE_SEED ?? 1);
 const SEEDS = [0, 1, 2, 3].map((i) => FIRST_SEED + i);
 const DEVICES = ['virtio-net', 'mtty-2', 'vgpu-small'].flatMap((device) => ['--device', device]);
-/** As slow as this machine with others at work on it: 300 us for an operation. */
-const TIMEOUT_MS = 60_000 + (OPERATIONS / SEEDS.length) * 0.6;
+/** As slow as this machine with others at work on it: up to 1 ms for an operation. */
+const TIMEOUT_MS = 60_000 + (OPERATIONS / SEEDS.length) * 2;
 const GROWTH_KIB = 64 << 10;
 const WARM_MS = 2000;
 const END_MS = 2000;
