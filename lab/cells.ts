@@ -1,3 +1,4 @@
+import type { OtherKernel } from './images.js';
 import type { L1Options } from './l1.js';
 import type { L2Check } from './l2.js';
 
@@ -20,6 +21,8 @@ export interface Cell {
   readonly cpus?: number;
   /** Of L2, in MiB; 256 by default. */
   readonly memory?: number;
+  /** Another kernel for L2 than L1's own. */
+  readonly kernel?: OtherKernel;
   /** The L1 that it needs. Cells with the same one, in a row, share its boot. */
   readonly l1?: L1Options;
   /** Runs only by name, or with --all: it takes long, or differs little from another. */
@@ -53,12 +56,34 @@ const served = (device: string): Pick<Cell, 'attach' | 'detach' | 'isInProcess' 
 
 const nic = { checks: nicChecks, expected: nicResults('eth0') };
 
+const upsetSteps = ['rebind', 'function_reset', 'd3hot', 'moved_bars', 'remove'];
+/** What a guest may do to a NIC: it works after each step. */
+const upset: Pick<Cell, 'checks' | 'expected' | 'timeoutMs'> = {
+  checks: ['dhcp', 'upset', 'ping', 'fetch'],
+  expected: [...upsetSteps.map((step) => `${step}.eth0`), ...nicResults('eth0')],
+  timeoutMs: 180_000,
+};
+
+/** Ten functions of nine kinds at once. */
+const everything = [
+  ...['LAB_E1000E', 'LAB_VIRTIO_NET', 'LAB_IGB', 'LAB_NVME', 'LAB_EDU', 'LAB_E1000E_PORT'],
+  ...['LAB_PAIR', 'LAB_PAIR_1', 'LAB_XHCI', 'LAB_RTL8139'],
+];
+const sevenNics = [0, 1, 2, 3, 4, 5, 6].map((number) => `eth${number}`);
+
 /** The tested combinations of device and interrupt type. */
 export const cells: readonly Cell[] = [
   { name: 'e1000e MSI-X', ...nic, ...passThrough('LAB_E1000E') },
   { name: 'e1000e INTx', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=nomsi'] },
   { name: 'e1000e MSI-X, 2 vCPUs', ...nic, ...passThrough('LAB_E1000E'), cpus: 2 },
-  { name: 'e1000e INTx, 2 vCPUs', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=nomsi'], cpus: 2 },
+  {
+    name: 'e1000e INTx, 2 vCPUs',
+    ...nic,
+    ...passThrough('LAB_E1000E'),
+    parameters: ['pci=nomsi'],
+    cpus: 2,
+    isNightly: true,
+  },
   { name: 'igb', ...nic, ...passThrough('LAB_IGB') },
   {
     name: 'igb VF',
@@ -73,6 +98,7 @@ export const cells: readonly Cell[] = [
     checks: [...nicChecks, 'disk'],
     expected: [...nicResults('eth0'), 'disk.nvme0n1'],
     ...passThrough('LAB_E1000E', 'LAB_NVME'),
+    isNightly: true, // ten devices have both
   },
   { name: 'mtty', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...mediated('mtty-2') },
   { name: 'mdpy', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mdpy-xga') },
@@ -111,4 +137,57 @@ export const cells: readonly Cell[] = [
     ...served('virtio-net'),
   },
   { name: 'mbochs', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mbochs-small') },
+  {
+    name: 'ten devices',
+    checks: ['dhcp', 'ping', 'disk', 'interrupts'],
+    expected: [...sevenNics.flatMap((each) => [`dhcp.${each}`, `ping.${each}`]), 'disk.nvme0n1'],
+    ...passThrough(...everything),
+    memory: 512,
+    timeoutMs: 180_000,
+  },
+  // Neither has a reset of its own, and both are in one group: both are reset by the bus.
+  {
+    name: 'two functions without FLR',
+    checks: nicChecks,
+    expected: [...nicResults('eth0'), ...nicResults('eth1')],
+    ...passThrough('LAB_PAIR', 'LAB_PAIR_1'),
+  },
+  {
+    name: 'two igb VFs',
+    checks: nicChecks,
+    expected: [...nicResults('eth0'), ...nicResults('eth1')],
+    attach: 'devices=$(vf-create $LAB_IGB 2); vfio-bind $devices',
+    detach: 'vfio-unbind $devices; echo 0 > /sys/bus/pci/devices/$LAB_IGB/sriov_numvfs',
+  },
+  { name: 'e1000e upset', ...upset, ...passThrough('LAB_E1000E') },
+  { name: 'virtio-net upset', ...upset, ...passThrough('LAB_VIRTIO_NET'), isNightly: true },
+  { name: 'igb upset', ...upset, ...passThrough('LAB_IGB'), isNightly: true },
+  { name: 'e1000e, pci=noacpi', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=noacpi'] },
+  {
+    name: 'e1000e, acpi=off',
+    checks: [...nicChecks, 'restart'], // without ACPI, Linux cannot switch the machine off
+    expected: nicResults('eth0'),
+    ...passThrough('LAB_E1000E'),
+    parameters: ['acpi=off', 'reboot=k'],
+    isNightly: true,
+  },
+  ...(['stable', 'cloud', 'sid'] as const).map(
+    (kernel): Cell => ({
+      name: `virtio-net + nvme, kernel ${kernel}`,
+      checks: [...nicChecks, 'disk'],
+      expected: [...nicResults('eth0'), 'disk.nvme0n1'],
+      ...passThrough('LAB_VIRTIO_NET', 'LAB_NVME'),
+      kernel,
+      isNightly: true,
+    }),
+  ),
+  {
+    name: 'e1000e, 5 GiB',
+    ...nic,
+    ...passThrough('LAB_E1000E'),
+    memory: 5120,
+    l1: { memory: 7168 },
+    timeoutMs: 240_000,
+    isNightly: true,
+  },
 ];

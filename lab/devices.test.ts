@@ -9,9 +9,13 @@ import {
 } from './devices.js';
 
 describe('devices', () => {
-  test('no two rows share a slot', () => {
-    const slots = Object.values(deviceTable).map(({ slot }) => slot);
-    expect(new Set(slots).size).toBe(slots.length);
+  test('no two rows are the same function, and functions of one slot are behind the same port', () => {
+    const rows = deviceNames.map((name) => ({ fn: 0, behindPort: false, ...deviceTable[name] }));
+    expect(new Set(rows.map(({ slot, fn }) => `${slot}.${fn}`)).size).toBe(rows.length);
+    for (const { slot, fn } of rows.filter(({ fn }) => fn > 0)) {
+      expect(fn).toBeLessThan(8);
+      expect(rows.filter((row) => row.slot === slot).every(({ behindPort }) => behindPort)).toBe(true);
+    }
   });
 
   test('a device on the root bus is at its slot, one below a port on that port’s bus', () => {
@@ -21,6 +25,24 @@ describe('devices', () => {
       'e1000e-port': '0000:02:00.0',
     });
     expect(pciAddresses(['e1000e-port']).get('e1000e-port')).toBe('0000:01:00.0');
+  });
+
+  test('the functions of one device share its port and bus', () => {
+    expect([...pciAddresses(['pair', 'igb', 'pair-1']).values()]).toEqual([
+      '0000:02:00.0',
+      '0000:01:00.0',
+      '0000:02:00.1',
+    ]);
+    const args = deviceArguments(['pair', 'pair-1'], String);
+    expect(args.filter((arg) => arg.startsWith('pcie-root-port'))).toEqual([
+      'pcie-root-port,id=pair-port,chassis=22,bus=pcie.0,addr=16',
+    ]);
+    expect(args).toContain(
+      'e1000,id=pair,bus=pair-port,addr=0.0,multifunction=on,netdev=pair-net,mac=52:54:00:12:34:16',
+    );
+    expect(args).toContain(
+      'e1000,id=pair-1,bus=pair-port,addr=0.1,multifunction=on,netdev=pair-1-net,mac=52:54:00:12:35:16',
+    );
   });
 
   test('each kind of device gets its arguments', () => {

@@ -2,7 +2,9 @@
 interface DeviceRow {
   /** Slot on the root bus of the device, or of the root port above it. */
   readonly slot: number;
-  /** Placed below its own root port: needed for hot-unplug, AER and SR-IOV. */
+  /** 0 by default. Rows with the same slot are functions of one device. */
+  readonly fn?: number;
+  /** Placed below a root port of its slot's: needed for hot-unplug, AER, SR-IOV and bus resets. */
   readonly behindPort?: true;
   readonly backend: 'network' | 'disk' | 'none';
   /** QEMU's device model with options. */
@@ -21,6 +23,12 @@ export const deviceTable = {
   nvme: { slot: 0x13, backend: 'disk', model: 'nvme,serial=lab' },
   edu: { slot: 0x14, backend: 'none', model: 'edu' },
   'e1000e-port': { slot: 0x15, backend: 'network', model: 'e1000e', behindPort: true },
+  // Two functions without any reset of their own, in one IOMMU group, as a graphics card with its audio function:
+  // only a reset of the bus stops their DMA.
+  pair: { slot: 0x16, backend: 'network', model: 'e1000', behindPort: true },
+  'pair-1': { slot: 0x16, fn: 1, backend: 'network', model: 'e1000', behindPort: true },
+  xhci: { slot: 0x17, backend: 'none', model: 'qemu-xhci' },
+  rtl8139: { slot: 0x18, backend: 'network', model: 'rtl8139' },
 } as const satisfies Record<string, DeviceRow>;
 
 export type DeviceName = keyof typeof deviceTable;
@@ -33,14 +41,14 @@ const rowOf = (name: DeviceName): DeviceRow => deviceTable[name];
 
 /** PCI addresses of devices in L1. The firmware numbers buses in the order of the root ports' slots. */
 export function pciAddresses(names: readonly DeviceName[]): Map<DeviceName, string> {
-  const ports = names.filter((name) => rowOf(name).behindPort).sort((a, b) => rowOf(a).slot - rowOf(b).slot);
+  const behindPorts = names.map(rowOf).filter((row) => row.behindPort);
+  const ports = [...new Set(behindPorts.map(({ slot }) => slot))].sort((a, b) => a - b);
   return new Map(
-    names.map((name) => [
-      name,
-      rowOf(name).behindPort
-        ? `0000:${hex(ports.indexOf(name) + 1)}:00.0`
-        : `0000:00:${hex(rowOf(name).slot)}.0`,
-    ]),
+    names.map((name) => {
+      const { slot, fn = 0, behindPort } = rowOf(name);
+      const place = behindPort ? `${hex(ports.indexOf(slot) + 1)}:00` : `00:${hex(slot)}`;
+      return [name, `0000:${place}.${fn}`];
+    }),
   );
 }
 
@@ -52,19 +60,26 @@ export const addressVariable = (name: DeviceName): string => `LAB_${name.toUpper
  * @param diskFile returns the image file of a disk
  */
 export function deviceArguments(names: readonly DeviceName[], diskFile: (name: string) => string): string[] {
+  const ports = new Map<number, string>();
   return names.flatMap((name) => {
-    const { slot, behindPort, backend, model } = rowOf(name);
+    const { slot, fn = 0, behindPort, backend, model } = rowOf(name);
     const options = [model, `id=${name}`];
     const args: string[] = [];
     if (behindPort) {
-      args.push('-device', `pcie-root-port,id=${name}-port,chassis=${slot},bus=pcie.0,addr=${hex(slot)}`);
-      options.push(`bus=${name}-port`);
+      const port = ports.get(slot) ?? `${name}-port`;
+      if (!ports.has(slot))
+        args.push('-device', `pcie-root-port,id=${port},chassis=${slot},bus=pcie.0,addr=${hex(slot)}`);
+      ports.set(slot, port);
+      options.push(`bus=${port}`);
     } else {
       options.push('bus=pcie.0', `addr=${hex(slot)}`);
     }
+    if (names.some((other) => other !== name && rowOf(other).slot === slot)) {
+      options.push(`addr=0.${fn}`, 'multifunction=on');
+    }
     if (backend === 'network') {
       args.push('-netdev', `user,id=${name}-net`);
-      options.push(`netdev=${name}-net`, `mac=52:54:00:12:34:${hex(slot)}`);
+      options.push(`netdev=${name}-net`, `mac=52:54:00:12:3${fn + 4}:${hex(slot)}`);
     } else if (backend === 'disk') {
       args.push('-drive', `if=none,id=${name}-disk,format=raw,file=${diskFile(name)}`);
       options.push(`drive=${name}-disk`);

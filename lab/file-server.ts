@@ -1,5 +1,6 @@
 import { createCipheriv, createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
@@ -12,9 +13,19 @@ export function fileContent(bytes: number): Buffer {
 export const fileChecksum = (bytes: number): string =>
   createHash('md5').update(fileContent(bytes)).digest('hex');
 
-/** Serves N bytes at /N to guests, which reach this machine's loopback as 10.0.2.2. */
-export async function startFileServer(): Promise<{ url: string } & Disposable> {
+/**
+ * Serves N bytes at /N to guests, which reach this machine's loopback as 10.0.2.2.
+ * @param files more to serve, by name
+ */
+export async function startFileServer(
+  files: Readonly<Record<string, string>> = {},
+): Promise<{ url: string } & Disposable> {
   const server = createServer((request, response) => {
+    const file = files[request.url?.slice(1) ?? ''];
+    if (file !== undefined) {
+      response.end(readFileSync(file));
+      return;
+    }
     const bytes = Number(request.url?.slice(1));
     const valid = Number.isInteger(bytes) && bytes > 0 && bytes <= 1 << 30;
     response.writeHead(valid ? 200 : 404, { 'Content-Length': valid ? bytes : 0 });

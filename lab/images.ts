@@ -1,9 +1,18 @@
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { type CpioEntry, cpio, S_IFLNK, S_IFREG } from './cpio.js';
 import { labFolder } from './paths.js';
 import { runSteps, type Step } from './step.js';
-import { rootOf, runInside, userland, userlandStep } from './userland.js';
+import { rootOf, runInside, type Userland, userland, userlandStep } from './userland.js';
 
 /** Folder of the images on this machine; L1 mounts it as /lab. */
 export const imageFolder = join(rootOf(userland), 'lab');
@@ -17,17 +26,30 @@ export const inL1 = {
   initrd: '/lab/l2.initrd',
 } as const;
 
+/** What L2 can fetch by name, for kexec. */
+export const guestFiles = {
+  vmlinuz: join(imageFolder, 'vmlinuz'),
+  initrd: join(imageFolder, 'l2.initrd'),
+} as const;
+
 const l1Modules = ['9pnet_virtio', '9p', 'overlay'];
-const l2Modules = ['e1000e', 'igb', 'igbvf', 'virtio_net', 'virtio_blk', 'nvme', 'bochs', 'mdpy-fb'];
+const l2Modules = [
+  ...['e1000', 'e1000e', 'igb', 'igbvf', '8139cp', 'virtio_net', 'virtio_blk', 'nvme', 'xhci-pci'],
+  ...['bochs', 'mdpy-fb'],
+];
 
 /**
  * Runs inside the userland: copies modules with their dependencies, uncompressed, and builds the index for modprobe.
+ * @param base folder of /lib/modules; '' is the userland's. Another kernel need not have all of the modules
  */
-const stage = (modules: readonly string[]): string => `
-  kernel=$(ls /lib/modules)
+const stage = (modules: readonly string[], base: string): string => `
+  kernel=$(ls ${base}/lib/modules)
+  ${base === '' ? '' : `depmod -b ${base} $kernel`}
   rm -rf /lab/stage && mkdir -p /lab/stage/lib/modules/$kernel && cd /lab/stage/lib/modules/$kernel
-  for module in ${modules.join(' ')}; do modprobe -S $kernel --show-depends $module; done | sed -n 's/^insmod //p' | sort -u |
-    while read -r file; do case $file in *.xz) xz -dc $file > $(basename $file .xz);; *) cp $file .;; esac; done
+  for module in ${modules.join(' ')}; do
+    modprobe -S $kernel ${base === '' ? '' : `-d ${base}`} --show-depends $module ${base === '' ? '' : '|| true'}
+  done | sed -n 's/^insmod //p' | sort -u |
+    while read -r file; do case $file in *.xz) xz -dc $file > $(basename $file .xz);; *.zst) zstd -qdc $file > $(basename $file .zst);; *) cp $file .;; esac; done
   depmod -b /lab/stage $kernel`;
 
 function filesBelow(folder: string, prefix = ''): CpioEntry[] {
@@ -50,8 +72,9 @@ async function initramfs(
   name: string,
   modules: readonly string[],
   scripts: readonly CpioEntry[],
+  base = '',
 ): Promise<void> {
-  await runInside(userland, stage(modules));
+  await runInside(userland, stage(modules, base));
   const busybox = readFileSync(join(rootOf(userland), 'usr/bin/busybox'));
   const applets = (await runInside(userland, 'busybox --list')).trim().split('\n');
   const image = cpio([
@@ -86,7 +109,84 @@ async function kernels(): Promise<void> {
   await runInside(userland, 'cd /lab && zstd -q -d -f payload -o vmlinux && rm payload');
 }
 
+/** Compiles L2's program for kexec, which busybox lacks, without a libc. */
+async function kexecProgram(): Promise<void> {
+  writeFileSync(join(imageFolder, 'kexec.c'), text('l2/kexec.c'));
+  const flags = '-Os -Wall -Werror -static -nostdlib -ffreestanding -fno-stack-protector';
+  await runInside(
+    userland,
+    `cd /lab && $(ls /usr/bin/gcc-[0-9]* | head -1) ${flags} -o kexec kexec.c && rm kexec.c`,
+  );
+}
+
 const text = (file: string): string => readFileSync(join(labFolder, file), 'utf8');
+
+const l2Inputs = (): string[] => [
+  ...['init.sh', 'udhcpc.sh', 'upset.sh', 'kexec.c'].map((file) => text(`l2/${file}`)),
+  l2Modules.join(),
+];
+
+async function l2Initramfs(name: string, base = ''): Promise<void> {
+  await kexecProgram();
+  const files = [
+    script('init', 'l2/init.sh'),
+    script('upset', 'l2/upset.sh'),
+    script('udhcpc', 'l2/udhcpc.sh'),
+    { path: 'bin/kexec', mode: S_IFREG | 0o755, data: readFileSync(join(imageFolder, 'kexec')) },
+  ];
+  await initramfs(name, l2Modules, files, base);
+}
+
+/** Other kernels for L2, from the same mirror. */
+const otherKernels = {
+  /** Of the machine's release. */
+  stable: { suites: ['%s'], package: 'linux-image-amd64' },
+  /** For virtual machines, with few drivers. */
+  cloud: { suites: ['%s', '%s-backports'], package: 'linux-image-cloud-amd64' },
+  /** The newest. */
+  sid: { suites: ['sid'], package: 'linux-image-amd64' },
+} as const;
+
+export type OtherKernel = keyof typeof otherKernels;
+
+/** Paths in L1 of another kernel and its initramfs. */
+export const otherInL1 = (name: OtherKernel) =>
+  ({ kernel: `/lab/vmlinuz-${name}`, initrd: `/lab/l2-${name}.initrd` }) as const;
+
+/** Fetches another kernel for L2, and builds its initramfs. Before L1 boots: it sees no files that appear later. */
+export async function prepareKernel(name: OtherKernel): Promise<void> {
+  const { suites, package: metapackage } = otherKernels[name];
+  const land: Userland = {
+    name: `kernel-${name}`,
+    suites,
+    packages: [metapackage],
+    only: '^linux-[a-z]+-\\d',
+  };
+  const fetched = userlandStep(land);
+  await runSteps([
+    fetched,
+    {
+      name: `initramfs-l2-${name}`,
+      inputs: [...userlandStep(userland).inputs, ...fetched.inputs, ...l2Inputs()],
+      async build() {
+        const [inside, modules] = [join(imageFolder, 'other'), join(rootOf(land), 'usr/lib/modules')];
+        const release = readdirSync(modules)[0]!;
+        // Debian's newest kernels lie beside their modules.
+        const places = [join(rootOf(land), 'boot', `vmlinuz-${release}`), join(modules, release, 'vmlinuz')];
+        copyFileSync(places.find(existsSync)!, join(imageFolder, `vmlinuz-${name}`));
+        // Only what is inside the userland can be read there.
+        mkdirSync(join(inside, 'lib'), { recursive: true });
+        renameSync(modules, join(inside, 'lib/modules'));
+        try {
+          await l2Initramfs(`l2-${name}.initrd`, '/lab/other');
+        } finally {
+          renameSync(join(inside, 'lib/modules'), modules);
+          rmSync(inside, { recursive: true });
+        }
+      },
+    },
+  ]);
+}
 
 /**
  * Fetches and builds what the cache lacks. Takes almost two minutes from scratch, milliseconds if everything is there.
@@ -107,12 +207,7 @@ export async function prepare(): Promise<void> {
       inputs: builtFrom(text('l1/init.sh'), l1Modules.join()),
       build: () => initramfs('l1.initrd', l1Modules, [script('init', 'l1/init.sh')]),
     },
-    {
-      name: 'initramfs-l2',
-      inputs: builtFrom(text('l2/init.sh'), text('l2/udhcpc.sh'), l2Modules.join()),
-      build: () =>
-        initramfs('l2.initrd', l2Modules, [script('init', 'l2/init.sh'), script('udhcpc', 'l2/udhcpc.sh')]),
-    },
+    { name: 'initramfs-l2', inputs: builtFrom(...l2Inputs()), build: () => l2Initramfs('l2.initrd') },
   ];
   await runSteps(steps);
 }

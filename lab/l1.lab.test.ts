@@ -10,6 +10,10 @@ const ids: Record<DeviceName, string> = {
   nvme: '0x1b36 0x0010',
   edu: '0x1234 0x11e8',
   'e1000e-port': '0x8086 0x10d3',
+  pair: '0x8086 0x100e',
+  'pair-1': '0x8086 0x100e',
+  xhci: '0x1b36 0x000d',
+  rtl8139: '0x10ec 0x8139',
 };
 
 const present = deviceNames.filter((name) => process.env[addressVariable(name)] !== undefined);

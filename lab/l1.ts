@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Boot } from './boot.js';
 import { addressVariable, type DeviceName, pciAddresses } from './devices.js';
 import { fileChecksum, startFileServer } from './file-server.js';
-import { prepare } from './images.js';
+import { guestFiles, prepare } from './images.js';
 import { MailboxReader } from './mailbox.js';
 import { Patience, type PatienceLimits, slowdown } from './patience.js';
 import type { L1Machine } from './qemu.js';
@@ -90,7 +90,7 @@ export class L1 implements AsyncDisposable {
   static async #tryBoot(options: L1Options): Promise<L1> {
     const start = performance.now();
     const machine = defaults(options);
-    const server = await startFileServer();
+    const server = await startFileServer(guestFiles);
     const boot = Boot.start(machine, environment(machine.devices, server.url));
     const abort = new AbortController();
     const { signal } = abort;
@@ -211,7 +211,7 @@ function environment(devices: readonly DeviceName[], url: string): string[] {
 /** Boots L1 with a login shell on this terminal. Returns when the shell ends. */
 export async function l1Shell(options: L1Options): Promise<void> {
   await prepare();
-  using server = await startFileServer();
+  using server = await startFileServer(guestFiles);
   const machine = { ...defaults(options), shell: true };
   await using boot = Boot.start(machine, environment(machine.devices, server.url));
   await once(boot.qemu, 'exit');

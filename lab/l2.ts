@@ -9,16 +9,21 @@ export type L2Check =
   | 'tty'
   | 'fb'
   | 'picture'
+  | 'rom'
   | 'interrupts'
   | 'unplug'
+  | 'upset'
   | 'hold'
   | 'crash'
+  | 'kexec'
   | 'restart';
 
 export interface L2Options {
   readonly checks: readonly L2Check[];
   /** URL for `fetch`: LAB_URL in L1's environment. */
   readonly url?: string;
+  /** For `kexec`: the checks of the kernel that it boots. */
+  readonly afterKexec?: readonly L2Check[];
   /** Size of the file; 4 MiB by default. */
   readonly fetchBytes?: number;
   /** Additional kernel parameters, such as `pci=nomsi`. */
@@ -26,7 +31,13 @@ export interface L2Options {
 }
 
 /** The kernel command line that makes L2 run the checks, print to ttyS0 and power off. */
-export function l2CommandLine({ checks, url, fetchBytes = 4 << 20, parameters = [] }: L2Options): string {
+export function l2CommandLine({
+  checks,
+  url,
+  afterKexec = [],
+  fetchBytes = 4 << 20,
+  parameters = [],
+}: L2Options): string {
   const fetch =
     url === undefined ? [] : [`lab.url=${url}/${fetchBytes}`, `lab.md5=${fileChecksum(fetchBytes)}`];
   return [
@@ -39,7 +50,7 @@ export function l2CommandLine({ checks, url, fetchBytes = 4 << 20, parameters = 
       'nowatchdog',
       'random.trust_cpu=on',
     ],
-    ...[`lab.checks=${checks.join(',')}`, ...fetch, ...parameters],
+    ...[`lab.checks=${checks.join(',')}`, `lab.then=${afterKexec.join(',')}`, ...fetch, ...parameters],
   ].join(' ');
 }
 

@@ -24,6 +24,8 @@ export interface Userland {
   /** Suites of the machine's own mirror, the last one preferred. `%s` stands for the machine's release. */
   readonly suites: readonly string[];
   readonly packages: readonly string[];
+  /** Packages to unpack, by name; by default all, with their dependencies. */
+  readonly only?: string;
 }
 
 export const userland: Userland = {
@@ -124,7 +126,9 @@ async function download(land: Userland, folder: string): Promise<string[]> {
   say(`  package lists of ${suites.join(', ')} in ${seconds(start)}`);
   const install = ['-t', suites.at(-1)!, '--no-install-recommends', '-y', 'install', ...land.packages];
   const rows = (await output([...apt, '--print-uris', ...install])).matchAll(/^'[^']+' (\S+) (\d+)/gm);
-  const wanted = [...rows].map(([, file, size]) => ({ file: file!, bytes: Number(size) }));
+  const wanted = [...rows]
+    .map(([, file, size]) => ({ file: file!, bytes: Number(size) }))
+    .filter(({ file }) => new RegExp(land.only ?? '').test(file));
   const total = wanted.reduce((sum, { bytes }) => sum + bytes, 0);
   say(`  downloading ${wanted.length} packages, ${megabytes(total)}`);
   const archives = join(folder, 'archives');
@@ -132,7 +136,9 @@ async function download(land: Userland, folder: string): Promise<string[]> {
     say(`  ${megabytes(bytesIn(archives) + bytesIn(join(archives, 'partial')))} of ${megabytes(total)}`);
   }, 5000);
   try {
-    await output([...apt, '--download-only', ...install]);
+    const names = wanted.map(({ file }) => file.split('_')[0]!);
+    if (land.only === undefined) await output([...apt, '--download-only', ...install]);
+    else await output([...apt, '-t', suites.at(-1)!, 'download', ...names], { cwd: archives });
   } finally {
     clearInterval(progress);
   }
@@ -182,7 +188,7 @@ export function userlandStep(land: Userland): Step {
       const start = performance.now();
       rmSync(rootOf(land), { recursive: true, force: true });
       await unpack(packages, rootOf(land));
-      await runInside(land, settle);
+      if (land.only === undefined) await runInside(land, settle);
       rmSync(folder, { recursive: true, force: true });
       say(`  unpacked in ${seconds(start)}`);
     },

@@ -114,7 +114,7 @@ l2-qemu() {
   done
   exec qemu-system-x86_64 -accel kvm -machine "${L2_MACHINE:-q35}" -cpu host -smp "${L2_CPUS:-1}" -m "${L2_MEMORY:-256}" \
     -nodefaults -display none -no-reboot -serial stdio \
-    -kernel /lab/vmlinuz -initrd /lab/l2.initrd -append "$parameters" "${devices[@]}"
+    -kernel "${L2_KERNEL:-/lab/vmlinuz}" -initrd "${L2_INITRD:-/lab/l2.initrd}" -append "$parameters" "${devices[@]}"
 }
 
 # attach-times COMMAND...: runs it, then prints, in seconds, what the kernel saw until the first vCPU ran: opening of
