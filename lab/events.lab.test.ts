@@ -5,7 +5,7 @@ import { existsSync, readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type L2Check, parseL2Results } from './l2.js';
-import { type RunningGuest, startGuest as start } from './running-guest.js';
+import { exitsByDevice, type RunningGuest, startGuest as start } from './running-guest.js';
 
 const { LAB_E1000E: NIC = '', LAB_E1000E_PORT: PORT_NIC = '' } = process.env;
 
@@ -95,13 +95,7 @@ describe.skipIf(NIC === '' || PORT_NIC === '')('a device of a running guest', ()
       const guest = startGuest(NIC, ['dhcp', 'fetch'], bytes, process.env.LAB_URL);
       expect(await guest.ended).toEqual([0, null]);
       expect(parseL2Results(guest.output()).get('fetch.eth0')).toBe(true);
-      const [, text = ''] = /by device: (.*)/.exec(guest.output()) ?? [];
-      return Object.fromEntries(
-        text.split(', ').map((part) => {
-          const at = part.lastIndexOf(' ');
-          return [part.slice(0, at), Number(part.slice(at + 1).replaceAll(',', ''))];
-        }),
-      );
+      return exitsByDevice(guest.output());
     };
     const [few, many] = [await exitsOf(1 << 20), await exitsOf(11 << 20)];
     console.log('exits with 1 MiB', few, 'with 11 MiB', many);

@@ -13,10 +13,20 @@ export interface RunningGuest {
   says(text: string, times?: number): Promise<void>;
 }
 
-/** Boots L2 with `tsvisor run` and further arguments, such as devices. */
+/** Boots L2 with `tsvisor run` and further arguments, such as devices. A guest that restarts ends. */
 export function startGuest(args: readonly string[], options: L2Options): RunningGuest {
+  return startRestartingGuest(['--no-reboot', ...args], options);
+}
+
+/** The same for a guest that may restart any number of times. */
+export function startRestartingGuest(args: readonly string[], options: L2Options): RunningGuest {
   const files = ['--kernel', inL1.kernel, '--initrd', inL1.initrd, '--memory', '256M'];
-  const command = ['run', '--no-reboot', ...files, ...args, '--append', l2CommandLine(options)];
+  return startRun([...files, ...args, '--append', l2CommandLine(options)]);
+}
+
+/** Starts `tsvisor run`; without a kernel, it boots the built-in guest. */
+export function startRun(args: readonly string[]): RunningGuest {
+  const command = ['run', ...args];
   const child = spawn(process.execPath, ['dist/vmm/cli.js', ...command], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -41,4 +51,15 @@ export function startGuest(args: readonly string[], options: L2Options): Running
         void ended.then(() => reject(new Error(`the guest ended without '${wanted}':\n${text}`)));
       }),
   };
+}
+
+/** Exits by device, as a run reports them at its end: `0000:00:10.0 config` and the like. */
+export function exitsByDevice(output: string): Record<string, number> {
+  const [, text = ''] = /by device: (.*)/.exec(output) ?? [];
+  return Object.fromEntries(
+    text.split(', ').map((part) => {
+      const at = part.lastIndexOf(' ');
+      return [part.slice(0, at), Number(part.slice(at + 1).replaceAll(',', ''))];
+    }),
+  );
 }

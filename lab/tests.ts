@@ -17,7 +17,10 @@ const NO_IOMMU = /\.no-iommu\.lab\.test\.ts$/;
 
 const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
-/** Runs a command in an L1 of its own; prints its output as it arrives, and says if its limit ended it. */
+/**
+ * Runs a command in an L1 of its own; prints its output as it arrives, and says if its limit ended it.
+ * @returns its status; 1 instead of 0 if L1's IOMMU refused a DMA
+ */
 export async function runInL1(
   words: readonly string[],
   options: L1Options,
@@ -29,7 +32,10 @@ export async function runInL1(
   const { status } = await l1.run(command, { timeoutMs, onOutput: (bytes) => process.stdout.write(bytes) });
   if (status === AT_LIMIT && performance.now() - start >= timeoutMs)
     say(`stopped at its limit of ${timeoutMs / 1000} s (--timeout): ${command.slice(0, 200)}`);
-  return status;
+  const faults = l1.takeDmaFaults();
+  if (faults.length === 0) return status;
+  say(`a device accessed memory that is not mapped for it, as L1's kernel reports:\n${faults.join('\n')}`);
+  return status || 1;
 }
 
 /** The project's lab tests. */

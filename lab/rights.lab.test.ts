@@ -1,0 +1,96 @@
+/** Who may use a device: an ordinary user, and the holder of a VF token. */
+import { execFileSync, execSync } from 'node:child_process';
+import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
+import { basename } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { tsvisorRun } from './command-line.js';
+
+const { LAB_E1000E: NIC = '', LAB_IGB: PF = '' } = process.env;
+const UNAVAILABLE = 69;
+/** The built-in guest's verdict when the NIC is not a virtio-net device: it ran, so the device was attached. */
+const RAN = 2;
+
+describe.skipIf(NIC === '')('an ordinary user', () => {
+  const NOBODY = 65534;
+  const asNobody = `ulimit -l unlimited; exec setpriv --reuid ${NOBODY} --regid ${NOBODY} --clear-groups "$@"`;
+  beforeAll(() => {
+    execFileSync('vfio-load');
+    execFileSync('vfio-bind', [NIC]);
+    execFileSync('chmod', ['666', '/dev/kvm']);
+  });
+  afterAll(() => execFileSync('vfio-unbind', [NIC]));
+
+  test.each([
+    ['group', () => [`/dev/vfio/${basename(readlinkSync(`/sys/bus/pci/devices/${NIC}/iommu_group`))}`]],
+    [
+      'iommufd',
+      () => [`/dev/vfio/devices/${readdirSync(`/sys/bus/pci/devices/${NIC}/vfio-dev`)[0]}`, '/dev/iommu'],
+    ],
+  ])(
+    'is refused with the command that gives access, and needs no more (%s)',
+    { timeout: 300_000 },
+    (how, nodes) => {
+      const wanted = nodes();
+      const given: string[] = [];
+      for (;;) {
+        const { status, error } = tsvisorRun(['--device', `${NIC},interface=${how}`], asNobody);
+        if (status === RAN) break;
+        expect(error).toMatch(/^tsvisor: open on \/dev\/\S+: EACCES\n {2}hint: /);
+        expect(status).toBe(UNAVAILABLE);
+        const [, paths = ''] = /sudo chown "\$USER" ((?:\/dev\/[\w/]+ ?)+)/.exec(error) ?? [];
+        expect(paths, error).not.toBe('');
+        const more = paths.trim().split(' ');
+        expect(given).not.toEqual(expect.arrayContaining(more));
+        given.push(...more);
+        execFileSync('chown', [`${NOBODY}`, ...more]);
+      }
+      execFileSync('chown', ['0', ...given]);
+      expect(given.sort()).toEqual([...wanted].sort());
+    },
+  );
+});
+
+describe.skipIf(PF === '')('VFs of a physical function in user space', () => {
+  const [TOKEN, OTHER] = ['14d63f20-8445-11ea-8900-1f9ce7d5650d', '24d63f20-8445-11ea-8900-1f9ce7d5650d'];
+  const device = `/sys/bus/pci/devices/${PF}`;
+  let vfs: string[] = [];
+  beforeAll(() => {
+    execFileSync('vfio-load');
+    writeFileSync('/sys/module/vfio_pci/parameters/enable_sriov', '1');
+    execFileSync('vfio-bind', [PF]);
+    writeFileSync(`${device}/sriov_numvfs`, '2');
+    vfs = [0, 1].map((number) => basename(readlinkSync(`${device}/virtfn${number}`)));
+    execFileSync('vfio-bind', vfs);
+  });
+  afterAll(() => {
+    execSync(`echo 0 > ${device}/sriov_numvfs`);
+    execFileSync('vfio-unbind', [PF]);
+  });
+
+  /** Arguments for both VFs. */
+  const withOptions = (options: string): string[] => vfs.flatMap((vf) => ['--device', `${vf}${options}`]);
+
+  test('need the token that the user of the physical function set', { timeout: 300_000 }, () => {
+    const missing = tsvisorRun(withOptions(''));
+    expect(missing.error).toMatch(/VFIO_GROUP_GET_DEVICE_FD on .*: EACCES\n.*vf-token=UUID/);
+    expect(missing.status).toBe(UNAVAILABLE);
+    expect(tsvisorRun(['--device', `${PF},vf-token=${TOKEN}`]).status).toBe(RAN);
+    const wrong = tsvisorRun(withOptions(`,vf-token=${OTHER}`));
+    expect(wrong.error).toMatch(/VFIO_GROUP_GET_DEVICE_FD on .*: EACCES\n.*token/);
+    expect(wrong.status).toBe(UNAVAILABLE);
+    expect(tsvisorRun(withOptions(`,vf-token=${TOKEN}`)).status).toBe(RAN);
+  });
+
+  test('cannot be opened by their cdev with a token on a kernel before 6.18, which is said', {
+    timeout: 300_000,
+  }, () => {
+    const [major = 0, minor = 0] = execFileSync('uname', ['-r'], { encoding: 'utf8' }).split('.').map(Number);
+    const { status, error } = tsvisorRun(withOptions(`,interface=iommufd,vf-token=${TOKEN}`));
+    if (major > 6 || (major === 6 && minor >= 18)) {
+      expect([status, error]).toEqual([RAN, '']);
+    } else {
+      expect(error).toMatch(/VFIO_DEVICE_BIND_IOMMUFD on .*: EINVAL\n.*too old .*interface=group/);
+      expect(status).toBe(UNAVAILABLE);
+    }
+  });
+});
