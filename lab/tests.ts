@@ -57,6 +57,7 @@ const wordFor: Readonly<Record<number, string>> = {
  * Runs the named tests in one L1; if none is named, each file in its own L1, since tests unplug devices. Whatever
  * happens to one file, the others run; a list of all is printed at the end.
  * @param tries for each file: software emulation stalls now and then
+ * @param runIn runs Vitest; throws if its L1 fails
  * @returns 0, or the status of a file that failed in all its tries: Vitest's, 124 at its limit, 125 if its L1 failed
  */
 export async function runTests(
@@ -64,13 +65,14 @@ export async function runTests(
   options: L1Options,
   timeoutMs: number,
   tries = 1,
+  runIn: typeof runInL1 = runInL1,
 ): Promise<number> {
   const runs = names.length > 0 ? [names] : labTests().map((name) => [name]);
   const list: string[] = [];
   let worst = 0;
   for (const run of runs) {
     const iommu = options.iommu !== false && !run.some((name) => NO_IOMMU.test(name));
-    const once = () => runInL1([`${VITEST} ${run.map(quote).join(' ')}`], { ...options, iommu }, timeoutMs);
+    const once = () => runIn([`${VITEST} ${run.map(quote).join(' ')}`], { ...options, iommu }, timeoutMs);
     let status = LAB_FAILED;
     for (let attempt = 1; attempt <= tries && status !== 0; attempt++) {
       const start = performance.now();
