@@ -8,7 +8,7 @@ import { addressVariable, type DeviceName, pciAddresses } from './devices.js';
 import { fileChecksum, startFileServer } from './file-server.js';
 import { guestFiles, prepare } from './images.js';
 import { MailboxReader } from './mailbox.js';
-import { Patience, type PatienceLimits, slowdown } from './patience.js';
+import { Patience, type PatienceLimits, waitedForCpu } from './patience.js';
 import type { L1Machine } from './qemu.js';
 import { say, seconds } from './step.js';
 
@@ -32,7 +32,7 @@ export interface RunResult {
 
 const fetchBytes = 4 << 20;
 /** Several times what an idle machine takes. */
-const BOOT_LIMITS: PatienceLimits = { silenceMs: 25_000, totalMs: 80_000 };
+const BOOT_LIMITS: PatienceLimits = { silenceMs: 25_000, totalMs: 60_000 };
 /** A refused DMA of a device, as Linux's VT-d driver reports it. */
 const DMA_FAULT = /^.*DMAR: .*\bfault (?:addr|reason)\b.*$/gm;
 
@@ -96,7 +96,7 @@ export class L1 implements AsyncDisposable {
     const { signal } = abort;
     const patience = new Patience(start, options.bootLimits ?? BOOT_LIMITS);
     const watch = setInterval(() => {
-      const why = patience.check(performance.now(), boot.console().length, slowdown());
+      const why = patience.check(performance.now(), boot.console().length, waitedForCpu(boot.qemu.pid!));
       if (why !== undefined) abort.abort(new Error(why));
     }, 500);
     try {
