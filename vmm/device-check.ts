@@ -1,5 +1,5 @@
-import { isUuid } from '../vfio/uuid.js';
 import type { VfioProvider } from '../vfio/provider.js';
+import { isUuid } from '../vfio/uuid.js';
 import type { DeviceConfig } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 
