@@ -19,9 +19,6 @@ import { stopOnSignals } from './stop-signals.js';
 import { summaryText } from './summary.js';
 import { VirtualMachine, type VmObserver } from './virtual-machine.js';
 
-/** How long a stopped process waits until its output is read. */
-const READER_MS = 1000;
-
 /** Runs `tsvisor run`. Returns the exit code. @throws ConfigError, or the error that prevented the run */
 export async function run(args: readonly string[], out: Output): Promise<number> {
   const options = parseCommandLine(RUN, args);
@@ -71,7 +68,6 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
       out.line(summaryText(report, processStartMs()));
     } else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
     const status = exitStatus(report.outcome);
-    if (report.outcome.kind === 'stopped') await leaveUnread(status, out);
     return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;
   } finally {
     camera?.[Symbol.dispose]();
@@ -233,12 +229,6 @@ function parseDevice(text: string): unknown {
     ...(slot === undefined ? {} : { slot: Number(slot) }),
     ...(how === undefined ? {} : { interface: how }),
   };
-}
-
-/** A process that was told to stop does not wait for a reader of its output: it ends with `status` after a second. */
-async function leaveUnread(status: number, out: Output): Promise<void> {
-  const flushed = [out, new Output(process.stderr)].map((each) => each.flush(READER_MS));
-  if ((await Promise.all(flushed)).includes(false)) process.exit(status);
 }
 
 /** When this process started, in milliseconds on the monotonic clock shared by all threads. */

@@ -2,10 +2,15 @@
 import { errorJson, errorLines, errorStatus } from './cli-error.js';
 import { main } from './cli-main.js';
 import { asksFor } from './command-line.js';
+import { isSignalStatus } from './outcome.js';
 import { Output } from './output.js';
 
+/** How long a stopped process waits until its output is read. */
+const READER_MS = 1000;
+
 const out = new Output();
-process.stderr.on('error', () => {}); // nothing can report that it is closed, and that is no reason to end
+// Nothing can report that stderr is closed, and that is no reason to end.
+const errors = new Output(process.stderr);
 const args = process.argv.slice(2);
 
 async function statusOf(): Promise<number> {
@@ -19,5 +24,12 @@ async function statusOf(): Promise<number> {
   }
 }
 
+/** A process that was told to stop does not wait for a reader of its output: it ends with `status` after a second. */
+async function leaveUnread(status: number): Promise<void> {
+  const isRead = await Promise.all([out, errors].map((each) => each.flush(READER_MS)));
+  if (isRead.includes(false)) process.exit(status);
+}
+
 const status = await statusOf();
+if (isSignalStatus(status)) await leaveUnread(status);
 process.exitCode = (await out.end()) ?? status;

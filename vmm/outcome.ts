@@ -100,6 +100,9 @@ const crash = (title: string, details: readonly string[], hint: string): Outcome
 /** 128 + the signal's number, as in a shell. */
 export const SIGNAL_STATUS = { SIGHUP: 129, SIGINT: 130, SIGPIPE: 141, SIGTERM: 143 } as const;
 
+export const isSignalStatus = (status: number): boolean =>
+  Object.values<number>(SIGNAL_STATUS).includes(status);
+
 /** From sysexits.h: the host lacks something. */
 export const EX_UNAVAILABLE = 69;
 
