@@ -14,8 +14,19 @@ const require = createRequire(import.meta.url);
 const FFI_RS = require.resolve('ffi-rs');
 refuseWorkerFirst(FFI_RS);
 // Required, not imported: an import would load it before the line above runs.
-const { createExternalBuffer, DataType, load, open } = require(FFI_RS) as typeof import('ffi-rs');
+const { createExternalBuffer, DataType, load, open } = requireFfi();
 type JsExternal = import('ffi-rs').JsExternal;
+
+/** ffi-rs looks for its library in several places, and reports the last one as missing, whatever went wrong. */
+function requireFfi(): typeof import('ffi-rs') {
+  try {
+    return require(FFI_RS) as typeof import('ffi-rs');
+  } catch (cause) {
+    const [reason] = String((cause as Error).message).split('\n');
+    const hint = 'is it installed for this platform (npm ci), and are there descriptors left (`ulimit -n`)?';
+    throw new Error(`ffi-rs cannot be loaded: ${reason}\n  hint: ${hint}`, { cause });
+  }
+}
 
 const LIBRARY = 'libc';
 const { I32: INT, I64: LONG, String: STRING, U8Array: BYTES, External: POINTER } = DataType;

@@ -118,7 +118,7 @@ test.skipIf(!hasPrlimit)(
       status = ended.status;
       if (ended.signal !== null || status === 0) continue; // Node itself could not start
       expect(status).toBe(69);
-      expect(ended.stderr).toMatch(/^tsvisor: .*EMFILE.*\n( {2}hint: .*\n)?$/);
+      expect(ended.stderr).toMatch(/^tsvisor: .*(?:EMFILE|ffi-rs cannot be loaded).*\n( {2}hint: .*\n)?$/);
       refusals++;
     }
     expect(refusals).toBeGreaterThan(3);
