@@ -120,6 +120,25 @@ test('a query for a plane names one type, with or without a probe', () => {
   }
 });
 
+test('ending an association that was never made, or has ended, drops no reference', () => {
+  const other = world.device();
+  const cdev = world.openCdev(other.device.cdev);
+  const kvm = { getUnlessDying: () => true, put: () => undefined, isAlive: true };
+  const { core } = world;
+  core.run(cdev.setKvmSteps(null));
+  core.run(cdev.setKvmSteps(kvm));
+  core.run(cdev.setKvmSteps(kvm));
+  core.run(cdev.setKvmSteps(null));
+  core.run(cdev.setKvmSteps(null));
+  expect(cdev.kvm).toBe(null);
+  // It is open until its own close.
+  expect(() => cdev.getInfo()).toThrow(/EINVAL\n.*bind it to an iommufd first/);
+  cdev[Symbol.dispose]();
+  core.run(cdev.setKvmSteps(null));
+  world.remove(other);
+  expect(world.takeWarnings()).toEqual([]);
+});
+
 test('the driver without an IOMMU answers for its own type only', () => {
   expect(noiommuDriver.checkExtension(VFIO_NOIOMMU_IOMMU)).toBe(1);
   expect(noiommuDriver.checkExtension(VFIO_TYPE1v2_IOMMU)).toBe(0);
