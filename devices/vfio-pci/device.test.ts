@@ -196,6 +196,18 @@ describe('BARs', () => {
     ]);
   });
 
+  test('a doorbell within mapped memory is left to the memory; one next to it is registered', () => {
+    using scope = new Scope();
+    const bell = scope.own(Fd.eventfd());
+    // The page of the MSI-X table is trapped, 0x2000 to 0x2fff, and with the PBA's also up to 0x3fff.
+    const ioFds = [0x1ffc, 0x2000, 0x3ffc].map((offset) => ({ offset, size: 4, fd: bell.number }));
+    const bench = openNic(scope, { ioFds });
+    place(bench);
+    bench.device.configWrite(COMMAND, 2, 0x2);
+    const { bells } = bench.environment.doorbells;
+    expect(bells.map(({ address }) => address - BigInt(AT4))).toEqual([0x2000n, 0x3ffcn]);
+  });
+
   test('decoding is shown after the device enables it, and hidden before it disables it', () => {
     using scope = new Scope();
     const bench = openNic(scope);
