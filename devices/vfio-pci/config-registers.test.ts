@@ -208,6 +208,17 @@ test('a write that leaves D0 hides memory before the device sees it, at each wid
   }
 });
 
+test('a write that stays in D0 moves nothing', () => {
+  using scope = new Scope();
+  const { device, environment } = openCard(scope);
+  device.configWrite(0x10, 4, 0xe000_0000);
+  device.configWrite(COMMAND, 2, 2);
+  const [range] = environment.mmio.ranges;
+  device.configWrite(pm + 4, 2, 0x0100); // PME enable
+  expect(range).toBeDefined();
+  expect(environment.mmio.ranges[0]).toBe(range);
+});
+
 test('a device with no capabilities and no interrupts can be configured, reset and detached', () => {
   using scope = new Scope();
   const { device, nic } = openCard(scope, { 6: 0, 52: 0 }, { irqs: {} });

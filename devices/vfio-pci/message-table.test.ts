@@ -100,6 +100,17 @@ describe('the MSI-X table', () => {
     ]);
   });
 
+  test('a vector for which the host has no interrupt left is not asked of the device', () => {
+    using scope = new Scope();
+    const { mmio, device, nic, environment } = openCard(scope);
+    device.configWrite(CONTROL, 2, 0x8000);
+    environment.interrupts.limit = 1;
+    nic.calls.length = 0;
+    for (const vector of [3n, 5n]) mmio.write32(TABLE + vector * 16n, 0xfee0_0000);
+    expect(nic.calls.filter(({ call }) => call === 'setIrqs')).toHaveLength(1);
+    expect(nic.wired()[MSIX]).toEqual([3]);
+  });
+
   test('a vector is in use with either half of its address, or unmasked', () => {
     for (const [word, value] of [
       [0, 0xfee0_0000],
