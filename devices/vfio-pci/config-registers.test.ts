@@ -208,6 +208,20 @@ test('a write that leaves D0 hides memory before the device sees it, at each wid
   }
 });
 
+test('of a device that lets nothing be written, a guest can change what is emulated', () => {
+  using scope = new Scope();
+  const { device, nic } = openCard(scope, {}, { configWritable: new Uint8Array(4096) });
+  const registers = { 4: 0x0407, 6: 0, 14: 0, 52: 0, [pm + 4]: 0, [msix + 2]: 0xc000, [exp + 2]: 0 };
+  for (const [at, bits] of Object.entries(registers)) {
+    expect(writable(device, Number(at), 2), `0x${Number(at).toString(16)}`).toBe(bits);
+  }
+  expect([0x10, 0x14, 0x18, 0x20, 0x24, 0x30].map((at) => writable(device, at, 4))).toEqual([
+    ...[0xffff_8000, 0, 0xffff_ffe0, 0xffff_c000, 0xffff_ffff],
+    0xffff_0001,
+  ]);
+  expect(nic.config).toEqual(createScriptedNic().config);
+});
+
 test('a write that stays in D0 moves nothing', () => {
   using scope = new Scope();
   const { device, environment } = openCard(scope);
