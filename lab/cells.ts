@@ -162,14 +162,20 @@ export const cells: readonly Cell[] = [
   { name: 'e1000e upset', ...upset, ...passThrough('LAB_E1000E') },
   { name: 'virtio-net upset', ...upset, ...passThrough('LAB_VIRTIO_NET'), isNightly: true },
   { name: 'igb upset', ...upset, ...passThrough('LAB_IGB'), isNightly: true },
-  { name: 'e1000e, pci=noacpi', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=noacpi'] },
+  {
+    name: 'e1000e, pci=noacpi',
+    ...nic,
+    ...passThrough('LAB_E1000E'),
+    parameters: ['pci=noacpi'],
+    // Linux counts the host bridge's windows as taken then, and moves the BARs out of them: fails until it does not.
+    isNightly: true,
+  },
   {
     name: 'e1000e, acpi=off',
     checks: [...nicChecks, 'restart'], // without ACPI, Linux cannot switch the machine off
     expected: nicResults('eth0'),
     ...passThrough('LAB_E1000E'),
     parameters: ['acpi=off', 'reboot=k'],
-    isNightly: true,
   },
   ...(['stable', 'cloud', 'sid'] as const).map(
     (kernel): Cell => ({
