@@ -34,7 +34,18 @@ export const guestFiles = {
 
 const l1Modules = ['9pnet_virtio', '9p', 'overlay'];
 const l2Modules = [
-  ...['e1000', 'e1000e', 'igb', 'igbvf', '8139cp', 'virtio_net', 'virtio_blk', 'nvme', 'xhci-pci'],
+  ...[
+    'e1000',
+    'e1000e',
+    'igb',
+    'igbvf',
+    '8139cp',
+    'virtio_pci',
+    'virtio_net',
+    'virtio_blk',
+    'nvme',
+    'xhci-pci',
+  ],
   ...['bochs', 'mdpy-fb'],
 ];
 

@@ -64,7 +64,7 @@ fetch() {
 }
 interrupts() { cat /proc/interrupts; }
 disk() {
-  for disk in $(ls /sys/block | grep -E '^(nvme|vd)'); do
+  for disk in $(ls /sys/block | grep -E '^(nvme[0-9]+n|vd)'); do # not the paths of a multipath disk
     head -c 1048576 /dev/urandom > /written
     dd if=/written of="/dev/$disk" bs=64k oflag=direct 2>/dev/null &&
       dd if="/dev/$disk" of=/read bs=64k count=16 iflag=direct 2>/dev/null && cmp -s /written /read
