@@ -6,8 +6,10 @@ import type { Moment } from './moment.js';
 import { outsideOurReach } from './reach.js';
 import type { Result } from './scenario.js';
 
-/** 64 usage, 69 the host lacks something, 70 the guest crashed, from 129 on signals: vmm/cli.ts. */
-const STATUSES: readonly number[] = [64, 69, 70, 129, 130, 141, 143];
+/** 64 usage, 69 the host lacks something, 74 the output failed: vmm/cli-error.ts, vmm/output.ts. */
+const WITH_SENTENCE: readonly number[] = [64, 69, 74];
+/** 70 the guest crashed, from 129 on signals. */
+const STATUSES: readonly number[] = [...WITH_SENTENCE, 70, 129, 130, 141, 143];
 /** Of the guest: 1 to 63, it says why not. */
 const MOST_VERDICT = 63;
 
@@ -46,7 +48,7 @@ function statusProblems({ status, stdout, stderr }: Ending, isGuestOk: boolean |
     return [isGuestOk === false ? 'status 0, but the guest did not succeed' : 'status 0, without SIGTERM'];
   }
   if (!STATUSES.includes(status) && !(hasVerdict && status <= MOST_VERDICT)) return [`status ${status}`];
-  return status <= 69 && status >= 64 && !SENTENCE.test(stderr)
+  return WITH_SENTENCE.includes(status) && !SENTENCE.test(stderr)
     ? [`status ${status} without a sentence`]
     : [];
 }
