@@ -78,6 +78,49 @@ test('an MSI-X eventfd that is refused takes along its vector and those before i
   expect(vectors()).toEqual([true, false, false, true]);
 });
 
+test('MSI-X takes more vectors while it is on, in any order, up to those of the index', () => {
+  const [a, b, c] = [eventfd(), eventfd(), eventfd()] as [Fd, Fd, Fd];
+  set(MSIX, EVENTFD | TRIGGER, 0, 1, [a.number]);
+  expect(code(MSIX, EVENTFD | TRIGGER, 3, 1, [b.number])).toBe('ok');
+  expect(vectors()).toEqual([true, false, false, true]);
+  expect(code(MSIX, EVENTFD | TRIGGER, 1, 2, [-1, c.number])).toBe('ok');
+  expect(vectors()).toEqual([true, false, true, true]);
+  set(MSIX, BOOL | TRIGGER, 0, 4, [0, 1, 0, 1]);
+  expect([a, b, c].map(taken)).toEqual([0, 1, 0]);
+  for (const [start, count] of [
+    [4, 1],
+    [3, 2],
+  ] as const) {
+    expect(code(MSIX, EVENTFD | TRIGGER, start, count, [c.number, c.number])).toBe('EINVAL');
+    expect(code(MSIX, NONE | TRIGGER, start, count)).toBe('EINVAL');
+  }
+  expect(vectors()).toEqual([true, false, true, true]);
+  set(MSIX, NONE | TRIGGER, 0, 0);
+  set(MSIX, EVENTFD | TRIGGER, 0, 1, [a.number]);
+  expect(vectors(), 'off and on again').toEqual([true]);
+});
+
+test('an MSI-X eventfd that is refused in a call for more vectors leaves MSI-X on with those before the call', () => {
+  const [a, b] = [eventfd(), eventfd()] as [Fd, Fd];
+  set(MSIX, EVENTFD | TRIGGER, 0, 1, [a.number]);
+  expect(code(MSIX, EVENTFD | TRIGGER, 2, 2, [b.number, 1_000_000])).toBe('EBADF');
+  expect(interrupts.isMsixEnabled).toBe(true);
+  expect(vectors()?.indexOf(true)).toBe(0);
+  expect(vectors()?.lastIndexOf(true)).toBe(0);
+});
+
+test('while MSI-X is on, NONE and BOOL take any vectors of the index, and interrupt for those with an eventfd', () => {
+  const [a, b] = [eventfd(), eventfd()] as [Fd, Fd];
+  for (const data of [NONE, BOOL]) expect(code(MSIX, data | TRIGGER, 0, 1, [1])).toBe('EINVAL');
+  set(MSIX, EVENTFD | TRIGGER, 0, 2, [a.number, b.number]);
+  expect(code(MSIX, NONE | TRIGGER, 1, 3)).toBe('ok');
+  expect([a, b].map(taken)).toEqual([0, 1]);
+  expect(code(MSIX, BOOL | TRIGGER, 0, 4, [1, 0, 1, 1])).toBe('ok');
+  expect([a, b].map(taken)).toEqual([1, 0]);
+  expect(code(MSIX, NONE | TRIGGER, 3, 1)).toBe('ok');
+  expect([a, b].map(taken)).toEqual([0, 0]);
+});
+
 test('MSI-X has MASK and UNMASK for no kind of data: ENOTTY', () => {
   set(MSIX, EVENTFD | TRIGGER, 0, 1, [-1]);
   for (const action of [MASK, UNMASK])

@@ -23,7 +23,7 @@ import {
 
 /** Eventfds of the interrupts, by number, -1 for none. They stay open until `retarget` with other ones has returned. */
 export interface InterruptTargets {
-  /** One eventfd per vector; undefined while MSI-X is disabled. */
+  /** One eventfd per vector that has been given one, or let go, so far; undefined while MSI-X is disabled. */
   readonly msix: readonly number[] | undefined;
   /** The pin's eventfd; undefined while INTx is disabled. */
   readonly intx: number | undefined;
@@ -48,7 +48,10 @@ interface UnmaskEventfd {
   readonly id: string | undefined;
 }
 
-/** VFIO_DEVICE_GET_IRQ_INFO of a function with INTx, REQ, and MSI-X if it has vectors. */
+/**
+ * VFIO_DEVICE_GET_IRQ_INFO of a function with INTx, REQ, and MSI-X if it has vectors. MSI-X has no NORESIZE: vectors are
+ * added while it is enabled, as in Linux since 6.5.
+ */
 export function irqInfo(index: number, msixVectors: number): IrqInfo {
   switch (index) {
     case VFIO_PCI_INTX_IRQ_INDEX: {
@@ -58,7 +61,7 @@ export function irqInfo(index: number, msixVectors: number): IrqInfo {
     case VFIO_PCI_MSIX_IRQ_INDEX:
       return msixVectors === 0
         ? { index, flags: 0, count: 0 }
-        : { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: msixVectors };
+        : { index, flags: VFIO_IRQ_INFO_EVENTFD, count: msixVectors };
     case VFIO_PCI_REQ_IRQ_INDEX:
       return { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: 1 };
     default:
@@ -67,8 +70,8 @@ export function irqInfo(index: number, msixVectors: number): IrqInfo {
 }
 
 /**
- * VFIO_DEVICE_SET_IRQS with vfio-pci's rules: INTx and MSI-X exclude each other, and the number of MSI-X vectors is
- * fixed while it is enabled. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
+ * VFIO_DEVICE_SET_IRQS with vfio-pci's rules: INTx and MSI-X exclude each other, and MSI-X takes more vectors
+ * while it is enabled. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
  */
 export class DeviceInterrupts implements Disposable {
   readonly #name: string;
@@ -177,18 +180,22 @@ export class DeviceInterrupts implements Disposable {
     }
     if (this.#kind === 'intx') this.#refuse(errno.EINVAL, 'INTx is enabled: disable it first');
     const end = set.start + set.count;
+    if (end > this.#msixVectors)
+      this.#refuse(errno.EINVAL, `MSI-X has ${this.#msixVectors} vectors, not ${end}`);
     const isEnabled = this.#kind === 'msix';
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0) {
-      if (!isEnabled || end > this.#msix.length)
-        this.#refuse(errno.EINVAL, 'MSI-X is not enabled, or not with so many vectors');
+      if (!isEnabled) this.#refuse(errno.EINVAL, 'MSI-X is not enabled');
       this.#loopBack(set, this.#msix);
       return;
     }
     if (isEnabled && set.count === 0) return;
     if (end === 0) this.#refuse(errno.ERANGE, 'MSI-X is enabled with one vector at least');
-    if (end > (isEnabled ? this.#msix.length : this.#msixVectors))
-      this.#refuse(errno.EINVAL, 'MSI-X has no such vectors: all are enabled by one call');
-    this.#setVectors(set, isEnabled ? [...this.#msix] : Array.from<Fd | undefined>({ length: end }));
+    // A splice past the end would put the vector at the end, whatever its number.
+    const length = Math.max(end, this.#msix.length);
+    this.#setVectors(
+      set,
+      Array.from({ length }, (_, vector) => this.#msix[vector]),
+    );
   }
 
   /**

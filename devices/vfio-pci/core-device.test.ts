@@ -2,7 +2,12 @@ import { expect, test } from 'vitest';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { VfioCore } from '../../vfio/index.js';
-import { VFIO_TYPE1v2_IOMMU } from '../../vfio/uapi.js';
+import {
+  VFIO_IRQ_SET_ACTION_TRIGGER,
+  VFIO_IRQ_SET_DATA_NONE,
+  VFIO_PCI_MSIX_IRQ_INDEX,
+  VFIO_TYPE1v2_IOMMU,
+} from '../../vfio/uapi.js';
 import { fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
 import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../virtio-net/index.js';
@@ -43,6 +48,18 @@ test('a device of the in-process core is probed, placed and raises interrupts li
   mmio.write32(0xe001000cn, 0);
   device.configWrite(device.configRead(0x34, 1) + 2, 2, 0x8000);
   expect(device.interruptMode).toBe('msix');
-  expect(interrupts.lines.size).toBeGreaterThan(0);
+  expect(interrupts.lines.size, 'only vector 0 has a message').toBe(1);
+  mmio.write32(0xe0010020n, 0xfee00000);
+  mmio.write32(0xe0010028n, 0x43);
+  mmio.write32(0xe001002cn, 0);
+  expect(interrupts.lines.size, 'vector 2 added').toBe(2);
+  for (const start of [0, 1, 2])
+    file.setIrqs({
+      index: VFIO_PCI_MSIX_IRQ_INDEX,
+      flags: VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_NONE,
+      start,
+      count: 1,
+    });
+  expect(interrupts.take().map(({ data }) => data)).toEqual([0x41, 0x43]);
   expect(steps.events.filter(({ text }) => text?.includes('doorbell range'))).toHaveLength(1);
 });

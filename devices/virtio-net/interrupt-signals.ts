@@ -3,7 +3,7 @@ import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
 import type { InterruptTargets } from '../mdev/device-interrupts.js';
 import { PCI_COMMAND_INTX_DISABLE } from '../pci/pci-regs.js';
 import type { SharedState } from './shared-state.js';
-import { VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';
+import { MSIX_VECTORS, VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';
 
 const NO_TARGETS: InterruptTargets = { msix: undefined, intx: undefined, unmask: -1 };
 
@@ -18,6 +18,8 @@ export class InterruptSignals implements Disposable {
   #isIntxMasked = false;
   #isIntxDisabled = false;
   #unmaskWatch: Disposable | undefined;
+  /** Vectors that wanted to interrupt without an eventfd, while MSI-X was enabled. */
+  readonly #pending = new Set<number>();
 
   constructor(state: SharedState, context: EventContext) {
     this.#state = state;
@@ -34,6 +36,7 @@ export class InterruptSignals implements Disposable {
       if (targets.unmask >= 0) this.#unmaskWatch = this.#watchUnmask(targets.unmask);
     }
     this.#targets = targets;
+    this.#sendPending();
     // An open resets the command register without a notice.
     this.#followCommand();
     if (targets.intx !== undefined && !hadIntx) this.#isIntxMasked = this.#isIntxDisabled;
@@ -85,10 +88,31 @@ export class InterruptSignals implements Disposable {
     this.#signal(intx);
   }
 
+  /** A reset of the device: no vector is pending any more. */
+  reset(): void {
+    this.#pending.clear();
+  }
+
   #sendMsix(vectors: readonly number[], vector: number): void {
-    // VIRTIO_MSI_NO_VECTOR is out of range, too.
     const fd = vectors[vector] ?? -1;
     if (fd >= 0) this.#signal(fd);
+    // VIRTIO_MSI_NO_VECTOR is out of range.
+    else if (vector < MSIX_VECTORS) this.#pending.add(vector);
+  }
+
+  /**
+   * A vector without an eventfd is a masked one to the function, as vfio-pci masks those without an interrupt of the
+   * host: it stays pending until it has one. @see PCI Local Bus 3.0, section 6.8.2
+   */
+  #sendPending(): void {
+    const { msix } = this.#targets;
+    if (msix === undefined) this.#pending.clear();
+    for (const vector of this.#pending) {
+      const fd = msix?.[vector] ?? -1;
+      if (fd < 0) continue;
+      this.#pending.delete(vector);
+      this.#signal(fd);
+    }
   }
 
   #signal(fd: number): void {

@@ -44,6 +44,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         case 'start':
           return path?.start(command.queues, command.epoch);
         case 'stop':
+          signals.reset();
           return path?.stop();
         case 'interrupts':
           return signals.retarget(command.targets);
