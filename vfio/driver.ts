@@ -127,7 +127,8 @@ export interface MigrationOps {
   getState(): number;
   /**
    * Performs one arc. Returns the descriptor of the data stream if the arc opens one; the caller closes it.
-   * @throws SysError if the device cannot reach `to`
+   * @throws SysError if the device cannot reach `to`, as when RESUMING ends without all of its data. `getState` is then
+   *   still `from`, as in Linux's drivers, and the stream open; or VFIO_DEVICE_STATE_ERROR, which only a reset leaves
    */
   arc(from: number, to: number): number | undefined;
   /** Estimate of the bytes that STOP_COPY will transfer. */

@@ -5,7 +5,6 @@ import { signalEventfd } from '../../sys/eventfd.js';
 import { trace } from '../../sys/trace.js';
 import { setDeviceState } from '../../vfio/core/migration.js';
 import {
-  VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP,
@@ -306,7 +305,7 @@ test('a stopped card moves no byte and raises no interrupt until it runs again',
   expect([card.drain(0), taken(card.irq)]).toEqual([[9], 1]);
 });
 
-test('what no card has saved is EINVAL, and the card works again after a reset', () => {
+test('what no card has saved is EINVAL, leaves the card in RESUMING, and the card works again after a reset', () => {
   using small = new Card({}, 'mtty-1');
   const state = save(small);
   const tooLong = Uint8Array.from(state);
@@ -314,11 +313,32 @@ test('what no card has saved is EINVAL, and the card works again after a reset',
   for (const data of [new Uint8Array(0), state.subarray(1), tooLong]) {
     using card = new Card({}, 'mtty-1');
     expect(resume(card, data)).toBe('EINVAL');
-    expect(card.ops.migration?.getState()).toBe(VFIO_DEVICE_STATE_ERROR);
+    expect(card.ops.migration?.getState()).toBe(VFIO_DEVICE_STATE_RESUMING);
     card.ops.reset?.();
+    expect(card.ops.migration?.getState()).toBe(VFIO_DEVICE_STATE_RUNNING);
     card.send(0, Uint8Array.of(1));
     expect(card.drain(0)).toEqual([1]);
   }
+});
+
+test('a card without all of its data cannot leave RESUMING, and can once the rest is written', () => {
+  using from = new Card({}, 'mtty-1');
+  from.outb(0, SCR, 0x5a);
+  const state = save(from);
+  using to = new Card({}, 'mtty-1');
+  using into = setDeviceState(to.ops, VFIO_DEVICE_STATE_RESUMING);
+  const refuses = () => {
+    for (const wanted of [VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_STOP_COPY]) {
+      expect(() => setDeviceState(to.ops, wanted)).toThrowError(/EINVAL\n.*not the \d+ bytes/);
+      expect(to.ops.migration?.getState()).toBe(VFIO_DEVICE_STATE_RESUMING);
+    }
+  };
+  refuses();
+  into?.write(state.subarray(0, 10));
+  refuses();
+  into?.write(state.subarray(10));
+  setDeviceState(to.ops, VFIO_DEVICE_STATE_RUNNING);
+  expect(to.inb(0, SCR)).toBe(0x5a);
 });
 
 test('more than a card saves is ENOMEM when it is written', () => {

@@ -4,7 +4,6 @@ import { SysError } from '../../sys/error.js';
 import { duplicateFd, Fd } from '../../sys/fd.js';
 import type { MigrationOps } from '../../vfio/driver.js';
 import {
-  VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP_COPY,
@@ -32,7 +31,7 @@ export class MttyMigration implements MigrationOps, Disposable {
   readonly #ports: readonly Uart16550[];
   readonly #motion: MttyMotion;
   #state = VFIO_DEVICE_STATE_RUNNING;
-  /** A duplicate of the descriptor that the user writes in RESUMING. */
+  /** A duplicate of the descriptor that the user writes in RESUMING; kept while that state lasts. */
   #incoming: Fd | undefined;
 
   constructor(name: string, ports: readonly Uart16550[], motion: MttyMotion) {
@@ -95,9 +94,9 @@ export class MttyMigration implements MigrationOps, Disposable {
     return duplicateFd(this.#incoming.number, this.#incoming.target).number;
   }
 
+  /** What is no card's state leaves it in RESUMING, where the rest can still be written. @see mtty_load_state */
   #load(): void {
-    using incoming = this.#incoming;
-    this.#incoming = undefined;
+    const incoming = this.#incoming;
     const data = new Uint8Array(this.#bytes);
     const isWhole = incoming !== undefined && fstatSync(incoming.number).size === data.length;
     if (isWhole) readSync(incoming.number, data, 0, data.length, 0);
@@ -106,9 +105,11 @@ export class MttyMigration implements MigrationOps, Disposable {
       const at = HEADER_BYTES + i * UART_STATE_BYTES;
       return isWhole && isOurs && port.load(data.subarray(at, at + UART_STATE_BYTES));
     });
-    if (isLoaded) return;
-    this.#state = VFIO_DEVICE_STATE_ERROR;
-    const hint = `not the ${data.length} bytes that a card with ${this.#ports.length} ports saves; reset the device`;
+    if (isLoaded) {
+      this[Symbol.dispose]();
+      return;
+    }
+    const hint = `not the ${data.length} bytes that a card with ${this.#ports.length} ports saves: write them, or reset the device`;
     throw new SysError({ call: 'migration RESUMING to STOP', target: this.#name, errno: errno.EINVAL, hint });
   }
 

@@ -75,6 +75,22 @@ test('a device’s state is read from the descriptor that the kernel gives, and 
   expect([...migration.content]).toEqual([9, 8, 7, 6]);
 });
 
+test('a device of the kernel without all of its data stays in RESUMING, and takes the rest', () => {
+  using scope = new Scope();
+  const { migration, file } = movable(scope);
+  const setState = (deviceState: number) =>
+    file.deviceFeature(VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, { deviceState }).data;
+  using into = setState(VFIO_DEVICE_STATE_RESUMING);
+  into?.write(Uint8Array.of(9, 8));
+  expect(() => setState(VFIO_DEVICE_STATE_RUNNING)).toThrowError(/EINVAL/);
+  expect(
+    file.deviceFeature(VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, {}).deviceState,
+  ).toBe(VFIO_DEVICE_STATE_RESUMING);
+  into?.write(Uint8Array.of(7, 6));
+  setState(VFIO_DEVICE_STATE_RUNNING);
+  expect([...migration.content]).toEqual([9, 8, 7, 6]);
+});
+
 test('dirty logging passes its ranges by address, and brings the bitmap back with the bits that were there', () => {
   using scope = new Scope();
   const { logging, file } = movable(scope);

@@ -120,9 +120,9 @@ export class FakeMigration implements Disposable {
     }
     const { device_state: wanted } = FeatureMigState.decode(data);
     if (wanted < VFIO_DEVICE_STATE_STOP || wanted > VFIO_DEVICE_STATE_RESUMING) refuse('EINVAL');
-    const from = this.deviceState;
-    this.deviceState = wanted;
-    FeatureMigState.write(data, { data_fd: from === wanted ? -1 : this.#leaveAndEnter(wanted) });
+    const data_fd = this.deviceState === wanted ? -1 : this.#leaveAndEnter(wanted);
+    this.deviceState = wanted; // a state that cannot be loaded leaves it as it was
+    FeatureMigState.write(data, { data_fd });
   }
 
   /** The descriptor that the arc gives: the caller's. */

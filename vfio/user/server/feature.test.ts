@@ -236,6 +236,42 @@ test('migration data is bounded: what no state can have is ENOMEM', () => {
   expect([write(most), write(1)]).toEqual([0, errno.ENOMEM]);
 });
 
+test('a device that refuses to leave RESUMING without all of its data takes the rest', () => {
+  const written: number[] = [];
+  let current = VFIO_DEVICE_STATE_RUNNING;
+  const data: MigrationData = {
+    read: () => 0,
+    write: (piece) => void written.push(...piece),
+    [Symbol.dispose]: () => void written.push(-1),
+  };
+  using features = new ServedFeatures({
+    deviceFeature: (flags, input) => {
+      const { deviceState = current } = input ?? {};
+      if ((flags & GET) !== 0) return { deviceState: current };
+      if (deviceState !== VFIO_DEVICE_STATE_RESUMING && written.length < 2)
+        throw new SysError({ call: 'arc', target: 'device', errno: errno.EINVAL });
+      current = deviceState;
+      return { deviceState, ...(deviceState === VFIO_DEVICE_STATE_RESUMING && { data }) };
+    },
+  });
+  const set = (to: number) =>
+    features.feature(
+      new Writer(16)
+        .u32(16)
+        .u32(DEVICE_STATE | SET)
+        .u32(to)
+        .u32(0).bytes,
+    );
+  const write = (byte: number) =>
+    features.writeData(new Writer(9).u32(9).u32(1).data(Uint8Array.of(byte)).bytes);
+  set(VFIO_DEVICE_STATE_RESUMING);
+  write(7);
+  expect(() => set(VFIO_DEVICE_STATE_RUNNING)).toThrowError(/EINVAL/);
+  write(8);
+  set(VFIO_DEVICE_STATE_RUNNING);
+  expect(written).toEqual([7, 8, -1]);
+});
+
 test('a device that falls into ERROR has no data any more', () => {
   const ERROR = 0;
   let current = VFIO_DEVICE_STATE_RUNNING;
