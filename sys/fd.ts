@@ -87,7 +87,11 @@ export class Fd implements Disposable {
     return duplicateFd(this.number, this.target);
   }
 
-  /** Opens a memfd again, for reading only: whoever gets it cannot write the memory. @throws SysError EMFILE, ENOENT without /proc */
+  /**
+   * Opens a memfd again, for reading only: whoever gets it cannot write the memory through it by mistake. It is no wall:
+   * memfds have mode 0777, so who opens the descriptor again in /proc/self/fd may write.
+   * @throws SysError EMFILE, ENOENT without /proc
+   */
   static readOnly(memfd: number, target: string): Fd {
     const path = `/proc/self/fd/${memfd}`;
     try {
