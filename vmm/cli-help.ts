@@ -47,6 +47,7 @@ const DEVICES = [
   '  fd:N                 an open cdev or group: device= group-fd= cdev-fd=',
   '                       container-fd= iommufd-fd=',
   "  vfio-user:PATH       another process's device: trust=on timeout=SECONDS",
+  '                       twin=off',
 ];
 
 const EXIT = [

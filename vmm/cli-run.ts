@@ -11,7 +11,7 @@ import type { View } from './display/view.js';
 import { openView, parsePort } from './display/view-port.js';
 import { LineSplitter } from './line-splitter.js';
 import { EX_UNAVAILABLE, exitStatus } from './outcome.js';
-import { Output } from './output.js';
+import { errorOutput, type Output } from './output.js';
 import { pluginUrls } from './plugin-url.js';
 import { shown } from './problem-text.js';
 import { monotonicMs } from './protocol.js';
@@ -271,9 +271,8 @@ function aloud(out: Output, heading: Heading): VmObserver {
 }
 
 function quietly(isJson: boolean, out: Output): VmObserver {
-  const errors = new Output(process.stderr);
   return {
     ...(isJson ? {} : { serial: (bytes: Uint8Array) => out.write(bytes) }),
-    trace: (channel, text) => errors.line(`trace ${channel} ${text}`),
+    trace: (channel, text) => errorOutput().line(`trace ${channel} ${text}`),
   };
 }

@@ -10,7 +10,7 @@ import { Camera } from './display/camera.js';
 import { checkDisplay } from './display/choice.js';
 import { openView, parsePort } from './display/view-port.js';
 import { SIGNAL_STATUS } from './outcome.js';
-import { Output } from './output.js';
+import { errorOutput, type Output } from './output.js';
 import { outputFileProblem } from './output-file.js';
 import { stopOnSignals } from './stop-signals.js';
 
@@ -46,14 +46,13 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
     plugins: options.list('plugin') ?? [],
     trace: names.filter(isTraceName),
   };
-  const errors = new Output(process.stderr);
   const observer = {
     ready: (description: string) => {
       say(description);
       say(`serves it at ${socket}`);
     },
     told: say,
-    trace: (channel: string, text: string) => void errors.line(`trace ${channel} ${text}`),
+    trace: (channel: string, text: string) => void errorOutput().line(`trace ${channel} ${text}`),
   };
   try {
     await using server = DeviceServer.start(started, observer);

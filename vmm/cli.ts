@@ -2,15 +2,14 @@
 import { errorJson, errorLines, errorStatus } from './cli-error.js';
 import { main } from './cli-main.js';
 import { asksFor } from './command-line.js';
-import { isSignalStatus } from './outcome.js';
-import { Output } from './output.js';
+import { isSignalStatus, SIGNAL_STATUS } from './outcome.js';
+import { errorOutput, Output } from './output.js';
 
 /** How long a stopped process waits until its output is read. */
 const READER_MS = 1000;
 
 const out = new Output();
-// Nothing can report that stderr is closed, and that is no reason to end.
-const errors = new Output(process.stderr);
+errorOutput(); // from now on, a closed stderr ends nothing
 const args = process.argv.slice(2);
 
 async function statusOf(): Promise<number> {
@@ -26,10 +25,13 @@ async function statusOf(): Promise<number> {
 
 /** A process that was told to stop does not wait for a reader of its output: it ends with `status` after a second. */
 async function leaveUnread(status: number): Promise<void> {
-  const isRead = await Promise.all([out, errors].map((each) => each.flush(READER_MS)));
+  const isRead = await Promise.all([out, errorOutput()].map((each) => each.flush(READER_MS)));
   if (isRead.includes(false)) process.exit(status);
 }
 
 const status = await statusOf();
 if (isSignalStatus(status)) await leaveUnread(status);
-process.exitCode = (await out.end()) ?? status;
+const failed = await out.end();
+// Of a signal that ended the command, and a reader that has gone, the signal counts.
+process.exitCode =
+  failed === undefined || (failed === SIGNAL_STATUS.SIGPIPE && isSignalStatus(status)) ? status : failed;

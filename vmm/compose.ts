@@ -44,6 +44,7 @@ export interface ComposedMachine extends Disposable {
   readonly machine: Machine;
 }
 
+/** Where the machine puts BARs, and ACPI says that they can be. */
 const WINDOWS = [layout.PCI_WINDOW, layout.PCI_WINDOW_64, layout.PCI_IO_WINDOW];
 
 const systemClock: Clock = { nowNs: () => process.hrtime.bigint(), nowMs: () => Date.now() };
@@ -65,7 +66,8 @@ export function compose(
   configurePorts(container, plugins, scope);
   registerPcKvm(container, scope);
   registerDefault(container, Clock, () => systemClock);
-  registerPorts(container, plugins, { eventThread, windows: WINDOWS }, scope);
+  const windows = [...WINDOWS, ...layout.holeAboveRam(config.memory)];
+  registerPorts(container, plugins, { eventThread, windows }, scope);
   checkDevices(container.resolveAll<VfioProvider>(VfioProvider), config.devices);
   container.resolve(VmToken); // first, so that it is closed last
   const ram = ports.requestRam(needsSharedMemory(container, config));

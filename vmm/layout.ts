@@ -8,6 +8,13 @@ export const HIGH_RAM_BASE = 0x1_0000_0000n;
 
 /** Memory BARs below 4 GiB. */
 export const PCI_WINDOW: AddressWindow = { kind: 'mmio', base: 0xc000_0000n, bytes: 0x2000_0000n };
+/**
+ * Between low RAM and {@link PCI_WINDOW} nothing else answers, so BARs can be there, too, as on a q35: a kernel that finds the
+ * window taken by ACPI's own device (pci=noacpi) moves them just above RAM. @param memory bytes of RAM
+ */
+export const holeAboveRam = (memory: bigint): readonly AddressWindow[] =>
+  memory < LOW_RAM_END ? [{ kind: 'mmio', base: memory, bytes: LOW_RAM_END - memory }] : [];
+
 /** 64-bit memory BARs, far above any RAM. */
 export const PCI_WINDOW_64: AddressWindow = { kind: 'mmio', base: 0x40_0000_0000n, bytes: 0x40_0000_0000n };
 /** I/O BARs. */

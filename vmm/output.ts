@@ -120,9 +120,19 @@ export class Output {
 function fileOf({ fd }: OutputStream): number | undefined {
   if (fd === undefined) return undefined;
   try {
-    const stats = fstatSync(fd);
+    // As bigint, whose values are kept apart: Node takes the mode of the last stat otherwise for that of a folder when it then
+    // resolves a module, and a pipe's ends the search for symbolic links (fs.realpathSync).
+    const stats = fstatSync(fd, { bigint: true });
     return stats.isFile() || (stats.isCharacterDevice() && !isatty(fd)) ? fd : undefined;
   } catch {
     return undefined;
   }
 }
+
+let errors: Output | undefined;
+
+/** Standard error. That it is closed is no failure of a command: nothing could report it. */
+export const errorOutput = (): Output => {
+  errors ??= new Output(process.stderr);
+  return errors;
+};

@@ -3,12 +3,12 @@ import { Doorbells } from '../devices/contracts.js';
 import { InlineEventThread } from '../devices/testing/inline-event-thread.js';
 import { Scope } from '../sys/scope.js';
 import { Assignment } from '../vfio/assign/index.js';
-import type { VfioProvider } from '../vfio/provider.js';
 import { createAssignment } from './assign/create.js';
 import { registerAssignment } from './assign/register.js';
 import { container as root } from './injection.js';
 import type { Plugin } from './plugin.js';
-import { configurePorts, registerPorts } from './plugin-ports.js';
+import { configurePorts } from './plugin-ports.js';
+import { pluginProblem } from './plugin-shape.js';
 
 const configuredBy = (configure: Plugin['configure']) => () =>
   configurePorts(
@@ -33,13 +33,10 @@ test('an asynchronous configure is refused: what it registers would come too lat
 });
 
 test.each(['nonsense', undefined, 5])(
-  'a provider of a plug-in that is %j is refused with the plug-in’s name',
+  'a provider of a plug-in that is %j is refused when it is loaded',
   (provider) => {
-    using scope = new Scope();
-    const eventThread = scope.own(new InlineEventThread(new Map()));
-    const plugins = [{ name: 'odd', providers: [provider as unknown as VfioProvider] }];
-    expect(() => registerPorts(root.createChildContainer(), plugins, { eventThread }, scope)).toThrowError(
-      /the provider of plug-in odd is .*, not an object/,
+    expect(pluginProblem({ name: 'odd', providers: [provider] })).toMatch(
+      /providers\[0\] .*(not|no) .*object/,
     );
   },
 );

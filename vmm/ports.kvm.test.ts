@@ -78,7 +78,7 @@ test('provider: one of this process is associated with the VM by its own file op
 
 test('provider: with its own alone in the container, the defaults are not there', async () => {
   await expect(runWith('provider')).rejects.toThrowError(
-    /'virtio-net': ENODEV\n.*known devices are: other: /,
+    /there is no device 'virtio-net'; there are:\n +other-nic$/,
   );
 });
 
