@@ -1,3 +1,4 @@
+import { fstatSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { SysError } from './error.js';
 import { drainEventfd, isReadable, signalEventfd } from './eventfd.js';
@@ -42,4 +43,10 @@ test('an eventfd counts signals until it is drained', () => {
 
 test('a signal to a closed eventfd is lost without an error', () => {
   expect(() => signalEventfd(19_999)).not.toThrow();
+});
+
+test('a memfd belongs to its user alone, so that no other can open a descriptor for reading again for writing', () => {
+  using memory = Fd.memfd('private');
+  using readonly = Fd.readOnly(memory.number, 'the same, for reading');
+  expect(fstatSync(readonly.number).mode & 0o777).toBe(0o600);
 });

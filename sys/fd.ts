@@ -1,4 +1,4 @@
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, fchmodSync, openSync } from 'node:fs';
 import { errno } from './errno.js';
 import { fromNodeError, SysError } from './error.js';
 import { isForeign, setForeign } from './foreign-fds.js';
@@ -62,7 +62,13 @@ export class Fd implements Disposable {
   /** Creates anonymous shareable memory of size 0; ftruncate sets the size. @throws SysError EMFILE, ENFILE, ENOMEM */
   static memfd(name: string, flags = 0): Fd {
     const target = `memfd ${name}`;
-    return new Fd(checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target), target, true);
+    const fd = new Fd(
+      checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target),
+      target,
+      true,
+    );
+    fchmodSync(fd.number, 0o600); // it starts as 0777: whoever gets it for reading could open it again for writing
+    return fd;
   }
 
   /** The descriptor's number. @throws SysError EBADF after close */
@@ -88,8 +94,8 @@ export class Fd implements Disposable {
   }
 
   /**
-   * Opens a memfd again, for reading only: whoever gets it cannot write the memory through it by mistake. It is no wall:
-   * memfds have mode 0777, so who opens the descriptor again in /proc/self/fd may write.
+   * Opens a memfd again, for reading only. A process of another user cannot open what it gets once more for writing, as
+   * {@link memfd} sets the mode; one of this user can, and could debug this process just as well.
    * @throws SysError EMFILE, ENOENT without /proc
    */
   static readOnly(memfd: number, target: string): Fd {
