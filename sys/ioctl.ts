@@ -20,7 +20,7 @@ export interface Request {
   readonly hints: Readonly<Record<string, string>>;
   /**
    * Whether a positive result means something: a descriptor, a number, how much was done. The caller decodes it. Of any
-   * other request it is no success: {@link ioctl} throws EPROTO.
+   * other request it is no success: EPROTO.
    */
   readonly hasResult: boolean;
 }

@@ -332,7 +332,7 @@ export interface DeviceFile extends VfioFile {
   /**
    * VFIO_DEVICE_SET_IRQS.
    * @throws SysError EINVAL for invalid or inconsistent flags, start, count or data; EBADF for a descriptor that is no
-   *   eventfd; EBUSY; ENOTTY for an index or action that the device does not support; {@link VectorLimit} (ENOSPC), with
+   *   eventfd; EBUSY; ENOTTY for an index or action that the device does not support; `VectorLimit` (ENOSPC), with
    *   nothing enabled, if the host has fewer vectors
    */
   setIrqs(set: IrqSet): void;
