@@ -17,6 +17,8 @@ import { Workspace } from './workspace.js';
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** Folders whose own tests have to kill their mutants. */
 const FOLDERS = ['vfio/core', 'vfio/host', 'vfio/user', 'devices/vfio-pci', 'kvm'];
+/** Folders whose tests count as well: those of vfio/testing run the rules for every provider, on the core. */
+const ALSO: Readonly<Record<string, string>> = { 'vfio/core': 'vfio/testing' };
 /** Test files that take longer, in ms, run last, and only for mutants that outlive the others. */
 const SLOW = 1_000;
 
@@ -92,7 +94,8 @@ async function main(): Promise<number> {
 
   const acceptedBy = acceptance(join(PROJECT, 'mutants/accepted.json'));
   using workspace = new Workspace(PROJECT, [...chosen.values()].flat());
-  await using tests = await Tests.open(workspace.root, folders);
+  const testersOf = (folder: string): string[] => [folder, ALSO[folder] ?? folder];
+  await using tests = await Tests.open(workspace.root, folders.flatMap(testersOf));
   const reach = await survey(workspace, tests);
   console.log(`${Math.round(performance.now() / 1000)} s: ${reach.length} test files pass without a mutant`);
 
@@ -109,9 +112,12 @@ async function main(): Promise<number> {
   };
   await control();
 
-  /** By the tests of its own folder, quick ones first. */
+  /** By the tests that count for its folder, quick ones first. */
   const judge = async (folder: string, mutant: Mutant): Promise<Fate> => {
-    const able = reach.filter(({ file, reached }) => file.startsWith(`${folder}/`) && reached.has(mutant.id));
+    const able = reach.filter(
+      ({ file, reached }) =>
+        testersOf(folder).some((tester) => file.startsWith(`${tester}/`)) && reached.has(mutant.id),
+    );
     if (able.length === 0) return { mutant, end: 'unreached' };
     workspace.turnOn(mutant.id);
     const stages = [able.filter(({ ms }) => ms < SLOW), able.filter(({ ms }) => ms >= SLOW)];
