@@ -1,6 +1,6 @@
 /** VFIO_DEVICE_FEATURE of the core's devices. After vfio_ioctl_device_feature. */
 import { U64_END } from '../dma-range.js';
-import type { VfioDeviceOps } from '../driver.js';
+import type { DmaLoggingOps, MigrationOps, VfioDeviceOps } from '../driver.js';
 import {
   type FeatureInput,
   type FeatureOutput,
@@ -71,7 +71,7 @@ function featureOf(ops: VfioDeviceOps, vfToken: VfToken | undefined, number: num
       case VFIO_DEVICE_FEATURE_MIGRATION:
         return { supported: get, run: () => ({ migrationFlags: migration.flags }) };
       case VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE:
-        return { supported: get | set, run: (isSet, input) => deviceState(ops, isSet, input) };
+        return { supported: get | set, run: (isSet, input) => deviceState(ops, migration, isSet, input) };
       case VFIO_DEVICE_FEATURE_MIG_DATA_SIZE:
         return { supported: get, run: () => ({ stopCopyLength: migration.getDataSize() }) };
     }
@@ -79,7 +79,7 @@ function featureOf(ops: VfioDeviceOps, vfToken: VfToken | undefined, number: num
   if (dmaLogging === undefined) return undefined;
   switch (number) {
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
-      return { supported: set, run: (_isSet, input) => startLogging(ops, input) };
+      return { supported: set, run: (_isSet, input) => startLogging(ops.name, dmaLogging, input) };
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
       return {
         supported: set,
@@ -89,7 +89,7 @@ function featureOf(ops: VfioDeviceOps, vfToken: VfToken | undefined, number: num
         },
       };
     case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
-      return { supported: get, run: (_isSet, input) => reportLogging(ops, input) };
+      return { supported: get, run: (_isSet, input) => reportLogging(ops.name, dmaLogging, input) };
     default:
       return undefined;
   }
@@ -104,8 +104,13 @@ function setVfToken(ops: VfioDeviceOps, vfToken: VfToken, input: FeatureInput): 
   return {};
 }
 
-function deviceState(ops: VfioDeviceOps, isSet: boolean, input: FeatureInput): FeatureOutput {
-  if (!isSet) return { deviceState: ops.migration?.getState() ?? 0 };
+function deviceState(
+  ops: VfioDeviceOps,
+  migration: MigrationOps,
+  isSet: boolean,
+  input: FeatureInput,
+): FeatureOutput {
+  if (!isSet) return { deviceState: migration.getState() };
   const call = 'VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE';
   if (input.deviceState === undefined) throw vfioError(call, ops.name, 'EINVAL', 'no state is given');
   const data = setDeviceState(ops, input.deviceState);
@@ -113,39 +118,39 @@ function deviceState(ops: VfioDeviceOps, isSet: boolean, input: FeatureInput): F
 }
 
 /** @throws SysError EINVAL for no ranges, misaligned or overlapping ones; E2BIG for too many; EOVERFLOW */
-function startLogging(ops: VfioDeviceOps, { logging }: FeatureInput): FeatureOutput {
+function startLogging(name: string, dmaLogging: DmaLoggingOps, { logging }: FeatureInput): FeatureOutput {
   const call = 'VFIO_DEVICE_FEATURE_DMA_LOGGING_START';
   const { ranges, pageSize } = logging ?? { ranges: [], pageSize: 0n };
   if (ranges.length === 0 || pageSize <= 0n)
-    throw vfioError(call, ops.name, 'EINVAL', 'no ranges, or no page size');
+    throw vfioError(call, name, 'EINVAL', 'no ranges, or no page size');
   if (ranges.length > LOG_MAX_RANGES)
-    throw vfioError(call, ops.name, 'E2BIG', `at most ${LOG_MAX_RANGES} ranges`);
+    throw vfioError(call, name, 'E2BIG', `at most ${LOG_MAX_RANGES} ranges`);
   for (const { iova, length } of ranges) {
     if (length <= 0n || iova % pageSize !== 0n || length % pageSize !== 0n) {
-      throw vfioError(call, ops.name, 'EINVAL', 'a range is empty or not aligned to the page size');
+      throw vfioError(call, name, 'EINVAL', 'a range is empty or not aligned to the page size');
     }
-    if (iova + length >= U64_END) throw vfioError(call, ops.name, 'EOVERFLOW', 'a range wraps');
+    if (iova + length >= U64_END) throw vfioError(call, name, 'EOVERFLOW', 'a range wraps');
   }
   const sorted = [...ranges].sort((a, b) => (a.iova < b.iova ? -1 : 1));
   for (const [i, { iova, length }] of sorted.entries()) {
     const next = sorted[i + 1];
     if (next !== undefined && next.iova < iova + length) {
-      throw vfioError(call, ops.name, 'EINVAL', 'ranges overlap');
+      throw vfioError(call, name, 'EINVAL', 'ranges overlap');
     }
   }
-  return { pageSize: ops.dmaLogging?.start(ranges, pageSize) ?? pageSize };
+  return { pageSize: dmaLogging.start(ranges, pageSize) };
 }
 
 /**
  * @throws SysError EINVAL for a page size below 4096 or not a power of two, or a bitmap that is too short; EOVERFLOW
  */
-function reportLogging(ops: VfioDeviceOps, { report }: FeatureInput): FeatureOutput {
+function reportLogging(name: string, dmaLogging: DmaLoggingOps, { report }: FeatureInput): FeatureOutput {
   const call = 'VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT';
-  if (report === undefined) throw vfioError(call, ops.name, 'EINVAL', 'no range is given');
+  if (report === undefined) throw vfioError(call, name, 'EINVAL', 'no range is given');
   const { iova, length, pageSize, bitmap } = report;
   const problem = reportProblem(report);
-  if (problem !== undefined) throw vfioError(call, ops.name, 'EINVAL', problem);
-  if (iova + length >= U64_END) throw vfioError(call, ops.name, 'EOVERFLOW', 'the range wraps');
-  ops.dmaLogging?.readAndClear({ iova, length }, pageSize, bitmap);
+  if (problem !== undefined) throw vfioError(call, name, 'EINVAL', problem);
+  if (iova + length >= U64_END) throw vfioError(call, name, 'EOVERFLOW', 'the range wraps');
+  dmaLogging.readAndClear({ iova, length }, pageSize, bitmap);
   return {};
 }
