@@ -4,10 +4,6 @@ import { IOMMU_PAGE, rangeProblem } from '../dma-range.js';
 import { vfioError } from '../vfio-error.js';
 import { type Dma, type DmaSpace, newBitmap } from './dma-space.js';
 
-export const VFIO_IOMMU_DIRTY_PAGES_FLAG_START = 1 << 0;
-export const VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP = 1 << 1;
-export const VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP = 1 << 2;
-
 /** Bytes of the largest bitmap: DIRTY_BITMAP_SIZE_MAX. */
 const BITMAP_LIMIT = 2 ** 28;
 

@@ -86,10 +86,7 @@ class Type1 implements IommuBackend {
     const ranges = intersectRanges(this.#iovaRanges, group.capabilities.iovaRanges);
     if (ranges === undefined)
       throw vfioError(call, group.target, 'EINVAL', 'no IOVA that all groups can reach');
-    const conflict =
-      ranges.length === 0
-        ? undefined
-        : this.space.maps.find(({ iova, size }) => !isInRanges(ranges, iova, size));
+    const conflict = this.space.maps.find(({ iova, size }) => !isInRanges(ranges, iova, size));
     if (conflict !== undefined) {
       const hint = `its IOMMU cannot reach 0x${conflict.iova.toString(16)}, which is mapped`;
       throw vfioError(call, group.target, 'EINVAL', hint);
@@ -105,9 +102,7 @@ class Type1 implements IommuBackend {
       const ranges = [...this.#groups].map(({ capabilities }) => capabilities.iovaRanges);
       this.#iovaRanges = ranges.reduce((all, next) => intersectRanges(all, next) ?? all, []);
     }
-    if (this.#groups.size > 0) return;
-    this.space.clear();
-    this.#dmaAvail = DMA_ENTRY_LIMIT;
+    if (this.#groups.size === 0) this.space.clear();
   }
 
   release(): void {
