@@ -76,9 +76,8 @@ export class Iommufd {
 
   put(): void {
     if (!this.refs.put()) return;
-    for (const [id, object] of this.#objects) {
-      if (object.kind === 'ioas') this.destroy(id);
-    }
+    // Only IOASes: each bound device held a reference.
+    for (const id of this.#objects.keys()) this.destroy(id);
     this.environment.free('iommufd');
   }
 
