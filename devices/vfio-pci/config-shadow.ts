@@ -76,8 +76,8 @@ interface Emulation {
   readonly value?: number;
   /** Bits of `mask` that a guest may change. */
   readonly writable?: number;
-  /** Bits of a guest's write that are forwarded to the device; none by default. */
-  readonly forwarded?: number;
+  /** Whether a guest's write is forwarded to the device as well; not by default. */
+  readonly isForwarded?: boolean;
 }
 
 const GUEST_COMMAND_BITS =
@@ -108,7 +108,8 @@ export class ConfigShadow {
   readonly #forwarded: Uint8Array<ArrayBuffer>;
   /** Registers with bits that a guest changes here and in the device. */
   readonly #shared: { readonly offset: number; readonly mask: number }[] = [];
-  #initial: Uint8Array<ArrayBuffer> | undefined;
+  /** Values at power-on. */
+  #initial = new Uint8Array();
 
   private constructor(name: string, device: DeviceConfig, isExpress: boolean) {
     this.#name = name;
@@ -161,7 +162,7 @@ export class ConfigShadow {
 
   /** Resets the emulated bits to their power-on values. Call {@link agree} once the device is reset, too. */
   reset(): void {
-    if (this.#initial !== undefined) this.space.values.set(this.#initial);
+    this.space.values.set(this.#initial);
   }
 
   /**
@@ -183,13 +184,10 @@ export class ConfigShadow {
   }
 
   #emulate(offset: number, bytes: number, emulation: Emulation): void {
-    const { mask, value = 0, writable = 0, forwarded = 0 } = emulation;
-    for (let i = 0; i < bytes; i++) {
-      this.#emulated[offset + i] = (mask >>> (8 * i)) & 0xff;
-      this.#forwarded[offset + i] = (forwarded >>> (8 * i)) & 0xff;
-    }
-    const shared = writable & forwarded & mask;
-    if (shared !== 0) this.#shared.push({ offset, mask: shared });
+    const { mask, value = 0, writable = 0, isForwarded = false } = emulation;
+    for (let i = 0; i < bytes; i++) this.#emulated[offset + i] = (mask >>> (8 * i)) & 0xff;
+    this.#forwarded.fill(isForwarded ? 0xff : 0, offset, offset + bytes);
+    if (isForwarded && writable !== 0) this.#shared.push({ offset, mask: writable & mask });
     this.space.set(offset, bytes, value & mask);
     this.space.allow(offset, bytes, writable & mask);
   }
@@ -203,9 +201,9 @@ export class ConfigShadow {
     this.#emulate(PCI_COMMAND, 2, {
       mask: GUEST_COMMAND_BITS,
       writable: GUEST_COMMAND_BITS,
-      forwarded: 0xffff,
+      isForwarded: true,
     });
-    this.#emulate(PCI_STATUS, 2, { mask: PCI_STATUS_CAP_LIST, forwarded: 0xffff });
+    this.#emulate(PCI_STATUS, 2, { mask: PCI_STATUS_CAP_LIST, isForwarded: true });
     const headerType = this.#device.read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MASK;
     this.#emulate(PCI_HEADER_TYPE, 1, { mask: 0xff, value: headerType });
     this.#hide(PCI_BASE_ADDRESS_0, PCI_BASE_ADDRESS_5 + 4);
@@ -247,7 +245,7 @@ export class ConfigShadow {
       mask: 0xffff,
       value: (control & (PCI_MSI_FLAGS_64BIT | PCI_MSI_FLAGS_MASKBIT)) | (capable << 1),
       writable: PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE,
-      forwarded: 0xffff,
+      isForwarded: true,
     });
     this.#emulate(offset + PCI_MSI_ADDRESS_LO, 4, { mask: 0xffffffff, writable: 0xfffffffc });
     const data = offset + (is64 ? PCI_MSI_DATA_64 : PCI_MSI_DATA_32);
@@ -266,7 +264,7 @@ export class ConfigShadow {
       value:
         this.#device.read(offset + PCI_MSIX_FLAGS, 2) & ~(PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL),
       writable: PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL,
-      forwarded: 0xffff,
+      isForwarded: true,
     });
     for (let at = offset + 4; at < offset + PCI_CAP_MSIX_SIZEOF; at += 4) {
       this.#emulate(at, 4, { mask: 0xffffffff, value: this.#device.read(at, 4) });
@@ -279,7 +277,7 @@ export class ConfigShadow {
       this.#emulate(offset + PCI_EXP_FLAGS, 2, {
         mask: PCI_EXP_FLAGS_TYPE,
         value: PCI_EXP_TYPE_RC_END << 4,
-        forwarded: 0xffff,
+        isForwarded: true,
       });
     }
     // Link capabilities, control and status. Version 2 added the second set.
