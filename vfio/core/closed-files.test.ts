@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
 import { Scope } from '../../sys/scope.js';
+import { RecordingListener } from '../testing/recording-listener.js';
 import { ScriptedVm } from '../testing/scripted-kvm.js';
 import { World, type WorldDevice } from '../testing/world.js';
 import {
@@ -10,6 +11,8 @@ import {
   VFIO_TYPE1_IOMMU,
   VFIO_TYPE1v2_IOMMU,
 } from '../uapi.js';
+import { Container } from './container.js';
+import type { VfioDevice } from './device.js';
 import { CoreFileOps } from './file-ops.js';
 import { CoreIommufdFile } from './iommufd.js';
 import type { Steps } from './steps.js';
@@ -218,4 +221,38 @@ test('no-IOMMU is an extension of a core that allows it, before a group decides'
   using other = strict.openContainer();
   expect(other.checkExtension(VFIO_NOIOMMU_IOMMU)).toBe(0);
   expect(other.checkExtension(VFIO_TYPE1_IOMMU)).toBe(1);
+});
+
+test('what keeps a group in its container is named: its listeners, or else its devices', () => {
+  const contained = world.contain(made);
+  const { device } = made;
+  const file = world.open(contained, made);
+  expect(() => contained.group.unsetContainer()).toThrow(/EBUSY\n.*close its devices first/);
+  const listener = new RecordingListener<VfioDevice>('p2p');
+  world.core.run(device.registerDeviceNotifier(listener));
+  const named = new RegExp(`EBUSY\n.*device listeners hold it: p2p \\(device ${device.name}\\)`);
+  expect(() => contained.group.unsetContainer()).toThrow(named);
+  contained.close();
+  expect(() => world.openGroup(device.group.number)).toThrow(
+    /EBUSY\n.*last user still exists: device listen/,
+  );
+  world.core.run(device.unregisterDeviceNotifier(listener));
+  expect(() => world.openGroup(device.group.number)).toThrow(
+    /EBUSY\n.*still exists: close its devices first/,
+  );
+  file[Symbol.dispose]();
+  world.openGroup(device.group.number)[Symbol.dispose]();
+});
+
+test('a container that is released with a group in it is warned of, and one without is not', () => {
+  const container = Container.create(world.core.environment);
+  const { iommuGroup } = made.device.group;
+  container.groups.add(iommuGroup);
+  container.refs.get();
+  container.put();
+  expect(world.takeWarnings()).toEqual([]);
+  container.put();
+  expect(world.takeWarnings()).toEqual(['container (core) is released with 1 groups']);
+  Container.create(world.core.environment).put();
+  expect(world.takeWarnings()).toEqual([]);
 });

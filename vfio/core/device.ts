@@ -425,11 +425,9 @@ export class VfioDevice {
       return;
     }
     if (type !== VFIO_IOMMU_NOTIFY) throw vfioError(call, this.name, 'EINVAL', `type ${type}`);
-    yield* group.addContainerUser(call);
+    const backend = yield* group.addContainerUser(call);
     try {
-      const backend = group.container?.backend;
-      if (backend !== undefined)
-        yield* backend.registerNotifier(events, block as NotifierBlock<DmaUnmapEvent>);
+      yield* backend.registerNotifier(events, block as NotifierBlock<DmaUnmapEvent>);
     } finally {
       yield* group.tryDissolveContainer();
     }

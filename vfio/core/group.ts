@@ -6,6 +6,7 @@ import { vfioError } from '../vfio-error.js';
 import type { Container } from './container.js';
 import type { VfioDevice } from './device.js';
 import type { CoreEnvironment } from './environment.js';
+import type { IommuBackend } from './iommu-driver.js';
 import {
   type HostDevice,
   IOMMU_GROUP_NOTIFY_ADD_DEVICE,
@@ -281,25 +282,29 @@ export class VfioGroup {
   }
 
   /**
-   * Keeps the group in its container until {@link tryDissolveContainer}. @see vfio_group_add_container_user
+   * Keeps the group in its container until {@link tryDissolveContainer}. Returns the container's IOMMU.
+   * @see vfio_group_add_container_user
    * @throws SysError EINVAL if the group has no container, its container no IOMMU, or the group is not viable; EPERM
    *   for a noiommu group
    */
-  *addContainerUser(call: string): Steps<void> {
+  *addContainerUser(call: string): Steps<IommuBackend> {
     using _held = yield* this.groupRwsem.write();
     if (this.containerUsers === 0)
       throw vfioError(call, this.target, 'EINVAL', 'the group is in no container');
     if (this.iommuGroup.isNoiommu) throw vfioError(call, this.target, 'EPERM', 'the group has no IOMMU');
-    this.checkUsable(call);
+    const backend = this.checkUsable(call);
     this.containerUsers++;
+    return backend;
   }
 
-  /** @throws SysError EINVAL if its container has no IOMMU, or the group is not viable */
-  checkUsable(call: string): void {
-    if (this.container?.backend === undefined) {
+  /** Returns its container's IOMMU. @throws SysError EINVAL if there is none, or the group is not viable */
+  checkUsable(call: string): IommuBackend {
+    const backend = this.container?.backend;
+    if (backend === undefined) {
       throw vfioError(call, this.target, 'EINVAL', 'put the group into a container and set its IOMMU first');
     }
     if (!this.isViable()) throw vfioError(call, this.target, 'EINVAL', this.viabilityHint());
+    return backend;
   }
 
   /** Names of its devices' listeners, `mtty (device x)`; each listener keeps the group in its container. */

@@ -71,18 +71,18 @@ export class Mutex implements Lock, Disposable {
     order.check(task, this);
     if (this.#owner === task)
       throw new DeadlockError(`${task.name} takes ${this.name}, which it already holds`);
-    while (this.#owner !== undefined) yield this.#wait(this.#owner);
+    while (this.#owner !== undefined) yield this.#wait();
     this.#owner = task;
     task.held.push(this);
     return this;
   }
 
-  #wait(owner: Task): Wait {
+  #wait(): Wait {
     return {
       what: this.name,
       queue: this.#queue,
       isReady: () => this.#owner === undefined,
-      holders: () => [this.#owner ?? owner],
+      holders: () => (this.#owner === undefined ? [] : [this.#owner]),
     };
   }
 

@@ -1,6 +1,7 @@
 import { getEventListeners } from 'node:events';
 import { beforeEach, expect, test } from 'vitest';
 import { FakeClock, settle } from '../testing/fake-clock.js';
+import { Scheduler } from '../testing/scheduler.js';
 import { LockOrder } from './lock-order.js';
 import { type LockContext, Mutex, RwSemaphore } from './locks.js';
 import {
@@ -238,4 +239,20 @@ test('two locks of one kind, one inside the other, are reported once', () => {
   expect(warnings).toEqual([
     'lock order: caller takes b lock while it holds a lock, but lock is also taken under lock',
   ]);
+});
+
+test('a task that waits for a mutex is held up by its holder, and by nobody once that has released it', () => {
+  const lock = new Mutex(context, 'lock');
+  const scheduler = new Scheduler(executor);
+  const hold = function* (): Steps<void> {
+    using _held = yield* lock.acquire();
+    yield 'inside';
+  };
+  const [holder, waiter] = [scheduler.spawn('holder', hold()), scheduler.spawn('waiter', hold())];
+  scheduler.runTo(holder, 'inside');
+  expect(scheduler.run(waiter)).toBe(false);
+  expect(waiter.at).toBe('lock, held by holder');
+  scheduler.run(holder);
+  expect([waiter.at, waiter.isRunnable]).toEqual(['lock', true]);
+  scheduler.runAll();
 });

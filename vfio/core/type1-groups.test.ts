@@ -214,6 +214,9 @@ test('tracking that starts again keeps what is dirty; after a stop it begins ane
   expect(dirty(6n)).toBe(0b100010);
   write(2n);
   dirtyPages.stop();
+  // Nothing is recorded, so nothing is kept for it.
+  const { space } = one.made.device.group.container?.backend ?? {};
+  expect(space?.maps.map((dma) => dma.dirty)).toEqual([undefined, undefined]);
   write(3n);
   dirtyPages.start();
   expect(dirty(6n)).toBe(0);
