@@ -95,7 +95,7 @@ export class Fd implements Disposable {
 
   /**
    * Opens a memfd again, for reading only. A process of another user cannot open what it gets once more for writing, as
-   * {@link memfd} sets the mode; one of this user can, and could debug this process just as well.
+   * {@link Fd.memfd} sets the mode; one of this user can, and could debug this process just as well.
    * @throws SysError EMFILE, ENOENT without /proc
    */
   static readOnly(memfd: number, target: string): Fd {
