@@ -31,7 +31,8 @@ export class RawClient implements Disposable {
   readonly #scope: Scope;
   #lastId = 0;
 
-  constructor(trustsClient = false) {
+  /** @param replyMs how long the server waits for this client */
+  constructor(trustsClient = false, replyMs = 10) {
     this.#scope = new Scope();
     const host = this.#scope.own(hostCard());
     const [near, far] = unixSocketPair('vfio-user test');
@@ -39,7 +40,7 @@ export class RawClient implements Disposable {
     this.channel = this.#scope.own(new Channel(near));
     this.channel.setTimeouts(5, 1000);
     this.session = this.#scope.own(
-      new Session(new Channel(far), host.open(), { trustsClient, waitMs: 5, replyMs: 10 }),
+      new Session(new Channel(far), host.open(), { trustsClient, waitMs: 5, replyMs }),
     );
   }
 
