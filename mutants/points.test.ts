@@ -38,6 +38,12 @@ test('text is left alone', () => {
   expect(changes('log(`${a + 1} of 2`); const hint = a ? "one" : "two"; type T = 1 | 2;')).toEqual([]);
 });
 
+test('a method is replaced if it has another one, whatever it is called', () => {
+  const calls = (text: string) => changes(text).filter((change) => change.startsWith('logic'));
+  expect(calls('const x = a.some(f);')).toEqual(['logic: a.some(f) -> a.every(f)']);
+  expect(calls('const x = a.toString(16) + b.valueOf();')).toEqual([]);
+});
+
 test('a source holds all its mutants, and each switch turns on one', () => {
   const text = 'const out = [1 + 2, 8 >> 1]; if (out[0] > 2) out.push(9);';
   const mutants = pointsIn(text).map((point, at) => ({ ...point, id: at + 1 }));

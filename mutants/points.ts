@@ -52,14 +52,15 @@ const ARITHMETIC: Readonly<Record<string, string>> = {
   '|': '&',
   '^': '&',
 };
-const METHODS: Readonly<Record<string, string>> = {
-  min: 'max',
-  max: 'min',
-  some: 'every',
-  every: 'some',
-  startsWith: 'endsWith',
-  endsWith: 'startsWith',
-};
+// A map: an object would have methods of its own, toString for one.
+const METHODS: ReadonlyMap<string, string> = new Map([
+  ['min', 'max'],
+  ['max', 'min'],
+  ['some', 'every'],
+  ['every', 'some'],
+  ['startsWith', 'endsWith'],
+  ['endsWith', 'startsWith'],
+]);
 
 const isText = (node: ts.Node): boolean => ts.isStringLiteralLike(node) || ts.isTemplateExpression(node);
 
@@ -203,7 +204,7 @@ export function pointsOf(file: string, source: ts.SourceFile, checker: ts.TypeCh
       !ts.isOptionalChain(node)
     ) {
       const { name, expression: owner } = node.expression;
-      const other = METHODS[name.text];
+      const other = METHODS.get(name.text);
       const rest = source.text.slice(name.end, node.end);
       if (other !== undefined) add('logic', node, `${owner.getText(source)}.${other}${rest}`);
     }
