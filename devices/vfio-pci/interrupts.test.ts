@@ -343,6 +343,17 @@ describe('MSI', () => {
     expect(bench.device.configRead(MSI_CONTROL, 2) & 0x0e).toBe(0x04);
   });
 
+  test('a guest that enables more vectors than the capability has gets those, whatever the provider has', () => {
+    using scope = new Scope();
+    const bench = openNic(scope, { init: { irqs: { [MSI]: { count: 32 } } } });
+    bench.device.configWrite(nicOffsets.msi + 4, 4, 0xfee01000);
+    bench.device.configWrite(nicOffsets.msi + 12, 2, 0x5d);
+    bench.device.configWrite(MSI_CONTROL, 2, 0x0051);
+    expect(bench.nic.wired()[MSI]).toEqual([0, 1, 2, 3]);
+    bench.nic.fire(MSI, 3);
+    expect(delivered(bench)).toEqual([[0x5f, 1]]);
+  });
+
   test('a host with fewer vectors gets a request for that many', () => {
     using scope = new Scope();
     const bench = openNic(scope, { init: { vectors: 3 } });

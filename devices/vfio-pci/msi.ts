@@ -25,7 +25,7 @@ export class Msi {
   readonly #space: ConfigSpace;
   readonly #at: number;
   readonly #vectors: MessageVectors;
-  /** Vectors wired by {@link start}. */
+  /** Vectors wired by the last {@link start}. */
   #count = 0;
 
   /** @param offset of the capability in `space` */
@@ -81,7 +81,6 @@ export class Msi {
   }
 
   stop(): void {
-    this.#count = 0;
     this.#vectors.stop();
   }
 

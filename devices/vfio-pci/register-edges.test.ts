@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
-import type { DeviceFile } from '../../vfio/uapi.js';
+import { type DeviceFile, VFIO_PCI_INTX_IRQ_INDEX } from '../../vfio/uapi.js';
 import { PCI_CAP_ID_PM, PCI_COMMAND, PCI_STATUS, PCI_STATUS_CAP_LIST } from '../pci/pci-regs.js';
 import { fakeEnvironment } from '../testing/fake-ports.js';
 import { VfioPciDevice } from './device.js';
@@ -10,7 +10,7 @@ import { Region } from './region.js';
 import { quiesce } from './reset.js';
 import { createScriptedNic, nicOffsets } from './scripted-nic.js';
 
-const { msi } = nicOffsets;
+const { msi, msix } = nicOffsets;
 
 function openCard(
   scope: Scope,
@@ -23,7 +23,11 @@ function openCard(
   for (const [offset, word] of Object.entries(words)) view.setUint16(Number(offset), word, true);
   const nic = scope.own(createScriptedNic({ ...options, init: { config } }));
   const environment = fakeEnvironment();
-  return { device: scope.own(VfioPciDevice.open('nic', nic, environment)), environment, nic };
+  return {
+    device: scope.own(VfioPciDevice.open('nic', nic, environment, { routeIntx: () => 11 })),
+    environment,
+    nic,
+  };
 }
 
 test.each([
@@ -139,3 +143,18 @@ test.each([
     expect(reads.filter((read) => read.startsWith('44'))).toEqual(row.power === undefined ? [] : ['44+2']);
   },
 );
+
+test.each([
+  { from: 'intx', at: 0, control: 0 },
+  { from: 'msi', at: msi + 2, control: 1 },
+  { from: 'msix', at: msix + 2, control: 0x8000 },
+])('after a reset, the pin of a device that used $from is wired, and after the detach nothing is', (row) => {
+  using scope = new Scope();
+  const { device, nic } = openCard(scope, {});
+  if (row.at !== 0) device.configWrite(row.at, 2, row.control);
+  expect(device.interruptMode).toBe(row.from);
+  device.reset();
+  expect([device.interruptMode, nic.wired()[VFIO_PCI_INTX_IRQ_INDEX]]).toEqual(['intx', [0]]);
+  device[Symbol.dispose]();
+  expect([device.interruptMode, nic.wired()]).toEqual(['none', {}]);
+});
