@@ -294,3 +294,46 @@ test('IOMMU groups have the lowest free number, which comes back with the last r
   for (const group of [again, b, third]) group.put();
   expect([...world.core.live]).toEqual([]);
 });
+
+test('a group can be opened again when the last of its bound devices is closed', () => {
+  const iommuGroup = world.iommuGroup();
+  const [a, b] = [world.device({ group: iommuGroup }), world.device({ group: iommuGroup })];
+  scope.defer(() => world.remove(a, b));
+  const iommufd = scope.own(CoreIommufdFile.open(world.core.environment));
+  const files = [a, b].map(({ device }) => world.openCdev(device.cdev));
+  for (const file of files) file.bindIommufd(iommufd);
+  for (const file of files) {
+    expect(() => world.openGroup(iommuGroup.number)).toThrow(/EBUSY\n.*bound to an iommufd by its cdev/);
+    file[Symbol.dispose]();
+  }
+  world.openGroup(iommuGroup.number)[Symbol.dispose]();
+});
+
+test('a group that a device keeps in its container keeps the others from being bound', () => {
+  const iommuGroup = world.iommuGroup();
+  const [a, b] = [world.device({ group: iommuGroup }), world.device({ group: iommuGroup })];
+  scope.defer(() => world.remove(a, b));
+  const iommufd = scope.own(CoreIommufdFile.open(world.core.environment));
+  const cdev = scope.own(world.openCdev(b.device.cdev));
+  const contained = world.contain(a);
+  const file = world.open(contained, a);
+  contained.close();
+  expect(() => cdev.bindIommufd(iommufd)).toThrow(/BIND_IOMMUFD on .*EBUSY\n.*close the group file/);
+  file[Symbol.dispose]();
+  cdev.bindIommufd(iommufd);
+});
+
+test('the name of a device selects it, with options only if it is one of PCI', () => {
+  const [plain, pci] = [world.device({ name: 'plain' }), world.device({ name: 'pci', pci: {} })];
+  scope.defer(() => world.remove(plain, pci));
+  const matches = ({ device }: WorldDevice, name: string) => device.matches('open', name);
+  expect(['plain', 'plai', 'plain ', 'plain x', ''].map((name) => matches(plain, name))).toEqual([
+    true,
+    ...[false, false, false, false],
+  ]);
+  expect(['pci', 'pci ', 'pcix', 'pc', ' pci'].map((name) => matches(pci, name))).toEqual([
+    ...[true, true],
+    ...[false, false, false],
+  ]);
+  expect(() => matches(pci, 'pci x')).toThrow(/open on pci: EINVAL\n.*unknown option: x/);
+});

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
+import type { SysError } from '../../sys/error.js';
 import { Mapping, PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import { type Contained, World, type WorldDevice } from '../testing/world.js';
 import { VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE } from '../uapi.js';
@@ -70,6 +71,26 @@ test('one call pins 512 pages, one more is E2BIG, none or a part of one EINVAL',
   for (const page of [-1, PAGES]) expect(() => pin(page)).toThrow(/EINVAL\n.*is not mapped/);
   expect(() => pin(PAGES - 1, 2)).toThrow(/EINVAL\n.*is not mapped/);
   expect(unpin(PAGES - 1)).toBe(0); // all of them or none
+});
+
+test('what is refused is an error of the call, with the device’s name', () => {
+  const { dma, name } = made.device;
+  const refused = [
+    [BASE + 1n, 1],
+    [BASE, 0],
+    [BASE, 513],
+    [0n, 1],
+  ] as const;
+  const errors = refused.map(([at, count]) => {
+    try {
+      return dma.pinPages(iova(at), count, PROT_READ);
+    } catch (error) {
+      return error;
+    }
+  });
+  // `toThrow` would take `throw undefined` for any error.
+  expect(errors.map((error) => (error as SysError).code)).toEqual(['EINVAL', 'EINVAL', 'E2BIG', 'EINVAL']);
+  for (const error of errors) expect(error).toMatchObject({ call: 'vfio_pin_pages', target: name });
 });
 
 test('a map that is only read can be pinned for reading only', () => {

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type Hva, type Iova, iova } from '../../sys/address.js';
 import { Mapping, PROT_READ } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { DmaTableReader } from '../dma-table.js';
 import { FaultInjector } from '../testing/fault-injector.js';
 import { World, type WorldDevice } from '../testing/world.js';
 import { type IommuInfo, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE } from '../uapi.js';
@@ -239,4 +240,51 @@ test('a device has a table of the IOAS it is attached to, from whenever it first
   expect([device.dma.isAttached, device.dma.table]).toEqual([false, table]);
   file[Symbol.dispose]();
   expect(device.dma.table).not.toBe(table);
+});
+
+test('a device that is detached is told of no unmap, and its table stays empty whatever is mapped', () => {
+  const ioas = iommufd.ioasAlloc();
+  const [stays, leaves] = [bound(), bound()];
+  for (const { file } of [stays, leaves]) file.attachIoas(ioas);
+  const readers = [stays, leaves].map(({ device }) => new DmaTableReader(device.dma.table));
+  const seen = (start: bigint) =>
+    readers.map((reader) => {
+      reader.enter();
+      const isThere = reader.slice(Number(start), 1, PROT_READ) !== undefined;
+      reader.leave();
+      return isThere;
+    });
+  map(ioas, 0x10000n);
+  expect(seen(0x10000n)).toEqual([true, true]);
+  leaves.file.detachIoas();
+  expect(seen(0x10000n)).toEqual([true, false]);
+  map(ioas, 0x20000n);
+  map(ioas, 0x8000n);
+  expect([seen(0x20000n), seen(0x8000n)]).toEqual([
+    [true, false],
+    [true, false],
+  ]);
+  for (const { ops } of [stays, leaves]) ops.calls.length = 0;
+  unmap(ioas, 0x8000n, PAGE);
+  expect([stays.ops.calls, leaves.ops.calls]).toEqual([['dmaUnmap 0x8000 0x1000'], []]);
+  leaves.file.attachIoas(ioas);
+  expect([seen(0x10000n), seen(0x8000n), seen(0x20000n)]).toEqual([
+    [true, true],
+    [false, false],
+    [true, true],
+  ]);
+});
+
+test('a device can be pinned from and written to by whatever its map allows, each page by its own', () => {
+  const ioas = iommufd.ioasAlloc();
+  const { file, device } = bound();
+  file.attachIoas(ioas);
+  map(ioas, 0x10000n, 2n * PAGE, at(2n * PAGE));
+  map(ioas, 0x12000n, PAGE, at(8n * PAGE));
+  const pages = device.dma.pinPages(iova(0x11000n), 2, PROT_READ);
+  for (const [i, page] of pages.entries()) page[0] = 70 + i;
+  expect([ram.view.slice(0x3000, 1)[0], ram.view.slice(0x8000, 1)[0]]).toEqual([70, 71]);
+  expect(device.dma.unpinPages(iova(0x10000n), 3)).toBe(2);
+  unmap(ioas, 0x10000n, 3n * PAGE);
+  expect(world.takeWarnings()).toEqual([]);
 });
