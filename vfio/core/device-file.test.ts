@@ -159,5 +159,5 @@ test('a count that reached 0 stays there, and each imbalance is reported once', 
   expect(warnings).toHaveLength(2);
   refs.start();
   refs.start();
-  expect([refs.count, warnings.length]).toEqual([1, 3]);
+  expect([refs.count, warnings]).toEqual([1, new Array(3).fill(expect.stringMatching(/^it: /))]);
 });

@@ -3,6 +3,7 @@ import { Scope } from '../../sys/scope.js';
 import type { KvmPointer } from '../driver.js';
 import { FaultInjector } from '../testing/fault-injector.js';
 import { RecordingListener } from '../testing/recording-listener.js';
+import { everyInterleaving, Scheduler } from '../testing/scheduler.js';
 import { type Contained, World, type WorldDevice } from '../testing/world.js';
 import { DeviceSets } from './dev-set.js';
 import { VFIO_GROUP_NOTIFY, VFIO_IOMMU_NOTIFY } from './group.js';
@@ -336,4 +337,25 @@ test('the name of a device selects it, with options only if it is one of PCI', (
     ...[false, false, false],
   ]);
   expect(() => matches(pci, 'pci x')).toThrow(/open on pci: EINVAL\n.*unknown option: x/);
+});
+
+test('two devices of one IOMMU group that are registered at once share one group, in every interleaving', () => {
+  everyInterleaving(() => {
+    const own = new World();
+    const group = own.iommuGroup();
+    const devices = [own.prepare({ group }), own.prepare({ group })];
+    const scheduler = new Scheduler(own.core.environment.executor);
+    for (const { device } of devices) scheduler.spawn(`probe of ${device.name}`, device.register());
+    return {
+      scheduler,
+      check() {
+        const [first, second] = devices.map(({ device }) => device.group);
+        expect(first).toBe(second);
+        expect([...own.core.registry.groups.values()]).toEqual([first]);
+        expect([first?.devices.size, first?.refs.count, group.listeners]).toEqual([2, 2, 1]);
+        own.remove(...devices);
+        own.end();
+      },
+    };
+  }, 3);
 });

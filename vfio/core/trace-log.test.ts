@@ -147,6 +147,20 @@ test('resets of a slot are told, with a function’s own reset that failed', () 
   world.remove(made);
 });
 
+test('a device without a reset of its own reports no failed one', () => {
+  const slot = { functions: [{ name: 'nic' }], reset: () => undefined };
+  const made = world.device({ name: 'nic', pci: { slot }, hasReset: false });
+  const contained = world.contain(made);
+  const file = world.open(contained, made);
+  {
+    using timeline = Timeline.start();
+    file[Symbol.dispose]();
+    expect(timeline.events.map(({ what }) => what)).toEqual(['close_device', 'hot_reset']);
+  }
+  contained.close();
+  world.remove(made);
+});
+
 test('an event of a task names it, and a cause ends with its operation', async () => {
   const { environment } = world.core;
   using timeline = Timeline.start();
