@@ -1,6 +1,8 @@
-/** Addresses and options of a device that another process serves, before any connection is made. */
+/** Addresses, options and groups of devices that other processes serve. */
 import { expect, test } from 'vitest';
 import { noEvents } from '../testing/peer.js';
+import { attach } from '../testing/peers/libvfio-user.js';
+import { playServer } from '../testing/scripted-server.js';
 import { userProvider } from './provider.js';
 
 const provider = userProvider(noEvents);
@@ -50,4 +52,20 @@ test('a path is one that a socket can have', () => {
 
 test('a group that nobody has resolved is ENODEV', () => {
   expect(() => provider.groups.openGroup(0)).toThrowError(/ENODEV\n.*there is no group 0/);
+});
+
+test('a group is there as long as its device is, for one user at a time', async () => {
+  // As far as the description needs it: nobody opens the device.
+  await playServer(attach.slice(0, 8), {}, (address) => {
+    const found = provider.resolve(address, {});
+    const open = () => provider.groups.openGroup(found.group);
+    const first = open();
+    expect(first.getStatus()).toBe(1);
+    expect(open).toThrowError(/EBUSY\n.*one user at a time/);
+    first[Symbol.dispose]();
+    first[Symbol.dispose]();
+    open()[Symbol.dispose]();
+    found[Symbol.dispose]();
+    expect(open).toThrowError(/ENODEV\n.*there is no group/);
+  });
 });
