@@ -310,3 +310,10 @@ test('a device that falls into ERROR has no data any more', () => {
   expect(() => features.writeData(piece)).toThrowError(/EINVAL\n.*in a state without migration data/);
   expect(written).toBe(1);
 });
+
+test('an error at the beginning of a read is no end of the data', () => {
+  const { set, read } = served(new Drip(0, 1));
+  set(VFIO_DEVICE_STATE_STOP_COPY);
+  expect(() => read(4)).toThrowError(/EIO/);
+  expect(read(4)).toEqual([1]);
+});
