@@ -18,6 +18,7 @@ const isNodes = ({ caller }: Ending): boolean => caller === NODE;
 const isSilent = ({ stderr }: Ending): boolean => stderr === '';
 const hasEnded = ({ signal }: Ending, ...signals: readonly string[]): boolean =>
   signal !== undefined && signals.includes(signal);
+const framesOf = ({ stderr }: Ending): readonly string[] => stderr.match(/^ *at .*:\d+:\d+\)?/gm) ?? [];
 /** V8 prints why, or stops at an instruction that traps. */
 const isV8Fatal = ({ stderr }: Ending): boolean =>
   stderr === '' ||
@@ -32,6 +33,19 @@ const OUTSIDE: readonly Outside[] = [
       caller.startsWith('ld-linux') &&
       ((status === 127 && /error while loading shared libraries/.test(stderr)) ||
         (signal === 'SIGSEGV' && stderr === '' && stdout === '')),
+  },
+  {
+    reason: 'Node cannot read the program: nothing of ours has run',
+    calls: ['openat', 'read', 'pread64', 'fstat', 'newfstatat', 'statx', 'readlink'],
+    is: (ending, { thread }) =>
+      isNodes(ending) &&
+      thread === 'main' &&
+      ending.status === 1 &&
+      ending.stdout === '' &&
+      /^ *at (?:node:internal\/main\/run_main_module|.*\(node:internal\/modules\/run_main):\d/m.test(
+        ending.stderr,
+      ) &&
+      framesOf(ending).every((frame) => /[ (]node:/.test(frame)),
   },
   {
     reason: 'V8 cannot make, change or release its memory, and ends the process',

@@ -97,11 +97,20 @@ describe('a failing call', () => {
   });
 });
 
+/** Node 20 about a first module that it cannot open. */
+const UNREAD = `node:fs:448
+    at Object.readFileSync (node:fs:448:20)
+    at Module._extensions..js (node:internal/modules/cjs/loader:1617:44)
+    at node:internal/main/run_main_module:28:49 {
+  code: 'ENFILE',
+`;
+
 describe('outside our reach', () => {
   const abort = { status: undefined, signal: 'SIGABRT', stderr: '' };
   test.each<[string, Partial<Ending>]>([
     ['run:main:epoll_ctl:1:ENOMEM', abort],
     ['run:main:madvise:1:ENOMEM', { ...abort, signal: 'SIGTRAP' }],
+    ['run:main:openat:14:ENFILE', { status: 1, stderr: UNREAD }],
     [
       'run:main:mmap:1:ENOMEM',
       {
@@ -117,6 +126,7 @@ describe('outside our reach', () => {
       { caller: 'ffi-rs.linux-x64-gnu.node' },
       { signal: 'SIGBUS', status: undefined },
       { stderr: 'free(): invalid pointer\n' },
+      { stderr: `${UNREAD}    at file:///tsvisor/dist/chunks/cli.js:1:1\n` },
     ])
       expect(judgeFault(fault(name), { ...its, ending: { ...its.ending, ...other } })).toMatchObject({
         kind: 'wrong',
