@@ -10,19 +10,28 @@ import { tsvisorRun } from './command-line.js';
 import { inL1 } from './images.js';
 
 const { LAB_E1000E: NIC = '' } = process.env;
-/** EX_UNAVAILABLE of sysexits.h. */
-const UNAVAILABLE = 69;
+/** EX_USAGE and EX_UNAVAILABLE of sysexits.h. */
+const [USAGE, UNAVAILABLE] = [64, 69];
 /** The built-in guest's verdict when the NIC is not a virtio-net device: it ran, so the device was attached. */
 const RAN = 2;
 
-/** Expects a refusal whose text matches all of these. */
-function expectRefusal(
-  { status, error }: { status: number | null; error: string },
-  ...says: readonly RegExp[]
-): void {
+interface Refused {
+  readonly status: number | null;
+  readonly error: string;
+}
+
+/** Expects a refusal of the host, whose text matches all of these. */
+function expectRefusal({ status, error }: Refused, ...says: readonly RegExp[]): void {
   for (const text of says) expect(error).toMatch(text);
   expect(error).toMatch(/^tsvisor: .+\n {2}hint: /);
   expect(status).toBe(UNAVAILABLE);
+}
+
+/** Expects that what the user gave is refused, with a text that matches all of these. */
+function expectWrongInput({ status, error }: Refused, ...says: readonly RegExp[]): void {
+  for (const text of says) expect(error).toMatch(text);
+  expect(error).toMatch(/^tsvisor: ./);
+  expect(status).toBe(USAGE);
 }
 
 /** The shell commands that a hint lists under `fix:`. */
@@ -134,10 +143,7 @@ describe.skipIf(NIC === '')('with VFIO', () => {
 
   test('a missing device and an invalid token are refused by name', () => {
     expectRefusal(tsvisorRun(['--device', '0000:00:19.0']), /find on PCI device 0000:00:19\.0: ENODEV/);
-    expectRefusal(
-      tsvisorRun(['--device', `${NIC},vf-token=secret`]),
-      /option vf-token: EINVAL\n.*'secret' is not a UUID/,
-    );
+    expectWrongInput(tsvisorRun(['--device', `${NIC},vf-token=secret`]), /vf-token: 'secret' is not a UUID/);
   });
 
   test('a /dev/kvm that is another device is reported', () => {
@@ -149,21 +155,25 @@ describe.skipIf(NIC === '')('with VFIO', () => {
 describe.skipIf(NIC === '')('a kernel or an initrd', () => {
   test('that is not a kernel, or is truncated, is reported by path', () => {
     execSync(`head -c 100000 /dev/urandom > /run/junk; head -c 3000000 ${inL1.kernel} > /run/cut`);
-    expectRefusal(kernelGuest('/run/junk'), /^tsvisor: \/run\/junk: is not a Linux kernel/, /bzImage/);
-    expectRefusal(
+    expectWrongInput(kernelGuest('/run/junk'), /^tsvisor: \/run\/junk: is not a Linux kernel/, /bzImage/);
+    expectWrongInput(
       kernelGuest('/run/cut'),
       /\/run\/cut: is cut short: 3000000 bytes, but its header speaks of \d+/,
     );
-    expectRefusal(kernelGuest('/run/nothing'), /open on kernel \/run\/nothing: ENOENT/);
-    expectRefusal(kernelGuest('/run'), /open on kernel \/run: EISDIR/);
+    expectWrongInput(kernelGuest('/run/nothing'), /there is no file \/run\/nothing/);
+    expectWrongInput(kernelGuest('/run'), /\/run is a directory, and must be a regular file/);
   });
 
   test('that does not fit is refused with the memory it needs, and boots with that much', () => {
     const small = kernelGuest(inL1.kernel, '--memory', '32M');
-    expectRefusal(small, /guest has memory up to 32 MiB/, /give it \d+ MiB or more with --memory/);
+    expectWrongInput(small, /guest has memory up to 32 MiB/, /give it \d+ MiB or more with --memory/);
     execSync('truncate -s 100M /run/initrd');
     const large = kernelGuest(inL1.kernel, '--memory', '96M', '--initrd', '/run/initrd');
-    expectRefusal(large, /^tsvisor: \/run\/initrd: has 104857600 bytes .*too many/, /give the guest \d+ MiB/);
+    expectWrongInput(
+      large,
+      /^tsvisor: \/run\/initrd: has 104857600 bytes .*too many/,
+      /give the guest \d+ MiB/,
+    );
     const [, need] = /give the guest (\d+) MiB or more/.exec(large.error) ?? [];
     const args = ['--initrd', '/run/initrd', '--memory', `${need}M`, '--no-reboot', '--append', 'panic=-1'];
     const { error } = kernelGuest(inL1.kernel, ...args);
