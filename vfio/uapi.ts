@@ -360,6 +360,12 @@ export interface DeviceFile extends VfioFile {
   /** Writes to the device file at `offset`; as {@link read}. */
   write(offset: number, data: Uint8Array): number;
   /**
+   * Whether the device decodes its BARs and masks its vectors by its own registers, so that a guest's writes to BARs, MSI
+   * messages and masks, and the MSI-X table must reach it as well. Absent for devices whose driver has registers of its own
+   * for that, as the kernel's do.
+   */
+  readonly takesEmulatedWrites?: boolean;
+  /**
    * Maps part of the device file. The caller disposes the mapping.
    * @throws SysError EINVAL if the region's info does not allow it
    */

@@ -57,6 +57,8 @@ export interface ScriptedDeviceInit {
   readonly vectors?: number;
   /** Clears VFIO_DEVICE_FLAGS_RESET; a reset then throws SysError ENOTTY. */
   readonly hasNoReset?: boolean;
+  /** @see DeviceFile.takesEmulatedWrites */
+  readonly takesEmulatedWrites?: boolean;
 }
 
 /** A recorded call on a {@link ScriptedDevice}. */
@@ -87,6 +89,7 @@ const READ_WRITE = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
  */
 export class ScriptedDevice implements DeviceFile {
   readonly target = 'scripted device';
+  readonly takesEmulatedWrites: boolean;
   /** Recorded calls, oldest first; a test may clear it. */
   readonly calls: DeviceCall[] = [];
   /** Errno that each of these calls throws; `unmaskBy` is the unmask by an eventfd, of setIrqs. */
@@ -98,6 +101,7 @@ export class ScriptedDevice implements DeviceFile {
 
   constructor(init: ScriptedDeviceInit) {
     this.#init = init;
+    this.takesEmulatedWrites = init.takesEmulatedWrites === true;
     this.#memory.set(VFIO_PCI_CONFIG_REGION_INDEX, init.config.slice());
     for (const [index, { size }] of Object.entries(init.regions ?? {})) {
       this.#memory.set(Number(index), new Uint8Array(size));

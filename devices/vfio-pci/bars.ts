@@ -141,10 +141,10 @@ export class Bars implements Disposable {
     return new Bars(name, entries, traps, environment.windows, scope.move());
   }
 
-  /** Forwards accesses to the MSI-X table and PBA to `msix`, in the BARs that hold them. */
-  attachMsix(msix: Msix): void {
+  /** Forwards accesses to the MSI-X table and PBA to `msix`, in the BARs that hold them. @see TrappedBar.attach */
+  attachMsix(msix: Msix, isForwarded: boolean): void {
     for (const bar of new Set([msix.shape.table.bar, msix.shape.pba.bar])) {
-      this.#traps.get(bar)?.attach(msix, bar);
+      this.#traps.get(bar)?.attach(msix, bar, isForwarded);
     }
   }
 

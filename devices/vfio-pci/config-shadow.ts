@@ -1,9 +1,11 @@
 import type { BarShape } from '../pci/bar.js';
-import { addBar, addRomBar } from '../pci/bar.js';
+import { addBar, addRomBar, barRegister } from '../pci/bar.js';
 import { allOnes, ConfigSpace } from '../pci/config-space.js';
 import {
   PCI_BASE_ADDRESS_0,
   PCI_BASE_ADDRESS_5,
+  PCI_BASE_ADDRESS_IO_MASK,
+  PCI_BASE_ADDRESS_MEM_MASK,
   PCI_CAP_ID_EXP,
   PCI_CAP_ID_MSI,
   PCI_CAP_ID_MSIX,
@@ -40,6 +42,8 @@ import {
   PCI_MSIX_FLAGS_ENABLE,
   PCI_MSIX_FLAGS_MASKALL,
   PCI_ROM_ADDRESS,
+  PCI_ROM_ADDRESS_ENABLE,
+  PCI_ROM_ADDRESS_MASK,
   PCI_STATUS,
   PCI_STATUS_CAP_LIST,
 } from '../pci/pci-regs.js';
@@ -67,6 +71,8 @@ export interface ShadowPlan {
   readonly msiVectors: number;
   /** Like {@link ShadowPlan.msiVectors}, for MSI-X; also 0 if the capability is invalid. */
   readonly msixVectors: number;
+  /** @see DeviceFile.takesEmulatedWrites */
+  readonly takesEmulatedWrites?: boolean;
 }
 
 /** How a register differs from the device's. */
@@ -89,9 +95,9 @@ const GUEST_COMMAND_BITS =
  *
  *   command          decoding, bus master and INTx disable read back as written; all bits are forwarded
  *   header type      single function; the host bridge sets the multi-function bit
- *   BARs, ROM        emulated; the device never sees guest addresses
+ *   BARs, ROM        emulated; only a device that decodes by itself sees guest addresses
  *   interrupt line   emulated; the pin is the device's, or 0 if it is not routed
- *   MSI, MSI-X       control is emulated and forwarded; address, data and masks are emulated only
+ *   MSI, MSI-X       control is emulated and forwarded; address, data and masks only to a device that masks by itself
  *   PCI Express      an endpoint becomes a root complex integrated one without a link, as it has no port above it
  *   others           the device's; capabilities that expose the host are unlinked and read as 0
  */
@@ -107,7 +113,7 @@ export class ConfigShadow {
   readonly #emulated: Uint8Array<ArrayBuffer>;
   readonly #forwarded: Uint8Array<ArrayBuffer>;
   /** Registers with bits that a guest changes here and in the device. */
-  readonly #shared: { readonly offset: number; readonly mask: number }[] = [];
+  readonly #shared: { readonly offset: number; readonly bytes: number; readonly mask: number }[] = [];
   /** Values at power-on. */
   #initial = new Uint8Array();
 
@@ -167,13 +173,14 @@ export class ConfigShadow {
 
   /**
    * Makes the device agree with the bits that are emulated and forwarded: decoding, bus master and INTx disable, MSI and
-   * MSI-X control. A device's reset does not: Linux restores these registers after it, and some devices have no reset.
+   * MSI-X control, and addresses and messages where it takes them. A device's reset does not: Linux restores these
+   * registers after it, and some devices have no reset.
    */
   agree(): void {
-    for (const { offset, mask } of this.#shared) {
-      const theirs = this.#device.read(offset, 2);
-      const wanted = (theirs & ~mask) | (this.space.read(offset, 2) & mask);
-      if (wanted !== theirs) this.#device.write(offset, 2, wanted);
+    for (const { offset, bytes, mask } of this.#shared) {
+      const theirs = this.#device.read(offset, bytes);
+      const wanted = ((theirs & ~mask) | (this.space.read(offset, bytes) & mask)) >>> 0;
+      if (wanted !== theirs) this.#device.write(offset, bytes, wanted);
     }
   }
 
@@ -187,7 +194,7 @@ export class ConfigShadow {
     const { mask, value = 0, writable = 0, isForwarded = false } = emulation;
     for (let i = 0; i < bytes; i++) this.#emulated[offset + i] = (mask >>> (8 * i)) & 0xff;
     this.#forwarded.fill(isForwarded ? 0xff : 0, offset, offset + bytes);
-    if (isForwarded && writable !== 0) this.#shared.push({ offset, mask: writable & mask });
+    if (isForwarded && writable !== 0) this.#shared.push({ offset, bytes, mask: writable & mask });
     this.space.set(offset, bytes, value & mask);
     this.space.allow(offset, bytes, writable & mask);
   }
@@ -197,7 +204,19 @@ export class ConfigShadow {
     for (let at = start; at < end; at++) this.#emulate(at, 1, { mask: 0xff });
   }
 
+  /** After {@link #emulate}: forwards the register as well. `mask` has the bits that the device then agrees on. */
+  #forwardToo(offset: number, mask: number): void {
+    this.#forwarded.fill(0xff, offset, offset + 4);
+    this.#shared.push({ offset, bytes: 4, mask });
+  }
+
   #addHeader(plan: ShadowPlan): void {
+    this.#hide(PCI_BASE_ADDRESS_0, PCI_BASE_ADDRESS_5 + 4);
+    for (const bar of plan.bars) addBar(this.space, bar);
+    this.#hide(PCI_ROM_ADDRESS, PCI_ROM_ADDRESS + 4);
+    if (plan.rom !== undefined) addRomBar(this.space, plan.rom);
+    // Before the command register: a device that starts to decode must know where.
+    if (plan.takesEmulatedWrites === true) this.#forwardAddresses(plan);
     this.#emulate(PCI_COMMAND, 2, {
       mask: GUEST_COMMAND_BITS,
       writable: GUEST_COMMAND_BITS,
@@ -206,13 +225,20 @@ export class ConfigShadow {
     this.#emulate(PCI_STATUS, 2, { mask: PCI_STATUS_CAP_LIST, isForwarded: true });
     const headerType = this.#device.read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MASK;
     this.#emulate(PCI_HEADER_TYPE, 1, { mask: 0xff, value: headerType });
-    this.#hide(PCI_BASE_ADDRESS_0, PCI_BASE_ADDRESS_5 + 4);
-    for (const bar of plan.bars) addBar(this.space, bar);
-    this.#hide(PCI_ROM_ADDRESS, PCI_ROM_ADDRESS + 4);
-    if (plan.rom !== undefined) addRomBar(this.space, plan.rom);
     this.#emulate(PCI_CAPABILITY_LIST, 1, { mask: 0xff });
     this.#emulate(PCI_INTERRUPT_LINE, 1, { mask: 0xff, value: plan.interruptLine, writable: 0xff });
     this.#emulate(PCI_INTERRUPT_PIN, 1, { mask: 0xff, value: plan.interruptPin });
+  }
+
+  #forwardAddresses({ bars, rom }: ShadowPlan): void {
+    for (const { index, kind } of bars) {
+      this.#forwardToo(
+        barRegister(index),
+        kind === 'io' ? PCI_BASE_ADDRESS_IO_MASK : PCI_BASE_ADDRESS_MEM_MASK,
+      );
+      if (kind === 'memory64') this.#forwardToo(barRegister(index + 1), 0xffffffff);
+    }
+    if (rom !== undefined) this.#forwardToo(PCI_ROM_ADDRESS, PCI_ROM_ADDRESS_MASK | PCI_ROM_ADDRESS_ENABLE);
   }
 
   #addCapabilities(capabilities: readonly Capability[], plan: ShadowPlan): void {
@@ -231,13 +257,16 @@ export class ConfigShadow {
       link = offset + 1;
       if (this.#visible.has(id)) continue;
       this.#visible.set(id, offset);
-      if (id === PCI_CAP_ID_MSI) this.#addMsi(offset, plan.msiVectors);
+      if (id === PCI_CAP_ID_MSI) this.#addMsi(offset, plan);
       else if (id === PCI_CAP_ID_MSIX) this.#addMsix(offset);
       else if (id === PCI_CAP_ID_EXP) this.#addExpress(offset);
     }
   }
 
-  #addMsi(offset: number, vectors: number): void {
+  #addMsi(
+    offset: number,
+    { msiVectors: vectors, takesEmulatedWrites: isForwarded = false }: ShadowPlan,
+  ): void {
     const control = this.#device.read(offset + PCI_MSI_FLAGS, 2);
     const capable = Math.min((control & PCI_MSI_FLAGS_QMASK) >> 1, Math.floor(Math.log2(vectors)), 5);
     const is64 = (control & PCI_MSI_FLAGS_64BIT) !== 0;
@@ -247,14 +276,15 @@ export class ConfigShadow {
       writable: PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE,
       isForwarded: true,
     });
-    this.#emulate(offset + PCI_MSI_ADDRESS_LO, 4, { mask: 0xffffffff, writable: 0xfffffffc });
+    const word = { mask: 0xffffffff, writable: 0xffffffff, isForwarded };
+    this.#emulate(offset + PCI_MSI_ADDRESS_LO, 4, { ...word, writable: 0xfffffffc });
     const data = offset + (is64 ? PCI_MSI_DATA_64 : PCI_MSI_DATA_32);
-    if (is64) this.#emulate(offset + PCI_MSI_ADDRESS_LO + 4, 4, { mask: 0xffffffff, writable: 0xffffffff });
-    this.#emulate(data, 2, { mask: 0xffff, writable: 0xffff });
+    if (is64) this.#emulate(offset + PCI_MSI_ADDRESS_LO + 4, 4, word);
+    this.#emulate(data, 2, { mask: 0xffff, writable: 0xffff, isForwarded });
     if ((control & PCI_MSI_FLAGS_MASKBIT) === 0) return;
     const vectorBits = 2 ** (1 << capable) - 1;
     this.#emulate(data + 2, 2, { mask: 0xffff });
-    this.#emulate(data + 4, 4, { mask: 0xffffffff, writable: vectorBits });
+    this.#emulate(data + 4, 4, { ...word, writable: vectorBits });
     this.#emulate(data + 8, 4, { mask: 0xffffffff });
   }
 

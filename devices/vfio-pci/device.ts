@@ -146,7 +146,9 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const pin = read(PCI_INTERRUPT_PIN, 1);
     const gsi = pin === 0 || intxIrq === undefined ? undefined : options.routeIntx?.(pin);
 
+    const takesEmulatedWrites = file.takesEmulatedWrites === true;
     const shadow = ConfigShadow.create(name, config, {
+      takesEmulatedWrites,
       bars: regions.bars.map(({ shape }) => shape),
       rom: regions.rom?.size,
       interruptPin: gsi === undefined ? 0 : pin,
@@ -167,12 +169,19 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const msi =
       msiAt === undefined || msiIrq === undefined
         ? undefined
-        : new Msi(name, shadow.space, msiAt, msiIrq, interrupts);
+        : new Msi(
+            name,
+            shadow.space,
+            msiAt,
+            msiIrq,
+            interrupts,
+            takesEmulatedWrites ? (at) => read(at, 4) : undefined,
+          );
     const msix =
       msixAt === undefined || msixIrq === undefined || msixShape === undefined
         ? undefined
         : new Msix(name, msixShape, shadow.space, msixAt, msixIrq, interrupts);
-    if (msix !== undefined) bars.attachMsix(msix);
+    if (msix !== undefined) bars.attachMsix(msix, takesEmulatedWrites);
     const mode = new InterruptMode(intx, msi, msix);
     scope.defer(() => mode.stop());
 
@@ -340,7 +349,10 @@ function isInD0(shadow: ConfigShadow, config: DeviceConfig): boolean {
 
 const IN_USE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 
-/** Whether a register is a BAR or the ROM's, which never reach the device: firmware writes them, too. */
+/**
+ * Whether a register is a BAR or the ROM's: firmware writes them, too. Most devices never see them, and none has anything
+ * of a user left by them, as {@link ConfigShadow.agree} sets them.
+ */
 const isAddress = (offset: number): boolean =>
   (offset >= PCI_BASE_ADDRESS_0 && offset < PCI_BASE_ADDRESS_5 + 4) || (offset & ~3) === PCI_ROM_ADDRESS;
 

@@ -25,11 +25,23 @@ export class Msi {
   readonly #space: ConfigSpace;
   readonly #at: number;
   readonly #vectors: MessageVectors;
+  readonly #theirPending: ((at: number) => number) | undefined;
   /** Vectors wired by the last {@link start}. */
   #count = 0;
 
-  /** @param offset of the capability in `space` */
-  constructor(name: string, space: ConfigSpace, offset: number, irq: IrqPort, interrupts: Interrupts) {
+  /**
+   * @param offset of the capability in `space`
+   * @param theirPending reads the pending bits of a device that masks by its own registers
+   */
+  constructor(
+    name: string,
+    space: ConfigSpace,
+    offset: number,
+    irq: IrqPort,
+    interrupts: Interrupts,
+    theirPending?: (at: number) => number,
+  ) {
+    this.#theirPending = theirPending;
     this.#space = space;
     this.#at = offset;
     this.#vectors = new MessageVectors(name, 'msi', irq, interrupts);
@@ -90,9 +102,11 @@ export class Msi {
     if ((flags & PCI_MSI_FLAGS_MASKBIT) === 0) return;
     const at = this.#at + ((flags & PCI_MSI_FLAGS_64BIT) === 0 ? PCI_MSI_PENDING_32 : PCI_MSI_PENDING_64);
     if (offset + bytes <= at || offset >= at + 4) return;
+    const theirs = this.#theirPending?.(at) ?? 0;
     let pending = 0;
     for (let vector = 0; vector < this.#count; vector++) {
-      if (this.#vectors.isPending(vector)) pending |= 1 << vector;
+      const bit = 1 << vector;
+      if (this.#vectors.isPending(vector) || (theirs & bit) !== 0) pending |= bit;
     }
     this.#space.set(at, 4, pending);
   }

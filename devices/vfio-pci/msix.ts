@@ -51,7 +51,7 @@ const DATA = 2;
 const VECTOR_CTRL = 3;
 
 /**
- * The emulated MSI-X table and PBA; the provider manages the device's own. A vector gets its eventfd when the guest
+ * The emulated MSI-X table and PBA. The provider manages the device's own, or {@link TrappedBar} forwards to it. A vector gets its eventfd when the guest
  * first uses it, by writing a message or unmasking it. If the device's set of vectors is fixed, all get one at enable.
  */
 export class Msix {
@@ -119,18 +119,21 @@ export class Msix {
     for (let i = 0; i < data.length; i++) data[i] = this.#bytes[offset + i] ?? 0xff;
   }
 
-  /** A guest's write to the table. Only aligned multiples of 4 bytes are valid, by the specification. */
-  writeTable(offset: number, data: Uint8Array): void {
+  /**
+   * A guest's write to the table. Only aligned multiples of 4 bytes are valid, by the specification; returns whether it was.
+   */
+  writeTable(offset: number, data: Uint8Array): boolean {
     if (offset % 4 !== 0 || data.length % 4 !== 0 || offset + data.length > this.#bytes.length) {
       noteMisuse(this.#name, 'msix', `table write of ${data.length} bytes at 0x${offset.toString(16)}`);
-      return;
+      return false;
     }
     this.#bytes.set(data, offset);
-    if (!this.#vectors.isStarted) return;
+    if (!this.#vectors.isStarted) return true;
     const last = Math.floor((offset + data.length - 1) / PCI_MSIX_ENTRY_SIZE);
     for (let vector = Math.floor(offset / PCI_MSIX_ENTRY_SIZE); vector <= last; vector++) {
       this.#refreshVector(vector);
     }
+    return true;
   }
 
   /** A guest's read of the PBA. */

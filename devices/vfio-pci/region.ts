@@ -15,13 +15,14 @@ import { errorText, note } from './notes.js';
  */
 export class Region {
   readonly info: RegionInfo;
-  readonly #device: string;
+  /** The device's name, for notes. */
+  readonly device: string;
   readonly #file: DeviceFile;
   readonly #canRead: boolean;
   readonly #canWrite: boolean;
 
   constructor(device: string, file: DeviceFile, info: RegionInfo) {
-    this.#device = device;
+    this.device = device;
     this.#file = file;
     this.info = info;
     this.#canRead = (info.flags & VFIO_REGION_INFO_FLAG_READ) !== 0;
@@ -65,6 +66,11 @@ export class Region {
     return this.#file.read(this.info.offset + offset, data);
   }
 
+  /** Writes once, as {@link readPart}. */
+  writePart(offset: number, data: Uint8Array): number {
+    return this.#file.write(this.info.offset + offset, data);
+  }
+
   write(offset: number, data: Uint8Array): void {
     const bytes = Math.min(data.length, this.info.size - offset);
     if (bytes > 0 && this.#canWrite) {
@@ -79,7 +85,7 @@ export class Region {
 
   #failed(what: string, offset: number, bytes: number, error: unknown): void {
     note(
-      this.#device,
+      this.device,
       'access',
       `${what} of ${bytes} bytes at 0x${offset.toString(16)} of region ${this.info.index}: ${errorText(error)}`,
     );
@@ -90,7 +96,7 @@ export class Region {
     for (let i = data.length - 1; i >= 0; i--) value = (value << 8n) | BigInt(data[i] as number);
     const { index } = this.info;
     trace.region.publish({
-      device: this.#device,
+      device: this.device,
       region: index,
       address: offset,
       bytes: data.length,

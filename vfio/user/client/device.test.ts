@@ -83,6 +83,16 @@ test.each([
   else expect(open).toThrowError(/^VFIO_USER_DEVICE_GET_INFO on .*: EPROTO\n.* regions and .* kinds/);
 });
 
+test.each([
+  [0, false],
+  [1, true],
+  [2, true],
+])('a server of version 0.%i gets a guest’s writes to emulated registers, too: %s', (minor, isWritten) => {
+  const connection = served();
+  connection.minor = minor;
+  expect(new UserDeviceFile(connection.it, true).takesEmulatedWrites).toBe(isWritten);
+});
+
 test('a closed device refuses everything with EBADF, and may be closed again', () => {
   const { connection, device } = opened();
   device[Symbol.dispose]();

@@ -64,12 +64,18 @@ export class UserDeviceFile implements DeviceFile {
   readonly #isMemory: (boolean | undefined)[] = [];
   /** By index. They do not change; each SET_IRQS is checked against them. */
   readonly #irqs: IrqInfo[] = [];
+  /**
+   * A server may emulate a whole PCI function, as QEMU's does, which refuses accesses to a BAR without an address and masks
+   * vectors by its own table. Servers of version 0.0 (rust-vmm) end at a write that they do not expect.
+   */
+  readonly takesEmulatedWrites: boolean;
   #isOpen = true;
 
   /** @throws SysError ENODEV if the peer has disconnected; EPROTO for an impossible device */
   constructor(connection: Connection, trustsServer: boolean) {
     this.target = connection.path;
     this.#connection = connection;
+    this.takesEmulatedWrites = connection.minor > 0;
     this.#info = decodeDeviceInfo(
       VFIO_USER_DEVICE_GET_INFO,
       connection.ask(VFIO_USER_DEVICE_GET_INFO, deviceInfoRequest()).payload,
