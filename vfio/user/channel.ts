@@ -30,6 +30,7 @@ export class Channel implements Disposable {
   readonly #socket: MessageSocket;
   readonly #buffer: Uint8Array<ArrayBuffer>;
   readonly #view: DataView;
+  readonly #mostFds: number;
   /** Bytes from #start to #end are received and not yet delivered. A message begins at #start. */
   #start = 0;
   #end = 0;
@@ -41,7 +42,9 @@ export class Channel implements Disposable {
   /** Why nothing more can be received. */
   #failure: SysError | undefined;
 
-  constructor(fd: Fd) {
+  /** @param mostFds descriptors that a message of the peer may have */
+  constructor(fd: Fd, mostFds = MAX_MSG_FDS) {
+    this.#mostFds = mostFds;
     this.#socket = new MessageSocket(fd, BUFFER_BYTES);
     this.#buffer = this.#socket.buffer;
     this.#view = new DataView(this.#buffer.buffer);
@@ -155,7 +158,7 @@ export class Channel implements Disposable {
       this.#underWay = next === this.#end ? next : at;
       if (fds.length === 0) return;
       const last = this.#fds.at(-1);
-      if (fds.length + (last?.at === at ? last.fds.length : 0) > MAX_MSG_FDS) throw this.#tooMany();
+      if (fds.length + (last?.at === at ? last.fds.length : 0) > this.#mostFds) throw this.#tooMany();
       if (last?.at === at) last.fds.push(...fds);
       else this.#fds.push({ at, fds });
     } catch (error) {
@@ -165,7 +168,7 @@ export class Channel implements Disposable {
   }
 
   #tooMany(): SysError {
-    const hint = `a message with more than ${MAX_MSG_FDS} descriptors`;
+    const hint = `a message with more than ${this.#mostFds} descriptors`;
     return new SysError({ call: 'receive', target: this.target, errno: errno.EPROTO, hint });
   }
 

@@ -75,6 +75,8 @@ export const DEFAULT_PGSIZES = 4096;
 
 /** Most descriptors of one message: QEMU sends 16, and refuses a peer that announces more. */
 export const MAX_MSG_FDS = 16;
+/** Most descriptors of one answer, which a client announces: one for each doorbell of a region. */
+export const MAX_ANSWER_FDS = 64;
 /** Largest accepted message: the data of one transfer, its header, and the largest structure before it. */
 export const MAX_MESSAGE_BYTES = DEFAULT_MAX_DATA_XFER_SIZE + 4096;
 /** Addresses and sizes above this are refused: they would not be exact as numbers, and no guest uses them. */

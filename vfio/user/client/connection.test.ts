@@ -115,6 +115,20 @@ test('an answer has as many descriptors as were asked for', async () => {
   );
 });
 
+test.each([64, 65])('an answer with %i descriptors: 64 are taken, more end the connection', async (count) => {
+  using bell = Fd.eventfd('bell');
+  const answer = server.answers(INFO, bytes(1), { fds: new Array(count).fill('bell') });
+  await play(
+    [...hello(), client.asks(INFO), answer],
+    (connection) => {
+      const ask = () => connection.ask(INFO, undefined, [], 64).fds;
+      if (count > 64) expect(ask).toThrowError(/more than 64 descriptors/);
+      else expect(ask().map((fd) => fd[Symbol.dispose]())).toHaveLength(64);
+    },
+    { bell },
+  );
+});
+
 test('requests are served while an answer is awaited; without a handler they are refused', async () => {
   const request = server.asks(DMA_READ, bytes(1n, 2n));
   const lines = [

@@ -19,7 +19,7 @@ import {
   FLAG_ERROR,
   FLAG_NO_REPLY,
   MAJOR,
-  MAX_MSG_FDS,
+  MAX_ANSWER_FDS,
   MINOR,
   TYPE_COMMAND,
   TYPE_MASK,
@@ -71,7 +71,7 @@ export class Connection implements Disposable {
    * @throws SysError ENOENT, ECONNREFUSED, ETIMEDOUT, EPROTO, ENOTSUP, with a hint
    */
   static open(path: string, timeoutMs: number, hasTwin = true): Connection {
-    const channel = new Channel(connectUnix(path, true));
+    const channel = new Channel(connectUnix(path, true), MAX_ANSWER_FDS);
     try {
       return new Connection(path, channel, timeoutMs, hasTwin);
     } catch (error) {
@@ -107,7 +107,7 @@ export class Connection implements Disposable {
 
   #negotiate(hasTwin: boolean): Pick<Version, 'minor' | 'capabilities'> {
     const mine = {
-      maxMsgFds: MAX_MSG_FDS,
+      maxMsgFds: MAX_ANSWER_FDS,
       maxDataXferSize: DEFAULT_MAX_DATA_XFER_SIZE,
       maxDmaMaps: DEFAULT_MAX_DMA_MAPS,
       pgsizes: DEFAULT_PGSIZES,
@@ -115,7 +115,7 @@ export class Connection implements Disposable {
       twinSocket: hasTwin ? { fdIndex: undefined } : undefined,
     };
     const version = encodeVersion({ major: MAJOR, minor: MINOR, capabilities: mine }, false);
-    const { payload, fds } = this.ask(VFIO_USER_VERSION, version, [], MAX_MSG_FDS);
+    const { payload, fds } = this.ask(VFIO_USER_VERSION, version, [], MAX_ANSWER_FDS);
     using scope = new Scope();
     for (const fd of fds) scope.own(fd);
     const { minor, capabilities } = decodeVersion(payload);

@@ -9,7 +9,7 @@ import { mmapProblem, regionOffset, regionPlace, sparseAreas, trapped } from '..
 import { type RegionInfo, type RegionIoEventFd, VFIO_REGION_INFO_FLAG_MMAP } from '../../uapi.js';
 import { decodeIoFds, decodeRegionInfo, ioFdsRequest, regionInfoRequest } from '../message.js';
 import {
-  MAX_MSG_FDS,
+  MAX_ANSWER_FDS,
   VFIO_USER_DEVICE_GET_REGION_INFO,
   VFIO_USER_DEVICE_GET_REGION_IO_FDS,
   VFIO_USER_IO_FD_TYPE_IOEVENTFD,
@@ -186,7 +186,7 @@ export class UserRegions implements Disposable {
       const { argsz, count } = decodeIoFds(command, short.payload);
       if (count === 0) return [];
       const request = ioFdsRequest(Math.min(argsz, MOST_ARGSZ), index);
-      const answer = this.#connection.ask(command, request, [], MAX_MSG_FDS);
+      const answer = this.#connection.ask(command, request, [], MAX_ANSWER_FDS);
       ({ fds } = answer);
       return decodeIoFds(command, answer.payload).ioFds.flatMap((ioFd) => {
         const fd = fds[ioFd.fdIndex];

@@ -2,7 +2,9 @@
 import { constants } from 'node:os';
 import { describe, expect, test } from 'vitest';
 import { Fd } from '../../../sys/fd.js';
+import { Scope } from '../../../sys/scope.js';
 import { trace } from '../../../sys/trace.js';
+import type { RegionIoEventFd } from '../../uapi.js';
 import { encodeCommand, encodeReply } from '../message.js';
 import * as protocol from '../protocol.js';
 import { KICK, MEMORY, REGISTERS } from '../testing/card.js';
@@ -162,24 +164,48 @@ describe('many writes', () => {
   });
 });
 
-test('doorbells come 16 at most, and with their values', () => {
-  using client = ready();
-  const fd = client.card.doorbell.number;
-  client.card.getRegionIoFds = () =>
-    Array.from({ length: 17 }, (_, i) => ({ offset: 4 * i, size: 4, fd, datamatch: 5n }));
-  const { payload, fds } = client.ask(
-    protocol.VFIO_USER_DEVICE_GET_REGION_IO_FDS,
-    bytes(16 + 16 * 40, 0, REGISTERS, 0),
-  );
-  for (const each of fds) each[Symbol.dispose]();
-  expect(fds).toHaveLength(16);
-  expect([...payload.subarray(0, 16)]).toEqual([...bytes(16 + 16 * 40, 0, REGISTERS, 16)]);
-  expect([...payload.subarray(56, 96)]).toEqual([...bytes(4n, 4n, 1, 0, 1, 0, 5n)]);
-  const short = client.ask(
-    protocol.VFIO_USER_DEVICE_GET_REGION_IO_FDS,
-    bytes(16 + 16 * 40 - 1, 0, REGISTERS, 0),
-  );
-  expect([short.fds.length, short.payload.length]).toEqual([0, 16]);
+describe('doorbells', () => {
+  const ask = (client: RawClient, doorbells: readonly RegionIoEventFd[], argsz: number) => {
+    client.card.getRegionIoFds = () => doorbells;
+    const { payload, fds } = client.ask(
+      protocol.VFIO_USER_DEVICE_GET_REGION_IO_FDS,
+      bytes(argsz, 0, REGISTERS, 0),
+    );
+    for (const each of fds) each[Symbol.dispose]();
+    return { payload: [...payload], descriptors: fds.length };
+  };
+
+  test('come with their values, and share a descriptor', () => {
+    using client = ready();
+    const fd = client.card.doorbell.number;
+    const doorbells = Array.from({ length: 17 }, (_, i) => ({ offset: 4 * i, size: 4, fd, datamatch: 5n }));
+    const size = 16 + 17 * 40;
+    const { payload, descriptors } = ask(client, doorbells, size);
+    expect(descriptors).toBe(1);
+    expect(payload.slice(0, 16)).toEqual([...bytes(size, 0, REGISTERS, 17)]);
+    expect(payload.slice(56, 96)).toEqual([...bytes(4n, 4n, 0, 0, 1, 0, 5n)]);
+    const short = ask(client, doorbells, size - 1);
+    expect([short.descriptors, short.payload.length]).toEqual([0, 16]);
+  });
+
+  test.each([
+    [1, 1],
+    [16, 16],
+    [40, 40],
+    [1000, 64],
+  ])('of their own descriptors come as many as the client takes (%i), %i here', (maxMsgFds, count) => {
+    using client = ready({ ...QEMU_CAPABILITIES, maxMsgFds });
+    using scope = new Scope();
+    const own = Array.from({ length: 65 }, (_, i) => scope.own(Fd.eventfd(`doorbell ${i}`)).number);
+    const doorbells = own.map((fd, i) => ({ offset: 4 * i, size: 4, fd }));
+    // One that shares the first descriptor costs none.
+    const [fd] = own as [number];
+    const size = 16 + (count + 1) * 40;
+    const { payload, descriptors } = ask(client, [...doorbells, { offset: 512, size: 4, fd }], size);
+    expect(descriptors).toBe(count);
+    expect(payload.slice(0, 16)).toEqual([...bytes(size, 0, REGISTERS, count + 1)]);
+    expect(payload.slice(-40)).toEqual([...bytes(512n, 4n, 0, 0, 0, 0, 0n)]);
+  });
 });
 
 test('a descriptor of a region goes with an answer that is whole, to the byte', () => {

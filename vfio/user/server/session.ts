@@ -22,6 +22,7 @@ import {
   ioFdsBytes,
   Reader,
   regionInfoBytes,
+  type UserIoFd,
   Writer,
 } from '../message.js';
 import {
@@ -32,6 +33,7 @@ import {
   FLAG_NO_REPLY,
   HEADER_BYTES,
   MAJOR,
+  MAX_ANSWER_FDS,
   MAX_MSG_FDS,
   MINOR,
   TYPE_COMMAND,
@@ -99,6 +101,8 @@ export class Session implements Disposable {
   readonly #deferred: Deferred[] = [];
   #memory: ClientMemory | undefined;
   #remote: MessageMemory | undefined;
+  /** Descriptors of one answer that the client takes. */
+  #mostFds = 0;
   /** When the client must have proposed a version, as a time of performance.now(). */
   readonly #versionDue: number;
   /** Number of the client's commands so far. */
@@ -234,6 +238,7 @@ export class Session implements Disposable {
     if (fds.length > 0) throw invalid(command, 'with descriptors');
     const { minor, capabilities } = decodeVersion(payload, true);
     const isTwin = capabilities.twinSocket !== undefined && minor >= MINOR;
+    this.#mostFds = Math.min(capabilities.maxMsgFds, MAX_ANSWER_FDS);
     const { trustsClient, replyMs } = this.#options;
     const most = Math.min(capabilities.maxDataXferSize, DEFAULT_MAX_DATA_XFER_SIZE);
     const twin = isTwin ? unixSocketPair('vfio-user twin socket') : undefined;
@@ -327,16 +332,21 @@ export class Session implements Disposable {
     return new Writer(8).u64(count).bytes;
   }
 
+  /** The first doorbells whose descriptors fit an answer; the client's writes to others are messages, which also work. */
   #ioFds(id: number, payload: Uint8Array): { bytes: Uint8Array; fds: readonly number[] } {
     const command = VFIO_USER_DEVICE_GET_REGION_IO_FDS;
     const { argsz, index } = decodeIoFdsRequest(command, payload);
-    const doorbells = this.#device.getRegionIoFds(index).slice(0, MAX_MSG_FDS);
-    const ioFds = doorbells.map(({ offset, size, datamatch }, fdIndex) => {
-      return { offset, size, datamatch, fdIndex, type: VFIO_USER_IO_FD_TYPE_IOEVENTFD };
-    });
+    const ioFds: UserIoFd[] = [];
+    const fds: number[] = [];
+    for (const { offset, size, datamatch, fd } of this.#device.getRegionIoFds(index)) {
+      const known = fds.indexOf(fd);
+      if (known < 0 && fds.length === this.#mostFds) continue;
+      const fdIndex = known < 0 ? fds.push(fd) - 1 : known;
+      ioFds.push({ offset, size, datamatch, fdIndex, type: VFIO_USER_IO_FD_TYPE_IOEVENTFD });
+    }
     const isWhole = argsz >= ioFdsBytes(ioFds.length);
     const bytes = encodeReply(id, command, encodeIoFds(index, ioFds, argsz));
-    return { bytes, fds: isWhole ? doorbells.map(({ fd }) => fd) : [] };
+    return { bytes, fds: isWhole ? fds : [] };
   }
 
   /** Reports what cannot be released instead of throwing it: a client must not end its server by disconnecting. */

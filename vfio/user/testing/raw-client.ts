@@ -4,7 +4,7 @@ import { Scope } from '../../../sys/scope.js';
 import { unixSocketPair } from '../../../sys/unix-socket.js';
 import { Channel, type Message } from '../channel.js';
 import { encodeCommand } from '../message.js';
-import { MAJOR, MINOR, VFIO_USER_VERSION } from '../protocol.js';
+import { MAJOR, MAX_ANSWER_FDS, MINOR, VFIO_USER_VERSION } from '../protocol.js';
 import { Session } from '../server/session.js';
 import { encodeVersion } from '../version.js';
 import { type Card, hostCard } from './card.js';
@@ -37,7 +37,7 @@ export class RawClient implements Disposable {
     const host = this.#scope.own(hostCard());
     const [near, far] = unixSocketPair('vfio-user test');
     this.card = host.card;
-    this.channel = this.#scope.own(new Channel(near));
+    this.channel = this.#scope.own(new Channel(near, MAX_ANSWER_FDS));
     this.channel.setTimeouts(5, 1000);
     this.session = this.#scope.own(
       new Session(new Channel(far), host.open(), { trustsClient, waitMs: 5, replyMs }),

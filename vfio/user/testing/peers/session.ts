@@ -87,7 +87,7 @@ export const ourVersion: Frame = client.asks(
   VFIO_USER_VERSION,
   bytes(
     version(2),
-    '{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":false,"twin_socket":{"supported":true}}}',
+    '{"capabilities":{"max_msg_fds":64,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":false,"twin_socket":{"supported":true}}}',
   ),
 );
 
