@@ -138,6 +138,8 @@ test('requests are served while an answer is awaited; without a handler they are
     ...[server.posts(DMA_READ, bytes(1n, 2n)), server.answers(RESET)],
   ];
   await play([...hello(), ...lines], (connection) => {
+    let backlogs = 0;
+    connection.whenBacklog(() => backlogs++);
     connection.ask(RESET);
     connection.setHandler(() => {
       throw new SysError({ call: 'copy', target: 'memory', errno: 14 });
@@ -151,13 +153,14 @@ test('requests are served while an answer is awaited; without a handler they are
     connection.ask(RESET);
     const one = [DMA_READ, [...bytes(1n, 2n)]];
     expect(asked).toEqual([one, one]);
+    expect(backlogs).toBe(0);
   });
 });
 
-/** Waits until the server has said something. */
-function news(connection: Connection): void {
+/** Waits until the server has said something, or signalled an eventfd. */
+function news({ fd }: { readonly fd: number }): void {
   const deadline = performance.now() + TIMEOUT_MS;
-  while (!hasNews(connection.fd) && performance.now() < deadline);
+  while (!hasNews(fd) && performance.now() < deadline);
 }
 
 test('requests are served when nothing is awaited', async () => {
@@ -176,6 +179,71 @@ test('requests are served when nothing is awaited', async () => {
     expect(connection.isGone).toBe(false);
   });
 });
+
+const bellRequest: readonly Line[] = [
+  client.asks(INFO, bytes(), { fds: ['bell'] }),
+  server.answers(INFO, bytes()),
+];
+
+test.each([
+  [255, 255, 0],
+  [256, 256, 1],
+  [257, 256, 1],
+])(
+  'of %i requests %i are served at a time, which reports a backlog %i times',
+  async (sent, most, reports) => {
+    using bell = Fd.eventfd('bell');
+    const posts = new Array<Line>(sent).fill(server.posts(DMA_READ));
+    await play([...hello(), ...bellRequest, ...posts, { signal: 'bell' }], (connection) => {
+      let served = 0;
+      let backlogs = 0;
+      connection.setHandler(() => {
+        served++;
+        return bytes();
+      });
+      connection.ask(INFO, undefined, [bell.number]);
+      news({ fd: bell.number });
+      connection.whenBacklog(() => backlogs++);
+      backlogs = 0; // some may have come with the reply before
+      connection.serveRequests();
+      expect([served, backlogs]).toEqual([most, reports]);
+      connection.serveRequests();
+      expect([served, backlogs]).toEqual([sent, reports]);
+    });
+  },
+);
+
+/** With id 3, the server replies to RESET before it is asked: one read then receives the reply and the request. */
+const replyWithRequest: readonly Line[] = [
+  ...hello(),
+  ...bellRequest,
+  server.answers(RESET, bytes(), { id: 3 }),
+  server.asks(DMA_READ),
+  { signal: 'bell' },
+  client.asks(RESET),
+  client.answers(DMA_READ, bytes(9)),
+];
+
+test.each(['before', 'after'])(
+  'a request that is received with a reply is a backlog, for who asks %s it is there',
+  async (when) => {
+    using bell = Fd.eventfd('bell');
+    await play(replyWithRequest, (connection) => {
+      let backlogs = 0;
+      connection.setHandler(() => bytes(9));
+      connection.ask(INFO, undefined, [bell.number]);
+      news({ fd: bell.number });
+      if (when === 'before') connection.whenBacklog(() => backlogs++);
+      backlogs = 0; // they may have come with the reply before
+      connection.ask(RESET);
+      expect(hasNews(connection.fd)).toBe(false);
+      if (when === 'after') connection.whenBacklog(() => backlogs++);
+      expect(backlogs).toBe(1);
+      connection.serveRequests();
+      expect(backlogs).toBe(1);
+    });
+  },
+);
 
 test('an answer when nothing is awaited ends the connection', async () => {
   await play([...hello(), client.posts(RESET), server.answers(RESET)], (connection) => {

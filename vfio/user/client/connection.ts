@@ -51,6 +51,7 @@ export class Connection implements Disposable {
   dmaTable: DmaTableWriter | undefined;
   #twin: Fd | undefined;
   readonly #onGone: (() => void)[] = [];
+  #onBacklog: (() => void) | undefined;
   #handler: RequestHandler | undefined;
   #lastId = 0;
   /** Why the connection ended; undefined while it is open. */
@@ -105,6 +106,15 @@ export class Connection implements Disposable {
     else this.#onGone.push(callback);
   }
 
+  /**
+   * Calls back whenever requests may be left that only {@link serveRequests} serves: they are received already, so no
+   * event of the socket announces them again.
+   */
+  whenBacklog(callback: () => void): void {
+    this.#onBacklog = callback;
+    if (this.#channel.hasBytes) callback();
+  }
+
   #negotiate(hasTwin: boolean): Pick<Version, 'minor' | 'capabilities'> {
     const mine = {
       maxMsgFds: MAX_ANSWER_FDS,
@@ -154,6 +164,8 @@ export class Connection implements Disposable {
       }
       if (message.id !== id || message.command !== command)
         throw this.#end(errno.EPROTO, `it answers ${commandName(message.command)} ${message.id} to ${id}`);
+      // One read may have received requests behind the reply.
+      if (this.#channel.hasBytes) this.#onBacklog?.();
       // The channel closes the rest.
       if ((message.flags & FLAG_ERROR) === 0)
         return { payload: message.payload, fds: message.fds.splice(0, mostFds) };
@@ -167,7 +179,7 @@ export class Connection implements Disposable {
     this.#send(command, FLAG_NO_REPLY, payload, []);
   }
 
-  /** Serves pending requests of the server, and detects its disconnection. Never throws. */
+  /** Serves pending requests of the server, a number of them at a time, and detects its disconnection. Never throws. */
   serveRequests(): void {
     for (let count = 0; count < MOST_REQUESTS && !this.isGone; count++) {
       try {
@@ -180,6 +192,7 @@ export class Connection implements Disposable {
         if (!this.isGone) this.#fail(error);
       }
     }
+    if (!this.isGone) this.#onBacklog?.();
   }
 
   #send(command: number, flags: number, payload: Uint8Array | undefined, fds: readonly number[]): number {

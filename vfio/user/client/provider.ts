@@ -67,6 +67,7 @@ export function userProvider(eventThread: EventThread): UserProvider {
         eventThread.run(workerUrl('vfio/user/client/socket-task.js'), { fd: connection.fd }),
       );
       task.receive = () => connection.serveRequests();
+      connection.whenBacklog(() => task.post('backlog'));
       if (connection.twin !== undefined) serveTwin(connection, scope, eventThread);
       const group = lastGroup++;
       peers.set(group, { connection, trustsServer, isOpen: false });

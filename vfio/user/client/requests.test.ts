@@ -2,6 +2,7 @@
 import { readdirSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { iova } from '../../../sys/address.js';
+import type { EventTask } from '../../../sys/event-task.js';
 import { Fd } from '../../../sys/fd.js';
 import { createSharedMemory, type SharedMemory } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
@@ -14,15 +15,20 @@ import {
   VFIO_USER_DMA_UNMAP as UNMAP,
 } from '../protocol.js';
 import { noEvents } from '../testing/peer.js';
-import { attach } from '../testing/peers/libvfio-user.js';
+import { attach, pinInterrupt } from '../testing/peers/libvfio-user.js';
 import { bytes, client, type Line, server } from '../testing/peers/session.js';
 import { playServer } from '../testing/scripted-server.js';
+import { hasNews } from './connection.js';
 import { userProvider } from './provider.js';
 
 const PAGE = 4096n;
 
-function open(scope: Scope, address: string): { container: ContainerFile; device: DeviceFile } {
-  const provider = userProvider(noEvents);
+function open(
+  scope: Scope,
+  address: string,
+  thread = noEvents,
+): { container: ContainerFile; device: DeviceFile } {
+  const provider = userProvider(thread);
   const found = scope.own(provider.resolve(address, {}));
   const container = scope.own(provider.groups.openContainer());
   const group = scope.own(provider.groups.openGroup(found.group));
@@ -97,5 +103,37 @@ test('a map that the server refuses is none', async () => {
     expect(() => map(container, memory)).toThrowError(/ENOMEM/);
     device.reset();
     expect(memory.mapping.view.slice(8, 1)[0]).toBe(0);
+  });
+});
+
+test('a request received with a reply wakes the machine thread once more, as nothing else may come', async () => {
+  using pin = Fd.eventfd('pin');
+  const opened = [...attach, ...pinInterrupt.slice(0, 4)];
+  const asked = opened.filter((line) => 'from' in line && line.from === 'client').length;
+  const lines: readonly Line[] = [
+    ...opened,
+    server.answers(RESET, bytes(), { id: asked + 1 }), // early, so that one read receives both
+    dmaWrite(1),
+    { signal: 'pin' },
+    client.asks(RESET),
+    client.refuses(DMA_WRITE, 14),
+  ];
+  const posted: unknown[] = [];
+  const task: EventTask = {
+    post: (message) => void posted.push(message),
+    call: () => undefined,
+    receive: undefined,
+    [Symbol.dispose]: () => {},
+  };
+  await playServer(lines, {}, (address) => {
+    using scope = new Scope();
+    const { device } = open(scope, address, { run: () => task });
+    device.setIrqs({ index: 0, flags: 0x24, start: 0, count: 1, data: [pin.number] });
+    const deadline = performance.now() + 20_000;
+    while (!hasNews(pin.number) && performance.now() < deadline);
+    posted.length = 0; // they may have come with the reply before
+    device.reset();
+    expect(posted).toEqual(['backlog']);
+    task.receive?.('news');
   });
 });

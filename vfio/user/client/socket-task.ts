@@ -2,6 +2,10 @@
 import type { EventContext, EventTaskHandlers } from '../../../sys/event-task.js';
 import { hasNews } from './connection.js';
 
+/**
+ * Any message to this task is sent back as news: the machine thread has received more than it serves at a time, or than
+ * it waited for. The watch does not report that: it has one event per arrival, and nothing more may arrive.
+ */
 export function start(data: unknown, context: EventContext): EventTaskHandlers {
   const { fd } = data as { readonly fd: number };
   // Replies wake this thread, too; by the time it polls, the machine thread has read them.
@@ -12,5 +16,5 @@ export function start(data: unknown, context: EventContext): EventTaskHandlers {
     },
     true,
   );
-  return { message: () => undefined, stop: () => watch[Symbol.dispose]() };
+  return { message: () => context.notify('news'), stop: () => watch[Symbol.dispose]() };
 }

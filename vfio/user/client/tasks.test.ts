@@ -53,7 +53,8 @@ test('the machine thread is told of what a server sends, or of its end, unless i
   server.send(encodeCommand(1, DMA_READ));
   go();
   expect(notices).toEqual(['news']);
-  task.message({});
+  task.message('backlog');
+  expect(notices).toEqual(['news', 'news']);
   task.stop();
   expect(on()).toEqual([]);
 });

@@ -40,7 +40,7 @@ class Play implements Disposable {
   readonly #channel: Channel;
   /** Descriptors of the client, by name. */
   readonly #taken = new Map<string, Fd>();
-  /** Ids of questions that have no answer yet. */
+  /** Ids of questions that await an answer. */
   readonly #open = { client: [] as number[], server: [] as number[] };
   #lastId = 0;
 
@@ -77,8 +77,8 @@ class Play implements Disposable {
 
   #say({ command, flags, errno, payload, fds: names, id, cutAt }: Frame): void {
     const isQuestion = (flags & TYPE_MASK) === TYPE_COMMAND;
-    if (isQuestion) this.#open.server.push(id ?? ++this.#lastId);
-    const theId = isQuestion ? this.#open.server.at(-1) : this.#open.client.shift();
+    const theId = isQuestion ? (id ?? ++this.#lastId) : (id ?? this.#open.client.shift());
+    if (isQuestion && theId !== undefined && (flags & FLAG_NO_REPLY) === 0) this.#open.server.push(theId);
     const message = encodeMessage({ id: theId ?? 0, command, flags, errno }, payload);
     const numbers = names.map((name) => fds[name] as number);
     this.#channel.send(message.subarray(0, cutAt), numbers);

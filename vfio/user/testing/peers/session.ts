@@ -26,7 +26,7 @@ export interface Frame {
   readonly payload: Uint8Array<ArrayBuffer>;
   /** Descriptors that go along, by the names that the test gives them. */
   readonly fds: readonly string[];
-  /** Of a question: counted up from 1 if not given. Answers have that of the question. */
+  /** If not given, questions count up from 1, and an answer has that of its question. */
   readonly id?: number;
   /** Sent in two pieces, of which the first has this many bytes. */
   readonly cutAt?: number;
