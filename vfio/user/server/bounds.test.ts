@@ -312,4 +312,35 @@ describe('commands that come while memory is asked for', () => {
     if (goesOn) expect(client.session.commands).toBe(3 + 1024);
     client[Symbol.dispose]();
   });
+
+  // Each kick awaits an answer of its own. While the n-th does, one large command arrives, as the socket holds no more.
+  test.each([
+    [0, true],
+    [1, false],
+  ])('have 8 MiB and %i bytes: the session goes on is %s', (more, goesOn) => {
+    const count = 64;
+    const large = (bytesMore: number) =>
+      encodeCommand(
+        3,
+        99,
+        new Uint8Array((128 << 10) - protocol.HEADER_BYTES + bytesMore),
+        protocol.FLAG_NO_REPLY,
+      );
+    const client = ready();
+    client.ask(protocol.VFIO_USER_DMA_MAP, bytes(32, 3, 0n, 0n, 4096n));
+    client.send(Buffer.concat([kick, ...new Array<Uint8Array>(count).fill(kick), refusal(1)]));
+    client.session.step();
+    for (let n = 1; n <= count; n++) {
+      client.send(large(n === count ? more : 0));
+      client.send(refusal(n + 1));
+      if (n < count) client.session.step();
+    }
+    if (goesOn) client.settle();
+    else
+      expect(() => client.settle()).toThrowError(
+        /EPROTO\n.*64 commands while an answer was awaited: 8388609 bytes/,
+      );
+    expect(client.session.commands).toBe(3 + count + (goesOn ? count : 0));
+    client[Symbol.dispose]();
+  });
 });
