@@ -6,7 +6,10 @@ import { MessageSocket } from '../../sys/socket-messages.js';
 import { unixSocketPair } from '../../sys/unix-socket.js';
 import { Channel } from './channel.js';
 import { encodeCommand } from './message.js';
-import { MAX_MESSAGE_BYTES, VFIO_USER_DMA_MAP, VFIO_USER_REGION_WRITE } from './protocol.js';
+import { VFIO_USER_DMA_MAP, VFIO_USER_REGION_WRITE } from './protocol.js';
+
+/** 1 MiB of data, and a page for what comes before it. */
+const MOST_BYTES = 1024 * 1024 + 4096;
 
 interface Pair extends Disposable {
   readonly channel: Channel;
@@ -106,7 +109,7 @@ test('descriptors that nobody took are closed', () => {
 
 test('a largest message comes whole, and one behind it', () => {
   using made = pair();
-  const large = encodeCommand(1, VFIO_USER_REGION_WRITE, payload(MAX_MESSAGE_BYTES - 16, 1));
+  const large = encodeCommand(1, VFIO_USER_REGION_WRITE, payload(MOST_BYTES - 16, 1));
   const small = encodeCommand(2, VFIO_USER_REGION_WRITE, payload(4, 2));
   const stream = Buffer.concat([small, large, small]);
   const got: number[] = [];
@@ -118,7 +121,7 @@ test('a largest message comes whole, and one behind it', () => {
   expect(got).toEqual([small.length, large.length, small.length]);
 });
 
-test.each([0, 15, MAX_MESSAGE_BYTES + 1, 0xffff_ffff])(
+test.each([0, 15, MOST_BYTES + 1, 0xffff_ffff])(
   'a message that says it has %d bytes ends the connection',
   (size) => {
     using made = pair();

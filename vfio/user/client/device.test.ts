@@ -221,14 +221,19 @@ describe('interrupts', () => {
     set(DATA_NONE | TRIGGER);
   });
 
-  test.each([
-    ['-1', DATA_EVENTFD | TRIGGER, [-1]],
-    ['no data', DATA_NONE | TRIGGER, []],
-  ])('the eventfd of REQ is detached by %s', (_what, flags, data) => {
+  const detach =
+    (flags: number, data: readonly number[]) =>
+    (device: UserDeviceFile): void =>
+      device.setIrqs({ index: REQ, flags, start: 0, count: 1, data });
+  test.each<[string, (device: UserDeviceFile) => void]>([
+    ['-1', detach(DATA_EVENTFD | TRIGGER, [-1])],
+    ['no data', detach(DATA_NONE | TRIGGER, [])],
+    ['the end of the device file', (device) => device[Symbol.dispose]()],
+  ])('the eventfd of REQ is detached by %s', (_what, end) => {
     const { connection, device } = opened();
     using bell = Fd.eventfd('req');
     device.setIrqs({ index: REQ, flags: DATA_EVENTFD | TRIGGER, start: 0, count: 1, data: [bell.number] });
-    device.setIrqs({ index: REQ, flags, start: 0, count: 1, data });
+    end(device);
     connection.hangUp();
     expect(drainEventfd(bell.number)).toBe(0n);
   });

@@ -272,7 +272,6 @@ export class UserDeviceFile implements DeviceFile {
   }
 
   [Symbol.dispose](): void {
-    if (!this.#isOpen) return;
     this.#isOpen = false;
     this.#request?.[Symbol.dispose]();
     this.#request = undefined;

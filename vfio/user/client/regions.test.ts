@@ -250,6 +250,17 @@ describe('doorbells', () => {
     expect(owned.map(({ isOpen }) => isOpen)).toEqual([false, false]);
   });
 
+  test.each([0, 1])('are other ways to the device: %i of them', (count) => {
+    const entries = [entry(0x10, 0)].slice(0, count);
+    const { regions } = regionsOf([
+      region,
+      { payload: bytes(16 + 40 * count, 0, 3, count) },
+      { payload: whole(...entries), fds: [scope.own(bell())] },
+    ]);
+    expect(regions.ioFds(3)).toHaveLength(count);
+    expect(regions.hasOtherWays).toBe(count > 0);
+  });
+
   test('are asked for with 64 KiB at most', () => {
     const { regions, asked } = regionsOf([
       region,

@@ -205,10 +205,8 @@ export class UserRegions implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const known of this.#known) {
-      known?.file?.fd[Symbol.dispose]();
-      known?.given?.file.fd[Symbol.dispose]();
-    }
+    // A file that is mapped here is always one that can be given.
+    for (const known of this.#known) known?.given?.file.fd[Symbol.dispose]();
     for (const doorbells of this.#ioFds) for (const { owned } of doorbells ?? []) owned[Symbol.dispose]();
     this.#known.length = 0;
     this.#ioFds.length = 0;
