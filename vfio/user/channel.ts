@@ -98,7 +98,7 @@ export class Channel implements Disposable {
     }
   }
 
-  /** Whether received bytes are buffered. */
+  /** Whether received bytes are buffered: a watch of the socket does not report them again. */
   get hasBytes(): boolean {
     return this.#end > this.#start;
   }
