@@ -22,3 +22,16 @@ test('the lowest number that is free is the next one, whatever came back in whic
     }),
   );
 });
+
+test('many numbers that come back in any order are the next ones, the lowest first', () => {
+  const all = Array.from({ length: 40 }, (_, i) => i);
+  fc.assert(
+    fc.property(fc.shuffledSubarray(all), (freed) => {
+      const numbers = new Numbers();
+      for (const number of all) expect(numbers.alloc()).toBe(number);
+      for (const number of freed) numbers.free(number);
+      expect(freed.map(() => numbers.alloc())).toEqual([...freed].sort((a, b) => a - b));
+      expect(numbers.alloc()).toBe(all.length);
+    }),
+  );
+});

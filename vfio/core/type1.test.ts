@@ -201,6 +201,20 @@ test('a bitmap of dirty pages has whole units of 8 bytes, and 256 MiB at most, o
   contained.close();
 });
 
+test.each([1n, 8n, 9n])('the last of the %i pages of a map can be dirty', (pages) => {
+  const contained = world.contain(made);
+  const file = world.open(contained, made);
+  const { dirtyPages } = contained.container;
+  map(contained, 0n, pages * PAGE);
+  dirtyPages.start();
+  made.device.dma.rw(iova((pages - 1n) * PAGE), new Uint8Array(1), true);
+  const bitmap = new Uint8Array(8);
+  dirtyPages.getBitmap({ iova: iova(0n), size: pages * PAGE, pageSize: PAGE, bitmap });
+  expect(new BigUint64Array(bitmap.buffer)[0]).toBe(1n << (pages - 1n));
+  file[Symbol.dispose]();
+  contained.close();
+});
+
 test('a map, its dirty pages and its unmap may end at 2^64', () => {
   const contained = world.contain(made);
   const { container } = contained;
