@@ -87,6 +87,7 @@ test('a read ends with the BAR, and its copy with whole pages', () => {
   expect(rom.copy.bytes).toBe(0x1000);
   expect(rom.copy).toBe(rom.copy);
   expect(read(rom, 0x7fe, 4)).toEqual([0x7fe % 251, 0x7ff % 251, 0xee, 0xee]);
+  expect(read(rom, 0x7ff, 1)).toEqual([0x7ff % 251]);
   expect(read(rom, 0x800, 2)).toEqual([0xee, 0xee]);
   expect(read(rom, 0xffe, 2)).toEqual([0xee, 0xee]);
   rom.write();
