@@ -166,3 +166,18 @@ test('the message of an MSI-X vector has 64 bits of address and 32 of data', () 
     { address: 0x8765_4321_fee0_1230n, data: 0xfedc_ba98 },
   ]);
 });
+
+test('without masks, MSI has no pending bits, and what follows at once is another capability’s', () => {
+  using scope = new Scope();
+  const config = createScriptedNic().config.slice();
+  const view = new DataView(config.buffer);
+  const next = msi + 0x10;
+  view.setUint16(msi, (next << 8) | 0x05, true);
+  view.setUint16(msi + 2, 0x0084, true); // 64 bits
+  config.copyWithin(next, msix, msix + 12);
+  view.setUint8(next + 1, 0);
+  const { device } = openNic(scope, { config });
+  device.configWrite(msi + 2, 2, 1);
+  expect(device.configRead(next + 4, 4)).toBe(nicMsix.table | nicMsix.bar);
+  expect(device.configRead(next + 8, 4)).toBe(nicMsix.pba | nicMsix.bar);
+});
