@@ -1,6 +1,9 @@
 import { afterEach, beforeEach, expect } from 'vitest';
 import { liveMappings } from '../mapping.js';
 import { openFds } from './open-fds.js';
+import { checkThrownValues } from './thrown-values.js';
+
+checkThrownValues();
 
 // Every test must close the descriptors and mappings that it opened.
 let fds: string[] = [];
