@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hva, iova } from '../../sys/address.js';
+import type { SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_PCI_VF_TOKEN } from '../feature.js';
@@ -392,6 +393,25 @@ test('more IOVA ranges than there is room for are asked for again', () => {
     last: (BigInt(i) << 32n) + 4095n,
   }));
   expect(iommufd.ioasIovaRanges(iommufd.ioasAlloc())).toEqual(fake.ranges);
+});
+
+test.each([
+  { count: 2 ** 16, is: 2 ** 16 },
+  { count: 2 ** 16 + 1, is: 'EMSGSIZE' },
+])('of $count IOVA ranges, the reply is $is', ({ count, is }) => {
+  using scope = new Scope();
+  const made = world(scope);
+  const iommufd = scope.own(made.provider.cdevs.openIommufd());
+  const fake = made.kernel.behind(iommufd.fd as number) as unknown as { ranges: object[] };
+  fake.ranges = new Array(count).fill({ start: 0n, last: 4095n });
+  const ask = (): number | string => {
+    try {
+      return iommufd.ioasIovaRanges(iommufd.ioasAlloc()).length;
+    } catch (error) {
+      return (error as SysError).code;
+    }
+  };
+  expect(ask()).toBe(is);
 });
 
 test('a VF whose physical function is in user space is opened with its token, by group and by cdev', () => {

@@ -65,6 +65,13 @@ test('a device is told with what a person wants to know of it', () => {
   });
 });
 
+test('what a device does not have is not in what is resolved', () => {
+  using made = world();
+  made.host.addPci({ address: NIC, driver: 'vfio-pci', group: 26 });
+  const device = made.provider.resolve(NIC, {});
+  expect(Object.keys(device).sort()).toEqual(['description', 'group', 'name']);
+});
+
 test('a device behind no IOMMU is refused with what to turn on', () => {
   using made = world();
   made.host.addPci({ address: NIC, driver: 'vfio-pci' });
