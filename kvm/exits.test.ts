@@ -181,3 +181,29 @@ test('a positive result of KVM_RUN is no exit', () => {
     /^KVM_RUN on vcpu 0: EPROTO\n {2}hint: the kernel returned 1/,
   );
 });
+
+test('the flags of kvm_run are read and written where KVM has them, as 0 and 1', () => {
+  using run = new FakeRun();
+  const { page, bytes } = run;
+  const at = uapi.Run.offsets;
+  for (const flag of [0, 1, 0]) {
+    page.setImmediateExit(flag === 1);
+    page.setRequestInterruptWindow(flag === 1);
+    expect([bytes[at.immediate_exit], bytes[at.request_interrupt_window]]).toEqual([flag, flag]);
+  }
+  for (const [ready, flag] of [
+    [0, 0],
+    [1, 0],
+    [0, 1],
+  ] as const) {
+    bytes[at.ready_for_interrupt_injection] = ready;
+    bytes[at.if_flag] = flag;
+    expect([page.isReadyForInterrupt, page.isInterruptFlagSet]).toEqual([ready === 1, flag === 1]);
+  }
+});
+
+test('the value of an MSR that is to be read is the answer’s, not what was there before', () => {
+  using run = new FakeRun();
+  run.put(uapi.KVM_EXIT_X86_RDMSR, uapi.RunMsr, { index: 0x10, data: 9n });
+  expect(run.page.decode()).toMatchObject({ kind: 'rdmsr', data: 0n });
+});
