@@ -35,7 +35,7 @@ export function rowsOf(site: Site, entries: readonly string[], hasKvm: boolean):
   const { app, sharing, separate, bare, withCopy } = site;
   const machine = hasKvm ? ['kvm'] : [];
   const bothRan = hasKvm ? [/"status":0\} and .*"status":0\}/] : [];
-  const pluginSays = [/create on card: EIO\n {2}hint: the task found \d{2,} names/];
+  const pluginSays = [/create on card \(plug-in card\): EIO\n {2}hint: the task found \d{2,} names/];
   const plain = (name: string, program: string, args: readonly string[], rest: Partial<Row> = {}): Row => ({
     name,
     status: 0,
