@@ -86,6 +86,13 @@ const OUTSIDE: readonly Outside[] = [
       ending.stdout === '',
   },
   {
+    reason:
+      'Node waits at its start for threads of its platform that could not be made: nothing of ours has run',
+    calls: ['clone3', 'clone', 'mmap', 'mprotect'],
+    is: (ending, { thread }) =>
+      isNodes(ending) && thread === 'main' && ending.isLate && isSilent(ending) && ending.stdout === '',
+  },
+  {
     reason: 'Node cannot make the thread of its platform',
     calls: ['clone3', 'clone', 'mmap', 'mprotect'],
     is: (ending) =>
