@@ -49,17 +49,6 @@ export function faultOf(name: string): Fault {
   };
 }
 
-/** Random numbers from 0 to below 1, the same for the same seed (mulberry32). */
-export function randomOf(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 /** A fault of any kind, all kinds alike: most calls are futex and KVM_RUN, and most ways to fail are elsewhere. */
 export function pick(scenario: string, kinds: readonly Kind[], random: () => number): Fault {
   const among = <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)] as T;

@@ -1,6 +1,7 @@
 import { basename } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { type Fault, faultOf, type Kind, nameOf, pick, randomOf } from './fault.js';
+import { randomOf } from '../sys/testing/random.js';
+import { type Fault, faultOf, type Kind, nameOf, pick } from './fault.js';
 import type { Ending } from './injector.js';
 import { momentOf, nameOf as nameOfMoment } from './moment.js';
 import type { Result } from './scenario.js';

@@ -1,19 +1,10 @@
 /** A random sample that a seed repeats. */
 
-/** xorshift32 behind a multiplication: numbers from 0 to below 1. */
-function random(seed: number): () => number {
-  let state = Math.imul(seed, 0x9e37_79b1) | 1;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 0x1_0000_0000;
-  };
-}
+import { randomOf } from '../sys/testing/random.js';
 
 /** `count` of `all`, each as likely as any other. */
 export function sample<T>(all: readonly T[], count: number, seed: number): T[] {
-  const next = random(seed);
+  const next = randomOf(seed);
   const rest = [...all];
   for (let at = 0; at < Math.min(count, rest.length); at += 1) {
     const other = at + Math.floor(next() * (rest.length - at));

@@ -2,6 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { isErrno } from '../../../sys/error.js';
 import { poll } from '../../../sys/libc.js';
+import { diceOf } from '../../../sys/testing/random.js';
 import { UnixListener, unixSocketPair } from '../../../sys/unix-socket.js';
 import { Channel } from '../channel.js';
 import { encodeMessage } from '../message.js';
@@ -26,17 +27,6 @@ const STOP = 0;
 const MESSAGES = 1;
 const CHANGED = 2;
 const POLLIN = 1;
-
-/** xorshift32: the same each time for one seed. */
-function random(from: number): (below: number) => number {
-  let state = from | 1;
-  return (below) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
 
 function serveHonestly(): void {
   using host = hostCard();
@@ -100,5 +90,5 @@ function relay(client: Channel, wire: Channel, session: Session, dice: (below: n
 }
 
 if (seed === undefined) serveHonestly();
-else serveChanged(random(seed));
+else serveChanged(diceOf(seed));
 process.exit(0);
