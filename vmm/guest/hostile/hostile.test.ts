@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 
 const image = readFileSync(fileURLToPath(new URL('hostile.elf', import.meta.url)));
-const buildScript = fileURLToPath(new URL('build.sh', import.meta.url));
+const buildScript = fileURLToPath(new URL('../build.sh', import.meta.url));
 
 test('the committed image is what build.sh makes of the source with the same compiler', ({ skip }) => {
   const folder = mkdtempSync(join(tmpdir(), 'tsvisor-hostile-'));
