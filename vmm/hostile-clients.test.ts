@@ -8,19 +8,19 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { isErrno, SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import * as libc from '../sys/libc.js';
 import { createSharedMemory } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
+import { diceOf } from '../sys/testing/random.js';
 import { connectUnix, unixSocketPair } from '../sys/unix-socket.js';
-import { workerUrl } from '../sys/worker-url.js';
 import { Channel } from '../vfio/user/channel.js';
 import { encodeCommand, Writer } from '../vfio/user/message.js';
 import * as protocol from '../vfio/user/protocol.js';
 import { encodeVersion } from '../vfio/user/version.js';
+import { killAll, type Serving, serve } from './testing/serving.js';
 
 /** CI takes 1000. */
 const SESSIONS = Number(process.env.TSVISOR_HOSTILE_SESSIONS ?? 100);
@@ -35,23 +35,12 @@ const RSS_SLACK_KIB = 320 * 1024;
 const F_SETFL = 4;
 const MALLOC_DEBUG = 'libc_malloc_debug.so.0';
 
-/** xorshift32: the same each time for one seed. */
-let state = SEED | 1;
-function dice(below: number): number {
-  state ^= state << 13;
-  state ^= state >>> 17;
-  state ^= state << 5;
-  return (state >>> 0) % below;
-}
-
-interface Server {
-  readonly child: ChildProcess;
-  readonly path: string;
-  readonly output: () => string;
-}
+const dice = diceOf(SEED);
 
 const folder = mkdtempSync(join(tmpdir(), 'hostile-clients-'));
 const scope = new Scope();
+const running: ChildProcess[] = [];
+afterEach(() => killAll(running));
 let fds: Readonly<Record<Kind, number>>;
 type Kind = 'memory' | 'eventfd' | 'stuck' | 'socket' | 'null' | 'directory';
 
@@ -77,37 +66,27 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-async function serve(device: string): Promise<Server> {
-  const path = join(folder, `${device}.sock`);
-  const cli = fileURLToPath(workerUrl('vmm/cli.js'));
-  const engine = ['--gc-interval=2000', '--interrupt-budget=10000'];
-  const child = spawn(process.execPath, [...engine, cli, 'serve', device, '--socket', path], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: {
-      ...process.env,
-      // The preload is where glibc has its checks since 2.34.
-      ...(existsSync(`/lib/x86_64-linux-gnu/${MALLOC_DEBUG}`) ? { LD_PRELOAD: MALLOC_DEBUG } : {}),
-      GLIBC_TUNABLES: 'glibc.malloc.check=3:glibc.malloc.perturb=165',
-      MALLOC_CHECK_: '3',
-      MALLOC_PERTURB_: '165',
+/** A server under malloc's checks, with frequent collections and early optimisation. */
+const serveChecked = (device: string): Promise<Serving> =>
+  serve(
+    device,
+    {
+      path: join(folder, `${device}.sock`),
+      engine: ['--gc-interval=2000', '--interrupt-budget=10000'],
+      env: {
+        ...process.env,
+        // The preload is where glibc has its checks since 2.34.
+        ...(existsSync(`/lib/x86_64-linux-gnu/${MALLOC_DEBUG}`) ? { LD_PRELOAD: MALLOC_DEBUG } : {}),
+        GLIBC_TUNABLES: 'glibc.malloc.check=3:glibc.malloc.perturb=165',
+        MALLOC_CHECK_: '3',
+        MALLOC_PERTURB_: '165',
+      },
     },
-  });
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream?.setEncoding('utf8').on('data', (text: string) => {
-      output = (output + text).slice(-20_000);
-    });
-  }
-  const deadline = performance.now() + PATIENCE_MS;
-  while (!existsSync(path)) {
-    if (child.exitCode !== null || performance.now() > deadline) throw new Error(`no server: ${output}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  return { child, path, output: () => output };
-}
+    running,
+  );
 
 /** Connects, waiting for a place in the queue. */
-function connect({ path }: Server): Channel {
+function connect({ path }: Serving): Channel {
   const deadline = performance.now() + PATIENCE_MS;
   for (;;) {
     try {
@@ -194,7 +173,7 @@ function session(): Frame[] {
 }
 
 /** Speaks a session up to any byte, sometimes with other descriptors or other bytes, and is gone. */
-function dieAnywhere(server: Server): void {
+function dieAnywhere(server: Serving): void {
   using channel = connect(server);
   const frames = session();
   let left = dice(frames.reduce((sum, { bytes }) => sum + bytes.length, 0) + 1);
@@ -218,7 +197,7 @@ function dieAnywhere(server: Server): void {
 }
 
 /** Milliseconds in which a client has its version. */
-function serveNext(server: Server): number {
+function serveNext(server: Serving): number {
   const start = performance.now();
   using channel = connect(server);
   channel.send(encodeCommand(1, protocol.VFIO_USER_VERSION, versionOf(undefined)));
@@ -229,7 +208,7 @@ function serveNext(server: Server): number {
 }
 
 /** What the server has, as the kernel counts it. */
-function usage({ child }: Server) {
+function usage({ child }: Serving) {
   const of = (file: string) => readFileSync(`/proc/${child.pid}/${file}`, 'utf8');
   const numbers = readdirSync(`/proc/${child.pid}/fd`);
   const links = numbers.flatMap((number) => {
@@ -249,7 +228,7 @@ function usage({ child }: Server) {
 }
 
 /** The same once the last client's session has ended. */
-async function settled(server: Server, descriptors: number): Promise<ReturnType<typeof usage>> {
+async function settled(server: Serving, descriptors: number): Promise<ReturnType<typeof usage>> {
   const deadline = performance.now() + PATIENCE_MS;
   for (;;) {
     const now = usage(server);
@@ -259,7 +238,7 @@ async function settled(server: Server, descriptors: number): Promise<ReturnType<
 }
 
 /** A process that has sent this much, and is killed. */
-async function killedClient({ path }: Server, bytes: Uint8Array): Promise<void> {
+async function killedClient({ path }: Serving, bytes: Uint8Array): Promise<void> {
   const program = `require('node:net').connect(process.argv[1]).write(Buffer.from(process.argv[2], 'base64'), () => console.log())`;
   const args = ['-e', program, path, Buffer.from(bytes).toString('base64')];
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -269,7 +248,7 @@ async function killedClient({ path }: Server, bytes: Uint8Array): Promise<void> 
 }
 
 /** As many maps as there may be, page by page of the same file, wanted no answers to. */
-function mapAll(server: Server, count: number): void {
+function mapAll(server: Serving, count: number): void {
   using channel = connect(server);
   channel.setTimeouts(PATIENCE_MS, PATIENCE_MS);
   channel.send(encodeCommand(0, protocol.VFIO_USER_VERSION, versionOf(undefined)));
@@ -286,7 +265,7 @@ function mapAll(server: Server, count: number): void {
 test.each(['virtio-net', 'mtty-2'])(
   `%s outlives ${SESSIONS} clients that die anywhere, ${AT_ONCE} at once, and all maps that there may be (seed ${SEED})`,
   async (device) => {
-    const server = await serve(device);
+    const server = await serveChecked(device);
     const { child } = server;
     try {
       for (let i = 0; i < SESSIONS / 5; i++) dieAnywhere(server);

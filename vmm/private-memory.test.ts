@@ -1,5 +1,5 @@
 /** `tsvisor serve virtio-net` for a client that shares no memory, or not all of it. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { ftruncateSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -22,42 +22,16 @@ import { Channel, type Message } from '../vfio/user/channel.js';
 import { encodeCommand, encodeError, encodeReply, Reader, Writer } from '../vfio/user/message.js';
 import * as protocol from '../vfio/user/protocol.js';
 import { decodeVersion, encodeVersion } from '../vfio/user/version.js';
-import { CLI } from './testing/machines.js';
+import { killAll, type Serving, serve } from './testing/serving.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-private-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const running: ChildProcess[] = [];
-afterEach(async () => {
-  for (const child of running.splice(0)) {
-    if (child.exitCode !== null || child.signalCode !== null) continue;
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  }
-});
+afterEach(() => killAll(running));
 let last = 0;
 
-interface Serving {
-  readonly child: ChildProcess;
-  readonly path: string;
-  output(): string;
-}
-
-/** `tsvisor serve virtio-net`, ready. */
-async function serve(): Promise<Serving> {
-  const path = join(folder, `${last++}.sock`);
-  const child = spawn(process.execPath, [CLI, 'serve', 'virtio-net', '--socket', path], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  running.push(child);
-  let output = '';
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (bytes) => {
-      output += String(bytes);
-    });
-  await vi.waitUntil(() => output.includes('serves it at') || child.exitCode !== null, { timeout: 20_000 });
-  expect(output).toContain(`serves it at ${path}`);
-  return { path, child, output: () => output };
-}
+const serveNic = (): Promise<Serving> =>
+  serve('virtio-net', { path: join(folder, `${last++}.sock`) }, running);
 
 /** How the client lends a map. */
 type Lending = 'private' | 'sealed memfd' | 'unsealed memfd';
@@ -226,7 +200,7 @@ function exchange(client: Client, driver: GuestDriver, frame: Uint8Array): Retur
 test.each(ways)(
   'DHCP, ARP and ping are answered with rings in %s, buffers in %s, a twin socket: %s',
   async (ringWay, bufferWay, hasTwin) => {
-    const { path, output, child } = await serve();
+    const { path, output, child } = await serveNic();
     {
       using client = new Client(path, hasTwin);
       client.map(rings, ringWay);
@@ -254,7 +228,7 @@ test.each(ways)(
 );
 
 test('a client that refuses, or answers short, has a device that needs a reset, and the server says why', async () => {
-  const { path, output } = await serve();
+  const { path, output } = await serveNic();
   using client = new Client(path, true);
   client.map(maps.main, 'private');
   const driver = new GuestDriver(client.ops, client.memory);
@@ -290,7 +264,7 @@ test('a client that refuses, or answers short, has a device that needs a reset, 
 });
 
 test('a client that unmaps its memory while it is used can map it again, and reset the device', async () => {
-  const { path, output } = await serve();
+  const { path, output } = await serveNic();
   using client = new Client(path, true);
   client.map(maps.main, 'private');
   const driver = new GuestDriver(client.ops, client.memory);
@@ -307,7 +281,7 @@ test('a client that unmaps its memory while it is used can map it again, and res
 });
 
 test('a client that never answers is disconnected with a sentence, and the next one is served', async () => {
-  const { path, output } = await serve();
+  const { path, output } = await serveNic();
   {
     using client = new Client(path, false);
     client.map(maps.main, 'private');

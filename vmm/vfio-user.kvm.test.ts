@@ -9,48 +9,20 @@ import { afterAll, afterEach, expect, test, vi } from 'vitest';
 import { DeviceServer } from './device-server.js';
 import { guestPicture } from './guest-picture.js';
 import { CLI, runMachine, tsvisor } from './testing/machines.js';
+import { killAll, type Serving, serve } from './testing/serving.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-user-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const running: ChildProcess[] = [];
-afterEach(async () => {
-  for (const child of running.splice(0)) {
-    if (child.exitCode !== null || child.signalCode !== null) continue;
-    child.kill('SIGKILL');
-    await once(child, 'exit');
-  }
-});
+afterEach(() => killAll(running));
 let last = 0;
 const socketPath = (): string => join(folder, `${last++}.sock`);
 
-interface Serving {
-  readonly child: ChildProcess;
-  readonly path: string;
-  output(): string;
-}
-
-/** `tsvisor serve`, ready. */
-async function serve(device: string, ...more: readonly string[]): Promise<Serving> {
-  const path = socketPath();
-  const child = spawn(process.execPath, [CLI, 'serve', device, '--socket', path, ...more], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  running.push(child);
-  let output = '';
-  const ready = new Promise<void>((resolve) => {
-    for (const stream of [child.stdout, child.stderr])
-      stream.on('data', (bytes) => {
-        output += String(bytes);
-        if (output.includes('serves it at')) resolve();
-      });
-  });
-  await Promise.race([ready, once(child, 'exit')]);
-  expect(output).toContain(`serves it at ${path}`);
-  return { child, path, output: () => output };
-}
+const serveDevice = (device: string, ...args: readonly string[]): Promise<Serving> =>
+  serve(device, { path: socketPath(), args }, running);
 
 test('a NIC of another process: 10 of 10 replies, no exit on the way, and the next guest finds it as new', async () => {
-  const { path } = await serve('virtio-net');
+  const { path } = await serveDevice('virtio-net');
   for (let round = 0; round < 2; round++) {
     const { report, serial, steps } = await runMachine({ devices: [{ address: `vfio-user:${path}` }] });
     expect(serial).toMatch(/10\/10 replies/);
@@ -65,7 +37,7 @@ test('a NIC of another process: 10 of 10 replies, no exit on the way, and the ne
 });
 
 test('a server that is killed takes its device along, and the guest lives', async () => {
-  const { path, child } = await serve('virtio-net');
+  const { path, child } = await serveDevice('virtio-net');
   const guest = spawn(
     process.execPath,
     [CLI, 'run', '--device', `vfio-user:${path}`, '--append', 'pings=1000'],
@@ -93,7 +65,7 @@ test('a server that is killed takes its device along, and the guest lives', asyn
 });
 
 test('SIGTERM ends serving in order: the client is sent away, the socket’s file goes, the status tells', async () => {
-  const { path, child } = await serve('mtty-2');
+  const { path, child } = await serveDevice('mtty-2');
   expect(existsSync(path)).toBe(true);
   child.kill('SIGTERM');
   expect(await once(child, 'exit')).toEqual([143, null]);
@@ -129,7 +101,7 @@ test.each([
 });
 
 test('two servers do not share a socket, and iommufd is refused with what to leave out', async () => {
-  const { path } = await serve('mtty-1');
+  const { path } = await serveDevice('mtty-1');
   const second = tsvisor(['serve', 'mtty-1', '--socket', path]);
   expect(second.stderr).toMatch(/EADDRINUSE\n.*another process listens on it/);
   const { stderr, status } = tsvisor(['run', '--device', `vfio-user:${path},interface=iommufd`]);
@@ -161,7 +133,7 @@ test('served from a program: it tells when it is ready and who comes, and leaves
 
 test('what a guest draws on a display of another process is seen there, and kept when the client is killed', async () => {
   const png = join(folder, 'served.png');
-  const { child, path, output } = await serve('vgpu-small,xres=320,yres=200', '--screenshot', png);
+  const { child, path, output } = await serveDevice('vgpu-small,xres=320,yres=200', '--screenshot', png);
   /** Asks for a picture; undefined if there is none. */
   const shot = async (): Promise<Uint8Array | undefined> => {
     rmSync(png, { force: true });
