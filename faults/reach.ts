@@ -42,9 +42,7 @@ const OUTSIDE: readonly Outside[] = [
       thread === 'main' &&
       ending.status === 1 &&
       ending.stdout === '' &&
-      /^ *at (?:node:internal\/main\/run_main_module|.*\(node:internal\/modules\/run_main):\d/m.test(
-        ending.stderr,
-      ) &&
+      /^ *at (?:.*\()?node:internal\/(?:main\/run_main_module|modules\/run_main):\d/m.test(ending.stderr) &&
       framesOf(ending).every((frame) => /[ (]node:/.test(frame)),
   },
   {

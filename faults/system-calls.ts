@@ -55,7 +55,6 @@ export const SYSTEM_CALLS: readonly SystemCall[] = [
   { name: 'getdents64', number: 217, errnos: ['EIO'] },
   { name: 'epoll_wait', number: 232, errnos: ['EINTR'] },
   { name: 'epoll_ctl', number: 233, errnos: ['ENOMEM', 'ENOSPC'] },
-  { name: 'tgkill', number: 234, errnos: ['EAGAIN', 'ESRCH'] },
   { name: 'inotify_add_watch', number: 254, errnos: ['ENOSPC', 'ENOMEM'] },
   { name: 'openat', number: 257, errnos: [...NO_FILES, 'EIO', 'EACCES'], canLast: true },
   { name: 'newfstatat', number: 262, errnos: ['EIO', 'ENOMEM', 'EACCES'] },

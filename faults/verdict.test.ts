@@ -106,12 +106,21 @@ const UNREAD = `node:fs:448
   code: 'ENFILE',
 `;
 
+/** Node 20 about the program itself, whose path it cannot resolve. */
+const UNRESOLVED = `node:internal/process/esm_loader:34
+    at finalizeResolution (node:internal/modules/esm/resolve:281:17)
+    at ModuleLoader.import (node:internal/modules/esm/loader:640:38)
+    at node:internal/modules/run_main:174:35 {
+  code: 'EACCES',
+`;
+
 describe('outside our reach', () => {
   const abort = { status: undefined, signal: 'SIGABRT', stderr: '' };
   test.each<[string, Partial<Ending>]>([
     ['run:main:epoll_ctl:1:ENOMEM', abort],
     ['run:main:madvise:1:ENOMEM', { ...abort, signal: 'SIGTRAP' }],
     ['run:main:openat:14:ENFILE', { status: 1, stderr: UNREAD }],
+    ['run:main:statx:11:EACCES', { status: 1, stderr: UNRESOLVED }],
     [
       'run:main:mmap:1:ENOMEM',
       {

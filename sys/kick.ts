@@ -1,8 +1,11 @@
 import { checked } from './fd.js';
 import * as libc from './libc.js';
 
-/** A real-time signal unlikely to be in use. Its handler does nothing; its arrival ends KVM_RUN with EINTR. */
-const KICK_SIGNAL = 40;
+/**
+ * SIGURG. Its handler does nothing; its arrival ends KVM_RUN with EINTR. Not a real-time signal: those are queued, so a
+ * kick would be lost (EAGAIN) where the user is out of RLIMIT_SIGPENDING. Not one that Node, terminals or shells use.
+ */
+const KICK_SIGNAL = 23;
 
 // glibc's struct sigaction on x86-64: handler at 0, mask of 128 bytes, flags at 136, restorer at 144.
 const SIGACTION_BYTES = 152;
@@ -21,7 +24,7 @@ export function installKickSignal(): void {
   isInstalled = true;
 }
 
-/** Interrupts a system call of any thread in this process. Does nothing if the thread has ended. */
+/** Interrupts a system call of any thread in this process. Cannot fail but by ESRCH, as the thread has ended: no kick then. */
 export function kickThread(tid: number): void {
   libc.tgkill(process.pid, tid, KICK_SIGNAL);
 }

@@ -126,6 +126,16 @@ test.skipIf(!hasPrlimit)(
   SWEEP_MS,
 );
 
+test.skipIf(!hasPrlimit)(
+  'vCPUs are kicked where the user may have no more pending signals (skipped without prlimit)',
+  () => {
+    // Both vCPUs are in KVM_RUN when one of them ends the run: the other is kicked.
+    const ended = tsvisor(['run', '--cpus', '2', '--append', 'halt-test'], ['prlimit', '--sigpending=0']);
+    expect([ended.status, ended.signal, ended.stderr]).toEqual([0, null, '']);
+  },
+  SWEEP_MS,
+);
+
 test.each(['spin', 'halted'])(
   'the main thread may exit while a worker is in KVM_RUN (%s), as the worker is kicked',
   (how) => {
