@@ -28,5 +28,5 @@ export { InputFileError } from './input-file.js';
 export { exitStatus, type Outcome } from './outcome.js';
 export type { Plugin } from './plugin.js';
 export { PluginError } from './plugin-error.js';
-export type { DeviceReport, Phase, RunReport } from './protocol.js';
+export type { Counters, DeviceReport, Phase, RunReport } from './protocol.js';
 export { VirtualMachine, type VmObserver } from './virtual-machine.js';

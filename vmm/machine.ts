@@ -14,9 +14,10 @@ import type { SerialConsole } from './console.js';
 import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
 import { orError } from './error-data.js';
 import type { Platform } from './linux/index.js';
+import { answerCall, type MachineCallHandlers } from './machine-calls.js';
 import type { MachinePorts } from './machine-ports.js';
 import { describeCrash, type Outcome } from './outcome.js';
-import { type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
+import { type Counters, type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
 /** Parts of a machine; compose.ts creates and owns them. */
@@ -45,6 +46,7 @@ export class Machine {
   readonly #parts: MachineParts;
   readonly #inbox: Inbox;
   readonly #phases: Phase[] = [];
+  readonly #calls: MachineCallHandlers = { counters: () => this.#counts() };
   #outcome: Outcome | undefined;
   #agains = 0;
 
@@ -88,6 +90,9 @@ export class Machine {
         break;
       case 'power-button':
         this.#parts.platform.pressPowerButton();
+        break;
+      case 'call':
+        answerCall(this.#calls, command, (event) => this.#parts.ports.events.emit(event));
         break;
       case 'drained':
         this.#parts.serial.update();
@@ -216,7 +221,7 @@ export class Machine {
     return { ...ports.events.dropped, ...(serial.lost > 0 && { serialBytes: serial.lost }) };
   }
 
-  #counts(): Pick<RunReport, 'exits' | 'accesses' | 'devices'> {
+  #counts(): Counters {
     const { exits, pio, mmio, devices } = this.#parts;
     return {
       exits: exits.counts(),

@@ -8,6 +8,7 @@ import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.j
 import type { ErrorData } from './error-data.js';
 import type { EventFlowBuffer } from './event-flow.js';
 import type { GuestRamHandle } from './guest-ram.js';
+import type { CallCommand } from './machine-calls.js';
 import type { Outcome } from './outcome.js';
 import type { VcpuBatonBuffer } from './vcpu-baton.js';
 
@@ -44,6 +45,7 @@ export type MachineCommand =
   | { readonly kind: 'serial'; readonly bytes: Uint8Array }
   /** The serial console's output has been read: the guest can send more. */
   | { readonly kind: 'drained' }
+  | CallCommand
   | PlaneCommand;
 
 /** A progress code from the guest, which wrote it to the POST code port. */
@@ -57,6 +59,16 @@ export interface Phase {
   /** Number of accesses so far, by device. */
   readonly accesses: Readonly<Record<string, number>>;
   /** Counters of the assigned devices at that time. */
+  readonly devices: readonly DeviceReport[];
+}
+
+/** What a machine has counted since it started; a restart begins anew. */
+export interface Counters {
+  /** Exits handled in user space, by kind. */
+  readonly exits: ExitCounts;
+  /** Accesses to each device on a bus, by name. */
+  readonly accesses: Readonly<Record<string, number>>;
+  /** Assigned devices and their counters. */
   readonly devices: readonly DeviceReport[];
 }
 
@@ -90,6 +102,12 @@ export interface RunReport {
   readonly devices: readonly DeviceReport[];
 }
 
+/** The answer to a {@link CallCommand}. */
+export type ReplyEvent = { readonly kind: 'reply'; readonly id: number } & (
+  | { readonly result: unknown }
+  | { readonly error: ErrorData }
+);
+
 /** Events from the machine thread to the main thread. */
 export type MachineEvent =
   /** The thread is up and needs guest RAM, which is shared with other processes if a device's provider requires it. */
@@ -100,6 +118,7 @@ export type MachineEvent =
   | { readonly kind: 'serial-pending' }
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
+  | ReplyEvent
   | PlaneEvent
   | StillsEvent
   | { readonly kind: 'finished'; readonly report: RunReport }

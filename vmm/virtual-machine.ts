@@ -5,6 +5,7 @@ import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker, workerEnd } from '../sys/start-worker.js';
+import { Calls } from './calls.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
@@ -12,6 +13,7 @@ import { decodeError } from './error-data.js';
 import { createEventFlow, EventReceipts } from './event-flow.js';
 import { GuestRam } from './guest-ram.js';
 import {
+  type Counters,
   type MachineCommand,
   type MachineEvent,
   type MachineThreadData,
@@ -131,6 +133,7 @@ export class VirtualMachine implements AsyncDisposable {
   #report: RunReport | undefined;
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
+  readonly #calls = new Calls();
   readonly #screens = new Screens((command) => this.#command(command));
   #stoppedBy: string | undefined;
   #flushTimer: NodeJS.Timeout | undefined;
@@ -169,6 +172,15 @@ export class VirtualMachine implements AsyncDisposable {
   }
 
   /**
+   * Reads the machine's counters while it runs; {@link RunReport} has those of the end.
+   * @throws SysError ESRCH once the machine has ended; ECONNRESET if it restarts meanwhile; EBUSY while 64 calls are
+   *   unanswered
+   */
+  counters(): Promise<Counters> {
+    return this.#calls.call('counters');
+  }
+
+  /**
    * Captures a device's display as PNG; after the run, its last picture. The guest keeps running.
    * @param slot PCI slot of the device; the first display if undefined
    * @throws SysError ENODEV if there is no such display; ENODATA while it displays nothing; EINVAL for an unsupported
@@ -199,12 +211,16 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** Runs machines until one ends without a reset: a reset closes the machine and starts a new one. */
   async #run(): Promise<RunReport> {
-    for (;;) {
-      const report = await this.#runOnce();
-      if (report.outcome.kind !== 'reset' || !this.config.reboot) return report;
-      if (this.#stoppedBy !== undefined)
-        return { ...report, outcome: { kind: 'stopped', by: this.#stoppedBy } };
-      this.#observer.step?.('the guest requested a reset: restarting the machine', monotonicMs());
+    try {
+      for (;;) {
+        const report = await this.#runOnce();
+        if (report.outcome.kind !== 'reset' || !this.config.reboot) return report;
+        if (this.#stoppedBy !== undefined)
+          return { ...report, outcome: { kind: 'stopped', by: this.#stoppedBy } };
+        this.#observer.step?.('the guest requested a reset: restarting the machine', monotonicMs());
+      }
+    } finally {
+      this.#calls.end(this.#failure);
     }
   }
 
@@ -235,10 +251,12 @@ export class VirtualMachine implements AsyncDisposable {
       }
     };
     this.#threads = threads;
+    this.#calls.connect((command) => threads.sender.send(command));
     using _hook = onProcessExit(threads.stop);
     for (const other of threads.others) other.catch(fail);
     await threads.machine.catch(fail);
     this.#threads = undefined;
+    this.#calls.disconnect(this.#failure);
     clearTimeout(this.#flushTimer);
     threads.stop();
     await Promise.allSettled(threads.others);
@@ -264,6 +282,9 @@ export class VirtualMachine implements AsyncDisposable {
         return this.#observer.phase?.(event.phase);
       case 'trace':
         return this.#observer.trace?.(event.channel, event.text);
+      case 'reply':
+        this.#calls.hear(event);
+        break;
       case 'plane':
       case 'stills':
         this.#screens.hear(event);

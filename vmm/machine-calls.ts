@@ -1,0 +1,85 @@
+/** Calls of the main thread on the running machine: their types, and the machine thread's end. @see calls.ts, the other */
+import { encodeError } from './error-data.js';
+import type { Counters, MachineEvent } from './protocol.js';
+
+/** The calls by name. Arguments and results are plain data, because they cross threads. */
+export interface MachineCalls {
+  counters(): Counters;
+}
+
+export type MachineCallName = keyof MachineCalls;
+export type MachineCallArgs<K extends MachineCallName> = Parameters<MachineCalls[K]>;
+export type MachineCallResult<K extends MachineCallName> = ReturnType<MachineCalls[K]>;
+
+/** Requests a call; answered by a {@link ReplyEvent} with the same id. */
+export interface CallCommand {
+  readonly kind: 'call';
+  readonly id: number;
+  readonly name: MachineCallName;
+  readonly args: readonly unknown[];
+}
+
+/**
+ * A result that the machine has later: once its vCPUs have stopped, or the guest has answered. Settles once; a run that
+ * ends before that needs no settling. Machine thread only.
+ */
+export class Later<T> {
+  #get: (() => T) | undefined;
+  #listener: ((get: () => T) => void) | undefined;
+
+  resolve(value: T): void {
+    this.#settle(() => value);
+  }
+
+  reject(error: unknown): void {
+    this.#settle(() => {
+      throw error;
+    });
+  }
+
+  /** Calls `listener` once, at once if it has settled. `get` returns the result or throws the error. */
+  whenSettled(listener: (get: () => T) => void): void {
+    if (this.#get !== undefined) listener(this.#get);
+    else this.#listener = listener;
+  }
+
+  #settle(get: () => T): void {
+    if (this.#get !== undefined) return;
+    this.#get = get;
+    this.#listener?.(get);
+  }
+}
+
+/** What carries the calls out. A handler that cannot have its result yet returns a {@link Later}. */
+export type MachineCallHandlers = {
+  readonly [K in MachineCallName]: (
+    ...args: MachineCallArgs<K>
+  ) => MachineCallResult<K> | Later<MachineCallResult<K>>;
+};
+
+/** Carries out a call and emits its reply, now or when its result is there. Never throws: errors are the reply. */
+export function answerCall(
+  handlers: MachineCallHandlers,
+  { id, name, args }: CallCommand,
+  emit: (event: MachineEvent) => void,
+): void {
+  const reply = (get: () => unknown): void => {
+    try {
+      emit({ kind: 'reply', id, result: get() });
+    } catch (error) {
+      emit({ kind: 'reply', id, error: encodeError(error) });
+    }
+  };
+  const handler = handlers[name] as (...args: readonly unknown[]) => unknown;
+  let result: unknown;
+  try {
+    result = handler(...args);
+  } catch (error) {
+    reply(() => {
+      throw error;
+    });
+    return;
+  }
+  if (result instanceof Later) result.whenSettled(reply);
+  else reply(() => result);
+}
