@@ -1,5 +1,5 @@
 /** What the command line offers: its commands and their options. */
-import type { Command, OptionRow } from './command-line.js';
+import { type Command, type OptionRow, overviewText, rowLines } from './command-line.js';
 
 const help: OptionRow = { name: 'help', short: 'h', help: ['print this'] };
 
@@ -16,6 +16,7 @@ const plugin: OptionRow = {
 const trace: OptionRow = {
   name: 'trace',
   value: 'CHANNEL',
+  words: ['exit', 'region', 'memory', 'vfio', 'vfioUser', 'unclaimed', 'guestMisuse'],
   isRepeatable: true,
   help: [
     'print the events of a channel: exit, region, memory,',
@@ -30,24 +31,73 @@ const view: OptionRow = {
   help: ['show the picture live on a page at 127.0.0.1; without', 'PORT, a free one'],
 };
 
-const DEVICES = [
+/** A kind of device, as `--device` and `serve` take it. */
+interface DeviceRow {
+  /** What an address is or begins with. */
+  readonly names: readonly string[];
+  /** The address in the help; the names if absent. */
+  readonly shown?: string;
+  /** Names of its options. */
+  readonly options: readonly string[];
+  /** Lines of help. */
+  readonly help: readonly string[];
+}
+
+export const DEVICES: readonly DeviceRow[] = [
+  {
+    names: ['virtio-net'],
+    options: ['net', 'mac', 'mtu'],
+    help: [
+      'network card: net=BACKEND mac=52:54:00:12:34:56 mtu=1500;',
+      'BACKEND is as of --net, with semicolons for commas',
+    ],
+  },
+  {
+    names: ['mtty-1', 'mtty-2'],
+    options: ['port0', 'port1'],
+    help: ['serial card with one port or two: port0= port1=,', 'each loopback, pty or unix:PATH'],
+  },
+  {
+    names: ['vgpu-small', 'vgpu-medium', 'vgpu-large'],
+    options: ['xres', 'yres'],
+    help: ['display card with 8, 16 or 64 MiB: xres=1024 yres=768'],
+  },
+  {
+    names: [],
+    shown: '0000:01:00.0',
+    options: ['bind', 'vf-token'],
+    help: [
+      'a PCI function of the host: bind=vfio-pci takes it from',
+      "its driver for the run; vf-token=UUID of the VF's owner",
+    ],
+  },
+  {
+    names: ['mdev:'],
+    shown: 'UUID, mdev:TYPE',
+    options: ['uuid', 'parent'],
+    help: ['a mediated device of the kernel, there or to be made:', 'uuid= parent='],
+  },
+  {
+    names: ['fd:'],
+    shown: 'fd:N',
+    options: ['device', 'group-fd', 'cdev-fd', 'container-fd', 'iommufd-fd'],
+    help: ['an open cdev or group: device= group-fd= cdev-fd=', 'container-fd= iommufd-fd='],
+  },
+  {
+    names: ['vfio-user:'],
+    shown: 'vfio-user:PATH',
+    options: ['trust', 'timeout', 'twin'],
+    help: ["another process's device: trust=on timeout=SECONDS", 'twin=off'],
+  },
+];
+
+const DEVICE_WORDS = DEVICES.flatMap(({ names }) => names);
+
+const DEVICE_HELP = [
   '',
   'Devices are an ADDRESS with options, separated by commas:',
   '',
-  '  virtio-net           network card: net=BACKEND mac=52:54:00:12:34:56 mtu=1500;',
-  '                       BACKEND is as of --net, with semicolons for commas',
-  '  mtty-1, mtty-2       serial card with one port or two: port0= port1=,',
-  '                       each loopback, pty or unix:PATH',
-  '  vgpu-small, vgpu-medium, vgpu-large',
-  '                       display card with 8, 16 or 64 MiB: xres=1024 yres=768',
-  '  0000:01:00.0         a PCI function of the host: bind=vfio-pci takes it from',
-  "                       its driver for the run; vf-token=UUID of the VF's owner",
-  '  UUID, mdev:TYPE      a mediated device of the kernel, there or to be made:',
-  '                       uuid= parent=',
-  '  fd:N                 an open cdev or group: device= group-fd= cdev-fd=',
-  '                       container-fd= iommufd-fd=',
-  "  vfio-user:PATH       another process's device: trust=on timeout=SECONDS",
-  '                       twin=off',
+  ...DEVICES.flatMap(({ names, shown = names.join(', '), help }) => rowLines(`  ${shown}`, help)),
 ];
 
 const EXIT = [
@@ -58,6 +108,7 @@ const EXIT = [
 
 export const RUN: Command = {
   name: 'run',
+  brief: 'boot a guest with an assigned device',
   summary: [
     'Boots a guest with an assigned device. With no options that is the built-in',
     'guest with a virtio-net NIC, whose wire ends at a responder in this process.',
@@ -66,6 +117,7 @@ export const RUN: Command = {
     {
       name: 'net',
       value: 'BACKEND',
+      words: ['responder', 'tap:', 'passt', 'passt-socket:'],
       help: [
         "where the NIC's wire ends: responder, tap:NAME, passt,",
         'responder:corrupt=N, passt:tcp-ports=8080:80,',
@@ -75,6 +127,7 @@ export const RUN: Command = {
     {
       name: 'device',
       value: 'DEVICE',
+      words: [...DEVICE_WORDS, 'none'],
       isRepeatable: true,
       help: [
         'assign this device instead (repeatable); slot=N puts it',
@@ -114,6 +167,7 @@ export const RUN: Command = {
     {
       name: 'ffi',
       value: 'LIBRARY',
+      words: ['ffi-rs', 'koffi'],
       help: ['calls KVM_RUN: ffi-rs (the default), koffi if installed'],
     },
     trace,
@@ -128,12 +182,14 @@ export const RUN: Command = {
     { name: 'quiet', help: ["print only the guest's output"] },
     help,
   ],
-  more: [...DEVICES, ...EXIT, "SIGTERM, 70 if the guest crashed, and the guest's verdict otherwise."],
+  more: [...DEVICE_HELP, ...EXIT, "SIGTERM, 70 if the guest crashed, and the guest's verdict otherwise."],
 };
 
 export const SERVE: Command = {
   name: 'serve',
+  brief: 'offer a device to another VMM through vfio-user',
   argument: 'DEVICE --socket PATH',
+  words: DEVICE_WORDS,
   summary: ['Offers a device to another VMM through the vfio-user protocol, to one client at', 'a time.'],
   options: [
     { name: 'socket', value: 'PATH', help: ['where clients connect'] },
@@ -156,22 +212,22 @@ export const SERVE: Command = {
     { name: 'quiet', help: ['print only errors'] },
     help,
   ],
-  more: [...DEVICES, ...EXIT, 'SIGTERM, and 0 otherwise.'],
+  more: [...DEVICE_HELP, ...EXIT, 'SIGTERM, and 0 otherwise.'],
 };
 
 export const COMMANDS: readonly Command[] = [RUN, SERVE];
 
 /** `tsvisor --help` */
-export const OVERVIEW = `tsvisor: assigns devices to virtual machines, in TypeScript
-
-usage: tsvisor run [options]       boot a guest with an assigned device
-       tsvisor serve DEVICE --socket PATH [options]
-                                   offer a device through vfio-user
-       tsvisor COMMAND --help      options, devices and exit codes
-       tsvisor -V, --version       print the version
-       tsvisor -h, --help          print this
-
-  tsvisor run                      the built-in guest, and a NIC to ping through
-  tsvisor run --kernel FILE --initrd FILE --memory 1G --device 0000:01:00.0
-  tsvisor serve virtio-net,net=passt --socket /run/nic.sock
-`;
+export const OVERVIEW = overviewText(
+  'tsvisor: assigns devices to virtual machines, in TypeScript',
+  COMMANDS,
+  [
+    '  COMMAND --help       options, devices and exit codes',
+    '  -V, --version        print the version',
+    '  -h, --help           print this',
+    '',
+    '  tsvisor run                      the built-in guest, and a NIC to ping through',
+    '  tsvisor run --kernel FILE --initrd FILE --memory 1G --device 0000:01:00.0',
+    '  tsvisor serve virtio-net,net=passt --socket /run/nic.sock',
+  ],
+);

@@ -68,7 +68,9 @@ const SLOT = (text: string) => `--display: '${text}' is not a PCI slot: 1 to 31`
 const DEVICE_SLOT = (text: string) =>
   `--device virtio-net,slot=${text}: slot=${text} is not a PCI slot: 1 to 31`;
 const NO_OPTION = (name: string, command = 'run') =>
-  `${name}: there is no such option: see tsvisor ${command} --help`;
+  `${name}: there is no such option; see tsvisor ${command} --help`;
+const MEANT = (name: string, meant: string) =>
+  `${name}: there is no such option; did you mean ${meant}? See tsvisor run --help`;
 const FILE = (option: string, name: string, kind: string) =>
   `--${option}: ${name} is ${kind}, and must be a regular file`;
 
@@ -76,15 +78,17 @@ const PARSING: readonly Row[] = [
   ['', 'a command is missing: run or serve; see tsvisor --help'],
   ['walk', 'walk: there is no such command: run or serve; see tsvisor --help'],
   ['--cpus 2', '--cpus: there is no such command: run or serve; see tsvisor --help'],
-  ['RUN', 'RUN: there is no such command: run or serve; see tsvisor --help'],
+  ['RUN', 'RUN: there is no such command; did you mean run? See tsvisor --help'],
+  ['srve virtio-net', 'srve: there is no such command; did you mean serve? See tsvisor --help'],
+  ['help srve', 'srve: there is no such command; did you mean serve? See tsvisor --help'],
   ['run --wheels 4', NO_OPTION('--wheels')],
   ['run --wheels=4', NO_OPTION('--wheels')],
   ['run -x', NO_OPTION('-x')],
   ['run -1', NO_OPTION('-1')],
   ['run --constructor', NO_OPTION('--constructor')],
   ['run --__proto__', NO_OPTION('--__proto__')],
-  ['run --CPUS 2', NO_OPTION('--CPUS')],
-  ['run --cpu 2', NO_OPTION('--cpu')],
+  ['run --CPUS 2', MEANT('--CPUS', '--cpus')],
+  ['run --cpu 2', MEANT('--cpu', '--cpus')],
   ['run --socket /tmp/x', NO_OPTION('--socket')],
   ['run --trust-client', NO_OPTION('--trust-client')],
   ['serve virtio-net --memory 64M', NO_OPTION('--memory', 'serve')],

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { workerUrl } from '../sys/worker-url.js';
 import { COMMANDS, OVERVIEW } from './cli-help.js';
-import { asksFor, helpText, usageError } from './command-line.js';
+import { asksFor, findCommand, helpText } from './command-line.js';
 import type { Output } from './output.js';
 
 function version(): string {
@@ -17,19 +17,18 @@ export async function main(args: readonly string[], out: Output): Promise<number
     return 0;
   }
   if (name === '-h' || name === '--help' || name === 'help') {
-    const about = COMMANDS.find((command) => command.name === rest[0]);
-    out.line(about === undefined ? OVERVIEW.trimEnd() : helpText(about).trimEnd());
+    out.line((rest.length === 0 ? OVERVIEW : helpText(about(rest))).trimEnd());
     return 0;
   }
-  const names = COMMANDS.map((command) => command.name).join(' or ');
-  if (name === undefined) throw usageError('', `a command is missing: ${names}; see tsvisor --help`);
-  const command = COMMANDS.find((each) => each.name === name);
-  if (command === undefined) throw usageError(name, `there is no such command: ${names}; see tsvisor --help`);
-  if (asksFor(rest, 'help', 'h')) {
+  const { command, rest: given } = findCommand(COMMANDS, args);
+  if (asksFor(given, 'help', 'h')) {
     out.line(helpText(command).trimEnd());
     return 0;
   }
   // Load only the module of the command: loading dominates the start-up time.
-  if (command.name === 'serve') return (await import('./cli-serve.js')).serve(rest, out);
-  return (await import('./cli-run.js')).run(rest, out);
+  if (command.name === 'serve') return (await import('./cli-serve.js')).serve(given, out);
+  return (await import('./cli-run.js')).run(given, out);
 }
+
+/** `help serve`, `help mdev`. @throws ConfigError if there is no such command */
+const about = (words: readonly string[]) => findCommand(COMMANDS, [...words, '--help']).command;

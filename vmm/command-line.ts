@@ -1,5 +1,6 @@
-/** The command line as a table: parsing, and the help that is printed, follow from the rows. */
+/** The command line as a table: parsing, help, completion and the manual page follow from the rows. */
 import { ConfigError, type ConfigProblem } from './config-error.js';
+import { didYouMean } from './suggestion.js';
 
 /** An option of a command. */
 export interface OptionRow {
@@ -7,8 +8,10 @@ export interface OptionRow {
   readonly name: string;
   /** A single letter that stands for it, `-h`. */
   readonly short?: string;
-  /** Name of its value in the help; absent for an option without one. */
+  /** Name of its value in the help; absent for an option without one. FILE, PATH and MODULE are completed as files. */
   readonly value?: string;
+  /** Words that its value is or begins with, for the completion. */
+  readonly words?: readonly string[];
   /** The value can be left out; it is then ''. */
   readonly isValueOptional?: boolean;
   /** It can be given more than once. Any other option is an error the second time, not a silent override. */
@@ -17,15 +20,22 @@ export interface OptionRow {
   readonly help: readonly string[];
 }
 
-/** A command: `tsvisor run`. */
+/** A command: `tsvisor run`, `tsvisor mdev list`. */
 export interface Command {
+  /** All of its words: `mdev list`. */
   readonly name: string;
-  /** Its argument in the help, `DEVICE`; absent if it has none. */
+  /** What it does, in a few words, for the list of commands. */
+  readonly brief: string;
+  /** Its argument in the help, `DEVICE`; absent if it has none. ADDRESS is completed with PCI functions, SOCKET as a file. */
   readonly argument?: string;
+  /** Words that its argument is or begins with, for the completion. */
+  readonly words?: readonly string[];
   readonly summary: readonly string[];
   readonly options: readonly OptionRow[];
   /** Sections below the options. */
   readonly more: readonly string[];
+  /** The commands of which its next word chooses one; it does nothing by itself then. */
+  readonly commands?: readonly Command[];
 }
 
 /** The options as they were given. */
@@ -63,6 +73,33 @@ export function asksFor(args: readonly string[], name: string, short?: string): 
   return options.includes(`--${name}`) || (short !== undefined && options.includes(`-${short}`));
 }
 
+const lastWord = ({ name }: Command): string => name.slice(name.lastIndexOf(' ') + 1);
+
+/**
+ * The command that the first words name, and the words after them. If they ask for help, it may be one that has commands.
+ * @param above the words before, for messages
+ * @throws ConfigError if there is none
+ */
+export function findCommand(
+  commands: readonly Command[],
+  args: readonly string[],
+  above = '',
+): { readonly command: Command; readonly rest: readonly string[] } {
+  const names = commands.map(lastWord);
+  const [word, ...rest] = args;
+  const list = `${names.slice(0, -1).join(', ')} or ${names.at(-1)}`;
+  const help = `tsvisor ${above === '' ? '' : `${above} `}--help`;
+  if (word === undefined) throw usageError(above, `a command is missing: ${list}; see ${help}`);
+  const command = commands.find((each) => lastWord(each) === word);
+  if (command === undefined) {
+    const meant = didYouMean(word, names);
+    const text = meant === '' ? `: ${list}; see ${help}` : `${meant} See ${help}`;
+    throw usageError(word, `there is no such command${text}`);
+  }
+  if (command.commands === undefined || asksFor(rest.slice(0, 1), 'help', 'h')) return { command, rest };
+  return findCommand(command.commands, rest, command.name);
+}
+
 /** @throws ConfigError listing every problem, each with the option that it is about */
 export function parseCommandLine(command: Command, args: readonly string[]): ParsedOptions {
   const values = new Map<string, string[]>();
@@ -81,7 +118,13 @@ export function parseCommandLine(command: Command, args: readonly string[]): Par
     }
     const found = findOption(command, word);
     if (found === undefined) {
-      problem(word.split('=')[0] as string, `there is no such option: see tsvisor ${command.name} --help`);
+      const name = word.split('=')[0] as string;
+      const meant = didYouMean(
+        name,
+        command.options.map((option) => `--${option.name}`),
+      );
+      const see = meant === '' ? '; see' : `${meant} See`;
+      problem(name, `there is no such option${see} tsvisor ${command.name} --help`);
       continue;
     }
     const { row, given } = found;
@@ -124,19 +167,31 @@ const missingValue = ({ name, value }: OptionRow, next: string | undefined): str
 const HELP_COLUMN = 23;
 
 /** The help of a command, at most 80 columns wide. */
-export function helpText({ name, argument, summary, options, more }: Command): string {
-  const usage = `usage: tsvisor ${name}${argument === undefined ? '' : ` ${argument}`} [options]`;
-  return [usage, '', ...summary, '', ...options.flatMap(optionLines), ...more, ''].join('\n');
+export function helpText({ name, argument, summary, options, more, commands = [] }: Command): string {
+  const words = commands.length > 0 ? ' COMMAND' : argument === undefined ? '' : ` ${argument}`;
+  const list = commands.map((each) => row(`  ${lastWord(each)}`, each.brief));
+  const sections = [summary, ...(list.length > 0 ? [list] : []), options.flatMap(optionLines)];
+  const body = sections.flatMap((section) => ['', ...section]);
+  return [`usage: tsvisor ${name}${words} [options]`, ...body, ...more, ''].join('\n');
 }
+
+/** The list of commands, at most 80 columns wide. */
+export function overviewText(summary: string, commands: readonly Command[], more: readonly string[]): string {
+  const list = commands.map((each) => row(`  ${each.name}`, each.brief));
+  return [summary, '', 'usage: tsvisor COMMAND [options]', '', ...list, '', ...more, ''].join('\n');
+}
+
+const row = (head: string, text: string): string => head.padEnd(HELP_COLUMN) + text;
 
 function optionLines({ name, short, value, isValueOptional, help }: OptionRow): string[] {
   const shown = value === undefined ? '' : isValueOptional === true ? ` [${value}]` : ` ${value}`;
-  const head = `  ${short === undefined ? '' : `-${short}, `}--${name}${shown}`;
+  return rowLines(`  ${short === undefined ? '' : `-${short}, `}--${name}${shown}`, help);
+}
+
+/** A row of a list in the help: a long head has a line of its own. */
+export function rowLines(head: string, help: readonly string[]): string[] {
   const [first = '', ...others] = help;
   const indent = ' '.repeat(HELP_COLUMN);
   const isShort = head.length < HELP_COLUMN - 1;
-  return [
-    ...(isShort ? [head.padEnd(HELP_COLUMN) + first] : [head, indent + first]),
-    ...others.map((line) => indent + line),
-  ];
+  return [...(isShort ? [row(head, first)] : [head, indent + first]), ...others.map((line) => indent + line)];
 }
