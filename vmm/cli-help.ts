@@ -121,7 +121,7 @@ export const RUN: Command = {
       help: [
         "where the NIC's wire ends: responder, tap:NAME, passt,",
         'responder:corrupt=N, passt:tcp-ports=8080:80,',
-        'passt-socket:PATH',
+        'passt-socket:PATH, tap:fd=N for an open descriptor',
       ],
     },
     {

@@ -140,6 +140,44 @@ function realDriver(): void {
     ip('link', 'delete', 'tsv4');
   });
 
+  /** As a broker would: opens the driver and attaches an interface. */
+  function opened(name: string, flags: number): number {
+    const fd = openSync('/dev/net/tun', constants.O_RDWR);
+    const ifreq = new Uint8Array(40);
+    ifreq.set(Buffer.from(name));
+    new DataView(ifreq.buffer).setUint16(16, flags, true);
+    expect(libc.ioctlPtr(fd, 0x4004_54ca, ifreq)).toBe(0);
+    return fd;
+  }
+
+  test('a descriptor of a tap carries frames, and survives the port', () => {
+    const fd = opened('tsv8', 0x1002);
+    up('tsv8');
+    for (let turn = 0; turn < 2; turn++) {
+      using port = tap.open(`fd=${fd}`);
+      expect(port.fd).not.toBe(fd);
+      expect(port.receive([new Uint8Array(0)])).toBeLessThanOrEqual(0); // does not block
+      port.transmit([arp(guest)]);
+      expect(awaitFrame(port, isArpReply)).toHaveLength(42);
+      expect(() => tap.open(`fd=${fd}`)).toThrow(expect.objectContaining({ code: 'EBUSY' }));
+    }
+    closeSync(fd);
+    expect(exists('tsv8')).toBe(false);
+  });
+
+  test.each([
+    ['a tun', () => opened('tsv9', 0x1001), 'EINVAL', 'without Ethernet'],
+    ['a tap with headers', () => opened('tsv9', 0x5002), 'EINVAL', 'headers'],
+    ['no interface', () => openSync('/dev/net/tun', constants.O_RDWR), 'EBADFD', 'TUNSETIFF first'],
+    ['a file', () => openSync('/dev/null', constants.O_RDWR), 'EINVAL', 'no tap'],
+  ] as const)('a descriptor of %s is refused with a hint', (_what, open, code, hint) => {
+    const fd = open();
+    expect(() => tap.open(`fd=${fd}`)).toThrow(
+      expect.objectContaining({ code, target: `tap fd ${fd}`, hint: expect.stringContaining(hint) }),
+    );
+    closeSync(fd); // it is still its giver's
+  });
+
   /** What QEMU and others leave behind: TUN_F_CSUM, TSO4, TSO6, a header of 12 bytes, a small buffer, a filter. */
   function leaveBehind(name: string): void {
     const fd = openSync('/dev/net/tun', constants.O_RDWR | constants.O_NONBLOCK);

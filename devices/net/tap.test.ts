@@ -5,6 +5,7 @@ import { errno } from '../../sys/errno.js';
 import { type TapSystem, tap, tapOver } from './tap.js';
 
 const TUNSETIFF = 0x4004_54ca;
+const TUNGETIFF = 0x8004_54d2;
 const TUNSETOFFLOAD = 0x4004_54d0;
 
 /** A kernel with one tap; its frames are in `toGuest` and `fromGuest`. */
@@ -18,6 +19,21 @@ class FakeTap implements TapSystem {
   refused = 0;
   writeError: string | undefined;
   readError: string | undefined;
+  /** What stat(2) says of descriptor 9; EBADF if undefined. */
+  device: number | undefined = 10 * 256 + 200;
+  /** Flags of TUNGETIFF, or a negative errno. */
+  ifFlags = 0x1002;
+
+  deviceOf(fd: number): number {
+    if (fd !== 9 || this.device === undefined) throw failure('EBADF');
+    return this.device;
+  }
+
+  fcntl(fd: number, command: number, value: number): number {
+    this.calls.push(`fcntl ${fd} ${command} ${value}`);
+    if (command === 1030) return 44; // F_DUPFD_CLOEXEC
+    return command === 3 ? constants.O_RDWR : 0;
+  }
 
   open(path: string, flags: number): number {
     this.calls.push(`open ${path}${(flags & constants.O_NONBLOCK) !== 0 ? ' nonblock' : ''}`);
@@ -30,6 +46,11 @@ class FakeTap implements TapSystem {
   }
 
   ioctl(fd: number, request: number, argument: Uint8Array | number): number {
+    if (request === TUNGETIFF) {
+      if (this.ifFlags < 0) return this.ifFlags;
+      new DataView((argument as Uint8Array<ArrayBuffer>).buffer).setUint16(16, this.ifFlags, true);
+      return 0;
+    }
     if (request !== TUNSETIFF) {
       const text = typeof argument === 'number' ? String(argument) : Buffer.from(argument).toString('hex');
       this.calls.push(`ioctl ${fd} ${request.toString(16)} ${text}`);
@@ -197,6 +218,10 @@ test.each([
   ['tap%d', 'interface name "tap%d" has a character or form that Linux does not allow'],
   ['a b', 'interface name "a b" has a character or form that Linux does not allow'],
   ['é', 'interface name "é" has a character or form that Linux does not allow'],
+  ['fd=', '"" is not the number of a descriptor: tap:fd=N'],
+  ['fd=-1', '"-1" is not the number of a descriptor: tap:fd=N'],
+  ['fd=1e1', '"1e1" is not the number of a descriptor: tap:fd=N'],
+  ['fd=2', 'descriptor 2 is a standard stream: a tap has another, tap:fd=N'],
   ['..', 'interface name ".." has a character or form that Linux does not allow'],
 ])('%j is rejected before anything is opened', (name, problem) => {
   const system = new FakeTap();
@@ -205,6 +230,57 @@ test.each([
   expect(system.calls).toEqual([]);
 });
 
-test.each(['tap0', 'fifteen-letters', 'br-lan.100', '@eth_0'])('%j is a valid name', (name) => {
+test.each(['fd=3', 'tap0', 'fifteen-letters', 'br-lan.100', '@eth_0'])('%j is valid', (name) => {
   expect(tap.validate(name)).toBeUndefined();
+});
+
+test('a descriptor is duplicated, set up as a new tap, and left open when the port closes', () => {
+  const system = new FakeTap();
+  const port = tapOver(system).open('fd=9');
+  expect(port.fd).toBe(44);
+  port[Symbol.dispose]();
+  expect(system.calls).toEqual([
+    'fcntl 9 1030 3',
+    'fcntl 44 3 0',
+    `fcntl 44 4 ${constants.O_RDWR | constants.O_NONBLOCK}`,
+    'ioctl 44 400454d0 0',
+    'ioctl 44 400454d8 0a000000',
+    'ioctl 44 400454d4 ffffff7f',
+    'ioctl 44 400454d1 00000000',
+    `ioctl 44 401054d6 ${'0'.repeat(32)}`,
+    'close 44',
+  ]);
+});
+
+test.each([
+  ['is closed', { device: undefined }, 'EBADF', 'leave it open'],
+  ['is a file', { device: 0 }, 'EINVAL', 'no tap'],
+  ['is another device', { device: 10 * 256 + 232 }, 'EINVAL', 'no tap'],
+  ['has no interface', { ifFlags: -errno.EBADFD }, 'EBADFD', 'TUNSETIFF first'],
+  ['is a tun', { ifFlags: 0x1001 }, 'EINVAL', 'without Ethernet'],
+  ['has packet information', { ifFlags: 0x0002 }, 'EINVAL', 'headers'],
+  ['has virtio headers', { ifFlags: 0x5002 }, 'EINVAL', 'headers'],
+] as const)('a descriptor that %s is refused, and nothing is opened or changed', (_what, is, code, hint) => {
+  const system = Object.assign(new FakeTap(), is);
+  expect(() => tapOver(system).open('fd=9')).toThrow(
+    expect.objectContaining({ code, target: 'tap fd 9', hint: expect.stringContaining(hint) }),
+  );
+  expect(system.calls).toEqual([]);
+});
+
+test('a descriptor that a port has is refused until the port closes, its own as well as its duplicate', () => {
+  const system = new FakeTap();
+  const port = tapOver(system).open('fd=9');
+  for (const address of ['fd=9', 'fd=44'])
+    expect(() => tapOver(system).open(address)).toThrow(expect.objectContaining({ code: 'EBUSY' }));
+  port[Symbol.dispose]();
+  using again = tapOver(system).open('fd=9');
+  expect(again.fd).toBe(44);
+});
+
+test('a descriptor whose offloads cannot be switched off stays open, and its duplicate is closed', () => {
+  const system = new FakeTap();
+  system.refused = TUNSETOFFLOAD;
+  expect(() => tapOver(system).open('fd=9')).toThrow(expect.objectContaining({ call: 'TUNSETOFFLOAD' }));
+  expect(system.calls.at(-1)).toBe('close 44');
 });

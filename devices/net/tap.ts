@@ -1,13 +1,14 @@
-import { closeSync, constants, openSync, readvSync, writevSync } from 'node:fs';
-import { errnoName } from '../../sys/errno.js';
+import { closeSync, constants, fstatSync, openSync, readvSync, writevSync } from 'node:fs';
+import { errno, errnoName } from '../../sys/errno.js';
 import { fromNodeError, SysError } from '../../sys/error.js';
-import { iow, type Request } from '../../sys/ioctl.js';
+import { ior, iow, type Request } from '../../sys/ioctl.js';
 import * as libc from '../../sys/libc.js';
 import type { NetBackend, NetCounters, NetPort } from './port.js';
 
 // linux/if_tun.h, linux/if.h
 const IFF_TAP = 0x0002;
 const IFF_NO_PI = 0x1000;
+const IFF_VNET_HDR = 0x4000;
 const IFNAMSIZ = 16;
 const SIZEOF_IFREQ = 40;
 const UIO_MAXIOV = 1024;
@@ -22,6 +23,16 @@ const TUNSETIFF = iow('TUNSETIFF', 0x54, 202, 4, {
     EINVAL: 'an interface of this name exists and is not a tap, or is a multi-queue tap',
   },
 });
+
+const TUNGETIFF = ior('TUNGETIFF', 0x54, 210, 4, {
+  hints: { EBADFD: 'it has no interface yet: whoever opened /dev/net/tun has to call TUNSETIFF first' },
+});
+/** `TUN_MINOR` of linux/miscdevice.h, whose major is 10; the number as stat(2) has it. */
+const TUN_RDEV = (10 << 8) | 200;
+const HOW_TO_OPEN = 'it must be /dev/net/tun after TUNSETIFF with IFF_TAP | IFF_NO_PI';
+const F_GETFL = 3;
+const F_SETFL = 4;
+const F_DUPFD_CLOEXEC = 1030;
 
 // What an interface keeps from its last user, and the values of a new one. Without that, the kernel hands over packets of
 // 64 KiB with parts of a checksum (offloads), or only some of them (filters), or takes none (a full send buffer).
@@ -58,6 +69,10 @@ export interface TapSystem {
   writev(fd: number, parts: readonly Uint8Array[]): number;
   /** readv(2): returns the bytes read. */
   readv(fd: number, parts: readonly Uint8Array[]): number;
+  /** `st_rdev` of fstat(2), and 0 for what is no device. */
+  deviceOf(fd: number): number;
+  /** fcntl(2): returns its result, or the negative errno. */
+  fcntl(fd: number, command: number, value: number): number;
 }
 
 const linux: TapSystem = {
@@ -69,22 +84,35 @@ const linux: TapSystem = {
       : libc.ioctlPtr(fd, request, argument),
   writev: (fd, parts) => writevSync(fd, parts),
   readv: (fd, parts) => readvSync(fd, parts),
+  deviceOf(fd) {
+    const stats = fstatSync(fd);
+    return stats.isCharacterDevice() ? stats.rdev : 0;
+  },
+  fcntl: (fd, command, value) => libc.fcntl(fd, command, value),
 };
+
+/** Descriptors that ports of this thread have or were given: one that is given twice would share its frames. */
+const busy = new Set<number>();
 
 class Tap implements NetPort {
   readonly #counts = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
   readonly counters: NetCounters = this.#counts;
   readonly #system: TapSystem;
   readonly #name: string;
+  readonly #given: number | undefined;
   #fd: number;
   /** The guest's parts plus one byte, which is written only if a frame is too long for them. */
   readonly #vector: Uint8Array[] = [];
   readonly #overflow = new Uint8Array(1);
 
-  constructor(system: TapSystem, name: string, fd: number) {
+  /** @param given the descriptor that `fd` duplicates */
+  constructor(system: TapSystem, name: string, fd: number, given?: number) {
     this.#system = system;
     this.#name = name;
     this.#fd = fd;
+    this.#given = given;
+    busy.add(fd);
+    if (given !== undefined) busy.add(given);
   }
 
   get fd(): number {
@@ -132,6 +160,8 @@ class Tap implements NetPort {
     if (this.#fd < 0) return;
     const fd = this.#fd;
     this.#fd = -1;
+    busy.delete(fd);
+    if (this.#given !== undefined) busy.delete(this.#given);
     this.#system.close(fd);
   }
 
@@ -158,9 +188,23 @@ class Tap implements NetPort {
   }
 }
 
+const FD_PREFIX = 'fd=';
+const STDERR = 2;
+
+const descriptorOf = (address: string): number | undefined => {
+  const [, digits] = /^fd=(\d{1,9})$/.exec(address) ?? [];
+  return digits === undefined ? undefined : Number(digits);
+};
+
 /** Rejects what the kernel's dev_valid_name() rejects, and `%`, which TUNSETIFF would expand to a free number. */
 function problemOf(name: string): string | undefined {
   if (name === '') return 'a tap needs its interface name: tap:NAME';
+  if (name.startsWith(FD_PREFIX)) {
+    const fd = descriptorOf(name);
+    if (fd === undefined)
+      return `${JSON.stringify(name.slice(FD_PREFIX.length))} is not the number of a descriptor: tap:fd=N`;
+    return fd > STDERR ? undefined : `descriptor ${fd} is a standard stream: a tap has another, tap:fd=N`;
+  }
   if (name.length >= IFNAMSIZ)
     return `interface name ${JSON.stringify(name)} is longer than ${IFNAMSIZ - 1} characters`;
   if (name === '.' || name === '..' || !/^[!-~]+$/.test(name) || /[/:%]/.test(name)) {
@@ -172,6 +216,8 @@ function problemOf(name: string): string | undefined {
 function openTap(system: TapSystem, name: string): NetPort {
   const problem = problemOf(name);
   if (problem !== undefined) throw new TypeError(problem);
+  const given = descriptorOf(name);
+  if (given !== undefined) return openGiven(system, given);
   let fd: number;
   try {
     fd = system.open(TUN_PATH, constants.O_RDWR | constants.O_NONBLOCK);
@@ -189,6 +235,43 @@ function openTap(system: TapSystem, name: string): NetPort {
     throw error;
   }
   return new Tap(system, name, fd);
+}
+
+/** @throws SysError naming the descriptor: EBADF, EINVAL if it is no tap or has headers, EBUSY if another NIC has it */
+function openGiven(system: TapSystem, given: number): NetPort {
+  const name = `fd ${given}`;
+  const target = `tap ${name}`;
+  const refuse = (code: number, hint: string) => new SysError({ call: 'open', target, errno: code, hint });
+  if (busy.has(given)) throw refuse(errno.EBUSY, 'a NIC of this process has this descriptor already');
+  let device: number;
+  try {
+    device = system.deviceOf(given);
+  } catch (error) {
+    throw fromNodeError(error, 'fstat', target, 'the parent process has to leave it open (no close-on-exec)');
+  }
+  // First: other devices may have another meaning for the same ioctls.
+  if (device !== TUN_RDEV) throw refuse(errno.EINVAL, `this descriptor is no tap: ${HOW_TO_OPEN}`);
+  const ifreq = new Uint8Array(SIZEOF_IFREQ);
+  call(system, name, given, TUNGETIFF, ifreq);
+  const flags = new DataView(ifreq.buffer).getUint16(IFNAMSIZ, true);
+  if ((flags & IFF_TAP) === 0) throw refuse(errno.EINVAL, `it is a tun, without Ethernet: ${HOW_TO_OPEN}`);
+  if ((flags & IFF_NO_PI) === 0 || (flags & IFF_VNET_HDR) !== 0)
+    throw refuse(errno.EINVAL, `its frames have headers (IFF_VNET_HDR, or no IFF_NO_PI): ${HOW_TO_OPEN}`);
+  const fcntl = (of: number, command: number, value: number): number => {
+    const result = system.fcntl(of, command, value);
+    if (result < 0) throw new SysError({ call: 'fcntl', target, errno: -result });
+    return result;
+  };
+  // A duplicate, so that whoever gave the descriptor keeps it, and the machine can open it again after a reset.
+  const fd = fcntl(given, F_DUPFD_CLOEXEC, STDERR + 1);
+  try {
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL, 0) | constants.O_NONBLOCK);
+    for (const [request, argument] of AS_NEW) call(system, name, fd, request, argument());
+  } catch (error) {
+    system.close(fd);
+    throw error;
+  }
+  return new Tap(system, name, fd, given);
 }
 
 function call(
@@ -210,11 +293,17 @@ export function tapOver(system: TapSystem): NetBackend {
 }
 
 /**
- * Back-end `tap:NAME`: a tap interface of the host. Uses an existing one, without what its last user left (offloads,
+ * Back-end `tap:NAME` or `tap:fd=N`: a tap interface of the host.
+ *
+ * By name, it uses an existing one, without what its last user left (offloads,
  * header size, filters, size of the send buffer); with CAP_NET_ADMIN, creates a
  * missing one and removes it with the port. Addresses, bridge and link state are up to the administrator: while the
  * link is down, frames are dropped. An empty receive() costs an exception inside Node (5 us): call it only when the fd
  * is readable. Opening throws SysError EPERM, EBUSY or EINVAL from TUNSETIFF; ENOENT, ENODEV or EACCES from open.
+ *
+ * By descriptor, it uses a queue that another process has opened and attached (TUNSETIFF), and needs no right itself. The
+ * descriptor stays its giver's: the port uses a duplicate, makes the file non-blocking, and leaves N open when it closes.
+ * Opening throws SysError EBADF; EINVAL for what is no tap, or one whose frames have headers; EBUSY for one in use here.
  * @see Documentation/networking/tuntap.rst in the Linux source
  */
 export const tap: NetBackend = tapOver(linux);
