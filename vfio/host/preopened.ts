@@ -10,11 +10,26 @@ export type PreopenedKind = 'container' | 'iommufd' | `group ${number}` | `cdev 
  */
 export class Preopened implements Disposable {
   readonly #files = new Map<PreopenedKind, SystemFile>();
+  /** All that were given, by number: those that are still open, by whoever owns them now, cannot be given again. */
+  readonly #given = new Map<number, SystemFile>();
+
+  /** Whether a file with this descriptor was given, and is still open. */
+  isUsed(fd: number): boolean {
+    const file = this.#given.get(fd);
+    if (file === undefined) return false;
+    try {
+      return file.fd === fd;
+    } catch {
+      this.#given.delete(fd);
+      return false;
+    }
+  }
 
   /** Takes ownership; closes an earlier file of the same kind. */
   give(kind: PreopenedKind, file: SystemFile): void {
     this.close(kind);
     this.#files.set(kind, file);
+    this.#given.set(file.fd, file);
   }
 
   /** Transfers ownership to the caller; undefined if there is no such file. */

@@ -162,20 +162,61 @@ test.each([
   expect(messageOf(() => made.provider.resolve(address, options))).toMatch(message);
 });
 
+/** Opens a file of each kind, as a parent process would. */
+function descriptors({ host, kernel }: World) {
+  const opened = (path: string, device: string, minor: number): string => {
+    const { fd } = kernel.open(`${host.roots.dev}/${path}`);
+    kernel.setDeviceNumber(fd, { major: 10, minor });
+    host.link(`sys/dev/char/10:${minor}`, `${host.roots.sys}/devices/virtual/${device}`);
+    host.file(`sys/devices/virtual/${device}/dev`, `10:${minor}`);
+    return String(fd);
+  };
+  const containerFd = opened('vfio/vfio', 'misc/vfio', 196);
+  const given = {
+    'container-fd': containerFd,
+    'group-fd': opened('vfio/26', 'vfio/26', 1),
+    'cdev-fd': opened('vfio/devices/vfio3', 'x/vfio-dev/vfio3', 2),
+    'iommufd-fd': opened('iommu', 'misc/iommu', 3),
+  };
+  return { containerFd, given };
+}
+
+test('a descriptor of another kind, or one that is in use, is refused and stays open', () => {
+  using made = world();
+  const { host, kernel, provider } = made;
+  host.addPci({ address: NIC, driver: 'vfio-pci', group: 26 });
+  host.addCdev(`sys/devices/pci0000:00/${NIC}`, 'vfio3', '511:3');
+  kernel.addDevice({ name: NIC, group: 26, cdev: 'vfio3' });
+  const { given } = descriptors(made);
+  const wrong = (name: keyof typeof given, of: keyof typeof given) =>
+    messageOf(() => provider.resolve(NIC, { [name]: given[of] }));
+  expect(wrong('container-fd', 'group-fd')).toMatch(
+    /^resolve on container .*EINVAL\n.*is 26: .*\/dev\/vfio\/vfio$/,
+  );
+  expect(wrong('group-fd', 'container-fd')).toMatch(
+    /^resolve on group 26 .*EINVAL\n.*is vfio: .*\/dev\/vfio\/26$/,
+  );
+  expect(wrong('iommufd-fd', 'cdev-fd')).toMatch(/^resolve on iommufd .*EINVAL\n.*is vfio3: .*\/dev\/iommu$/);
+  expect(wrong('cdev-fd', 'iommufd-fd')).toMatch(/EINVAL\n.*is iommu: .*\/dev\/vfio\/devices\/vfio3$/);
+  expect(kernel.openFiles).toBe(4);
+  using device = provider.resolve(NIC, { 'group-fd': given['group-fd'] });
+  using group = provider.groups.openGroup(26);
+  expect(messageOf(() => provider.resolve(NIC, { 'group-fd': given['group-fd'] }))).toMatch(
+    /EBUSY\n.*has it/,
+  );
+  group[Symbol.dispose]();
+  device[Symbol.dispose]();
+  expect(kernel.openFiles).toBe(3);
+});
+
 test('files that a parent process opened are used, and closed if nobody wants them', () => {
   using made = world();
   const { host, kernel, provider } = made;
   host.addPci({ address: NIC, driver: 'vfio-pci', group: 26 });
   host.addCdev(`sys/devices/pci0000:00/${NIC}`, 'vfio3', '511:3');
   kernel.addDevice({ name: NIC, group: 26, cdev: 'vfio3' });
-  const opened = (path: string): string => String(kernel.open(`${host.roots.dev}/${path}`).fd);
-  const containerFd = opened('vfio/vfio');
-  const device = provider.resolve(NIC, {
-    'container-fd': containerFd,
-    'group-fd': opened('vfio/26'),
-    'cdev-fd': opened('vfio/devices/vfio3'),
-    'iommufd-fd': opened('iommu'),
-  });
+  const { containerFd, given } = descriptors(made);
+  const device = provider.resolve(NIC, given);
   kernel.removeNode(`${host.roots.dev}/vfio/vfio`);
   {
     using container = provider.groups.openContainer();

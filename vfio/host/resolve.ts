@@ -40,8 +40,18 @@ export function checkOptions(address: string, options: Readonly<Record<string, s
 }
 
 function checkValues(address: string, options: Options): Options {
-  for (const [name, value] of Object.entries(options))
-    if (name.endsWith('-fd')) descriptor(value, `${address}, option ${name}`);
+  const given = Object.entries(options).filter(([name]) => name.endsWith('-fd'));
+  if (address.startsWith(FD_PREFIX)) given.unshift(['', address.slice(FD_PREFIX.length)]);
+  const names = new Map<number, string>();
+  for (const [name, value] of given) {
+    const what = name === '' ? address : `${address}, option ${name}`;
+    const fd = descriptor(value, what);
+    const first = names.get(fd);
+    names.set(fd, name);
+    if (first === undefined) continue;
+    const hint = `descriptor ${fd} is ${first === '' ? 'the address' : first}'s, too: each is one file of its own`;
+    throw new SysError({ call: 'resolve', target: what, errno: errno.EINVAL, hint });
+  }
   const token = options['vf-token'];
   if (token !== undefined && !isUuid(token)) {
     const hint = `vf-token: '${token}' is not a UUID; use the token that the owner of the physical function has set`;
@@ -50,9 +60,14 @@ function checkValues(address: string, options: Options): Options {
   return options;
 }
 
+const STDERR = 2;
+
 function descriptor(value: string, what: string): number {
-  if (/^\d{1,9}$/.test(value)) return Number(value);
-  const hint = `'${value}' is not the number of a descriptor`;
+  const isNumber = /^\d{1,9}$/.test(value);
+  if (isNumber && Number(value) > STDERR) return Number(value);
+  const hint = isNumber
+    ? `descriptor ${Number(value)} is a standard stream`
+    : `'${value}' is not the number of a descriptor`;
   throw new SysError({ call: 'resolve', target: what, errno: errno.EINVAL, hint });
 }
 
@@ -70,6 +85,11 @@ export function resolve(
   using scope = new Scope();
   const adopt = (value: string, kind: PreopenedKind) => {
     const fd = descriptor(value, `${kind} fd`);
+    if (preopened.isUsed(fd)) {
+      const hint = 'another device was given this descriptor, and has it: each takes one of its own';
+      throw new SysError({ call: 'resolve', target: `fd ${fd}`, errno: errno.EBUSY, hint });
+    }
+    checkKind(context, fd, kind);
     preopened.give(kind, context.system.adopt(fd, `${kind} (fd ${fd})`));
     scope.defer(() => preopened.close(kind));
   };
@@ -96,6 +116,26 @@ export function resolve(
     description: describe(device, group),
     [Symbol.dispose]: () => owned[Symbol.dispose](),
   };
+}
+
+/** What a file of each kind is in /sys/dev/char, and where it is opened. */
+function expected(kind: PreopenedKind): readonly [RegExp, string] {
+  if (kind === 'container') return [/\/misc\/vfio$/, '/dev/vfio/vfio'];
+  if (kind === 'iommufd') return [/\/misc\/iommu$/, '/dev/iommu'];
+  const [, name = ''] = kind.split(' ');
+  return kind.startsWith('group ')
+    ? [new RegExp(`/vfio/(?:noiommu-)?${name}$`), `/dev/vfio/${name}`]
+    : [new RegExp(`/vfio-dev/${name}$`), `/dev/vfio/devices/${name}`];
+}
+
+/** @throws SysError EINVAL if the descriptor is of another file than this; ENODEV, EBADF */
+function checkKind({ sysfs, system }: HostContext, fd: number, kind: PreopenedKind): void {
+  const { major, minor } = system.deviceNumber(fd);
+  const path = sysfs.characterDevice(major, minor);
+  const [form, node] = expected(kind);
+  if (form.test(path)) return;
+  const hint = `it is ${basename(path)}: it must be ${node}`;
+  throw new SysError({ call: 'resolve', target: `${kind} (fd ${fd})`, errno: errno.EINVAL, hint });
 }
 
 type Adopt = (value: string, kind: PreopenedKind) => void;

@@ -208,6 +208,7 @@ export class FakeKernel implements VfioSystem {
     return {
       target,
       get fd() {
+        use();
         return fd;
       },
       ioctl: (request: Request, argument = 0, about = target) => {
