@@ -95,6 +95,7 @@ const c = {
   recvmsg: declare('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
   preadv2: declare('preadv2', LONG, [INT, LONG, INT, LONG, INT], [-1, 0, 0, -1, 0]),
   syscall: declare('syscall', LONG, [LONG, LONG, LONG, LONG], [-1, 0, 0, 0]),
+  syscall4: declare('syscall', LONG, [LONG, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
   inotify_init1: declare('inotify_init1', INT, [INT], [-1]),
   inotify_add_watch: declare('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
   waitpid: declare('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
@@ -103,6 +104,7 @@ const c = {
   tgkill: declare('tgkill', INT, [INT, INT, INT], [-1, -1, 0]),
   dlsym: declare('dlsym', LONG, [LONG, STRING], [0, 'abs']),
   prctl: declare('prctl', INT, [INT, STRING, LONG, LONG, LONG], [-1, '', 0, 0, 0]),
+  prctlNumbers: declare('prctl', INT, [INT, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
 };
 
 // ffi-rs's symbol table is not safe for concurrent first calls, so they all happen while there is one thread.
@@ -285,6 +287,12 @@ export const preadv2 = (fd: number, iov: number, count: number, offset: number, 
 /** A system call without a function of its own; arguments are numbers or addresses. */
 export const syscall = (number: number, a: number, b: number, c3: number): number =>
   result(c.syscall(number, a, b, c3));
+/** As {@link syscall}, with four arguments. */
+export const syscall4 = (number: number, a: number, b: number, c3: number, d: number): number =>
+  result(c.syscall4(number, a, b, c3, d));
+/** Arguments are numbers or addresses. */
+export const prctl = (option: number, a: number, b: number, c3: number, d: number): number =>
+  result(c.prctlNumbers(option, a, b, c3, d));
 export const inotifyInit1 = (flags: number): number => result(c.inotify_init1(flags));
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
   result(c.inotify_add_watch(fd, path, mask));
