@@ -40,7 +40,7 @@ test('--view shows what the guest draws, and its last picture before the port is
     stdio: ['ignore', 'inherit', 'pipe'],
   });
   const [said] = await once(child.stderr, 'data');
-  const [url = ''] = /http:\/\/127\.0\.0\.1:\d+\//.exec(String(said)) ?? [];
+  const [url = ''] = /http:\/\/127\.0\.0\.1:\d+\/[\w-]{32}\//.exec(String(said)) ?? [];
   const ended = once(child, 'exit');
   const page = new PageModel();
   let pictures = 0;

@@ -115,12 +115,49 @@ test('another site reads nothing: neither through its own name for this address 
   expect(page.body.toString()).not.toContain('NONCE');
 });
 
+test('without its token nothing is served: not the page, not a picture, and no other answer than 403', async () => {
+  const { view, machine } = await serve(new Canvas(64, 32));
+  const { origin, pathname } = new URL(view.url);
+  const token = pathname.slice(1, -1);
+  expect(token).toMatch(/^[\w-]{32}$/);
+  const other = (token.startsWith('A') ? 'B' : 'A') + token.slice(1);
+  const looks = machine.looks;
+  for (const wrong of ['', 'x', other, token.slice(1), `${token}x`, token.toUpperCase() + token, '%00', '..'])
+    for (const path of ['', 'frame?client=client01', 'other'])
+      for (const method of ['GET', 'POST', 'OPTIONS']) {
+        const reply = await request(`${origin}/${wrong}/${path}`, {}, method);
+        expect([wrong, reply.status]).toEqual([wrong, 403]);
+        expect(reply.body.toString()).not.toContain(token);
+      }
+  for (const path of [
+    '',
+    '/',
+    '/frame?client=client01',
+    `/frame?client=client01&token=${token}`,
+    `/${token}`,
+  ])
+    expect((await request(`${origin}${path}`)).status).toBe(403);
+  expect(machine.looks).toBe(looks);
+  expect((await request(view.url)).status).toBe(200);
+  const second = await serve(new Canvas(64, 32));
+  expect(new URL(second.view.url).pathname).not.toBe(pathname);
+  expect((await request(`${new URL(second.view.url).origin}${pathname}`)).status).toBe(403);
+});
+
+test('a request to upgrade the connection is not answered with one, whatever its token', async () => {
+  const { view } = await serve(new Canvas(64, 32));
+  const upgrade = { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13' };
+  expect((await request(new URL(view.url).origin, upgrade)).status).toBe(403);
+  expect((await request(`${view.url}frame`, upgrade)).status).toBe(400);
+});
+
 test('responses are not cached, and only GET of the two paths is answered', async () => {
   const { view } = await serve(new Canvas(64, 32));
   for (const url of [view.url, frame(view), `${view.url}other`])
     expect((await request(url)).headers['cache-control']).toBe('no-store');
   expect((await request(`${view.url}other`)).status).toBe(404);
-  expect((await request(`${view.url}../package.json`)).status).toBe(404);
+  expect((await request(`${view.url}..%2fpackage.json`)).status).toBe(404);
+  expect((await request(`${view.url}../package.json`)).status).toBe(403);
   for (const method of ['POST', 'HEAD', 'OPTIONS'])
     expect((await request(view.url, {}, method)).status).toBe(405);
   for (const client of ['', 'short', 'with%20space', 'x'.repeat(65)])

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -28,11 +28,15 @@ export interface ViewOptions {
   readonly slot?: number | undefined;
 }
 
+/** Random bytes of a page's token: no other user of this machine guesses it. */
+const TOKEN_BYTES = 24;
 const ADDRESS = '127.0.0.1';
 const NAMES = [ADDRESS, 'localhost'];
 /** Maximum pages served at once: each keeps a copy of the picture here. */
 const MOST_PAGES = 8;
 const MOST_CONNECTIONS = 32;
+/** How long a connection may take to send a request, and may stay open without one: anybody here can connect. */
+const REQUEST_MS = 5000;
 /** A page that has not sent a request for this long is considered closed. */
 const PAGE_LIVES_MS = 10_000;
 /** How often an unchanged picture is checked, and how long a request waits for a change. */
@@ -56,11 +60,13 @@ interface Page {
 
 /**
  * A page on 127.0.0.1 that shows a machine's display live. The page requests each change, so a slow, hidden or paused
- * page costs nothing. Main thread only.
+ * page costs nothing. Other users of this machine can connect, too: nothing is served without the token in the URL. Main
+ * thread only.
  */
 export class View implements AsyncDisposable {
-  /** Its URL: `http://127.0.0.1:8080/`. */
+  /** Its URL with the token: `http://127.0.0.1:8080/Zk3…/`. Whoever has it can use the page. */
   readonly url: string;
+  readonly #token = randomBytes(TOKEN_BYTES).toString('base64url');
   readonly #watched: Watched;
   readonly #slot: number | undefined;
   readonly #server: Server;
@@ -74,7 +80,7 @@ export class View implements AsyncDisposable {
     this.#server = server;
     // Browsers omit http's default port.
     this.#hosts = NAMES.flatMap((name) => (port === 80 ? [name] : [`${name}:${port}`]));
-    this.url = `http://${ADDRESS}:${port}/`;
+    this.url = `http://${ADDRESS}:${port}/${this.#token}/`;
     const end = () => {
       this.#isEnded = true;
     };
@@ -86,7 +92,12 @@ export class View implements AsyncDisposable {
 
   /** @throws SysError EADDRINUSE or EACCES if the port is not available */
   static async start(watched: Watched, { port, slot }: ViewOptions): Promise<View> {
-    const server = createServer();
+    const server = createServer({
+      requestTimeout: REQUEST_MS,
+      headersTimeout: REQUEST_MS,
+      connectionsCheckingInterval: 1000,
+    });
+    server.keepAliveTimeout = REQUEST_MS;
     server.maxConnections = MOST_CONNECTIONS;
     server.listen(port, ADDRESS);
     try {
@@ -114,11 +125,13 @@ export class View implements AsyncDisposable {
       response.writeHead(status, { ...HEADERS, 'Content-Type': 'text/plain' }).end(text);
     // DNS rebinding: under any other host name, the page belongs to another site, whose scripts could read it.
     if (!this.#hosts.includes(request.headers.host ?? '')) return void refuse(403, 'not by that name');
+    const [, token = '', path, query] = /^\/([^/?]*)\/([^?]*)(?:\?(.*))?$/s.exec(request.url ?? '') ?? [];
+    if (!isSame(token, this.#token)) return void refuse(403, NEEDS_TOKEN);
     const site = request.headers['sec-fetch-site'];
     if (request.method !== 'GET') return void refuse(405, 'GET only');
-    const { pathname, searchParams } = new URL(request.url ?? '/', this.url);
-    if (pathname === '/') return void sendPage(response);
-    if (pathname !== '/frame') return void refuse(404, 'not found');
+    const searchParams = new URLSearchParams(query);
+    if (path === '') return void sendPage(response);
+    if (path !== 'frame') return void refuse(404, 'not found');
     if (site !== undefined && site !== 'same-origin') return void refuse(403, 'not from another site');
     const client = searchParams.get('client') ?? '';
     if (!/^\w{8,64}$/.test(client)) return void refuse(400, 'missing page id');
@@ -187,6 +200,13 @@ export class View implements AsyncDisposable {
     return textMessage(MESSAGE.nothing, text);
   }
 }
+
+const NEEDS_TOKEN = 'The address must have the token that tsvisor printed with it';
+
+const digest = (text: string): Uint8Array => createHash('sha256').update(text).digest();
+
+/** Takes the same time wherever the texts differ. */
+const isSame = (one: string, other: string): boolean => timingSafeEqual(digest(one), digest(other));
 
 const HEADERS = {
   'Cache-Control': 'no-store',

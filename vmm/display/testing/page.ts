@@ -73,6 +73,8 @@ export class PageModel {
 /** A machine for a view: its picture is a canvas, an error, or none yet. */
 export class FakeMachine implements Watched {
   picture: Canvas | Error;
+  /** How often its picture was read. */
+  looks = 0;
   readonly finished: Promise<void>;
   end!: () => void;
 
@@ -84,6 +86,7 @@ export class FakeMachine implements Watched {
   }
 
   async look<T>(_slot: number | undefined, use: (look: Look) => T): Promise<T> {
+    this.looks++;
     if (this.picture instanceof Error) throw this.picture;
     return use(this.picture.look);
   }
