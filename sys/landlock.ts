@@ -92,9 +92,7 @@ export function rulesetAttr(abi: number): Uint8Array<ArrayBuffer> {
 export function restrictSelf({ paths, ports }: LandlockRules, abi: number): void {
   const attr = rulesetAttr(abi);
   const ruleset = checked(
-    withBytes(attr, (address) =>
-      libc.syscall(SYSTEM_CALLS.landlock_create_ruleset, address, attr.length, 0),
-    ),
+    withBytes(attr, (address) => libc.syscall(SYSTEM_CALLS.landlock_create_ruleset, address, attr.length, 0)),
     'landlock_create_ruleset',
     'a ruleset',
   );
