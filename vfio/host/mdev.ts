@@ -20,6 +20,8 @@ export interface HostMdevType {
   readonly deviceApi: string;
   /** The driver's description; empty if it gives none. */
   readonly description: string;
+  /** UUIDs of the instances that there are. */
+  readonly instances: readonly string[];
   /** The type's folder in sysfs, absolute. */
   readonly path: string;
 }
@@ -39,6 +41,7 @@ export function listMdevTypes(sysfs: Sysfs): HostMdevType[] {
         availableInstances: Number(text(join(path, 'available_instances')) ?? 0),
         deviceApi: text(join(path, 'device_api')) ?? '',
         description: text(join(path, 'description')) ?? '',
+        instances: list(join(path, 'devices')) ?? [],
       };
     });
   });

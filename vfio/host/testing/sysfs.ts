@@ -30,6 +30,10 @@ export interface FakePciFunction {
   readonly numaNode?: number;
   readonly physfn?: string;
   readonly virtfns?: readonly string[];
+  /** Its configuration space, as far as this user may read; by default a header with its header type. */
+  readonly config?: Uint8Array;
+  /** Further files in its folder, by name: `resource`, `net/eth0/mtu`. */
+  readonly attributes?: Readonly<Record<string, string>>;
 }
 
 export interface FakeMdevType {
@@ -96,11 +100,12 @@ export class FakeHost implements Disposable {
     this.file(`${path}/vendor`, `0x${id.slice(0, 4)}\n`);
     this.file(`${path}/device`, `0x${id.slice(5)}\n`);
     this.file(`${path}/class`, `${device.class ?? '0x020000'}\n`);
-    const config = new Uint8Array(64);
-    config[0x0e] = device.headerType ?? 0;
-    this.file(`${path}/config`, config);
+    const header = new Uint8Array(64);
+    header[0x0e] = device.headerType ?? 0;
+    this.file(`${path}/config`, device.config ?? header);
     this.file(`${path}/numa_node`, `${device.numaNode ?? -1}\n`);
     this.file(`${path}/driver_override`, '(null)\n');
+    for (const [name, value] of Object.entries(device.attributes ?? {})) this.file(`${path}/${name}`, value);
     if (device.resetMethods !== undefined) this.file(`${path}/reset_method`, `${device.resetMethods}\n`);
     mkdirSync(this.sysfs.path('bus/pci'), { recursive: true });
     this.link(`${path}/subsystem`, this.sysfs.path('bus/pci'));
@@ -112,6 +117,13 @@ export class FakeHost implements Disposable {
     if (natural !== undefined) this.#natural.set(address, natural);
     if (device.driver !== undefined) this.#bind(address, device.driver);
     if (device.cdev !== undefined) this.addCdev(path, device.cdev, '511:0');
+  }
+
+  /** A process that has files below the temporary folder open: `dev/vfio/26`. */
+  addProcess(pid: number, name: string, files: readonly string[]): void {
+    this.file(`proc/${pid}/comm`, `${name}\n`);
+    mkdirSync(join(this.#root, `proc/${pid}/fd`), { recursive: true });
+    for (const [i, file] of files.entries()) this.link(`proc/${pid}/fd/${i + 3}`, join(this.#root, file));
   }
 
   /** Takes a file or folder away. */
@@ -128,14 +140,17 @@ export class FakeHost implements Disposable {
     this.link(`sys/dev/char/${number}`, join(this.#root, path));
   }
 
+  /** @param parent name of a device of its own, or a PCI function's address */
   addMdevParent(parent: string, types: readonly FakeMdevType[]): void {
-    const path = `sys/devices/virtual/${parent}`;
+    const isPci = this.sysfs.exists('bus/pci/devices', parent);
+    const path = `sys/devices/${isPci ? 'pci0000:00' : 'virtual'}/${parent}`;
     for (const { type, name, instances } of types) {
       const folder = `${path}/mdev_supported_types/${type}`;
       this.file(`${folder}/name`, `${name}\n`);
       this.file(`${folder}/available_instances`, `${instances}\n`);
       this.file(`${folder}/device_api`, 'vfio-pci\n');
       this.file(`${folder}/create`, '');
+      mkdirSync(join(this.#root, folder, 'devices'));
     }
     this.link(`sys/class/mdev_bus/${parent}`, join(this.#root, path));
   }
@@ -186,11 +201,12 @@ export class FakeHost implements Disposable {
   #createMdev(typeFolder: string, uuid: string): void {
     const available = join(typeFolder, 'available_instances');
     writeFileSync(available, `${Number(readFileSync(available, 'utf8')) - 1}\n`);
-    const parent = basename(dirname(dirname(realpathSync(typeFolder))));
-    const path = `sys/devices/virtual/${parent}/${uuid}`;
+    const parent = dirname(dirname(realpathSync(typeFolder)));
+    const path = `${parent.slice(realpathSync(this.#root).length + 1)}/${uuid}`;
     this.file(`${path}/remove`, '');
     this.link(`${path}/driver`, this.sysfs.path('bus/mdev/drivers/vfio_mdev'));
     this.link(`${path}/mdev_type`, realpathSync(typeFolder));
+    symlinkSync(join(this.#root, path), join(typeFolder, 'devices', uuid));
     this.link(`${path}/subsystem`, this.sysfs.path('bus/mdev'));
     this.link(`sys/bus/mdev/devices/${uuid}`, join(this.#root, path));
     this.#join(path, this.#nextMdevGroup++);
@@ -199,6 +215,7 @@ export class FakeHost implements Disposable {
   #removeMdev(path: string): void {
     const available = join(realpathSync(join(path, 'mdev_type')), 'available_instances');
     writeFileSync(available, `${Number(readFileSync(available, 'utf8')) + 1}\n`);
+    unlinkSync(join(path, 'mdev_type/devices', basename(path)));
     const group = linkName(join(path, 'iommu_group'));
     rmSync(this.sysfs.path('kernel/iommu_groups', group ?? 'none'), { recursive: true });
     unlinkSync(this.sysfs.path('bus/mdev/devices', basename(path)));
