@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { SysError } from '../../sys/error.js';
 import { HOST_ROOTS, type HostRoots } from './roots.js';
-import { type HostGroup, Sysfs } from './sysfs.js';
+import { type HostGroup, Sysfs, type SysfsDevice } from './sysfs.js';
 import { linux, type VfioSystem } from './system.js';
 
 /** The host that a provider uses: this one, or a test's. */
@@ -20,12 +20,22 @@ export function hostContext(parts: Partial<HostContext> = {}): HostContext {
 }
 
 /** Path of a VFIO file: `/dev/vfio/vfio`. */
-export const vfioPath = ({ roots }: HostContext, ...names: string[]): string =>
+export const vfioPath = ({ roots }: Pick<HostContext, 'roots'>, ...names: string[]): string =>
   join(roots.dev, 'vfio', ...names);
 
 /** Path of a group's file. */
-export const groupPath = (context: HostContext, { number, isNoiommu }: HostGroup): string =>
+export const groupPath = (context: Pick<HostContext, 'roots'>, { number, isNoiommu }: HostGroup): string =>
   vfioPath(context, isNoiommu ? `noiommu-${number}` : String(number));
+
+/** Paths of the files by which a process can have a device: its group's, and its cdev. */
+export const deviceNodes = (
+  context: Pick<HostContext, 'roots'>,
+  { cdev }: SysfsDevice,
+  group: HostGroup | undefined,
+): readonly string[] => [
+  ...(group === undefined ? [] : [groupPath(context, group)]),
+  ...(cdev === undefined ? [] : [vfioPath(context, 'devices', cdev)]),
+];
 
 /** The same error with the hint that `hintOf` returns; unchanged if it returns none, or for any other error. */
 export function explain(error: unknown, hintOf: (error: SysError) => string | undefined): unknown {

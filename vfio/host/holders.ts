@@ -1,5 +1,6 @@
 import { existsSync, readlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { printable } from '../../sys/printable.js';
 import type { HostRoots } from './roots.js';
 import { list, text } from './sysfs.js';
 
@@ -23,6 +24,8 @@ export interface HolderScan {
 export function scanHolders(roots: HostRoots, paths: readonly string[]): HolderScan {
   const holders = new Map<string, Holder[]>();
   let isComplete = true;
+  // Without a file that could be open, no process has to be looked at.
+  if (paths.length === 0) return { holders, isComplete };
   const pids = (list(roots.proc) ?? []).filter((name) => /^\d+$/.test(name)).map(Number);
   for (const pid of pids.sort((a, b) => a - b)) {
     const folder = join(roots.proc, String(pid), 'fd');
@@ -30,7 +33,7 @@ export function scanHolders(roots: HostRoots, paths: readonly string[]): HolderS
     // A process that has ended in the meantime holds nothing.
     if (fds === undefined && existsSync(folder)) isComplete = false;
     const targets = new Set((fds ?? []).map((fd) => linkTarget(join(folder, fd))));
-    for (const path of paths.filter((each) => targets.has(each))) {
+    for (const path of new Set(paths.filter((each) => targets.has(each)))) {
       const holder = { pid, name: text(join(roots.proc, String(pid), 'comm')) ?? '?' };
       holders.set(path, [...(holders.get(path) ?? []), holder]);
     }
@@ -61,7 +64,7 @@ export function holdersHint(roots: HostRoots, paths: readonly string[]): string 
 
 export function describeHolders(holders: readonly Holder[]): string {
   const names = holders.map(({ pid, name }) =>
-    pid === process.pid ? 'this process itself' : `process ${pid} (${name})`,
+    pid === process.pid ? 'this process itself' : `process ${pid} (${printable(name)})`,
   );
   return `held by ${names.join(' and ')}`;
 }

@@ -1,7 +1,14 @@
 /** The Linux kernel's VFIO as a provider of vfio/uapi.ts. */
-export { bindToDriver } from './binding.js';
+export { bindToDriver, type DriverBinding } from './binding.js';
 export type { HostContext } from './context.js';
 export { HostDeviceFile } from './device.js';
+export {
+  bindPciFunction,
+  type Rebinding,
+  type RebindOptions,
+  restorePciBinding,
+  unbindPciFunction,
+} from './group-binding.js';
 export type { Holder } from './holders.js';
 export type { Assignability } from './inventory/assignability.js';
 export { type InventoryOptions, readPciFunction, readPciInventory } from './inventory/inventory.js';
@@ -10,6 +17,7 @@ export type {
   IommuGroupRecord,
   ReservedRegionRecord,
 } from './inventory/iommu-group.js';
+export { type MdevRecord, readMdevs, removeUnusedMdev } from './inventory/mdev-record.js';
 export type {
   NamedId,
   PciFunctionRecord,

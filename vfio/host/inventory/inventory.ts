@@ -2,8 +2,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isErrno } from '../../../sys/error.js';
-import { groupPath, type HostContext, hostContext, vfioPath } from '../context.js';
-import { type Holder, type HolderScan, scanHolders } from '../holders.js';
+import { driverOverride } from '../binding.js';
+import { deviceNodes, type HostContext, hostContext } from '../context.js';
+import { type Holder, scanHolders } from '../holders.js';
 import { type HostMdevType, listMdevTypes } from '../mdev.js';
 import { type HostGroup, list, type SysfsDevice, text } from '../sysfs.js';
 import { assignability } from './assignability.js';
@@ -47,7 +48,8 @@ export function readPciFunction(address: string, options: InventoryOptions = {})
   return functions[0] as PciFunctionRecord;
 }
 
-interface Found {
+/** A device, and where its users would be. */
+export interface Found {
   readonly device: SysfsDevice;
   readonly group: HostGroup | undefined;
   /** Files of /dev by which a process has it. */
@@ -55,9 +57,9 @@ interface Found {
 }
 
 function recordsOf(context: HostContext, devices: readonly SysfsDevice[], names = PciNames.load()) {
-  const found = devices.map((device) => find(context, device));
-  const { holders, isComplete } = holdersOf(
-    context,
+  const found = devices.map((device) => findDevice(context, device));
+  const { holders, isComplete } = scanHolders(
+    context.roots,
     found.flatMap(({ nodes }) => nodes),
   );
   const types = listMdevTypes(context.sysfs);
@@ -70,22 +72,15 @@ function recordsOf(context: HostContext, devices: readonly SysfsDevice[], names 
   return { functions, isComplete };
 }
 
-function find(context: HostContext, device: SysfsDevice): Found {
-  const { group: number, cdev } = device;
+export function findDevice(context: HostContext, device: SysfsDevice): Found {
+  const { group: number } = device;
   const group = number === undefined ? undefined : unlessGone(() => context.sysfs.group(number));
   return {
     device,
     group,
-    nodes: [
-      ...(group === undefined ? [] : [groupPath(context, group)]),
-      ...(cdev === undefined ? [] : [vfioPath(context, 'devices', cdev)]),
-    ],
+    nodes: deviceNodes(context, device, group),
   };
 }
-
-/** Without a file that could be open, no process has to be looked at. */
-const holdersOf = ({ roots }: HostContext, nodes: readonly string[]): HolderScan =>
-  nodes.length === 0 ? { holders: new Map(), isComplete: true } : scanHolders(roots, [...new Set(nodes)]);
 
 function record(
   { device, group }: Found,
@@ -97,7 +92,6 @@ function record(
   const attribute = (name: string) => text(join(path, name));
   const [vendor = '', id = ''] = (device.id ?? '').split(':');
   const classId = (device.class ?? '').slice(2);
-  const override = attribute('driver_override');
   const groupRecord = group && iommuGroupRecord(group);
   return {
     address,
@@ -109,7 +103,7 @@ function record(
     isBridge,
     driver,
     isVfio,
-    driverOverride: override === '' || override === '(null)' ? undefined : override,
+    driverOverride: driverOverride(path),
     hostNames: hostNames(path),
     group: groupRecord,
     assignability: assignability(device, groupRecord, users),
@@ -173,7 +167,7 @@ function bytes(path: string): Uint8Array {
 }
 
 /** Undefined for what disappeared between two looks at sysfs. */
-function unlessGone<T>(find: () => T): T | undefined {
+export function unlessGone<T>(find: () => T): T | undefined {
   try {
     return find();
   } catch (error) {

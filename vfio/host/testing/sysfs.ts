@@ -11,8 +11,10 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
+import { errno } from '../../../sys/errno.js';
 import type { HostRoots } from '../roots.js';
 import { linkName, Sysfs, text } from '../sysfs.js';
+import type { ErrnoName } from './call.js';
 
 export interface FakePciFunction {
   readonly address: string;
@@ -42,14 +44,21 @@ export interface FakeMdevType {
   readonly instances: number;
 }
 
+/** What Node's fs throws for a write that the kernel refuses. */
+const refusal = (code: ErrnoName): Error => Object.assign(new Error(code), { code, errno: -errno[code] });
+
 /** A made-up /sys, /proc, /dev and /lib/modules in a temporary folder, with a kernel that reacts to writes. */
 export class FakeHost implements Disposable {
   readonly roots: HostRoots;
   readonly sysfs: Sysfs;
   /** Every write, `path-below-sys=text`. */
   readonly writes: string[] = [];
+  /** Errors of writes, by the end of the path: `e1000e/bind`. The write then has no effect. */
+  readonly failing = new Map<string, ErrnoName>();
   /** Drivers that take no device. */
   readonly refusing = new Set<string>();
+  /** By address: the driver that does not take this device. */
+  readonly refuses = new Map<string, string>();
   readonly #root: string;
   readonly #natural = new Map<string, string>();
   #nextMdevGroup = 100;
@@ -85,6 +94,11 @@ export class FakeHost implements Disposable {
     const full = join(this.#root, path);
     mkdirSync(dirname(full), { recursive: true });
     writeFileSync(full, content);
+  }
+
+  /** Content of a file below the temporary folder. */
+  read(path: string): string {
+    return readFileSync(join(this.#root, path), 'utf8');
   }
 
   link(path: string, target: string): void {
@@ -169,6 +183,7 @@ export class FakeHost implements Disposable {
   /** What the kernel does when an attribute is written. */
   #write(path: string, value: string): void {
     this.writes.push(`${path.slice(this.roots.sys.length + 1)}=${value.trim()}`);
+    for (const [end, code] of this.failing) if (path.endsWith(end)) throw refusal(code);
     const name = value.trim();
     const device = dirname(path);
     switch (basename(path)) {
@@ -181,10 +196,14 @@ export class FakeHost implements Disposable {
       case 'drivers_probe': {
         const override = text(join(this.sysfs.path('bus/pci/devices', name), 'driver_override'));
         const driver = override === '(null)' ? this.#natural.get(name) : override;
-        if (driver !== undefined && !this.refusing.has(driver)) this.#bind(name, driver);
+        const isRefused =
+          driver === undefined || this.refusing.has(driver) || this.refuses.get(name) === driver;
+        if (!isRefused) this.#bind(name, driver);
         return;
       }
       case 'bind':
+        // As bind_store: a device that has a driver, or whose override names another one, is ENODEV.
+        if (!this.#mayBind(name, basename(device))) throw refusal('ENODEV');
         this.#bind(name, basename(device));
         return;
       case 'create':
@@ -196,6 +215,12 @@ export class FakeHost implements Disposable {
       default:
         writeFileSync(path, value);
     }
+  }
+
+  #mayBind(address: string, driver: string): boolean {
+    const path = this.sysfs.path('bus/pci/devices', address);
+    const override = text(join(path, 'driver_override'));
+    return linkName(join(path, 'driver')) === undefined && ['(null)', driver].includes(override ?? '');
   }
 
   #createMdev(typeFolder: string, uuid: string): void {
