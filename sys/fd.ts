@@ -33,11 +33,12 @@ export class Fd implements Disposable {
   /**
    * Opens a path, close-on-exec like all of Node's descriptors.
    * @param flags as for `fs.openSync`: a string or O_ bits
+   * @param mode of a file that O_CREAT makes, less the umask
    * @throws SysError with the errno of open(2)
    */
-  static open(path: string, flags: string | number = 'r+', hint?: string): Fd {
+  static open(path: string, flags: string | number = 'r+', hint?: string, mode?: number): Fd {
     try {
-      return new Fd(openSync(path, flags), path);
+      return new Fd(openSync(path, flags, mode), path);
     } catch (error) {
       throw fromNodeError(error, 'open', path, hint);
     }

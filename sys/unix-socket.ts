@@ -1,7 +1,7 @@
-import { lstatSync, rmSync } from 'node:fs';
+import { chmodSync, lstatSync, rmSync } from 'node:fs';
 import { errno } from './errno.js';
 import { isErrno, SysError } from './error.js';
-import { checked, Fd } from './fd.js';
+import { checked, duplicateFd, Fd } from './fd.js';
 import * as libc from './libc.js';
 import { Scope } from './scope.js';
 
@@ -62,24 +62,67 @@ function socketAddress(path: string): Uint8Array {
 /** Clients that may wait to be accepted; the kernel refuses more with EAGAIN. */
 const BACKLOG = 64;
 
+/** Accepts the connections of a listening socket, which someone else owns. Disposing stops that. */
+export class UnixAcceptor implements Disposable {
+  readonly #listener: number;
+  readonly #path: string;
+  /** Closed to make room for a client that is sent away for lack of descriptors. */
+  #spare: Fd | undefined;
+
+  constructor(listener: number, path: string) {
+    this.#listener = listener;
+    this.#path = path;
+    this.#spare = duplicateFd(listener, path);
+  }
+
+  /**
+   * Accepts a pending connection; undefined if there is none.
+   * @param isNonblocking whether reads and writes of it never block
+   * @throws SysError EMFILE or ENFILE for a client that is sent away, as there are too many descriptors; ENOMEM
+   */
+  accept(isNonblocking = false): Fd | undefined {
+    this.#spare ??= attempt(() => duplicateFd(this.#listener, this.#path));
+    const number = libc.accept4(this.#listener, SOCK_CLOEXEC | (isNonblocking ? SOCK_NONBLOCK : 0));
+    if ((number === -errno.EMFILE || number === -errno.ENFILE) && !this.#sendAway()) return undefined;
+    if (number === -errno.EAGAIN || number === -errno.EINTR || number === -errno.ECONNABORTED)
+      return undefined;
+    return Fd.adopt(checked(number, 'accept', this.#path), `client of ${this.#path}`);
+  }
+
+  /** Otherwise the client would wait for ever, and be found again at once. @returns false if there is none */
+  #sendAway(): boolean {
+    this.#spare?.[Symbol.dispose]();
+    this.#spare = undefined;
+    const number = libc.accept4(this.#listener, SOCK_CLOEXEC);
+    if (number >= 0) Fd.adopt(number, this.#path)[Symbol.dispose]();
+    this.#spare = attempt(() => duplicateFd(this.#listener, this.#path));
+    return number !== -errno.EAGAIN;
+  }
+
+  [Symbol.dispose](): void {
+    this.#spare?.[Symbol.dispose]();
+    this.#spare = undefined;
+  }
+}
+
 /** A listening unix socket. Disposing closes it and removes its file. */
 export class UnixListener implements Disposable {
   readonly path: string;
   readonly fd: Fd;
-  /** Closed to make room for a client that is sent away for lack of descriptors. */
-  #spare: Fd | undefined;
+  readonly #acceptor: UnixAcceptor;
 
   private constructor(path: string, fd: Fd) {
     this.path = path;
     this.fd = fd;
-    this.#spare = fd.duplicate();
+    this.#acceptor = new UnixAcceptor(fd.number, path);
   }
 
   /**
    * Creates and binds a socket that never blocks. Replaces the file of a listener that no longer runs.
+   * @param mode of its file: whoever may write to it may connect; 0777 less the umask if absent
    * @throws SysError EADDRINUSE if another process listens, or the file is not a socket; EINVAL for an invalid path
    */
-  static listen(path: string): UnixListener {
+  static listen(path: string, mode?: number): UnixListener {
     const problem = unixPathProblem(path);
     if (problem !== undefined)
       throw new SysError({ call: 'bind', target: path, errno: errno.EINVAL, hint: problem });
@@ -88,39 +131,22 @@ export class UnixListener implements Disposable {
     const fd = scope.own(openSocket(path, SOCK_NONBLOCK));
     checked(libc.bind(fd.number, socketAddress(path)), 'bind', path, 'its folder must exist and be writable');
     scope.defer(() => rmSync(path, { force: true }));
+    if (mode !== undefined) chmodSync(path, mode); // nobody can connect before listen(2)
     checked(libc.listen(fd.number, BACKLOG), 'listen', path);
     const listener = new UnixListener(path, fd);
     scope.move();
     return listener;
   }
 
-  /**
-   * Accepts a pending connection, as a blocking socket; undefined if there is none.
-   * @throws SysError EMFILE or ENFILE for a client that is sent away, as there are too many descriptors; ENOMEM
-   */
+  /** Accepts a pending connection, as a blocking socket. @see UnixAcceptor.accept */
   accept(): Fd | undefined {
-    this.#spare ??= attempt(() => this.fd.duplicate());
-    const number = libc.accept4(this.fd.number, SOCK_CLOEXEC);
-    if ((number === -errno.EMFILE || number === -errno.ENFILE) && !this.#sendAway()) return undefined;
-    if (number === -errno.EAGAIN || number === -errno.EINTR || number === -errno.ECONNABORTED)
-      return undefined;
-    return Fd.adopt(checked(number, 'accept', this.path), `client of ${this.path}`);
-  }
-
-  /** Otherwise the client would wait for ever, and be found again at once. @returns false if there is none */
-  #sendAway(): boolean {
-    this.#spare?.[Symbol.dispose]();
-    this.#spare = undefined;
-    const number = libc.accept4(this.fd.number, SOCK_CLOEXEC);
-    if (number >= 0) Fd.adopt(number, this.path)[Symbol.dispose]();
-    this.#spare = attempt(() => this.fd.duplicate());
-    return number !== -errno.EAGAIN;
+    return this.#acceptor.accept();
   }
 
   [Symbol.dispose](): void {
     if (!this.fd.isOpen) return;
     rmSync(this.path, { force: true });
-    this.#spare?.[Symbol.dispose]();
+    this.#acceptor[Symbol.dispose]();
     this.fd[Symbol.dispose]();
   }
 }

@@ -2,6 +2,8 @@ import type { EventTask } from '../../sys/event-task.js';
 import { trace } from '../../sys/trace.js';
 import type { MigrationOps, VfioDeviceOps } from '../../vfio/driver.js';
 import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
+import { ChannelLine } from '../line/channel-line.js';
+import type { LineBuffers } from '../line/messages.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { IntxPin, type IntxPinBuffer } from '../mdev/intx-pin.js';
 import { PciRegions } from '../mdev/pci-regions.js';
@@ -9,9 +11,9 @@ import { RegionOps } from '../mdev/region-ops.js';
 import { PCI_COMMAND_INTX_DISABLE, PCI_STATUS, PCI_STATUS_INTERRUPT } from '../pci/pci-regs.js';
 import { UART_PORTS, Uart16550 } from '../uart-16550.js';
 import { createMttyConfig } from './config-space.js';
-import type { LineBuffers, LineCommand, LineNotice } from './messages.js';
+import type { LineCommand, LineNotice } from './messages.js';
 import { MttyMigration } from './migration.js';
-import { ChannelLine, createLoopedPort } from './port.js';
+import { createLoopedPort } from './port.js';
 
 /** Parts of a card, owned by its creator. */
 export interface MttyParts {

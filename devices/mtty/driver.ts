@@ -8,10 +8,10 @@ import { trace } from '../../sys/trace.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevType, VendorDriver } from '../../vfio/driver.js';
 import { optionProblem } from '../../vfio/option-problem.js';
+import { createLineBuffers, type HostEnd } from '../line/messages.js';
 import { createIntxPin, IntxPin } from '../mdev/intx-pin.js';
-import { createByteChannel } from './byte-channel.js';
 import { MttyDevice } from './device.js';
-import type { HostEnd, LineBuffers, LineCommand, LineTaskData, OpenLineReply } from './messages.js';
+import type { LineCommand, LineTaskData, OpenLineReply } from './messages.js';
 import { parseOptions } from './options.js';
 import { MAX_PORTS } from './spec.js';
 
@@ -27,12 +27,6 @@ const typeOf = (ports: number, noun: string): MttyType => ({
   deviceApi: 'vfio-pci',
   maxInstances: Math.floor(MAX_PORTS / ports),
   ports,
-});
-
-const createLineBuffers = (): LineBuffers => ({
-  sent: createByteChannel(),
-  received: createByteChannel(),
-  carrier: new SharedArrayBuffer(4),
 });
 
 /**

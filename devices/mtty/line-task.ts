@@ -2,50 +2,49 @@
 import { SysError } from '../../sys/error.js';
 import type { EventContext, StartEventTask } from '../../sys/event-task.js';
 import { drainEventfd } from '../../sys/eventfd.js';
+import { Scope } from '../../sys/scope.js';
+import { openHostEnd } from '../line/host-end.js';
+import { hostFile } from '../line/host-file.js';
+import { HostLine } from '../line/host-line.js';
+import type { HostEnd, LineBuffers } from '../line/messages.js';
 import { IntxPin } from '../mdev/intx-pin.js';
-import { openHostEnd } from './host-end.js';
-import { HostLine } from './host-line.js';
-import type {
-  HostEnd,
-  LineBuffers,
-  LineCommand,
-  LineNotice,
-  LineTaskData,
-  OpenLineReply,
-} from './messages.js';
+import type { LineCommand, LineNotice, LineTaskData, OpenLineReply } from './messages.js';
 
 function openLine(
   port: number,
   end: HostEnd,
   buffers: LineBuffers,
   context: EventContext,
-): { readonly line: HostLine; readonly address: string } {
-  const file = openHostEnd(end);
+): Disposable & { readonly line: HostLine; readonly address: string } {
+  using scope = new Scope();
+  const { numbers } = scope.own(openHostEnd(end));
   const notify = (text?: string): void => {
     const notice: LineNotice = text === undefined ? {} : { text: `port ${port}: ${text}` };
     context.notify(notice);
   };
-  return { line: new HostLine(file, buffers, context, notify), address: file.address };
+  const line = scope.own(new HostLine(hostFile(numbers), buffers, context, notify));
+  const owned = scope.move();
+  return { line, address: numbers.address, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }
 
 export const start: StartEventTask = (data, context) => {
   const { pin: pinBuffer, lines: buffers, doorbell } = data as LineTaskData;
   const pin = new IntxPin(pinBuffer);
-  const lines: HostLine[] = [];
+  const lines: (Disposable & { readonly line: HostLine })[] = [];
   let unmaskWatch: Disposable | undefined;
   context.watch(
     doorbell,
     () => {
-      for (const line of lines) line.pump();
+      for (const { line } of lines) line.pump();
     },
     true,
   );
 
   function open(port: number, end: HostEnd): OpenLineReply {
     try {
-      const { line, address } = openLine(port, end, buffers[port] as LineBuffers, context);
-      lines.push(line);
-      return { address };
+      const opened = openLine(port, end, buffers[port] as LineBuffers, context);
+      lines.push(opened);
+      return { address: opened.address };
     } catch (error) {
       // Errors lose their class when they cross threads.
       if (!(error instanceof SysError)) throw error;

@@ -1,17 +1,7 @@
 /** Messages between a card's registers (machine thread) and its line task (event thread). */
 import type { SysErrorInit } from '../../sys/error.js';
+import type { HostEnd, LineBuffers } from '../line/messages.js';
 import type { IntxPinBuffer } from '../mdev/intx-pin.js';
-import type { ByteChannelBuffer } from './byte-channel.js';
-
-/** Memory that a port's registers and its host line share. */
-export interface LineBuffers {
-  /** Bytes from the guest. */
-  readonly sent: ByteChannelBuffer;
-  /** Bytes to the guest. */
-  readonly received: ByteChannelBuffer;
-  /** Int32 [0]: 1 while a peer is connected. */
-  readonly carrier: SharedArrayBuffer;
-}
 
 /** Data that starts the task. */
 export interface LineTaskData {
@@ -20,12 +10,6 @@ export interface LineTaskData {
   readonly lines: readonly (LineBuffers | undefined)[];
   /** Signalled when the registers have written bytes that a line waits for, or made room; outlives the task. */
   readonly doorbell: number;
-}
-
-/** The host's end of a port: `pty`, or `unix` with the path of a listening socket. */
-export interface HostEnd {
-  readonly kind: 'pty' | 'unix';
-  readonly path: string;
 }
 
 /** Commands; {@link EventTask.call} sends them, so that each has taken effect when it returns. */

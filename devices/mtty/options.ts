@@ -1,7 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { unixPathProblem } from '../../sys/unix-socket.js';
-import type { HostEnd } from './messages.js';
+import type { HostEnd } from '../line/messages.js';
 
 const ENDS = 'loopback, pty or unix:PATH';
 
@@ -36,5 +36,5 @@ function parseEnd(text: string): HostEnd | undefined | string {
   if (text === 'pty') return { kind: 'pty', path: '' };
   if (!text.startsWith('unix:')) return `${JSON.stringify(text)} is none of ${ENDS}`;
   const path = text.slice('unix:'.length);
-  return unixPathProblem(path) ?? { kind: 'unix', path };
+  return unixPathProblem(path) ?? { kind: 'connect', path };
 }

@@ -1,6 +1,7 @@
 /**
  * A byte channel between threads: a ring in shared memory with one writer and one reader. A reader that finds no bytes,
- * or a writer that finds no room, requests a wake-up, and is woken once when that changes. No call blocks.
+ * or a writer that finds no room, requests a wake-up, and is woken once when there are some, or when half of it is free:
+ * a wake-up for each byte would cost more than the byte. No call blocks.
  *
  * Int32 [0] bytes written so far [1] bytes read so far [2] 1: wake the reader [3] 1: wake the writer then CHANNEL_BYTES
  * of data
@@ -82,6 +83,7 @@ export class ChannelReader {
   /** Removes the oldest `count` bytes, which {@link peek} has returned. */
   take(count: number): void {
     Atomics.store(this.#words, READ, ((this.#words[READ] as number) + count) | 0);
+    if (this.#length() > CHANNEL_BYTES / 2 || Atomics.load(this.#words, WRITER_WAITS) === 0) return;
     if (Atomics.exchange(this.#words, WRITER_WAITS, 0) === 1) this.#wakeWriter();
   }
 

@@ -3,7 +3,7 @@ import { isErrno } from '../../sys/error.js';
 import type { EventContext } from '../../sys/event-task.js';
 import { Scope } from '../../sys/scope.js';
 import { ChannelReader, ChannelWriter } from './byte-channel.js';
-import type { HostFile } from './host-end.js';
+import type { HostFile } from './host-file.js';
 import type { LineBuffers } from './messages.js';
 
 /**
@@ -20,9 +20,8 @@ export class HostLine implements Disposable {
   readonly #notify: (text?: string) => void;
   readonly #buffer = new Uint8Array(4096);
   readonly #scope: Scope;
-  /** A duplicate for waiting until the file is writable, because an fd has one watch. */
-  readonly #writableFd: number;
   #hasPeer = false;
+  #arrivals: Disposable | undefined;
   #readable: Disposable | undefined;
   #writable: Disposable | undefined;
 
@@ -30,15 +29,17 @@ export class HostLine implements Disposable {
   constructor(file: HostFile, buffers: LineBuffers, context: EventContext, notify: (text?: string) => void) {
     using scope = new Scope();
     this.#file = scope.own(file);
-    this.#writableFd = scope.own(file.fd.duplicate()).number;
     this.#context = context;
     this.#notify = notify;
     this.#sent = new ChannelReader(buffers.sent, () => notify());
     this.#received = new ChannelWriter(buffers.received, () => notify());
     this.#carrier = new Int32Array(buffers.carrier);
-    const { arrivals } = file;
-    if (arrivals !== undefined) scope.own(context.watch(arrivals.number, () => this.#arrive()));
-    if (file.hasPeer) this.#setPeer(true);
+    scope.defer(() => this.#stopAll());
+    // One that an earlier line has left here is still connected, unless the first read finds that it is not.
+    if (file.isOpen || Atomics.load(this.#carrier, 0) === 1) this.#hasPeer = true;
+    Atomics.store(this.#carrier, 0, this.#hasPeer ? 1 : 0);
+    if (this.#hasPeer) notify();
+    this.#awaitArrivals();
     this.pump();
     this.#scope = scope.move();
   }
@@ -46,7 +47,8 @@ export class HostLine implements Disposable {
   /** Called when the registers have written bytes, or made room for some. */
   pump(): void {
     this.#send();
-    if (this.#hasPeer && this.#readable === undefined && this.#received.room() > 0) this.#listen();
+    const isToListen = this.#hasPeer && !this.#file.isWriteOnly && this.#readable === undefined;
+    if (isToListen && this.#received.room() > 0) this.#listen();
   }
 
   #send(): void {
@@ -61,17 +63,17 @@ export class HostLine implements Disposable {
   /** Returns the bytes written; 0 if the file is not writable, or the peer has just disconnected. */
   #write(bytes: Uint8Array): number {
     try {
-      return writeSync(this.#file.fd.number, bytes);
+      return writeSync(this.#file.fd, bytes);
     } catch (error) {
       if (isErrno(error, 'EAGAIN'))
-        this.#writable ??= this.#context.watchWritable(this.#writableFd, () => this.#send());
-      else this.#hangUp();
+        this.#writable ??= this.#context.watchWritable(this.#file.writableFd, () => this.#send());
+      else this.#hangUp((error as NodeJS.ErrnoException).code);
       return 0;
     }
   }
 
   #listen(): void {
-    this.#readable = this.#context.watch(this.#file.fd.number, () => this.#receive());
+    this.#readable = this.#context.watch(this.#file.fd, () => this.#receive());
   }
 
   #receive(): void {
@@ -89,36 +91,47 @@ export class HostLine implements Disposable {
   /** Returns the bytes read; 0 if the peer has disconnected, -1 if nothing is readable. */
   #read(room: number): number {
     try {
-      return readSync(this.#file.fd.number, this.#buffer, 0, Math.min(room, this.#buffer.length), null);
+      return readSync(this.#file.fd, this.#buffer, 0, Math.min(room, this.#buffer.length), null);
     } catch (error) {
       return isErrno(error, 'EAGAIN') ? -1 : 0;
     }
   }
 
+  #awaitArrivals(): void {
+    const { arrivals, hasOnePeer } = this.#file;
+    if (arrivals < 0 || this.#arrivals !== undefined || (hasOnePeer && this.#hasPeer)) return;
+    this.#arrivals = this.#context.watch(arrivals, () => this.#arrive());
+  }
+
   #arrive(): void {
     try {
-      readSync(this.#file.arrivals?.number ?? -1, this.#buffer);
-    } catch {
-      return; // no peer has connected
+      if (!this.#file.arrive()) return;
+    } catch (error) {
+      this.#notify((error as Error).message);
+      return;
     }
-    this.#setPeer(true);
+    if (this.#file.hasOnePeer) {
+      this.#arrivals?.[Symbol.dispose]();
+      this.#arrivals = undefined;
+    }
+    if (!this.#hasPeer) this.#setPeer(true, this.#file.arrived);
     this.pump();
   }
 
-  #hangUp(): void {
+  #hangUp(code?: string): void {
+    if (!this.#hasPeer) return;
     this.#stopListening();
     this.#stopWaiting();
-    this.#setPeer(false);
+    this.#file.leave();
+    this.#setPeer(false, this.#file.left(code));
+    this.#awaitArrivals();
     this.#send();
   }
 
-  #setPeer(isThere: boolean): void {
-    if (isThere === this.#hasPeer) return;
+  #setPeer(isThere: boolean, text: string | undefined): void {
     this.#hasPeer = isThere;
     Atomics.store(this.#carrier, 0, isThere ? 1 : 0);
-    const { address, arrivals } = this.#file;
-    if (arrivals !== undefined) this.#notify(isThere ? `${address} was opened` : `${address} was closed`);
-    else this.#notify(isThere ? undefined : `${address}: the peer has disconnected`);
+    this.#notify(text);
   }
 
   #stopListening(): void {
@@ -131,9 +144,15 @@ export class HostLine implements Disposable {
     this.#writable = undefined;
   }
 
-  [Symbol.dispose](): void {
+  #stopAll(): void {
     this.#stopListening();
     this.#stopWaiting();
+    this.#arrivals?.[Symbol.dispose]();
+  }
+
+  /** Sends what waits, as far as that does not block. */
+  [Symbol.dispose](): void {
+    this.#send();
     this.#scope[Symbol.dispose]();
   }
 }
