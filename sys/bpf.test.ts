@@ -37,6 +37,15 @@ test('a branch that grows may put an earlier one out of reach, and that one grow
   expect([1, 1000, 1253].map((nr) => run(program, nr))).toEqual([1, 2, 2]);
 });
 
+test('many branches grow in one turn, and those behind them keep their labels', () => {
+  const program = new BpfProgram().load(0);
+  for (let i = 0; i < 300; i++) program.when('jeq', 1000 + i, 'far');
+  program.when('jeq', 7, 'near').label('near').goto('end');
+  for (let i = 0; i < 300; i++) program.load(0);
+  program.label('far').ret(1).label('end').ret(2);
+  expect([1000, 1299, 7, 8].map((nr) => run(program, nr))).toEqual([1, 1, 2, 2]);
+});
+
 test('a mask keeps its bits only', () => {
   const program = new BpfProgram().load(0).and(0xf0).when('jeq', 0x30, 'x').ret(0).label('x').ret(1);
   expect([0x3f, 0x4f].map((nr) => run(program, nr))).toEqual([1, 0]);

@@ -98,11 +98,12 @@ export class BpfProgram {
       hasGrown = false;
       let at = 0;
       for (const item of this.#items) {
+        const length = lengthOf(item); // of the places, which are those before this turn
         if (item.kind === 'branch' && !item.isFar && distance(places, item.label, at + 1) > MOST_SHORT) {
           item.isFar = true;
           hasGrown = true;
         }
-        at += lengthOf(item);
+        at += length;
       }
     }
     return this.#encodeAt(places);

@@ -1,6 +1,4 @@
 /** Replaces the program of this process, whose number, parent and terminal stay. */
-import { closeSync } from 'node:fs';
-import { errno } from './errno.js';
 import { SysError } from './error.js';
 import * as libc from './libc.js';
 import { SYSTEM_CALLS } from './system-calls.js';
@@ -65,13 +63,4 @@ export function replaceProcess({ path, args, env, keep }: NewProgram): never {
 function setBlocking(fd: number): void {
   const flags = libc.fcntl(fd, F_GETFL, 0);
   if (flags >= 0 && (flags & O_NONBLOCK) !== 0) libc.fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
-}
-
-/** Closes a descriptor that the former program kept for this one. */
-export function closeKept(fd: number): void {
-  try {
-    closeSync(fd);
-  } catch (error) {
-    if (!(error instanceof Error && 'errno' in error && error.errno === -errno.EBADF)) throw error;
-  }
 }

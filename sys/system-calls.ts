@@ -56,6 +56,7 @@ export const SYSTEM_CALLS = {
   unlink: 87,
   readlink: 89,
   fchmod: 91,
+  fchown: 93,
   gettimeofday: 96,
   getrlimit: 97,
   getrusage: 98,

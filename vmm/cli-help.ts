@@ -172,6 +172,16 @@ export const RUN: Command = {
     },
     trace,
     {
+      name: 'sandbox',
+      value: 'MODE',
+      isValueOptional: true,
+      help: [
+        'allow this process only what the machine needs: on (the',
+        'default), strict, log or off; ,read=PATH,write=PATH allow',
+        'more files; docs/sandbox.md says what it stops',
+      ],
+    },
+    {
       name: 'screenshot',
       value: 'FILE',
       help: ["save a display's picture as PNG at the end of the run,", 'and at each SIGUSR2'],

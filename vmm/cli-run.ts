@@ -1,4 +1,5 @@
 import { dirname, resolve } from 'node:path';
+import { SysError } from '../sys/error.js';
 import { RUN } from './cli-help.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
@@ -33,8 +34,6 @@ export async function run(args: readonly string[], out: Output): Promise<number>
 }
 
 async function runMachine(options: ParsedOptions, out: Output): Promise<number> {
-  const isJson = options.has('json');
-  const isQuiet = options.has('quiet') || isJson;
   const problems = new Problems();
   const display = problems.of(() => parseDisplay(options.value('display')));
   const viewPort = problems.of(() => parsePort(options.value('view')));
@@ -44,7 +43,58 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   problems.throwAny();
   if (config === undefined) throw new Error('a configuration with a problem has none');
   checkDisplay(config.devices, { screenshot, view: viewPort, slot: display });
-  const heading = new Heading(config, out);
+  const files = { screenshot, config: options.value('config') };
+  const sandbox = config.sandbox.mode === 'off' ? undefined : await sealed(config, files, viewPort);
+  try {
+    return await runConfigured(config, options, out, sandbox);
+  } catch (error) {
+    throw sandbox === undefined ? error : mayBeForbidden(error);
+  }
+}
+
+/** Enters the sandbox: the first time, this program is executed again. Returns what is in force. */
+async function sealed(
+  config: VmConfig,
+  files: { readonly screenshot: string | undefined; readonly config: string | undefined },
+  port: number | undefined,
+): Promise<string> {
+  const { enterSandbox } = await import('./sandbox/enter.js'); // loaded here, as most runs never need it
+  const given = (path: string | undefined) => (path === undefined ? [] : [path]);
+  const sandbox = enterSandbox(config, {
+    read: given(files.config),
+    outputs: given(files.screenshot),
+    port,
+  });
+  sandbox.seal();
+  return sandbox.description;
+}
+
+/** An error that the sandbox may have caused says so: its hint is about the host. */
+function mayBeForbidden(error: unknown): unknown {
+  if (!(error instanceof SysError) || !['EPERM', 'EACCES'].includes(error.code)) return error;
+  const { call, target, errno, hint } = error;
+  const sandbox = 'the sandbox forbids what the configuration does not name: see docs/sandbox.md';
+  return new SysError({
+    call,
+    target,
+    errno,
+    hint: hint === undefined ? sandbox : `${hint}; or ${sandbox}`,
+    cause: error,
+  });
+}
+
+async function runConfigured(
+  config: VmConfig,
+  options: ParsedOptions,
+  out: Output,
+  sandbox: string | undefined,
+): Promise<number> {
+  const isJson = options.has('json');
+  const isQuiet = options.has('quiet') || isJson;
+  const display = parseDisplay(options.value('display'));
+  const viewPort = parsePort(options.value('view'));
+  const screenshot = options.value('screenshot');
+  const heading = new Heading(config, out, sandbox);
   const vm = VirtualMachine.start(config, isQuiet ? quietly(isJson, out) : aloud(out, heading));
   let signals: Disposable | undefined;
   let camera: Camera | undefined;
@@ -100,6 +150,7 @@ const OPTION_OF: Readonly<Record<string, string>> = {
   plugins: 'plugin',
   ffi: 'ffi',
   trace: 'trace',
+  sandbox: 'sandbox',
 };
 
 /** @param path in the configuration: `devices[0].slot` */
@@ -158,6 +209,8 @@ function configOf(options: ParsedOptions, problems: Problems): VmConfigInput {
   const plugins = options.list('plugin');
   if (plugins !== undefined) config.plugins = plugins;
   else if (file !== undefined && base.plugins !== undefined) config.plugins = pluginsOf(file, base);
+  const sandbox = options.value('sandbox');
+  if (sandbox !== undefined) config.sandbox = problems.of(() => parseSandbox(sandbox));
   const trace = options.list('trace');
   if (trace !== undefined) config.trace = trace;
   config.devices = devicesOf(options, base.devices, problems);
@@ -210,6 +263,20 @@ function parseMemory(text: string): Record<string, unknown> {
   return { memory: size, ...Object.fromEntries(flags) };
 }
 
+/** `strict,read=/usr/share/x,write=/run/y` */
+function parseSandbox(text: string): Record<string, unknown> {
+  const [mode = '', ...rest] = text.split(',');
+  if (!/^(?:|off|on|strict|log)$/.test(mode))
+    throw usageError('--sandbox', `'${mode}' is none of on, strict, log, off`);
+  const paths: Record<string, string[]> = { read: [], write: [] };
+  for (const pair of rest) {
+    const [, name = '', path = ''] = /^(read|write)=(.+)$/.exec(pair) ?? [];
+    if (name === '') throw usageError('--sandbox', `'${pair}' is none of read=PATH, write=PATH`);
+    paths[name]?.push(path);
+  }
+  return { mode: mode === '' ? 'on' : mode, ...paths };
+}
+
 function parseCpus(text: string): number {
   if (/^\d+$/.test(text)) return Number(text);
   throw usageError('--cpus', `'${text}' is not a number of CPUs, 1 to 64`);
@@ -238,11 +305,13 @@ const processStartMs = (): number => monotonicMs() - process.uptime() * 1000;
 class Heading {
   readonly #config: VmConfig;
   readonly #out: Output;
+  readonly #sandbox: string | undefined;
   #isPrinted = false;
 
-  constructor(config: VmConfig, out: Output) {
+  constructor(config: VmConfig, out: Output, sandbox: string | undefined) {
     this.#config = config;
     this.#out = out;
+    this.#sandbox = sandbox;
   }
 
   print(): void {
@@ -252,6 +321,7 @@ class Heading {
     const guest = config.kernel ?? config.guest ?? 'built-in guest';
     const cpus = config.vcpus === 1 ? '1 vCPU' : `${config.vcpus} vCPUs`;
     this.#out.line(`tsvisor: ${guest}, ${cpus}, ${config.memory >> 20n} MiB`);
+    if (this.#sandbox !== undefined) this.#out.line(`tsvisor: ${this.#sandbox}`);
   }
 }
 

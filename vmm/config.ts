@@ -86,6 +86,26 @@ const plugin = z
     }
   });
 
+const sandboxMode = z.enum(['off', 'on', 'strict', 'log']);
+
+const sandbox = z
+  .union(
+    [
+      sandboxMode,
+      z.strictObject({
+        /** As the text alone. */
+        mode: sandboxMode.default('on'),
+        /** Further files and folders that can be read: of plug-ins, for instance. */
+        read: z.array(z.string().min(1)).default([]),
+        /** Further files and folders that can be read and written, devices with their ioctls. */
+        write: z.array(z.string().min(1)).default([]),
+      }),
+    ],
+    { error: 'is none of off, on, strict, log, and no object of mode, read and write (lists of paths)' },
+  )
+  .default('off')
+  .transform((value) => (typeof value === 'string' ? { mode: value, read: [], write: [] } : value));
+
 const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 
 const schema = z
@@ -122,6 +142,12 @@ const schema = z
     ffi: z.enum(['ffi-rs', 'koffi']).default('ffi-rs'),
     /** Trace channels to report to the machine's owner. */
     trace: z.array(z.enum(traceNames)).default([]),
+    /**
+     * What the process may do once the machine runs: `off`: what its user may; `on`: what the machine needs, other system
+     * calls fail; `strict`: they end the process, and a kernel that lacks a part of it is an error; `log`: they are made,
+     * and logged by the kernel. It holds for the whole process, which enters it by `enterSandbox`.
+     */
+    sandbox,
   })
   .superRefine(({ devices, guest, kernel, initrd }, context) => {
     const problem = (path: (string | number)[], message: string) =>

@@ -29,4 +29,7 @@ export { exitStatus, type Outcome } from './outcome.js';
 export type { Plugin } from './plugin.js';
 export { PluginError } from './plugin-error.js';
 export type { Counters, DeviceReport, Phase, RunReport } from './protocol.js';
+export type { Sandbox } from './sandbox/enter.js';
+export { enterSandbox, sandboxPolicy } from './sandbox/entrance.js';
+export type { SandboxExtras, SandboxPolicy } from './sandbox/policy.js';
 export { VirtualMachine, type VmObserver } from './virtual-machine.js';

@@ -5,10 +5,10 @@
  */
 import {
   accessSync,
-  chmodSync,
-  chownSync,
   closeSync,
   constants,
+  fchmodSync,
+  fchownSync,
   lstatSync,
   openSync,
   realpathSync,
@@ -95,10 +95,10 @@ function replace({ path, stats }: Replaceable, bytes: Uint8Array): void {
   try {
     try {
       for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
+      if (stats !== undefined) keepOwner(fd, stats);
     } finally {
       closeSync(fd);
     }
-    if (stats !== undefined) keepOwner(part, stats);
     renameSync(part, path);
   } catch (error) {
     rmSync(part, { force: true });
@@ -107,13 +107,13 @@ function replace({ path, stats }: Replaceable, bytes: Uint8Array): void {
 }
 
 /** The new file is whose the old one was, where this user may do that. */
-function keepOwner(path: string, { uid, gid, mode }: Stats): void {
+function keepOwner(fd: number, { uid, gid, mode }: Stats): void {
   try {
-    chownSync(path, uid, gid);
+    fchownSync(fd, uid, gid);
   } catch (error) {
     if (!isErrno(error, 'EPERM')) throw error;
   }
-  chmodSync(path, mode & 0o7777);
+  fchmodSync(fd, mode & 0o7777);
 }
 
 async function writeThrough(path: string, bytes: Uint8Array): Promise<void> {

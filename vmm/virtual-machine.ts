@@ -7,6 +7,7 @@ import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker, workerEnd } from '../sys/start-worker.js';
 import { Calls } from './calls.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
+import { ConfigError } from './config-error.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
@@ -23,6 +24,7 @@ import {
   type RunReport,
   type VcpuThreadLink,
 } from './protocol.js';
+import { isSealed } from './sandbox/state.js';
 import { createVcpuBaton, VcpuBaton } from './vcpu-baton.js';
 import type { VcpuThreadData } from './vcpu-thread.js';
 
@@ -147,10 +149,14 @@ export class VirtualMachine implements AsyncDisposable {
 
   /**
    * Starts a machine. Returns immediately.
-   * @throws ConfigError if the configuration is invalid
+   * @throws ConfigError if the configuration is invalid, or has a sandbox that this process has not entered
    */
   static start(config: VmConfigInput, observer: VmObserver = {}): VirtualMachine {
     const parsed = parseConfig(config);
+    if (parsed.sandbox.mode !== 'off' && !isSealed()) {
+      const text = 'this process has none: call enterSandbox first, and seal() what it returns';
+      throw new ConfigError([{ path: 'sandbox', text }]);
+    }
     installKickSignal();
     return new VirtualMachine(parsed, observer);
   }

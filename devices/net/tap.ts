@@ -54,6 +54,9 @@ const AS_NEW: readonly (readonly [Request, () => Uint8Array | number])[] = [
   [TUNDETACHFILTER, () => new Uint8Array(16)],
 ];
 
+/** All requests of ioctl(2) that a port makes. */
+export const TAP_REQUESTS: readonly Request[] = [TUNSETIFF, TUNGETIFF, ...AS_NEW.map(([request]) => request)];
+
 /**
  * The system calls used on a tap, so that a test can substitute a fake. `open`, `close`, `writev` and `readv` fail as
  * Node's fs does, by throwing an error with `code` and `errno`; `ioctl` returns the negative errno.

@@ -32,6 +32,7 @@ export type { PciBar } from './inventory/pci-resources.js';
 export { createMdev, type HostMdevType, listMdevTypes, removeMdev } from './mdev.js';
 export { type LockedMemory, readLockedMemory } from './memlock.js';
 export { type HostProvider, hostProvider } from './provider.js';
+export { HOST_REQUESTS } from './requests.js';
 export { HOST_ROOTS, type HostRoots } from './roots.js';
 export {
   type HostGroup,
