@@ -6,6 +6,7 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker, workerEnd } from '../sys/start-worker.js';
 import type { TraceName } from '../sys/trace.js';
+import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
@@ -80,14 +81,29 @@ export class DeviceServer implements AsyncDisposable {
    *   format
    */
   screenshot(): Promise<Uint8Array> {
-    return this.look(undefined, toPicture).then(encodePng);
+    return this.capture().then(toPicture).then(encodePng);
   }
 
   /**
-   * As {@link screenshot}, but passes the pixels to `use`. They are valid only during that call: copy those you keep.
+   * As {@link screenshot}, but passes the pixels to `use` where the client draws them, without a copy. They are valid only
+   * during that call.
    */
   look<T>(_slot: number | undefined, use: (look: Look) => T): Promise<T> {
     return this.#screens.look(undefined, use);
+  }
+
+  /**
+   * As {@link screenshot}, but resolves to a copy of the pixels: never half of two frames, as long as the client shows a
+   * frame through registers that trap.
+   * @param into memory for the pixels, used if it has their size
+   */
+  capture(_slot?: number, into?: Uint8Array): Promise<Look> {
+    return this.#screens.capture(undefined, into);
+  }
+
+  /** The device, if it is a display and a client has opened it. */
+  displays(): Promise<readonly DisplayName[]> {
+    return this.#screens.displays();
   }
 
   /** Sends a command; returns false if there is no thread to receive it. */
@@ -150,6 +166,7 @@ export class DeviceServer implements AsyncDisposable {
         this.#observer.trace?.(event.channel, event.text);
         break;
       case 'plane':
+      case 'displays':
       case 'stills':
         this.#screens.hear(event);
         break;

@@ -20,6 +20,8 @@ export { GuestImageError } from './boot-elf.js';
 export { parseConfig, parseSize, type VmConfig, type VmConfigInput } from './config.js';
 export { ConfigError, type ConfigProblem } from './config-error.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
+export type { PictureSource } from './display/frames.js';
+export type { DisplayName } from './display/messages.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';
 export type { Look } from './display/screens.js';
 export { View, type ViewOptions, type Watched } from './display/view.js';

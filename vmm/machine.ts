@@ -12,6 +12,7 @@ import type { ExitDispatcher } from './assign/exit-dispatcher.js';
 import type { MemoryMap } from './assign/memory-map.js';
 import type { SerialConsole } from './console.js';
 import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
+import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
 import type { Platform } from './linux/index.js';
 import { answerCall, type MachineCallHandlers } from './machine-calls.js';
@@ -101,12 +102,34 @@ export class Machine {
         this.#parts.ports.events.emit({
           kind: 'plane',
           id: command.id,
-          answer: orError(() => chooseDisplay(this.#parts.displays, command.slot).look()),
+          answer: orError(() => this.#look(command)),
+        });
+        break;
+      case 'displays':
+        this.#parts.ports.events.emit({
+          kind: 'displays',
+          id: command.id,
+          displays: this.#parts.displays.map(({ slot, name }) => ({ slot, name })),
         });
         break;
       default:
         unreachable(command);
     }
+  }
+
+  #look({ slot, isCopied }: PlaneCommand): ShownPlane {
+    const display = chooseDisplay(this.#parts.displays, slot);
+    const shown = isCopied ? display.still() : display.look();
+    return { ...shown, accesses: this.#accessesTo(display.name) };
+  }
+
+  /** Trapped accesses to the BARs of a device. */
+  #accessesTo(name: string): number {
+    const { pio, mmio } = this.#parts;
+    let sum = 0;
+    for (const bus of [pio, mmio])
+      for (const [device, accesses] of bus.accesses()) if (device.startsWith(`${name} `)) sum += accesses;
+    return sum;
   }
 
   /** Runs the guest until it ends or is stopped. Blocks the thread. @throws SysError if KVM_RUN itself fails */

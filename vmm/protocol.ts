@@ -4,7 +4,7 @@ import type { EventThreadLink } from '../sys/event-thread.js';
 import type { MappedRange } from '../sys/mapping.js';
 import type { ExitCounts } from './assign/exit-dispatcher.js';
 import type { VmConfig } from './config.js';
-import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
+import type { ScreenCommand, ScreenEvent } from './display/messages.js';
 import type { ErrorData } from './error-data.js';
 import type { EventFlowBuffer } from './event-flow.js';
 import type { GuestRamHandle } from './guest-ram.js';
@@ -46,7 +46,7 @@ export type MachineCommand =
   /** The serial console's output has been read: the guest can send more. */
   | { readonly kind: 'drained' }
   | CallCommand
-  | PlaneCommand;
+  | ScreenCommand;
 
 /** A progress code from the guest, which wrote it to the POST code port. */
 export interface Phase {
@@ -119,8 +119,7 @@ export type MachineEvent =
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ReplyEvent
-  | PlaneEvent
-  | StillsEvent
+  | ScreenEvent
   | { readonly kind: 'finished'; readonly report: RunReport }
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last event: memory to unmap once no thread can access it. */

@@ -10,7 +10,7 @@ import { requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
 import { checkDevices } from './device-check.js';
-import type { PlaneCommand, PlaneEvent, StillsEvent } from './display/messages.js';
+import type { ScreenCommand, ScreenEvent } from './display/messages.js';
 import { ServedDisplay } from './display/served-display.js';
 import { type ErrorData, encodeError } from './error-data.js';
 import { container as root } from './injection.js';
@@ -36,8 +36,7 @@ export type ServeEvent =
   | { readonly kind: 'ready'; readonly description: string }
   | { readonly kind: 'told'; readonly text: string }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
-  | PlaneEvent
-  | StillsEvent
+  | ScreenEvent
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last event: memory to unmap once no thread can access it. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
@@ -49,8 +48,12 @@ async function main(): Promise<void> {
   setThreadName('tsvisor-serve');
   const inbox = new Inbox(data.control);
   const display = new ServedDisplay(data.address);
-  inbox.addPort(data.commands, (command) => {
-    emit({ kind: 'plane', id: (command as PlaneCommand).id, answer: display.look() });
+  let server: VfioUserServer | undefined;
+  inbox.addPort(data.commands, (message) => {
+    const command = message as ScreenCommand;
+    const { kind, id } = command;
+    if (kind === 'displays') emit({ kind, id, displays: display.list() });
+    else emit({ kind, id, answer: display.look(command.isCopied === true, server?.commands ?? 0) });
   });
   for (const name of ['vfioUser', 'vfio'] as const) {
     trace[name].subscribe(({ text }: { readonly text?: string }) => {
@@ -77,7 +80,7 @@ async function main(): Promise<void> {
     openForClient(provider, resolved)[Symbol.dispose]();
     return resolved;
   });
-  const server = scope.own(
+  server = scope.own(
     new VfioUserServer({
       path: data.path,
       open: () => {

@@ -8,6 +8,7 @@ import { startWorker, workerEnd } from '../sys/start-worker.js';
 import { Calls } from './calls.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { ConfigError } from './config-error.js';
+import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
@@ -193,14 +194,29 @@ export class VirtualMachine implements AsyncDisposable {
    *   pixel format
    */
   screenshot(slot?: number): Promise<Uint8Array> {
-    return this.look(slot, toPicture).then(encodePng);
+    return this.capture(slot).then(toPicture).then(encodePng);
   }
 
   /**
-   * As {@link screenshot}, but passes the pixels to `use`. They are valid only during that call: copy those you keep.
+   * As {@link screenshot}, but passes the pixels to `use` where the guest draws them, without a copy. They are valid only
+   * during that call.
    */
   look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
     return this.#screens.look(slot, use);
+  }
+
+  /**
+   * As {@link screenshot}, but resolves to a copy of the pixels: never half of two frames, as long as the guest shows a frame
+   * through registers that trap.
+   * @param into memory for the pixels, used if it has their size
+   */
+  capture(slot?: number, into?: Uint8Array): Promise<Look> {
+    return this.#screens.capture(slot, into);
+  }
+
+  /** The devices that can be captured, in slot order; after the run, those that there were. */
+  displays(): Promise<readonly DisplayName[]> {
+    return this.#screens.displays();
   }
 
   /** Stops the machine if it runs, and waits until everything is closed. Never rejects. */
@@ -292,6 +308,7 @@ export class VirtualMachine implements AsyncDisposable {
         this.#calls.hear(event);
         break;
       case 'plane':
+      case 'displays':
       case 'stills':
         this.#screens.hear(event);
         break;

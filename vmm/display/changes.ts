@@ -1,67 +1,74 @@
 import { type Area, toRgba } from './pixels.js';
 import type { Look } from './screens.js';
 
-/** Kinds of messages to the page; view.html uses the same numbers. */
-export const MESSAGE = { unchanged: 0, picture: 1, nothing: 2, ended: 3 } as const;
-
 const TILE_WIDTH = 64;
 const TILE_HEIGHT = 32;
-const HEADER_WORDS = 4;
-const AREA_WORDS = 4;
 
-/** A message without pixels: its kind, and a text to display. */
-export function textMessage(kind: number, text = ''): Uint8Array {
-  const words = new Uint32Array([kind, 0, 0, 0]);
-  return Buffer.concat([new Uint8Array(words.buffer), Buffer.from(text)]);
+/** The part of a picture that changed. */
+export interface Update {
+  /** Passed to the next {@link Changes.since}. */
+  readonly version: number;
+  /** Size of the whole picture, pixels. */
+  readonly width: number;
+  readonly height: number;
+  readonly areas: readonly Area[];
 }
 
 /**
- * Tracks what changed in a picture since the last message to one page. A message consists of little-endian 32-bit
- * words: kind, width, height, number of areas; x, y, width, height of each area; then the areas' pixels as red, green,
- * blue, 255.
+ * The last picture of a display, and when each tile of it changed. It serves any number of pages, each of which keeps one
+ * number: the version that it has.
  */
 export class Changes {
-  #now = new Uint8Array(0);
-  #told = new Uint8Array(0);
-  #shape = '';
+  #look: Look | undefined;
+  #spare = new Uint8Array(0);
+  #tiles = new Uint32Array(0);
+  #version = 0;
 
-  /** Makes the next message contain the whole picture. */
-  forget(): void {
-    this.#shape = '';
+  /** Memory for the next picture, until that is taken. */
+  get spare(): Uint8Array {
+    return this.#spare;
   }
 
-  /** The message that updates the page; undefined if nothing changed. @throws SysError EINVAL for an unknown format */
-  message(look: Look): Uint8Array | undefined {
-    const { plane, pixels, name, slot } = look;
-    const { width, height, stride, drmFormat } = plane;
-    const shape = [slot, width, height, stride, drmFormat].join();
-    if (this.#now.length !== pixels.length) {
-      this.#now = new Uint8Array(pixels.length);
-      this.#told = new Uint8Array(pixels.length);
+  /** Takes the next picture, whose pixels it keeps. @throws SysError EINVAL for an unknown format */
+  take(look: Look): void {
+    const last = this.#look;
+    this.#look = look;
+    if (last === undefined || shapeOf(last) !== shapeOf(look)) {
+      const { width, height } = look.plane;
+      this.#tiles = new Uint32Array(Math.ceil(width / TILE_WIDTH) * Math.ceil(height / TILE_HEIGHT));
+      this.#tiles.fill(++this.#version);
+      this.#spare = new Uint8Array(look.pixels.length);
+      return;
     }
-    // The guest keeps drawing: compare and send the same copy.
-    this.#now.set(pixels);
-    const whole: Area[] = [{ x: 0, y: 0, width, height }];
-    const areas = shape === this.#shape ? this.#changed(width, height, stride, drmFormat) : whole;
-    if (areas.length === 0) return undefined;
-    const message = encode(width, height, areas, (area) => toRgba(this.#now, plane, area, name));
-    [this.#now, this.#told] = [this.#told, this.#now];
-    this.#shape = shape;
-    return message;
+    this.#spare = last.pixels as Uint8Array<ArrayBuffer>;
+    const changed = this.#compare(last.pixels, look);
+    if (changed.length > 0) this.#version++;
+    for (const tile of changed) this.#tiles[tile] = this.#version;
   }
 
-  /** The tiles that differ, merged along rows. */
-  #changed(width: number, height: number, stride: number, drmFormat: number): Area[] {
-    const bytes = (this.#now.length - (height - 1) * stride) / width;
-    if (!Number.isInteger(bytes)) throw new RangeError(`format ${drmFormat} has ${bytes} bytes a pixel`);
+  /** What changed since a version; undefined if nothing did. Version 0 has nothing. */
+  since(version: number): Update | undefined {
+    if (this.#look === undefined || version === this.#version) return undefined;
+    const { width, height } = this.#look.plane;
+    return { version: this.#version, width, height, areas: this.#areas(version, width, height) };
+  }
+
+  /** Red, green, blue and 255 of each pixel in an area, line by line. @throws SysError EINVAL for an unknown format */
+  pixelsOf(area: Area): Uint8Array {
+    if (this.#look === undefined) throw new RangeError('there is no picture');
+    const { pixels, plane, name } = this.#look;
+    return toRgba(pixels, plane, area, name);
+  }
+
+  /** The tiles that are newer than a version, merged along rows. */
+  #areas(version: number, width: number, height: number): Area[] {
     const areas: Area[] = [];
+    let tile = 0;
     for (let y = 0; y < height; y += TILE_HEIGHT) {
       const rows = Math.min(TILE_HEIGHT, height - y);
-      const from = y * stride;
-      if (this.#isSame(from, from + (rows - 1) * stride + width * bytes)) continue;
       for (let x = 0; x < width; x += TILE_WIDTH) {
+        if ((this.#tiles[tile++] as number) <= version) continue;
         const columns = Math.min(TILE_WIDTH, width - x);
-        if (this.#isSameTile(from + x * bytes, rows, stride, columns * bytes)) continue;
         const last = areas.at(-1);
         if (last?.y === y && last.x + last.width === x)
           areas[areas.length - 1] = { ...last, width: last.width + columns };
@@ -71,33 +78,29 @@ export class Changes {
     return areas;
   }
 
-  #isSameTile(from: number, rows: number, stride: number, bytes: number): boolean {
-    for (let row = 0, at = from; row < rows; row++, at += stride)
-      if (!this.#isSame(at, at + bytes)) return false;
-    return true;
-  }
-
-  #isSame(from: number, to: number): boolean {
-    return Buffer.compare(this.#now.subarray(from, to), this.#told.subarray(from, to)) === 0;
+  /** Indices of the tiles that differ. */
+  #compare(before: Uint8Array, { plane, pixels }: Look): number[] {
+    const { width, height, stride } = plane;
+    const bytes = (pixels.length - (height - 1) * stride) / width;
+    const isSame = (from: number, to: number) =>
+      Buffer.compare(before.subarray(from, to), pixels.subarray(from, to)) === 0;
+    const changed: number[] = [];
+    const across = Math.ceil(width / TILE_WIDTH);
+    for (let y = 0, first = 0; y < height; y += TILE_HEIGHT, first += across) {
+      const rows = Math.min(TILE_HEIGHT, height - y);
+      const from = y * stride;
+      if (isSame(from, from + (rows - 1) * stride + width * bytes)) continue;
+      for (let i = 0; i < across; i++) {
+        const at = from + i * TILE_WIDTH * bytes;
+        const line = Math.min(TILE_WIDTH, width - i * TILE_WIDTH) * bytes;
+        let row = 0;
+        while (row < rows && isSame(at + row * stride, at + row * stride + line)) row++;
+        if (row < rows) changed.push(first + i);
+      }
+    }
+    return changed;
   }
 }
 
-function encode(
-  width: number,
-  height: number,
-  areas: readonly Area[],
-  pixelsOf: (area: Area) => Uint8Array,
-): Uint8Array {
-  const pixels = areas.reduce((sum, area) => sum + area.width * area.height, 0);
-  const head = HEADER_WORDS + AREA_WORDS * areas.length;
-  const words = new Uint32Array(head + pixels);
-  words.set([MESSAGE.picture, width, height, areas.length]);
-  const bytes = new Uint8Array(words.buffer);
-  let at = 4 * head;
-  for (const [i, area] of areas.entries()) {
-    words.set([area.x, area.y, area.width, area.height], HEADER_WORDS + AREA_WORDS * i);
-    bytes.set(pixelsOf(area), at);
-    at += 4 * area.width * area.height;
-  }
-  return bytes;
-}
+const shapeOf = ({ slot, plane: { width, height, stride, drmFormat }, pixels }: Look): string =>
+  [slot, width, height, stride, drmFormat, pixels.length].join();

@@ -62,7 +62,10 @@ export class DeviceDisplay {
     return memory === undefined ? this.#shown(plane, this.#copy(plane)) : { ...this.#shown(plane), memory };
   }
 
-  /** A copy of the picture, for use after the device is closed. @throws SysError as {@link look} */
+  /**
+   * A copy of the picture, for use after the device is closed. This thread handles the guest's trapped accesses, so the
+   * guest shows no other frame while it copies. @throws SysError as {@link look}
+   */
   still(): ShownPlane {
     const plane = this.#query();
     return this.#shown(plane, this.#copy(plane));

@@ -11,17 +11,26 @@ export interface DisplayMemory {
   readonly bytes: number;
 }
 
-/** What a device shows. */
-export interface ShownPlane {
+/** A display of a machine. */
+export interface DisplayName {
   /** Its PCI slot. */
   readonly slot: number;
   /** `00:03.0 vgpu-small` */
   readonly name: string;
+}
+
+/** What a device shows. */
+export interface ShownPlane extends DisplayName {
   readonly plane: GfxPlaneInfo;
   /** Where the plane is in memory; sent once per region. */
   readonly memory?: DisplayMemory;
   /** A copy of the plane from its first pixel, if its memory cannot be mapped by the main thread. */
   readonly pixels?: Uint8Array;
+  /**
+   * Trapped accesses to the device so far. The guest shows another frame by one of them, so it has not while this stays the
+   * same. Absent if unknown.
+   */
+  readonly accesses?: number;
 }
 
 /** Requests what a device shows; answered by a {@link PlaneEvent} with the same id. */
@@ -30,12 +39,29 @@ export interface PlaneCommand {
   readonly id: number;
   /** The first display if absent. */
   readonly slot: number | undefined;
+  /** Copies the plane where the guest cannot show another frame meanwhile. */
+  readonly isCopied?: boolean;
 }
+
+/** Requests the list of displays; answered by a {@link DisplaysEvent} with the same id. */
+export interface DisplaysCommand {
+  readonly kind: 'displays';
+  readonly id: number;
+}
+
+export type ScreenCommand = PlaneCommand | DisplaysCommand;
 
 export interface PlaneEvent {
   readonly kind: 'plane';
   readonly id: number;
   readonly answer: ShownPlane | ErrorData;
+}
+
+export interface DisplaysEvent {
+  readonly kind: 'displays';
+  readonly id: number;
+  /** In slot order. */
+  readonly displays: readonly DisplayName[];
 }
 
 /** The last pictures of the machine's displays when it stopped, in slot order. */
@@ -44,8 +70,8 @@ export interface StillsEvent {
   readonly stills: readonly Still[];
 }
 
-export interface Still {
-  readonly slot: number;
-  readonly name: string;
+export type ScreenEvent = PlaneEvent | DisplaysEvent | StillsEvent;
+
+export interface Still extends DisplayName {
   readonly answer: ShownPlane | ErrorData;
 }

@@ -13,7 +13,7 @@ import {
 } from '../../vfio/uapi.js';
 import { encodeError } from '../error-data.js';
 import { chooseDisplay, DeviceDisplay } from './device-display.js';
-import type { PlaneCommand } from './messages.js';
+import type { PlaneCommand, ScreenCommand, ShownPlane } from './messages.js';
 import { Screens } from './screens.js';
 
 const BYTES = 3 * 4096;
@@ -72,7 +72,7 @@ function mapOf(memory: SharedMemory, kind: 'memfd' | 'mapped', offset: number, b
 function screensOf(displays: readonly DeviceDisplay[]) {
   const sent: PlaneCommand[] = [];
   const screens = new Screens((command) => {
-    sent.push(command);
+    if (command.kind === 'plane') sent.push(command);
     return true;
   });
   ends.push(() => screens.end(undefined));
@@ -156,4 +156,101 @@ test('a failed machine rejects pending requests', async () => {
   const asked = screens.look(undefined, () => 1);
   screens.end(new Error('no /dev/kvm'));
   await expect(asked).rejects.toThrowError('no /dev/kvm');
+});
+
+/**
+ * A guest with two frames in video memory: it draws into the one that it does not show, then shows that by a register
+ * access. `flips` of the following answers, it does so twice right after the answer: another frame is then drawn where the
+ * picture was, and shown at the same place.
+ */
+function flippingGuest(flips: number) {
+  const device = card('memfd');
+  const display = DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay;
+  const FRAME = 48;
+  const offsets = [0, FRAME * 2];
+  let accesses = 0;
+  let colour = 0;
+  const show = () => {
+    const offset = offsets[++accesses % 2] as number;
+    device.memory.fill(++colour, offset, offset + FRAME);
+    device.show({ offset });
+  };
+  show();
+  const asked: ScreenCommand[] = [];
+  let left = flips;
+  const screens: Screens = new Screens((command) => {
+    asked.push(command);
+    if (command.kind !== 'plane') return false;
+    const shown: ShownPlane = { ...(command.isCopied ? display.still() : display.look()), accesses };
+    queueMicrotask(() => {
+      // Half of the picture is overwritten before the main thread has copied it.
+      if (left-- > 0) {
+        show();
+        device.memory.fill(++colour, shown.plane.offset, shown.plane.offset + FRAME / 2);
+        show();
+      }
+      screens.hear({ kind: 'plane', id: command.id, answer: shown });
+    });
+    return true;
+  });
+  ends.push(() => screens.end(undefined));
+  const copies = () => asked.filter((command) => command.kind === 'plane' && command.isCopied).length;
+  return { screens, copies, asked: () => asked.length };
+}
+
+test.each([
+  ['does not show another frame', 0, 2, 0],
+  ['shows another frame once', 1, 4, 0],
+  ['always shows another frame', 1000, 5, 1],
+])('a picture is of one frame if the guest %s while it is copied', async (_what, flips, asked, copies) => {
+  const guest = flippingGuest(flips);
+  const { pixels } = await guest.screens.capture(3);
+  expect(new Set(pixels).size).toBe(1);
+  expect([guest.asked(), guest.copies()]).toEqual([asked, copies]);
+});
+
+test('without a count of accesses, and for memory that is copied anyway, the machine thread copies', async () => {
+  for (const [kind, asked] of [
+    ['memfd', [undefined, true]],
+    ['mapped', [undefined]],
+  ] as const) {
+    const device = card(kind);
+    device.memory.fill(7, 4100, 4148);
+    const { screens, sent } = screensOf([]);
+    const display = DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay;
+    const commands: PlaneCommand[] = [];
+    const captured = screens.capture(3);
+    while (sent.length > 0) {
+      const [command] = sent.splice(0) as [PlaneCommand];
+      commands.push(command);
+      const answer = command.isCopied ? display.still() : display.look();
+      screens.hear({ kind: 'plane', id: command.id, answer });
+      await new Promise(setImmediate);
+    }
+    expect((await captured).pixels).toEqual(new Uint8Array(48).fill(7));
+    expect(commands.map(({ isCopied }) => isCopied)).toEqual(asked);
+  }
+});
+
+test('a capture uses the memory that it is given, if that fits', async () => {
+  const guest = flippingGuest(0);
+  const into = new Uint8Array(48);
+  expect((await guest.screens.capture(3, into)).pixels).toBe(into);
+  expect((await guest.screens.capture(3, new Uint8Array(47))).pixels).toHaveLength(48);
+});
+
+test('the displays are listed by the machine, and after its end from its last pictures', async () => {
+  const sent: ScreenCommand[] = [];
+  const screens = new Screens((command) => {
+    sent.push(command);
+    return true;
+  });
+  const [first, second] = [screens.displays(), screens.displays()];
+  const displays = [{ slot: 3, name: 'card' }];
+  screens.hear({ kind: 'displays', id: sent[1]?.id as number, displays });
+  expect(await second).toEqual(displays);
+  const answer = encodeError(new Error('off'));
+  screens.hear({ kind: 'stills', stills: [{ slot: 4, name: 'other', answer }] });
+  screens.end(undefined);
+  expect(await first).toEqual([{ slot: 4, name: 'other' }]);
 });

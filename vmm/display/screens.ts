@@ -4,7 +4,15 @@ import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import { decodeError, type ErrorData } from '../error-data.js';
-import type { DisplayMemory, PlaneCommand, PlaneEvent, ShownPlane, Still, StillsEvent } from './messages.js';
+import type {
+  DisplayMemory,
+  DisplayName,
+  PlaneCommand,
+  ScreenCommand,
+  ScreenEvent,
+  ShownPlane,
+  Still,
+} from './messages.js';
 import { planeBytes } from './pixels.js';
 
 /** The current picture of a display. */
@@ -24,7 +32,30 @@ interface Request {
   settle(find: () => ShownPlane): void;
 }
 
+/** A picture, and what tells whether the guest has shown another one since. */
+interface Shot {
+  readonly look: Look;
+  readonly shown: ShownPlane;
+}
+
+/** How often a picture is copied here before the machine thread is asked to copy it, which costs the guest time. */
+const COPIES_HERE = 2;
+
 const isError = (answer: object): answer is ErrorData => 'message' in answer;
+
+function isSameFrame(one: ShownPlane, other: ShownPlane): boolean {
+  const { drmFormat, width, height, stride, offset, regionIndex } = one.plane;
+  const { plane } = other;
+  return (
+    one.accesses === other.accesses &&
+    plane.drmFormat === drmFormat &&
+    plane.width === width &&
+    plane.height === height &&
+    plane.stride === stride &&
+    plane.offset === offset &&
+    plane.regionIndex === regionIndex
+  );
+}
 
 function found(answer: ShownPlane | ErrorData): ShownPlane {
   if (isError(answer)) throw decodeError(answer);
@@ -36,14 +67,15 @@ function found(answer: ShownPlane | ErrorData): ShownPlane {
  * guest nothing but a register read. Main thread only.
  */
 export class Screens {
-  readonly #send: (command: PlaneCommand) => boolean;
+  readonly #send: (command: ScreenCommand) => boolean;
   readonly #memories = new Map<number, Mapping>();
   readonly #requests = new Map<number, Request>();
+  readonly #lists = new Map<number, (displays: readonly DisplayName[]) => void>();
   #stills: readonly Still[] = [];
   #lastId = 0;
 
   /** @param send returns false if the machine thread has ended */
-  constructor(send: (command: PlaneCommand) => boolean) {
+  constructor(send: (command: ScreenCommand) => boolean) {
     this.#send = send;
   }
 
@@ -54,23 +86,67 @@ export class Screens {
    * @throws SysError ENODEV without such a display; ENODATA while it shows nothing; EINVAL for an unsupported picture
    */
   look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
+    return this.#ask({ slot }, ({ look }) => use(look));
+  }
+
+  /**
+   * Copies what a device shows now, or showed last if the machine has ended. The copy is never of two frames: a guest that
+   * draws one frame while it shows another changes the plane through a register that traps, so a copy is of one frame if
+   * the device was not accessed meanwhile. If it was, twice, the machine thread copies, between two accesses. A guest that
+   * draws into what it shows has no frames, and can be captured while it draws.
+   * @param slot undefined is the first display
+   * @param into memory for the pixels, used if it has their size
+   * @throws SysError as {@link look}
+   */
+  async capture(slot: number | undefined, into?: Uint8Array): Promise<Look> {
+    const copy = ({ look, shown }: Shot): Shot => {
+      const pixels = into?.length === look.pixels.length ? into : new Uint8Array(look.pixels.length);
+      pixels.set(look.pixels);
+      return { look: { ...look, pixels }, shown };
+    };
+    for (let i = 0; i < COPIES_HERE; i++) {
+      const { look, shown } = await this.#ask({ slot }, copy);
+      if (shown.pixels !== undefined) return look;
+      if (shown.accesses === undefined) break;
+      if (isSameFrame(shown, await this.#ask({ slot: shown.slot }, (after) => after.shown))) return look;
+    }
+    return (await this.#ask({ slot, isCopied: true }, copy)).look;
+  }
+
+  /** The machine's displays, in slot order; after its end, those that it had. */
+  displays(): Promise<readonly DisplayName[]> {
+    return new Promise((resolve) => {
+      const id = ++this.#lastId;
+      if (this.#send({ kind: 'displays', id })) this.#lists.set(id, resolve);
+      else resolve(this.#stillDisplays());
+    });
+  }
+
+  #ask<T>(request: Pick<PlaneCommand, 'slot' | 'isCopied'>, use: (shot: Shot) => T): Promise<T> {
     return new Promise((resolve, reject) => {
       const settle = (find: () => ShownPlane): void => {
         try {
-          resolve(use(this.#picture(find())));
+          const shown = find();
+          resolve(use({ look: this.#picture(shown), shown }));
         } catch (error) {
           reject(error);
         }
       };
       const id = ++this.#lastId;
-      if (this.#send({ kind: 'plane', id, slot })) this.#requests.set(id, { slot, settle });
+      const { slot } = request;
+      if (this.#send({ kind: 'plane', id, ...request })) this.#requests.set(id, { slot, settle });
       else settle(() => this.#still(slot));
     });
   }
 
-  hear(event: PlaneEvent | StillsEvent): void {
+  hear(event: ScreenEvent): void {
     if (event.kind === 'stills') {
       this.#stills = event.stills;
+      return;
+    }
+    if (event.kind === 'displays') {
+      this.#lists.get(event.id)?.(event.displays);
+      this.#lists.delete(event.id);
       return;
     }
     const { answer } = event;
@@ -84,6 +160,8 @@ export class Screens {
    * The machine has ended: settles pending requests with the last picture, or the failure, and unmaps all video memory.
    */
   end(failure: Error | undefined): void {
+    for (const resolve of this.#lists.values()) resolve(this.#stillDisplays());
+    this.#lists.clear();
     const requests = [...this.#requests.values()];
     this.#requests.clear();
     for (const { slot, settle } of requests) {
@@ -102,6 +180,10 @@ export class Screens {
     const memory = Mapping.file(fd, bytes, { offset, isWritable: false });
     this.#memories.get(slot)?.[Symbol.dispose](); // the device was reopened
     this.#memories.set(slot, memory);
+  }
+
+  #stillDisplays(): readonly DisplayName[] {
+    return this.#stills.map(({ slot, name }) => ({ slot, name }));
   }
 
   #still(slot: number | undefined): ShownPlane {

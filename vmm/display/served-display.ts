@@ -3,7 +3,7 @@ import { SysError } from '../../sys/error.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
 import { type ErrorData, orError } from '../error-data.js';
 import { DeviceDisplay } from './device-display.js';
-import type { ShownPlane, Still } from './messages.js';
+import type { DisplayName, ShownPlane, Still } from './messages.js';
 
 const SLOT = 0;
 
@@ -32,9 +32,23 @@ export class ServedDisplay {
     if ('plane' in still) this.#last = still;
   }
 
-  /** What the client sees now, or the last client saw. */
-  look(): ShownPlane | ErrorData {
-    return orError(() => this.#display?.look() ?? this.#lastOne());
+  /**
+   * What the client sees now, or the last client saw.
+   * @param isCopied copies the picture: this thread obeys the client, which shows no other frame meanwhile
+   * @param accesses how often clients have accessed the device
+   */
+  look(isCopied: boolean, accesses: number): ShownPlane | ErrorData {
+    return orError(() => {
+      const display = this.#display;
+      if (display === undefined) return this.#lastOne();
+      return { ...(isCopied ? display.still() : display.look()), accesses };
+    });
+  }
+
+  /** The device, if it is or was a display. */
+  list(): readonly DisplayName[] {
+    const isDisplay = this.#display !== undefined || this.#last !== undefined;
+    return isDisplay ? [{ slot: SLOT, name: this.#name }] : [];
   }
 
   /** The last picture, for use after this thread has ended. */

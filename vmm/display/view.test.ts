@@ -2,7 +2,6 @@ import { get } from 'node:http';
 import { afterEach, expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { MESSAGE } from './changes.js';
 import { Canvas, FakeMachine, PageModel } from './testing/page.js';
 import { View } from './view.js';
 
@@ -38,12 +37,22 @@ function request(url: string, headers: Record<string, string> = {}, method = 'GE
   );
 }
 
+/** Quicker than toEqual, which takes each byte by itself. */
+const expectSame = (rgba: Uint8Array | undefined, canvas: Canvas) =>
+  expect(Buffer.compare(rgba ?? new Uint8Array(), canvas.rgba)).toBe(0);
+
 const frame = (view: View, client = 'client01') => `${view.url}frame?client=${client}`;
-async function take(page: PageModel, view: View, client?: string): Promise<number> {
+async function take(page: PageModel, view: View, client?: string): Promise<PageModel> {
   const { status, body } = await request(frame(view, client));
   expect(status).toBe(200);
   page.take(body);
-  return page.kind;
+  return page;
+}
+
+/** Takes messages until one has no pixels: it waited a second for a change. */
+async function settle(page: PageModel, view: View, client?: string): Promise<void> {
+  do await take(page, view, client);
+  while (page.pixels > 0);
 }
 
 test('each page gets the picture and then its changes, at its own pace', async () => {
@@ -51,34 +60,62 @@ test('each page gets the picture and then its changes, at its own pace', async (
   const { view } = await serve(canvas);
   const [first, second] = [new PageModel(), new PageModel()];
   await take(first, view);
+  expect(first.pixels).toBe(320 * 200);
   canvas.fill(0x123456, 10, 20, 30, 40);
   await take(first, view);
-  expect(first.rgba).toEqual(canvas.rgba);
+  expectSame(first.only.rgba, canvas);
   expect(first.pixels).toBeLessThan(320 * 200);
   await take(second, view, 'client02');
   expect(second.pixels).toBe(320 * 200);
-  expect(second.rgba).toEqual(canvas.rgba);
+  expectSame(second.only.rgba, canvas);
   const waiting = take(first, view); // waits until something changes
   setTimeout(() => canvas.fill(0xffffff), 40);
-  expect(await waiting).toBe(MESSAGE.picture);
-  while ((await take(first, view)) === MESSAGE.picture); // it may have been drawn in two steps
-  expect(first.rgba).toEqual(canvas.rgba);
-  expect(first.kind).toBe(MESSAGE.unchanged);
+  expect((await waiting).pixels).toBeGreaterThan(0);
+  await settle(first, view);
+  expectSame(first.only.rgba, canvas);
+});
+
+test('all displays are shown in slot order, or the one asked for; each that comes, goes or changes is followed', async () => {
+  const { view, machine } = await serve(new Canvas(64, 32));
+  const other = new Canvas(100, 70);
+  machine.pictures.set(5, other);
+  const page = await take(new PageModel(), view);
+  expect([...page.displays].map(([slot, { name }]) => [slot, name])).toEqual([
+    [3, '00:03.0 card'],
+    [5, '00:05.0 card'],
+  ]);
+  expectSame(page.displays.get(5)?.rgba, other);
+  other.fill(0xff8800, 0, 0, 10, 10);
+  await settle(page, view);
+  expectSame(page.displays.get(5)?.rgba, other);
+  machine.pictures.delete(5);
+  await expect.poll(async () => (await take(page, view)).displays.size, { timeout: 20_000 }).toBe(1);
+  const another = new Canvas(100, 70);
+  another.fill(0x00ff00);
+  machine.pictures.set(5, another); // another device in the same slot
+  await expect.poll(async () => (await take(page, view)).displays.size, { timeout: 20_000 }).toBe(2);
+  await settle(page, view);
+  expectSame(page.displays.get(5)?.rgba, another);
+  const single = await View.start(machine, { port: 0, slot: 5 });
+  views.push(single);
+  const [name] = [...(await take(new PageModel(), single)).displays.values()].map((each) => each.name);
+  expect(name).toBe('00:05.0 card');
 });
 
 test('a page gets the reason while nothing is shown, and the whole picture once there is one again', async () => {
   const off = new SysError({ call: 'QUERY', target: 'card', errno: errno.ENODATA });
   const { view, machine } = await serve(off);
-  const page = new PageModel();
-  expect(await take(page, view)).toBe(MESSAGE.nothing);
-  expect(page.text).toBe('The guest shows nothing now');
+  const page = await take(new PageModel(), view);
+  expect(page.only.text).toBe('The guest shows nothing now');
   machine.picture = new SysError({ call: 'QUERY', target: 'card', errno: errno.ENODEV, hint: 'no display' });
   await take(page, view);
-  expect(page.text).toMatch(/card: ENODEV\n.*no display/);
-  expect(await take(page, view)).toBe(MESSAGE.unchanged); // sent only once
+  expect(page.only.text).toMatch(/card: ENODEV\n.*no display/);
+  page.only.text = 'not sent again';
+  await take(page, view);
+  expect(page.only.text).toBe('not sent again');
   machine.picture = new Canvas(64, 32);
-  expect(await take(page, view)).toBe(MESSAGE.picture);
-  expect(page.pixels).toBe(64 * 32);
+  await take(page, view);
+  expect([page.pixels, page.only.text]).toEqual([64 * 32, '']);
 });
 
 test('an open page gets the last picture and then the end, before the server closes', async () => {
@@ -90,10 +127,10 @@ test('an open page gets the last picture and then the end, before the server clo
   machine.end();
   await machine.finished;
   const closing = view[Symbol.asyncDispose]();
-  expect(await take(page, view)).toBe(MESSAGE.picture);
-  expect(page.rgba).toEqual(canvas.rgba);
-  expect(await take(page, view)).toBe(MESSAGE.ended);
-  expect(page.text).toBe('The guest has ended');
+  await take(page, view);
+  expect([page.ended, page.only.rgba]).toEqual([undefined, canvas.rgba]);
+  await take(page, view);
+  expect([page.ended, page.only.rgba]).toEqual(['The guest has ended', canvas.rgba]);
   await closing;
   await expect(request(frame(view))).rejects.toThrowError(/ECONNREFUSED/);
 });

@@ -42,6 +42,7 @@ export class VfioUserServer implements Disposable {
   readonly #listener: UnixListener;
   readonly #poll = new Uint8Array(8);
   #session: Session | undefined;
+  #pastCommands = 0;
   /** Why the last client was sent away; reported once. */
   #refusal: string | undefined;
 
@@ -56,6 +57,11 @@ export class VfioUserServer implements Disposable {
   /** Whether a client is connected. */
   get hasClient(): boolean {
     return this.#session !== undefined;
+  }
+
+  /** Number of commands of all clients so far. */
+  get commands(): number {
+    return this.#pastCommands + (this.#session?.commands ?? 0);
   }
 
   /** Serves the next message of the client, or accepts a new client. Returns after 100 ms if there is neither. */
@@ -98,6 +104,7 @@ export class VfioUserServer implements Disposable {
       session.step();
     } catch (error) {
       this.#session = undefined;
+      this.#pastCommands += session.commands;
       session[Symbol.dispose]();
       const how = isErrno(error, 'ECONNRESET')
         ? 'has disconnected'

@@ -1,6 +1,7 @@
 import { expect } from 'vitest';
 import type { GfxPlaneInfo } from '../../../vfio/uapi.js';
-import { MESSAGE } from '../changes.js';
+import type { DisplayName } from '../messages.js';
+import type { FrameHead } from '../pages.js';
 import { toRgba } from '../pixels.js';
 import type { Look } from '../screens.js';
 import type { Watched } from '../view.js';
@@ -39,41 +40,68 @@ export class Canvas {
   }
 }
 
+/** What a page has of one display. */
+interface Shown {
+  name: string;
+  text: string;
+  width: number;
+  height: number;
+  rgba: Uint8Array;
+}
+
 /** Applies messages like the page, without a browser. */
 export class PageModel {
-  kind: number = MESSAGE.unchanged;
-  text = '';
-  width = 0;
-  height = 0;
-  rgba = new Uint8Array(0);
+  /** By slot. */
+  readonly displays = new Map<number, Shown>();
+  ended: string | undefined;
   /** Number of pixels in the last message. */
   pixels = 0;
 
   take(message: Uint8Array): void {
-    const words = new Uint32Array(Uint8Array.from(message.subarray(0, message.length & ~3)).buffer);
-    const [kind = 0, width = 0, height = 0, count = 0] = words;
-    this.kind = kind;
+    const buffer = Buffer.from(message);
+    const bytes = buffer.readUInt32LE();
+    expect(bytes % 4).toBe(0);
+    const head = JSON.parse(buffer.subarray(4, 4 + bytes).toString()) as FrameHead;
+    this.ended = head.ended;
     this.pixels = 0;
-    this.text = kind === MESSAGE.picture ? '' : Buffer.from(message.subarray(16)).toString();
-    if (kind !== MESSAGE.picture) return;
-    if (width !== this.width || height !== this.height) this.rgba = new Uint8Array(4 * width * height);
-    Object.assign(this, { width, height });
-    let at = 16 + 16 * count;
-    for (let i = 0; i < count; i++) {
-      const [x = 0, y = 0, w = 0, h = 0] = words.subarray(4 + 4 * i, 8 + 4 * i);
-      expect(x + w <= width && y + h <= height && w > 0 && h > 0).toBe(true);
-      for (let row = 0; row < h; row++, at += 4 * w)
-        this.rgba.set(message.subarray(at, at + 4 * w), 4 * ((y + row) * width + x));
-      this.pixels += w * h;
+    let at = 4 + bytes;
+    for (const { slot, name, text, width = 0, height = 0, areas } of head.displays) {
+      const shown = this.displays.get(slot) ?? {
+        name,
+        text: '',
+        width: 0,
+        height: 0,
+        rgba: new Uint8Array(),
+      };
+      this.displays.set(slot, shown);
+      if (text !== undefined) shown.text = text;
+      if (areas === undefined) continue;
+      if (width !== shown.width || height !== shown.height) shown.rgba = new Uint8Array(4 * width * height);
+      Object.assign(shown, { width, height, text: '' });
+      for (const [x, y, w, h] of areas) {
+        expect(x + w <= width && y + h <= height && w > 0 && h > 0).toBe(true);
+        for (let row = 0; row < h; row++, at += 4 * w)
+          shown.rgba.set(message.subarray(at, at + 4 * w), 4 * ((y + row) * width + x));
+        this.pixels += w * h;
+      }
     }
+    for (const slot of this.displays.keys())
+      if (!head.displays.some((each) => each.slot === slot)) this.displays.delete(slot);
     expect(at).toBe(message.length);
+  }
+
+  /** Its only display. */
+  get only(): Shown {
+    expect(this.displays.size).toBe(1);
+    return [...this.displays.values()][0] as Shown;
   }
 }
 
-/** A machine for a view: its picture is a canvas, an error, or none yet. */
+/** A machine for a view: the picture of each display is a canvas, or an error. */
 export class FakeMachine implements Watched {
-  picture: Canvas | Error;
-  /** How often its picture was read. */
+  /** By slot. */
+  readonly pictures = new Map<number, Canvas | Error>();
+  /** How often a picture was read. */
   looks = 0;
   readonly finished: Promise<void>;
   end!: () => void;
@@ -85,9 +113,22 @@ export class FakeMachine implements Watched {
     });
   }
 
-  async look<T>(_slot: number | undefined, use: (look: Look) => T): Promise<T> {
+  /** Of the display in slot 3. */
+  set picture(picture: Canvas | Error) {
+    this.pictures.set(3, picture);
+  }
+
+  async displays(): Promise<readonly DisplayName[]> {
+    return [...this.pictures.keys()].map((slot) => ({ slot, name: `00:0${slot}.0 card` }));
+  }
+
+  async capture(slot = 3, into?: Uint8Array): Promise<Look> {
     this.looks++;
-    if (this.picture instanceof Error) throw this.picture;
-    return use(this.picture.look);
+    const picture = this.pictures.get(slot);
+    if (!(picture instanceof Canvas)) throw picture;
+    const { look } = picture;
+    const pixels = into?.length === look.pixels.length ? into : new Uint8Array(look.pixels.length);
+    pixels.set(look.pixels);
+    return { ...look, slot, name: `00:0${slot}.0 card`, pixels };
   }
 }

@@ -1,0 +1,138 @@
+import { type Frame, type Frames, LOOK_EVERY_MS } from './frames.js';
+import type { Area } from './pixels.js';
+
+/** Maximum pages served at once. */
+export const MOST_PAGES = 8;
+/** A page that has not sent a request for this long is considered closed. */
+const PAGE_LIVES_MS = 10_000;
+/** How long a request waits for a change. */
+const ANSWER_AFTER_MS = 1000;
+
+const ENDED = 'The guest has ended';
+
+/** One open page. */
+export interface Page {
+  /** What it has of each display. */
+  shown: ReadonlyMap<Frame, { readonly version: number; readonly text: string | undefined }>;
+  /** Whether it knows that the guest has ended, and has what was last. */
+  hasLastWord: boolean;
+  isServed: boolean;
+  askedAt: number;
+}
+
+/**
+ * The head of a message to a page, as JSON; the pixels of all areas follow it, in order. The message begins with the head's
+ * length, as a little-endian 32-bit word; spaces pad the head to a multiple of 4 bytes.
+ */
+export interface FrameHead {
+  /** Set in the last message. */
+  readonly ended?: string;
+  /** All displays, in slot order; areas or a text only if new. */
+  readonly displays: readonly {
+    readonly slot: number;
+    readonly name: string;
+    /** Why there is no picture. */
+    readonly text?: string;
+    /** Size of the picture, pixels. */
+    readonly width?: number;
+    readonly height?: number;
+    /** x, y, width, height; pixels are red, green, blue, 255. */
+    readonly areas?: readonly (readonly [number, number, number, number])[];
+  }[];
+}
+
+/** The open pages, and the messages that bring each up to date, at its own pace. Main thread only. */
+export class Pages {
+  readonly #frames: Frames;
+  readonly #pages = new Map<string, Page>();
+  /** Set once no further picture follows. */
+  isEnded = false;
+
+  constructor(frames: Frames) {
+    this.#frames = frames;
+  }
+
+  /** A page by the name that it gave itself; undefined if too many are open. */
+  find(client: string): Page | undefined {
+    const now = Date.now();
+    for (const [name, { askedAt, isServed }] of this.#pages)
+      if (!isServed && now - askedAt > PAGE_LIVES_MS) this.#pages.delete(name);
+    const known = this.#pages.get(client);
+    if (known !== undefined) return known;
+    if (this.#pages.size >= MOST_PAGES) return undefined;
+    const page: Page = { shown: new Map(), hasLastWord: false, isServed: false, askedAt: now };
+    this.#pages.set(client, page);
+    return page;
+  }
+
+  /** Whether a page is open that does not know yet that the guest has ended. */
+  get isAnyWaiting(): boolean {
+    const now = Date.now();
+    return [...this.#pages.values()].some(
+      ({ hasLastWord, askedAt }) => !hasLastWord && now - askedAt < 2 * ANSWER_AFTER_MS,
+    );
+  }
+
+  /** Waits up to a second for something new for the page. @param isGone whether nobody reads the message any more */
+  async message(page: Page, isGone: () => boolean): Promise<Uint8Array> {
+    const deadline = Date.now() + ANSWER_AFTER_MS;
+    for (;;) {
+      const wasEnded = this.isEnded;
+      await this.#frames.refresh(wasEnded);
+      const message = this.#news(page);
+      if (message !== undefined) return message;
+      if (wasEnded) {
+        page.hasLastWord = true;
+        return encode({ ended: ENDED, displays: this.#displays() }, []);
+      }
+      if (Date.now() >= deadline || isGone()) return encode({ displays: this.#displays() }, []);
+      await delay(LOOK_EVERY_MS);
+    }
+  }
+
+  #displays(): FrameHead['displays'] {
+    return this.#frames.list.map(({ display }) => display);
+  }
+
+  /** What is new for the page, if anything. */
+  #news(page: Page): Uint8Array | undefined {
+    const pixels: Uint8Array[] = [];
+    const shown = new Map<Frame, { version: number; text: string | undefined }>();
+    let isNew = false;
+    const displays = this.#frames.list.map((frame) => {
+      const { display, changes, text } = frame;
+      const had = page.shown.get(frame);
+      isNew ||= had === undefined;
+      // After a text, the next picture is sent whole.
+      if (text !== undefined) {
+        shown.set(frame, { version: 0, text });
+        if (had?.text === text) return display;
+        isNew = true;
+        return { ...display, text };
+      }
+      const update = changes.since(had?.version ?? 0);
+      shown.set(frame, { version: update?.version ?? had?.version ?? 0, text });
+      if (update === undefined) return display;
+      isNew = true;
+      const { width, height, areas } = update;
+      for (const area of areas) pixels.push(changes.pixelsOf(area));
+      return { ...display, width, height, areas: areas.map(numbersOf) };
+    });
+    isNew ||= shown.size !== page.shown.size;
+    page.shown = shown;
+    return isNew ? encode({ displays }, pixels) : undefined;
+  }
+}
+
+const numbersOf = ({ x, y, width, height }: Area) => [x, y, width, height] as const;
+
+function encode(head: FrameHead, pixels: readonly Uint8Array[]): Uint8Array {
+  const text = Buffer.from(JSON.stringify(head));
+  const bytes = Math.ceil(text.length / 4) * 4;
+  const padded = Buffer.alloc(4 + bytes, ' ');
+  padded.writeUInt32LE(bytes);
+  padded.set(text, 4);
+  return Buffer.concat([padded, ...pixels]);
+}
+
+const delay = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
