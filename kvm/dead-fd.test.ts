@@ -116,6 +116,18 @@ test.each<[string, (vcpu: Vcpu) => unknown]>([
   expect(() => call(vcpu)).toThrowError(new RegExp(`^${name} on vcpu 7: EBADF`));
 });
 
+test.each([
+  { xsaveBytes: 4096, request: 'KVM_GET_XSAVE' },
+  { xsaveBytes: 4097, request: 'KVM_GET_XSAVE2' },
+  { xsaveBytes: 11_008, request: 'KVM_GET_XSAVE2' },
+])('an XSAVE area of $xsaveBytes bytes is read with $request', ({ xsaveBytes, request }) => {
+  using mapping = Mapping.anonymous(12_288);
+  const vcpu = Vcpu.adopt({ fd: Fd.adopt(DEAD, 'vcpu 7'), mapping, xsaveBytes });
+  expect(() => vcpu.getXsave()).toThrowError(new RegExp(`^${request} on vcpu 7: EBADF`));
+  expect(() => vcpu.setXsave(new Uint8Array(xsaveBytes - 1))).toThrowError(RangeError);
+  expect(() => vcpu.setXsave(new Uint8Array(xsaveBytes))).toThrowError(/^KVM_SET_XSAVE on vcpu 7: EBADF/);
+});
+
 const device = KvmDevice.adopt(Fd.adopt(DEAD, 'kvm-vfio'));
 test.each<[string, () => unknown]>([
   ['KVM_HAS_DEVICE_ATTR', () => device.hasAttr(1, 1)],

@@ -184,6 +184,30 @@ test('split irqchip: the EOI of the VMM’s own level interrupt is an exit', () 
   expect(count()).toBe(1n);
 });
 
+test('a message reaches the local APIC that all bits of its address name', () => {
+  using guest = TestGuest.create({
+    irqchip: 'split',
+    // Bits 40 to 63 of the address are bits 8 to 31 of the destination, and bits 32 to 39 are reserved.
+    prepare: (vm) => vm.enableCap('KVM_CAP_X2APIC_API', 1n),
+  });
+  const { count } = counting(guest);
+  const to = (address: bigint) => () => guest.vm.signalMsi({ address, data: VECTOR });
+  expect(to(0xfee0_0000n)()).toBe(true);
+  guest.runUntil(() => count() === 1n);
+  for (const address of [0xfee0_5000n, 0x100_fee0_0000n]) expect(to(address)()).toBe(false);
+  expect(to(0x1_fee0_0000n)).toThrowError(/^KVM_SIGNAL_MSI on vm: EINVAL/);
+  settle(guest);
+  expect(count()).toBe(1n);
+});
+
+test('a message to a local APIC that its guest has not enabled is blocked', () => {
+  using guest = TestGuest.create({ irqchip: 'split' });
+  const pin = { address: 0xfee0_0000n, data: VECTOR };
+  expect(guest.vm.signalMsi(pin)).toBe(false);
+  guest.enableApic();
+  expect(guest.vm.signalMsi(pin)).toBe(true);
+});
+
 test('the timer ticks on its pin', () => {
   using guest = TestGuest.create({
     irqchip: 'full',

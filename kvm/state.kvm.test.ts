@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
+import { Mapping } from '../sys/mapping.js';
 import { Assembler, CODE, DATA, HOLE, TestGuest } from './testing.js';
 import * as uapi from './uapi-vcpu.js';
+import { Vcpu } from './vcpu.js';
 
 const MSR_LSTAR = 0xc000_0082;
 const MSR_STAR = 0xc000_0081;
@@ -92,6 +94,18 @@ test('the XSAVE area reads back as set, and a short one is rejected', () => {
   guest.vcpu.setXsave(area);
   expect(guest.vcpu.getXsave().subarray(XMM0, XMM0 + 16)).toEqual(new Uint8Array(16).fill(0x5a));
   expect(() => guest.vcpu.setXsave(area.subarray(1))).toThrowError(RangeError);
+});
+
+test('an XSAVE area has the length that KVM reports for the VM', () => {
+  using guest = TestGuest.create();
+  using vcpuFd = guest.vcpu.fd.duplicate();
+  const { bytes } = guest.vcpu.handle;
+  using mapping = Mapping.file(vcpuFd, bytes);
+  // More than there is: KVM fills what it has, and the rest stays 0.
+  const vcpu = Vcpu.adopt({ fd: vcpuFd, mapping, xsaveBytes: 4096 + 64 });
+  const area = vcpu.getXsave();
+  expect(area).toHaveLength(4096 + 64);
+  expect(area.subarray(0, 4096)).toEqual(guest.vcpu.getXsave().subarray(0, 4096));
 });
 
 test('XCR0 reads back as set, and is rejected without x87', () => {

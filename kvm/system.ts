@@ -1,4 +1,4 @@
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, type Stats, statSync } from 'node:fs';
 import { errno } from '../sys/errno.js';
 import { isErrno, SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
@@ -22,9 +22,9 @@ const hints: Readonly<Record<string, string>> = {
 const GROUP_READS_AND_WRITES = 0o060;
 
 /** What lets this user open the node, by whose it is. */
-function accessHint(path: string): string | undefined {
-  const stats = statSync(path, { throwIfNoEntry: false });
-  if (stats === undefined) return undefined;
+function accessHint(path: string): string {
+  const stats = statsOf(path);
+  if (stats === undefined) return 'this user may not look into a folder of the path';
   const group = groupName(stats.gid);
   const isForGroup = (stats.mode & GROUP_READS_AND_WRITES) === GROUP_READS_AND_WRITES;
   if (isForGroup && stats.gid !== 0)
@@ -34,6 +34,15 @@ function accessHint(path: string): string | undefined {
     `it belongs to user ${stats.uid} and group ${group}, with mode ${mode}: run as root \`chgrp kvm ${path}\` and ` +
     `\`chmod 660 ${path}\`, then join the group kvm (usermod -aG kvm "$USER", and log in again)`
   );
+}
+
+/** undefined where stat(2) fails as open(2) did. */
+function statsOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The group's name, or its number if it has none here. */

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { Fd } from '../sys/fd.js';
+import { trace, type VfioEvent } from '../sys/trace.js';
 import type { KvmReference } from './reference.js';
 import { KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL } from './uapi.js';
 import { KvmVfio, type VfioFile, type VfioFileOps } from './vfio.js';
@@ -166,6 +167,23 @@ test('C14: coherency is evaluated again even by a failed removal', () => {
   a.isCoherent = true;
   expect(() => device.removeFile(file('b'))).toThrowError(/ENOENT/);
   expect(vm.hasNoncoherentDma).toBe(false);
+});
+
+test('each file that comes or goes is published with the VM', () => {
+  using vm = vmForFiles();
+  using device = KvmVfio.create(vm, new FakeOps(vm));
+  const events: VfioEvent[] = [];
+  const listener = (event: VfioEvent): void => void events.push(event);
+  trace.vfio.subscribe(listener);
+  const a = file('a');
+  device.addFile(a);
+  device.removeFile(a);
+  trace.vfio.unsubscribe(listener);
+  device.addFile(a);
+  expect(events).toEqual([
+    { what: 'kvm-vfio add', kvm: 'vm', file: 'a' },
+    { what: 'kvm-vfio remove', kvm: 'vm', file: 'a' },
+  ]);
 });
 
 test('C15: without a VFIO core a file of this process is rejected, and the VM keeps working', () => {

@@ -2,11 +2,14 @@ import { expect, test } from 'vitest';
 import { gpa, hva, offset, PAGE_SIZE } from '../sys/address.js';
 import { drainEventfd } from '../sys/eventfd.js';
 import { Fd } from '../sys/fd.js';
-import { Mapping } from '../sys/mapping.js';
+import { liveMappings, Mapping } from '../sys/mapping.js';
+import { openFds } from '../sys/testing/open-fds.js';
 import { CoalescedRing, registerCoalesced } from './coalesced.js';
+import { Kvm } from './system.js';
 import { Assembler, HOLE, TestGuest } from './testing.js';
 import { KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE } from './uapi.js';
 import { Regs } from './uapi-vcpu.js';
+import { Vm } from './vm.js';
 
 const hole = gpa(BigInt(HOLE));
 const pagesOf = (bitmap: Uint8Array): number[] =>
@@ -179,6 +182,37 @@ test('two ioeventfds cannot match the same write', () => {
   expect(() => guest.vm.assignIoeventfd({ fd: other, address: hole, length: 3 as 4 })).toThrowError(/EINVAL/);
 });
 
+test('what is bound to a VM ends with its descriptor: disposing it afterwards does nothing', () => {
+  const guest = TestGuest.create({ irqchip: 'full' });
+  const { vm } = guest;
+  using bell = Fd.eventfd('bell');
+  using line = Fd.eventfd('line');
+  const bound = [
+    vm.assignIoeventfd({ fd: bell, address: hole, length: 4 }),
+    vm.assignIrqfd({ fd: line, gsi: 5 }),
+    registerCoalesced(vm, { address: hole + 64n, bytes: 4 }),
+  ];
+  guest[Symbol.dispose]();
+  for (const one of bound) expect(() => one[Symbol.dispose]()).not.toThrow();
+});
+
+test('what is bound to a VM is unbound once', () => {
+  using guest = TestGuest.create({ irqchip: 'full' });
+  using bell = Fd.eventfd('bell');
+  using line = Fd.eventfd('line');
+  for (const bind of [
+    () => guest.vm.assignIoeventfd({ fd: bell, address: hole, length: 4, datamatch: 9n }),
+    () => guest.vm.assignIoeventfd({ fd: bell, address: 0xc050n, length: 2, isPio: true }),
+    () => guest.vm.assignIrqfd({ fd: line, gsi: 5, resampleFd: bell }),
+  ]) {
+    const first = bind();
+    expect(bind).toThrowError(/: (EEXIST|EBUSY)/);
+    first[Symbol.dispose]();
+    first[Symbol.dispose]();
+    using _second = bind();
+  }
+});
+
 test('coalesced writes are queued in order without an exit', () => {
   using guest = TestGuest.create();
   const ring = CoalescedRing.of(guest.vcpu.handle);
@@ -216,11 +250,35 @@ test('the VM reports its capabilities and enables those it has', () => {
   );
 });
 
+test('a capability that the processor lacks is 0 for the VM as for the system', () => {
+  using guest = TestGuest.create();
+  expect([guest.vm, guest.kvm].map((fd) => fd.checkExtension('KVM_CAP_MSI_DEVID'))).toEqual([0, 0]);
+});
+
 test('kvmclock continues from the value it was set to', () => {
   using guest = TestGuest.create({ irqchip: 'full' });
   guest.vm.setClock({ clock: 1_000_000_000_000n });
   const { clock } = guest.vm.getClock();
   expect(clock).toBeGreaterThanOrEqual(1_000_000_000_000n);
+});
+
+test('a vCPU unmaps its kvm_run and closes its descriptor', () => {
+  using guest = TestGuest.create();
+  const before = [liveMappings(), openFds().length];
+  const vcpu = guest.vm.createVcpu(1);
+  expect([liveMappings(), openFds().length]).toEqual(before.map((count) => count + 1));
+  expect(vcpu.handle).toMatchObject({ target: 'vcpu 1', bytes: guest.kvm.getVcpuMmapSize() });
+  vcpu[Symbol.dispose]();
+  expect([liveMappings(), openFds().length]).toEqual(before);
+});
+
+test('a vCPU that cannot be mapped leaves no descriptor', () => {
+  using kvm = Kvm.open();
+  using whole = kvm.createVm();
+  using vm = Vm.adopt(whole.fd.duplicate(), 0);
+  const before = openFds();
+  expect(() => vm.createVcpu(0)).toThrowError(/mmap on vcpu 0: EINVAL/);
+  expect(openFds()).toEqual(before);
 });
 
 test('a vCPU id can be used once', () => {
