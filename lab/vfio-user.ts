@@ -91,7 +91,8 @@ class Server implements AsyncDisposable {
 
   private constructor(device: string, path: string, env: NodeJS.ProcessEnv) {
     this.#png = `${path}.png`;
-    const args = ['dist/vmm/cli.js', 'serve', device, '--socket', path, '--screenshot', this.#png];
+    const screenshot = device.startsWith('vgpu') ? ['--screenshot', this.#png] : [];
+    const args = ['dist/vmm/cli.js', 'serve', device, '--socket', path, ...screenshot];
     const options: SpawnOptions = { cwd: projectFolder, env, stdio: ['ignore', 'pipe', 'pipe'] };
     this.#child = spawnBound([process.execPath, ...args], options);
     this.#ended = once(this.#child, 'exit');
