@@ -167,8 +167,6 @@ export const cells: readonly Cell[] = [
     ...nic,
     ...passThrough('LAB_E1000E'),
     parameters: ['pci=noacpi'],
-    // Linux counts the host bridge's windows as taken then, and moves the BARs out of them: fails until it does not.
-    isNightly: true,
   },
   {
     name: 'e1000e, acpi=off',

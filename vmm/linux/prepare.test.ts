@@ -40,6 +40,7 @@ test('a bzImage, its initrd and its boot data are where boot_params and register
   expect(textAt(memory, BigInt(page.hdr.cmd_line_ptr))).toBe('quiet x=1');
   expect(new Set(memory.ram(BigInt(page.hdr.ramdisk_image), 5000))).toEqual(new Set([0xa5]));
   expect(Buffer.from(memory.ram(done.rsdp, 8)).toString()).toBe('RSD PTR ');
+  expect(Buffer.from(memory.ram(0xf_0000n, 4)).toString()).toBe('_MP_');
   expect(page.e820_table.slice(0, page.e820_entries)).toEqual(
     done.map.map(({ base: addr, bytes: size, type }) => ({ addr, size, type })),
   );

@@ -9,12 +9,15 @@ import { buildE820, type E820Range, type PhysicalRange } from './e820.js';
 import { bootGdt, type EntryState, entry64, entryPvh } from './entry.js';
 import type { Initrd } from './initrd.js';
 import type { LinuxKernel } from './kernel.js';
+import { buildMpTable } from './mp-table.js';
 import {
   ACPI_TABLES,
   ACPI_TABLES_BYTES,
   BOOT_GDT,
   FIRMWARE_RANGES,
   LEGACY_RANGE,
+  MP_TABLE,
+  MP_TABLE_BYTES,
   placeInitrd,
   placeKernel,
   START_INFO,
@@ -61,6 +64,7 @@ export function prepareLinux(options: LinuxOptions): PreparedLinux {
   const kernel = placeKernel(image.needs, map);
   const initrd = options.initrd && placeInitrd(options.initrd, kernel, image.highestInitrdByte, map);
   const rsdp = loadAcpi(options);
+  loadMpTable(options);
   const cmdline = prepareLongMode(memory, options.cmdline);
   load(image, kernel, memory);
   if (initrd !== undefined) options.initrd?.copyTo(ram(memory, initrd));
@@ -107,6 +111,12 @@ function loadAcpi({ memory, vcpus, hasI8042 = false, pciBuses = 1 }: LinuxOption
   if (bytes.length > ACPI_TABLES_BYTES) throw new RangeError(`ACPI's tables have ${bytes.length} bytes`);
   put(memory, base, bytes);
   return rsdp;
+}
+
+function loadMpTable({ memory, vcpus, pciBuses: buses = 1 }: LinuxOptions): void {
+  const bytes = buildMpTable({ base: MP_TABLE, vcpus, buses, intxGsis: layout.PCI_INTX_GSIS });
+  if (bytes.length > MP_TABLE_BYTES) throw new RangeError(`the MP table has ${bytes.length} bytes`);
+  put(memory, MP_TABLE, bytes);
 }
 
 function load(image: LinuxKernel, at: PhysicalRange, memory: MemoryMap): void {

@@ -18,8 +18,8 @@ import { buildDsdt, type DsdtOptions } from './dsdt.js';
 import * as t from './tables.js';
 
 /** Addresses of the local APICs and the first I/O APIC; fixed in KVM. */
-const LOCAL_APIC_BASE = 0xfee0_0000;
-const IO_APIC_BASE = 0xfec0_0000;
+export const LOCAL_APIC_BASE = 0xfee0_0000;
+export const IO_APIC_BASE = 0xfec0_0000;
 const ISA_BUS = 0;
 const ISA_TIMER_IRQ = 0;
 /** The 8254's interrupt uses I/O APIC pin 2, which the PICs' cascade leaves free. */

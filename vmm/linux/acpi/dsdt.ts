@@ -15,8 +15,8 @@ import * as resources from './resources.js';
 
 const PCI_CONFIG_PORT = 0xcf8;
 const PCI_CONFIG_PORTS = 8;
-const SLOTS = 32;
-const PINS = 4;
+export const SLOTS = 32;
+export const PINS = 4;
 
 /** An address range that the PCI host bridge forwards. */
 export interface PciWindow {
