@@ -11,6 +11,7 @@ function machine() {
     powerOff: () => seen.push('off'),
     reset: () => seen.push('reset'),
     eject: (slot) => seen.push(`eject ${slot}`),
+    report: (slot, event, status) => seen.push(`report ${slot} ${event} ${status}`),
   });
   const pio = new RangeBus('pio');
   for (const { base, count, device } of platform.ranges) pio.add(BigInt(base), BigInt(count), device);
@@ -39,7 +40,11 @@ test('shutdown, both resets and hotplug reach the machine', () => {
   pio.read(0x620, slots);
   pio.write(0x628, slots);
   platform.requestUnplug(3);
+  platform.withdrawUnplug(3);
+  pio.read(0x624, slots);
+  expect([...slots]).toEqual([0, 0, 0, 0]);
+  pio.write(0x62c, Uint8Array.of(3, 3, 0, 0x80));
   pio.write(0x610, Uint8Array.of(2));
   platform.pressPowerButton();
-  expect(seen).toEqual(['off', 'reset', 'reset', 'GSI 9 up', 'eject 3', 'GSI 9 down']);
+  expect(seen).toEqual(['off', 'reset', 'reset', 'GSI 9 up', 'eject 3', 'report 3 3 128', 'GSI 9 down']);
 });

@@ -25,6 +25,8 @@ export interface PlatformPorts {
   readonly reset: () => void;
   /** The guest ejected the device in this PCI slot. */
   readonly eject: (slot: number) => void;
+  /** The guest reports what became of a notification. @see PciHotplugPorts.report */
+  readonly report: (slot: number, event: number, status: number) => void;
 }
 
 /** A device and its I/O ports. */
@@ -43,12 +45,14 @@ export interface Platform {
   announce(slot: number): void;
   /** Requests the guest to eject the device in a PCI slot; it answers through {@link PlatformPorts.eject}, or never. */
   requestUnplug(slot: number): void;
+  /** Withdraws that request. Returns whether it could: the guest has not read it. */
+  withdrawUnplug(slot: number): boolean;
 }
 
 export function createPlatform(ports: PlatformPorts): Platform {
-  const { nowNs, nowMs, powerOff, reset, eject } = ports;
+  const { nowNs, nowMs, powerOff, reset, eject, report } = ports;
   const pm = new AcpiPm({ nowNs, powerOff, reset, raiseSci: (level) => ports.irqLine(ACPI_SCI_GSI, level) });
-  const hotplug = new PciHotplug({ raiseGpe: () => pm.raiseGpe(PCI_HOTPLUG_GPE), eject });
+  const hotplug = new PciHotplug({ raiseGpe: () => pm.raiseGpe(PCI_HOTPLUG_GPE), eject, report });
   const rtc = new Rtc({ nowMs });
   const keyboard = new I8042({ reset });
   return {
@@ -62,5 +66,6 @@ export function createPlatform(ports: PlatformPorts): Platform {
     pressPowerButton: () => pm.pressPowerButton(),
     announce: (slot) => hotplug.announce(slot),
     requestUnplug: (slot) => hotplug.requestUnplug(slot),
+    withdrawUnplug: (slot) => hotplug.withdrawUnplug(slot),
   };
 }

@@ -120,9 +120,19 @@ test('ACPICA evaluates the interrupt routing of every slot and pin', ({ skip }) 
   }
 });
 
-test.for(['\\_GPE._E01', '\\_SB.PCI0.S03._EJ0 1'])('ACPICA runs %s without an error', (command, { skip }) => {
-  const said = evaluate(writeTables(), `execute ${command}`);
+test.for(['\\_GPE._E01', '\\_SB.PCI0.S03._EJ0 1', '\\_SB.PCI0.S1F._OST 3 0x82 (00)'])(
+  'ACPICA runs %s without an error',
+  (command, { skip }) => {
+    const said = evaluate(writeTables(), `execute ${command}`);
+    if (said === undefined) skip(SKIP);
+    expect(said).toMatch(/Evaluating/);
+    expect(said).not.toMatch(/AE_(?!OK)[A-Z_]+|ACPI (Error|Warning)|Excess/);
+  },
+);
+
+test('_OST writes slot, event and status to the register that the machine reads', ({ skip }) => {
+  const report = 'execute \\_SB.PCI0.S1F._OST 0x103 0x82 (00)';
+  const said = evaluate(writeTables(), `${report};execute \\_SB.PCI0.HPST`);
   if (said === undefined) skip(SKIP);
-  expect(said).toMatch(/Evaluating/);
-  expect(said).not.toMatch(/AE_(?!OK)[A-Z_]+|ACPI (Error|Warning)|Excess/);
+  expect(said).toMatch(/\[Integer\] = 000000008201031F/);
 });

@@ -24,6 +24,7 @@ const EXT_OP_PREFIX = 0x5b;
 const LOCAL0_OP = 0x60;
 const ARG0_OP = 0x68;
 const STORE_OP = 0x70;
+const SHIFT_LEFT_OP = 0x79;
 const AND_OP = 0x7b;
 const OR_OP = 0x7d;
 const NOTIFY_OP = 0x86;
@@ -183,6 +184,8 @@ export const local = (index: number): Aml => bytesOf(LOCAL0_OP + index);
 export const store = (value: Aml, target: Aml): Aml => concat(bytesOf(STORE_OP), value, target);
 export const and = (a: Aml, b: Aml, target: Aml): Aml => concat(bytesOf(AND_OP), a, b, target);
 export const or = (a: Aml, b: Aml, target: Aml): Aml => concat(bytesOf(OR_OP), a, b, target);
+export const shiftLeft = (value: Aml, count: Aml, target: Aml): Aml =>
+  concat(bytesOf(SHIFT_LEFT_OP), value, count, target);
 export const lequal = (a: Aml, b: Aml): Aml => concat(bytesOf(LEQUAL_OP), a, b);
 export const lnot = (a: Aml): Aml => concat(bytesOf(LNOT_OP), a);
 export const notify = (object: string, value: number): Aml =>

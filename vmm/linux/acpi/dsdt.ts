@@ -1,11 +1,14 @@
 /** The DSDT: AML that describes the devices a guest cannot enumerate. */
 import { ACPI_S5_SLEEP_TYPE } from '../../../devices/platform/acpi-pm.js';
 import {
+  ACPI_NOTIFY_DEVICE_CHECK,
+  ACPI_NOTIFY_EJECT_REQUEST,
   PCI_HOTPLUG_DOWN,
   PCI_HOTPLUG_EJECT,
   PCI_HOTPLUG_GPE,
   PCI_HOTPLUG_PORT,
   PCI_HOTPLUG_PORTS,
+  PCI_HOTPLUG_STATUS,
   PCI_HOTPLUG_UP,
 } from '../../../devices/platform/pci-hotplug.js';
 import { RTC_PORT, RTC_PORTS } from '../../../devices/platform/rtc.js';
@@ -134,6 +137,7 @@ const HOTPLUG_FIELDS = Object.entries({
   HPUP: PCI_HOTPLUG_UP,
   HPDN: PCI_HOTPLUG_DOWN,
   HPEJ: PCI_HOTPLUG_EJECT,
+  HPST: PCI_HOTPLUG_STATUS,
 })
   .sort(([, a], [, b]) => a - b)
   .map(([field]) => field);
@@ -142,7 +146,7 @@ const slotName = (slot: number): string => `S${slot.toString(16).toUpperCase().p
 /** Slots with hotplug: all but the host bridge's. */
 const pluggable = (): number[] => Array.from({ length: SLOTS - 1 }, (_, i) => i + 1);
 
-/** A device object per slot, for hotplug notifications and for ejecting its device (_EJ0). */
+/** A device object per slot, for hotplug notifications, for ejecting its device (_EJ0) and for reports (_OST). */
 const hotplugSlots = (): aml.Aml[] =>
   pluggable().map((slot) =>
     aml.device(
@@ -156,11 +160,18 @@ const hotplugSlots = (): aml.Aml[] =>
         aml.store(aml.integer(2 ** slot), aml.path('HPEJ')),
         aml.release('HPLK'),
       ),
+      aml.method(
+        '_OST',
+        3,
+        aml.and(aml.arg(0), aml.integer(0xffff), aml.local(0)),
+        aml.shiftLeft(aml.local(0), aml.integer(8), aml.local(0)),
+        aml.and(aml.arg(1), aml.integer(0xff), aml.local(1)),
+        aml.shiftLeft(aml.local(1), aml.integer(24), aml.local(1)),
+        aml.or(aml.local(0), aml.local(1), aml.local(0)),
+        aml.or(aml.local(0), aml.integer(slot), aml.path('HPST')),
+      ),
     ),
   );
-
-const NOTIFY_DEVICE_CHECK = 1;
-const NOTIFY_EJECT_REQUEST = 3;
 
 /** The general-purpose event handler that checks the slots. */
 function hotplugEvents(): aml.Aml {
@@ -181,8 +192,8 @@ function hotplugEvents(): aml.Aml {
       aml.store(aml.path('\\_SB.PCI0.HPUP'), up),
       aml.store(aml.path('\\_SB.PCI0.HPDN'), down),
       aml.release('\\_SB.PCI0.HPLK'),
-      ...pluggable().map((slot) => told(up, slot, NOTIFY_DEVICE_CHECK)),
-      ...pluggable().map((slot) => told(down, slot, NOTIFY_EJECT_REQUEST)),
+      ...pluggable().map((slot) => told(up, slot, ACPI_NOTIFY_DEVICE_CHECK)),
+      ...pluggable().map((slot) => told(down, slot, ACPI_NOTIFY_EJECT_REQUEST)),
     ),
   );
 }
