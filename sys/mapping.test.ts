@@ -73,11 +73,14 @@ test('mapping a file that cannot be mapped reports its errno', () => {
   expect(() => Mapping.file(fd, 4096)).toThrowError(/mmap on bell: ENODEV/);
 });
 
-test('deferred mappings stay mapped until they are taken', () => {
+test('what other threads see stays mapped until it is taken, and a device’s shared memory does not', () => {
   const before = mappedFiles().length;
   const deferred = deferUnmapping();
   const memory = createSharedMemory('later', 4096);
+  const seen = Mapping.file(memory.fd, 4096, { isSeenByThreads: true });
+  expect(mappedFiles().length).toBe(before + 2);
   memory[Symbol.dispose]();
+  seen[Symbol.dispose]();
   expect(liveMappings()).toBe(0);
   expect(mappedFiles().length).toBe(before + 1);
   unmap(deferred.take());

@@ -205,7 +205,10 @@ export class Mapping implements Disposable {
   }
 }
 
-/** A memfd and its mapping, for memory that other processes, threads or the kernel map too. */
+/**
+ * A memfd and its mapping, for memory that other processes, threads or the kernel map too. Dispose it once no other thread
+ * uses this mapping: tasks are stopped, DMA maps are gone. A device that comes and goes leaves nothing behind then.
+ */
 export interface SharedMemory extends Disposable {
   /** The memfd; closes with dispose. */
   readonly fd: Fd;
@@ -226,7 +229,7 @@ export function createSharedMemory(name: string, bytes: number): SharedMemory {
       'fcntl F_ADD_SEALS',
       fd.target,
     );
-    const mapping = Mapping.file(fd, bytes, { isSeenByThreads: true });
+    const mapping = Mapping.file(fd, bytes);
     return {
       fd,
       mapping,
