@@ -40,6 +40,9 @@
  *   xres=N yres=N          the display's mode, 64..4095 by 32..4095, 32 bits per pixel; default: the first timing of its
  *                          EDID, else 640 x 480
  *   frames=N               then N more pictures with moving bars, 30 per second; the last equals the first
+ *   hotplug=N              look at bus 0 every 10 ms, and use each NIC (ARP, pings) and display that appears, one NIC at a
+ *                          time, until N devices have come and gone; then verdict 0
+ *   reset                  after that, reset the machine (port 0xCF9) instead of the verdict
  *   spin                   never halt while waiting: poll the used rings, interrupts enabled
  *   halt-test              verdict 0 at once
  *   crash=ud2|triple|int3  execute UD2; load an empty IDT and execute UD2; execute INT3
@@ -60,6 +63,10 @@
  *   udp: 2000 of 2000 datagrams of 1024 bytes returned in 35634 us, 56126 packets/s, 2048000 bytes, 57473 kB/s each way
  *   tcp: 300000 of 300000 bytes echoed in 33048 us, 9077 kB/s each way, 213 segments out, 416 in, 0 time-outs
  *   doorbell: 200 of 200 round trips, 120084 cycles each (46 us), least 35334, most 2475590
+ *   hotplug: ready                                   with hotplug, and then any of:
+ *   hotplug: the NIC in slot 3 works, 10/10 replies  or: was pulled out, if that happened before the last reply
+ *   hotplug: the display in slot 4 is drawn
+ *   hotplug: slot 3 is empty
  *   verdict: ok                                      or: verdict: failed (why)
  * During pings, DHCP and ARP the guest sleeps until an rx interrupt before it checks the ring, so a round trip includes
  * the interrupt. halt-test prints nothing.
@@ -68,6 +75,7 @@
 #define PORT_COM1 0x3f8
 #define PORT_PHASE 0x80
 #define PORT_VERDICT 0xf4
+#define PORT_RESET 0xcf9
 
 #define PHASE_ENTRY 0x10       /* first instructions */
 #define PHASE_PCI 0x20         /* scan of bus 0, BARs */

@@ -61,6 +61,7 @@ static void arp_receive(const struct arp *arp, u32 length) {
 static bool knows_gateway(void) { return gateway_known; }
 
 bool arp_gateway(void) {
+  gateway_known = false;
   for (u32 tries = 0; tries < 3; tries++) {
     arp_send(ARP_REQUEST, broadcast.mac, gateway.ip);
     if (nic_wait(knows_gateway, 500000)) return true;

@@ -5,6 +5,7 @@
 #include "dhcp.h"
 #include "display.h"
 #include "echo.h"
+#include "hotplug.h"
 #include "inet.h"
 #include "options.h"
 #include "pci.h"
@@ -12,8 +13,6 @@
 #include "print.h"
 #include "trap.h"
 #include "verdict.h"
-
-#define VIRTIO_NET 0x10411af4
 
 static void phase(u8 marker) { outb(PORT_PHASE, marker); }
 
@@ -43,6 +42,11 @@ static void configure(void) {
   if (!arp_gateway()) finish(VERDICT_CONFIG, "the gateway does not answer ARP");
   step("ARP: gateway is at %02x:%02x:%02x:%02x:%02x:%02x\n", gateway.mac[0], gateway.mac[1], gateway.mac[2],
        gateway.mac[3], gateway.mac[4], gateway.mac[5]);
+}
+
+static void reach_gateway(void) {
+  configure();
+  ping_run();
 }
 
 static bool never(void) { return false; }
@@ -102,6 +106,14 @@ _Noreturn void guest_main(const char *command_line) {
   step("TSC %lu kHz%s\n", clock_khz(), options.tsc_khz ? "" : ", measured");
 
   phase(PHASE_PCI);
+  if (options.hotplug) {
+    hotplug_run(options.hotplug, reach_gateway);
+    if (options.reset) {
+      serial_drain();
+      outb(PORT_RESET, 6); /* a rising edge of the reset bit */
+    }
+    finish(VERDICT_OK, NULL);
+  }
   struct wanted wanted[] = {{VIRTIO_NET, PCI_NONE}, {BOCHS_DISPLAY, PCI_NONE}};
   pci_scan(wanted, 2, options.ecam);
   bdf nic_at = wanted[0].found, display_at = wanted[1].found;

@@ -42,6 +42,15 @@ static void read_config(u64 features) {
 }
 
 void nic_start(bdf function) {
+  if (started) {
+    clear(&virtio, sizeof virtio);
+    clear(&rx, sizeof rx);
+    clear(&tx, sizeof tx);
+    clear(rx_memory, sizeof rx_memory);
+    clear(tx_memory, sizeof tx_memory);
+    clear(filled_by, sizeof filled_by);
+    free_count = refilled = 0;
+  }
   started = true;
   virtio_find(&virtio, function);
   u64 features = virtio_negotiate(&virtio, 1ul << VIRTIO_F_VERSION_1 | 1ul << VIRTIO_F_ACCESS_PLATFORM |

@@ -3,6 +3,8 @@
 #include "pci.h"
 /* virtio-net: sending, receiving, waiting. */
 
+#define VIRTIO_NET 0x10411af4
+
 /* The flow that last filled a transmit buffer: if its frames differ by a few bytes, the rest need not be written again.
  */
 enum flow { FLOW_OTHER, FLOW_UDP_ECHO };
@@ -20,7 +22,7 @@ struct nic {
 };
 extern struct nic nic;
 
-void nic_start(bdf function);
+void nic_start(bdf function); /* again for another device, once the last one is stopped */
 void nic_stop(void); /* safe at any time, even before nic_start */
 
 struct frame_buffer nic_buffer(enum flow flow);

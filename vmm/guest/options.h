@@ -19,8 +19,9 @@ struct options {
   u32 doorbell;
   u32 xres, yres; /* 0: the screen's preferred mode */
   u32 frames;
+  u32 hotplug; /* 0: off */
   u32 intx_gsi; /* GSI_FROM_CONFIG: the interrupt line register */
-  bool nodhcp, intx, quiet, spin, halt_test;
+  bool nodhcp, intx, quiet, spin, halt_test, reset;
   enum crash crash;
 };
 #define GSI_FROM_CONFIG 0xffffffffu

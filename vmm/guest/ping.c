@@ -65,6 +65,7 @@ static void ping(struct result *result) {
 
 void ping_run(void) {
   u32 span = nic.mtu - 28 - LEAST_BYTES, count = options.pings;
+  good = 0;
   for (u32 i = 0; i < count; i++) {
     payload_bytes = LEAST_BYTES + (count > 1 ? span * i / (count - 1) : 0);
     sequence = (u16)(i + 1);
