@@ -1,8 +1,9 @@
-/** Attaches the configured devices to the machine's PCI bus, and detaches them while the guest runs. */
+/** The machine's assigned devices: attaches them to its PCI bus and removes them, before the guest boots and while it runs. */
 import { formatSlot, type PciHost } from '../devices/pci/host-bridge.js';
-import { Scope } from '../sys/scope.js';
-import { type AssignedDevice, type Assignment, attachStep } from '../vfio/assign/index.js';
+import { disposable, firstFailure, Scope } from '../sys/scope.js';
+import type { AssignedDevice, Assignment } from '../vfio/assign/index.js';
 import type { DeviceConfig } from './config.js';
+import { DeviceDisplay } from './display/device-display.js';
 import * as layout from './layout.js';
 import { slotsOf } from './slots.js';
 
@@ -11,77 +12,105 @@ export interface SlottedDevice {
   readonly slot: number;
   /** `00:03.0 virtio-net` */
   readonly name: string;
+  /** As it was attached, with its slot. */
+  readonly config: DeviceConfig;
   readonly assigned: AssignedDevice;
+  /** Absent if it shows no picture. */
+  readonly display: DeviceDisplay | undefined;
 }
 
-/** The assigned devices by slot; detaches them at any time. Machine thread only. */
+/** What {@link AssignedDevices} needs of its machine. */
+export interface AssignedDevicesPorts {
+  readonly assignment: Assignment;
+  readonly pci: PciHost;
+  /** The host wants the device in this slot back. */
+  readonly requested: (slot: number) => void;
+  /** Runs the attaching of a device, to name its plug-in in errors. */
+  readonly naming?: <T>(address: string, attach: () => T) => T;
+}
+
+interface Plug extends Disposable {
+  readonly device: SlottedDevice;
+}
+
+/** The assigned devices by slot, in the order in which they were attached. Machine thread only. */
 export class AssignedDevices implements Disposable {
-  readonly list: readonly SlottedDevice[];
-  readonly #assignment: Assignment;
-  readonly #scope = new Scope();
-  /** By slot: disposing detaches the device and closes it. */
-  readonly #plugs = new Map<number, Disposable>();
+  readonly #ports: AssignedDevicesPorts;
+  readonly #plugs = new Map<number, Plug>();
+
+  constructor(ports: AssignedDevicesPorts) {
+    this.#ports = ports;
+  }
+
+  get list(): readonly SlottedDevice[] {
+    return [...this.#plugs.values()].map(({ device }) => device);
+  }
+
+  find(slot: number): SlottedDevice | undefined {
+    return this.#plugs.get(slot)?.device;
+  }
 
   /**
-   * @param askGuest asks the guest to release the device in a slot; undefined for a guest without ACPI hotplug
-   * @param naming runs the attaching of a device, to name its plug-in in errors
-   * @throws SysError of the device that cannot be attached; those before it have been detached
+   * Attaches devices, all or none: if one fails, those before it are detached, last attached first.
+   * @param taken as {@link slotsOf} takes it, for slots without a device
+   * @throws SysError of the device that failed; what fails of detaching is its `suppressed` list. EBUSY, ENOSPC: no slot
    */
-  constructor(
-    assignment: Assignment,
-    pci: PciHost,
+  attach(
     devices: readonly DeviceConfig[],
-    askGuest: ((slot: number) => void) | undefined,
-    naming: <T>(address: string, attach: () => T) => T = (_address, attach) => attach(),
-  ) {
-    this.#assignment = assignment;
-    using scope = new Scope();
-    const slots = slotsOf(devices);
-    this.list = devices.map((device, i) => {
-      const slot = slots[i] as number;
-      const plug = scope.own(new Scope());
-      this.#plugs.set(slot, plug);
-      const place = { device: slot, function: 0 };
-      const name = `${formatSlot(place)} ${device.address}`;
-      const { address, options, interface: how } = device;
-      const request = {
-        address,
-        options,
-        interface: how,
-        name,
-        // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
-        routeIntx: (pin: number) => layout.PCI_INTX_GSIS[(slot + pin - 1) % layout.PCI_INTX_GSIS.length],
-        requested: this.#onRequest(slot, askGuest),
-      };
-      const assigned = plug.own(naming(address, () => assignment.attach(request)));
-      plug.own(pci.add(place, assigned.function));
-      return { slot, name, assigned };
-    });
-    this.#scope.own(scope.move());
-  }
-
-  /** The host repeats its request every ten seconds. The guest has until the second one to release the device. */
-  #onRequest(slot: number, askGuest: ((slot: number) => void) | undefined): () => void {
-    let isAsked = false;
-    return () => {
-      if (askGuest === undefined || isAsked) this.detach(slot);
-      else askGuest(slot);
-      isAsked = true;
-    };
-  }
-
-  /** Detaches the device in a slot and closes it. A failure on the way is reported; the guest keeps running. */
-  detach(slot: number): void {
+    taken: (slot: number) => string | undefined = () => undefined,
+  ): readonly SlottedDevice[] {
+    const holder = (slot: number) => this.find(slot)?.name;
+    const slots = slotsOf(devices, (slot) => holder(slot) ?? taken(slot));
     try {
-      this.#plugs.get(slot)?.[Symbol.dispose]();
+      using undo = new Scope();
+      const attached = devices.map((config, i) =>
+        this.#attach({ ...config, slot: slots[i] as number }, undo),
+      );
+      undo.move();
+      return attached;
     } catch (error) {
-      attachStep(`while detaching: ${(error as Error).message}`);
+      throw firstFailure(error);
     }
+  }
+
+  #attach(config: DeviceConfig & { readonly slot: number }, undo: Scope): SlottedDevice {
+    const { assignment, pci, requested, naming = (_address, attach) => attach() } = this.#ports;
+    const { address, options, interface: how, slot } = config;
+    const place = { device: slot, function: 0 };
+    const name = `${formatSlot(place)} ${address}`;
+    const request = {
+      address,
+      options,
+      interface: how,
+      name,
+      // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
+      routeIntx: (pin: number) => layout.PCI_INTX_GSIS[(slot + pin - 1) % layout.PCI_INTX_GSIS.length],
+      requested: () => requested(slot),
+    };
+    using scope = new Scope();
+    const assigned = scope.own(naming(address, () => assignment.attach(request)));
+    scope.own(pci.add(place, assigned.function));
+    const device = { slot, name, config, assigned, display: DeviceDisplay.find(slot, name, assigned.file) };
+    scope.defer(() => this.#plugs.delete(slot));
+    const owned = scope.move();
+    const plug = { device, ...disposable(() => owned[Symbol.dispose]()) };
+    this.#plugs.set(slot, plug);
+    undo.own(plug);
+    return device;
+  }
+
+  /**
+   * Removes the device in a slot from the bus, detaches and closes it. Does nothing for an empty slot.
+   * @throws what failed on the way; the device is gone in any case
+   */
+  remove(slot: number): void {
+    this.#plugs.get(slot)?.[Symbol.dispose]();
   }
 
   /** Resets all devices first, so that functions of one slot are reset together: the guest no longer runs. */
   [Symbol.dispose](): void {
-    this.#assignment.reset(true);
-    this.#scope[Symbol.dispose]();
+    this.#ports.assignment.reset(true);
+    using scope = new Scope();
+    for (const plug of this.#plugs.values()) scope.own(plug);
   }
 }

@@ -11,6 +11,8 @@ import { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial } from '../devices/serial.js'
 import type { Kvm } from '../kvm/system.js';
 import type { Vcpu } from '../kvm/vcpu.js';
 import type { Vm } from '../kvm/vm.js';
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
 import type { EventThread } from '../sys/event-task.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
@@ -22,12 +24,12 @@ import { MemoryMap } from './assign/memory-map.js';
 import { registerDefault } from './assign/register.js';
 import { KvmToken, VmToken } from './assign/tokens.js';
 import { AssignedDevices } from './assigned-devices.js';
-import type { VmConfig } from './config.js';
+import type { DeviceConfig, VmConfig } from './config.js';
 import { SerialConsole } from './console.js';
 import { checkDevices } from './device-check.js';
-import { DeviceDisplay } from './display/device-display.js';
 import { imageProgram } from './guest-image.js';
 import type { GuestProgram } from './guest-program.js';
+import { Hotplug } from './hotplug.js';
 import { type DependencyContainer, container as root } from './injection.js';
 import * as layout from './layout.js';
 import { createPlatform } from './linux/index.js';
@@ -70,20 +72,52 @@ export function compose(
   registerPorts(container, plugins, { eventThread, windows }, scope);
   checkDevices(container.resolveAll<VfioProvider>(VfioProvider), config.devices);
   container.resolve(VmToken); // first, so that it is closed last
-  const ram = ports.requestRam(needsSharedMemory(container, config));
+  const isRamShared = config.sharedMemory || needsSharedMemory(container, config.devices);
+  const ram = ports.requestRam(isRamShared);
   const memory = container.resolve(MemoryMap);
   addPcRam(memory, scope.own(Mapping.borrow(ram, ram.fd)));
-  const machine = buildMachine(container, scope, config, program, ports, plugins);
+  const check = (devices: readonly DeviceConfig[]) => checkLateDevices(container, devices, isRamShared);
+  const machine = buildMachine(container, scope, config, program, { ports, plugins, check });
   program.load(memory, machine.bootVcpu);
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }
 
 /** Whether other processes must map guest RAM. @throws SysError ENODEV for an address that no provider takes */
-function needsSharedMemory(container: DependencyContainer, config: VmConfig): boolean {
+function needsSharedMemory(
+  container: DependencyContainer,
+  devices: readonly Pick<DeviceConfig, 'address'>[],
+): boolean {
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
-  const users = config.devices.map(({ address }) => requireProvider(providers, address));
-  return config.sharedMemory || users.some((provider) => provider.needsSharedMemory === true);
+  const users = devices.map(({ address }) => requireProvider(providers, address));
+  return users.some((provider) => provider.needsSharedMemory === true);
+}
+
+/**
+ * Checks devices that are attached to a running machine, whose memory is what it is.
+ * @throws ConfigError for a wrong address or option; SysError EINVAL for a device that needs shared memory
+ */
+function checkLateDevices(
+  container: DependencyContainer,
+  devices: readonly DeviceConfig[],
+  isRamShared: boolean,
+): void {
+  checkDevices(container.resolveAll<VfioProvider>(VfioProvider), devices);
+  if (isRamShared) return;
+  const needy = devices.find((device) => needsSharedMemory(container, [device]));
+  if (needy === undefined) return;
+  const hint =
+    'another process has to map the guest’s memory, and cannot, because it was made private to this one: start the ' +
+    'machine with `--memory SIZE,shared=on` (sharedMemory: true), or with such a device';
+  throw new SysError({ call: 'attach', target: needy.address, errno: errno.EINVAL, hint });
+}
+
+/** What the machine's parts get from outside. */
+interface Surroundings {
+  readonly ports: MachinePorts;
+  readonly plugins: readonly Plugin[];
+  /** Checks devices that are attached later. */
+  readonly check: (devices: readonly DeviceConfig[]) => void;
 }
 
 function buildMachine(
@@ -91,8 +125,7 @@ function buildMachine(
   scope: Scope,
   config: VmConfig,
   program: GuestProgram,
-  ports: MachinePorts,
-  plugins: readonly Plugin[],
+  { ports, plugins, check }: Surroundings,
 ): Machine {
   const vm = container.resolve<Vm>(VmToken);
   const clock = container.resolve<Clock>(Clock);
@@ -120,15 +153,25 @@ function buildMachine(
     irqLine: (gsi, level) => vm.irqLine(gsi, level),
     powerOff: () => machine.end({ kind: 'powered-off' }),
     reset,
-    eject: (slot) => devices.detach(slot),
+    eject: (slot) => hotplug.ejected(slot),
+    report: (slot, event, status) => hotplug.reported(slot, event, status),
   });
   for (const { base, count, device } of platform.ranges) put(pio, base, count, device);
-  const askGuest = program.hasAcpi ? (slot: number) => platform.requestUnplug(slot) : undefined;
   const devices = scope.own(
-    new AssignedDevices(container.resolve(Assignment), pci, config.devices, askGuest, (address, attach) =>
-      withPluginNamed(plugins, address, attach),
-    ),
+    new AssignedDevices({
+      assignment: container.resolve(Assignment),
+      pci,
+      requested: (slot) => hotplug.requested(slot),
+      naming: (address, attach) => withPluginNamed(plugins, address, attach),
+    }),
   );
+  const hotplug = new Hotplug({
+    devices,
+    guest: program.hasAcpi ? platform : undefined,
+    check,
+    changed: (now) => ports.events.emit({ kind: 'devices', devices: now }),
+  });
+  devices.attach(config.devices);
   if (program.expectsBars) assignBarsOf(pci);
   const machine = new Machine({
     ports,
@@ -139,10 +182,8 @@ function buildMachine(
     vcpus,
     serial,
     console,
-    devices: devices.list,
-    displays: devices.list.flatMap(
-      ({ slot, name, assigned }) => DeviceDisplay.find(slot, name, assigned.file) ?? [],
-    ),
+    devices,
+    hotplug,
     platform,
   });
   const mark = createPostCode((code) => machine.mark(code));

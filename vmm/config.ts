@@ -108,6 +108,24 @@ const sandbox = z
 
 const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 
+/** Reports slots that two devices name. */
+function checkSlots(devices: readonly { readonly slot?: number | undefined }[], context: Problems): void {
+  const seen = new Map<number, number>();
+  for (const [i, { slot }] of devices.entries()) {
+    if (slot === undefined) continue;
+    const first = seen.get(slot);
+    const message = `${slot} is devices[${first}]'s`;
+    if (first === undefined) seen.set(slot, i);
+    else context.addIssue({ code: 'custom', path: ['devices', i, 'slot'], message });
+  }
+}
+
+type Problems = Pick<z.RefinementCtx, 'addIssue'>;
+
+const lateDevices = z
+  .strictObject({ devices: z.array(device).min(1).max(29) })
+  .superRefine(({ devices }, context) => checkSlots(devices, context));
+
 const schema = z
   .strictObject({
     /** Guest RAM: bytes, or a text such as `64M`; whole pages of 4096 bytes, at most what the host has. */
@@ -155,13 +173,7 @@ const schema = z
     if (guest !== undefined && kernel !== undefined)
       problem(['guest'], 'there is a kernel, too: one of them is to boot');
     if (initrd !== undefined && kernel === undefined) problem(['initrd'], 'goes with a kernel');
-    const seen = new Map<number, number>();
-    for (const [i, { slot }] of devices.entries()) {
-      if (slot === undefined) continue;
-      const first = seen.get(slot);
-      if (first === undefined) seen.set(slot, i);
-      else problem(['devices', i, 'slot'], `${slot} is devices[${first}]'s`);
-    }
+    checkSlots(devices, context);
   });
 
 /**
@@ -176,6 +188,11 @@ export type VmConfigInput = z.input<typeof schema>;
 export type VmConfig = Readonly<z.output<typeof schema>>;
 /** One entry of {@link VmConfig}'s `devices`. */
 export type DeviceConfig = VmConfig['devices'][number];
+/**
+ * A device as the user writes it.
+ * @useDeclaredType
+ */
+export type DeviceConfigInput = z.input<typeof device>;
 
 /**
  * Validates a configuration. Opens and creates nothing, but resolves plug-ins and checks that files exist; relative paths
@@ -183,8 +200,20 @@ export type DeviceConfig = VmConfig['devices'][number];
  * @throws ConfigError listing every problem
  */
 export function parseConfig(input: unknown): VmConfig {
-  const parsed = schema.safeParse(input, { error: problemText, reportInput: true });
-  if (parsed.success) return Object.freeze(parsed.data);
+  return Object.freeze(parse(schema, input));
+}
+
+/**
+ * Validates devices to attach to a running machine; at least one.
+ * @throws ConfigError listing every problem, by the device's place in the list
+ */
+export function parseDevices(input: unknown): readonly DeviceConfig[] {
+  return parse(lateDevices, { devices: input }).devices;
+}
+
+function parse<T>(type: z.ZodType<T>, input: unknown): T {
+  const parsed = type.safeParse(input, { error: problemText, reportInput: true });
+  if (parsed.success) return parsed.data;
   throw new ConfigError(
     parsed.error.issues.map(({ path, message }) => ({ path: pathText(path), text: message })),
   );

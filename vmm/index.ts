@@ -17,7 +17,15 @@ export {
 } from '../sys/trace.js';
 export type { ExitCounts } from './assign/exit-dispatcher.js';
 export { GuestImageError } from './boot-elf.js';
-export { parseConfig, parseSize, type VmConfig, type VmConfigInput } from './config.js';
+export {
+  type DeviceConfig,
+  type DeviceConfigInput,
+  parseConfig,
+  parseDevices,
+  parseSize,
+  type VmConfig,
+  type VmConfigInput,
+} from './config.js';
 export { ConfigError, type ConfigProblem } from './config-error.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
 export type { PictureSource } from './display/frames.js';
@@ -34,4 +42,4 @@ export type { Counters, DeviceReport, Phase, RunReport } from './protocol.js';
 export type { Sandbox } from './sandbox/enter.js';
 export { enterSandbox, sandboxPolicy } from './sandbox/entrance.js';
 export type { SandboxExtras, SandboxPolicy } from './sandbox/policy.js';
-export { VirtualMachine, type VmObserver } from './virtual-machine.js';
+export { type DetachOptions, VirtualMachine, type VmObserver } from './virtual-machine.js';

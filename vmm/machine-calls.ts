@@ -1,10 +1,15 @@
 /** Calls of the main thread on the running machine: their types, and the machine thread's end. @see calls.ts, the other */
+import type { DeviceConfig } from './config.js';
 import { encodeError } from './error-data.js';
 import type { Counters, MachineEvent } from './protocol.js';
 
 /** The calls by name. Arguments and results are plain data, because they cross threads. */
 export interface MachineCalls {
   counters(): Counters;
+  /** Attaches devices, all or none. Returns their slots. */
+  attach(devices: readonly DeviceConfig[]): readonly number[];
+  /** Detaches a device, once the guest has released it, or by force. @param id for the command `expire-detach` */
+  detach(slot: number, isForced: boolean, id: number): void;
 }
 
 export type MachineCallName = keyof MachineCalls;

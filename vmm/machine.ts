@@ -6,14 +6,15 @@ import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import type { Inbox } from '../sys/inbox.js';
 import { unreachable } from '../sys/unreachable.js';
-import type { AssignedDevice } from '../vfio/assign/index.js';
 import type { RangeBus } from './assign/bus.js';
 import type { ExitDispatcher } from './assign/exit-dispatcher.js';
 import type { MemoryMap } from './assign/memory-map.js';
+import type { AssignedDevices } from './assigned-devices.js';
 import type { SerialConsole } from './console.js';
 import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
 import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
+import type { Hotplug } from './hotplug.js';
 import type { Platform } from './linux/index.js';
 import { answerCall, type MachineCallHandlers } from './machine-calls.js';
 import type { MachinePorts } from './machine-ports.js';
@@ -32,8 +33,8 @@ export interface MachineParts {
   readonly serial: Serial;
   readonly console: SerialConsole;
   readonly platform: Pick<Platform, 'pressPowerButton'>;
-  readonly devices: readonly { readonly name: string; readonly assigned: AssignedDevice }[];
-  readonly displays: readonly DeviceDisplay[];
+  readonly devices: Pick<AssignedDevices, 'list'>;
+  readonly hotplug: Pick<Hotplug, 'attach' | 'detach' | 'expire' | 'finish'>;
 }
 
 const INSTRUCTION_BYTES = 15;
@@ -47,7 +48,11 @@ export class Machine {
   readonly #parts: MachineParts;
   readonly #inbox: Inbox;
   readonly #phases: Phase[] = [];
-  readonly #calls: MachineCallHandlers = { counters: () => this.#counts() };
+  readonly #calls: MachineCallHandlers = {
+    counters: () => this.#counts(),
+    attach: (devices) => this.#asOwner(() => this.#parts.hotplug.attach(devices)),
+    detach: (slot, isForced, id) => this.#asOwner(() => this.#parts.hotplug.detach(slot, isForced, id)),
+  };
   #outcome: Outcome | undefined;
   #agains = 0;
 
@@ -95,6 +100,9 @@ export class Machine {
       case 'call':
         answerCall(this.#calls, command, (event) => this.#parts.ports.events.emit(event));
         break;
+      case 'expire-detach':
+        this.#parts.hotplug.expire(command.id, command.timeoutMs);
+        break;
       case 'drained':
         this.#parts.serial.update();
         break;
@@ -109,7 +117,7 @@ export class Machine {
         this.#parts.ports.events.emit({
           kind: 'displays',
           id: command.id,
-          displays: this.#parts.displays.map(({ slot, name }) => ({ slot, name })),
+          displays: this.#displays().map(({ slot, name }) => ({ slot, name })),
         });
         break;
       default:
@@ -118,7 +126,7 @@ export class Machine {
   }
 
   #look({ slot, isCopied }: PlaneCommand): ShownPlane {
-    const display = chooseDisplay(this.#parts.displays, slot);
+    const display = chooseDisplay(this.#displays(), slot);
     const shown = isCopied ? display.still() : display.look();
     return { ...shown, accesses: this.#accessesTo(display.name) };
   }
@@ -142,13 +150,32 @@ export class Machine {
     events.isGuestRunning = false;
     this.#parts.console.flush();
     this.#keepPictures();
-    return { outcome, phases: this.#phases, dropped: this.#dropped(), ...this.#counts() };
+    const report: RunReport = { outcome, phases: this.#phases, dropped: this.#dropped(), ...this.#counts() };
+    if (outcome.kind === 'reset') this.#parts.hotplug.finish();
+    return report;
+  }
+
+  /** Steps that the owner causes are not counted as the guest's. */
+  #asOwner<T>(action: () => T): T {
+    const { events } = this.#parts.ports;
+    events.isGuestRunning = false;
+    try {
+      return action();
+    } finally {
+      events.isGuestRunning = true;
+    }
+  }
+
+  /** In slot order. */
+  #displays(): readonly DeviceDisplay[] {
+    const displays = this.#parts.devices.list.flatMap(({ display }) => display ?? []);
+    return displays.sort((a, b) => a.slot - b.slot);
   }
 
   /** Saves the devices' pictures before the devices are reset, so that they can be captured after the run. */
   #keepPictures(): void {
-    const { displays, ports } = this.#parts;
-    const stills = displays.map((display) => ({
+    const { ports } = this.#parts;
+    const stills = this.#displays().map((display) => ({
       slot: display.slot,
       name: display.name,
       answer: orError(() => display.still()),
@@ -249,7 +276,7 @@ export class Machine {
     return {
       exits: exits.counts(),
       accesses: Object.fromEntries([...pio.accesses(), ...mmio.accesses()]),
-      devices: devices.map(({ name, assigned: { device } }) => ({
+      devices: devices.list.map(({ name, assigned: { device } }) => ({
         name,
         description: device.description,
         counters: device.counters?.() ?? {},

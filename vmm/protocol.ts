@@ -3,7 +3,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { EventThreadLink } from '../sys/event-thread.js';
 import type { MappedRange } from '../sys/mapping.js';
 import type { ExitCounts } from './assign/exit-dispatcher.js';
-import type { VmConfig } from './config.js';
+import type { DeviceConfig, VmConfig } from './config.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
 import type { ErrorData } from './error-data.js';
 import type { EventFlowBuffer } from './event-flow.js';
@@ -46,6 +46,8 @@ export type MachineCommand =
   /** The serial console's output has been read: the guest can send more. */
   | { readonly kind: 'drained' }
   | CallCommand
+  /** The time that the guest had for a call `detach` is up. */
+  | { readonly kind: 'expire-detach'; readonly id: number; readonly timeoutMs: number }
   | ScreenCommand;
 
 /** A progress code from the guest, which wrote it to the POST code port. */
@@ -119,6 +121,8 @@ export type MachineEvent =
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ReplyEvent
+  /** The devices that are attached now, in their slots: those that a restarted machine has. */
+  | { readonly kind: 'devices'; readonly devices: readonly DeviceConfig[] }
   | ScreenEvent
   | { readonly kind: 'finished'; readonly report: RunReport }
   | { readonly kind: 'failed'; readonly error: ErrorData }

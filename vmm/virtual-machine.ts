@@ -6,7 +6,14 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker, workerEnd } from '../sys/start-worker.js';
 import { Calls } from './calls.js';
-import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
+import {
+  type DeviceConfig,
+  type DeviceConfigInput,
+  parseConfig,
+  parseDevices,
+  type VmConfig,
+  type VmConfigInput,
+} from './config.js';
 import { ConfigError } from './config-error.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
@@ -47,6 +54,19 @@ export interface VmObserver {
   /** An event of a channel that the configuration's `trace` names. The machine waits up to a second for a slow reader. */
   readonly trace?: (channel: string, text: string) => unknown;
 }
+
+/** How {@link VirtualMachine.detach} detaches. */
+export interface DetachOptions {
+  /** Removes the device at once, as if pulled out, without the guest's consent. Default: false */
+  readonly force?: boolean;
+  /** How long the guest has to release the device, in milliseconds. Default: 30,000 */
+  readonly timeoutMs?: number;
+}
+
+const DETACH_TIMEOUT_MS = 30_000;
+const EXPIRE_AGAIN_MS = 1000;
+/** The longest time of a timer in Node. */
+const MOST_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** How long an incomplete line of the guest waits for its end. */
 const FLUSH_AFTER_MS = 50;
@@ -124,7 +144,7 @@ function startThreads(config: VmConfig, hear: (event: MachineEvent) => unknown):
  * there are two or more. Main thread only, which unmaps the memory after all of these threads have ended.
  */
 export class VirtualMachine implements AsyncDisposable {
-  /** The configuration it runs with. */
+  /** The configuration it was started with; {@link devices} are those it has now. */
   readonly config: VmConfig;
   /**
    * Resolves to the run's report once everything is closed. Rejects with the error that prevented the machine from
@@ -138,11 +158,14 @@ export class VirtualMachine implements AsyncDisposable {
   #mapped: readonly MappedRange[] = [];
   readonly #calls = new Calls();
   readonly #screens = new Screens((command) => this.#command(command));
+  #devices: readonly DeviceConfig[];
+  #lastDetach = 0;
   #stoppedBy: string | undefined;
   #flushTimer: NodeJS.Timeout | undefined;
 
   private constructor(config: VmConfig, observer: VmObserver) {
     this.config = config;
+    this.#devices = config.devices;
     this.#observer = observer;
     this.finished = this.#run();
     this.finished.catch(() => {}); // the error reaches those who await it; awaiting is optional
@@ -185,6 +208,59 @@ export class VirtualMachine implements AsyncDisposable {
    */
   counters(): Promise<Counters> {
     return this.#calls.call('counters');
+  }
+
+  /**
+   * The devices attached now, in the order in which they were attached; those that came later have their slot. A restarted
+   * guest has the same.
+   */
+  get devices(): readonly DeviceConfig[] {
+    return this.#devices;
+  }
+
+  /**
+   * Attaches devices while the guest runs, all or none: if one fails, those before it are detached again, last attached
+   * first, and the guest has seen none of them. Linux is notified by ACPI; a guest without ACPI finds the device in
+   * configuration space. The guest stands still while the device is opened, and while its memory is pinned for the first
+   * one of the host.
+   * @returns the PCI slots
+   * @throws ConfigError for a wrong address or option; SysError EBUSY for a slot that is taken, or that the guest has not
+   *   released yet; ENOSPC if none is left; EINVAL if the device needs guest memory that other processes can map, and it was
+   *   started without; the error of the failed step; those of {@link counters}
+   */
+  attach(device: DeviceConfigInput): Promise<number>;
+  attach(devices: readonly DeviceConfigInput[]): Promise<readonly number[]>;
+  async attach(input: DeviceConfigInput | readonly DeviceConfigInput[]): Promise<number | readonly number[]> {
+    const isList = Array.isArray(input);
+    const slots = await this.#calls.call('attach', parseDevices(isList ? input : [input]));
+    return isList ? slots : (slots[0] as number);
+  }
+
+  /**
+   * Detaches the device in a PCI slot and closes it, once the guest has released it. If the guest refuses or takes too long,
+   * the device stays attached; the guest may still release it later. A guest without ACPI hotplug, and any with `force`, is
+   * not asked: its reads return ones from then on.
+   * @throws SysError ENODEV for a slot without a device; EBUSY if the guest refuses; ETIMEDOUT; the error of a step of
+   *   closing, after which the device is gone all the same; RangeError for a wrong `timeoutMs`; those of {@link counters}
+   */
+  async detach(
+    slot: number,
+    { force = false, timeoutMs = DETACH_TIMEOUT_MS }: DetachOptions = {},
+  ): Promise<void> {
+    if (!(timeoutMs >= 0 && timeoutMs <= MOST_TIMEOUT_MS))
+      throw new RangeError(`detach: timeoutMs is ${timeoutMs}: 0 to ${MOST_TIMEOUT_MS} are possible`);
+    const id = ++this.#lastDetach;
+    // Again, should the machine restart just then.
+    const expire = () => {
+      this.#command({ kind: 'expire-detach', id, timeoutMs });
+      timer = setTimeout(expire, EXPIRE_AGAIN_MS);
+    };
+    let timer = setTimeout(expire, timeoutMs);
+    try {
+      await this.#calls.call('detach', slot, force, id);
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /**
@@ -251,7 +327,7 @@ export class VirtualMachine implements AsyncDisposable {
     const { memory, prefault } = this.config;
     let ram: GuestRam | undefined;
     await using _ram = { [Symbol.asyncDispose]: async () => await ram?.[Symbol.asyncDispose]() };
-    const threads = startThreads(this.config, (event) => {
+    const threads = startThreads({ ...this.config, devices: [...this.#devices] }, (event) => {
       if (event.kind === 'started') makeRam(event.isRamShared);
       else return this.#hear(event);
       return undefined;
@@ -306,6 +382,10 @@ export class VirtualMachine implements AsyncDisposable {
         return this.#observer.trace?.(event.channel, event.text);
       case 'reply':
         this.#calls.hear(event);
+        break;
+      case 'devices':
+        this.#devices = event.devices;
+        this.#screens.keep(event.devices);
         break;
       case 'plane':
       case 'displays':

@@ -85,6 +85,22 @@ export class Assignment implements Disposable {
     }
   }
 
+  /**
+   * Attaches several devices, all or none: the members of an IOMMU group, for example. If one fails, those before it are
+   * detached, last attached first. The caller owns each of them, and can detach them one by one.
+   * @throws as {@link attach} for the device that failed
+   */
+  attachAll(requests: readonly AttachRequest[]): readonly AssignedDevice[] {
+    try {
+      using undo = new Scope();
+      const attached = requests.map((request) => undo.own(this.#attach(request)));
+      undo.move();
+      return attached;
+    } catch (error) {
+      throw firstFailure(error);
+    }
+  }
+
   #attach(request: AttachRequest): AssignedDevice {
     const { address, options = {}, interface: how = 'group', name = address } = request;
     if (typeof address !== 'string')

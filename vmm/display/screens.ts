@@ -156,6 +156,16 @@ export class Screens {
     request?.settle(() => found(answer));
   }
 
+  /** The devices that are left: unmaps the video memory of all others. */
+  keep(devices: readonly { readonly slot?: number | undefined }[]): void {
+    const left = new Set(devices.map(({ slot }) => slot));
+    for (const [slot, memory] of [...this.#memories]) {
+      if (left.has(slot)) continue;
+      this.#memories.delete(slot);
+      memory[Symbol.dispose]();
+    }
+  }
+
   /**
    * The machine has ended: settles pending requests with the last picture, or the failure, and unmaps all video memory.
    */
