@@ -213,6 +213,7 @@ export const diceDriver: VendorDriver = {
       description: 'a card that throws dice (sides=6)',
       deviceApi: 'vfio-pci',
       maxInstances: 8,
+      options: [{ name: 'sides', value: 'N', description: 'sides of a die; by default 6' }],
     },
   ],
   create(_type, _uuid, options): MdevInstance {

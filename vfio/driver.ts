@@ -157,6 +157,16 @@ export interface VendorEnvironment {
   readonly eventThread: EventThread;
 }
 
+/** An option of a type, `net=BACKEND`, for lists of what there is. */
+export interface MdevTypeOption {
+  /** Its name: `net`. */
+  readonly name: string;
+  /** A word for its value, `BACKEND`, or the values with bars between them: `loopback|pty|unix:PATH`. */
+  readonly value: string;
+  /** One readable line: what it sets, and its default. */
+  readonly description: string;
+}
+
 /** One type of mediated device, as under /sys/class/mdev_bus/PARENT/mdev_supported_types. */
 export interface MdevType {
   /** Name by which instances are created: `virtio-net`. */
@@ -167,6 +177,8 @@ export interface MdevType {
   readonly deviceApi: string;
   /** How many instances can exist at once; the core counts the ones available. */
   readonly maxInstances: number;
+  /** The options that `create` takes; absent if the driver does not say. */
+  readonly options?: readonly MdevTypeOption[];
 }
 
 /** A vendor driver: an object that VfioCore.registerVendorDriver takes. */

@@ -1,4 +1,5 @@
 /** What the command line offers: its commands and their options. */
+import { HOST_COMMANDS } from './cli-help-host.js';
 import { type Command, type OptionRow, overviewText, rowLines } from './command-line.js';
 
 const help: OptionRow = { name: 'help', short: 'h', help: ['print this'] };
@@ -225,7 +226,7 @@ export const SERVE: Command = {
   more: [...DEVICE_HELP, ...EXIT, 'SIGTERM, and 0 otherwise.'],
 };
 
-export const COMMANDS: readonly Command[] = [RUN, SERVE];
+export const COMMANDS: readonly Command[] = [RUN, SERVE, ...HOST_COMMANDS];
 
 /** `tsvisor --help` */
 export const OVERVIEW = overviewText(

@@ -74,10 +74,14 @@ const MEANT = (name: string, meant: string) =>
 const FILE = (option: string, name: string, kind: string) =>
   `--${option}: ${name} is ${kind}, and must be a regular file`;
 
+const LIST = COMMANDS.map(({ name }) => name)
+  .join(', ')
+  .replace(/, (?=[^,]*$)/, ' or ');
+
 const PARSING: readonly Row[] = [
-  ['', 'a command is missing: run or serve; see tsvisor --help'],
-  ['walk', 'walk: there is no such command: run or serve; see tsvisor --help'],
-  ['--cpus 2', '--cpus: there is no such command: run or serve; see tsvisor --help'],
+  ['', `a command is missing: ${LIST}; see tsvisor --help`],
+  ['walk', `walk: there is no such command: ${LIST}; see tsvisor --help`],
+  ['--cpus 2', `--cpus: there is no such command: ${LIST}; see tsvisor --help`],
   ['RUN', 'RUN: there is no such command; did you mean run? See tsvisor --help'],
   ['srve virtio-net', 'srve: there is no such command; did you mean serve? See tsvisor --help'],
   ['help srve', 'srve: there is no such command; did you mean serve? See tsvisor --help'],
@@ -297,7 +301,31 @@ const SERVED: readonly Row[] = [
   ],
 ];
 
-const TABLES = { PARSING, VALUES, DEVICES, FILES, CONFIG, DISPLAYS, SERVED };
+const NO_ADDRESS = (text: string) => `'${text}': is not a PCI address, such as 0000:01:00.0`;
+
+const HOST: readonly Row[] = [
+  ['devices x', NO_ADDRESS('x')],
+  ['devices 01:00.0 02:00.0', "'02:00.0': devices takes one argument, an ADDRESS"],
+  ['types virtio-net', "'virtio-net': types takes no argument"],
+  ['types --plugin ./no.mjs', /^tsvisor: --plugin: '\.\/no\.mjs': there is no file .*no\.mjs/],
+  ['mdev', 'mdev: a command is missing: list, create or remove; see tsvisor mdev --help'],
+  ['mdev list x', "'x': mdev list takes no argument"],
+  ['mdev create', 'mdev create: a TYPE is missing: see tsvisor mdev create --help'],
+  ['mdev create mtty-1 --uuid 1', "--uuid: '1' is not a UUID"],
+  ['mdev remove', 'mdev remove: a UUID is missing: see tsvisor mdev remove --help'],
+  ['mdev remove ../mtty', "'../mtty': is not a UUID"],
+  ['bind', 'bind: an ADDRESS is missing: see tsvisor bind --help'],
+  ['bind 0000:01:00', NO_ADDRESS('0000:01:00')],
+  ['bind 01:00.0 01:00.1', "'01:00.1': bind takes one argument, an ADDRESS"],
+  ['bind 01:00.0 --driver ../vfio', "--driver: '../vfio' is not the name of a driver"],
+  ['bind 01:00.0 --driver', '--driver: needs a value: --driver DRIVER'],
+  ['unbind', 'unbind: an ADDRESS is missing: see tsvisor unbind --help'],
+  ['unbind 01:00.0 --driver=', "--driver: '' is not the name of a driver"],
+  ['unbind 01:00.0 --override e1000e', '--override: needs --driver'],
+  ['unbind 01:00.0 --driver a --group', '--group: cannot be given with --driver: name each function'],
+];
+
+const TABLES = { PARSING, VALUES, DEVICES, FILES, CONFIG, DISPLAYS, SERVED, HOST };
 const ROWS = Object.values(TABLES).flat();
 
 /** @returns the status and what is printed on stderr; nothing is started for any of the rows */

@@ -25,9 +25,29 @@ export async function main(args: readonly string[], out: Output): Promise<number
     out.line(helpText(command).trimEnd());
     return 0;
   }
-  // Load only the module of the command: loading dominates the start-up time.
-  if (command.name === 'serve') return (await import('./cli-serve.js')).serve(given, out);
-  return (await import('./cli-run.js')).run(given, out);
+  return runCommand(command.name, given, out);
+}
+
+/** Loads only the module of the command: loading dominates the start-up time. */
+async function runCommand(name: string, given: readonly string[], out: Output): Promise<number> {
+  switch (name) {
+    case 'serve':
+      return (await import('./cli-serve.js')).serve(given, out);
+    case 'devices':
+      return (await import('./cli-devices.js')).devices(given, out);
+    case 'types':
+      return (await import('./cli-types.js')).types(given, out);
+    case 'mdev list':
+    case 'mdev create':
+    case 'mdev remove':
+      return (await import('./cli-mdev.js')).mdev(name, given, out);
+    case 'bind':
+      return (await import('./cli-bind.js')).bind(given, out);
+    case 'unbind':
+      return (await import('./cli-bind.js')).unbind(given, out);
+    default:
+      return (await import('./cli-run.js')).run(given, out);
+  }
 }
 
 /** `help serve`, `help mdev`. @throws ConfigError if there is no such command */

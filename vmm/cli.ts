@@ -18,7 +18,7 @@ async function statusOf(): Promise<number> {
   } catch (error) {
     for (const line of errorLines(error)) console.error(line);
     if (process.env.TSVISOR_DEBUG !== undefined) console.error(error);
-    if (args[0] === 'run' && asksFor(args, 'json')) out.line(errorJson(error));
+    if (args[0] !== 'serve' && asksFor(args, 'json')) out.line(errorJson(error));
     return errorStatus(error);
   }
 }

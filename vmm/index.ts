@@ -28,6 +28,7 @@ export {
 } from './config.js';
 export { ConfigError, type ConfigProblem } from './config-error.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
+export { type DeviceType, listDeviceTypes } from './device-types.js';
 export type { PictureSource } from './display/frames.js';
 export type { DisplayName } from './display/messages.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';

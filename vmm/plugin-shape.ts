@@ -22,7 +22,14 @@ const DRIVER: Shape = {
   availableInstances: 'function?',
   checkOptions: 'function?',
 };
-const TYPE: Shape = { name: 'string', description: 'string', deviceApi: 'string', maxInstances: 'number' };
+const TYPE: Shape = {
+  name: 'string',
+  description: 'string',
+  deviceApi: 'string',
+  maxInstances: 'number',
+  options: 'array?',
+};
+const OPTION: Shape = { name: 'string', value: 'string', description: 'string' };
 const PROVIDER: Shape = {
   name: 'string',
   addresses: 'string',
@@ -79,6 +86,10 @@ export function pluginProblem(plugin: unknown): string | undefined {
     for (const [j, type] of (driver as { types: unknown[] }).types.entries()) {
       const wrongType = shapeProblem(`vendorDrivers[${i}].types[${j}]`, type, TYPE);
       if (wrongType !== undefined) return wrongType;
+      for (const [k, option] of ((type as { options?: unknown[] }).options ?? []).entries()) {
+        const wrongOption = shapeProblem(`vendorDrivers[${i}].types[${j}].options[${k}]`, option, OPTION);
+        if (wrongOption !== undefined) return wrongOption;
+      }
     }
   }
   for (const [i, provider] of providers.entries()) {

@@ -26,6 +26,11 @@ const typeOf = (ports: number, noun: string): MttyType => ({
   description: `PCI serial card, ${noun} of 16550 kind (port0=loopback|pty|unix:PATH)`,
   deviceApi: 'vfio-pci',
   maxInstances: Math.floor(MAX_PORTS / ports),
+  options: Array.from({ length: ports }, (_, i) => ({
+    name: `port${i}`,
+    value: 'loopback|pty|unix:PATH',
+    description: `what port ${i} is connected to, by default loopback`,
+  })),
   ports,
 });
 

@@ -27,6 +27,10 @@ const type = (name: string, vramMib: number, xres: number, yres: number): VgpuTy
   description: `display card with ${vramMib} MiB, bochs-display, ${xres}x${yres} (xres=, yres=)`,
   deviceApi: 'vfio-pci',
   maxInstances: POOL_MIB / vramMib,
+  options: [
+    { name: 'xres', value: 'PIXELS', description: `width of the preferred mode, by default ${xres}` },
+    { name: 'yres', value: 'PIXELS', description: `height of the preferred mode, by default ${yres}` },
+  ],
   vramMib,
   xres,
   yres,

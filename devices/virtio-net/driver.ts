@@ -8,7 +8,7 @@ import type { NetBackend } from '../net/index.js';
 import { VirtioNetDevice } from './device.js';
 import type { QueueCommand, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
-import { parseOptions } from './options.js';
+import { MTU_RANGE, parseOptions } from './options.js';
 import { createSharedState, readCounters, SharedState, type VirtioNetCounters } from './shared-state.js';
 import { QUEUE_COUNT } from './spec.js';
 
@@ -63,6 +63,15 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
         description: `network card, virtio 1.x (net=${backends.map(({ name }) => name).join('|')})`,
         deviceApi: 'vfio-pci',
         maxInstances: MAX_INSTANCES,
+        options: [
+          {
+            name: 'net',
+            value: backends.map(({ name }) => name).join('|'),
+            description: "where its wire ends, with the back-end's address and options after a colon",
+          },
+          { name: 'mac', value: 'ADDRESS', description: 'of one station; by default made from the UUID' },
+          { name: 'mtu', value: 'BYTES', description: `longest IP packet, ${MTU_RANGE}` },
+        ],
       },
     ],
     checkOptions: (_type, options) => optionProblem(() => parseOptions(options, '', backends)),

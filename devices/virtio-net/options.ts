@@ -20,6 +20,8 @@ const DEFAULT_MTU = 1500;
 const LEAST_MTU = 68;
 const MOST_MTU = 65535;
 
+export const MTU_RANGE = `${LEAST_MTU} to ${MOST_MTU}, by default ${DEFAULT_MTU}`;
+
 /**
  * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56` and `mtu=1500`. Without `mac` the address is derived from the
  * UUID, so that it is stable; without `net` the first back-end is used.

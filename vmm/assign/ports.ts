@@ -22,6 +22,7 @@ import { EventThread } from '../../sys/event-task.js';
 import type { Scope } from '../../sys/scope.js';
 import { Assignment, GuestMemory, KvmAssociation, PciFunctions } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';
+import type { VendorDriver } from '../../vfio/driver.js';
 import { hostProvider } from '../../vfio/host/index.js';
 import { VfioProvider } from '../../vfio/provider.js';
 import { userProvider } from '../../vfio/user/index.js';
@@ -191,7 +192,13 @@ export function checkGiven(given: Partial<AssignmentPorts>): void {
 /** Creates a core and registers this package's vendor drivers; `scope` owns it. */
 export function createCore(eventThread: EventThread, scope: Scope): VfioCore {
   const core = scope.own(new VfioCore());
-  for (const driver of [createVirtioNetDriver(), createMttyDriver(), createVgpuDriver()])
-    core.registerVendorDriver(driver, { eventThread });
+  for (const driver of vendorDrivers()) core.registerVendorDriver(driver, { eventThread });
   return core;
 }
+
+/** New vendor drivers of this package, one of each. */
+export const vendorDrivers = (): readonly VendorDriver[] => [
+  createVirtioNetDriver(),
+  createMttyDriver(),
+  createVgpuDriver(),
+];
