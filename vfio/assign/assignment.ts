@@ -1,6 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { firstFailure, Scope } from '../../sys/scope.js';
+import { noiommuRefusal } from '../noiommu-refusal.js';
 import type { AssignableDevice, VfioProvider } from '../provider.js';
 import type { DeviceFile } from '../uapi.js';
 import { attachStep } from './attach-step.js';
@@ -116,7 +117,7 @@ export class Assignment implements Disposable {
     using scope = new Scope();
     const device = scope.own(provider.resolve(address, options));
     attachStep(`${address}: ${device.description}`);
-    if (device.isNoiommu === true) throw noiommu(device);
+    if (device.isNoiommu === true) throw noiommuRefusal(device.name);
     const { file, slot } = scope.own(this.#spaceOf(provider, how).open(device));
     const pciFunction = scope.own(this.#parts.functions.open(name, file, request, slot));
     scope.defer(() => this.#attached.delete(assigned));
@@ -156,13 +157,4 @@ export class Assignment implements Disposable {
     spaces.set(provider, made);
     return made;
   }
-}
-
-/** Untranslated, guest addresses would select host memory. */
-function noiommu({ name }: AssignableDevice): SysError {
-  const hint =
-    'no IOMMU translates its DMA (enable_unsafe_noiommu_mode), so it would reach the host’s memory instead of the ' +
-    'guest’s; that mode is for drivers in user space. Boot the host with an IOMMU: VT-d or AMD-Vi in the firmware, ' +
-    'intel_iommu=on';
-  return new SysError({ call: 'attach', target: name, errno: errno.EPERM, hint });
 }

@@ -4,6 +4,7 @@ import { SysError } from '../../sys/error.js';
 import { disposable, firstFailure, Scope } from '../../sys/scope.js';
 import type { HostContext } from './context.js';
 import { moduleState } from './kernel-modules.js';
+import type { HostRoots } from './roots.js';
 import { type Sysfs, type SysfsDevice, text } from './sysfs.js';
 
 /** What the functions of this file need of a host. */
@@ -102,17 +103,25 @@ function rebind(sysfs: Sysfs, address: string, override: string | undefined, att
 }
 
 /** @throws SysError ENODEV if no such driver is loaded */
-function requireDriver({ sysfs, roots }: BindingHost, address: string, driver: string): void {
-  if (/^[\w-]+$/.test(driver) && sysfs.exists('bus/pci/drivers', driver)) return;
+function requireDriver(host: BindingHost, address: string, driver: string): void {
+  if (!hasDriver(host.sysfs, driver)) throw missingDriver(host.roots, address, driver);
+}
+
+/** Whether a PCI driver of this name is loaded. */
+export const hasDriver = (sysfs: Sysfs, driver: string): boolean =>
+  /^[\w-]+$/.test(driver) && sysfs.exists('bus/pci/drivers', driver);
+
+/** ENODEV for a driver that is not loaded, or that the kernel was built without. */
+export function missingDriver(roots: HostRoots, address: string, driver: string): SysError {
   const hint =
     moduleState(roots, driver) === 'absent'
       ? `this kernel was built without the driver (${configOption(driver)}): use one that has it`
       : `the driver is not loaded: modprobe ${driver}`;
-  throw new SysError({ call: 'bind', target: `${address} to ${driver}`, errno: errno.ENODEV, hint });
+  return new SysError({ call: 'bind', target: `${address} to ${driver}`, errno: errno.ENODEV, hint });
 }
 
 /** The kernel option of a driver; most are named after it. */
-const configOption = (driver: string): string => `CONFIG_${driver.replaceAll('-', '_').toUpperCase()}`;
+export const configOption = (driver: string): string => `CONFIG_${driver.replaceAll('-', '_').toUpperCase()}`;
 
 function release(sysfs: Sysfs, { path, driver, name }: SysfsDevice): void {
   if (driver !== undefined) sysfs.write(join(path, 'driver/unbind'), name);

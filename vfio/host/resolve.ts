@@ -10,7 +10,7 @@ import type { HostContext } from './context.js';
 import { createMdev, removeMdev } from './mdev.js';
 import type { Preopened, PreopenedKind } from './preopened.js';
 import { type HostGroup, pciAddress, type SysfsDevice } from './sysfs.js';
-import { boundToHost, checkViable } from './viability.js';
+import { checkUsable } from './usable.js';
 
 export const MDEV_PREFIX = 'mdev:';
 const FD_PREFIX = 'fd:';
@@ -191,26 +191,6 @@ function fromDescriptor(context: HostContext, value: string, options: Options, a
   const names = members.map(({ name }) => name).join(', ') || 'none';
   const hint = `choose one with option device; with a vfio driver in group ${number}: ${names}`;
   throw new SysError({ call: 'resolve', target, errno: errno.ENODEV, hint });
-}
-
-/** @throws SysError ENODEV without an IOMMU; EBUSY for a device of the host; EPERM for a group that is not viable */
-function checkUsable({ sysfs }: HostContext, device: SysfsDevice): HostGroup {
-  if (device.group === undefined) {
-    const hint =
-      'no IOMMU translates its DMA (no iommu_group link): enable VT-d or AMD-Vi in the firmware, and boot with ' +
-      'intel_iommu=on (default on AMD); a virtual machine needs a virtual IOMMU';
-    throw new SysError({ call: 'attach', target: device.name, errno: errno.ENODEV, hint });
-  }
-  const group = sysfs.group(device.group);
-  if (!device.isVfio) {
-    if (device.isBridge) {
-      const hint = 'it is a bridge: assign the functions on its secondary bus';
-      throw new SysError({ call: 'attach', target: device.name, errno: errno.EINVAL, hint });
-    }
-    throw boundToHost(sysfs, device);
-  }
-  checkViable(sysfs, group);
-  return group;
 }
 
 function describe(device: SysfsDevice, group: HostGroup): string {

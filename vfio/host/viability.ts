@@ -60,15 +60,19 @@ export function boundToHost(sysfs: Sysfs, device: SysfsDevice): SysError {
  */
 export function checkViable(sysfs: Sysfs, group: HostGroup): void {
   const blocking = blockingMembers(group);
-  if (blocking.length === 0) return;
+  if (blocking.length > 0) throw notViable(sysfs, group.number, blocking);
+}
+
+/** EPERM for a group with these blocking members. */
+export function notViable(sysfs: Sysfs, number: number, blocking: readonly SysfsDevice[]): SysError {
   const names = blocking.map(({ name, driver }) => `${name} (${driver})`).join(', ');
   const details = blocking.map((member) => `  ${advice(sysfs, member)}`).join('\n');
   const hint =
-    `group ${group.number} is not viable while the host uses ${names}: ` +
+    `group ${number} is not viable while the host uses ${names}: ` +
     `all its devices have to be with a vfio driver or with none\n${details}`;
-  throw new SysError({
+  return new SysError({
     call: 'VFIO_GROUP_GET_STATUS',
-    target: `/dev/vfio/${group.number}`,
+    target: `/dev/vfio/${number}`,
     errno: errno.EPERM,
     hint,
   });
