@@ -50,6 +50,7 @@ export { type DmaTableBuffer, DmaTableReader } from './dma-table.js';
 export * from './driver.js';
 export * from './feature.js';
 export type { VfioFileOps } from './file-ops.js';
+export * from './host/check/index.js';
 export * from './host/index.js';
 export { cdevsOf, groupsOf } from './interfaces.js';
 export * from './pci-hot-reset.js';

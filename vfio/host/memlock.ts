@@ -24,7 +24,7 @@ export function readLockedMemory(roots: HostRoots): LockedMemory | undefined {
 }
 
 const MIB = 2 ** 20;
-const inMib = (bytes: number): string =>
+export const inMib = (bytes: number): string =>
   bytes === Infinity ? 'unlimited' : `${Number((bytes / MIB).toFixed(bytes < MIB ? 2 : 0))} MiB`;
 
 /**

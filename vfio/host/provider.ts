@@ -12,7 +12,11 @@ import { checkOptions, MDEV_PREFIX, resolve } from './resolve.js';
 import { pciAddress } from './sysfs.js';
 
 /** The kernel as a provider. If the kernel lacks one of the interfaces, opening its files fails with ENODEV. */
-export type HostProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' | 'cdevs'>>;
+export type HostProvider = VfioProvider &
+  Required<Pick<VfioProvider, 'groups' | 'cdevs'>> & {
+    /** The host that it uses, for checks of its devices. */
+    readonly context: HostContext;
+  };
 
 /**
  * The Linux kernel's VFIO as a provider: PCI functions by address, mediated devices by UUID or created with
@@ -24,6 +28,7 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
   const preopened = new Preopened();
   return {
     name: 'host',
+    context,
     addresses:
       'a PCI address such as 0000:01:00.0, the UUID of a mediated device of the kernel, mdev:TYPE to make one, ' +
       'fd:N for an open cdev or group',

@@ -39,6 +39,12 @@ export interface VfioSystem {
   deviceNumber(fd: number): DeviceNumber;
 }
 
+/** glibc's gnu_dev_major and gnu_dev_minor, for the 32-bit numbers that Linux uses. */
+export const deviceNumberOf = (rdev: number): DeviceNumber => ({
+  major: (rdev >>> 8) & 0xfff,
+  minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00),
+});
+
 const F_SETFD = 2;
 const FD_CLOEXEC = 1;
 
@@ -96,9 +102,7 @@ export const linux: VfioSystem = {
   },
   deviceNumber(fd) {
     try {
-      const { rdev } = fstatSync(fd);
-      // glibc's gnu_dev_major and gnu_dev_minor, for the 32-bit numbers that Linux uses.
-      return { major: (rdev >>> 8) & 0xfff, minor: (rdev & 0xff) | ((rdev >>> 12) & 0xfff00) };
+      return deviceNumberOf(fstatSync(fd).rdev);
     } catch (error) {
       throw fromNodeError(error, 'fstat', `fd ${fd}`);
     }

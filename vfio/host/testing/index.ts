@@ -9,4 +9,5 @@ export type {
 } from './device.js';
 export { FakeDmaLogging, type FakeFeature, FakeMigration, storedFeature } from './feature.js';
 export { type FakeCall, FakeKernel } from './kernel.js';
+export { FakeNodes } from './nodes.js';
 export { FakeHost, type FakeMdevType, type FakePciFunction } from './sysfs.js';

@@ -1,9 +1,9 @@
 import {
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readFileSync,
   realpathSync,
+  renameSync,
   rmSync,
   symlinkSync,
   unlinkSync,
@@ -104,7 +104,7 @@ export class FakeHost implements Disposable {
   link(path: string, target: string): void {
     const full = join(this.#root, path);
     mkdirSync(dirname(full), { recursive: true });
-    if (existsSync(full)) unlinkSync(full);
+    rmSync(full, { force: true });
     symlinkSync(target, full);
   }
 
@@ -138,6 +138,16 @@ export class FakeHost implements Disposable {
     this.file(`proc/${pid}/comm`, `${name}\n`);
     mkdirSync(join(this.#root, `proc/${pid}/fd`), { recursive: true });
     for (const [i, file] of files.entries()) this.link(`proc/${pid}/fd/${i + 3}`, join(this.#root, file));
+  }
+
+  /** Puts a PCI function behind a bridge; `writes` no longer reach it. */
+  moveBelow(bridge: string, address: string): void {
+    const from = realpathSync(this.sysfs.path('bus/pci/devices', address));
+    const to = join(realpathSync(this.sysfs.path('bus/pci/devices', bridge)), address);
+    const group = linkName(join(from, 'iommu_group'));
+    renameSync(from, to);
+    this.link(`sys/bus/pci/devices/${address}`, to);
+    if (group !== undefined) this.link(`sys/kernel/iommu_groups/${group}/devices/${address}`, to);
   }
 
   /** Takes a file or folder away. */
