@@ -226,7 +226,44 @@ export const SERVE: Command = {
   more: [...DEVICE_HELP, ...EXIT, 'SIGTERM, and 0 otherwise.'],
 };
 
-export const COMMANDS: readonly Command[] = [RUN, SERVE, ...HOST_COMMANDS];
+export const CHECK: Command = {
+  name: 'check',
+  brief: 'say whether devices of the host can be assigned',
+  argument: 'ADDRESS...',
+  summary: [
+    'Says whether devices of the host can be assigned to a machine: each rule with',
+    'its verdict, what that follows from, and the commands that mend it. Opens and',
+    'changes nothing.',
+  ],
+  options: [
+    {
+      name: 'memory',
+      value: 'SIZE',
+      help: ["the guest's memory, 64M or 1G, for the rules about it"],
+    },
+    {
+      name: 'interface',
+      value: 'NAME',
+      words: ['group', 'iommufd'],
+      help: ['group (the default) or iommufd: how run is to open them'],
+    },
+    { name: 'json', help: ['the report, or the error, as one line of JSON'] },
+    help,
+  ],
+  more: [
+    '',
+    'An ADDRESS is as for --device of run, of the host only: a PCI address, the',
+    'UUID of a mediated device, or mdev:TYPE, with options behind commas:',
+    '',
+    '  tsvisor check 0000:01:00.0 --memory 1G',
+    '  tsvisor check 0000:01:00.0,bind=vfio-pci 0000:01:00.1 --interface iommufd',
+    '',
+    'The exit code is 0 if no rule fails, though some may warn, 1 if one fails, 64',
+    'for wrong usage, 74 if the output cannot be written.',
+  ],
+};
+
+export const COMMANDS: readonly Command[] = [RUN, SERVE, CHECK, ...HOST_COMMANDS];
 
 /** `tsvisor --help` */
 export const OVERVIEW = overviewText(

@@ -325,7 +325,27 @@ const HOST: readonly Row[] = [
   ['unbind 01:00.0 --driver a --group', '--group: cannot be given with --driver: name each function'],
 ];
 
-const TABLES = { PARSING, VALUES, DEVICES, FILES, CONFIG, DISPLAYS, SERVED, HOST };
+const NOT_OF_THE_HOST =
+  'check takes a PCI address such as 0000:01:00.0, the UUID of a mediated device, or mdev:TYPE';
+
+const CHECKED: readonly Row[] = [
+  ['check', 'check: names no device: tsvisor check 0000:01:00.0 --memory 1G'],
+  ['check --json', 'check: names no device: tsvisor check 0000:01:00.0 --memory 1G'],
+  ['check virtio-net', `check virtio-net: 'virtio-net' is no device of the host: ${NOT_OF_THE_HOST}`],
+  ['check fd:7', `check fd:7: 'fd:7' is no device of the host: ${NOT_OF_THE_HOST}`],
+  ['check 01:00', `check 01:00: '01:00' is no device of the host: ${NOT_OF_THE_HOST}`],
+  ['check 99:00.0 --interface cdev', "--interface: 'cdev' is neither group nor iommufd"],
+  ['check 99:00.0,interface=x', "check 99:00.0,interface=x: 'x' is neither group nor iommufd"],
+  ['check 99:00.0 --memory abc', SIZE('abc')],
+  ['check 99:00.0 --memory 0', '--memory: 0 bytes are no whole number of pages of 4096 bytes'],
+  ['check 99:00.0 --memory 4097', '--memory: 4097 bytes are no whole number of pages of 4096 bytes'],
+  ['check 99:00.0,vf-token=secret', /^tsvisor: check 99:00\.0,vf-token=secret: .*'secret' is not a UUID/],
+  ['check 99:00.0,nope=1', /^tsvisor: check 99:00\.0,nope=1: .*no option nope/],
+  ['check 99:00.0,bind', "check 99:00.0,bind: 'bind' is not of the form key=value"],
+  ['check 99:00.0 --cpus 2', NO_OPTION('--cpus', 'check')],
+];
+
+const TABLES = { PARSING, VALUES, DEVICES, FILES, CONFIG, DISPLAYS, SERVED, HOST, CHECKED };
 const ROWS = Object.values(TABLES).flat();
 
 /** @returns the status and what is printed on stderr; nothing is started for any of the rows */

@@ -33,6 +33,8 @@ async function runCommand(name: string, given: readonly string[], out: Output): 
   switch (name) {
     case 'serve':
       return (await import('./cli-serve.js')).serve(given, out);
+    case 'check':
+      return (await import('./cli-check.js')).check(given, out);
     case 'devices':
       return (await import('./cli-devices.js')).devices(given, out);
     case 'types':

@@ -53,6 +53,7 @@ const systemClock: Clock = { nowNs: () => process.hrtime.bigint(), nowMs: () => 
 
 /**
  * Builds a machine from its configuration. Machine thread only.
+ * @param hostCheck the rules for devices of the host, if the configuration may have one
  * @throws ConfigError, InputFileError, SysError, GuestImageError, RangeError of the step that failed; nothing is left open
  */
 export function compose(
@@ -60,6 +61,7 @@ export function compose(
   ports: MachinePorts,
   eventThread: EventThread,
   plugins: readonly Plugin[],
+  hostCheck?: typeof import('./host-check.js'),
 ): ComposedMachine {
   using scope = new Scope();
   // First, because it is the step most likely to fail, and nothing is open yet.
@@ -70,7 +72,9 @@ export function compose(
   registerDefault(container, Clock, () => systemClock);
   const windows = [...WINDOWS, ...layout.holeAboveRam(config.memory)];
   registerPorts(container, plugins, { eventThread, windows }, scope);
-  checkDevices(container.resolveAll<VfioProvider>(VfioProvider), config.devices);
+  const providers = container.resolveAll<VfioProvider>(VfioProvider);
+  checkDevices(providers, config.devices);
+  hostCheck?.refuseHopeless(providers, config);
   container.resolve(VmToken); // first, so that it is closed last
   const isRamShared = config.sharedMemory || needsSharedMemory(container, config.devices);
   const ram = ports.requestRam(isRamShared);

@@ -12,12 +12,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const LAYERS = Object.keys(MAY_IMPORT);
 
 /** The parts of vfio/, and what of each the layers above may name. The top of vfio/ is open to them. */
-const PARTS_OF_VFIO: Readonly<Record<string, string>> = {
-  assign: 'vfio/assign/index.ts',
-  core: 'vfio/core/core.ts',
-  host: 'vfio/host/index.ts',
-  user: 'vfio/user/index.ts',
-  testing: 'vfio/testing/index.ts',
+const PARTS_OF_VFIO: Readonly<Record<string, readonly string[]>> = {
+  assign: ['vfio/assign/index.ts'],
+  core: ['vfio/core/core.ts'],
+  host: ['vfio/host/index.ts', 'vfio/host/check/index.ts'],
+  user: ['vfio/user/index.ts'],
+  testing: ['vfio/testing/index.ts'],
 };
 
 const isTest = (path: string): boolean => path.endsWith('.test.ts') || path.includes('/testing');
@@ -41,8 +41,23 @@ const intoVfio = (files: Files): string[] =>
   imports(files, (path, target) => {
     const [layer, part = '', inside] = target.split('/');
     if (isTest(path) || layer !== 'vfio' || layerOf(path) === 'vfio' || inside === undefined) return false;
-    return PARTS_OF_VFIO[part] !== target;
+    return PARTS_OF_VFIO[part]?.includes(target) !== true;
   });
+
+const RULES = 'vfio/host/check/';
+
+/** What is loaded with a file: all that it imports for values, by itself and by what it imports, but by no call. */
+function loaded(files: Files, from: string): readonly string[] {
+  const seen = new Set([from]);
+  for (const path of seen) {
+    const source = (files.get(path) ?? '').replaceAll(
+      /^(?:import|export) type [^;]+;|import\('[^']+'\)/gm,
+      '',
+    );
+    for (const target of importsOf(path, source)) if (files.has(target)) seen.add(target);
+  }
+  return [...seen];
+}
 
 /** Devices know providers by the seam only. */
 const devicesThatKnowProviders = (files: Files): string[] =>
@@ -108,6 +123,11 @@ describe('the layers', () => {
 
   test('vmm/assign/ needs nothing else of vmm/', () => {
     expect(assignThatNeedsTheMachine(all())).toEqual([]);
+  });
+
+  test('a machine that starts loads no rules for devices of the host', () => {
+    expect(loaded(all(), 'vmm/machine-thread.ts').filter((path) => path.startsWith(RULES))).toEqual([]);
+    expect(loaded(all(), 'vmm/host-check.ts')).toContain(`${RULES}rules.ts`);
   });
 
   test('only sys/libc.ts knows ffi-rs', () => {

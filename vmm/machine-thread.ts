@@ -6,6 +6,7 @@ import { setThreadName } from '../sys/libc.js';
 import { deferUnmapping } from '../sys/mapping.js';
 import { firstFailure } from '../sys/scope.js';
 import { trace } from '../sys/trace.js';
+import { pciAddress } from '../vfio/host/index.js';
 import { compose } from './compose.js';
 import type { VmConfig } from './config.js';
 import { encodeError } from './error-data.js';
@@ -18,6 +19,8 @@ import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
 const data = workerData as MachineThreadData;
+/** The rules for devices of the host. Loading them takes time, which other machines do not spend. */
+let hostCheck: typeof import('./host-check.js') | undefined;
 const post = (event: MachineEvent): void => parentPort?.postMessage(event);
 
 /** Forwards VFIO's readable messages to the owner, and the trace channels that the configuration names. */
@@ -80,6 +83,8 @@ async function main(): Promise<void> {
   forwardTraces(data.config, events);
   const plugins = await loadPlugins(data.config.plugins);
   const commands = new Commands(inbox);
+  if (data.config.devices.some(({ address }) => pciAddress(address) !== undefined))
+    hostCheck = await import('./host-check.js');
   using composed = compose(
     data.config,
     {
@@ -94,6 +99,7 @@ async function main(): Promise<void> {
     },
     eventThread,
     plugins,
+    hostCheck,
   );
   commands.deliverTo((command) => composed.machine.obey(command));
   try {
@@ -107,7 +113,8 @@ const unmapped = deferUnmapping();
 try {
   await main();
 } catch (error) {
-  post({ kind: 'failed', error: encodeError(firstFailure(error)) });
+  const failure = firstFailure(error);
+  post({ kind: 'failed', error: encodeError(hostCheck?.explained(failure, data.config) ?? failure) });
 }
 post({ kind: 'ended', mapped: unmapped.take() });
 process.exit(0);
