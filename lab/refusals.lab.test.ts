@@ -6,7 +6,8 @@ import { execFileSync, execSync, spawn } from 'node:child_process';
 import { readdirSync, readlinkSync } from 'node:fs';
 import { basename } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { tsvisorRun } from './command-line.js';
+import type { CheckRuleName } from '../vfio/host/check/index.js';
+import { failingRules, tsvisorRun } from './command-line.js';
 import { inL1 } from './images.js';
 
 const { LAB_E1000E: NIC = '' } = process.env;
@@ -41,6 +42,15 @@ function fixOf(error: string): string {
   return block;
 }
 
+/** The commands of a rule that has to fail, as `tsvisor check` prints them. */
+function commandsOf(rules: ReturnType<typeof failingRules>, rule: CheckRuleName, text: RegExp): string {
+  expect(rules[rule]?.text).toMatch(text);
+  return (rules[rule]?.commands ?? []).join('\n');
+}
+
+/** Lines without their indentation. */
+const lines = (block: string): string => block.trim().replaceAll(/\n +/g, '\n');
+
 const kernelGuest = (kernel: string, ...more: string[]) =>
   tsvisorRun(['--device', 'none', '--kernel', kernel, ...more]);
 
@@ -53,18 +63,26 @@ describe.skipIf(NIC === '')('before VFIO is loaded', () => {
   test('a missing driver is named with the command that loads it', () => {
     const result = tsvisorRun(['--device', `${NIC},bind=vfio-pci`]);
     expectRefusal(result, new RegExp(`^tsvisor: bind on ${NIC} to vfio-pci: ENODEV`), /modprobe vfio-pci/);
+    const rules = failingRules([`${NIC},bind=vfio-pci`]);
+    expect(commandsOf(rules, 'driver', /vfio-pci is not loaded/)).toBe('modprobe vfio-pci');
+    expect(commandsOf(rules, 'interface', /VFIO is not loaded/)).toBe('modprobe vfio-pci');
   });
 
   test('a kernel without VFIO is reported with the option that it lacks', () => {
     const result = tsvisorRun(['--device', `${NIC},bind=vfio-pci`], withoutVfioModules);
     expectRefusal(result, /ENODEV\n.*this kernel was built without the driver \(CONFIG_VFIO_PCI\)/);
+    const rules = failingRules([NIC], withoutVfioModules);
+    expect(commandsOf(rules, 'driver', /built without the driver vfio-pci \(CONFIG_VFIO_PCI\)/)).toBe('');
   });
 
   test('a device in use by the host is refused with the commands that free it, and they work', () => {
     execFileSync('modprobe', ['e1000e']);
     const result = tsvisorRun(['--device', NIC]);
     expectRefusal(result, new RegExp(`^tsvisor: attach on ${NIC}: EBUSY`), /host uses it \(driver e1000e\)/);
-    execSync(fixOf(result.error), { shell: '/bin/bash' });
+    const commands = commandsOf(failingRules([NIC]), 'driver', /host uses it \(driver e1000e\)/);
+    expect(commands).toBe(lines(fixOf(result.error)));
+    execSync(commands, { shell: '/bin/bash' });
+    expect(failingRules([NIC, '--memory', '64M'])).toEqual({});
     expect(tsvisorRun(['--device', NIC]).status).toBe(RAN);
   });
 });
@@ -88,7 +106,10 @@ describe.skipIf(NIC === '')('with VFIO', () => {
       new RegExp(`VFIO_GROUP_GET_STATUS on /dev/vfio/${group}: EPERM`),
       new RegExp(`not viable while the host uses ${sata} \\(ahci\\)`),
     );
-    execSync(fixOf(result.error), { shell: '/bin/bash' });
+    const commands = commandsOf(failingRules([smbus]), 'viability', /0000:00:1f\.2 \(ahci\)/);
+    expect(commands).toBe(lines(fixOf(result.error)));
+    execSync(commands, { shell: '/bin/bash' });
+    expect(failingRules([smbus])).toEqual({});
     expect(tsvisorRun(['--device', smbus]).status).toBe(RAN);
     execFileSync('vfio-unbind', [sata, smbus]);
   });
@@ -97,8 +118,8 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     'a limit on locked memory that is too low is reported with need, limit and remedy (%s)',
     (how) => {
       const args = ['--device', `${NIC},interface=${how}`, '--memory', '128M'];
-      const limited = (kib: number) =>
-        `ulimit -l ${kib}; exec setpriv --bounding-set -ipc_lock --inh-caps -ipc_lock "$@"`;
+      const limited = (kib: number, commands = '') =>
+        `ulimit -l ${kib}; ${commands}\nexec setpriv --bounding-set -ipc_lock --inh-caps -ipc_lock "$@"`;
       const result = tsvisorRun(args, limited(65_536));
       expectRefusal(
         result,
@@ -108,6 +129,11 @@ describe.skipIf(NIC === '')('with VFIO', () => {
         /CAP_IPC_LOCK/,
       );
       expect(tsvisorRun(args, limited(131_072 + 1024)).status).toBe(RAN);
+      const checked = [NIC, '--interface', how, '--memory', '128M'];
+      const rules = failingRules(checked, limited(65_536));
+      const commands = commandsOf(rules, 'memory-lock', /128 MiB are to be locked.*RLIMIT_MEMLOCK is 64 MiB/);
+      expect(failingRules(checked, limited(65_536, commands))).toEqual({});
+      expect(tsvisorRun(args, limited(65_536, commands)).status).toBe(RAN);
     },
   );
 
@@ -123,32 +149,43 @@ describe.skipIf(NIC === '')('with VFIO', () => {
       new RegExp(`open on /dev/vfio/${group}: EBUSY`),
       new RegExp(`held by process ${other.pid} \\((bash|sleep)\\)`),
     );
-    other.kill();
-    await new Promise((resolve) => other.once('exit', resolve));
+    const commands = commandsOf(failingRules([NIC]), 'in-use', new RegExp(`process ${other.pid} `));
+    const ended = new Promise((resolve) => other.once('exit', resolve));
+    execSync(commands, { shell: '/bin/bash' });
+    await ended;
+    expect(failingRules([NIC])).toEqual({});
     expect(tsvisorRun(['--device', NIC]).status).toBe(RAN);
   });
 
   test.each(['group', 'iommufd'])(
     'a /dev without VFIO’s files, as in a container, is distinguished from a missing module (%s)',
     (how) => {
-      const hidden = `unshare --mount bash -c 'mount -t tmpfs none /dev/vfio && exec "$@"' bash "$@"`;
-      const result = tsvisorRun(['--device', `${NIC},interface=${how}`], hidden);
+      const hidden = (commands = 'true') =>
+        `unshare --mount bash -c 'mount -t tmpfs none /dev/vfio && ${commands} && exec "$@"' bash "$@"`;
+      const result = tsvisorRun(['--device', `${NIC},interface=${how}`], hidden());
       expectRefusal(
         result,
         /^tsvisor: open on \/dev\/vfio\/.*: ENODEV/,
         /no such file: is \/dev a devtmpfs, and visible/,
       );
+      const checked = [NIC, '--interface', how];
+      const commands = commandsOf(failingRules(checked, hidden()), 'nodes', /there is no file \/dev\/vfio\//);
+      expect(failingRules(checked, hidden(commands))).toEqual({});
     },
   );
 
   test('a missing device and an invalid token are refused by name', () => {
     expectRefusal(tsvisorRun(['--device', '0000:00:19.0']), /find on PCI device 0000:00:19\.0: ENODEV/);
+    commandsOf(failingRules(['0000:00:19.0']), 'device', /there is no PCI device 0000:00:19\.0/);
     expectWrongInput(tsvisorRun(['--device', `${NIC},vf-token=secret`]), /vf-token: 'secret' is not a UUID/);
   });
 
   test('a /dev/kvm that is another device is reported', () => {
-    const other = `unshare --mount bash -c 'mount --bind /dev/null /dev/kvm && exec "$@"' bash "$@"`;
-    expectRefusal(tsvisorRun([], other), /KVM_GET_API_VERSION on \/dev\/kvm: ENOTTY/, /10, 232/);
+    const other = (commands = 'true') =>
+      `unshare --mount bash -c 'mount --bind /dev/null /dev/kvm && ${commands} && exec "$@"' bash "$@"`;
+    expectRefusal(tsvisorRun([], other()), /KVM_GET_API_VERSION on \/dev\/kvm: ENOTTY/, /10, 232/);
+    const commands = commandsOf(failingRules([NIC], other()), 'kvm', /\/dev\/kvm is another device/);
+    expect(failingRules([NIC], other(commands))).toEqual({});
   });
 });
 

@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { Scope } from '../sys/scope.js';
 import { hostProvider } from '../vfio/host/index.js';
 import { VFIO_TYPE1v2_IOMMU } from '../vfio/uapi.js';
-import { tsvisorRun } from './command-line.js';
+import { failingRules, tsvisorRun } from './command-line.js';
 
 const { LAB_E1000E: NIC = '' } = process.env;
 const UNAVAILABLE = 69;
@@ -17,6 +17,9 @@ describe.skipIf(NIC === '')('without an IOMMU', () => {
     );
     expect(error).toMatch(/VT-d or AMD-Vi .*intel_iommu=on/);
     expect(status).toBe(UNAVAILABLE);
+    const { iommu } = failingRules([NIC]);
+    expect(iommu?.text).toBe('no IOMMU translates its DMA');
+    expect(iommu?.advice).toMatch(/virtual IOMMU|firmware/);
   });
 
   describe('and in no-IOMMU mode', () => {
@@ -30,6 +33,8 @@ describe.skipIf(NIC === '')('without an IOMMU', () => {
       const { status, error } = tsvisorRun(['--device', NIC]);
       expect(error).toMatch(new RegExp(`attach on ${NIC}: EPERM\\n.*no IOMMU translates its DMA`));
       expect(status).toBe(UNAVAILABLE);
+      expect(failingRules([NIC]).iommu?.text).toMatch(/VFIO made group \d+ for want of one/);
+      expect(failingRules(['mdev:mtty-2'])).toEqual({});
       // Nor together with a mediated device, which needs no IOMMU and works alone.
       const both = tsvisorRun(['--device', 'mdev:mtty-2', '--device', NIC]);
       expect(both.error).toMatch(new RegExp(`attach on ${NIC}: EPERM`));

@@ -3,7 +3,7 @@ import { execFileSync, execSync } from 'node:child_process';
 import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { tsvisorRun } from './command-line.js';
+import { failingRules, tsvisorRun } from './command-line.js';
 
 const { LAB_E1000E: NIC = '', LAB_IGB: PF = '' } = process.env;
 const UNAVAILABLE = 69;
@@ -48,6 +48,17 @@ describe.skipIf(NIC === '')('an ordinary user', () => {
       expect(given.sort()).toEqual([...wanted].sort());
     },
   );
+
+  test.each(['group', 'iommufd'])('gets access by the commands that check prints (%s)', (how) => {
+    const checked = [NIC, '--interface', how, '--memory', '64M'];
+    const { nodes } = failingRules(checked, asNobody);
+    expect(nodes?.text).toMatch(/this user may not open \/dev\/\S+ \(EACCES\)/);
+    execSync((nodes?.commands ?? []).join('\n'), { shell: '/bin/bash' });
+    expect(failingRules(checked, asNobody)).toEqual({});
+    expect(tsvisorRun(['--device', `${NIC},interface=${how}`], asNobody).status).toBe(RAN);
+    for (const command of nodes?.commands ?? [])
+      execFileSync('chown', ['0', command.split(' ').at(-1) ?? '']);
+  });
 });
 
 describe.skipIf(PF === '')('VFs of a physical function in user space', () => {
@@ -74,6 +85,9 @@ describe.skipIf(PF === '')('VFs of a physical function in user space', () => {
     const missing = tsvisorRun(withOptions(''));
     expect(missing.error).toMatch(/VFIO_GROUP_GET_DEVICE_FD on .*: EACCES\n.*vf-token=UUID/);
     expect(missing.status).toBe(UNAVAILABLE);
+    const { 'vf-token': rule } = failingRules(vfs);
+    expect(rule?.text).toBe(`it needs the token of its physical function ${PF}, which vfio-pci has`);
+    expect(failingRules(vfs.map((vf) => `${vf},vf-token=${TOKEN}`))).toEqual({});
     expect(tsvisorRun(['--device', `${PF},vf-token=${TOKEN}`]).status).toBe(RAN);
     const wrong = tsvisorRun(withOptions(`,vf-token=${OTHER}`));
     expect(wrong.error).toMatch(/VFIO_GROUP_GET_DEVICE_FD on .*: EACCES\n.*token/);
@@ -90,6 +104,8 @@ describe.skipIf(PF === '')('VFs of a physical function in user space', () => {
       expect([status, error]).toEqual([RAN, '']);
     } else {
       expect(error).toMatch(/VFIO_DEVICE_BIND_IOMMUFD on .*: EINVAL\n.*too old .*interface=group/);
+      const checked = vfs.map((vf) => `${vf},interface=iommufd,vf-token=${TOKEN}`);
+      expect(failingRules(checked)['vf-token']?.why).toMatch(/too old .*interface=group/);
       expect(status).toBe(UNAVAILABLE);
     }
   });
