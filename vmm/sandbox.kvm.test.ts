@@ -1,0 +1,323 @@
+/** Machines in a sandbox: what is refused to code inside, what still works, and how they end. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { landlockAbi } from '../sys/landlock.js';
+import { CLI, tsvisor } from './testing/machines.js';
+import { VirtualMachine } from './virtual-machine.js';
+
+/** For a test that runs the program several times. */
+const SWEEP_MS = 120_000;
+const folder = realpathSync(mkdtempSync(join(tmpdir(), 'tsvisor-sandbox-')));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const hasLandlock = landlockAbi() > 0;
+const needsLandlock = hasLandlock ? '' : ' (skipped: this kernel has no Landlock)';
+const SECRET = join(folder, 'secret');
+const ALLOWED = join(folder, 'allowed');
+
+/** A plug-in that tries what an attacker would, in the machine thread, and prints what became of each. */
+function attacker(attempts: string): string {
+  const own = mkdtempSync(join(folder, 'plug-in-'));
+  const path = join(own, 'attacker.mjs');
+  const ffi = createRequire(import.meta.url).resolve('ffi-rs');
+  writeFileSync(
+    path,
+    `import fs from 'node:fs';
+    import { spawnSync } from 'node:child_process';
+    import { createRequire } from 'node:module';
+    import { constants } from 'node:os';
+    const { load, DataType: { I64 } } = createRequire(import.meta.url)(${JSON.stringify(ffi)});
+    const names = Object.fromEntries(Object.entries(constants.errno).map(([name, value]) => [value, name]));
+    const call = (...args) => {
+      const paramsValue = [...args, 0, 0, 0, 0, 0, 0].slice(0, 5);
+      const paramsType = paramsValue.map(() => I64);
+      const { value, errnoCode } = load(
+        { library: 'libc', funcName: 'syscall', retType: I64, paramsType, paramsValue, errno: true });
+      return value < 0 ? names[errnoCode] : 'done';
+    };
+    const results = {};
+    const attempt = async (name, what) => {
+      try {
+        const result = await what();
+        results[name] = typeof result === 'string' ? result : 'done';
+      } catch (error) {
+        results[name] = error.code ?? String(error);
+      }
+    };
+    ${attempts}
+    fs.writeSync(2, JSON.stringify(results) + '\\n');
+    export const plugin = { name: 'attacker' };`,
+  );
+  return path;
+}
+
+const ATTEMPTS = `
+  await attempt('read a file', () => void fs.readFileSync(${JSON.stringify(SECRET)}));
+  await attempt('read a file in the pool', () => fs.promises.readFile(${JSON.stringify(SECRET)}).then(() => {}));
+  await attempt('read /etc/shadow', () => void fs.readFileSync('/etc/shadow'));
+  await attempt('read a folder', () => void fs.readdirSync(${JSON.stringify(folder)}));
+  await attempt('read another process', () => void fs.readFileSync('/proc/1/status'));
+  await attempt('write beside itself', () => fs.writeFileSync(new URL('./x', import.meta.url), ''));
+  await attempt('read what is allowed', () => void fs.readFileSync(${JSON.stringify(ALLOWED)}));
+  await attempt('spawn', () => { const { error } = spawnSync('/bin/true'); if (error) throw error; });
+  await attempt('execve', () => call(59, 0, 0, 0));
+  await attempt('fork', () => call(57));
+  await attempt('clone a process', () => call(56, 17, 0, 0, 0));
+  await attempt('clone3', () => call(435, 0, 0));
+  await attempt('unshare', () => call(272, 0x10000000));
+  await attempt('socket AF_INET', () => call(41, 2, 1, 0));
+  await attempt('socket AF_UNIX', () => call(41, 1, 1, 0));
+  await attempt('ptrace', () => call(101, 0, 0, 0));
+  await attempt('bpf', () => call(321, 0, 0, 0));
+  await attempt('mount', () => call(165, 0, 0, 0));
+  await attempt('io_uring', () => call(425, 1, 0));
+  await attempt('kill another process', () => call(62, process.ppid, 0));
+  await attempt('kill this process', () => call(62, process.pid, 0));
+  await attempt('TIOCSTI', () => call(16, 0, 0x5412, 0));
+  await attempt('a limit', () => call(302, 0, 7, 4096, 0));
+  await attempt('chmod', () => fs.chmodSync(new URL('./attacker.mjs', import.meta.url), 0o777));
+  await attempt('a dangerous prctl', () => call(157, 4, 1));`;
+
+const FAILED = {
+  spawn: 'EPERM',
+  execve: 'EPERM',
+  fork: 'EPERM',
+  'clone a process': 'EPERM',
+  clone3: 'ENOSYS',
+  unshare: 'EPERM',
+  'socket AF_INET': 'EPERM',
+  'socket AF_UNIX': 'EPERM',
+  ptrace: 'EPERM',
+  bpf: 'EPERM',
+  mount: 'EPERM',
+  io_uring: 'ENOSYS',
+  'kill another process': 'EPERM',
+  'kill this process': 'done',
+  TIOCSTI: 'EPERM',
+  'a limit': 'EPERM',
+  chmod: 'EPERM',
+  'a dangerous prctl': 'EPERM',
+  'read what is allowed': 'done',
+};
+const KEPT_FROM = {
+  'read a file': 'EACCES',
+  'read a file in the pool': 'EACCES',
+  'read /etc/shadow': 'EACCES',
+  'read a folder': 'EACCES',
+  'read another process': 'EACCES',
+  'write beside itself': 'EACCES',
+};
+
+beforeAll(() => {
+  for (const path of [SECRET, ALLOWED]) writeFileSync(path, '');
+});
+
+describe('code inside', () => {
+  test('is refused files, programs, sockets and other processes, and the guest still has its NIC', () => {
+    const plugin = attacker(ATTEMPTS);
+    const args = ['run', '--sandbox', `on,read=${ALLOWED}`, '--plugin', plugin, '--append', 'pings=3'];
+    const { stdout, stderr, status } = tsvisor(args);
+    const results = JSON.parse(stderr) as Record<string, string>;
+    expect(results).toMatchObject(hasLandlock ? { ...FAILED, ...KEPT_FROM } : FAILED);
+    expect(stdout).toMatch(/^tsvisor: sandbox: system calls that no machine needs fail; /m);
+    expect(stdout).toMatch(/3\/3 replies/);
+    expect(status).toBe(0);
+  });
+
+  test('can do all that without a sandbox: the attempts are real', () => {
+    const names = ['read a file', 'read a folder', 'write beside itself', 'spawn', 'socket AF_INET', 'chmod'];
+    const lines = ATTEMPTS.split('\n').filter((line) =>
+      [...names, 'execve'].some((name) => line.includes(`'${name}'`)),
+    );
+    const args = ['run', '--plugin', attacker(lines.join('\n')), '--append', 'halt-test'];
+    const { stderr, status } = tsvisor(args);
+    const done = Object.fromEntries(names.map((name) => [name, 'done']));
+    expect(JSON.parse(stderr)).toEqual({ ...done, execve: 'EFAULT' });
+    expect(status).toBe(0);
+  });
+
+  test.each(['execve', 'ptrace', 'TIOCSTI'])('ends the process by %s if the sandbox is strict', (name) => {
+    const line = ATTEMPTS.split('\n').find((each) => each.includes(`'${name}'`)) as string;
+    const { signal, stderr } = tsvisor(['run', '--sandbox', 'strict', '--plugin', attacker(line)]);
+    expect([signal, stderr]).toEqual(['SIGSYS', '']);
+  });
+
+  test('can do what is only logged', () => {
+    const line = "await attempt('setrlimit', () => call(160, 7, 0));";
+    const { stderr } = tsvisor(['run', '--sandbox', 'log', '--plugin', attacker(line), '--device', 'none']);
+    // It is the kernel that refuses the address.
+    expect(JSON.parse(stderr)).toEqual({ setrlimit: 'EFAULT' });
+  });
+});
+
+/** Starts a guest that never ends by itself. Resolves once it runs. */
+async function startWaiting(args: readonly string[]): Promise<[ChildProcess, Promise<unknown[]>]> {
+  const words = ['--net', 'responder:drop=1', '--append', 'spin pings=1'];
+  const open = openSync(SECRET, 'r');
+  const child = spawn(process.execPath, [CLI, 'run', ...args, ...words], {
+    stdio: ['ignore', 'pipe', 'inherit', open, open],
+  });
+  closeSync(open);
+  const ended = once(child, 'exit');
+  let text = '';
+  for await (const piece of child.stdout as NodeJS.ReadableStream) {
+    text += String(piece);
+    if (text.includes('ARP: gateway')) break;
+  }
+  child.stdout?.resume();
+  return [child, ended];
+}
+
+describe('a machine in a strict sandbox', () => {
+  test('has every thread in it, and keeps no descriptor of its parent’s; SIGTERM ends it in order', async () => {
+    const [child, ended] = await startWaiting(['--sandbox', 'strict', '--cpus', '2']);
+    const tasks = `/proc/${child.pid}/task`;
+    const states = readdirSync(tasks).map((task) => readFileSync(`${tasks}/${task}/status`, 'latin1'));
+    expect(states.length).toBeGreaterThan(5);
+    for (const state of states) expect(state).toMatch(/^NoNewPrivs:\t1\nSeccomp:\t2$/m);
+    expect(states.map((state) => /^Name:\t(.*)/.exec(state)?.[1])).toEqual(
+      expect.arrayContaining(['tsvisor-machine', 'tsvisor-event', 'tsvisor-cpu1']),
+    );
+    const fds = `/proc/${child.pid}/fd`;
+    expect(readdirSync(fds).map((fd) => readlinkSync(`${fds}/${fd}`))).not.toContain(SECRET);
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([143, null]);
+  });
+
+  const picture = join(folder, 'picture.png');
+  const config = join(folder, 'machine.json');
+  writeFileSync(config, '{ "sandbox": "strict", "memory": "32M" }');
+
+  test.each([
+    ['one vCPU', []],
+    ['several vCPUs', ['--cpus', '3', '--append', 'udp=50,1024,8 tcp=100000']],
+    ['memory of its own size', ['--memory', '96M,shared=on,prefault=on']],
+    ['a picture that is new', ['--device', 'vgpu-small', '--screenshot', picture]],
+    ['a picture that is replaced, and a page', ['--device', 'vgpu-small', '--screenshot', picture, '--view']],
+    ['a serial card', ['--device', 'mtty-2,port0=pty', '--append', 'halt-test']],
+    ['a trace and JSON', ['--trace', 'exit', '--json', '--append', 'halt-test']],
+  ])(
+    'passes with %s',
+    (_what, args) => {
+      const { stdout, status, signal } = tsvisor(['run', '--sandbox', 'strict', ...args]);
+      expect([status, signal], stdout).toEqual([0, null]);
+      if (args.includes(picture)) expect(readFileSync(picture).subarray(1, 4).toString()).toBe('PNG');
+    },
+    SWEEP_MS,
+  );
+
+  test('shows its picture on a page', async () => {
+    const args = [
+      'run',
+      '--sandbox',
+      'strict',
+      '--device',
+      'vgpu-small',
+      '--append',
+      'frames=100000',
+      '--view',
+    ];
+    const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const ended = once(child, 'exit');
+    let url: string | undefined;
+    let text = '';
+    for await (const piece of child.stdout) {
+      text += String(piece);
+      url = /its picture is at (\S+)\n/.exec(text)?.[1];
+      if (url !== undefined && text.includes('guest |')) break;
+    }
+    const page = await fetch(url as string);
+    expect([page.status, await page.text()]).toEqual([200, expect.stringContaining('<html')]);
+    child.stdout.resume();
+    child.kill('SIGTERM');
+    expect(await ended).toEqual([143, null]);
+  });
+
+  test('can be configured by a file', () => {
+    const { stdout, status } = tsvisor(['run', '--config', config, '--append', 'pings=1']);
+    expect(stdout).toMatch(/32 MiB\ntsvisor: sandbox: system calls that no machine needs end the process/);
+    expect(status).toBe(0);
+  });
+
+  test('ends with its guest’s verdict, a crash’s code, and the sentences of wrong input', {
+    timeout: SWEEP_MS,
+  }, () => {
+    const run = (...args: string[]) => tsvisor(['run', '--sandbox', 'strict', ...args]);
+    expect(run('--append', 'no-such-word').status).toBe(6);
+    const crash = run('--append', 'crash=triple');
+    expect([crash.status, crash.signal]).toEqual([tsvisor(['run', '--append', 'crash=triple']).status, null]);
+    const missing = run('--kernel', '/no/such/kernel');
+    expect([missing.status, missing.stderr]).toEqual([
+      64,
+      'tsvisor: --kernel: there is no file /no/such/kernel\n',
+    ]);
+  });
+});
+
+describe('what a sandbox excludes is found before the start', () => {
+  test.each([
+    [['--net', 'passt'], /^tsvisor: --net passt: net=passt starts a program, .*passt-socket:PATH\n$/],
+    [['--device', '0000:01:00.0,bind=vfio-pci'], /bind= writes to sysfs/],
+    [['--device', 'mdev:mtty-2'], /mdev:TYPE writes to sysfs/],
+  ] as const)('%s', (args, message) => {
+    const { stderr, status } = tsvisor(['run', '--sandbox', ...args]);
+    expect(stderr).toMatch(message);
+    expect(status).toBe(64);
+  });
+
+  test.skipIf(!hasLandlock)(`what it keeps from a machine is an error that says so${needsLandlock}`, () => {
+    const line = `fs.readFileSync(${JSON.stringify(SECRET)});`;
+    const { stderr, status } = tsvisor(['run', '--sandbox', '--plugin', attacker(line)]);
+    expect(stderr).toMatch(/cannot be loaded: EACCES/);
+    expect(status).toBe(64);
+  });
+
+  test.skipIf(!hasLandlock)(
+    `a process that only pretends to be in one is refused, and not executed for ever${needsLandlock}`,
+    () => {
+      const { stderr, status } = tsvisor(['run', '--sandbox'], ['env', 'TSVISOR_SANDBOX=7 20']);
+      expect(stderr).toMatch(/^tsvisor: enterSandbox on this process: EINVAL\n.*unset it\n$/);
+      expect(status).toBe(69);
+    },
+  );
+});
+
+describe('in a program', () => {
+  test('a machine with a sandbox does not start where the process has none', () => {
+    expect(() => VirtualMachine.start({ sandbox: 'on' })).toThrow(/sandbox: this process has none/);
+  });
+
+  test('enterSandbox executes it again, and seal() shuts the main thread in, too', async () => {
+    const program = fileURLToPath(new URL('./testing/sandboxed-program.mjs', import.meta.url));
+    const child = spawn(process.execPath, [program, SECRET, ALLOWED], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    let text = '';
+    for await (const piece of child.stdout) text += String(piece);
+    expect(JSON.parse(text)).toEqual({
+      pid: child.pid,
+      program: 'done',
+      sealed: { secret: hasLandlock ? 'EACCES' : 'done', allowed: 'done', program: 'EPERM', port: 'EPERM' },
+      outcome: 'verdict',
+      status: 0,
+    });
+    expect(existsSync(SECRET)).toBe(true);
+  });
+});
