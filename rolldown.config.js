@@ -17,7 +17,7 @@ const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
 /** Packages that go into the files: loading them one module at a time is what takes long. All others stay outside. */
 const bundled = /^(zod|tsyringe|tslib|reflect-metadata|@oxc-project\/runtime)(\/|$)/;
 
-export default defineConfig({
+const programs = defineConfig({
   input: {
     ...Object.fromEntries(entries.map((file) => [file.slice(0, -'.ts'.length), file])),
     'vmm/cli': 'vmm/bin.ts', // the package's program, which loads vmm/cli.ts as a chunk
@@ -35,3 +35,15 @@ export default defineConfig({
     chunkFileNames: 'chunks/[name].js',
   },
 });
+
+/** The page of --view, for browsers. */
+const page = defineConfig({
+  input: 'vmm/display/page/main.tsx',
+  platform: 'browser',
+  tsconfig: 'vmm/display/page/tsconfig.json',
+  transform: { target: 'es2022' },
+  logLevel: 'warn',
+  output: { file: 'dist/vmm/display/page.js', format: 'iife', minify: true },
+});
+
+export default [programs, page];

@@ -255,9 +255,7 @@ const CONFIG: readonly Row[] = [
 
 const DISPLAYS: readonly Row[] = [
   ['run --screenshot @p.png', '--screenshot: no device shows a picture; --device vgpu-small would'],
-  ['run --view', '--view: no device shows a picture; --device vgpu-small would'],
-  ['run --device none --view 0', '--view: no device shows a picture; --device vgpu-small would'],
-  ['run --device mtty-1 --view', '--view: no device shows a picture; --device vgpu-small would'],
+  ['run --view --display 3', '--view: no device shows a picture; --device vgpu-small would'],
   ['run --display 3', '--display: chooses what --screenshot or --view shows: give one of them'],
   [
     'run --device vgpu-small --view --display 5',

@@ -42,7 +42,7 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   const config = problems.of(() => parseConfig(input));
   problems.throwAny();
   if (config === undefined) throw new Error('a configuration with a problem has none');
-  checkDisplay(config.devices, { screenshot, view: viewPort, slot: display });
+  checkDisplay(config.devices, { screenshot, view: viewPort, slot: display, showsMachine: true });
   const files = { screenshot, config: options.value('config') };
   const sandbox = config.sandbox.mode === 'off' ? undefined : await sealed(config, files, viewPort);
   try {

@@ -16,9 +16,11 @@ export function checkDisplay(
     readonly screenshot?: string | undefined;
     readonly view?: number | undefined;
     readonly slot?: number | undefined;
+    /** The view shows a machine, too: it needs no display. */
+    readonly showsMachine?: boolean;
   },
 ): void {
-  const { screenshot, view, slot } = options;
+  const { screenshot, view, slot, showsMachine = false } = options;
   const asked = screenshot !== undefined ? '--screenshot' : view !== undefined ? '--view' : undefined;
   if (asked === undefined) {
     if (slot === undefined) return;
@@ -26,6 +28,7 @@ export function checkDisplay(
   }
   const problem = screenshot === undefined ? undefined : outputFileProblem(screenshot);
   if (problem !== undefined) throw usageError('--screenshot', problem);
+  if (asked === '--view' && showsMachine && slot === undefined) return;
   if (!devices.some(canShow)) throw usageError(asked, 'no device shows a picture; --device vgpu-small would');
   if (slot === undefined) return;
   const slots = slotsOf(devices);

@@ -1,3 +1,4 @@
+import type { FrameHead } from './frame-head.js';
 import { type Frame, type Frames, LOOK_EVERY_MS } from './frames.js';
 import type { Area } from './pixels.js';
 
@@ -7,6 +8,8 @@ export const MOST_PAGES = 8;
 const PAGE_LIVES_MS = 10_000;
 /** How long a request waits for a change. */
 const ANSWER_AFTER_MS = 1000;
+/** A page that has not asked for this long at the end, being hidden or frozen, is not waited for. */
+const ASKS_WITHIN_MS = 4000;
 
 const ENDED = 'The guest has ended';
 
@@ -16,29 +19,10 @@ export interface Page {
   shown: ReadonlyMap<Frame, { readonly version: number; readonly text: string | undefined }>;
   /** Whether it knows that the guest has ended, and has what was last. */
   hasLastWord: boolean;
+  /** Whether it has the machine's last state; undefined if it has not asked for any. */
+  hasLastStatus: boolean | undefined;
   isServed: boolean;
   askedAt: number;
-}
-
-/**
- * The head of a message to a page, as JSON; the pixels of all areas follow it, in order. The message begins with the head's
- * length, as a little-endian 32-bit word; spaces pad the head to a multiple of 4 bytes.
- */
-export interface FrameHead {
-  /** Set in the last message. */
-  readonly ended?: string;
-  /** All displays, in slot order; areas or a text only if new. */
-  readonly displays: readonly {
-    readonly slot: number;
-    readonly name: string;
-    /** Why there is no picture. */
-    readonly text?: string;
-    /** Size of the picture, pixels. */
-    readonly width?: number;
-    readonly height?: number;
-    /** x, y, width, height; pixels are red, green, blue, 255. */
-    readonly areas?: readonly (readonly [number, number, number, number])[];
-  }[];
 }
 
 /** The open pages, and the messages that bring each up to date, at its own pace. Main thread only. */
@@ -60,16 +44,23 @@ export class Pages {
     const known = this.#pages.get(client);
     if (known !== undefined) return known;
     if (this.#pages.size >= MOST_PAGES) return undefined;
-    const page: Page = { shown: new Map(), hasLastWord: false, isServed: false, askedAt: now };
+    const page: Page = {
+      shown: new Map(),
+      hasLastWord: false,
+      hasLastStatus: undefined,
+      isServed: false,
+      askedAt: now,
+    };
     this.#pages.set(client, page);
     return page;
   }
 
-  /** Whether a page is open that does not know yet that the guest has ended. */
+  /** Whether a page is open that does not know yet that the guest has ended, and how. */
   get isAnyWaiting(): boolean {
     const now = Date.now();
     return [...this.#pages.values()].some(
-      ({ hasLastWord, askedAt }) => !hasLastWord && now - askedAt < 2 * ANSWER_AFTER_MS,
+      ({ hasLastWord, hasLastStatus, askedAt }) =>
+        !(hasLastWord && hasLastStatus !== false) && now - askedAt < ASKS_WITHIN_MS,
     );
   }
 

@@ -23,6 +23,6 @@ export async function openView(
   if (port === undefined) return undefined;
   const { View } = await import('./view.js'); // loaded here, as most runs never need it
   const view = await View.start(watched, { port, slot });
-  say(`tsvisor: its picture is at ${view.url}`);
+  say(`tsvisor: its page is at ${view.url}`);
   return view;
 }

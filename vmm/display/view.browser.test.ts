@@ -1,52 +1,18 @@
-/** The page in a real browser. */
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+/** The page in a real browser: its pictures. It needs the page's script, which the build makes. */
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type BrowserContext, chromium, type Page } from 'playwright-core';
+import type { Page } from 'playwright-core';
 import { PNG } from 'pngjs';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { guestPicture } from '../guest-picture.js';
+import { browserForTests } from './testing/browser.js';
 import { Canvas, FakeMachine } from './testing/page.js';
-import { View } from './view.js';
 
-const folder = mkdtempSync(join(tmpdir(), 'tsvisor-browser-'));
-let browser: BrowserContext;
-beforeAll(async () => {
-  browser = await chromium.launchPersistentContext(join(folder, 'profile'), {
-    executablePath: process.env.TSVISOR_CHROMIUM ?? '/usr/bin/chromium',
-    headless: true,
-    acceptDownloads: true,
-    args: [
-      ...['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run'],
-      ...['--disable-background-networking', '--disable-component-update', '--disable-sync'],
-    ],
-  });
-}, 60_000);
-afterAll(async () => {
-  await browser?.close();
-  rmSync(folder, { recursive: true, force: true });
-});
+const { open: openPage, folder } = browserForTests();
 
-const owned: AsyncDisposable[] = [];
-afterEach(async () => {
-  for (const each of owned.splice(0).reverse()) await each[Symbol.asyncDispose]();
-});
-
-async function open(canvas: Canvas): Promise<{ page: Page; machine: FakeMachine; view: View }> {
+async function open(canvas: Canvas) {
   const machine = new FakeMachine(canvas);
-  const view = await View.start(machine, { port: 0 });
-  const page = await browser.newPage();
-  owned.push(view, { [Symbol.asyncDispose]: () => page.close() });
-  const complaints: string[] = [];
-  page.on('pageerror', (error) => complaints.push(error.message));
-  page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
-  owned.push({
-    async [Symbol.asyncDispose]() {
-      expect(complaints).toEqual([]);
-    },
-  });
-  await page.goto(view.url);
-  return { page, machine, view };
+  return { ...(await openPage(machine)), machine };
 }
 
 /** A canvas with the guest's own picture. */
@@ -58,9 +24,10 @@ function picture(width: number, height: number): Canvas {
   return canvas;
 }
 
-const shown = async (page: Page): Promise<Uint8Array> => {
+const shown = async (page: Page, slot = 3): Promise<Uint8Array> => {
   const text = await page.evaluate(`(() => {
-    const canvas = document.getElementById('screen');
+    const canvas = document.querySelector('[data-slot="${slot}"] canvas');
+    if (canvas === null) return '';
     const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
     let text = '';
     for (let i = 0; i < data.length; i += 8192) text += String.fromCharCode(...data.subarray(i, i + 8192));
@@ -70,15 +37,17 @@ const shown = async (page: Page): Promise<Uint8Array> => {
 };
 
 const equals = (bytes: Uint8Array, canvas: Canvas): boolean => Buffer.compare(bytes, canvas.rgba) === 0;
-const untilShown = (page: Page, canvas: Canvas) =>
-  expect.poll(async () => equals(await shown(page), canvas), { timeout: 20_000 }).toBe(true);
+const untilShown = (page: Page, canvas: Canvas, slot?: number) =>
+  expect.poll(async () => equals(await shown(page, slot), canvas), { timeout: 20_000 }).toBe(true);
+const caption = (page: Page, slot = 3) => page.locator(`[data-slot="${slot}"] figcaption`).textContent();
 const status = (page: Page) => page.locator('#status').textContent();
+const until = { timeout: 20_000 };
 
 test('the canvas shows the video memory pixel for pixel, and follows it', async () => {
   const canvas = picture(1024, 768);
-  const { page, machine } = await open(canvas);
+  const { page, machine, hosts, view } = await open(canvas);
   await untilShown(page, canvas);
-  expect(await status(page)).toBe('1024 × 768');
+  await expect.poll(() => caption(page), until).toContain('00:03.0 card 1024 × 768');
   for (const colour of [0xff0000, 0x00ff00, 0x0102fe]) {
     canvas.fill(colour, 500, 300, 200, 100);
     await untilShown(page, canvas);
@@ -86,36 +55,69 @@ test('the canvas shows the video memory pixel for pixel, and follows it', async 
   const other = picture(333, 77);
   machine.picture = other;
   await untilShown(page, other);
-  expect(await status(page)).toBe('333 × 77');
+  await expect.poll(() => caption(page), until).toContain('333 × 77');
+  expect([...hosts]).toEqual([new URL(view.url).host]);
 });
 
-test('pausing freezes the picture, and afterwards the page catches up', async () => {
+test('two displays are side by side and fit into the window, and one that goes is gone', async () => {
+  const [left, right] = [picture(400, 300), picture(200, 150)];
+  const machine = new FakeMachine(left);
+  machine.pictures.set(5, right);
+  const { page } = await openPage(machine);
+  await page.setViewportSize({ width: 900, height: 300 });
+  await untilShown(page, left, 3);
+  await untilShown(page, right, 5);
+  const boxOf = async (slot: number) => {
+    const box = await page.locator(`[data-slot="${slot}"] canvas`).boundingBox();
+    if (box === null) throw new Error(`no canvas of slot ${slot} is visible`);
+    return box;
+  };
+  const [one, other] = [await boxOf(3), await boxOf(5)];
+  expect(one.x + one.width).toBeLessThan(other.x);
+  for (const [box, aspect] of [
+    [one, 4 / 3],
+    [other, 4 / 3],
+  ] as const) {
+    expect(box.x).toBeGreaterThanOrEqual(0);
+    expect(box.x + box.width).toBeLessThanOrEqual(900);
+    expect(box.height).toBeLessThanOrEqual(300);
+    expect(box.width / box.height).toBeCloseTo(aspect, 1);
+  }
+  machine.pictures.delete(3);
+  await expect.poll(() => page.locator('figure').count(), until).toBe(1);
+  expect(equals(await shown(page, 5), right)).toBe(true);
+});
+
+test('freezing keeps the pictures, and afterwards the page catches up; the keyboard suffices', async () => {
   const canvas = picture(320, 200);
   const { page } = await open(canvas);
   await untilShown(page, canvas);
   const before = await shown(page);
-  await page.getByRole('button', { name: 'Pause' }).click();
+  const button = page.getByRole('button', { name: 'Freeze pictures' });
+  await page.keyboard.press('Tab');
+  expect(await page.evaluate('document.activeElement.textContent')).toBe('Freeze pictures');
+  await page.keyboard.press('Space');
+  expect(await button.getAttribute('aria-pressed')).toBe('true');
   canvas.fill(0xabcdef, 0, 0, 100, 100);
   await page.waitForTimeout(300);
   expect(Buffer.compare(await shown(page), before)).toBe(0);
-  const button = page.getByRole('button', { name: 'Go on' });
-  expect(await button.getAttribute('aria-pressed')).toBe('true');
-  await button.click();
+  await page.keyboard.press('Space');
+  expect(await button.getAttribute('aria-pressed')).toBe('false');
   await untilShown(page, canvas);
 });
 
-test('Save PNG saves what the page shows, even while it is paused', async () => {
+test('Save PNG saves what the page shows, even while it is frozen', async () => {
   const canvas = picture(320, 200);
   const { page } = await open(canvas);
   await untilShown(page, canvas);
-  await page.getByRole('button', { name: 'Pause' }).click();
+  await page.getByRole('button', { name: 'Freeze pictures' }).click();
   const expected = Buffer.from(canvas.rgba);
   canvas.fill(0);
   const download = page.waitForEvent('download');
-  await page.getByRole('button', { name: 'Save PNG' }).click();
+  await page.getByRole('button', { name: 'Save PNG of 00:03.0 card' }).click();
   const path = join(folder, 'saved.png');
   await (await download).saveAs(path);
-  expect((await download).suggestedFilename()).toBe('tsvisor.png');
+  expect((await download).suggestedFilename()).toBe('tsvisor-3.png');
   const saved = PNG.sync.read(readFileSync(path));
   expect([saved.width, saved.height]).toEqual([320, 200]);
   expect(Buffer.compare(saved.data, expected)).toBe(0);
@@ -128,7 +130,7 @@ test('frames per second are counted, and an open page reports the end of the gue
   let colour = 0;
   const drawing = setInterval(() => canvas.fill(++colour, 0, 0, 10, 10), 20);
   try {
-    await expect.poll(() => page.locator('#rate').textContent()).toMatch(/^[1-9]\d* fps$/);
+    await expect.poll(() => page.locator('.rate').textContent(), until).toMatch(/^[1-9]\d* fps$/);
   } finally {
     clearInterval(drawing);
   }
@@ -136,15 +138,17 @@ test('frames per second are counted, and an open page reports the end of the gue
   machine.end();
   await machine.finished;
   await view[Symbol.asyncDispose]();
-  await expect.poll(() => status(page)).toBe('The guest has ended');
+  await expect.poll(() => status(page), until).toBe('The guest has ended');
   expect(equals(await shown(page), canvas)).toBe(true);
   expect(await page.getByRole('button', { name: 'Save PNG' }).isEnabled()).toBe(true);
 });
 
-test('a server that disappears without a message is noticed', async () => {
-  const { page, view } = await open(picture(64, 32));
-  await expect.poll(() => status(page)).toBe('64 × 32');
-  owned.pop(); // the browser will report an error
+test('a server that disappears without a message is noticed, and the last picture stays', async () => {
+  const canvas = picture(64, 32);
+  const { page, view, complaints } = await open(canvas);
+  await untilShown(page, canvas);
   await view[Symbol.asyncDispose]();
-  await expect.poll(() => status(page)).toMatch(/ended, or tsvisor was stopped/);
+  await expect.poll(() => status(page), until).toMatch(/ended, or tsvisor was stopped/);
+  expect(equals(await shown(page), canvas)).toBe(true);
+  expect(complaints.splice(0).join()).toContain('ERR_CONNECTION'); // the browser's
 });

@@ -1,16 +1,16 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { fileURLToPath } from 'node:url';
 import { fromNodeError } from '../../sys/error.js';
 import { Frames, LOOK_EVERY_MS, type PictureSource } from './frames.js';
-import { MOST_PAGES, Pages } from './pages.js';
+import { HEADERS, pageFile } from './page-files.js';
+import { MOST_PAGES, type Page, Pages } from './pages.js';
+import { StatusReader, type StatusSource } from './status.js';
 
-/** What a view can show: a VirtualMachine or a DeviceServer. */
-export interface Watched extends PictureSource {
-  /** Settles when no further picture follows. */
+/** What a view can show: a VirtualMachine, or a DeviceServer, of which it shows the pictures only. */
+export interface Watched extends PictureSource, Partial<Omit<StatusSource, 'finished'>> {
+  /** Settles when no further picture follows; of a machine, to its report. */
   readonly finished: Promise<unknown>;
 }
 
@@ -28,7 +28,7 @@ const ADDRESS = '127.0.0.1';
 const NAMES = [ADDRESS, 'localhost'];
 const MOST_CONNECTIONS = 32;
 /** How long a connection may take to send a request, and may stay open without one: anybody here can connect. */
-const REQUEST_MS = 5000;
+const REQUEST_MS = 15_000;
 /** How long pages have at the end to fetch the last picture. */
 const FAREWELL_MS = 5000;
 
@@ -44,10 +44,12 @@ export class View implements AsyncDisposable {
   readonly #server: Server;
   readonly #hosts: readonly string[];
   readonly #pages: Pages;
+  readonly #status: StatusReader | undefined;
 
   private constructor(watched: Watched, slot: number | undefined, server: Server, port: number) {
     this.#server = server;
     this.#pages = new Pages(new Frames(watched, slot));
+    this.#status = isMachine(watched) ? new StatusReader(watched) : undefined;
     // Browsers omit http's default port.
     this.#hosts = NAMES.flatMap((name) => (port === 80 ? [name] : [`${name}:${port}`]));
     this.url = `http://${ADDRESS}:${port}/${this.#token}/`;
@@ -98,14 +100,15 @@ export class View implements AsyncDisposable {
     if (!isSame(token, this.#token)) return void refuse(403, NEEDS_TOKEN);
     const site = request.headers['sec-fetch-site'];
     if (request.method !== 'GET') return void refuse(405, 'GET only');
-    const searchParams = new URLSearchParams(query);
-    if (path === '') return void sendPage(response);
-    if (path !== 'frame') return void refuse(404, 'not found');
+    const file = pageFile(path ?? '');
+    if (file !== undefined) return void response.writeHead(200, file.headers).end(file.body);
+    if (path !== 'frame' && path !== 'status') return void refuse(404, 'not found');
     if (site !== undefined && site !== 'same-origin') return void refuse(403, 'not from another site');
-    const client = searchParams.get('client') ?? '';
+    const client = new URLSearchParams(query).get('client') ?? '';
     if (!/^\w{8,64}$/.test(client)) return void refuse(400, 'missing page id');
     const page = this.#pages.find(client);
     if (page === undefined) return void refuse(503, `${MOST_PAGES} pages are open already`);
+    if (path === 'status') return this.#sendStatus(page, response);
     if (page.isServed) return void refuse(409, 'one request at a time');
     page.isServed = true;
     try {
@@ -117,7 +120,21 @@ export class View implements AsyncDisposable {
       page.askedAt = Date.now();
     }
   }
+
+  async #sendStatus(page: Page, response: ServerResponse): Promise<void> {
+    if (this.#status === undefined) return void response.writeHead(204, HEADERS).end();
+    page.hasLastStatus ??= false;
+    const status = await this.#status.read();
+    response.writeHead(200, { ...HEADERS, 'Content-Type': 'application/json' }).end(toJson(status));
+    if (status.state === 'ended') page.hasLastStatus = true;
+  }
 }
+
+const isMachine = (watched: Watched): watched is Watched & StatusSource => watched.counters !== undefined;
+
+/** Addresses, which are bigints, as the API gives them. */
+const toJson = (value: unknown): string =>
+  JSON.stringify(value, (_key, each) => (typeof each === 'bigint' ? `0x${each.toString(16)}` : each));
 
 const NEEDS_TOKEN = 'The address must have the token that tsvisor printed with it';
 
@@ -125,29 +142,5 @@ const digest = (text: string): Uint8Array => createHash('sha256').update(text).d
 
 /** Takes the same time wherever the texts differ. */
 const isSame = (one: string, other: string): boolean => timingSafeEqual(digest(one), digest(other));
-
-const HEADERS = {
-  'Cache-Control': 'no-store',
-  'X-Content-Type-Options': 'nosniff',
-  'Cross-Origin-Resource-Policy': 'same-origin',
-  'Referrer-Policy': 'no-referrer',
-};
-
-function sendPage(response: ServerResponse): void {
-  const nonce = randomBytes(16).toString('base64');
-  const own = `'nonce-${nonce}'`;
-  const policy =
-    `default-src 'none'; script-src ${own}; style-src ${own}; connect-src 'self'; img-src data:; ` +
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-  const type = { 'Content-Type': 'text/html; charset=utf-8', 'Content-Security-Policy': policy };
-  response.writeHead(200, { ...HEADERS, ...type }).end(pageText().replaceAll('NONCE', nonce));
-}
-
-/** The page's source, next to this module or in the package. */
-function pageText(): string {
-  const beside = fileURLToPath(new URL('./view.html', import.meta.url));
-  const inPackage = fileURLToPath(new URL('../../vmm/display/view.html', import.meta.url));
-  return readFileSync(existsSync(beside) ? beside : inPackage, 'utf8');
-}
 
 const delay = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));

@@ -1,7 +1,7 @@
 import { expect } from 'vitest';
 import type { GfxPlaneInfo } from '../../../vfio/uapi.js';
+import type { FrameHead } from '../frame-head.js';
 import type { DisplayName } from '../messages.js';
-import type { FrameHead } from '../pages.js';
 import { toRgba } from '../pixels.js';
 import type { Look } from '../screens.js';
 import type { Watched } from '../view.js';
@@ -125,7 +125,8 @@ export class FakeMachine implements Watched {
   async capture(slot = 3, into?: Uint8Array): Promise<Look> {
     this.looks++;
     const picture = this.pictures.get(slot);
-    if (!(picture instanceof Canvas)) throw picture;
+    if (picture === undefined) throw new Error(`there is no display in slot ${slot}`);
+    if (picture instanceof Error) throw picture;
     const { look } = picture;
     const pixels = into?.length === look.pixels.length ? into : new Uint8Array(look.pixels.length);
     pixels.set(look.pixels);

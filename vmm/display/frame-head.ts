@@ -1,0 +1,20 @@
+/**
+ * The head of a message to the page, as JSON; the pixels of all areas follow it, in order. The message begins with the
+ * head's length, as a little-endian 32-bit word; spaces pad the head to a multiple of 4 bytes.
+ */
+export interface FrameHead {
+  /** Set in the last message. */
+  readonly ended?: string;
+  /** All displays, in slot order; areas or a text only if new. */
+  readonly displays: readonly {
+    readonly slot: number;
+    readonly name: string;
+    /** Why there is no picture. */
+    readonly text?: string;
+    /** Size of the picture, pixels. */
+    readonly width?: number;
+    readonly height?: number;
+    /** x, y, width, height; pixels are red, green, blue, 255. */
+    readonly areas?: readonly (readonly [number, number, number, number])[];
+  }[];
+}

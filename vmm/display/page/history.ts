@@ -1,0 +1,34 @@
+import type { MachineStatus } from '../status.js';
+import type { Series } from './plot.js';
+
+/** Counts per second, by name, of the last two minutes. */
+export class History {
+  static readonly samples = 121;
+  readonly #rates = new Map<string, number[]>();
+  #counts: Readonly<Record<string, number>> = {};
+  #at: number | undefined;
+
+  /** Adds a reading; one of the same moment as the last adds nothing. A restarted machine counts from 0. */
+  add({ at, counters }: MachineStatus): void {
+    if (counters === undefined || at === this.#at) return;
+    const last = this.#at;
+    const seconds = last === undefined ? 0 : (at - last) / 1000;
+    for (const [name, count] of Object.entries(counters.accesses)) {
+      const before = this.#counts[name] ?? 0;
+      const more = count < before ? count : count - before;
+      const rates = this.#rates.get(name) ?? [];
+      this.#rates.set(name, rates);
+      if (seconds > 0) rates.push(more / seconds);
+      if (rates.length > History.samples) rates.shift();
+    }
+    this.#counts = counters.accesses;
+    this.#at = at;
+  }
+
+  /** By name. */
+  get series(): readonly Series[] {
+    return [...this.#rates]
+      .map(([name, values]) => ({ name, values }))
+      .sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+}

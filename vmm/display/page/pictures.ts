@@ -1,0 +1,98 @@
+import type { FrameHead } from '../frame-head.js';
+import { ask, textOf } from './server.js';
+
+/** One display as it is shown. */
+export interface Picture {
+  readonly slot: number;
+  readonly name: string;
+  readonly canvas: HTMLCanvasElement;
+  /** Shown instead of a picture, or why the last one is not live. */
+  text: string;
+  /** When its last frames came, of the last second. */
+  times: number[];
+  hasPicture: boolean;
+}
+
+/** Follows the pictures of all displays until the guest has ended. */
+export class Pictures {
+  readonly #changed: () => void;
+  #list: Picture[] = [];
+  /** Why no further picture follows. */
+  end: string | undefined;
+  #thaw: (() => void) | undefined;
+  #thawed = Promise.resolve();
+
+  /** @param changed called when anything but the pixels has changed */
+  constructor(changed: () => void) {
+    this.#changed = changed;
+  }
+
+  get list(): readonly Picture[] {
+    return this.#list;
+  }
+
+  get isFrozen(): boolean {
+    return this.#thaw !== undefined;
+  }
+
+  /** Keeps the pictures as they are, or goes on. */
+  freeze(isFrozen: boolean): void {
+    if (isFrozen === this.isFrozen) return;
+    if (isFrozen)
+      this.#thawed = new Promise((resolve) => {
+        this.#thaw = resolve;
+      });
+    else {
+      this.#thaw?.();
+      this.#thaw = undefined;
+    }
+    this.#changed();
+  }
+
+  async follow(): Promise<void> {
+    try {
+      while (this.end === undefined) {
+        await this.#thawed;
+        const buffer = await (await ask('frame')).arrayBuffer();
+        await this.#thawed; // what came while frozen is shown after it
+        this.#take(buffer);
+        await new Promise(requestAnimationFrame);
+      }
+    } catch (error) {
+      this.end = textOf(error);
+    }
+    this.#changed();
+  }
+
+  #take(buffer: ArrayBuffer): void {
+    const [bytes = 0] = new Uint32Array(buffer, 0, 1);
+    const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, bytes))) as FrameHead;
+    let at = 4 + bytes;
+    this.#list = head.displays.map(({ slot, name, text, width = 0, height = 0, areas }) => {
+      const picture = this.#find(slot, name);
+      if (text !== undefined) picture.text = text;
+      if (areas === undefined) return picture;
+      const { canvas } = picture;
+      // Setting the size clears the canvas.
+      if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+      const context = canvas.getContext('2d', { alpha: false });
+      for (const [x, y, w, h] of areas) {
+        context?.putImageData(new ImageData(new Uint8ClampedArray(buffer, at, 4 * w * h), w, h), x, y);
+        at += 4 * w * h;
+      }
+      picture.times.push(performance.now());
+      return Object.assign(picture, { text: '', hasPicture: true });
+    });
+    this.end = head.ended;
+    this.#changed();
+  }
+
+  #find(slot: number, name: string): Picture {
+    const known = this.#list.find((each) => each.slot === slot && each.name === name);
+    if (known !== undefined) return known;
+    const canvas = document.createElement('canvas');
+    canvas.setAttribute('role', 'img');
+    canvas.setAttribute('aria-label', `What ${name} shows`);
+    return { slot, name, canvas, text: 'Waiting for the guest', times: [], hasPicture: false };
+  }
+}
