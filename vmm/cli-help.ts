@@ -29,7 +29,10 @@ const view: OptionRow = {
   name: 'view',
   value: 'PORT',
   isValueOptional: true,
-  help: ['show pictures and state live on a page at 127.0.0.1;', 'without PORT, a free one; its URL is printed'],
+  help: [
+    'show pictures and state live on a page at 127.0.0.1;',
+    'without PORT, a free one; its URL is printed',
+  ],
 };
 
 /** A kind of device, as `--device` and `serve` take it. */

@@ -1,5 +1,5 @@
 /** The Linux kernel's VFIO as a provider of vfio/uapi.ts. */
-export { bindToDriver, type DriverBinding } from './binding.js';
+export { type BindingHost, bindToDriver, type DriverBinding } from './binding.js';
 export type { HostContext } from './context.js';
 export { HostDeviceFile } from './device.js';
 export {
