@@ -71,6 +71,7 @@ export function functionLines(record: PciFunctionRecord): string[] {
   add('driver', record.driver ?? 'none');
   add('driver_override', record.driverOverride);
   add('host name', record.hostNames.join(', ') || undefined);
+  add('mounted', record.mountPoints.join(', ') || undefined);
   if (group === undefined) add('group', 'none');
   else {
     const kind = group.isNoiommu ? ', without an IOMMU' : '';

@@ -36,7 +36,11 @@ export function driverOverride(path: string): string | undefined {
  * @throws SysError ENODEV if the device or the driver does not exist, or if the driver refuses the device; its former
  *   driver is then bound again
  */
-export function bindToDriver(host: BindingHost, address: string, driver = 'vfio-pci'): Disposable {
+export function bindToDriver(
+  host: Pick<HostContext, 'sysfs' | 'roots'>,
+  address: string,
+  driver = 'vfio-pci',
+): Disposable {
   if (host.sysfs.pciDevice(address).driver === driver) return disposable(() => {});
   requireDriver(host, address, driver);
   return rebind(host.sysfs, address, driver, () => {

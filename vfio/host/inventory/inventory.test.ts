@@ -49,6 +49,7 @@ test('a NIC is told whole, and as JSON it is the same', () => {
     isVfio: false,
     driverOverride: undefined,
     hostNames: ['net/eth0'],
+    mountPoints: [],
     group: {
       number: 26,
       isNoiommu: false,

@@ -6,6 +6,7 @@ import { driverOverride } from '../binding.js';
 import { deviceNodes, type HostContext, hostContext } from '../context.js';
 import { type Holder, scanHolders } from '../holders.js';
 import { type HostMdevType, listMdevTypes } from '../mdev.js';
+import { mountPointsOn, readMounts } from '../mounts.js';
 import { type HostGroup, list, type SysfsDevice, text } from '../sysfs.js';
 import { assignability } from './assignability.js';
 import { hostNames } from './host-names.js';
@@ -63,11 +64,12 @@ function recordsOf(context: HostContext, devices: readonly SysfsDevice[], names 
     found.flatMap(({ nodes }) => nodes),
   );
   const types = listMdevTypes(context.sysfs);
+  const mounts = readMounts(context);
   const functions = found.map((each): PciFunctionRecord => {
     const users = each.nodes.flatMap((node) => holders.get(node) ?? []);
     const distinct = [...new Map(users.map((user) => [user.pid, user])).values()];
     const mdevTypes = types.filter(({ parent }) => parent === each.device.name);
-    return record(each, distinct, mdevTypes, names);
+    return record(each, distinct, mdevTypes, mountPointsOn(mounts, each.device.path), names);
   });
   return { functions, isComplete };
 }
@@ -86,6 +88,7 @@ function record(
   { device, group }: Found,
   users: readonly Holder[],
   mdevTypes: readonly HostMdevType[],
+  mountPoints: readonly string[],
   names: PciNames,
 ): PciFunctionRecord {
   const { name: address, path, driver, isVfio, isBridge, cdev, numaNode } = device;
@@ -105,6 +108,7 @@ function record(
     isVfio,
     driverOverride: driverOverride(path),
     hostNames: hostNames(path),
+    mountPoints,
     group: groupRecord,
     assignability: assignability(device, groupRecord, users),
     // `reset` without `reset_method` is what older kernels have.

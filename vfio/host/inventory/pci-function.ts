@@ -70,6 +70,8 @@ export interface PciFunctionRecord {
   readonly driverOverride: string | undefined;
   /** What the host's driver made of it: `net/eth0`, `nvme/nvme0`. */
   readonly hostNames: readonly string[];
+  /** Where the host has mounted file systems of it, as /proc/self/mountinfo writes that. */
+  readonly mountPoints: readonly string[];
   /** Undefined if it is behind no IOMMU. */
   readonly group: IommuGroupRecord | undefined;
   /** Whether it can be assigned as it is, and if not, why. */
