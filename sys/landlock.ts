@@ -43,6 +43,7 @@ const O_PATH = 0o10000000;
 
 /** What stays allowed at a path: a file, or a folder and all below it. */
 export interface PathRule {
+  /** Of the file or folder; a symbolic link stands for its target. */
   readonly path: string;
   /** LANDLOCK_ACCESS_FS bits; those that a file cannot have are ignored for one. */
   readonly rights: number;

@@ -3,8 +3,8 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { errno } from './errno.js';
 import {
+  type CallCondition,
   type CallRule,
-  type Condition,
   type Refusal,
   SECCOMP_RET_ALLOW,
   SECCOMP_RET_ERRNO,
@@ -95,7 +95,7 @@ describe('a call', () => {
 test('the program decides as its rules do, for any rules and any call', () => {
   const names = Object.keys(SYSTEM_CALLS) as SystemCallName[];
   const value = fc.oneof(fc.nat(40), fc.integer({ min: 0, max: 0xffff_ffff }));
-  const condition: fc.Arbitrary<Condition> = fc.oneof(
+  const condition: fc.Arbitrary<CallCondition> = fc.oneof(
     fc.record({ arg: fc.nat(5), oneOf: fc.uniqueArray(value, { maxLength: 40 }) }),
     fc.record({ arg: fc.nat(5), bits: fc.constant(0b1010), are: fc.constant(0b1000) }),
     fc.record({ arg: fc.nat(5), isZero: fc.constant(true as const) }),
@@ -108,7 +108,7 @@ test('the program decides as its rules do, for any rules and any call', () => {
     },
     { requiredKeys: ['name'] },
   );
-  const holds = (each: Condition, args: readonly bigint[]): boolean => {
+  const holds = (each: CallCondition, args: readonly bigint[]): boolean => {
     const arg = args[each.arg] as bigint;
     const low = Number(BigInt.asUintN(32, arg));
     if ('oneOf' in each) return each.oneOf.includes(low);

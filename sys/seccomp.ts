@@ -31,16 +31,34 @@ const PR_SET_NO_NEW_PRIVS = 38;
  * What an argument has to be. The kernel reads `oneOf` and `bits` arguments as 32-bit values, whatever the upper half of
  * the register is; `isZero` is of all 64 bits.
  */
-export type Condition =
-  | { readonly arg: number; readonly oneOf: readonly number[] }
-  | { readonly arg: number; readonly bits: number; readonly are: number }
-  | { readonly arg: number; readonly isZero: true };
+export type CallCondition =
+  | {
+      /** Its place, 0 to 5. */
+      readonly arg: number;
+      /** Values that it can have. */
+      readonly oneOf: readonly number[];
+    }
+  | {
+      /** Its place, 0 to 5. */
+      readonly arg: number;
+      /** Bits that count. */
+      readonly bits: number;
+      /** What these have to be. */
+      readonly are: number;
+    }
+  | {
+      /** Its place, 0 to 5. */
+      readonly arg: number;
+      /** It has to be 0. */
+      readonly isZero: true;
+    };
 
 /** A call that the filter allows. */
 export interface CallRule {
+  /** The call. */
   readonly name: SystemCallName;
   /** All of these; absent: with any arguments; `never`: not at all, for the sake of `otherwise`. */
-  readonly when?: readonly Condition[] | 'never';
+  readonly when?: readonly CallCondition[] | 'never';
   /** The errno where they do not hold, for a call that libraries try and can do without. */
   readonly otherwise?: number;
 }

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
@@ -7,10 +7,10 @@ import { Fd } from './fd.js';
 import { Scope } from './scope.js';
 import { connectUnix, peerCredentials, UnixListener } from './unix-socket.js';
 
-function listen(scope: Scope): UnixListener {
+function listen(scope: Scope, mode?: number): UnixListener {
   const folder = mkdtempSync(join(tmpdir(), 'unix-socket-'));
   scope.defer(() => rmSync(folder, { recursive: true }));
-  return scope.own(UnixListener.listen(join(folder, 'sock')));
+  return scope.own(UnixListener.listen(join(folder, 'sock'), mode));
 }
 
 /** Sets this process's limit of descriptors. */
@@ -50,4 +50,10 @@ test('fifty clients may come at once', () => {
   using scope = new Scope();
   const listener = listen(scope);
   for (let i = 0; i < 50; i++) scope.own(connectUnix(listener.path));
+});
+
+test('the file of a socket that listens has its mode from the start', () => {
+  using scope = new Scope();
+  const { path } = listen(scope, 0o600);
+  expect(statSync(path).mode & 0o777).toBe(0o600);
 });

@@ -1,4 +1,4 @@
-import { chmodSync, lstatSync, rmSync } from 'node:fs';
+import { fchmodSync, lstatSync, rmSync } from 'node:fs';
 import { errno } from './errno.js';
 import { isErrno, SysError } from './error.js';
 import { checked, duplicateFd, Fd } from './fd.js';
@@ -129,9 +129,10 @@ export class UnixListener implements Disposable {
     removeStale(path);
     using scope = new Scope();
     const fd = scope.own(openSocket(path, SOCK_NONBLOCK));
+    // The file gets the socket's own mode. Not by chmod(2), which a sandbox forbids.
+    if (mode !== undefined) fchmodSync(fd.number, mode);
     checked(libc.bind(fd.number, socketAddress(path)), 'bind', path, 'its folder must exist and be writable');
     scope.defer(() => rmSync(path, { force: true }));
-    if (mode !== undefined) chmodSync(path, mode); // nobody can connect before listen(2)
     checked(libc.listen(fd.number, BACKLOG), 'listen', path);
     const listener = new UnixListener(path, fd);
     scope.move();

@@ -3,6 +3,9 @@
  * @module
  */
 export { SysError, type SysErrorInit } from '../sys/error.js';
+export type { PathRule } from '../sys/landlock.js';
+export type { CallCondition, CallRule } from '../sys/seccomp.js';
+export { SYSTEM_CALLS, type SystemCallName } from '../sys/system-calls.js';
 export {
   type ExitEvent,
   type GuestMisuseEvent,

@@ -54,6 +54,7 @@ export interface SandboxPolicy {
   readonly paths: readonly PathRule[];
   /** TCP ports that can be bound; none can be connected to. */
   readonly ports: readonly number[];
+  /** System calls that can be made. */
   readonly calls: readonly CallRule[];
   /** Requests of ioctl by name. */
   readonly ioctls: ReadonlyMap<string, number>;
