@@ -91,7 +91,11 @@ test('an internal error has the instruction only if KVM reports it', () => {
     suberror: 1,
     instruction: Uint8Array.of(0xdd, 0xc0, 1),
   });
-  for (const other of [{ flags: 0n }, { ndata: 1 }, { suberror: 3 }]) {
+  const least = run
+    .put(uapi.KVM_EXIT_INTERNAL_ERROR, uapi.RunEmulationFailure, { ...failure, ndata: 3 })
+    .decode();
+  expect(least).toMatchObject({ instruction: Uint8Array.of(0xdd, 0xc0, 1) });
+  for (const other of [{ flags: 0n }, { flags: 2n }, { ndata: 1 }, { ndata: 2 }, { suberror: 3 }]) {
     const exit = run
       .put(uapi.KVM_EXIT_INTERNAL_ERROR, uapi.RunEmulationFailure, { ...failure, ...other })
       .decode();
@@ -169,6 +173,9 @@ test('EINTR and EAGAIN become exits, any other failure an error that names the v
   expect(page.exit(-errno.EINTR, 'vcpu 3')).toEqual({ kind: 'interrupted' });
   expect(page.exit(-errno.EAGAIN, 'vcpu 3')).toEqual({ kind: 'again' });
   expect(() => page.exit(-errno.EBADF, 'vcpu 3')).toThrowError(/^KVM_RUN on vcpu 3: EBADF$/);
+  expect(() => page.exit(-errno.EFAULT, 'vcpu 3')).toThrowError(
+    /^KVM_RUN on vcpu 3: EFAULT\n {2}hint: (?!no memory)/,
+  );
   run.put(uapi.KVM_EXIT_MEMORY_FAULT, uapi.RunMemoryFault, { gpa: 0xabc000n, size: 4096n });
   expect(() => page.exit(-errno.EFAULT, 'vcpu 3')).toThrowError(/EFAULT\n {2}hint: .*0xabc000, 4096 bytes/);
 });
@@ -206,4 +213,33 @@ test('the value of an MSR that is to be read is the answer’s, not what was the
   using run = new FakeRun();
   run.put(uapi.KVM_EXIT_X86_RDMSR, uapi.RunMsr, { index: 0x10, data: 9n });
   expect(run.page.decode()).toMatchObject({ kind: 'rdmsr', data: 0n });
+});
+
+test('an internal error has as many words of data as KVM says', () => {
+  using run = new FakeRun();
+  const data = Array.from({ length: 16 }, (_, i) => BigInt(i + 1));
+  for (const ndata of [0, 1, 16]) {
+    const exit = run
+      .put(uapi.KVM_EXIT_INTERNAL_ERROR, uapi.RunInternal, { suberror: 3, ndata, data })
+      .decode();
+    expect(exit).toMatchObject({ suberror: 3, data: data.slice(0, ndata) });
+  }
+});
+
+const zeroed = <F extends Fields>(layout: Layout<F>): StructValue<F> =>
+  layout.decode(new Uint8Array(layout.size));
+
+test.each([
+  { values: {}, mask: 0n },
+  { values: { regs: zeroed(uapi.Regs) }, mask: 1n },
+  { values: { sregs: zeroed(uapi.Sregs) }, mask: 2n },
+  { values: { events: zeroed(uapi.VcpuEvents) }, mask: 4n },
+  { values: { regs: zeroed(uapi.Regs), events: zeroed(uapi.VcpuEvents) }, mask: 5n },
+])('KVM is told to take the registers that are written, and no others: $mask', ({ values, mask }) => {
+  using run = new FakeRun();
+  run.page.writeSyncRegs(values);
+  const view = new DataView(run.bytes.buffer, run.bytes.byteOffset);
+  expect(view.getBigUint64(uapi.Run.offsets.kvm_dirty_regs, true)).toBe(mask);
+  run.page.setValidRegs(7);
+  expect(view.getBigUint64(uapi.Run.offsets.kvm_valid_regs, true)).toBe(7n);
 });

@@ -97,3 +97,7 @@ test('the owner of the system descriptor closes it', () => {
   kvm[Symbol.dispose]();
   expect(kvm.fd.isOpen).toBe(false);
 });
+
+test('what is wrong with the path itself is no error of the device', () => {
+  expect(() => Kvm.open('/dev/\0kvm')).toThrowError(TypeError);
+});

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { gpa, hva, offset, PAGE_SIZE } from '../sys/address.js';
 import { drainEventfd } from '../sys/eventfd.js';
 import { Fd } from '../sys/fd.js';
-import { liveMappings, Mapping } from '../sys/mapping.js';
+import { deferUnmapping, liveMappings, Mapping, unmap } from '../sys/mapping.js';
 import { openFds } from '../sys/testing/open-fds.js';
 import { CoalescedRing, registerCoalesced } from './coalesced.js';
 import { Kvm } from './system.js';
@@ -270,6 +270,21 @@ test('a vCPU unmaps its kvm_run and closes its descriptor', () => {
   expect(vcpu.handle).toMatchObject({ target: 'vcpu 1', bytes: guest.kvm.getVcpuMmapSize() });
   vcpu[Symbol.dispose]();
   expect([liveMappings(), openFds().length]).toEqual(before);
+});
+
+test('a vCPU’s kvm_run stays mapped for threads that may still read it', () => {
+  using guest = TestGuest.create();
+  const vcpu = guest.vm.createVcpu(1);
+  const { address, bytes } = vcpu.handle;
+  const deferral = deferUnmapping();
+  try {
+    vcpu[Symbol.dispose]();
+    const ranges = deferral.take();
+    expect(ranges).toEqual([{ address, bytes }]);
+    unmap(ranges);
+  } finally {
+    deferral.end();
+  }
 });
 
 test('a vCPU that cannot be mapped leaves no descriptor', () => {

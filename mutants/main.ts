@@ -92,7 +92,7 @@ async function main(): Promise<number> {
     console.log(`${folder}: ${taken.length} of ${points.length} points, seed ${seed}`);
   }
 
-  const acceptedBy = acceptance(join(PROJECT, 'mutants/accepted.json'));
+  const acceptedBy = acceptance(join(PROJECT, 'mutants/accepted.json'), PROJECT);
   using workspace = new Workspace(PROJECT, [...chosen.values()].flat());
   const testersOf = (folder: string): string[] => [folder, ALSO[folder] ?? folder];
   await using tests = await Tests.open(workspace.root, folders.flatMap(testersOf));
@@ -112,12 +112,19 @@ async function main(): Promise<number> {
   };
   await control();
 
-  /** By the tests that count for its folder, quick ones first. */
+  /** How many mutants of a source a test file has killed: it is likely to kill the next one. */
+  const kills = new Map<string, number>();
+  const killsOf = (source: string, tester: string): number =>
+    (kills.get(`${source} ${tester}`) ?? 0) + (tester.startsWith(source.replace(/ts$/, '')) ? 1 : 0);
+
+  /** By the tests that count for its folder, quick ones first; among these, the likely ones first. */
   const judge = async (folder: string, mutant: Mutant): Promise<Fate> => {
-    const able = reach.filter(
-      ({ file, reached }) =>
-        testersOf(folder).some((tester) => file.startsWith(`${tester}/`)) && reached.has(mutant.id),
-    );
+    const able = reach
+      .filter(
+        ({ file, reached }) =>
+          testersOf(folder).some((tester) => file.startsWith(`${tester}/`)) && reached.has(mutant.id),
+      )
+      .sort((a, b) => killsOf(mutant.file, b.file) - killsOf(mutant.file, a.file));
     if (able.length === 0) return { mutant, end: 'unreached' };
     workspace.turnOn(mutant.id);
     const stages = [able.filter(({ ms }) => ms < SLOW), able.filter(({ ms }) => ms >= SLOW)];
@@ -128,7 +135,10 @@ async function main(): Promise<number> {
         limit,
       );
       if (end === 'timed out') return { mutant, end };
-      if (end === 'failed') return { mutant, end: 'killed', ...(by !== undefined && { by }) };
+      if (end !== 'failed') continue;
+      const tester = by?.split(':')[0];
+      kills.set(`${mutant.file} ${tester}`, (kills.get(`${mutant.file} ${tester}`) ?? 0) + 1);
+      return { mutant, end: 'killed', ...(by !== undefined && { by }) };
     }
     return { mutant, end: 'survived' };
   };

@@ -1,5 +1,6 @@
 /** What becomes of the mutants, for people. */
 import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Mutant } from './instrument.js';
 import { interval } from './sample.js';
 
@@ -19,6 +20,8 @@ interface Accepted {
   readonly file: string;
   readonly from: string;
   readonly to: string;
+  /** Part of its line, if the file has more mutants like it. */
+  readonly line?: string;
   readonly reason: string;
 }
 
@@ -27,15 +30,21 @@ const oneLine = (text: string, most = 90): string => {
   return flat.length > most ? `${flat.slice(0, most)}…` : flat;
 };
 
-/** Why this mutant may survive, by the list beside this file. */
-export function acceptance(file: string): (mutant: Mutant) => string | undefined {
+/**
+ * Why this mutant may survive, by the list beside this file.
+ * @param root of the sources
+ */
+export function acceptance(file: string, root: string): (mutant: Mutant) => string | undefined {
   const list = JSON.parse(readFileSync(file, 'utf8')) as Accepted[];
+  const textOf = (mutant: Mutant): string | undefined =>
+    readFileSync(join(root, mutant.file), 'utf8').split('\n')[mutant.line - 1];
   return (mutant) =>
     list.find(
-      ({ file, from, to }) =>
+      ({ file, from, to, line }) =>
         file === mutant.file &&
         from === oneLine(mutant.from, Infinity) &&
-        to === oneLine(mutant.to, Infinity),
+        to === oneLine(mutant.to, Infinity) &&
+        (line === undefined || textOf(mutant)?.includes(line)),
     )?.reason;
 }
 
