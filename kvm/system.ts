@@ -1,12 +1,13 @@
 import { readFileSync, type Stats, statSync } from 'node:fs';
 import { errno } from '../sys/errno.js';
-import { isErrno, SysError } from '../sys/error.js';
+import { SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import { ioctl, type Request } from '../sys/ioctl.js';
 import { Scope } from '../sys/scope.js';
 import { type Cap, caps } from './caps.js';
 import { decodeCpuid, encodeCpuid } from './cpuid.js';
 import { getMsrs } from './msrs.js';
+import { uninterrupted, withRoom } from './retries.js';
 import * as uapi from './uapi.js';
 import { KVM_GET_MSRS } from './uapi-vcpu.js';
 import { Vm } from './vm.js';
@@ -159,17 +160,12 @@ export class Kvm implements Disposable {
     return Array.from(new Uint32Array(bytes.buffer, uapi.MsrList.size, nmsrs));
   }
 
-  /** KVM reports E2BIG if the list has too little room. */
   #getList(request: Request, room: (length: number) => Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
-    for (let length = 128; ; length *= 8) {
+    return withRoom((length) => {
       const bytes = room(length);
-      try {
-        ioctl(this.fd, request, bytes);
-        return bytes;
-      } catch (error) {
-        if (!isErrno(error, 'E2BIG') || length > 2 ** 16) throw error;
-      }
-    }
+      ioctl(this.fd, request, bytes);
+      return bytes;
+    });
   }
 
   /** Values of feature MSRs as KVM supports them. @throws SysError EINVAL naming the first index it rejects */
@@ -184,21 +180,12 @@ export class Kvm implements Disposable {
    */
   createVm(name = 'vm'): Vm {
     using scope = new Scope();
-    const vmFd = scope.own(Fd.adopt(this.#createVmFd(), name));
+    // It is slow enough to be interrupted by a signal, such as a profiler's.
+    const number = uninterrupted(() => ioctl(this.fd, uapi.KVM_CREATE_VM));
+    const vmFd = scope.own(Fd.adopt(number, name));
     const vm = Vm.adopt(vmFd, this.getVcpuMmapSize());
     scope.move();
     return vm;
-  }
-
-  /** KVM_CREATE_VM is slow enough to be interrupted by a signal, such as a profiler's. */
-  #createVmFd(): number {
-    for (;;) {
-      try {
-        return ioctl(this.fd, uapi.KVM_CREATE_VM);
-      } catch (error) {
-        if (!isErrno(error, 'EINTR')) throw error;
-      }
-    }
   }
 
   /** Closes the descriptor; VMs created through it stay usable. */

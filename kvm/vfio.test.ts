@@ -1,8 +1,14 @@
 import { expect, test } from 'vitest';
 import { Fd } from '../sys/fd.js';
 import { trace, type VfioEvent } from '../sys/trace.js';
+import type { KvmDevice } from './device.js';
 import type { KvmReference } from './reference.js';
-import { KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, KVM_DEV_VFIO_FILE_DEL } from './uapi.js';
+import {
+  KVM_DEV_TYPE_VFIO,
+  KVM_DEV_VFIO_FILE,
+  KVM_DEV_VFIO_FILE_ADD,
+  KVM_DEV_VFIO_FILE_DEL,
+} from './uapi.js';
 import { KvmVfio, type VfioFile, type VfioFileOps } from './vfio.js';
 import { Vm } from './vm.js';
 
@@ -167,6 +173,40 @@ test('C14: coherency is evaluated again even by a failed removal', () => {
   a.isCoherent = true;
   expect(() => device.removeFile(file('b'))).toThrowError(/ENOENT/);
   expect(vm.hasNoncoherentDma).toBe(false);
+});
+
+test('files with a descriptor are the kernel’s alone, whose device is made with the first of them', () => {
+  using vm = vmForFiles();
+  const calls: unknown[] = [];
+  const kernel = {
+    setAttr(group: number, attr: number, value: Uint8Array, about: { target: string }) {
+      calls.push([group, attr, [...value], about.target]);
+    },
+    [Symbol.dispose]: () => void calls.push('closed'),
+  };
+  vm.createDevice = (type) => {
+    calls.push(`device ${type}`);
+    return kernel as unknown as KvmDevice;
+  };
+  const ops = new FakeOps(vm);
+  const device = KvmVfio.create(vm, ops);
+  expect(calls).toEqual([]);
+  const [a, b] = [
+    { target: 'a', fd: 0x1234 },
+    { target: 'b', fd: 7 },
+  ];
+  device.addFile(a);
+  device.setAttr(KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, b);
+  device.removeFile(a);
+  device[Symbol.dispose]();
+  expect(calls).toEqual([
+    `device ${KVM_DEV_TYPE_VFIO}`,
+    [KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, [0x34, 0x12, 0, 0], 'a'],
+    [KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_ADD, [7, 0, 0, 0], 'b'],
+    [KVM_DEV_VFIO_FILE, KVM_DEV_VFIO_FILE_DEL, [0x34, 0x12, 0, 0], 'a'],
+    'closed',
+  ]);
+  expect([ops.calls, vm.hasAssignedDevice, vm.hasNoncoherentDma]).toEqual([[], false, false]);
 });
 
 test('each file that comes or goes is published with the VM', () => {

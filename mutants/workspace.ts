@@ -1,6 +1,15 @@
 /** A copy of the project with the mutants in it: the clone stays as it is. */
 import { execFileSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { instrument, type Mutant } from './instrument.js';
@@ -15,6 +24,7 @@ export class Workspace implements Disposable {
   constructor(project: string, mutants: readonly Mutant[]) {
     this.root = mkdtempSync(join(tmpdir(), 'tsvisor-mutants-'));
     this.#switch = join(this.root, '.mutants');
+    chmodSync(this.root, 0o755); // a test may become another user, and the switch is read then
     const git = execFileSync('git', ['ls-files', '-coz', '--exclude-standard'], {
       cwd: project,
       encoding: 'utf8',
@@ -43,6 +53,7 @@ export class Workspace implements Disposable {
   async reached(run: () => Promise<void>): Promise<ReadonlySet<number>> {
     const file = join(this.#switch, 'reached');
     writeFileSync(file, '');
+    chmodSync(file, 0o666);
     this.turnOn(-1);
     await run();
     this.turnOn(0);
