@@ -20,7 +20,7 @@ const FOLDERS = ['vfio/core', 'vfio/host', 'vfio/user', 'devices/vfio-pci', 'kvm
 /** Folders whose tests count as well: those of vfio/testing run the rules for every provider, on the core. */
 const ALSO: Readonly<Record<string, string>> = { 'vfio/core': 'vfio/testing' };
 /** Test files that take longer, in ms, run last, and only for mutants that outlive the others. */
-const SLOW = 1_000;
+const SLOW = 3_000;
 
 const { values, positionals } = parseArgs({
   args: process.argv.slice(2),

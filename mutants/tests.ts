@@ -15,6 +15,7 @@ export interface Verdict {
   readonly end: 'passed' | 'failed' | 'timed out';
   /** The first test that failed, or the error beside tests. */
   readonly by?: string;
+  /** Processor time that it took. */
   readonly ms: number;
 }
 
@@ -63,8 +64,6 @@ function failedTest(modules: readonly TestModule[]): string | undefined {
 }
 
 function failure(modules: readonly TestModule[], errors: readonly unknown[]): string | undefined {
-  const test = failedTest(modules);
-  if (test !== undefined) return test;
   for (const module of modules)
     if (module.state() === 'failed') return `${module.relativeModuleId}: ${module.errors()[0]?.message}`;
   const [error] = errors;
@@ -78,10 +77,42 @@ const isOfMachine = (error: unknown): boolean =>
 const MS_OF_A_TICK = 10;
 const POLL_MS = 250;
 /** A run that waits uses no processor; it is late after this many times its limit. */
-const WAITING = 4;
-/** After its processes were killed, vitest ends a run soon, or never. */
-const ENDING_MS = 5_000;
+const WAITING = 8;
+/** Without a process, vitest ends a run soon, or never: one that is killed while a run is given up leaves that open. */
+const ENDING_MS = 10_000;
 const ATTEMPTS = 3;
+
+/** The processes of a run: kills them when it is late, and tells when they have gone without an end of the run. */
+class Watch implements Disposable {
+  /** Processor time that the run has used. */
+  ms = 0;
+  isLate = false;
+  readonly whenStuck: Promise<undefined>;
+  readonly #timer: NodeJS.Timeout;
+
+  constructor(limit: number) {
+    const started = performance.now();
+    const before = new Set(children(process.pid));
+    let lastSeen = started;
+    let giveUp: (nothing: undefined) => void;
+    this.whenStuck = new Promise((resolve) => {
+      giveUp = resolve;
+    });
+    this.#timer = setInterval(() => {
+      const own = children(process.pid).filter((pid) => !before.has(pid));
+      const now = performance.now();
+      this.ms = Math.max(this.ms, processorTime(own));
+      this.isLate ||= this.ms > limit || now - started > WAITING * limit;
+      if (this.isLate) killAll(own);
+      if (own.length > 0) lastSeen = now;
+      else if (now - lastSeen > ENDING_MS) giveUp(undefined);
+    }, POLL_MS);
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+  }
+}
 
 /** Vitest's own begins with the slowest. */
 class InOrder extends BaseSequencer {
@@ -144,58 +175,44 @@ export class Tests implements AsyncDisposable {
 
   /** @param limit processor time after which the run is killed, in ms */
   async run(files: readonly string[], limit: number): Promise<Verdict> {
-    for (let attempt = 1; ; attempt++) {
+    for (let attempt = 1; attempt < ATTEMPTS; attempt++) {
       const verdict = await this.#run(files, limit);
       if (verdict !== undefined) return verdict;
-      if (attempt === ATTEMPTS)
-        throw new Error('this machine is too busy: no test process starts in a minute');
     }
+    const verdict = await this.#run(files, limit);
+    if (verdict === undefined)
+      throw new Error('this machine is too busy: no test process starts in a minute');
+    return verdict;
   }
 
-  /** @returns undefined if the machine was too busy to start */
+  /** @returns undefined if its process did not start, or ended without a result */
   async #run(files: readonly string[], limit: number): Promise<Verdict | undefined> {
-    const started = performance.now();
     const { vitest, specifications } = this.#opened;
-    const before = new Set(children(process.pid));
-    const own = (): number[] => children(process.pid).filter((pid) => !before.has(pid));
-    let isLate = false;
-    let isStuck = false;
     // What earlier runs left: vitest would count their failures in this one, and bail out.
     vitest.state.filesMap.clear();
     vitest.state.idMap.clear();
-    let giveUp: (nothing: undefined) => void;
-    const whenStuck = new Promise<undefined>((resolve) => {
-      giveUp = resolve;
-    });
-    const timer = setInterval(() => {
-      const wall = performance.now() - started;
-      if (!isLate && wall < WAITING * limit && processorTime(own()) < limit) return;
-      killAll(own());
-      if (!isLate) setTimeout(() => giveUp(undefined), ENDING_MS).unref();
-      isLate = true;
-    }, POLL_MS);
+    const watch = new Watch(limit);
     const run = vitest.runTestSpecifications(
       files.map((file) => specifications.get(file) as TestSpecification),
     );
+    let isStuck = false;
     try {
-      const result = await Promise.race([run, whenStuck]);
-      const ms = performance.now() - started;
+      const result = await Promise.race([run, watch.whenStuck]);
+      const { ms, isLate } = watch;
       isStuck = result === undefined;
       const modules = vitest.state
         .getFiles()
         .flatMap((file) => (vitest.state.getReportedEntity(file) as TestModule | undefined) ?? []);
-      if (isLate) {
-        // Its tests may have failed before; their failure is the better reason.
-        const by = failedTest(modules);
-        return by === undefined ? { end: 'timed out', ms } : { end: 'failed', by, ms };
-      }
+      const test = failedTest(modules);
+      // The tests of a run that is killed may have failed before; their failure is the better reason.
+      if (test !== undefined) return { end: 'failed', by: test, ms };
+      if (isLate) return { end: 'timed out', ms };
       const errors = result?.unhandledErrors ?? [];
-      if (failedTest(modules) === undefined && errors.some(isOfMachine)) return undefined;
+      if (isStuck || errors.some(isOfMachine)) return undefined;
       const by = failure(modules, errors);
       return by === undefined ? { end: 'passed', ms } : { end: 'failed', by, ms };
     } finally {
-      clearInterval(timer);
-      // A vitest whose process is killed while it gives up a run never ends that run.
+      watch[Symbol.dispose]();
       if (isStuck) {
         run.catch(() => undefined);
         this.#opened = await this.#open();
