@@ -59,7 +59,8 @@ describe('a call on the machine', () => {
     const { calls, sent, answer, receive } = machine();
     const called = calls.call('counters');
     calls.connect(receive);
-    calls.disconnect(undefined);
+    calls.disconnect();
+    calls.restart();
     expect(sent).toHaveLength(1);
     expect(await failure(called)).toMatchObject({ code: 'ECONNRESET' });
     const waiting = calls.call('counters');
@@ -72,7 +73,8 @@ describe('a call on the machine', () => {
     const { calls, sent, answer, receive } = machine();
     calls.connect(receive);
     const interrupted = failure(calls.call('counters'));
-    calls.disconnect(undefined);
+    calls.disconnect();
+    calls.restart();
     const waiting = calls.call('counters');
     calls.connect(answer);
     answer(sent[0] as CallCommand);

@@ -49,11 +49,14 @@ export class Calls {
     for (const call of this.#pending.values()) this.#trySend(call);
   }
 
-  /** The machine thread has ended: the calls that it had fail. Another one may follow. @param failure what ended it */
-  disconnect(failure: Error | undefined): void {
+  /** The machine thread has ended, and answers no more; {@link restart} or {@link end} follows. */
+  disconnect(): void {
     this.#send = undefined;
-    for (const call of [...this.#pending.values()])
-      if (call.isSent) this.#fail(call, failure ?? restarted(call));
+  }
+
+  /** Another machine thread will follow: the calls that the last one did not answer fail. */
+  restart(): void {
+    for (const call of [...this.#pending.values()]) if (call.isSent) this.#fail(call, restarted(call));
   }
 
   /** No machine will follow: all calls fail. @param failure the error that ended the machine, if one did */

@@ -46,4 +46,4 @@ export type { Counters, DeviceReport, Phase, RunReport } from './protocol.js';
 export type { Sandbox } from './sandbox/enter.js';
 export { enterSandbox, sandboxPolicy } from './sandbox/entrance.js';
 export type { SandboxExtras, SandboxPolicy } from './sandbox/policy.js';
-export { type DetachOptions, VirtualMachine, type VmObserver } from './virtual-machine.js';
+export { type DetachOptions, type MachineState, VirtualMachine, type VmObserver } from './virtual-machine.js';

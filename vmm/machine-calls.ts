@@ -10,6 +10,12 @@ export interface MachineCalls {
   attach(devices: readonly DeviceConfig[]): readonly number[];
   /** Detaches a device, once the guest has released it, or by force. @param id for the command `expire-detach` */
   detach(slot: number, isForced: boolean, id: number): void;
+  /** Stops all vCPUs at an instruction boundary. */
+  pause(): void;
+  /** Lets them continue. */
+  resume(): void;
+  /** Ends the run as a guest's reset does. */
+  reset(): void;
 }
 
 export type MachineCallName = keyof MachineCalls;

@@ -9,6 +9,8 @@ export interface MachinePorts {
   readonly inbox: Inbox;
   /** Threads for vCPUs; empty if the machine thread runs the only vCPU itself. */
   readonly vcpuThreads: readonly VcpuThreadLink[];
+  /** The machine was paused when it restarted: it starts so. */
+  readonly startsPaused: boolean;
   /** Makes the main thread map guest RAM, and waits for it. @param isShared for a memfd that other processes can map */
   requestRam(isShared: boolean): GuestRamHandle;
   /** Sends events to the machine's owner, and counts those that are dropped. */

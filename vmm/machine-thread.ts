@@ -90,6 +90,7 @@ async function main(): Promise<void> {
     {
       inbox,
       vcpuThreads: data.vcpuThreads,
+      startsPaused: data.startsPaused,
       events,
       hasSerialRoom: () => flow.hasSerialRoom,
       requestRam(isRamShared) {

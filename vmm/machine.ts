@@ -3,7 +3,7 @@ import type { VcpuExit } from '../kvm/exits.js';
 import { Run } from '../kvm/uapi-vcpu.js';
 import type { Vcpu } from '../kvm/vcpu.js';
 import { errno } from '../sys/errno.js';
-import { SysError } from '../sys/error.js';
+import { isErrno, SysError } from '../sys/error.js';
 import type { Inbox } from '../sys/inbox.js';
 import { unreachable } from '../sys/unreachable.js';
 import type { RangeBus } from './assign/bus.js';
@@ -19,8 +19,9 @@ import type { Platform } from './linux/index.js';
 import { answerCall, type MachineCallHandlers } from './machine-calls.js';
 import type { MachinePorts } from './machine-ports.js';
 import { describeCrash, type Outcome } from './outcome.js';
+import { Pause } from './pause.js';
 import { type Counters, type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
-import { VcpuBaton } from './vcpu-baton.js';
+import { VcpuThreads } from './vcpu-threads.js';
 
 /** Parts of a machine; compose.ts creates and owns them. */
 export interface MachineParts {
@@ -48,8 +49,12 @@ export class Machine {
   readonly #parts: MachineParts;
   readonly #inbox: Inbox;
   readonly #phases: Phase[] = [];
+  readonly #pause = new Pause((isPaused) => this.#reportState(isPaused));
   readonly #calls: MachineCallHandlers = {
     counters: () => this.#counts(),
+    pause: () => this.#pause.request(),
+    resume: () => this.#pause.end(),
+    reset: () => this.end({ kind: 'reset' }),
     attach: (devices) => this.#asOwner(() => this.#parts.hotplug.attach(devices)),
     detach: (slot, isForced, id) => this.#asOwner(() => this.#parts.hotplug.detach(slot, isForced, id)),
   };
@@ -143,7 +148,9 @@ export class Machine {
   /** Runs the guest until it ends or is stopped. Blocks the thread. @throws SysError if KVM_RUN itself fails */
   run(): RunReport {
     const [first] = this.#parts.vcpus;
-    const { events } = this.#parts.ports;
+    const { events, startsPaused } = this.#parts.ports;
+    if (startsPaused) this.#pause.request();
+    else this.#reportState(false);
     events.isGuestRunning = true;
     const outcome =
       this.#parts.vcpus.length === 1 && first !== undefined ? this.#runHere(first) : this.#runThreads();
@@ -191,6 +198,10 @@ export class Machine {
       for (;;) {
         if (inbox.hasNews) this.#hear();
         if (this.#outcome !== undefined) return this.#outcome;
+        if (this.#pause.isWanted) {
+          this.#stopHere(vcpu);
+          continue;
+        }
         const exit = vcpu.run();
         // Cleared before the inbox is read: a later ring interrupts the next KVM_RUN, an earlier one is read now.
         if (exit.kind === 'interrupted') vcpu.page.setImmediateExit(false);
@@ -201,6 +212,17 @@ export class Machine {
     }
   }
 
+  /** One step on the way to an instruction boundary, of which a guest can make many; or a wait for news, once there. */
+  #stopHere(vcpu: Vcpu): void {
+    if (this.#pause.isPaused) {
+      this.#inbox.wait();
+      return;
+    }
+    const exit = vcpu.completeAccess();
+    if (exit.kind === 'interrupted') this.#completePause();
+    else if (!this.#dispatch(0, exit)) this.end(this.#crash(0, exit));
+  }
+
   #hear(): void {
     this.#inbox.drain();
     if (this.#inbox.isStopping) this.end({ kind: 'stopped', by: 'exit of the process' });
@@ -209,28 +231,40 @@ export class Machine {
   /** Runs two or more vCPUs, each in a thread of its own; this thread handles their exits. */
   #runThreads(): Outcome {
     const { vcpus, ports } = this.#parts;
-    const batons = vcpus.map((vcpu, i) => {
-      const thread = ports.vcpuThreads[i];
-      if (thread === undefined) throw new RangeError(`there is no thread for vCPU ${i}`);
-      const baton = new VcpuBaton(thread.baton);
-      baton.start({ fd: vcpu.fd.number, runAddress: vcpu.handle.address, runBytes: vcpu.handle.bytes });
-      return baton;
-    });
+    const threads = new VcpuThreads(vcpus, ports.vcpuThreads, this.#pause.isWanted);
     for (;;) {
       this.#hear();
-      for (const [i, baton] of batons.entries()) {
-        if (this.#outcome === undefined && baton.isMachinesTurn) this.#answer(i, baton);
-      }
+      threads.isPausing = this.#pause.isWanted;
+      threads.answer((index, result) => this.#outcome === undefined && this.#answer(index, result));
       if (this.#outcome !== undefined) return this.#outcome;
+      if (this.#pause.isWanted && !this.#pause.isPaused && threads.areAllParked) this.#completePause();
       this.#inbox.wait();
     }
   }
 
-  #answer(index: number, baton: VcpuBaton): void {
+  /** Whether the vCPU can continue. */
+  #answer(index: number, result: number): boolean {
     const vcpu = this.#parts.vcpus[index] as Vcpu;
-    const exit = vcpu.page.exit(baton.result, vcpu.fd.target);
-    if (this.#dispatch(index, exit)) baton.resume();
-    else this.end(this.#crash(index, exit));
+    const exit = vcpu.page.exit(result, vcpu.fd.target);
+    if (this.#dispatch(index, exit)) return true;
+    this.end(this.#crash(index, exit));
+    return false;
+  }
+
+  /** All vCPUs are at an instruction boundary. */
+  #completePause(): void {
+    for (const vcpu of this.#parts.vcpus) {
+      try {
+        vcpu.kvmclockCtrl();
+      } catch (error) {
+        if (!isErrno(error, 'EINVAL')) throw error; // the guest does not use kvmclock
+      }
+    }
+    this.#pause.complete();
+  }
+
+  #reportState(isPaused: boolean): void {
+    this.#parts.ports.events.emit({ kind: 'state', state: isPaused ? 'paused' : 'running' });
   }
 
   #dispatch(index: number, exit: VcpuExit): boolean {

@@ -26,6 +26,7 @@ export interface MachineThreadData {
   readonly events: EventThreadLink;
   readonly vcpuThreads: readonly VcpuThreadLink[];
   readonly flow: EventFlowBuffer;
+  readonly startsPaused: boolean;
 }
 
 /** The main thread's reply to `started`, before the machine is built. */
@@ -120,6 +121,8 @@ export type MachineEvent =
   | { readonly kind: 'serial-pending' }
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
+  /** The guest runs, or all its vCPUs have stopped. */
+  | { readonly kind: 'state'; readonly state: 'running' | 'paused' }
   | ReplyEvent
   /** The devices that are attached now, in their slots: those that a restarted machine has. */
   | { readonly kind: 'devices'; readonly devices: readonly DeviceConfig[] }

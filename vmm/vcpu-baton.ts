@@ -7,6 +7,7 @@
  * [2] size of kvm_run in bytes
  * [3] result of the last KVM_RUN: 0 or a negative errno
  * Float64 [2] (byte 16) address of kvm_run
+ * Int32   [6] 1 asks the vCPU's thread to give the baton at an instruction boundary
  */
 export type VcpuBatonBuffer = SharedArrayBuffer;
 
@@ -15,7 +16,8 @@ const FD = 1;
 const RUN_BYTES = 2;
 const RESULT = 3;
 const RUN_ADDRESS = 2;
-const BATON_BYTES = 24;
+const PAUSE = 6;
+const BATON_BYTES = 32;
 
 const VCPU = 1;
 const MACHINE = 2;
@@ -41,7 +43,7 @@ export class VcpuBaton {
   readonly #address: Float64Array;
 
   constructor(buffer: VcpuBatonBuffer) {
-    this.#words = new Int32Array(buffer, 0, 4);
+    this.#words = new Int32Array(buffer, 0, 7);
     this.#address = new Float64Array(buffer, 0, 3);
   }
 
@@ -67,6 +69,19 @@ export class VcpuBaton {
   resume(): void {
     Atomics.store(this.#words, TURN, VCPU);
     Atomics.notify(this.#words, TURN);
+  }
+
+  /**
+   * Machine thread: asks for the baton at an instruction boundary, with -EINTR as the result, until it is `false` again. To
+   * be followed by a kick.
+   */
+  set isPauseWanted(value: boolean) {
+    Atomics.store(this.#words, PAUSE, value ? 1 : 0);
+  }
+
+  /** vCPU thread: whether the machine waits for this vCPU to stop. */
+  get isPauseWanted(): boolean {
+    return Atomics.load(this.#words, PAUSE) === 1;
   }
 
   /** vCPU thread: waits for its turn; undefined on timeout. */

@@ -41,11 +41,14 @@ function main({ index, baton: buffer, control, machine, door }: VcpuThreadData):
       run = prepare(vcpu);
       if (inbox.isStopping) break; // stopped before a kick could reach this thread
     }
+    // KVM then completes the access of the last exit and does not enter the guest. A kick does the same to a pause that is
+    // requested after this.
+    if (baton.isPauseWanted) Atomics.store(immediateExit, 0, 1);
     const result = run();
     Atomics.store(immediateExit, 0, 0);
-    // A kick only makes this thread check its stop word. EAGAIN, from a woken processor, needs no handling either; the
-    // boot processor is never woken.
-    if (result === -errno.EINTR || (result === -errno.EAGAIN && index !== 0)) continue;
+    // A kick only makes this thread check its stop word, and whether it shall pause. EAGAIN, from a woken processor, needs
+    // no handling either; the boot processor is never woken.
+    if (result === -errno.EINTR ? !baton.isPauseWanted : result === -errno.EAGAIN && index !== 0) continue;
     baton.give(result);
     bell.ring();
   }

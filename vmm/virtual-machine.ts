@@ -71,6 +71,9 @@ const MOST_TIMEOUT_MS = 2 ** 31 - 1;
 /** How long an incomplete line of the guest waits for its end. */
 const FLUSH_AFTER_MS = 50;
 
+/** What a machine does: `starting`, also again after a reset; `paused` has all vCPUs at an instruction boundary. */
+export type MachineState = 'starting' | 'running' | 'paused' | 'ended';
+
 interface VcpuThread extends VcpuThreadLink {
   readonly ended: Promise<void>;
 }
@@ -98,7 +101,11 @@ interface MachineThreads {
 }
 
 /** @throws SysError EAGAIN if the host refuses the first of them; for a later one, `machine` rejects with it */
-function startThreads(config: VmConfig, hear: (event: MachineEvent) => unknown): MachineThreads {
+function startThreads(
+  config: VmConfig,
+  startsPaused: boolean,
+  hear: (event: MachineEvent) => unknown,
+): MachineThreads {
   const control = createInboxControl();
   const commands = new MessageChannel();
   const events = startEventThread(control);
@@ -115,6 +122,7 @@ function startThreads(config: VmConfig, hear: (event: MachineEvent) => unknown):
       commands: commands.port2,
       events: events.link,
       flow,
+      startsPaused,
       vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
     };
     const transfer = [commands.port2, events.link.commands, events.link.notices];
@@ -157,6 +165,7 @@ export class VirtualMachine implements AsyncDisposable {
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
   readonly #calls = new Calls();
+  #state: MachineState = 'starting';
   readonly #screens = new Screens((command) => this.#command(command));
   #devices: readonly DeviceConfig[];
   #lastDetach = 0;
@@ -189,6 +198,35 @@ export class VirtualMachine implements AsyncDisposable {
   stop(by = 'request'): void {
     this.#stoppedBy ??= by;
     this.#command({ kind: 'stop', by });
+  }
+
+  /** What the machine does now. */
+  get state(): MachineState {
+    return this.#state;
+  }
+
+  /**
+   * Stops all vCPUs at an instruction boundary; resolves once they have. Time passes for the guest: its TSC, kvmclock, timers
+   * and clocks do not stop, and a kvmclock guest is told (KVM_KVMCLOCK_CTRL), so that its watchdogs report no lockup. Devices
+   * do not stop either: they can do DMA, and their interrupts wait for the vCPUs. Calls such as {@link screenshot} work.
+   * @throws SysError as {@link counters}; ECANCELED if {@link resume} is called before all have stopped
+   */
+  pause(): Promise<void> {
+    return this.#calls.call('pause');
+  }
+
+  /** Lets a paused machine continue; one that runs does. @throws SysError as {@link counters} */
+  resume(): Promise<void> {
+    return this.#calls.call('resume');
+  }
+
+  /**
+   * Resets the machine, as the button on a PC's case does: it is closed and started anew, paused if it was. If the
+   * configuration's `reboot` is false, the run ends. Resolves when the reset begins.
+   * @throws SysError as {@link counters}
+   */
+  reset(): Promise<void> {
+    return this.#calls.call('reset');
   }
 
   /** Requests a shutdown through ACPI; the guest decides whether and when it shuts down. */
@@ -315,9 +353,11 @@ export class VirtualMachine implements AsyncDisposable {
         if (report.outcome.kind !== 'reset' || !this.config.reboot) return report;
         if (this.#stoppedBy !== undefined)
           return { ...report, outcome: { kind: 'stopped', by: this.#stoppedBy } };
-        this.#observer.step?.('the guest requested a reset: restarting the machine', monotonicMs());
+        this.#calls.restart();
+        this.#observer.step?.('reset: restarting the machine', monotonicMs());
       }
     } finally {
+      this.#state = 'ended';
       this.#calls.end(this.#failure);
     }
   }
@@ -327,7 +367,9 @@ export class VirtualMachine implements AsyncDisposable {
     const { memory, prefault } = this.config;
     let ram: GuestRam | undefined;
     await using _ram = { [Symbol.asyncDispose]: async () => await ram?.[Symbol.asyncDispose]() };
-    const threads = startThreads({ ...this.config, devices: [...this.#devices] }, (event) => {
+    const startsPaused = this.#state === 'paused';
+    this.#state = 'starting';
+    const threads = startThreads({ ...this.config, devices: [...this.#devices] }, startsPaused, (event) => {
       if (event.kind === 'started') makeRam(event.isRamShared);
       else return this.#hear(event);
       return undefined;
@@ -354,7 +396,7 @@ export class VirtualMachine implements AsyncDisposable {
     for (const other of threads.others) other.catch(fail);
     await threads.machine.catch(fail);
     this.#threads = undefined;
-    this.#calls.disconnect(this.#failure);
+    this.#calls.disconnect();
     clearTimeout(this.#flushTimer);
     threads.stop();
     await Promise.allSettled(threads.others);
@@ -380,6 +422,9 @@ export class VirtualMachine implements AsyncDisposable {
         return this.#observer.phase?.(event.phase);
       case 'trace':
         return this.#observer.trace?.(event.channel, event.text);
+      case 'state':
+        this.#state = event.state;
+        break;
       case 'reply':
         this.#calls.hear(event);
         break;

@@ -1,0 +1,68 @@
+import type { Vcpu } from '../kvm/vcpu.js';
+import { errno } from '../sys/errno.js';
+import { InboxBell } from '../sys/inbox.js';
+import type { VcpuThreadLink } from './protocol.js';
+import { VcpuBaton } from './vcpu-baton.js';
+
+/** What KVM_RUN returns if a kick or immediate_exit ends it: no access is under way then. */
+const INTERRUPTED = -errno.EINTR;
+
+interface RunningVcpu {
+  readonly vcpu: Vcpu;
+  readonly baton: VcpuBaton;
+  readonly bell: InboxBell;
+  /** It has stopped at an instruction boundary, and waits for the machine to resume it. */
+  isParked: boolean;
+}
+
+/** The vCPUs of a machine with two or more, each of which runs in a thread of its own. Machine thread only. */
+export class VcpuThreads {
+  readonly #running: readonly RunningVcpu[];
+  #isPausing = false;
+
+  /** Starts them. @param isPausing none enters the guest yet */
+  constructor(vcpus: readonly Vcpu[], links: readonly VcpuThreadLink[], isPausing: boolean) {
+    this.#isPausing = isPausing;
+    this.#running = vcpus.map((vcpu, i) => {
+      const link = links[i];
+      if (link === undefined) throw new RangeError(`there is no thread for vCPU ${i}`);
+      const baton = new VcpuBaton(link.baton);
+      baton.isPauseWanted = isPausing;
+      baton.start({ fd: vcpu.fd.number, runAddress: vcpu.handle.address, runBytes: vcpu.handle.bytes });
+      return { vcpu, baton, bell: new InboxBell(link.control), isParked: false };
+    });
+  }
+
+  /** Asks all of them to stop at an instruction boundary, or lets them continue. */
+  set isPausing(value: boolean) {
+    if (value === this.#isPausing) return;
+    this.#isPausing = value;
+    for (const running of this.#running) {
+      running.baton.isPauseWanted = value;
+      if (value) running.bell.ring();
+      else if (running.isParked) {
+        running.isParked = false;
+        running.baton.resume();
+      }
+    }
+  }
+
+  get areAllParked(): boolean {
+    return this.#running.every(({ isParked }) => isParked);
+  }
+
+  /**
+   * Handles the exits that are waiting, and lets the vCPUs continue whose exit is handled.
+   * @param handle returns whether it could handle the exit
+   */
+  answer(handle: (index: number, result: number) => boolean): void {
+    for (const [index, running] of this.#running.entries()) {
+      const { baton } = running;
+      if (running.isParked || !baton.isMachinesTurn) continue;
+      const { result } = baton;
+      if (!handle(index, result)) return;
+      if (this.#isPausing && result === INTERRUPTED) running.isParked = true;
+      else baton.resume();
+    }
+  }
+}
