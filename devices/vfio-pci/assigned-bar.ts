@@ -2,10 +2,12 @@ import { gpa, PAGE_SIZE } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
 import type { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import type { BarState } from '../../vfio/assign/index.js';
 import type { DeviceFile, RegionIoEventFd } from '../../vfio/uapi.js';
 import type { Bus, BusDevice, PciEnvironment } from '../contracts.js';
 import { appendSpan, type BarArea, type BarSpan, bytesOf, layOutBar } from './bar-layout.js';
 import { attempt, errorText, formatBytes, type NoteSubject, note, plural } from './notes.js';
+import { CountedBar } from './page-exits.js';
 import type { Region } from './region.js';
 import type { Rom } from './rom.js';
 
@@ -44,7 +46,9 @@ export class AssignedBar implements Disposable {
   readonly bus: Bus['kind'];
   readonly size: bigint;
   readonly #name: string;
-  readonly #trapped: BusDevice;
+  readonly #type: string;
+  readonly #trapped: CountedBar;
+  readonly #spans: readonly BarSpan[];
   readonly #mapped: readonly MappedSpan[];
   readonly #rom: AssignedBarInit['rom'];
   readonly #doorbells: readonly RegionIoEventFd[];
@@ -56,6 +60,7 @@ export class AssignedBar implements Disposable {
   private constructor(
     name: string,
     init: AssignedBarInit,
+    spans: readonly BarSpan[],
     mapped: readonly MappedSpan[],
     environment: PciEnvironment,
     owned: Scope,
@@ -65,7 +70,9 @@ export class AssignedBar implements Disposable {
     this.what = init.what;
     this.bus = init.bus;
     this.size = init.size;
-    this.#trapped = init.trapped;
+    this.#type = init.type;
+    this.#spans = spans;
+    this.#trapped = new CountedBar(init.trapped);
     this.#mapped = mapped;
     this.#rom = init.rom;
     this.#doorbells = init.doorbells.filter((bell) => !mapped.some((span) => overlaps(span, bell)));
@@ -105,7 +112,7 @@ export class AssignedBar implements Disposable {
       }
       appendSpan(spans, { ...span, kind });
     }
-    const bar = new AssignedBar(name, init, mapped, environment, scope.move());
+    const bar = new AssignedBar(name, init, spans, mapped, environment, scope.move());
     note(
       name,
       what,
@@ -117,6 +124,25 @@ export class AssignedBar implements Disposable {
   /** Its current address; undefined while it is hidden. */
   get base(): bigint | undefined {
     return this.#base;
+  }
+
+  /** What it is and has cost. */
+  get state(): BarState {
+    const { label, bus } = this;
+    return {
+      label,
+      type: this.#type,
+      bus,
+      bytes: Number(this.size),
+      base: this.#base,
+      parts:
+        this.#rom === undefined
+          ? this.#spans.map(({ offset, size, kind }) => ({ offset, bytes: size, kind }))
+          : [],
+      doorbells: this.#doorbells.map(({ offset, size }) => ({ offset, bytes: size })),
+      exits: this.#trapped.pages,
+      otherExits: this.#trapped.others,
+    };
   }
 
   /** Decodes the BAR at an address. Returns the reason if it cannot, such as a collision. */

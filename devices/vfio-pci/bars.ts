@@ -1,4 +1,5 @@
 import { Scope } from '../../sys/scope.js';
+import type { BarState } from '../../vfio/assign/index.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
 import {
   VFIO_PCI_BAR0_REGION_INDEX,
@@ -139,6 +140,11 @@ export class Bars implements Disposable {
       add({ ...init, msix: [], doorbells: [], trapped, rom: trapped }, () => romAddress(space, size));
     }
     return new Bars(name, entries, traps, environment.windows, scope.move());
+  }
+
+  /** The BARs, and then the ROM. */
+  get states(): readonly BarState[] {
+    return this.#entries.map(({ bar }) => bar.state);
   }
 
   /** Forwards accesses to the MSI-X table and PBA to `msix`, in the BARs that hold them. @see TrappedBar.attach */

@@ -1,7 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import type { PciFunction, PciWiring, SlotReset } from '../../vfio/assign/index.js';
+import type { PciFunction, PciFunctionState, PciWiring, SlotReset } from '../../vfio/assign/index.js';
 import {
   type DeviceFile,
   VFIO_DEVICE_FLAGS_PCI,
@@ -220,6 +220,11 @@ export class VfioPciDevice implements PciFunction, SlotMember {
   /** The kind of interrupt in use. */
   get interruptMode(): InterruptModeName {
     return this.#parts.mode.name;
+  }
+
+  inspect(): PciFunctionState {
+    const { bars, mode } = this.#parts;
+    return { bars: bars.states, interrupts: mode.state };
   }
 
   configRead(offset: number, bytes: number): number {

@@ -24,6 +24,7 @@ export class VfioPciFunctions implements PciFunctions {
       name: device.name,
       configRead: (offset, bytes) => device.configRead(offset, bytes),
       configWrite: (offset, bytes, value) => device.configWrite(offset, bytes, value),
+      inspect: () => device.inspect(),
       [Symbol.dispose]: () => {
         this.#open.delete(device);
         device[Symbol.dispose]();

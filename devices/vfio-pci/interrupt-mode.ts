@@ -1,3 +1,4 @@
+import type { PciFunctionState } from '../../vfio/assign/index.js';
 import type { Intx } from './intx.js';
 import type { Msi } from './msi.js';
 import type { Msix } from './msix.js';
@@ -23,6 +24,11 @@ export class InterruptMode {
 
   get name(): InterruptModeName {
     return this.#current;
+  }
+
+  get state(): PciFunctionState['interrupts'] {
+    const vectors = this.#source(this.#current)?.vectors ?? [];
+    return { mode: this.#current, gsi: this.#intx?.gsi, vectors };
   }
 
   /** Makes the mode and its vectors match the registers. */

@@ -1,3 +1,4 @@
+import type { VectorState } from '../../vfio/assign/index.js';
 import type { Interrupts, LevelLine, Signals } from '../contracts.js';
 import type { IrqPort } from './irq-port.js';
 import { attempt, errorText, note } from './notes.js';
@@ -47,6 +48,9 @@ export class Intx {
     attempt(this.#name, 'intx', () => line[Symbol.dispose]());
     note(this.#name, 'intx', 'INTx off');
   }
+
+  /** None: it is a pin. */
+  readonly vectors: readonly VectorState[] = [];
 
   /** Does nothing: INTx has no registers to follow. */
   refresh(): void {}

@@ -1,3 +1,4 @@
+import type { VectorState } from '../../vfio/assign/index.js';
 import { VFIO_IRQ_INFO_NORESIZE } from '../../vfio/uapi.js';
 import { availableVectors } from '../../vfio/vector-limit.js';
 import type { Interrupts, MsiLine } from '../contracts.js';
@@ -126,6 +127,15 @@ export class MessageVectors {
   isPending(vector: number): boolean {
     const line = this.#vectors[vector]?.line;
     return line !== undefined && !line.isOpen && line.isPending();
+  }
+
+  /** The vectors that have a line. */
+  get states(): readonly VectorState[] {
+    return this.#vectors.flatMap((found, vector) =>
+      found === undefined
+        ? []
+        : [{ vector, isMasked: !found.line.isOpen, isPending: !found.line.isOpen && found.line.isPending() }],
+    );
   }
 
   /** Disables the device's interrupts. Pending ones are dropped. */

@@ -1,4 +1,5 @@
 /** MSI. @see PCI Local Bus 3.0, section 6.8.1 */
+import type { VectorState } from '../../vfio/assign/index.js';
 import type { Interrupts } from '../contracts.js';
 import type { ConfigSpace } from '../pci/config-space.js';
 import {
@@ -94,6 +95,10 @@ export class Msi {
 
   stop(): void {
     this.#vectors.stop();
+  }
+
+  get vectors(): readonly VectorState[] {
+    return this.#vectors.states;
   }
 
   /** Updates the pending bits before a guest's read that includes them. */

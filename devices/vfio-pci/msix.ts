@@ -1,4 +1,5 @@
 /** MSI-X. @see PCI Local Bus 3.0, section 6.8.2 */
+import type { VectorState } from '../../vfio/assign/index.js';
 import type { Interrupts } from '../contracts.js';
 import type { ConfigSpace } from '../pci/config-space.js';
 import {
@@ -112,6 +113,10 @@ export class Msix {
 
   stop(): void {
     this.#vectors.stop();
+  }
+
+  get vectors(): readonly VectorState[] {
+    return this.#vectors.states;
   }
 
   /** A guest's read of the table. */

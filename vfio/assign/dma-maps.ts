@@ -11,11 +11,18 @@ export interface DmaTarget {
 
 /** Maps each region of guest memory at IOVA = guest physical address, and unmaps it when the region is removed. */
 export class DmaMaps implements MemoryListener {
+  readonly space: string;
   readonly #target: DmaTarget;
   readonly #mapped = new Set<MemoryRegion>();
 
-  constructor(target: DmaTarget) {
+  /** @param space names the I/O address space */
+  constructor(target: DmaTarget, space: string) {
     this.#target = target;
+    this.space = space;
+  }
+
+  iovaOf(region: MemoryRegion): Iova | undefined {
+    return this.#mapped.has(region) ? iova(region.gpa) : undefined;
   }
 
   added(region: MemoryRegion): void {

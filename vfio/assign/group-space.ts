@@ -131,7 +131,9 @@ export class GroupSpace implements DeviceSpace {
     if (this.#maps !== undefined) return;
     container.setIommu(VFIO_TYPE1v2_IOMMU);
     attachStep(`${container.target} has IOMMU type1v2`);
-    this.#maps = this.#memory.listen(new DmaMaps(containerTarget(container)));
+    this.#maps = this.#memory.listen(
+      new DmaMaps(containerTarget(container), `${this.#provider.name} container`),
+    );
   }
 
   #release(number: number, group: OpenGroup): void {

@@ -1,5 +1,5 @@
 /** Port: the guest's physical memory, for those who map it for DMA. */
-import type { Gpa, Hva } from '../../sys/address.js';
+import type { Gpa, Hva, Iova } from '../../sys/address.js';
 
 /** Host memory at a guest physical address. */
 export interface MemoryRegion {
@@ -24,6 +24,10 @@ export interface MemoryListener {
   added(region: MemoryRegion): void;
   /** Called before the region is unmapped from the guest. */
   removed(region: MemoryRegion): void;
+  /** Name of the I/O address space in which it maps the regions: `host container`; absent if it maps none. */
+  readonly space?: string;
+  /** Where it has mapped a region; undefined if it has not. */
+  iovaOf?(region: MemoryRegion): Iova | undefined;
 }
 
 /** The guest's physical memory. The thread that owns the VM calls it. */

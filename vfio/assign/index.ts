@@ -11,9 +11,14 @@ export { GuestMemory, type MemoryListener, type MemoryRegion } from './guest-mem
 export { KvmAssociation } from './kvm-association.js';
 export {
   type AffectedFunction,
+  type BarPart,
+  type BarState,
+  type PageExits,
   type PciFunction,
+  type PciFunctionState,
   PciFunctions,
   type PciWiring,
   type SlotReset,
+  type VectorState,
 } from './pci-functions.js';
 export { requireProvider } from './require-provider.js';

@@ -66,10 +66,13 @@ export class IommufdSpace implements DeviceSpace {
   /** After the attach, the reserved regions of the device's IOMMU are known, so a colliding map fails by name. */
   #startMapping(iommufd: IommufdFile, ioas: number): void {
     this.#maps ??= this.#memory.listen(
-      new DmaMaps({
-        map: (map) => void iommufd.ioasMap(ioas, map),
-        unmap: (iova, size) => void iommufd.ioasUnmap(ioas, { iova, size }),
-      }),
+      new DmaMaps(
+        {
+          map: (map) => void iommufd.ioasMap(ioas, map),
+          unmap: (iova, size) => void iommufd.ioasUnmap(ioas, { iova, size }),
+        },
+        `${this.#provider.name} IOAS ${ioas}`,
+      ),
     );
   }
 

@@ -8,6 +8,66 @@ export interface PciFunction extends Disposable {
   configRead(offset: number, bytes: number): number;
   /** Writes 1, 2 or 4 naturally aligned bytes of configuration space. Never throws. */
   configWrite(offset: number, bytes: number, value: number): void;
+  /** Its BARs and interrupts as they are now, as plain data; absent if an implementation does not tell. Never throws. */
+  inspect?(): PciFunctionState;
+}
+
+/** A part of a BAR. */
+export interface BarPart {
+  /** Offset in the BAR and length, in bytes. */
+  readonly offset: number;
+  readonly bytes: number;
+  /** `mapped` is accessed without exits, `trapped` exits. */
+  readonly kind: 'mapped' | 'trapped';
+}
+
+/** What one page of a BAR has cost. */
+export interface PageExits {
+  /** Offset of the page in the BAR. */
+  readonly offset: number;
+  /** Accesses that exited; one of them can span two pages, and counts for the first. */
+  readonly reads: number;
+  readonly writes: number;
+}
+
+/** A BAR or the expansion ROM of a function. */
+export interface BarState {
+  /** `BAR4` or `ROM` */
+  readonly label: string;
+  /** `64-bit prefetchable` */
+  readonly type: string;
+  readonly bus: 'mmio' | 'pio';
+  readonly bytes: number;
+  /** Where the guest decodes it; undefined while it does not. */
+  readonly base: bigint | undefined;
+  /** All of it, in order. A ROM is mapped for reading while the guest enables it, and has no parts. */
+  readonly parts: readonly BarPart[];
+  /** Ranges whose writes signal an eventfd in KVM, without an exit. */
+  readonly doorbells: readonly { readonly offset: number; readonly bytes: number }[];
+  /** The pages that had exits, in order of their offsets: those of the first 1024 pages that had any. */
+  readonly exits: readonly PageExits[];
+  /** Exits of the other pages. */
+  readonly otherExits: number;
+}
+
+/** An MSI or MSI-X vector with an eventfd. */
+export interface VectorState {
+  readonly vector: number;
+  readonly isMasked: boolean;
+  /** An interrupt waits for the vector to be unmasked. */
+  readonly isPending: boolean;
+}
+
+/** A function's BARs and interrupts. */
+export interface PciFunctionState {
+  readonly bars: readonly BarState[];
+  readonly interrupts: {
+    readonly mode: 'msix' | 'msi' | 'intx' | 'none';
+    /** The I/O APIC pin of its INTx; undefined if it has none. */
+    readonly gsi: number | undefined;
+    /** Vectors that the mode in use has; those of MSI and MSI-X that are wired have an eventfd. */
+    readonly vectors: readonly VectorState[];
+  };
 }
 
 /** Wiring of an assigned function to its machine. */

@@ -1,5 +1,6 @@
+import { performance } from 'node:perf_hooks';
 import type { GuestMapper } from '../../devices/contracts.js';
-import { formatRange, type Gpa, type Hva, offset } from '../../sys/address.js';
+import { formatRange, type Gpa, type Hva, type Iova, offset } from '../../sys/address.js';
 import type { Mapping } from '../../sys/mapping.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
@@ -39,21 +40,56 @@ interface Ram {
   readonly offset: bigint;
 }
 
+/** A map of a region for DMA. */
+export interface DmaMapState {
+  /** The I/O address space: `host container`. */
+  readonly space: string;
+  readonly iova: Iova;
+  /** How long the map took, in milliseconds. */
+  readonly ms: number;
+}
+
+/** A region of guest memory: what the guest, the process and the devices call it. */
+export interface MemoryRegionState {
+  /** `ram`; `device` is a mapped part of a BAR; `rom` can only be read by the guest, and not by devices. */
+  readonly kind: 'ram' | 'device' | 'rom';
+  /** `ram`, `00:03.0 virtio-net BAR4` */
+  readonly name: string;
+  readonly gpa: Gpa;
+  readonly hva: Hva;
+  readonly bytes: bigint;
+  /** How long it took to map it into the guest (KVM_SET_USER_MEMORY_REGION), in milliseconds. */
+  readonly ms: number;
+  /** Where devices reach it. */
+  readonly dma: readonly DmaMapState[];
+}
+
+/** A report of a region to a listener, and how long that took. */
+interface Heard extends Disposable {
+  readonly ms: number;
+}
+
 /** A listener, with the regions that were reported to it; disposing one reports it removed. */
 interface Follower {
   readonly listener: MemoryListener;
-  readonly heard: Map<MemoryRegion, Disposable>;
+  readonly heard: Map<MemoryRegion, Heard>;
 }
 
 function follow({ listener, heard }: Follower, region: MemoryRegion): void {
+  const begun = performance.now();
   listener.added(region);
-  heard.set(
-    region,
-    disposable(() => {
-      heard.delete(region);
-      listener.removed(region);
-    }),
-  );
+  const ms = performance.now() - begun;
+  const forget = disposable(() => {
+    heard.delete(region);
+    listener.removed(region);
+  });
+  heard.set(region, { ms, ...forget });
+}
+
+function dmaMapOf({ listener, heard }: Follower, region: MemoryRegion): DmaMapState | undefined {
+  const iova = listener.iovaOf?.(region);
+  const ms = heard.get(region)?.ms;
+  return iova === undefined || ms === undefined ? undefined : { space: listener.space ?? 'dma', iova, ms };
 }
 
 /** Last added first. A failure does not keep the others from being reported. */
@@ -68,7 +104,9 @@ function forgetAll({ heard }: Follower): void {
  */
 export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   readonly #slots: MemorySlotPort;
-  readonly #regions = new Set<MemoryRegion>();
+  /** The regions, each with the milliseconds that its slot took. */
+  readonly #regions = new Map<MemoryRegion, number>();
+  readonly #roms = new Set<MemoryRegionState>();
   readonly #rams = new Set<Ram>();
   readonly #followers: Follower[] = [];
   readonly #scope = new Scope();
@@ -105,15 +143,22 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   }
 
   /** Without the listeners, as nothing does DMA to it. */
-  mapReadonly(at: Gpa, hva: Hva, bytes: bigint): Disposable {
-    return this.#slots.add(at, hva, bytes, { isReadonly: true });
+  mapReadonly(at: Gpa, hva: Hva, bytes: bigint, name = 'rom'): Disposable {
+    using undo = new Scope();
+    const begun = performance.now();
+    undo.own(this.#slots.add(at, hva, bytes, { isReadonly: true }));
+    const ms = performance.now() - begun;
+    const rom: MemoryRegionState = { kind: 'rom', name, gpa: at, hva, bytes, ms, dma: [] };
+    this.#roms.add(rom);
+    undo.defer(() => this.#roms.delete(rom));
+    return undo.move();
   }
 
   listen(listener: MemoryListener): Disposable {
     const follower: Follower = { listener, heard: new Map() };
     using undo = new Scope();
     undo.defer(() => forgetAll(follower));
-    for (const region of this.#regions) follow(follower, region);
+    for (const region of this.#regions.keys()) follow(follower, region);
     this.#followers.push(follower);
     undo.defer(() => this.#followers.splice(this.#followers.indexOf(follower), 1));
     const owned = undo.move();
@@ -122,7 +167,17 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
 
   /** The regions mapped now, in the order in which they were added. */
   get regions(): readonly MemoryRegion[] {
-    return [...this.#regions];
+    return [...this.#regions.keys()];
+  }
+
+  /** What is mapped now, by guest physical address. Plain data. */
+  inspect(): readonly MemoryRegionState[] {
+    const mapped = [...this.#regions].map(([region, ms]): MemoryRegionState => {
+      const { kind, name, gpa: at, hva, bytes } = region;
+      const dma = this.#followers.flatMap((follower) => dmaMapOf(follower, region) ?? []);
+      return { kind, name, gpa: at, hva, bytes, ms, dma };
+    });
+    return [...mapped, ...this.#roms].sort((a, b) => (a.gpa < b.gpa ? -1 : 1));
   }
 
   /**
@@ -139,8 +194,9 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
 
   #add(region: MemoryRegion): Disposable {
     using undo = new Scope();
+    const begun = performance.now();
     undo.own(this.#slots.add(region.gpa, region.hva, region.bytes));
-    this.#regions.add(region);
+    this.#regions.set(region, performance.now() - begun);
     undo.defer(() => this.#regions.delete(region));
     // Who follows the memory when the region is removed is not who did when it was added.
     undo.defer(() => this.#forget(region));
