@@ -3,7 +3,6 @@
  * @module
  */
 
-// The Linux primitives that a vendor driver needs.
 export { type Iova, iova } from '../sys/address.js';
 export { SysError, type SysErrorInit } from '../sys/error.js';
 export type {
@@ -25,6 +24,8 @@ export {
   type SharedMemory,
 } from '../sys/mapping.js';
 export { Scope } from '../sys/scope.js';
+// The Linux primitives that a vendor driver needs.
+export { toChromeTrace } from './chrome-trace.js';
 export { type CoreOptions, VfioCore } from './core/core.js';
 export {
   type CoreOpenDevice,

@@ -4,6 +4,7 @@
  */
 import { performance } from 'node:perf_hooks';
 import { trace, type VfioEvent } from '../sys/trace.js';
+import { plain, toChromeTrace } from './chrome-trace.js';
 
 /** One event of the record. */
 export interface TimelineEvent {
@@ -20,9 +21,6 @@ export interface TimelineEvent {
   /** The event's other fields by name: device, group, IOVA. */
   readonly details: Readonly<Record<string, unknown>>;
 }
-
-const plain = (_key: string, value: unknown): unknown =>
-  typeof value === 'bigint' ? `0x${value.toString(16)}` : value;
 
 /** Records events of this thread from {@link Timeline.start} until it is disposed. Printing works after that, too. */
 export class Timeline implements Disposable {
@@ -66,28 +64,9 @@ export class Timeline implements Disposable {
     return JSON.stringify(this.events, plain, 1);
   }
 
-  /** A trace for chrome://tracing and Perfetto: one row per task, arrows from causes to effects. */
+  /** As the function {@link toChromeTrace}. */
   toChromeTrace(): string {
-    const rows = new Map<string, number>();
-    const row = (task: string): number => {
-      const known = rows.get(task) ?? rows.size + 1;
-      rows.set(task, known);
-      return known;
-    };
-    const bySeq = new Map(this.events.filter(({ seq }) => seq > 0).map((event) => [event.seq, event]));
-    const out: Record<string, unknown>[] = [];
-    for (const event of this.events) {
-      const place = { pid: 1, tid: row(event.task), ts: event.at * 1000 };
-      out.push({ name: event.what, ph: 'X', dur: 1, cat: 'vfio', args: event.details, ...place });
-      const cause = bySeq.get(event.cause);
-      if (cause === undefined) continue;
-      const flow = { name: 'cause', cat: 'vfio', id: event.seq };
-      out.push({ ...flow, ph: 's', pid: 1, tid: row(cause.task), ts: cause.at * 1000 });
-      out.push({ ...flow, ph: 'f', bp: 'e', ...place });
-    }
-    for (const [task, tid] of rows)
-      out.push({ name: 'thread_name', ph: 'M', pid: 1, tid, args: { name: task } });
-    return JSON.stringify({ traceEvents: out }, plain);
+    return toChromeTrace(this.events);
   }
 
   /** Unsubscribes; the events remain. */

@@ -32,10 +32,12 @@ export {
 export { ConfigError, type ConfigProblem } from './config-error.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
 export { type DeviceType, listDeviceTypes } from './device-types.js';
+export type { ControlSource } from './display/controls.js';
 export type { PictureSource } from './display/frames.js';
 export type { DisplayName } from './display/messages.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';
 export type { Look } from './display/screens.js';
+export type { InspectedDevice, StatusSource, TimelineSource } from './display/status.js';
 export { View, type ViewOptions, type Watched } from './display/view.js';
 export { guestPicture } from './guest-picture.js';
 export { InputFileError } from './input-file.js';

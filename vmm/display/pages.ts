@@ -1,6 +1,7 @@
 import type { FrameHead } from './frame-head.js';
 import { type Frame, type Frames, LOOK_EVERY_MS } from './frames.js';
 import type { Area } from './pixels.js';
+import type { TimelineMark } from './status.js';
 
 /** Maximum pages served at once. */
 export const MOST_PAGES = 8;
@@ -21,6 +22,8 @@ export interface Page {
   hasLastWord: boolean;
   /** Whether it has the machine's last state; undefined if it has not asked for any. */
   hasLastStatus: boolean | undefined;
+  /** What it has of the timeline. */
+  timeline: TimelineMark;
   isServed: boolean;
   askedAt: number;
 }
@@ -48,6 +51,7 @@ export class Pages {
       shown: new Map(),
       hasLastWord: false,
       hasLastStatus: undefined,
+      timeline: { version: 0, end: 0 },
       isServed: false,
       askedAt: now,
     };

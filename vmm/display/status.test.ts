@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { Counters, RunReport } from '../protocol.js';
-import { READ_EVERY_MS, StatusReader } from './status.js';
+import { MOST_SLICE, READ_EVERY_MS, StatusReader } from './status.js';
 
 const counted = (io: number): Counters => ({ exits: { io }, accesses: { COM1: io }, devices: [] });
 const REPORT: RunReport = {
@@ -50,7 +50,8 @@ test('however many ask, the machine is asked once in its time', async () => {
   now += READ_EVERY_MS - 1;
   expect((await reader.read()).counters).toEqual(counted(1));
   now++;
-  expect(await reader.read()).toEqual({ at: now, state: 'running', counters: counted(2) });
+  const state = { state: 'running', timeline: { version: 0, end: 0 }, controls: [] };
+  expect(await reader.read()).toEqual({ at: now, counters: counted(2), ...state });
   expect(source.calls()).toBe(2);
 });
 
@@ -65,6 +66,46 @@ test('what was last stays after the end, with the counters of the report and the
   const { outcome, state, counters } = await reader.read();
   expect([outcome, state, counters]).toEqual([REPORT.outcome, 'ended', counted(9)]);
   expect(source.calls()).toBe(1);
+});
+
+test('the timeline is given in slices, and from the start if it is another: after a restart, or if it was cut', async () => {
+  let now = 0;
+  const event = (seq: number) => ({
+    at: seq,
+    what: 'map_dma',
+    seq,
+    cause: 0,
+    task: '',
+    details: { iova: 4096n },
+  });
+  const range = (from: number, to: number) =>
+    Array.from({ length: to - from + 1 }, (_, i) => event(from + i));
+  let record = { events: range(1, 1500), dropped: 0 };
+  const reader = new StatusReader({ ...machine(), timeline: async () => record }, () => now);
+  const next = async () => {
+    now += READ_EVERY_MS;
+    return (await reader.read()).timeline;
+  };
+  const mark = await next();
+  expect(mark.end).toBe(1500);
+  const first = reader.timelineAfter({ version: mark.version, end: 0 });
+  expect(first).toEqual({ version: mark.version, end: MOST_SLICE, events: range(1, MOST_SLICE), dropped: 0 });
+  expect(reader.timelineAfter(first).events).toEqual(range(1001, 1500));
+  expect(reader.timelineAfter(mark)).toEqual({ ...mark, events: [], dropped: 0 });
+  record = { events: range(1, 1600), dropped: 0 };
+  expect(await next()).toEqual({ version: mark.version, end: 1600 });
+  expect(reader.timelineAfter(mark).events).toEqual(range(1501, 1600));
+  for (const other of [
+    { events: [...range(1, 800), ...range(1001, 1700)], dropped: 200 },
+    { events: range(2001, 2010), dropped: 0 },
+    { events: range(3001, 3900), dropped: 0 },
+  ]) {
+    const before = await next();
+    record = other;
+    const after = await next();
+    expect(after.version).not.toBe(before.version);
+    expect(reader.timelineAfter(before).events).toEqual(other.events.slice(0, MOST_SLICE));
+  }
 });
 
 test('a machine that fails keeps its last counters, and says why', async () => {

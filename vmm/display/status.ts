@@ -1,29 +1,84 @@
 import { isErrno } from '../../sys/error.js';
+import type { PciFunctionState } from '../../vfio/assign/index.js';
+import type { TimelineEvent } from '../../vfio/timeline.js';
+import type { MemoryRegionState } from '../assign/memory-map.js';
 import type { Outcome } from '../outcome.js';
-import type { Counters, RunReport } from '../protocol.js';
+import type { Counters, DeviceReport, RunReport } from '../protocol.js';
+import { type ControlSource, controlsOf } from './controls.js';
+
+/** An assigned device: what its machine tells of it. */
+export interface InspectedDevice extends DeviceReport, Partial<PciFunctionState> {
+  /** PCI device number on bus 0. */
+  readonly slot: number;
+  /** Name of the provider: `core`, `host`, `vfio-user`. */
+  readonly provider: string;
+  /** The VFIO interface by which it is open. */
+  readonly interface: string;
+  /** Number of its IOMMU group. */
+  readonly group: number;
+}
+
+/** A record of VFIO's operations. */
+export interface TimelineSource {
+  /** Oldest first. */
+  readonly events: readonly TimelineEvent[];
+  /** How many are missing. */
+  readonly dropped: number;
+}
+
+/** A machine that the page can show and control: a VirtualMachine. What it lacks is not shown. */
+export interface StatusSource extends ControlSource {
+  /** Resolves to the run's report. */
+  readonly finished: Promise<RunReport>;
+  /** What it has counted so far. */
+  counters(): Promise<Counters>;
+  /** The assigned devices as they are now. */
+  inspectDevices?(): Promise<readonly InspectedDevice[]>;
+  /** The guest's memory. */
+  inspectMemory?(): Promise<readonly MemoryRegionState[]>;
+  /** VFIO's operations since the machine started; events that were reported before are the same. */
+  timeline?(): Promise<TimelineSource>;
+}
 
 /** A machine as the page shows it, beside its pictures: what the library's calls return at one moment. */
 export interface MachineStatus {
   /** Milliseconds of the monotonic clock when it was read. */
   readonly at: number;
-  readonly state: 'running' | 'paused' | 'ended';
+  /** `running` where the machine does not say. */
+  readonly state: 'starting' | 'running' | 'paused' | 'ended';
   /** How the run ended. */
   readonly outcome?: Outcome;
-  /** Why the machine failed. */
+  /** Why the machine failed, or a call. */
   readonly failure?: string;
   readonly counters?: Counters;
+  readonly devices?: readonly InspectedDevice[];
+  readonly memory?: readonly MemoryRegionState[];
+  /** Where the timeline ends. */
+  readonly timeline: TimelineMark;
+  /** The controls that the machine has. */
+  readonly controls: readonly string[];
 }
 
-/** A machine that the page can show and control: a VirtualMachine. */
-export interface StatusSource {
-  /** As {@link VirtualMachine.finished}. */
-  readonly finished: Promise<RunReport>;
-  /** As {@link VirtualMachine.counters}. */
-  counters(): Promise<Counters>;
+/** A place in a timeline: a number of events, in one of its versions. What a version has does not change. */
+export interface TimelineMark {
+  readonly version: number;
+  readonly end: number;
+}
+
+/** Events of a timeline before {@link TimelineMark.end}. */
+export interface TimelineSlice extends TimelineMark {
+  readonly events: readonly TimelineEvent[];
+  /** How many are missing between them, or before. */
+  readonly dropped: number;
 }
 
 /** The machine is asked this often at most, however many pages there are. */
 export const READ_EVERY_MS = 250;
+/** Events of a timeline in one answer to a page. */
+export const MOST_SLICE = 1000;
+
+/** The machine restarts, or has just ended; or many calls are pending. */
+const PASSING = ['ESRCH', 'ECONNRESET', 'EBUSY'] as const;
 
 /**
  * What a machine's calls return, read for all pages at once. After the end, it is what was last, with the counters of the
@@ -33,17 +88,22 @@ export class StatusReader {
   readonly #source: StatusSource;
   readonly #now: () => number;
   #last: MachineStatus;
+  #timeline: TimelineSource = { events: [], dropped: 0 };
+  #version = 0;
   #reading: Promise<void> | undefined;
 
   /** @param now milliseconds of any monotonic clock; tests pass their own */
   constructor(source: StatusSource, now: () => number = () => performance.now()) {
     this.#source = source;
     this.#now = now;
-    this.#last = { at: Number.NEGATIVE_INFINITY, state: 'running' };
+    const timeline = { version: 0, end: 0 };
+    this.#last = { at: Number.NEGATIVE_INFINITY, state: 'starting', timeline, controls: [] };
+    const end = (last: Partial<MachineStatus>) => {
+      this.#last = { ...this.#last, ...last, at: this.#now(), state: 'ended', controls: [] };
+    };
     source.finished.then(
-      ({ outcome, exits, accesses, devices }) =>
-        this.#end({ outcome, counters: { exits, accesses, devices } }),
-      (error: Error) => this.#end({ failure: error.message }),
+      ({ outcome, exits, accesses, devices }) => end({ outcome, counters: { exits, accesses, devices } }),
+      (error: Error) => end({ failure: error.message }),
     );
   }
 
@@ -58,18 +118,52 @@ export class StatusReader {
     return this.#last;
   }
 
+  /** Events of the timeline after a place, at most 1000: from the start if that place is in another version. */
+  timelineAfter({ version, end }: TimelineMark): TimelineSlice {
+    const { events, dropped } = this.#timeline;
+    const from = version === this.#version ? end : 0;
+    const slice = events.slice(from, from + MOST_SLICE);
+    return {
+      version: this.#version,
+      end: Math.min(from, events.length) + slice.length,
+      events: slice,
+      dropped,
+    };
+  }
+
   async #read(): Promise<void> {
+    const source = this.#source;
     try {
-      const counters = await this.#source.counters();
-      if (this.#last.state !== 'ended') this.#last = { at: this.#now(), state: 'running', counters };
+      const [counters, devices, memory, timeline] = await Promise.all([
+        source.counters(),
+        source.inspectDevices?.(),
+        source.inspectMemory?.(),
+        source.timeline?.(),
+      ]);
+      if (this.#last.state === 'ended') return;
+      if (timeline !== undefined) this.#follow(timeline);
+      this.#last = {
+        at: this.#now(),
+        state: source.state ?? 'running',
+        counters,
+        ...(devices && { devices }),
+        ...(memory && { memory }),
+        timeline: { version: this.#version, end: this.#timeline.events.length },
+        controls: Object.keys(controlsOf(source)),
+      };
     } catch (error) {
-      // The machine restarts or has just ended, and its last state stays; or many calls are pending: it is read again.
-      if (!['ESRCH', 'ECONNRESET', 'EBUSY'].some((code) => isErrno(error, code as 'ESRCH')))
+      if (!PASSING.some((code) => isErrno(error, code)))
         this.#last = { ...this.#last, failure: (error as Error).message };
     }
   }
 
-  #end(last: Partial<MachineStatus>): void {
-    this.#last = { ...this.#last, ...last, at: this.#now(), state: 'ended' };
+  /** A machine that restarts begins another timeline, and one that is too long is cut. */
+  #follow(next: TimelineSource): void {
+    const { events, dropped } = this.#timeline;
+    const known = events.at(-1);
+    const same = next.events[events.length - 1];
+    const isLonger = next.dropped === dropped && known?.at === same?.at && known?.what === same?.what;
+    if (!isLonger) this.#version++;
+    this.#timeline = next;
   }
 }

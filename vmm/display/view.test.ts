@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Canvas, FakeMachine, PageModel } from './testing/page.js';
-import { View } from './view.js';
+import { View, type Watched } from './view.js';
 
 const views: View[] = [];
 afterEach(async () => {
@@ -187,6 +187,65 @@ test('a request to upgrade the connection is not answered with one, whatever its
   const upgrade = { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-version': '13' };
   expect((await request(new URL(view.url).origin, upgrade)).status).toBe(403);
   expect((await request(`${view.url}frame`, upgrade)).status).toBe(400);
+});
+
+/** A machine with controls, whose calls are recorded. */
+async function serveMachine() {
+  const calls: unknown[] = [];
+  const machine = Object.assign(new FakeMachine(new Canvas(64, 32)), {
+    counters: async () => ({ exits: {}, accesses: {}, devices: [] }),
+    stop: (by: string) => void calls.push(['stop', by]),
+    attach: async (device: object) => {
+      calls.push(['attach', device]);
+      return 4;
+    },
+    detach: async (slot: number, options: object) => {
+      calls.push(['detach', slot, options]);
+      throw new Error('the guest refuses');
+    },
+  });
+  const view = await View.start(machine as unknown as Watched, { port: 0 });
+  views.push(view);
+  return { view, calls };
+}
+
+/** Sends a control as the page does, or with other headers. */
+async function post(url: string, body: string, headers: Record<string, string> = {}) {
+  const type = { 'Content-Type': 'application/json' };
+  const reply = await fetch(url, { method: 'POST', body, headers: { ...type, ...headers } });
+  return { status: reply.status, text: await reply.text() };
+}
+
+test('a control reaches the machine, and its error the page; a machine has those of its calls only', async () => {
+  const { view, calls } = await serveMachine();
+  const url = (name: string) => `${view.url}do/${name}`;
+  expect((await post(url('stop'), '{}')).status).toBe(200);
+  expect((await post(url('attach'), '{"address":"mtty-1","options":{"port0":"pty"}}')).status).toBe(200);
+  expect(await post(url('detach'), '{"slot":3}')).toEqual({ status: 409, text: 'the guest refuses' });
+  expect(calls).toEqual([
+    ['stop', 'the page'],
+    ['attach', { address: 'mtty-1', options: { port0: 'pty' } }],
+    ['detach', 3, { force: false }],
+  ]);
+  for (const name of ['pause', 'constructor', '__proto__', 'toString', 'counters', ''])
+    expect([name, (await post(url(name), '{}')).status]).toEqual([name, 404]);
+  const { view: pictures } = await serve(new Canvas(64, 32));
+  expect((await post(`${pictures.url}do/stop`, '{}')).status).toBe(404);
+});
+
+test('a wrong, long or foreign control changes nothing', async () => {
+  const { view, calls } = await serveMachine();
+  const { origin } = new URL(view.url);
+  const wrong = ['', '{', 'null', '{"slot":0}', '{"slot":"3"}', '{"slot":3,"other":1}', '[]'];
+  for (const body of wrong)
+    expect([body, (await post(`${view.url}do/detach`, body)).status]).toEqual([body, 409]);
+  expect((await post(`${view.url}do/attach`, `{"address":"${'x'.repeat(20_000)}"}`)).status).toBe(409);
+  expect((await post(`${view.url}do/stop`, '{}', { 'Content-Type': 'text/plain' })).status).toBe(403);
+  expect((await request(`${view.url}do/stop`, { 'sec-fetch-site': 'cross-site' }, 'POST')).status).toBe(403);
+  expect((await request(`${view.url}do/stop`)).status).toBe(404);
+  expect((await post(`${origin}/do/stop`, '{}')).status).toBe(403);
+  expect((await post(`${origin}/x/do/stop`, '{}')).status).toBe(403);
+  expect(calls).toEqual([]);
 });
 
 test('responses are not cached, and only GET of the known paths is answered', async () => {

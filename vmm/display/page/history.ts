@@ -1,4 +1,5 @@
 import type { MachineStatus } from '../status.js';
+import type { Json } from './json.js';
 import type { Series } from './plot.js';
 
 /** Counts per second, by name, of the last two minutes. */
@@ -9,7 +10,7 @@ export class History {
   #at: number | undefined;
 
   /** Adds a reading; one of the same moment as the last adds nothing. A restarted machine counts from 0. */
-  add({ at, counters }: MachineStatus): void {
+  add({ at, counters }: Json<MachineStatus>): void {
     if (counters === undefined || at === this.#at) return;
     const last = this.#at;
     const seconds = last === undefined ? 0 : (at - last) / 1000;

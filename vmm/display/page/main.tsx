@@ -1,19 +1,23 @@
 /** The program of the page that `--view` serves. It gets all data from that server. */
 import { render } from 'preact';
 import type { MachineStatus } from '../status.js';
+import { Controls } from './controls.js';
 import { Devices } from './devices.js';
 import { Exits } from './exits.js';
 import { History } from './history.js';
+import type { Json } from './json.js';
+import { MemoryMap } from './memory-map.js';
 import { PicturesView } from './picture-view.js';
 import { Pictures } from './pictures.js';
 import { ask, textOf } from './server.js';
+import { Timeline } from './timeline.js';
 
 const READ_EVERY_MS = 1000;
 
 const root = document.getElementById('app') as HTMLElement;
 const history = new History();
 const pictures = new Pictures(draw);
-let status: MachineStatus | undefined;
+let status: Json<MachineStatus> | undefined;
 /** Why the state is not read any more. */
 let statusEnd: string | undefined;
 
@@ -52,8 +56,11 @@ function App() {
       </header>
       <main>
         <PicturesView pictures={pictures} />
-        {status?.counters && <Devices devices={status.counters.devices} />}
+        {status && <Controls status={status} />}
+        {status && <Devices status={status} />}
+        {status?.memory && <MemoryMap memory={status.memory} />}
         {status?.counters && <Exits counters={status.counters} history={history} />}
+        {status && <Timeline mark={status.timeline} />}
       </main>
     </>
   );
@@ -69,7 +76,7 @@ async function followStatus(): Promise<void> {
     while (status?.state !== 'ended') {
       const reply = await ask('status');
       if (reply.status === 204) return; // a served device has no machine
-      status = (await reply.json()) as MachineStatus;
+      status = (await reply.json()) as Json<MachineStatus>;
       history.add(status);
       draw();
       await Promise.race([followed, new Promise((resolve) => setTimeout(resolve, READ_EVERY_MS))]);

@@ -10,8 +10,10 @@ async function answered(request: Promise<Response>): Promise<Response> {
 }
 
 /** @throws TypeError if the server is gone; Error with the server's words if it refuses */
-export const ask = (path: string): Promise<Response> =>
-  answered(fetch(`${path}?client=${CLIENT}`, { cache: 'no-store' }));
+export const ask = (path: string, values: Readonly<Record<string, number>> = {}): Promise<Response> => {
+  const rest = Object.entries(values).map(([name, value]) => `&${name}=${value}`);
+  return answered(fetch(`${path}?client=${CLIENT}${rest.join('')}`, { cache: 'no-store' }));
+};
 
 /** Sends a command. @throws as {@link ask} */
 export const command = (name: string, body: object = {}): Promise<Response> =>
