@@ -4,6 +4,7 @@ import { SysError } from '../../sys/error.js';
 import { disposable, firstFailure, Scope } from '../../sys/scope.js';
 import type { HostContext } from './context.js';
 import { moduleState } from './kernel-modules.js';
+import { requireUnmounted } from './mounts.js';
 import type { HostRoots } from './roots.js';
 import { type Sysfs, type SysfsDevice, text } from './sysfs.js';
 
@@ -33,15 +34,13 @@ export function driverOverride(path: string): string | undefined {
 /**
  * Binds a PCI function to a vfio driver with driver_override, which affects no other device of the same ID. Disposing
  * the result restores its driver and the override. Waits until the current driver has released the device.
- * @throws SysError ENODEV if the device or the driver does not exist, or if the driver refuses the device; its former
- *   driver is then bound again
+ * @throws SysError ENODEV if the device or the driver does not exist, or if the driver refuses the device; EBUSY if
+ *   the host has a file system of it mounted. After an error it has its former driver
  */
-export function bindToDriver(
-  host: Pick<HostContext, 'sysfs' | 'roots'>,
-  address: string,
-  driver = 'vfio-pci',
-): Disposable {
-  if (host.sysfs.pciDevice(address).driver === driver) return disposable(() => {});
+export function bindToDriver(host: BindingHost, address: string, driver = 'vfio-pci'): Disposable {
+  const device = host.sysfs.pciDevice(address);
+  if (device.driver === driver) return disposable(() => {});
+  requireUnmounted(host, 'bind', [device]);
   requireDriver(host, address, driver);
   return rebind(host.sysfs, address, driver, () => {
     host.sysfs.write(host.sysfs.path('bus/pci/drivers_probe'), address);

@@ -1,7 +1,6 @@
 /** Binds PCI functions, alone or with their IOMMU group, for good: as driverctl does, with a record for the way back. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { printable } from '../../sys/printable.js';
 import { firstFailure, Scope } from '../../sys/scope.js';
 import {
   type BindingHost,
@@ -13,7 +12,7 @@ import {
 } from './binding.js';
 import { deviceNodes, type HostContext, hostContext } from './context.js';
 import { describeHolders, findHolders } from './holders.js';
-import { mountPointsOn, readMounts } from './mounts.js';
+import { requireUnmounted } from './mounts.js';
 import type { HostGroup, SysfsDevice } from './sysfs.js';
 import { blockingMembers } from './viability.js';
 
@@ -112,11 +111,8 @@ function rebindAll(
   rebind: (device: SysfsDevice) => Disposable,
 ): Rebinding[] {
   const { sysfs } = context;
-  const mounts = readMounts(context);
-  for (const device of functions) {
-    requireUnused(context, call, device);
-    requireUnmounted(mounts, call, device);
-  }
+  for (const device of functions) requireUnused(context, call, device);
+  requireUnmounted(context, call, functions);
   const before = functions.map(({ name }) => readBinding(sysfs, name));
   try {
     using scope = new Scope();
@@ -146,13 +142,5 @@ export function requireUnused(context: HostContext, call: string, device: SysfsD
   const holders = findHolders(context.roots, deviceNodes(context, device, group));
   if (holders.length === 0) return;
   const hint = `${describeHolders(holders)}: the kernel would wait until it is closed`;
-  throw new SysError({ call, target: device.name, errno: errno.EBUSY, hint });
-}
-
-/** @throws SysError EBUSY naming the places where file systems of the device are mounted */
-function requireUnmounted(mounts: ReturnType<typeof readMounts>, call: string, device: SysfsDevice): void {
-  const points = mountPointsOn(mounts, device.path);
-  if (points.length === 0) return;
-  const hint = `the host has file systems of it mounted, at ${printable(points.join(', '))}: unmount them first`;
   throw new SysError({ call, target: device.name, errno: errno.EBUSY, hint });
 }

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { bindToDriver } from './binding.js';
 import { bindPciFunction } from './group-binding.js';
 import { readPciFunction } from './inventory/inventory.js';
 import { FakeHost } from './testing/index.js';
@@ -44,11 +45,12 @@ test.each([
   expect(points(host, OTHER)).toEqual([]);
 });
 
-test('a disk that the host has mounted is not bound, for its group either, and nothing is written', () => {
+test('a disk that the host has mounted is not bound, for a run or its group either, and nothing is written', () => {
   using host = world('22 1 254:0 / / rw - ext4 /dev/mapper/vg-root rw\n');
   expect(() => bindPciFunction(OTHER, { ...host, isGroup: true })).toThrowError(
     `bind on ${NVME}: EBUSY\n  hint: the host has file systems of it mounted, at /: unmount them first`,
   );
+  expect(() => bindToDriver(host, NVME)).toThrowError(`bind on ${NVME}: EBUSY`);
   expect(host.writes).toEqual([]);
   expect(bindPciFunction(OTHER, host)).toHaveLength(1);
 });

@@ -1,8 +1,11 @@
 /** File systems that the host has mounted from a device: it cannot lose that device. */
 import { realpathSync } from 'node:fs';
 import { basename, join, sep } from 'node:path';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { printable } from '../../sys/printable.js';
 import type { HostContext } from './context.js';
-import { list, text } from './sysfs.js';
+import { list, type SysfsDevice, text } from './sysfs.js';
 
 interface Mount {
   readonly point: string;
@@ -40,6 +43,21 @@ export function mountPointsOn(mounts: readonly Mount[], path: string): string[] 
     .filter(({ devices }) => devices.some((folder) => folder.startsWith(path + sep)))
     .map(({ point }) => point);
   return [...new Set(points)];
+}
+
+/** @throws SysError EBUSY naming the places where file systems of one of the devices are mounted */
+export function requireUnmounted(
+  host: Pick<HostContext, 'sysfs' | 'roots'>,
+  call: string,
+  devices: readonly SysfsDevice[],
+): void {
+  const mounts = readMounts(host);
+  for (const { name, path } of devices) {
+    const points = mountPointsOn(mounts, path);
+    if (points.length === 0) continue;
+    const hint = `the host has file systems of it mounted, at ${printable(points.join(', '))}: unmount them first`;
+    throw new SysError({ call, target: name, errno: errno.EBUSY, hint });
+  }
 }
 
 function real(link: string): string | undefined {
