@@ -13,6 +13,7 @@ export type L2Check =
   | 'interrupts'
   | 'unplug'
   | 'upset'
+  | 'hotplug'
   | 'hold'
   | 'crash'
   | 'kexec'

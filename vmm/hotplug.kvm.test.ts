@@ -1,96 +1,32 @@
 /** Devices that come and go while the built-in guest uses them, on real KVM. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { PNG } from 'pngjs';
 import { afterEach, expect, test, vi } from 'vitest';
-import { mappedFiles, openFds, threadCount } from '../sys/testing/open-fds.js';
 import type { VmConfigInput } from './config.js';
 import { guestPicture } from './guest-picture.js';
 import type { RunReport } from './protocol.js';
 import { NIC } from './testing/machines.js';
-import { VirtualMachine, type VmObserver } from './virtual-machine.js';
+import { held, MemoryBalance, startTalking, type TalkingMachine } from './testing/talking-machine.js';
+import type { VirtualMachine, VmObserver } from './virtual-machine.js';
 
 const DISPLAY = { address: 'vgpu-small', options: { xres: '320', yres: '200' } } as const;
 const SERIAL = { address: 'mtty-2', options: { port0: 'pty' } } as const;
-
-interface Guest {
-  readonly vm: VirtualMachine;
-  serial(): string;
-  steps(): readonly string[];
-  /** Resolves once the guest has printed the text, or the pattern, `times` times. */
-  says(text: string | RegExp, times?: number): Promise<void>;
-}
 
 const running: VirtualMachine[] = [];
 afterEach(async () => {
   for (const vm of running.splice(0)) await vm[Symbol.asyncDispose]();
 });
 
-/** @param count devices that the guest waits for; it then ends */
-function start(count: number, config: VmConfigInput = {}, observer: VmObserver = {}): Guest {
-  let text = '';
-  const steps: string[] = [];
-  const waiting = new Set<() => void>();
-  const cmdline = `hotplug=${count} ${config.cmdline ?? 'pings=2'}`;
-  const vm = VirtualMachine.start(
-    { ...config, cmdline },
-    {
-      ...observer,
-      serial: (bytes) => {
-        text += Buffer.from(bytes).toString('latin1');
-        for (const check of waiting) check();
-      },
-      step: (step) => steps.push(step),
-    },
+/** @param count devices that come and go before the guest ends */
+function start(count: number, config: VmConfigInput = {}, observer: VmObserver = {}): TalkingMachine {
+  const guest = startTalking(
+    { ...config, cmdline: `hotplug=${count} ${config.cmdline ?? 'pings=2'}` },
+    observer,
   );
-  running.push(vm);
-  return {
-    vm,
-    serial: () => text,
-    steps: () => steps,
-    says: (wanted, times = 1) =>
-      new Promise((resolve, reject) => {
-        const pattern = typeof wanted === 'string' ? wanted : new RegExp(wanted, 'g');
-        const check = () => {
-          const found =
-            typeof pattern === 'string' ? text.split(pattern).length - 1 : [...text.matchAll(pattern)].length;
-          if (found < times) return;
-          waiting.delete(check);
-          resolve();
-        };
-        waiting.add(check);
-        check();
-        vm.finished.then(
-          (report) => reject(new Error(`the guest ended: ${JSON.stringify(report.outcome)}\n${text}`)),
-          reject,
-        );
-      }),
-  };
+  running.push(guest.vm);
+  return guest;
 }
 
 const OK: Partial<RunReport> = { outcome: { kind: 'verdict', status: 0 } };
-
-/** Sources of all epoll instances of this process: what event loops wait for. */
-function eventSources(): number {
-  let sources = 0;
-  for (const number of readdirSync('/proc/self/fd')) {
-    try {
-      if (readlinkSync(`/proc/self/fd/${number}`) !== 'anon_inode:[eventpoll]') continue;
-      sources += readFileSync(`/proc/self/fdinfo/${number}`, 'utf8').split('tfd:').length - 1;
-    } catch {
-      // closed by now
-    }
-  }
-  return sources;
-}
-
-/** Without the numbers, which are reused in another order. */
-const kinds = (fds: readonly string[]) => fds.map((fd) => fd.split(' ')[1]).sort();
-const held = () => ({
-  fds: kinds(openFds()),
-  sources: eventSources(),
-  threads: threadCount(),
-  mapped: mappedFiles().length,
-});
 
 test.each([
   ['group', 1],
@@ -113,18 +49,6 @@ test.each([
     expect(steps().join('\n')).toMatch(how === 'group' ? /GET_DEVICE_FD/ : /BIND_IOMMUFD/);
   },
 );
-
-/** Slots of KVM in use, and regions of guest memory, by what the trace says of them. */
-class MemoryBalance {
-  readonly now = { slots: 0, regions: 0 };
-
-  hear(text: string): void {
-    if (text.includes('slot added')) this.now.slots++;
-    else if (text.includes('slot removed')) this.now.slots--;
-    else if (text.includes('added')) this.now.regions++;
-    else if (text.includes('removed')) this.now.regions--;
-  }
-}
 
 test('fifty times attached and detached, descriptors, event sources, threads, mappings and memory slots are as before', async () => {
   const memory = new MemoryBalance();

@@ -14,7 +14,11 @@ for word in $(cat /proc/cmdline); do
     lab.md5=*) md5=${word#*=} ;;
   esac
 done
-for bus in pci virtio; do modprobe -a $(cat /sys/bus/$bus/devices/*/modalias); done 2>/dev/null
+load_drivers() {
+  local bus
+  for bus in pci virtio; do modprobe -a $(cat /sys/bus/$bus/devices/*/modalias); done 2>/dev/null
+}
+load_drivers
 
 tried=
 result() { # NAME STATUS
@@ -124,6 +128,39 @@ unplug() {
   eventually 60 no_nic
   result unplug.nic $?
 }
+# NICs come and go: each gets an address, and then fetches until it is gone.
+hotplug() {
+  local nic count=0
+  echo L2-WAITS
+  while sleep 0.1; do
+    set -- /sys/bus/pci/devices/*
+    [ $# = "$count" ] || load_drivers
+    count=$#
+    for nic in $(nics); do
+      [ ! -e "/used.$nic" ] || continue
+      : > "/used.$nic"
+      use_until_gone "$nic" &
+    done
+  done
+}
+use_until_gone() {
+  local nic=$1 bdf fetching
+  bdf=$(readlink -f "/sys/class/net/$nic/device")
+  case $bdf in */virtio*) bdf=${bdf%/*} ;; esac
+  bdf=${bdf##*/}
+  ip link set "$nic" up
+  if udhcpc -i "$nic" -n -q -t 20 -T 1 -s /udhcpc >/dev/null 2>&1; then echo "L2-CAME $bdf"; else echo "L2-MUTE $bdf"; fi
+  while [ -e "/sys/class/net/$nic" ]; do
+    alone "$nic"
+    wget -q -O /dev/null "$url" 2>/dev/null &
+    fetching=$!
+    while [ -e "/sys/class/net/$nic" ] && kill -0 $fetching 2>/dev/null; do sleep 0.1; done
+    kill $fetching 2>/dev/null
+    sleep 0.1
+  done
+  rm "/used.$nic"
+  echo "L2-GONE $bdf"
+}
 hold() {
   echo L2-WAITS
   while sleep 60; do :; done
@@ -157,7 +194,7 @@ for check in $(echo "$checks" | tr , ' '); do
     dhcp | fetch | disk | tty | fb | picture | rom | unplug | upset) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
-    interrupts | hold | crash | restart) $check ;;
+    interrupts | hotplug | hold | crash | restart) $check ;;
     *) result "$check" 1 ;;
   esac
 done
