@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { Counters, RunReport } from '../protocol.js';
-import { MOST_SLICE, READ_EVERY_MS, StatusReader } from './status.js';
+import { MOST_SLICE, READ_EVERY_MS, READ_MEMORY_EVERY_MS, StatusReader } from './status.js';
 
 const counted = (io: number): Counters => ({ exits: { io }, accesses: { COM1: io }, devices: [] });
 const REPORT: RunReport = {
@@ -53,6 +53,20 @@ test('however many ask, the machine is asked once in its time', async () => {
   const state = { state: 'running', timeline: { version: 0, end: 0 }, controls: [] };
   expect(await reader.read()).toEqual({ at: now, counters: counted(2), ...state });
   expect(source.calls()).toBe(2);
+});
+
+test('the memory map, which is slow to read, is read seldom, and shown in between', async () => {
+  let now = 0;
+  let reads = 0;
+  const inspectMemory = async () => {
+    reads++;
+    return [];
+  };
+  const reader = new StatusReader({ ...machine(), inspectMemory }, () => now);
+  for (; now < READ_MEMORY_EVERY_MS; now += READ_EVERY_MS) expect((await reader.read()).memory).toEqual([]);
+  expect(reads).toBe(1);
+  expect((await reader.read()).memory).toEqual([]);
+  expect(reads).toBe(2);
 });
 
 test('what was last stays after the end, with the counters of the report and the outcome', async () => {

@@ -74,6 +74,8 @@ export interface TimelineSlice extends TimelineMark {
 
 /** The machine is asked this often at most, however many pages there are. */
 export const READ_EVERY_MS = 250;
+/** And this often for its memory map, which takes milliseconds for each GiB, and seldom changes. */
+export const READ_MEMORY_EVERY_MS = 5000;
 /** Events of a timeline in one answer to a page. */
 export const MOST_SLICE = 1000;
 
@@ -90,6 +92,7 @@ export class StatusReader {
   #last: MachineStatus;
   #timeline: TimelineSource = { events: [], dropped: 0 };
   #version = 0;
+  #memoryAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
 
   /** @param now milliseconds of any monotonic clock; tests pass their own */
@@ -137,7 +140,7 @@ export class StatusReader {
       const [counters, devices, memory, timeline] = await Promise.all([
         source.counters(),
         source.inspectDevices?.(),
-        source.inspectMemory?.(),
+        this.#readMemory(),
         source.timeline?.(),
       ]);
       if (this.#last.state === 'ended') return;
@@ -155,6 +158,13 @@ export class StatusReader {
       if (!PASSING.some((code) => isErrno(error, code)))
         this.#last = { ...this.#last, failure: (error as Error).message };
     }
+  }
+
+  async #readMemory(): Promise<MachineStatus['memory']> {
+    if (this.#now() - this.#memoryAt < READ_MEMORY_EVERY_MS) return this.#last.memory;
+    const memory = await this.#source.inspectMemory?.();
+    this.#memoryAt = this.#now();
+    return memory;
   }
 
   /** A machine that restarts begins another timeline, and one that is too long is cut. */
