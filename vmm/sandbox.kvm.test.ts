@@ -240,11 +240,12 @@ describe('a machine in a strict sandbox', () => {
     let text = '';
     for await (const piece of child.stdout) {
       text += String(piece);
-      url = /its picture is at (\S+)\n/.exec(text)?.[1];
+      url = /its page is at (\S+)\n/.exec(text)?.[1];
       if (url !== undefined && text.includes('guest |')) break;
     }
     const page = await fetch(url as string);
     expect([page.status, await page.text()]).toEqual([200, expect.stringContaining('<html')]);
+    for (const file of ['page.css', 'page.js']) expect((await fetch(`${url}${file}`)).status).toBe(200);
     child.stdout.resume();
     child.kill('SIGTERM');
     expect(await ended).toEqual([143, null]);
