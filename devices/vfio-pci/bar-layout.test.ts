@@ -113,4 +113,27 @@ describe('BAR layout', () => {
     const given = { barSize: 0x4000, regionSize: 0x4000, flags: MAPPABLE, msix: [], pageSize: 4096 };
     expect(bytesOf(layOutBar({ ...given, sparse: [] }), 'mapped')).toBe(0);
   });
+
+  test.each([
+    { size: 0, spans: [['mapped', 0, 0x3000]] },
+    {
+      size: 1,
+      spans: [
+        ['mapped', 0, 0x1000],
+        ['trapped', 0x1000, 0x1000],
+        ['mapped', 0x2000, 0x1000],
+      ],
+    },
+  ])('$size bytes of MSI-X in a page make it trapped, or not', ({ size, spans }) => {
+    const msix = [{ offset: 0x1800, size }];
+    const layout = layOutBar({
+      barSize: 0x3000,
+      regionSize: 0x3000,
+      flags: MAPPABLE,
+      sparse: undefined,
+      msix,
+      pageSize: 4096,
+    });
+    expect(layout.map(({ kind, offset, size }) => [kind, offset, size])).toEqual(spans);
+  });
 });

@@ -178,7 +178,6 @@ export class Bars implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const { bar } of this.#entries) bar.hide();
     attempt(this.#name, 'close', () => this.#owned[Symbol.dispose]());
   }
 

@@ -1,6 +1,10 @@
 import { expect, test } from 'vitest';
 import { trace } from '../../sys/trace.js';
-import { VFIO_REGION_INFO_FLAG_READ, VFIO_REGION_INFO_FLAG_WRITE } from '../../vfio/uapi.js';
+import {
+  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
+  VFIO_REGION_INFO_FLAG_READ,
+  VFIO_REGION_INFO_FLAG_WRITE,
+} from '../../vfio/uapi.js';
 import { recordTrace } from '../testing/fake-ports.js';
 import { ScriptedDevice } from '../testing/scripted-device.js';
 import { DeviceConfig } from './device-config.js';
@@ -95,4 +99,16 @@ test('configuration space is little-endian, at each width up to 4', () => {
   config.write(8, 2, 0xabcd);
   config.write(10, 1, 0x12);
   expect([...bytes.subarray(4, 12)]).toEqual([0x21, 0x43, 0x65, 0x87, 0xcd, 0xab, 0x12, 0xff]);
+});
+
+test('a region tells which areas of it can be mapped, if its device does', () => {
+  const areas = [
+    { offset: 0, size: 0x1000 },
+    { offset: 0x3000, size: 0x2000 },
+  ];
+  const info = { index: 1, flags: 3, size: 0x8000, offset: 0 };
+  const { device } = open();
+  const sparse = { id: VFIO_REGION_INFO_CAP_SPARSE_MMAP, version: 1, areas } as const;
+  expect(new Region('card', device, { ...info, capabilities: [sparse] }).sparseAreas).toEqual(areas);
+  expect(new Region('card', device, { ...info, capabilities: [] }).sparseAreas).toBe(undefined);
 });

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
-import { type DeviceFile, VFIO_PCI_INTX_IRQ_INDEX } from '../../vfio/uapi.js';
+import { type DeviceFile, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX } from '../../vfio/uapi.js';
 import { PCI_CAP_ID_PM, PCI_COMMAND, PCI_STATUS, PCI_STATUS_CAP_LIST } from '../pci/pci-regs.js';
 import { fakeEnvironment } from '../testing/fake-ports.js';
 import { VfioPciDevice } from './device.js';
@@ -157,4 +157,78 @@ test.each([
   expect([device.interruptMode, nic.wired()[VFIO_PCI_INTX_IRQ_INDEX]]).toEqual(['intx', [0]]);
   device[Symbol.dispose]();
   expect([device.interruptMode, nic.wired()]).toEqual(['none', {}]);
+});
+
+test.each([
+  { what: '32 bits', flags: 0, data: 8, address: 0xfee0_1230n },
+  { what: '64 bits', flags: 0x80, data: 12, address: 0x12_fee0_1230n },
+])('a message of MSI of $what has that address, whatever its data', ({ flags, data, address }) => {
+  using scope = new Scope();
+  const { device, environment, nic } = openCard(scope, { [msi + 2]: flags });
+  device.configWrite(msi + 4, 4, 0xfee0_1230);
+  if (flags !== 0) device.configWrite(msi + 8, 4, 0x12);
+  device.configWrite(msi + data, 2, 0x4321);
+  device.configWrite(msi + 2, 2, 1);
+  nic.fire(VFIO_PCI_MSI_IRQ_INDEX, 0);
+  expect(environment.interrupts.take()).toMatchObject([{ address, data: 0x4321 }]);
+});
+
+test('a vector of MSI that was delivered is held once it is masked, and the others are not', () => {
+  using scope = new Scope();
+  const { device, environment, nic } = openCard(scope, { [msi + 2]: 0x184 });
+  const fired = (vector: number): number[] => {
+    nic.fire(VFIO_PCI_MSI_IRQ_INDEX, vector);
+    return environment.interrupts.take().map(({ data }) => data);
+  };
+  device.configWrite(msi + 4, 4, 0xfee0_0000);
+  device.configWrite(msi + 12, 2, 0x40);
+  device.configWrite(msi + 2, 2, 0x21);
+  expect([fired(0), fired(1)]).toEqual([[0x40], [0x41]]);
+  device.configWrite(msi + 16, 4, 0b10);
+  expect([fired(0), fired(1)]).toEqual([[0x40], []]);
+  expect(device.configRead(msi + 20, 4)).toBe(0b10);
+  device.configWrite(msi + 16, 4, 0);
+  expect(environment.interrupts.take()).toMatchObject([{ data: 0x41, count: 1n }]);
+  expect(fired(1)).toEqual([0x41]);
+});
+
+test.each([
+  { what: 'the command', at: PCI_COMMAND, value: 0x0407 },
+  { what: 'the control of MSI', at: msi + 2, value: 0x0021 },
+  { what: 'the control of MSI-X', at: msix + 2, value: 0xc000 },
+])('what a guest writes to $what, the device gets', ({ at, value }) => {
+  using scope = new Scope();
+  const { device, nic } = openCard(scope, {});
+  device.configWrite(at, 2, value);
+  const own = (nic.config[at] as number) | ((nic.config[at + 1] as number) << 8);
+  expect(own & value).toBe(value);
+});
+
+test('a device whose pin is not routed has no pin and no line', () => {
+  using scope = new Scope();
+  const nic = scope.own(createScriptedNic());
+  const device = scope.own(VfioPciDevice.open('nic', nic, fakeEnvironment()));
+  expect([device.configRead(0x3c, 1), device.configRead(0x3d, 1)]).toEqual([0, 0]);
+});
+
+test('nothing of a device is in the guest any more when its detach accesses it', () => {
+  using scope = new Scope();
+  const { device, environment, nic } = openCard(scope, {});
+  device.configWrite(0x10, 4, 0xe000_0000);
+  device.configWrite(0x20, 4, 0xe010_0000);
+  device.configWrite(PCI_COMMAND, 2, 6);
+  expect(environment.mmio.ranges).toHaveLength(2);
+  const ranges: number[] = [];
+  const { write, setIrqs } = nic;
+  nic.write = (...args) => {
+    ranges.push(environment.mmio.ranges.length);
+    return write.apply(nic, args);
+  };
+  nic.setIrqs = (...args) => {
+    ranges.push(environment.mmio.ranges.length);
+    return setIrqs.apply(nic, args);
+  };
+  device[Symbol.dispose]();
+  expect(ranges.length).toBeGreaterThan(1);
+  expect(new Set(ranges)).toEqual(new Set([0]));
 });
