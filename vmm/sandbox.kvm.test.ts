@@ -236,17 +236,18 @@ describe('a machine in a strict sandbox', () => {
     ];
     const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
     const ended = once(child, 'exit');
-    let url: string | undefined;
     let text = '';
-    for await (const piece of child.stdout) {
-      text += String(piece);
-      url = /its page is at (\S+)\n/.exec(text)?.[1];
-      if (url !== undefined && text.includes('guest |')) break;
-    }
-    const page = await fetch(url as string);
+    // Not by iteration, which closes the pipe at its end, and with it the machine.
+    const url = await new Promise<string>((resolve) => {
+      child.stdout.on('data', (piece) => {
+        text += String(piece);
+        const [, found] = /its page is at (\S+)\n/.exec(text) ?? [];
+        if (found !== undefined && text.includes('guest |')) resolve(found);
+      });
+    });
+    const page = await fetch(url);
     expect([page.status, await page.text()]).toEqual([200, expect.stringContaining('<html')]);
     for (const file of ['page.css', 'page.js']) expect((await fetch(`${url}${file}`)).status).toBe(200);
-    child.stdout.resume();
     child.kill('SIGTERM');
     expect(await ended).toEqual([143, null]);
   });
