@@ -59,6 +59,25 @@ describe('16550A', () => {
     expect(status[0]).toBe(0x60);
   });
 
+  test('who was refused some input is told once, when half of what waits has been read', () => {
+    let wants = 0;
+    const serial = new Serial({ transmit: () => {}, raise: () => {}, wants: () => wants++ });
+    const read = (count: number) => {
+      for (let i = 0; i < count; i++) serial.read(RBR, new Uint8Array(1));
+    };
+    const taken = serial.receive(new Uint8Array(5000));
+    expect(taken).toBe(4096);
+    serial.receive(new Uint8Array(10)); // one has gone to the UART
+    read(2000);
+    expect(wants).toBe(0);
+    read(100);
+    read(3000);
+    expect(wants).toBe(1);
+    serial.receive(new Uint8Array(100));
+    read(100);
+    expect(wants).toBe(1);
+  });
+
   test('the divisor is selected by DLAB and does not change the registers it hides', () => {
     const { sent, inb, outb } = createPort();
     outb(IER, 0x05);

@@ -9,6 +9,14 @@ export const COM1_GSI = 4;
 /** Number of ports. */
 export const SERIAL_PORTS = UART_PORTS;
 
+/** A PC's serial ports, with their I/O APIC pins; two of them share each pin. */
+export const COM_PORTS = [
+  { name: 'COM1', port: COM1_PORT, gsi: COM1_GSI },
+  { name: 'COM2', port: 0x2f8, gsi: 3 },
+  { name: 'COM3', port: 0x3e8, gsi: 4 },
+  { name: 'COM4', port: 0x2e8, gsi: 3 },
+] as const;
+
 const WIRE_BYTES = 4096;
 
 /** What a {@link Serial} is connected to. */
@@ -22,6 +30,8 @@ export interface SerialPorts {
    * guest sees as busy. Call {@link Serial.update} when it can again.
    */
   readonly hasRoom?: () => boolean;
+  /** Called when {@link Serial.receive} would accept more, after it has accepted less than it was offered. */
+  readonly wants?: () => void;
   /** Sets the level of the interrupt pin; called whenever it changes. */
   readonly raise: (level: boolean) => void;
 }
@@ -35,8 +45,13 @@ export class Serial implements BusDevice {
   readonly #wire = new ByteRing(WIRE_BYTES);
   readonly #uart: Uart16550;
 
-  constructor({ name = 'serial', transmit, hasRoom = () => true, raise }: SerialPorts) {
+  /** It accepted less than it was offered, and the owner has not been told that there is room again. */
+  #isRefused = false;
+  readonly #wants: () => void;
+
+  constructor({ name = 'serial', transmit, hasRoom = () => true, wants = () => {}, raise }: SerialPorts) {
     this.name = name;
+    this.#wants = wants;
     const wire = this.#wire;
     const line = {
       inputs: UART_CONNECTED,
@@ -60,9 +75,10 @@ export class Serial implements BusDevice {
     this.#uart.update();
   }
 
-  /** Queues input for the guest. Returns how many bytes were accepted; offer the rest again later. */
+  /** Queues input for the guest. Returns how many bytes were accepted; offer the rest again when `wants` is called. */
   receive(bytes: Uint8Array): number {
     const taken = Math.min(bytes.length, this.#wire.room);
+    this.#isRefused = taken < bytes.length;
     for (let i = 0; i < taken; i++) this.#wire.push(bytes[i] as number);
     this.#uart.update();
     return taken;
@@ -70,6 +86,10 @@ export class Serial implements BusDevice {
 
   read(offset: number, data: Uint8Array): void {
     this.#uart.read(offset, data);
+    // Not for each byte: the owner may be another thread.
+    if (!this.#isRefused || this.#wire.length > WIRE_BYTES / 2) return;
+    this.#isRefused = false;
+    this.#wants();
   }
 
   write(offset: number, data: Uint8Array): void {

@@ -161,6 +161,18 @@ export const RUN: Command = {
         'are listed in vmm/guest/abi.h of the package',
       ],
     },
+    {
+      name: 'serial',
+      value: 'END',
+      isRepeatable: true,
+      words: ['stdio', 'pty', 'unix:', 'file:', 'none'],
+      help: [
+        "connect COM1, and the next ones where repeated, Linux's",
+        'ttyS0 to ttyS3: stdio is this terminal (Ctrl-A h lists',
+        'its keys); pty makes one; unix:PATH listens; file:PATH',
+        'takes the output; none leaves the port out',
+      ],
+    },
     { name: 'no-reboot', help: ['end the run when the guest requests a reset'] },
     {
       name: 'config',
@@ -193,7 +205,17 @@ export const RUN: Command = {
     view,
     { name: 'display', value: 'SLOT', help: ['the PCI slot of that display; the first one by default'] },
     { name: 'json', help: ['the report, or the error, as one line of JSON'] },
-    { name: 'quiet', help: ["print only the guest's output"] },
+    {
+      name: 'log-level',
+      value: 'LEVEL',
+      words: ['error', 'warn', 'info', 'debug'],
+      help: [
+        'print what is this important: error, warn, info (steps',
+        'and the report; the default without --serial stdio),',
+        'debug (the events of vfio and vfioUser, too)',
+      ],
+    },
+    { name: 'quiet', help: ["print only the guest's output: --log-level error"] },
     help,
   ],
   more: [...DEVICE_HELP, ...EXIT, "SIGTERM, 70 if the guest crashed, and the guest's verdict otherwise."],

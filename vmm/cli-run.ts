@@ -1,6 +1,7 @@
 import { dirname, resolve } from 'node:path';
 import { SysError } from '../sys/error.js';
 import { RUN } from './cli-help.js';
+import { DEBUG_CHANNELS, type LogLevel, parseLogLevel, RunPrinter } from './cli-observer.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
@@ -10,15 +11,14 @@ import { Camera } from './display/camera.js';
 import { checkDisplay, parseDisplay } from './display/choice.js';
 import type { View } from './display/view.js';
 import { openView, parsePort } from './display/view-port.js';
-import { LineSplitter } from './line-splitter.js';
 import { EX_UNAVAILABLE, exitStatus } from './outcome.js';
-import { errorOutput, type Output } from './output.js';
+import type { Output } from './output.js';
 import { pluginUrls } from './plugin-url.js';
 import { shown } from './problem-text.js';
 import { monotonicMs } from './protocol.js';
 import { stopOnSignals } from './stop-signals.js';
 import { summaryText } from './summary.js';
-import { VirtualMachine, type VmObserver } from './virtual-machine.js';
+import { VirtualMachine } from './virtual-machine.js';
 
 /** Runs `tsvisor run`. Returns the exit code. @throws ConfigError, or the error that prevented the run */
 export async function run(args: readonly string[], out: Output): Promise<number> {
@@ -35,18 +35,21 @@ export async function run(args: readonly string[], out: Output): Promise<number>
 
 async function runMachine(options: ParsedOptions, out: Output): Promise<number> {
   const problems = new Problems();
+  const given = problems.of(() => givenLevel(options));
   const display = problems.of(() => parseDisplay(options.value('display')));
   const viewPort = problems.of(() => parsePort(options.value('view')));
   const screenshot = options.value('screenshot');
-  const input = configOf(options, problems);
+  const input = configOf(options, problems, given);
   const config = problems.of(() => parseConfig(input));
   problems.throwAny();
   if (config === undefined) throw new Error('a configuration with a problem has none');
+  if (config.serial.includes('stdio') && options.has('json'))
+    throw usageError('--json', 'prints the report on stdout, where the serial port at stdio prints');
   checkDisplay(config.devices, { screenshot, view: viewPort, slot: display, showsMachine: true });
   const files = { screenshot, config: options.value('config') };
   const sandbox = config.sandbox.mode === 'off' ? undefined : await sealed(config, files, viewPort);
   try {
-    return await runConfigured(config, options, out, sandbox);
+    return await runConfigured(config, options, given, out, sandbox);
   } catch (error) {
     throw sandbox === undefined ? error : mayBeForbidden(error);
   }
@@ -86,45 +89,65 @@ function mayBeForbidden(error: unknown): unknown {
 async function runConfigured(
   config: VmConfig,
   options: ParsedOptions,
+  given: LogLevel | undefined,
   out: Output,
   sandbox: string | undefined,
 ): Promise<number> {
   const isJson = options.has('json');
-  const isQuiet = options.has('quiet') || isJson;
   const display = parseDisplay(options.value('display'));
   const viewPort = parsePort(options.value('view'));
   const screenshot = options.value('screenshot');
-  const heading = new Heading(config, out, sandbox);
-  const vm = VirtualMachine.start(config, isQuiet ? quietly(isJson, out) : aloud(out, heading));
+  // A terminal that is the guest's is not covered with our steps.
+  const level = given ?? (isJson ? 'error' : config.serial.includes('stdio') ? 'warn' : 'info');
+  const printer = new RunPrinter({ config, sandbox, out, level, isJson, startMs: processStartMs() });
+  const vm = VirtualMachine.start(config, printer.observer);
   let signals: Disposable | undefined;
   let camera: Camera | undefined;
   let view: View | undefined;
+  let terminal: Disposable | undefined;
   try {
     out.onFailure = () => vm.stop('SIGPIPE');
     signals = stopOnSignals((signal) => vm.stop(signal));
-    const say = isQuiet ? () => {} : (text: string) => out.line(`tsvisor: ${text}`);
+    terminal = await openTerminal(vm, printer);
+    const say = (text: string) => void (printer.prints('info') && printer.print(`tsvisor: ${text}`));
     if (screenshot !== undefined) camera = new Camera(vm, screenshot, display, say);
     view = await openView(
       vm,
       viewPort,
-      isQuiet ? (text) => console.error(text) : (text) => out.line(text),
+      printer.prints('info') ? (text) => printer.print(text) : (text) => console.error(text),
       display,
     );
     const report = await vm.finished;
+    terminal?.[Symbol.dispose]();
     await camera?.take();
     if (isJson) out.line(JSON.stringify(report));
-    else if (!isQuiet) {
-      heading.print();
-      out.line(summaryText(report, processStartMs()));
-    } else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
+    else if (printer.prints('info')) printer.print(summaryText(report, processStartMs()));
+    else if (report.outcome.kind === 'crashed') console.error(`tsvisor: ${report.outcome.title}`);
     const status = exitStatus(report.outcome);
     return status === 0 && camera?.hasSaved === false ? EX_UNAVAILABLE : status;
   } finally {
+    terminal?.[Symbol.dispose]();
     camera?.[Symbol.dispose]();
     await vm[Symbol.asyncDispose]();
     await view?.[Symbol.asyncDispose]();
     signals?.[Symbol.dispose]();
   }
+}
+
+/** What the options say; undefined if they say nothing. */
+function givenLevel(options: ParsedOptions): LogLevel | undefined {
+  const level = parseLogLevel(options.value('log-level'));
+  if (!options.has('quiet')) return level;
+  if (level !== undefined) throw usageError('--quiet', 'is --log-level error: give one of the two');
+  return 'error';
+}
+
+/** Connects stdin with the serial port at `stdio`, if there is one. */
+async function openTerminal(vm: VirtualMachine, printer: RunPrinter): Promise<Disposable | undefined> {
+  const port = printer.terminalPort;
+  if (port < 0) return undefined;
+  const { SerialTerminal } = await import('./serial-terminal.js');
+  return SerialTerminal.open(vm, { port, print: (line) => void printer.print(line) });
 }
 
 /** Names the option, or the file, that each problem of the configuration comes from. */
@@ -151,6 +174,7 @@ const OPTION_OF: Readonly<Record<string, string>> = {
   ffi: 'ffi',
   trace: 'trace',
   sandbox: 'sandbox',
+  serial: 'serial',
 };
 
 /** @param path in the configuration: `devices[0].slot` */
@@ -189,7 +213,7 @@ class Problems {
   }
 }
 
-function configOf(options: ParsedOptions, problems: Problems): VmConfigInput {
+function configOf(options: ParsedOptions, problems: Problems, level: LogLevel | undefined): VmConfigInput {
   const file = options.value('config');
   const base = (file === undefined ? {} : readConfigFile(file)) as VmConfigInput;
   const config: Record<string, unknown> = { ...base };
@@ -213,6 +237,9 @@ function configOf(options: ParsedOptions, problems: Problems): VmConfigInput {
   if (sandbox !== undefined) config.sandbox = problems.of(() => parseSandbox(sandbox));
   const trace = options.list('trace');
   if (trace !== undefined) config.trace = trace;
+  if (level === 'debug') config.trace = [...new Set([...(trace ?? base.trace ?? []), ...DEBUG_CHANNELS])];
+  const serial = options.list('serial');
+  if (serial !== undefined) config.serial = serial;
   config.devices = devicesOf(options, base.devices, problems);
   return config as VmConfigInput;
 }
@@ -300,49 +327,3 @@ function parseDevice(text: string): unknown {
 
 /** When this process started, in milliseconds on the monotonic clock shared by all threads. */
 const processStartMs = (): number => monotonicMs() - process.uptime() * 1000;
-
-/** The first line, printed with what follows it: nothing precedes the sentence for a machine that does not start. */
-class Heading {
-  readonly #config: VmConfig;
-  readonly #out: Output;
-  readonly #sandbox: string | undefined;
-  #isPrinted = false;
-
-  constructor(config: VmConfig, out: Output, sandbox: string | undefined) {
-    this.#config = config;
-    this.#out = out;
-    this.#sandbox = sandbox;
-  }
-
-  print(): void {
-    if (this.#isPrinted) return;
-    this.#isPrinted = true;
-    const config = this.#config;
-    const guest = config.kernel ?? config.guest ?? 'built-in guest';
-    const cpus = config.vcpus === 1 ? '1 vCPU' : `${config.vcpus} vCPUs`;
-    this.#out.line(`tsvisor: ${guest}, ${cpus}, ${config.memory >> 20n} MiB`);
-    if (this.#sandbox !== undefined) this.#out.line(`tsvisor: ${this.#sandbox}`);
-  }
-}
-
-/** Prints steps as they happen, and prefixes the guest's lines. */
-function aloud(out: Output, heading: Heading): VmObserver {
-  const start = processStartMs();
-  const print = (text: string) => {
-    heading.print();
-    return out.line(text);
-  };
-  const lines = new LineSplitter((line) => print(`guest | ${line}`));
-  return {
-    step: (text, at) => print(`${(at - start).toFixed(1).padStart(8)} ms  ${text}`),
-    serial: (bytes) => lines.push(bytes),
-    trace: (channel, text) => print(`trace ${channel} ${text}`),
-  };
-}
-
-function quietly(isJson: boolean, out: Output): VmObserver {
-  return {
-    ...(isJson ? {} : { serial: (bytes: Uint8Array) => out.write(bytes) }),
-    trace: (channel, text) => errorOutput().line(`trace ${channel} ${text}`),
-  };
-}

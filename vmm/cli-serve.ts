@@ -1,6 +1,4 @@
-import { lstatSync } from 'node:fs';
 import { type TraceName, trace } from '../sys/trace.js';
-import { unixPathProblem } from '../sys/unix-socket.js';
 import { SERVE } from './cli-help.js';
 import { parseCommandLine, usageError } from './command-line.js';
 import { ConfigError } from './config-error.js';
@@ -11,7 +9,7 @@ import { checkDisplay } from './display/choice.js';
 import { openView, parsePort } from './display/view-port.js';
 import { SIGNAL_STATUS } from './outcome.js';
 import { errorOutput, type Output } from './output.js';
-import { outputFileProblem } from './output-file.js';
+import { socketProblem } from './serial-end.js';
 import { stopOnSignals } from './stop-signals.js';
 
 const isTraceName = (name: string): name is TraceName => Object.hasOwn(trace, name);
@@ -76,15 +74,6 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
   } catch (error) {
     throw error instanceof ConfigError ? named(error, where) : error;
   }
-}
-
-/** What is known to be wrong before the start: a socket that nobody listens on is replaced, any other file is kept. */
-function socketProblem(path: string): string | undefined {
-  const problem = unixPathProblem(path);
-  if (problem !== undefined) return problem;
-  const stats = lstatSync(path, { throwIfNoEntry: false });
-  if (stats?.isSocket()) return undefined;
-  return stats === undefined ? outputFileProblem(path) : `${path} exists, and is not a socket`;
 }
 
 const named = ({ problems }: ConfigError, where: string): ConfigError =>

@@ -1,6 +1,7 @@
 /** The commands. @see bin.ts, which loads this and ends the process */
 import { errorJson, errorLines, errorStatus } from './cli-error.js';
 import { main } from './cli-main.js';
+import { paintFor } from './colours.js';
 import { asksFor } from './command-line.js';
 import { isSignalStatus, SIGNAL_STATUS } from './outcome.js';
 import { errorOutput, Output } from './output.js';
@@ -16,7 +17,9 @@ async function statusOf(): Promise<number> {
   try {
     return await main(args, out);
   } catch (error) {
-    for (const line of errorLines(error)) console.error(line);
+    const paint = paintFor(process.stderr);
+    for (const line of errorLines(error))
+      console.error(line.replace(/^tsvisor:/, (name) => paint('error', name)));
     if (process.env.TSVISOR_DEBUG !== undefined) console.error(error);
     if (args[0] !== 'serve' && asksFor(args, 'json')) out.line(errorJson(error));
     return errorStatus(error);

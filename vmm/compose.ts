@@ -7,13 +7,13 @@ import { createDebugExit, DEBUG_EXIT_PORT } from '../devices/debug-exit.js';
 import { assignBars } from '../devices/pci/bar-assignment.js';
 import { PCI_CONFIG_PORT, PCI_CONFIG_PORTS, PciHost } from '../devices/pci/host-bridge.js';
 import { createPostCode, POST_CODE_PORT } from '../devices/post-code.js';
-import { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial } from '../devices/serial.js';
+import { SERIAL_PORTS } from '../devices/serial.js';
 import type { Kvm } from '../kvm/system.js';
 import type { Vcpu } from '../kvm/vcpu.js';
 import type { Vm } from '../kvm/vm.js';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
-import type { EventThread } from '../sys/event-task.js';
+import { EventThread } from '../sys/event-task.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { Assignment, attachStep, requireProvider } from '../vfio/assign/index.js';
@@ -25,7 +25,6 @@ import { registerDefault } from './assign/register.js';
 import { KvmToken, VmToken } from './assign/tokens.js';
 import { AssignedDevices } from './assigned-devices.js';
 import type { DeviceConfig, VmConfig } from './config.js';
-import { SerialConsole } from './console.js';
 import { checkDevices } from './device-check.js';
 import { imageProgram } from './guest-image.js';
 import type { GuestProgram } from './guest-program.js';
@@ -40,6 +39,7 @@ import { registerPcKvm } from './pc-kvm.js';
 import type { Plugin } from './plugin.js';
 import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
 import { addPcRam } from './ram-layout.js';
+import { SerialPorts } from './serial-ports.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
 export interface ComposedMachine extends Disposable {
@@ -142,14 +142,16 @@ function buildMachine(
   const pci = PciHost.create({ reset });
   put(pio, PCI_CONFIG_PORT, PCI_CONFIG_PORTS, pci.ports);
   put(mmio, layout.ECAM_BASE, layout.ECAM_BYTES, pci.ecam);
-  const console = new SerialConsole((event) => ports.events.emit(event));
-  const serial = new Serial({
-    name: 'COM1',
-    transmit: (bytes) => console.write(bytes),
-    hasRoom: () => ports.hasSerialRoom(),
-    raise: (isHigh) => vm.irqLine(COM1_GSI, isHigh),
-  });
-  put(pio, COM1_PORT, SERIAL_PORTS, serial);
+  const serial = scope.own(
+    SerialPorts.create({
+      links: ports.serial,
+      emit: (event) => ports.events.emit(event),
+      hasRoom: () => ports.hasSerialRoom(),
+      eventThread: container.resolve<EventThread>(EventThread),
+      irqLine: (gsi, level) => vm.irqLine(gsi, level),
+    }),
+  );
+  for (const { base, device } of serial.ranges) put(pio, base, SERIAL_PORTS, device);
   const vcpus = createVcpus(container.resolve<Kvm>(KvmToken), vm, config, program, scope);
   const platform = createPlatform({
     nowNs: () => clock.nowNs(),
@@ -185,7 +187,6 @@ function buildMachine(
     exits: container.resolve(ExitDispatcher),
     vcpus,
     serial,
-    console,
     devices,
     hotplug,
     platform,

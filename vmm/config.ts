@@ -6,6 +6,7 @@ import { ConfigError } from './config-error.js';
 import { inputFileProblem, MOST_IMAGE_BYTES } from './input-file.js';
 import { pluginUrl } from './plugin-url.js';
 import { problemText } from './problem-text.js';
+import { MOST_SERIAL_PORTS, serialEndProblem } from './serial-end.js';
 
 const UNITS: Readonly<Record<string, bigint>> = {
   '': 1n,
@@ -106,6 +107,13 @@ const sandbox = z
   .default('off')
   .transform((value) => (typeof value === 'string' ? { mode: value, read: [], write: [] } : value));
 
+const serialEnd = z.string().superRefine((text, context) => {
+  const problem = serialEndProblem(text);
+  if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+});
+/** COM1 for the observer. */
+const DEFAULT_SERIAL = ['observer'];
+
 const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 
 /** Reports slots that two devices name. */
@@ -158,6 +166,15 @@ const schema = z
     plugins: z.array(plugin).default([]),
     /** The FFI library that calls KVM_RUN; `koffi` requires that optional package. */
     ffi: z.enum(['ffi-rs', 'koffi']).default('ffi-rs'),
+    /**
+     * What the serial ports are connected to, COM1 to COM4: `observer` (VmObserver.serial and typeSerial), `stdio` (the
+     * terminal of `tsvisor run`; elsewhere, as `observer`), `pty`, `unix:PATH` (a socket, which listens there), `file:PATH`
+     * (of the output), `none` (there is no such port).
+     */
+    serial: z
+      .array(serialEnd)
+      .max(MOST_SERIAL_PORTS)
+      .default([...DEFAULT_SERIAL]),
     /** Trace channels to report to the machine's owner. */
     trace: z.array(z.enum(traceNames)).default([]),
     /**
@@ -167,13 +184,18 @@ const schema = z
      */
     sandbox,
   })
-  .superRefine(({ devices, guest, kernel, initrd }, context) => {
+  .superRefine(({ devices, guest, kernel, initrd, serial }, context) => {
     const problem = (path: (string | number)[], message: string) =>
       context.addIssue({ code: 'custom', path, message });
     if (guest !== undefined && kernel !== undefined)
       problem(['guest'], 'there is a kernel, too: one of them is to boot');
     if (initrd !== undefined && kernel === undefined) problem(['initrd'], 'goes with a kernel');
     checkSlots(devices, context);
+    for (const [i, end] of serial.entries()) {
+      const first = serial.indexOf(end);
+      if (first < i && (end === 'stdio' || end.includes(':')))
+        problem(['serial', i], `${end} is serial[${first}]'s`);
+    }
   });
 
 /**

@@ -8,17 +8,20 @@ const FLUSH_BYTES = 256;
  * start of each line: the owner calls {@link flush} if the line is not completed soon (a prompt, a progress bar).
  */
 export class SerialConsole {
+  readonly #port: number;
   readonly #emit: (event: MachineEvent) => void;
   readonly #buffer = new Uint8Array(FLUSH_BYTES);
   #length = 0;
 
-  constructor(emit: (event: MachineEvent) => void) {
+  /** @param port number of the serial port, 0 for COM1 */
+  constructor(port: number, emit: (event: MachineEvent) => void) {
+    this.#port = port;
     this.#emit = emit;
   }
 
   write(bytes: Uint8Array): void {
     for (const byte of bytes) {
-      if (this.#length === 0 && byte !== LINE_FEED) this.#emit({ kind: 'serial-pending' });
+      if (this.#length === 0 && byte !== LINE_FEED) this.#emit({ kind: 'serial-pending', port: this.#port });
       this.#buffer[this.#length++] = byte;
       if (byte === LINE_FEED || this.#length === FLUSH_BYTES) this.flush();
     }
@@ -26,7 +29,7 @@ export class SerialConsole {
 
   flush(): void {
     if (this.#length === 0) return;
-    this.#emit({ kind: 'serial', bytes: this.#buffer.slice(0, this.#length) });
+    this.#emit({ kind: 'serial', port: this.#port, bytes: this.#buffer.slice(0, this.#length) });
     this.#length = 0;
   }
 }

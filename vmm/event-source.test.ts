@@ -79,7 +79,7 @@ test('a trace waits for its reader once, not with every event', () => {
 
 test('serial output has no room while 256 KiB of it are unread, and its end is announced once', () => {
   const { source, flow, sent, readAll, drains } = workbench();
-  while (flow.hasSerialRoom) source.emit({ kind: 'serial', bytes: new Uint8Array(256) });
+  while (flow.hasSerialRoom) source.emit({ kind: 'serial', port: 0, bytes: new Uint8Array(256) });
   expect(sent.length * 256).toBeLessThanOrEqual(MOST_SERIAL_BYTES);
   expect(drains()).toBe(0);
   readAll();

@@ -76,7 +76,7 @@ export class EventSource {
     }
     const isLast = this.#misuses === MOST_MISUSES;
     const more = isLast ? ' (no more of these will be shown; see --trace guestMisuse)' : '';
-    this.#emitStep(`guest misuse: ${device}: ${text}${more}`);
+    this.#emitStep(`guest misuse: ${device}: ${text}${more}`, 'warn');
   }
 
   /** Waits for a slow reader, so that it gets every event; drops events for one that does not read. */
@@ -85,9 +85,9 @@ export class EventSource {
     else this.emit({ kind: 'trace', channel, text });
   }
 
-  #emitStep(text: string): void {
+  #emitStep(text: string, level: 'info' | 'warn' = 'info'): void {
     if (!this.#ports.flow.hasRoom) this.drop('steps');
-    else this.emit({ kind: 'step', text, at: monotonicMs() });
+    else this.emit({ kind: 'step', text, at: monotonicMs(), level });
   }
 
   #mayStep(): boolean {

@@ -48,4 +48,6 @@ export type { Counters, DeviceReport, Phase, RunReport } from './protocol.js';
 export type { Sandbox } from './sandbox/enter.js';
 export { enterSandbox, sandboxPolicy } from './sandbox/entrance.js';
 export type { SandboxExtras, SandboxPolicy } from './sandbox/policy.js';
+export type { SerialPortInfo } from './serial-links.js';
+export { SerialTerminal, type SerialTerminalInput, type SerialTerminalOptions } from './serial-terminal.js';
 export { type DetachOptions, type MachineState, VirtualMachine, type VmObserver } from './virtual-machine.js';

@@ -9,6 +9,7 @@ const DEFAULT_COMMAND_LINE = 'console=ttyS0';
 export function linuxProgram(path: string, config: VmConfig): GuestProgram {
   const kernel = readKernel(path);
   const initrd = config.initrd === undefined ? undefined : openInitrd(config.initrd);
+  const serialPorts = config.serial.flatMap((end, port) => (end === 'none' ? [] : port));
   const cmdline = config.cmdline || DEFAULT_COMMAND_LINE;
   return {
     hasAcpi: true,
@@ -16,7 +17,7 @@ export function linuxProgram(path: string, config: VmConfig): GuestProgram {
     expectsBars: true,
     setUpVcpu: (vcpu, apicId, host) => setUpLinuxVcpu(vcpu, { apicId, vcpus: config.vcpus, ...host }),
     load(memory, boot) {
-      const { entry } = prepareLinux({ kernel, initrd, cmdline, memory, vcpus: config.vcpus });
+      const { entry } = prepareLinux({ kernel, initrd, cmdline, memory, vcpus: config.vcpus, serialPorts });
       boot.setSregs({ ...boot.getSregs(), ...entry.sregs });
       boot.setRegs(entry.regs);
     },

@@ -1,7 +1,7 @@
 import type { Inbox } from '../sys/inbox.js';
 import type { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
-import type { VcpuThreadLink } from './protocol.js';
+import type { SerialLink, VcpuThreadLink } from './protocol.js';
 
 /** Services of the thread that runs a machine; machine-thread.ts implements them. */
 export interface MachinePorts {
@@ -15,6 +15,8 @@ export interface MachinePorts {
   requestRam(isShared: boolean): GuestRamHandle;
   /** Sends events to the machine's owner, and counts those that are dropped. */
   readonly events: Pick<EventSource, 'emit' | 'drop' | 'dropped' | 'isGuestRunning'>;
+  /** Connections of the serial ports, from COM1; undefined for one that is not there. */
+  readonly serial: readonly (SerialLink | undefined)[];
   /** Whether the owner can take more of the guest's serial output; the command `drained` comes when it can again. */
   hasSerialRoom(): boolean;
 }

@@ -92,6 +92,7 @@ async function main(): Promise<void> {
       vcpuThreads: data.vcpuThreads,
       startsPaused: data.startsPaused,
       events,
+      serial: data.serial,
       hasSerialRoom: () => flow.hasSerialRoom,
       requestRam(isRamShared) {
         post({ kind: 'started', isRamShared });

@@ -1,4 +1,3 @@
-import type { Serial } from '../devices/serial.js';
 import type { VcpuExit } from '../kvm/exits.js';
 import { Run } from '../kvm/uapi-vcpu.js';
 import type { Vcpu } from '../kvm/vcpu.js';
@@ -10,7 +9,6 @@ import type { RangeBus } from './assign/bus.js';
 import type { ExitDispatcher } from './assign/exit-dispatcher.js';
 import type { MemoryMap } from './assign/memory-map.js';
 import type { AssignedDevices } from './assigned-devices.js';
-import type { SerialConsole } from './console.js';
 import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
 import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
@@ -21,6 +19,7 @@ import type { MachinePorts } from './machine-ports.js';
 import { describeCrash, type Outcome } from './outcome.js';
 import { Pause } from './pause.js';
 import { type Counters, type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
+import type { SerialPorts } from './serial-ports.js';
 import { VcpuThreads } from './vcpu-threads.js';
 
 /** Parts of a machine; compose.ts creates and owns them. */
@@ -31,8 +30,7 @@ export interface MachineParts {
   readonly mmio: RangeBus;
   readonly exits: ExitDispatcher;
   readonly vcpus: readonly Vcpu[];
-  readonly serial: Serial;
-  readonly console: SerialConsole;
+  readonly serial: Pick<SerialPorts, 'update' | 'flush' | 'lost'>;
   readonly platform: Pick<Platform, 'pressPowerButton'>;
   readonly devices: Pick<AssignedDevices, 'list'>;
   readonly hotplug: Pick<Hotplug, 'attach' | 'detach' | 'expire' | 'finish'>;
@@ -93,11 +91,11 @@ export class Machine {
       case 'stop':
         this.end({ kind: 'stopped', by: command.by });
         break;
-      case 'serial':
-        this.#parts.serial.receive(command.bytes);
+      case 'serial-input':
+        this.#parts.serial.update(command.port);
         break;
       case 'flush':
-        this.#parts.console.flush();
+        this.#parts.serial.flush();
         break;
       case 'power-button':
         this.#parts.platform.pressPowerButton();
@@ -155,7 +153,7 @@ export class Machine {
     const outcome =
       this.#parts.vcpus.length === 1 && first !== undefined ? this.#runHere(first) : this.#runThreads();
     events.isGuestRunning = false;
-    this.#parts.console.flush();
+    this.#parts.serial.flush();
     this.#keepPictures();
     const report: RunReport = { outcome, phases: this.#phases, dropped: this.#dropped(), ...this.#counts() };
     if (outcome.kind === 'reset') this.#parts.hotplug.finish();

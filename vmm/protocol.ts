@@ -1,5 +1,7 @@
 /** Messages between the main thread and the machine thread. Plain data, because they cross threads. */
 import type { MessagePort } from 'node:worker_threads';
+import type { ByteChannelBuffer } from '../devices/line/byte-channel.js';
+import type { HostEndNumbers, LineBuffers } from '../devices/line/messages.js';
 import type { EventThreadLink } from '../sys/event-thread.js';
 import type { MappedRange } from '../sys/mapping.js';
 import type { ExitCounts } from './assign/exit-dispatcher.js';
@@ -18,6 +20,11 @@ export interface VcpuThreadLink {
   readonly control: SharedArrayBuffer;
 }
 
+/** A serial port's connection: to the owner, whose input comes through a byte channel, or to an end that is open. */
+export type SerialLink =
+  | { readonly kind: 'observer'; readonly input: ByteChannelBuffer }
+  | { readonly kind: 'line'; readonly end: HostEndNumbers; readonly buffers: LineBuffers };
+
 /** Data that starts the machine thread. */
 export interface MachineThreadData {
   readonly config: VmConfig;
@@ -27,6 +34,8 @@ export interface MachineThreadData {
   readonly vcpuThreads: readonly VcpuThreadLink[];
   readonly flow: EventFlowBuffer;
   readonly startsPaused: boolean;
+  /** By port, from COM1; undefined for one that is not there. */
+  readonly serial: readonly (SerialLink | undefined)[];
 }
 
 /** The main thread's reply to `started`, before the machine is built. */
@@ -42,9 +51,9 @@ export type MachineCommand =
   | { readonly kind: 'flush' }
   /** Requests a shutdown, as the button on a PC's case does. */
   | { readonly kind: 'power-button' }
-  /** Input of the guest's serial console. */
-  | { readonly kind: 'serial'; readonly bytes: Uint8Array }
-  /** The serial console's output has been read: the guest can send more. */
+  /** A serial port's input channel has bytes. */
+  | { readonly kind: 'serial-input'; readonly port: number }
+  /** The serial ports' output has been read: the guest can send more. */
   | { readonly kind: 'drained' }
   | CallCommand
   /** The time that the guest had for a call `detach` is up. */
@@ -115,10 +124,12 @@ export type ReplyEvent = { readonly kind: 'reply'; readonly id: number } & (
 export type MachineEvent =
   /** The thread is up and needs guest RAM, which is shared with other processes if a device's provider requires it. */
   | { readonly kind: 'started'; readonly isRamShared: boolean }
-  | { readonly kind: 'step'; readonly text: string; readonly at: number }
-  | { readonly kind: 'serial'; readonly bytes: Uint8Array }
+  | { readonly kind: 'step'; readonly text: string; readonly at: number; readonly level: 'info' | 'warn' }
+  | { readonly kind: 'serial'; readonly port: number; readonly bytes: Uint8Array }
   /** The guest has begun a line, which is sent when it ends, or on `flush`. */
-  | { readonly kind: 'serial-pending' }
+  | { readonly kind: 'serial-pending'; readonly port: number }
+  /** A serial port's input channel has room again. */
+  | { readonly kind: 'serial-room'; readonly port: number }
   | { readonly kind: 'phase'; readonly phase: Phase }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   /** The guest runs, or all its vCPUs have stopped. */

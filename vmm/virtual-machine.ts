@@ -33,6 +33,7 @@ import {
   type VcpuThreadLink,
 } from './protocol.js';
 import { isSealed } from './sandbox/state.js';
+import { SerialLinks, type SerialPortInfo } from './serial-links.js';
 import { createVcpuBaton, VcpuBaton } from './vcpu-baton.js';
 import type { VcpuThreadData } from './vcpu-thread.js';
 
@@ -42,13 +43,16 @@ import type { VcpuThreadData } from './vcpu-thread.js';
  * other events are, these are dropped and counted in {@link RunReport.dropped}.
  */
 export interface VmObserver {
-  /** Output of the guest's first serial port, in pieces that end at line ends where possible. */
-  readonly serial?: (bytes: Uint8Array) => unknown;
+  /**
+   * Output of a serial port whose end is `observer` or `stdio`, in pieces that end at line ends where possible.
+   * @param port 0 for COM1, the default's only port
+   */
+  readonly serial?: (bytes: Uint8Array, port: number) => unknown;
   /**
    * A step of attaching a device. `at`: milliseconds of the monotonic clock. The guest can cause 1000 of them, and then
-   * 10 per second.
+   * 10 per second. `level`: `warn` for what the guest does wrong.
    */
-  readonly step?: (text: string, at: number) => unknown;
+  readonly step?: (text: string, at: number, level: 'info' | 'warn') => unknown;
   /** A progress code, when the guest writes it; the first 256. */
   readonly phase?: (phase: Phase) => unknown;
   /** An event of a channel that the configuration's `trace` names. The machine waits up to a second for a slow reader. */
@@ -70,6 +74,8 @@ const MOST_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** How long an incomplete line of the guest waits for its end. */
 const FLUSH_AFTER_MS = 50;
+/** The same for a port that a person types at: each character comes back as an incomplete line. */
+const ECHO_AFTER_MS = 4;
 
 /** What a machine does: `starting`, also again after a reset; `paused` has all vCPUs at an instruction boundary. */
 export type MachineState = 'starting' | 'running' | 'paused' | 'ended';
@@ -104,6 +110,7 @@ interface MachineThreads {
 function startThreads(
   config: VmConfig,
   startsPaused: boolean,
+  serial: SerialLinks,
   hear: (event: MachineEvent) => unknown,
 ): MachineThreads {
   const control = createInboxControl();
@@ -123,6 +130,7 @@ function startThreads(
       events: events.link,
       flow,
       startsPaused,
+      serial: serial.links,
       vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
     };
     const transfer = [commands.port2, events.link.commands, events.link.notices];
@@ -170,12 +178,15 @@ export class VirtualMachine implements AsyncDisposable {
   #devices: readonly DeviceConfig[];
   #lastDetach = 0;
   #stoppedBy: string | undefined;
-  #flushTimer: NodeJS.Timeout | undefined;
+  readonly #serial: SerialLinks;
+  /** By serial port. */
+  readonly #flushTimers: NodeJS.Timeout[] = [];
 
   private constructor(config: VmConfig, observer: VmObserver) {
     this.config = config;
     this.#devices = config.devices;
     this.#observer = observer;
+    this.#serial = new SerialLinks(config.serial, (port) => this.#command({ kind: 'serial-input', port }));
     this.finished = this.#run();
     this.finished.catch(() => {}); // the error reaches those who await it; awaiting is optional
   }
@@ -234,9 +245,24 @@ export class VirtualMachine implements AsyncDisposable {
     this.#command({ kind: 'power-button' });
   }
 
-  /** Sends input to the guest's serial console. */
-  typeSerial(bytes: Uint8Array): void {
-    this.#command({ kind: 'serial', bytes });
+  /**
+   * Sends input to a serial port whose end is `observer` or `stdio`. At most 4 KiB wait for the guest; the rest of `bytes`,
+   * which must not change meanwhile, follows as the guest reads. Await the result before you send more.
+   * @param port 0 for COM1
+   * @returns resolves to true once the port has taken all of it, in the order of the calls; to false if the machine ended
+   *   before that. Never rejects
+   * @throws RangeError if that port is not there, or has another end
+   */
+  typeSerial(bytes: Uint8Array, port = 0): Promise<boolean> {
+    return this.#serial.type(port, bytes);
+  }
+
+  /**
+   * The serial ports that are there, once their ends are open: a pty has the path of its terminal only then.
+   * @throws SysError of the host if an end cannot be opened, as {@link finished} does
+   */
+  serialPorts(): Promise<readonly SerialPortInfo[]> {
+    return this.#serial.opened;
   }
 
   /**
@@ -347,19 +373,26 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** Runs machines until one ends without a reset: a reset closes the machine and starts a new one. */
   async #run(): Promise<RunReport> {
+    using serial = this.#serial;
     try {
+      if (serial.needOpening) this.#announce(await serial.opened);
       for (;;) {
         const report = await this.#runOnce();
         if (report.outcome.kind !== 'reset' || !this.config.reboot) return report;
         if (this.#stoppedBy !== undefined)
           return { ...report, outcome: { kind: 'stopped', by: this.#stoppedBy } };
         this.#calls.restart();
-        this.#observer.step?.('reset: restarting the machine', monotonicMs());
+        this.#observer.step?.('reset: restarting the machine', monotonicMs(), 'info');
       }
     } finally {
       this.#state = 'ended';
       this.#calls.end(this.#failure);
     }
+  }
+
+  #announce(ports: readonly SerialPortInfo[]): void {
+    for (const { name, address } of ports)
+      if (address !== undefined) this.#observer.step?.(`${name} is ${address}`, monotonicMs(), 'info');
   }
 
   async #runOnce(): Promise<RunReport> {
@@ -369,7 +402,8 @@ export class VirtualMachine implements AsyncDisposable {
     await using _ram = { [Symbol.asyncDispose]: async () => await ram?.[Symbol.asyncDispose]() };
     const startsPaused = this.#state === 'paused';
     this.#state = 'starting';
-    const threads = startThreads({ ...this.config, devices: [...this.#devices] }, startsPaused, (event) => {
+    const config = { ...this.config, devices: [...this.#devices] };
+    const threads = startThreads(config, startsPaused, this.#serial, (event) => {
       if (event.kind === 'started') makeRam(event.isRamShared);
       else return this.#hear(event);
       return undefined;
@@ -392,12 +426,14 @@ export class VirtualMachine implements AsyncDisposable {
     };
     this.#threads = threads;
     this.#calls.connect((command) => threads.sender.send(command));
+    // It was stopped while the serial ports' ends were opened.
+    if (this.#stoppedBy !== undefined) this.#command({ kind: 'stop', by: this.#stoppedBy });
     using _hook = onProcessExit(threads.stop);
     for (const other of threads.others) other.catch(fail);
     await threads.machine.catch(fail);
     this.#threads = undefined;
     this.#calls.disconnect();
-    clearTimeout(this.#flushTimer);
+    for (const timer of this.#flushTimers.splice(0)) clearTimeout(timer);
     threads.stop();
     await Promise.allSettled(threads.others);
     unmap(this.#mapped);
@@ -407,17 +443,25 @@ export class VirtualMachine implements AsyncDisposable {
     return this.#report;
   }
 
+  #flushSoon(port: number): void {
+    const ms = this.config.serial[port] === 'stdio' ? ECHO_AFTER_MS : FLUSH_AFTER_MS;
+    this.#flushTimers[port] = setTimeout(() => this.#command({ kind: 'flush' }), ms).unref();
+  }
+
   /** Returns what the observer does: a promise if it has not read the event yet. */
   #hear(event: Exclude<MachineEvent, { kind: 'started' }>): unknown {
     switch (event.kind) {
       case 'serial':
-        clearTimeout(this.#flushTimer);
-        return this.#observer.serial?.(event.bytes);
+        clearTimeout(this.#flushTimers[event.port]);
+        return this.#observer.serial?.(event.bytes, event.port);
       case 'serial-pending':
-        this.#flushTimer = setTimeout(() => this.#command({ kind: 'flush' }), FLUSH_AFTER_MS).unref();
+        this.#flushSoon(event.port);
+        break;
+      case 'serial-room':
+        this.#serial.pump(event.port);
         break;
       case 'step':
-        return this.#observer.step?.(event.text, event.at);
+        return this.#observer.step?.(event.text, event.at, event.level);
       case 'phase':
         return this.#observer.phase?.(event.phase);
       case 'trace':

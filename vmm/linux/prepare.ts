@@ -32,6 +32,8 @@ export interface LinuxOptions {
   readonly cmdline: string;
   readonly memory: MemoryMap;
   readonly vcpus: number;
+  /** Numbers of the serial ports that are there, 0 for COM1; COM1 alone by default. */
+  readonly serialPorts?: readonly number[];
   /** Whether to declare a keyboard controller. Its reset works in any case. */
   readonly hasI8042?: boolean;
   /** Number of PCI buses, from bus 0; 1 by default. */
@@ -98,7 +100,13 @@ function memoryMap(memory: MemoryMap, reserved: readonly PhysicalRange[]): E820R
   });
 }
 
-function loadAcpi({ memory, vcpus, hasI8042 = false, pciBuses = 1 }: LinuxOptions): bigint {
+function loadAcpi({
+  memory,
+  vcpus,
+  serialPorts = [0],
+  hasI8042 = false,
+  pciBuses = 1,
+}: LinuxOptions): bigint {
   const { rsdp, base, bytes } = buildAcpi({
     base: ACPI_TABLES,
     vcpus,
@@ -106,6 +114,7 @@ function loadAcpi({ memory, vcpus, hasI8042 = false, pciBuses = 1 }: LinuxOption
     ecam: { base: layout.ECAM_BASE, bytes: layout.ECAM_BYTES },
     buses: pciBuses,
     intxGsis: layout.PCI_INTX_GSIS,
+    serialPorts,
     hasI8042,
   });
   if (bytes.length > ACPI_TABLES_BYTES) throw new RangeError(`ACPI's tables have ${bytes.length} bytes`);

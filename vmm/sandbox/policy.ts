@@ -19,6 +19,7 @@ import type { CallRule } from '../../sys/seccomp.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { VmConfig } from '../config.js';
 import { ConfigError } from '../config-error.js';
+import { parseSerialEnd } from '../serial-end.js';
 import { callRules } from './calls.js';
 import { type DeviceNeeds, needsOf } from './device-needs.js';
 import { ioctlsOf } from './ioctls.js';
@@ -70,18 +71,38 @@ export function sandboxPolicy(config: VmConfig, extras: SandboxExtras = {}): San
   const needs = needsOf(config.devices);
   if (needs.problems.length > 0) throw new ConfigError(needs.problems);
   const ioctls = ioctlsOf(needs);
-  const { sockets = [], port } = extras;
+  const serial = serialNeeds(config);
+  const { port } = extras;
+  const sockets = [...(extras.sockets ?? []), ...serial.sockets];
   const families = [
     ...(needs.hasUnixSocket || sockets.length > 0 ? [AF_UNIX] : []),
     ...(port === undefined ? [] : [AF_INET]),
   ];
   const numbers = [...new Set(ioctls.values())];
   return {
-    paths: [...runtimePaths(), ...machinePaths(config, needs), ...extraPaths(extras), ...terminalPaths()],
+    paths: [
+      ...runtimePaths(),
+      ...machinePaths(config, needs),
+      ...extraPaths(extras),
+      ...extraPaths(serial),
+      ...rules(CONTROL, serial.nodes),
+      ...terminalPaths(),
+    ],
     ports: port === undefined ? [] : [port],
     calls: callRules({ ioctls: numbers, families, pid: process.pid }),
     ioctls,
     descriptors: needs.descriptors,
+  };
+}
+
+/** What the serial ports' ends need. */
+function serialNeeds({ serial }: VmConfig) {
+  const ends = serial.map(parseSerialEnd);
+  const paths = (kind: 'unix' | 'file') => ends.flatMap((end) => (end.kind === kind ? end.path : []));
+  return {
+    nodes: serial.includes('pty') ? ['/dev/ptmx', '/dev/pts'] : [],
+    sockets: paths('unix'),
+    outputs: paths('file'),
   };
 }
 

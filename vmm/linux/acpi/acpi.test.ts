@@ -15,6 +15,7 @@ const options: AcpiOptions = {
   ecam: { base: layout.ECAM_BASE, bytes: layout.ECAM_BYTES },
   buses: 2,
   intxGsis: layout.PCI_INTX_GSIS,
+  serialPorts: [0, 1, 2],
   hasI8042: true,
 };
 const SKIP = 'iasl and acpiexec are not installed (Debian: apt-get install acpica-tools)';
@@ -103,6 +104,24 @@ test('ACPICA evaluates the host bridge’s resources', ({ skip }) => {
   expect(said).toMatch(/Address Minimum : C0000000 Address Maximum : DFFFFFFF/);
   expect(said).toMatch(/Address Minimum : 0000004000000000 Address Maximum : 0000007FFFFFFFFF/);
   expect(said).not.toMatch(/ACPI (Error|Warning)/);
+});
+
+test('ACPICA evaluates the serial ports, of which COM1 and COM3 share an interrupt', ({ skip }) => {
+  const folder = writeTables();
+  const resourcesOf = (name: string) => evaluate(folder, `resources \\_SB.${name}`);
+  const com1 = resourcesOf('COM1');
+  if (com1 === undefined) skip(SKIP);
+  for (const [said, port, irq, sharing] of [
+    [com1, '03F8', 4, 'Shared'],
+    [resourcesOf('COM2'), '02F8', 3, 'Exclusive'],
+    [resourcesOf('COM3'), '03E8', 4, 'Shared'],
+  ] as const) {
+    expect(said).toMatch(new RegExp(`Address Minimum : ${port}.*Address Length : 08`));
+    expect(said).toMatch(new RegExp(`Triggering : Edge Polarity : ActiveHigh Sharing : ${sharing}`));
+    expect(said).toMatch(new RegExp(`Interrupt List : 0?${irq}\\b`));
+    expect(said).not.toMatch(/ACPI (Error|Warning)/);
+  }
+  expect(resourcesOf('COM4')).toMatch(/AE_NOT_FOUND/);
 });
 
 test('ACPICA evaluates the interrupt routing of every slot and pin', ({ skip }) => {

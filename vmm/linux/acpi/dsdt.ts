@@ -12,7 +12,7 @@ import {
   PCI_HOTPLUG_UP,
 } from '../../../devices/platform/pci-hotplug.js';
 import { RTC_PORT, RTC_PORTS } from '../../../devices/platform/rtc.js';
-import { COM1_GSI, COM1_PORT, SERIAL_PORTS } from '../../../devices/serial.js';
+import { COM_PORTS, SERIAL_PORTS } from '../../../devices/serial.js';
 import * as aml from './aml.js';
 import * as resources from './resources.js';
 
@@ -36,6 +36,8 @@ export interface DsdtOptions {
   readonly buses: number;
   /** I/O APIC pins of slot 0's INTA# to INTD#; each further slot starts one pin later. */
   readonly intxGsis: readonly number[];
+  /** Numbers of the serial ports to declare, 0 for COM1. */
+  readonly serialPorts: readonly number[];
   /** Whether to declare a keyboard controller. */
   readonly hasI8042: boolean;
 }
@@ -43,7 +45,7 @@ export interface DsdtOptions {
 /** Builds the DSDT's terms, without the table header. */
 export function buildDsdt(options: DsdtOptions): aml.Aml {
   return aml.concat(
-    aml.scope('\\_SB', pciHost(options), motherboard(options), ...isaDevices(options.hasI8042)),
+    aml.scope('\\_SB', pciHost(options), motherboard(options), ...isaDevices(options)),
     hotplugEvents(),
     sleepState5(),
   );
@@ -209,17 +211,23 @@ const motherboard = ({ ecam }: DsdtOptions): aml.Aml =>
     aml.name('_CRS', resources.resourceTemplate(resources.fixedMemory32(ecam.base, ecam.bytes))),
   );
 
-function isaDevices(hasI8042: boolean): aml.Aml[] {
-  const com1 = aml.device(
-    'COM1',
+function serialPort(number: number, declared: readonly number[]): aml.Aml {
+  const found = COM_PORTS[number];
+  if (found === undefined) throw new RangeError(`a PC has no serial port ${number}`);
+  const { name, port, gsi } = found;
+  const isShared = declared.some((other) => other !== number && COM_PORTS[other]?.gsi === gsi);
+  const irq = isShared ? resources.sharedIsaIrq(gsi) : resources.isaIrq(gsi);
+  return aml.device(
+    name,
     aml.name('_HID', aml.eisaId('PNP0501')),
-    aml.name('_UID', aml.integer(0)),
+    aml.name('_UID', aml.integer(number)),
     aml.name('_STA', aml.integer(0xf)),
-    aml.name(
-      '_CRS',
-      resources.resourceTemplate(resources.ioPorts(COM1_PORT, SERIAL_PORTS), resources.isaIrq(COM1_GSI)),
-    ),
+    aml.name('_CRS', resources.resourceTemplate(resources.ioPorts(port, SERIAL_PORTS), irq)),
   );
+}
+
+function isaDevices({ hasI8042, serialPorts }: DsdtOptions): aml.Aml[] {
+  const serial = serialPorts.map((number) => serialPort(number, serialPorts));
   const rtc = aml.device(
     'RTC0',
     aml.name('_HID', aml.eisaId('PNP0B00')),
@@ -233,5 +241,5 @@ function isaDevices(hasI8042: boolean): aml.Aml[] {
       resources.resourceTemplate(resources.ioPorts(0x60, 1), resources.ioPorts(0x64, 1), resources.isaIrq(1)),
     ),
   );
-  return hasI8042 ? [com1, rtc, keyboard] : [com1, rtc];
+  return hasI8042 ? [...serial, rtc, keyboard] : [...serial, rtc];
 }

@@ -2,6 +2,8 @@
 import { type Aml, buffer, concat } from './aml.js';
 
 const IRQ_NO_FLAGS = 0x22;
+const IRQ_WITH_FLAGS = 0x23;
+const EDGE_SHARED = 0x11;
 const IO_PORT = 0x47;
 const END_TAG = 0x79;
 const MEMORY32_FIXED = 0x86;
@@ -41,6 +43,10 @@ export function ioPorts(base: number, count: number): Aml {
 
 /** An ISA interrupt: edge-triggered, not shared. */
 export const isaIrq = (irq: number): Aml => concat(Uint8Array.of(IRQ_NO_FLAGS), words(2, 1n << BigInt(irq)));
+
+/** An ISA interrupt that several devices share: edge-triggered, so each has to be asked until none wants it. */
+export const sharedIsaIrq = (irq: number): Aml =>
+  concat(Uint8Array.of(IRQ_WITH_FLAGS), words(2, 1n << BigInt(irq)), Uint8Array.of(EDGE_SHARED));
 
 /** Registers of a device. */
 export const fixedMemory32 = (base: bigint, bytes: bigint): Aml =>
