@@ -24,25 +24,39 @@ export interface TimelineEvent {
 
 /** Records events of this thread from {@link Timeline.start} until it is disposed. Printing works after that, too. */
 export class Timeline implements Disposable {
-  /** The record, oldest first; it grows until disposal. */
+  /** The record, oldest first. */
   readonly events: TimelineEvent[] = [];
+  /** Events left out of the middle of the record, because there were more than it may hold. */
+  dropped = 0;
   readonly #now: () => number;
   readonly #begun: number;
+  readonly #most: number;
 
-  private constructor(now: () => number) {
+  private constructor(now: () => number, most: number) {
     this.#now = now;
     this.#begun = now();
+    this.#most = most;
   }
 
-  /** Subscribes to `trace.vfio` of this thread. @param now milliseconds of any clock; tests pass their own */
-  static start(now: () => number = () => performance.now()): Timeline {
-    const timeline = new Timeline(now);
+  /**
+   * Subscribes to `trace.vfio` of this thread.
+   * @param now milliseconds of any clock; tests pass their own
+   * @param most events that it holds: the first half of them, and the latest. Default: any number
+   */
+  static start(now: () => number = () => performance.now(), most = Number.POSITIVE_INFINITY): Timeline {
+    const timeline = new Timeline(now, most);
     trace.vfio.subscribe(timeline.#record);
     return timeline;
   }
 
   readonly #record = ({ what, seq = 0, cause = 0, task = '', ...details }: VfioEvent): void => {
     this.events.push({ at: this.#now() - this.#begun, what, seq, cause, task, details });
+    if (this.events.length <= this.#most) return;
+    // A quarter at once: to remove one of an array for each event would cost more than the event.
+    const half = this.#most >> 1;
+    const removed = Math.max(this.#most >> 2, 1);
+    this.events.splice(half, removed);
+    this.dropped += removed;
   };
 
   /** One line per event, indented below its cause. */

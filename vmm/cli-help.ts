@@ -203,6 +203,14 @@ export const RUN: Command = {
       help: ["save a display's picture as PNG at the end of the run,", 'and at each SIGUSR2'],
     },
     view,
+    {
+      name: 'api',
+      value: 'unix:PATH',
+      help: [
+        'be controlled over HTTP on this socket, which is made for',
+        'you alone: tsvisor ctl, curl, docs/control.md',
+      ],
+    },
     { name: 'display', value: 'SLOT', help: ['the PCI slot of that display; the first one by default'] },
     { name: 'json', help: ['the report, or the error, as one line of JSON'] },
     {
@@ -288,7 +296,38 @@ export const CHECK: Command = {
   ],
 };
 
-export const COMMANDS: readonly Command[] = [RUN, SERVE, CHECK, ...HOST_COMMANDS];
+export const CTL: Command = {
+  name: 'ctl',
+  brief: 'control a machine that runs with --api',
+  argument: 'SOCKET COMMAND [ARGUMENT]',
+  summary: ['Controls a machine that was started with tsvisor run --api unix:SOCKET.'],
+  options: [
+    { name: 'json', help: ['print the answer as JSON'] },
+    { name: 'follow', help: ['console: print also what comes, until the end'] },
+    { name: 'force', help: ['detach: do not ask the guest'] },
+    { name: 'timeout', value: 'SECONDS', help: ['detach: how long the guest may take; 30 by default'] },
+    { name: 'slot', value: 'SLOT', help: ['screenshot: the PCI slot of the display'] },
+    help,
+  ],
+  more: [
+    '',
+    'Commands:',
+    '',
+    '  info                 what the machine is, and what it does now',
+    '  devices              the assigned devices, their BARs and interrupts',
+    '  maps                 what is mapped: addresses, page sizes, costs',
+    '  counters, timeline   exits and the devices’ counters; what VFIO did',
+    '  console              the last 64 KiB of the serial output',
+    '  screenshot FILE      save a display’s picture as PNG',
+    '  attach DEVICE        as --device of run; several: all or none',
+    '  detach SLOT          once the guest has released it',
+    '  pause, resume, reset, power-button, stop',
+    ...EXIT,
+    'SIGTERM, and 0 otherwise.',
+  ],
+};
+
+export const COMMANDS: readonly Command[] = [RUN, SERVE, CTL, CHECK, ...HOST_COMMANDS];
 
 /** `tsvisor --help` */
 export const OVERVIEW = overviewText(

@@ -1,13 +1,7 @@
-import { readFileSync } from 'node:fs';
-import { workerUrl } from '../sys/worker-url.js';
 import { COMMANDS, OVERVIEW } from './cli-help.js';
 import { asksFor, findCommand, helpText } from './command-line.js';
 import type { Output } from './output.js';
-
-function version(): string {
-  const path = workerUrl('../package.json');
-  return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version;
-}
+import { version } from './version.js';
 
 /** Runs a command. Returns the exit code. @throws ConfigError for wrong usage; the error of the command */
 export async function main(args: readonly string[], out: Output): Promise<number> {
@@ -33,6 +27,8 @@ async function runCommand(name: string, given: readonly string[], out: Output): 
   switch (name) {
     case 'serve':
       return (await import('./cli-serve.js')).serve(given, out);
+    case 'ctl':
+      return (await import('./api/cli-ctl.js')).ctl(given, out);
     case 'check':
       return (await import('./cli-check.js')).check(given, out);
     case 'devices':

@@ -1,12 +1,13 @@
 import { dirname, resolve } from 'node:path';
 import { SysError } from '../sys/error.js';
+import { openApi, parseApi } from './api/api-socket.js';
 import { RUN } from './cli-help.js';
 import { DEBUG_CHANNELS, type LogLevel, parseLogLevel, RunPrinter } from './cli-observer.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 import { readConfigFile } from './config-file.js';
-import { parseAddress } from './device-address.js';
+import { parseDevice } from './device-text.js';
 import { Camera } from './display/camera.js';
 import { checkDisplay, parseDisplay } from './display/choice.js';
 import type { View } from './display/view.js';
@@ -39,6 +40,7 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   const display = problems.of(() => parseDisplay(options.value('display')));
   const viewPort = problems.of(() => parsePort(options.value('view')));
   const screenshot = options.value('screenshot');
+  const api = problems.of(() => parseApi(options.value('api')));
   const input = configOf(options, problems, given);
   const config = problems.of(() => parseConfig(input));
   problems.throwAny();
@@ -46,6 +48,11 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   if (config.serial.includes('stdio') && options.has('json'))
     throw usageError('--json', 'prints the report on stdout, where the serial port at stdio prints');
   checkDisplay(config.devices, { screenshot, view: viewPort, slot: display, showsMachine: true });
+  if (api !== undefined && config.sandbox.mode !== 'off')
+    throw usageError(
+      '--api',
+      'the sandbox does not allow its socket: one of --api and --sandbox is possible',
+    );
   const files = { screenshot, config: options.value('config') };
   const sandbox = config.sandbox.mode === 'off' ? undefined : await sealed(config, files, viewPort);
   try {
@@ -105,6 +112,7 @@ async function runConfigured(
   let camera: Camera | undefined;
   let view: View | undefined;
   let terminal: Disposable | undefined;
+  let api: AsyncDisposable | undefined;
   try {
     out.onFailure = () => vm.stop('SIGPIPE');
     signals = stopOnSignals((signal) => vm.stop(signal));
@@ -117,6 +125,7 @@ async function runConfigured(
       printer.prints('info') ? (text) => printer.print(text) : (text) => console.error(text),
       display,
     );
+    api = await openApi(vm, parseApi(options.value('api')), say);
     const report = await vm.finished;
     terminal?.[Symbol.dispose]();
     await camera?.take();
@@ -130,6 +139,7 @@ async function runConfigured(
     camera?.[Symbol.dispose]();
     await vm[Symbol.asyncDispose]();
     await view?.[Symbol.asyncDispose]();
+    await api?.[Symbol.asyncDispose]();
     signals?.[Symbol.dispose]();
   }
 }
@@ -269,7 +279,7 @@ function devicesOf(
     // One that is wrong stays in its place, with an address that is right, so that the others keep their names.
     return devices
       .filter((text) => text !== 'none')
-      .map((text) => problems.of(() => parseDevice(text)) ?? { address: 'wrong' });
+      .map((text) => problems.of(() => parseDevice(text, `--device ${text}`)) ?? { address: 'wrong' });
   }
   if (configured !== undefined && net === undefined) return configured;
   return [{ address: 'virtio-net', options: { net: net ?? 'responder' } }];
@@ -307,22 +317,6 @@ function parseSandbox(text: string): Record<string, unknown> {
 function parseCpus(text: string): number {
   if (/^\d+$/.test(text)) return Number(text);
   throw usageError('--cpus', `'${text}' is not a number of CPUs, 1 to 64`);
-}
-
-function parseDevice(text: string): unknown {
-  const where = `--device ${text}`;
-  const { address, options: deviceOptions } = parseAddress(text, where);
-  const { slot, interface: how, ...others } = deviceOptions;
-  if (slot !== undefined && !/^\d{1,2}$/.test(slot))
-    throw usageError(where, `slot=${slot} is not a PCI slot: 1 to 31`);
-  if (how !== undefined && how !== 'group' && how !== 'iommufd')
-    throw usageError(where, `interface=${how} is neither group nor iommufd`);
-  return {
-    address,
-    options: others,
-    ...(slot === undefined ? {} : { slot: Number(slot) }),
-    ...(how === undefined ? {} : { interface: how }),
-  };
 }
 
 /** When this process started, in milliseconds on the monotonic clock shared by all threads. */

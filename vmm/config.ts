@@ -63,7 +63,8 @@ const inputFile = (mostBytes: number) =>
       if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
     });
 
-const device = z.strictObject({
+/** One entry of `devices`. */
+export const deviceSchema = z.strictObject({
   /** Address of the device: a type of the in-process core (`virtio-net`), or any address that a provider takes. */
   address: z.string().min(1),
   /** The provider's or the device type's options, by name. */
@@ -131,7 +132,7 @@ function checkSlots(devices: readonly { readonly slot?: number | undefined }[], 
 type Problems = Pick<z.RefinementCtx, 'addIssue'>;
 
 const lateDevices = z
-  .strictObject({ devices: z.array(device).min(1).max(29) })
+  .strictObject({ devices: z.array(deviceSchema).min(1).max(29) })
   .superRefine(({ devices }, context) => checkSlots(devices, context));
 
 const schema = z
@@ -161,7 +162,7 @@ const schema = z
     /** Whether a guest that requests a reset is restarted; if false, the run ends. */
     reboot: z.boolean().default(true),
     /** Devices to assign, in the order in which they are attached. */
-    devices: z.array(device).max(29).default([]),
+    devices: z.array(deviceSchema).max(29).default([]),
     /** Modules that export `plugin`: vendor drivers, providers. Paths (`./x.mjs`), file: URLs or names of packages. */
     plugins: z.array(plugin).default([]),
     /** The FFI library that calls KVM_RUN; `koffi` requires that optional package. */
@@ -214,7 +215,7 @@ export type DeviceConfig = VmConfig['devices'][number];
  * A device as the user writes it.
  * @useDeclaredType
  */
-export type DeviceConfigInput = z.input<typeof device>;
+export type DeviceConfigInput = z.input<typeof deviceSchema>;
 
 /**
  * Validates a configuration. Opens and creates nothing, but resolves plug-ins and checks that files exist; relative paths
@@ -233,7 +234,8 @@ export function parseDevices(input: unknown): readonly DeviceConfig[] {
   return parse(lateDevices, { devices: input }).devices;
 }
 
-function parse<T>(type: z.ZodType<T>, input: unknown): T {
+/** Validates data, in this program's words. @throws ConfigError listing every problem */
+export function parse<T>(type: z.ZodType<T>, input: unknown): T {
   const parsed = type.safeParse(input, { error: problemText, reportInput: true });
   if (parsed.success) return parsed.data;
   throw new ConfigError(

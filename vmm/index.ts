@@ -18,6 +18,8 @@ export {
   type VfioEvent,
   type VfioUserEvent,
 } from '../sys/trace.js';
+export type { ControlledMachine } from './api/routes.js';
+export { ApiServer } from './api/server.js';
 export type { ExitCounts } from './assign/exit-dispatcher.js';
 export { GuestImageError } from './boot-elf.js';
 export {
@@ -30,6 +32,7 @@ export {
   type VmConfigInput,
 } from './config.js';
 export { ConfigError, type ConfigProblem } from './config-error.js';
+export { type ConsoleOutput, ConsoleRing } from './console-ring.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
 export { type DeviceType, listDeviceTypes } from './device-types.js';
 export type { ControlSource } from './display/controls.js';
@@ -41,6 +44,8 @@ export type { InspectedDevice, StatusSource, TimelineSource } from './display/st
 export { View, type ViewOptions, type Watched } from './display/view.js';
 export { guestPicture } from './guest-picture.js';
 export { InputFileError } from './input-file.js';
+export type { DeviceState, MemoryRange, TimelineRecord } from './inspection.js';
+export type { PageUse } from './mapped-pages.js';
 export { exitStatus, type Outcome } from './outcome.js';
 export type { Plugin } from './plugin.js';
 export { PluginError } from './plugin-error.js';
@@ -50,4 +55,10 @@ export { enterSandbox, sandboxPolicy } from './sandbox/entrance.js';
 export type { SandboxExtras, SandboxPolicy } from './sandbox/policy.js';
 export type { SerialPortInfo } from './serial-links.js';
 export { SerialTerminal, type SerialTerminalInput, type SerialTerminalOptions } from './serial-terminal.js';
-export { type DetachOptions, type MachineState, VirtualMachine, type VmObserver } from './virtual-machine.js';
+export {
+  type DetachOptions,
+  type MachineInfo,
+  type MachineState,
+  VirtualMachine,
+  type VmObserver,
+} from './virtual-machine.js';

@@ -1,11 +1,18 @@
 /** Calls of the main thread on the running machine: their types, and the machine thread's end. @see calls.ts, the other */
+
+import type { MemoryRegionState } from './assign/memory-map.js';
 import type { DeviceConfig } from './config.js';
 import { encodeError } from './error-data.js';
+import type { DeviceState, TimelineRecord } from './inspection.js';
 import type { Counters, MachineEvent } from './protocol.js';
 
 /** The calls by name. Arguments and results are plain data, because they cross threads. */
 export interface MachineCalls {
   counters(): Counters;
+  /** Its assigned devices. */
+  inspectDevices(): readonly DeviceState[];
+  inspectMemory(): readonly MemoryRegionState[];
+  timeline(): TimelineRecord;
   /** Attaches devices, all or none. Returns their slots. */
   attach(devices: readonly DeviceConfig[]): readonly number[];
   /** Detaches a device, once the guest has released it, or by force. @param id for the command `expire-detach` */

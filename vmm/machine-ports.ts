@@ -1,6 +1,7 @@
 import type { Inbox } from '../sys/inbox.js';
 import type { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
+import type { TimelineRecord } from './inspection.js';
 import type { SerialLink, VcpuThreadLink } from './protocol.js';
 
 /** Services of the thread that runs a machine; machine-thread.ts implements them. */
@@ -17,6 +18,8 @@ export interface MachinePorts {
   readonly events: Pick<EventSource, 'emit' | 'drop' | 'dropped' | 'isGuestRunning'>;
   /** Connections of the serial ports, from COM1; undefined for one that is not there. */
   readonly serial: readonly (SerialLink | undefined)[];
+  /** The record of VFIO's operations in this thread. */
+  timeline(): TimelineRecord;
   /** Whether the owner can take more of the guest's serial output; the command `drained` comes when it can again. */
   hasSerialRoom(): boolean;
 }

@@ -7,14 +7,22 @@ import { deferUnmapping } from '../sys/mapping.js';
 import { firstFailure } from '../sys/scope.js';
 import { trace } from '../sys/trace.js';
 import { pciAddress } from '../vfio/host/index.js';
+import { Timeline } from '../vfio/timeline.js';
 import { compose } from './compose.js';
 import type { VmConfig } from './config.js';
 import { encodeError } from './error-data.js';
 import { EventFlow } from './event-flow.js';
 import { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
+import { MOST_TIMELINE_EVENTS } from './inspection.js';
 import { loadPlugins } from './plugin.js';
-import type { MachineCommand, MachineEvent, MachineThreadData, RamCommand } from './protocol.js';
+import {
+  type MachineCommand,
+  type MachineEvent,
+  type MachineThreadData,
+  monotonicMs,
+  type RamCommand,
+} from './protocol.js';
 import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
@@ -81,6 +89,7 @@ async function main(): Promise<void> {
   const flow = new EventFlow(data.flow);
   const events = new EventSource({ flow, post, isUrgent: () => inbox.hasNews });
   forwardTraces(data.config, events);
+  using timeline = Timeline.start(monotonicMs, MOST_TIMELINE_EVENTS);
   const plugins = await loadPlugins(data.config.plugins);
   const commands = new Commands(inbox);
   if (data.config.devices.some(({ address }) => pciAddress(address) !== undefined))
@@ -93,6 +102,7 @@ async function main(): Promise<void> {
       startsPaused: data.startsPaused,
       events,
       serial: data.serial,
+      timeline: () => ({ events: timeline.events, dropped: timeline.dropped }),
       hasSerialRoom: () => flow.hasSerialRoom,
       requestRam(isRamShared) {
         post({ kind: 'started', isRamShared });

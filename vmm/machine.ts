@@ -13,6 +13,7 @@ import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
 import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
 import type { Hotplug } from './hotplug.js';
+import { deviceState } from './inspection.js';
 import type { Platform } from './linux/index.js';
 import { answerCall, type MachineCallHandlers } from './machine-calls.js';
 import type { MachinePorts } from './machine-ports.js';
@@ -50,6 +51,9 @@ export class Machine {
   readonly #pause = new Pause((isPaused) => this.#reportState(isPaused));
   readonly #calls: MachineCallHandlers = {
     counters: () => this.#counts(),
+    inspectDevices: () => this.#parts.devices.list.map(deviceState),
+    inspectMemory: () => this.#parts.memory.inspect(),
+    timeline: () => this.#parts.ports.timeline(),
     pause: () => this.#pause.request(),
     resume: () => this.#pause.end(),
     reset: () => this.end({ kind: 'reset' }),

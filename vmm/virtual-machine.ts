@@ -15,12 +15,16 @@ import {
   type VmConfigInput,
 } from './config.js';
 import { ConfigError } from './config-error.js';
+import { ConsoleRing } from './console-ring.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
 import { createEventFlow, EventReceipts } from './event-flow.js';
 import { GuestRam } from './guest-ram.js';
+import type { DeviceState, MemoryRange, TimelineRecord } from './inspection.js';
+import { ownMappings, pagesOf } from './mapped-pages.js';
+import type { Outcome } from './outcome.js';
 import {
   type Counters,
   type MachineCommand,
@@ -76,6 +80,19 @@ const MOST_TIMEOUT_MS = 2 ** 31 - 1;
 const FLUSH_AFTER_MS = 50;
 /** The same for a port that a person types at: each character comes back as an incomplete line. */
 const ECHO_AFTER_MS = 4;
+
+/** What a machine is. */
+export interface MachineInfo {
+  readonly state: MachineState;
+  /** Milliseconds since it was started; until its end, once it has ended. */
+  readonly uptimeMs: number;
+  /** How often it was reset. */
+  readonly restarts: number;
+  /** How it ended; undefined before that, and if an error ended it. */
+  readonly outcome: Outcome | undefined;
+  /** Its configuration, with the devices that are attached now. */
+  readonly config: VmConfig;
+}
 
 /** What a machine does: `starting`, also again after a reset; `paused` has all vCPUs at an instruction boundary. */
 export type MachineState = 'starting' | 'running' | 'paused' | 'ended';
@@ -173,6 +190,10 @@ export class VirtualMachine implements AsyncDisposable {
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
   readonly #calls = new Calls();
+  readonly #console = new ConsoleRing();
+  readonly #startedAt = monotonicMs();
+  #restarts = 0;
+  #endedAt: number | undefined;
   #state: MachineState = 'starting';
   readonly #screens = new Screens((command) => this.#command(command));
   #devices: readonly DeviceConfig[];
@@ -209,6 +230,45 @@ export class VirtualMachine implements AsyncDisposable {
   stop(by = 'request'): void {
     this.#stoppedBy ??= by;
     this.#command({ kind: 'stop', by });
+  }
+
+  /** What the machine is, and what it does now. Never throws; works after the end, too. */
+  info(): MachineInfo {
+    const { config, state } = this;
+    const devices = [...this.#devices];
+    const uptimeMs = (this.#endedAt ?? monotonicMs()) - this.#startedAt;
+    const outcome = state === 'ended' ? this.#report?.outcome : undefined;
+    return { state, uptimeMs, restarts: this.#restarts, outcome, config: { ...config, devices } };
+  }
+
+  /**
+   * The assigned devices as they are now: provider, group, BARs with the exits of their pages, interrupts, counters.
+   * @throws SysError as {@link counters}
+   */
+  inspectDevices(): Promise<readonly DeviceState[]> {
+    return this.#calls.call('inspectDevices');
+  }
+
+  /**
+   * The guest's memory, by guest physical address: RAM, and the mapped parts of BARs; where each range is in this process and
+   * for the devices, how long the maps took, and the pages in use. Reading the pages takes the main thread milliseconds for
+   * each GiB that is not in huge pages; the guest runs meanwhile.
+   * @throws SysError as {@link counters}
+   */
+  async inspectMemory(): Promise<readonly MemoryRange[]> {
+    const regions = await this.#calls.call('inspectMemory');
+    const mappings = ownMappings();
+    return regions.map((region) => ({ ...region, pages: pagesOf(mappings, region.hva, region.bytes) }));
+  }
+
+  /** The record of VFIO's operations since the machine started: what associated what, and why. @throws SysError as {@link counters} */
+  timeline(): Promise<TimelineRecord> {
+    return this.#calls.call('timeline');
+  }
+
+  /** The last 64 KiB of the output of the first serial port, over resets. */
+  get console(): ConsoleRing {
+    return this.#console;
   }
 
   /** What the machine does now. */
@@ -382,10 +442,12 @@ export class VirtualMachine implements AsyncDisposable {
         if (this.#stoppedBy !== undefined)
           return { ...report, outcome: { kind: 'stopped', by: this.#stoppedBy } };
         this.#calls.restart();
+        this.#restarts++;
         this.#observer.step?.('reset: restarting the machine', monotonicMs(), 'info');
       }
     } finally {
       this.#state = 'ended';
+      this.#endedAt = monotonicMs();
       this.#calls.end(this.#failure);
     }
   }
@@ -453,6 +515,7 @@ export class VirtualMachine implements AsyncDisposable {
     switch (event.kind) {
       case 'serial':
         clearTimeout(this.#flushTimers[event.port]);
+        if (event.port === 0) this.#console.write(event.bytes);
         return this.#observer.serial?.(event.bytes, event.port);
       case 'serial-pending':
         this.#flushSoon(event.port);

@@ -35,6 +35,10 @@ export interface AttachRequest extends PciWiring {
 export interface AssignedDevice extends Disposable {
   /** The device as its provider resolved it: name, group, description. */
   readonly device: AssignableDevice;
+  /** Name of its provider: `core`, `host`, `vfio-user`. */
+  readonly provider: string;
+  /** The interface by which it is open. */
+  readonly interface: VfioInterface;
   /** The open device file; closed on dispose. */
   readonly file: DeviceFile;
   /** The caller puts it on the guest's PCI bus, and removes it from the bus before disposing the device. */
@@ -123,7 +127,14 @@ export class Assignment implements Disposable {
     scope.defer(() => this.#attached.delete(assigned));
     const owned = scope.move();
     const close = () => owned[Symbol.dispose]();
-    const assigned = { device, file, function: pciFunction, [Symbol.dispose]: close };
+    const assigned: AssignedDevice = {
+      device,
+      provider: provider.name,
+      interface: how,
+      file,
+      function: pciFunction,
+      [Symbol.dispose]: close,
+    };
     this.#attached.add(assigned);
     return assigned;
   }

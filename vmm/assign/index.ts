@@ -28,7 +28,14 @@ export { KvmDoorbells } from './doorbells.js';
 export { type ExitBus, type ExitCounts, ExitDispatcher } from './exit-dispatcher.js';
 export { joinFileOps } from './file-ops.js';
 export { KvmInterrupts } from './interrupts.js';
-export { MemoryMap, MemorySlotPort, type MemorySlotUse, type RamPart } from './memory-map.js';
+export {
+  type DmaMapState,
+  MemoryMap,
+  type MemoryRegionState,
+  MemorySlotPort,
+  type MemorySlotUse,
+  type RamPart,
+} from './memory-map.js';
 export { PolledEventThread } from './polled-event-thread.js';
 export { type AssignmentPorts, defaultPorts, type GetPort, type PortName, portTokens } from './ports.js';
 export { registerAssignment, registerDefault } from './register.js';

@@ -1,0 +1,107 @@
+import { CTL } from '../cli-help.js';
+import { type ParsedOptions, parseCommandLine, usageError } from '../command-line.js';
+import { parseDevice } from '../device-text.js';
+import type { Output } from '../output.js';
+import { writeOutputFile } from '../output-file.js';
+import { ApiClient } from './client.js';
+import { countersText, devicesText, infoText, mapsText, timelineText } from './text.js';
+
+/** A command of `tsvisor ctl`. */
+interface ControlCommand {
+  /** Its arguments in messages; absent if it takes none. */
+  readonly takes?: string;
+  /** Options that it takes besides --json. */
+  readonly options?: readonly string[];
+  run(call: Call): Promise<void>;
+}
+
+interface Call {
+  readonly client: ApiClient;
+  readonly args: readonly string[];
+  readonly options: ParsedOptions;
+  readonly out: Output;
+}
+
+/** Prints an answer: as it came with --json, else as text. */
+const printing =
+  (path: string, text: (value: never) => string): ControlCommand['run'] =>
+  async ({ client, options, out }) => {
+    const { body } = await client.call('GET', `/v1/${path}`);
+    out.line(options.has('json') ? body.toString() : text(JSON.parse(body.toString()) as never));
+  };
+
+const action = (name: string): readonly [string, ControlCommand] => [
+  name,
+  { run: async ({ client }) => void (await client.call('PUT', `/v1/${name}`)) },
+];
+
+const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCommand>([
+  ['info', { run: printing('info', infoText) }],
+  ['devices', { run: printing('devices', devicesText) }],
+  ['maps', { run: printing('memory', mapsText) }],
+  ['counters', { run: printing('counters', countersText) }],
+  ['timeline', { run: printing('timeline', timelineText) }],
+  ['console', { options: ['follow'], run: printConsole }],
+  ['screenshot', { takes: 'FILE', options: ['slot'], run: saveScreenshot }],
+  ['attach', { takes: 'DEVICE', run: attach }],
+  ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
+  ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
+]);
+
+/** Runs `tsvisor ctl`. Returns the exit code. @throws ConfigError for wrong usage; SysError, ApiError */
+export async function ctl(args: readonly string[], out: Output): Promise<number> {
+  const options = parseCommandLine(CTL, args);
+  const [socket, name, ...rest] = options.positionals;
+  const names = [...COMMANDS.keys()].join(', ');
+  if (socket === undefined)
+    throw usageError('ctl', 'takes the socket of a machine: tsvisor ctl SOCKET COMMAND');
+  if (name === undefined) throw usageError('ctl', `a command is missing: ${names}`);
+  const command = COMMANDS.get(name);
+  if (command === undefined) throw usageError(`ctl ${name}`, `there is no such command: ${names}`);
+  check(name, command, rest, options);
+  const client = new ApiClient(socket.replace(/^unix:/, ''));
+  await command.run({ client, args: rest, options, out });
+  return 0;
+}
+
+/** @throws ConfigError for arguments and options that are not the command's */
+function check(name: string, command: ControlCommand, args: readonly string[], options: ParsedOptions): void {
+  const { takes, options: known = [] } = command;
+  if (takes !== undefined && args.length === 0) throw usageError(`ctl ${name}`, `takes ${takes}`);
+  const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : 1;
+  if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
+  for (const option of ['follow', 'force', 'timeout', 'slot'])
+    if (options.has(option) && !known.includes(option))
+      throw usageError(`--${option}`, `is not for ctl ${name}`);
+}
+
+async function printConsole({ client, options, out }: Call): Promise<void> {
+  const query = options.has('follow') ? '?follow=true' : '';
+  await client.follow(`/v1/console${query}`, (piece) => out.write(piece));
+}
+
+async function saveScreenshot({ client, args, options }: Call): Promise<void> {
+  const slot = options.value('slot');
+  const query = slot === undefined ? '' : `?slot=${encodeURIComponent(slot)}`;
+  const { body } = await client.call('GET', `/v1/screenshot${query}`);
+  await writeOutputFile(args[0] as string, body, `picture ${args[0]}`);
+}
+
+async function attach({ client, args, options, out }: Call): Promise<void> {
+  const devices = args.map((text) => parseDevice(text, `attach ${text}`));
+  const { body } = await client.call('POST', '/v1/devices', devices.length === 1 ? devices[0] : devices);
+  const { slots } = JSON.parse(body.toString()) as { readonly slots: readonly number[] };
+  if (options.has('json')) out.line(body.toString());
+  else for (const [i, slot] of slots.entries()) out.line(`${args[i]} is in slot ${slot}`);
+}
+
+async function detach({ client, args, options }: Call): Promise<void> {
+  const seconds = options.value('timeout');
+  if (seconds !== undefined && !/^\d{1,4}$/.test(seconds))
+    throw usageError('--timeout', `'${seconds}' is not a number of seconds, 0 to 3600`);
+  const query = new URLSearchParams({
+    ...(options.has('force') ? { force: 'true' } : {}),
+    ...(seconds === undefined ? {} : { timeoutMs: String(Number(seconds) * 1000) }),
+  });
+  await client.call('DELETE', `/v1/devices/${encodeURIComponent(args[0] as string)}?${query}`);
+}

@@ -1,0 +1,164 @@
+/** The API as a table: the server's dispatch and the OpenAPI document follow from its rows. */
+import type { z } from 'zod';
+import type { ConsoleRing } from '../console-ring.js';
+import type { VirtualMachine } from '../virtual-machine.js';
+import * as schemas from './schemas.js';
+
+/** What the API does with a machine; {@link VirtualMachine} implements it. */
+export type ControlledMachine = Pick<
+  VirtualMachine,
+  | 'attach'
+  | 'counters'
+  | 'detach'
+  | 'finished'
+  | 'info'
+  | 'inspectDevices'
+  | 'inspectMemory'
+  | 'pause'
+  | 'pressPowerButton'
+  | 'reset'
+  | 'resume'
+  | 'screenshot'
+  | 'stop'
+  | 'timeline'
+> & { readonly console: Pick<ConsoleRing, 'since' | 'listen' | 'end'> };
+
+/** What a request brings. */
+export interface Given {
+  readonly slot: number;
+  readonly query: Readonly<Record<string, unknown>>;
+  readonly body: unknown;
+}
+
+/** What is sent in return. */
+export type Answer =
+  | { readonly kind: 'json'; readonly value: unknown }
+  | { readonly kind: 'bytes'; readonly type: string; readonly bytes: Uint8Array }
+  | { readonly kind: 'console'; readonly from: number | undefined; readonly isFollowing: boolean }
+  | { readonly kind: 'nothing' };
+
+/** A row: one method of one path. */
+export interface Route {
+  readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE';
+  /** `{slot}` stands for a PCI slot. */
+  readonly path: string;
+  readonly id: string;
+  readonly summary: string;
+  readonly query: z.ZodType<Record<string, unknown>>;
+  readonly body?: z.ZodType;
+  /** What a success brings: JSON of a schema, bytes of a type, or nothing. */
+  readonly success: { readonly status: number; readonly schema?: z.ZodType; readonly type?: string };
+  answer(machine: ControlledMachine, given: Given): Promise<Answer> | Answer;
+}
+
+const json = (value: unknown): Answer => ({ kind: 'json', value });
+const NOTHING: Answer = { kind: 'nothing' };
+const none = schemas.queries.none;
+
+/** A row without arguments that does something. */
+function action(
+  path: string,
+  summary: string,
+  act: (machine: ControlledMachine) => Promise<void> | void,
+): Route {
+  const id = path.replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase());
+  return {
+    ...{ method: 'PUT', path: `/v1/${path}`, id, summary, query: none, success: { status: 204 } },
+    answer: async (machine) => {
+      await act(machine);
+      return NOTHING;
+    },
+  };
+}
+
+/** A row that reads something as JSON. */
+function reading(
+  path: string,
+  summary: string,
+  schema: z.ZodType,
+  read: (machine: ControlledMachine) => unknown,
+): Route {
+  const id = path.replace(/^\w/, (letter) => `get${letter.toUpperCase()}`);
+  return {
+    ...{ method: 'GET', path: `/v1/${path}`, id, summary, query: none, success: { status: 200, schema } },
+    answer: async (machine) => json(await read(machine)),
+  };
+}
+
+/** @param version of this program */
+export const createRoutes = (version: string): readonly Route[] => [
+  reading('info', 'What the machine is, and what it does now', schemas.infoSchema, (machine) => ({
+    version,
+    pid: process.pid,
+    ...machine.info(),
+  })),
+  reading(
+    'devices',
+    'The assigned devices: BARs, exits by page, interrupts, counters',
+    schemas.devicesSchema,
+    (m) => m.inspectDevices(),
+  ),
+  {
+    ...{ method: 'POST', path: '/v1/devices', id: 'attach', query: none, body: schemas.attachSchema },
+    summary: 'Attaches a device, or a list of devices: all or none',
+    success: { status: 201, schema: schemas.attachedSchema },
+    answer: async (machine, { body }) => {
+      const devices = (Array.isArray(body) ? body : [body]) as Parameters<typeof machine.attach>[0][];
+      return json({ slots: await machine.attach(devices as never) });
+    },
+  },
+  {
+    ...{ method: 'DELETE', path: '/v1/devices/{slot}', id: 'detach', query: schemas.queries.detach },
+    summary: 'Detaches the device in a PCI slot, once the guest has released it, or by force',
+    success: { status: 204 },
+    answer: async (machine, { slot, query }) => {
+      await machine.detach(slot, query);
+      return NOTHING;
+    },
+  },
+  reading(
+    'memory',
+    'What is mapped: guest, process and I/O addresses, page sizes, costs',
+    schemas.memorySchema,
+    (m) => m.inspectMemory(),
+  ),
+  reading('counters', 'Exits, accesses and the devices’ counters', schemas.countersSchema, (m) =>
+    m.counters(),
+  ),
+  reading('timeline', 'The record of VFIO’s operations, each with its cause', schemas.timelineSchema, (m) =>
+    m.timeline(),
+  ),
+  {
+    ...{ method: 'GET', path: '/v1/console', id: 'getConsole', query: schemas.queries.console },
+    summary:
+      'The last 64 KiB of COM1’s output, from byte `from` on; with `follow`, also what comes, until the end',
+    success: { status: 200, type: 'application/octet-stream' },
+    answer: (_machine, { query }) => ({
+      kind: 'console',
+      from: query.from as number | undefined,
+      isFollowing: query.follow === true,
+    }),
+  },
+  {
+    ...{ method: 'GET', path: '/v1/screenshot', id: 'getScreenshot', query: schemas.queries.screenshot },
+    summary: 'The picture of a display: of the device in `slot`, or the first',
+    success: { status: 200, type: 'image/png' },
+    answer: async (machine, { query }) => ({
+      ...{ kind: 'bytes', type: 'image/png' },
+      bytes: await machine.screenshot(query.slot as number | undefined),
+    }),
+  },
+  action('pause', 'Stops all vCPUs at an instruction boundary', (machine) => machine.pause()),
+  action('resume', 'Lets a paused machine continue', (machine) => machine.resume()),
+  action('reset', 'Resets the machine', (machine) => machine.reset()),
+  action('power-button', 'Requests a shutdown of the guest (ACPI)', (machine) => machine.pressPowerButton()),
+  action('stop', 'Ends the run', (machine) => machine.stop('API')),
+];
+
+/** JSON of a result: an address is hexadecimal, a size is a number. */
+export function encodeJson(value: unknown): string {
+  return JSON.stringify(value, (key, part: unknown) => {
+    if (typeof part !== 'bigint') return part;
+    return key === 'bytes' || key === 'memory' ? Number(part) : `0x${part.toString(16)}`;
+  });
+}

@@ -1,0 +1,124 @@
+/** What the API takes and returns, as data. Addresses are hexadecimal text, sizes are bytes, times are milliseconds. */
+import { z } from 'zod';
+import { deviceSchema } from '../config.js';
+
+const hex = z.string().regex(/^0x[0-9a-f]+$/);
+const count = z.int().nonnegative();
+const counters = z.record(z.string(), count);
+const ms = z.number().nonnegative();
+
+/** Of query strings, which are text. */
+const numeral = (least: number, most: number) =>
+  z
+    .string()
+    .regex(/^\d{1,15}$/, 'is not a whole number')
+    .transform(Number)
+    .pipe(z.int().min(least).max(most));
+const yes = z.enum(['true', 'false']).transform((text) => text === 'true');
+
+export const slotSchema = numeral(1, 31);
+
+export const queries = {
+  none: z.strictObject({}),
+  console: z.strictObject({ from: numeral(0, Number.MAX_SAFE_INTEGER).optional(), follow: yes.optional() }),
+  screenshot: z.strictObject({ slot: slotSchema.optional() }),
+  detach: z.strictObject({ force: yes.optional(), timeoutMs: numeral(0, 3_600_000).optional() }),
+} as const;
+
+/** Devices to attach: one, or several, all or none. */
+export const attachSchema = z.union([deviceSchema, z.array(deviceSchema).min(1).max(29)]);
+export const attachedSchema = z.object({ slots: z.array(count) });
+
+export const errorSchema = z.object({
+  error: z.object({
+    message: z.string(),
+    /** The errno's name, such as EBUSY, or ECONFIG. */
+    code: z.string().optional(),
+    call: z.string().optional(),
+    target: z.string().optional(),
+    hint: z.string().optional(),
+    problems: z.array(z.object({ path: z.string(), text: z.string() })).optional(),
+  }),
+});
+
+export const infoSchema = z.object({
+  version: z.string(),
+  pid: count,
+  state: z.enum(['starting', 'running', 'paused', 'ended']),
+  uptimeMs: ms,
+  restarts: count,
+  /** How it ended. */
+  outcome: z.looseObject({ kind: z.string() }).optional(),
+  config: z.looseObject({ memory: count, vcpus: count, devices: z.array(deviceSchema) }),
+});
+
+const area = { offset: count, bytes: count };
+const bar = z.object({
+  label: z.string(),
+  type: z.string(),
+  bus: z.enum(['mmio', 'pio']),
+  bytes: count,
+  /** Absent while the guest does not decode it. */
+  base: hex.optional(),
+  parts: z.array(z.object({ ...area, kind: z.enum(['mapped', 'trapped']) })),
+  doorbells: z.array(z.object(area)),
+  /** The pages that had exits. */
+  exits: z.array(z.object({ offset: count, reads: count, writes: count })),
+  otherExits: count,
+});
+const interrupts = z.object({
+  mode: z.enum(['msix', 'msi', 'intx', 'none']),
+  gsi: count.optional(),
+  vectors: z.array(z.object({ vector: count, isMasked: z.boolean(), isPending: z.boolean() })),
+});
+
+export const devicesSchema = z.array(
+  z.object({
+    slot: count,
+    name: z.string(),
+    device: z.string(),
+    description: z.string(),
+    provider: z.string(),
+    interface: z.enum(['group', 'iommufd']),
+    group: count,
+    cdev: z.string().optional(),
+    counters,
+    bars: z.array(bar).optional(),
+    interrupts: interrupts.optional(),
+  }),
+);
+
+export const memorySchema = z.array(
+  z.object({
+    kind: z.enum(['ram', 'device', 'rom']),
+    name: z.string(),
+    gpa: hex,
+    hva: hex,
+    bytes: count,
+    ms,
+    dma: z.array(z.object({ space: z.string(), iova: hex, ms })),
+    pages: z
+      .object({ pageBytes: count, mappedBytes: count, residentBytes: count, hugeBytes: count })
+      .optional(),
+  }),
+);
+
+export const countersSchema = z.object({
+  exits: counters,
+  accesses: counters,
+  devices: z.array(z.object({ name: z.string(), description: z.string(), counters })),
+});
+
+export const timelineSchema = z.object({
+  events: z.array(
+    z.object({
+      at: z.number(),
+      what: z.string(),
+      seq: count,
+      cause: count,
+      task: z.string(),
+      details: z.record(z.string(), z.unknown()),
+    }),
+  ),
+  dropped: count,
+});

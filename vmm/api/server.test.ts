@@ -1,0 +1,289 @@
+import { linkSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { request as httpRequest } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
+import { UnixListener } from '../../sys/unix-socket.js';
+import { parseConfig, parseDevices } from '../config.js';
+import { ConsoleRing } from '../console-ring.js';
+import type { MachineInfo } from '../virtual-machine.js';
+import { createOpenApi } from './openapi.js';
+import { type ControlledMachine, createRoutes } from './routes.js';
+import * as schemas from './schemas.js';
+import { ApiServer, MOST_BODY_BYTES, MOST_CONNECTIONS } from './server.js';
+
+/** A machine that records what it is told. */
+class FakeMachine implements ControlledMachine {
+  readonly calls: string[] = [];
+  readonly console = new ConsoleRing();
+  readonly config = parseConfig({ devices: [{ address: 'virtio-net' }] });
+  state: MachineInfo['state'] = 'running';
+  failure: Error | undefined;
+  end: () => void = () => {};
+  readonly finished: Promise<never> = new Promise((_resolve, reject) => {
+    this.end = () => {
+      this.state = 'ended';
+      reject(new Error('ended'));
+    };
+  });
+
+  async #do(call: string): Promise<void> {
+    this.calls.push(call);
+    if (this.failure !== undefined) throw this.failure;
+  }
+
+  info(): MachineInfo {
+    return { state: this.state, uptimeMs: 5, restarts: 0, outcome: undefined, config: this.config };
+  }
+  pause = () => this.#do('pause');
+  resume = () => this.#do('resume');
+  reset = () => this.#do('reset');
+  pressPowerButton = () => void this.calls.push('power-button');
+  stop = (by?: string) => void this.calls.push(`stop ${by}`);
+  counters = async () => ({ exits: { io: 3 }, accesses: {}, devices: [] });
+  timeline = async () => ({ events: [], dropped: 0 });
+  screenshot = async (slot?: number) => {
+    await this.#do(`screenshot ${slot}`);
+    return new Uint8Array([1, 2, 3]);
+  };
+  inspectDevices = async () => [];
+  inspectMemory: ControlledMachine['inspectMemory'] = async () => [];
+  attach = (async (devices: unknown) => {
+    const parsed = parseDevices(devices);
+    await this.#do(`attach ${parsed.map(({ address }) => address)}`);
+    return parsed.map((_, i) => i + 3);
+  }) as unknown as ControlledMachine['attach'];
+  detach = (slot: number, options?: object) => this.#do(`detach ${slot} ${JSON.stringify(options)}`);
+}
+
+let folder = '';
+let path = '';
+let machine: FakeMachine;
+let server: ApiServer;
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'tsvisor-api-'));
+  path = join(folder, 'sock');
+  machine = new FakeMachine();
+  machine.finished.catch(() => {});
+  server = await ApiServer.start(machine, path, '1.2.3');
+});
+afterEach(async () => {
+  await server[Symbol.asyncDispose]();
+  rmSync(folder, { recursive: true });
+});
+
+interface Reply {
+  readonly status: number;
+  readonly text: string;
+  readonly json: { readonly error: { readonly message: string; readonly problems?: unknown } };
+}
+
+function call(method: string, target: string, body?: string): Promise<Reply> {
+  return new Promise((resolve, reject) => {
+    const sent = httpRequest({ socketPath: path, method, path: target, agent: false }, (response) => {
+      const pieces: Buffer[] = [];
+      response.on('data', (piece: Buffer) => pieces.push(piece));
+      response.on('end', () => {
+        const text = Buffer.concat(pieces).toString('latin1');
+        const isJson = response.headers['content-type'] === 'application/json';
+        resolve({ status: response.statusCode ?? 0, text, json: isJson ? JSON.parse(text) : undefined });
+      });
+    });
+    sent.on('error', reject);
+    sent.end(body);
+  });
+}
+
+/** What a raw connection answers until it is closed. */
+function raw(bytes: string): Promise<string> {
+  return new Promise((resolve) => {
+    let text = '';
+    const socket: Socket = connect(path);
+    socket.on('data', (piece: Buffer) => {
+      text += piece.toString('latin1');
+    });
+    socket.on('error', () => {});
+    socket.on('close', () => resolve(text));
+    socket.write(bytes);
+  });
+}
+
+describe('the API', () => {
+  test('answers with what its schemas say', async () => {
+    const info = await call('GET', '/v1/info');
+    expect(info.status).toBe(200);
+    const parsed = schemas.infoSchema.parse(info.json);
+    expect(parsed).toMatchObject({ version: '1.2.3', state: 'running', config: { memory: 64 << 20 } });
+    expect(schemas.countersSchema.parse((await call('GET', '/v1/counters')).json).exits).toEqual({ io: 3 });
+    expect((await call('GET', '/v1/screenshot?slot=5')).text).toBe('\x01\x02\x03');
+    expect(machine.calls).toEqual(['screenshot 5']);
+  });
+
+  test('passes each action on, once', async () => {
+    for (const action of ['pause', 'resume', 'reset', 'power-button', 'stop'])
+      expect((await call('PUT', `/v1/${action}`)).status).toBe(204);
+    expect(machine.calls).toEqual(['pause', 'resume', 'reset', 'power-button', 'stop API']);
+  });
+
+  test('attaches one device or several, and detaches by slot', async () => {
+    const one = await call('POST', '/v1/devices', JSON.stringify({ address: 'mtty-1' }));
+    expect([one.status, one.json]).toEqual([201, { slots: [3] }]);
+    const two = await call(
+      'POST',
+      '/v1/devices',
+      JSON.stringify([{ address: 'mtty-1' }, { address: 'vgpu-small' }]),
+    );
+    expect(two.json).toEqual({ slots: [3, 4] });
+    expect((await call('DELETE', '/v1/devices/3?force=true&timeoutMs=50')).status).toBe(204);
+    expect(machine.calls.at(-1)).toBe('detach 3 {"force":true,"timeoutMs":50}');
+  });
+
+  test('returns an error with its errno, its hint and a fitting status', async () => {
+    const failing: readonly (readonly [number, number])[] = [
+      [errno.EBUSY, 409],
+      [errno.ENODEV, 404],
+      [errno.ETIMEDOUT, 504],
+      [errno.ESRCH, 410],
+      [errno.EIO, 500],
+    ];
+    for (const [code, status] of failing) {
+      machine.failure = new SysError({ call: 'pause', target: 'the machine', errno: code, hint: 'do that' });
+      const { status: answered, json } = await call('PUT', '/v1/pause');
+      expect(answered).toBe(status);
+      expect(json.error).toMatchObject({ code: (machine.failure as SysError).code, hint: 'do that' });
+    }
+  });
+
+  test.each([
+    ['GET', '/v1/nothing', undefined, 404, /there is no \/v1\/nothing/],
+    ['GET', '/', undefined, 404, /openapi\.json/],
+    ['DELETE', '/v1/info', undefined, 405, /takes GET/],
+    ['GET', '/v1/info?slot=3', undefined, 400, /there is no slot/],
+    ['GET', '/v1/console?from=-1', undefined, 400, /from.*is not a whole number/s],
+    ['GET', '/v1/console?from=1&from=2', undefined, 400, /given twice/],
+    ['DELETE', '/v1/devices/99', undefined, 400, /99 is too large: 31 is the most/],
+    ['DELETE', '/v1/devices/x', undefined, 400, /is not a whole number/],
+    ['DELETE', '/v1/devices/3?force=maybe', undefined, 400, /'maybe' is not one of true, false/],
+    ['POST', '/v1/devices', '{', 400, /is not JSON/],
+    ['POST', '/v1/devices', '', 400, /is not JSON/],
+    ['POST', '/v1/devices', '{"address":7}', 400, /7 is not a text/],
+    ['POST', '/v1/devices', '{"address":"x","colour":"red"}', 400, /there is no colour/],
+    ['POST', '/v1/devices', 'null', 400, /null is not an object/],
+    ['POST', '/v1/devices', 'x'.repeat(MOST_BODY_BYTES + 1), 413, /bytes at most/],
+    ['PUT', '/v1/pause', 'x'.repeat(MOST_BODY_BYTES + 1), 413, /bytes at most/],
+  ])('refuses %s %s with the reason (%#)', async (method, target, body, status, reason) => {
+    const answer = await call(method, target, body);
+    expect(answer.status).toBe(status);
+    expect(answer.text).toMatch(reason);
+    expect(machine.calls).toEqual([]);
+  });
+});
+
+describe('a hostile client', () => {
+  test('that sends garbage is closed, and the next one is served', async () => {
+    for (const garbage of ['\0\0\0\0\r\n\r\n', 'GET\r\n\r\n', `GET /${'a'.repeat(20_000)} HTTP/1.1\r\n\r\n`])
+      expect(await raw(garbage)).toMatch(/^HTTP\/1\.1 4/);
+    expect((await call('GET', '/v1/info')).status).toBe(200);
+  });
+
+  test('that closes in the middle of a request does no harm', async () => {
+    for (const part of [
+      'POST /v1/devices HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"a',
+      'GET /v1/con',
+    ]) {
+      const socket = connect(path);
+      socket.on('error', () => {});
+      socket.resume();
+      socket.end(part);
+      await new Promise((resolve) => socket.once('close', resolve));
+    }
+    expect((await call('GET', '/v1/info')).status).toBe(200);
+    expect(machine.calls).toEqual([]);
+  });
+
+  test('that never finishes its headers is closed', { timeout: 60_000 }, async () => {
+    expect(await raw('GET /v1/info HTTP/1.1\r\nX: y')).toMatch(/408/);
+  });
+
+  test('with 1000 connections gets as many as are allowed, and frees them for others', async () => {
+    const sockets = Array.from({ length: 1000 }, () => connect(path).on('error', () => {}));
+    const ends = sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve)));
+    let closed = 0;
+    for (const end of ends) void end.then(() => closed++);
+    // All but those that are allowed are closed by the server; the kernel refuses some itself.
+    while (closed < 1000 - MOST_CONNECTIONS) await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(closed).toBe(1000 - MOST_CONNECTIONS);
+    for (const socket of sockets) socket.destroy();
+    await Promise.all(ends);
+    expect((await call('GET', '/v1/info')).status).toBe(200);
+  });
+
+  test('that follows the console and does not read gets no more than the ring, and keeps nobody waiting', async () => {
+    const socket = connect(path).on('error', () => {});
+    socket.write('GET /v1/console?follow=true HTTP/1.1\r\nHost: x\r\n\r\n');
+    await new Promise((resolve) => socket.once('readable', resolve));
+    for (let i = 0; i < 1000; i++) machine.console.write(new Uint8Array(64 << 10));
+    expect((await call('GET', '/v1/info')).status).toBe(200);
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    socket.destroy();
+    await closed;
+  });
+});
+
+describe('the console', () => {
+  test('is returned from the byte on that is asked for', async () => {
+    machine.console.write(Buffer.from('hello, world'));
+    expect((await call('GET', '/v1/console')).text).toBe('hello, world');
+    expect((await call('GET', '/v1/console?from=7')).text).toBe('world');
+  });
+
+  test('is followed until the machine ends', async () => {
+    machine.console.write(Buffer.from('before '));
+    const following = call('GET', '/v1/console?follow=true');
+    await call('GET', '/v1/info');
+    machine.console.write(Buffer.from('after'));
+    machine.end();
+    expect((await following).text).toBe('before after');
+    expect((await call('GET', '/v1/console?follow=true')).text).toBe('before after');
+  });
+});
+
+describe('the socket', () => {
+  test("is its owner's alone, and is removed at the end", async () => {
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    await server[Symbol.asyncDispose]();
+    expect(() => statSync(path)).toThrowError(/ENOENT/);
+  });
+
+  test('of a server that runs is not taken, and that of a dead one is', async () => {
+    await expect(ApiServer.start(machine, path, '1')).rejects.toMatchObject({ code: 'EADDRINUSE' });
+    expect((await call('GET', '/v1/info')).status).toBe(200);
+    const stale = join(folder, 'stale');
+    const listener = UnixListener.listen(join(folder, 'killed'));
+    linkSync(listener.path, stale); // as a process that was killed leaves it
+    listener[Symbol.dispose]();
+    await using other = await ApiServer.start(machine, stale, '1');
+    expect(statSync(other.path).mode & 0o777).toBe(0o600);
+  });
+
+  test('does not replace a file', async () => {
+    const file = join(folder, 'file');
+    writeFileSync(file, 'x');
+    await expect(ApiServer.start(machine, file, '1')).rejects.toMatchObject({ code: 'EADDRINUSE' });
+    expect(readFileSync(file, 'utf8')).toBe('x');
+  });
+});
+
+test('docs/openapi.json describes this API: npm run openapi', () => {
+  const root = fileURLToPath(new URL('../../', import.meta.url));
+  const { version } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { version: string };
+  const document = createOpenApi(createRoutes(version), version);
+  const file = `${root}docs/openapi.json`;
+  if (process.env.TSVISOR_UPDATE_OPENAPI !== undefined)
+    writeFileSync(file, `${JSON.stringify(document, undefined, 2)}\n`);
+  expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual(document);
+});

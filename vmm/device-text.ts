@@ -1,0 +1,23 @@
+import { usageError } from './command-line.js';
+import { parseAddress } from './device-address.js';
+
+/**
+ * A device as the command line takes it: `virtio-net,net=passt,slot=5`.
+ * @param where names it in problems
+ * @returns the data of a configuration
+ * @throws ConfigError
+ */
+export function parseDevice(text: string, where: string): unknown {
+  const { address, options: deviceOptions } = parseAddress(text, where);
+  const { slot, interface: how, ...others } = deviceOptions;
+  if (slot !== undefined && !/^\d{1,2}$/.test(slot))
+    throw usageError(where, `slot=${slot} is not a PCI slot: 1 to 31`);
+  if (how !== undefined && how !== 'group' && how !== 'iommufd')
+    throw usageError(where, `interface=${how} is neither group nor iommufd`);
+  return {
+    address,
+    options: others,
+    ...(slot === undefined ? {} : { slot: Number(slot) }),
+    ...(how === undefined ? {} : { interface: how }),
+  };
+}
