@@ -5,6 +5,7 @@ export const RING_BYTES = 64 << 10;
 export interface ConsoleOutput {
   /** Number of the first byte since the start of the machine, 0 for the very first. */
   readonly from: number;
+  /** A copy. */
   readonly bytes: Uint8Array;
 }
 
@@ -19,6 +20,7 @@ export class ConsoleRing {
     return this.#end;
   }
 
+  /** Appends output, and reports it to listeners. */
   write(bytes: Uint8Array): void {
     const kept = bytes.subarray(Math.max(0, bytes.length - RING_BYTES));
     const at = (this.#end + bytes.length - kept.length) % RING_BYTES;

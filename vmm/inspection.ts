@@ -14,6 +14,7 @@ export interface DeviceState extends DeviceReport, Partial<PciFunctionState> {
   readonly device: string;
   /** Name of its provider: `core`, `host`, `vfio-user`. */
   readonly provider: string;
+  /** How it was opened. */
   readonly interface: VfioInterface;
   /** Number of its IOMMU group. */
   readonly group: number;

@@ -8,8 +8,11 @@ const MOST_WAITING_BYTES = 64 << 10;
 
 /** What {@link SerialTerminal} uses of `process.stdin`. */
 export type SerialTerminalInput = NodeJS.ReadableStream & {
+  /** Whether it is a terminal. */
   readonly isTTY?: boolean;
+  /** Turns line editing and echo of the terminal off. */
   setRawMode?(isRaw: boolean): unknown;
+  /** Lets the process end while input is awaited. */
   unref?(): unknown;
 };
 

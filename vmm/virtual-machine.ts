@@ -83,6 +83,7 @@ const ECHO_AFTER_MS = 4;
 
 /** What a machine is. */
 export interface MachineInfo {
+  /** What it does now. */
   readonly state: MachineState;
   /** Milliseconds since it was started; until its end, once it has ended. */
   readonly uptimeMs: number;

@@ -14,8 +14,9 @@ export interface PciFunction extends Disposable {
 
 /** A part of a BAR. */
 export interface BarPart {
-  /** Offset in the BAR and length, in bytes. */
+  /** Offset in the BAR, in bytes. */
   readonly offset: number;
+  /** Length. */
   readonly bytes: number;
   /** `mapped` is accessed without exits, `trapped` exits. */
   readonly kind: 'mapped' | 'trapped';
@@ -25,8 +26,9 @@ export interface BarPart {
 export interface PageExits {
   /** Offset of the page in the BAR. */
   readonly offset: number;
-  /** Accesses that exited; one of them can span two pages, and counts for the first. */
+  /** Reads that exited; one of them can span two pages, and counts for the first. */
   readonly reads: number;
+  /** Writes that exited, counted alike. */
   readonly writes: number;
 }
 
@@ -36,7 +38,9 @@ export interface BarState {
   readonly label: string;
   /** `64-bit prefetchable` */
   readonly type: string;
+  /** Memory or ports. */
   readonly bus: 'mmio' | 'pio';
+  /** Length. */
   readonly bytes: number;
   /** Where the guest decodes it; undefined while it does not. */
   readonly base: bigint | undefined;
@@ -52,7 +56,9 @@ export interface BarState {
 
 /** An MSI or MSI-X vector with an eventfd. */
 export interface VectorState {
+  /** Number of the vector, from 0. */
   readonly vector: number;
+  /** The guest has masked it, or all of them. */
   readonly isMasked: boolean;
   /** An interrupt waits for the vector to be unmasked. */
   readonly isPending: boolean;
@@ -60,7 +66,9 @@ export interface VectorState {
 
 /** A function's BARs and interrupts. */
 export interface PciFunctionState {
+  /** BARs and ROM, in order of their registers. */
   readonly bars: readonly BarState[];
+  /** How it interrupts. */
   readonly interrupts: {
     readonly mode: 'msix' | 'msi' | 'intx' | 'none';
     /** The I/O APIC pin of its INTx; undefined if it has none. */

@@ -21,7 +21,10 @@ export type ControlledMachine = Pick<
   | 'screenshot'
   | 'stop'
   | 'timeline'
-> & { readonly console: Pick<ConsoleRing, 'since' | 'listen' | 'end'> };
+> & {
+  /** Output of the first serial port. */
+  readonly console: Pick<ConsoleRing, 'since' | 'listen' | 'end'>;
+};
 
 /** What a request brings. */
 export interface Given {

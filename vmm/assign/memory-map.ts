@@ -44,6 +44,7 @@ interface Ram {
 export interface DmaMapState {
   /** The I/O address space: `host container`. */
   readonly space: string;
+  /** Address for devices. */
   readonly iova: Iova;
   /** How long the map took, in milliseconds. */
   readonly ms: number;
@@ -55,8 +56,11 @@ export interface MemoryRegionState {
   readonly kind: 'ram' | 'device' | 'rom';
   /** `ram`, `00:03.0 virtio-net BAR4` */
   readonly name: string;
+  /** Address for the guest. */
   readonly gpa: Gpa;
+  /** Address in this process. */
   readonly hva: Hva;
+  /** Length. */
   readonly bytes: bigint;
   /** How long it took to map it into the guest (KVM_SET_USER_MEMORY_REGION), in milliseconds. */
   readonly ms: number;

@@ -92,7 +92,7 @@ export class StatusReader {
   #last: MachineStatus;
   #timeline: TimelineSource = { events: [], dropped: 0 };
   #version = 0;
-  #memoryAt = Number.NEGATIVE_INFINITY;
+  #memoryReadAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
 
   /** @param now milliseconds of any monotonic clock; tests pass their own */
@@ -161,9 +161,9 @@ export class StatusReader {
   }
 
   async #readMemory(): Promise<MachineStatus['memory']> {
-    if (this.#now() - this.#memoryAt < READ_MEMORY_EVERY_MS) return this.#last.memory;
+    if (this.#now() - this.#memoryReadAt < READ_MEMORY_EVERY_MS) return this.#last.memory;
     const memory = await this.#source.inspectMemory?.();
-    this.#memoryAt = this.#now();
+    this.#memoryReadAt = this.#now();
     return memory;
   }
 
