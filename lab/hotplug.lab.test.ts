@@ -62,9 +62,4 @@ describe.skipIf(NIC === '' || PORT_NIC === '')('a NIC of a running Linux', () =>
     await guest.vm.detach(slot, { force: true });
     expect(guest.vm.devices).toEqual([]);
   });
-
-  test('the in-process NIC comes and goes likewise', { timeout: 300_000 }, async () => {
-    const guest = await startGuest(running);
-    await comeAndGo(guest, [{ address: 'virtio-net', options: { net: 'responder' } }], 10);
-  });
 });
