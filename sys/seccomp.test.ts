@@ -5,6 +5,7 @@ import { errno } from './errno.js';
 import {
   type CallCondition,
   type CallRule,
+  lackingProgram,
   type Refusal,
   SECCOMP_RET_ALLOW,
   SECCOMP_RET_ERRNO,
@@ -90,6 +91,17 @@ describe('a call', () => {
   test('cannot have two rules', () => {
     expect(() => seccompProgram([{ name: 'read' }, { name: 'read' }], 'errno')).toThrow(RangeError);
   });
+});
+
+test('a kernel can be made to lack one call', () => {
+  const program = lackingProgram('io_uring_setup');
+  const result = (nr: number) => runBpf(program, seccompData({ nr }));
+  expect([0, 425, 426, 59].map(result)).toEqual([
+    SECCOMP_RET_ALLOW,
+    ENOSYS,
+    SECCOMP_RET_ALLOW,
+    SECCOMP_RET_ALLOW,
+  ]);
 });
 
 test('the program decides as its rules do, for any rules and any call', () => {

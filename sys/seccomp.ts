@@ -169,6 +169,16 @@ class FilterWriter {
 export const seccompProgram = (rules: readonly CallRule[], refusal: Refusal): Uint8Array<ArrayBuffer> =>
   new FilterWriter(rules, refusal).encode();
 
+/** A filter, as {@link seccompProgram}, that fails one call with ENOSYS and leaves all others alone. */
+export const lackingProgram = (name: SystemCallName): Uint8Array<ArrayBuffer> =>
+  new BpfProgram()
+    .load(NR_AT)
+    .when('jeq', SYSTEM_CALLS[name], 'lacking')
+    .ret(SECCOMP_RET_ALLOW)
+    .label('lacking')
+    .ret(errnoAction(errnos.ENOSYS))
+    .encode();
+
 /** Gives up for good what set-user-ID programs and file capabilities would add. All threads get it with {@link filterCalls}. */
 export function setNoNewPrivs(): void {
   checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 'prctl', 'PR_SET_NO_NEW_PRIVS');

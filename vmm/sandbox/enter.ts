@@ -9,7 +9,7 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { isRestricted, LANDLOCK_COMPLETE_ABI, landlockAbi, restrictSelf } from '../../sys/landlock.js';
 import { replaceProcess } from '../../sys/replace-process.js';
-import { filterCalls, seccompProgram, setNoNewPrivs } from '../../sys/seccomp.js';
+import { filterCalls, lackingProgram, seccompProgram, setNoNewPrivs } from '../../sys/seccomp.js';
 import type { VmConfig } from '../config.js';
 import { type SandboxExtras, type SandboxPolicy, sandboxPolicy } from './policy.js';
 import { isSealed, setSealed } from './state.js';
@@ -75,6 +75,8 @@ function execute({ sandbox }: VmConfig, { paths, ports, descriptors }: SandboxPo
   // A rule belongs to an inode, and procfs keeps that of a process only while somebody holds it.
   const self = openSync('/proc/self', O_PATH);
   setNoNewPrivs();
+  // libuv, from Node 22 on, would have a ring in each thread's loop, and abort where the later filter refuses its calls.
+  filterCalls(lackingProgram('io_uring_setup'));
   if (abi > 0) restrictSelf({ paths, ports }, abi);
   try {
     replaceProcess({
