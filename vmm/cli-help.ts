@@ -47,6 +47,9 @@ interface DeviceRow {
   readonly help: readonly string[];
 }
 
+/** Its address in the help. */
+export const deviceNames = ({ names, shown = names.join(', ') }: DeviceRow): string => shown;
+
 export const DEVICES: readonly DeviceRow[] = [
   {
     names: ['virtio-net'],
@@ -97,11 +100,11 @@ export const DEVICES: readonly DeviceRow[] = [
 
 const DEVICE_WORDS = DEVICES.flatMap(({ names }) => names);
 
-const DEVICE_HELP = [
+export const DEVICE_HELP = [
   '',
   'Devices are an ADDRESS with options, separated by commas:',
   '',
-  ...DEVICES.flatMap(({ names, shown = names.join(', '), help }) => rowLines(`  ${shown}`, help)),
+  ...DEVICES.flatMap((row) => rowLines(`  ${deviceNames(row)}`, row.help)),
 ];
 
 const EXIT = [
@@ -327,7 +330,34 @@ export const CTL: Command = {
   ],
 };
 
-export const COMMANDS: readonly Command[] = [RUN, SERVE, CTL, CHECK, ...HOST_COMMANDS];
+const COMPLETION: Command = {
+  name: 'completion',
+  brief: 'print a script that completes commands in a shell',
+  argument: 'SHELL',
+  words: ['bash', 'zsh', 'fish'],
+  summary: [
+    'Prints a script for bash, zsh or fish that completes commands, options, devices',
+    'and files. For bash: source <(tsvisor completion bash)',
+  ],
+  options: [help],
+  more: [],
+};
+
+const MAN: Command = {
+  name: 'man',
+  brief: 'print the manual page',
+  summary: ['Prints the manual page: tsvisor man | man -l -'],
+  options: [help],
+  more: [],
+};
+
+export const COMMANDS: readonly Command[] = [RUN, SERVE, CTL, CHECK, ...HOST_COMMANDS, COMPLETION, MAN];
+
+export const EXAMPLES = [
+  '  tsvisor run                      the built-in guest, and a NIC to ping through',
+  '  tsvisor run --kernel FILE --initrd FILE --memory 1G --device 0000:01:00.0',
+  '  tsvisor serve virtio-net,net=passt --socket /run/nic.sock',
+];
 
 /** `tsvisor --help` */
 export const OVERVIEW = overviewText(
@@ -338,8 +368,6 @@ export const OVERVIEW = overviewText(
     '  -V, --version        print the version',
     '  -h, --help           print this',
     '',
-    '  tsvisor run                      the built-in guest, and a NIC to ping through',
-    '  tsvisor run --kernel FILE --initrd FILE --memory 1G --device 0000:01:00.0',
-    '  tsvisor serve virtio-net,net=passt --socket /run/nic.sock',
+    ...EXAMPLES,
   ],
 );

@@ -43,6 +43,9 @@ async function runCommand(name: string, given: readonly string[], out: Output): 
       return (await import('./cli-bind.js')).bind(given, out);
     case 'unbind':
       return (await import('./cli-bind.js')).unbind(given, out);
+    case 'completion':
+    case 'man':
+      return (await import('./cli-text.js')).printText(name, given, version(), out);
     default:
       return (await import('./cli-run.js')).run(given, out);
   }

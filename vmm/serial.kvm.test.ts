@@ -136,6 +136,7 @@ function atTerminal(args: readonly string[]) {
     spawnSync('stty', ['-g'], { stdio: [slave, 'pipe', 'inherit'], encoding: 'utf8' }).stdout;
   const before = mode();
   const child: ChildProcess = spawn(process.execPath, [CLI, ...args], { stdio: [slave, slave, 'pipe'] });
+  onTestFinished(() => void child.kill('SIGKILL'));
   const ended = once(child, 'exit');
   let errors = '';
   child.stderr?.on('data', (piece) => {
