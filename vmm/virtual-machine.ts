@@ -76,6 +76,9 @@ const EXPIRE_AGAIN_MS = 1000;
 /** The longest time of a timer in Node. */
 const MOST_TIMEOUT_MS = 2 ** 31 - 1;
 
+/** The number of the first serial port. */
+const COM1 = 0;
+
 /** How long an incomplete line of the guest waits for its end. */
 const FLUSH_AFTER_MS = 50;
 /** The same for a port that a person types at: each character comes back as an incomplete line. */
@@ -267,7 +270,7 @@ export class VirtualMachine implements AsyncDisposable {
     return this.#calls.call('timeline');
   }
 
-  /** The last 64 KiB of the output of the first serial port, over resets. */
+  /** The last 64 KiB of COM1's output, over resets; nothing if its end is a pty, a socket or a file. */
   get console(): ConsoleRing {
     return this.#console;
   }
@@ -516,7 +519,7 @@ export class VirtualMachine implements AsyncDisposable {
     switch (event.kind) {
       case 'serial':
         clearTimeout(this.#flushTimers[event.port]);
-        if (event.port === 0) this.#console.write(event.bytes);
+        if (event.port === COM1) this.#console.write(event.bytes);
         return this.#observer.serial?.(event.bytes, event.port);
       case 'serial-pending':
         this.#flushSoon(event.port);

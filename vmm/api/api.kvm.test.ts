@@ -38,7 +38,7 @@ beforeEach(async () => {
   machine = spawn(process.execPath, [CLI, ...args], { stdio: 'ignore' });
   ended = new Promise((resolve) => machine.once('exit', resolve));
   while (!existsSync(path) && machine.exitCode === null) await sleep(20);
-});
+}, 60_000);
 afterEach(async () => {
   machine.kill('SIGKILL');
   await ended;

@@ -209,7 +209,9 @@ describe('a hostile client', () => {
     expect(await raw('GET /v1/info HTTP/1.1\r\nX: y')).toMatch(/408/);
   });
 
-  test('with 1000 connections gets as many as are allowed, and frees them for others', async () => {
+  test('with 1000 connections gets as many as are allowed, and frees them for others', {
+    timeout: 180_000,
+  }, async () => {
     const sockets = Array.from({ length: 1000 }, () => connect(path).on('error', () => {}));
     const ends = sockets.map((socket) => new Promise((resolve) => socket.once('close', resolve)));
     let closed = 0;
