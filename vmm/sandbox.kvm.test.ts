@@ -17,7 +17,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { landlockAbi } from '../sys/landlock.js';
 import { CLI, tsvisor } from './testing/machines.js';
 import { VirtualMachine } from './virtual-machine.js';
@@ -235,6 +235,7 @@ describe('a machine in a strict sandbox', () => {
       '--view',
     ];
     const child = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'pipe', 'inherit'] });
+    onTestFinished(() => void child.kill('SIGKILL'));
     const ended = once(child, 'exit');
     let text = '';
     // Not by iteration, which closes the pipe at its end, and with it the machine.
