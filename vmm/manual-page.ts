@@ -2,12 +2,17 @@
 import { DEVICE_HELP, DEVICES, deviceNames, EXAMPLES } from './cli-help.js';
 import type { Command, OptionRow } from './command-line.js';
 
+/** Not every roff takes UTF-8. */
+const codePoint = (letter: string) =>
+  `\\[u${(letter.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, '0')}]`;
+
 /** A dash that can be copied, and no request at the start of a line. */
 const escaped = (text: string) =>
   text
     .replaceAll('\\', '\\e')
     .replaceAll('-', '\\-')
-    .replaceAll(/^([.'])/gm, '\\&$1');
+    .replaceAll(/^([.'])/gm, '\\&$1')
+    .replaceAll(/[^\x20-\x7e\n]/g, codePoint);
 
 const paragraph = (lines: readonly string[]) => escaped(lines.join(' ').trim());
 
