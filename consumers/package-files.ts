@@ -16,7 +16,7 @@ const SHIPPED = [
   /^docs\/.+/,
   /^examples\/[\w-]+(\.test)?\.ts$/,
   /^vmm\/guest\/(guest\.elf|abi\.h)$/,
-  /^vmm\/display\/view\.html$/,
+  /^vmm\/display\/page\/(index\.html|page\.css)$/,
 ];
 /** Of those, ours alone: the testing kit of the package is devices/testing and vfio/testing. */
 const OURS = [
@@ -54,7 +54,9 @@ export function packageProblems(files: readonly string[], root: string): string[
     'dist/examples/boot-nic.js',
     'vmm/guest/guest.elf',
     'vmm/guest/abi.h',
-    'vmm/display/view.html',
+    'vmm/display/page/index.html',
+    'vmm/display/page/page.css',
+    'dist/vmm/display/page.js',
   ].map((path) => normalize(path));
   return [
     ...named.filter((path) => !files.includes(path)).map((path) => `${path} is missing`),
