@@ -7,6 +7,7 @@ import { Boot } from './boot.js';
 import { addressVariable, type DeviceName, pciAddresses } from './devices.js';
 import { fileChecksum, startFileServer } from './file-server.js';
 import { guestFiles, prepare } from './images.js';
+import { hasLostTimer } from './lost-timer.js';
 import { MailboxReader } from './mailbox.js';
 import { Patience, type PatienceLimits, waitedForCpu } from './patience.js';
 import type { L1Machine } from './qemu.js';
@@ -170,13 +171,20 @@ export class L1 implements AsyncDisposable {
       const gone = once(this.#boot.qemu, 'exit', { signal: abort.signal }).then(failed('L1 ended'));
       // The agent kills a command at its time limit; if that is not reported either, L1 hangs.
       const silent = sleep(timeoutMs + 20_000, undefined, { signal: abort.signal }).then(failed('L1 hangs'));
-      for (const promise of [gone, silent]) promise.catch(() => {});
-      const status = await Promise.race([ended, gone, silent]);
+      const stalled = this.#stall(abort.signal).then(failed('L1 stalls: a CPU has lost its timer'));
+      for (const promise of [gone, silent, stalled]) promise.catch(() => {});
+      const status = await Promise.race([ended, gone, silent, stalled]);
       return { status, output: Buffer.concat(parts).toString('utf8') };
     } finally {
       abort.abort();
       this.#onOutput = () => {};
     }
+  }
+
+  /** Resolves when L1's kernel has printed, since now, that a CPU has lost its timer. */
+  async #stall(signal: AbortSignal): Promise<void> {
+    const start = this.#boot.console().length;
+    while (!hasLostTimer(this.#boot.console().slice(start))) await sleep(2000, undefined, { signal });
   }
 
   /** The DMA faults that L1's kernel has printed since the last call: a device accessed memory that is not mapped for it. */
