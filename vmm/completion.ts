@@ -40,17 +40,42 @@ export function completionScript(shell: Shell, commands: readonly Command[]): st
   return { bash: bashScript, zsh: zshScript, fish: fishScript }[shell](commands);
 }
 
+/** Whether a file's path can follow: as the whole value, or after `unix:`. */
+const hasPaths = ({ words, hasFiles }: Source) => hasFiles || words.some((word) => word.endsWith(':'));
+
 /** A branch for each command and each of its options with a value: `run:--net`, `run:` for the argument. */
-function branches(commands: readonly Command[], action: (source: Source) => string): string[] {
-  return flat(commands).flatMap((command) => [
-    ...valued(command).map(
-      ({ name, value = '', words }: OptionRow) =>
-        `    '${command.name}:--${name}') ${action(sourceOf(value, words))} ;;`,
+function branches(commands: readonly Command[], action: (source: Source) => string) {
+  const branch = (name: string, source: Source) => `    '${name}') ${action(source)} ;;`;
+  const each = flat(commands);
+  const ofOptions = each.flatMap((command) =>
+    valued(command).map(({ name, value = '', words }: OptionRow) =>
+      branch(`${command.name}:--${name}`, sourceOf(value, words)),
     ),
-    ...(command.commands === undefined && command.argument !== undefined
-      ? [`    '${command.name}:') ${action(sourceOf(command.argument, command.words))} ;;`]
-      : []),
-  ]);
+  );
+  const ofArguments = each.flatMap(({ name, commands: own, argument, words }) =>
+    own === undefined && argument !== undefined ? [branch(`${name}:`, sourceOf(argument, words))] : [],
+  );
+  return { ofOptions, ofArguments };
+}
+
+/** The end of bash's and zsh's functions: what completes the option, or else the argument, or else a name. */
+function dispatch(commands: readonly Command[], offersFiles: (source: Source) => boolean): string {
+  const { ofOptions, ofArguments } = branches(commands, (source) => {
+    const calls = [
+      source.hasDeviceOptions ? '_tsvisor_device' : '',
+      source.words.length > 0 ? `_tsvisor_reply ${quoted(source.words)}` : '',
+      source.hasFunctions ? '_tsvisor_functions' : '',
+      offersFiles(source) ? '_tsvisor_files' : '',
+    ];
+    return calls.filter(Boolean).join('; ') || ':';
+  });
+  return `  case $command:$option in
+${[...ofOptions, ...ofArguments].join('\n')}
+    *) case $command: in
+${ofArguments.join('\n')}
+    *) _tsvisor_reply "$(_tsvisor_words "$command")" ;;
+    esac ;;
+  esac`;
 }
 
 const deviceBranches = (lines: (options: readonly string[]) => string): string[] => [
@@ -79,15 +104,6 @@ const optionCases = (commands: readonly Command[]) => [
 
 /** Readline splits words at `=` and `:`, so the word is taken from the line, and replies lack what is before the last colon. */
 function bashScript(commands: readonly Command[]): string {
-  const action = ({ words, hasFiles, hasFunctions, hasDeviceOptions }: Source) =>
-    [
-      hasDeviceOptions ? '_tsvisor_device' : '',
-      words.length > 0 ? `_tsvisor_reply ${quoted(words)}` : '',
-      hasFunctions ? '_tsvisor_functions' : '',
-      hasFiles ? '_tsvisor_files' : '',
-    ]
-      .filter(Boolean)
-      .join('; ') || ':';
   return `# bash completion of tsvisor: source this file, or save it as
 # ~/.local/share/bash-completion/completions/tsvisor
 _tsvisor_words() {
@@ -143,15 +159,7 @@ _tsvisor() {
     _tsvisor_reply "$(_tsvisor_words "$command")"
     return
   fi
-  case $command:$option in
-${branches(commands, action).join('\n')}
-    *) case $command: in
-${branches(commands, action)
-  .filter((line) => line.includes(":')"))
-  .join('\n')}
-    *) _tsvisor_reply "$(_tsvisor_words "$command")" ;;
-    esac ;;
-  esac
+${dispatch(commands, ({ hasFiles }) => hasFiles)}
   # The path of unix:PATH, file:PATH and the like.
   [[ \${#COMPREPLY[@]} -eq 0 && $full == *:* ]] && _tsvisor_files
 }
@@ -161,15 +169,6 @@ complete -F _tsvisor tsvisor
 }
 
 function zshScript(commands: readonly Command[]): string {
-  const action = ({ words, hasFiles, hasFunctions, hasDeviceOptions }: Source) =>
-    [
-      hasDeviceOptions ? '_tsvisor_device' : '',
-      words.length > 0 ? `_tsvisor_reply ${quoted(words)}` : '',
-      hasFunctions ? '_tsvisor_functions' : '',
-      hasFiles || words.some((word) => word.endsWith(':')) ? '_tsvisor_files' : '',
-    ]
-      .filter(Boolean)
-      .join('; ') || ':';
   return `#compdef tsvisor
 # zsh completion of tsvisor: save this as _tsvisor in a folder of $fpath
 _tsvisor_words() {
@@ -222,15 +221,7 @@ _tsvisor() {
     option=\${words[CURRENT-1]}
     [[ $option == -* ]] || option=
   fi
-  case $command:$option in
-${branches(commands, action).join('\n')}
-    *) case $command: in
-${branches(commands, action)
-  .filter((line) => line.includes(":')"))
-  .join('\n')}
-    *) _tsvisor_reply "$(_tsvisor_words "$command")" ;;
-    esac ;;
-  esac
+${dispatch(commands, hasPaths)}
 }
 
 if [[ $funcstack[1] == _tsvisor ]]; then _tsvisor "$@"; else compdef _tsvisor tsvisor; fi
@@ -268,9 +259,8 @@ function fishScript(commands: readonly Command[]): string {
       if (value === undefined) add(condition, heads);
       else {
         const of = sourceOf(value, words);
-        const hasPaths = of.hasFiles || of.words.some((word) => word.endsWith(':'));
         const offered = of.words.length > 0 || of.hasFunctions ? ` ${fishWords(of)}` : '';
-        add(condition, `${heads} -r ${hasPaths ? '-F' : '-f'}${offered}`);
+        add(condition, `${heads} -r ${hasPaths(of) ? '-F' : '-f'}${offered}`);
       }
     }
   }
