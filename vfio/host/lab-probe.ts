@@ -8,6 +8,7 @@ import type { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { plain } from '../chrome-trace.js';
 import { cdevsOf, groupsOf } from '../interfaces.js';
 import type { AssignableDevice, VfioProvider } from '../provider.js';
 import {
@@ -41,10 +42,7 @@ const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 
 /** Prints large numbers in hexadecimal, comparable with dmesg. */
 function tell(what: string, value: object): void {
-  const text = JSON.stringify({ what, ...value }, (_key, field: unknown) =>
-    typeof field === 'bigint' ? `0x${field.toString(16)}` : field,
-  );
-  process.stdout.write(`${text}\n`);
+  process.stdout.write(`${JSON.stringify({ what, ...value }, plain)}\n`);
 }
 
 /** Runs a step that devices may refuse, and prints its result. */

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { fromNodeError } from '../../sys/error.js';
+import { plain } from '../../vfio/chrome-trace.js';
 import { controlsOf } from './controls.js';
 import { Frames, LOOK_EVERY_MS, type PictureSource } from './frames.js';
 import { HEADERS, pageFile } from './page-files.js';
@@ -198,8 +199,7 @@ const numberOf = (search: URLSearchParams, name: string): number =>
 const isMachine = (watched: Watched): watched is Watched & StatusSource => watched.counters !== undefined;
 
 /** Addresses, which are bigints, as the API gives them. */
-const toJson = (value: unknown): string =>
-  JSON.stringify(value, (_key, each) => (typeof each === 'bigint' ? `0x${each.toString(16)}` : each));
+const toJson = (value: unknown): string => JSON.stringify(value, plain);
 
 const NEEDS_TOKEN = 'The address must have the token that tsvisor printed with it';
 
