@@ -8,49 +8,42 @@ const BASE = 0xf_0000n;
 const build = (vcpus: number) =>
   mp.buildMpTable({ base: BASE, vcpus, buses: 2, intxGsis: layout.PCI_INTX_GSIS });
 
+/** Entries by their types. */
+const LAYOUTS = {
+  [mp.MP_PROCESSOR]: mp.MpcCpu,
+  [mp.MP_BUS]: mp.MpcBus,
+  [mp.MP_IOAPIC]: mp.MpcIoapic,
+  [mp.MP_INTSRC]: mp.MpcIntsrc,
+  [mp.MP_LINTSRC]: mp.MpcLintsrc,
+} as const;
+
 /** Reads as Linux does: the pointer, the table, and entries by their types until the table ends. */
 function read(bytes: Uint8Array) {
   const pointer = mp.MpfIntel.decode(bytes);
   const table = bytes.subarray(pointer.physptr - Number(BASE));
   const header = mp.MpcTable.decode(table);
-  const found = {
-    cpus: [] as ReturnType<typeof mp.MpcCpu.decode>[],
-    buses: [] as ReturnType<typeof mp.MpcBus.decode>[],
-    ioapics: [] as ReturnType<typeof mp.MpcIoapic.decode>[],
-    interrupts: [] as ReturnType<typeof mp.MpcIntsrc.decode>[],
-    lints: [] as ReturnType<typeof mp.MpcLintsrc.decode>[],
-  };
+  const places: { readonly type: number; readonly at: number }[] = [];
   let at = mp.MpcTable.size;
-  let count = 0;
-  for (; at < header.length; count++) {
-    switch (table[at]) {
-      case mp.MP_PROCESSOR:
-        found.cpus.push(mp.MpcCpu.decode(table, at));
-        at += mp.MpcCpu.size;
-        break;
-      case mp.MP_BUS:
-        found.buses.push(mp.MpcBus.decode(table, at));
-        at += mp.MpcBus.size;
-        break;
-      case mp.MP_IOAPIC:
-        found.ioapics.push(mp.MpcIoapic.decode(table, at));
-        at += mp.MpcIoapic.size;
-        break;
-      case mp.MP_INTSRC:
-        found.interrupts.push(mp.MpcIntsrc.decode(table, at));
-        at += mp.MpcIntsrc.size;
-        break;
-      case mp.MP_LINTSRC:
-        found.lints.push(mp.MpcLintsrc.decode(table, at));
-        at += mp.MpcLintsrc.size;
-        break;
-      default:
-        throw new Error(`entry of type ${table[at]} at ${at}`);
-    }
+  while (at < header.length) {
+    const type = table[at] as keyof typeof LAYOUTS;
+    if (LAYOUTS[type] === undefined) throw new Error(`entry of type ${type} at ${at}`);
+    places.push({ type, at });
+    at += LAYOUTS[type].size;
   }
   expect(at).toBe(header.length);
-  expect(header.oemcount).toBe(count);
-  return { pointer, header, table: table.subarray(0, header.length), ...found };
+  expect(header.oemcount).toBe(places.length);
+  const all = <T>(type: number, { decode }: { decode(bytes: Uint8Array, offset: number): T }): T[] =>
+    places.filter((place) => place.type === type).map((place) => decode(table, place.at));
+  return {
+    pointer,
+    header,
+    table: table.subarray(0, header.length),
+    cpus: all(mp.MP_PROCESSOR, mp.MpcCpu),
+    buses: all(mp.MP_BUS, mp.MpcBus),
+    ioapics: all(mp.MP_IOAPIC, mp.MpcIoapic),
+    interrupts: all(mp.MP_INTSRC, mp.MpcIntsrc),
+    lints: all(mp.MP_LINTSRC, mp.MpcLintsrc),
+  };
 }
 
 test('structures have the lengths of the specification', () => {
