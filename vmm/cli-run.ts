@@ -55,8 +55,10 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
     );
   const files = { screenshot, config: options.value('config') };
   const sandbox = config.sandbox.mode === 'off' ? undefined : await sealed(config, files, viewPort);
+  const isJson = options.has('json');
+  const run: RunOptions = { config, level: given, isJson, display, viewPort, screenshot, api, sandbox };
   try {
-    return await runConfigured(config, options, given, out, sandbox);
+    return await runConfigured(run, out);
   } catch (error) {
     throw sandbox === undefined ? error : mayBeForbidden(error);
   }
@@ -93,19 +95,24 @@ function mayBeForbidden(error: unknown): unknown {
   });
 }
 
-async function runConfigured(
-  config: VmConfig,
-  options: ParsedOptions,
-  given: LogLevel | undefined,
-  out: Output,
-  sandbox: string | undefined,
-): Promise<number> {
-  const isJson = options.has('json');
-  const display = parseDisplay(options.value('display'));
-  const viewPort = parsePort(options.value('view'));
-  const screenshot = options.value('screenshot');
+/** What the command line asks for, parsed. */
+interface RunOptions {
+  readonly config: VmConfig;
+  /** Undefined if it is not given. */
+  readonly level: LogLevel | undefined;
+  readonly isJson: boolean;
+  readonly display: number | undefined;
+  readonly viewPort: number | undefined;
+  readonly screenshot: string | undefined;
+  readonly api: string | undefined;
+  /** What the sandbox says of itself, if there is one. */
+  readonly sandbox: string | undefined;
+}
+
+async function runConfigured(options: RunOptions, out: Output): Promise<number> {
+  const { config, isJson, display, screenshot, sandbox } = options;
   // A terminal that is the guest's is not covered with our steps.
-  const level = given ?? (isJson ? 'error' : config.serial.includes('stdio') ? 'warn' : 'info');
+  const level = options.level ?? (isJson ? 'error' : config.serial.includes('stdio') ? 'warn' : 'info');
   const printer = new RunPrinter({ config, sandbox, out, level, isJson, startMs: processStartMs() });
   const vm = VirtualMachine.start(config, printer.observer);
   let signals: Disposable | undefined;
@@ -121,11 +128,11 @@ async function runConfigured(
     if (screenshot !== undefined) camera = new Camera(vm, screenshot, display, say);
     view = await openView(
       vm,
-      viewPort,
+      options.viewPort,
       printer.prints('info') ? (text) => printer.print(text) : (text) => console.error(text),
       display,
     );
-    api = await openApi(vm, parseApi(options.value('api')), say);
+    api = await openApi(vm, options.api, say);
     const report = await vm.finished;
     terminal?.[Symbol.dispose]();
     await camera?.take();
