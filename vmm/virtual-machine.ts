@@ -1,10 +1,6 @@
-import { MessageChannel } from 'node:worker_threads';
-import { startEventThread } from '../sys/event-thread.js';
-import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
-import { startWorker, workerEnd } from '../sys/start-worker.js';
 import { Calls } from './calls.js';
 import {
   type DeviceConfig,
@@ -20,26 +16,22 @@ import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
-import { createEventFlow, EventReceipts } from './event-flow.js';
 import { GuestRam } from './guest-ram.js';
 import type { DeviceState, MemoryRange, TimelineRecord } from './inspection.js';
+import { type MachineThreads, startThreads } from './machine-threads.js';
 import { ownMappings, pagesOf } from './mapped-pages.js';
 import type { Outcome } from './outcome.js';
 import {
   type Counters,
   type MachineCommand,
   type MachineEvent,
-  type MachineThreadData,
   monotonicMs,
   type Phase,
   type RamCommand,
   type RunReport,
-  type VcpuThreadLink,
 } from './protocol.js';
 import { isSealed } from './sandbox/state.js';
 import { SerialLinks, type SerialPortInfo } from './serial-links.js';
-import { createVcpuBaton, VcpuBaton } from './vcpu-baton.js';
-import type { VcpuThreadData } from './vcpu-thread.js';
 
 /**
  * Callbacks for the events of a running machine. Called in the main thread. A callback that returns a promise has not
@@ -100,81 +92,6 @@ export interface MachineInfo {
 
 /** What a machine does: `starting`, also again after a reset; `paused` has all vCPUs at an instruction boundary. */
 export type MachineState = 'starting' | 'running' | 'paused' | 'ended';
-
-interface VcpuThread extends VcpuThreadLink {
-  readonly ended: Promise<void>;
-}
-
-function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBuffer): VcpuThread {
-  const baton = createVcpuBaton();
-  const control = createInboxControl();
-  const data: VcpuThreadData = { index, baton, control, machine, door: config.ffi };
-  const name = `tsvisor-cpu${index}`;
-  const worker = startWorker({ module: 'vmm/vcpu-thread.js', name, data });
-  // A thread that failed retires nothing itself, and the machine thread waits for it.
-  const ended = workerEnd(worker, name).finally(() => new VcpuBaton(baton).retire());
-  return { baton, control, ended };
-}
-
-/** The threads of one run. */
-interface MachineThreads {
-  /** Commands for the machine. */
-  readonly sender: InboxSender;
-  /** Settles when the thread has ended. */
-  readonly machine: Promise<void>;
-  readonly others: readonly Promise<void>[];
-  /** Requests the end of all threads; can be called repeatedly. */
-  stop(): void;
-}
-
-/** @throws SysError EAGAIN if the host refuses the first of them; for a later one, `machine` rejects with it */
-function startThreads(
-  config: VmConfig,
-  startsPaused: boolean,
-  serial: SerialLinks,
-  hear: (event: MachineEvent) => unknown,
-): MachineThreads {
-  const control = createInboxControl();
-  const commands = new MessageChannel();
-  const events = startEventThread(control);
-  const flow = createEventFlow();
-  const sender = new InboxSender(commands.port1, control);
-  const receipts = new EventReceipts(flow, () => sender.send({ kind: 'drained' } satisfies MachineCommand));
-  const vcpus: VcpuThread[] = [];
-  const runMachine = async (): Promise<void> => {
-    for (let i = 0; config.vcpus > 1 && i < config.vcpus; i++)
-      vcpus.push(startVcpuThread(i, config, control));
-    const data: MachineThreadData = {
-      config,
-      control,
-      commands: commands.port2,
-      events: events.link,
-      flow,
-      startsPaused,
-      serial: serial.links,
-      vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
-    };
-    const transfer = [commands.port2, events.link.commands, events.link.notices];
-    const worker = startWorker({ module: 'vmm/machine-thread.js', name: 'tsvisor-machine', data, transfer });
-    worker.on('message', (event: MachineEvent) => {
-      const reading = hear(event);
-      if (reading instanceof Promise) reading.catch(() => {}).finally(() => receipts.handled(event));
-      else receipts.handled(event);
-    });
-    await workerEnd(worker, 'tsvisor-machine');
-  };
-  const machine = runMachine().finally(() => commands.port1.close());
-  const bells = [control, ...vcpus.map((vcpu) => vcpu.control)].map((each) => new InboxBell(each));
-  return {
-    sender,
-    machine,
-    others: [events.ended, ...vcpus.map((vcpu) => vcpu.ended)],
-    stop() {
-      events.stop();
-      for (const bell of bells) bell.stop();
-    },
-  };
-}
 
 /**
  * A virtual machine. It runs in threads of its own: the machine thread, the event thread, and one thread per vCPU if
