@@ -40,7 +40,7 @@ export type { PictureSource } from './display/frames.js';
 export type { DisplayName } from './display/messages.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';
 export type { Look } from './display/screens.js';
-export type { InspectedDevice, StatusSource, TimelineSource } from './display/status.js';
+export type { StatusSource } from './display/status.js';
 export { View, type ViewOptions, type Watched } from './display/view.js';
 export { guestPicture } from './guest-picture.js';
 export { InputFileError } from './input-file.js';

@@ -1,30 +1,10 @@
 import { isErrno } from '../../sys/error.js';
-import type { PciFunctionState } from '../../vfio/assign/index.js';
 import type { TimelineEvent } from '../../vfio/timeline.js';
 import type { MemoryRegionState } from '../assign/memory-map.js';
+import type { DeviceState, TimelineRecord } from '../inspection.js';
 import type { Outcome } from '../outcome.js';
-import type { Counters, DeviceReport, RunReport } from '../protocol.js';
+import type { Counters, RunReport } from '../protocol.js';
 import { type ControlSource, controlsOf } from './controls.js';
-
-/** An assigned device: what its machine tells of it. */
-export interface InspectedDevice extends DeviceReport, Partial<PciFunctionState> {
-  /** PCI device number on bus 0. */
-  readonly slot: number;
-  /** Name of the provider: `core`, `host`, `vfio-user`. */
-  readonly provider: string;
-  /** The VFIO interface by which it is open. */
-  readonly interface: string;
-  /** Number of its IOMMU group. */
-  readonly group: number;
-}
-
-/** A record of VFIO's operations. */
-export interface TimelineSource {
-  /** Oldest first. */
-  readonly events: readonly TimelineEvent[];
-  /** How many are missing. */
-  readonly dropped: number;
-}
 
 /** A machine that the page can show and control: a VirtualMachine. What it lacks is not shown. */
 export interface StatusSource extends ControlSource {
@@ -33,11 +13,11 @@ export interface StatusSource extends ControlSource {
   /** What it has counted so far. */
   counters(): Promise<Counters>;
   /** The assigned devices as they are now. */
-  inspectDevices?(): Promise<readonly InspectedDevice[]>;
+  inspectDevices?(): Promise<readonly DeviceState[]>;
   /** The guest's memory. */
   inspectMemory?(): Promise<readonly MemoryRegionState[]>;
   /** VFIO's operations since the machine started; events that were reported before are the same. */
-  timeline?(): Promise<TimelineSource>;
+  timeline?(): Promise<TimelineRecord>;
 }
 
 /** A machine as the page shows it, beside its pictures: what the library's calls return at one moment. */
@@ -51,7 +31,7 @@ export interface MachineStatus {
   /** Why the machine failed, or a call. */
   readonly failure?: string;
   readonly counters?: Counters;
-  readonly devices?: readonly InspectedDevice[];
+  readonly devices?: readonly DeviceState[];
   readonly memory?: readonly MemoryRegionState[];
   /** Where the timeline ends. */
   readonly timeline: TimelineMark;
@@ -90,7 +70,7 @@ export class StatusReader {
   readonly #source: StatusSource;
   readonly #now: () => number;
   #last: MachineStatus;
-  #timeline: TimelineSource = { events: [], dropped: 0 };
+  #timeline: TimelineRecord = { events: [], dropped: 0 };
   #version = 0;
   #memoryReadAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
@@ -168,7 +148,7 @@ export class StatusReader {
   }
 
   /** A machine that restarts begins another timeline, and one that is too long is cut. */
-  #follow(next: TimelineSource): void {
+  #follow(next: TimelineRecord): void {
     const { events, dropped } = this.#timeline;
     const known = events.at(-1);
     const same = next.events[events.length - 1];

@@ -7,10 +7,10 @@ import { gpa, hva, iova } from '../../sys/address.js';
 import { toChromeTrace } from '../../vfio/chrome-trace.js';
 import type { TimelineEvent } from '../../vfio/timeline.js';
 import type { MemoryRegionState } from '../assign/memory-map.js';
+import type { DeviceState } from '../inspection.js';
 import type { Counters } from '../protocol.js';
 import { NIC } from '../testing/machines.js';
 import { VirtualMachine } from '../virtual-machine.js';
-import type { InspectedDevice } from './status.js';
 import { browserForTests } from './testing/browser.js';
 
 const { open, folder } = browserForTests();
@@ -116,10 +116,11 @@ test('numbers of one moment are shown as they are, while more follow', async () 
 });
 
 /** As a machine tells them, of one moment. */
-const DEVICE: InspectedDevice = {
+const DEVICE: DeviceState = {
   ...{
     name: '00:03.0 virtio-net',
     slot: 3,
+    device: 'ab7c8c3e-0c1f-4b1e-9a52-6d3f0f6a2b11',
     description: 'a card',
     provider: 'core',
     interface: 'iommufd',

@@ -1,4 +1,5 @@
-import type { InspectedDevice, MachineStatus } from '../status.js';
+import type { DeviceState } from '../../inspection.js';
+import type { MachineStatus } from '../status.js';
 import { Attach, Detach } from './controls.js';
 import { Counts } from './counts.js';
 import { hex, type Json, size } from './json.js';
@@ -15,7 +16,7 @@ function Bars({
   bars,
 }: {
   readonly name: string;
-  readonly bars: NonNullable<Json<InspectedDevice['bars']>>;
+  readonly bars: NonNullable<Json<DeviceState['bars']>>;
 }) {
   return (
     <table data-bars={name}>
@@ -65,7 +66,7 @@ function Bars({
   );
 }
 
-function interruptsOf({ mode, gsi, vectors }: NonNullable<InspectedDevice['interrupts']>): string {
+function interruptsOf({ mode, gsi, vectors }: NonNullable<DeviceState['interrupts']>): string {
   const masked = vectors.filter(({ isMasked }) => isMasked).length;
   const pending = vectors.filter(({ isPending }) => isPending).length;
   if (mode === 'none') return 'no interrupts enabled';
