@@ -53,6 +53,7 @@ export * from './feature.js';
 export type { VfioFileOps } from './file-ops.js';
 export * from './host/check/index.js';
 export * from './host/index.js';
+export * from './host/inventory/index.js';
 export { cdevsOf, groupsOf } from './interfaces.js';
 export * from './pci-hot-reset.js';
 export * from './provider.js';

@@ -1,5 +1,5 @@
 import { printableJson } from '../sys/printable.js';
-import { type InventoryOptions, readPciFunction, readPciInventory } from '../vfio/host/index.js';
+import { type InventoryOptions, readPciFunction, readPciInventory } from '../vfio/host/inventory/index.js';
 import { addressArgument, oneArgument } from './cli-arguments.js';
 import { DEVICES_COMMAND } from './cli-help-host.js';
 import { parseCommandLine } from './command-line.js';

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { PciNames } from '../vfio/host/index.js';
+import { PciNames } from '../vfio/host/inventory/index.js';
 import { FakeHost } from '../vfio/host/testing/index.js';
 import './assign/ports.js'; // here, and not within a test's time
 import { bind, unbind } from './cli-bind.js';

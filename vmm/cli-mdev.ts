@@ -1,12 +1,11 @@
 import { printable, printableJson } from '../sys/printable.js';
+import { createMdev, Sysfs } from '../vfio/host/index.js';
 import {
-  createMdev,
   type InventoryOptions,
   type MdevRecord,
   readMdevs,
   removeUnusedMdev,
-  Sysfs,
-} from '../vfio/host/index.js';
+} from '../vfio/host/inventory/index.js';
 import { noArgument, oneArgument } from './cli-arguments.js';
 import { hostCommand } from './cli-help-host.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';

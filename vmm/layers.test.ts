@@ -15,7 +15,7 @@ const LAYERS = Object.keys(MAY_IMPORT);
 const PARTS_OF_VFIO: Readonly<Record<string, readonly string[]>> = {
   assign: ['vfio/assign/index.ts'],
   core: ['vfio/core/core.ts'],
-  host: ['vfio/host/index.ts', 'vfio/host/check/index.ts'],
+  host: ['vfio/host/index.ts', 'vfio/host/check/index.ts', 'vfio/host/inventory/index.ts'],
   user: ['vfio/user/index.ts'],
   testing: ['vfio/testing/index.ts'],
 };
@@ -45,6 +45,7 @@ const intoVfio = (files: Files): string[] =>
   });
 
 const RULES = 'vfio/host/check/';
+const INVENTORY = 'vfio/host/inventory/';
 
 /** What is loaded with a file: all that it imports for values, by itself and by what it imports, but by no call. */
 function loaded(files: Files, from: string): readonly string[] {
@@ -125,9 +126,11 @@ describe('the layers', () => {
     expect(assignThatNeedsTheMachine(all())).toEqual([]);
   });
 
-  test('a machine that starts loads no rules for devices of the host', () => {
-    expect(loaded(all(), 'vmm/machine-thread.ts').filter((path) => path.startsWith(RULES))).toEqual([]);
+  test('a machine that starts loads neither rules for devices of the host nor their inventory', () => {
+    const isSpared = (path: string) => path.startsWith(RULES) || path.startsWith(INVENTORY);
+    expect(loaded(all(), 'vmm/machine-thread.ts').filter(isSpared)).toEqual([]);
     expect(loaded(all(), 'vmm/host-check.ts')).toContain(`${RULES}rules.ts`);
+    expect(loaded(all(), 'vmm/cli-devices.ts')).toContain(`${INVENTORY}inventory.ts`);
   });
 
   test('only sys/libc.ts knows ffi-rs', () => {

@@ -7,7 +7,7 @@ import type {
   PciFunctionRecord,
   PciInterrupts,
   PciInventory,
-} from '../vfio/host/index.js';
+} from '../vfio/host/inventory/index.js';
 import { textTable } from './text-table.js';
 
 /** The word for a state in the table. */

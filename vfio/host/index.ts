@@ -10,25 +10,6 @@ export {
   unbindPciFunction,
 } from './group-binding.js';
 export type { Holder } from './holders.js';
-export type { Assignability } from './inventory/assignability.js';
-export { type InventoryOptions, readPciFunction, readPciInventory } from './inventory/inventory.js';
-export type {
-  GroupMemberRecord,
-  IommuGroupRecord,
-  ReservedRegionRecord,
-} from './inventory/iommu-group.js';
-export { type MdevRecord, readMdevs, removeUnusedMdev } from './inventory/mdev-record.js';
-export type {
-  NamedId,
-  PciFunctionRecord,
-  PciInventory,
-  PciSubsystem,
-  PhysfnRecord,
-  VirtfnRecord,
-} from './inventory/pci-function.js';
-export type { PciInterrupts, VectorCount } from './inventory/pci-interrupts.js';
-export { PCI_IDS_PATHS, PciNames } from './inventory/pci-names.js';
-export type { PciBar } from './inventory/pci-resources.js';
 export { createMdev, type HostMdevType, listMdevTypes, removeMdev } from './mdev.js';
 export { type LockedMemory, readLockedMemory } from './memlock.js';
 export { type HostProvider, hostProvider } from './provider.js';
