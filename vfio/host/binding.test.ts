@@ -46,6 +46,16 @@ test('an override that was there before is there again', () => {
   expect(driverOf(host)).toBe('pci-stub');
 });
 
+test('a function that is pulled out while it is bound is nothing to undo', () => {
+  using host = FakeHost.create();
+  host.addPci({ address: NIC, driver: 'e1000e', group: 26 });
+  const binding = bindToDriver(host, NIC);
+  host.remove(`sys/bus/pci/devices/${NIC}`);
+  host.writes.length = 0;
+  binding[Symbol.dispose]();
+  expect(host.writes).toEqual([]);
+});
+
 test('a function that is with the driver already is left alone', () => {
   using host = FakeHost.create();
   host.addPci({ address: NIC, driver: 'vfio-pci', group: 26 });

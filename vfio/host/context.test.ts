@@ -2,6 +2,8 @@ import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { explain, groupPath, hostContext, vfioPath } from './context.js';
+import { HOST_ROOTS } from './roots.js';
+import { linux } from './system.js';
 
 const cause = new Error('below');
 const refused = new SysError({ call: 'open', target: '/dev/vfio/26', errno: errno.EACCES, cause });
@@ -19,6 +21,10 @@ test('an error without a hint, or one that is not of a system call, stays what i
   expect(explain(refused, () => undefined)).toBe(refused);
   const other = Object.assign(new Error('EACCES'), { code: 'EACCES' });
   expect(explain(other, () => 'a hint')).toBe(other);
+});
+
+test('without other wishes, the host is this one', () => {
+  expect(hostContext()).toMatchObject({ system: linux, roots: HOST_ROOTS });
 });
 
 test('the files of VFIO are in one folder of the host’s /dev, and groups without an IOMMU have names of their own', () => {

@@ -36,6 +36,14 @@ test('a function is bound alone, and what it had is returned', () => {
   expect(bindPciFunction(NIC, host)).toEqual([]);
 });
 
+test('a function with a driver of the host is bound while its group is in use for another one', () => {
+  using host = world();
+  bindPciFunction(AUDIO, host);
+  host.addProcess(4711, 'qemu', ['dev/vfio/26']);
+  bindPciFunction(NIC, host);
+  expect(drivers(host)[1]).toBe('vfio-pci');
+});
+
 test('a group is bound whole, its bridges excepted, and what is bound already is left alone', () => {
   using host = world();
   bindPciFunction(USB, host);
@@ -54,7 +62,9 @@ test('the records restore what was before, in any order, and then there is nothi
   for (const { address, before } of changed) restorePciBinding(address, before, host);
   expect(drivers(host)).toEqual(BEFORE);
   expect(overrides(host)).toEqual(['(null)', 'snd_hda_intel', '(null)']);
+  host.writes.length = 0;
   for (const { address, before } of changed) expect(restorePciBinding(address, before, host)).toEqual([]);
+  expect(host.writes).toEqual([]);
 });
 
 test('what is given back gets the driver that the kernel chooses', () => {

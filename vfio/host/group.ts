@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import type { ContainerFile, DeviceFile, GroupFile } from '../uapi.js';
@@ -5,7 +6,7 @@ import { deniedHint } from './access.js';
 import { explain, groupPath, type HostContext, vfioPath } from './context.js';
 import { HostDeviceFile } from './device.js';
 import { holdersHint } from './holders.js';
-import { absent, missingModuleHint } from './kernel-modules.js';
+import { absent } from './kernel-modules.js';
 import {
   GroupStatus,
   VFIO_GROUP_GET_DEVICE_FD,
@@ -87,13 +88,17 @@ export class HostGroupFile implements GroupFile {
 
 const s32 = (value: number): Uint8Array => new Uint8Array(new Int32Array([value]).buffer);
 
-function absenceHint({ roots, sysfs }: HostContext, number: number): string {
-  const { members } = sysfs.group(number);
+function absenceHint(context: HostContext, number: number): string {
+  const { sysfs } = context;
+  const group = sysfs.group(number);
+  const { members } = group;
   if (!members.some(({ isVfio }) => isVfio)) {
     const names = members.map(({ name, driver }) => `${name} (${driver ?? 'no driver'})`).join(', ');
     return `no device of group ${number} is with a vfio driver: ${names}`;
   }
-  return missingModuleHint(roots, 'vfio', 'CONFIG_VFIO_GROUP');
+  return sysfs.exists('class/vfio', basename(groupPath(context, group)), 'dev')
+    ? 'the kernel has the group, but there is no such file: is /dev a devtmpfs, and visible in here?'
+    : 'this kernel has no device files for groups: it needs CONFIG_VFIO_GROUP; use interface iommufd instead';
 }
 
 function openHint(context: HostContext, code: string, path: string, group: HostGroup): string | undefined {

@@ -90,6 +90,15 @@ test('a group without a device of VFIO’s names its members', () => {
   expect(messageOf(() => made.provider.groups.openGroup(99))).toMatch(/^find on IOMMU group 99: ENODEV/);
 });
 
+test('a group of VFIO’s devices that has no file: the kernel has only cdevs, or /dev is another', () => {
+  using made = world();
+  made.kernel.removeNode(`${made.dev}/vfio/26`);
+  const refusal = () => messageOf(() => made.provider.groups.openGroup(26));
+  expect(refusal()).toMatch(/^open on .*vfio\/26: ENODEV\n.*CONFIG_VFIO_GROUP; use interface iommufd/);
+  made.host.file('sys/class/vfio/26/dev', '237:26\n');
+  expect(refusal()).toMatch(/ENODEV\n.*no such file: is \/dev a devtmpfs/);
+});
+
 test('a group that is open elsewhere names the process', () => {
   using made = world();
   using held = made.provider.groups.openGroup(26);

@@ -204,6 +204,7 @@ test('a descriptor of another kind, or one that is in use, is refused and stays 
   expect(messageOf(() => provider.resolve(NIC, { 'group-fd': given['group-fd'] }))).toMatch(
     /EBUSY\n.*has it/,
   );
+  expect(messageOf(() => provider.resolve('fd:x', {}))).toMatch(/^resolve on fd:x: EINVAL/);
   group[Symbol.dispose]();
   device[Symbol.dispose]();
   expect(kernel.openFiles).toBe(3);

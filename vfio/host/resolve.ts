@@ -184,7 +184,7 @@ function fromDescriptor(context: HostContext, value: string, options: Options, a
   }
   adopt(value, `group ${Number(number)}`);
   const members = sysfs.group(Number(number)).members.filter(({ isVfio }) => isVfio);
-  const wanted = options.device === undefined ? undefined : (pciAddress(options.device) ?? options.device);
+  const wanted = pciAddress(options.device ?? '') ?? options.device;
   const chosen = wanted === undefined ? members : members.filter(({ name }) => name === wanted);
   const [device, ...others] = chosen;
   if (device !== undefined && others.length === 0) return device;

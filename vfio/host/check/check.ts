@@ -13,6 +13,7 @@ import type {
   CheckedDevice,
   CheckedGroup,
   CheckedMachine,
+  CheckedMember,
   CheckInterface,
   GuestRange,
   Rule,
@@ -177,12 +178,13 @@ function groupOf({ sysfs }: HostContext, { group }: SysfsDevice): HostGroup | un
 }
 
 function groupsOf({ devices }: CheckedMachine): CheckedGroup[] {
-  const byNumber = new Map<number, { group: HostGroup; devices: CheckedDevice[] }>();
-  for (const each of devices) {
-    if (each.group === undefined) continue;
-    const known = byNumber.get(each.group.number);
-    if (known === undefined) byNumber.set(each.group.number, { group: each.group, devices: [each] });
-    else known.devices.push(each);
+  const byNumber = new Map<number, { group: HostGroup; devices: CheckedMember[] }>();
+  for (const { device, group, ...rest } of devices) {
+    if (device === undefined || group === undefined) continue;
+    const member = { device, group, ...rest };
+    const known = byNumber.get(group.number);
+    if (known === undefined) byNumber.set(group.number, { group, devices: [member] });
+    else known.devices.push(member);
   }
   return [...byNumber.values()];
 }

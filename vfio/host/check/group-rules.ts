@@ -14,7 +14,7 @@ import type { CheckedGroup, CheckedMachine, Rule } from './subject.js';
  * and the first of them would still find the others with the host.
  */
 function blocking({ group, devices }: CheckedGroup): readonly SysfsDevice[] {
-  const taken = devices.filter(({ options }) => options.bind !== undefined).map(({ device }) => device?.name);
+  const taken = devices.filter(({ options }) => options.bind !== undefined).map(({ device }) => device.name);
   return blockingMembers(group).filter(({ name }) => taken.length !== 1 || name !== taken[0]);
 }
 
@@ -28,7 +28,7 @@ export const viability: Rule<CheckedGroup> = {
     const members = blocking(subject);
     if (members.length === 0) return ok(`group ${group.number} is viable`, { evidence });
     const unbound = subject.devices.filter(({ options }) => options.bind === undefined);
-    const own = new Set(unbound.map(({ device }) => device?.name));
+    const own = new Set(unbound.map(({ device }) => device.name));
     // Of the devices themselves the rule `driver` says so, with the commands.
     const named = members.filter(({ name }) => !own.has(name));
     if (named.length === 0) return undefined;
@@ -94,9 +94,9 @@ export const inUse: Rule<CheckedGroup> = {
 export const peers: Rule<CheckedGroup> = {
   name: 'peers',
   check({ group, devices }, { context }) {
-    if (!devices.some(({ device }) => device?.bus === 'pci')) return undefined;
+    if (!devices.some(({ device }) => device.bus === 'pci')) return undefined;
     const endpoints = group.members.filter(({ isBridge }) => !isBridge);
-    const own = new Set(devices.map(({ device }) => device?.name));
+    const own = new Set(devices.map(({ device }) => device.name));
     const others = endpoints.filter(({ name }) => !own.has(name));
     const folder = context.sysfs.path('kernel/iommu_groups', String(group.number), 'devices');
     const evidence = [says(folder, group.members.map(({ name }) => name).join(' '))];

@@ -103,6 +103,14 @@ testRules(HOST_RULES, {
         spoil: (world) => vf(world, 'vfio-pci', { 'vf-token': UUID }),
         text: /group is better: before Linux 6\.18/,
       },
+      {
+        what: 'a token is to be given on a kernel that takes it by cdev',
+        spoil: (world) => {
+          vf(world, 'vfio-pci', { 'vf-token': UUID });
+          world.host.file('proc/sys/kernel/osrelease', '6.18.2\n');
+        },
+        text: /; group and iommufd do the same/,
+      },
     ],
     fails: [
       {

@@ -46,7 +46,7 @@ function withoutKvm(context: HostContext, node: Node): CheckFinding {
 export const nodes: Rule<CheckedGroup> = {
   name: 'nodes',
   check({ group, devices }, { context, probe }) {
-    const bound = devices.filter(({ device }) => device?.isVfio === true);
+    const bound = devices.filter(({ device }) => device.isVfio === true);
     if (bound.length === 0) {
       return unknown('its files come with the VFIO driver', {
         why: 'the rule driver has to be met first',
@@ -87,7 +87,7 @@ function nodesOf(
         ]
       : [
           { path: join(roots.dev, 'iommu'), numberFile: sysfs.path('class/misc/iommu/dev') },
-          ...(device?.cdev === undefined
+          ...(device.cdev === undefined
             ? []
             : [
                 {

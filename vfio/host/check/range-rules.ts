@@ -9,8 +9,7 @@ const evidenceOf = ({ group }: CheckedGroup, { context }: CheckedMachine) => [
   fileSays(context.sysfs.path('kernel/iommu_groups', String(group.number), 'reserved_regions')),
 ];
 
-const isPhysical = ({ devices }: CheckedGroup): boolean =>
-  devices.some(({ device }) => device?.bus === 'pci');
+const isPhysical = ({ devices }: CheckedGroup): boolean => devices.some(({ device }) => device.bus === 'pci');
 
 const format = ({ start, last, type }: ReservedRegion): string =>
   `${formatRange(iova(start), last - start + 1n)} (${type})`;

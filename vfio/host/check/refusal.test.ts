@@ -95,6 +95,27 @@ test.each([
   expect(refusal?.message).toMatch(/--memlock=134217728 \(as root\)/);
 });
 
+test('what the process has locked counts for its group, and not for the user’s iommufd', () => {
+  using world = new CheckWorld();
+  world.host.file('proc/self/limits', limits(192 * MIB, 192 * MIB));
+  world.host.file('proc/self/status', status('user', { locked: 128 << 10 }));
+  const refusal = (how: 'group' | 'iommufd') => {
+    world.request = {
+      devices: [{ address: NIC, interface: how }],
+      memory: [{ base: 0n, bytes: 128n << 20n }],
+    };
+    return certainRefusal(world.request, world.parts)?.call;
+  };
+  expect(refusal('group')).toBe('VFIO_IOMMU_MAP_DMA');
+  expect(refusal('iommufd')).toBeUndefined();
+});
+
+test('a device without memory rules, as a mediated one is, does not hide the next one’s refusal', () => {
+  using world = new CheckWorld();
+  world.devices({ address: 'mdev:mtty-2' }, { address: '09:00.0' });
+  expect(certainRefusal(world.request, world.parts)?.target).toBe('PCI device 0000:09:00.0');
+});
+
 test('the range that is named is the first that does not fit, and the need is that of all', () => {
   using world = new CheckWorld();
   world.host.file('proc/self/limits', limits(3072 * MIB, 3072 * MIB));

@@ -47,7 +47,12 @@ export interface CheckedDevice {
 /** A group of the request, with those of its members that are to be assigned. */
 export interface CheckedGroup {
   readonly group: HostGroup;
-  readonly devices: readonly CheckedDevice[];
+  readonly devices: readonly CheckedMember[];
+}
+
+/** A device that is there, and in a group. */
+export interface CheckedMember extends CheckedDevice {
+  readonly device: SysfsDevice;
 }
 
 /** A rule about the host, a device or a group. */

@@ -240,6 +240,8 @@ test('a physical function has its VFs, and a VF its physical function', () => {
     virtfns,
   });
   expect(read(host, virtfns[0]).sriov).toEqual({ role: 'virtfn', physfn: NIC });
+  host.remove(`sys/devices/pci0000:00/${NIC}/sriov_numvfs`);
+  expect(read(host).sriov).toMatchObject({ totalVfs: 7, numVfs: 0 });
 });
 
 test('a parent of mediated devices has its types with their instances', () => {

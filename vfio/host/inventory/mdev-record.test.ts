@@ -45,6 +45,28 @@ test('one that nobody uses is removed, and is no instance of its type any more',
   expect(() => removeUnusedMdev(UUID, host)).toThrowError(`find on mediated device ${UUID}: ENODEV`);
 });
 
+test('each is told with its own type', () => {
+  using host = world();
+  host.addMdevParent('gpu', [
+    { type: 'gpu-1', name: 'Whole', instances: 1 },
+    { type: 'gpu-2', name: 'Half', instances: 2 },
+  ]);
+  const second = createMdev(host.sysfs, 'gpu-2');
+  expect(Object.fromEntries(readMdevs(host).map(({ uuid, type, parent }) => [uuid, [type, parent]]))).toEqual(
+    {
+      [UUID]: ['mtty-2', 'mtty'],
+      [second]: ['gpu-2', 'gpu'],
+    },
+  );
+});
+
+test('one that goes while it is read is left out', () => {
+  using host = world();
+  host.remove(`sys/devices/virtual/mtty/${UUID}`);
+  expect(host.sysfs.exists('bus/mdev/devices', UUID)).toBe(false); // a link to nothing
+  expect(readMdevs(host)).toEqual([]);
+});
+
 test('a host without mediated devices has none', () => {
   using host = FakeHost.create();
   expect(readMdevs(host)).toEqual([]);
