@@ -25,6 +25,13 @@ const isV8Fatal = ({ stderr }: Ending): boolean =>
   /^# (?:Fatal |Fatal error in )/m.test(stderr) ||
   /V8_Fatal|v8::internal::V8::/.test(stderr);
 
+const isStarting = ({ stderr }: Ending): boolean =>
+  /^ *at (?:.*\()?node:internal\/(?:main\/run_main_module|modules\/run_main):\d/m.test(stderr);
+/** The program's file is read by a thread of libuv's pool. */
+const isLinking = ({ stderr }: Ending): boolean =>
+  /^ *at async ModuleJob\._link \(node:internal\/modules\/esm\/module_job:\d/m.test(stderr) &&
+  /^ *path: '.*\/dist\/vmm\/cli\.js'$/m.test(stderr);
+
 const OUTSIDE: readonly Outside[] = [
   {
     reason: 'the dynamic linker cannot load node: nothing of ours has run',
@@ -39,10 +46,9 @@ const OUTSIDE: readonly Outside[] = [
     calls: ['openat', 'read', 'pread64', 'fstat', 'newfstatat', 'statx', 'readlink'],
     is: (ending, { thread }) =>
       isNodes(ending) &&
-      thread === 'main' &&
       ending.status === 1 &&
       ending.stdout === '' &&
-      /^ *at (?:.*\()?node:internal\/(?:main\/run_main_module|modules\/run_main):\d/m.test(ending.stderr) &&
+      (thread === 'main' ? isStarting(ending) : isLinking(ending)) &&
       framesOf(ending).every((frame) => /[ (]node:/.test(frame)),
   },
   {

@@ -114,6 +114,12 @@ const UNRESOLVED = `node:internal/process/esm_loader:34
   code: 'EACCES',
 `;
 
+const UNLINKED = `Error: EACCES: permission denied, open '/tsvisor/dist/vmm/cli.js'
+    at async readFile (node:internal/fs/promises:1249:14)
+    at async ModuleJob._link (node:internal/modules/esm/module_job:148:19) {
+  path: '/tsvisor/dist/vmm/cli.js'
+`;
+
 describe('outside our reach', () => {
   const abort = { status: undefined, signal: 'SIGABRT', stderr: '' };
   test.each<[string, Partial<Ending>]>([
@@ -121,6 +127,7 @@ describe('outside our reach', () => {
     ['run:main:madvise:1:ENOMEM', { ...abort, signal: 'SIGTRAP' }],
     ['run:main:openat:14:ENFILE', { status: 1, stderr: UNREAD }],
     ['run:main:statx:11:EACCES', { status: 1, stderr: UNRESOLVED }],
+    ['run:node:openat:1+:EACCES', { status: 1, stderr: UNLINKED }],
     [
       'run:main:mmap:1:ENOMEM',
       {
@@ -141,6 +148,10 @@ describe('outside our reach', () => {
       expect(judgeFault(fault(name), { ...its, ending: { ...its.ending, ...other } })).toMatchObject({
         kind: 'wrong',
       });
+    const ours = { ...its.ending, stderr: UNLINKED.replaceAll('vmm/cli.js', 'chunks/run.js') };
+    expect(judgeFault(fault('run:node:openat:1+:EACCES'), { ...its, ending: ours })).toMatchObject({
+      kind: 'wrong',
+    });
     expect(judgeFault(fault('run:main:futex:1:EINTR'), its)).toMatchObject({ kind: 'wrong' });
   });
 });
