@@ -125,7 +125,7 @@ test('a device removed by force is gone at once, and its slot is free once the g
 
 test('a guest without ACPI is not asked: the device is gone, and its slot is free', () => {
   using scope = new Scope();
-  const { hotplug, guest } = hotplugBench(scope, false);
+  const { hotplug, guest } = hotplugBench(scope, { hasAcpi: false });
   hotplug.attach([config('mtty-1')]);
   expect(outcome(hotplug.detach(3, false, 1))()).toBe('done');
   expect(guest.present()).toEqual([]);

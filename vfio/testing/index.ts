@@ -14,6 +14,7 @@ export { Timeline, type TimelineEvent } from '../timeline.js';
 export { type ConformanceCase, type ConformanceTarget, vfioConformance } from './conformance.js';
 export { FakeClock, settle } from './fake-clock.js';
 export { type ErrnoName, FaultInjector } from './fault-injector.js';
+export { faultyProvider } from './faulty-provider.js';
 export { RecordingDevice, type RecordingDeviceOptions } from './recording-device.js';
 export { RecordingListener } from './recording-listener.js';
 export {

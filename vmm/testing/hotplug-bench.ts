@@ -4,7 +4,15 @@ import { createMttyDriver } from '../../devices/mtty/driver.js';
 import { start as startLineTask } from '../../devices/mtty/line-task.js';
 import { assignBars } from '../../devices/pci/bar-assignment.js';
 import { PciHost } from '../../devices/pci/host-bridge.js';
-import { PCI_COMMAND, PCI_COMMAND_MEMORY, PCI_VENDOR_ID } from '../../devices/pci/pci-regs.js';
+import {
+  PCI_CAP_ID_MSIX,
+  PCI_COMMAND,
+  PCI_COMMAND_MASTER,
+  PCI_COMMAND_MEMORY,
+  PCI_MSIX_FLAGS,
+  PCI_MSIX_FLAGS_ENABLE,
+  PCI_VENDOR_ID,
+} from '../../devices/pci/pci-regs.js';
 import {
   PCI_HOTPLUG_DOWN,
   PCI_HOTPLUG_EJECT,
@@ -14,6 +22,7 @@ import {
 } from '../../devices/platform/pci-hotplug.js';
 import { fakeEnvironment } from '../../devices/testing/fake-ports.js';
 import { InlineEventThread } from '../../devices/testing/inline-event-thread.js';
+import { walkCapabilities } from '../../devices/vfio-pci/capabilities.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
 import { createVgpuDriver } from '../../devices/vgpu/index.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../../devices/virtio-net/index.js';
@@ -22,10 +31,11 @@ import { disposable, type Scope } from '../../sys/scope.js';
 import { openFds } from '../../sys/testing/open-fds.js';
 import { Assignment } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';
-import type { VendorDriver } from '../../vfio/driver.js';
-import type { VfioProvider } from '../../vfio/provider.js';
+import type { MdevType, VendorDriver } from '../../vfio/driver.js';
 import { FaultInjector } from '../../vfio/testing/fault-injector.js';
+import { faultyProvider } from '../../vfio/testing/faulty-provider.js';
 import { ScriptedVm } from '../../vfio/testing/scripted-kvm.js';
+import { joinFileOps } from '../assign/file-ops.js';
 import type { MemorySlotPort } from '../assign/memory-map.js';
 import { pcMemory } from '../assign/testing.js';
 import { AssignedDevices } from '../assigned-devices.js';
@@ -33,6 +43,7 @@ import { type DeviceConfig, parseDevices } from '../config.js';
 import { checkDevices } from '../device-check.js';
 import { Hotplug } from '../hotplug.js';
 import * as layout from '../layout.js';
+import { PAIR, pairProvider } from './pair-provider.js';
 
 const RAM_BYTES = 0x20_0000n;
 const WINDOWS = [layout.PCI_WINDOW, layout.PCI_WINDOW_64, layout.PCI_IO_WINDOW];
@@ -45,8 +56,15 @@ export interface BenchGuest {
   events(): { readonly up: number[]; readonly down: number[] };
   ejects(slot: number): void;
   reports(slot: number, event: number, status: number): void;
-  /** Places all BARs and lets all devices decode memory. */
+  /** Places all BARs, lets all devices decode memory and do DMA, and enables their MSI-X. */
   enableAll(): void;
+}
+
+export interface BenchOptions {
+  /** Whether the guest knows ACPI hotplug; true if absent. */
+  readonly hasAcpi?: boolean;
+  /** Whether calls of the provider and its files can be made to fail, too; false if absent. */
+  readonly hasFaultyFiles?: boolean;
 }
 
 /** What must be as before once devices are gone. */
@@ -81,8 +99,11 @@ export interface Bench {
 export const config = (address: string, more: Partial<DeviceConfig> = {}): DeviceConfig =>
   parseDevices([{ address, ...more }])[0] as DeviceConfig;
 
-/** @param hasAcpi whether the guest knows ACPI hotplug */
-export function hotplugBench(scope: Scope, hasAcpi = true): Bench {
+/** Besides the core's mediated devices, it has the two functions of {@link PAIR}. */
+export function hotplugBench(
+  scope: Scope,
+  { hasAcpi = true, hasFaultyFiles = false }: BenchOptions = {},
+): Bench {
   const faults = new FaultInjector();
   const slots = new Set<string>();
   const slotPort: MemorySlotPort = {
@@ -114,18 +135,18 @@ export function hotplugBench(scope: Scope, hasAcpi = true): Bench {
     }),
   );
   const tables = new Set<SharedArrayBuffer>();
-  const drivers = [
-    createVirtioNetDriver({ backends: netBackends, task: queues }),
-    createMttyDriver(line),
-    createVgpuDriver(),
-  ];
-  for (const driver of drivers)
-    scope.own(
-      core.registerVendorDriver(seen(driver, tables), { eventThread: faults.wrap('event', eventThread) }),
-    );
-
+  const nic = createVirtioNetDriver({ backends: netBackends, task: queues });
+  const display = createVgpuDriver();
+  const drivers = [nic, createMttyDriver(line), display];
+  const driverPorts = { eventThread: faults.wrap('event', eventThread) };
+  for (const driver of drivers) scope.own(core.registerVendorDriver(seen(driver, tables), driverPorts));
+  const pairOps = (driver: VendorDriver, address: string) =>
+    scope.own(seen(driver, tables).create(driver.types[0] as MdevType, address, {}, driverPorts)).ops;
+  const pair = pairProvider(scope, core, [pairOps(display, PAIR[0]), pairOps(nic, PAIR[1])]);
+  const real = [pair, core.provider];
+  const providers = hasFaultyFiles ? real.map((each) => faultyProvider(faults, each)) : real;
   const vm = new ScriptedVm();
-  const kvmVfio = scope.own(vm.createKvmVfio(core.vfioFileOps));
+  const kvmVfio = scope.own(vm.createKvmVfio(joinFileOps(providers)));
   const associated: string[] = [];
   let files = 0;
   const association = faults.wrap('kvm-vfio', {
@@ -147,7 +168,6 @@ export function hotplugBench(scope: Scope, hasAcpi = true): Bench {
     interrupts: faults.wrap('interrupts', fakes.interrupts),
     signals: faults.wrap('signals', fakes.signals),
   };
-  const providers: readonly VfioProvider[] = [core.provider];
   const assignment = scope.own(
     new Assignment({ memory, association, providers, functions: new VfioPciFunctions(environment) }),
   );
@@ -234,6 +254,8 @@ function benchGuest(pci: PciHost, registers: PciHotplug): BenchGuest {
     registers.read(offset, data);
     return new DataView(data.buffer).getUint32(0, true);
   };
+  const functions = () =>
+    [...pci.entries()].filter(({ slot }) => slot.device > 0).map((each) => each.function);
   const write = (offset: number, value: number) =>
     registers.write(offset, new Uint8Array(Uint32Array.of(value).buffer));
   const vendor = (slot: number): number => {
@@ -247,9 +269,13 @@ function benchGuest(pci: PciHost, registers: PciHotplug): BenchGuest {
     ejects: (slot) => write(PCI_HOTPLUG_EJECT, 2 ** slot),
     reports: (slot, event, status) => write(PCI_HOTPLUG_STATUS, (slot | (event << 8) | (status << 24)) >>> 0),
     enableAll() {
-      const functions = [...pci.entries()].filter(({ slot }) => slot.device > 0).map((each) => each.function);
-      assignBars(functions, WINDOWS);
-      for (const each of functions) each.configWrite(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+      assignBars(functions(), WINDOWS);
+      for (const each of functions()) {
+        each.configWrite(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+        const capabilities = walkCapabilities((offset, bytes) => each.configRead(offset, bytes));
+        const msix = capabilities.find(({ id }) => id === PCI_CAP_ID_MSIX);
+        if (msix !== undefined) each.configWrite(msix.offset + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE);
+      }
     },
   };
 }
