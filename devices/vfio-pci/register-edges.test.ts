@@ -127,19 +127,19 @@ function space(power: number | undefined, command: number) {
 }
 
 test.each([
-  { what: 'in D3hot with PME enabled', power: 0x0103, command: 0x0547, is: ['44 0 1', '4 40 5'] },
-  { what: 'in D1', power: 0x0001, command: 0x0007, is: ['44 0 0', '4 0 0'] },
-  { what: 'in D2', power: 0x8002, command: 0x0401, is: ['44 0 80', '4 0 4'] },
+  { what: 'in D3hot with PME enabled', power: 0x0103, command: 0x0547, is: ['4 40 5', '44 0 1', '4 40 5'] },
+  { what: 'in D1', power: 0x0001, command: 0x0007, is: ['4 0 0', '44 0 0', '4 0 0'] },
+  { what: 'in D2', power: 0x8002, command: 0x0401, is: ['4 0 4', '44 0 80', '4 0 4'] },
   { what: 'in D0', power: 0x0108, command: 0x0006, is: ['4 0 0'] },
   { what: 'without power management', power: undefined, command: 0x0406, is: ['4 0 4'] },
 ])(
-  'before its reset, a device $what is moved to D0 and stops decoding and DMA, and keeps all else',
+  'before its reset, a device $what stops decoding and DMA before and after it is moved to D0, and keeps all else',
   (row) => {
     const { config, writes, reads } = space(row.power, row.command);
     quiesce(config);
     expect(writes).toEqual(row.is);
     // Registers next to these may have side effects.
-    expect(reads.slice(-1)).toEqual(['4+2']);
+    expect(new Set(reads.filter((read) => /^[45]\+/.test(read)))).toEqual(new Set(['4+2']));
     expect(reads.filter((read) => read.startsWith('44'))).toEqual(row.power === undefined ? [] : ['44+2']);
   },
 );

@@ -25,18 +25,29 @@ import { note } from './notes.js';
 
 const NOBODY = 0xffff;
 
-/** Prepares the device for a reset: disables decoding and DMA, and moves it to power state D0. */
+/** Disables decoding and DMA. */
+function disconnect(config: DeviceConfig): void {
+  const command = config.read(PCI_COMMAND, 2);
+  config.write(PCI_COMMAND, 2, command & ~(PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER));
+}
+
+/**
+ * Prepares the device for a reset: disables decoding and DMA, and moves it to power state D0.
+ * @see vfio_pci_pre_reset of QEMU
+ */
 export function quiesce(config: DeviceConfig): void {
+  disconnect(config); // first, as a device that awakes may go on with its DMA
   const power = walkCapabilities((offset, bytes) => config.read(offset, bytes)).find(
     ({ id }) => id === PCI_CAP_ID_PM,
   );
   if (power !== undefined) {
     const at = power.offset + PCI_PM_CTRL;
     const control = config.read(at, 2);
-    if ((control & PCI_PM_CTRL_STATE_MASK) !== 0) config.write(at, 2, control & ~PCI_PM_CTRL_STATE_MASK);
+    if ((control & PCI_PM_CTRL_STATE_MASK) === 0) return;
+    config.write(at, 2, control & ~PCI_PM_CTRL_STATE_MASK);
+    // vfio-pci restores the registers that a device had when it fell asleep, if D3hot resets it.
+    disconnect(config);
   }
-  const command = config.read(PCI_COMMAND, 2);
-  config.write(PCI_COMMAND, 2, command & ~(PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER));
 }
 
 /** The resets that a device's capabilities promise. */
