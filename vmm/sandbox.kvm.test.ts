@@ -13,12 +13,12 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { landlockAbi } from '../sys/landlock.js';
+import { attempts, FAILED, KEPT_FROM, named, writeAttacker } from './testing/attacker.js';
 import { CLI, tsvisor } from './testing/machines.js';
 import { VirtualMachine } from './virtual-machine.js';
 
@@ -32,98 +32,8 @@ const needsLandlock = hasLandlock ? '' : ' (skipped: this kernel has no Landlock
 const SECRET = join(folder, 'secret');
 const ALLOWED = join(folder, 'allowed');
 
-/** A plug-in that tries what an attacker would, in the machine thread, and prints what became of each. */
-function attacker(attempts: string): string {
-  const own = mkdtempSync(join(folder, 'plug-in-'));
-  const path = join(own, 'attacker.mjs');
-  const ffi = createRequire(import.meta.url).resolve('ffi-rs');
-  writeFileSync(
-    path,
-    `import fs from 'node:fs';
-    import { spawnSync } from 'node:child_process';
-    import { createRequire } from 'node:module';
-    import { constants } from 'node:os';
-    const { load, DataType: { I64 } } = createRequire(import.meta.url)(${JSON.stringify(ffi)});
-    const names = Object.fromEntries(Object.entries(constants.errno).map(([name, value]) => [value, name]));
-    const call = (...args) => {
-      const paramsValue = [...args, 0, 0, 0, 0, 0, 0].slice(0, 5);
-      const paramsType = paramsValue.map(() => I64);
-      const { value, errnoCode } = load(
-        { library: 'libc', funcName: 'syscall', retType: I64, paramsType, paramsValue, errno: true });
-      return value < 0 ? names[errnoCode] : 'done';
-    };
-    const results = {};
-    const attempt = async (name, what) => {
-      try {
-        const result = await what();
-        results[name] = typeof result === 'string' ? result : 'done';
-      } catch (error) {
-        results[name] = error.code ?? String(error);
-      }
-    };
-    ${attempts}
-    fs.writeSync(2, JSON.stringify(results) + '\\n');
-    export const plugin = { name: 'attacker' };`,
-  );
-  return path;
-}
-
-const ATTEMPTS = `
-  await attempt('read a file', () => void fs.readFileSync(${JSON.stringify(SECRET)}));
-  await attempt('read a file in the pool', () => fs.promises.readFile(${JSON.stringify(SECRET)}).then(() => {}));
-  await attempt('read /etc/shadow', () => void fs.readFileSync('/etc/shadow'));
-  await attempt('read a folder', () => void fs.readdirSync(${JSON.stringify(folder)}));
-  await attempt('read another process', () => void fs.readFileSync('/proc/1/status'));
-  await attempt('write beside itself', () => fs.writeFileSync(new URL('./x', import.meta.url), ''));
-  await attempt('read what is allowed', () => void fs.readFileSync(${JSON.stringify(ALLOWED)}));
-  await attempt('spawn', () => { const { error } = spawnSync('/bin/true'); if (error) throw error; });
-  await attempt('execve', () => call(59, 0, 0, 0));
-  await attempt('fork', () => call(57));
-  await attempt('clone a process', () => call(56, 17, 0, 0, 0));
-  await attempt('clone3', () => call(435, 0, 0));
-  await attempt('unshare', () => call(272, 0x10000000));
-  await attempt('socket AF_INET', () => call(41, 2, 1, 0));
-  await attempt('socket AF_UNIX', () => call(41, 1, 1, 0));
-  await attempt('ptrace', () => call(101, 0, 0, 0));
-  await attempt('bpf', () => call(321, 0, 0, 0));
-  await attempt('mount', () => call(165, 0, 0, 0));
-  await attempt('io_uring', () => call(425, 1, 0));
-  await attempt('kill another process', () => call(62, process.ppid, 0));
-  await attempt('kill this process', () => call(62, process.pid, 0));
-  await attempt('TIOCSTI', () => call(16, 0, 0x5412, 0));
-  await attempt('a limit', () => call(302, 0, 7, 4096, 0));
-  await attempt('chmod', () => fs.chmodSync(new URL('./attacker.mjs', import.meta.url), 0o777));
-  await attempt('a dangerous prctl', () => call(157, 4, 1));`;
-
-const FAILED = {
-  spawn: 'EPERM',
-  execve: 'EPERM',
-  fork: 'EPERM',
-  'clone a process': 'EPERM',
-  clone3: 'ENOSYS',
-  unshare: 'EPERM',
-  'socket AF_INET': 'EPERM',
-  'socket AF_UNIX': 'EPERM',
-  ptrace: 'EPERM',
-  bpf: 'EPERM',
-  mount: 'EPERM',
-  io_uring: 'ENOSYS',
-  'kill another process': 'EPERM',
-  'kill this process': 'done',
-  TIOCSTI: 'EPERM',
-  'a limit': 'EPERM',
-  chmod: 'EPERM',
-  'a dangerous prctl': 'EPERM',
-  'read what is allowed': 'done',
-};
-const KEPT_FROM = {
-  'read a file': 'EACCES',
-  'read a file in the pool': 'EACCES',
-  'read /etc/shadow': 'EACCES',
-  'read a folder': 'EACCES',
-  'read another process': 'EACCES',
-  'write beside itself': 'EACCES',
-};
+const ATTEMPTS = attempts({ secret: SECRET, allowed: ALLOWED, folder });
+const attacker = (what: readonly string[]): string => writeAttacker(folder, what);
 
 beforeAll(() => {
   for (const path of [SECRET, ALLOWED]) writeFileSync(path, '');
@@ -143,10 +53,7 @@ describe('code inside', () => {
 
   test('can do all that without a sandbox: the attempts are real', () => {
     const names = ['read a file', 'read a folder', 'write beside itself', 'spawn', 'socket AF_INET', 'chmod'];
-    const lines = ATTEMPTS.split('\n').filter((line) =>
-      [...names, 'execve'].some((name) => line.includes(`'${name}'`)),
-    );
-    const args = ['run', '--plugin', attacker(lines.join('\n')), '--append', 'halt-test'];
+    const args = ['run', '--plugin', attacker(named(ATTEMPTS, ...names, 'execve')), '--append', 'halt-test'];
     const { stderr, status } = tsvisor(args);
     const done = Object.fromEntries(names.map((name) => [name, 'done']));
     expect(JSON.parse(stderr)).toEqual({ ...done, execve: 'EFAULT' });
@@ -154,14 +61,14 @@ describe('code inside', () => {
   });
 
   test.each(['execve', 'ptrace', 'TIOCSTI'])('ends the process by %s if the sandbox is strict', (name) => {
-    const line = ATTEMPTS.split('\n').find((each) => each.includes(`'${name}'`)) as string;
-    const { signal, stderr } = tsvisor(['run', '--sandbox', 'strict', '--plugin', attacker(line)]);
+    const plugin = attacker(named(ATTEMPTS, name));
+    const { signal, stderr } = tsvisor(['run', '--sandbox', 'strict', '--plugin', plugin]);
     expect([signal, stderr]).toEqual(['SIGSYS', '']);
   });
 
   test('can do what is only logged', () => {
-    const line = "await attempt('setrlimit', () => call(160, 7, 0));";
-    const { stderr } = tsvisor(['run', '--sandbox', 'log', '--plugin', attacker(line), '--device', 'none']);
+    const plugin = attacker(["await attempt('setrlimit', () => call(160, 7, 0));"]);
+    const { stderr } = tsvisor(['run', '--sandbox', 'log', '--plugin', plugin, '--device', 'none']);
     // It is the kernel that refuses the address.
     expect(JSON.parse(stderr)).toEqual({ setrlimit: 'EFAULT' });
   });
@@ -286,8 +193,8 @@ describe('what a sandbox excludes is found before the start', () => {
   });
 
   test.skipIf(!hasLandlock)(`what it keeps from a machine is an error that says so${needsLandlock}`, () => {
-    const line = `fs.readFileSync(${JSON.stringify(SECRET)});`;
-    const { stderr, status } = tsvisor(['run', '--sandbox', '--plugin', attacker(line)]);
+    const plugin = attacker([`fs.readFileSync(${JSON.stringify(SECRET)});`]);
+    const { stderr, status } = tsvisor(['run', '--sandbox', '--plugin', plugin]);
     expect(stderr).toMatch(/cannot be loaded: EACCES/);
     expect(status).toBe(64);
   });
