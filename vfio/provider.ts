@@ -36,6 +36,12 @@ export interface VfioCdevs {
   openCdev(node: string): CdevFile;
 }
 
+/** A device as a caller asks for it: an address and its options. */
+export interface RequestedDevice {
+  readonly address: string;
+  readonly options?: Readonly<Record<string, string>> | undefined;
+}
+
 /** A source of VFIO devices: the in-process core, the kernel, vfio-user servers, or a plug-in's. */
 export interface VfioProvider {
   /** Name for messages: `core`, `host`, `vfio-user`. */
@@ -56,6 +62,13 @@ export interface VfioProvider {
    * nothing: it is called before a machine starts. Absent: `resolve` finds out.
    */
   checkOptions?(address: string, options: Readonly<Record<string, string>>): string | undefined;
+  /**
+   * Called before devices that belong together are resolved, one after the other: does for all of them what the first of
+   * them depends on, such as binding the other functions of its IOMMU group. The result is disposed when the last is
+   * attached, or one has failed; what a resolved device still needs lasts as long as that device. Absent: nothing is to do.
+   * @throws SysError after undoing what was done
+   */
+  prepare?(devices: readonly RequestedDevice[]): Disposable;
   /**
    * Finds the device, or creates one if `address` is a type of mediated device.
    * @throws SysError ENODEV if no such device exists; EUSERS or ENOSPC if its parent has no instance left; EINVAL for an option

@@ -1,6 +1,6 @@
 /** The machine's assigned devices: attaches them to its PCI bus and removes them, before the guest boots and while it runs. */
 import { formatSlot, type PciHost } from '../devices/pci/host-bridge.js';
-import { disposable, firstFailure, Scope } from '../sys/scope.js';
+import { disposable, Scope } from '../sys/scope.js';
 import type { AssignedDevice, Assignment } from '../vfio/assign/index.js';
 import type { DeviceConfig } from './config.js';
 import { DeviceDisplay } from './display/device-display.js';
@@ -61,16 +61,14 @@ export class AssignedDevices implements Disposable {
   ): readonly SlottedDevice[] {
     const holder = (slot: number) => this.find(slot)?.name;
     const slots = slotsOf(devices, (slot) => holder(slot) ?? taken(slot));
-    try {
+    return this.#ports.assignment.together(devices, () => {
       using undo = new Scope();
       const attached = devices.map((config, i) =>
         this.#attach({ ...config, slot: slots[i] as number }, undo),
       );
       undo.move();
       return attached;
-    } catch (error) {
-      throw firstFailure(error);
-    }
+    });
   }
 
   #attach(config: DeviceConfig & { readonly slot: number }, undo: Scope): SlottedDevice {

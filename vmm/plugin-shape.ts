@@ -38,6 +38,7 @@ const PROVIDER: Shape = {
   groups: 'object?',
   cdevs: 'object?',
   checkOptions: 'function?',
+  prepare: 'function?',
 };
 const OPS: Shape = {
   name: 'string',

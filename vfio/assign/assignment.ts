@@ -2,7 +2,7 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { firstFailure, Scope } from '../../sys/scope.js';
 import { noiommuRefusal } from '../noiommu-refusal.js';
-import type { AssignableDevice, VfioProvider } from '../provider.js';
+import type { AssignableDevice, RequestedDevice, VfioProvider } from '../provider.js';
 import type { DeviceFile } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { DeviceSpace } from './device-space.js';
@@ -96,14 +96,36 @@ export class Assignment implements Disposable {
    * @throws as {@link attach} for the device that failed
    */
   attachAll(requests: readonly AttachRequest[]): readonly AssignedDevice[] {
-    try {
+    return this.together(requests, () => {
       using undo = new Scope();
       const attached = requests.map((request) => undo.own(this.#attach(request)));
       undo.move();
       return attached;
+    });
+  }
+
+  /**
+   * Lets providers make ready what devices that belong together need of each other, such as the drivers of an IOMMU group's
+   * functions (option `bind`), and calls `attachEach`, which attaches them one by one. For a caller that does something
+   * between one and the next; else use {@link attachAll}.
+   * @throws SysError of a provider, before `attachEach` is called; what that throws
+   */
+  together<T>(devices: readonly RequestedDevice[], attachEach: () => T): T {
+    try {
+      using scope = new Scope();
+      for (const provider of this.#parts.providers) {
+        const own = devices.filter(({ address }) => this.#providerOf(address) === provider);
+        if (own.length > 0 && provider.prepare !== undefined) scope.own(provider.prepare(own));
+      }
+      return attachEach();
     } catch (error) {
       throw firstFailure(error);
     }
+  }
+
+  /** The first that matches has it. */
+  #providerOf(address: string): VfioProvider | undefined {
+    return this.#parts.providers.find((provider) => provider.matches(address));
   }
 
   #attach(request: AttachRequest): AssignedDevice {

@@ -1,3 +1,4 @@
+import { Scope } from '../../sys/scope.js';
 import { optionProblem } from '../option-problem.js';
 import type { VfioProvider } from '../provider.js';
 import { isUuid } from '../uuid.js';
@@ -9,6 +10,7 @@ import { HostGroupFile } from './group.js';
 import { HostIommufdFile } from './iommufd.js';
 import { Preopened } from './preopened.js';
 import { checkOptions, MDEV_PREFIX, resolve } from './resolve.js';
+import { RunBindings } from './run-bindings.js';
 import { pciAddress } from './sysfs.js';
 
 /** The kernel as a provider. If the kernel lacks one of the interfaces, opening its files fails with ENODEV. */
@@ -26,6 +28,7 @@ export type HostProvider = VfioProvider &
 export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
   const context = hostContext(parts);
   const preopened = new Preopened();
+  const bindings = new RunBindings(context);
   return {
     name: 'host',
     context,
@@ -39,7 +42,15 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
       // Mediated devices of this process have UUIDs, too.
       (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
     checkOptions: (address, options) => optionProblem(() => checkOptions(address, options)),
-    resolve: (address, options) => resolve(context, preopened, address, options),
+    prepare(devices) {
+      using scope = new Scope();
+      for (const { address, options = {} } of devices) {
+        const pci = pciAddress(address);
+        if (pci !== undefined && options.bind !== undefined) scope.own(bindings.bind(pci, options.bind));
+      }
+      return scope.move();
+    },
+    resolve: (address, options) => resolve(context, { preopened, bindings }, address, options),
     groups: {
       openContainer() {
         const file = preopened.take('container');

@@ -5,10 +5,10 @@ import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
 import type { AssignableDevice } from '../provider.js';
 import { isUuid } from '../uuid.js';
-import { bindToDriver } from './binding.js';
 import type { HostContext } from './context.js';
 import { createMdev, removeMdev } from './mdev.js';
 import type { Preopened, PreopenedKind } from './preopened.js';
+import type { RunBindings } from './run-bindings.js';
 import { type HostGroup, pciAddress, type SysfsDevice } from './sysfs.js';
 import { checkUsable } from './usable.js';
 
@@ -71,13 +71,19 @@ function descriptor(value: string, what: string): number {
   throw new SysError({ call: 'resolve', target: what, errno: errno.EINVAL, hint });
 }
 
+/** What devices that were resolved before have left. */
+export interface ResolveState {
+  readonly preopened: Preopened;
+  readonly bindings: RunBindings;
+}
+
 /**
  * Finds a device and checks that it can be assigned; creates a mediated device and binds a driver if the address and
  * options request it. Disposing the result undoes that, and closes descriptors that were passed but not used.
  */
 export function resolve(
   context: HostContext,
-  preopened: Preopened,
+  { preopened, bindings }: ResolveState,
   address: string,
   given: Readonly<Record<string, string>>,
 ): AssignableDevice {
@@ -96,7 +102,7 @@ export function resolve(
   if (options['container-fd'] !== undefined) adopt(options['container-fd'], 'container');
   if (options['iommufd-fd'] !== undefined) adopt(options['iommufd-fd'], 'iommufd');
 
-  const device = find(context, scope, address, options, adopt);
+  const device = find({ context, bindings, scope, adopt }, address, options);
   const group = checkUsable(context, device);
   if (options['group-fd'] !== undefined) adopt(options['group-fd'], `group ${group.number}`);
   if (options['cdev-fd'] !== undefined && device.cdev !== undefined)
@@ -140,18 +146,19 @@ function checkKind({ sysfs, system }: HostContext, fd: number, kind: PreopenedKi
 
 type Adopt = (value: string, kind: PreopenedKind) => void;
 
-function find(
-  context: HostContext,
-  scope: Scope,
-  address: string,
-  options: Options,
-  adopt: Adopt,
-): SysfsDevice {
+interface Finding {
+  readonly context: HostContext;
+  readonly bindings: RunBindings;
+  /** Owns what is made for the device. */
+  readonly scope: Scope;
+  readonly adopt: Adopt;
+}
+
+function find({ context, bindings, scope, adopt }: Finding, address: string, options: Options): SysfsDevice {
   const { sysfs } = context;
   const pci = pciAddress(address);
   if (pci !== undefined) {
-    const driver = options.bind;
-    if (driver !== undefined && !sysfs.pciDevice(pci).isVfio) scope.own(bindToDriver(context, pci, driver));
+    scope.own(options.bind === undefined ? bindings.use(pci) : bindings.bind(pci, options.bind));
     return sysfs.pciDevice(pci);
   }
   if (isUuid(address)) return sysfs.mdev(address.toLowerCase());

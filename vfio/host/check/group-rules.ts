@@ -9,13 +9,10 @@ import { linkSays, says } from './evidence.js';
 import { fails, ok, unknown, warning } from './finding.js';
 import type { CheckedGroup, CheckedMachine, Rule } from './subject.js';
 
-/**
- * Members that keep the group from being viable, but for one that option `bind` takes first: several are taken one by one,
- * and the first of them would still find the others with the host.
- */
+/** Members that keep the group from being viable, but for those that option `bind` takes before the group is opened. */
 function blocking({ group, devices }: CheckedGroup): readonly SysfsDevice[] {
   const taken = devices.filter(({ options }) => options.bind !== undefined).map(({ device }) => device.name);
-  return blockingMembers(group).filter(({ name }) => taken.length !== 1 || name !== taken[0]);
+  return blockingMembers(group).filter(({ name }) => !taken.includes(name));
 }
 
 const driverOf = (member: SysfsDevice): string => `${member.name} (${member.driver ?? 'no driver'})`;
