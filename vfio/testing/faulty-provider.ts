@@ -1,3 +1,4 @@
+import { disposable } from '../../sys/scope.js';
 import type { VfioFileOps } from '../file-ops.js';
 import type { VfioProvider } from '../provider.js';
 import type { FaultInjector } from './fault-injector.js';
@@ -54,6 +55,10 @@ export function faultyProvider(
     ...(provider.needsSharedMemory === undefined ? {} : { needsSharedMemory: provider.needsSharedMemory }),
     matches: (address) => provider.matches(address),
     checkOptions: (address, options) => provider.checkOptions?.(address, options),
+    prepare(devices) {
+      faults.call('provider.prepare');
+      return provider.prepare?.(devices) ?? disposable(() => {});
+    },
     resolve(address, options) {
       faults.call('provider.resolve');
       return provider.resolve(address, options);
