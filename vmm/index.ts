@@ -20,6 +20,7 @@ export {
 } from '../sys/trace.js';
 export type { ControlledMachine } from './api/routes.js';
 export { ApiServer } from './api/server.js';
+export { ApiSocket } from './api/socket.js';
 export type { ExitCounts } from './assign/exit-dispatcher.js';
 export { GuestImageError } from './boot-elf.js';
 export {
@@ -35,12 +36,10 @@ export { ConfigError, type ConfigProblem } from './config-error.js';
 export { type ConsoleOutput, ConsoleRing } from './console-ring.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
 export { type DeviceType, listDeviceTypes } from './device-types.js';
-export type { ControlSource } from './display/controls.js';
 export type { PictureSource } from './display/frames.js';
 export type { DisplayName } from './display/messages.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';
 export type { Look } from './display/screens.js';
-export type { StatusSource } from './display/status.js';
 export { View, type ViewOptions, type Watched } from './display/view.js';
 export { guestPicture } from './guest-picture.js';
 export { InputFileError } from './input-file.js';

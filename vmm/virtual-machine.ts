@@ -86,6 +86,8 @@ export interface MachineInfo {
   readonly restarts: number;
   /** How it ended; undefined before that, and if an error ended it. */
   readonly outcome: Outcome | undefined;
+  /** Message of the error that ended it, or kept it from starting; undefined if none did. */
+  readonly failure: string | undefined;
   /** Its configuration, with the devices that are attached now. */
   readonly config: VmConfig;
 }
@@ -159,7 +161,9 @@ export class VirtualMachine implements AsyncDisposable {
     const devices = [...this.#devices];
     const uptimeMs = (this.#endedAt ?? monotonicMs()) - this.#startedAt;
     const outcome = state === 'ended' ? this.#report?.outcome : undefined;
-    return { state, uptimeMs, restarts: this.#restarts, outcome, config: { ...config, devices } };
+    const failure = state === 'ended' ? this.#failure?.message : undefined;
+    const restarts = this.#restarts;
+    return { state, uptimeMs, restarts, outcome, failure, config: { ...config, devices } };
   }
 
   /**
@@ -275,6 +279,7 @@ export class VirtualMachine implements AsyncDisposable {
    */
   attach(device: DeviceConfigInput): Promise<number>;
   attach(devices: readonly DeviceConfigInput[]): Promise<readonly number[]>;
+  attach(devices: DeviceConfigInput | readonly DeviceConfigInput[]): Promise<number | readonly number[]>;
   async attach(input: DeviceConfigInput | readonly DeviceConfigInput[]): Promise<number | readonly number[]> {
     const isList = Array.isArray(input);
     const slots = await this.#calls.call('attach', parseDevices(isList ? input : [input]));
@@ -366,6 +371,9 @@ export class VirtualMachine implements AsyncDisposable {
         this.#restarts++;
         this.#observer.step?.('reset: restarting the machine', monotonicMs(), 'info');
       }
+    } catch (error) {
+      this.#failure ??= error as Error;
+      throw error;
     } finally {
       this.#state = 'ended';
       this.#endedAt = monotonicMs();

@@ -10,6 +10,9 @@ const schemaOf = (type: z.ZodType, io: 'input' | 'output'): Json => {
   return schema;
 };
 
+const binary = (type: string): Json => ({ [type]: { schema: { type: 'string', format: 'binary' } } });
+const BYTES = binary('application/octet-stream');
+
 const STATUS: Readonly<Record<number, string>> = { 200: 'OK', 201: 'Created', 204: 'Done' };
 
 function parameters({ path, query }: Route): readonly Json[] {
@@ -36,7 +39,7 @@ function operation(route: Route): Json {
     schema !== undefined
       ? { 'application/json': { schema: schemaOf(schema, 'output') } }
       : type !== undefined
-        ? { [type]: { schema: { type: 'string', format: 'binary' } } }
+        ? binary(type)
         : undefined;
   return {
     operationId: id,
@@ -47,7 +50,7 @@ function operation(route: Route): Json {
       : {
           requestBody: {
             required: true,
-            content: { 'application/json': { schema: schemaOf(body, 'input') } },
+            content: body === 'bytes' ? BYTES : { 'application/json': { schema: schemaOf(body, 'input') } },
           },
         }),
     responses: {

@@ -1,7 +1,9 @@
 /** The API as a table: the server's dispatch and the OpenAPI document follow from its rows. */
 import type { z } from 'zod';
+import type { DeviceConfigInput } from '../config.js';
 import type { ConsoleRing } from '../console-ring.js';
 import type { VirtualMachine } from '../virtual-machine.js';
+import { ConsoleInput } from './console-input.js';
 import * as schemas from './schemas.js';
 
 /** What the API does with a machine; {@link VirtualMachine} implements it. */
@@ -21,6 +23,7 @@ export type ControlledMachine = Pick<
   | 'screenshot'
   | 'stop'
   | 'timeline'
+  | 'typeSerial'
 > & {
   /** Output of the first serial port. */
   readonly console: Pick<ConsoleRing, 'since' | 'listen' | 'end'>;
@@ -30,7 +33,10 @@ export type ControlledMachine = Pick<
 export interface Given {
   readonly slot: number;
   readonly query: Readonly<Record<string, unknown>>;
+  /** As {@link Route.body} says. */
   readonly body: unknown;
+  /** Aborted when nobody waits for the answer any more. */
+  readonly gone: AbortSignal;
 }
 
 /** What is sent in return. */
@@ -48,7 +54,8 @@ export interface Route {
   readonly id: string;
   readonly summary: string;
   readonly query: z.ZodType<Record<string, unknown>>;
-  readonly body?: z.ZodType;
+  /** JSON of a schema, which the machine checks, or bytes. */
+  readonly body?: z.ZodType | 'bytes';
   /** What a success brings: JSON of a schema, bytes of a type, or nothing. */
   readonly success: { readonly status: number; readonly schema?: z.ZodType; readonly type?: string };
   answer(machine: ControlledMachine, given: Given): Promise<Answer> | Answer;
@@ -88,8 +95,15 @@ function reading(
   };
 }
 
-/** @param version of this program */
-export const createRoutes = (version: string): readonly Route[] => [
+/** What the routes of one machine are made with. */
+export interface RouteOptions {
+  /** Of this program. */
+  readonly version: string;
+  /** Who stops the machine, for a person. */
+  readonly by: string;
+}
+
+export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleInput()): readonly Route[] => [
   reading('info', 'What the machine is, and what it does now', schemas.infoSchema, (machine) => ({
     version,
     pid: process.pid,
@@ -105,10 +119,8 @@ export const createRoutes = (version: string): readonly Route[] => [
     ...{ method: 'POST', path: '/v1/devices', id: 'attach', query: none, body: schemas.attachSchema },
     summary: 'Attaches a device, or a list of devices: all or none',
     success: { status: 201, schema: schemas.attachedSchema },
-    answer: async (machine, { body }) => {
-      const devices = (Array.isArray(body) ? body : [body]) as Parameters<typeof machine.attach>[0][];
-      return json({ slots: await machine.attach(devices as never) });
-    },
+    answer: async (machine, { body }) =>
+      json({ slots: [await machine.attach(body as DeviceConfigInput | DeviceConfigInput[])].flat() }),
   },
   {
     ...{ method: 'DELETE', path: '/v1/devices/{slot}', id: 'detach', query: schemas.queries.detach },
@@ -128,9 +140,15 @@ export const createRoutes = (version: string): readonly Route[] => [
   reading('counters', 'Exits, accesses and the devices’ counters', schemas.countersSchema, (m) =>
     m.counters(),
   ),
-  reading('timeline', 'The record of VFIO’s operations, each with its cause', schemas.timelineSchema, (m) =>
-    m.timeline(),
-  ),
+  {
+    ...{ method: 'GET', path: '/v1/timeline', id: 'getTimeline', query: schemas.queries.timeline },
+    summary: 'The record of VFIO’s operations, each with its cause; from event number `from` on',
+    success: { status: 200, schema: schemas.timelineSchema },
+    answer: async (machine, { query }) => {
+      const { events, dropped } = await machine.timeline();
+      return json({ events: events.slice(query.from as number | undefined), dropped });
+    },
+  },
   {
     ...{ method: 'GET', path: '/v1/console', id: 'getConsole', query: schemas.queries.console },
     summary:
@@ -141,6 +159,15 @@ export const createRoutes = (version: string): readonly Route[] => [
       from: query.from as number | undefined,
       isFollowing: query.follow === true,
     }),
+  },
+  {
+    ...{ method: 'POST', path: '/v1/console', id: 'typeConsole', query: none, body: 'bytes' },
+    summary: 'Types at COM1; the answer comes once the port has taken all, in the order of the requests',
+    success: { status: 204 },
+    answer: async (machine, { body, gone }) => {
+      await input.type(machine, body as Uint8Array, gone);
+      return NOTHING;
+    },
   },
   {
     ...{ method: 'GET', path: '/v1/screenshot', id: 'getScreenshot', query: schemas.queries.screenshot },
@@ -155,7 +182,7 @@ export const createRoutes = (version: string): readonly Route[] => [
   action('resume', 'Lets a paused machine continue', (machine) => machine.resume()),
   action('reset', 'Resets the machine', (machine) => machine.reset()),
   action('power-button', 'Requests a shutdown of the guest (ACPI)', (machine) => machine.pressPowerButton()),
-  action('stop', 'Ends the run', (machine) => machine.stop('API')),
+  action('stop', 'Ends the run', (machine) => machine.stop(by)),
 ];
 
 /** JSON of a result: an address is hexadecimal, a size is a number. */

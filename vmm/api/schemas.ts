@@ -21,6 +21,7 @@ export const slotSchema = numeral(1, 31);
 export const queries = {
   none: z.strictObject({}),
   console: z.strictObject({ from: numeral(0, Number.MAX_SAFE_INTEGER).optional(), follow: yes.optional() }),
+  timeline: z.strictObject({ from: numeral(0, Number.MAX_SAFE_INTEGER).optional() }),
   screenshot: z.strictObject({ slot: slotSchema.optional() }),
   detach: z.strictObject({ force: yes.optional(), timeoutMs: numeral(0, 3_600_000).optional() }),
 } as const;
@@ -49,6 +50,8 @@ export const infoSchema = z.object({
   restarts: count,
   /** How it ended. */
   outcome: z.looseObject({ kind: z.string() }).optional(),
+  /** The error that ended it, or kept it from starting. */
+  failure: z.string().optional(),
   config: z.looseObject({ memory: count, vcpus: count, devices: z.array(deviceSchema) }),
 });
 

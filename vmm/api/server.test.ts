@@ -8,67 +8,22 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { UnixListener } from '../../sys/unix-socket.js';
-import { parseConfig, parseDevices } from '../config.js';
-import { ConsoleRing } from '../console-ring.js';
-import type { MachineInfo } from '../virtual-machine.js';
+import { FakeControlledMachine } from '../testing/controlled-machine.js';
+import { MOST_TYPING } from './console-input.js';
+import { MOST_BODY_BYTES } from './dispatcher.js';
 import { createOpenApi } from './openapi.js';
-import { type ControlledMachine, createRoutes } from './routes.js';
+import { createRoutes } from './routes.js';
 import * as schemas from './schemas.js';
-import { ApiServer, MOST_BODY_BYTES, MOST_CONNECTIONS } from './server.js';
-
-/** A machine that records what it is told. */
-class FakeMachine implements ControlledMachine {
-  readonly calls: string[] = [];
-  readonly console = new ConsoleRing();
-  readonly config = parseConfig({ devices: [{ address: 'virtio-net' }] });
-  state: MachineInfo['state'] = 'running';
-  failure: Error | undefined;
-  end: () => void = () => {};
-  readonly finished: Promise<never> = new Promise((_resolve, reject) => {
-    this.end = () => {
-      this.state = 'ended';
-      reject(new Error('ended'));
-    };
-  });
-
-  async #do(call: string): Promise<void> {
-    this.calls.push(call);
-    if (this.failure !== undefined) throw this.failure;
-  }
-
-  info(): MachineInfo {
-    return { state: this.state, uptimeMs: 5, restarts: 0, outcome: undefined, config: this.config };
-  }
-  pause = () => this.#do('pause');
-  resume = () => this.#do('resume');
-  reset = () => this.#do('reset');
-  pressPowerButton = () => void this.calls.push('power-button');
-  stop = (by?: string) => void this.calls.push(`stop ${by}`);
-  counters = async () => ({ exits: { io: 3 }, accesses: {}, devices: [] });
-  timeline = async () => ({ events: [], dropped: 0 });
-  screenshot = async (slot?: number) => {
-    await this.#do(`screenshot ${slot}`);
-    return new Uint8Array([1, 2, 3]);
-  };
-  inspectDevices = async () => [];
-  inspectMemory: ControlledMachine['inspectMemory'] = async () => [];
-  attach = (async (devices: unknown) => {
-    const parsed = parseDevices(devices);
-    await this.#do(`attach ${parsed.map(({ address }) => address)}`);
-    return parsed.map((_, i) => i + 3);
-  }) as unknown as ControlledMachine['attach'];
-  detach = (slot: number, options?: object) => this.#do(`detach ${slot} ${JSON.stringify(options)}`);
-}
+import { ApiServer, MOST_CONNECTIONS } from './server.js';
 
 let folder = '';
 let path = '';
-let machine: FakeMachine;
+let machine: FakeControlledMachine;
 let server: ApiServer;
 beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'tsvisor-api-'));
   path = join(folder, 'sock');
-  machine = new FakeMachine();
-  machine.finished.catch(() => {});
+  machine = new FakeControlledMachine();
   server = await ApiServer.start(machine, path, '1.2.3');
 });
 afterEach(async () => {
@@ -129,6 +84,21 @@ describe('the API', () => {
     expect(machine.calls).toEqual(['pause', 'resume', 'reset', 'power-button', 'stop API']);
   });
 
+  test('gives the timeline from an event on', async () => {
+    const events = [1, 2, 3].map((seq) => ({
+      ...{ at: seq, what: 'map_dma', seq, cause: 0, task: '', details: { iova: 4096n } },
+    }));
+    machine.record = { events, dropped: 7 };
+    const read = async (query: string) =>
+      schemas.timelineSchema.parse((await call('GET', `/v1/timeline${query}`)).json);
+    const all = await read('');
+    expect(all.events.map(({ seq, details }) => [seq, details])).toEqual(
+      [1, 2, 3].map((seq) => [seq, { iova: '0x1000' }]),
+    );
+    expect(await read('?from=2')).toEqual({ events: all.events.slice(2), dropped: 7 });
+    expect((await read('?from=4')).events).toEqual([]);
+  });
+
   test('attaches one device or several, and detaches by slot', async () => {
     const one = await call('POST', '/v1/devices', JSON.stringify({ address: 'mtty-1' }));
     expect([one.status, one.json]).toEqual([201, { slots: [3] }]);
@@ -162,6 +132,8 @@ describe('the API', () => {
     ['GET', '/v1/nothing', undefined, 404, /there is no \/v1\/nothing/],
     ['GET', '/', undefined, 404, /openapi\.json/],
     ['DELETE', '/v1/info', undefined, 405, /takes GET/],
+    ['GET', '/v1/timeline?from=x', undefined, 400, /from.*is not a whole number/s],
+    ['POST', '/v1/console', 'x'.repeat(MOST_BODY_BYTES + 1), 413, /bytes at most/],
     ['GET', '/v1/info?slot=3', undefined, 400, /there is no slot/],
     ['GET', '/v1/console?from=-1', undefined, 400, /from.*is not a whole number/s],
     ['GET', '/v1/console?from=1&from=2', undefined, 400, /given twice/],
@@ -254,6 +226,64 @@ describe('the console', () => {
   });
 });
 
+describe('typing', () => {
+  const type = (text: string) => call('POST', '/v1/console', text);
+
+  test('is answered once the port has taken it, in the order of the requests', async () => {
+    machine.room = 3;
+    const first = type('first ');
+    await call('GET', '/v1/info');
+    const second = type('second');
+    expect((await call('GET', '/v1/info')).status).toBe(200);
+    expect(machine.typed).toBe('');
+    machine.takeTyped(100);
+    expect([(await first).status, (await second).status]).toEqual([204, 204]);
+    expect(machine.typed).toBe('first second');
+  });
+
+  test('of a client that goes away is dropped, and the next one types', async () => {
+    machine.room = 0;
+    const text = 'x'.repeat(20_000);
+    const head = `POST /v1/console HTTP/1.1\r\nHost: x\r\nContent-Length: ${text.length}\r\n\r\n`;
+    for (let i = 0; i < 3 * MOST_TYPING; i++) {
+      const socket = connect(path).on('error', () => {});
+      socket.write(head + text);
+      await call('GET', '/v1/info');
+      const closed = new Promise((resolve) => socket.once('close', resolve));
+      socket.destroy();
+      await closed;
+    }
+    const next = type('y');
+    await call('GET', '/v1/info');
+    machine.takeTyped(1 << 20);
+    expect((await next).status).toBe(204);
+    // At most the piece that the port had.
+    expect(machine.typed).toMatch(/^x{0,4096}y$/);
+  });
+
+  test('of too many at once is refused, and ends with the machine', async () => {
+    machine.room = 0;
+    const waiting = Array.from({ length: MOST_TYPING }, () => type('z'));
+    await call('GET', '/v1/info');
+    const late = await type('z');
+    expect([late.status, late.json.error.message]).toEqual([503, expect.stringMatching(/read COM1/)]);
+    machine.end();
+    machine.takeTyped(0);
+    expect((await Promise.all(waiting)).map(({ status }) => status)).toEqual(
+      Array.from({ length: MOST_TYPING }, () => 410),
+    );
+    expect(machine.typed).toBe('');
+  });
+
+  test('at a port with another end is refused with the reason', async () => {
+    machine.failure = new RangeError('serial port 0 is connected to pty');
+    expect(await type('x')).toMatchObject({
+      status: 409,
+      json: { error: { message: 'serial port 0 is connected to pty' } },
+    });
+  });
+});
+
 describe('the socket', () => {
   test("is its owner's alone, and is removed at the end", async () => {
     expect(statSync(path).mode & 0o777).toBe(0o600);
@@ -283,7 +313,7 @@ describe('the socket', () => {
 test('docs/openapi.json describes this API: npm run openapi', () => {
   const root = fileURLToPath(new URL('../../', import.meta.url));
   const { version } = JSON.parse(readFileSync(`${root}package.json`, 'utf8')) as { version: string };
-  const document = createOpenApi(createRoutes(version), version);
+  const document = createOpenApi(createRoutes({ version, by: 'API' }), version);
   const file = `${root}docs/openapi.json`;
   if (process.env.TSVISOR_UPDATE_OPENAPI !== undefined)
     writeFileSync(file, `${JSON.stringify(document, undefined, 2)}\n`);

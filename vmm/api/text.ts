@@ -36,7 +36,8 @@ const named = (counts: Readonly<Record<string, number>>): string =>
 
 export function infoText(info: z.output<typeof infoSchema>): string {
   const { config } = info;
-  const end = info.outcome === undefined ? '' : `: ${info.outcome.kind}`;
+  const how = info.outcome?.kind ?? info.failure;
+  const end = how === undefined ? '' : `: ${how}`;
   return table([
     ['state', `${info.state}${end}`],
     ['uptime', `${(info.uptimeMs / 1000).toFixed(1)} s, ${info.restarts} restarts`],

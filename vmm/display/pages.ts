@@ -1,7 +1,6 @@
 import type { FrameHead } from './frame-head.js';
 import { type Frame, type Frames, LOOK_EVERY_MS } from './frames.js';
 import type { Area } from './pixels.js';
-import type { TimelineMark } from './status.js';
 
 /** Maximum pages served at once. */
 export const MOST_PAGES = 8;
@@ -18,12 +17,8 @@ const ENDED = 'The guest has ended';
 export interface Page {
   /** What it has of each display. */
   shown: ReadonlyMap<Frame, { readonly version: number; readonly text: string | undefined }>;
-  /** Whether it knows that the guest has ended, and has what was last. */
-  hasLastWord: boolean;
-  /** Whether it has the machine's last state; undefined if it has not asked for any. */
-  hasLastStatus: boolean | undefined;
-  /** What it has of the timeline. */
-  timeline: TimelineMark;
+  /** Whether it has said that it has what was last. */
+  isDone: boolean;
   isServed: boolean;
   askedAt: number;
 }
@@ -49,9 +44,7 @@ export class Pages {
     if (this.#pages.size >= MOST_PAGES) return undefined;
     const page: Page = {
       shown: new Map(),
-      hasLastWord: false,
-      hasLastStatus: undefined,
-      timeline: { version: 0, end: 0 },
+      isDone: false,
       isServed: false,
       askedAt: now,
     };
@@ -59,13 +52,10 @@ export class Pages {
     return page;
   }
 
-  /** Whether a page is open that does not know yet that the guest has ended, and how. */
+  /** Whether a page is open that lacks what was last. */
   get isAnyWaiting(): boolean {
     const now = Date.now();
-    return [...this.#pages.values()].some(
-      ({ hasLastWord, hasLastStatus, askedAt }) =>
-        !(hasLastWord && hasLastStatus !== false) && now - askedAt < ASKS_WITHIN_MS,
-    );
+    return [...this.#pages.values()].some(({ isDone, askedAt }) => !isDone && now - askedAt < ASKS_WITHIN_MS);
   }
 
   /** Waits up to a second for something new for the page. @param isGone whether nobody reads the message any more */
@@ -76,10 +66,7 @@ export class Pages {
       await this.#frames.refresh(wasEnded);
       const message = this.#news(page);
       if (message !== undefined) return message;
-      if (wasEnded) {
-        page.hasLastWord = true;
-        return encode({ ended: ENDED, displays: this.#displays() }, []);
-      }
+      if (wasEnded) return encode({ ended: ENDED, displays: this.#displays() }, []);
       if (Date.now() >= deadline || isGone()) return encode({ displays: this.#displays() }, []);
       await delay(LOOK_EVERY_MS);
     }

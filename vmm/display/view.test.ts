@@ -2,8 +2,9 @@ import { get } from 'node:http';
 import { afterEach, expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { FakeControlledMachine } from '../testing/controlled-machine.js';
 import { Canvas, FakeMachine, PageModel } from './testing/page.js';
-import { View, type Watched } from './view.js';
+import { View } from './view.js';
 
 const views: View[] = [];
 afterEach(async () => {
@@ -131,6 +132,7 @@ test('an open page gets the last picture and then the end, before the server clo
   expect([page.ended, page.only.rgba]).toEqual([undefined, canvas.rgba]);
   await take(page, view);
   expect([page.ended, page.only.rgba]).toEqual(['The guest has ended', canvas.rgba]);
+  expect((await request(`${view.url}done?client=client01`)).status).toBe(204);
   await closing;
   await expect(request(frame(view))).rejects.toThrowError(/ECONNREFUSED/);
 });
@@ -189,63 +191,74 @@ test('a request to upgrade the connection is not answered with one, whatever its
   expect((await request(`${view.url}frame`, upgrade)).status).toBe(400);
 });
 
-/** A machine with controls, whose calls are recorded. */
+/** A machine with a picture, whose calls are recorded. */
 async function serveMachine() {
-  const calls: unknown[] = [];
-  const machine = Object.assign(new FakeMachine(new Canvas(64, 32)), {
-    counters: async () => ({ exits: {}, accesses: {}, devices: [] }),
-    stop: (by: string) => void calls.push(['stop', by]),
-    attach: async (device: object) => {
-      calls.push(['attach', device]);
-      return 4;
-    },
-    detach: async (slot: number, options: object) => {
-      calls.push(['detach', slot, options]);
-      throw new Error('the guest refuses');
-    },
-  });
-  const view = await View.start(machine as unknown as Watched, { port: 0 });
+  const machine = new FakeControlledMachine();
+  const { displays, capture } = pictures(new Canvas(64, 32));
+  const view = await View.start(Object.assign(machine, { displays, capture }), { port: 0 });
   views.push(view);
-  return { view, calls };
+  return { view, machine };
 }
 
-/** Sends a control as the page does, or with other headers. */
-async function post(url: string, body: string, headers: Record<string, string> = {}) {
-  const type = { 'Content-Type': 'application/json' };
-  const reply = await fetch(url, { method: 'POST', body, headers: { ...type, ...headers } });
+function pictures(canvas: Canvas) {
+  const fake = new FakeMachine(canvas);
+  return {
+    displays: () => fake.displays(),
+    capture: (slot?: number, into?: Uint8Array) => fake.capture(slot, into),
+  };
+}
+
+/** Calls the API as the page does, or with other headers. */
+async function api(url: string, method: string, body?: string, headers: Record<string, string> = {}) {
+  const type = body === undefined ? {} : { 'Content-Type': 'application/json' };
+  const reply = await fetch(url, { method, headers: { ...type, ...headers }, ...(body && { body }) });
   return { status: reply.status, text: await reply.text() };
 }
 
-test('a control reaches the machine, and its error the page; a machine has those of its calls only', async () => {
-  const { view, calls } = await serveMachine();
-  const url = (name: string) => `${view.url}do/${name}`;
-  expect((await post(url('stop'), '{}')).status).toBe(200);
-  expect((await post(url('attach'), '{"address":"mtty-1","options":{"port0":"pty"}}')).status).toBe(200);
-  expect(await post(url('detach'), '{"slot":3}')).toEqual({ status: 409, text: 'the guest refuses' });
-  expect(calls).toEqual([
-    ['stop', 'the page'],
-    ['attach', { address: 'mtty-1', options: { port0: 'pty' } }],
-    ['detach', 3, { force: false }],
+test('below its page, a machine has its API; a served device has none', async () => {
+  const { view, machine } = await serveMachine();
+  const url = (path: string) => `${view.url}v1/${path}`;
+  expect(JSON.parse((await api(url('info'), 'GET')).text)).toMatchObject({ state: 'running' });
+  expect((await api(url('stop'), 'PUT')).status).toBe(204);
+  const device = '{"address":"mtty-1","options":{"port0":"pty"}}';
+  expect(await api(url('devices'), 'POST', device)).toEqual({ status: 201, text: '{"slots":[3]}' });
+  machine.failure = new SysError({ call: 'detach', target: 'slot 3', errno: errno.EBUSY });
+  const refused = await api(url('devices/3?force=true'), 'DELETE');
+  expect(refused).toMatchObject({ status: 409, text: expect.stringContaining('EBUSY') });
+  expect(machine.calls).toEqual([
+    'stop the page',
+    'attach [["mtty-1",{"port0":"pty"}]]',
+    'detach 3 {"force":true}',
   ]);
-  for (const name of ['pause', 'constructor', '__proto__', 'toString', 'counters', ''])
-    expect([name, (await post(url(name), '{}')).status]).toEqual([name, 404]);
-  const { view: pictures } = await serve(new Canvas(64, 32));
-  expect((await post(`${pictures.url}do/stop`, '{}')).status).toBe(404);
+  expect((await api(url('nothing'), 'GET')).status).toBe(404);
+  const { view: served } = await serve(new Canvas(64, 32));
+  expect((await api(`${served.url}v1/info`, 'GET')).status).toBe(204);
+  expect((await api(`${served.url}v1/stop`, 'PUT')).status).toBe(405);
+  expect((await api(`${served.url}v1/counters`, 'GET')).status).toBe(404);
 });
 
-test('a wrong, long or foreign control changes nothing', async () => {
-  const { view, calls } = await serveMachine();
+test('a foreign call, and one without the token, changes and tells nothing', async () => {
+  const { view, machine } = await serveMachine();
   const { origin } = new URL(view.url);
-  const wrong = ['', '{', 'null', '{"slot":0}', '{"slot":"3"}', '{"slot":3,"other":1}', '[]'];
-  for (const body of wrong)
-    expect([body, (await post(`${view.url}do/detach`, body)).status]).toEqual([body, 409]);
-  expect((await post(`${view.url}do/attach`, `{"address":"${'x'.repeat(20_000)}"}`)).status).toBe(409);
-  expect((await post(`${view.url}do/stop`, '{}', { 'Content-Type': 'text/plain' })).status).toBe(403);
-  expect((await request(`${view.url}do/stop`, { 'sec-fetch-site': 'cross-site' }, 'POST')).status).toBe(403);
-  expect((await request(`${view.url}do/stop`)).status).toBe(404);
-  expect((await post(`${origin}/do/stop`, '{}')).status).toBe(403);
-  expect((await post(`${origin}/x/do/stop`, '{}')).status).toBe(403);
-  expect(calls).toEqual([]);
+  const device = '{"address":"mtty-1"}';
+  const url = `${view.url}v1/devices`;
+  expect((await api(url, 'POST', device, { 'Content-Type': 'text/plain' })).status).toBe(403);
+  for (const site of ['cross-site', 'same-site', 'none'])
+    for (const [path, method] of [
+      ['info', 'GET'],
+      ['stop', 'PUT'],
+      ['devices/3', 'DELETE'],
+    ] as const) {
+      const reply = await request(`${view.url}v1/${path}`, { 'sec-fetch-site': site }, method);
+      expect([reply.status, reply.body.toString()]).toEqual([403, 'not from another site']);
+    }
+  for (const base of [origin, `${origin}/x`]) {
+    expect((await api(`${base}/v1/stop`, 'PUT')).status).toBe(403);
+    expect((await api(`${base}/v1/info`, 'GET')).status).toBe(403);
+  }
+  expect(machine.calls).toEqual([]);
+  const { headers } = await request(`${view.url}v1/info`);
+  expect(headers['cross-origin-resource-policy']).toBe('same-origin');
 });
 
 test('responses are not cached, and only GET of the known paths is answered', async () => {
@@ -255,8 +268,12 @@ test('responses are not cached, and only GET of the known paths is answered', as
   expect((await request(`${view.url}other`)).status).toBe(404);
   expect((await request(`${view.url}..%2fpackage.json`)).status).toBe(404);
   expect((await request(`${view.url}../package.json`)).status).toBe(403);
-  for (const method of ['POST', 'HEAD', 'OPTIONS'])
-    expect((await request(view.url, {}, method)).status).toBe(405);
+  for (const [method, status] of [
+    ['POST', 403],
+    ['HEAD', 405],
+    ['OPTIONS', 405],
+  ] as const)
+    expect((await request(view.url, {}, method)).status).toBe(status);
   for (const client of ['', 'short', 'with%20space', 'x'.repeat(65)])
     expect((await request(frame(view, client))).status).toBe(400);
 });

@@ -1,19 +1,19 @@
 import type { ComponentChild } from 'preact';
 import { useState } from 'preact/hooks';
-import { command, textOf } from './server.js';
+import { call, textOf } from './server.js';
 
-/** Sends commands, one at a time, and shows the error of the last one. */
+/** Calls the API, one call at a time, and shows the error of the last one. */
 export function useAction(): {
-  readonly run: (name: string, body?: object) => void;
+  readonly run: (...args: Parameters<typeof call>) => void;
   readonly error: ComponentChild;
   readonly isBusy: boolean;
 } {
   const [text, setText] = useState<string>();
   const [isBusy, setBusy] = useState(false);
-  const run = (name: string, body?: object) => {
+  const run = (...args: Parameters<typeof call>) => {
     setBusy(true);
     setText(undefined);
-    command(name, body)
+    call(...args)
       .catch((error: unknown) => setText(textOf(error)))
       .finally(() => setBusy(false));
   };

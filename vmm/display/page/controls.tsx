@@ -1,26 +1,25 @@
 import { useState } from 'preact/hooks';
-import type { MachineStatus } from '../status.js';
 import { useAction } from './action.js';
+import type { Info } from './server.js';
 
 const BUTTONS: readonly (readonly [string, string])[] = [
   ['pause', 'Pause guest'],
   ['resume', 'Resume guest'],
-  ['power', 'Power button'],
+  ['power-button', 'Power button'],
   ['reset', 'Reset guest'],
   ['stop', 'Stop'],
 ];
 
 /** What can be done to the machine as a whole. */
-export function Controls({ status }: { readonly status: Pick<MachineStatus, 'state' | 'controls'> }) {
+export function Controls({ state }: { readonly state: Info['state'] }) {
   const { run, error, isBusy } = useAction();
-  const isUseful = (name: string) =>
-    name === 'pause' ? status.state !== 'paused' : name !== 'resume' || status.state === 'paused';
-  const buttons = BUTTONS.filter(([name]) => status.controls.includes(name) && isUseful(name));
-  if (buttons.length === 0) return null;
+  if (state === 'ended') return null;
+  const unfit = state === 'paused' ? 'pause' : 'resume';
+  const buttons = BUTTONS.filter(([name]) => name !== unfit);
   return (
     <section aria-label="Controls">
       {buttons.map(([name, text]) => (
-        <button key={name} type="button" disabled={isBusy} onClick={() => run(name)}>
+        <button key={name} type="button" disabled={isBusy} onClick={() => run('PUT', name)}>
           {text}
         </button>
       ))}
@@ -48,7 +47,7 @@ export function Attach() {
     <form
       onSubmit={(event) => {
         event.preventDefault();
-        run('attach', parse(text));
+        run('POST', 'devices', parse(text));
       }}
     >
       <label>
@@ -77,14 +76,14 @@ export function Detach({ slot, name }: { readonly slot: number; readonly name: s
         type="button"
         disabled={isBusy}
         aria-label={`Detach ${name}`}
-        onClick={() => run('detach', { slot })}
+        onClick={() => run('DELETE', `devices/${slot}`)}
       >
-        Detach
+        {isBusy ? 'Waiting for the guest' : 'Detach'}
       </button>{' '}
       <button
         type="button"
         aria-label={`Pull out ${name}, without asking the guest`}
-        onClick={() => run('detach', { slot, force: true })}
+        onClick={() => run('DELETE', `devices/${slot}?force=true`)}
       >
         Pull out
       </button>

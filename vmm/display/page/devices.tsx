@@ -1,23 +1,13 @@
-import type { DeviceState } from '../../inspection.js';
-import type { MachineStatus } from '../status.js';
 import { Attach, Detach } from './controls.js';
 import { Counts } from './counts.js';
-import { hex, type Json, size } from './json.js';
-
-/** PCI slot of `00:03.0 virtio-net`. */
-const slotOf = (name: string): number => Number.parseInt(name.slice(3, 5), 16);
+import type { Device } from './server.js';
+import { hex, size } from './units.js';
 
 const sum = (of: readonly { readonly reads: number; readonly writes: number }[]): number =>
   of.reduce((total, { reads, writes }) => total + reads + writes, 0);
 
 /** What is mapped and what is trapped of each BAR, and what the pages have cost. */
-function Bars({
-  name,
-  bars,
-}: {
-  readonly name: string;
-  readonly bars: NonNullable<Json<DeviceState['bars']>>;
-}) {
+function Bars({ name, bars }: { readonly name: string; readonly bars: NonNullable<Device['bars']> }) {
   return (
     <table data-bars={name}>
       <caption>BARs</caption>
@@ -66,7 +56,7 @@ function Bars({
   );
 }
 
-function interruptsOf({ mode, gsi, vectors }: NonNullable<DeviceState['interrupts']>): string {
+function interruptsOf({ mode, gsi, vectors }: NonNullable<Device['interrupts']>): string {
   const masked = vectors.filter(({ isMasked }) => isMasked).length;
   const pending = vectors.filter(({ isPending }) => isPending).length;
   if (mode === 'none') return 'no interrupts enabled';
@@ -76,36 +66,29 @@ function interruptsOf({ mode, gsi, vectors }: NonNullable<DeviceState['interrupt
 }
 
 /** The assigned devices by slot, with their counters, and buttons to attach and detach. */
-export function Devices({ status }: { readonly status: Json<MachineStatus> }) {
-  const { counters, devices, controls } = status;
-  if (counters === undefined) return null;
+export function Devices(props: { readonly devices: readonly Device[]; readonly hasEnded: boolean }) {
+  const { devices, hasEnded } = props;
   return (
     <details open>
       <summary>PCI bus 0</summary>
-      {counters.devices.length === 0 && <p>No device is assigned.</p>}
+      {devices.length === 0 && <p>No device is assigned.</p>}
       <ul class="tree">
-        {counters.devices.map(({ name, description, counters: counts }) => {
-          const slot = slotOf(name);
-          const inspected = devices?.find((device) => device.name === name);
-          return (
-            <li key={name} data-device={name}>
-              <code>{name}</code> {description}{' '}
-              {controls.includes('detach') && <Detach slot={slot} name={name} />}
-              {inspected && (
-                <div data-where={name}>
-                  provider {inspected.provider}, group {inspected.group}, by {inspected.interface}
-                  {inspected.interrupts && `; ${interruptsOf(inspected.interrupts)}`}
-                </div>
-              )}
-              <div data-counters={name}>
-                <Counts caption="Counters" counts={counts} />
-              </div>
-              {inspected?.bars && <Bars name={name} bars={inspected.bars} />}
-            </li>
-          );
-        })}
+        {devices.map(({ slot, name, description, provider, group, cdev, bars, interrupts, ...device }) => (
+          <li key={name} data-device={name}>
+            <code>{name}</code> {description} {!hasEnded && <Detach slot={slot} name={name} />}
+            <div data-where={name}>
+              provider {provider}, group {group}, by {device.interface}
+              {cdev && `, ${cdev}`}
+              {interrupts && `; ${interruptsOf(interrupts)}`}
+            </div>
+            <div data-counters={name}>
+              <Counts caption="Counters" counts={device.counters} />
+            </div>
+            {bars && <Bars name={name} bars={bars} />}
+          </li>
+        ))}
       </ul>
-      {controls.includes('attach') && <Attach />}
+      {!hasEnded && <Attach />}
     </details>
   );
 }

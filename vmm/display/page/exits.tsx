@@ -1,7 +1,7 @@
-import type { Counters } from '../../protocol.js';
 import { Counts } from './counts.js';
 import { History } from './history.js';
 import { colourOf, Plot } from './plot.js';
+import type { Counters } from './server.js';
 
 const rate = (values: readonly number[]): string => Math.round(values.at(-1) ?? 0).toLocaleString('en');
 
@@ -50,7 +50,7 @@ export function Exits({ counters, history }: { readonly counters: Counters; read
         </table>
       </div>
       <div data-panel="exits">
-        <Counts caption="Exits by kind" counts={counters.exits as Record<string, number>} />
+        <Counts caption="Exits by kind" counts={counters.exits} />
       </div>
     </details>
   );

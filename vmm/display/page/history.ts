@@ -1,5 +1,3 @@
-import type { MachineStatus } from '../status.js';
-import type { Json } from './json.js';
 import type { Series } from './plot.js';
 
 /** Counts per second, by name, of the last two minutes. */
@@ -9,12 +7,11 @@ export class History {
   #counts: Readonly<Record<string, number>> = {};
   #at: number | undefined;
 
-  /** Adds a reading; one of the same moment as the last adds nothing. A restarted machine counts from 0. */
-  add({ at, counters }: Json<MachineStatus>): void {
-    if (counters === undefined || at === this.#at) return;
+  /** Adds a reading. A restarted machine counts from 0. @param at milliseconds */
+  add(at: number, counts: Readonly<Record<string, number>>): void {
     const last = this.#at;
     const seconds = last === undefined ? 0 : (at - last) / 1000;
-    for (const [name, count] of Object.entries(counters.accesses)) {
+    for (const [name, count] of Object.entries(counts)) {
       const before = this.#counts[name] ?? 0;
       const more = count < before ? count : count - before;
       const rates = this.#rates.get(name) ?? [];
@@ -22,7 +19,7 @@ export class History {
       if (seconds > 0) rates.push(more / seconds);
       if (rates.length > History.samples) rates.shift();
     }
-    this.#counts = counters.accesses;
+    this.#counts = counts;
     this.#at = at;
   }
 

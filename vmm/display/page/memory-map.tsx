@@ -1,8 +1,14 @@
-import type { MemoryRegionState } from '../../assign/memory-map.js';
-import { type Json, size } from './json.js';
+import type { MemoryRange } from './server.js';
+import { size } from './units.js';
+
+function pagesOf(pages: MemoryRange['pages']): string {
+  if (pages === undefined) return 'unknown';
+  const huge = pages.hugeBytes === 0 ? '' : `, ${size(pages.hugeBytes)} in huge ones`;
+  return `${size(pages.pageBytes)}, ${size(pages.residentBytes)} present${huge}`;
+}
 
 /** The guest's memory: what the guest, this process and the devices call it, and what mapping it took. */
-export function MemoryMap({ memory }: { readonly memory: readonly Json<MemoryRegionState>[] }) {
+export function MemoryMap({ memory }: { readonly memory: readonly MemoryRange[] }) {
   return (
     <details open>
       <summary>Memory map</summary>
@@ -21,10 +27,11 @@ export function MemoryMap({ memory }: { readonly memory: readonly Json<MemoryReg
                 mapped in
               </th>
               <th scope="col">for devices</th>
+              <th scope="col">pages</th>
             </tr>
           </thead>
           <tbody>
-            {memory.map(({ name, kind, gpa, bytes, hva, ms, dma }) => (
+            {memory.map(({ name, kind, gpa, bytes, hva, ms, dma, pages }) => (
               <tr key={gpa}>
                 <th scope="row">{name}</th>
                 <td>{kind}</td>
@@ -43,6 +50,7 @@ export function MemoryMap({ memory }: { readonly memory: readonly Json<MemoryReg
                     </div>
                   ))}
                 </td>
+                <td>{pagesOf(pages)}</td>
               </tr>
             ))}
           </tbody>

@@ -1,32 +1,14 @@
-import { useEffect, useState } from 'preact/hooks';
 import { toChromeTrace } from '../../../vfio/chrome-trace.js';
-import type { TimelineEvent } from '../../../vfio/timeline.js';
-import type { TimelineMark, TimelineSlice } from '../status.js';
 import { download } from './download.js';
-import { ask } from './server.js';
+import type { TimelinePart } from './server.js';
+
+type TimelineEvent = TimelinePart['events'][number];
 
 /** The newest events are drawn and listed. */
 const MOST_SHOWN = 1000;
 const WIDTH = 1000;
 const ROW = 22;
 const LEFT = 110;
-
-/** Follows a timeline. @param mark where it ends */
-function useTimeline(mark: TimelineMark): TimelineSlice {
-  const [all, setAll] = useState<TimelineSlice>({ version: 0, end: 0, events: [], dropped: 0 });
-  const isBehind = all.version !== mark.version || all.end < mark.end;
-  useEffect(() => {
-    if (!isBehind) return;
-    ask('timeline', { version: all.version, end: all.end })
-      .then((reply) => reply.json())
-      .then((next: TimelineSlice) => {
-        const before = next.version === all.version ? all.events : [];
-        setAll({ ...next, events: [...before, ...next.events] });
-      })
-      .catch(() => {}); // the headline says why nobody answers
-  }, [isBehind, all]);
-  return all;
-}
 
 const millis = (ms: number): string => `${ms.toFixed(3)} ms`;
 const anchor = ({ seq }: Pick<TimelineEvent, 'seq'>): string => `event-${seq}`;
@@ -87,12 +69,11 @@ function Drawing({ events }: { readonly events: readonly TimelineEvent[] }) {
 }
 
 /** VFIO's operations with their causes, drawn and as a table. */
-export function Timeline({ mark }: { readonly mark: TimelineMark }) {
-  const { events: kept, dropped } = useTimeline(mark);
+export function Timeline({ events: kept, dropped }: TimelinePart) {
   const events = kept.slice(-MOST_SHOWN);
   const save = () =>
     download(new Blob([toChromeTrace(kept)], { type: 'application/json' }), 'tsvisor-timeline.json');
-  if (mark.end === 0) return null;
+  if (kept.length === 0) return null;
   const first = events[0]?.at ?? 0;
   const known = new Set(events.map(({ seq }) => seq));
   return (
