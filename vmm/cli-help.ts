@@ -307,6 +307,10 @@ export const CTL: Command = {
   options: [
     { name: 'json', help: ['print the answer as JSON'] },
     { name: 'follow', help: ['console: print also what comes, until the end'] },
+    {
+      name: 'type',
+      help: ['console: type standard input at it; at a terminal, until', 'Ctrl-A x, and print what comes'],
+    },
     { name: 'force', help: ['detach: do not ask the guest'] },
     { name: 'timeout', value: 'SECONDS', help: ['detach: how long the guest may take; 30 by default'] },
     { name: 'slot', value: 'SLOT', help: ['screenshot: the PCI slot of the display'] },
@@ -320,7 +324,7 @@ export const CTL: Command = {
     '  devices              the assigned devices, their BARs and interrupts',
     '  maps                 what is mapped: addresses, page sizes, costs',
     "  counters, timeline   exits and the devices' counters; what VFIO did",
-    '  console              the last 64 KiB of the serial output',
+    '  console              the last 64 KiB of the serial output; typing at it',
     "  screenshot FILE      save a display's picture as PNG",
     '  attach DEVICE        as --device of run; several: all or none',
     '  detach SLOT          once the guest has released it',

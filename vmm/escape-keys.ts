@@ -1,8 +1,9 @@
 /** Ctrl-A, as QEMU's users know it. */
 const ESCAPE = 0x01;
 
-export const ESCAPE_HELP = [
-  'Ctrl-A x  end the machine',
+/** @param ending what Ctrl-A x does */
+export const escapeHelp = (ending: string): readonly string[] => [
+  `Ctrl-A x  ${ending}`,
   'Ctrl-A p  press its power button',
   'Ctrl-A h  print this',
   'Ctrl-A Ctrl-A  send Ctrl-A to the guest',

@@ -1,6 +1,6 @@
 /** A terminal, a pipe or a file as the input of a serial port. */
 import { Scope } from '../sys/scope.js';
-import { ESCAPE_HELP, EscapeKeys } from './escape-keys.js';
+import { EscapeKeys, escapeHelp } from './escape-keys.js';
 import type { VirtualMachine } from './virtual-machine.js';
 
 /** Input that waits for the guest while more is read: a person who types at one that hangs still reaches Ctrl-A x. */
@@ -24,6 +24,8 @@ export interface SerialTerminalOptions {
   readonly input?: SerialTerminalInput;
   /** Prints a line of help for Ctrl-A h. */
   readonly print: (line: string) => void;
+  /** What stopping the machine means, in that help. Default: `end the machine` */
+  readonly ending?: string;
 }
 
 /**
@@ -46,7 +48,7 @@ export class SerialTerminal implements Disposable {
 
   private constructor(
     vm: Pick<VirtualMachine, 'typeSerial' | 'stop' | 'pressPowerButton'>,
-    { port = 0, input = process.stdin, print }: SerialTerminalOptions,
+    { port = 0, input = process.stdin, print, ending = 'end the machine' }: SerialTerminalOptions,
   ) {
     using scope = new Scope();
     this.#vm = vm;
@@ -56,7 +58,7 @@ export class SerialTerminal implements Disposable {
       this.#keys = new EscapeKeys({
         end: () => vm.stop('Ctrl-A x'),
         powerButton: () => vm.pressPowerButton(),
-        help: () => ESCAPE_HELP.forEach(print),
+        help: () => escapeHelp(ending).forEach(print),
       });
       makeRaw(input, scope);
     }

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -6,7 +6,6 @@ import {
   mkdtempSync,
   openSync,
   readFileSync,
-  readSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -20,6 +19,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { openHostEnd } from '../devices/line/host-end.js';
 import { until } from '../devices/mtty/testing/until.js';
 import { ConfigError } from './config-error.js';
+import { atTerminal, readText } from './testing/at-terminal.js';
 import { echoGuest } from './testing/echo-guest.js';
 import { CLI, tsvisor } from './testing/machines.js';
 import { VirtualMachine } from './virtual-machine.js';
@@ -79,7 +79,7 @@ test('each port has its end: COM2 is a terminal, COM1 a file, and COM3 the obser
   );
   onTestFinished(() => closeSync(terminal));
   writeSync(terminal, 'hello');
-  expect(await read(terminal, 5)).toBe('hello');
+  expect(await readText(terminal, 5)).toBe('hello');
   writeSync(terminal, '\x04');
   expect((await vm.finished).outcome).toEqual({ kind: 'verdict', status: 0 });
   expect(readFileSync(log, 'latin1')).toBe('');
@@ -110,48 +110,12 @@ test('an end that cannot be opened ends the run before a machine is made', async
   expect(() => VirtualMachine.start({ serial: ['telnet'] })).toThrowError(ConfigError);
 });
 
-/** Reads this many characters of a nonblocking descriptor. */
-async function read(fd: number, count: number): Promise<string> {
-  const buffer = Buffer.alloc(4096);
-  let heard = '';
-  await until(() => {
-    try {
-      heard += buffer.toString('latin1', 0, readSync(fd, buffer));
-    } catch {}
-    return heard.length >= count;
-  });
-  return heard;
-}
-
-/** Runs tsvisor at a terminal of its own: stdin and stdout. */
-function atTerminal(args: readonly string[]) {
-  const end = openHostEnd({ kind: 'pty', path: '' });
-  const slave = openSync(end.numbers.address, constants.O_RDWR | constants.O_NOCTTY);
-  const close = () => {
-    closeSync(slave);
-    end[Symbol.dispose]();
-  };
-  // As one line that can be compared.
-  const mode = () =>
-    spawnSync('stty', ['-g'], { stdio: [slave, 'pipe', 'inherit'], encoding: 'utf8' }).stdout;
-  const before = mode();
-  const child: ChildProcess = spawn(process.execPath, [CLI, ...args], { stdio: [slave, slave, 'pipe'] });
-  onTestFinished(() => void child.kill('SIGKILL'));
-  const ended = once(child, 'exit');
-  let errors = '';
-  child.stderr?.on('data', (piece) => {
-    errors += String(piece);
-  });
-  const terminal = end.numbers.fd;
-  return { terminal, child, ended, mode, before, errors: () => errors, [Symbol.dispose]: close };
-}
-
 test('--serial stdio is a raw terminal with Ctrl-A x, and leaves it as it was', async () => {
   using at = atTerminal(['run', '--guest', guest(0), '--serial', 'stdio']);
   const { terminal, ended, mode, before, errors } = at;
   await until(() => mode() !== before);
   writeSync(terminal, 'a\x03b\r');
-  expect(await read(terminal, 4)).toBe('a\x03b\r');
+  expect(await readText(terminal, 4)).toBe('a\x03b\r');
   writeSync(terminal, '\x01h');
   await until(() => /Ctrl-A x {2}end the machine/.test(errors()));
   writeSync(terminal, '\x01x');

@@ -41,7 +41,7 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['maps', { run: printing('memory', mapsText) }],
   ['counters', { run: printing('counters', countersText) }],
   ['timeline', { run: printing('timeline', timelineText) }],
-  ['console', { options: ['follow'], run: printConsole }],
+  ['console', { options: ['follow', 'type'], run: useConsole }],
   ['screenshot', { takes: 'FILE', options: ['slot'], run: saveScreenshot }],
   ['attach', { takes: 'DEVICE', run: attach }],
   ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
@@ -70,14 +70,15 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
   if (takes !== undefined && args.length === 0) throw usageError(`ctl ${name}`, `takes ${takes}`);
   const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : 1;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
-  for (const option of ['follow', 'force', 'timeout', 'slot'])
+  for (const option of ['follow', 'type', 'force', 'timeout', 'slot'])
     if (options.has(option) && !known.includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
 }
 
-async function printConsole({ client, options, out }: Call): Promise<void> {
-  const query = options.has('follow') ? '?follow=true' : '';
-  await client.follow(`/v1/console${query}`, (piece) => out.write(piece));
+async function useConsole({ client, options, out }: Call): Promise<void> {
+  const { printConsole, typeAtConsole } = await import('./cli-console.js');
+  const use = options.has('type') ? typeAtConsole : printConsole;
+  await use(client, options.has('follow'), out);
 }
 
 async function saveScreenshot({ client, args, options }: Call): Promise<void> {

@@ -53,7 +53,11 @@ export class ApiClient {
     this.#path = path;
   }
 
-  /** @throws ApiError for an error that is answered; SysError ENOENT, ECONNREFUSED, EACCES if nobody listens */
+  /**
+   * Calls the API.
+   * @param body JSON, or bytes
+   * @throws ApiError for an error that is answered; SysError ENOENT, ECONNREFUSED, EACCES if nobody listens
+   */
   async call(method: string, target: string, body?: unknown): Promise<ApiAnswer> {
     const response = await this.#open(method, target, body);
     const pieces: Buffer[] = [];
@@ -71,13 +75,21 @@ export class ApiClient {
     return answer;
   }
 
-  /** Gives the pieces of an answer to `use` as they come, which is awaited. @throws as {@link call} */
-  async follow(target: string, use: (piece: Uint8Array) => unknown): Promise<void> {
+  /**
+   * Gives the pieces of an answer to `use` as they come, which is awaited, until its end or until `leaving` is aborted.
+   * @throws as {@link call}
+   */
+  async follow(target: string, use: (piece: Uint8Array) => unknown, leaving?: AbortSignal): Promise<void> {
     const response = await this.#open('GET', target);
+    const leave = () => response.destroy();
+    leaving?.addEventListener('abort', leave, { once: true });
+    if (leaving?.aborted) leave();
     try {
       for await (const piece of response as AsyncIterable<Buffer>) await use(piece);
     } catch (error) {
-      throw this.#failure(error);
+      if (!leaving?.aborted) throw this.#failure(error);
+    } finally {
+      leaving?.removeEventListener('abort', leave);
     }
   }
 
@@ -85,6 +97,11 @@ export class ApiClient {
     return new Promise((resolve, reject) => {
       const sent = request({ socketPath: this.#path, method, path, agent: false }, resolve);
       sent.on('error', (error) => reject(this.#failure(error)));
+      if (body instanceof Uint8Array) {
+        sent.setHeader('Content-Type', 'application/octet-stream');
+        sent.end(body);
+        return;
+      }
       if (body !== undefined) sent.setHeader('Content-Type', 'application/json');
       sent.end(body === undefined ? undefined : JSON.stringify(body));
     });
