@@ -1,6 +1,6 @@
 import { dirname, resolve } from 'node:path';
-import { SysError } from '../sys/error.js';
-import { openApi, parseApi } from './api/api-socket.js';
+import { openApi, openApiSocket, parseApi } from './api/api-socket.js';
+import type { ApiSocket } from './api/socket.js';
 import { RUN } from './cli-help.js';
 import { DEBUG_CHANNELS, type LogLevel, parseLogLevel, RunPrinter } from './cli-observer.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
@@ -17,6 +17,7 @@ import type { Output } from './output.js';
 import { pluginUrls } from './plugin-url.js';
 import { shown } from './problem-text.js';
 import { monotonicMs } from './protocol.js';
+import type { Sandbox } from './sandbox/enter.js';
 import { stopOnSignals } from './stop-signals.js';
 import { summaryText } from './summary.js';
 import { VirtualMachine } from './virtual-machine.js';
@@ -48,50 +49,40 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   if (config.serial.includes('stdio') && options.has('json'))
     throw usageError('--json', 'prints the report on stdout, where the serial port at stdio prints');
   checkDisplay(config.devices, { screenshot, view: viewPort, slot: display, showsMachine: true });
-  if (api !== undefined && config.sandbox.mode !== 'off')
-    throw usageError(
-      '--api',
-      'the sandbox does not allow its socket: one of --api and --sandbox is possible',
-    );
-  const files = { screenshot, config: options.value('config') };
-  const sandbox = config.sandbox.mode === 'off' ? undefined : await sealed(config, files, viewPort);
-  const isJson = options.has('json');
-  const run: RunOptions = { config, level: given, isJson, display, viewPort, screenshot, api, sandbox };
+  const files = { screenshot, config: options.value('config'), api };
+  const sandbox = config.sandbox.mode === 'off' ? undefined : await entered(config, files, viewPort);
+  using socket = await openApiSocket(api);
+  sandbox?.seal();
+  const run: RunOptions = {
+    ...{ config, level: given, isJson: options.has('json'), display, viewPort, screenshot, socket },
+    sandbox: sandbox?.description,
+  };
   try {
     return await runConfigured(run, out);
   } catch (error) {
-    throw sandbox === undefined ? error : mayBeForbidden(error);
+    if (sandbox === undefined) throw error;
+    const { mayBeForbidden } = await import('./sandbox/forbidden.js');
+    throw mayBeForbidden(error);
   }
 }
 
-/** Enters the sandbox: the first time, this program is executed again. Returns what is in force. */
-async function sealed(
+/** Enters the sandbox: the first time, this program is executed again. */
+async function entered(
   config: VmConfig,
-  files: { readonly screenshot: string | undefined; readonly config: string | undefined },
+  files: {
+    readonly screenshot: string | undefined;
+    readonly config: string | undefined;
+    readonly api: string | undefined;
+  },
   port: number | undefined,
-): Promise<string> {
+): Promise<Sandbox> {
   const { enterSandbox } = await import('./sandbox/enter.js'); // loaded here, as most runs never need it
   const given = (path: string | undefined) => (path === undefined ? [] : [path]);
-  const sandbox = enterSandbox(config, {
+  return enterSandbox(config, {
     read: given(files.config),
     outputs: given(files.screenshot),
+    listeners: given(files.api),
     port,
-  });
-  sandbox.seal();
-  return sandbox.description;
-}
-
-/** An error that the sandbox may have caused says so: its hint is about the host. */
-function mayBeForbidden(error: unknown): unknown {
-  if (!(error instanceof SysError) || !['EPERM', 'EACCES'].includes(error.code)) return error;
-  const { call, target, errno, hint } = error;
-  const sandbox = 'the sandbox forbids what the configuration does not name: see docs/sandbox.md';
-  return new SysError({
-    call,
-    target,
-    errno,
-    hint: hint === undefined ? sandbox : `${hint}; or ${sandbox}`,
-    cause: error,
   });
 }
 
@@ -104,7 +95,7 @@ interface RunOptions {
   readonly display: number | undefined;
   readonly viewPort: number | undefined;
   readonly screenshot: string | undefined;
-  readonly api: string | undefined;
+  readonly socket: ApiSocket | undefined;
   /** What the sandbox says of itself, if there is one. */
   readonly sandbox: string | undefined;
 }
@@ -132,7 +123,7 @@ async function runConfigured(options: RunOptions, out: Output): Promise<number> 
       printer.prints('info') ? (text) => printer.print(text) : (text) => console.error(text),
       display,
     );
-    api = await openApi(vm, options.api, say);
+    api = await openApi(vm, options.socket, say);
     const report = await vm.finished;
     terminal?.[Symbol.dispose]();
     await camera?.take();

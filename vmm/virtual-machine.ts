@@ -273,17 +273,30 @@ export class VirtualMachine implements AsyncDisposable {
    * configuration space. The guest stands still while the device is opened, and while its memory is pinned for the first
    * one of the host.
    * @returns the PCI slots
-   * @throws ConfigError for a wrong address or option; SysError EBUSY for a slot that is taken, or that the guest has not
+   * @throws ConfigError for a wrong address or option, or a device that a sandbox excludes; SysError EBUSY for a slot that is taken, or that the guest has not
    *   released yet; ENOSPC if none is left; EINVAL if the device needs guest memory that other processes can map, and it was
-   *   started without; the error of the failed step; those of {@link counters}
+   *   started without; EPERM or EACCES if a sandbox forbids what it needs; the error of the failed step; those of {@link counters}
    */
   attach(device: DeviceConfigInput): Promise<number>;
   attach(devices: readonly DeviceConfigInput[]): Promise<readonly number[]>;
   attach(devices: DeviceConfigInput | readonly DeviceConfigInput[]): Promise<number | readonly number[]>;
   async attach(input: DeviceConfigInput | readonly DeviceConfigInput[]): Promise<number | readonly number[]> {
     const isList = Array.isArray(input);
-    const slots = await this.#calls.call('attach', parseDevices(isList ? input : [input]));
+    const devices = parseDevices(isList ? input : [input]);
+    const slots = await (this.config.sandbox.mode === 'off'
+      ? this.#calls.call('attach', devices)
+      : this.#attachInSandbox(devices));
     return isList ? slots : (slots[0] as number);
+  }
+
+  async #attachInSandbox(devices: readonly DeviceConfig[]): Promise<readonly number[]> {
+    const { checkAttachable, mayBeForbidden } = await import('./sandbox/forbidden.js');
+    checkAttachable(devices);
+    try {
+      return await this.#calls.call('attach', devices);
+    } catch (error) {
+      throw mayBeForbidden(error);
+    }
   }
 
   /**

@@ -1,7 +1,8 @@
-/** The option `--api unix:PATH`. */
+/** The option `--api unix:PATH`, and the socket that it asks for. */
 import { unixPathProblem } from '../../sys/unix-socket.js';
 import { usageError } from '../command-line.js';
 import type { ControlledMachine } from './routes.js';
+import type { ApiSocket } from './socket.js';
 
 const FORM = 'unix:';
 
@@ -16,15 +17,22 @@ export function parseApi(text: string | undefined): string | undefined {
   return path;
 }
 
-/** Opens the API, if requested, and says where it is. @throws SysError as ApiServer.start */
+/** Opens the API's socket, if requested: before a sandbox, which allows no new ones. @throws SysError as ApiSocket.listen */
+export async function openApiSocket(path: string | undefined): Promise<ApiSocket | undefined> {
+  if (path === undefined) return undefined;
+  const { ApiSocket } = await import('./socket.js');
+  return ApiSocket.listen(path);
+}
+
+/** Serves the API on its socket, if there is one, and says where it is. @throws SysError as ApiServer.start */
 export async function openApi(
   machine: ControlledMachine,
-  path: string | undefined,
+  socket: ApiSocket | undefined,
   say: (text: string) => void,
 ): Promise<AsyncDisposable | undefined> {
-  if (path === undefined) return undefined;
+  if (socket === undefined) return undefined;
   const [{ ApiServer }, { version }] = await Promise.all([import('./server.js'), import('../version.js')]);
-  const server = await ApiServer.start(machine, path, version());
-  say(`controlled over ${path}: tsvisor ctl ${path} info`);
+  const server = await ApiServer.start(machine, socket, version());
+  say(`controlled over ${server.path}: tsvisor ctl ${server.path} info`);
   return server;
 }

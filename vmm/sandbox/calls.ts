@@ -9,6 +9,8 @@ export interface CallNeeds {
   readonly ioctls: readonly number[];
   /** Address families of new sockets. */
   readonly families: readonly number[];
+  /** Whether it accepts clients of sockets that it has already. */
+  readonly accepts: boolean;
   /** Of this process. */
   readonly pid: number;
 }
@@ -67,6 +69,9 @@ const TIME_AND_FACTS = [
 /** Of sockets that are open: standard output can be one. */
 const OPEN_SOCKETS = ['getsockname', 'getpeername', 'getsockopt', 'shutdown'] as const;
 
+/** Node listens again on a socket that it is given. */
+const ACCEPTING = ['listen', 'accept4'] as const;
+
 const SOCKETS = [
   ['connect', 'bind', 'listen', 'accept4', 'setsockopt', 'sendmsg', 'recvmsg', 'sendto', 'recvfrom'],
 ] as const;
@@ -89,7 +94,7 @@ const PRCTL = [15, 16, 0x5356_4d41];
 const all = (groups: readonly (readonly SystemCallName[])[]): CallRule[] =>
   groups.flat().map((name) => ({ name }));
 
-export function callRules({ ioctls, families, pid }: CallNeeds): readonly CallRule[] {
+export function callRules({ ioctls, families, accepts, pid }: CallNeeds): readonly CallRule[] {
   return [
     { name: 'ioctl', when: [{ arg: 1, oneOf: ioctls }] },
     ...all([...MEMORY, ...THREADS, ...FILES, ...EVENTS, ...TIME_AND_FACTS, OPEN_SOCKETS]),
@@ -113,6 +118,6 @@ export function callRules({ ioctls, families, pid }: CallNeeds): readonly CallRu
     families.length === 0
       ? { name: 'socket', when: 'never', otherwise: errno.EPERM }
       : { name: 'socket', when: [{ arg: 0, oneOf: families }], otherwise: errno.EPERM },
-    ...(families.length === 0 ? [] : all(SOCKETS)),
+    ...(families.length === 0 ? (accepts ? all([ACCEPTING]) : []) : all(SOCKETS)),
   ];
 }

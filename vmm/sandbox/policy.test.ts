@@ -80,6 +80,14 @@ describe('the filter', () => {
     expect(allows('connect', 3)).toBe(families.length > 0);
   });
 
+  test('lets a program accept clients of a socket that it has already, and make or connect no other', () => {
+    const allows = filterOf({}, { listeners: ['/run/x'] });
+    expect([allows('accept4', 3), allows('listen', 3)]).toEqual([true, true]);
+    for (const name of ['bind', 'connect', 'sendmsg'] as const) expect(allows(name, 3)).toBe(false);
+    expect(allows('socket', 1, 1, 0)).toBe(false);
+    expect(filterOf()('accept4', 3)).toBe(false);
+  });
+
   test('allows threads of this process, and no process', () => {
     const allows = filterOf();
     expect(allows('clone', 0x3d_0f00)).toBe(true); // pthread_create

@@ -45,6 +45,8 @@ export interface SandboxExtras {
   readonly outputs?: readonly string[];
   /** Paths of unix sockets that it creates; it can then connect to others, too. */
   readonly sockets?: readonly string[];
+  /** Paths of unix sockets that it listens on before `seal()`, and accepts clients of after it. */
+  readonly listeners?: readonly string[];
   /** TCP port that it listens on; 0 for a free one. */
   readonly port?: number | undefined;
 }
@@ -89,7 +91,10 @@ export function sandboxPolicy(config: VmConfig, extras: SandboxExtras = {}): San
       ...terminalPaths(),
     ],
     ports: port === undefined ? [] : [port],
-    calls: callRules({ ioctls: numbers, families, pid: process.pid }),
+    calls: callRules({
+      ...{ ioctls: numbers, families, pid: process.pid },
+      accepts: (extras.listeners ?? []).length > 0,
+    }),
     ioctls,
     descriptors: needs.descriptors,
   };
@@ -176,13 +181,13 @@ function pluginPaths(url: string): PathRule[] {
   return rules(READ, [folder, ...above]);
 }
 
-function extraPaths({ read = [], outputs = [], sockets = [] }: SandboxExtras): PathRule[] {
+function extraPaths({ read = [], outputs = [], sockets = [], listeners = [] }: SandboxExtras): PathRule[] {
   return [
     ...rules(READ, read),
     ...outputs.map(outputRule),
     ...rules(
       LISTEN,
-      sockets.map((path) => dirname(resolve(path))),
+      [...sockets, ...listeners].map((path) => dirname(resolve(path))),
     ),
   ];
 }
