@@ -37,6 +37,7 @@ test.each([
     'EIO',
     /hint: 0000:01:00\.0: it does not answer.*\n {4}fix:\n {6}echo 0 > \S+\/d3cold_allowed\n/,
   ],
+  ['a dead device that could be opened', dead, 'read', 'EIO', /hint: 0000:01:00\.0: it does not answer/],
   [
     'interrupts that are not remapped',
     unremapped,
@@ -58,6 +59,7 @@ test.each([
   ['a call that it does not concern', direct, failure('VFIO_IOMMU_MAP_DMA', 'EINVAL')],
   ['an errno that it does not concern', reserved, failure('VFIO_IOMMU_MAP_DMA', 'ENOMEM')],
   ['a host that is right', () => {}, failure('VFIO_GROUP_SET_CONTAINER', 'EINVAL')],
+  ['a file that cannot be read, of a device that answers', () => {}, failure('read', 'EIO')],
   ['an error of another kind', direct, new Error('VFIO_GROUP_SET_CONTAINER')],
 ])('%s leaves the error as it is', (_what, spoil, error) => {
   using world = new CheckWorld();

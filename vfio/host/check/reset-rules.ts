@@ -77,7 +77,7 @@ export const powerState: Rule<CheckedDevice> = {
     if (isDead(device.path) && device.physfn === undefined) {
       const config = says(join(device.path, 'config'), 'all ones');
       return fails(isOff ? 'it is in D3cold, and does not come back' : 'it does not answer', {
-        why: 'a device whose configuration space reads as ones cannot be opened (EIO)',
+        why: 'a device whose configuration space reads as ones cannot be used (EIO)',
         evidence: [...evidence, config],
         commands: [...keepOn, `echo 1 > ${folder}/remove`, 'echo 1 > /sys/bus/pci/rescan'],
         advice: 'if it still does not answer, only a power cycle of the host helps',
