@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import { errno } from '../../../sys/errno.js';
 import { SysError } from '../../../sys/error.js';
 import { CheckWorld } from '../testing/check-world.js';
+import { UUID, vf } from '../testing/rule-rows.js';
 import { explainFailure } from './explain-failure.js';
 
 const failure = (call: string, code: 'EINVAL' | 'EPERM' | 'EIO' | 'ENOMEM', hint?: string) =>
@@ -11,6 +12,7 @@ const REGIONS = 'sys/kernel/iommu_groups/26/reserved_regions';
 const direct = ({ host }: CheckWorld) => host.file(REGIONS, '0xbdf6f000 0xbdf7efff direct\n');
 const reserved = ({ host }: CheckWorld) => host.file(REGIONS, '0x1000 0x1fff reserved\n');
 const dead = (world: CheckWorld) => world.host.file(world.nic('config'), new Uint8Array(64).fill(0xff));
+const hostsVf = (world: CheckWorld) => vf(world, 'igb', { 'vf-token': UUID });
 const unremapped = ({ host }: CheckWorld) =>
   host.file('proc/interrupts', '  2:  0  IO-APIC  2-edge  timer\n');
 
@@ -39,6 +41,13 @@ test.each([
   ],
   ['a dead device that could be opened', dead, 'read', 'EIO', /hint: 0000:01:00\.0: it does not answer/],
   [
+    'a token for nobody',
+    hostsVf,
+    'VFIO_GROUP_GET_DEVICE_FD',
+    'EINVAL',
+    /hint: \S+: a token is given, and igb of the host has its physical function/,
+  ],
+  [
     'interrupts that are not remapped',
     unremapped,
     'VFIO_DEVICE_BIND_IOMMUFD',
@@ -59,6 +68,11 @@ test.each([
   ['a call that it does not concern', direct, failure('VFIO_IOMMU_MAP_DMA', 'EINVAL')],
   ['an errno that it does not concern', reserved, failure('VFIO_IOMMU_MAP_DMA', 'ENOMEM')],
   ['a host that is right', () => {}, failure('VFIO_GROUP_SET_CONTAINER', 'EINVAL')],
+  [
+    'a token that is missing',
+    (world: CheckWorld) => vf(world, 'vfio-pci'),
+    failure('VFIO_GROUP_GET_DEVICE_FD', 'EIO'),
+  ],
   ['a file that cannot be read, of a device that answers', () => {}, failure('read', 'EIO')],
   ['an error of another kind', direct, new Error('VFIO_GROUP_SET_CONTAINER')],
 ])('%s leaves the error as it is', (_what, spoil, error) => {

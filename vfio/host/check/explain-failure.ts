@@ -24,6 +24,11 @@ const EXPLANATIONS: readonly Explanation[] = [
     codes: /^(?:EINVAL|EADDRINUSE)$/,
   },
   {
+    rule: 'vf-token',
+    calls: /^VFIO_GROUP_GET_DEVICE_FD$/,
+    codes: /^EINVAL$/,
+  },
+  {
     rule: 'interrupt-remapping',
     calls: /^VFIO_DEVICE_(?:BIND_IOMMUFD|ATTACH_IOMMUFD_PT)$/,
     codes: /^EPERM$/,
