@@ -1,6 +1,7 @@
 /** `npm run consumers`: packs the package, installs it as a dependency, and tests it on every supported Node. */
 import { accessSync, constants } from 'node:fs';
 import { join } from 'node:path';
+import { buildClient } from './api-client.js';
 import { installNodes } from './nodes.js';
 import { entriesOf, packageProblems } from './package-files.js';
 import { problemWith, rowsOf, runRow } from './rows.js';
@@ -38,7 +39,7 @@ async function main(): Promise<number> {
   );
   failures.push(...problems);
 
-  for (const { name, ended } of await checkTypes(site, entries)) {
+  for (const { name, ended } of [...(await checkTypes(site, entries)), ...(await buildClient(site))]) {
     console.log(`${name.padEnd(NAME_WIDTH)}${ended.status === 0 ? 'ok' : 'FAIL'}`);
     if (ended.status !== 0) failures.push(`${name}:\n${indented(ended.output)}`);
   }

@@ -32,7 +32,7 @@ const vitest = (app: string, pool: string, isFirst: boolean): Row => ({
 });
 
 export function rowsOf(site: Site, entries: readonly string[], hasKvm: boolean): readonly Row[] {
-  const { app, sharing, separate, bare, withCopy } = site;
+  const { app, sharing, separate, bare, withCopy, client } = site;
   const machine = hasKvm ? ['kvm'] : [];
   const bothRan = hasKvm ? [/"status":0\} and .*"status":0\}/] : [];
   const pluginSays = [/create on card \(plug-in card\): EIO\n {2}hint: the task found \d{2,} names/];
@@ -81,6 +81,14 @@ export function rowsOf(site: Site, entries: readonly string[], hasKvm: boolean):
       cwd: app,
       args: ['npx', 'tsvisor', 'run', '--append', 'pings=2'],
       says: [/2\/2 replies/],
+    },
+    {
+      name: 'client of openapi.json: every operation',
+      needsKvm: true,
+      status: 0,
+      cwd: client,
+      args: ['built/drive.js', site.tsvisor],
+      says: [/attach 201, attach 400, .*stop 204/],
     },
     ...[bare, withCopy].map((cwd) => ({
       name: `plug-in ${cwd === bare ? 'without a tsvisor' : 'beside another copy'}`,

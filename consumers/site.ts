@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { runWell } from './run.js';
 
 export const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
-const PROGRAMS = join(PROJECT, 'consumers/programs');
+export const PROGRAMS = join(PROJECT, 'consumers/programs');
 
 /** The last release of the previous major version, and the current one. */
 export const TYPESCRIPTS = ['5.9.3', '6.0.3'];
@@ -23,6 +23,8 @@ export interface Site {
   /** A folder with a plug-in and no package at all; in `withCopy`, the same beside the separate copy. */
   readonly bare: string;
   readonly withCopy: string;
+  /** For a client of the API; not made yet. */
+  readonly client: string;
 }
 
 interface Versions {
@@ -33,7 +35,8 @@ function writeJson(path: string, value: unknown): void {
   writeFileSync(path, JSON.stringify(value, null, 2));
 }
 
-async function install(folder: string, packages: readonly string[]): Promise<void> {
+/** Makes a folder with a package.json, and installs packages there. */
+export async function install(folder: string, packages: readonly string[]): Promise<void> {
   mkdirSync(folder, { recursive: true });
   writeJson(join(folder, 'package.json'), { private: true, type: 'module' });
   await runWell('npm', ['install', '--no-package-lock', '--prefer-offline', ...packages], {
@@ -66,6 +69,7 @@ export async function createSite(): Promise<Site & Disposable> {
     separate: join(other, 'node_modules/tsvisor'),
     bare: join(root, 'bare'),
     withCopy: join(other, 'plugin'),
+    client: join(root, 'client'),
   };
   cpSync(site.tsvisor, site.sharing, { recursive: true });
   for (const kind of ['plain', 'vitest']) cpSync(join(PROGRAMS, kind), app, { recursive: true });
