@@ -213,4 +213,6 @@ export interface MdevInstance extends Disposable {
   readonly ops: VfioDeviceOps;
   /** @see AssignableDevice.counters */
   counters?(): Readonly<Record<string, number>>;
+  /** @see AssignableDevice.vectorCounts */
+  vectorCounts?(): readonly number[];
 }

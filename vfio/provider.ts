@@ -18,6 +18,11 @@ export interface AssignableDevice extends Disposable {
   readonly description: string;
   /** The device's own statistics by name, such as packets and doorbells; absent if it keeps none. */
   counters?(): Readonly<Record<string, number>>;
+  /**
+   * How many interrupts it has sent by each MSI or MSI-X vector; absent if it keeps no count. Those of the kernel's drivers and of
+   * other processes go from their eventfd into KVM, where nobody counts them.
+   */
+  vectorCounts?(): readonly number[];
 }
 
 /** The group interface of a provider. */

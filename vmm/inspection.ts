@@ -42,6 +42,7 @@ export const MOST_TIMELINE_EVENTS = 4096;
 /** Machine thread only: reads the device's counters and the state of its function. */
 export function deviceState({ slot, name, assigned }: SlottedDevice): DeviceState {
   const { device, provider, interface: how } = assigned;
+  const state = assigned.function.inspect?.();
   return {
     slot,
     name,
@@ -52,6 +53,18 @@ export function deviceState({ slot, name, assigned }: SlottedDevice): DeviceStat
     group: device.group,
     ...(device.cdev === undefined ? {} : { cdev: device.cdev }),
     counters: device.counters?.() ?? {},
-    ...assigned.function.inspect?.(),
+    ...(state && { ...state, interrupts: counted(state.interrupts, device.vectorCounts?.() ?? []) }),
   };
+}
+
+/** The vectors with their counts. */
+function counted(
+  interrupts: PciFunctionState['interrupts'],
+  counts: readonly number[],
+): PciFunctionState['interrupts'] {
+  const vectors = interrupts.vectors.map((state) => {
+    const sent = counts[state.vector];
+    return sent === undefined ? state : { ...state, sent };
+  });
+  return { ...interrupts, vectors };
 }

@@ -9,7 +9,13 @@ import { VirtioNetDevice } from './device.js';
 import type { QueueCommand, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
 import { MTU_RANGE, parseOptions } from './options.js';
-import { createSharedState, readCounters, SharedState, type VirtioNetCounters } from './shared-state.js';
+import {
+  createSharedState,
+  readCounters,
+  readVectorCounts,
+  SharedState,
+  type VirtioNetCounters,
+} from './shared-state.js';
 import { QUEUE_COUNT } from './spec.js';
 
 /** Net back-ends, and the event task that can open them. */
@@ -26,6 +32,8 @@ export interface VirtioNetInstance extends MdevInstance {
   readonly mac: Uint8Array;
   /** Its statistics since it was created. */
   counters(): VirtioNetCounters;
+  /** @see AssignableDevice.vectorCounts */
+  vectorCounts(): readonly number[];
 }
 
 /** A vendor driver whose instances are {@link VirtioNetInstance}. */
@@ -98,6 +106,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
         ops,
         mac,
         counters: () => readCounters(shared),
+        vectorCounts: () => readVectorCounts(shared),
         [Symbol.dispose]: () => owned[Symbol.dispose](),
       };
     },

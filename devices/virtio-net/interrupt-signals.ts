@@ -95,7 +95,7 @@ export class InterruptSignals implements Disposable {
 
   #sendMsix(vectors: readonly number[], vector: number): void {
     const fd = vectors[vector] ?? -1;
-    if (fd >= 0) this.#signal(fd);
+    if (fd >= 0) this.#signalVector(fd, vector);
     // VIRTIO_MSI_NO_VECTOR is out of range.
     else if (vector < MSIX_VECTORS) this.#pending.add(vector);
   }
@@ -111,8 +111,13 @@ export class InterruptSignals implements Disposable {
       const fd = msix?.[vector] ?? -1;
       if (fd < 0) continue;
       this.#pending.delete(vector);
-      this.#signal(fd);
+      this.#signalVector(fd, vector);
     }
+  }
+
+  #signalVector(fd: number, vector: number): void {
+    this.#state.countVector(vector);
+    this.#signal(fd);
   }
 
   #signal(fd: number): void {

@@ -68,6 +68,7 @@ test('with MSI-X each queue signals its own vector, and a queue without vector n
   send(bench);
   expect([config, rx, tx].map(taken)).toEqual([0, 0, 0]);
   expect(bench.instance.counters().interrupts).toBe(2);
+  expect(bench.instance.vectorCounts()).toEqual([0, 1, 1]);
 });
 
 test('MSI-X takes a vector while it is enabled, whose queue then signals it, and lets single ones go', () => {

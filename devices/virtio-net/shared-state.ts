@@ -1,10 +1,10 @@
-import { QUEUE_COUNT, VIRTIO_MSI_NO_VECTOR } from './spec.js';
+import { MSIX_VECTORS, QUEUE_COUNT, VIRTIO_MSI_NO_VECTOR } from './spec.js';
 
 /**
  * State that the registers (machine thread) and the queues (event thread) of a device share, besides guest memory.
  *
  *   Int32   one word per name of WORDS
- *   Float64 from byte 32: one per name of COUNTERS, written by the event thread only
+ *   Float64 from byte 32: one per name of COUNTERS, then one per MSI-X vector, written by the event thread only
  */
 export type SharedStateBuffer = SharedArrayBuffer;
 
@@ -42,7 +42,7 @@ const COUNTER_COUNT = Object.keys(COUNTERS).length;
 export type VirtioNetCounters = Readonly<Record<keyof typeof COUNTERS, number>>;
 
 export const createSharedState = (): SharedStateBuffer =>
-  new SharedArrayBuffer(COUNTER_BASE + COUNTER_COUNT * 8);
+  new SharedArrayBuffer(COUNTER_BASE + (COUNTER_COUNT + MSIX_VECTORS) * 8);
 
 /** Reads the counters, in any thread. Each one is exact, but they are not read at the same instant. */
 export function readCounters(buffer: SharedStateBuffer): VirtioNetCounters {
@@ -52,6 +52,11 @@ export function readCounters(buffer: SharedStateBuffer): VirtioNetCounters {
   ) as VirtioNetCounters;
 }
 
+/** Reads how many interrupts each MSI-X vector has had, in any thread. */
+export const readVectorCounts = (buffer: SharedStateBuffer): readonly number[] => [
+  ...new Float64Array(buffer, COUNTER_BASE + COUNTER_COUNT * 8, MSIX_VECTORS),
+];
+
 /** One side's view of the shared words. */
 export class SharedState {
   readonly #words: Int32Array;
@@ -59,7 +64,7 @@ export class SharedState {
 
   constructor(buffer: SharedStateBuffer) {
     this.#words = new Int32Array(buffer, 0, COUNTER_BASE / 4);
-    this.#counters = new Float64Array(buffer, COUNTER_BASE, COUNTER_COUNT);
+    this.#counters = new Float64Array(buffer, COUNTER_BASE, COUNTER_COUNT + MSIX_VECTORS);
   }
 
   get isr(): number {
@@ -134,5 +139,11 @@ export class SharedState {
   count(counter: keyof VirtioNetCounters, by = 1): void {
     const index = COUNTERS[counter];
     this.#counters[index] = (this.#counters[index] as number) + by;
+  }
+
+  /** Counts an interrupt of an MSI-X vector. Event thread only. */
+  countVector(vector: number): void {
+    const index = COUNTER_COUNT + vector;
+    this.#counters[index] = (this.#counters[index] as number) + 1;
   }
 }

@@ -62,6 +62,8 @@ export interface VectorState {
   readonly isMasked: boolean;
   /** An interrupt waits for the vector to be unmasked. */
   readonly isPending: boolean;
+  /** How many interrupts the device has sent by it. Absent if the device does not count: never 0 for unknown. */
+  readonly sent?: number;
 }
 
 /** A function's BARs and interrupts. */

@@ -57,6 +57,7 @@ function assignable(
   release: () => void,
 ): AssignableDevice {
   const counters = instance.counters?.bind(instance);
+  const vectorCounts = instance.vectorCounts?.bind(instance);
   return {
     name: vfToken === undefined ? uuid : `${uuid} vf_token=${vfToken}`,
     ...(vfToken === undefined ? {} : { vfToken }),
@@ -64,6 +65,7 @@ function assignable(
     cdev: device.cdev,
     description: `${type.description} (mediated device ${uuid}, ${type.deviceApi})`,
     ...(counters === undefined ? {} : { counters }),
+    ...(vectorCounts === undefined ? {} : { vectorCounts }),
     [Symbol.dispose]: release,
   };
 }

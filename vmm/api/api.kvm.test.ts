@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { CLI } from '../testing/machines.js';
 import { ApiClient } from './client.js';
-import { memorySchema } from './schemas.js';
+import { devicesSchema, memorySchema } from './schemas.js';
 
 const CURL = '/usr/bin/curl';
 const PAGE = 4096;
@@ -106,6 +106,24 @@ test('each exit of a trapped page is counted', async () => {
       expect(reads + writes).toBeGreaterThan(0);
     }
   }
+});
+
+test('each interrupt is counted by its vector', async () => {
+  const client = new ApiClient(path);
+  const read = async () => {
+    const [device] = devicesSchema.parse(
+      JSON.parse((await client.call('GET', '/v1/devices')).body.toString()),
+    );
+    const sent = (device?.interrupts?.vectors ?? []).map((vector) => vector.sent ?? Number.NaN);
+    return { total: device?.counters.interrupts ?? 0, sent };
+  };
+  while ((await read()).total < 100) await sleep(20);
+  await client.call('PUT', '/v1/pause');
+  // The device sends what it has still to send.
+  let [before, now] = [await read(), await read()];
+  while (before.total !== now.total) [before, now] = [now, await read()];
+  expect(now.sent.reduce((sum, count) => sum + count, 0)).toBe(now.total);
+  expect(now.sent.filter((count) => count > 0).length).toBe(2); // of the queues; the configuration does not change
 });
 
 test.runIf(existsSync(CURL))('curl drives it', async () => {

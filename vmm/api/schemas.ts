@@ -72,7 +72,15 @@ const bar = z.object({
 const interrupts = z.object({
   mode: z.enum(['msix', 'msi', 'intx', 'none']),
   gsi: count.optional(),
-  vectors: z.array(z.object({ vector: count, isMasked: z.boolean(), isPending: z.boolean() })),
+  vectors: z.array(
+    z.object({
+      vector: count,
+      isMasked: z.boolean(),
+      isPending: z.boolean(),
+      /** Absent for a device that does not count. */
+      sent: count.optional(),
+    }),
+  ),
 });
 
 export const devicesSchema = z.array(

@@ -68,7 +68,9 @@ function interruptLines(interrupts: Device['interrupts']): string[] {
   const { mode, gsi, vectors } = interrupts;
   const pin = gsi === undefined ? '' : `, INTx is pin ${gsi}`;
   const masked = vectors.filter(({ isMasked }) => isMasked).length;
-  return [`  interrupts: ${mode}, ${vectors.length} vectors wired, ${masked} masked${pin}`];
+  const sent = vectors.flatMap((each) => (each.sent === undefined ? [] : `${each.vector}: ${each.sent}`));
+  const counts = sent.length === 0 ? '' : `; sent by vector ${sent.join(', ')}`;
+  return [`  interrupts: ${mode}, ${vectors.length} vectors wired, ${masked} masked${pin}${counts}`];
 }
 
 function barLines(bar: NonNullable<Device['bars']>[number]): string[] {

@@ -101,7 +101,11 @@ function stateText({ provider, group, interrupts, ...device }: Device): string {
   if (mode === 'intx') return `${where}; INTx, pin ${gsi}`;
   const masked = vectors.filter((vector) => vector.isMasked).length;
   const pending = vectors.filter((vector) => vector.isPending).length;
-  return `${where}; ${how[mode]}, ${vectors.length} vectors wired, ${masked} masked, ${pending} pending`;
+  const sent = vectors
+    .filter((each) => each.sent !== undefined)
+    .map((each) => `${each.vector}: ${number(each.sent ?? 0)}`);
+  const counts = sent.length === 0 ? '' : `; sent by vector ${sent.join(', ')}`;
+  return `${where}; ${how[mode]}, ${vectors.length} vectors wired, ${masked} masked, ${pending} pending${counts}`;
 }
 
 function barText(bar: NonNullable<Device['bars']>[number]): string {
@@ -210,7 +214,7 @@ describe.runIf(hasKvm())('on a machine that runs', () => {
       const panels = await expectSamePanels(page, client);
       expect(panels.topology).toEqual(['00:03.0 vgpu-small', '00:04.0 virtio-net']);
       expect(panels.counters[1]?.interrupts).toBeGreaterThan(0);
-      expect(panels.states[1]).toMatch(/MSI-X, [1-9]\d* vectors wired/);
+      expect(panels.states[1]).toMatch(/MSI-X, [1-9]\d* vectors wired, .*; sent by vector 0: 0, 1: [1-9]/);
       expect(panels.memory.join('\n')).toMatch(/^ram ram 0x0 64 MiB .* in core container, .* present/m);
       expect(panels.timeline.join('\n')).toMatch(/ set_kvm /);
       expect(Object.keys(panels.accesses).length).toBeGreaterThan(2);

@@ -62,7 +62,11 @@ function interruptsOf({ mode, gsi, vectors }: NonNullable<Device['interrupts']>)
   if (mode === 'none') return 'no interrupts enabled';
   if (mode === 'intx') return `INTx, pin ${gsi}`;
   const name = mode === 'msix' ? 'MSI-X' : 'MSI';
-  return `${name}, ${vectors.length} vectors wired, ${masked} masked, ${pending} pending`;
+  const sent = vectors.flatMap((each) =>
+    each.sent === undefined ? [] : `${each.vector}: ${each.sent.toLocaleString('en')}`,
+  );
+  const counts = sent.length === 0 ? '' : `; sent by vector ${sent.join(', ')}`;
+  return `${name}, ${vectors.length} vectors wired, ${masked} masked, ${pending} pending${counts}`;
 }
 
 /** The assigned devices by slot, with their counters, and buttons to attach and detach. */
