@@ -18,12 +18,34 @@ export interface NetCounters {
 }
 
 /**
+ * Work on frames that one side leaves to the other: checksums and segmentation. Sets of them are `TUN_F_` bits of
+ * linux/if_tun.h.
+ */
+export interface NetOffloads {
+  /** What the host end takes over from the guest, and may leave to it. */
+  readonly offered: number;
+  /**
+   * Sets what the guest takes over from now on. The host end leaves nothing else to it in frames that arrive later;
+   * those that already wait are as they are. Does not throw.
+   */
+  accept(offloads: number): void;
+}
+
+/**
  * Host end of a NIC's wire. Event thread only.
  *
- * Frames are bare Ethernet: no virtio-net header, no FCS, no padding to 60 bytes. No call blocks, and none throws
- * because of a frame's contents. Disposing closes whatever the port opened; a disposed port drops and yields nothing.
+ * Frames are bare Ethernet: no virtio-net header (unless the port has `offloads`), no FCS, no padding to 60 bytes. No
+ * call blocks, and none throws because of a frame's contents. Disposing closes whatever the port opened; a disposed port
+ * drops and yields nothing.
  */
 export interface NetPort extends Disposable {
+  /**
+   * If present, each frame of `transmit` and `receive` begins with a struct virtio_net_hdr_v1 (12 bytes), which lengths
+   * include and counters do not. The host end checks those that it takes; `num_buffers` of those that it gives is
+   * undefined.
+   */
+  readonly offloads?: NetOffloads;
+
   /**
    * Readable when receive() may have a frame (level-triggered epoll); -1 if frames appear only as a result of
    * transmit().

@@ -1,44 +1,14 @@
 import { execFileSync, spawnSync } from 'node:child_process';
-import { accessSync, closeSync, constants, openSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join as joinPath } from 'node:path';
+import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, type TestContext, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import * as libc from '../../sys/libc.js';
 import type { NetPort } from './port.js';
 import { tap } from './tap.js';
 import { arp, BROADCAST, icmpEcho, inetChecksum } from './testing/frames.js';
+import { isInNamespace, runInNamespace } from './testing/namespace.js';
 
-// The real tun driver, in its own network namespace: this file runs itself again under `unshare --net`.
-const INSIDE = 'TSVISOR_TAP_NETNS';
-
-function lacking(): string | undefined {
-  if (process.geteuid?.() !== 0) return 'needs root, for a network namespace';
-  try {
-    accessSync('/dev/net/tun', constants.R_OK | constants.W_OK);
-    execFileSync('unshare', ['--net', 'ip', 'link', 'show', 'lo'], { stdio: 'ignore' });
-  } catch {
-    return 'needs /dev/net/tun, unshare and ip';
-  }
-  return undefined;
-}
-
-function runInNamespace(context: TestContext): void {
-  const reason = lacking();
-  context.skip(reason !== undefined, reason);
-  const vitest = joinPath(
-    dirname(createRequire(import.meta.url).resolve('vitest/package.json')),
-    'vitest.mjs',
-  );
-  const words = ['--net', process.execPath, vitest, 'run', fileURLToPath(import.meta.url)];
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('VITEST')));
-  const child = spawnSync('unshare', words, {
-    env: { ...env, [INSIDE]: '1', NO_COLOR: '1' },
-    encoding: 'utf8',
-  });
-  expect(child.status, `${child.stdout}${child.stderr}`).toBe(0);
-  expect(child.stdout).toMatch(/Tests.*\d passed/);
-}
+// The real tun driver, in its own network namespace: this file runs itself again in one.
 
 const HOST = '10.9.0.1';
 const ip = (...words: string[]) => execFileSync('ip', words, { stdio: 'pipe' });
@@ -49,13 +19,18 @@ function up(name: string): void {
   ip('link', 'set', name, 'up');
 }
 
-/** The next frame that `matches`; the kernel sends others unasked. */
+/** Of a tap's frames, if it has offloads. */
+const headerOf = (port: NetPort): Uint8Array => new Uint8Array(port.offloads === undefined ? 0 : 12);
+const send = (port: NetPort, ...parts: Uint8Array[]): boolean => port.transmit([headerOf(port), ...parts]);
+
+/** The next frame that `matches`, without its header; the kernel sends others unasked. */
 function awaitFrame(port: NetPort, matches: (frame: Uint8Array) => boolean): Uint8Array {
   const buffer = new Uint8Array(2000);
   const nap = new Int32Array(new SharedArrayBuffer(4));
+  const header = headerOf(port);
   for (let i = 0; i < 500; i++) {
-    const length = port.receive([buffer.subarray(0, 14), buffer.subarray(14)]);
-    if (length === 0) Atomics.wait(nap, 0, 0, 10);
+    const length = port.receive([header, buffer.subarray(0, 14), buffer.subarray(14)]) - header.length;
+    if (length <= 0) Atomics.wait(nap, 0, 0, 10);
     else if (matches(buffer.subarray(0, length))) return buffer.slice(0, length);
   }
   throw new Error('the frame did not arrive');
@@ -77,14 +52,14 @@ function realDriver(): void {
     expect(port.fd).toBeGreaterThan(2);
     up('tsv0');
     const request = arp(guest);
-    expect(port.transmit([request.subarray(0, 5), request.subarray(5, 5), request.subarray(5)])).toBe(true);
+    expect(send(port, request.subarray(0, 5), request.subarray(5, 5), request.subarray(5))).toBe(true);
     const reply = awaitFrame(port, isArpReply);
     expect(reply).toHaveLength(42);
     const to = Array.from(reply.subarray(6, 12), (byte) => byte.toString(16).padStart(2, '0')).join(':');
 
     const data = Uint8Array.from({ length: 1472 }, (_, i) => i & 255);
     const ping = icmpEcho(data, { ...guest, to });
-    expect(port.transmit([ping])).toBe(true);
+    expect(send(port, ping)).toBe(true);
     const pong = awaitFrame(port, isIcmp);
     expect(pong.slice(42)).toEqual(data);
     expect(inetChecksum(pong.subarray(34))).toBe(0);
@@ -99,16 +74,16 @@ function realDriver(): void {
   test('a frame longer than the parts is dropped and counted, and the next one arrives intact', () => {
     using port = tap.open('tsv1');
     up('tsv1');
-    port.transmit([arp(guest)]);
+    send(port, arp(guest));
     awaitFrame(port, isArpReply);
     const before = port.counters.rxDropped;
-    port.transmit([arp(guest)]);
+    send(port, arp(guest));
     const short = [new Uint8Array(20), new Uint8Array(21)];
     let length = 0;
     while (length === 0) length = port.receive(short);
     expect(length).toBe(-1);
     expect(port.counters.rxDropped).toBe(before + 1);
-    port.transmit([arp(guest)]);
+    send(port, arp(guest));
     expect(awaitFrame(port, isArpReply)).toHaveLength(42);
   });
 
@@ -123,9 +98,9 @@ function realDriver(): void {
 
   test('while the link is down, or the frame has no header, a frame is dropped', () => {
     using port = tap.open('tsv3');
-    expect(port.transmit([arp({ to: BROADCAST })])).toBe(false);
+    expect(send(port, arp({ to: BROADCAST }))).toBe(false);
     up('tsv3');
-    expect(port.transmit([new Uint8Array(5)])).toBe(false);
+    expect(send(port, new Uint8Array(5))).toBe(false);
     expect(port.transmit([])).toBe(false);
     expect(port.counters).toMatchObject({ txFrames: 0, txDropped: 3 });
   });
@@ -150,14 +125,17 @@ function realDriver(): void {
     return fd;
   }
 
-  test('a descriptor of a tap carries frames, and survives the port', () => {
-    const fd = opened('tsv8', 0x1002);
+  test.each([
+    ['without headers', 0x1002],
+    ['with headers', 0x5002],
+  ])('a descriptor of a tap %s carries frames, and survives the port', (_what, flags) => {
+    const fd = opened('tsv8', flags);
     up('tsv8');
     for (let turn = 0; turn < 2; turn++) {
       using port = tap.open(`fd=${fd}`);
       expect(port.fd).not.toBe(fd);
       expect(port.receive([new Uint8Array(0)])).toBeLessThanOrEqual(0); // does not block
-      port.transmit([arp(guest)]);
+      send(port, arp(guest));
       expect(awaitFrame(port, isArpReply)).toHaveLength(42);
       expect(() => tap.open(`fd=${fd}`)).toThrow(expect.objectContaining({ code: 'EBUSY' }));
     }
@@ -167,7 +145,6 @@ function realDriver(): void {
 
   test.each([
     ['a tun', () => opened('tsv9', 0x1001), 'EINVAL', 'without Ethernet'],
-    ['a tap with headers', () => opened('tsv9', 0x5002), 'EINVAL', 'headers'],
     ['no interface', () => openSync('/dev/net/tun', constants.O_RDWR), 'EBADFD', 'TUNSETIFF first'],
     ['a file', () => openSync('/dev/null', constants.O_RDWR), 'EINVAL', 'no tap'],
   ] as const)('a descriptor of %s is refused with a hint', (_what, open, code, hint) => {
@@ -208,7 +185,7 @@ function realDriver(): void {
     using port = tap.open('tsv7');
     up('tsv7');
     // Unicast to a guest that the filter does not know.
-    port.transmit([arp(guest)]);
+    send(port, arp(guest));
     expect(awaitFrame(port, isArpReply)).toHaveLength(42);
     // The stack leaves the checksum to an interface with offloads.
     ip('neighbour', 'replace', '10.9.0.2', 'lladdr', '52:54:00:12:34:56', 'dev', 'tsv7');
@@ -227,9 +204,13 @@ function realDriver(): void {
     expect(() => port.receive([new Uint8Array(2000)])).toThrow(
       expect.objectContaining({ call: 'readv', target: 'tap tsv6' }),
     );
-    expect(port.transmit([arp()])).toBe(false);
+    expect(send(port, arp())).toBe(false);
   });
 }
 
-if (process.env[INSIDE] === undefined) test('a tap works with the real driver', runInNamespace);
-else describe('with the real driver', realDriver);
+if (isInNamespace()) describe('with the real driver', realDriver);
+else {
+  test('a tap works with the real driver', (context) => {
+    runInNamespace(context, fileURLToPath(import.meta.url));
+  });
+}

@@ -2,11 +2,16 @@ import { constants } from 'node:fs';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
-import { type TapSystem, tap, tapOver } from './tap.js';
+import { tap, tapOver } from './tap.js';
+import type { TapSystem } from './tap-setup.js';
 
 const TUNSETIFF = 0x4004_54ca;
 const TUNGETIFF = 0x8004_54d2;
 const TUNSETOFFLOAD = 0x4004_54d0;
+const TUNSETSNDBUF = 0x4004_54d4;
+const TUNGETFEATURES = 0x8004_54cf;
+const IFF_VNET_HDR = 0x4000;
+const EVERYTHING = 0x67; // TUN_F_CSUM, TSO4, TSO6, USO4, USO6
 
 /** A kernel with one tap; its frames are in `toGuest` and `fromGuest`. */
 class FakeTap implements TapSystem {
@@ -17,6 +22,10 @@ class FakeTap implements TapSystem {
   ioctlResult = 0;
   /** Number of another ioctl that fails. */
   refused = 0;
+  /** Of TUNGETFEATURES, or a negative errno. */
+  features = 0x1002;
+  /** Offloads that the kernel knows. */
+  offloads = EVERYTHING;
   writeError: string | undefined;
   readError: string | undefined;
   /** What stat(2) says of descriptor 9; EBADF if undefined. */
@@ -51,9 +60,15 @@ class FakeTap implements TapSystem {
       new DataView((argument as Uint8Array<ArrayBuffer>).buffer).setUint16(16, this.ifFlags, true);
       return 0;
     }
+    if (request === TUNGETFEATURES) {
+      if (this.features < 0) return this.features;
+      new DataView((argument as Uint8Array<ArrayBuffer>).buffer).setUint32(0, this.features, true);
+      return 0;
+    }
     if (request !== TUNSETIFF) {
       const text = typeof argument === 'number' ? String(argument) : Buffer.from(argument).toString('hex');
       this.calls.push(`ioctl ${fd} ${request.toString(16)} ${text}`);
+      if (request === TUNSETOFFLOAD && (Number(argument) & ~this.offloads) !== 0) return -errno.EINVAL;
       return request === this.refused ? -errno.ENOTTY : 0;
     }
     if (typeof argument === 'number') throw new RangeError('TUNSETIFF takes a structure');
@@ -133,13 +148,78 @@ test.each([
   expect(system.calls.at(-1)).toBe('close 33');
 });
 
-test('offloads that cannot be switched off are an error, and nothing stays open', () => {
+test.each([
+  ['TUNSETOFFLOAD', TUNSETOFFLOAD],
+  ['TUNSETSNDBUF', TUNSETSNDBUF],
+])(
+  'what the last user left and cannot be undone by %s is an error, and nothing stays open',
+  (call, number) => {
+    const system = new FakeTap();
+    system.refused = number;
+    expect(() => tapOver(system).open('lan0')).toThrow(
+      expect.objectContaining({ code: 'ENOTTY', call, target: 'tap lan0' }),
+    );
+    expect(system.calls.at(-1)).toBe('close 33');
+  },
+);
+
+test.each([
+  ['all', EVERYTHING, EVERYTHING, [EVERYTHING]],
+  ['no USO', 7, 7, [EVERYTHING, 7]],
+  ['checksums', 1, 1, [EVERYTHING, 7, 1]],
+  ['none', 0, 0, [EVERYTHING, 7, 1]],
+])(
+  'of a kernel with %s of the offloads, the port offers these, and has none at first',
+  (_name, has, offered, tried) => {
+    const system = new FakeTap();
+    system.features = 0x1002 | IFF_VNET_HDR;
+    system.offloads = has;
+    using port = tapOver(system).open('tap0');
+    expect(port.offloads?.offered).toBe(offered);
+    expect(system.calls).toContain('ioctl 33 400454ca tap0 5002 of 40');
+    expect(system.calls).toContain('ioctl 33 400454d8 0c000000');
+    const set = system.calls.filter((call) => call.startsWith('ioctl 33 400454d0'));
+    expect(set.map((call) => Number(call.split(' ').at(-1)))).toEqual([...tried, 0]);
+  },
+);
+
+test.each([0x1002, -errno.ENOTTY])(
+  'a kernel without headers (TUNGETFEATURES: %i) has bare frames',
+  (features) => {
+    const system = new FakeTap();
+    system.features = features;
+    using port = tapOver(system).open('tap0');
+    expect(port.offloads).toBeUndefined();
+    expect(system.calls).toContain('ioctl 33 400454ca tap0 1002 of 40');
+  },
+);
+
+test('offloads are switched when the guest accepts others, and refusal or closing is no error', () => {
   const system = new FakeTap();
-  system.refused = TUNSETOFFLOAD;
-  expect(() => tapOver(system).open('lan0')).toThrow(
-    expect.objectContaining({ code: 'ENOTTY', call: 'TUNSETOFFLOAD', target: 'tap lan0' }),
-  );
-  expect(system.calls.at(-1)).toBe('close 33');
+  system.features = IFF_VNET_HDR;
+  const port = tapOver(system).open('tap0');
+  system.calls.length = 0;
+  for (const offloads of [0, 3, 3, 1]) port.offloads?.accept(offloads);
+  system.offloads = 0;
+  for (const offloads of [1, 7]) port.offloads?.accept(offloads);
+  port[Symbol.dispose]();
+  port.offloads?.accept(0);
+  expect(system.calls).toEqual([
+    'ioctl 33 400454d0 3',
+    'ioctl 33 400454d0 1',
+    'ioctl 33 400454d0 7',
+    'close 33',
+  ]);
+});
+
+test('headers are part of a frame, and not counted', () => {
+  const system = new FakeTap();
+  system.features = IFF_VNET_HDR;
+  using port = tapOver(system).open('tap0');
+  expect(port.transmit([new Uint8Array(12), new Uint8Array(60)])).toBe(true);
+  system.toGuest.push(new Uint8Array(72));
+  expect(port.receive([new Uint8Array(100)])).toBe(72);
+  expect(port.counters).toMatchObject({ txFrames: 1, txBytes: 60, rxFrames: 1, rxBytes: 60 });
 });
 
 test.each(['ENOENT', 'ENODEV', 'EACCES'])('%s from open names the tun driver', (code) => {
@@ -258,14 +338,24 @@ test.each([
   ['is another device', { device: 10 * 256 + 232 }, 'EINVAL', 'no tap'],
   ['has no interface', { ifFlags: -errno.EBADFD }, 'EBADFD', 'TUNSETIFF first'],
   ['is a tun', { ifFlags: 0x1001 }, 'EINVAL', 'without Ethernet'],
-  ['has packet information', { ifFlags: 0x0002 }, 'EINVAL', 'headers'],
-  ['has virtio headers', { ifFlags: 0x5002 }, 'EINVAL', 'headers'],
+  ['has packet information', { ifFlags: 0x0002 }, 'EINVAL', 'packet information'],
+  ['has packet information and headers', { ifFlags: 0x4002 }, 'EINVAL', 'packet information'],
 ] as const)('a descriptor that %s is refused, and nothing is opened or changed', (_what, is, code, hint) => {
   const system = Object.assign(new FakeTap(), is);
   expect(() => tapOver(system).open('fd=9')).toThrow(
     expect.objectContaining({ code, target: 'tap fd 9', hint: expect.stringContaining(hint) }),
   );
   expect(system.calls).toEqual([]);
+});
+
+test.each([
+  ['with headers', 0x5002, EVERYTHING, '0c000000'],
+  ['without headers', 0x1002, undefined, '0a000000'],
+])('a descriptor of a tap %s has offloads accordingly', (_what, ifFlags, offered, headerBytes) => {
+  const system = Object.assign(new FakeTap(), { ifFlags, features: 0x5002 });
+  using port = tapOver(system).open('fd=9');
+  expect(port.offloads?.offered).toBe(offered);
+  expect(system.calls).toContain(`ioctl 44 400454d8 ${headerBytes}`);
 });
 
 test('a descriptor that a port has is refused until the port closes, its own as well as its duplicate', () => {

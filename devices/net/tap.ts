@@ -1,82 +1,36 @@
 import { closeSync, constants, fstatSync, openSync, readvSync, writevSync } from 'node:fs';
-import { errno, errnoName } from '../../sys/errno.js';
+import { errno } from '../../sys/errno.js';
 import { fromNodeError, SysError } from '../../sys/error.js';
-import { ior, iow, type Request } from '../../sys/ioctl.js';
 import * as libc from '../../sys/libc.js';
-import type { NetBackend, NetCounters, NetPort } from './port.js';
+import { SIZEOF_VIRTIO_NET_HDR_V1 } from './offloads.js';
+import type { NetBackend, NetCounters, NetOffloads, NetPort } from './port.js';
+import {
+  hasHeaderSupport,
+  IFF_NO_PI,
+  IFF_TAP,
+  IFF_VNET_HDR,
+  IFNAMSIZ,
+  SIZEOF_IFREQ,
+  setOffloads,
+  setUpTap,
+  type TapSystem,
+  TUNGETIFF,
+  TUNSETIFF,
+  tapIoctl,
+} from './tap-setup.js';
 
-// linux/if_tun.h, linux/if.h
-const IFF_TAP = 0x0002;
-const IFF_NO_PI = 0x1000;
-const IFF_VNET_HDR = 0x4000;
-const IFNAMSIZ = 16;
-const SIZEOF_IFREQ = 40;
 const UIO_MAXIOV = 1024;
 
 const TUN_PATH = '/dev/net/tun';
 const OPEN_HINT = 'load the driver (modprobe tun), and give this user read and write access to the file';
 
-const TUNSETIFF = iow('TUNSETIFF', 0x54, 202, 4, {
-  hints: {
-    EPERM: 'needs CAP_NET_ADMIN, or a tap of this user: ip tuntap add dev NAME mode tap user USER',
-    EBUSY: 'another process has it open',
-    EINVAL: 'an interface of this name exists and is not a tap, or is a multi-queue tap',
-  },
-});
-
-const TUNGETIFF = ior('TUNGETIFF', 0x54, 210, 4, {
-  hints: { EBADFD: 'it has no interface yet: whoever opened /dev/net/tun has to call TUNSETIFF first' },
-});
 /** `TUN_MINOR` of linux/miscdevice.h, whose major is 10; the number as stat(2) has it. */
 const TUN_RDEV = (10 << 8) | 200;
-const HOW_TO_OPEN = 'it must be /dev/net/tun after TUNSETIFF with IFF_TAP | IFF_NO_PI';
+const HOW_TO_OPEN =
+  'it must be /dev/net/tun after TUNSETIFF with IFF_TAP | IFF_NO_PI (and IFF_VNET_HDR, for offloads)';
 const F_GETFL = 3;
 const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
-
-// What an interface keeps from its last user, and the values of a new one. Without that, the kernel hands over packets of
-// 64 KiB with parts of a checksum (offloads), or only some of them (filters), or takes none (a full send buffer).
-const SIZEOF_VIRTIO_NET_HDR = 10;
-const INT_MAX = 0x7fff_ffff;
-const TUNSETOFFLOAD = iow('TUNSETOFFLOAD', 0x54, 208, 4);
-const TUNSETTXFILTER = iow('TUNSETTXFILTER', 0x54, 209, 4);
-const TUNSETSNDBUF = iow('TUNSETSNDBUF', 0x54, 212, 4);
-const TUNDETACHFILTER = iow('TUNDETACHFILTER', 0x54, 214, 16);
-const TUNSETVNETHDRSZ = iow('TUNSETVNETHDRSZ', 0x54, 216, 4);
-const int = (value: number): Uint8Array => new Uint8Array(Int32Array.of(value).buffer);
-/** The flags of TUNSETIFF replace those that an earlier user gave, IFF_VNET_HDR included. */
-const AS_NEW: readonly (readonly [Request, () => Uint8Array | number])[] = [
-  [TUNSETOFFLOAD, () => 0],
-  [TUNSETVNETHDRSZ, () => int(SIZEOF_VIRTIO_NET_HDR)],
-  [TUNSETSNDBUF, () => int(INT_MAX)],
-  // struct tun_filter without addresses: all pass.
-  [TUNSETTXFILTER, () => new Uint8Array(4)],
-  [TUNDETACHFILTER, () => new Uint8Array(16)],
-];
-
-/** All requests of ioctl(2) that a port makes. */
-export const TAP_REQUESTS: readonly Request[] = [TUNSETIFF, TUNGETIFF, ...AS_NEW.map(([request]) => request)];
-
-/**
- * The system calls used on a tap, so that a test can substitute a fake. `open`, `close`, `writev` and `readv` fail as
- * Node's fs does, by throwing an error with `code` and `errno`; `ioctl` returns the negative errno.
- */
-export interface TapSystem {
-  /** open(2): returns the descriptor. */
-  open(path: string, flags: number): number;
-  /** close(2). */
-  close(fd: number): void;
-  /** ioctl(2) with a pointer to `argument`, or with its value; returns its result, or the negative errno. */
-  ioctl(fd: number, request: number, argument: Uint8Array | number): number;
-  /** writev(2): returns the bytes written. */
-  writev(fd: number, parts: readonly Uint8Array[]): number;
-  /** readv(2): returns the bytes read. */
-  readv(fd: number, parts: readonly Uint8Array[]): number;
-  /** `st_rdev` of fstat(2), and 0 for what is no device. */
-  deviceOf(fd: number): number;
-  /** fcntl(2): returns its result, or the negative errno. */
-  fcntl(fd: number, command: number, value: number): number;
-}
 
 const linux: TapSystem = {
   open: (path, flags) => openSync(path, flags),
@@ -97,23 +51,36 @@ const linux: TapSystem = {
 /** Descriptors that ports of this thread have or were given: one that is given twice would share its frames. */
 const busy = new Set<number>();
 
+/** What the frames of a tap have, and whose it is. */
+interface TapKind {
+  /** The offloads that it could have; undefined if its frames have no headers. */
+  readonly offloads: number | undefined;
+  /** The descriptor that the port's duplicates. */
+  readonly given?: number;
+}
+
 class Tap implements NetPort {
+  readonly offloads?: NetOffloads;
+  readonly #headerBytes: number;
   readonly #counts = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
   readonly counters: NetCounters = this.#counts;
   readonly #system: TapSystem;
   readonly #name: string;
   readonly #given: number | undefined;
   #fd: number;
+  #accepted = 0;
   /** The guest's parts plus one byte, which is written only if a frame is too long for them. */
   readonly #vector: Uint8Array[] = [];
   readonly #overflow = new Uint8Array(1);
 
-  /** @param given the descriptor that `fd` duplicates */
-  constructor(system: TapSystem, name: string, fd: number, given?: number) {
+  constructor(system: TapSystem, name: string, fd: number, { offloads, given }: TapKind) {
     this.#system = system;
     this.#name = name;
     this.#fd = fd;
     this.#given = given;
+    this.#headerBytes = offloads === undefined ? 0 : SIZEOF_VIRTIO_NET_HDR_V1;
+    if (offloads !== undefined)
+      this.offloads = { offered: offloads, accept: (accepted) => this.#accept(accepted) };
     busy.add(fd);
     if (given !== undefined) busy.add(given);
   }
@@ -129,7 +96,7 @@ class Tap implements NetPort {
       return false;
     }
     this.#counts.txFrames++;
-    this.#counts.txBytes += bytes;
+    this.#counts.txBytes += bytes - this.#headerBytes;
     return true;
   }
 
@@ -154,7 +121,7 @@ class Tap implements NetPort {
     }
     if (bytes > 0) {
       this.#counts.rxFrames++;
-      this.#counts.rxBytes += bytes;
+      this.#counts.rxBytes += bytes - this.#headerBytes;
     }
     return bytes;
   }
@@ -166,6 +133,12 @@ class Tap implements NetPort {
     busy.delete(fd);
     if (this.#given !== undefined) busy.delete(this.#given);
     this.#system.close(fd);
+  }
+
+  /** A tap that is gone keeps its offloads: receive() reports it. */
+  #accept(offloads: number): void {
+    if (offloads === this.#accepted || this.#fd < 0) return;
+    if (setOffloads(this.#system, this.#fd, offloads)) this.#accepted = offloads;
   }
 
   /**
@@ -229,18 +202,20 @@ function openTap(system: TapSystem, name: string): NetPort {
   }
   const ifreq = new Uint8Array(SIZEOF_IFREQ);
   ifreq.set(Buffer.from(name, 'latin1'));
-  new DataView(ifreq.buffer).setUint16(IFNAMSIZ, IFF_TAP | IFF_NO_PI, true);
+  const hasHeaders = hasHeaderSupport(system, fd);
+  const flags = IFF_TAP | IFF_NO_PI | (hasHeaders ? IFF_VNET_HDR : 0);
+  new DataView(ifreq.buffer).setUint16(IFNAMSIZ, flags, true);
   try {
-    call(system, name, fd, TUNSETIFF, ifreq);
-    for (const [request, argument] of AS_NEW) call(system, name, fd, request, argument());
+    tapIoctl(system, name, fd, TUNSETIFF, ifreq);
+    const offloads = setUpTap(system, name, fd, hasHeaders);
+    return new Tap(system, name, fd, { offloads: hasHeaders ? offloads : undefined });
   } catch (error) {
     system.close(fd);
     throw error;
   }
-  return new Tap(system, name, fd);
 }
 
-/** @throws SysError naming the descriptor: EBADF, EINVAL if it is no tap or has headers, EBUSY if another NIC has it */
+/** @throws SysError naming the descriptor: EBADF, EINVAL if it is no tap or has packet information, EBUSY if another NIC has it */
 function openGiven(system: TapSystem, given: number): NetPort {
   const name = `fd ${given}`;
   const target = `tap ${name}`;
@@ -255,11 +230,12 @@ function openGiven(system: TapSystem, given: number): NetPort {
   // First: other devices may have another meaning for the same ioctls.
   if (device !== TUN_RDEV) throw refuse(errno.EINVAL, `this descriptor is no tap: ${HOW_TO_OPEN}`);
   const ifreq = new Uint8Array(SIZEOF_IFREQ);
-  call(system, name, given, TUNGETIFF, ifreq);
+  tapIoctl(system, name, given, TUNGETIFF, ifreq);
   const flags = new DataView(ifreq.buffer).getUint16(IFNAMSIZ, true);
   if ((flags & IFF_TAP) === 0) throw refuse(errno.EINVAL, `it is a tun, without Ethernet: ${HOW_TO_OPEN}`);
-  if ((flags & IFF_NO_PI) === 0 || (flags & IFF_VNET_HDR) !== 0)
-    throw refuse(errno.EINVAL, `its frames have headers (IFF_VNET_HDR, or no IFF_NO_PI): ${HOW_TO_OPEN}`);
+  if ((flags & IFF_NO_PI) === 0)
+    throw refuse(errno.EINVAL, `its frames have packet information (no IFF_NO_PI): ${HOW_TO_OPEN}`);
+  const hasHeaders = (flags & IFF_VNET_HDR) !== 0;
   const fcntl = (of: number, command: number, value: number): number => {
     const result = system.fcntl(of, command, value);
     if (result < 0) throw new SysError({ call: 'fcntl', target, errno: -result });
@@ -269,25 +245,12 @@ function openGiven(system: TapSystem, given: number): NetPort {
   const fd = fcntl(given, F_DUPFD_CLOEXEC, STDERR + 1);
   try {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL, 0) | constants.O_NONBLOCK);
-    for (const [request, argument] of AS_NEW) call(system, name, fd, request, argument());
+    const offloads = setUpTap(system, name, fd, hasHeaders);
+    return new Tap(system, name, fd, { offloads: hasHeaders ? offloads : undefined, given });
   } catch (error) {
     system.close(fd);
     throw error;
   }
-  return new Tap(system, name, fd, given);
-}
-
-function call(
-  system: TapSystem,
-  name: string,
-  fd: number,
-  request: Request,
-  argument: Uint8Array | number,
-): void {
-  const result = system.ioctl(fd, request.number, argument);
-  if (result >= 0) return;
-  const hint = request.hints[errnoName(-result)];
-  throw new SysError({ call: request.name, target: `tap ${name}`, errno: -result, hint });
 }
 
 /** The tap back-end over the given system calls. */
@@ -302,11 +265,12 @@ export function tapOver(system: TapSystem): NetBackend {
  * header size, filters, size of the send buffer); with CAP_NET_ADMIN, creates a
  * missing one and removes it with the port. Addresses, bridge and link state are up to the administrator: while the
  * link is down, frames are dropped. An empty receive() costs an exception inside Node (5 us): call it only when the fd
- * is readable. Opening throws SysError EPERM, EBUSY or EINVAL from TUNSETIFF; ENOENT, ENODEV or EACCES from open.
+ * is readable. Its offloads are those of the kernel: checksums, TSO, and USO from Linux 6.2. Opening throws SysError EPERM, EBUSY or EINVAL from TUNSETIFF; ENOENT, ENODEV or EACCES from open.
  *
  * By descriptor, it uses a queue that another process has opened and attached (TUNSETIFF), and needs no right itself. The
  * descriptor stays its giver's: the port uses a duplicate, makes the file non-blocking, and leaves N open when it closes.
- * Opening throws SysError EBADF; EINVAL for what is no tap, or one whose frames have headers; EBUSY for one in use here.
+ * It has offloads if TUNSETIFF had IFF_VNET_HDR. Opening throws SysError EBADF; EINVAL for what is no tap, or one whose frames
+ * have packet information; EBUSY for one in use here.
  * @see Documentation/networking/tuntap.rst in the Linux source
  */
 export const tap: NetBackend = tapOver(linux);

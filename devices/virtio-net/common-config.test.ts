@@ -3,8 +3,8 @@ import { expect, test } from 'vitest';
 import { COMMON, FEATURE, GuestQueue, maps, STATUS } from './testing/guest.js';
 import { Workbench } from './testing/workbench.js';
 
-test('the device offers MAC, MTU, STATUS, INDIRECT_DESC, EVENT_IDX, VERSION_1 and ACCESS_PLATFORM, and nothing else', () => {
-  using bench = new Workbench();
+test('the device offers what the driver of these tests knows, if its port has all offloads, and nothing else', () => {
+  using bench = new Workbench({ net: `fake:${0x67}` });
   const { driver } = bench;
   const all = Object.values(FEATURE).reduce((bits, bit) => bits | bit, 0n);
   expect(driver.offered).toBe(all);
@@ -15,7 +15,7 @@ test('the device offers MAC, MTU, STATUS, INDIRECT_DESC, EVENT_IDX, VERSION_1 an
 test('FEATURES_OK stays unset for a bit that was not offered, and for a driver without VERSION_1', () => {
   using bench = new Workbench();
   const { driver } = bench;
-  for (const features of [driver.offered | 1n, driver.offered & ~FEATURE.version1, 0n]) {
+  for (const features of [driver.offered | (1n << 40n), driver.offered & ~FEATURE.version1, 0n]) {
     expect(() => driver.negotiate(features)).toThrowError('features refused');
     expect(driver.accepted).toBe(features & driver.offered);
   }

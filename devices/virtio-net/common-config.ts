@@ -22,6 +22,13 @@ export interface QueueControl {
   stop(): void;
 }
 
+/** Feature bits of a device. */
+export interface DeviceFeatures {
+  readonly offered: bigint;
+  /** Features, each with one that a driver has to accept with it. */
+  readonly requirements: readonly (readonly [feature: bigint, required: bigint])[];
+}
+
 interface Field {
   readonly at: number;
   readonly bytes: 1 | 2 | 4;
@@ -63,6 +70,7 @@ const word = (bits: bigint, select: number): number =>
  */
 export class CommonConfig {
   readonly #offered: bigint;
+  readonly #requirements: DeviceFeatures['requirements'];
   readonly #state: SharedState;
   readonly #queues: QueueControl;
   readonly #misuse: (what: string) => void;
@@ -75,17 +83,25 @@ export class CommonConfig {
   #select = 0;
   #registers: readonly QueueRegisters[] = [];
 
-  /**
-   * @param offered feature bits
-   * @param misuse reports a driver's violation
-   */
-  constructor(offered: bigint, state: SharedState, queues: QueueControl, misuse: (what: string) => void) {
+  /** @param misuse reports a driver's violation */
+  constructor(
+    { offered, requirements }: DeviceFeatures,
+    state: SharedState,
+    queues: QueueControl,
+    misuse: (what: string) => void,
+  ) {
     this.#offered = offered;
+    this.#requirements = requirements;
     this.#state = state;
     this.#queues = queues;
     this.#misuse = misuse;
     this.#fieldOf = this.#layOut();
     this.#clear();
+  }
+
+  /** The features that the driver has accepted. */
+  get features(): bigint {
+    return this.#driverFeatures;
   }
 
   /** device_status, as the driver reads it. */
@@ -259,13 +275,18 @@ export class CommonConfig {
     if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.start(this.#setups());
   }
 
-  /** FEATURES_OK stays unset for a bit that was not offered, or for a legacy driver. 2.2.2, 6.1 */
+  /** FEATURES_OK stays unset for a bit that was not offered or lacks another, or for a legacy driver. 2.2.2, 6.1 */
   #acceptsFeatures(): boolean {
     const unknown = this.#driverFeatures & ~this.#offered;
     if (unknown !== 0n) this.#misuse(`features 0x${unknown.toString(16)} were not offered`);
     const isModern = (this.#driverFeatures & VIRTIO_F_VERSION_1) !== 0n;
     if (!isModern) this.#misuse('VIRTIO_F_VERSION_1 was not accepted');
-    return unknown === 0n && isModern;
+    const isWhole = this.#requirements.every(([feature, required]) => {
+      const lacks = (this.#driverFeatures & (feature | required)) === feature;
+      if (lacks) this.#misuse(`feature 0x${feature.toString(16)} without 0x${required.toString(16)}`);
+      return !lacks;
+    });
+    return unknown === 0n && isModern && isWhole;
   }
 
   #setQueueSize(value: number): void {

@@ -1,17 +1,19 @@
 import type { EventContext } from '../../sys/event-task.js';
 import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
 import type { NetPort } from '../net/index.js';
+import { offloadsOf } from '../net/offloads.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
+import { byteOf } from './chain-bytes.js';
 import type { InterruptSignals } from './interrupt-signals.js';
 import type { QueueNotice, QueueSetup, QueueTaskData, ReceiveReply } from './messages.js';
+import { longestFrame, type Negotiated } from './negotiated.js';
+import { ReceiveSide } from './receive-side.js';
 import type { SharedState } from './shared-state.js';
-import { NET_HEADER_BYTES, RECEIVEQ, RX_HEADER, TRANSMITQ } from './spec.js';
+import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
 import { SplitQueue } from './split-queue.js';
 
-/** Most chains per queue and turn: bounds the time that unmaps and other tasks wait. */
+/** Most chains of the transmit queue per turn: bounds the time that unmaps and other tasks wait. */
 const BURST = 64;
-/** Most frames to drop when a driver starts: above the capacity of any port. */
-const STALE_FRAMES = 1024;
 /** Least time between two turns of remote queues. */
 const TURN_GAP_MS = 1;
 
@@ -36,9 +38,9 @@ export class DataPath implements Disposable {
   /** Whether the registers have been asked for a turn that is not over. */
   #isTurnAsked = false;
   #isTurnAskedAgain = false;
-  /** Whether a frame may be waiting for a buffer of the guest. */
-  #isStalled = false;
-  #isPortGone = false;
+  readonly #receiver: ReceiveSide;
+  /** Offloads that the device takes over from the guest. */
+  #hostOffloads = 0;
   /** Present while work is left for another turn. */
   #continuation: Disposable | undefined;
 
@@ -55,6 +57,12 @@ export class DataPath implements Disposable {
     this.#context = context;
     this.#doorbells = data.doorbells;
     this.#maxFrame = data.maxFrame;
+    this.#receiver = new ReceiveSide({
+      port,
+      state,
+      maxFrame: data.maxFrame,
+      fail: (error) => this.#failPort(error),
+    });
   }
 
   attach(table: DmaTableBuffer): void {
@@ -72,14 +80,15 @@ export class DataPath implements Disposable {
    * @param epoch comes back with the notice of a queue that is remote
    * @throws SysError if a doorbell cannot be watched
    */
-  start(queues: readonly QueueSetup[], epoch: number): void {
+  start(queues: readonly QueueSetup[], negotiated: Negotiated, epoch: number): void {
     const table = this.#table;
     if (table === undefined) return;
     this.#epoch = epoch;
+    this.#hostOffloads = negotiated.host;
     for (const setup of queues) {
       const queue = new SplitQueue(setup, table, setup.index === RECEIVEQ);
       if (setup.index === RECEIVEQ) {
-        this.#dropStaleFrames();
+        this.#receiver.start(negotiated);
         this.#rx = queue;
       } else {
         this.#tx = queue;
@@ -97,7 +106,7 @@ export class DataPath implements Disposable {
     this.#rx = undefined;
     this.#tx = undefined;
     this.#remote.clear();
-    this.#isStalled = false;
+    this.#receiver.stop();
     this.#continuation?.[Symbol.dispose]();
     this.#continuation = undefined;
   }
@@ -125,8 +134,8 @@ export class DataPath implements Disposable {
         hasMore = this.#transmit(this.#tx);
         wantsTx = this.#tx.publish();
       }
-      if (!this.#isPortGone && this.#rx?.map()) {
-        hasMore = this.#receive(this.#rx) || hasMore;
+      if (!this.#receiver.isGone && this.#rx?.map()) {
+        hasMore = this.#receiver.receive(this.#rx) || hasMore;
         wantsRx = this.#rx.publish();
       }
     } finally {
@@ -160,13 +169,15 @@ export class DataPath implements Disposable {
 
   /** Returns whether chains may remain. */
   #transmit(queue: SplitQueue): boolean {
+    const skip = this.#portHeader === 0 ? NET_HEADER_BYTES : 0;
+    const most = this.#portHeader + longestFrame(this.#hostOffloads, this.#maxFrame);
     queue.suppressDoorbells();
     for (let turn = 0; turn < BURST; turn++) {
       if (this.#port.isFull === true) {
         this.#awaitRoom();
         return false;
       }
-      if (!queue.next(NET_HEADER_BYTES, this.#maxFrame)) {
+      if (!queue.next(skip, most)) {
         if (queue.fault !== undefined || queue.isRemote || !queue.wantDoorbells()) return false;
         queue.suppressDoorbells();
         continue;
@@ -177,55 +188,37 @@ export class DataPath implements Disposable {
     return true;
   }
 
+  /** Bytes of the header that the port's frames have. */
+  get #portHeader(): number {
+    return this.#port.offloads === undefined ? 0 : NET_HEADER_BYTES;
+  }
+
+  /** @param parts as the port takes them */
   #send(parts: readonly Uint8Array[], bytes: number): void {
-    if (bytes > 0 && bytes <= this.#maxFrame && !this.#isPortGone && this.#port.transmit(parts)) {
+    const frame = bytes - this.#portHeader;
+    if (this.#isSendable(parts, frame) && !this.#receiver.isGone && this.#port.transmit(parts)) {
       this.#state.count('txPackets');
-      this.#state.count('txBytes', bytes);
+      this.#state.count('txBytes', frame);
     } else {
       this.#state.count('txDropped');
     }
   }
 
-  /** Returns whether frames may remain for which buffers may be available. */
-  #receive(queue: SplitQueue): boolean {
-    this.#isStalled = false;
-    for (let turn = 0; turn < BURST; turn++) {
-      if (this.#port.pending() === 0) return false;
-      queue.suppressDoorbells();
-      if (!queue.next(0, NET_HEADER_BYTES + this.#maxFrame)) {
-        if (queue.fault !== undefined || queue.isRemote) return false;
-        if (queue.wantDoorbells()) continue;
-        this.#isStalled = true;
-        return false;
-      }
-      if (queue.bytes < NET_HEADER_BYTES) {
-        queue.fault = `a receive buffer of ${queue.bytes} bytes`;
-        return false;
-      }
-      writeHeader(queue.parts);
-      const length = this.#receiveFrame(queue.parts);
-      if (length > 0) {
-        queue.push(NET_HEADER_BYTES + length);
-        this.#countReceived(length);
-      } else {
-        queue.unpop();
-        if (length === 0) return false;
-        this.#state.count('rxDropped');
-      }
-    }
-    return true;
-  }
-
-  #countReceived(length: number): void {
-    this.#state.count('rxPackets');
-    this.#state.count('rxBytes', length);
+  /** The kernel checks a header's offsets. The driver may change it in the meantime, to no one's harm but its own. */
+  #isSendable(parts: readonly Uint8Array[], frame: number): boolean {
+    if (frame <= 0) return false;
+    if (this.#portHeader === 0) return frame <= this.#maxFrame;
+    const gsoType = byteOf(parts, 1);
+    if ((offloadsOf(byteOf(parts, 0), gsoType) & ~this.#hostOffloads) !== 0) return false;
+    return frame <= (gsoType === 0 ? this.#maxFrame : longestFrame(this.#hostOffloads, this.#maxFrame));
   }
 
   /** Sends frames of a remote queue until the port is full. Returns how many it took. */
   transmitRemote(frames: readonly Uint8Array[]): number {
+    const skip = NET_HEADER_BYTES - this.#portHeader;
     let taken = 0;
     for (; taken < frames.length && this.#port.isFull !== true; taken++) {
-      const frame = frames[taken] as Uint8Array;
+      const frame = (frames[taken] as Uint8Array).subarray(skip);
       this.#send([frame], frame.length);
     }
     if (taken < frames.length) this.#awaitRoom();
@@ -234,28 +227,11 @@ export class DataPath implements Disposable {
     return taken;
   }
 
-  /** Takes a frame for each buffer of a remote queue. @param capacities bytes of the buffers without their header */
+  /** Takes frames for chains of a remote queue. @param capacities their bytes, in order */
   receiveRemote(capacities: readonly number[]): ReceiveReply {
-    const frames: Uint8Array[] = [];
-    const scratch = new Uint8Array(Math.max(0, ...capacities));
-    for (let turn = 0; turn < BURST && frames.length < capacities.length && !this.#isPortGone; turn++) {
-      const length = this.#receiveFrame([scratch.subarray(0, capacities[frames.length])]);
-      if (length === 0) {
-        this.#isStalled = false;
-        break;
-      }
-      if (length < 0) {
-        this.#state.count('rxDropped');
-        continue;
-      }
-      frames.push(scratch.slice(0, length));
-      this.#countReceived(length);
-    }
-    const next = this.#isPortGone ? 0 : this.#port.pending();
-    // A port that cannot say what it has (a tap, -1) is readable if it has something.
-    if (next >= 0) this.#isStalled = next > 0;
+    const reply = this.#receiver.receiveRemote(capacities);
     this.#watchPort();
-    return { frames, hasMore: this.#isStalled };
+    return reply;
   }
 
   /** A remote queue has stopped. */
@@ -288,28 +264,15 @@ export class DataPath implements Disposable {
   #handOver(queue: SplitQueue): undefined {
     const { index, position } = queue;
     this.#remote.add(index);
-    if (index === RECEIVEQ) this.#isStalled = true; // a frame may wait
+    if (index === RECEIVEQ) this.#receiver.isStalled = true; // a frame may wait
     this.#notify({ kind: 'remote', queue: index, position, epoch: this.#epoch });
     this.#askTurn();
   }
 
-  /** As {@link NetPort.receive}. A port that fails sets the link down, and returns no further frames. */
-  #receiveFrame(parts: readonly Uint8Array[]): number {
-    try {
-      return this.#port.receive(parts);
-    } catch (error) {
-      this.#isPortGone = true;
-      this.#state.setLink(false);
-      this.#signals.config();
-      this.#notify({ kind: 'linkDown', error: String(error) });
-      return 0;
-    }
-  }
-
-  /** Drops frames that arrived before the driver started, as a NIC does while it is down. */
-  #dropStaleFrames(): void {
-    const scratch = [new Uint8Array(this.#maxFrame)];
-    for (let i = 0; i < STALE_FRAMES && !this.#isPortGone && this.#receiveFrame(scratch) !== 0; i++);
+  #failPort(error: unknown): void {
+    this.#state.setLink(false);
+    this.#signals.config();
+    this.#notify({ kind: 'linkDown', error: String(error) });
   }
 
   /** 2.1.2: reports that the device needs a reset, and stops processing the queue until then. */
@@ -326,14 +289,14 @@ export class DataPath implements Disposable {
   #watchPort(): void {
     const { fd } = this.#port;
     const hasQueue = this.#rx !== undefined || this.#remote.has(RECEIVEQ);
-    if (fd < 0 || this.#isPortGone || this.#isStalled || !hasQueue) this.#unwatchPort();
+    if (fd < 0 || this.#receiver.isGone || this.#receiver.isStalled || !hasQueue) this.#unwatchPort();
     else this.#portWatch ??= this.#context.watch(fd, () => this.#onFrames());
   }
 
   #onFrames(): void {
     if (this.#remote.has(RECEIVEQ)) {
       // Its turn comes later; until then the port would call again and again.
-      this.#isStalled = true;
+      this.#receiver.isStalled = true;
       this.#unwatchPort();
     }
     this.pump();
@@ -362,17 +325,5 @@ export class DataPath implements Disposable {
     this.detach();
     this.#roomWatch?.[Symbol.dispose]();
     this.#port[Symbol.dispose]();
-  }
-}
-
-/** Writes struct virtio_net_hdr to the first bytes of the parts, and removes these. */
-function writeHeader(parts: Uint8Array[]): void {
-  for (let done = 0; done < NET_HEADER_BYTES; ) {
-    const part = parts[0] as Uint8Array;
-    const bytes = Math.min(part.length, NET_HEADER_BYTES - done);
-    for (let i = 0; i < bytes; i++) part[i] = RX_HEADER[done + i] as number;
-    if (bytes === part.length) parts.shift();
-    else parts[0] = part.subarray(bytes);
-    done += bytes;
   }
 }

@@ -26,7 +26,8 @@ import {
   VirtioConfigSpace,
 } from './config-space.js';
 import type { QueueCommand, QueueNotice, QueueSetup, RemoteNotice } from './messages.js';
-import { NetConfig, OFFERED_FEATURES } from './net-config.js';
+import { FEATURE_REQUIREMENTS, negotiated, offloadFeatures } from './negotiated.js';
+import { BASE_FEATURES, NetConfig } from './net-config.js';
 import { RemotePath } from './remote-path.js';
 import { SharedState, type SharedStateBuffer } from './shared-state.js';
 import { MSIX_VECTORS } from './spec.js';
@@ -46,6 +47,8 @@ export interface VirtioNetParts {
   readonly mtu: number;
   /** Longest frame either way, in bytes, Ethernet header included. */
   readonly maxFrame: number;
+  /** The offloads to offer, of those that the port has (`TUN_F_` bits). */
+  readonly offloads: number;
 }
 
 /** The registers of a virtio-net PCI function, with vfio-pci's rules. Machine thread only. */
@@ -63,14 +66,14 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
   /** Whether this opener has been told that its memory is accessed by message. */
   #hasTold = false;
 
-  constructor({ shared, task, doorbells, mac, mtu, maxFrame }: VirtioNetParts) {
+  constructor({ shared, task, doorbells, mac, mtu, maxFrame, offloads }: VirtioNetParts) {
     super();
     this.#state = new SharedState(shared);
     this.#task = task;
     this.#doorbells = doorbells;
     this.#net = new NetConfig(mac, mtu, this.#state);
     this.#common = new CommonConfig(
-      OFFERED_FEATURES,
+      { offered: BASE_FEATURES | offloadFeatures(offloads), requirements: FEATURE_REQUIREMENTS },
       this.#state,
       { start: (queues) => this.#start(queues), stop: () => this.#stop() },
       (what) => this.#misuse(what),
@@ -187,8 +190,9 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
   }
 
   #start(queues: readonly QueueSetup[]): void {
-    this.#remote.start(queues);
-    this.#call({ kind: 'start', queues, epoch: this.#remote.epoch });
+    const accepted = negotiated(this.#common.features);
+    this.#remote.start(queues, accepted);
+    this.#call({ kind: 'start', queues, negotiated: accepted, epoch: this.#remote.epoch });
   }
 
   #stop(): void {

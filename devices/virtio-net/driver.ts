@@ -1,4 +1,4 @@
-import { SysError, type SysErrorInit } from '../../sys/error.js';
+import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
 import { workerUrl } from '../../sys/worker-url.js';
@@ -6,7 +6,7 @@ import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '..
 import { optionProblem } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
 import { VirtioNetDevice } from './device.js';
-import type { QueueCommand, QueueTaskData } from './messages.js';
+import type { OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
 import { MTU_RANGE, parseOptions } from './options.js';
 import {
@@ -57,7 +57,7 @@ const builtIn: NetBackendModule = {
 
 /**
  * The vendor driver `virtio-net`: a virtio 1.x network card on PCI, for which every guest has a driver. Options are
- * `net=responder`, `net=tap:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=` and `mtu=`. `create` throws SysError
+ * `net=responder`, `net=tap:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=`, `mtu=` and `offloads=`. `create` throws SysError
  * EINVAL for an invalid option, and the error of a back-end that cannot be opened.
  * @param backendModule your own back-ends, which replace the package's
  */
@@ -78,13 +78,18 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
             description: "where its wire ends, with the back-end's address and options after a colon",
           },
           { name: 'mac', value: 'ADDRESS', description: 'of one station; by default made from the UUID' },
+          {
+            name: 'offloads',
+            value: 'on|off',
+            description: 'whether checksums and segments are left to the other side, where the back-end can',
+          },
           { name: 'mtu', value: 'BYTES', description: `longest IP packet, ${MTU_RANGE}` },
         ],
       },
     ],
     checkOptions: (_type, options) => optionProblem(() => parseOptions(options, '', backends)),
     create(_type, uuid, options, { eventThread }) {
-      const { backend, address, mac, mtu } = parseOptions(options, uuid, backends);
+      const { backend, address, mac, mtu, hasOffloads } = parseOptions(options, uuid, backends);
       const maxFrame = mtu + FRAME_OVERHEAD;
       using scope = new Scope();
       const shared = createSharedState();
@@ -98,9 +103,10 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
         maxFrame,
       };
       const task = scope.own(eventThread.run(module, data));
-      const failure = task.call({ kind: 'openPort', backend, address } satisfies QueueCommand);
-      if (failure !== undefined) throw new SysError(failure as SysErrorInit);
-      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu, maxFrame });
+      const reply = task.call({ kind: 'openPort', backend, address } satisfies QueueCommand) as OpenPortReply;
+      if ('error' in reply) throw new SysError(reply.error);
+      const offloads = hasOffloads ? reply.offloads : 0;
+      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu, maxFrame, offloads });
       const owned = scope.move();
       return {
         ops,

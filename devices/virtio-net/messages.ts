@@ -4,6 +4,7 @@
 import type { SysErrorInit } from '../../sys/error.js';
 import type { DmaTableBuffer } from '../../vfio/dma-table.js';
 import type { InterruptTargets } from '../mdev/device-interrupts.js';
+import type { Negotiated } from './negotiated.js';
 import type { SharedStateBuffer } from './shared-state.js';
 
 /** Data that starts a queue task. */
@@ -33,21 +34,29 @@ export interface QueueSetup {
 }
 
 export type QueueCommand =
-  /** The reply is undefined, or the parts of the error to throw. */
+  /** The reply is an {@link OpenPortReply}. */
   | { readonly kind: 'openPort'; readonly backend: string; readonly address: string }
   | { readonly kind: 'attach'; readonly table: DmaTableBuffer }
   | { readonly kind: 'detach' }
   /** `epoch` comes back with the notice `remote`. */
-  | { readonly kind: 'start'; readonly queues: readonly QueueSetup[]; readonly epoch: number }
+  | {
+      readonly kind: 'start';
+      readonly queues: readonly QueueSetup[];
+      readonly negotiated: Negotiated;
+      readonly epoch: number;
+    }
   /** Stops the queues: guest memory is no longer accessed, and no interrupt is raised. */
   | { readonly kind: 'stop' }
   | { readonly kind: 'interrupts'; readonly targets: InterruptTargets }
   | { readonly kind: 'maskIntx'; readonly isMasked: boolean }
   /** The command register in the shared state has changed: bus mastering, INTx disable. */
   | { readonly kind: 'command' }
-  /** Sends frames of a remote queue; one of 0 bytes is counted as dropped. The reply is the number of those it took. */
+  /**
+   * Sends frames of a remote queue, each with its header; one of 0 bytes is counted as dropped. The reply is the number of
+   * those it took.
+   */
   | { readonly kind: 'transmit'; readonly frames: readonly Uint8Array[] }
-  /** Takes a frame for each buffer of this many bytes. The reply is a {@link ReceiveReply}. */
+  /** Takes frames for chains of this many bytes, in order. The reply is a {@link ReceiveReply}. */
   | { readonly kind: 'receive'; readonly capacities: readonly number[] }
   /** Interrupts for a remote queue. */
   | { readonly kind: 'used'; readonly queue: number }
@@ -58,12 +67,19 @@ export type QueueCommand =
 
 /** Reply to `receive`. */
 export interface ReceiveReply {
-  readonly frames: readonly Uint8Array[];
+  readonly frames: readonly ReceivedFrame[];
   /** Whether further frames may wait. */
   readonly hasMore: boolean;
 }
 
-export type OpenPortReply = SysErrorInit | undefined;
+/** A frame with its header, which fills a number of chains. */
+export interface ReceivedFrame {
+  readonly bytes: Uint8Array;
+  readonly chains: number;
+}
+
+/** The parts of the error to throw, or the offloads that the port has (`TUN_F_` bits). */
+export type OpenPortReply = { readonly error: SysErrorInit } | { readonly offloads: number };
 
 /** Notices from the queues to the registers. */
 export type QueueNotice =

@@ -5,18 +5,20 @@ import {
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_VERSION_1,
   VIRTIO_NET_F_MAC,
+  VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
   VIRTIO_NET_S_LINK_UP,
 } from './spec.js';
 
 /**
- * The offered features. No offloads: frames pass unchanged. ACCESS_PLATFORM, because addresses are IOVAs that the
- * container maps, as for hardware behind an IOMMU; a driver without it uses the same addresses.
+ * The features of every device, to which those of its port's offloads are added. ACCESS_PLATFORM, because addresses are
+ * IOVAs that the container maps, as for hardware behind an IOMMU; a driver without it uses the same addresses.
  */
-export const OFFERED_FEATURES: bigint =
+export const BASE_FEATURES: bigint =
   VIRTIO_NET_F_MTU |
   VIRTIO_NET_F_MAC |
+  VIRTIO_NET_F_MRG_RXBUF |
   VIRTIO_NET_F_STATUS |
   VIRTIO_F_INDIRECT_DESC |
   VIRTIO_F_EVENT_IDX |

@@ -12,9 +12,11 @@ export interface VirtioNetOptions {
   readonly mac: Uint8Array;
   /** Longest IP packet in bytes. */
   readonly mtu: number;
+  /** Whether to offer the offloads that the back-end has. */
+  readonly hasOffloads: boolean;
 }
 
-const NAMES = ['net', 'mac', 'mtu'];
+const NAMES = ['net', 'mac', 'mtu', 'offloads'];
 const DEFAULT_MTU = 1500;
 // 5.1.4.1
 const LEAST_MTU = 68;
@@ -23,7 +25,7 @@ const MOST_MTU = 65535;
 export const MTU_RANGE = `${LEAST_MTU} to ${MOST_MTU}, by default ${DEFAULT_MTU}`;
 
 /**
- * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56` and `mtu=1500`. Without `mac` the address is derived from the
+ * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56`, `mtu=1500` and `offloads=on`. Without `mac` the address is derived from the
  * UUID, so that it is stable; without `net` the first back-end is used.
  * @throws SysError EINVAL with a hint that lists all problems
  */
@@ -36,7 +38,7 @@ export function parseOptions(
   for (const name of Object.keys(options)) {
     if (!NAMES.includes(name)) problems.push(`unknown option ${name}: expected ${NAMES.join('=, ')}=`);
   }
-  const { net = backends[0]?.name ?? '', mac, mtu = String(DEFAULT_MTU) } = options;
+  const { net = backends[0]?.name ?? '', mac, mtu = String(DEFAULT_MTU), offloads = 'on' } = options;
   const [, backend = '', address = ''] = /^([^:]*):?(.*)$/s.exec(net) ?? [];
   const found = backends.find(({ name }) => name === backend);
   const problem =
@@ -51,11 +53,12 @@ export function parseOptions(
   if (mtuValue < LEAST_MTU || mtuValue > MOST_MTU) {
     problems.push(`mtu: ${mtu} is not a number from ${LEAST_MTU} to ${MOST_MTU}`);
   }
+  if (offloads !== 'on' && offloads !== 'off') problems.push(`offloads: ${offloads} is neither on nor off`);
   if (problems.length > 0 || macBytes === undefined) {
     const target = `virtio-net ${uuid}`;
     throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
   }
-  return { backend, address, mac: macBytes, mtu: mtuValue };
+  return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads: offloads === 'on' };
 }
 
 /** A unicast MAC address that is not all zeroes. */

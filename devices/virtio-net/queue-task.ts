@@ -23,13 +23,14 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
       const backend = backends.find((candidate) => candidate.name === name);
       if (backend === undefined) throw new Error(`the queue task has no net back-end ${name}`);
       try {
-        path = new DataPath(backend.open(address), state, signals, context, { doorbells, maxFrame });
-        return undefined;
+        const port = backend.open(address);
+        path = new DataPath(port, state, signals, context, { doorbells, maxFrame });
+        return { offloads: port.offloads?.offered ?? 0 };
       } catch (error) {
         // Errors lose their class when they cross threads.
         if (!(error instanceof SysError)) throw error;
         const { call, target, errno, hint } = error;
-        return { call, target, errno, hint };
+        return { error: { call, target, errno, hint } };
       }
     }
 
@@ -42,7 +43,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         case 'detach':
           return path?.detach();
         case 'start':
-          return path?.start(command.queues, command.epoch);
+          return path?.start(command.queues, command.negotiated, command.epoch);
         case 'stop':
           signals.reset();
           return path?.stop();

@@ -1,8 +1,9 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { QueueCommand, QueueSetup, ReceiveReply } from './messages.js';
+import { longestFrame, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
 import { type RemoteAccess, type RemoteBuffer, RemoteQueue } from './remote-queue.js';
-import { NET_HEADER_BYTES, RECEIVEQ, RX_HEADER, TRANSMITQ } from './spec.js';
+import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
 
 /** Most chains whose frames pass to the event thread in one message. */
 const TX_BATCH = 64;
@@ -14,7 +15,7 @@ const MOST_TURN_MS = 5000;
 
 /** Parts of a {@link RemotePath}. */
 export interface RemotePathParts {
-  /** Longest frame either way, in bytes. */
+  /** Longest frame without segmentation either way, in bytes. */
   readonly maxFrame: number;
   /** Accesses the guest's memory, wherever it is. */
   readonly access: RemoteAccess;
@@ -36,6 +37,7 @@ export class RemotePath {
   readonly #parts: RemotePathParts;
   readonly #setups = new Map<number, QueueSetup>();
   readonly #queues = new Map<number, RemoteQueue>();
+  #negotiated = NOTHING_NEGOTIATED;
   #begun = 0;
   /** Incremented by each stop: notices of queues that have stopped since are out of date. */
   epoch = 0;
@@ -45,7 +47,8 @@ export class RemotePath {
   }
 
   /** Queues have started, in the event thread. */
-  start(queues: readonly QueueSetup[]): void {
+  start(queues: readonly QueueSetup[], negotiated: Negotiated): void {
+    this.#negotiated = negotiated;
     for (const setup of queues) this.#setups.set(setup.index, setup);
   }
 
@@ -113,11 +116,12 @@ export class RemotePath {
   /** Returns whether to continue in another turn. */
   #transmit(queue: RemoteQueue): boolean {
     const { maxFrame, call } = this.#parts;
+    const most = NET_HEADER_BYTES + longestFrame(this.#negotiated.host, maxFrame);
     while (queue.fetch() || queue.wantDoorbells()) {
       const frames: Uint8Array[] = [];
       const heads: number[] = [];
-      while (frames.length < TX_BATCH && !this.#isOver && queue.next(NET_HEADER_BYTES, maxFrame)) {
-        const isFrame = queue.bytes > 0 && queue.bytes <= maxFrame;
+      while (frames.length < TX_BATCH && !this.#isOver && queue.next(0, most)) {
+        const isFrame = queue.bytes > NET_HEADER_BYTES && queue.bytes <= most;
         frames.push(isFrame ? queue.take() : new Uint8Array(0));
         heads.push(queue.head);
       }
@@ -140,18 +144,15 @@ export class RemotePath {
     let isOver = false;
     while (hasMore && !isOver && (queue.fetch() || queue.wantDoorbells())) {
       const chains = this.#buffers(queue);
-      const capacities = chains.map(({ bytes }) => bytes - NET_HEADER_BYTES);
+      const capacities = chains.map(({ bytes }) => bytes);
       const reply = call({ kind: 'receive', capacities }) as ReceiveReply;
       hasMore = reply.hasMore;
-      for (const [i, frame] of reply.frames.entries()) {
-        const { buffers, head } = chains[i] as RxChain;
-        const data = new Uint8Array(NET_HEADER_BYTES + frame.length);
-        data.set(RX_HEADER);
-        data.set(frame, NET_HEADER_BYTES);
-        queue.write(buffers, data);
-        queue.push(data.length, head);
+      let used = 0;
+      for (const frame of reply.frames) {
+        this.#write(queue, frame.bytes, chains.slice(used, used + frame.chains));
+        used += frame.chains;
       }
-      if (queue.fault === undefined) queue.unpop(chains.length - reply.frames.length);
+      if (queue.fault === undefined) queue.unpop(chains.length - used);
       this.#publish(queue);
       if (queue.fault !== undefined) return false;
       isOver = this.#isOver;
@@ -159,15 +160,31 @@ export class RemotePath {
     return hasMore && isOver;
   }
 
+  /** Writes a frame to chains that have room for it. */
+  #write(queue: RemoteQueue, frame: Uint8Array, chains: readonly RxChain[]): void {
+    let done = 0;
+    for (const { buffers, head, bytes } of chains) {
+      const piece = frame.subarray(done, done + bytes);
+      queue.write(buffers, piece);
+      queue.push(piece.length, head);
+      done += bytes;
+    }
+  }
+
+  /** Some chains: enough for the longest frame, if there are, should it be spread. */
   #buffers(queue: RemoteQueue): RxChain[] {
+    const { guest, hasMergeable } = this.#negotiated;
+    const most = NET_HEADER_BYTES + longestFrame(guest, this.#parts.maxFrame);
     const chains: RxChain[] = [];
-    while (chains.length < RX_BATCH && queue.next(0, NET_HEADER_BYTES + this.#parts.maxFrame)) {
+    let room = 0;
+    while ((chains.length < RX_BATCH || (hasMergeable && room < most)) && queue.next(0, most)) {
       const { buffers, head, bytes } = queue;
       if (bytes < NET_HEADER_BYTES) {
         queue.fail(`a receive buffer of ${bytes} bytes`);
         break;
       }
-      chains.push({ buffers, head, bytes: Math.min(bytes, NET_HEADER_BYTES + this.#parts.maxFrame) });
+      chains.push({ buffers, head, bytes: Math.min(bytes, most) });
+      room += bytes;
     }
     return chains;
   }

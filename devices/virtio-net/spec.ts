@@ -9,13 +9,23 @@ export const VIRTIO_CONFIG_S_NEEDS_RESET = 0x40;
 export const VIRTIO_CONFIG_S_FAILED = 0x80;
 
 // Feature bits, 5.1.3 and 6
+export const VIRTIO_NET_F_CSUM = 1n << 0n;
+export const VIRTIO_NET_F_GUEST_CSUM = 1n << 1n;
 export const VIRTIO_NET_F_MTU = 1n << 3n;
 export const VIRTIO_NET_F_MAC = 1n << 5n;
+export const VIRTIO_NET_F_GUEST_TSO4 = 1n << 7n;
+export const VIRTIO_NET_F_GUEST_TSO6 = 1n << 8n;
+export const VIRTIO_NET_F_HOST_TSO4 = 1n << 11n;
+export const VIRTIO_NET_F_HOST_TSO6 = 1n << 12n;
+export const VIRTIO_NET_F_MRG_RXBUF = 1n << 15n;
 export const VIRTIO_NET_F_STATUS = 1n << 16n;
 export const VIRTIO_F_INDIRECT_DESC = 1n << 28n;
 export const VIRTIO_F_EVENT_IDX = 1n << 29n;
 export const VIRTIO_F_VERSION_1 = 1n << 32n;
 export const VIRTIO_F_ACCESS_PLATFORM = 1n << 33n;
+export const VIRTIO_NET_F_GUEST_USO4 = 1n << 54n;
+export const VIRTIO_NET_F_GUEST_USO6 = 1n << 55n;
+export const VIRTIO_NET_F_HOST_USO = 1n << 56n;
 
 // Split virtqueues, 2.7
 export const VIRTQ_DESC_F_NEXT = 1;
@@ -44,8 +54,8 @@ export const QUEUE_COUNT = 2;
 export const QUEUE_SIZE_MAX = 256;
 /** struct virtio_net_hdr with num_buffers, which VIRTIO_F_VERSION_1 makes part of every header. 5.1.6 */
 export const NET_HEADER_BYTES = 12;
-/** The header before each frame of a device without offloads: zeroes, and a buffer count of 1. 5.1.6.4.1 */
-export const RX_HEADER: Uint8Array = Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0);
+/** Offset of num_buffers, 16 bits, in the header. */
+export const NUM_BUFFERS_AT = 10;
 export const VIRTIO_NET_S_LINK_UP = 1;
 
 /** One vector for the configuration, one per queue. */

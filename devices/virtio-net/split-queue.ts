@@ -100,6 +100,11 @@ export class SplitQueue {
     this.#indirectBytes = new Uint8Array(this.#indirect.buffer);
   }
 
+  /** Descriptors, and so the most chains at a time. */
+  get size(): number {
+    return this.#setup.size;
+  }
+
   /** Index of the next chain to take, 16 bits. */
   get position(): number {
     return this.#nextAvail;
@@ -192,6 +197,11 @@ export class SplitQueue {
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
   }
 
+  /** Takes the latest pushed chains, which have not been published, back from the used ring. */
+  unpush(chains: number): void {
+    this.#usedIdx = (this.#usedIdx - chains) & 0xffff;
+  }
+
   /** Publishes pushed chains to the driver. Returns whether the driver requests an interrupt. 2.7.7 */
   publish(): boolean {
     const before = this.#publishedIdx;
@@ -215,12 +225,16 @@ export class SplitQueue {
     Atomics.store(this.#used, RING_FLAGS, VIRTQ_USED_F_NO_NOTIFY);
   }
 
-  /** Requests a doorbell for the next chain. Returns true if that chain is already available. */
-  wantDoorbells(): boolean {
+  /**
+   * Requests a doorbell for the next chain. Returns true if that chain is already available.
+   * @param chains number of those at {@link position} that do not suffice; the next one is the one after them
+   */
+  wantDoorbells(chains = 0): boolean {
     this.#isSuppressed = false;
-    if (this.#setup.hasEventIdx) Atomics.store(this.#used, 2 + 4 * this.#setup.size, this.#nextAvail);
+    const next = (this.#nextAvail + chains) & 0xffff;
+    if (this.#setup.hasEventIdx) Atomics.store(this.#used, 2 + 4 * this.#setup.size, next);
     else Atomics.store(this.#used, RING_FLAGS, 0);
-    return Atomics.load(this.#avail, RING_IDX) !== this.#nextAvail;
+    return Atomics.load(this.#avail, RING_IDX) !== next;
   }
 
   /** A range cannot be accessed: the driver's fault, unless it is in another process. Returns false, as {@link #break}. */

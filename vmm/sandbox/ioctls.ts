@@ -1,5 +1,5 @@
 /** Requests of ioctl(2) that a sandboxed machine can make, by what it is configured with. */
-import { TAP_REQUESTS } from '../../devices/net/tap.js';
+import { TAP_REQUESTS } from '../../devices/net/tap-setup.js';
 import * as kvm from '../../kvm/uapi.js';
 import * as vcpu from '../../kvm/uapi-vcpu.js';
 import type { Request } from '../../sys/ioctl.js';

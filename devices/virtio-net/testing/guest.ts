@@ -216,6 +216,12 @@ export class GuestQueue {
     return this.#words.getUint16(this.memory.at(this.used + 4 + 8 * this.size), true);
   }
 
+  /** Whether the driver has to ring the doorbell for the chains since `from`, with EVENT_IDX or without. 2.7.10 */
+  needsDoorbell(from: number, hasEventIdx: boolean): boolean {
+    if (!hasEventIdx) return (this.usedFlags & 1) === 0;
+    return ((this.availIndex - this.availEvent - 1) & 0xffff) < ((this.availIndex - from) & 0xffff);
+  }
+
   /** What the device has returned since the last call. */
   reap(): Used[] {
     const list: Used[] = [];
@@ -256,6 +262,16 @@ export const COMMON = {
 } as const;
 
 export const FEATURE = {
+  csum: 1n << 0n,
+  guestCsum: 1n << 1n,
+  guestTso4: 1n << 7n,
+  guestTso6: 1n << 8n,
+  hostTso4: 1n << 11n,
+  hostTso6: 1n << 12n,
+  mergeable: 1n << 15n,
+  guestUso4: 1n << 54n,
+  guestUso6: 1n << 55n,
+  hostUso: 1n << 56n,
   mtu: 1n << 3n,
   mac: 1n << 5n,
   status: 1n << 16n,
@@ -408,9 +424,9 @@ export class GuestDriver {
     this.#write(BAR4, offset + this.common(COMMON.queueNotifyOff, 2) * extra, 2, index);
   }
 
-  /** Puts a frame with its header at an address and offers it, in one piece. */
-  send(frame: Uint8Array, address = maps.main.iova + 0x10000): void {
-    this.memory.bytes.fill(0, this.memory.at(address), this.memory.at(address) + 12);
+  /** Puts a frame with its header (zeroes unless given) at an address and offers it, in one piece. */
+  send(frame: Uint8Array, address = maps.main.iova + 0x10000, header = new Uint8Array(12)): void {
+    this.memory.bytes.set(header, this.memory.at(address));
     this.memory.bytes.set(frame, this.memory.at(address + 12));
     this.tx.add([{ address, length: 12 + frame.length }]);
   }

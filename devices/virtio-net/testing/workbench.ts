@@ -2,7 +2,14 @@ import { writeSync } from 'node:fs';
 import { drainEventfd, isReadable } from '../../../sys/eventfd.js';
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
-import { type NetBackend, type NetCounters, type NetPort, responder } from '../../net/index.js';
+import {
+  type NetBackend,
+  type NetCounters,
+  type NetOffloads,
+  type NetPort,
+  responder,
+  tap,
+} from '../../net/index.js';
 import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import { createVirtioNetDriver, type VirtioNetInstance } from '../driver.js';
 import { createQueueTask } from '../queue-task.js';
@@ -19,9 +26,18 @@ export class FakePort implements NetPort {
   /** As a tap, it cannot say how long the next frame is. */
   isBlind = false;
   failure: Error | undefined;
+  /** As a tap's: frames have headers, both ways. What the guest takes over is the latest of `accepted`. */
+  readonly offloads?: NetOffloads;
+  readonly accepted: number[] = [];
   /** As a socket, it can be full; its eventfd is writable when it is not. */
   readonly #room = Fd.eventfd('room in fake port');
   counters: NetCounters = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
+
+  /** @param offered offloads that it has; without them, its frames are bare */
+  constructor(offered?: number) {
+    if (offered === undefined) return;
+    this.offloads = { offered, accept: (offloads) => this.accepted.push(offloads) };
+  }
 
   get fd(): number {
     return this.eventfd.number;
@@ -85,18 +101,18 @@ export class Workbench implements Disposable {
   /** Of the latest create; only with `net=fake`. */
   port!: FakePort;
 
-  /** @param options as on the command line; the fake port unless `net` says otherwise */
+  /** @param options as on the command line; by default `net=fake`, whose address is a set of offloads to have */
   constructor(options: Readonly<Record<string, string>> = {}) {
     const fake: NetBackend = {
       name: 'fake',
       validate: () => undefined,
-      open: () => {
-        this.port = new FakePort();
+      open: (offered) => {
+        this.port = new FakePort(offered === '' ? undefined : Number(offered));
         return this.port;
       },
     };
     using scope = new Scope();
-    const backends = [fake, responder];
+    const backends = [fake, responder, tap];
     const task = new URL('test:queue-task');
     this.thread = scope.own(new InlineEventThread(new Map([[task.href, createQueueTask(backends)]])));
     this.memory = scope.own(new GuestMemory());
