@@ -253,6 +253,47 @@ test('with EVENT_IDX an interrupt comes when used_event is passed, and avail_eve
   }
 });
 
+/** Sends 64 frames one by one, with an interrupt wanted for every so many; returns how many came. */
+function interruptsOf(features: bigint, every: number): number {
+  using bench = new Workbench();
+  const [, , tx] = bench.wire(2, 3) as [Fd, Fd, Fd];
+  const { driver } = bench;
+  driver.start({ features: FEATURE.version1 | features });
+  for (let i = 0; i < 64; i++) {
+    if (i % every === 0) driver.tx.usedEvent = i + every - 1;
+    driver.send(frameOf(60, i));
+    ringAndPump(bench, 1);
+  }
+  expect(driver.tx.reap()).toHaveLength(64);
+  return taken(tx);
+}
+
+test('a driver with EVENT_IDX gets an interrupt for as many chains as it wants, one without gets it for each', () => {
+  expect(interruptsOf(0n, 32)).toBe(64);
+  expect(interruptsOf(FEATURE.eventIdx, 32)).toBe(2);
+  expect(interruptsOf(FEATURE.eventIdx, 1)).toBe(64);
+});
+
+test.each([
+  ['without EVENT_IDX', 0n],
+  ['with EVENT_IDX', FEATURE.eventIdx],
+])('a busy device is not rung for, %s', (_name, features) => {
+  using bench = new Workbench();
+  const { driver, port } = bench;
+  driver.start({ features: FEATURE.version1 | features });
+  port.isFull = true;
+  for (let i = 0; i < 100; i++) {
+    const from = driver.tx.availIndex;
+    driver.send(frameOf(60, i), TX_BUFFERS + 128 * i);
+    if (driver.tx.needsDoorbell(from, features !== 0n)) driver.ring(1);
+    bench.thread.pump();
+  }
+  port.isFull = false;
+  bench.thread.pump();
+  expect(port.sent).toHaveLength(100);
+  expect(bench.instance.counters().doorbells).toBe(1);
+});
+
 test('a port whose frames nobody has a buffer for is left alone until there is one', () => {
   using bench = new Workbench();
   const { driver } = bench;
@@ -505,6 +546,34 @@ const crimes: Record<string, [(bench: Workbench) => void, RegExp]> = {
       driver.tx.writeDescriptor(TABLES, TABLES, 16, 4, 0);
     },
     /in an indirect table/,
+  ],
+  'a loop in an indirect table': [
+    ({ driver }) => {
+      driver.tx.add([READABLE, READABLE], TABLES);
+      driver.tx.writeDescriptor(TABLES + 16, TX_BUFFERS, 8, 1, 0);
+    },
+    /more than 256 descriptors/,
+  ],
+  'a next descriptor outside an indirect table': [
+    ({ driver }) => {
+      driver.tx.add([READABLE, READABLE], TABLES);
+      driver.tx.writeDescriptor(TABLES, TX_BUFFERS, 8, 1, 2);
+    },
+    /descriptor 2 of 2/,
+  ],
+  'an indirect table of half a descriptor': [
+    ({ driver }) => {
+      driver.tx.writeDescriptor(driver.tx.desc, TABLES, 24, 4, 0);
+      driver.tx.offer(0);
+    },
+    /indirect table of 24 bytes/,
+  ],
+  'an indirect table that runs out of its map': [
+    ({ driver }) => {
+      driver.tx.writeDescriptor(driver.tx.desc, maps.next.iova + maps.next.bytes - 16, 32, 4, 0);
+      driver.tx.offer(0);
+    },
+    /indirect table at 0x3ffff0 that is not in memory/,
   ],
   'an indirect descriptor with a next one': [
     ({ driver }) => {
