@@ -15,6 +15,7 @@ export type L2Check =
   | 'upset'
   | 'hotplug'
   | 'hold'
+  | 'shell'
   | 'crash'
   | 'kexec'
   | 'restart';

@@ -165,6 +165,8 @@ hold() {
   echo L2-WAITS
   while sleep 60; do :; done
 }
+# A shell at the console; L2 ends with it.
+shell() { setsid cttyhack sh; }
 # Reads each device's expansion ROM; lab tests compare checksum and exits.
 rom() {
   for device in /sys/bus/pci/devices/*; do
@@ -194,7 +196,7 @@ for check in $(echo "$checks" | tr , ' '); do
     dhcp | fetch | disk | tty | fb | picture | rom | unplug | upset) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
-    interrupts | hotplug | hold | crash | restart) $check ;;
+    interrupts | hotplug | hold | shell | crash | restart) $check ;;
     *) result "$check" 1 ;;
   esac
 done
