@@ -115,6 +115,26 @@ test('two vCPU threads or one: the picture is the same', async () => {
   expectPicture(await vm.screenshot(), 320, 200);
 });
 
+test.each([1, 2])(
+  'a picture is of one frame, however fast the guest draws and shows the next, %i vCPU',
+  async (vcpus) => {
+    const display = { address: 'vgpu-small', options: { xres: '320', yres: '200' } };
+    await using vm = VirtualMachine.start({ vcpus, cmdline: 'flips=1000000', devices: [display] });
+    const colours = new Set<number>();
+    while (colours.size < 50 && vm.state !== 'ended') {
+      const { pixels } = await vm.capture().catch(() => ({ pixels: new Uint8Array(0) }));
+      const words = new Uint32Array(pixels.buffer, pixels.byteOffset, pixels.length >> 2);
+      const ofRows = new Set(words.filter((_, i) => i % 320 === 0));
+      const [colour = 0] = words;
+      // Before its frames of one colour each, the guest draws a picture into what is shown, which was black.
+      if (ofRows.size === 1 && colour !== 0) colours.add(colour);
+      else expect(`${colours.size} whole frames, then one of ${ofRows.size} colours`).toMatch(/^0 whole/);
+    }
+    expect(colours.size).toBe(50);
+  },
+  120_000,
+);
+
 test('without a display there is no picture, and the error names a device that has one', async () => {
   await using vm = VirtualMachine.start({ devices: [], cmdline: 'halt-test' });
   await expect(vm.screenshot()).rejects.toThrowError(/ENODEV/);

@@ -40,6 +40,8 @@
  *   xres=N yres=N          the display's mode, 64..4095 by 32..4095, 32 bits per pixel; default: the first timing of its
  *                          EDID, else 640 x 480
  *   frames=N               then N more pictures with moving bars, 30 per second; the last equals the first
+ *   flips=N                then N frames of one colour each, drawn where the display does not show, then shown by its Y_OFFSET;
+ *                          then the picture again
  *   hotplug=N              look at bus 0 every 10 ms, and use each NIC (ARP, pings) and display that appears, one NIC at a
  *                          time, until N devices have come and gone; then verdict 0
  *   reset                  after that, reset the machine (port 0xCF9) instead of the verdict

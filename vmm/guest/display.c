@@ -126,6 +126,17 @@ static void animate(void) {
   }
 }
 
+/* Draws each frame beside the one that is shown, then shows it. */
+static void flip(void) {
+  for (u32 frame = 1; frame <= options.flips; frame++) {
+    u32 top = frame % 2 ? display.height : 0;
+    for (u32 x = 0; x < display.width; x++) line[x] = frame * 0x9e3779 & 0xffffff;
+    draw_lines(top, top + display.height);
+    dispi_write(Y_OFFSET, top);
+  }
+  dispi_write(Y_OFFSET, 0);
+}
+
 void display_run(bdf function) {
   struct bar bar[6];
   outb(PORT_PHASE, PHASE_DISPLAY);
@@ -143,6 +154,7 @@ void display_run(bdf function) {
   if (width < NOISE_WIDTH || height < NOISE_HEIGHT || width > MAX_PIXELS || 4ul * width * height > memory ||
       memory > bar[VRAM_BAR].size)
     finish(VERDICT_DISPLAY, "the mode does not fit");
+  if (options.flips && 8ul * width * height > memory) finish(VERDICT_DISPLAY, "two frames do not fit");
   display.width = width;
   display.height = height;
   display.stride = 4 * width;
@@ -156,6 +168,10 @@ void display_run(bdf function) {
   bool held = draw();
   u64 us = microseconds(rdtsc() - start);
   if (options.frames) animate();
+  if (options.flips) {
+    flip();
+    held &= draw();
+  }
   outb(PORT_PHASE, PHASE_DRAWN);
   if (!held) finish(VERDICT_DISPLAY, "video memory does not hold what was drawn");
   print("display: drawn and read back in %lu us, noise 0x%08x\n", us, display.noise_sum);

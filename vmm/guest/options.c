@@ -101,6 +101,7 @@ static bool one(const char **at) {
   if (word(at, "xres=")) return number_within(at, &options.xres, NOISE_WIDTH, MAX_PIXELS);
   if (word(at, "yres=")) return number_within(at, &options.yres, NOISE_HEIGHT, MAX_PIXELS);
   if (word(at, "frames=")) return number_within(at, &options.frames, 1, 1000000);
+  if (word(at, "flips=")) return number_within(at, &options.flips, 1, 1000000);
   if (word(at, "hotplug=")) return number_within(at, &options.hotplug, 1, 1000000);
   if (word(at, "reset")) return options.reset = true;
   if (word(at, "halt-test")) return options.halt_test = true;

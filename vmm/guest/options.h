@@ -18,7 +18,7 @@ struct options {
   u32 udp_count, udp_bytes, udp_window;
   u32 doorbell;
   u32 xres, yres; /* 0: the screen's preferred mode */
-  u32 frames;
+  u32 frames, flips;
   u32 hotplug; /* 0: off */
   u32 intx_gsi; /* GSI_FROM_CONFIG: the interrupt line register */
   bool nodhcp, intx, quiet, spin, halt_test, reset;
