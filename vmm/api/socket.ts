@@ -29,6 +29,7 @@ export class ApiSocket implements Disposable {
     return this.#listener.fd.duplicate().number;
   }
 
+  /** Closes it, and removes its file. */
   [Symbol.dispose](): void {
     this.#listener[Symbol.dispose]();
   }
