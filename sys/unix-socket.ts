@@ -1,4 +1,4 @@
-import { fchmodSync, lstatSync, rmSync } from 'node:fs';
+import { fchmodSync, lstatSync, rmSync, statSync } from 'node:fs';
 import { errno } from './errno.js';
 import { isErrno, SysError } from './error.js';
 import { checked, duplicateFd, Fd } from './fd.js';
@@ -22,6 +22,12 @@ const CONNECT_HINTS: Readonly<Record<number, string>> = {
   [errno.EAGAIN]: 'the server is busy: its backlog is full',
 };
 
+const NO_SOCKET = 'the file there is no socket';
+
+/** The kernel says the same of a file that is no socket as of a socket without a listener. */
+const isOtherFile = (result: number, path: string): boolean =>
+  result === -errno.ECONNREFUSED && statSync(path, { throwIfNoEntry: false })?.isSocket() === false;
+
 /** Why `path` cannot be a unix socket's; undefined if it can. */
 export function unixPathProblem(path: string): string | undefined {
   if (path === '') return 'a unix socket needs its path: unix:/run/user/1000/sock';
@@ -42,7 +48,7 @@ export function connectUnix(path: string, isBlocking = false): Fd {
   using scope = new Scope();
   const fd = scope.own(openSocket(path, SOCK_NONBLOCK));
   const result = libc.connect(fd.number, socketAddress(path));
-  checked(result, 'connect', path, CONNECT_HINTS[-result]);
+  checked(result, 'connect', path, isOtherFile(result, path) ? NO_SOCKET : CONNECT_HINTS[-result]);
   if (isBlocking) libc.fcntl(fd.number, F_SETFL, 0);
   scope.move();
   return fd;

@@ -53,6 +53,11 @@ export interface VfioProvider {
   readonly name: string;
   /** Form of its addresses, for messages: `a PCI address such as 0000:01:00.0`. */
   readonly addresses: string;
+  /**
+   * Addresses that are words, and the beginnings of others up to a colon: `virtio-net`, `mdev:`. For suggestions to a person
+   * who has mistyped one; absent: there are none.
+   */
+  readonly names?: readonly string[];
   /** True if other processes map guest memory for its devices; guest RAM must then be a memory file (a memfd). */
   readonly needsSharedMemory?: boolean;
   /**

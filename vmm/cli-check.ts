@@ -1,11 +1,12 @@
 import { checkHostDevices, isCheckable } from '../vfio/host/check/index.js';
-import { hostProvider } from '../vfio/host/index.js';
+import { hostProvider, nearestPciAddress, pciAddress } from '../vfio/host/index.js';
 import { checkText } from './check-text.js';
 import { CHECK } from './cli-help.js';
 import { parseCommandLine, usageError } from './command-line.js';
 import { parseSize } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 import { parseAddress } from './device-address.js';
+import { isSlot } from './device-text.js';
 import type { Output } from './output.js';
 import { pcRam } from './ram-layout.js';
 
@@ -61,6 +62,9 @@ function parseDevices(texts: readonly string[], how: Interface | undefined): Req
       return [];
     }
   });
+  const names = devices.map(({ address }) => pciAddress(address) ?? address);
+  const twice = names.findIndex((name, i) => !name.startsWith('mdev:') && names.indexOf(name) < i);
+  if (twice >= 0) problems.push({ path: `check ${names[twice]}`, text: 'is given twice' });
   if (problems.length > 0) throw new ConfigError(problems);
   return devices;
 }
@@ -69,12 +73,16 @@ function parseDevice(text: string, how: Interface | undefined): Request['devices
   const where = `check ${text}`;
   const { address, options } = parseAddress(text, where);
   // As --device of run has them; a slot of the guest's concerns no rule.
-  const { interface: own, slot: _slot, ...others } = options;
-  if (!isCheckable(address))
-    throw usageError(
-      where,
-      `'${address}' is no device of the host: check takes a PCI address such as 0000:01:00.0, the UUID of a mediated device, or mdev:TYPE`,
-    );
+  const { interface: own, slot, ...others } = options;
+  if (slot !== undefined && !isSlot(slot)) throw usageError(where, `slot=${slot} is not a PCI slot: 1 to 31`);
+  if (!isCheckable(address)) {
+    const meant = nearestPciAddress(address);
+    const takes =
+      meant === undefined
+        ? ': check takes a PCI address such as 0000:01:00.0, the UUID of a mediated device, or mdev:TYPE'
+        : `; did you mean ${meant}?`;
+    throw usageError(where, `'${address}' is no device of the host${takes}`);
+  }
   const problem = hostProvider().checkOptions?.(address, others);
   if (problem !== undefined) throw usageError(where, problem);
   const chosen = parseInterface(own, where) ?? how;

@@ -2,6 +2,9 @@
 import { HOST_COMMANDS } from './cli-help-host.js';
 import { type Command, type OptionRow, overviewText, rowLines } from './command-line.js';
 
+/** Of `--log-level`. */
+const LOG_LEVELS = ['error', 'warn', 'info', 'debug'];
+
 const help: OptionRow = { name: 'help', short: 'h', help: ['print this'] };
 
 const plugin: OptionRow = {
@@ -193,6 +196,7 @@ export const RUN: Command = {
     {
       name: 'sandbox',
       value: 'MODE',
+      words: ['on', 'strict', 'log', 'off'],
       isValueOptional: true,
       help: [
         'allow this process only what the machine needs: on (the',
@@ -209,6 +213,7 @@ export const RUN: Command = {
     {
       name: 'api',
       value: 'unix:PATH',
+      words: ['unix:'],
       help: [
         'be controlled over HTTP on this socket, which is made for',
         'you alone: tsvisor ctl, curl, docs/control.md',
@@ -219,7 +224,7 @@ export const RUN: Command = {
     {
       name: 'log-level',
       value: 'LEVEL',
-      words: ['error', 'warn', 'info', 'debug'],
+      words: [...LOG_LEVELS],
       help: [
         'print what is this important: error, warn, info (steps',
         'and the report; the default without --serial stdio),',
@@ -256,7 +261,17 @@ export const SERVE: Command = {
       help: ["save the client's picture as PNG at the end, and at", 'each SIGUSR2'],
     },
     view,
-    { name: 'quiet', help: ['print only errors'] },
+    {
+      name: 'log-level',
+      value: 'LEVEL',
+      words: [...LOG_LEVELS],
+      help: [
+        'print what is this important: error, warn (what is',
+        'refused to a client), info (the default), debug (the',
+        'events of vfio and vfioUser, too)',
+      ],
+    },
+    { name: 'quiet', help: ['print only errors: --log-level error'] },
     help,
   ],
   more: [...DEVICE_HELP, ...EXIT, 'SIGTERM, and 0 otherwise.'],

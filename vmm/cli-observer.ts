@@ -1,27 +1,11 @@
 /** What `tsvisor run` prints while its machine runs. */
 import { COM_PORTS } from '../devices/serial.js';
 import { paintFor } from './colours.js';
-import { usageError } from './command-line.js';
 import type { VmConfig } from './config.js';
 import { LineSplitter } from './line-splitter.js';
+import { isPrinted, type LogLevel } from './log-level.js';
 import { errorOutput, type Output } from './output.js';
-import { shown } from './problem-text.js';
 import type { VmObserver } from './virtual-machine.js';
-
-export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
-/** The least important of what is printed. */
-export type LogLevel = (typeof LOG_LEVELS)[number];
-
-/** Channels that `debug` adds to `--trace`. */
-export const DEBUG_CHANNELS = ['vfio', 'vfioUser'] as const;
-
-/** @throws ConfigError if it is none of them */
-export function parseLogLevel(text: string | undefined): LogLevel | undefined {
-  const level = LOG_LEVELS.find((each) => each === text);
-  if (level === undefined && text !== undefined)
-    throw usageError('--log-level', `${shown(text)} is not one of ${LOG_LEVELS.join(', ')}`);
-  return level;
-}
 
 export interface RunPrinterOptions {
   readonly config: VmConfig;
@@ -73,7 +57,7 @@ export class RunPrinter {
 
   /** Whether messages of this level are printed. */
   prints(level: LogLevel): boolean {
-    return LOG_LEVELS.indexOf(level) <= LOG_LEVELS.indexOf(this.#options.level);
+    return isPrinted(level, this.#options.level);
   }
 
   /** Prints a message, below a first line that says what runs. */
@@ -89,7 +73,8 @@ export class RunPrinter {
     const { config, sandbox } = this.#options;
     const { kernel, guest = 'built-in guest', vcpus, memory } = config;
     const cpus = vcpus === 1 ? '1 vCPU' : `${vcpus} vCPUs`;
-    this.#line(this.#messages, `tsvisor: ${kernel ?? guest}, ${cpus}, ${memory >> 20n} MiB`);
+    const size = memory < 1n << 20n ? `${memory >> 10n} KiB` : `${memory >> 20n} MiB`;
+    this.#line(this.#messages, `tsvisor: ${kernel ?? guest}, ${cpus}, ${size}`);
     if (sandbox !== undefined) this.#line(this.#messages, `tsvisor: ${sandbox}`);
   }
 

@@ -1,8 +1,9 @@
 import { dirname, resolve } from 'node:path';
+import { didYouMean } from '../sys/suggestion.js';
 import { openApi, openApiSocket, parseApi } from './api/api-socket.js';
 import type { ApiSocket } from './api/socket.js';
 import { RUN } from './cli-help.js';
-import { DEBUG_CHANNELS, type LogLevel, parseLogLevel, RunPrinter } from './cli-observer.js';
+import { RunPrinter } from './cli-observer.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
@@ -12,6 +13,7 @@ import { Camera } from './display/camera.js';
 import { checkDisplay, parseDisplay } from './display/choice.js';
 import type { View } from './display/view.js';
 import { openView, parsePort } from './display/view-port.js';
+import { DEBUG_CHANNELS, givenLevel, type LogLevel } from './log-level.js';
 import { EX_UNAVAILABLE, exitStatus } from './outcome.js';
 import type { Output } from './output.js';
 import { pluginUrls } from './plugin-url.js';
@@ -142,14 +144,6 @@ async function runConfigured(options: RunOptions, out: Output): Promise<number> 
   }
 }
 
-/** What the options say; undefined if they say nothing. */
-function givenLevel(options: ParsedOptions): LogLevel | undefined {
-  const level = parseLogLevel(options.value('log-level'));
-  if (!options.has('quiet')) return level;
-  if (level !== undefined) throw usageError('--quiet', 'is --log-level error: give one of the two');
-  return 'error';
-}
-
 /** Connects stdin with the serial port at `stdio`, if there is one. */
 async function openTerminal(vm: VirtualMachine, printer: RunPrinter): Promise<Disposable | undefined> {
   const port = printer.terminalPort;
@@ -163,9 +157,18 @@ function named({ problems }: ConfigError, options: ParsedOptions): ConfigError {
   return new ConfigError(
     problems.map(({ path, text }) => {
       const source = sourceOf(path, options);
-      return source === undefined ? { path, text } : { path: source, text: text.replace(/^net: /, '') };
+      if (source === undefined) return { path, text };
+      const plain = source.startsWith('--net ') ? text.replace(/^net: /, '') : text;
+      return { path: source, text: plain.replace(/\b(?:devices|serial)\[\d+\](?='s)/, ownerOf) };
     }),
   );
+
+  /** An entry of a list that the command line has no name for, by the option that gave it. */
+  function ownerOf(entry: string): string {
+    const [name = '', index = ''] = entry.split(/[[\]]/);
+    const list = options.list(name === 'devices' ? 'device' : name);
+    return list === undefined ? entry : `--${name === 'devices' ? 'device' : name} ${list[Number(index)]}`;
+  }
 }
 
 const OPTION_OF: Readonly<Record<string, string>> = {
@@ -274,6 +277,8 @@ function devicesOf(
   if (devices !== undefined) {
     if (net !== undefined)
       throw usageError('--net', 'belongs to the default NIC; with --device, append net= to the device');
+    if (devices.length > 1 && devices.includes('none'))
+      throw usageError('--device', 'none is no device: give it alone');
     // One that is wrong stays in its place, with an address that is right, so that the others keep their names.
     return devices
       .filter((text) => text !== 'none')
@@ -302,7 +307,10 @@ function parseMemory(text: string): Record<string, unknown> {
 function parseSandbox(text: string): Record<string, unknown> {
   const [mode = '', ...rest] = text.split(',');
   if (!/^(?:|off|on|strict|log)$/.test(mode))
-    throw usageError('--sandbox', `'${mode}' is none of on, strict, log, off`);
+    throw usageError(
+      '--sandbox',
+      `${shown(mode)} is none of on, strict, log, off${didYouMean(mode, ['strict', 'log', 'off'])}`,
+    );
   const paths: Record<string, string[]> = { read: [], write: [] };
   for (const pair of rest) {
     const [, name = '', path = ''] = /^(read|write)=(.+)$/.exec(pair) ?? [];

@@ -1,3 +1,4 @@
+import { didYouMean } from '../sys/suggestion.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { SERVE } from './cli-help.js';
 import { parseCommandLine, usageError } from './command-line.js';
@@ -7,8 +8,10 @@ import { DeviceServer } from './device-server.js';
 import { Camera } from './display/camera.js';
 import { checkDisplay } from './display/choice.js';
 import { openView, parsePort } from './display/view-port.js';
+import { DEBUG_CHANNELS, givenLevel, isPrinted, type LogLevel } from './log-level.js';
 import { SIGNAL_STATUS } from './outcome.js';
 import { errorOutput, type Output } from './output.js';
+import { shown } from './problem-text.js';
 import { socketProblem } from './serial-end.js';
 import { stopOnSignals } from './stop-signals.js';
 
@@ -20,29 +23,36 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
   const [device, ...others] = options.positionals;
   if (device === undefined || others.length > 0)
     throw usageError('serve', 'takes one device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock');
-  const socket = options.value('socket');
+  // As --api and --serial have it.
+  const socket = options.value('socket')?.replace(/^unix:/, '');
   if (socket === undefined) throw usageError('--socket', 'is missing: the path where clients connect');
   const problem = socketProblem(socket);
   if (problem !== undefined) throw usageError('--socket', problem);
   const names = options.list('trace') ?? [];
   const unknown = names.find((name) => !isTraceName(name));
   if (unknown !== undefined)
-    throw usageError('--trace', `'${unknown}' is not one of ${Object.keys(trace).join(', ')}`);
-  const isQuiet = options.has('quiet');
-  const say = (text: string) => {
-    if (!isQuiet) out.line(`tsvisor: ${text}`);
+    throw usageError(
+      '--trace',
+      `${shown(unknown)} is not one of ${Object.keys(trace).join(', ')}${didYouMean(unknown, Object.keys(trace))}`,
+    );
+  const level = givenLevel(options) ?? 'info';
+  const say = (text: string, of: LogLevel = 'info') => {
+    if (isPrinted(of, level)) out.line(`tsvisor: ${text}`);
   };
   const view = parsePort(options.value('view'));
   const screenshot = options.value('screenshot');
   const where = `serve ${device}`;
   const served = parseAddress(device, where);
+  for (const name of ['slot', 'interface'])
+    if (served.options[name] !== undefined)
+      throw usageError(where, `${name}= is for a device of a machine; a client has its own`);
   checkDisplay([served], { screenshot, view });
   const started = {
     ...served,
     path: socket,
     trustsClient: options.has('trust-client'),
     plugins: options.list('plugin') ?? [],
-    trace: names.filter(isTraceName),
+    trace: [...new Set([...names.filter(isTraceName), ...(level === 'debug' ? DEBUG_CHANNELS : [])])],
   };
   const observer = {
     ready: (description: string) => {
@@ -66,7 +76,7 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
     await using _view = await openView(
       server,
       view,
-      isQuiet ? (text) => console.error(text) : (text) => out.line(text),
+      isPrinted('info', level) ? (text) => out.line(text) : (text) => console.error(text),
     );
     await server.finished;
     await camera?.take();

@@ -1,11 +1,12 @@
 /** Commands that print what is made from the table of commands. */
+
+import { didYouMean } from '../sys/suggestion.js';
 import { COMMANDS } from './cli-help.js';
 import { findCommand, parseCommandLine, usageError } from './command-line.js';
 import { completionScript, SHELLS } from './completion.js';
 import { manualPage } from './manual-page.js';
 import type { Output } from './output.js';
 import { shown } from './problem-text.js';
-import { didYouMean } from './suggestion.js';
 
 /** Runs `tsvisor completion SHELL` or `tsvisor man`. Returns the exit code. @throws ConfigError for wrong usage */
 export function printText(name: string, args: readonly string[], version: string, out: Output): number {

@@ -1,6 +1,7 @@
 /** The command line as a table: parsing, help, completion and the manual page follow from the rows. */
+
+import { didYouMean } from '../sys/suggestion.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
-import { didYouMean } from './suggestion.js';
 
 /** An option of a command. */
 export interface OptionRow {
@@ -92,13 +93,29 @@ export function findCommand(
   if (word === undefined) throw usageError(above, `a command is missing: ${list}; see ${help}`);
   const command = commands.find((each) => lastWord(each) === word);
   if (command === undefined) {
+    if (word.startsWith('-')) throw usageError(word, optionFirst(commands, word, above, help));
     const meant = didYouMean(word, names);
     const text = meant === '' ? `: ${list}; see ${help}` : `${meant} See ${help}`;
-    throw usageError(word, `there is no such command${text}`);
+    throw usageError(word === '' ? "''" : word, `there is no such command${text}`);
   }
   if (command.commands === undefined || asksFor(rest.slice(0, 1), 'help', 'h')) return { command, rest };
   return findCommand(command.commands, rest, command.name);
 }
+
+/** Options of `tsvisor` itself, which come before a command. */
+const OWN_OPTIONS = ['--help', '--version', '-h', '-V'];
+
+/** The problem with an option in the place of a command. */
+function optionFirst(commands: readonly Command[], word: string, above: string, help: string): string {
+  const meant = didYouMean(word, OWN_OPTIONS);
+  const owner = commands.find((command) => findOption(command, word) !== undefined);
+  if (owner !== undefined) return `a command comes first: tsvisor ${owner.name} ${word}; see ${help}`;
+  if (above === '' && meant !== '') return `there is no such option${meant} See ${help}`;
+  return `a command comes first, and then its options; see ${help}`;
+}
+
+/** Dashes of word processors and web pages, copied with an example. */
+const OTHER_DASH = /^[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]/;
 
 /** @throws ConfigError listing every problem, each with the option that it is about */
 export function parseCommandLine(command: Command, args: readonly string[]): ParsedOptions {
@@ -112,6 +129,10 @@ export function parseCommandLine(command: Command, args: readonly string[]): Par
       positionals.push(...rest.splice(0));
       break;
     }
+    if (OTHER_DASH.test(word)) {
+      problem(word, `begins with '${word[0]}', which is not the '-' of an option`);
+      continue;
+    }
     if (!word.startsWith('-') || word === '-') {
       positionals.push(word);
       continue;
@@ -119,6 +140,11 @@ export function parseCommandLine(command: Command, args: readonly string[]): Par
     const found = findOption(command, word);
     if (found === undefined) {
       const name = word.split('=')[0] as string;
+      const [first = '', value = ''] = name.split(/\s+/);
+      if (value !== '' && findOption(command, first) !== undefined) {
+        problem(`'${word}'`, `is one argument: an option and its value are two, ${first} ${value}`);
+        continue;
+      }
       const meant = didYouMean(
         name,
         command.options.map((option) => `--${option.name}`),

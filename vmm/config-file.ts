@@ -13,8 +13,9 @@ export function readConfigFile(path: string): Readonly<Record<string, unknown>> 
   const wrong = (text: string) => new ConfigError([{ path: '--config', text }]);
   let text: string;
   try {
-    text = Buffer.from(readInputFile(path, MOST_TEXT_BYTES)).toString();
+    text = new TextDecoder('utf-8', { fatal: true }).decode(readInputFile(path, MOST_TEXT_BYTES));
   } catch (error) {
+    if (error instanceof TypeError) throw wrong(`${path} is not UTF-8 text`);
     throw error instanceof InputFileError ? wrong(error.message) : error;
   }
   if (text.startsWith(BYTE_ORDER_MARK)) text = text.slice(1);

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { z } from 'zod';
 import { PAGE_SIZE } from '../sys/address.js';
@@ -5,7 +6,7 @@ import { type TraceName, trace } from '../sys/trace.js';
 import { ConfigError } from './config-error.js';
 import { inputFileProblem, MOST_IMAGE_BYTES } from './input-file.js';
 import { pluginUrl } from './plugin-url.js';
-import { problemText } from './problem-text.js';
+import { problemText, shown } from './problem-text.js';
 import { MOST_SERIAL_PORTS, serialEndProblem } from './serial-end.js';
 
 const UNITS: Readonly<Record<string, bigint>> = {
@@ -33,7 +34,7 @@ const size = z.union([z.string(), z.number(), z.bigint()]).transform((value, con
   if (bytes !== undefined) return bytes;
   context.addIssue({
     code: 'custom',
-    message: `'${value}' is not a size; write 64M, 1G or a number of bytes`,
+    message: `${shown(value)} is not a size; write 64M, 1G or a number of bytes`,
   });
   return z.NEVER;
 });
@@ -88,6 +89,15 @@ const plugin = z
     }
   });
 
+/** The kernel gives rights to files that exist, not to names. */
+const allowedPath = z
+  .string()
+  .min(1)
+  .superRefine((path, context) => {
+    if (path === '' || existsSync(path)) return;
+    context.addIssue({ code: 'custom', message: `there is no file or folder ${path}` });
+  });
+
 const sandboxMode = z.enum(['off', 'on', 'strict', 'log']);
 
 const sandbox = z
@@ -98,9 +108,9 @@ const sandbox = z
         /** As the text alone. */
         mode: sandboxMode.default('on'),
         /** Further files and folders that can be read: of plug-ins, for instance. */
-        read: z.array(z.string().min(1)).default([]),
+        read: z.array(allowedPath).default([]),
         /** Further files and folders that can be read and written, devices with their ioctls. */
-        write: z.array(z.string().min(1)).default([]),
+        write: z.array(allowedPath).default([]),
       }),
     ],
     { error: 'is none of off, on, strict, log, and no object of mode, read and write (lists of paths)' },

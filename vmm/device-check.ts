@@ -1,7 +1,9 @@
+import { pciAddress } from '../vfio/host/index.js';
 import type { VfioProvider } from '../vfio/provider.js';
 import { isUuid } from '../vfio/uuid.js';
 import type { DeviceConfig } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
+import { deviceSuggestion } from './device-suggestion.js';
 
 /**
  * Checks addresses and options of devices before anything of them is opened.
@@ -13,16 +15,35 @@ export function checkDevices(
   devices: readonly Pick<DeviceConfig, 'address' | 'options'>[],
 ): void {
   const problems: ConfigProblem[] = [];
+  const places = new Map<string, number>();
   for (const [i, { address, options }] of devices.entries()) {
     const provider = providers.find((candidate) => candidate.matches(address));
-    const known = providers.map(({ addresses }) => `\n    ${addresses}`).join('');
+    const name = onlyOne(address);
+    const first = name === undefined ? undefined : places.get(name);
+    if (name !== undefined && first === undefined) places.set(name, i);
     // A UUID has the right form, and the host lacks the device: attaching it says so.
-    if (provider === undefined && isUuid(address)) continue;
+    if (provider === undefined && isUuid(address) && first === undefined) continue;
     const text =
-      provider === undefined
-        ? `there is no device '${address}'; there are:${known}`
-        : provider.checkOptions?.(address, options);
+      first !== undefined
+        ? `${address} is devices[${first}]'s`
+        : provider === undefined
+          ? unknownDevice(providers, address)
+          : provider.checkOptions?.(address, options);
     if (text !== undefined) problems.push({ path: `devices[${i}]`, text });
   }
   if (problems.length > 0) throw new ConfigError(problems);
+}
+
+/** The name of what there is only one of: a device of the host. */
+const onlyOne = (address: string): string | undefined =>
+  pciAddress(address) ?? (isUuid(address) || /^fd:\d/.test(address) ? address.toLowerCase() : undefined);
+
+function unknownDevice(providers: readonly VfioProvider[], address: string): string {
+  const meant = deviceSuggestion(
+    address,
+    providers.flatMap(({ names = [] }) => names),
+  );
+  if (meant !== '') return `there is no device '${address}'${meant}`;
+  const known = providers.map(({ addresses }) => `\n    ${addresses}`).join('');
+  return `there is no device '${address}'; there are:${known}`;
 }

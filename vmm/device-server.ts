@@ -33,8 +33,8 @@ export interface DeviceServerOptions {
 export interface DeviceServerObserver {
   /** The socket now accepts clients; `description` is the device's. */
   readonly ready?: (description: string) => void;
-  /** Readable messages about clients that connect and disconnect, and about refused requests. */
-  readonly told?: (text: string) => void;
+  /** Readable messages about clients that connect and disconnect, and, as `warn`, about refused requests. */
+  readonly told?: (text: string, level: 'info' | 'warn') => void;
   /** An event of a channel that {@link DeviceServerOptions.trace} names. */
   readonly trace?: (channel: string, text: string) => void;
 }
@@ -160,7 +160,7 @@ export class DeviceServer implements AsyncDisposable {
         this.#observer.ready?.(event.description);
         break;
       case 'told':
-        this.#observer.told?.(event.text);
+        this.#observer.told?.(event.text, event.level);
         break;
       case 'trace':
         this.#observer.trace?.(event.channel, event.text);

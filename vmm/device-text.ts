@@ -1,6 +1,10 @@
 import { usageError } from './command-line.js';
 import { parseAddress } from './device-address.js';
 
+/** Whether a text names a slot of the guest's bus that a device can have. */
+export const isSlot = (text: string): boolean =>
+  /^\d{1,2}$/.test(text) && Number(text) >= 1 && Number(text) <= 31;
+
 /**
  * A device as the command line takes it: `virtio-net,net=passt,slot=5`.
  * @param where names it in problems

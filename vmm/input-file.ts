@@ -45,7 +45,12 @@ function explain(path: string, error: unknown): unknown {
 
 function checkStats(path: string, stats: Stats, mostBytes: number): void {
   const kind = kindOfFile(stats);
-  if (kind !== undefined) throw new InputFileError(`${path} is ${kind}, and must be a regular file`);
+  if (kind !== undefined) {
+    // Of a shell's <(command).
+    const isPipe = kind === 'a FIFO' && /^\/(dev\/fd|proc)\//.test(path);
+    const advice = isPipe ? ': save in one what the command prints' : '';
+    throw new InputFileError(`${path} is ${kind}, and must be a regular file${advice}`);
+  }
   if (stats.size > mostBytes) throw tooLarge(path, mostBytes);
 }
 

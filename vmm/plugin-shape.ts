@@ -33,6 +33,7 @@ const OPTION: Shape = { name: 'string', value: 'string', description: 'string' }
 const PROVIDER: Shape = {
   name: 'string',
   addresses: 'string',
+  names: 'array?',
   matches: 'function',
   resolve: 'function',
   groups: 'object?',

@@ -47,6 +47,8 @@ function packageExports(path: string): unknown {
  * @throws Error if there is no such module
  */
 export function pluginUrl(specifier: string, folder: string): string {
+  if (specifier === '')
+    throw new Error("is empty: a plug-in is named by a path (./plug-in.mjs) or a package's name");
   if (specifier.startsWith('file:')) return fileUrl(fileURLToPath(specifier));
   if (isAbsolute(specifier) || /^\.{1,2}(\/|$)/.test(specifier)) return fileUrl(resolve(folder, specifier));
   if (/^[a-z][a-z\d+.-]*:/i.test(specifier))

@@ -1,5 +1,6 @@
 /** What is wrong with a value of the configuration, in this program's words: the validator's own name its types. */
 import type { z } from 'zod';
+import { didYouMean } from '../sys/suggestion.js';
 
 type RawIssue = Parameters<NonNullable<z.core.$ZodErrorMap>>[0];
 
@@ -36,10 +37,11 @@ export function problemText(issue: RawIssue): string | undefined {
       return sizeText(issue.input, issue.code === 'too_small' ? issue.minimum : issue.maximum, issue.code);
     case 'invalid_value': {
       const words = issue.values.map(String);
-      return `${shown(issue.input)} is not ${words.length === 1 ? '' : 'one of '}${words.join(', ')}`;
+      const meant = typeof issue.input === 'string' ? didYouMean(issue.input, words) : '';
+      return `${shown(issue.input)} is not ${words.length === 1 ? '' : 'one of '}${words.join(', ')}${meant}`;
     }
     case 'unrecognized_keys':
-      return `there is no ${issue.keys.join(', ')}`;
+      return `there is no ${issue.keys.map(cut).join(', ')}`;
     case 'invalid_union':
       return `${shown(issue.input)} is of the wrong type`;
     default:

@@ -1,8 +1,8 @@
 /** What a serial port of the machine is connected to, as the configuration and the command line write it. */
 import { lstatSync } from 'node:fs';
+import { didYouMean } from '../sys/suggestion.js';
 import { unixPathProblem } from '../sys/unix-socket.js';
 import { outputFileProblem } from './output-file.js';
-import { didYouMean } from './suggestion.js';
 
 /** A parsed end. `stdio` is an observer's port that the command line connects to its terminal. */
 export type SerialEnd =

@@ -34,7 +34,7 @@ export interface ServeThreadData {
 /** Events from the serving thread to the main thread. */
 export type ServeEvent =
   | { readonly kind: 'ready'; readonly description: string }
-  | { readonly kind: 'told'; readonly text: string }
+  | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ScreenEvent
   | { readonly kind: 'failed'; readonly error: ErrorData }
@@ -55,9 +55,13 @@ async function main(): Promise<void> {
     if (kind === 'displays') emit({ kind, id, displays: display.list() });
     else emit({ kind, id, answer: display.look(command.isCopied === true, server?.commands ?? 0) });
   });
-  for (const name of ['vfioUser', 'vfio'] as const) {
+  // The protocol's events with a text are refusals.
+  for (const [name, level] of [
+    ['vfioUser', 'warn'],
+    ['vfio', 'info'],
+  ] as const) {
     trace[name].subscribe(({ text }: { readonly text?: string }) => {
-      if (text !== undefined) emit({ kind: 'told', text });
+      if (text !== undefined) emit({ kind: 'told', text, level });
     });
   }
   for (const channel of data.trace)
@@ -93,7 +97,7 @@ async function main(): Promise<void> {
         return { ...served, [Symbol.dispose]: close };
       },
       trustsClient: data.trustsClient,
-      tell: (text) => emit({ kind: 'told', text }),
+      tell: (text, level) => emit({ kind: 'told', text, level }),
     }),
   );
   // Runs before the device is closed, which would lose its picture.

@@ -20,7 +20,9 @@ test.each([
 });
 
 test('a card with one port has no option for a second', () => {
-  expect(() => new Card({ port1: 'pty' }, 'mtty-1')).toThrowError(/unknown option port1: expected port0=/);
+  expect(() => new Card({ port1: 'pty' }, 'mtty-1')).toThrowError(
+    /unknown option port1; did you mean port0\? Expected port0=/,
+  );
 });
 
 test('all cards share 24 ports: each takes its number from every type, and gives it back', () => {

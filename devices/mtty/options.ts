@@ -1,6 +1,8 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { didYouMean } from '../../sys/suggestion.js';
 import { unixPathProblem } from '../../sys/unix-socket.js';
+import { unknownOption } from '../../vfio/option-problem.js';
 import type { HostEnd } from '../line/messages.js';
 
 const ENDS = 'loopback, pty or unix:PATH';
@@ -18,7 +20,7 @@ export function parseOptions(
   const names = Array.from({ length: ports }, (_, i) => `port${i}`);
   const problems = Object.keys(options)
     .filter((name) => !names.includes(name))
-    .map((name) => `unknown option ${name}: expected ${names.join('=, ')}=`);
+    .map((name) => unknownOption(name, names));
   const ends = names.map((name) => {
     const end = parseEnd(options[name] ?? 'loopback');
     if (typeof end === 'string') problems.push(`${name}: ${end}`);
@@ -34,7 +36,8 @@ export function parseOptions(
 function parseEnd(text: string): HostEnd | undefined | string {
   if (text === 'loopback') return undefined;
   if (text === 'pty') return { kind: 'pty', path: '' };
-  if (!text.startsWith('unix:')) return `${JSON.stringify(text)} is none of ${ENDS}`;
+  if (!text.startsWith('unix:'))
+    return `${JSON.stringify(text)} is none of ${ENDS}${didYouMean(text, ['loopback', 'pty', 'unix:'])}`;
   const path = text.slice('unix:'.length);
   return unixPathProblem(path) ?? { kind: 'connect', path };
 }

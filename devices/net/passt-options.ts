@@ -1,3 +1,5 @@
+import { unknownItem } from './unknown-item.js';
+
 /** Options of passt with and without a value, by passt's own names. */
 const VALUED = ['tcp-ports', 'udp-ports', 'address', 'netmask', 'gateway', 'interface', 'dns', 'mtu'];
 const FLAGS = ['no-map-gw', 'ipv4-only', 'ipv6-only'];
@@ -18,7 +20,7 @@ export function parsePasstOptions(text: string): readonly string[] | string {
       const [, name = '', value] = /^([^=]*)(?:=(.*))?$/s.exec(item) ?? [];
       if (!VALUED.includes(name) && !FLAGS.includes(name))
         problems.push(
-          `unknown option ${JSON.stringify(item)}: expected ${VALUED.join('=, ')}=, ${FLAGS.join(', ')}`,
+          unknownItem(item, name, [...VALUED, ...FLAGS], `${VALUED.join('=, ')}=, ${FLAGS.join(', ')}`),
         );
       else if (VALUED.includes(name) && (value === undefined || value === ''))
         problems.push(`${name} takes a value: ${name}=...`);

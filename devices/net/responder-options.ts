@@ -1,4 +1,5 @@
 import type { EchoFaults } from './icmp.js';
+import { unknownItem } from './unknown-item.js';
 
 /** Options after `responder:`. */
 export interface ResponderOptions {
@@ -34,7 +35,7 @@ export function parseResponderOptions(text: string): ResponderOptions | string {
   for (const item of text === '' ? [] : text.split(',')) {
     const [, name = '', digits] = /^([^=]*)(?:=(.*))?$/s.exec(item) ?? [];
     if (!isOption(name)) {
-      problems.push(`unknown option ${JSON.stringify(item)}: expected ${Object.keys(RANGES).join('=, ')}=`);
+      problems.push(unknownItem(item, name, Object.keys(RANGES), `${Object.keys(RANGES).join('=, ')}=`));
       continue;
     }
     const [least, most] = RANGES[name];

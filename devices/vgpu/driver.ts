@@ -1,7 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { MdevInstance, MdevType, VendorDriver } from '../../vfio/driver.js';
-import { optionProblem } from '../../vfio/option-problem.js';
+import { optionProblem, unknownOption } from '../../vfio/option-problem.js';
 import { VgpuDevice } from './device.js';
 
 /** An instance of a display card. */
@@ -80,7 +80,7 @@ export function createVgpuDriver(): VendorDriver & {
 
 function parseOptions(of: VgpuType, options: Readonly<Record<string, string>>, target: string) {
   const { xres = `${of.xres}`, yres = `${of.yres}`, ...others } = options;
-  const problems = Object.keys(others).map((name) => `unknown option ${name}: expected xres=, yres=`);
+  const problems = Object.keys(others).map((name) => unknownOption(name, ['xres', 'yres']));
   const pixels = (name: string, text: string): number => {
     const value = /^\d{1,5}$/.test(text) ? Number(text) : 0;
     if (value < LEAST_PIXELS || value > MOST_PIXELS)

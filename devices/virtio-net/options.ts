@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { didYouMean } from '../../sys/suggestion.js';
+import { unknownOption } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
 
 /** Parsed options of a device. */
@@ -36,14 +38,17 @@ export function parseOptions(
 ): VirtioNetOptions {
   const problems: string[] = [];
   for (const name of Object.keys(options)) {
-    if (!NAMES.includes(name)) problems.push(`unknown option ${name}: expected ${NAMES.join('=, ')}=`);
+    if (!NAMES.includes(name)) problems.push(unknownOption(name, NAMES));
   }
   const { net = backends[0]?.name ?? '', mac, mtu = String(DEFAULT_MTU), offloads = 'on' } = options;
   const [, backend = '', address = ''] = /^([^:]*):?(.*)$/s.exec(net) ?? [];
   const found = backends.find(({ name }) => name === backend);
   const problem =
     found === undefined
-      ? `no back-end ${JSON.stringify(backend)}: expected ${backends.map(({ name }) => name).join(' or ')}`
+      ? unknownBackend(
+          backend,
+          backends.map(({ name }) => name),
+        )
       : found.validate(address);
   if (problem !== undefined) problems.push(`net: ${problem}`);
   const macBytes = mac === undefined ? macFrom(uuid) : parseMac(mac);
@@ -59,6 +64,11 @@ export function parseOptions(
     throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
   }
   return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads: offloads === 'on' };
+}
+
+function unknownBackend(name: string, known: readonly string[]): string {
+  const meant = didYouMean(name, known);
+  return `no back-end ${JSON.stringify(name)}${meant === '' ? ': expected' : `${meant} Expected`} ${known.join(' or ')}`;
 }
 
 /** A unicast MAC address that is not all zeroes. */

@@ -20,6 +20,9 @@ export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: Vfio
       const names = mdevs.types.map(({ name }) => name).join(', ');
       return `a mediated device of this process: ${names || 'no driver is registered'}`;
     },
+    get names() {
+      return mdevs.types.map(({ name }) => name);
+    },
     matches: (address) => mdevs.findType(address) !== undefined || mdevs.find(address) !== undefined,
     checkOptions: (address, { 'vf-token': _, ...options }) => mdevs.checkOptions(address, options),
     resolve(address, given) {

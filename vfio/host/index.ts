@@ -17,6 +17,7 @@ export { HOST_REQUESTS } from './requests.js';
 export { HOST_ROOTS, type HostRoots } from './roots.js';
 export {
   type HostGroup,
+  nearestPciAddress,
   pciAddress,
   type ReservedRegion,
   Sysfs,

@@ -9,7 +9,7 @@ import { HostDeviceFile } from './device.js';
 import { HostGroupFile } from './group.js';
 import { HostIommufdFile } from './iommufd.js';
 import { Preopened } from './preopened.js';
-import { checkOptions, MDEV_PREFIX, resolve } from './resolve.js';
+import { checkOptions, FD_PREFIX, MDEV_PREFIX, resolve } from './resolve.js';
 import { RunBindings } from './run-bindings.js';
 import { pciAddress } from './sysfs.js';
 
@@ -35,10 +35,11 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
     addresses:
       'a PCI address such as 0000:01:00.0, the UUID of a mediated device of the kernel, mdev:TYPE to make one, ' +
       'fd:N for an open cdev or group',
+    names: [MDEV_PREFIX, FD_PREFIX],
     matches: (address) =>
       pciAddress(address) !== undefined ||
       address.startsWith(MDEV_PREFIX) ||
-      /^fd:\d+$/.test(address) ||
+      address.startsWith(FD_PREFIX) ||
       // Mediated devices of this process have UUIDs, too.
       (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
     checkOptions: (address, options) => optionProblem(() => checkOptions(address, options)),

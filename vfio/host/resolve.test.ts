@@ -34,7 +34,7 @@ test.each([
   ['01:00.0', true],
   ['mdev:mtty-2', true],
   ['fd:7', true],
-  ['fd:x', false],
+  ['fd:x', true], // and is refused: it is no number
   [UUID, false], // one of this process, for all the host knows
   ['virtio-net', false],
   ['unix:/run/peer.sock', false],
@@ -120,7 +120,7 @@ test('a bridge is refused', () => {
 test('an unknown option is refused, and the known ones are told', () => {
   using made = world();
   expect(messageOf(() => made.provider.resolve(NIC, { vftoken: UUID }))).toMatch(
-    /^resolve on 0000:01:00\.0: EINVAL\n.*no option vftoken; there are:\n {4}bind: .*\n {4}vf-token: /,
+    /^resolve on 0000:01:00\.0: EINVAL\n.*no option vftoken; did you mean vf-token\? There are:\n {4}bind: .*\n {4}vf-token: /,
   );
 });
 
@@ -155,7 +155,7 @@ test.each([
   ['mdev:mtty-1', {}, /^create mdev on mtty-1: ENOSPC\n.*mtty.* has no instance left/],
   ['mdev:mtty-9', {}, /^create mdev on mtty-9: ENODEV\n.*mtty-1 of mtty, mtty-2 of mtty/],
   ['mdev:mtty-2', { parent: 'other' }, /^create mdev on mtty-2: ENODEV/],
-  ['mdev:mtty-2', { uuid: '42' }, /^create mdev on mtty-2: EINVAL\n.*'42' is no UUID/],
+  ['mdev:mtty-2', { uuid: '42' }, /^resolve on mdev:mtty-2: EINVAL\n.*'42' is not a UUID/],
 ])('%s with %o is refused', (address, options: Record<string, string>, message) => {
   using made = world();
   made.host.addMdevParent('mtty', mtty);

@@ -3,6 +3,7 @@ import { basename } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
+import { unknownOptions } from '../option-problem.js';
 import type { AssignableDevice } from '../provider.js';
 import { isUuid } from '../uuid.js';
 import type { HostContext } from './context.js';
@@ -13,17 +14,17 @@ import { type HostGroup, pciAddress, type SysfsDevice } from './sysfs.js';
 import { checkUsable } from './usable.js';
 
 export const MDEV_PREFIX = 'mdev:';
-const FD_PREFIX = 'fd:';
+export const FD_PREFIX = 'fd:';
 
 /** Options of an address, and their meanings. */
 const OPTIONS = {
   bind: 'driver to give a PCI function to first, and to take it from afterwards: vfio-pci',
-  'vf-token': 'UUID that the owner of a VF’s physical function has set',
+  'vf-token': "UUID that the owner of a VF's physical function has set",
   uuid: 'of the mediated device that mdev:TYPE makes',
   parent: 'device that shall provide a mediated device',
   device: 'which device of a group that comes as a descriptor',
-  'group-fd': 'descriptor of the device’s group',
-  'cdev-fd': 'descriptor of the device’s cdev',
+  'group-fd': "descriptor of the device's group",
+  'cdev-fd': "descriptor of the device's cdev",
   'container-fd': 'descriptor of /dev/vfio/vfio',
   'iommufd-fd': 'descriptor of /dev/iommu',
 } as const;
@@ -32,14 +33,36 @@ type Options = Readonly<Partial<Record<OptionName, string>>>;
 
 /** @throws SysError EINVAL for an option that does not exist, or a value that no host could take */
 export function checkOptions(address: string, options: Readonly<Record<string, string>>): Options {
-  const unknown = Object.keys(options).filter((name) => !Object.hasOwn(OPTIONS, name));
-  if (unknown.length === 0) return checkValues(address, options);
-  const known = Object.entries(OPTIONS).map(([name, meaning]) => `\n    ${name}: ${meaning}`);
-  const hint = `there is no option ${unknown.join(', ')}; there are:${known.join('')}`;
+  const hint = unknownOptions(Object.keys(options), OPTIONS) ?? valueProblem(address, options);
+  if (hint === undefined) return checkDescriptors(address, options);
   throw new SysError({ call: 'resolve', target: address, errno: errno.EINVAL, hint });
 }
 
-function checkValues(address: string, options: Options): Options {
+/** What the options that are not for every address are for. */
+const KINDS: readonly (readonly [
+  options: readonly OptionName[],
+  kind: string,
+  is: (address: string) => boolean,
+])[] = [
+  [['bind'], 'a PCI function', (address) => pciAddress(address) !== undefined],
+  [['uuid', 'parent'], 'mdev:TYPE', (address) => address.startsWith(MDEV_PREFIX)],
+  [['device'], 'fd:N', (address) => address.startsWith(FD_PREFIX)],
+];
+
+function valueProblem(address: string, options: Options): string | undefined {
+  if (address === MDEV_PREFIX) return 'a type is missing: mdev:TYPE; tsvisor types lists them';
+  for (const [names, kind, is] of KINDS) {
+    const name = names.find((each) => options[each] !== undefined);
+    if (name !== undefined && !is(address)) return `${name}: is an option of ${kind}, and ${address} is none`;
+  }
+  const { bind, uuid } = options;
+  if (bind !== undefined && !/^[\w-]+$/.test(bind))
+    return `bind: '${bind}' is not the name of a driver: bind=vfio-pci`;
+  if (uuid !== undefined && !isUuid(uuid)) return `uuid: '${uuid}' is not a UUID`;
+  return undefined;
+}
+
+function checkDescriptors(address: string, options: Options): Options {
   const given = Object.entries(options).filter(([name]) => name.endsWith('-fd'));
   if (address.startsWith(FD_PREFIX)) given.unshift(['', address.slice(FD_PREFIX.length)]);
   const names = new Map<number, string>();

@@ -61,7 +61,7 @@ export interface HostGroup {
 /** Writes a sysfs file; tests replace it, as no kernel reacts to their writes. */
 export type WriteAttribute = (path: string, text: string) => void;
 
-const PCI_ADDRESS = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$/i;
+const PCI_ADDRESS = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])$/i;
 const PCI_CLASS_BRIDGE = /^0x0604/;
 const PCI_HEADER_TYPE = 0x0e;
 const PCI_HEADER_TYPE_MASK = 0x7f;
@@ -70,6 +70,19 @@ const PCI_HEADER_TYPE_MASK = 0x7f;
 export function pciAddress(text: string): string | undefined {
   const match = PCI_ADDRESS.exec(text);
   return match === null ? undefined : `${match[1] ?? '0000'}:${match[2]}`.toLowerCase();
+}
+
+/** As other programs and people write it: `1:0.0`, `0000:01:00`, `pci_0000_01_00_0`, a path in /sys. */
+const LOOSE_ADDRESS =
+  /^\s*(?:.*\/|pci[:_@-])?(?:([0-9a-f]{1,4})[:_])?([0-9a-f]{1,2})[:_]([01]?[0-9a-f])(?:[._:]([0-7]))?\s*$/i;
+
+/** The PCI address, in full form, that a text which is none was probably meant to be. */
+export function nearestPciAddress(text: string): string | undefined {
+  const [, domain = '', bus = '', device = '', given] = LOOSE_ADDRESS.exec(text) ?? [];
+  // Two short numbers alone can be anything: `fd:7`.
+  const isWhole = given !== undefined || domain !== '' || bus.length + device.length === 4;
+  if (bus === '' || !isWhole) return undefined;
+  return `${domain.padStart(4, '0')}:${bus.padStart(2, '0')}:${device.padStart(2, '0')}.${given ?? 0}`.toLowerCase();
 }
 
 /** A directory tree with the layout of /sys. */
@@ -108,12 +121,12 @@ export class Sysfs {
 
   /** A PCI function by address, in full form. @throws SysError ENODEV if there is none */
   pciDevice(address: string): SysfsDevice {
-    return this.#find(this.path('bus/pci/devices', address), `PCI device ${address}`);
+    return this.#find(this.path('bus/pci/devices', address), `PCI device ${address}`, 'devices');
   }
 
   /** A mediated device by UUID. @throws SysError ENODEV if there is none */
   mdev(uuid: string): SysfsDevice {
-    return this.#find(this.path('bus/mdev/devices', uuid), `mediated device ${uuid}`);
+    return this.#find(this.path('bus/mdev/devices', uuid), `mediated device ${uuid}`, 'mdev list');
   }
 
   /** Whether the kernel has a mediated device with this UUID, in lower case. */
@@ -159,12 +172,13 @@ export class Sysfs {
     }
   }
 
-  #find(link: string, target: string): SysfsDevice {
+  /** @param lister the command of tsvisor that lists what there is */
+  #find(link: string, target: string, lister?: string): SysfsDevice {
     let path: string;
     try {
       path = realpathSync(link);
     } catch (cause) {
-      const hint = `there is no ${link}`;
+      const hint = `there is no ${link}${lister === undefined ? '' : `; tsvisor ${lister} shows what there is`}`;
       throw new SysError({ call: 'find', target, errno: errno.ENODEV, hint, cause });
     }
     return describe(path);

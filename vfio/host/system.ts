@@ -104,7 +104,8 @@ export const linux: VfioSystem = {
     try {
       return deviceNumberOf(fstatSync(fd).rdev);
     } catch (error) {
-      throw fromNodeError(error, 'fstat', `fd ${fd}`);
+      const hint = `this process has no descriptor ${fd}: its parent passes it on, as a shell does with ${fd}< /dev/vfio/26`;
+      throw fromNodeError(error, 'fstat', `fd ${fd}`, hint);
     }
   },
 };

@@ -1,6 +1,6 @@
 /** The option `--api unix:PATH`, and the socket that it asks for. */
-import { unixPathProblem } from '../../sys/unix-socket.js';
 import { usageError } from '../command-line.js';
+import { socketProblem } from '../serial-end.js';
 import type { ControlledMachine } from './routes.js';
 import type { ApiSocket } from './socket.js';
 
@@ -12,7 +12,7 @@ export function parseApi(text: string | undefined): string | undefined {
   if (!text.startsWith(FORM))
     throw usageError('--api', `'${text}' is not unix:PATH: the API is on a unix socket only`);
   const path = text.slice(FORM.length);
-  const problem = unixPathProblem(path);
+  const problem = socketProblem(path);
   if (problem !== undefined) throw usageError('--api', problem);
   return path;
 }

@@ -1,8 +1,12 @@
+import { statSync } from 'node:fs';
+import { didYouMean } from '../../sys/suggestion.js';
+import { unixPathProblem } from '../../sys/unix-socket.js';
 import { CTL } from '../cli-help.js';
 import { type ParsedOptions, parseCommandLine, usageError } from '../command-line.js';
-import { parseDevice } from '../device-text.js';
+import { isSlot, parseDevice } from '../device-text.js';
+import { kindOfFile } from '../file-kind.js';
 import type { Output } from '../output.js';
-import { writeOutputFile } from '../output-file.js';
+import { outputFileProblem, writeOutputFile } from '../output-file.js';
 import { ApiClient } from './client.js';
 import { countersText, devicesText, infoText, mapsText, timelineText } from './text.js';
 
@@ -57,22 +61,50 @@ export async function ctl(args: readonly string[], out: Output): Promise<number>
     throw usageError('ctl', 'takes the socket of a machine: tsvisor ctl SOCKET COMMAND');
   if (name === undefined) throw usageError('ctl', `a command is missing: ${names}`);
   const command = COMMANDS.get(name);
-  if (command === undefined) throw usageError(`ctl ${name}`, `there is no such command: ${names}`);
+  if (command === undefined) throw usageError(`ctl ${name}`, unknownCommand(socket, name));
   check(name, command, rest, options);
-  const client = new ApiClient(socket.replace(/^unix:/, ''));
+  const path = socket.replace(/^unix:/, '');
+  const problem = listenerProblem(path);
+  if (problem !== undefined) throw usageError('ctl', problem);
+  const client = new ApiClient(path);
   await command.run({ client, args: rest, options, out });
   return 0;
+}
+
+function unknownCommand(socket: string, name: string): string {
+  if (COMMANDS.has(socket)) return `the socket comes first: tsvisor ctl ${name} ${socket}`;
+  const names = [...COMMANDS.keys()];
+  const meant = didYouMean(name, names);
+  return `there is no such command${meant === '' ? `: ${names.join(', ')}` : meant}`;
+}
+
+/** Why nobody can listen on a path, whatever runs now; undefined if somebody can. */
+function listenerProblem(path: string): string | undefined {
+  const problem = unixPathProblem(path);
+  if (problem !== undefined) return problem;
+  const stats = statSync(path, { throwIfNoEntry: false });
+  return stats === undefined || stats.isSocket()
+    ? undefined
+    : `${path} is ${kindOfFile(stats) ?? 'a file'}, and no socket`;
 }
 
 /** @throws ConfigError for arguments and options that are not the command's */
 function check(name: string, command: ControlCommand, args: readonly string[], options: ParsedOptions): void {
   const { takes, options: known = [] } = command;
-  if (takes !== undefined && args.length === 0) throw usageError(`ctl ${name}`, `takes ${takes}`);
+  if (takes !== undefined && args.length === 0)
+    throw usageError(`ctl ${name}`, `a ${takes} is missing: tsvisor ctl SOCKET ${name} ${takes}`);
   const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : 1;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
   for (const option of ['follow', 'type', 'force', 'timeout', 'slot'])
     if (options.has(option) && !known.includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
+  const [first = ''] = args;
+  if (takes === 'SLOT' && !isSlot(first))
+    throw usageError(`ctl ${name}`, `'${first}' is not a PCI slot: 1 to 31`);
+  const slot = options.value('slot');
+  if (slot !== undefined && !isSlot(slot)) throw usageError('--slot', `'${slot}' is not a PCI slot: 1 to 31`);
+  const problem = takes === 'FILE' ? outputFileProblem(first) : undefined;
+  if (problem !== undefined) throw usageError(`ctl ${name}`, problem);
 }
 
 async function useConsole({ client, options, out }: Call): Promise<void> {

@@ -5,7 +5,7 @@ import type { EventThread } from '../../../sys/event-task.js';
 import { Scope } from '../../../sys/scope.js';
 import { unixPathProblem } from '../../../sys/unix-socket.js';
 import { workerUrl } from '../../../sys/worker-url.js';
-import { optionProblem } from '../../option-problem.js';
+import { optionProblem, unknownOptions } from '../../option-problem.js';
 import type { AssignableDevice, VfioProvider } from '../../provider.js';
 import {
   type ContainerFile,
@@ -53,6 +53,7 @@ export function userProvider(eventThread: EventThread): UserProvider {
   return {
     name: 'vfio-user',
     addresses: `${PREFIX}PATH of a server's socket`,
+    names: [PREFIX],
     needsSharedMemory: true,
     matches: (address) => address.startsWith(PREFIX),
     checkOptions: (address, options) =>
@@ -102,11 +103,8 @@ function serveTwin(connection: Connection, scope: Scope, eventThread: EventThrea
 
 function parseOptions(address: string, options: Readonly<Record<string, string>>) {
   const wrong = (hint: string) => userError('resolve', address, 'EINVAL', hint);
-  const unknown = Object.keys(options).filter((name) => !Object.hasOwn(OPTIONS, name));
-  if (unknown.length > 0) {
-    const known = Object.entries(OPTIONS).map(([name, meaning]) => `\n    ${name}: ${meaning}`);
-    throw wrong(`there is no option ${unknown.join(', ')}; there are:${known.join('')}`);
-  }
+  const unknown = unknownOptions(Object.keys(options), OPTIONS);
+  if (unknown !== undefined) throw wrong(unknown);
   const { timeout, trust = 'off', twin = 'on' } = options;
   const isNumber = timeout === undefined || /^\d+(\.\d+)?$/.test(timeout);
   const seconds = timeout === undefined ? DEFAULT_TIMEOUT_MS / 1000 : isNumber ? Number(timeout) : 0;

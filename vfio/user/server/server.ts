@@ -20,8 +20,8 @@ export interface VfioUserServerOptions {
    * accessed by message. Default: false.
    */
   readonly trustsClient?: boolean;
-  /** Receives readable messages about clients that connect and disconnect. */
-  readonly tell?: (text: string) => void;
+  /** Receives readable messages about clients that connect and disconnect; `warn` for one that did not go as it should. */
+  readonly tell?: (text: string, level: 'info' | 'warn') => void;
 }
 
 /**
@@ -70,8 +70,8 @@ export class VfioUserServer implements Disposable {
     else this.#serve(this.#session);
   }
 
-  #tell(text: string): void {
-    this.#options.tell?.(text);
+  #tell(text: string, level: 'info' | 'warn' = 'info'): void {
+    this.#options.tell?.(text, level);
   }
 
   #accept(): void {
@@ -92,7 +92,7 @@ export class VfioUserServer implements Disposable {
       this.#refusal = undefined;
     } catch (error) {
       const { message } = error as Error;
-      if (message !== this.#refusal) this.#tell(`a client was refused: ${message}`);
+      if (message !== this.#refusal) this.#tell(`a client was refused: ${message}`, 'warn');
       this.#refusal = message;
       // What keeps one client out mostly keeps the next one out: do not spin.
       libc.poll(this.#poll, 0, WAIT_MS);
@@ -106,10 +106,9 @@ export class VfioUserServer implements Disposable {
       this.#session = undefined;
       this.#pastCommands += session.commands;
       session[Symbol.dispose]();
-      const how = isErrno(error, 'ECONNRESET')
-        ? 'has disconnected'
-        : `was disconnected: ${(error as Error).message}`;
-      this.#tell(`the client ${how}, after ${session.commands} commands`);
+      const isUsual = isErrno(error, 'ECONNRESET');
+      const how = isUsual ? 'has disconnected' : `was disconnected: ${(error as Error).message}`;
+      this.#tell(`the client ${how}, after ${session.commands} commands`, isUsual ? 'info' : 'warn');
     }
   }
 
