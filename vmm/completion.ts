@@ -40,9 +40,6 @@ export function completionScript(shell: Shell, commands: readonly Command[]): st
   return { bash: bashScript, zsh: zshScript, fish: fishScript }[shell](commands);
 }
 
-/** Whether a file's path can follow: as the whole value, or after `unix:`. */
-const hasPaths = ({ words, hasFiles }: Source) => hasFiles || words.some((word) => word.endsWith(':'));
-
 /** A branch for each command and each of its options with a value: `run:--net`, `run:` for the argument. */
 function branches(commands: readonly Command[], action: (source: Source) => string) {
   const branch = (name: string, source: Source) => `    '${name}') ${action(source)} ;;`;
@@ -59,13 +56,13 @@ function branches(commands: readonly Command[], action: (source: Source) => stri
 }
 
 /** The end of bash's and zsh's functions: what completes the option, or else the argument, or else a name. */
-function dispatch(commands: readonly Command[], offersFiles: (source: Source) => boolean): string {
+function dispatch(commands: readonly Command[]): string {
   const { ofOptions, ofArguments } = branches(commands, (source) => {
     const calls = [
       source.hasDeviceOptions ? '_tsvisor_device' : '',
       source.words.length > 0 ? `_tsvisor_reply ${quoted(source.words)}` : '',
       source.hasFunctions ? '_tsvisor_functions' : '',
-      offersFiles(source) ? '_tsvisor_files' : '',
+      source.hasFiles ? '_tsvisor_files' : '',
     ];
     return calls.filter(Boolean).join('; ') || ':';
   });
@@ -85,8 +82,8 @@ const deviceBranches = (lines: (options: readonly string[]) => string): string[]
   `    *) ${lines(DEVICES.find(({ names }) => names.length === 0)?.options ?? [])} ;;`,
 ];
 
-const deviceOptions = (options: readonly string[]) =>
-  quoted([...options, 'slot', 'interface'].map((name) => `${name}=`));
+const optionsOf = (options: readonly string[]) => [...options, 'slot', 'interface'].map((name) => `${name}=`);
+const deviceOptions = (options: readonly string[]) => quoted(optionsOf(options));
 
 /** Commands as a `case` finds them: what has been found, and the next word. */
 const steps = (commands: readonly Command[]) =>
@@ -159,7 +156,7 @@ _tsvisor() {
     _tsvisor_reply "$(_tsvisor_words "$command")"
     return
   fi
-${dispatch(commands, ({ hasFiles }) => hasFiles)}
+${dispatch(commands)}
   # The path of unix:PATH, file:PATH and the like.
   [[ \${#COMPREPLY[@]} -eq 0 && $full == *:* ]] && _tsvisor_files
 }
@@ -221,19 +218,75 @@ _tsvisor() {
     option=\${words[CURRENT-1]}
     [[ $option == -* ]] || option=
   fi
-${dispatch(commands, hasPaths)}
+${dispatch(commands)}
+  # The path of unix:PATH, file:PATH and the like.
+  if (( compstate[nmatches] == 0 )) && [[ $PREFIX == *:* ]]; then _tsvisor_files; fi
 }
 
 if [[ $funcstack[1] == _tsvisor ]]; then _tsvisor "$@"; else compdef _tsvisor tsvisor; fi
 `;
 }
 
-/** Only the first sentence fits beside an option. */
-const described = (text: string) => text.replaceAll(/['\\]/g, '\\$&');
+/** What fits beside a word: longer text ends before its list of values, or its second thought. */
+function described(text: string): string {
+  const [first = text] = text.length > MOST_DESCRIBED ? text.split(/: |; | \(/) : [text];
+  return first.replaceAll(/['\\]/g, '\\$&');
+}
+const MOST_DESCRIBED = 60;
+
+const FISH_HEAD = `# fish completion of tsvisor: save this as ~/.config/fish/completions/tsvisor.fish
+# The word at the cursor without the option that it is the value of.
+function __tsvisor_value
+    string replace -r -- '^--[^=]*=' '' (commandline -ct)
+end
+
+# The path of unix:PATH, file:PATH and the like.
+function __tsvisor_path
+    set -l value (__tsvisor_value)
+    string match -q -- '*:*' $value; or return
+    set -l head (string replace -r -- ':.*$' ':' $value)
+    for path in (__fish_complete_path (string replace -r -- '^[^:]*:' '' $value))
+        echo $head$path
+    end
+end
+
+function __tsvisor_functions
+    command ls /sys/bus/pci/devices 2> /dev/null
+end
+`;
+
+/** An address of a device, and after commas its options. */
+const fishDevice = () => `
+function __tsvisor_device
+    set -l value (__tsvisor_value)
+    if not string match -q -- '*,*' $value
+        __tsvisor_functions
+        return
+    end
+    set -l words
+    switch $value
+${deviceCases().join('\n')}
+    end
+    for word in $words
+        echo (string replace -r -- '[^,]*$' '' $value)$word
+    end
+end
+`;
+
+const deviceCases = (): string[] => {
+  const line = (pattern: string, options: readonly string[]) =>
+    `        case '${pattern}'\n            set words ${optionsOf(options).join(' ')}`;
+  const other = DEVICES.find(({ names }) => names.length === 0)?.options ?? [];
+  return [
+    ...DEVICES.flatMap(({ names, options }) =>
+      names.map((name) => line(`${name}${name.endsWith(':') ? '*' : ''},*`, options)),
+    ),
+    line('*', other),
+  ];
+};
 
 function fishScript(commands: readonly Command[]): string {
-  const lines = ['# fish completion of tsvisor: save this as ~/.config/fish/completions/tsvisor.fish'];
-  lines.push('complete -c tsvisor -f');
+  const lines = [FISH_HEAD, fishDevice(), 'complete -c tsvisor -f'];
   const seen = (name: string) =>
     name
       .split(' ')
@@ -241,7 +294,16 @@ function fishScript(commands: readonly Command[]): string {
       .join('; and ');
   const add = (condition: string, rest: string) =>
     lines.push(`complete -c tsvisor -n '${condition}' ${rest}`);
-  for (const { name, brief } of commands) add('__fish_use_subcommand', `-a ${name} -d '${described(brief)}'`);
+  const first = '__fish_use_subcommand';
+  const names = commands.map(({ name }) => name);
+  for (const { name, brief } of commands) add(first, `-a ${name} -d '${described(brief)}'`);
+  add(first, "-a help -d 'print the help of a command'");
+  add(first, "-l help -s h -d 'print the commands'");
+  add(first, "-l version -s V -d 'print the version'");
+  add(
+    `__fish_seen_subcommand_from help; and not __fish_seen_subcommand_from ${names.join(' ')}`,
+    `-a '${names.join(' ')}'`,
+  );
   for (const command of flat(commands)) {
     const condition = seen(command.name);
     for (const each of command.commands ?? [])
@@ -250,22 +312,28 @@ function fishScript(commands: readonly Command[]): string {
         `-a ${lastWord(each)} -d '${described(each.brief)}'`,
       );
     const source = sourceOf(command.argument ?? '', command.words);
-    if (command.commands === undefined) {
+    if (command.commands === undefined && command.argument !== undefined) {
       if (source.hasFiles) add(condition, '-F');
-      if (source.words.length > 0 || source.hasFunctions) add(condition, fishWords(source));
+      const words = fishWords(source);
+      if (words !== '') add(condition, words);
     }
     for (const { name, short, value, words, help } of command.options) {
       const heads = `${short === undefined ? '' : `-s ${short} `}-l ${name} -d '${described(help.join(' '))}'`;
       if (value === undefined) add(condition, heads);
       else {
         const of = sourceOf(value, words);
-        const offered = of.words.length > 0 || of.hasFunctions ? ` ${fishWords(of)}` : '';
-        add(condition, `${heads} -r ${hasPaths(of) ? '-F' : '-f'}${offered}`);
+        add(condition, `${heads} -r ${of.hasFiles ? '-F' : '-f'} ${fishWords(of)}`.trimEnd());
       }
     }
   }
   return `${lines.join('\n')}\n`;
 }
 
-const fishWords = ({ words, hasFunctions }: Source) =>
-  `-a '${[...words, ...(hasFunctions ? ['(command ls /sys/bus/pci/devices 2> /dev/null)'] : [])].join(' ')}'`;
+function fishWords({ words, hasFunctions, hasDeviceOptions }: Source): string {
+  const all = [
+    ...words,
+    ...(hasDeviceOptions ? ['(__tsvisor_device)'] : hasFunctions ? ['(__tsvisor_functions)'] : []),
+    ...(words.some((word) => word.endsWith(':')) ? ['(__tsvisor_path)'] : []),
+  ];
+  return all.length === 0 ? '' : `-a '${all.join(' ')}'`;
+}

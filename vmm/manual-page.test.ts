@@ -29,3 +29,11 @@ test('groff formats it without a warning', ({ skip }) => {
   if (error !== undefined) skip('groff is not installed (Debian: apt-get install groff-base)');
   expect([stdout, stderr]).toEqual(['', '']);
 });
+
+test('mandoc finds nothing wrong with it but the missing date', ({ skip }) => {
+  const args = ['-man', '-Tlint', '-Wwarning'];
+  const { stdout, error } = spawnSync('mandoc', args, { input: page, encoding: 'utf8' });
+  if (error !== undefined) skip('mandoc is not installed (Debian: apt-get install mandoc)');
+  // A build has no date of its own, and the same sources make the same page.
+  expect(stdout.split('\n').filter((line) => line !== '' && !/missing date/.test(line))).toEqual([]);
+});

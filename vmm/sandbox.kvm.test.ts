@@ -3,7 +3,6 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
-  constants,
   existsSync,
   mkdtempSync,
   openSync,
@@ -13,7 +12,6 @@ import {
   realpathSync,
   rmSync,
   writeFileSync,
-  writeSync,
 } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -23,10 +21,10 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { landlockAbi } from '../sys/landlock.js';
 import { ApiClient } from './api/client.js';
-import { readText } from './testing/at-terminal.js';
 import { attempts, FAILED, KEPT_FROM, named, writeAttacker } from './testing/attacker.js';
 import { echoGuest } from './testing/echo-guest.js';
 import { CLI, tsvisor } from './testing/machines.js';
+import { openTerminal } from './testing/terminal.js';
 import { VirtualMachine } from './virtual-machine.js';
 
 /** For a test that runs the program several times. */
@@ -250,14 +248,10 @@ describe('a machine in a strict sandbox', () => {
       const line = () => /COM1 is (\S+)\n/.exec(text)?.[1];
       await expect.poll(line, POLL).toBeDefined();
       if (end === 'pty') {
-        const terminal = openSync(
-          line() as string,
-          constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK,
-        );
-        onTestFinished(() => closeSync(terminal));
-        writeSync(terminal, 'hello');
-        expect(await readText(terminal, 5)).toBe('hello');
-        writeSync(terminal, '\x04');
+        using terminal = openTerminal(line() as string);
+        await terminal.types('hello');
+        await terminal.says('hello');
+        await terminal.types('\x04');
       } else {
         const socket = connect(path);
         const heard: Buffer[] = [];

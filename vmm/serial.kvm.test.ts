@@ -1,27 +1,17 @@
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  closeSync,
-  constants,
-  mkdtempSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openHostEnd } from '../devices/line/host-end.js';
 import { until } from '../devices/mtty/testing/until.js';
 import { ConfigError } from './config-error.js';
-import { atTerminal, readText } from './testing/at-terminal.js';
 import { echoGuest } from './testing/echo-guest.js';
 import { CLI, tsvisor } from './testing/machines.js';
+import { atTerminal, openTerminal } from './testing/terminal.js';
 import { VirtualMachine } from './virtual-machine.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'serial-'));
@@ -73,14 +63,10 @@ test('each port has its end: COM2 is a terminal, COM1 a file, and COM3 the obser
     ['COM3', 'observer'],
   ]);
   expect(() => vm.typeSerial(new Uint8Array(1), 1)).toThrowError('serial port 1 is connected to pty');
-  const terminal = openSync(
-    ports[1]?.address ?? '',
-    constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK,
-  );
-  onTestFinished(() => closeSync(terminal));
-  writeSync(terminal, 'hello');
-  expect(await readText(terminal, 5)).toBe('hello');
-  writeSync(terminal, '\x04');
+  using terminal = openTerminal(ports[1]?.address ?? '');
+  await terminal.types('hello');
+  await terminal.says('hello');
+  await terminal.types('\x04');
   expect((await vm.finished).outcome).toEqual({ kind: 'verdict', status: 0 });
   expect(readFileSync(log, 'latin1')).toBe('');
 });
@@ -111,14 +97,14 @@ test('an end that cannot be opened ends the run before a machine is made', async
 });
 
 test('--serial stdio is a raw terminal with Ctrl-A x, and leaves it as it was', async () => {
-  using at = atTerminal(['run', '--guest', guest(0), '--serial', 'stdio']);
-  const { terminal, ended, mode, before, errors } = at;
+  using at = atTerminal([CLI, 'run', '--guest', guest(0), '--serial', 'stdio']);
+  const { screen, ended, mode, before, errors } = at;
   await until(() => mode() !== before);
-  writeSync(terminal, 'a\x03b\r');
-  expect(await readText(terminal, 4)).toBe('a\x03b\r');
-  writeSync(terminal, '\x01h');
+  await screen.types('a\x03b\r');
+  await screen.says('a\x03b\r');
+  await screen.types('\x01h');
   await until(() => /Ctrl-A x {2}end the machine/.test(errors()));
-  writeSync(terminal, '\x01x');
+  await screen.types('\x01x');
   expect(await ended).toEqual([0, null]);
   expect(mode()).toBe(before);
 });
@@ -127,7 +113,7 @@ test.each([
   ['SIGTERM', 143],
   ['SIGHUP', 129],
 ] as const)('after %s the terminal is as it was', async (signal, status) => {
-  using at = atTerminal(['run', '--guest', guest(0), '--serial', 'stdio']);
+  using at = atTerminal([CLI, 'run', '--guest', guest(0), '--serial', 'stdio']);
   const { child, ended, mode, before } = at;
   await until(() => mode() !== before);
   await sleep(50);

@@ -1,15 +1,15 @@
 /** `tsvisor ctl SOCKET console` on a guest that sends back what it receives. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, expect, test } from 'vitest';
 import { until } from '../../devices/mtty/testing/until.js';
-import { atTerminal, readText } from '../testing/at-terminal.js';
 import { echoGuest } from '../testing/echo-guest.js';
 import { CLI } from '../testing/machines.js';
+import { atTerminal } from '../testing/terminal.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-console-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -68,14 +68,14 @@ test(
   'a terminal is raw until Ctrl-A x, which leaves the machine running',
   async () => {
     const { path, child } = await startMachine();
-    using at = atTerminal(['ctl', path, 'console', '--type']);
-    const { terminal, ended, mode, before, errors } = at;
+    using at = atTerminal([CLI, 'ctl', path, 'console', '--type']);
+    const { screen, ended, mode, before, errors } = at;
     await until(() => mode() !== before);
-    writeSync(terminal, 'a\x03b\r');
-    expect(await readText(terminal, 4)).toBe('a\x03b\r');
-    writeSync(terminal, '\x01h');
+    await screen.types('a\x03b\r');
+    await screen.says('a\x03b\r');
+    await screen.types('\x01h');
     await until(() => /Ctrl-A x {2}leave the console; the machine runs on/.test(errors()));
-    writeSync(terminal, '\x01x');
+    await screen.types('\x01x');
     expect(await ended).toEqual([0, null]);
     expect(mode()).toBe(before);
     expect(child.exitCode).toBe(null);
@@ -89,9 +89,9 @@ test(
   'a terminal is as it was when the machine ends',
   async () => {
     const { path, ended: machineEnded } = await startMachine();
-    using at = atTerminal(['ctl', path, 'console', '--type']);
+    using at = atTerminal([CLI, 'ctl', path, 'console', '--type']);
     await until(() => at.mode() !== at.before);
-    writeSync(at.terminal, '\x04');
+    await at.screen.types('\x04');
     expect([await at.ended, await machineEnded]).toEqual([[0, null], 0]);
     expect(at.mode()).toBe(at.before);
   },
@@ -106,7 +106,7 @@ test(
     const typing = start(['ctl', path, 'console', '--type']);
     typing.child.stdin.end('x');
     expect([await typing.ended, typing.errors()]).toEqual([69, expect.stringMatching(reason)]);
-    using at = atTerminal(['ctl', path, 'console', '--type']);
+    using at = atTerminal([CLI, 'ctl', path, 'console', '--type']);
     expect(await at.ended).toEqual([69, null]);
     expect(at.errors()).toMatch(reason);
     expect(at.mode()).toBe(at.before);
