@@ -32,7 +32,7 @@ const vitest = (app: string, pool: string, isFirst: boolean): Row => ({
 });
 
 export function rowsOf(site: Site, entries: readonly string[], hasKvm: boolean): readonly Row[] {
-  const { app, sharing, separate, bare, withCopy, client } = site;
+  const { app, sharing, separate, bare, withCopy, client, doors } = site;
   const machine = hasKvm ? ['kvm'] : [];
   const bothRan = hasKvm ? [/"status":0\} and .*"status":0\}/] : [];
   const pluginSays = [/create on card \(plug-in card\): EIO\n {2}hint: the task found \d{2,} names/];
@@ -66,6 +66,13 @@ export function rowsOf(site: Site, entries: readonly string[], hasKvm: boolean):
     plain('worker with another copy, one ffi-rs', 'other-copy-in-worker.mjs', [sharing]),
     ...['forks', 'threads', 'vmThreads'].flatMap((pool) =>
       pool === 'forks' ? [vitest(app, pool, false)] : [vitest(app, pool, false), vitest(app, pool, true)],
+    ),
+    ...['node:ffi', 'koffi', 'ffi-rs'].map((door) =>
+      plain(`KVM_RUN through ${door}`, 'doors.mjs', [door, ...machine], {
+        cwd: doors,
+        says: [new RegExp(`${door} (?:works|is absent)`)],
+        never: [/Warning/],
+      }),
     ),
     {
       name: 'npx tsvisor --version',

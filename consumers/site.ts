@@ -25,10 +25,13 @@ export interface Site {
   readonly withCopy: string;
   /** For a client of the API; not made yet. */
   readonly client: string;
+  /** A folder with the optional packages, too. */
+  readonly doors: string;
 }
 
 interface Versions {
   readonly devDependencies: Readonly<Record<string, string>>;
+  readonly peerDependencies: Readonly<Record<string, string>>;
 }
 
 function writeJson(path: string, value: unknown): void {
@@ -55,7 +58,9 @@ export async function createSite(): Promise<Site & Disposable> {
     { filename: string; files: { path: string }[] },
   ];
   const tarball = join(root, filename);
-  const { devDependencies } = JSON.parse(readFileSync(join(PROJECT, 'package.json'), 'utf8')) as Versions;
+  const { devDependencies, peerDependencies } = JSON.parse(
+    readFileSync(join(PROJECT, 'package.json'), 'utf8'),
+  ) as Versions;
   const pinned = ['@types/node', 'vitest'].map((name) => `${name}@${devDependencies[name]}`);
   const compilers = TYPESCRIPTS.map((version) => `typescript-${version}@npm:typescript@${version}`);
   const [app, other] = [join(root, 'app'), join(root, 'other')];
@@ -70,7 +75,10 @@ export async function createSite(): Promise<Site & Disposable> {
     bare: join(root, 'bare'),
     withCopy: join(other, 'plugin'),
     client: join(root, 'client'),
+    doors: join(root, 'doors'),
   };
+  await install(site.doors, [tarball, `koffi@${peerDependencies.koffi}`]);
+  cpSync(join(PROGRAMS, 'plain'), site.doors, { recursive: true });
   cpSync(site.tsvisor, site.sharing, { recursive: true });
   for (const kind of ['plain', 'vitest']) cpSync(join(PROGRAMS, kind), app, { recursive: true });
   cpSync(join(PROGRAMS, 'types'), join(app, 'types'), { recursive: true });

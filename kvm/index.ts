@@ -8,8 +8,15 @@ export { type Gpa, gpa, type Hva, hva, offset } from '../sys/address.js';
 export { SysError, type SysErrorInit } from '../sys/error.js';
 export { Fd } from '../sys/fd.js';
 export type { Request } from '../sys/ioctl.js';
+export {
+  DOOR_NAMES,
+  type DoorChoice,
+  type DoorName,
+  type IoctlDoor,
+  type NamedDoor,
+} from '../sys/ioctl-door.js';
 export { installKickSignal, kickThread } from '../sys/kick.js';
-export type { HotDoor } from '../sys/libc.js';
+export type { PreparedIoctl } from '../sys/libc.js';
 export {
   createSharedMemory,
   type MapOptions,
@@ -19,6 +26,7 @@ export {
   type MemoryView,
   type SharedMemory,
 } from '../sys/mapping.js';
+export { openDoor } from '../sys/open-door.js';
 export { Scope } from '../sys/scope.js';
 export type {
   Field,

@@ -1,4 +1,6 @@
-import * as libc from '../sys/libc.js';
+import type { DoorChoice, IoctlDoor } from '../sys/ioctl-door.js';
+import type { PreparedIoctl } from '../sys/libc.js';
+import { openDoor } from '../sys/open-door.js';
 import { RunPage, type VcpuExit } from './exits.js';
 import { KVM_RUN } from './uapi-vcpu.js';
 
@@ -19,9 +21,9 @@ export class VcpuRunner {
   /** The vCPU's kvm_run as this thread reads it. */
   readonly page: RunPage;
   readonly #target: string;
-  readonly #enter: libc.PreparedIoctl;
+  readonly #enter: PreparedIoctl;
 
-  private constructor(page: RunPage, target: string, enter: libc.PreparedIoctl) {
+  private constructor(page: RunPage, target: string, enter: PreparedIoctl) {
     this.page = page;
     this.#target = target;
     this.#enter = enter;
@@ -29,12 +31,13 @@ export class VcpuRunner {
 
   /**
    * Attaches to a vCPU, whose owner keeps it open while the runner is in use.
-   * @param door the FFI library that calls KVM_RUN, `ffi-rs` by default; `koffi` requires that optional package
-   * @throws Error if `door` is `koffi` and the package is not installed
+   * @param door calls KVM_RUN: an FFI library, by default the fastest that works here; or an implementation of your own
+   * @throws SysError as {@link openDoor}
    */
-  static of(handle: VcpuHandle, door?: libc.HotDoor): VcpuRunner {
+  static of(handle: VcpuHandle, door: DoorChoice | IoctlDoor = 'auto'): VcpuRunner {
     const page = new RunPage(handle.address, handle.bytes);
-    return new VcpuRunner(page, handle.target, libc.prepareIoctl(handle.fd, KVM_RUN.number, 0, door));
+    const opened = typeof door === 'string' ? openDoor(door) : door;
+    return new VcpuRunner(page, handle.target, opened.prepare(handle.fd, KVM_RUN.number, 0));
   }
 
   /**

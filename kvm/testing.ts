@@ -1,6 +1,6 @@
 /** Building blocks for guests of a few instructions: a minimal assembler, and a VM to run its code in. */
 import { type Gpa, gpa, PAGE_SIZE } from '../sys/address.js';
-import type { HotDoor } from '../sys/libc.js';
+import type { DoorChoice, IoctlDoor } from '../sys/ioctl-door.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import type { VcpuExit } from './exits.js';
@@ -153,7 +153,7 @@ export interface TestGuestOptions {
   readonly irqchip?: 'none' | 'full' | 'split';
   /** KVM logs which pages of RAM the guest writes. */
   readonly isLogged?: boolean;
-  readonly door?: HotDoor;
+  readonly door?: DoorChoice | IoctlDoor;
   /** Runs before the vCPU is created. */
   readonly prepare?: (vm: Vm) => void;
 }

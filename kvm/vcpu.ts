@@ -1,6 +1,6 @@
 import type { Fd } from '../sys/fd.js';
 import { ioctl } from '../sys/ioctl.js';
-import type { HotDoor } from '../sys/libc.js';
+import type { DoorChoice, IoctlDoor } from '../sys/ioctl-door.js';
 import type { Mapping } from '../sys/mapping.js';
 import { decodeCpuid, encodeCpuid } from './cpuid.js';
 import type { RunPage, VcpuExit } from './exits.js';
@@ -22,8 +22,8 @@ export interface VcpuParts {
   readonly mapping: Mapping;
   /** Bytes that KVM_GET_XSAVE2 writes: KVM_CAP_XSAVE2 of the VM. */
   readonly xsaveBytes: number;
-  /** The FFI library that calls KVM_RUN; `ffi-rs` if absent. */
-  readonly door?: HotDoor | undefined;
+  /** Calls KVM_RUN; `auto` if absent. @see VcpuRunner.of */
+  readonly door?: DoorChoice | IoctlDoor | undefined;
 }
 
 /**

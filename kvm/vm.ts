@@ -3,7 +3,8 @@ import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import { ioctl } from '../sys/ioctl.js';
-import { type HotDoor, withAddress } from '../sys/libc.js';
+import type { DoorChoice, IoctlDoor } from '../sys/ioctl-door.js';
+import { withAddress } from '../sys/libc.js';
 import { Mapping } from '../sys/mapping.js';
 import { disposable, Scope } from '../sys/scope.js';
 import { type Cap, caps } from './caps.js';
@@ -107,10 +108,11 @@ export class Vm implements Disposable {
 
   /**
    * Creates a vCPU. With in-kernel local APICs, `id` is its APIC id, and every vCPU but 0 waits for INIT and SIPI.
-   * @param door the call path used for KVM_RUN
-   * @throws SysError EEXIST if the id is in use; EINVAL past KVM_CAP_MAX_VCPU_ID or KVM_CAP_MAX_VCPUS
+   * @param door calls KVM_RUN, by default through the fastest FFI library that works here; see {@link VcpuRunner.of}
+   * @throws SysError EEXIST if the id is in use; EINVAL past KVM_CAP_MAX_VCPU_ID or KVM_CAP_MAX_VCPUS; as
+   *   {@link openDoor} for a library that is asked for by name
    */
-  createVcpu(id: number, door?: HotDoor): Vcpu {
+  createVcpu(id: number, door?: DoorChoice | IoctlDoor): Vcpu {
     using scope = new Scope();
     const target = `vcpu ${id}`;
     const fd = scope.own(Fd.adopt(ioctl(this.fd, uapi.KVM_CREATE_VCPU, id, target), target));

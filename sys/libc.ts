@@ -112,7 +112,10 @@ warmUpInMainThread(FFI_RS, warmUps);
 
 /** This thread's errno, read without a call; valid only right after a negative result. */
 const threadErrno = new Int32Array(createExternalBuffer(errnoLocation(), 4).buffer);
-const result = (value: number): number => (value < 0 ? -(threadErrno[0] as number) : value);
+/** The errno of the C function that this thread has called last, which has failed. */
+export const lastErrno = (): number => threadErrno[0] as number;
+/** A C function's result, or the negative errno for -1. To be called right after that function, in its thread. */
+export const orErrno = (value: number): number => (value < 0 ? -lastErrno() : value);
 
 /**
  * A view of memory at a host address, without a copy. The caller keeps the memory mapped while the view is in use: a
@@ -173,50 +176,20 @@ export class PinnedBytes implements Disposable {
 
 /** ioctl with a number (or a host address) as its argument. */
 export const ioctlValue = (fd: number, request: number, value: number): number =>
-  result(c.ioctl(fd, request, value));
+  orErrno(c.ioctl(fd, request, value));
 
 /** ioctl without an argument; passes 0, which the kernel requires for some (KVM_GET_API_VERSION). */
-export const ioctlNone = (fd: number, request: number): number => result(c.ioctl(fd, request, 0));
+export const ioctlNone = (fd: number, request: number): number => orErrno(c.ioctl(fd, request, 0));
 
 /** ioctl with a structure, read and written in place. */
 export const ioctlPtr = (fd: number, request: number, struct: Uint8Array): number =>
-  result(c.ioctlBytes(fd, request, struct));
+  orErrno(c.ioctlBytes(fd, request, struct));
 
-/** One ioctl on one fd, prepared for frequent calls. */
+/** One ioctl on one fd, prepared for frequent calls. Returns its result, or the negative errno. */
 export type PreparedIoctl = () => number;
 
-interface KoffiLibrary {
-  func(name: string, result: string, parameters: string[]): (...args: number[]) => number;
-}
-
-/**
- * FFI library for KVM_RUN, the one call that a vCPU makes per exit; a call through `koffi`, if installed, costs a
- * tenth.
- */
-export type HotDoor = 'ffi-rs' | 'koffi';
-
-function requireKoffi(): { load(path: string): KoffiLibrary } {
-  try {
-    return require('koffi') as { load(path: string): KoffiLibrary };
-  } catch (cause) {
-    throw new Error('the package koffi, which is optional, is not installed: npm install koffi', { cause });
-  }
-}
-
-/**
- * Prepares an ioctl such as KVM_RUN for frequent calls.
- * @throws Error if `door` is `koffi` and that optional package is not installed
- */
-export function prepareIoctl(
-  fd: number,
-  request: number,
-  value: number,
-  door: HotDoor = 'ffi-rs',
-): PreparedIoctl {
-  if (door === 'koffi') {
-    const ioctl = requireKoffi().load('libc.so.6').func('ioctl', 'int', ['int', 'ulong', 'long']);
-    return () => result(ioctl(fd, request, value));
-  }
+/** Prepares an ioctl for frequent calls. */
+export function prepareIoctl(fd: number, request: number, value: number): PreparedIoctl {
   const block = {
     library: LIBRARY,
     funcName: 'ioctl',
@@ -224,10 +197,7 @@ export function prepareIoctl(
     paramsType: [INT, LONG, LONG],
     paramsValue: [fd, request, value],
   };
-  return () => {
-    const value = load(block) as number;
-    return value < 0 ? -(threadErrno[0] as number) : value;
-  };
+  return () => orErrno(load(block) as number);
 }
 
 /** Address of the mapping, or the negative errno. `bytes` and `offset` are multiples of the page size. */
@@ -238,34 +208,34 @@ export const mmap = (
   flags: number,
   fd: number,
   offset: number,
-): number => result(c.mmap(at, bytes, prot, flags, fd, offset));
-export const munmap = (address: number, bytes: number): number => result(c.munmap(address, bytes));
+): number => orErrno(c.mmap(at, bytes, prot, flags, fd, offset));
+export const munmap = (address: number, bytes: number): number => orErrno(c.munmap(address, bytes));
 export const madvise = (address: number, bytes: number, advice: number): number =>
-  result(c.madvise(address, bytes, advice));
-export const memfdCreate = (name: string, flags: number): number => result(c.memfd_create(name, flags));
-export const eventfd = (initial: number, flags: number): number => result(c.eventfd(initial, flags));
+  orErrno(c.madvise(address, bytes, advice));
+export const memfdCreate = (name: string, flags: number): number => orErrno(c.memfd_create(name, flags));
+export const eventfd = (initial: number, flags: number): number => orErrno(c.eventfd(initial, flags));
 export const fcntl = (fd: number, command: number, value: number): number =>
-  result(c.fcntl(fd, command, value));
+  orErrno(c.fcntl(fd, command, value));
 /** `fds` holds `count` struct pollfd; a `timeoutMs` of -1 waits forever. */
 export const poll = (fds: Uint8Array, count: number, timeoutMs: number): number =>
-  result(c.poll(fds, count, timeoutMs));
-export const epollCreate1 = (flags: number): number => result(c.epoll_create1(flags));
+  orErrno(c.poll(fds, count, timeoutMs));
+export const epollCreate1 = (flags: number): number => orErrno(c.epoll_create1(flags));
 export const epollCtl = (epfd: number, operation: number, fd: number, event: Uint8Array): number =>
-  result(c.epoll_ctl(epfd, operation, fd, event));
+  orErrno(c.epoll_ctl(epfd, operation, fd, event));
 export const epollWait = (epfd: number, events: Uint8Array, count: number, timeoutMs: number): number =>
-  result(c.epoll_wait(epfd, events, count, timeoutMs));
-export const socket = (domain: number, type: number): number => result(c.socket(domain, type, 0));
+  orErrno(c.epoll_wait(epfd, events, count, timeoutMs));
+export const socket = (domain: number, type: number): number => orErrno(c.socket(domain, type, 0));
 /** `fds` receives two descriptors (int). */
 export const socketpair = (domain: number, type: number, fds: Uint8Array): number =>
-  result(c.socketpair(domain, type, 0, fds));
+  orErrno(c.socketpair(domain, type, 0, fds));
 /** `address` is a struct sockaddr of any kind. */
 export const connect = (fd: number, address: Uint8Array): number =>
-  result(c.connect(fd, address, address.length));
+  orErrno(c.connect(fd, address, address.length));
 /** `address` is a struct sockaddr. */
-export const bind = (fd: number, address: Uint8Array): number => result(c.bind(fd, address, address.length));
-export const listen = (fd: number, backlog: number): number => result(c.listen(fd, backlog));
+export const bind = (fd: number, address: Uint8Array): number => orErrno(c.bind(fd, address, address.length));
+export const listen = (fd: number, backlog: number): number => orErrno(c.listen(fd, backlog));
 /** Does not return the peer's address. */
-export const accept4 = (fd: number, flags: number): number => result(c.accept4(fd, 0, 0, flags));
+export const accept4 = (fd: number, flags: number): number => orErrno(c.accept4(fd, 0, 0, flags));
 /** `length` holds the size of `value` (int), and receives that of the option. */
 export const getsockopt = (
   fd: number,
@@ -273,38 +243,38 @@ export const getsockopt = (
   name: number,
   value: Uint8Array,
   length: Uint8Array,
-): number => result(c.getsockopt(fd, level, name, value, length));
+): number => orErrno(c.getsockopt(fd, level, name, value, length));
 export const setsockopt = (fd: number, level: number, name: number, value: Uint8Array): number =>
-  result(c.setsockopt(fd, level, name, value, value.length));
+  orErrno(c.setsockopt(fd, level, name, value, value.length));
 /** `msghdr` is the address of a struct msghdr. */
 export const sendmsg = (fd: number, msghdr: number, flags: number): number =>
-  result(c.sendmsg(fd, msghdr, flags));
+  orErrno(c.sendmsg(fd, msghdr, flags));
 export const recvmsg = (fd: number, msghdr: number, flags: number): number =>
-  result(c.recvmsg(fd, msghdr, flags));
+  orErrno(c.recvmsg(fd, msghdr, flags));
 /** `iov` is the address of `count` struct iovec; -1 as `offset` is the file's position. */
 export const preadv2 = (fd: number, iov: number, count: number, offset: number, flags: number): number =>
-  result(c.preadv2(fd, iov, count, offset, flags));
+  orErrno(c.preadv2(fd, iov, count, offset, flags));
 /** A system call without a function of its own; arguments are numbers or addresses. */
 export const syscall = (number: number, a: number, b: number, c3: number): number =>
-  result(c.syscall(number, a, b, c3));
+  orErrno(c.syscall(number, a, b, c3));
 /** As {@link syscall}, with four arguments. */
 export const syscall4 = (number: number, a: number, b: number, c3: number, d: number): number =>
-  result(c.syscall4(number, a, b, c3, d));
+  orErrno(c.syscall4(number, a, b, c3, d));
 /** Arguments are numbers or addresses. */
 export const prctl = (option: number, a: number, b: number, c3: number, d: number): number =>
-  result(c.prctlNumbers(option, a, b, c3, d));
-export const inotifyInit1 = (flags: number): number => result(c.inotify_init1(flags));
+  orErrno(c.prctlNumbers(option, a, b, c3, d));
+export const inotifyInit1 = (flags: number): number => orErrno(c.inotify_init1(flags));
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
-  result(c.inotify_add_watch(fd, path, mask));
+  orErrno(c.inotify_add_watch(fd, path, mask));
 /** `status` receives the wait status (int) of a child that has ended. */
 export const waitpid = (pid: number, status: Uint8Array, options: number): number =>
-  result(c.waitpid(pid, status, options));
+  orErrno(c.waitpid(pid, status, options));
 /** `action` is a struct sigaction. */
 export const sigaction = (signal: number, action: Uint8Array): number =>
-  result(c.sigaction(signal, action, 0));
+  orErrno(c.sigaction(signal, action, 0));
 export const gettid = (): number => c.gettid();
 export const tgkill = (pid: number, tid: number, signal: number): number =>
-  result(c.tgkill(pid, tid, signal));
+  orErrno(c.tgkill(pid, tid, signal));
 /** Address of a symbol of the process, 0 if there is none. */
 export const dlsym = (name: string): number => c.dlsym(0, name);
 

@@ -111,6 +111,14 @@ export interface VfioUserEvent {
   readonly text: string;
 }
 
+/** A library that could have called KVM_RUN, and cannot. */
+export interface DoorEvent {
+  /** Name of the library. */
+  readonly door: string;
+  /** The cause, as readable text. */
+  readonly text: string;
+}
+
 /** A change of the guest's memory map, or of KVM's slots. */
 export interface MemoryEvent {
   /** The change; the `slot` ones are those of KVM's memory slots. */
@@ -186,6 +194,8 @@ export const trace = {
   vfioUser: new TraceChannel<VfioUserEvent>('tsvisor:vfio.user'),
   /** Changes of the guest's memory map and of KVM's memory slots. */
   memory: new TraceChannel<MemoryEvent>('tsvisor:memory'),
+  /** FFI libraries for KVM_RUN that are there and do not work. */
+  door: new TraceChannel<DoorEvent>('tsvisor:kvm.door'),
 };
 
 /** Name of a trace channel: a key of {@link trace}. */

@@ -20,11 +20,11 @@ const plugin: OptionRow = {
 const trace: OptionRow = {
   name: 'trace',
   value: 'CHANNEL',
-  words: ['exit', 'region', 'memory', 'vfio', 'vfioUser', 'unclaimed', 'guestMisuse'],
+  words: ['exit', 'region', 'memory', 'vfio', 'vfioUser', 'unclaimed', 'guestMisuse', 'door'],
   isRepeatable: true,
   help: [
     'print the events of a channel: exit, region, memory,',
-    'vfio, vfioUser, unclaimed, guestMisuse (repeatable)',
+    'vfio, vfioUser, unclaimed, guestMisuse, door (repeatable)',
   ],
 };
 
@@ -189,8 +189,11 @@ export const RUN: Command = {
     {
       name: 'ffi',
       value: 'LIBRARY',
-      words: ['ffi-rs', 'koffi'],
-      help: ['calls KVM_RUN: ffi-rs (the default), koffi if installed'],
+      words: ['auto', 'node:ffi', 'koffi', 'ffi-rs'],
+      help: [
+        'calls KVM_RUN: auto (the default) takes the first of',
+        'node:ffi, koffi and ffi-rs that is there and works',
+      ],
     },
     trace,
     {

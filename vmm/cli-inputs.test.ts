@@ -170,8 +170,8 @@ const VALUES: readonly Row[] = [
   ['run --api unix:@file', '--api: @file exists, and is not a socket'],
   ['run --api unix:@directory', '--api: @directory exists, and is not a socket'],
   ['run --api unix:@no/s', '--api: there is no directory @no'],
-  ['run --ffi kofi', "--ffi: 'kofi' is not one of ffi-rs, koffi; did you mean koffi?"],
-  ['run --ffi C', "--ffi: 'C' is not one of ffi-rs, koffi"],
+  ['run --ffi kofi', "--ffi: 'kofi' is not one of auto, node:ffi, koffi, ffi-rs; did you mean koffi?"],
+  ['run --ffi C', "--ffi: 'C' is not one of auto, node:ffi, koffi, ffi-rs"],
   [`run --append ${'x'.repeat(4096)}`, '--append: has 4096 characters, and 4095 is the most'],
   [
     'run --cpus many --memory 0',

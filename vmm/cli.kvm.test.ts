@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -23,6 +23,7 @@ test('without options the guest pings, prints a readable report, and the exit co
     /verdict +ok, exit code 0/,
     /0 KVM exits for all of it/,
     /BAR4/,
+    /KVM_RUN through (?:node:ffi|koffi|ffi-rs)\n/,
   ]) {
     expect(stdout).toMatch(line);
   }
@@ -41,6 +42,40 @@ test('--json prints one report, --quiet only the guest’s output', () => {
   expect(quiet.stdout).toMatch(/^TSC \d+ kHz\n/);
   expect(quiet.stdout).not.toMatch(/ ms {2}/);
 });
+
+test('the report names the library that called KVM_RUN, with each number of vCPUs', () => {
+  for (const cpus of ['1', '2']) {
+    const args = ['run', '--json', '--ffi', 'ffi-rs', '--cpus', cpus, '--append', 'halt-test'];
+    expect(JSON.parse(tsvisor(args).stdout)).toMatchObject({ ffi: 'ffi-rs' });
+  }
+});
+
+test('a library for KVM_RUN that does not work is skipped with a line of --log-level debug; by name, it is an error', () => {
+  const koffi = join(folder, 'koffi');
+  mkdirSync(koffi);
+  writeFileSync(join(koffi, 'index.js'), 'throw new Error("built for another Node")');
+  const env = ['env', `NODE_PATH=${folder}`, `NODE_OPTIONS=--require=${withoutNodeFfi()}`];
+  const auto = tsvisor(['run', '--log-level', 'debug', '--append', 'halt-test'], env);
+  expect(auto).toMatchObject({ status: 0, stderr: '' });
+  expect(auto.stdout).toMatch(
+    /trace door \{"door":"koffi","text":"skipped, as it does not work here: built for another Node"\}/,
+  );
+  expect(auto.stdout).toMatch(/KVM_RUN through ffi-rs/);
+  const named = tsvisor(['run', '--ffi', 'koffi', '--append', 'halt-test'], env);
+  expect(named).toMatchObject({ status: 69, stdout: '' });
+  expect(named.stderr).toMatch(/^tsvisor: dlopen on koffi: ENOEXEC\n {2}hint: .*\(built for another Node\)/);
+});
+
+/** A module that takes node:ffi from a Node that has it, in each thread. */
+function withoutNodeFfi(): string {
+  const path = join(folder, 'without-node-ffi.cjs');
+  writeFileSync(
+    path,
+    `const real = process.getBuiltinModule;
+     process.getBuiltinModule = (name) => (name === 'node:ffi' ? undefined : real(name));`,
+  );
+  return path;
+}
 
 test('a second device is present too, and a serial card reports its terminal', () => {
   const card = ['--device', 'mtty-2,port0=pty'];

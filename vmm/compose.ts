@@ -14,7 +14,9 @@ import type { Vm } from '../kvm/vm.js';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { EventThread } from '../sys/event-task.js';
+import type { IoctlDoor } from '../sys/ioctl-door.js';
 import { Mapping } from '../sys/mapping.js';
+import { openDoor } from '../sys/open-door.js';
 import { Scope } from '../sys/scope.js';
 import { Assignment, attachStep, requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
@@ -152,7 +154,8 @@ function buildMachine(
     }),
   );
   for (const { base, device } of serial.ranges) put(pio, base, SERIAL_PORTS, device);
-  const vcpus = createVcpus(container.resolve<Kvm>(KvmToken), vm, config, program, scope);
+  const door = openDoor(config.ffi);
+  const vcpus = createVcpus(container.resolve<Kvm>(KvmToken), vm, { config, program, door }, scope);
   const platform = createPlatform({
     nowNs: () => clock.nowNs(),
     nowMs: () => clock.nowMs(),
@@ -186,6 +189,7 @@ function buildMachine(
     mmio,
     exits: container.resolve(ExitDispatcher),
     vcpus,
+    door: door.name,
     serial,
     devices,
     hotplug,
@@ -207,19 +211,19 @@ function assignBarsOf(pci: PciHost): void {
   }
 }
 
-function createVcpus(
-  kvm: Kvm,
-  vm: Vm,
-  config: VmConfig,
-  program: GuestProgram,
-  scope: Scope,
-): readonly Vcpu[] {
+interface VcpuNeeds {
+  readonly config: VmConfig;
+  readonly program: GuestProgram;
+  readonly door: IoctlDoor;
+}
+
+function createVcpus(kvm: Kvm, vm: Vm, { config, program, door }: VcpuNeeds, scope: Scope): readonly Vcpu[] {
   const host = {
     supported: kvm.getSupportedCpuid(),
     hasTscDeadline: kvm.checkExtension('KVM_CAP_TSC_DEADLINE_TIMER') > 0,
   };
   return Array.from({ length: config.vcpus }, (_, id) => {
-    const vcpu = scope.own(vm.createVcpu(id, config.ffi));
+    const vcpu = scope.own(vm.createVcpu(id, door));
     program.setUpVcpu(vcpu, id, host);
     return vcpu;
   });

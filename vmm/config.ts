@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { z } from 'zod';
 import { PAGE_SIZE } from '../sys/address.js';
+import { DOOR_NAMES } from '../sys/ioctl-door.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { ConfigError } from './config-error.js';
 import { inputFileProblem, MOST_IMAGE_BYTES } from './input-file.js';
@@ -175,8 +176,11 @@ const schema = z
     devices: z.array(deviceSchema).max(29).default([]),
     /** Modules that export `plugin`: vendor drivers, providers. Paths (`./x.mjs`), file: URLs or names of packages. */
     plugins: z.array(plugin).default([]),
-    /** The FFI library that calls KVM_RUN; `koffi` requires that optional package. */
-    ffi: z.enum(['ffi-rs', 'koffi']).default('ffi-rs'),
+    /**
+     * The FFI library that calls KVM_RUN: `node:ffi` is Node's own, from Node 26.9 on; `koffi` requires that optional package;
+     * `ffi-rs` is always there; `auto` takes the first of them that works.
+     */
+    ffi: z.enum(['auto', ...DOOR_NAMES]).default('auto'),
     /**
      * What the serial ports are connected to, COM1 to COM4: `observer` (VmObserver.serial and typeSerial), `stdio` (the
      * terminal of `tsvisor run`; elsewhere, as `observer`), `pty`, `unix:PATH` (a socket, which listens there), `file:PATH`

@@ -3,10 +3,12 @@
  * @module
  */
 export { SysError, type SysErrorInit } from '../sys/error.js';
+export type { DoorName } from '../sys/ioctl-door.js';
 export type { PathRule } from '../sys/landlock.js';
 export type { CallCondition, CallRule } from '../sys/seccomp.js';
 export { SYSTEM_CALLS, type SystemCallName } from '../sys/system-calls.js';
 export {
+  type DoorEvent,
   type ExitEvent,
   type GuestMisuseEvent,
   type MemoryEvent,

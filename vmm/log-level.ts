@@ -8,7 +8,7 @@ export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /** Channels that `debug` adds to `--trace`. */
-export const DEBUG_CHANNELS = ['vfio', 'vfioUser'] as const;
+export const DEBUG_CHANNELS = ['vfio', 'vfioUser', 'door'] as const;
 
 /** Whether a message of level `of` is printed at `level`. */
 export const isPrinted = (of: LogLevel, level: LogLevel): boolean =>

@@ -14,10 +14,10 @@ interface VcpuThread extends VcpuThreadLink {
   readonly ended: Promise<void>;
 }
 
-function startVcpuThread(index: number, config: VmConfig, machine: SharedArrayBuffer): VcpuThread {
+function startVcpuThread(index: number, machine: SharedArrayBuffer): VcpuThread {
   const baton = createVcpuBaton();
   const control = createInboxControl();
-  const data: VcpuThreadData = { index, baton, control, machine, door: config.ffi };
+  const data: VcpuThreadData = { index, baton, control, machine };
   const name = `tsvisor-cpu${index}`;
   const worker = startWorker({ module: 'vmm/vcpu-thread.js', name, data });
   // A thread that failed retires nothing itself, and the machine thread waits for it.
@@ -51,8 +51,7 @@ export function startThreads(
   const receipts = new EventReceipts(flow, () => sender.send({ kind: 'drained' } satisfies MachineCommand));
   const vcpus: VcpuThread[] = [];
   const runMachine = async (): Promise<void> => {
-    for (let i = 0; config.vcpus > 1 && i < config.vcpus; i++)
-      vcpus.push(startVcpuThread(i, config, control));
+    for (let i = 0; config.vcpus > 1 && i < config.vcpus; i++) vcpus.push(startVcpuThread(i, control));
     const data: MachineThreadData = {
       config,
       control,

@@ -4,6 +4,7 @@ import type { Vcpu } from '../kvm/vcpu.js';
 import { errno } from '../sys/errno.js';
 import { isErrno, SysError } from '../sys/error.js';
 import type { Inbox } from '../sys/inbox.js';
+import type { DoorName } from '../sys/ioctl-door.js';
 import { unreachable } from '../sys/unreachable.js';
 import type { RangeBus } from './assign/bus.js';
 import type { ExitDispatcher } from './assign/exit-dispatcher.js';
@@ -31,6 +32,8 @@ export interface MachineParts {
   readonly mmio: RangeBus;
   readonly exits: ExitDispatcher;
   readonly vcpus: readonly Vcpu[];
+  /** Calls KVM_RUN. */
+  readonly door: DoorName;
   readonly serial: Pick<SerialPorts, 'update' | 'flush' | 'lost'>;
   readonly platform: Pick<Platform, 'pressPowerButton'>;
   readonly devices: Pick<AssignedDevices, 'list'>;
@@ -159,7 +162,13 @@ export class Machine {
     events.isGuestRunning = false;
     this.#parts.serial.flush();
     this.#keepPictures();
-    const report: RunReport = { outcome, phases: this.#phases, dropped: this.#dropped(), ...this.#counts() };
+    const report: RunReport = {
+      outcome,
+      phases: this.#phases,
+      dropped: this.#dropped(),
+      ffi: this.#parts.door,
+      ...this.#counts(),
+    };
     if (outcome.kind === 'reset') this.#parts.hotplug.finish();
     return report;
   }
@@ -232,8 +241,8 @@ export class Machine {
 
   /** Runs two or more vCPUs, each in a thread of its own; this thread handles their exits. */
   #runThreads(): Outcome {
-    const { vcpus, ports } = this.#parts;
-    const threads = new VcpuThreads(vcpus, ports.vcpuThreads, this.#pause.isWanted);
+    const { vcpus, ports, door } = this.#parts;
+    const threads = new VcpuThreads(vcpus, ports.vcpuThreads, door, this.#pause.isWanted);
     for (;;) {
       this.#hear();
       threads.isPausing = this.#pause.isWanted;

@@ -3,6 +3,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { ByteChannelBuffer } from '../devices/line/byte-channel.js';
 import type { HostEndNumbers, LineBuffers } from '../devices/line/messages.js';
 import type { EventThreadLink } from '../sys/event-thread.js';
+import type { DoorName } from '../sys/ioctl-door.js';
 import type { MappedRange } from '../sys/mapping.js';
 import type { ExitCounts } from './assign/exit-dispatcher.js';
 import type { DeviceConfig, VmConfig } from './config.js';
@@ -106,6 +107,8 @@ export interface RunReport {
    * any are absent.
    */
   readonly dropped: Readonly<Record<string, number>>;
+  /** The FFI library that called KVM_RUN. */
+  readonly ffi: DoorName;
   /** Exits handled in user space, by kind. */
   readonly exits: ExitCounts;
   /** Accesses to each device on a bus, by name. */

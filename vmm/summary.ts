@@ -34,6 +34,7 @@ export function summaryText(report: RunReport, startMs: number): string {
     ...trafficLines(report),
     row('exits', countersText(report.exits)),
     row('', `by device: ${countersText(report.accesses)}`),
+    row('', `KVM_RUN through ${report.ffi}`),
     ...droppedLines(report.dropped),
     ...phaseLines(report.phases, startMs),
   ];

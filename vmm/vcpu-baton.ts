@@ -1,3 +1,5 @@
+import { DOOR_NAMES, type DoorName } from '../sys/ioctl-door.js';
+
 /**
  * Passes a vCPU between its own thread, which runs it, and the machine thread, which handles its exits. Only the holder
  * of the baton accesses kvm_run.
@@ -8,6 +10,7 @@
  * [3] result of the last KVM_RUN: 0 or a negative errno
  * Float64 [2] (byte 16) address of kvm_run
  * Int32   [6] 1 asks the vCPU's thread to give the baton at an instruction boundary
+ * [7] what calls KVM_RUN: its place in DOOR_NAMES
  */
 export type VcpuBatonBuffer = SharedArrayBuffer;
 
@@ -17,6 +20,7 @@ const RUN_BYTES = 2;
 const RESULT = 3;
 const RUN_ADDRESS = 2;
 const PAUSE = 6;
+const DOOR = 7;
 const BATON_BYTES = 32;
 
 const VCPU = 1;
@@ -35,6 +39,8 @@ export interface VcpuNumbers {
   readonly fd: number;
   readonly runAddress: number;
   readonly runBytes: number;
+  /** What calls KVM_RUN. */
+  readonly door: DoorName;
 }
 
 /** One vCPU's baton, used by both sides. */
@@ -43,14 +49,15 @@ export class VcpuBaton {
   readonly #address: Float64Array;
 
   constructor(buffer: VcpuBatonBuffer) {
-    this.#words = new Int32Array(buffer, 0, 7);
+    this.#words = new Int32Array(buffer, 0, 8);
     this.#address = new Float64Array(buffer, 0, 3);
   }
 
   /** Machine thread: assigns the vCPU to its thread and starts it. */
-  start({ fd, runAddress, runBytes }: VcpuNumbers): void {
+  start({ fd, runAddress, runBytes, door }: VcpuNumbers): void {
     this.#words[FD] = fd;
     this.#words[RUN_BYTES] = runBytes;
+    this.#words[DOOR] = DOOR_NAMES.indexOf(door);
     this.#address[RUN_ADDRESS] = runAddress;
     this.resume();
   }
@@ -94,6 +101,7 @@ export class VcpuBaton {
       fd: this.#words[FD] as number,
       runAddress: this.#address[RUN_ADDRESS] as number,
       runBytes: this.#words[RUN_BYTES] as number,
+      door: DOOR_NAMES[this.#words[DOOR] as number] as DoorName,
     };
   }
 

@@ -3,8 +3,9 @@ import { workerData } from 'node:worker_threads';
 import { KVM_RUN, Run } from '../kvm/uapi-vcpu.js';
 import { errno } from '../sys/errno.js';
 import { Inbox, InboxBell } from '../sys/inbox.js';
-import { type HotDoor, type PreparedIoctl, prepareIoctl, setThreadName } from '../sys/libc.js';
+import { type PreparedIoctl, setThreadName } from '../sys/libc.js';
 import { MemoryView } from '../sys/mapping.js';
+import { openDoor } from '../sys/open-door.js';
 import { VcpuBaton, type VcpuBatonBuffer, type VcpuNumbers } from './vcpu-baton.js';
 
 export interface VcpuThreadData {
@@ -14,12 +15,11 @@ export interface VcpuThreadData {
   readonly control: SharedArrayBuffer;
   /** The machine thread's inbox, rung at each exit. */
   readonly machine: SharedArrayBuffer;
-  readonly door: HotDoor;
 }
 
 const IDLE_MS = 200;
 
-function main({ index, baton: buffer, control, machine, door }: VcpuThreadData): void {
+function main({ index, baton: buffer, control, machine }: VcpuThreadData): void {
   setThreadName(`tsvisor-cpu${index}`);
   const inbox = new Inbox(control);
   const baton = new VcpuBaton(buffer);
@@ -27,11 +27,11 @@ function main({ index, baton: buffer, control, machine, door }: VcpuThreadData):
   let run: PreparedIoctl | undefined;
   let immediateExit = new Uint8Array(1);
 
-  const prepare = ({ fd, runAddress }: VcpuNumbers): PreparedIoctl => {
+  const prepare = ({ fd, runAddress, door }: VcpuNumbers): PreparedIoctl => {
     const address = runAddress + Run.offsets.immediate_exit;
     immediateExit = new MemoryView(address, 1).slice(0, 1);
     inbox.enterRun(address);
-    return prepareIoctl(fd, KVM_RUN.number, 0, door);
+    return openDoor(door).prepare(fd, KVM_RUN.number, 0);
   };
 
   while (!inbox.isStopping) {

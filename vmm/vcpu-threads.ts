@@ -1,6 +1,7 @@
 import type { Vcpu } from '../kvm/vcpu.js';
 import { errno } from '../sys/errno.js';
 import { InboxBell } from '../sys/inbox.js';
+import type { DoorName } from '../sys/ioctl-door.js';
 import type { VcpuThreadLink } from './protocol.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
@@ -20,15 +21,16 @@ export class VcpuThreads {
   readonly #running: readonly RunningVcpu[];
   #isPausing = false;
 
-  /** Starts them. @param isPausing none enters the guest yet */
-  constructor(vcpus: readonly Vcpu[], links: readonly VcpuThreadLink[], isPausing: boolean) {
+  /** Starts them. @param door calls KVM_RUN @param isPausing none enters the guest yet */
+  constructor(vcpus: readonly Vcpu[], links: readonly VcpuThreadLink[], door: DoorName, isPausing: boolean) {
     this.#isPausing = isPausing;
     this.#running = vcpus.map((vcpu, i) => {
       const link = links[i];
       if (link === undefined) throw new RangeError(`there is no thread for vCPU ${i}`);
       const baton = new VcpuBaton(link.baton);
       baton.isPauseWanted = isPausing;
-      baton.start({ fd: vcpu.fd.number, runAddress: vcpu.handle.address, runBytes: vcpu.handle.bytes });
+      const { fd, address, bytes } = vcpu.handle;
+      baton.start({ fd, runAddress: address, runBytes: bytes, door });
       return { vcpu, baton, bell: new InboxBell(link.control), isParked: false };
     });
   }
