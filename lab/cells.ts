@@ -128,6 +128,14 @@ export const cells: readonly Cell[] = [
     detach: 'net-down $LAB_E1000E',
     isInProcess: true,
   },
+  {
+    name: 'virtio-net over a TAP',
+    checks: [...nicChecks, 'offloads'],
+    expected: [...nicResults('eth0'), 'offloads.eth0'],
+    attach: 'tap-up $LAB_E1000E; devices=virtio-net,net=tap:tap0',
+    detach: 'tap-down $LAB_E1000E',
+    isInProcess: true,
+  },
   { name: 'mtty by vfio-user', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...served('mtty-2') },
   { name: 'vgpu by vfio-user', checks: ['fb'], expected: ['fb.fb0'], ...served('vgpu-small') },
   {

@@ -5,6 +5,7 @@ export type L2Check =
   | 'dhcp'
   | 'ping'
   | 'fetch'
+  | 'offloads'
   | 'disk'
   | 'tty'
   | 'fb'

@@ -53,6 +53,22 @@ net-up() {
 }
 net-down() { echo "$1" > "/sys/bus/pci/devices/$1/driver/unbind"; }
 
+# tap-up BDF: makes tap0, bridged to the network of an unused emulated NIC; tap-down BDF removes it.
+tap-up() {
+  local device=/sys/bus/pci/devices/$1 port
+  modprobe -a tun bridge "$(cat "$device/modalias")"
+  [ -e "$device/driver" ] || echo "$1" > /sys/bus/pci/drivers_probe
+  ip link add br0 type bridge forward_delay 0
+  ip tuntap add tap0 mode tap
+  for port in "$(ls "$device/net")" tap0; do ip link set "$port" master br0 up; done
+  ip link set br0 up
+}
+tap-down() {
+  ip link delete tap0
+  ip link delete br0
+  net-down "$1"
+}
+
 # mdev-create TYPE [UUID]: creates a mediated device of a sample driver (mtty-1, mdpy-xga, mbochs-small ...); prints
 # its UUID.
 mdev-create() {

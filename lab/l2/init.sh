@@ -66,6 +66,20 @@ fetch() {
     echo "L2-FETCHED $nic $(wc -c < /file) bytes, $start to $end s"
   done
 }
+# The driver has accepted checksums and TSO both ways and mergeable buffers, and has received segments unsplit.
+offloads() {
+  local nic bits bit bytes packets status
+  for nic in $(nics); do
+    read -r bits < "/sys/class/net/$nic/device/features"
+    read -r bytes < "/sys/class/net/$nic/statistics/rx_bytes"
+    read -r packets < "/sys/class/net/$nic/statistics/rx_packets"
+    echo "L2-OFFLOADS $nic $bits, $bytes bytes in $packets packets"
+    status=0
+    for bit in 0 1 7 8 11 12 15; do [ "$(echo "$bits" | cut -c $((bit + 1)))" = 1 ] || status=1; done
+    [ $((bytes / packets)) -gt 1514 ] || status=1
+    result "offloads.$nic" $status
+  done
+}
 interrupts() { cat /proc/interrupts; }
 disk() {
   for disk in $(ls /sys/block | grep -E '^(nvme[0-9]+n|vd)'); do # not the paths of a multipath disk
@@ -193,7 +207,7 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | disk | tty | fb | picture | rom | unplug | upset) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | disk | tty | fb | picture | rom | unplug | upset) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
     interrupts | hotplug | hold | shell | crash | restart) $check ;;
