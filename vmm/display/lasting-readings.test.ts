@@ -42,7 +42,13 @@ test('what was last stays after the end, with the counters of the report', async
     accesses: { COM1: 9 },
     devices: [{ name: '00:03.0 card', description: 'a card', counters: { packets: 4 } }],
   };
-  machine.end({ ...counted, outcome: { kind: 'verdict', status: 0 }, phases: [], dropped: {} });
+  machine.end({
+    ...counted,
+    outcome: { kind: 'verdict', status: 0 },
+    phases: [],
+    ffi: 'ffi-rs',
+    dropped: {},
+  });
   machine.refusal = refusal('ESRCH');
   await machine.finished;
   expect(await lasting.counters()).toEqual(counted);
