@@ -1,5 +1,6 @@
 /** The help: what it lists, and that it fits. */
 import { afterAll, describe, expect, test } from 'vitest';
+import { DEVICE_HELP } from './cli-device-help.js';
 import { COMMANDS, OVERVIEW, RUN, SERVE } from './cli-help.js';
 import { helpText } from './command-line.js';
 import type { ConfigError } from './config-error.js';
@@ -11,12 +12,13 @@ const { providers, drivers, core } = openProviders();
 afterAll(() => core[Symbol.dispose]());
 
 describe('the help', () => {
-  test.each([OVERVIEW, ...COMMANDS.map(helpText)])('has no line over 80 columns', (text) => {
+  const texts = COMMANDS.map((command) => helpText(command, DEVICE_HELP));
+  test.each([OVERVIEW, ...texts])('has no line over 80 columns', (text) => {
     for (const line of text.split('\n')) expect(line.length, line).toBeLessThanOrEqual(80);
   });
 
   test('lists every device type and every option of each', () => {
-    const text = helpText(RUN);
+    const text = helpText(RUN, DEVICE_HELP);
     const types = drivers.flatMap((driver) => driver.types);
     for (const { name } of types) expect(text).toContain(name);
     const names = types.flatMap(({ name }) => optionNames(name));

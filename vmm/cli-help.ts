@@ -1,6 +1,6 @@
 /** What the command line offers: its commands and their options. */
 import { HOST_COMMANDS } from './cli-help-host.js';
-import { type Command, type OptionRow, overviewText, rowLines } from './command-line.js';
+import { type Command, type OptionRow, overviewText } from './command-line.js';
 
 /** Of `--log-level`. */
 const LOG_LEVELS = ['error', 'warn', 'info', 'debug'];
@@ -38,78 +38,6 @@ const view: OptionRow = {
   ],
 };
 
-/** A kind of device, as `--device` and `serve` take it. */
-interface DeviceRow {
-  /** What an address is or begins with. */
-  readonly names: readonly string[];
-  /** The address in the help; the names if absent. */
-  readonly shown?: string;
-  /** Names of its options. */
-  readonly options: readonly string[];
-  /** Lines of help. */
-  readonly help: readonly string[];
-}
-
-/** Its address in the help. */
-export const deviceNames = ({ names, shown = names.join(', ') }: DeviceRow): string => shown;
-
-export const DEVICES: readonly DeviceRow[] = [
-  {
-    names: ['virtio-net'],
-    options: ['net', 'mac', 'mtu'],
-    help: [
-      'network card: net=BACKEND mac=52:54:00:12:34:56 mtu=1500;',
-      'BACKEND is as of --net, with semicolons for commas',
-    ],
-  },
-  {
-    names: ['mtty-1', 'mtty-2'],
-    options: ['port0', 'port1'],
-    help: ['serial card with one port or two: port0= port1=,', 'each loopback, pty or unix:PATH'],
-  },
-  {
-    names: ['vgpu-small', 'vgpu-medium', 'vgpu-large'],
-    options: ['xres', 'yres'],
-    help: ['display card with 8, 16 or 64 MiB: xres=1024 yres=768'],
-  },
-  {
-    names: [],
-    shown: '0000:01:00.0',
-    options: ['bind', 'vf-token'],
-    help: [
-      'a PCI function of the host: bind=vfio-pci takes it from',
-      "its driver for the run; vf-token=UUID of the VF's owner",
-    ],
-  },
-  {
-    names: ['mdev:'],
-    shown: 'UUID, mdev:TYPE',
-    options: ['uuid', 'parent'],
-    help: ['a mediated device of the kernel, there or to be made:', 'uuid= parent='],
-  },
-  {
-    names: ['fd:'],
-    shown: 'fd:N',
-    options: ['device', 'group-fd', 'cdev-fd', 'container-fd', 'iommufd-fd'],
-    help: ['an open cdev or group: device= group-fd= cdev-fd=', 'container-fd= iommufd-fd='],
-  },
-  {
-    names: ['vfio-user:'],
-    shown: 'vfio-user:PATH',
-    options: ['trust', 'timeout', 'twin'],
-    help: ["another process's device: trust=on timeout=SECONDS", 'twin=off'],
-  },
-];
-
-const DEVICE_WORDS = DEVICES.flatMap(({ names }) => names);
-
-export const DEVICE_HELP = [
-  '',
-  'Devices are an ADDRESS with options, separated by commas:',
-  '',
-  ...DEVICES.flatMap((row) => rowLines(`  ${deviceNames(row)}`, row.help)),
-];
-
 const EXIT = [
   '',
   'The exit code is 64 for wrong usage or a wrong file, 69 if the host lacks',
@@ -137,7 +65,7 @@ export const RUN: Command = {
     {
       name: 'device',
       value: 'DEVICE',
-      words: [...DEVICE_WORDS, 'none'],
+      words: ['none'],
       isRepeatable: true,
       help: [
         'assign this device instead (repeatable); slot=N puts it',
@@ -237,14 +165,14 @@ export const RUN: Command = {
     { name: 'quiet', help: ["print only the guest's output: --log-level error"] },
     help,
   ],
-  more: [...DEVICE_HELP, ...EXIT, "SIGTERM, 70 if the guest crashed, and the guest's verdict otherwise."],
+  takesDevices: true,
+  more: [...EXIT, "SIGTERM, 70 if the guest crashed, and the guest's verdict otherwise."],
 };
 
 export const SERVE: Command = {
   name: 'serve',
   brief: 'offer a device to another VMM through vfio-user',
   argument: 'DEVICE --socket PATH',
-  words: DEVICE_WORDS,
   summary: ['Offers a device to another VMM through the vfio-user protocol, to one client at', 'a time.'],
   options: [
     { name: 'socket', value: 'PATH', help: ['where clients connect'] },
@@ -277,7 +205,8 @@ export const SERVE: Command = {
     { name: 'quiet', help: ['print only errors: --log-level error'] },
     help,
   ],
-  more: [...DEVICE_HELP, ...EXIT, 'SIGTERM, and 0 otherwise.'],
+  takesDevices: true,
+  more: [...EXIT, 'SIGTERM, and 0 otherwise.'],
 };
 
 export const CHECK: Command = {

@@ -1,5 +1,5 @@
 import { COMMANDS, OVERVIEW } from './cli-help.js';
-import { asksFor, findCommand, helpText } from './command-line.js';
+import { asksFor, type Command, findCommand, helpText } from './command-line.js';
 import type { Output } from './output.js';
 import { version } from './version.js';
 
@@ -11,12 +11,12 @@ export async function main(args: readonly string[], out: Output): Promise<number
     return 0;
   }
   if (name === '-h' || name === '--help' || name === 'help') {
-    out.line((rest.length === 0 ? OVERVIEW : helpText(about(rest))).trimEnd());
+    out.line((rest.length === 0 ? OVERVIEW : await help(about(rest))).trimEnd());
     return 0;
   }
   const { command, rest: given } = findCommand(COMMANDS, args);
   if (asksFor(given, 'help', 'h')) {
-    out.line(helpText(command).trimEnd());
+    out.line((await help(command)).trimEnd());
     return 0;
   }
   return runCommand(command.name, given, out);
@@ -49,6 +49,12 @@ async function runCommand(name: string, given: readonly string[], out: Output): 
     default:
       return (await import('./cli-run.js')).run(given, out);
   }
+}
+
+/** The devices are loaded for a command that takes some. */
+async function help(command: Command): Promise<string> {
+  if (command.takesDevices !== true) return helpText(command);
+  return helpText(command, (await import('./cli-device-help.js')).DEVICE_HELP);
 }
 
 /** `help serve`, `help mdev`. @throws ConfigError if there is no such command */

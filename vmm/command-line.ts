@@ -33,6 +33,8 @@ export interface Command {
   readonly words?: readonly string[];
   readonly summary: readonly string[];
   readonly options: readonly OptionRow[];
+  /** Its help lists devices below the options. */
+  readonly takesDevices?: boolean;
   /** Sections below the options. */
   readonly more: readonly string[];
   /** The commands of which its next word chooses one; it does nothing by itself then. */
@@ -192,13 +194,20 @@ const missingValue = ({ name, value }: OptionRow, next: string | undefined): str
 
 const HELP_COLUMN = 23;
 
-/** The help of a command, at most 80 columns wide. */
-export function helpText({ name, argument, summary, options, more, commands = [] }: Command): string {
+/**
+ * The help of a command, at most 80 columns wide.
+ * @param devices what it says of devices, if the command takes them
+ */
+export function helpText(
+  { name, argument, summary, options, more, takesDevices = false, commands = [] }: Command,
+  devices: readonly string[] = [],
+): string {
   const words = commands.length > 0 ? ' COMMAND' : argument === undefined ? '' : ` ${argument}`;
   const list = commands.map((each) => row(`  ${lastWord(each)}`, each.brief));
   const sections = [summary, ...(list.length > 0 ? [list] : []), options.flatMap(optionLines)];
   const body = sections.flatMap((section) => ['', ...section]);
-  return [`usage: tsvisor ${name}${words} [options]`, ...body, ...more, ''].join('\n');
+  const below = [...(takesDevices ? devices : []), ...more];
+  return [`usage: tsvisor ${name}${words} [options]`, ...body, ...below, ''].join('\n');
 }
 
 /** The list of commands, at most 80 columns wide. */

@@ -46,7 +46,7 @@ const OFFERS: Readonly<Record<string, readonly string[]>> = {
   'tsvisor run --device=virtio-net,mt': ['--device=virtio-net,mtu='],
   'tsvisor run --device virtio-net,net=responder,mt': ['virtio-net,net=responder,mtu='],
   'tsvisor run --device vfio-user:/s,tr': ['vfio-user:/s,trust='],
-  'tsvisor run --device virtio-net --device mtty-1,po': ['mtty-1,port0=', 'mtty-1,port1='],
+  'tsvisor run --device virtio-net --device mtty-2,po': ['mtty-2,port0=', 'mtty-2,port1='],
   'tsvisor run --device 0000:01:00.0,bi': ['0000:01:00.0,bind='],
   'tsvisor serve vgpu-s': ['vgpu-small'],
   'tsvisor serve vgpu-small,x': ['vgpu-small,xres='],

@@ -43,7 +43,7 @@ test.each([
   ['tsvisor run --device vgpu-', ['vgpu-large', 'vgpu-medium', 'vgpu-small']],
   ['tsvisor run --device virtio-net,m', ['virtio-net,mac=', 'virtio-net,mtu=']],
   ['tsvisor run --device vfio-user:/s,tr', ['/s,trust=']],
-  ['tsvisor run --device virtio-net --device mtty-1,po', ['mtty-1,port0=', 'mtty-1,port1=']],
+  ['tsvisor run --device virtio-net --device mtty-2,po', ['mtty-2,port0=', 'mtty-2,port1=']],
   ['tsvisor serve vgpu-s', ['vgpu-small']],
   ['tsvisor run --kernel ker', ['kernel.img', 'kernels']],
   ['tsvisor run --kernel=ker', ['kernel.img', 'kernels']],

@@ -1,5 +1,5 @@
 /** Scripts that complete `tsvisor` commands in a shell, made from the table of commands. */
-import { DEVICES } from './cli-help.js';
+import { DEVICES } from './cli-device-help.js';
 import type { Command, OptionRow } from './command-line.js';
 
 export const SHELLS = ['bash', 'zsh', 'fish'] as const;
@@ -15,12 +15,13 @@ interface Source {
 }
 
 const FILES = /FILE|PATH|MODULE|SOCKET/;
+const TAKES_DEVICE = /DEVICE/;
 
 const sourceOf = (value: string, words: readonly string[] = []): Source => ({
-  words,
-  hasFiles: FILES.test(value) && words.length === 0,
+  words: [...(TAKES_DEVICE.test(value) ? DEVICES.flatMap(({ names }) => names) : []), ...words],
+  hasFiles: FILES.test(value) && words.length === 0 && !TAKES_DEVICE.test(value),
   hasFunctions: /DEVICE|ADDRESS/.test(value),
-  hasDeviceOptions: /DEVICE/.test(value),
+  hasDeviceOptions: TAKES_DEVICE.test(value),
 });
 
 /** All commands, each after the one that has it. */

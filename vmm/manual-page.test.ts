@@ -1,6 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
-import { COMMANDS, DEVICES } from './cli-help.js';
+import { DEVICES } from './cli-device-help.js';
+import { COMMANDS } from './cli-help.js';
 import { manualPage } from './manual-page.js';
 
 const page = manualPage(COMMANDS, '1.2.3');

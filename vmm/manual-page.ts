@@ -1,5 +1,6 @@
 /** The manual page, made from the table of commands. */
-import { DEVICE_HELP, DEVICES, deviceNames, EXAMPLES } from './cli-help.js';
+import { DEVICES, deviceNames } from './cli-device-help.js';
+import { EXAMPLES } from './cli-help.js';
 import type { Command, OptionRow } from './command-line.js';
 
 /** Not every roff takes UTF-8. */
@@ -23,10 +24,9 @@ function optionLines({ name, short, value, isValueOptional, help }: OptionRow): 
   return ['.TP', names.map((each) => `\\fB${escaped(each)}\\fR`).join(', ') + shown, paragraph(help)];
 }
 
-/** What is below the options of this command alone: text as a paragraph, an indented list line by line. */
+/** What is below the options of a command: text as a paragraph, an indented list line by line. */
 function ownLines({ more }: Command): string[] {
-  const shared = new Set(DEVICE_HELP);
-  const lines = more.filter((line) => line !== '' && !shared.has(line));
+  const lines = more.filter((line) => line !== '');
   const isListed = (line: string | undefined) => line?.startsWith('  ') === true;
   return lines.flatMap((line, i) => {
     const isSame = i > 0 && isListed(line) === isListed(lines[i - 1]);
