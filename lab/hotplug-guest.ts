@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect } from 'vitest';
 import type { DeviceConfigInput } from '../vmm/config.js';
 import { held, MemoryBalance, startTalking, type TalkingMachine } from '../vmm/testing/talking-machine.js';
-import type { VirtualMachine } from '../vmm/virtual-machine.js';
+import type { DetachOptions, VirtualMachine } from '../vmm/virtual-machine.js';
 import { inL1 } from './images.js';
 import { l2CommandLine } from './l2.js';
 
@@ -13,6 +13,8 @@ const { LAB_URL: url = '' } = process.env;
 
 export interface Guest extends TalkingMachine {
   readonly memory: MemoryBalance;
+  /** Resolves when a NIC has got no address. */
+  readonly isMute: Promise<void>;
 }
 
 /** Boots L2 without a device. It uses each NIC that comes until that is gone. */
@@ -25,7 +27,32 @@ export async function startGuest(running: VirtualMachine[], ...parameters: strin
   );
   running.push(guest.vm);
   await guest.says('L2-WAITS');
-  return { ...guest, memory };
+  const isMute = guest.says('L2-MUTE');
+  isMute.catch(() => {}); // the end of the machine
+  return { ...guest, memory, isMute };
+}
+
+/** Far more than a NIC needs, also where both CPUs are busy. */
+const PATIENCE_MS = 90_000;
+
+/**
+ * Resolves once the guest has said the text `times` times. Rejects with what it has said instead if a NIC got no address,
+ * or nothing happens for long: the test's own limit would not show that.
+ */
+export async function awaitGuest(guest: Guest, text: string, times = 1): Promise<void> {
+  const abort = new AbortController();
+  const { signal } = abort;
+  const failed = (why: string) => (): never => {
+    throw new Error(`${why} instead of '${text}' (${times}):\n${guest.serial()}`);
+  };
+  try {
+    const silent = sleep(PATIENCE_MS, undefined, { signal }).then(failed('nothing'));
+    const mute = guest.isMute.then(failed('a NIC without an address'));
+    for (const promise of [silent, mute]) promise.catch(() => {});
+    await Promise.race([guest.says(text, times), silent, mute]);
+  } finally {
+    abort.abort();
+  }
 }
 
 /** As Linux names it: `L2-CAME 0000:00:03.0`. */
@@ -33,12 +60,15 @@ export const came = (slot: number) => `L2-CAME ${bdf(slot)}`;
 export const gone = (slot: number) => `L2-GONE ${bdf(slot)}`;
 const bdf = (slot: number) => `0000:00:${slot.toString(16).padStart(2, '0')}.0`;
 
-/** The guest's memory slots and regions, and what the kernel has locked and pinned for this process, in KiB. */
-export function memoryOf({ memory }: Guest) {
+/** What the kernel has locked and pinned for this process. */
+export function pinnedKib() {
   const status = readFileSync('/proc/self/status', 'utf8');
   const kib = (name: string) => Number(status.match(`${name}:\\s+(\\d+)`)?.[1]);
-  return { ...memory.now, locked: kib('VmLck'), pinned: kib('VmPin') };
+  return { locked: kib('VmLck'), pinned: kib('VmPin') };
 }
+
+/** That, and the guest's memory slots and regions. */
+export const memoryOf = ({ memory }: Guest) => ({ ...memory.now, ...pinnedKib() });
 
 export const state = (guest: Guest) => ({ ...held(), ...memoryOf(guest) });
 
@@ -55,6 +85,32 @@ export async function expectState(guest: Guest, before: ReturnType<typeof state>
   expect(state(guest)).toEqual(before);
 }
 
+/** Attaches devices, and returns their slots once Linux has an address on each of them. */
+export async function attachUsed(
+  guest: Guest,
+  devices: readonly DeviceConfigInput[],
+): Promise<readonly number[]> {
+  const before = guest.serial();
+  const slots = await guest.vm.attach(devices);
+  for (const slot of slots) await awaitGuest(guest, came(slot), timesIn(before, came(slot)) + 1);
+  return slots;
+}
+
+/** Detaches a device, and returns once Linux has noticed. */
+export async function detachUsed(guest: Guest, slot: number, options: DetachOptions = {}): Promise<void> {
+  const before = guest.serial();
+  await guest.vm.detach(slot, options);
+  await awaitGuest(guest, gone(slot), timesIn(before, gone(slot)) + 1);
+}
+
+/** The first attach by each way opens what the machine keeps: kvm-vfio's device, the event thread's modules. */
+export async function warmUp(guest: Guest, devices: readonly DeviceConfigInput[]): Promise<void> {
+  for (const device of devices)
+    for (const slot of await attachUsed(guest, [device])) await detachUsed(guest, slot);
+}
+
+const timesIn = (text: string, part: string): number => text.split(part).length - 1;
+
 /** Attaches and detaches a NIC in turn, each time once Linux fetches over it. */
 export async function comeAndGo(
   guest: Guest,
@@ -63,12 +119,9 @@ export async function comeAndGo(
 ): Promise<void> {
   let before: ReturnType<typeof state> | undefined;
   for (let round = 1; round <= rounds; round++) {
-    const slot = await guest.vm.attach(devices[round % devices.length] as DeviceConfigInput);
-    expect(slot).toBe(3);
-    await guest.says(came(slot), round);
+    expect(await attachUsed(guest, [devices[round % devices.length] as DeviceConfigInput])).toEqual([3]);
     expect((await guest.vm.counters()).devices).toHaveLength(1);
-    await guest.vm.detach(slot);
-    await guest.says(gone(slot), round);
+    await detachUsed(guest, 3);
     expect(refusedDma(), `round ${round}`).toEqual([]);
     if (round < 2 * devices.length)
       before = state(guest); // each way has opened what it keeps: Node's own descriptors

@@ -144,35 +144,39 @@ unplug() {
 }
 # NICs come and go: each gets an address, and then fetches until it is gone.
 hotplug() {
-  local nic count=0
+  local nic index now known=
   echo L2-WAITS
   while sleep 0.1; do
-    set -- /sys/bus/pci/devices/*
-    [ $# = "$count" ] || load_drivers
-    count=$#
+    # A virtio device is there once the driver of its PCI function is, which may be long after that was loaded.
+    now=$(echo /sys/bus/pci/devices/* /sys/bus/virtio/devices/*)
+    [ "$now" = "$known" ] || load_drivers
+    known=$now
     for nic in $(nics); do
-      [ ! -e "/used.$nic" ] || continue
-      : > "/used.$nic"
-      use_until_gone "$nic" &
+      index=$(cat "/sys/class/net/$nic/ifindex" 2>/dev/null) || continue # it is gone by now
+      [ ! -e "/used.$index" ] || continue
+      : > "/used.$index"
+      use_until_gone "$nic" "$index" &
     done
   done
 }
+# With its name and number: the next NIC may have the same name.
 use_until_gone() {
-  local nic=$1 bdf fetching
+  local nic=$1 index=$2 bdf fetching
+  is_here() { [ "$(cat "/sys/class/net/$nic/ifindex" 2>/dev/null)" = "$index" ]; }
   bdf=$(readlink -f "/sys/class/net/$nic/device")
   case $bdf in */virtio*) bdf=${bdf%/*} ;; esac
   bdf=${bdf##*/}
+  is_here || return
   ip link set "$nic" up
   if udhcpc -i "$nic" -n -q -t 20 -T 1 -s /udhcpc >/dev/null 2>&1; then echo "L2-CAME $bdf"; else echo "L2-MUTE $bdf"; fi
-  while [ -e "/sys/class/net/$nic" ]; do
+  while is_here; do
     alone "$nic"
     wget -q -O /dev/null "$url" 2>/dev/null &
     fetching=$!
-    while [ -e "/sys/class/net/$nic" ] && kill -0 $fetching 2>/dev/null; do sleep 0.1; done
+    while is_here && kill -0 $fetching 2>/dev/null; do sleep 0.1; done
     kill $fetching 2>/dev/null
     sleep 0.1
   done
-  rm "/used.$nic"
   echo "L2-GONE $bdf"
 }
 hold() {
