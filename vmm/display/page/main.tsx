@@ -1,5 +1,5 @@
 /** The program of the page that `--view` serves. It gets all data from that server. */
-import { render } from 'preact';
+import { type ComponentChild, render } from 'preact';
 import { Controls } from './controls.js';
 import { Devices } from './devices.js';
 import { Exits } from './exits.js';
@@ -11,7 +11,12 @@ import { ask, textOf } from './server.js';
 import { Timeline } from './timeline.js';
 
 const root = document.getElementById('app') as HTMLElement;
-const machine = new Machine(draw);
+const machine = new Machine(() => {
+  panels = panelsOf(machine);
+  draw();
+});
+/** Made when the machine has been read, and the same for the pictures in between: those come 60 times a second. */
+let panels: ComponentChild;
 const pictures = new Pictures(draw);
 /** Why the machine is not read any more. */
 let end: string | undefined;
@@ -26,8 +31,19 @@ function headline(): string {
   return pictures.end ?? end ?? (info === undefined ? 'Waiting for the guest' : `The guest is ${info.state}`);
 }
 
+function panelsOf({ info, devices, memory, counters, history, timeline }: Machine) {
+  return (
+    <>
+      {info && <Controls state={info.state} />}
+      {devices && <Devices devices={devices} hasEnded={info?.state === 'ended'} />}
+      {memory && <MemoryMap memory={memory} />}
+      {counters && <Exits counters={counters} history={history} />}
+      <Timeline events={timeline.events} dropped={timeline.dropped} />
+    </>
+  );
+}
+
 function App() {
-  const { info, devices, memory, counters, history, timeline } = machine;
   return (
     <>
       <header>
@@ -48,11 +64,7 @@ function App() {
       </header>
       <main>
         <PicturesView pictures={pictures} />
-        {info && <Controls state={info.state} />}
-        {devices && <Devices devices={devices} hasEnded={info?.state === 'ended'} />}
-        {memory && <MemoryMap memory={memory} />}
-        {counters && <Exits counters={counters} history={history} />}
-        <Timeline events={timeline.events} dropped={timeline.dropped} />
+        {panels}
       </main>
     </>
   );
