@@ -3,14 +3,17 @@
  * reason and the remedy, which is tried wherever possible.
  */
 import { execFileSync, execSync, spawn } from 'node:child_process';
-import { readdirSync, readlinkSync } from 'node:fs';
-import { basename } from 'node:path';
+import { readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs';
+import { basename, dirname } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import type { CheckRuleName } from '../vfio/host/check/index.js';
+import { Kvm, Mapping } from '../kvm/index.js';
+import { gpa } from '../sys/address.js';
+import { type CheckRuleName, checkHostDevices, explainFailure } from '../vfio/host/check/index.js';
+import { createAssignment, PolledEventThread } from '../vmm/assign/index.js';
 import { failingRules, tsvisorRun } from './command-line.js';
 import { inL1 } from './images.js';
 
-const { LAB_E1000E: NIC = '' } = process.env;
+const { LAB_E1000E: NIC = '', LAB_E1000E_PORT: PORT_NIC = '' } = process.env;
 /** EX_USAGE and EX_UNAVAILABLE of sysexits.h. */
 const [USAGE, UNAVAILABLE] = [64, 69];
 /** The built-in guest's verdict when the NIC is not a virtio-net device: it ran, so the device was attached. */
@@ -174,6 +177,40 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     },
   );
 
+  // The machine of tsvisor run has no RAM there; that of another hypervisor may.
+  test.each(['group', 'iommufd'] as const)(
+    'guest memory over the addresses of interrupts is refused with these, and mapped where check says (%s)',
+    async (how) => {
+      const bytes = 1n << 21n;
+      const requestFor = (base: bigint) => ({
+        devices: [{ address: NIC, interface: how }],
+        memory: [{ base, bytes }],
+      });
+      const attach = async (base: bigint): Promise<void> => {
+        await using events = await PolledEventThread.start();
+        using kvm = Kvm.open();
+        using vm = kvm.createVm();
+        vm.createIrqchip();
+        using ram = Mapping.anonymous(Number(bytes));
+        const windows = [{ kind: 'mmio', base: 0xc000_0000n, bytes: 0x1000_0000n }] as const;
+        using assignment = createAssignment({ vm, eventThread: events, windows });
+        assignment.ports.memoryMap.addRam(gpa(base), ram);
+        using _nic = assignment.attach({ address: NIC, interface: how });
+      };
+      const over = 0xfee0_0000n - bytes / 2n;
+      const rule = checkHostDevices(requestFor(over)).results.find(({ verdict }) => verdict === 'fails');
+      expect(rule?.rule).toBe('reserved-ranges');
+      expect(rule?.text).toMatch(/covers reserved addresses: 0xfee00000-0xfeefffff \(msi\)$/);
+      const error = await attach(over).catch((refused: unknown) => explainFailure(refused, requestFor(over)));
+      expect(String(error)).toMatch(/(VFIO_IOMMU_MAP_DMA|IOMMU_IOAS_MAP) on .*: (EINVAL|EADDRINUSE)\n/);
+      expect(String(error)).toContain(rule?.text);
+      const [, end = ''] = /so that it ends below (0x[0-9a-f]+)/.exec(rule?.advice ?? '') ?? [];
+      const below = BigInt(end) - bytes;
+      expect(checkHostDevices(requestFor(below)).verdict).not.toBe('fails');
+      await attach(below);
+    },
+  );
+
   test('a missing device and an invalid token are refused by name', () => {
     expectRefusal(tsvisorRun(['--device', '0000:00:19.0']), /find on PCI device 0000:00:19\.0: ENODEV/);
     commandsOf(failingRules(['0000:00:19.0']), 'device', /there is no PCI device 0000:00:19\.0/);
@@ -186,6 +223,46 @@ describe.skipIf(NIC === '')('with VFIO', () => {
     expectRefusal(tsvisorRun([], other()), /KVM_GET_API_VERSION on \/dev\/kvm: ENOTTY/, /10, 232/);
     const commands = commandsOf(failingRules([NIC], other()), 'kvm', /\/dev\/kvm is another device/);
     expect(failingRules([NIC], other(commands))).toEqual({});
+  });
+});
+
+describe.skipIf(PORT_NIC === '')('a device that sleeps', () => {
+  const device = `/sys/bus/pci/devices/${PORT_NIC}`;
+  const run = (commands: string): void => void execSync(commands, { shell: '/bin/bash' });
+  beforeAll(() => {
+    execFileSync('vfio-load');
+    execFileSync('vfio-bind', [PORT_NIC]);
+  });
+
+  test('in D3hot, where vfio-pci keeps it, is woken by the run', () => {
+    expect(readFileSync(`${device}/power_state`, 'utf8')).toBe('D3hot\n');
+    expect(failingRules([PORT_NIC, '--memory', '64M'])).toEqual({});
+    expect(tsvisorRun(['--device', PORT_NIC]).status).toBe(RAN);
+  });
+
+  // As a device in D3cold: its slot has no power.
+  test('without power is refused as such; the commands bring it back once its slot has power again', () => {
+    const port = basename(dirname(realpathSync(device)));
+    /** PCI_EXP_SLTCTL_PCC turns the slot off. */
+    const setPower = (isOn: boolean) =>
+      execFileSync('setpci', ['-s', port, `CAP_EXP+18.w=${isOn ? '0' : '400'}:400`]);
+    setPower(false);
+    expect(failingRules([PORT_NIC])['power-state']?.text).toBe('it does not answer');
+    const result = tsvisorRun(['--device', PORT_NIC]);
+    expectRefusal(
+      result,
+      /^tsvisor: \w+ on .*: (EIO|EINVAL|ENODEV)\n/,
+      new RegExp(`hint: ${PORT_NIC}: it is in D3cold, and does not come back: a device whose`),
+      /only a power cycle of the host helps/,
+    );
+    const { 'power-state': rule } = failingRules([PORT_NIC]);
+    expect(rule?.text).toBe('it is in D3cold, and does not come back'); // what the kernel makes of it
+    setPower(true); // the power cycle
+    run((rule?.commands ?? []).join('\n'));
+    run(commandsOf(failingRules([PORT_NIC]), 'driver', /no driver has it|the host uses it/));
+    expect(failingRules([PORT_NIC, '--memory', '64M'])).toEqual({});
+    expect(tsvisorRun(['--device', PORT_NIC]).status).toBe(RAN);
+    execFileSync('vfio-unbind', [PORT_NIC]);
   });
 });
 
