@@ -9,6 +9,7 @@ const { LAB_E1000E: NIC = '', LAB_IGB: PF = '' } = process.env;
 const UNAVAILABLE = 69;
 /** The built-in guest's verdict when the NIC is not a virtio-net device: it ran, so the device was attached. */
 const RAN = 2;
+const [TOKEN, OTHER] = ['14d63f20-8445-11ea-8900-1f9ce7d5650d', '24d63f20-8445-11ea-8900-1f9ce7d5650d'];
 
 describe.skipIf(NIC === '')('an ordinary user', () => {
   const NOBODY = 65534;
@@ -59,10 +60,22 @@ describe.skipIf(NIC === '')('an ordinary user', () => {
     for (const command of nodes?.commands ?? [])
       execFileSync('chown', ['0', command.split(' ').at(-1) ?? '']);
   });
+
+  test('may open no KVM until root runs the command that check prints', () => {
+    execFileSync('chmod', ['600', '/dev/kvm']);
+    const { status, error } = tsvisorRun([], asNobody);
+    expect(error).toMatch(/^tsvisor: open on \/dev\/kvm: EACCES\n {2}hint: /);
+    expect(status).toBe(UNAVAILABLE);
+    const { kvm } = failingRules([NIC], asNobody);
+    expect(kvm?.text).toBe('this user may not open /dev/kvm (EACCES)');
+    execSync((kvm?.commands ?? []).join('\n'), { shell: '/bin/bash' });
+    expect(failingRules([NIC], asNobody).kvm).toBeUndefined();
+    expect(tsvisorRun(['--device', 'none'], asNobody).status).not.toBe(UNAVAILABLE);
+    execSync('chown 0 /dev/kvm; chmod 666 /dev/kvm');
+  });
 });
 
 describe.skipIf(PF === '')('VFs of a physical function in user space', () => {
-  const [TOKEN, OTHER] = ['14d63f20-8445-11ea-8900-1f9ce7d5650d', '24d63f20-8445-11ea-8900-1f9ce7d5650d'];
   const device = `/sys/bus/pci/devices/${PF}`;
   let vfs: string[] = [];
   beforeAll(() => {
@@ -108,5 +121,30 @@ describe.skipIf(PF === '')('VFs of a physical function in user space', () => {
       expect(failingRules(checked)['vf-token']?.why).toMatch(/too old .*interface=group/);
       expect(status).toBe(UNAVAILABLE);
     }
+  });
+});
+
+describe.skipIf(PF === '')('a VF whose physical function is with the host', () => {
+  afterAll(() => {
+    execSync(`echo 0 > /sys/bus/pci/devices/${PF}/sriov_numvfs`);
+    execFileSync('modprobe', ['-r', 'igb']);
+  });
+
+  test('takes no token: one that is given is refused with the cause, and it works without', {
+    timeout: 200_000,
+  }, () => {
+    execFileSync('vfio-load');
+    const vf = execFileSync('vf-create', [PF, '1'], { encoding: 'utf8' }).trim();
+    execFileSync('vfio-bind', [vf]);
+    const { status, error } = tsvisorRun(['--device', `${vf},vf-token=${TOKEN}`]);
+    expect(error).toMatch(
+      /VFIO_GROUP_GET_DEVICE_FD on .*: EINVAL\n {2}hint: \S+: a token is given, and igb of the host/,
+    );
+    expect(status).toBe(UNAVAILABLE);
+    const { 'vf-token': rule } = failingRules([`${vf},vf-token=${TOKEN}`]);
+    expect(rule?.text).toBe(`a token is given, and igb of the host has its physical function ${PF}`);
+    expect(rule?.advice).toBe('leave vf-token out');
+    expect(failingRules([vf])).toEqual({});
+    expect(tsvisorRun(['--device', vf]).status).toBe(RAN);
   });
 });
