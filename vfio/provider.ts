@@ -43,7 +43,9 @@ export interface VfioCdevs {
 
 /** A device as a caller asks for it: an address and its options. */
 export interface RequestedDevice {
+  /** In the form of its provider ({@link VfioProvider.matches}). */
   readonly address: string;
+  /** The options after the address, by name. */
   readonly options?: Readonly<Record<string, string>> | undefined;
 }
 
