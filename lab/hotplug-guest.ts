@@ -43,7 +43,8 @@ export async function awaitGuest(guest: Guest, text: string, times = 1): Promise
   const abort = new AbortController();
   const { signal } = abort;
   const failed = (why: string) => (): never => {
-    throw new Error(`${why} instead of '${text}' (${times}):\n${guest.serial()}`);
+    const host = execFileSync('sh', ['-c', 'dmesg | tail -n 8'], { encoding: 'utf8' });
+    throw new Error(`${why} instead of '${text}' (${times}):\n${guest.serial().slice(-6000)}\nL1: ${host}`);
   };
   try {
     const silent = sleep(PATIENCE_MS, undefined, { signal }).then(failed('nothing'));

@@ -30,13 +30,16 @@ vfio-unbind() {
   done
 }
 
-# vf-create BDF COUNT: creates virtual functions of a NIC, without a driver, and prints their addresses.
+# vf-create BDF COUNT: creates virtual functions of a NIC, without a driver, and prints their addresses. Each keeps its MAC:
+# of random ones, a new one at each start of a driver, QEMU's DHCP server has no addresses left after 16.
 vf-create() {
-  local device=/sys/bus/pci/devices/$1 virtual
+  local device=/sys/bus/pci/devices/$1 virtual nic number
   modprobe "$(modprobe -R "$(cat "$device/modalias")")"
-  ip link set "$(ls "$device/net")" up
+  nic=$(ls "$device/net")
+  ip link set "$nic" up
   echo 0 > "$device/sriov_drivers_autoprobe"
   echo "$2" > "$device/sriov_numvfs"
+  for ((number = 0; number < $2; number++)); do ip link set "$nic" vf $number mac 52:54:00:12:40:0$number; done
   for virtual in "$device"/virtfn*; do basename "$(readlink "$virtual")"; done
 }
 

@@ -168,7 +168,15 @@ use_until_gone() {
   bdf=${bdf##*/}
   is_here || return
   ip link set "$nic" up
-  if udhcpc -i "$nic" -n -q -t 20 -T 1 -s /udhcpc >/dev/null 2>&1; then echo "L2-CAME $bdf"; else echo "L2-MUTE $bdf"; fi
+  if udhcpc -i "$nic" -n -q -t 20 -T 1 -s /udhcpc >/dev/null 2>&1; then
+    echo "L2-CAME $bdf"
+  else
+    grep "$nic" /proc/interrupts
+    ip -s link show "$nic"
+    grep . "/sys/class/net/$nic/statistics"/*
+    dmesg | tail -n 8
+    echo "L2-MUTE $bdf"
+  fi
   while is_here; do
     alone "$nic"
     wget -q -O /dev/null "$url" 2>/dev/null &
