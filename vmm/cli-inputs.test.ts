@@ -139,7 +139,7 @@ const VALUES: readonly Row[] = [
   ['run --trace nothing', /^tsvisor: --trace: 'nothing' is not one of exit, unclaimed, /],
   ['run --trace exit --trace Exit', /^tsvisor: --trace: 'Exit' is not one of /],
   ['run --trace=', /^tsvisor: --trace: '' is not one of /],
-  ['run --trace vfo', /, door; did you mean vfio\?\n$/],
+  ['run --trace vfo', /; did you mean vfio\?\n$/],
   ['run --trace exit,vfio', /^tsvisor: --trace: 'exit,vfio' is not one of /],
   ['run --trace constructor', /^tsvisor: --trace: 'constructor' is not one of /],
   ['run --log-level loud', "--log-level: 'loud' is not one of error, warn, info, debug"],

@@ -11,6 +11,9 @@ import { Output } from '../output.js';
 /** Arguments, and the lines on stderr. `@name` is a file of the folder. */
 export type Row = readonly [args: string, lines: string | RegExp];
 
+/** The first row of a command loads it. */
+const LOADING_MS = 90_000;
+
 /** By name of a file: its text. */
 export type Files = Readonly<Record<string, string>>;
 
@@ -35,7 +38,7 @@ export function testWrongInputs(tables: Readonly<Record<string, readonly Row[]>>
   });
 
   describe.each(Object.entries(tables))('%s', (_name, rows) => {
-    test.each(rows)('tsvisor %s is wrong usage', async (args, lines) => {
+    test.each(rows)('tsvisor %s is wrong usage', { timeout: LOADING_MS }, async (args, lines) => {
       const { status, stderr } = await refusal(args, folder);
       if (lines instanceof RegExp) expect(stderr).toMatch(lines);
       else

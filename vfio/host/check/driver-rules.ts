@@ -23,7 +23,9 @@ export const device: Rule<CheckedDevice> = {
     }
     if (missing === undefined) return mdevType(context, address.slice(MDEV_PREFIX.length));
     return fails(`there is no ${missing.target}`, {
-      evidence: [says(missing.hint?.replace(/^there is no /, '') ?? missing.target, 'no such file')],
+      evidence: [
+        says(missing.hint?.replace(/^there is no ([^;]*).*$/s, '$1') ?? missing.target, 'no such file'),
+      ],
       why: 'nothing can be assigned in its place',
       advice:
         'tsvisor devices lists those that are; after a change of hardware: echo 1 > /sys/bus/pci/rescan',
