@@ -203,7 +203,7 @@ test('a port on a unix socket talks to who listens there; when that one goes, th
 
 test.each([
   ['/nowhere/sock', 'ENOENT', 'start its server first'],
-  [process.execPath, 'ECONNREFUSED', 'nobody listens'],
+  [process.execPath, 'ECONNREFUSED', 'the file there is no socket'],
 ])('a socket that cannot be had (%s) is %s with a hint, and the ports are free again', (path, code, hint) => {
   const attempt = () => new Card({ port0: `unix:${path}` });
   expect(attempt).toThrowError(new RegExp(`connect on ${path}: ${code}\\n.*${hint}`));
