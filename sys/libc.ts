@@ -7,6 +7,7 @@
  */
 import { createRequire } from 'node:module';
 import { isMainThread } from 'node:worker_threads';
+import { withLibcKind } from './libc-kind.js';
 import { refuseWorkerFirst, warmUpInMainThread } from './main-thread-first.js';
 
 const require = createRequire(import.meta.url);
@@ -20,7 +21,7 @@ type JsExternal = import('ffi-rs').JsExternal;
 /** ffi-rs looks for its library in several places, and reports the last one as missing, whatever went wrong. */
 function requireFfi(): typeof import('ffi-rs') {
   try {
-    return require(FFI_RS) as typeof import('ffi-rs');
+    return withLibcKind(() => require(FFI_RS)) as typeof import('ffi-rs');
   } catch (cause) {
     const [reason] = String((cause as Error).message).split('\n');
     const hint = 'is it installed for this platform (npm ci), and are there descriptors left (`ulimit -n`)?';
