@@ -1,5 +1,6 @@
 /** `npm run bench [-- NAME ...]`: runs the named benchmarks, or all. */
 import { coreScale } from './core-scale.js';
+import { dataPath } from './data-path.js';
 import { exitCost } from './exit-cost.js';
 import { mmioLatency } from './mmio-latency.js';
 import { packets } from './packets.js';
@@ -11,6 +12,7 @@ const benchmarks: Readonly<Record<string, () => Promise<void>>> = {
   'exit-cost': exitCost,
   'start-up': startUp,
   packets,
+  'data-path': dataPath,
   'core-scale': coreScale,
   'vfio-user': vfioUser,
   'vfio-user-dma': vfioUserDma,

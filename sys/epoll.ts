@@ -15,8 +15,8 @@ const EVENT_WORDS = 3;
 export class Epoll implements Disposable {
   readonly #fd: Fd;
   readonly #ready = new Map<number, () => void>();
-  readonly #words = new Uint32Array(MAX_EVENTS * EVENT_WORDS);
-  readonly #bytes = new Uint8Array(this.#words.buffer);
+  readonly #events = new libc.PinnedBytes(MAX_EVENTS * EVENT_WORDS * 4);
+  readonly #words = new Uint32Array(this.#events.bytes.buffer);
   #lastKey = 0;
 
   private constructor(fd: Fd) {
@@ -51,7 +51,7 @@ export class Epoll implements Disposable {
       [Symbol.dispose]: () => {
         if (!this.#ready.delete(key)) return;
         // If the fd is closed, the kernel has removed it already: ignore the error.
-        if (this.#fd.isOpen) libc.epollCtl(this.#fd.number, EPOLL_CTL_DEL, fd, this.#bytes);
+        if (this.#fd.isOpen) libc.epollCtl(this.#fd.number, EPOLL_CTL_DEL, fd, this.#events.bytes);
       },
     };
   }
@@ -61,12 +61,13 @@ export class Epoll implements Disposable {
    * waits without limit
    */
   wait(timeoutMs: number): void {
-    const count = libc.epollWait(this.#fd.number, this.#bytes, MAX_EVENTS, timeoutMs);
+    const count = libc.epollWait(this.#fd.number, this.#events.address, MAX_EVENTS, timeoutMs);
     for (let i = 0; i < count; i++) this.#ready.get(this.#words[i * EVENT_WORDS + 1] as number)?.();
   }
 
   [Symbol.dispose](): void {
     this.#ready.clear();
+    this.#events[Symbol.dispose]();
     this.#fd[Symbol.dispose]();
   }
 }

@@ -72,6 +72,10 @@ export class DmaTableWriter {
   }
 }
 
+/** Views that are kept, as queues access the same rings and often the same buffers: a new view each time is garbage. */
+const KEPT_VIEWS = 256;
+const KEY_WORDS = 3;
+
 interface Window {
   readonly iova: number;
   readonly end: number;
@@ -89,6 +93,9 @@ export class DmaTableReader {
   #windows: Window[] = [];
   #seen = 0;
   #last: Window | undefined;
+  readonly #views: (Uint8Array<ArrayBuffer> | undefined)[] = new Array(KEPT_VIEWS).fill(undefined);
+  /** Of each of these: iova, bytes, prot. */
+  readonly #keys = new Float64Array(KEPT_VIEWS * KEY_WORDS);
 
   constructor(buffer: DmaTableBuffer) {
     this.#words = new Int32Array(buffer, 0, HEADER_BYTES / 4);
@@ -124,9 +131,21 @@ export class DmaTableReader {
    * @param prot PROT_READ if the device reads the memory, PROT_WRITE if it writes it
    */
   slice(iova: number, bytes: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
+    const slot = (Math.floor(iova / 64) + bytes) % KEPT_VIEWS;
+    const keys = this.#keys;
+    const key = slot * KEY_WORDS;
+    if (keys[key] === iova && keys[key + 1] === bytes) {
+      const view = this.#views[slot];
+      if (view !== undefined && ((keys[key + 2] as number) & prot) === prot) return view;
+    }
     const window = this.#find(iova);
     if (window === undefined || (window.prot & prot) !== prot || iova + bytes > window.end) return undefined;
-    return window.view.slice(iova - window.iova, bytes);
+    const view = window.view.slice(iova - window.iova, bytes);
+    this.#views[slot] = view;
+    keys[key] = iova;
+    keys[key + 1] = bytes;
+    keys[key + 2] = window.prot;
+    return view;
   }
 
   /** As {@link slice}, up to the end of the map that contains `iova`, so that it may be shorter. */
@@ -171,6 +190,7 @@ export class DmaTableReader {
     const count = Atomics.load(this.#words, COUNT);
     this.#windows = [];
     this.#last = undefined;
+    this.#views.fill(undefined);
     for (let i = 0; i < count; i++) {
       const [iova, bytes, address, prot] = this.#entries.subarray(i * ENTRY, (i + 1) * ENTRY) as unknown as [
         number,

@@ -114,7 +114,7 @@ class Tap implements NetPort {
     }
     vector.push(this.#overflow);
     const bytes = this.#read(vector);
-    vector.length = 0;
+    while (vector.length > 0) vector.pop(); // keeps its memory
     if (bytes > room) {
       this.#counts.rxDropped++;
       return -1;

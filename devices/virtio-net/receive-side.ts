@@ -5,7 +5,7 @@ import type { ReceivedFrame, ReceiveReply } from './messages.js';
 import { longestFrame, MOST_SEGMENTED_BYTES, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
 import type { SharedState } from './shared-state.js';
 import { NET_HEADER_BYTES } from './spec.js';
-import type { SplitQueue } from './split-queue.js';
+import { empty, type SplitQueue } from './split-queue.js';
 
 /** Most frames per turn: bounds the time that unmaps and other tasks wait. A frame of several chains counts for more. */
 const BURST = 64;
@@ -171,7 +171,7 @@ export class ReceiveSide {
   /** As {@link NetPort.receive}, with a header. A frame that the guest must not have is dropped: -1. */
   #readInto(parts: readonly Uint8Array[]): number {
     const vector = this.#vector;
-    vector.length = 0;
+    empty(vector);
     if (this.#hasHeaders) for (let i = 0; i < parts.length; i++) vector.push(parts[i] as Uint8Array);
     else clearHeader(parts, vector);
     if (this.#negotiated.hasMergeable) vector.push(this.#spare);

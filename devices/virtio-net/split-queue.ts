@@ -29,6 +29,11 @@ export const ringBytes = (size: number) => ({
 const isSame = (words: Uint16Array | Uint32Array, part: Uint8Array): boolean =>
   words.buffer === part.buffer && words.byteOffset === part.byteOffset;
 
+/** Empties a list that is filled again: setting its length to 0 would have each next one allocate. */
+export function empty(list: unknown[]): void {
+  while (list.length > 0) list.pop();
+}
+
 /** Guest memory as a queue sees it. @see DmaTableReader */
 export interface QueueMemory {
   /** Memory behind an IOVA range; undefined unless all of it is mapped here and allows the access (PROT_ bits). */
@@ -64,6 +69,7 @@ export class SplitQueue {
   readonly #isDeviceWritable: boolean;
   readonly #prot: number;
   readonly #mask: number;
+  readonly #ringBytes: ReturnType<typeof ringBytes>;
   /** A private copy of the latest indirect table, viewed as words and as bytes. */
   readonly #indirect: Uint32Array;
   readonly #indirectBytes: Uint8Array;
@@ -96,6 +102,7 @@ export class SplitQueue {
     this.#isDeviceWritable = isDeviceWritable;
     this.#prot = isDeviceWritable ? PROT_WRITE : PROT_READ;
     this.#mask = setup.size - 1;
+    this.#ringBytes = ringBytes(setup.size);
     this.#indirect = new Uint32Array(setup.hasIndirect ? setup.size * DESC_WORDS : 0);
     this.#indirectBytes = new Uint8Array(this.#indirect.buffer);
   }
@@ -126,7 +133,7 @@ export class SplitQueue {
    */
   map(): boolean {
     const { desc, driver, device } = this.#setup;
-    const { descBytes, availBytes, usedBytes } = ringBytes(this.#setup.size);
+    const { descBytes, availBytes, usedBytes } = this.#ringBytes;
     const descPart = this.#slice(desc, descBytes, PROT_READ);
     const availPart = this.#slice(driver, availBytes, PROT_READ);
     const usedPart = this.#slice(device, usedBytes, PROT_WRITE);
@@ -240,20 +247,20 @@ export class SplitQueue {
   /** A range cannot be accessed: the driver's fault, unless it is in another process. Returns false, as {@link #break}. */
   #miss(address: number, bytes: number, what: string): false {
     this.isRemote = address + bytes <= Number.MAX_SAFE_INTEGER && this.#memory.isRemote(address, bytes);
-    this.parts.length = 0;
+    empty(this.parts);
     return this.isRemote ? false : this.#break(what);
   }
 
   /** Stops the queue. Returns false, for the caller to return. */
   #break(what: string): false {
     this.fault = what;
-    this.parts.length = 0;
+    empty(this.parts);
     return false;
   }
 
   #follow(head: number, skip: number, limit: number): boolean {
     const { size, hasIndirect } = this.#setup;
-    this.parts.length = 0;
+    empty(this.parts);
     this.bytes = -skip;
     let words: Uint32Array = this.#desc;
     let entries = size;
