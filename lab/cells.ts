@@ -101,7 +101,7 @@ export const cells: readonly Cell[] = [
     isNightly: true, // ten devices have both
   },
   { name: 'mtty', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...mediated('mtty-2') },
-  { name: 'mdpy', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mdpy-xga') },
+  { name: 'mdpy', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mdpy-xga'), isNightly: true }, // as mbochs
   {
     name: 'mtty in process',
     checks: ['tty'],
@@ -136,7 +136,13 @@ export const cells: readonly Cell[] = [
     detach: 'tap-down $LAB_E1000E',
     isInProcess: true,
   },
-  { name: 'mtty by vfio-user', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...served('mtty-2') },
+  {
+    name: 'mtty by vfio-user',
+    checks: ['tty'],
+    expected: ['tty.ttyS1', 'tty.ttyS2'],
+    ...served('mtty-2'),
+    isNightly: true, // two more devices are served
+  },
   { name: 'vgpu by vfio-user', checks: ['fb'], expected: ['fb.fb0'], ...served('vgpu-small') },
   {
     name: 'virtio-net by vfio-user',

@@ -26,7 +26,7 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   --no-iommu               L1 without an IOMMU
   --cpus N  --memory MIB   size of L1 (2, 2048)
   --timeout SECONDS        limit of the command, or of each test file (600)
-  --all                    with guests and selftest: the nightly cells, too
+  --all                    with test, guests and selftest: what is for the nightly run, too
   --tries N                runs a test file or a cell that fails up to N times, each time in a new L1 (1)
 `;
 
@@ -80,7 +80,7 @@ async function main(argv: string[]): Promise<number> {
     case 'guests':
       return (await runGuests('tsvisor', rest, { tries, all: values.all })) ? 0 : 1;
     case 'test':
-      return runTests(rest, options, timeoutMs, tries);
+      return runTests(rest, options, { timeoutMs, tries, all: values.all });
     default:
       return runInL1([command, ...rest], options, timeoutMs);
   }

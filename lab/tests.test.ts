@@ -4,11 +4,11 @@ import { runTests } from './tests.js';
 const options = { devices: [] };
 
 /** Runs all lab tests with the results of `run` for each file's name; returns the status, the calls and the list. */
-async function runAll(run: (file: string, attempt: number) => number, tries: number) {
+async function runAll(run: (file: string, attempt: number) => number, tries: number, all = false) {
   const written: string[] = [];
   const spy = vi.spyOn(process.stderr, 'write').mockImplementation((text) => written.push(String(text)) > 0);
   const calls: string[] = [];
-  const status = await runTests([], options, 1000, tries, async ([command = '']) => {
+  const status = await runTests([], options, { timeoutMs: 1000, tries, all }, async ([command = '']) => {
     const [, file = ''] = /'([^']+)'$/.exec(command) ?? [];
     calls.push(file);
     return run(file, calls.filter((each) => each === file).length);
@@ -44,5 +44,14 @@ describe('a run of all lab tests', () => {
     const { status, list } = await runAll((file) => (file === EVENTS ? 124 : 0), 1);
     expect(status).toBe(124);
     expect(list).toMatch(/^at its limit .*events/m);
+  });
+
+  test('leaves the nightly files out, unless all are asked for', async () => {
+    const nightly = (calls: readonly string[]) => calls.filter((file) => file.includes('.nightly.'));
+    const usual = await runAll(() => 0, 1);
+    const all = await runAll(() => 0, 1, true);
+    expect(nightly(usual.calls)).toEqual([]);
+    expect(nightly(all.calls)).toHaveLength(all.calls.length - usual.calls.length);
+    expect(nightly(all.calls)).not.toEqual([]);
   });
 });

@@ -38,11 +38,15 @@ export async function runInL1(
   return status || 1;
 }
 
+/** Run only by name, or with `all`. */
+const NIGHTLY = /\.nightly\.lab\.test\.ts$/;
+
 /** The project's lab tests. */
-function labTests(): string[] {
+function labTests(all: boolean): string[] {
   return TEST_FOLDERS.flatMap((folder) =>
     readdirSync(join(projectFolder, folder), { recursive: true, encoding: 'utf8' })
       .filter((name) => name.endsWith('.lab.test.ts') && !name.startsWith('.'))
+      .filter((name) => all || !NIGHTLY.test(name))
       .map((name) => join(folder, name)),
   );
 }
@@ -53,21 +57,29 @@ const wordFor: Readonly<Record<number, string>> = {
   [LAB_FAILED]: 'no lab',
 };
 
+/** How tests are run. */
+export interface TestRuns {
+  /** Of each file. */
+  readonly timeoutMs: number;
+  /** For each file: software emulation stalls now and then. Default: 1. */
+  readonly tries?: number;
+  /** The nightly files, too. */
+  readonly all?: boolean;
+}
+
 /**
  * Runs the named tests in one L1; if none is named, each file in its own L1, since tests unplug devices. Whatever
  * happens to one file, the others run; a list of all is printed at the end.
- * @param tries for each file: software emulation stalls now and then
  * @param runIn runs Vitest; throws if its L1 fails
  * @returns 0, or the status of a file that failed in all its tries: Vitest's, 124 at its limit, 125 if its L1 failed
  */
 export async function runTests(
   names: readonly string[],
   options: L1Options,
-  timeoutMs: number,
-  tries = 1,
+  { timeoutMs, tries = 1, all = false }: TestRuns,
   runIn: typeof runInL1 = runInL1,
 ): Promise<number> {
-  const runs = names.length > 0 ? [names] : labTests().map((name) => [name]);
+  const runs = names.length > 0 ? [names] : labTests(all).map((name) => [name]);
   const list: string[] = [];
   let worst = 0;
   for (const run of runs) {

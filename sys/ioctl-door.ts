@@ -15,8 +15,12 @@ export interface IoctlDoor {
 
 /** The doors of this package, fastest first. */
 export const DOOR_NAMES = ['node:ffi', 'koffi', 'ffi-rs'] as const;
+/** Name of a door, as reports and `--ffi` have it. */
 export type DoorName = (typeof DOOR_NAMES)[number];
 /** A door by name; `auto` is the first one that is there and works. */
 export type DoorChoice = 'auto' | DoorName;
 /** A door of this package. */
-export type NamedDoor = IoctlDoor & { readonly name: DoorName };
+export interface NamedDoor extends IoctlDoor {
+  /** One of {@link DOOR_NAMES}. */
+  readonly name: DoorName;
+}
