@@ -12,6 +12,7 @@ test('every channel is known to diagnostics_channel under its name', () => {
     'tsvisor:vfio',
     'tsvisor:vfio.user',
     'tsvisor:memory',
+    'tsvisor:kvm.door',
   ]);
   const seen: unknown[] = [];
   const listen = (message: unknown) => seen.push(message);
