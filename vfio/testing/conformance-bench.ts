@@ -1,6 +1,7 @@
 /** The environment of a conformance case: opens files, and checks how a call fails. */
 import assert from 'node:assert/strict';
 import { type Hva, iova } from '../../sys/address.js';
+import { isErrno } from '../../sys/error.js';
 import type { Mapping } from '../../sys/mapping.js';
 import type { Scope } from '../../sys/scope.js';
 import { cdevsOf, groupsOf } from '../interfaces.js';
@@ -124,3 +125,14 @@ export class Bench {
 
 /** A rule, and the check that it holds. */
 export type Rule = readonly [name: string, run: (bench: Bench) => void];
+
+/** Whether a map of remote memory was accepted; the only other outcome is ENOTSUP. */
+export function takesRemote(map: () => unknown): boolean {
+  try {
+    map();
+    return true;
+  } catch (error) {
+    assert.ok(isErrno(error, 'ENOTSUP'), String(error));
+    return false;
+  }
+}

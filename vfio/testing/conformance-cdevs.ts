@@ -1,24 +1,8 @@
 /** Rules of cdevs and iommufd. */
 import assert from 'node:assert/strict';
-import { type Iova, iova } from '../../sys/address.js';
-import { isErrno } from '../../sys/error.js';
+import { iova } from '../../sys/address.js';
 import { VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_MIGRATION } from '../feature.js';
-import type { ContainerFile, DeviceFile } from '../uapi.js';
-import { fails, PAGE, type Rule, RW } from './conformance-bench.js';
-
-/** Whether a map of remote memory was accepted; the only other outcome is ENOTSUP. */
-function takesRemote(map: () => unknown): boolean {
-  try {
-    map();
-    return true;
-  } catch (error) {
-    assert.ok(isErrno(error, 'ENOTSUP'), String(error));
-    return false;
-  }
-}
-
-const _unmap = (container: ContainerFile, at: bigint, bytes: bigint, flags = 0): bigint =>
-  container.unmapDma({ flags, iova: at as Iova, size: bytes });
+import { fails, PAGE, type Rule, RW, takesRemote } from './conformance-bench.js';
 
 /** What holds of every provider with cdevs. */
 export const cdevRules: readonly Rule[] = [
@@ -132,14 +116,3 @@ export const cdevRules: readonly Rule[] = [
     },
   ],
 ];
-
-function _infoOrNone(file: DeviceFile, index: number): { readonly count: number } {
-  try {
-    return file.getIrqInfo(index);
-  } catch {
-    return { count: 0 }; // the device lacks the index, such as a conventional PCI device the error interrupt
-  }
-}
-
-const _show = (_key: string, value: unknown): unknown =>
-  typeof value === 'bigint' ? `0x${value.toString(16)}` : value;

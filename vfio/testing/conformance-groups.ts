@@ -1,11 +1,9 @@
 /** Rules of groups and containers. */
 import assert from 'node:assert/strict';
 import { type Hva, type Iova, iova } from '../../sys/address.js';
-import { isErrno } from '../../sys/error.js';
 import { groupsOf } from '../interfaces.js';
 import {
   type ContainerFile,
-  type DeviceFile,
   VFIO_API_VERSION,
   VFIO_DMA_CC_IOMMU,
   VFIO_DMA_UNMAP_FLAG_ALL,
@@ -14,18 +12,7 @@ import {
   VFIO_TYPE1v2_IOMMU,
   VFIO_UNMAP_ALL,
 } from '../uapi.js';
-import { fails, PAGE, type Rule, RW } from './conformance-bench.js';
-
-/** Whether a map of remote memory was accepted; the only other outcome is ENOTSUP. */
-function takesRemote(map: () => unknown): boolean {
-  try {
-    map();
-    return true;
-  } catch (error) {
-    assert.ok(isErrno(error, 'ENOTSUP'), String(error));
-    return false;
-  }
-}
+import { fails, PAGE, type Rule, RW, takesRemote } from './conformance-bench.js';
 
 const unmap = (container: ContainerFile, at: bigint, bytes: bigint, flags = 0): bigint =>
   container.unmapDma({ flags, iova: at as Iova, size: bytes });
@@ -238,14 +225,6 @@ export const groupRules: readonly Rule[] = [
     },
   ],
 ];
-
-function _infoOrNone(file: DeviceFile, index: number): { readonly count: number } {
-  try {
-    return file.getIrqInfo(index);
-  } catch {
-    return { count: 0 }; // the device lacks the index, such as a conventional PCI device the error interrupt
-  }
-}
 
 const show = (_key: string, value: unknown): unknown =>
   typeof value === 'bigint' ? `0x${value.toString(16)}` : value;

@@ -3,12 +3,10 @@
  * Linux kernel. A case closes every file that it opens, and restores the device's state.
  */
 import assert from 'node:assert/strict';
-import type { Iova } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
 import { groupsOf } from '../interfaces.js';
 import {
-  type ContainerFile,
   type DeviceFile,
   VFIO_IRQ_SET_ACTION_TRIGGER,
   VFIO_IRQ_SET_DATA_BOOL,
@@ -32,20 +30,6 @@ export interface ConformanceCase {
   /** @throws AssertionError */
   run(): void;
 }
-
-/** Whether a map of remote memory was accepted; the only other outcome is ENOTSUP. */
-function _takesRemote(map: () => unknown): boolean {
-  try {
-    map();
-    return true;
-  } catch (error) {
-    assert.ok(isErrno(error, 'ENOTSUP'), String(error));
-    return false;
-  }
-}
-
-const _unmap = (container: ContainerFile, at: bigint, bytes: bigint, flags = 0): bigint =>
-  container.unmapDma({ flags, iova: at as Iova, size: bytes });
 
 const deviceRules: readonly Rule[] = [
   [
@@ -171,6 +155,3 @@ function infoOrNone(file: DeviceFile, index: number): { readonly count: number }
     return { count: 0 }; // the device lacks the index, such as a conventional PCI device the error interrupt
   }
 }
-
-const _show = (_key: string, value: unknown): unknown =>
-  typeof value === 'bigint' ? `0x${value.toString(16)}` : value;
