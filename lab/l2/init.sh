@@ -97,7 +97,7 @@ tty() {
     stty -F "/dev/$port" raw -echo
     exec 7<>"/dev/$port"
     echo "hello $port" >&7
-    read -t 5 -r line <&7
+    read -t 30 -r line <&7 # emulation stands still for seconds now and then
     [ "$line" = "hello $port" ]
     result "tty.$port" $?
     exec 7>&-
