@@ -1,5 +1,5 @@
 #!/bin/sh
-# The first program of L2 in serial.lab.test.ts: a login at ttyS0, and at ttyS1 and ttyS2 a program that answers lines.
+# The first program of L2 in serial.nightly.lab.test.ts: a login at ttyS0, and at ttyS1 and ttyS2 a program that answers lines.
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
