@@ -217,7 +217,7 @@ test.each([
 const replyWithRequest: readonly Line[] = [
   ...hello(),
   ...bellRequest,
-  server.answers(RESET, bytes(), { id: 3 }),
+  server.answers(RESET, bytes(), { id: 3, isJoined: true }),
   server.asks(DMA_READ),
   { signal: 'bell' },
   client.asks(RESET),

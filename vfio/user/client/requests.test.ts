@@ -112,7 +112,7 @@ test('a request received with a reply wakes the machine thread once more, as not
   const asked = opened.filter((line) => 'from' in line && line.from === 'client').length;
   const lines: readonly Line[] = [
     ...opened,
-    server.answers(RESET, bytes(), { id: asked + 1 }), // early, so that one read receives both
+    server.answers(RESET, bytes(), { id: asked + 1, isJoined: true }), // early
     dmaWrite(1),
     { signal: 'pin' },
     client.asks(RESET),

@@ -43,6 +43,8 @@ class Play implements Disposable {
   /** Ids of questions that await an answer. */
   readonly #open = { client: [] as number[], server: [] as number[] };
   #lastId = 0;
+  /** A message that is sent with the next one. */
+  #held = new Uint8Array(0);
 
   constructor(channel: Channel) {
     this.#channel = channel;
@@ -75,11 +77,14 @@ class Play implements Disposable {
     }
   }
 
-  #say({ command, flags, errno, payload, fds: names, id, cutAt }: Frame): void {
+  #say({ command, flags, errno, payload, fds: names, id, cutAt, isJoined }: Frame): void {
     const isQuestion = (flags & TYPE_MASK) === TYPE_COMMAND;
     const theId = isQuestion ? (id ?? ++this.#lastId) : (id ?? this.#open.client.shift());
     if (isQuestion && theId !== undefined && (flags & FLAG_NO_REPLY) === 0) this.#open.server.push(theId);
-    const message = encodeMessage({ id: theId ?? 0, command, flags, errno }, payload);
+    const own = encodeMessage({ id: theId ?? 0, command, flags, errno }, payload);
+    const message = Uint8Array.from([...this.#held, ...own]);
+    this.#held = isJoined ? message : new Uint8Array(0);
+    if (isJoined) return;
     const numbers = names.map((name) => fds[name] as number);
     this.#channel.send(message.subarray(0, cutAt), numbers);
     if (cutAt === undefined) return;

@@ -30,6 +30,8 @@ export interface Frame {
   readonly id?: number;
   /** Sent in two pieces, of which the first has this many bytes. */
   readonly cutAt?: number;
+  /** Sent in one piece with the server's next one: one read receives both. */
+  readonly isJoined?: boolean;
 }
 
 /** The server writes to an eventfd that it has been given. */
@@ -38,7 +40,7 @@ export interface Signal {
 }
 
 export type Line = Frame | Signal;
-export type Extras = Partial<Pick<Frame, 'fds' | 'id' | 'cutAt'>>;
+export type Extras = Partial<Pick<Frame, 'fds' | 'id' | 'cutAt' | 'isJoined'>>;
 
 /** Fields one after the other: numbers are u32, bigints u64, text is UTF-8 with a zero behind it, arrays are bytes. */
 export function bytes(
