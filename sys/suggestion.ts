@@ -23,6 +23,12 @@ export function didYouMean(word: string, candidates: readonly string[]): string 
   return found === undefined ? '' : `; did you mean ${found}?`;
 }
 
+/** What follows the name of an unknown word: `; did you mean B? Expected A, B`, or `: expected A, B`. @param shown lists `known` */
+export function expected(word: string, known: readonly string[], shown: string): string {
+  const meant = didYouMean(word, known);
+  return `${meant === '' ? ': expected' : `${meant} Expected`} ${shown}`;
+}
+
 /** Letters inserted, dropped, replaced, or swapped with their neighbour (optimal string alignment). */
 export function editDistance(from: string, to: string): number {
   let before: number[] = [];

@@ -1,5 +1,5 @@
 import { SysError } from '../sys/error.js';
-import { didYouMean } from '../sys/suggestion.js';
+import { didYouMean, expected } from '../sys/suggestion.js';
 
 /** The hint of the EINVAL that parsing options throws; undefined if it throws none. */
 export function optionProblem(parse: () => unknown): string | undefined {
@@ -13,13 +13,8 @@ export function optionProblem(parse: () => unknown): string | undefined {
 }
 
 /** The problem with an option that a device lacks. @param known names of those that it has */
-export function unknownOption(name: string, known: readonly string[]): string {
-  const meant = didYouMean(name, known);
-  const list = `${known.join('=, ')}=`;
-  return meant === ''
-    ? `unknown option ${name}: expected ${list}`
-    : `unknown option ${name}${meant} Expected ${list}`;
-}
+export const unknownOption = (name: string, known: readonly string[]): string =>
+  `unknown option ${name}${expected(name, known, `${known.join('=, ')}=`)}`;
 
 /**
  * The problem with options that a provider lacks.

@@ -1,11 +1,12 @@
 import { checkHostDevices, isCheckable } from '../vfio/host/check/index.js';
-import { hostProvider, nearestPciAddress, pciAddress } from '../vfio/host/index.js';
+import { hostProvider, nearestPciAddress } from '../vfio/host/index.js';
 import { checkText } from './check-text.js';
 import { CHECK } from './cli-help.js';
 import { parseCommandLine, usageError } from './command-line.js';
 import { parseSize } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 import { parseAddress } from './device-address.js';
+import { onlyOne } from './device-check.js';
 import { isSlot } from './device-text.js';
 import type { Output } from './output.js';
 import { pcRam } from './ram-layout.js';
@@ -62,8 +63,8 @@ function parseDevices(texts: readonly string[], how: Interface | undefined): Req
       return [];
     }
   });
-  const names = devices.map(({ address }) => pciAddress(address) ?? address);
-  const twice = names.findIndex((name, i) => !name.startsWith('mdev:') && names.indexOf(name) < i);
+  const names = devices.map(({ address }) => onlyOne(address));
+  const twice = names.findIndex((name, i) => name !== undefined && names.indexOf(name) < i);
   if (twice >= 0) problems.push({ path: `check ${names[twice]}`, text: 'is given twice' });
   if (problems.length > 0) throw new ConfigError(problems);
   return devices;

@@ -1,9 +1,8 @@
 /** What the command line offers: its commands and their options. */
+import { DOOR_NAMES } from '../sys/ioctl-door.js';
 import { HOST_COMMANDS } from './cli-help-host.js';
 import { type Command, type OptionRow, overviewText } from './command-line.js';
-
-/** Of `--log-level`. */
-const LOG_LEVELS = ['error', 'warn', 'info', 'debug'];
+import { LOG_LEVELS } from './log-level.js';
 
 const help: OptionRow = { name: 'help', short: 'h', help: ['print this'] };
 
@@ -117,7 +116,7 @@ export const RUN: Command = {
     {
       name: 'ffi',
       value: 'LIBRARY',
-      words: ['auto', 'node:ffi', 'koffi', 'ffi-rs'],
+      words: ['auto', ...DOOR_NAMES],
       help: [
         'calls KVM_RUN: auto (the default) takes the first of',
         'node:ffi, koffi and ffi-rs that is there and works',
@@ -155,7 +154,7 @@ export const RUN: Command = {
     {
       name: 'log-level',
       value: 'LEVEL',
-      words: [...LOG_LEVELS],
+      words: LOG_LEVELS,
       help: [
         'print what is this important: error, warn, info (steps',
         'and the report; the default without --serial stdio),',
@@ -195,7 +194,7 @@ export const SERVE: Command = {
     {
       name: 'log-level',
       value: 'LEVEL',
-      words: [...LOG_LEVELS],
+      words: LOG_LEVELS,
       help: [
         'print what is this important: error, warn (what is',
         'refused to a client), info (the default), debug (the',

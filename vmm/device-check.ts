@@ -1,5 +1,5 @@
 import { pciAddress } from '../vfio/host/index.js';
-import type { VfioProvider } from '../vfio/provider.js';
+import { providerOf, type VfioProvider } from '../vfio/provider.js';
 import { isUuid } from '../vfio/uuid.js';
 import type { DeviceConfig } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
@@ -17,7 +17,7 @@ export function checkDevices(
   const problems: ConfigProblem[] = [];
   const places = new Map<string, number>();
   for (const [i, { address, options }] of devices.entries()) {
-    const provider = providers.find((candidate) => candidate.matches(address));
+    const provider = providerOf(providers, address);
     const name = onlyOne(address);
     const first = name === undefined ? undefined : places.get(name);
     if (name !== undefined && first === undefined) places.set(name, i);
@@ -35,7 +35,7 @@ export function checkDevices(
 }
 
 /** The name of what there is only one of: a device of the host. */
-const onlyOne = (address: string): string | undefined =>
+export const onlyOne = (address: string): string | undefined =>
   pciAddress(address) ?? (isUuid(address) || /^fd:\d/.test(address) ? address.toLowerCase() : undefined);
 
 function unknownDevice(providers: readonly VfioProvider[], address: string): string {

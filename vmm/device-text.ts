@@ -5,6 +5,12 @@ import { parseAddress } from './device-address.js';
 export const isSlot = (text: string): boolean =>
   /^\d{1,2}$/.test(text) && Number(text) >= 1 && Number(text) <= 31;
 
+/** Parses a slot. @param where names it in problems @throws ConfigError */
+export function parseSlot(text: string, where: string): number {
+  if (isSlot(text)) return Number(text);
+  throw usageError(where, `'${text}' is not a PCI slot: 1 to 31`);
+}
+
 /**
  * A device as the command line takes it: `virtio-net,net=passt,slot=5`.
  * @param where names it in problems

@@ -1,7 +1,7 @@
 /** The rules for devices of the host, as a run uses them. Loaded only for a machine that has one. */
 import { type CheckRequest, certainRefusal, explainFailure, isCheckable } from '../vfio/host/check/index.js';
 import type { HostProvider } from '../vfio/host/index.js';
-import type { VfioProvider } from '../vfio/provider.js';
+import { providerOf, type VfioProvider } from '../vfio/provider.js';
 import type { VmConfig } from './config.js';
 import { pcRam } from './ram-layout.js';
 
@@ -22,9 +22,7 @@ const requestOf = ({ devices, memory }: Machine): CheckRequest => ({
  */
 export function refuseHopeless(providers: readonly VfioProvider[], machine: Machine): void {
   for (const provider of providers.filter(isHost)) {
-    const devices = machine.devices.filter(
-      ({ address }) => providers.find((candidate) => candidate.matches(address)) === provider,
-    );
+    const devices = machine.devices.filter(({ address }) => providerOf(providers, address) === provider);
     const request = requestOf({ ...machine, devices });
     const refusal = request.devices.length === 0 ? undefined : certainRefusal(request, provider.context);
     if (refusal !== undefined) throw refusal;

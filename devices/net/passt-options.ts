@@ -1,4 +1,4 @@
-import { unknownItem } from './unknown-item.js';
+import { expected } from '../../sys/suggestion.js';
 
 /** Options of passt with and without a value, by passt's own names. */
 const VALUED = ['tcp-ports', 'udp-ports', 'address', 'netmask', 'gateway', 'interface', 'dns', 'mtu'];
@@ -20,7 +20,7 @@ export function parsePasstOptions(text: string): readonly string[] | string {
       const [, name = '', value] = /^([^=]*)(?:=(.*))?$/s.exec(item) ?? [];
       if (!VALUED.includes(name) && !FLAGS.includes(name))
         problems.push(
-          unknownItem(item, name, [...VALUED, ...FLAGS], `${VALUED.join('=, ')}=, ${FLAGS.join(', ')}`),
+          `unknown option ${JSON.stringify(item)}${expected(name, [...VALUED, ...FLAGS], `${VALUED.join('=, ')}=, ${FLAGS.join(', ')}`)}`,
         );
       else if (VALUED.includes(name) && (value === undefined || value === ''))
         problems.push(`${name} takes a value: ${name}=...`);

@@ -1,5 +1,5 @@
+import { expected } from '../../sys/suggestion.js';
 import type { EchoFaults } from './icmp.js';
-import { unknownItem } from './unknown-item.js';
 
 /** Options after `responder:`. */
 export interface ResponderOptions {
@@ -35,7 +35,10 @@ export function parseResponderOptions(text: string): ResponderOptions | string {
   for (const item of text === '' ? [] : text.split(',')) {
     const [, name = '', digits] = /^([^=]*)(?:=(.*))?$/s.exec(item) ?? [];
     if (!isOption(name)) {
-      problems.push(unknownItem(item, name, Object.keys(RANGES), `${Object.keys(RANGES).join('=, ')}=`));
+      const names = Object.keys(RANGES);
+      problems.push(
+        `unknown option ${JSON.stringify(item)}${expected(name, names, `${names.join('=, ')}=`)}`,
+      );
       continue;
     }
     const [least, most] = RANGES[name];

@@ -1,12 +1,10 @@
 import type { EventContext } from '../../sys/event-task.js';
 import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
 import type { NetPort } from '../net/index.js';
-import { offloadsOf } from '../net/offloads.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
-import { byteOf } from './chain-bytes.js';
 import type { InterruptSignals } from './interrupt-signals.js';
 import type { QueueNotice, QueueSetup, QueueTaskData, ReceiveReply } from './messages.js';
-import { longestFrame, type Negotiated } from './negotiated.js';
+import { isWithin, longestFrame, type Negotiated } from './negotiated.js';
 import { ReceiveSide } from './receive-side.js';
 import type { SharedState } from './shared-state.js';
 import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
@@ -208,9 +206,7 @@ export class DataPath implements Disposable {
   #isSendable(parts: readonly Uint8Array[], frame: number): boolean {
     if (frame <= 0) return false;
     if (this.#portHeader === 0) return frame <= this.#maxFrame;
-    const gsoType = byteOf(parts, 1);
-    if ((offloadsOf(byteOf(parts, 0), gsoType) & ~this.#hostOffloads) !== 0) return false;
-    return frame <= (gsoType === 0 ? this.#maxFrame : longestFrame(this.#hostOffloads, this.#maxFrame));
+    return isWithin(parts, frame, this.#hostOffloads, this.#maxFrame);
   }
 
   /** Sends frames of a remote queue until the port is full. Returns how many it took. */

@@ -1,5 +1,14 @@
 /** Features of a network device beyond its queues: what is offered, and what a driver's choice means. */
-import { TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO, TUN_F_USO4, TUN_F_USO6 } from '../net/offloads.js';
+import {
+  offloadsOf as neededOffloads,
+  TUN_F_CSUM,
+  TUN_F_TSO4,
+  TUN_F_TSO6,
+  TUN_F_USO,
+  TUN_F_USO4,
+  TUN_F_USO6,
+} from '../net/offloads.js';
+import { byteOf } from './chain-bytes.js';
 import {
   VIRTIO_NET_F_CSUM,
   VIRTIO_NET_F_GUEST_CSUM,
@@ -71,6 +80,22 @@ export function negotiated(features: bigint): Negotiated {
     guest: (guest & TUN_F_USO) === TUN_F_USO ? guest : guest & ~TUN_F_USO,
     hasMergeable: (features & VIRTIO_NET_F_MRG_RXBUF) !== 0n,
   };
+}
+
+/**
+ * Whether a frame with a header needs no more than these offloads, and is no longer than they allow.
+ * @param parts with the header
+ * @param bytes of the frame without it
+ */
+export function isWithin(
+  parts: readonly Uint8Array[],
+  bytes: number,
+  offloads: number,
+  maxFrame: number,
+): boolean {
+  const gsoType = byteOf(parts, 1);
+  if ((neededOffloads(byteOf(parts, 0), gsoType) & ~offloads) !== 0) return false;
+  return bytes <= (gsoType === 0 ? maxFrame : longestFrame(offloads, maxFrame));
 }
 
 /** Longest frame in bytes with these offloads. @param maxFrame longest one without segmentation */

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { didYouMean } from '../../sys/suggestion.js';
+import { expected } from '../../sys/suggestion.js';
 import { unknownOption } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
 
@@ -43,12 +43,10 @@ export function parseOptions(
   const { net = backends[0]?.name ?? '', mac, mtu = String(DEFAULT_MTU), offloads = 'on' } = options;
   const [, backend = '', address = ''] = /^([^:]*):?(.*)$/s.exec(net) ?? [];
   const found = backends.find(({ name }) => name === backend);
+  const names = backends.map(({ name }) => name);
   const problem =
     found === undefined
-      ? unknownBackend(
-          backend,
-          backends.map(({ name }) => name),
-        )
+      ? `no back-end ${JSON.stringify(backend)}${expected(backend, names, names.join(' or '))}`
       : found.validate(address);
   if (problem !== undefined) problems.push(`net: ${problem}`);
   const macBytes = mac === undefined ? macFrom(uuid) : parseMac(mac);
@@ -64,11 +62,6 @@ export function parseOptions(
     throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
   }
   return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads: offloads === 'on' };
-}
-
-function unknownBackend(name: string, known: readonly string[]): string {
-  const meant = didYouMean(name, known);
-  return `no back-end ${JSON.stringify(name)}${meant === '' ? ': expected' : `${meant} Expected`} ${known.join(' or ')}`;
 }
 
 /** A unicast MAC address that is not all zeroes. */

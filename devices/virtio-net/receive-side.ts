@@ -1,8 +1,14 @@
 import type { NetPort } from '../net/index.js';
-import { offloadsOf, TUN_F_CSUM } from '../net/offloads.js';
+import { TUN_F_CSUM } from '../net/offloads.js';
 import { byteOf, clearHeader, copyToParts, setByte, setCount } from './chain-bytes.js';
 import type { ReceivedFrame, ReceiveReply } from './messages.js';
-import { longestFrame, MOST_SEGMENTED_BYTES, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
+import {
+  isWithin,
+  longestFrame,
+  MOST_SEGMENTED_BYTES,
+  type Negotiated,
+  NOTHING_NEGOTIATED,
+} from './negotiated.js';
 import type { SharedState } from './shared-state.js';
 import { NET_HEADER_BYTES } from './spec.js';
 import { empty, type SplitQueue } from './split-queue.js';
@@ -198,12 +204,10 @@ export class ReceiveSide {
   #isAllowed(parts: readonly Uint8Array[], total: number): boolean {
     if (!this.#hasHeaders) return total - NET_HEADER_BYTES <= this.#maxFrame;
     const { guest } = this.#negotiated;
-    const flags = byteOf(parts, 0);
-    const gsoType = byteOf(parts, 1);
-    if ((offloadsOf(flags, gsoType) & ~guest) !== 0) return false;
+    if (!isWithin(parts, total - NET_HEADER_BYTES, guest, this.#maxFrame)) return false;
     // DATA_VALID is of no use to a driver without GUEST_CSUM, and must not be set. 5.1.6.4.1
-    if (flags !== 0 && (guest & TUN_F_CSUM) === 0) setByte(parts, 0, 0);
-    return total <= (gsoType === 0 ? NET_HEADER_BYTES + this.#maxFrame : this.#most);
+    if (byteOf(parts, 0) !== 0 && (guest & TUN_F_CSUM) === 0) setByte(parts, 0, 0);
+    return true;
   }
 
   /**

@@ -2,7 +2,7 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { firstFailure, Scope } from '../../sys/scope.js';
 import { noiommuRefusal } from '../noiommu-refusal.js';
-import type { AssignableDevice, RequestedDevice, VfioProvider } from '../provider.js';
+import { type AssignableDevice, providerOf, type RequestedDevice, type VfioProvider } from '../provider.js';
 import type { DeviceFile } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { DeviceSpace } from './device-space.js';
@@ -113,19 +113,16 @@ export class Assignment implements Disposable {
   together<T>(devices: readonly RequestedDevice[], attachEach: () => T): T {
     try {
       using scope = new Scope();
-      for (const provider of this.#parts.providers) {
-        const own = devices.filter(({ address }) => this.#providerOf(address) === provider);
-        if (own.length > 0 && provider.prepare !== undefined) scope.own(provider.prepare(own));
+      const { providers } = this.#parts;
+      for (const provider of providers) {
+        if (provider.prepare === undefined) continue;
+        const own = devices.filter(({ address }) => providerOf(providers, address) === provider);
+        if (own.length > 0) scope.own(provider.prepare(own));
       }
       return attachEach();
     } catch (error) {
       throw firstFailure(error);
     }
-  }
-
-  /** The first that matches has it. */
-  #providerOf(address: string): VfioProvider | undefined {
-    return this.#parts.providers.find((provider) => provider.matches(address));
   }
 
   #attach(request: AttachRequest): AssignedDevice {

@@ -1,11 +1,11 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import type { VfioProvider } from '../provider.js';
+import { providerOf, type VfioProvider } from '../provider.js';
 import { isUuid } from '../uuid.js';
 
 /** The first provider that matches an address. @throws SysError ENODEV, with the forms of addresses, if none matches */
 export function requireProvider(providers: readonly VfioProvider[], address: string): VfioProvider {
-  const provider = providers.find((candidate) => candidate.matches(address));
+  const provider = providerOf(providers, address);
   if (provider !== undefined) return provider;
   const known = providers.map(({ name, addresses }) => `${name}: ${addresses}`).join('; ');
   const hint = isUuid(address)

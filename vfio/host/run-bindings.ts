@@ -32,22 +32,27 @@ export class RunBindings {
     if (isVfio) return this.use(address);
     using bound = new Scope();
     bound.own(bindToDriver(this.#host, address, driver));
-    const use = this.use(address);
-    this.#groups.get(this.#key(address))?.undo.own(bound.move());
+    const { group, use } = this.#enter(address);
+    group.undo.own(bound.move());
     return use;
   }
 
   /** Keeps the bindings of a function's group until the result, and all other users of it, are disposed. */
   use(address: string): Disposable {
+    return this.#enter(address).use;
+  }
+
+  #enter(address: string): { readonly group: GroupUse; readonly use: Disposable } {
     const key = this.#key(address);
     const group = this.#groups.get(key) ?? { users: 0, undo: new Scope() };
     this.#groups.set(key, group);
     group.users++;
-    return disposable(() => {
+    const use = disposable(() => {
       if (--group.users > 0) return;
       this.#groups.delete(key);
       group.undo[Symbol.dispose]();
     });
+    return { group, use };
   }
 
   /** A function without an IOMMU has no group, or one of its own once it is bound. */

@@ -3,7 +3,7 @@ import { didYouMean } from '../../sys/suggestion.js';
 import { unixPathProblem } from '../../sys/unix-socket.js';
 import { CTL } from '../cli-help.js';
 import { type ParsedOptions, parseCommandLine, usageError } from '../command-line.js';
-import { isSlot, parseDevice } from '../device-text.js';
+import { parseDevice, parseSlot } from '../device-text.js';
 import { kindOfFile } from '../file-kind.js';
 import type { Output } from '../output.js';
 import { outputFileProblem, writeOutputFile } from '../output-file.js';
@@ -99,10 +99,9 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
     if (options.has(option) && !known.includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
   const [first = ''] = args;
-  if (takes === 'SLOT' && !isSlot(first))
-    throw usageError(`ctl ${name}`, `'${first}' is not a PCI slot: 1 to 31`);
+  if (takes === 'SLOT') parseSlot(first, `ctl ${name}`);
   const slot = options.value('slot');
-  if (slot !== undefined && !isSlot(slot)) throw usageError('--slot', `'${slot}' is not a PCI slot: 1 to 31`);
+  if (slot !== undefined) parseSlot(slot, '--slot');
   const problem = takes === 'FILE' ? outputFileProblem(first) : undefined;
   if (problem !== undefined) throw usageError(`ctl ${name}`, problem);
 }

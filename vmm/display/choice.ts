@@ -1,7 +1,7 @@
 /** The options `--screenshot`, `--view` and `--display`: what is known to be wrong with them before the start. */
 import { usageError } from '../command-line.js';
 import type { DeviceConfig } from '../config.js';
-import { isSlot } from '../device-text.js';
+import { parseSlot } from '../device-text.js';
 import { outputFileProblem } from '../output-file.js';
 import { slotsOf } from '../slots.js';
 
@@ -43,7 +43,5 @@ export function checkDisplay(
 
 /** Parses `--display`. @throws ConfigError */
 export function parseDisplay(text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  if (isSlot(text)) return Number(text);
-  throw usageError('--display', `'${text}' is not a PCI slot: 1 to 31`);
+  return text === undefined ? undefined : parseSlot(text, '--display');
 }
