@@ -49,10 +49,6 @@ export interface RequestedDevice {
   readonly options?: Readonly<Record<string, string>> | undefined;
 }
 
-/** The provider that an address belongs to: the first that matches it. */
-export const providerOf = (providers: readonly VfioProvider[], address: string): VfioProvider | undefined =>
-  providers.find((provider) => provider.matches(address));
-
 /** A source of VFIO devices: the in-process core, the kernel, vfio-user servers, or a plug-in's. */
 export interface VfioProvider {
   /** Name for messages: `core`, `host`, `vfio-user`. */

@@ -1,5 +1,6 @@
 import { pciAddress } from '../vfio/host/index.js';
-import { providerOf, type VfioProvider } from '../vfio/provider.js';
+import type { VfioProvider } from '../vfio/provider.js';
+import { providerOf } from '../vfio/provider-of.js';
 import { isUuid } from '../vfio/uuid.js';
 import type { DeviceConfig } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';

@@ -1,7 +1,8 @@
 /** The rules for devices of the host, as a run uses them. Loaded only for a machine that has one. */
 import { type CheckRequest, certainRefusal, explainFailure, isCheckable } from '../vfio/host/check/index.js';
 import type { HostProvider } from '../vfio/host/index.js';
-import { providerOf, type VfioProvider } from '../vfio/provider.js';
+import type { VfioProvider } from '../vfio/provider.js';
+import { providerOf } from '../vfio/provider-of.js';
 import type { VmConfig } from './config.js';
 import { pcRam } from './ram-layout.js';
 

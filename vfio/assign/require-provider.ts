@@ -1,6 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { providerOf, type VfioProvider } from '../provider.js';
+import type { VfioProvider } from '../provider.js';
+import { providerOf } from '../provider-of.js';
 import { isUuid } from '../uuid.js';
 
 /** The first provider that matches an address. @throws SysError ENODEV, with the forms of addresses, if none matches */
