@@ -5,6 +5,7 @@
  * {@link parkIfExiting}, until Node ends it.
  *
  *   Int32 [0] 1 once the main thread exits
+ *   Int32 [1] number of threads in {@link uncut}
  *   from byte 16, slots of 16 bytes:
  *     Int32   state: FREE, BUSY while its owner or the main thread changes it, TAKEN
  *     Int32   the thread's id; or -1 - fd of an eventfd that wakes it
@@ -21,7 +22,9 @@ const KEY = 'tsvisor.exit-board.1';
 const SLOTS = 1024;
 const HEAD_BYTES = 16;
 const SLOT_BYTES = 16;
-const EXITING = 0;
+const [EXITING, UNCUT] = [0, 1];
+/** Patience with threads in {@link uncut}. */
+const UNCUT_MS = 2000;
 const [FREE, BUSY, TAKEN] = [0, 1, 2];
 
 /** The main thread imports the package before others do, so that workers find the board of all. */
@@ -73,6 +76,31 @@ export function parkIfExiting(): void {
   while (!isMainThread && isExiting()) Atomics.wait(words, EXITING, 1);
 }
 
+/**
+ * Runs what must not be cut off when the process exits: the main thread waits for it. Not against `terminate()`.
+ * @param work takes milliseconds
+ */
+export function uncut<T>(work: () => T): T {
+  if (isMainThread) return work();
+  Atomics.add(words, UNCUT, 1);
+  try {
+    if (!isExiting()) return work();
+  } finally {
+    Atomics.sub(words, UNCUT, 1);
+    Atomics.notify(words, UNCUT);
+  }
+  parkIfExiting();
+  return work(); // of a thread that is parked for ever: not reached
+}
+
+function waitForUncut(): void {
+  const end = performance.now() + UNCUT_MS;
+  for (let count = 1; count > 0 && performance.now() < end; ) {
+    count = Atomics.load(words, UNCUT);
+    if (count > 0) Atomics.wait(words, UNCUT, count, end - performance.now());
+  }
+}
+
 /** Wakes all threads of the board. Main thread, in its `exit` event. */
 export function announceExit(): void {
   Atomics.store(words, EXITING, 1);
@@ -88,6 +116,7 @@ export function announceExit(): void {
     }
     Atomics.store(words, state, TAKEN);
   }
+  waitForUncut();
 }
 
 if (isMainThread) process.on('exit', announceExit);

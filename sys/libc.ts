@@ -30,6 +30,7 @@ function requireFfi(): typeof import('ffi-rs') {
 }
 
 const LIBRARY = 'libc';
+const [EINTR, EBADF, EAGAIN] = [4, 9, 11];
 const { I32: INT, I64: LONG, String: STRING, U8Array: BYTES, External: POINTER } = DataType;
 
 open({ library: LIBRARY, path: 'libc.so.6' });
@@ -37,6 +38,13 @@ open({ library: LIBRARY, path: 'libc.so.6' });
 type FfiType = import('ffi-rs').DataType;
 type Arg = number | string | Uint8Array;
 type Call<R> = (...args: Arg[]) => R;
+interface Block {
+  readonly library: string;
+  readonly funcName: string;
+  readonly retType: FfiType;
+  readonly paramsType: FfiType[];
+  readonly paramsValue: Arg[];
+}
 
 /** By signature: a symbol can have several. */
 const warmUps = new Map<string, () => unknown>();
@@ -50,13 +58,14 @@ function declare<R = number>(
   retType: FfiType,
   paramsType: FfiType[],
   harmless: Arg[],
+  finish: (block: Block) => R = (block) => load(block) as R,
 ): Call<R> {
   const paramsValue: Arg[] = [...harmless];
   const block = { library: LIBRARY, funcName, retType, paramsType, paramsValue };
   const buffersAt = [...paramsType.keys()].filter((i) => paramsType[i] === BYTES);
   const call = (...args: Arg[]): R => {
     for (let i = 0; i < paramsValue.length; i++) paramsValue[i] = args[i] as Arg;
-    const value = load(block) as R;
+    const value = finish(block);
     // Otherwise the block would keep a caller's buffer until the next call.
     for (const i of buffersAt) paramsValue[i] = harmless[i] as Arg;
     return value;
@@ -65,58 +74,88 @@ function declare<R = number>(
   return call;
 }
 
+/** The result, or the negative errno for -1, which ffi-rs reads before V8 can. Takes 0.7 us longer than a call without. */
+function callForErrno(block: Block): number {
+  const { value, errnoCode } = load({ ...block, errno: true }) as unknown as FfiErrno;
+  return value < 0 ? -errnoCode : value;
+}
+interface FfiErrno {
+  readonly value: number;
+  readonly errnoCode: number;
+}
+
+const declareCall = (funcName: string, retType: FfiType, paramsType: FfiType[], harmless: Arg[]) =>
+  declare(funcName, retType, paramsType, harmless, callForErrno);
+
 const none = new Uint8Array(4096);
 const errnoLocation = declare<JsExternal>('__errno_location', POINTER, [], []);
 /** A memmove of 0 bytes converts a number to a pointer, or a buffer to its address. */
 const pointerTo = declare<JsExternal>('memmove', POINTER, [LONG, LONG, LONG], [0, 0, 0]);
 const bytesAddress = declare('memmove', LONG, [BYTES, BYTES, LONG], [none, none, 0]);
 
+/** This thread's errno, read without a call; a stand-in until libc may be called. */
+let threadErrno: Int32Array = new Int32Array(1);
+/**
+ * The errno of the C function that this thread has called last, which has failed: most likely. V8 may have collected garbage
+ * or exchanged compiled code before JavaScript reads it, and have left an errno of its own (ENOMEM, EAGAIN): seen once in a
+ * million failures.
+ */
+export const lastErrno = (): number => threadErrno[0] as number;
+
+/**
+ * For frequent calls, of which one that has failed can be repeated: EAGAIN and EINTR, which are frequent, are taken from
+ * {@link lastErrno}, as whoever gets them calls again; others by repeating the call.
+ */
+function callOften(block: Block): number {
+  const value = load(block) as number;
+  if (value >= 0) return value;
+  const error = lastErrno();
+  return error === EAGAIN || error === EINTR ? -error : callForErrno(block);
+}
+
+const declareOften = (funcName: string, retType: FfiType, paramsType: FfiType[], harmless: Arg[]) =>
+  declare(funcName, retType, paramsType, harmless, callOften);
+
 const c = {
-  ioctl: declare('ioctl', INT, [INT, LONG, LONG], [-1, 0, 0]),
-  ioctlBytes: declare('ioctl', INT, [INT, LONG, BYTES], [-1, 0, none]),
-  mmap: declare('mmap', LONG, [LONG, LONG, INT, INT, INT, LONG], [0, 0, 0, 0, -1, 0]),
-  munmap: declare('munmap', INT, [LONG, LONG], [0, 0]),
-  madvise: declare('madvise', INT, [LONG, LONG, INT], [0, 0, -1]),
-  memfd_create: declare('memfd_create', INT, [STRING, INT], ['', -1]),
-  eventfd: declare('eventfd', INT, [INT, INT], [0, -1]),
-  fcntl: declare('fcntl', INT, [INT, INT, LONG], [-1, 0, 0]),
-  poll: declare('poll', INT, [BYTES, LONG, INT], [none, 0, 0]),
-  epoll_create1: declare('epoll_create1', INT, [INT], [-1]),
-  epoll_ctl: declare('epoll_ctl', INT, [INT, INT, INT, BYTES], [-1, 0, -1, none]),
-  epoll_wait: declare('epoll_wait', INT, [INT, LONG, INT, INT], [-1, 0, 1, 0]),
-  socket: declare('socket', INT, [INT, INT, INT], [-1, 0, 0]),
-  socketpair: declare('socketpair', INT, [INT, INT, INT, BYTES], [-1, 0, 0, none]),
-  connect: declare('connect', INT, [INT, BYTES, INT], [-1, none, 0]),
-  bind: declare('bind', INT, [INT, BYTES, INT], [-1, none, 0]),
-  listen: declare('listen', INT, [INT, INT], [-1, 0]),
-  accept4: declare('accept4', INT, [INT, LONG, LONG, INT], [-1, 0, 0, 0]),
-  getsockopt: declare('getsockopt', INT, [INT, INT, INT, BYTES, BYTES], [-1, 0, 0, none, none]),
-  setsockopt: declare('setsockopt', INT, [INT, INT, INT, BYTES, INT], [-1, 0, 0, none, 0]),
-  sendmsg: declare('sendmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
-  recvmsg: declare('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
-  preadv2: declare('preadv2', LONG, [INT, LONG, INT, LONG, INT], [-1, 0, 0, -1, 0]),
-  syscall: declare('syscall', LONG, [LONG, LONG, LONG, LONG], [-1, 0, 0, 0]),
-  syscall4: declare('syscall', LONG, [LONG, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
-  inotify_init1: declare('inotify_init1', INT, [INT], [-1]),
-  inotify_add_watch: declare('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
-  waitpid: declare('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
-  sigaction: declare('sigaction', INT, [INT, BYTES, LONG], [-1, none, 0]),
+  ioctl: declareCall('ioctl', INT, [INT, LONG, LONG], [-1, 0, 0]),
+  ioctlBytes: declareCall('ioctl', INT, [INT, LONG, BYTES], [-1, 0, none]),
+  mmap: declareCall('mmap', LONG, [LONG, LONG, INT, INT, INT, LONG], [0, 0, 0, 0, -1, 0]),
+  munmap: declareCall('munmap', INT, [LONG, LONG], [0, 0]),
+  madvise: declareCall('madvise', INT, [LONG, LONG, INT], [0, 0, -1]),
+  memfd_create: declareCall('memfd_create', INT, [STRING, INT], ['', -1]),
+  eventfd: declareCall('eventfd', INT, [INT, INT], [0, -1]),
+  fcntl: declareCall('fcntl', INT, [INT, INT, LONG], [-1, 0, 0]),
+  poll: declareOften('poll', INT, [BYTES, LONG, INT], [none, 0, 0]),
+  epoll_create1: declareCall('epoll_create1', INT, [INT], [-1]),
+  epoll_ctl: declareCall('epoll_ctl', INT, [INT, INT, INT, BYTES], [-1, 0, -1, none]),
+  epoll_wait: declareOften('epoll_wait', INT, [INT, LONG, INT, INT], [-1, 0, 1, 0]),
+  socket: declareCall('socket', INT, [INT, INT, INT], [-1, 0, 0]),
+  socketpair: declareCall('socketpair', INT, [INT, INT, INT, BYTES], [-1, 0, 0, none]),
+  connect: declareCall('connect', INT, [INT, BYTES, INT], [-1, none, 0]),
+  bind: declareCall('bind', INT, [INT, BYTES, INT], [-1, none, 0]),
+  listen: declareCall('listen', INT, [INT, INT], [-1, 0]),
+  accept4: declareCall('accept4', INT, [INT, LONG, LONG, INT], [-1, 0, 0, 0]),
+  getsockopt: declareCall('getsockopt', INT, [INT, INT, INT, BYTES, BYTES], [-1, 0, 0, none, none]),
+  setsockopt: declareCall('setsockopt', INT, [INT, INT, INT, BYTES, INT], [-1, 0, 0, none, 0]),
+  sendmsg: declareOften('sendmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
+  recvmsg: declareOften('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
+  preadv2: declareOften('preadv2', LONG, [INT, LONG, INT, LONG, INT], [-1, 0, 0, -1, 0]),
+  syscall: declareOften('syscall', LONG, [LONG, LONG, LONG, LONG], [-1, 0, 0, 0]),
+  syscall4: declareCall('syscall', LONG, [LONG, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
+  inotify_init1: declareCall('inotify_init1', INT, [INT], [-1]),
+  inotify_add_watch: declareCall('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
+  waitpid: declareCall('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
+  sigaction: declareCall('sigaction', INT, [INT, BYTES, LONG], [-1, none, 0]),
   gettid: declare('gettid', INT, [], []),
-  tgkill: declare('tgkill', INT, [INT, INT, INT], [-1, -1, 0]),
+  tgkill: declareCall('tgkill', INT, [INT, INT, INT], [-1, -1, 0]),
   dlsym: declare('dlsym', LONG, [LONG, STRING], [0, 'abs']),
   prctl: declare('prctl', INT, [INT, STRING, LONG, LONG, LONG], [-1, '', 0, 0, 0]),
-  prctlNumbers: declare('prctl', INT, [INT, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
+  prctlNumbers: declareCall('prctl', INT, [INT, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
 };
 
 // ffi-rs's symbol table is not safe for concurrent first calls, so they all happen while there is one thread.
 warmUpInMainThread(FFI_RS, warmUps);
-
-/** This thread's errno, read without a call; valid only right after a negative result. */
-const threadErrno = new Int32Array(createExternalBuffer(errnoLocation(), 4).buffer);
-/** The errno of the C function that this thread has called last, which has failed. */
-export const lastErrno = (): number => threadErrno[0] as number;
-/** A C function's result, or the negative errno for -1. To be called right after that function, in its thread. */
-export const orErrno = (value: number): number => (value < 0 ? -lastErrno() : value);
+threadErrno = new Int32Array(createExternalBuffer(errnoLocation(), 4).buffer);
 
 /**
  * A view of memory at a host address, without a copy. The caller keeps the memory mapped while the view is in use: a
@@ -176,15 +215,14 @@ export class PinnedBytes implements Disposable {
 }
 
 /** ioctl with a number (or a host address) as its argument. */
-export const ioctlValue = (fd: number, request: number, value: number): number =>
-  orErrno(c.ioctl(fd, request, value));
+export const ioctlValue = (fd: number, request: number, value: number): number => c.ioctl(fd, request, value);
 
 /** ioctl without an argument; passes 0, which the kernel requires for some (KVM_GET_API_VERSION). */
-export const ioctlNone = (fd: number, request: number): number => orErrno(c.ioctl(fd, request, 0));
+export const ioctlNone = (fd: number, request: number): number => c.ioctl(fd, request, 0);
 
 /** ioctl with a structure, read and written in place. */
 export const ioctlPtr = (fd: number, request: number, struct: Uint8Array): number =>
-  orErrno(c.ioctlBytes(fd, request, struct));
+  c.ioctlBytes(fd, request, struct);
 
 /** One ioctl on one fd, prepared for frequent calls. Returns its result, or the negative errno. */
 export type PreparedIoctl = () => number;
@@ -198,7 +236,7 @@ export function prepareIoctl(fd: number, request: number, value: number): Prepar
     paramsType: [INT, LONG, LONG],
     paramsValue: [fd, request, value],
   };
-  return () => orErrno(load(block) as number);
+  return () => callOften(block);
 }
 
 /** Address of the mapping, or the negative errno. `bytes` and `offset` are multiples of the page size. */
@@ -209,35 +247,33 @@ export const mmap = (
   flags: number,
   fd: number,
   offset: number,
-): number => orErrno(c.mmap(at, bytes, prot, flags, fd, offset));
-export const munmap = (address: number, bytes: number): number => orErrno(c.munmap(address, bytes));
+): number => c.mmap(at, bytes, prot, flags, fd, offset);
+export const munmap = (address: number, bytes: number): number => c.munmap(address, bytes);
 export const madvise = (address: number, bytes: number, advice: number): number =>
-  orErrno(c.madvise(address, bytes, advice));
-export const memfdCreate = (name: string, flags: number): number => orErrno(c.memfd_create(name, flags));
-export const eventfd = (initial: number, flags: number): number => orErrno(c.eventfd(initial, flags));
-export const fcntl = (fd: number, command: number, value: number): number =>
-  orErrno(c.fcntl(fd, command, value));
+  c.madvise(address, bytes, advice);
+export const memfdCreate = (name: string, flags: number): number => c.memfd_create(name, flags);
+export const eventfd = (initial: number, flags: number): number => c.eventfd(initial, flags);
+export const fcntl = (fd: number, command: number, value: number): number => c.fcntl(fd, command, value);
 /** `fds` holds `count` struct pollfd; a `timeoutMs` of -1 waits forever. */
 export const poll = (fds: Uint8Array, count: number, timeoutMs: number): number =>
-  orErrno(c.poll(fds, count, timeoutMs));
-export const epollCreate1 = (flags: number): number => orErrno(c.epoll_create1(flags));
+  c.poll(fds, count, timeoutMs);
+export const epollCreate1 = (flags: number): number => c.epoll_create1(flags);
 export const epollCtl = (epfd: number, operation: number, fd: number, event: Uint8Array): number =>
-  orErrno(c.epoll_ctl(epfd, operation, fd, event));
+  c.epoll_ctl(epfd, operation, fd, event);
 /** `events` is an address: taking it of a buffer at each call would be a third of the call's time. */
 export const epollWait = (epfd: number, events: number, count: number, timeoutMs: number): number =>
-  orErrno(c.epoll_wait(epfd, events, count, timeoutMs));
-export const socket = (domain: number, type: number): number => orErrno(c.socket(domain, type, 0));
+  c.epoll_wait(epfd, events, count, timeoutMs);
+export const socket = (domain: number, type: number): number => c.socket(domain, type, 0);
 /** `fds` receives two descriptors (int). */
 export const socketpair = (domain: number, type: number, fds: Uint8Array): number =>
-  orErrno(c.socketpair(domain, type, 0, fds));
+  c.socketpair(domain, type, 0, fds);
 /** `address` is a struct sockaddr of any kind. */
-export const connect = (fd: number, address: Uint8Array): number =>
-  orErrno(c.connect(fd, address, address.length));
+export const connect = (fd: number, address: Uint8Array): number => c.connect(fd, address, address.length);
 /** `address` is a struct sockaddr. */
-export const bind = (fd: number, address: Uint8Array): number => orErrno(c.bind(fd, address, address.length));
-export const listen = (fd: number, backlog: number): number => orErrno(c.listen(fd, backlog));
+export const bind = (fd: number, address: Uint8Array): number => c.bind(fd, address, address.length);
+export const listen = (fd: number, backlog: number): number => c.listen(fd, backlog);
 /** Does not return the peer's address. */
-export const accept4 = (fd: number, flags: number): number => orErrno(c.accept4(fd, 0, 0, flags));
+export const accept4 = (fd: number, flags: number): number => c.accept4(fd, 0, 0, flags);
 /** `length` holds the size of `value` (int), and receives that of the option. */
 export const getsockopt = (
   fd: number,
@@ -245,38 +281,34 @@ export const getsockopt = (
   name: number,
   value: Uint8Array,
   length: Uint8Array,
-): number => orErrno(c.getsockopt(fd, level, name, value, length));
+): number => c.getsockopt(fd, level, name, value, length);
 export const setsockopt = (fd: number, level: number, name: number, value: Uint8Array): number =>
-  orErrno(c.setsockopt(fd, level, name, value, value.length));
+  c.setsockopt(fd, level, name, value, value.length);
 /** `msghdr` is the address of a struct msghdr. */
-export const sendmsg = (fd: number, msghdr: number, flags: number): number =>
-  orErrno(c.sendmsg(fd, msghdr, flags));
-export const recvmsg = (fd: number, msghdr: number, flags: number): number =>
-  orErrno(c.recvmsg(fd, msghdr, flags));
+export const sendmsg = (fd: number, msghdr: number, flags: number): number => c.sendmsg(fd, msghdr, flags);
+export const recvmsg = (fd: number, msghdr: number, flags: number): number => c.recvmsg(fd, msghdr, flags);
 /** `iov` is the address of `count` struct iovec; -1 as `offset` is the file's position. */
 export const preadv2 = (fd: number, iov: number, count: number, offset: number, flags: number): number =>
-  orErrno(c.preadv2(fd, iov, count, offset, flags));
+  c.preadv2(fd, iov, count, offset, flags);
 /** A system call without a function of its own; arguments are numbers or addresses. */
 export const syscall = (number: number, a: number, b: number, c3: number): number =>
-  orErrno(c.syscall(number, a, b, c3));
+  c.syscall(number, a, b, c3);
 /** As {@link syscall}, with four arguments. */
 export const syscall4 = (number: number, a: number, b: number, c3: number, d: number): number =>
-  orErrno(c.syscall4(number, a, b, c3, d));
+  c.syscall4(number, a, b, c3, d);
 /** Arguments are numbers or addresses. */
 export const prctl = (option: number, a: number, b: number, c3: number, d: number): number =>
-  orErrno(c.prctlNumbers(option, a, b, c3, d));
-export const inotifyInit1 = (flags: number): number => orErrno(c.inotify_init1(flags));
+  c.prctlNumbers(option, a, b, c3, d);
+export const inotifyInit1 = (flags: number): number => c.inotify_init1(flags);
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
-  orErrno(c.inotify_add_watch(fd, path, mask));
+  c.inotify_add_watch(fd, path, mask);
 /** `status` receives the wait status (int) of a child that has ended. */
 export const waitpid = (pid: number, status: Uint8Array, options: number): number =>
-  orErrno(c.waitpid(pid, status, options));
+  c.waitpid(pid, status, options);
 /** `action` is a struct sigaction. */
-export const sigaction = (signal: number, action: Uint8Array): number =>
-  orErrno(c.sigaction(signal, action, 0));
+export const sigaction = (signal: number, action: Uint8Array): number => c.sigaction(signal, action, 0);
 export const gettid = (): number => c.gettid();
-export const tgkill = (pid: number, tid: number, signal: number): number =>
-  orErrno(c.tgkill(pid, tid, signal));
+export const tgkill = (pid: number, tid: number, signal: number): number => c.tgkill(pid, tid, signal);
 /** Address of a symbol of the process, 0 if there is none. */
 export const dlsym = (name: string): number => c.dlsym(0, name);
 
@@ -307,7 +339,6 @@ function selfTest(): void {
   munmap(page, 4096);
 }
 
-const EBADF = 9;
 const PROT_READ_WRITE = 3;
 const MAP_PRIVATE_ANONYMOUS = 0x22;
 if (isMainThread) selfTest();

@@ -136,6 +136,15 @@ describe.skipIf(isKoffiInstalled)('with koffi as each case has it', () => {
     },
   );
 
+  test('an errno that V8 has changed before it is read is had from ffi-rs', () => {
+    const koffi = `exports.load = () => ({ func: () => (fd, request, argument) => globalThis.ioctl(fd, request, argument) })`;
+    const main = `
+      const call = openDoor('koffi').prepare(-1, 0xae80, 0);
+      globalThis.ioctl = () => { openDoor('ffi-rs').prepare(1, 0x5421, 0)(); return -1; }; // leaves EFAULT
+      console.log(JSON.stringify(call()));`;
+    expect(run({ koffi }, main)).toBe(-9);
+  });
+
   test("a node:ffi that Node's permission model forbids is skipped; by name, the error names the option", () => {
     const nodeFfi = `({ dlopen() { throw Object.assign(new Error('restricted'), { code: 'ERR_ACCESS_DENIED' }) } })`;
     expect(run({ nodeFfi }, ALL)).toMatchObject({

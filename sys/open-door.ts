@@ -6,6 +6,7 @@ import { closeSync, openSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { errno } from './errno.js';
 import { SysError } from './error.js';
+import { uncut } from './exit-board.js';
 import { DOOR_NAMES, type DoorChoice, type IoctlDoor, type NamedDoor } from './ioctl-door.js';
 import * as libc from './libc.js';
 import { trace } from './trace.js';
@@ -62,10 +63,16 @@ function openKoffi(): IoctlDoor | undefined {
     if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return undefined;
     throw error;
   }
-  const ioctl = (require(path) as Koffi).load(LIBC).func('ioctl', 'int', ['int', 'ulong', 'long']);
+  // Where its thread is ended in one of these three calls, koffi aborts the process.
+  const ioctl = uncut(() =>
+    (require(path) as Koffi).load(LIBC).func('ioctl', 'int', ['int', 'ulong', 'long']),
+  );
   return {
     name: 'koffi',
-    prepare: (fd, request, value) => () => libc.orErrno(ioctl(fd, request, value)),
+    prepare: (fd, request, value) => () => {
+      const result = ioctl(fd, request, value);
+      return result < 0 ? -libc.lastErrno() : result;
+    },
   };
 }
 
@@ -104,6 +111,22 @@ function prove(door: IoctlDoor): void {
   }
 }
 
+/**
+ * A fast call's errno may be a futex's by now, as V8 may collect garbage before JavaScript reads it (EAGAIN, seen once in
+ * 100,000 failures through node:ffi). So only EINTR, which must not be repeated, is taken as it is: another error is had
+ * from ffi-rs. If it was EINTR after all, KVM_RUN returns that again, as who interrupts it sets immediate_exit before.
+ */
+const sureOfErrno = ({ name, prepare }: IoctlDoor): IoctlDoor => ({
+  name,
+  prepare(fd, request, value) {
+    const [call, again] = [prepare(fd, request, value), libc.prepareIoctl(fd, request, value)];
+    return () => {
+      const result = call();
+      return result < 0 && result !== -errno.EINTR ? again() : result;
+    };
+  },
+});
+
 /** By Node, as it warns in a worker that closes what Node has not opened. Without it, KVM's first error says what is wrong. */
 function openNull(): number | undefined {
   try {
@@ -130,8 +153,9 @@ const absent: Readonly<Record<FastName, { readonly errno: number; readonly hint:
 /** Undefined if it is not there. @throws whatever shows that it does not work */
 function tryOpen(name: FastName): NamedDoor | undefined {
   const door = openers[name]();
-  if (door !== undefined) prove(door);
-  return door as NamedDoor | undefined;
+  if (door === undefined) return undefined;
+  prove(door);
+  return sureOfErrno(door) as NamedDoor;
 }
 
 const opened = new Map<DoorChoice, NamedDoor>();
@@ -142,6 +166,9 @@ const opened = new Map<DoorChoice, NamedDoor>();
  *   `trace.door`
  * @throws SysError for a door that was asked for by name: ENOSYS if this Node has no node:ffi, ENOENT if koffi is not
  *   installed, EACCES if Node's permission model forbids it, ENOEXEC if it does not work. Never for `auto` and `ffi-rs`
+ *
+ * Where koffi is installed, do not terminate a worker that is in this function for the first time: while it loads, koffi
+ * answers the end of its thread with abort(). The exit of the process waits for it.
  */
 export function openDoor(choice: DoorChoice = 'auto'): NamedDoor {
   const known = opened.get(choice);

@@ -2,6 +2,8 @@
  * One way to call KVM_RUN, on this Node: whether it is there, errno, signals, and the ends of threads and of the process.
  * `doors.mjs node:ffi|koffi|ffi-rs [kvm]`; it ends with status 0 if all is well, or if the door is rightly absent.
  */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readlinkSync } from 'node:fs';
 import { createRequire, isBuiltin } from 'node:module';
 import { basename } from 'node:path';
@@ -128,6 +130,21 @@ async function checkThreadEnds(name) {
   }
 }
 
+/** The process exits while its threads load the library: it waits for them. */
+async function checkExits(name) {
+  for (let i = 0; i < 20; i++) {
+    const child = spawn(process.execPath, [process.argv[1], name, 'exit', i % 10], { stdio: 'inherit' });
+    const [status, signal] = await once(child, 'exit');
+    equal(`end of a process that exits after ${i % 10} ms`, signal ?? status, 3);
+  }
+}
+
+async function exitAfter(name, ms) {
+  await start('load', { name });
+  await new Promise((resolve) => setTimeout(resolve, ms));
+  process.exit(3);
+}
+
 /** The process ends while a thread is in KVM_RUN. */
 async function leave(name) {
   const { end } = await start('hypervisor', { name });
@@ -136,7 +153,8 @@ async function leave(name) {
   process.exit(0);
 }
 
-async function main([name, kvm]) {
+async function main([name, kvm, ms]) {
+  if (kvm === 'exit') return exitAfter(name, ms);
   const isThere = {
     'node:ffi': () => isBuiltin('node:ffi'), // without loading it, which prints a warning
     koffi: () => {
@@ -162,6 +180,7 @@ async function main([name, kvm]) {
   equal('name', door.name, name);
   checkErrno(door);
   await checkThreadEnds(name);
+  await checkExits(name);
   if (kvm === 'kvm') {
     const scope = new Scope(); // not `using`: Node 20 does not know it
     checkKvmErrno(scope, door);
@@ -173,6 +192,10 @@ async function main([name, kvm]) {
 }
 
 const tasks = {
+  load({ name }) {
+    parentPort.postMessage(0);
+    openDoor(name);
+  },
   run({ name, handle, words }) {
     const runner = VcpuRunner.of(handle, name);
     parentPort.postMessage(Number(basename(readlinkSync('/proc/thread-self'))));
@@ -184,8 +207,8 @@ const tasks = {
     }
   },
   calls({ name, how, round }) {
-    parentPort.postMessage(0);
     const call = openDoor(name).prepare(-1, KVM_RUN, 0);
+    parentPort.postMessage(0); // after openDoor, in which a thread must not be terminated
     for (let i = 0; how === 'terminate' || i < 1000 * (round + 4); i++) equal('call', call(), -EBADF);
     if (how === 'exit') process.exit(0);
   },
