@@ -2,13 +2,14 @@ import type { EventContext } from '../../sys/event-task.js';
 import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
 import type { NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
-import type { InterruptSignals } from './interrupt-signals.js';
-import type { QueueNotice, QueueSetup, QueueTaskData, ReceiveReply } from './messages.js';
+import type { InterruptSignals } from '../virtio/interrupt-signals.js';
+import type { QueueSetup } from '../virtio/queue-setup.js';
+import { SplitQueue } from '../virtio/split-queue.js';
+import type { QueueNotice, QueueTaskData, ReceiveReply } from './messages.js';
 import { isWithin, longestFrame, type Negotiated } from './negotiated.js';
 import { ReceiveSide } from './receive-side.js';
 import type { SharedState } from './shared-state.js';
 import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
-import { SplitQueue } from './split-queue.js';
 
 /** Most chains of the transmit queue per turn: bounds the time that unmaps and other tasks wait. */
 const BURST = 64;

@@ -4,36 +4,24 @@ import { signalEventfd } from '../../sys/eventfd.js';
 import type { Fd } from '../../sys/fd.js';
 import { trace } from '../../sys/trace.js';
 import type { DeviceDma, OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
-import type { IrqInfo, IrqSet, RegionIoEventFd } from '../../vfio/uapi.js';
+import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
-import { PciRegions, type RegisterArea } from '../mdev/pci-regions.js';
-import { type Registers, registerAccess } from '../mdev/region-access.js';
+import type { PciRegions } from '../mdev/pci-regions.js';
 import { RegionOps } from '../mdev/region-ops.js';
-import { allOnes } from '../pci/config-space.js';
-import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER, PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
-import { CommonConfig } from './common-config.js';
-import {
-  COMMON_AT,
-  DEVICE_AT,
-  ISR_AT,
-  MSIX_BAR,
-  MSIX_BAR_BYTES,
-  NOTIFY_AT,
-  NOTIFY_OFF_MULTIPLIER,
-  REGISTER_BAR,
-  REGISTER_BAR_BYTES,
-  STRUCTURE_BYTES,
-  VirtioConfigSpace,
-} from './config-space.js';
-import type { QueueCommand, QueueNotice, QueueSetup, RemoteNotice } from './messages.js';
+import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
+import { CommonConfig } from '../virtio/common-config.js';
+import { REGISTER_BAR, VirtioConfigSpace, type VirtioIdentity } from '../virtio/config-space.js';
+import type { QueueSetup } from '../virtio/queue-setup.js';
+import { virtioRegions } from '../virtio/registers.js';
+import type { QueueCommand, QueueNotice, RemoteNotice } from './messages.js';
 import { FEATURE_REQUIREMENTS, negotiated, offloadFeatures } from './negotiated.js';
 import { BASE_FEATURES, NetConfig } from './net-config.js';
 import { RemotePath } from './remote-path.js';
 import { SharedState, type SharedStateBuffer } from './shared-state.js';
 import { MSIX_VECTORS } from './spec.js';
 
-/** The pending bits follow the MSI-X table. */
-const MSIX_TABLE_BYTES = MSIX_VECTORS * PCI_MSIX_ENTRY_SIZE;
+const PCI_CLASS_NETWORK_ETHERNET = 0x0200;
+const IDENTITY: VirtioIdentity = { type: 1, pciClass: PCI_CLASS_NETWORK_ETHERNET, vectors: MSIX_VECTORS };
 
 /** Parts of a device, owned by its creator, who keeps them until the device is unregistered. */
 export interface VirtioNetParts {
@@ -93,7 +81,15 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
       maskIntx: (isMasked) => this.#call({ kind: 'maskIntx', isMasked }),
       isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
     });
-    this.regions = this.#createRegions();
+    this.regions = virtioRegions({
+      name: this.name,
+      config: this.#createConfig(),
+      state: this.#state,
+      common: this.#common,
+      device: this.#net,
+      doorbells,
+      ring: (queue) => this.#ring(queue),
+    });
     task.receive = (message) => this.#hear(message as QueueNotice);
   }
 
@@ -130,43 +126,8 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     this.#interrupts.request();
   }
 
-  #createRegions(): PciRegions {
-    const state = this.#state;
-    const structure = (offset: number, registers: Registers): RegisterArea => ({
-      offset,
-      size: STRUCTURE_BYTES,
-      ...registerAccess(registers),
-    });
-    const isr = { read: (at: number, bytes: number) => (at === 0 ? state.takeIsr() : allOnes(bytes)) };
-    const notify = { write: (at: number) => this.#ring(Math.floor(at / NOTIFY_OFF_MULTIPLIER)) };
-    return new PciRegions(this.name, {
-      config: this.#createConfig(),
-      bars: [
-        {
-          index: MSIX_BAR,
-          size: MSIX_BAR_BYTES,
-          // As in vfio-pci: the table reads all-ones, the pending bits that follow read 0.
-          read: (at, data) => data.fill(0, Math.min(data.length, Math.max(0, MSIX_TABLE_BYTES - at))),
-          write: () => {}, // dropped: users set vectors with VFIO_DEVICE_SET_IRQS
-        },
-        {
-          index: REGISTER_BAR,
-          kind: 'memory64',
-          isPrefetchable: true,
-          size: REGISTER_BAR_BYTES,
-          areas: [
-            structure(COMMON_AT, this.#common),
-            structure(ISR_AT, isr),
-            structure(DEVICE_AT, this.#net),
-            { ...structure(NOTIFY_AT, notify), ioFds: this.#doorbells.map(toIoFd) },
-          ],
-        },
-      ],
-    });
-  }
-
   #createConfig(): VirtioConfigSpace {
-    return new VirtioConfigSpace({
+    return new VirtioConfigSpace(IDENTITY, {
       isMsixEnabled: () => this.#interrupts.isMsixEnabled,
       isIntxPending: () => !this.#interrupts.isMsixEnabled && this.#state.isr !== 0,
       accessRegisters: (offset, data, isWrite) => this.regions.accessBar(REGISTER_BAR, offset, data, isWrite),
@@ -238,9 +199,3 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
       trace.guestMisuse.publish({ device: this.name, what: 'virtio', text });
   }
 }
-
-const toIoFd = ({ number }: Fd, queue: number): RegionIoEventFd => ({
-  offset: NOTIFY_OFF_MULTIPLIER * queue,
-  size: NOTIFY_OFF_MULTIPLIER,
-  fd: number,
-});

@@ -4,6 +4,7 @@
 import type { SysErrorInit } from '../../sys/error.js';
 import type { DmaTableBuffer } from '../../vfio/dma-table.js';
 import type { InterruptTargets } from '../mdev/device-interrupts.js';
+import type { QueueSetup } from '../virtio/queue-setup.js';
 import type { Negotiated } from './negotiated.js';
 import type { SharedStateBuffer } from './shared-state.js';
 
@@ -14,23 +15,6 @@ export interface QueueTaskData {
   readonly doorbells: readonly number[];
   /** Longest frame either way, in bytes, Ethernet header included. */
   readonly maxFrame: number;
-}
-
-/** A virtqueue's setup. Addresses are IOVAs as numbers; those above 2^53 are not exact, but are never mapped. */
-export interface QueueSetup {
-  readonly index: number;
-  /** Descriptors, a power of two. */
-  readonly size: number;
-  /** queue_desc, a multiple of 16. */
-  readonly desc: number;
-  /** queue_driver (available ring), a multiple of 2. */
-  readonly driver: number;
-  /** queue_device (used ring), a multiple of 4. */
-  readonly device: number;
-  /** Whether VIRTIO_F_INDIRECT_DESC has been negotiated. */
-  readonly hasIndirect: boolean;
-  /** Whether VIRTIO_F_EVENT_IDX has been negotiated. */
-  readonly hasEventIdx: boolean;
 }
 
 export type QueueCommand =

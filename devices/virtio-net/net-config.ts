@@ -1,9 +1,11 @@
-import type { SharedState } from './shared-state.js';
 import {
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_EVENT_IDX,
   VIRTIO_F_INDIRECT_DESC,
   VIRTIO_F_VERSION_1,
+} from '../virtio/spec.js';
+import type { SharedState } from './shared-state.js';
+import {
   VIRTIO_NET_F_MAC,
   VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_F_MTU,

@@ -2,8 +2,8 @@
 import { SysError } from '../../sys/error.js';
 import type { StartEventTask } from '../../sys/event-task.js';
 import type { NetBackend } from '../net/index.js';
+import { InterruptSignals } from '../virtio/interrupt-signals.js';
 import { DataPath } from './data-path.js';
-import { InterruptSignals } from './interrupt-signals.js';
 import type { OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
 import { SharedState } from './shared-state.js';

@@ -1,5 +1,6 @@
 import type { NetPort } from '../net/index.js';
 import { TUN_F_CSUM } from '../net/offloads.js';
+import { empty, type SplitQueue } from '../virtio/split-queue.js';
 import { byteOf, clearHeader, copyToParts, setByte, setCount } from './chain-bytes.js';
 import type { ReceivedFrame, ReceiveReply } from './messages.js';
 import {
@@ -11,7 +12,6 @@ import {
 } from './negotiated.js';
 import type { SharedState } from './shared-state.js';
 import { NET_HEADER_BYTES } from './spec.js';
-import { empty, type SplitQueue } from './split-queue.js';
 
 /** Most frames per turn: bounds the time that unmaps and other tasks wait. A frame of several chains counts for more. */
 const BURST = 64;

@@ -1,8 +1,9 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import type { QueueCommand, QueueSetup, ReceiveReply } from './messages.js';
+import type { QueueSetup } from '../virtio/queue-setup.js';
+import { type RemoteAccess, type RemoteBuffer, RemoteQueue } from '../virtio/remote-queue.js';
+import type { QueueCommand, ReceiveReply } from './messages.js';
 import { longestFrame, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
-import { type RemoteAccess, type RemoteBuffer, RemoteQueue } from './remote-queue.js';
 import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
 
 /** Most chains whose frames pass to the event thread in one message. */

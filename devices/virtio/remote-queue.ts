@@ -1,5 +1,5 @@
 import { PROT_READ } from '../../sys/mapping.js';
-import type { QueueSetup } from './messages.js';
+import type { QueueSetup } from './queue-setup.js';
 import { type QueueMemory, ringBytes, SplitQueue } from './split-queue.js';
 
 /** Copies between `data` and IOVA. @throws SysError if the range is not mapped, or its owner refuses */

@@ -2,8 +2,8 @@ import type { EventContext } from '../../sys/event-task.js';
 import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
 import type { InterruptTargets } from '../mdev/device-interrupts.js';
 import { PCI_COMMAND_INTX_DISABLE } from '../pci/pci-regs.js';
-import type { SharedState } from './shared-state.js';
-import { MSIX_VECTORS, VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';
+import { VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';
+import type { TransportState } from './transport-state.js';
 
 const NO_TARGETS: InterruptTargets = { msix: undefined, intx: undefined, unmask: -1 };
 
@@ -12,7 +12,7 @@ const NO_TARGETS: InterruptTargets = { msix: undefined, intx: undefined, unmask:
  * it, as in vfio-pci. Event thread only.
  */
 export class InterruptSignals implements Disposable {
-  readonly #state: SharedState;
+  readonly #state: TransportState;
   readonly #context: EventContext;
   #targets = NO_TARGETS;
   #isIntxMasked = false;
@@ -21,7 +21,7 @@ export class InterruptSignals implements Disposable {
   /** Vectors that wanted to interrupt without an eventfd, while MSI-X was enabled. */
   readonly #pending = new Set<number>();
 
-  constructor(state: SharedState, context: EventContext) {
+  constructor(state: TransportState, context: EventContext) {
     this.#state = state;
     this.#context = context;
   }
@@ -97,7 +97,7 @@ export class InterruptSignals implements Disposable {
     const fd = vectors[vector] ?? -1;
     if (fd >= 0) this.#signalVector(fd, vector);
     // VIRTIO_MSI_NO_VECTOR is out of range.
-    else if (vector < MSIX_VECTORS) this.#pending.add(vector);
+    else if (vector < this.#state.vectorCount) this.#pending.add(vector);
   }
 
   /**

@@ -1,8 +1,5 @@
-import type { QueueSetup } from './messages.js';
-import type { SharedState } from './shared-state.js';
+import type { QueueSetup } from './queue-setup.js';
 import {
-  MSIX_VECTORS,
-  QUEUE_COUNT,
   QUEUE_SIZE_MAX,
   VIRTIO_CONFIG_S_ACKNOWLEDGE,
   VIRTIO_CONFIG_S_DRIVER,
@@ -15,6 +12,7 @@ import {
   VIRTIO_F_VERSION_1,
   VIRTIO_MSI_NO_VECTOR,
 } from './spec.js';
+import type { TransportState } from './transport-state.js';
 
 /** Operations that register writes start. Both take effect before they return. */
 export interface QueueControl {
@@ -71,7 +69,7 @@ const word = (bits: bigint, select: number): number =>
 export class CommonConfig {
   readonly #offered: bigint;
   readonly #requirements: DeviceFeatures['requirements'];
-  readonly #state: SharedState;
+  readonly #state: TransportState;
   readonly #queues: QueueControl;
   readonly #misuse: (what: string) => void;
   readonly #fieldOf: readonly Field[];
@@ -86,7 +84,7 @@ export class CommonConfig {
   /** @param misuse reports a driver's violation */
   constructor(
     { offered, requirements }: DeviceFeatures,
-    state: SharedState,
+    state: TransportState,
     queues: QueueControl,
     misuse: (what: string) => void,
   ) {
@@ -143,7 +141,7 @@ export class CommonConfig {
     this.#driverFeatures = 0n;
     this.#status = 0;
     this.#select = 0;
-    this.#registers = Array.from({ length: QUEUE_COUNT }, newQueue);
+    this.#registers = Array.from({ length: this.#state.queueCount }, newQueue);
   }
 
   #layOut(): Field[] {
@@ -180,7 +178,7 @@ export class CommonConfig {
           this.#state.configVector = this.#vector(value);
         },
       },
-      { at: 0x12, bytes: 2, get: () => QUEUE_COUNT },
+      { at: 0x12, bytes: 2, get: () => this.#state.queueCount },
       { at: 0x14, bytes: 1, get: () => this.status, set: (value) => this.#setStatus(value) },
       { at: 0x15, bytes: 1, get: () => this.#state.generation },
       {
@@ -252,7 +250,7 @@ export class CommonConfig {
 
   /** A nonexistent vector reads back as VIRTIO_MSI_NO_VECTOR. 4.1.5.1.2.1 */
   #vector(value: number): number {
-    return value < MSIX_VECTORS ? value : VIRTIO_MSI_NO_VECTOR;
+    return value < this.#state.vectorCount ? value : VIRTIO_MSI_NO_VECTOR;
   }
 
   #setStatus(value: number): void {

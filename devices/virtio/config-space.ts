@@ -23,7 +23,6 @@ import {
   PCI_VENDOR_ID,
 } from '../pci/pci-regs.js';
 import {
-  MSIX_VECTORS,
   VIRTIO_PCI_CAP_COMMON_CFG,
   VIRTIO_PCI_CAP_DEVICE_CFG,
   VIRTIO_PCI_CAP_ISR_CFG,
@@ -32,9 +31,8 @@ import {
 } from './spec.js';
 
 const PCI_VENDOR_ID_REDHAT_QUMRANET = 0x1af4;
-/** 0x1040 and the virtio device type, 1. 4.1.2 */
-const DEVICE_ID = 0x1041;
-const PCI_CLASS_NETWORK_ETHERNET = 0x0200;
+/** A device ID is this and the virtio device type. 4.1.2 */
+const FIRST_DEVICE_ID = 0x1040;
 
 export const MSIX_BAR = 1;
 export const MSIX_BAR_BYTES = 0x1000;
@@ -57,6 +55,16 @@ const CAP_OFFSET = 8;
 const CAP_LENGTH = 12;
 /** pci_cfg_data of the last structure. */
 const CAP_DATA = 16;
+
+/** What a kind of device is to PCI. */
+export interface VirtioIdentity {
+  /** Virtio device type. 5 */
+  readonly type: number;
+  /** Base class and subclass. */
+  readonly pciClass: number;
+  /** MSI-X vectors. */
+  readonly vectors: number;
+}
 
 /** The device that owns the configuration space. */
 export interface ConfigOwner {
@@ -81,10 +89,10 @@ function virtioCapability(type: number, offset: number, bytes: number, extra: re
   return body;
 }
 
-function msixCapability(): Uint8Array {
+function msixCapability(vectors: number): Uint8Array {
   const body = new Uint8Array(10);
   const view = new DataView(body.buffer);
-  view.setUint16(0, MSIX_VECTORS - 1, true);
+  view.setUint16(0, vectors - 1, true);
   view.setUint32(2, MSIX_BAR, true);
   view.setUint32(6, MSIX_PBA_AT | MSIX_BAR, true);
   return body;
@@ -95,30 +103,33 @@ function msixCapability(): Uint8Array {
  * Its MSI-X control follows VFIO_DEVICE_SET_IRQS.
  */
 export class VirtioConfigSpace implements ConfigRegion {
+  readonly #identity: VirtioIdentity;
   readonly #owner: ConfigOwner;
   #msixAt = 0;
   #pciCfgAt = 0;
 
-  constructor(owner: ConfigOwner) {
+  constructor(identity: VirtioIdentity, owner: ConfigOwner) {
+    this.#identity = identity;
     this.#owner = owner;
   }
 
   create(): ConfigSpace {
     const space = new ConfigSpace();
+    const { type, pciClass } = this.#identity;
     space.set(PCI_VENDOR_ID, 2, PCI_VENDOR_ID_REDHAT_QUMRANET);
-    space.set(PCI_DEVICE_ID, 2, DEVICE_ID);
+    space.set(PCI_DEVICE_ID, 2, FIRST_DEVICE_ID + type);
     space.set(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
     space.allow(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
     // 4.1.2.1: a non-transitional device has revision 1 or higher, and a subsystem id of 0x40 or higher.
     space.set(PCI_REVISION_ID, 1, 1);
-    space.set(PCI_CLASS_DEVICE, 2, PCI_CLASS_NETWORK_ETHERNET);
+    space.set(PCI_CLASS_DEVICE, 2, pciClass);
     space.allow(PCI_CACHE_LINE_SIZE, 1, 0xff);
     space.set(PCI_SUBSYSTEM_VENDOR_ID, 2, PCI_VENDOR_ID_REDHAT_QUMRANET);
-    space.set(PCI_SUBSYSTEM_ID, 2, DEVICE_ID);
+    space.set(PCI_SUBSYSTEM_ID, 2, FIRST_DEVICE_ID + type);
     space.allow(PCI_INTERRUPT_LINE, 1, 0xff);
     space.set(PCI_INTERRUPT_PIN, 1, 1);
 
-    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, msixCapability());
+    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, msixCapability(this.#identity.vectors));
     const add = (type: number, offset: number, bytes: number, ...extra: number[]) =>
       space.addCapability(PCI_CAP_ID_VNDR, virtioCapability(type, offset, bytes, extra));
     add(VIRTIO_PCI_CAP_COMMON_CFG, COMMON_AT, STRUCTURE_BYTES);
@@ -133,7 +144,8 @@ export class VirtioConfigSpace implements ConfigRegion {
   }
 
   beforeRead(space: ConfigSpace, offset: number, bytes: number): void {
-    const msixControl = (MSIX_VECTORS - 1) | (this.#owner.isMsixEnabled() ? PCI_MSIX_FLAGS_ENABLE : 0);
+    const msixControl =
+      (this.#identity.vectors - 1) | (this.#owner.isMsixEnabled() ? PCI_MSIX_FLAGS_ENABLE : 0);
     space.set(this.#msixAt + PCI_MSIX_FLAGS, 2, msixControl);
     space.set(PCI_STATUS, 2, PCI_STATUS_CAP_LIST | (this.#owner.isIntxPending() ? PCI_STATUS_INTERRUPT : 0));
     if (this.#touchesData(offset, bytes)) this.#access(space, false);

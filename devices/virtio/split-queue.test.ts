@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { signalEventfd } from '../../sys/eventfd.js';
-import { type GuestMap, maps } from './testing/guest.js';
-import { Workbench } from './testing/workbench.js';
+import { type GuestMap, maps } from '../virtio-net/testing/guest.js';
+import { Workbench } from '../virtio-net/testing/workbench.js';
 
 const SIZE = 8;
 const TABLES = maps.main.iova + 0x10000;

@@ -1,5 +1,5 @@
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
-import type { QueueSetup } from './messages.js';
+import type { QueueSetup } from './queue-setup.js';
 import {
   VIRTQ_AVAIL_F_NO_INTERRUPT,
   VIRTQ_DESC_BYTES,
