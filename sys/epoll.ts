@@ -17,10 +17,12 @@ export class Epoll implements Disposable {
   readonly #ready = new Map<number, () => void>();
   readonly #events = new libc.PinnedBytes(MAX_EVENTS * EVENT_WORDS * 4);
   readonly #words = new Uint32Array(this.#events.bytes.buffer);
+  readonly #wait: (timeoutMs: number) => number;
   #lastKey = 0;
 
   private constructor(fd: Fd) {
     this.#fd = fd;
+    this.#wait = libc.prepareEpollWait(fd.number, this.#events.address, MAX_EVENTS);
   }
 
   /** @throws SysError EMFILE, ENFILE, ENOMEM */
@@ -61,7 +63,7 @@ export class Epoll implements Disposable {
    * waits without limit
    */
   wait(timeoutMs: number): void {
-    const count = libc.epollWait(this.#fd.number, this.#events.address, MAX_EVENTS, timeoutMs);
+    const count = this.#wait(timeoutMs);
     for (let i = 0; i < count; i++) this.#ready.get(this.#words[i * EVENT_WORDS + 1] as number)?.();
   }
 

@@ -239,6 +239,25 @@ export function prepareIoctl(fd: number, request: number, value: number): Prepar
   return () => callOften(block);
 }
 
+/**
+ * Prepares epoll_wait for frequent calls, as {@link prepareIoctl}: each makes less garbage. `events` is an address: taking
+ * it of a buffer at each call would be a third of the call's time.
+ */
+export function prepareEpollWait(epfd: number, events: number, count: number): (timeoutMs: number) => number {
+  const paramsValue = [epfd, events, count, 0];
+  const block = {
+    library: LIBRARY,
+    funcName: 'epoll_wait',
+    retType: INT,
+    paramsType: [INT, LONG, INT, INT],
+    paramsValue,
+  };
+  return (timeoutMs) => {
+    paramsValue[3] = timeoutMs;
+    return callOften(block);
+  };
+}
+
 /** Address of the mapping, or the negative errno. `bytes` and `offset` are multiples of the page size. */
 export const mmap = (
   at: number,
@@ -260,9 +279,6 @@ export const poll = (fds: Uint8Array, count: number, timeoutMs: number): number 
 export const epollCreate1 = (flags: number): number => c.epoll_create1(flags);
 export const epollCtl = (epfd: number, operation: number, fd: number, event: Uint8Array): number =>
   c.epoll_ctl(epfd, operation, fd, event);
-/** `events` is an address: taking it of a buffer at each call would be a third of the call's time. */
-export const epollWait = (epfd: number, events: number, count: number, timeoutMs: number): number =>
-  c.epoll_wait(epfd, events, count, timeoutMs);
 export const socket = (domain: number, type: number): number => c.socket(domain, type, 0);
 /** `fds` receives two descriptors (int). */
 export const socketpair = (domain: number, type: number, fds: Uint8Array): number =>

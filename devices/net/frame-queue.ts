@@ -6,7 +6,8 @@ import { copyBytes } from './bytes.js';
  */
 export class FrameQueue {
   readonly #slots: readonly Uint8Array[];
-  readonly #lengths: Uint32Array;
+  /** The frame in each slot. Kept for the next one, which often has the same length: a new view each time is garbage. */
+  readonly #frames: Uint8Array[];
   readonly #counts: { rxDropped: number };
   #head = 0;
   #count = 0;
@@ -21,7 +22,7 @@ export class FrameQueue {
     this.#slots = Array.from({ length: frames }, (_, i) =>
       arena.subarray(i * frameBytes, (i + 1) * frameBytes),
     );
-    this.#lengths = new Uint32Array(frames);
+    this.#frames = [...this.#slots];
     this.#counts = counts;
   }
 
@@ -44,13 +45,14 @@ export class FrameQueue {
 
   /** Queues the slot last reserved. A slot that is not committed stays free. */
   commit(length: number): void {
-    this.#lengths[(this.#head + this.#count) % this.#slots.length] = length;
+    const at = (this.#head + this.#count) % this.#slots.length;
+    if (this.#frames[at]!.length !== length) this.#frames[at] = this.#slots[at]!.subarray(0, length);
     this.#count++;
   }
 
   /** Length of the oldest frame; 0 if there is none. */
   pending(): number {
-    return this.#count === 0 ? 0 : this.#lengths[this.#head]!;
+    return this.#count === 0 ? 0 : this.#frames[this.#head]!.length;
   }
 
   /**
@@ -59,15 +61,20 @@ export class FrameQueue {
    */
   shiftInto(parts: readonly Uint8Array[]): number {
     if (this.#count === 0) return 0;
-    const slot = this.#slots[this.#head]!;
-    const length = this.#lengths[this.#head]!;
+    const frame = this.#frames[this.#head]!;
+    const { length } = frame;
     this.#head = (this.#head + 1) % this.#slots.length;
     this.#count--;
+    const first = parts[0];
+    if (first !== undefined && first.length >= length) {
+      first.set(frame);
+      return length;
+    }
     let copied = 0;
     for (let i = 0; i < parts.length && copied < length; i++) {
       const part = parts[i]!;
       const bytes = Math.min(part.length, length - copied);
-      copyBytes(part, 0, slot, copied, bytes);
+      copyBytes(part, 0, frame, copied, bytes);
       copied += bytes;
     }
     if (copied === length) return length;

@@ -287,17 +287,18 @@ export class DataPath implements Disposable {
     const { fd } = this.#port;
     const hasQueue = this.#rx !== undefined || this.#remote.has(RECEIVEQ);
     if (fd < 0 || this.#receiver.isGone || this.#receiver.isStalled || !hasQueue) this.#unwatchPort();
-    else this.#portWatch ??= this.#context.watch(fd, () => this.#onFrames());
+    else this.#portWatch ??= this.#context.watch(fd, this.#whenReadable);
   }
 
-  #onFrames(): void {
+  /** A field, as a closure made in {@link #watchPort} would make garbage at each turn, watched already or not. */
+  readonly #whenReadable = (): void => {
     if (this.#remote.has(RECEIVEQ)) {
       // Its turn comes later; until then the port would call again and again.
       this.#receiver.isStalled = true;
       this.#unwatchPort();
     }
     this.pump();
-  }
+  };
 
   #unwatchPort(): void {
     this.#portWatch?.[Symbol.dispose]();

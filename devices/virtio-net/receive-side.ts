@@ -147,7 +147,7 @@ export class ReceiveSide {
 
   /** The next chain, which has room for a header. */
   #takeChain(queue: SplitQueue, limit: number): boolean {
-    if (!queue.next(0, limit)) return false;
+    if (!queue.next(0, limit, this.#hasHeaders ? 0 : NET_HEADER_BYTES)) return false;
     if (queue.bytes >= NET_HEADER_BYTES) return true;
     queue.fault = `a receive buffer of ${queue.bytes} bytes`;
     return false;

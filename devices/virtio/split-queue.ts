@@ -171,8 +171,9 @@ export class SplitQueue {
    * memory {@link isRemote}.
    * @param skip  bytes to omit at the start of the chain
    * @param limit most bytes in `parts`
+   * @param cut   where to begin another part; 0 for nowhere. Who divides `parts` later makes garbage
    */
-  next(skip: number, limit: number): boolean {
+  next(skip: number, limit: number, cut = 0): boolean {
     if (this.#nextAvail === this.#knownAvail) {
       this.#knownAvail = Atomics.load(this.#avail, RING_IDX);
       const count = (this.#knownAvail - this.#nextAvail) & 0xffff;
@@ -182,7 +183,7 @@ export class SplitQueue {
     const head = this.#avail[2 + (this.#nextAvail & this.#mask)] as number;
     this.#nextAvail = (this.#nextAvail + 1) & 0xffff;
     this.#head = head;
-    if (this.#follow(head, skip, limit)) return true;
+    if (this.#follow(head, skip, limit, cut)) return true;
     if (this.isRemote) this.unpop();
     return false;
   }
@@ -258,7 +259,7 @@ export class SplitQueue {
     return false;
   }
 
-  #follow(head: number, skip: number, limit: number): boolean {
+  #follow(head: number, skip: number, limit: number, cut: number): boolean {
     const { size, hasIndirect } = this.#setup;
     empty(this.parts);
     this.bytes = -skip;
@@ -294,14 +295,22 @@ export class SplitQueue {
       this.bytes += length;
       address += skipped;
       length = Math.min(length - skipped, room);
+      const untilCut = cut - (limit - room);
       room -= length;
-      if (length > 0 && !this.#gather(address, length)) {
-        return this.#miss(address, length, `a buffer at 0x${address.toString(16)} that is not in memory`);
+      if (untilCut > 0 && untilCut < length) {
+        if (!this.#gather(address, untilCut)) return this.#missBuffer(address, untilCut);
+        address += untilCut;
+        length -= untilCut;
       }
+      if (length > 0 && !this.#gather(address, length)) return this.#missBuffer(address, length);
       if ((tail & VIRTQ_DESC_F_NEXT) === 0) return true;
       index = next;
     }
     return this.#break(`a chain of more than ${size} descriptors`);
+  }
+
+  #missBuffer(address: number, length: number): false {
+    return this.#miss(address, length, `a buffer at 0x${address.toString(16)} that is not in memory`);
   }
 
   #copyIndirect(address: number, length: number): boolean {
