@@ -4,6 +4,7 @@
  * of them use lies in dist/chunks, which is as deep as a folder of the project.
  */
 import { readdirSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { defineConfig } from 'rolldown';
 
 const isEntry = (file) =>
@@ -13,6 +14,58 @@ const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))
   .filter(isEntry)
   .concat('consumers/main.ts', 'faults/main.ts', 'lab/main.ts', 'mutants/main.ts'); // their folders hold programs of others
+
+const MAIN = 'vmm/cli-run.ts';
+const MACHINE = 'vmm/machine-thread.ts';
+const ASSIGN = 'vmm/assign/index.ts';
+
+/**
+ * The files that the threads of `tsvisor run` load, and for which programs: a file of its own costs a module, and each thread
+ * that loads it, up to a millisecond, so they are few; but other programs load them too, and hardly more than they need. A
+ * module is in the first file here that has it for one of its programs, so that a file imports only those before it.
+ */
+const PARTS = [
+  { file: 'words', of: ['vmm/cli.ts'] }, // without ffi-rs, which `--help` does not need
+  {
+    file: 'threads',
+    of: ['sys/event-loop.ts', 'devices/virtio-net/queue-task.ts', 'vmm/assign/signal-task.ts'],
+  },
+  { file: 'shared', of: [MACHINE, ASSIGN], and: [MAIN, 'vmm/index.ts'] },
+  { file: 'kvm', of: ['kvm/index.ts'], and: [MACHINE] },
+  { file: 'vfio', of: ['vfio/index.ts'], and: [MACHINE] },
+  { file: 'devices', of: [ASSIGN], and: [MACHINE] },
+  { file: 'machine', of: [MACHINE] },
+  { file: 'main', of: [MAIN] },
+];
+
+/** The modules that a program imports, however indirectly; not itself, as nothing else may run it. */
+const imported = new Map();
+function importsOf(program, build) {
+  const known = imported.get(program);
+  if (known !== undefined) return known;
+  const found = new Set();
+  const visit = (id) => {
+    for (const next of build.getModuleInfo(id)?.importedIds ?? []) {
+      if (found.has(next)) continue;
+      found.add(next);
+      visit(next);
+    }
+  };
+  visit(resolve(program));
+  imported.set(program, found);
+  return found;
+}
+
+const programsOfParts = new Set(PARTS.flatMap(({ of }) => of.map((program) => resolve(program))));
+const groups = PARTS.map(({ file, of, and }, index) => ({
+  debugName: file,
+  priority: PARTS.length - index,
+  name(id, build) {
+    const isUsedBy = (program) => importsOf(program, build).has(id);
+    const belongs = !programsOfParts.has(id) && of.some(isUsedBy) && (and ?? of).some(isUsedBy);
+    return belongs ? file : null;
+  },
+}));
 
 /** Packages that go into the files: loading them one module at a time is what takes long. All others stay outside. */
 const bundled = /^(zod|tsyringe|tslib|reflect-metadata|@oxc-project\/runtime)(\/|$)/;
@@ -33,6 +86,10 @@ const programs = defineConfig({
     sourcemap: true,
     entryFileNames: '[name].js',
     chunkFileNames: 'chunks/[name].js',
+    codeSplitting: { groups },
+    // V8 reads every byte of a file before it runs it, and twice as many bytes if one character is not of Latin-1.
+    comments: { legal: true, annotation: false, jsdoc: false },
+    minify: { compress: false, mangle: false, codegen: { removeWhitespace: false, asciiOnly: true } },
   },
 });
 

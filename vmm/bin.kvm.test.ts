@@ -112,7 +112,7 @@ test.skipIf(!hasPrlimit)(
   'wherever the host refuses another descriptor, the run ends with exit code 69 and one sentence (skipped without prlimit)',
   () => {
     let refusals = 0;
-    for (let limit = 20, status: number | null = 69; status !== 0; limit += 6) {
+    for (let limit = 20, status: number | null = 69; status !== 0; limit += 4) {
       expect(limit).toBeLessThan(200);
       const ended = tsvisor(['run', '--append', 'halt-test'], ['prlimit', `--nofile=${limit}`]);
       status = ended.status;
