@@ -17,6 +17,7 @@ import {
 } from '../vfio/index.js';
 import { RecordingListener, ScriptedVm, World, type WorldDevice } from '../vfio/testing/index.js';
 import { median } from './measure.js';
+import type { Report } from './report.js';
 
 const ROUNDS = 5;
 const DEVICES = [625, 1_250, 2_500, 5_000, 10_000];
@@ -224,8 +225,8 @@ function slope(sizes: readonly number[], perCall: readonly number[]): number {
   return covariance / x.reduce((sum, value) => sum + (value - meanX) ** 2, 0);
 }
 
-function printRow(name: string, columns: readonly string[]): void {
-  console.log(`  ${name.padEnd(40)}${columns.map((column) => column.padStart(8)).join('')}`);
+function printRow(report: Report, name: string, columns: readonly string[]): void {
+  report.line(`  ${name.padEnd(40)}${columns.map((column) => column.padStart(8)).join('')}`);
 }
 
 /**
@@ -233,15 +234,26 @@ function printRow(name: string, columns: readonly string[]): void {
  * them.
  */
 function printCosts(
+  report: Report,
   title: string,
   sizes: readonly number[],
   measure: (size: number) => Readonly<Record<string, number>>,
 ): void {
   const rounds = Array.from({ length: ROUNDS }, () => sizes.map(measure));
-  printRow(title, [...sizes.map(String), 'slope']);
+  printRow(report, title, [...sizes.map(String), 'slope']);
   for (const operation of Object.keys(rounds[0]?.[0] ?? {})) {
     const costs = sizes.map((_, i) => median(rounds.map((round) => round[i]?.[operation] ?? 0)));
-    printRow(`  ${operation}`, [...costs.map((cost) => cost.toFixed(2)), slope(sizes, costs).toFixed(2)]);
+    for (const [i, value] of costs.entries())
+      report.add({
+        benchmark: 'core-scale',
+        name: `${title}: ${operation}, ${sizes[i]}`,
+        unit: 'us',
+        value,
+      });
+    printRow(report, `  ${operation}`, [
+      ...costs.map((cost) => cost.toFixed(2)),
+      slope(sizes, costs).toFixed(2),
+    ]);
   }
 }
 
@@ -250,14 +262,16 @@ function printCosts(
  * young generation never fills up and small cores seem cheaper, which would measure the garbage collector instead of
  * the core.
  */
-function printLives(title: string, groupsPerVm: number): void {
-  printCosts(title, DEVICES, (size) => timed(() => life(size, groupsPerVm), ALL_DEVICES / size));
+function printLives(report: Report, title: string, groupsPerVm: number): void {
+  printCosts(report, title, DEVICES, (size) => timed(() => life(size, groupsPerVm), ALL_DEVICES / size));
 }
 
-export async function coreScale(): Promise<void> {
+export async function coreScale(report: Report): Promise<void> {
   timed(() => life(1_000, 8), 1);
-  printLives('devices; 8 groups a VM', 8);
-  printLives('devices; one VM has them all', ALL_DEVICES);
-  printCosts('listeners on one group', LISTENERS, (size) => timed(() => listening(size), 1_000 / size));
-  printCosts('DMA maps', MAPS, (size) => timed(() => mapping(size), 1));
+  printLives(report, 'devices; 8 groups a VM', 8);
+  printLives(report, 'devices; one VM has them all', ALL_DEVICES);
+  printCosts(report, 'listeners on one group', LISTENERS, (size) =>
+    timed(() => listening(size), 1_000 / size),
+  );
+  printCosts(report, 'DMA maps', MAPS, (size) => timed(() => mapping(size), 1));
 }

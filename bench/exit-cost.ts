@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BusDevice } from '../devices/contracts.js';
+import type { VcpuExit } from '../kvm/exits.js';
 import { MemorySlots } from '../kvm/memory-slots.js';
 import { Kvm } from '../kvm/system.js';
 import { Regs, Sregs } from '../kvm/uapi-vcpu.js';
@@ -17,7 +18,17 @@ import { ExitDispatcher } from '../vmm/assign/exit-dispatcher.js';
 import { flatMemory } from '../vmm/assign/testing.js';
 import { bootSregs, prepareLongMode } from '../vmm/long-mode.js';
 import { u32 } from './machine-code.js';
-import { compileC, interleave, microseconds, scratchFolder } from './measure.js';
+import {
+  compileC,
+  interleave,
+  interleaveEach,
+  microseconds,
+  type Percentiles,
+  processorNs,
+  type Rounds,
+  scratchFolder,
+} from './measure.js';
+import { percentileText, type Report } from './report.js';
 
 const MEMORY_BYTES = 2n << 20n;
 const CODE = 0x10_0000n;
@@ -26,6 +37,7 @@ const MMIO_ADDRESS = 0xd000_0000;
 /** Few, and many rounds: where others use the processors, some rounds are left in peace. */
 const EXITS = 2000;
 const ROUNDS = 61;
+const ROUNDS_OF_EACH = 25;
 
 const LOOP_AND_HALT = (target: number) => [0xff, 0xc9, 0x75, target & 0xff, 0xf4]; // dec ecx; jnz target; hlt
 
@@ -52,6 +64,8 @@ function byteSink(): BusDevice & { last: number } {
 interface Contender extends Disposable {
   /** Runs the guest to its end. Returns nanoseconds per exit. */
   run(): number;
+  /** The same, with the time of each exit. Valid until the next call. */
+  runEach(): Float64Array;
   readonly memory: Uint8Array;
   readonly sregs: Uint8Array;
   readonly regs: Uint8Array;
@@ -72,42 +86,70 @@ function createContender(code: readonly number[], door: IoctlDoor): Contender {
   pio.add(BigInt(PORT), 1n, byteSink());
   mmio.add(BigInt(MMIO_ADDRESS), 4096n, byteSink());
   const exits = new ExitDispatcher(pio, mmio);
+  const each = new Float64Array(EXITS);
+  const reset = () => {
+    vcpu.setSregs(sregs);
+    vcpu.setRegs(regs);
+  };
+  const dispatch = (exit: VcpuExit) => {
+    if (!exits.dispatch(0, exit)) throw new Error(`unexpected exit: ${exit.kind}`);
+  };
   const owned = scope.move();
   return {
     memory: memory.ram(0n, Number(MEMORY_BYTES)).slice(),
     sregs: Sregs.encode(sregs),
     regs: Regs.encode(regs),
     run() {
-      vcpu.setSregs(sregs);
-      vcpu.setRegs(regs);
+      reset();
       const start = process.hrtime.bigint();
-      for (let exit = vcpu.run(); exit.kind !== 'hlt'; exit = vcpu.run()) {
-        if (!exits.dispatch(0, exit)) throw new Error(`unexpected exit: ${exit.kind}`);
-      }
+      for (let exit = vcpu.run(); exit.kind !== 'hlt'; exit = vcpu.run()) dispatch(exit);
       return Number(process.hrtime.bigint() - start) / EXITS;
+    },
+    runEach() {
+      reset();
+      let last = performance.now(); // no BigInt: garbage of ours would be in the times
+      let at = 0;
+      for (let exit = vcpu.run(); exit.kind !== 'hlt'; exit = vcpu.run()) {
+        dispatch(exit);
+        const now = performance.now();
+        each[at++] = (now - last) * 1e6;
+        last = now;
+      }
+      return each;
     },
     [Symbol.dispose]: () => owned[Symbol.dispose](),
   };
 }
 
-/** Those that are there; prints why another one is not. */
-const openDoors = (): readonly IoctlDoor[] =>
+/** Those that are there; reports why another one is not. */
+const openDoors = (report?: Report): readonly IoctlDoor[] =>
   DOOR_NAMES.flatMap((name) => {
     try {
       return openDoor(name);
     } catch (error) {
       if (!(error instanceof SysError)) throw error;
-      console.log(`      ${name} is left out: ${error.hint}`);
+      report?.line(`  ${name} is left out: ${error.hint}`);
       return [];
     }
   });
 
+/** Our side alone, by processor time: the other side's turns and other programs do not count. */
+export function exitCostRounds(scope: Scope): Rounds {
+  const rounds: Record<string, () => number> = {};
+  for (const [kind, code] of Object.entries(guests)) {
+    for (const door of openDoors()) {
+      const contender = scope.own(createContender(code, door));
+      rounds[`${kind} exit by ${door.name}`] = () => processorNs(() => contender.run()) / EXITS;
+    }
+  }
+  return rounds;
+}
+
 /** Prints cost and ratio for each kind of exit. */
-export async function exitCost(): Promise<void> {
+export async function exitCost(report: Report): Promise<void> {
   using folder = scratchFolder();
   const loop = compileC('exit-loop', folder.path);
-  console.log(`      Node ${process.version}`);
-  const doors = openDoors();
+  const doors = openDoors(report);
   for (const [kind, code] of Object.entries(guests)) {
     using scope = new Scope();
     const ours = doors.map((door) => [door.name, scope.own(createContender(code, door))] as const);
@@ -116,14 +158,25 @@ export async function exitCost(): Promise<void> {
     [sample.memory, sample.sregs, sample.regs].forEach((bytes, i) => {
       writeFileSync(files[i] as string, bytes);
     });
-    const contenders: Record<string, () => number> = {
-      C: () => Number(execFileSync(loop, [...files, '1'], { encoding: 'utf8' })),
-    };
-    for (const [door, contender] of ours) contenders[door] = () => contender.run();
-    const { C: c = Number.NaN, ...rest } = await interleave(ROUNDS, contenders);
-    const texts = Object.entries(rest).map(
-      ([door, ns]) => `tsvisor by ${door} ${microseconds(ns)}, ${(ns / c).toFixed(2)} x C`,
-    );
-    console.log(`${kind.padEnd(5)} exit: C ${microseconds(c)}; ${texts.join('; ')}`);
+    const byC = (what: string) => execFileSync(loop, [...files, what], { encoding: 'utf8' });
+    const means = await interleave(ROUNDS, {
+      C: () => Number(byC('mean')),
+      ...Object.fromEntries(ours.map(([door, contender]) => [door, () => contender.run()])),
+    });
+    const each = await interleaveEach(ROUNDS_OF_EACH, {
+      C: () => byC('each').trim().split('\n').map(Number),
+      ...Object.fromEntries(ours.map(([door, contender]) => [door, () => contender.runEach()])),
+    });
+    const c = means.C as number;
+    for (const [by, value] of Object.entries(means)) {
+      const times = each[by] as Percentiles;
+      const ratio = by === 'C' ? '' : `, ${(value / c).toFixed(2)} x C`;
+      report.line(
+        `  ${kind} exit by ${by}: ${microseconds(value)}${ratio}; ${times.samples} timed: ${percentileText(times)}`,
+      );
+      const name = `${kind} exit by ${by}`;
+      const against = by === 'C' ? {} : { ratio: { to: `${kind} exit by C`, value: value / c } };
+      report.add({ benchmark: 'exit-cost', name, unit: 'ns', value, each: times, ...against });
+    }
   }
 }

@@ -2,7 +2,8 @@
  * The peer of bench/exit-cost.ts: a minimal VMM loop around KVM_RUN. It uses the memory and registers prepared by the
  * TypeScript side, so that both run the same guest.
  *
- *   exit-loop MEMORY SREGS REGS ROUNDS    prints nanoseconds per exit, one line per round
+ *   exit-loop MEMORY SREGS REGS mean      prints nanoseconds per exit
+ *   exit-loop MEMORY SREGS REGS each      prints the nanoseconds of each exit, a line for each
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -15,6 +16,8 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { MOST_EXITS = 1 << 20 };
 
 static void die(const char *what)
 {
@@ -64,33 +67,40 @@ int main(int argc, char **argv)
 		die("KVM_CREATE_VCPU");
 
 	volatile uint8_t sink = 0;
-	for (int round = 0; round < atoi(argv[4]); round++) {
-		if (ioctl(vcpu, KVM_SET_SREGS, sregs) < 0 || ioctl(vcpu, KVM_SET_REGS, regs) < 0)
-			die("KVM_SET_SREGS");
-		long exits = 0;
-		double start = now_ns();
-		for (int more = 1; more;) {
-			if (ioctl(vcpu, KVM_RUN, 0) < 0)
-				die("KVM_RUN");
-			switch (run->exit_reason) {
-			case KVM_EXIT_IO:
-				sink = *((uint8_t *)run + run->io.data_offset);
-				exits++;
-				break;
-			case KVM_EXIT_MMIO:
-				sink = run->mmio.data[0];
-				exits++;
-				break;
-			case KVM_EXIT_HLT:
-				more = 0;
-				break;
-			default:
-				fprintf(stderr, "exit %u\n", run->exit_reason);
-				return 1;
-			}
+	if (ioctl(vcpu, KVM_SET_SREGS, sregs) < 0 || ioctl(vcpu, KVM_SET_REGS, regs) < 0)
+		die("KVM_SET_SREGS");
+	int is_each = !strcmp(argv[4], "each");
+	static double each[MOST_EXITS];
+	long exits = 0;
+	double start = now_ns(), last = start;
+	for (int more = 1; more && exits < MOST_EXITS;) {
+		if (ioctl(vcpu, KVM_RUN, 0) < 0)
+			die("KVM_RUN");
+		switch (run->exit_reason) {
+		case KVM_EXIT_IO:
+			sink = *((uint8_t *)run + run->io.data_offset);
+			exits++;
+			break;
+		case KVM_EXIT_MMIO:
+			sink = run->mmio.data[0];
+			exits++;
+			break;
+		case KVM_EXIT_HLT:
+			more = 0;
+			break;
+		default:
+			fprintf(stderr, "exit %u\n", run->exit_reason);
+			return 1;
 		}
-		printf("%.1f\n", (now_ns() - start) / exits);
-		fflush(stdout);
+		if (is_each && more) {
+			double now = now_ns();
+			each[exits - 1] = now - last;
+			last = now;
+		}
 	}
+	if (!is_each)
+		printf("%.1f\n", (now_ns() - start) / exits);
+	for (long i = 0; is_each && i < exits; i++)
+		printf("%.0f\n", each[i]);
 	return sink == 256;
 }

@@ -14,11 +14,50 @@ export function median(values: readonly number[]): number {
     : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
 }
 
-/** Runs all contenders in turn, round by round, so that noise affects all of them. Returns each one's median. */
-export async function interleave(
+/** Processor time of the process while `work` runs, in nanoseconds: waiting for a processor does not count. */
+export function processorNs(work: () => void): number {
+  const before = process.cpuUsage();
+  work();
+  const { user, system } = process.cpuUsage(before);
+  return (user + system) * 1000;
+}
+
+/** Of single operations, by nearest rank. */
+export interface Percentiles {
+  readonly samples: number;
+  readonly p50: number;
+  readonly p99: number;
+  readonly p999: number;
+}
+
+/** @throws RangeError without values */
+export function percentiles(values: Iterable<number>): Percentiles {
+  const sorted = Float64Array.from(values).sort();
+  if (sorted.length === 0) throw new RangeError('percentiles of no values');
+  const at = (part: number) => sorted[Math.ceil(part * sorted.length) - 1] as number;
+  return { samples: sorted.length, p50: at(0.5), p99: at(0.99), p999: at(0.999) };
+}
+
+/** As {@link interleave}, for contenders that time each operation. Returns those of all rounds together. */
+export async function interleaveEach(
   rounds: number,
-  contenders: Readonly<Record<string, () => number | Promise<number>>>,
-): Promise<Record<string, number>> {
+  contenders: Readonly<Record<string, () => ArrayLike<number> | Promise<ArrayLike<number>>>>,
+): Promise<Record<string, Percentiles>> {
+  const samples: Record<string, number[]> = {};
+  for (let round = 0; round < rounds; round++) {
+    for (const [name, run] of Object.entries(contenders)) {
+      samples[name] ??= [];
+      for (const value of Array.from(await run())) samples[name].push(value);
+    }
+  }
+  return Object.fromEntries(Object.entries(samples).map(([name, values]) => [name, percentiles(values)]));
+}
+
+/** One round of each figure of a benchmark. For `--against`, in nanoseconds. */
+export type Rounds = Readonly<Record<string, () => number | Promise<number>>>;
+
+/** Runs all contenders in turn, round by round, so that noise affects all of them. Returns each one's median. */
+export async function interleave(rounds: number, contenders: Rounds): Promise<Record<string, number>> {
   const samples: Record<string, number[]> = {};
   for (let round = 0; round < rounds; round++) {
     for (const [name, run] of Object.entries(contenders)) {

@@ -1,7 +1,8 @@
 /** The data path: from doorbell to interrupt, and packets to the responder and back. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { VirtualMachine } from '../vmm/virtual-machine.js';
-import { median, microseconds } from './measure.js';
+import { median, microseconds, type Percentiles, percentiles, type Rounds } from './measure.js';
+import { percentileText, type Report } from './report.js';
 
 const ROUNDS = 5;
 const DOORBELLS = 500;
@@ -54,33 +55,51 @@ function numberIn(text: string, pattern: RegExp): number {
   return Number(match[1]);
 }
 
-async function medianOf(measure: () => Promise<number>): Promise<number> {
-  const values: number[] = [];
-  for (let i = 0; i < ROUNDS; i++) values.push(await measure());
-  return median(values);
+/** What the guest measured of each operation, in nanoseconds. */
+function eachIn(text: string, what: string): number[] {
+  const lines = [...text.matchAll(new RegExp(`^${what}, ns each:(.*)$`, 'gm'))];
+  return lines.flatMap(([, values = '']) => values.trim().split(' ').map(Number));
 }
 
+const echo = (inFlight: number, more = '') => runGuest(`udp=${DATAGRAMS},${BYTES},${inFlight}${more}`);
+const hostNsOf = ({ hostNs }: Run) => hostNs / (2 * DATAGRAMS);
+const hostName = (inFlight: number) =>
+  `the event thread's time for a UDP packet of ${BYTES} bytes, ${inFlight} in flight`;
+
+export const packetsRounds = (): Rounds =>
+  Object.fromEntries(
+    [1, 32].map((inFlight) => [hostName(inFlight), async () => hostNsOf(await echo(inFlight))]),
+  );
+
 /** Prints both. The host's share is printed separately, because the guest's is large where KVM emulates its code. */
-export async function packets(): Promise<void> {
-  const roundTrip = await medianOf(async () => {
-    const { text } = await runGuest(`doorbell=${DOORBELLS}`);
-    return numberIn(text, /cycles each \((\d+) us\)/);
-  });
-  console.log(
-    `  doorbell to transmit interrupt, as the guest sees it: ${roundTrip} us (median of ${ROUNDS})`,
-  );
+export async function packets(report: Report): Promise<void> {
+  const doorbells: number[] = [];
+  const echoes: number[] = [];
   const rates: number[] = [];
-  const hostNs = await medianOf(async () => {
-    const { text, hostNs } = await runGuest(`udp=${DATAGRAMS},${BYTES},1`);
-    rates.push(numberIn(text, /us, (\d+) packets\/s/));
-    return hostNs / (2 * DATAGRAMS);
-  });
-  console.log(
-    `  UDP ping-pong of ${BYTES} bytes, one in flight: ${median(rates)} packets/s; ` +
-      `the host's event thread spends ${microseconds(hostNs)} a packet`,
-  );
-  const busyNs = await medianOf(
-    async () => (await runGuest(`udp=${DATAGRAMS},${BYTES},32`)).hostNs / (2 * DATAGRAMS),
-  );
-  console.log(`  the same with 32 in flight: ${microseconds(busyNs)} of host time a packet`);
+  const hostNs: Record<number, number[]> = { 1: [], 32: [] };
+  for (let round = 0; round < ROUNDS; round++) {
+    doorbells.push(...eachIn((await runGuest(`doorbell=${DOORBELLS} samples`)).text, 'doorbell'));
+    const one = await echo(1, ' samples');
+    echoes.push(...eachIn(one.text, 'udp'));
+    rates.push(numberIn(one.text, /us, (\d+) packets\/s/));
+    hostNs[1]?.push(hostNsOf(one));
+    hostNs[32]?.push(hostNsOf(await echo(32)));
+  }
+  const add = (name: string, unit: string, value: number, each?: Percentiles) =>
+    report.add({ benchmark: 'packets', name, unit, value, ...(each && { each }) });
+  for (const [name, times] of [
+    ['doorbell to transmit interrupt, as the guest sees it', doorbells],
+    [`UDP round trip of ${BYTES} bytes, one in flight, as the guest sees it`, echoes],
+  ] as const) {
+    const each = percentiles(times);
+    report.line(`  ${name}: ${percentileText(each)}`);
+    add(name, 'ns', each.p50, each);
+  }
+  report.line(`  the same: ${median(rates)} packets/s`);
+  add('UDP round trips, one in flight', 'packets/s', median(rates));
+  for (const inFlight of [1, 32]) {
+    const value = median(hostNs[inFlight] ?? []);
+    report.line(`  ${hostName(inFlight)}: ${microseconds(value)}`);
+    add(hostName(inFlight), 'ns', value);
+  }
 }

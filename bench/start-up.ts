@@ -3,7 +3,8 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { RunReport } from '../vmm/protocol.js';
 import { monotonicMs } from '../vmm/protocol.js';
-import { interleave } from './measure.js';
+import { interleave, type Rounds } from './measure.js';
+import type { Report } from './report.js';
 
 const ROUNDS = 9;
 const FIRST_INSTRUCTION = 0x10;
@@ -29,14 +30,25 @@ function bareNode(): number {
   return monotonicMs() - start;
 }
 
-export async function startUp(): Promise<void> {
-  const result = await interleave(ROUNDS, {
-    node: bareNode,
-    run: () => untilFirstInstruction(['--append', 'halt-test']),
-  });
-  const { node = 0, run = 0 } = result;
-  console.log(
-    `  process start to the guest's first instruction, NIC attached: ${run.toFixed(0)} ms ` +
-      `(${(run / node).toFixed(1)} x an empty Node process, ${node.toFixed(0)} ms)`,
+const run = () => untilFirstInstruction(['--append', 'halt-test']);
+
+export const startUpRounds = (): Rounds => ({
+  "process start to the guest's first instruction": () => run() * 1e6,
+});
+
+export async function startUp(report: Report): Promise<void> {
+  const { node = 0, ours = 0 } = await interleave(ROUNDS, { node: bareNode, ours: run });
+  report.line(
+    `  process start to the guest's first instruction, NIC attached: ${ours.toFixed(0)} ms ` +
+      `(${(ours / node).toFixed(1)} x an empty Node process, ${node.toFixed(0)} ms)`,
   );
+  const [mine, empty] = ["process start to the guest's first instruction", 'an empty Node process'];
+  report.add({ benchmark: 'start-up', name: empty, unit: 'ms', value: node });
+  report.add({
+    benchmark: 'start-up',
+    name: mine,
+    unit: 'ms',
+    value: ours,
+    ratio: { to: empty, value: ours / node },
+  });
 }

@@ -3,13 +3,14 @@ import { execFileSync } from 'node:child_process';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { compileC, interleave, microseconds, scratchFolder, serving } from './measure.js';
+import type { Report } from './report.js';
 
 const ROUNDS = 5;
 const SIZES = [64, 4096, 65_536];
 const TIMES = { fd: 20_000, message: 2000 };
 const plugin = fileURLToPath(new URL('./dma-engine-plugin.js', import.meta.url));
 
-export async function vfioUserDma(): Promise<void> {
+export async function vfioUserDma(report: Report): Promise<void> {
   using folder = scratchFolder();
   const peer = compileC('vfio-user-peer', folder.path);
   const [inC, ours] = [join(folder.path, 'c.sock'), join(folder.path, 'ours.sock')];
@@ -33,9 +34,18 @@ export async function vfioUserDma(): Promise<void> {
         tsvisor: by(ours),
       });
       const name = how === 'fd' ? 'shared memory' : 'DMA_READ messages';
-      console.log(
+      report.line(
         `  ${bytes} bytes by ${name}: C ${microseconds(C)}, tsvisor ${microseconds(tsvisor)} (${(tsvisor / C).toFixed(2)} x C)`,
       );
+      const [mine, theirs] = [`${bytes} bytes by ${name}, tsvisor`, `${bytes} bytes by ${name}, C`];
+      report.add({ benchmark: 'vfio-user-dma', name: theirs, unit: 'ns', value: C });
+      report.add({
+        benchmark: 'vfio-user-dma',
+        name: mine,
+        unit: 'ns',
+        value: tsvisor,
+        ratio: { to: theirs, value: tsvisor / C },
+      });
     }
   }
 }

@@ -1,7 +1,7 @@
 /*
  * A minimal vfio-user client and server, for comparison.
  *   vfio-user-peer server PATH           answers VERSION, DMA_MAP, REGION_READ, and REGION_WRITE of BAR 0, one client at a time
- *   vfio-user-peer read PATH COUNT       median nanoseconds of a REGION_READ of 4 bytes of configuration space
+ *   vfio-user-peer read PATH COUNT       nanoseconds of each REGION_READ of 4 bytes of configuration space, a line for each
  *   vfio-user-peer post PATH COUNT       nanoseconds of a posted REGION_WRITE of 4 bytes: COUNT writes, then one read
  *   vfio-user-peer dma PATH COUNT BYTES fd|message
  *                                        nanoseconds of the server's read of BYTES of our memory: shared, or with DMA_READ
@@ -174,11 +174,6 @@ static void serve(const char *path) {
   }
 }
 
-static int compare(const void *a, const void *b) {
-  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-  return (x > y) - (x < y);
-}
-
 static int64_t read_once(int fd, uint16_t id) {
   struct access ask = {.header = {id, REGION_READ, sizeof(struct header) + 16, 0, 0}, .region = CONFIG, .count = 4};
   struct access reply;
@@ -279,8 +274,7 @@ int main(int argc, char **argv) {
   if (!strcmp(argv[1], "read")) {
     int64_t *samples = calloc(count, sizeof *samples);
     for (int i = 0; i < count; i++) samples[i] = read_once(fd, i);
-    qsort(samples, count, sizeof *samples, compare);
-    printf("%lld\n", (long long)samples[count / 2]);
+    for (int i = 0; i < count; i++) printf("%lld\n", (long long)samples[i]);
   } else {
     struct access post = {.header = {1, REGION_WRITE, sizeof(struct header) + 20, NO_REPLY, 0}, .offset = 0x0c, .region = CONFIG, .count = 4};
     int64_t start = now();

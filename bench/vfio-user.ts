@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { Connection } from '../vfio/user/client/connection.js';
 import { Writer } from '../vfio/user/message.js';
 import { VFIO_USER_REGION_READ, VFIO_USER_REGION_WRITE } from '../vfio/user/protocol.js';
-import { compileC, interleave, median, microseconds, scratchFolder, serving } from './measure.js';
+import { compileC, interleaveEach, microseconds, scratchFolder, serving } from './measure.js';
+import { percentileText, type Report } from './report.js';
 
 const ROUNDS = 7;
 const READS = 20_000;
@@ -18,8 +19,8 @@ const request = (count: number, data: Uint8Array = new Uint8Array(0)): Uint8Arra
     .u32(count)
     .data(data).bytes;
 
-/** Median nanoseconds of a read by our client. */
-function readByUs(path: string): number {
+/** Nanoseconds of each read by our client. */
+function readByUs(path: string): number[] {
   using connection = Connection.open(path, 5000);
   const once = () => void connection.ask(VFIO_USER_REGION_READ, request(4));
   for (let i = 0; i < 2000; i++) once();
@@ -29,7 +30,7 @@ function readByUs(path: string): number {
     once();
     samples[i] = Number(process.hrtime.bigint() - start);
   }
-  return median(samples);
+  return samples;
 }
 
 function postByUs(path: string): number {
@@ -42,31 +43,42 @@ function postByUs(path: string): number {
   return Number(process.hrtime.bigint() - start) / POSTS;
 }
 
-export async function vfioUser(): Promise<void> {
+export async function vfioUser(report: Report): Promise<void> {
   using folder = scratchFolder();
   const peer = compileC('vfio-user-peer', folder.path);
   const [inC, ours] = [join(folder.path, 'c.sock'), join(folder.path, 'ours.sock')];
   await using _c = await serving(peer, ['server', inC]);
   await using _ours = await serving(process.execPath, ['serve', 'mtty-1', '--socket', ours]);
   const byC = (what: string, path: string, count: number) => () =>
-    Number(execFileSync(peer, [what, path, `${count}`], { encoding: 'utf8' }));
-  const reads = await interleave(ROUNDS, {
+    execFileSync(peer, [what, path, `${count}`], { encoding: 'utf8' })
+      .trim()
+      .split('\n')
+      .map(Number);
+  const reads = await interleaveEach(ROUNDS, {
     'C client, C server': byC('read', inC, READS),
     'C client, our server': byC('read', ours, READS),
     'our client, C server': () => readByUs(inC),
     'our client, our server': () => readByUs(ours),
   });
-  const posts = await interleave(ROUNDS, {
+  // A post has no end that its sender sees: many are timed together.
+  const posts = await interleaveEach(ROUNDS, {
     'C client, C server': byC('post', inC, POSTS),
     'C client, our server': byC('post', ours, POSTS),
-    'our client, C server': () => postByUs(inC),
+    'our client, C server': () => [postByUs(inC)],
   });
   for (const [what, result] of [
     ['REGION_READ, round trip', reads],
     ['posted REGION_WRITE', posts],
   ] as const) {
-    const floor = result['C client, C server'] as number;
-    for (const [name, ns] of Object.entries(result))
-      console.log(`  ${what}, ${name}: ${microseconds(ns)} (${(ns / floor).toFixed(2)} x C)`);
+    const floor = result['C client, C server']?.p50 ?? Number.NaN;
+    for (const [who, each] of Object.entries(result)) {
+      const name = `${what}, ${who}`;
+      const value = each.p50;
+      const isEach = result === reads;
+      const ratio = { to: `${what}, C client, C server`, value: value / floor };
+      const times = isEach ? percentileText(each) : microseconds(value);
+      report.line(`  ${name}: ${times} (${ratio.value.toFixed(2)} x C)`);
+      report.add({ benchmark: 'vfio-user', name, unit: 'ns', value, ratio, ...(isEach && { each }) });
+    }
   }
 }

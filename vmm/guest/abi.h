@@ -45,6 +45,7 @@
  *   hotplug=N              look at bus 0 every 10 ms, and use each NIC (ARP, pings) and display that appears, one NIC at a
  *                          time, until N devices have come and gone; then verdict 0
  *   reset                  after that, reset the machine (port 0xCF9) instead of the verdict
+ *   samples                print the time of each of the first 8192 udp or doorbell round trips, in the report
  *   spin                   never halt while waiting: poll the used rings, interrupts enabled
  *   halt-test              verdict 0 at once
  *   crash=ud2|triple|int3  execute UD2; load an empty IDT and execute UD2; execute INT3
@@ -65,6 +66,7 @@
  *   udp: 2000 of 2000 datagrams of 1024 bytes returned in 35634 us, 56126 packets/s, 2048000 bytes, 57473 kB/s each way
  *   tcp: 300000 of 300000 bytes echoed in 33048 us, 9077 kB/s each way, 213 segments out, 416 in, 0 time-outs
  *   doorbell: 200 of 200 round trips, 120084 cycles each (46 us), least 35334, most 2475590
+ *   doorbell, ns each: 45210 46020 ...               with samples, 12 in a line; also udp, ns each: ...
  *   hotplug: ready                                   with hotplug, and then any of:
  *   hotplug: the NIC in slot 3 works, 10/10 replies  or: was pulled out, if that happened before the last reply
  *   hotplug: the display in slot 4 is drawn

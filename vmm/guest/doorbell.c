@@ -4,6 +4,7 @@
 #include "inet.h"
 #include "options.h"
 #include "print.h"
+#include "samples.h"
 #include "trap.h"
 
 #define FRAME_BYTES 60
@@ -37,6 +38,7 @@ static bool round_trip(void) {
   }
   passed = rdtsc() - start;
   total += passed;
+  sample(passed);
   if (passed < least) least = passed;
   if (passed > most) most = passed;
   return true;
@@ -50,5 +52,6 @@ bool doorbell_report(void) {
   u64 mean = done ? total / done : 0;
   print("doorbell: %u of %u round trips, %lu cycles each (%lu us), least %lu, most %lu\n", done, options.doorbell, mean,
         microseconds(mean), done ? least : 0, most);
+  samples_print("doorbell");
   return done == options.doorbell;
 }

@@ -97,6 +97,7 @@ static bool one(const char **at) {
   if (word(at, "udp=")) return udp(at);
   if (word(at, "tcp=")) return number(at, &options.tcp) && options.tcp && options.tcp <= 0x7fffffff;
   if (word(at, "spin")) return options.spin = true;
+  if (word(at, "samples")) return options.samples = true;
   if (word(at, "doorbell=")) return number_within(at, &options.doorbell, 1, 0x7fffffff);
   if (word(at, "xres=")) return number_within(at, &options.xres, NOISE_WIDTH, MAX_PIXELS);
   if (word(at, "yres=")) return number_within(at, &options.yres, NOISE_HEIGHT, MAX_PIXELS);

@@ -3,6 +3,7 @@
 #include "inet.h"
 #include "options.h"
 #include "print.h"
+#include "samples.h"
 
 #define STALL_US 500000
 #define STALLS 3
@@ -10,6 +11,7 @@
 
 static u64 pattern[2048 / 8]; /* the sequence number replaces the first word */
 static bool outstanding[TRACKED];
+static u64 sent_at[TRACKED]; /* with samples */
 static u64 sent, returned, lost, corrupt, strays, elapsed;
 static u64 settled; /* returned + lost + corrupt at the last check */
 
@@ -22,6 +24,7 @@ void udp_echo_receive(const u8 *payload, u32 bytes) {
     return;
   }
   outstanding[number % TRACKED] = false;
+  if (options.samples) sample(rdtsc() - sent_at[number % TRACKED]);
   if (bytes == options.udp_bytes && equal(payload + 8, pattern + 1, bytes - 8)) returned++;
   else corrupt++;
 }
@@ -39,6 +42,7 @@ static void fill_window(void) {
     if (!kept) copy(payload, pattern, bytes);
     *(u64 *)payload = sent;
     outstanding[sent % TRACKED] = true;
+    if (options.samples) sent_at[sent % TRACKED] = rdtsc();
     udp_publish(bytes);
     any = true;
   }
@@ -73,5 +77,6 @@ bool udp_echo_report(void) {
   print("udp: %lu of %u datagrams of %u bytes returned in %lu us, %lu packets/s, %lu bytes, %lu kB/s each way\n",
         returned, options.udp_count, options.udp_bytes, us, returned * 1000000 / us, bytes, bytes * 1000 / us);
   if (lost || corrupt || strays) print("udp: %lu lost, %lu corrupt, %lu unexpected\n", lost, corrupt, strays);
+  samples_print("udp");
   return returned == options.udp_count;
 }
