@@ -204,7 +204,7 @@ describe('a machine in a strict sandbox', () => {
           () =>
             client.call('GET', '/v1/screenshot').then(
               ({ type }) => type,
-              () => '',
+              (error) => String(error),
             ),
           POLL,
         )
