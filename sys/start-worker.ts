@@ -1,3 +1,5 @@
+import module from 'node:module';
+import { dirname } from 'node:path';
 import { type Transferable, Worker } from 'node:worker_threads';
 import { errno } from './errno.js';
 import { SysError } from './error.js';
@@ -13,6 +15,13 @@ export interface WorkerProgram {
   readonly transfer?: readonly Transferable[];
 }
 
+/** Node's compile cache is a thread's own, unless the environment names its folder; it is named without Node's version. */
+function environment(): NodeJS.ProcessEnv {
+  const { getCompileCacheDir } = module as { getCompileCacheDir?: () => string | undefined }; // Node 22.8
+  const folder = getCompileCacheDir?.();
+  return folder === undefined ? process.env : { ...process.env, NODE_COMPILE_CACHE: dirname(folder) };
+}
+
 /** Starts a thread of this process. @throws SysError EAGAIN if the host refuses another one */
 export function startWorker({ module, name, data, transfer = [] }: WorkerProgram): Worker {
   try {
@@ -21,6 +30,7 @@ export function startWorker({ module, name, data, transfer = [] }: WorkerProgram
       workerData: data,
       transferList: [...transfer],
       trackUnmanagedFds: false,
+      env: environment(),
     });
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code !== 'ERR_WORKER_INIT_FAILED') throw cause;

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
+import module from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -142,5 +143,19 @@ test.each(['spin', 'halted'])(
     const program = fileURLToPath(new URL('./testing/worker-hypervisor.mjs', import.meta.url));
     const { status, signal } = spawnSync(process.execPath, [program, how], { timeout: 30_000 });
     expect([status, signal]).toEqual([7, null]);
+  },
+);
+
+const hasCompileCache = 'enableCompileCache' in module;
+
+test.skipIf(!hasCompileCache)(
+  'each thread keeps its compiled code in the cache folder (skipped before Node 22.8)',
+  () => {
+    const env = { HOME: mkdtempSync(join(folder, 'home-')), PATH: process.env.PATH };
+    const { status } = spawnSync(process.execPath, [CLI, 'run', '--append', 'halt-test'], { env });
+    expect(status).toBe(0);
+    const files = readdirSync(join(env.HOME, '.cache/tsvisor'), { recursive: true });
+    // As many as the main thread, the event thread and the machine thread load: one alone has half of them at most.
+    expect(files.length).toBeGreaterThan(14);
   },
 );

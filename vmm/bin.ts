@@ -1,10 +1,13 @@
 #!/usr/bin/env node
 /**
- * The program `tsvisor`, built as dist/vmm/cli.js. It imports nothing statically: a module that cannot be read (EMFILE,
+ * The program `tsvisor`, built as dist/vmm/cli.js. It imports no file statically: a module that cannot be read (EMFILE,
  * EIO, ENOMEM) would end the process with Node's stack trace before a line of ours has run. And from its first line on,
  * no signal ends the process by its default action, which would leave sockets, files and bound devices behind; what
  * comes while Node itself starts, before this line, does, and nothing is there to be left then.
  */
+import module from 'node:module';
+import { keepCompiledCode } from './compile-cache.js'; // built into the same file
+
 /** 128 + the signal's number, as in a shell. */
 const STOP_STATUS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 /** From sysexits.h: the host lacks something, an error of this program. */
@@ -31,6 +34,10 @@ process.on('uncaughtException', (error) => {
   process.exit(); // the hooks of process-exit.ts end the threads
 });
 
+keepCompiledCode(
+  (module as { enableCompileCache?: (folder: string) => unknown }).enableCompileCache,
+  process.env,
+);
 try {
   await import('./cli.js');
 } catch (error) {
