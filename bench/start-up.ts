@@ -3,8 +3,9 @@ import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { RunReport } from '../vmm/protocol.js';
 import { monotonicMs } from '../vmm/protocol.js';
-import { interleave, type Rounds } from './measure.js';
+import { interleave, median, type Rounds } from './measure.js';
 import type { Report } from './report.js';
+import { startBudget } from './start-budget.js';
 
 const ROUNDS = 9;
 const FIRST_INSTRUCTION = 0x10;
@@ -37,7 +38,12 @@ export const startUpRounds = (): Rounds => ({
 });
 
 export async function startUp(report: Report): Promise<void> {
-  const { node = 0, ours = 0 } = await interleave(ROUNDS, { node: bareNode, ours: run });
+  const budgets: Record<string, number>[] = [];
+  const { node = 0, ours = 0 } = await interleave(ROUNDS, {
+    node: bareNode,
+    ours: run,
+    budget: () => budgets.push(startBudget(cli, ['--append', 'halt-test'])),
+  });
   report.line(
     `  process start to the guest's first instruction, NIC attached: ${ours.toFixed(0)} ms ` +
       `(${(ours / node).toFixed(1)} x an empty Node process, ${node.toFixed(0)} ms)`,
@@ -51,4 +57,16 @@ export async function startUp(report: Report): Promise<void> {
     value: ours,
     ratio: { to: empty, value: ours / node },
   });
+  report.line('  by phase, observed, which takes longer:');
+  for (const phase of Object.keys(budgets[0] ?? {})) {
+    const value = median(budgets.map((budget) => budget[phase] as number));
+    report.line(`    ${value.toFixed(1).padStart(6)} ms (${(value / node).toFixed(2)} x)  ${phase}`);
+    report.add({
+      benchmark: 'start-up',
+      name: phase,
+      unit: 'ms',
+      value,
+      ratio: { to: empty, value: value / node },
+    });
+  }
 }
