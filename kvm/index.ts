@@ -25,6 +25,7 @@ export {
   Mapping,
   type MemoryView,
   type SharedMemory,
+  type SharedMemoryOptions,
 } from '../sys/mapping.js';
 export { openDoor } from '../sys/open-door.js';
 export { Scope } from '../sys/scope.js';

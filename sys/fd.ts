@@ -61,10 +61,10 @@ export class Fd implements Disposable {
   }
 
   /** Creates anonymous shareable memory of size 0; ftruncate sets the size. @throws SysError EMFILE, ENFILE, ENOMEM */
-  static memfd(name: string, flags = 0): Fd {
+  static memfd(name: string, flags = 0, hint?: string): Fd {
     const target = `memfd ${name}`;
     const fd = new Fd(
-      checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target),
+      checked(libc.memfdCreate(name, flags | MFD_CLOEXEC), 'memfd_create', target, hint),
       target,
       true,
     );

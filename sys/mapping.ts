@@ -3,7 +3,9 @@ import { type Hva, hva } from './address.js';
 import { errno } from './errno.js';
 import { fromNodeError, SysError } from './error.js';
 import { checked, Fd } from './fd.js';
+import { checkHugePages, hugePageFlags, hugePageHint, populateHugePages } from './huge-pages.js';
 import * as libc from './libc.js';
+import { Scope } from './scope.js';
 
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
@@ -17,6 +19,7 @@ const F_GET_SEALS = 1034;
 const F_SEAL_SEAL = 1;
 const F_SEAL_SHRINK = 2;
 const F_SEAL_GROW = 4;
+const SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 const MADV_DONTFORK = 10;
 const MADV_HUGEPAGE = 14;
 /** A huge page on x86-64. */
@@ -83,6 +86,8 @@ export interface MapOptions {
   readonly isShareable?: boolean;
   /** Whether to reserve huge pages for it, so that mmap(2) fails (ENOMEM) and no access does, if the host has too few. */
   readonly isReserved?: boolean;
+  /** What the user can do if it fails. */
+  readonly hint?: string;
 }
 
 /** The memory file behind a mapping, and the mapping's offset in it. */
@@ -143,7 +148,8 @@ export class Mapping implements Disposable {
     const prot = isWritable ? PROT_READ | PROT_WRITE : PROT_READ;
     const target = options.target ?? fd.target;
     const flags = options.isReserved ? MAP_SHARED : MAP_SHARED | MAP_NORESERVE;
-    const at = checked(libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0), 'mmap', target);
+    const mapped = libc.mmap(0, bytes, prot, flags, fd.number, options.offset ?? 0);
+    const at = checked(mapped, 'mmap', target, options.hint);
     const end = options.isSeenByThreads ? 'defer' : 'unmap';
     // Passing on a device's file would grant access to the device.
     const file = fd.isMemfd || options.isShareable ? { fd, offset: options.offset ?? 0 } : undefined;
@@ -216,19 +222,30 @@ export interface SharedMemory extends Disposable {
   readonly mapping: Mapping;
 }
 
+/** How to make memory: see {@link createSharedMemory}. */
+export interface SharedMemoryOptions {
+  /**
+   * Size of the huge pages (hugetlbfs) that it is made of, in bytes: `2 << 20`, `1 << 30`. They are reserved and populated at
+   * once, so that no later access can fail for want of one, in whatever process.
+   */
+  readonly hugePageBytes?: number;
+}
+
 /**
  * Creates a memfd whose size is sealed, so that no peer can truncate it under another's mapping, and maps it.
- * @throws SysError ENOMEM, EMFILE, EFBIG
+ * @throws SysError ENOMEM, EMFILE, EFBIG; with huge pages: EINVAL unless `bytes` is a multiple of them; ENOMEM or EFAULT with the
+ *   command that makes room if the host has too few; ENODEV or EINVAL if it has none of this size
  */
-export function createSharedMemory(name: string, bytes: number): SharedMemory {
+export function createSharedMemory(
+  name: string,
+  bytes: number,
+  { hugePageBytes }: SharedMemoryOptions = {},
+): SharedMemory {
+  if (hugePageBytes !== undefined) return createHugeMemory(name, bytes, hugePageBytes);
   const fd = Fd.memfd(name, MFD_ALLOW_SEALING);
   try {
     ftruncateSync(fd.number, bytes);
-    checked(
-      libc.fcntl(fd.number, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL),
-      'fcntl F_ADD_SEALS',
-      fd.target,
-    );
+    checked(libc.fcntl(fd.number, F_ADD_SEALS, SIZE_SEALS), 'fcntl F_ADD_SEALS', fd.target);
     const mapping = Mapping.file(fd, bytes);
     return {
       fd,
@@ -242,6 +259,24 @@ export function createSharedMemory(name: string, bytes: number): SharedMemory {
     fd[Symbol.dispose]();
     throw fromNodeError(error, 'ftruncate', fd.target);
   }
+}
+
+function createHugeMemory(name: string, bytes: number, pageBytes: number): SharedMemory {
+  const target = `memfd ${name}`;
+  checkHugePages(bytes, pageBytes, target);
+  const hint = hugePageHint(bytes, pageBytes);
+  using scope = new Scope();
+  const fd = scope.own(Fd.memfd(name, MFD_ALLOW_SEALING | hugePageFlags(pageBytes), hint));
+  try {
+    ftruncateSync(fd.number, bytes);
+  } catch (error) {
+    throw fromNodeError(error, 'ftruncate', target, hint);
+  }
+  checked(libc.fcntl(fd.number, F_ADD_SEALS, SIZE_SEALS), 'fcntl F_ADD_SEALS', target);
+  const mapping = scope.own(Mapping.file(fd, bytes, { isReserved: true, hint }));
+  populateHugePages(mapping.view.address, bytes, pageBytes, target);
+  const owned = scope.move();
+  return { fd, mapping, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }
 
 /**

@@ -22,6 +22,7 @@ export {
   Mapping,
   type MemoryView,
   type SharedMemory,
+  type SharedMemoryOptions,
 } from '../sys/mapping.js';
 export { Scope } from '../sys/scope.js';
 // The Linux primitives that a vendor driver needs.

@@ -78,7 +78,7 @@ export const RUN: Command = {
       help: [
         'guest memory: 64M (the default), 1G; ,shared=on lets',
         'other processes map it, ,prefault=on populates it at',
-        'start',
+        'start, ,hugepages=on (or 1G) makes it of huge pages',
       ],
     },
     { name: 'cpus', value: 'N', help: ['virtual CPUs, 1 (the default) to 64'] },

@@ -126,9 +126,23 @@ const VALUES: readonly Row[] = [
   ["run --memory '64 M'", SIZE('64 M')],
   ['run --memory +64M', SIZE('+64M')],
   ['run --cpus \uff12', NUMBER_OF_CPUS('\uff12')],
-  ['run --memory 64M,shared', "--memory: 'shared' is none of shared=on|off, prefault=on|off"],
-  ['run --memory 64M,shared=yes', "--memory: 'shared=yes' is none of shared=on|off, prefault=on|off"],
-  ['run --memory 64M,', "--memory: '' is none of shared=on|off, prefault=on|off"],
+  [
+    'run --memory 64M,shared',
+    "--memory: 'shared' is none of shared=on|off, prefault=on|off, hugepages=on|off|2M|1G",
+  ],
+  [
+    'run --memory 64M,shared=yes',
+    "--memory: 'shared=yes' is none of shared=on|off, prefault=on|off, hugepages=on|off|2M|1G",
+  ],
+  ['run --memory 64M,', "--memory: '' is none of shared=on|off, prefault=on|off, hugepages=on|off|2M|1G"],
+  [
+    'run --memory 64M,hugepages=4M',
+    "--memory: 'hugepages=4M' is none of shared=on|off, prefault=on|off, hugepages=on|off|2M|1G",
+  ],
+  [
+    'run --memory 65M,hugepages=on',
+    '--memory: 68157440 bytes is not a multiple of a huge page, 2M (2097152 bytes)',
+  ],
   ['run --memory 64M,shared=on,shared=off', '--memory: shared= is given twice'],
   ...['abc', '-1', '70000', '0x50', '1.5', '99999999'].map(
     (text): Row => [`run --device vgpu-small --view ${text}`, PORT(text)],

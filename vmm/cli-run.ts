@@ -175,6 +175,7 @@ const OPTION_OF: Readonly<Record<string, string>> = {
   memory: 'memory',
   sharedMemory: 'memory',
   prefault: 'memory',
+  hugePages: 'memory',
   vcpus: 'cpus',
   guest: 'guest',
   kernel: 'kernel',
@@ -288,17 +289,29 @@ function devicesOf(
   return [{ address: 'virtio-net', options: { net: net ?? 'responder' } }];
 }
 
-/** `1G,shared=on,prefault=off` */
+const MEMORY_WORDS: Readonly<Record<string, string>> = {
+  shared: 'sharedMemory',
+  prefault: 'prefault',
+  hugepages: 'hugePages',
+};
+
+/** `1G,shared=on,prefault=off,hugepages=2M` */
 function parseMemory(text: string): Record<string, unknown> {
   const [size, ...rest] = text.split(',');
-  const flags = new Map<string, boolean>();
+  const flags = new Map<string, boolean | string>();
   for (const pair of rest) {
-    const [, name, value] = /^(shared|prefault)=(on|off)$/.exec(pair) ?? [];
-    if (name === undefined)
-      throw usageError('--memory', `'${pair}' is none of shared=on|off, prefault=on|off`);
-    const key = name === 'shared' ? 'sharedMemory' : name;
+    const [, name = '', value = ''] =
+      /^(shared|prefault)=(on|off)$|^(hugepages)=(on|off|2M|1G)$/
+        .exec(pair)
+        ?.filter((part) => part !== undefined) ?? [];
+    const key = MEMORY_WORDS[name];
+    if (key === undefined)
+      throw usageError(
+        '--memory',
+        `'${pair}' is none of shared=on|off, prefault=on|off, hugepages=on|off|2M|1G`,
+      );
     if (flags.has(key)) throw usageError('--memory', `${name}= is given twice`);
-    flags.set(key, value === 'on');
+    flags.set(key, name !== 'hugepages' ? value === 'on' : value === 'on' ? '2M' : value);
   }
   return { memory: size, ...Object.fromEntries(flags) };
 }

@@ -78,7 +78,8 @@ export function compose(
   checkDevices(providers, config.devices);
   hostCheck?.refuseHopeless(providers, config);
   container.resolve(VmToken); // first, so that it is closed last
-  const isRamShared = config.sharedMemory || needsSharedMemory(container, config.devices);
+  const isRamShared =
+    config.sharedMemory || config.hugePages !== 'off' || needsSharedMemory(container, config.devices);
   const ram = ports.requestRam(isRamShared);
   const memory = container.resolve(MemoryMap);
   addPcRam(memory, scope.own(Mapping.borrow(ram, ram.fd)));

@@ -18,6 +18,10 @@ const UNITS: Readonly<Record<string, bigint>> = {
   T: 1n << 40n,
 };
 
+const HUGE_PAGE_SIZES = ['2M', '1G'] as const;
+/** By the name in the configuration, in bytes. */
+export const HUGE_PAGE_BYTES: Readonly<Record<string, number | undefined>> = { '2M': 2 ** 21, '1G': 2 ** 30 };
+
 /** Parses a size into bytes: `4096`, `64M`, `1G`; undefined if `text` is not a size. */
 export function parseSize(text: string): bigint | undefined {
   const match = /^(\d+)([KMGT]?)(?:i?B)?$/i.exec(text.trim());
@@ -152,6 +156,11 @@ const schema = z
     memory: memory.prefault('64M'),
     /** Whether other processes can map guest RAM; always the case with a vfio-user device. */
     sharedMemory: z.boolean().default(false),
+    /**
+     * Size of the huge pages (hugetlbfs) that guest RAM is made of; `memory` is a multiple of it. They are reserved and populated
+     * at the start, which fails with the command that makes room if the host has too few. Implies `sharedMemory`.
+     */
+    hugePages: z.enum(['off', ...HUGE_PAGE_SIZES]).default('off'),
     /** Populate guest RAM at start, in a thread of its own; attaching a host device pins all of it in any case. */
     prefault: z.boolean().default(false),
     /** Number of vCPUs, 1 to 64. */
@@ -199,12 +208,18 @@ const schema = z
      */
     sandbox,
   })
-  .superRefine(({ devices, guest, kernel, initrd, serial }, context) => {
+  .superRefine(({ memory, hugePages, devices, guest, kernel, initrd, serial }, context) => {
     const problem = (path: (string | number)[], message: string) =>
       context.addIssue({ code: 'custom', path, message });
     if (guest !== undefined && kernel !== undefined)
       problem(['guest'], 'there is a kernel, too: one of them is to boot');
     if (initrd !== undefined && kernel === undefined) problem(['initrd'], 'goes with a kernel');
+    const pageBytes = HUGE_PAGE_BYTES[hugePages];
+    if (pageBytes !== undefined && memory % BigInt(pageBytes) !== 0n)
+      problem(
+        ['memory'],
+        `${memory} bytes is not a multiple of a huge page, ${hugePages} (${pageBytes} bytes)`,
+      );
     checkSlots(devices, context);
     for (const [i, end] of serial.entries()) {
       const first = serial.indexOf(end);

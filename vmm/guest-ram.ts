@@ -28,11 +28,19 @@ export class GuestRam implements AsyncDisposable {
   #next: number;
 
   /**
-   * @param isShared other processes shall map it too: it is a memfd's then, for which few hosts have huge pages
-   * @throws SysError ENOMEM
+   * @param isShared other processes shall map it too: it is a memfd's then, for which few hosts have transparent huge pages
+   * @param hugePageBytes size of the huge pages to make it of, which takes a memfd; they are there when this returns
+   * @throws SysError ENOMEM; with huge pages, as {@link createSharedMemory}
    */
-  static create(bytes: bigint, isShared: boolean): GuestRam {
+  static create(bytes: bigint, isShared: boolean, hugePageBytes?: number): GuestRam {
     using scope = new Scope();
+    if (hugePageBytes !== undefined) {
+      const options = { hugePageBytes };
+      const { mapping, fd } = scope.own(createSharedMemory('guest-ram', Number(bytes), options));
+      const ram = new GuestRam(mapping, fd, scope.move());
+      ram.#populating = Promise.resolve(); // it is
+      return ram;
+    }
     if (isShared) {
       const { mapping, fd } = scope.own(createSharedMemory('guest-ram', Number(bytes)));
       return new GuestRam(mapping, fd, scope.move());

@@ -5,6 +5,7 @@ import { Calls } from './calls.js';
 import {
   type DeviceConfig,
   type DeviceConfigInput,
+  HUGE_PAGE_BYTES,
   parseConfig,
   parseDevices,
   type VmConfig,
@@ -401,7 +402,7 @@ export class VirtualMachine implements AsyncDisposable {
 
   async #runOnce(): Promise<RunReport> {
     this.#report = undefined;
-    const { memory, prefault } = this.config;
+    const { memory, prefault, hugePages } = this.config;
     let ram: GuestRam | undefined;
     await using _ram = { [Symbol.asyncDispose]: async () => await ram?.[Symbol.asyncDispose]() };
     const startsPaused = this.#state === 'paused';
@@ -420,7 +421,7 @@ export class VirtualMachine implements AsyncDisposable {
     // Only the machine thread knows the devices' providers, which decide whether the memory must be shared.
     const makeRam = (isShared: boolean) => {
       try {
-        ram = GuestRam.create(memory, isShared);
+        ram = GuestRam.create(memory, isShared, HUGE_PAGE_BYTES[hugePages]);
         threads.sender.send({ kind: 'ram', ram: ram.handle } satisfies RamCommand);
         // Not earlier: until then, starting the threads needs the processors.
         if (prefault) ram.populate();
