@@ -158,6 +158,16 @@ export class DmaTableReader {
     return view;
   }
 
+  /** All maps, sorted by IOVA: a copy, for one who passes them on. @internal */
+  entries(): DmaTableEntry[] {
+    return this.#windows.map(({ iova, end, prot, view }) => ({
+      iova,
+      bytes: end - iova,
+      address: view.address,
+      prot,
+    }));
+  }
+
   /** As {@link slice}, up to the end of the map that contains `iova`, so that it may be shorter. */
   piece(iova: number, most: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
     const window = this.#find(iova);

@@ -54,9 +54,10 @@ export const RUN: Command = {
     {
       name: 'net',
       value: 'BACKEND',
-      words: ['responder', 'tap:', 'passt', 'passt-socket:'],
+      words: ['responder', 'tap:', 'vhost:', 'passt', 'passt-socket:'],
       help: [
         "where the NIC's wire ends: responder, tap:NAME, passt,",
+        'vhost:NAME, a TAP whose packets the kernel moves,',
         'responder:corrupt=N, passt:tcp-ports=8080:80,',
         'passt-socket:PATH, tap:fd=N for an open descriptor',
       ],

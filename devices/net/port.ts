@@ -80,6 +80,72 @@ export interface NetPort extends Disposable {
 
   /** Counts since the port was opened. */
   readonly counters: NetCounters;
+
+  /**
+   * If present, a data path of the kernel that can move the frames in place of `transmit` and `receive`; closed with the
+   * port. Or why the port, which was to have one, has none: a sentence for a person.
+   */
+  readonly kernel?: KernelQueues | { readonly refusal: string };
+}
+
+/** Guest memory that a {@link KernelQueues} can access. */
+export interface KernelRegion {
+  /** First I/O virtual address, as the guest's descriptors have it. */
+  readonly iova: number;
+  /** Length in bytes. */
+  readonly bytes: number;
+  /** First address in this process. */
+  readonly address: number;
+}
+
+/** A split virtqueue, as {@link KernelQueues.start} takes it. */
+export interface KernelQueue {
+  /** 0 receives, 1 transmits. */
+  readonly index: number;
+  /** Descriptors, a power of two. */
+  readonly size: number;
+  /** Address of its descriptors in this process. */
+  readonly desc: number;
+  /** Address of its available ring. */
+  readonly avail: number;
+  /** Address of its used ring. */
+  readonly used: number;
+  /** Index of the first chain to take, 16 bits. */
+  readonly position: number;
+  /** Eventfd of the guest's doorbell; like the other two, it stays open until the queue is stopped. */
+  readonly kick: number;
+  /** Eventfd of the interrupt. */
+  readonly call: number;
+  /** Eventfd that is signalled for an error of the queue, which then waits for the next doorbell. */
+  readonly err: number;
+}
+
+/**
+ * A data path of the kernel between a guest's virtqueues and a port, as vhost-net. Event thread only. It serves the queues
+ * in a thread of its own: no call waits for the guest. Calls throw the SysError of the kernel's refusal.
+ */
+export interface KernelQueues {
+  /** Virtio features that it implements. */
+  readonly features: bigint;
+  /** Most regions that {@link setMemory} takes. */
+  readonly mostRegions: number;
+  /** Sets the features that the guest's driver has accepted, of those it implements; while no queue runs. */
+  setFeatures(features: bigint): void;
+  /** Replaces the memory that descriptors may name: when it returns, no other is accessed by them. The rings are apart. */
+  setMemory(regions: readonly KernelRegion[]): void;
+  /** Starts a queue. A queue that cannot be started is stopped. */
+  start(queue: KernelQueue): void;
+  /**
+   * Stops a running queue: when it returns, no memory is accessed for it and no eventfd is signalled. Returns the index
+   * of the next chain that it would have taken.
+   */
+  stop(index: number): number;
+  /** Replaces the interrupt's eventfd of a running queue; the old one is no longer signalled. */
+  setCall(index: number, fd: number): void;
+  /** Whether the port's interface has been removed: the kernel then drops every frame, and says nothing. */
+  readonly isPortGone: boolean;
+  /** Ends its thread and closes it, whatever state the queues are in. A second call does nothing. */
+  [Symbol.dispose](): void;
 }
 
 /**

@@ -118,3 +118,7 @@ export function setUpTap(system: Ioctl, name: string, fd: number, hasHeaders: bo
 /** Returns false, without a change, if the kernel does not have all of the set, or the tap is gone. */
 export const setOffloads = (system: Ioctl, fd: number, set: number): boolean =>
   system.ioctl(fd, TUNSETOFFLOAD.number, set) >= 0;
+
+/** Whether its interface is still there: without it, TUNGETIFF says EBADFD. */
+export const tapIsAttached = (system: Ioctl, fd: number): boolean =>
+  system.ioctl(fd, TUNGETIFF.number, new Uint8Array(SIZEOF_IFREQ)) >= 0;

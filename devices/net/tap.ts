@@ -32,7 +32,8 @@ const F_GETFL = 3;
 const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
 
-const linux: TapSystem = {
+/** The system calls of this process. */
+export const linuxTap: TapSystem = {
   open: (path, flags) => openSync(path, flags),
   close: (fd) => closeSync(fd),
   ioctl: (fd, request, argument) =>
@@ -172,14 +173,19 @@ const descriptorOf = (address: string): number | undefined => {
   return digits === undefined ? undefined : Number(digits);
 };
 
-/** Rejects what the kernel's dev_valid_name() rejects, and `%`, which TUNSETIFF would expand to a free number. */
-function problemOf(name: string): string | undefined {
-  if (name === '') return 'a tap needs its interface name: tap:NAME';
+/**
+ * Rejects what the kernel's dev_valid_name() rejects, and `%`, which TUNSETIFF would expand to a free number.
+ * @param backend name of the back-end, for messages
+ */
+export function tapProblem(name: string, backend = 'tap'): string | undefined {
+  if (name === '') return `a tap needs its interface name: ${backend}:NAME`;
   if (name.startsWith(FD_PREFIX)) {
     const fd = descriptorOf(name);
     if (fd === undefined)
-      return `${JSON.stringify(name.slice(FD_PREFIX.length))} is not the number of a descriptor: tap:fd=N`;
-    return fd > STDERR ? undefined : `descriptor ${fd} is a standard stream: a tap has another, tap:fd=N`;
+      return `${JSON.stringify(name.slice(FD_PREFIX.length))} is not the number of a descriptor: ${backend}:fd=N`;
+    return fd > STDERR
+      ? undefined
+      : `descriptor ${fd} is a standard stream: a tap has another, ${backend}:fd=N`;
   }
   if (name.length >= IFNAMSIZ)
     return `interface name ${JSON.stringify(name)} is longer than ${IFNAMSIZ - 1} characters`;
@@ -190,7 +196,7 @@ function problemOf(name: string): string | undefined {
 }
 
 function openTap(system: TapSystem, name: string): NetPort {
-  const problem = problemOf(name);
+  const problem = tapProblem(name);
   if (problem !== undefined) throw new TypeError(problem);
   const given = descriptorOf(name);
   if (given !== undefined) return openGiven(system, given);
@@ -255,7 +261,11 @@ function openGiven(system: TapSystem, given: number): NetPort {
 
 /** The tap back-end over the given system calls. */
 export function tapOver(system: TapSystem): NetBackend {
-  return { name: 'tap', validate: problemOf, open: (address) => openTap(system, address) };
+  return {
+    name: 'tap',
+    validate: (address) => tapProblem(address),
+    open: (address) => openTap(system, address),
+  };
 }
 
 /**
@@ -273,4 +283,4 @@ export function tapOver(system: TapSystem): NetBackend {
  * have packet information; EBUSY for one in use here.
  * @see Documentation/networking/tuntap.rst in the Linux source
  */
-export const tap: NetBackend = tapOver(linux);
+export const tap: NetBackend = tapOver(linuxTap);

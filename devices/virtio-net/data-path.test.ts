@@ -67,6 +67,7 @@ test.each([
     rxDropped: 0,
     doorbells: 1,
     interrupts: 2,
+    vhostQueues: 0,
   });
 });
 

@@ -77,17 +77,23 @@ export class DataPath implements Disposable {
   /**
    * Starts processing one queue or both.
    * @param epoch comes back with the notice of a queue that is remote
+   * @param positions index of the first chain to take and to return, of a queue that another one has served
    * @throws SysError if a doorbell cannot be watched
    */
-  start(queues: readonly QueueSetup[], negotiated: Negotiated, epoch: number): void {
+  start(
+    queues: readonly QueueSetup[],
+    negotiated: Negotiated,
+    epoch: number,
+    positions?: ReadonlyMap<number, number>,
+  ): void {
     const table = this.#table;
     if (table === undefined) return;
     this.#epoch = epoch;
     this.#hostOffloads = negotiated.host;
     for (const setup of queues) {
-      const queue = new SplitQueue(setup, table, setup.index === RECEIVEQ);
+      const queue = new SplitQueue(setup, table, setup.index === RECEIVEQ, positions?.get(setup.index));
       if (setup.index === RECEIVEQ) {
-        this.#receiver.start(negotiated);
+        this.#receiver.start(negotiated, positions !== undefined);
         this.#rx = queue;
       } else {
         this.#tx = queue;
@@ -96,6 +102,11 @@ export class DataPath implements Disposable {
       this.#watches.push(this.#context.watch(doorbell, () => this.#onDoorbell(), true));
     }
     this.pump();
+  }
+
+  /** Sets the port up for a driver whose queues another one starts. */
+  prepare(negotiated: Negotiated): void {
+    this.#receiver.start(negotiated);
   }
 
   /** Stops both queues: after this, no guest memory is accessed and no interrupt is raised. */

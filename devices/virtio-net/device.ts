@@ -1,4 +1,4 @@
-import { iova } from '../../sys/address.js';
+import { type Iova, iova } from '../../sys/address.js';
 import type { EventTask } from '../../sys/event-task.js';
 import { signalEventfd } from '../../sys/eventfd.js';
 import type { Fd } from '../../sys/fd.js';
@@ -37,6 +37,10 @@ export interface VirtioNetParts {
   readonly maxFrame: number;
   /** The offloads to offer, of those that the port has (`TUN_F_` bits). */
   readonly offloads: number;
+  /** Features that the port does not have. */
+  readonly lacking: bigint;
+  /** Whether the kernel moves the frames. */
+  readonly hasKernelPath: boolean;
 }
 
 /** The registers of a virtio-net PCI function, with vfio-pci's rules. Machine thread only. */
@@ -51,19 +55,28 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
   readonly #interrupts: DeviceInterrupts;
   readonly #remote: RemotePath;
   #dma: DeviceDma | undefined;
+  readonly #hasKernelPath: boolean;
   /** Whether this opener has been told that its memory is accessed by message. */
   #hasTold = false;
 
-  constructor({ shared, task, doorbells, mac, mtu, maxFrame, offloads }: VirtioNetParts) {
+  constructor({ shared, task, doorbells, mac, mtu, maxFrame, ...port }: VirtioNetParts) {
     super();
+    this.#hasKernelPath = port.hasKernelPath;
     this.#state = new SharedState(shared);
     this.#task = task;
     this.#doorbells = doorbells;
     this.#net = new NetConfig(mac, mtu, this.#state);
     this.#common = new CommonConfig(
-      { offered: BASE_FEATURES | offloadFeatures(offloads), requirements: FEATURE_REQUIREMENTS },
+      {
+        offered: (BASE_FEATURES & ~port.lacking) | offloadFeatures(port.offloads),
+        requirements: FEATURE_REQUIREMENTS,
+      },
       this.#state,
-      { start: (queues) => this.#start(queues), stop: () => this.#stop() },
+      {
+        start: (queues) => this.#start(queues),
+        stop: () => this.#stop(),
+        revector: () => this.#callKernelPath({ kind: 'vectors' }),
+      },
       (what) => this.#misuse(what),
     );
     this.#remote = new RemotePath({
@@ -126,6 +139,11 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     this.#interrupts.request();
   }
 
+  /** The kernel does not see the table of maps, so it is told. */
+  dmaUnmap(at: Iova, bytes: bigint): void {
+    this.#callKernelPath({ kind: 'unmap', iova: Number(at), bytes: Number(bytes) });
+  }
+
   #createConfig(): VirtioConfigSpace {
     return new VirtioConfigSpace(IDENTITY, {
       isMsixEnabled: () => this.#interrupts.isMsixEnabled,
@@ -161,6 +179,10 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
     this.#remote.stop();
   }
 
+  #callKernelPath(command: QueueCommand): void {
+    if (this.#hasKernelPath) this.#call(command);
+  }
+
   #call(command: QueueCommand): unknown {
     return this.#task.call(command);
   }
@@ -175,6 +197,15 @@ export class VirtioNetDevice extends RegionOps implements VfioDeviceOps {
         break;
       case 'turn':
         this.#remote.turn();
+        break;
+      case 'remap':
+        this.#call({ kind: 'remap' });
+        break;
+      case 'handedOver':
+        this.#tell(
+          'packet path',
+          `until it is reset, this process moves its packets in place of vhost-net: ${notice.why}`,
+        );
         break;
       case 'linkDown':
         this.#tell('link down', `its link is down: ${notice.error}`);

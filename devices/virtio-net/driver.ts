@@ -1,6 +1,7 @@
 import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
+import { trace } from '../../sys/trace.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
 import { optionProblem } from '../../vfio/option-problem.js';
@@ -46,6 +47,16 @@ export interface VirtioNetDriver extends VendorDriver {
   ): VirtioNetInstance;
 }
 
+/** Says who moves the packets of a back-end that has the kernel do it. */
+function tellPath(end: string, refusal: string | undefined): void {
+  if (!trace.vfio.hasSubscribers) return;
+  const text =
+    refusal === undefined
+      ? `virtio-net, net=${end}: the kernel moves its packets (vhost-net)`
+      : `virtio-net, net=${end}: this process moves its packets, as vhost-net cannot: ${refusal}`;
+  trace.vfio.publish({ what: 'packet path', text });
+}
+
 /** Ethernet header and a VLAN tag, on top of the MTU. */
 const FRAME_OVERHEAD = 18;
 const MAX_INSTANCES = 32;
@@ -57,7 +68,7 @@ const builtIn: NetBackendModule = {
 
 /**
  * The vendor driver `virtio-net`: a virtio 1.x network card on PCI, for which every guest has a driver. Options are
- * `net=responder`, `net=tap:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=`, `mtu=` and `offloads=`. `create` throws SysError
+ * `net=responder`, `net=tap:NAME`, `net=vhost:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=`, `mtu=` and `offloads=`. `create` throws SysError
  * EINVAL for an invalid option, and the error of a back-end that cannot be opened.
  * @param backendModule your own back-ends, which replace the package's
  */
@@ -106,7 +117,11 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
       const reply = task.call({ kind: 'openPort', backend, address } satisfies QueueCommand) as OpenPortReply;
       if ('error' in reply) throw new SysError(reply.error);
       const offloads = hasOffloads ? reply.offloads : 0;
-      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu, maxFrame, offloads });
+      const { lacking, kernel } = reply;
+      const hasKernelPath = kernel !== undefined && kernel.refusal === undefined;
+      const port = { offloads, lacking, hasKernelPath };
+      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu, maxFrame, ...port });
+      if (kernel !== undefined) tellPath(`${backend}:${address}`, kernel.refusal);
       const owned = scope.move();
       return {
         ops,

@@ -35,6 +35,12 @@ export type QueueCommand =
   | { readonly kind: 'maskIntx'; readonly isMasked: boolean }
   /** The command register in the shared state has changed: bus mastering, INTx disable. */
   | { readonly kind: 'command' }
+  /** A queue's vector in the shared state has changed. Of a {@link KernelPath} only, as are the next two. */
+  | { readonly kind: 'vectors' }
+  /** A range is about to be unmapped. */
+  | { readonly kind: 'unmap'; readonly iova: number; readonly bytes: number }
+  /** The answer to the notice of that name: all maps are in the table, and no unmap is half done. */
+  | { readonly kind: 'remap' }
   /**
    * Sends frames of a remote queue, each with its header; one of 0 bytes is counted as dropped. The reply is the number of
    * those it took.
@@ -62,14 +68,28 @@ export interface ReceivedFrame {
   readonly chains: number;
 }
 
-/** The parts of the error to throw, or the offloads that the port has (`TUN_F_` bits). */
-export type OpenPortReply = { readonly error: SysErrorInit } | { readonly offloads: number };
+/** The parts of the error to throw, or what the port has. */
+export type OpenPortReply = { readonly error: SysErrorInit } | OpenedPort;
+
+/** What a port has. */
+export interface OpenedPort {
+  /** Offloads, `TUN_F_` bits. */
+  readonly offloads: number;
+  /** Virtio features that it does not have. */
+  readonly lacking: bigint;
+  /** Who moves the frames, of a back-end that has the kernel do it: the kernel, or why not. */
+  readonly kernel?: { readonly refusal: string | undefined };
+}
 
 /** Notices from the queues to the registers. */
 export type QueueNotice =
   /** The guest violated the specification: the queue has stopped, and the device needs a reset. */
   | { readonly kind: 'misuse'; readonly queue: number; readonly what: string }
   | RemoteNotice
+  /** The kernel has met memory that it does not know: asks for the command of that name. Not sent again before it. */
+  | { readonly kind: 'remap' }
+  /** The kernel does not move the frames any more, until the device is reset. */
+  | { readonly kind: 'handedOver'; readonly why: string }
   /** Remote queues may have work. Not sent again before `endTurn`, so that no number of doorbells makes more than one. */
   | { readonly kind: 'turn' }
   /** The port has failed; the guest's link is now down. */

@@ -71,11 +71,15 @@ export class ReceiveSide {
     return this.#isGone;
   }
 
-  /** A driver has started: frames that arrived earlier are dropped, as a NIC does while it is down. */
-  start(negotiated: Negotiated): void {
+  /**
+   * A driver has started: frames that arrived earlier are dropped, as a NIC does while it is down.
+   * @param keepsFrames if another one has served the driver until now
+   */
+  start(negotiated: Negotiated, keepsFrames = false): void {
     this.#negotiated = negotiated;
     this.#most = NET_HEADER_BYTES + longestFrame(negotiated.guest, this.#maxFrame);
     this.#port.offloads?.accept(negotiated.guest);
+    if (keepsFrames) return;
     for (let i = 0; i < STALE_FRAMES && !this.#isGone && this.#port.pending() !== 0; i++)
       if (this.#read(this.#whole) === 0) return;
   }

@@ -113,6 +113,7 @@ test.each(layouts.flatMap(([where, list]) => features.map(([name, bits]) => ({ w
       rxDropped: 0,
       doorbells: 3,
       interrupts: 6,
+      vhostQueues: 0,
     });
     expect(driver.status & STATUS.needsReset).toBe(0);
     expect(texts, 'once, not for each queue or frame').toEqual([MESSAGES]);

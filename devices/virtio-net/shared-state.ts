@@ -20,6 +20,7 @@ const COUNTERS = [
   'rxDropped',
   'doorbells',
   'interrupts',
+  'vhostQueues',
 ] as const;
 type Counter = (typeof COUNTERS)[number];
 
@@ -27,7 +28,8 @@ const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS
 
 /**
  * Statistics of a device since it was created. Packets and bytes count Ethernet frames; drops are frames that the port
- * refused, or that fit no buffer; doorbells in quick succession count as one.
+ * refused, or that fit no buffer; doorbells in quick succession count as one. `vhostQueues` is how often the kernel
+ * (vhost-net) has been given a queue: what it moves, hears and signals from then on is in no other counter.
  * @useDeclaredType
  */
 export type VirtioNetCounters = Readonly<Record<Counter, number>>;

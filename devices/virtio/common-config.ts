@@ -14,10 +14,12 @@ import {
 } from './spec.js';
 import type { TransportState } from './transport-state.js';
 
-/** Operations that register writes start. Both take effect before they return. */
+/** Operations that register writes start. All take effect before they return. */
 export interface QueueControl {
   start(queues: readonly QueueSetup[]): void;
   stop(): void;
+  /** A started queue has another vector. */
+  revector?(): void;
 }
 
 /** Feature bits of a device. */
@@ -200,7 +202,7 @@ export class CommonConfig {
         bytes: 2,
         get: () => (this.#queue === undefined ? 0 : this.#state.queueVector(this.#select)),
         set: (value) => {
-          if (this.#queue !== undefined) this.#state.setQueueVector(this.#select, this.#vector(value));
+          if (this.#queue !== undefined) this.#setQueueVector(this.#vector(value));
         },
       },
       {
@@ -251,6 +253,12 @@ export class CommonConfig {
   /** A nonexistent vector reads back as VIRTIO_MSI_NO_VECTOR. 4.1.5.1.2.1 */
   #vector(value: number): number {
     return value < this.#state.vectorCount ? value : VIRTIO_MSI_NO_VECTOR;
+  }
+
+  #setQueueVector(vector: number): void {
+    if (this.#state.queueVector(this.#select) === vector) return;
+    this.#state.setQueueVector(this.#select, vector);
+    if ((this.#status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.revector?.();
   }
 
   #setStatus(value: number): void {

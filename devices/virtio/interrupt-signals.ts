@@ -53,6 +53,14 @@ export class InterruptSignals implements Disposable {
     this.raiseIntx();
   }
 
+  /**
+   * The eventfd of a queue's MSI-X vector, which the one who serves the queue may signal in place of {@link queue}; -1 if
+   * there is none. Not counted then. Valid until {@link retarget}, and until the driver gives the queue another vector.
+   */
+  direct(index: number): number {
+    return this.#targets.msix?.[this.#state.queueVector(index)] ?? -1;
+  }
+
   /** Configuration change notification. 4.1.5.1.4 */
   config(): void {
     this.#state.raiseIsr(VIRTIO_PCI_ISR_CONFIG);

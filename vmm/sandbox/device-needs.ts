@@ -1,4 +1,5 @@
 /** What the configured devices need of the host after the start. */
+import { VHOST_NET_PATH, VHOST_PARAMETERS } from '../../devices/net/vhost-net.js';
 import { HOST_ROOTS, pciAddress } from '../../vfio/host/index.js';
 import { isUuid } from '../../vfio/uuid.js';
 import type { DeviceConfig } from '../config.js';
@@ -15,6 +16,8 @@ export interface DeviceNeeds {
   readonly hasUnixSocket: boolean;
   readonly hasHostDevice: boolean;
   readonly hasTap: boolean;
+  /** Whether the kernel may move the frames of a tap. */
+  readonly hasVhost: boolean;
   /** Devices that a sandbox excludes. */
   readonly problems: readonly ConfigProblem[];
 }
@@ -53,16 +56,18 @@ export function needsOf(devices: readonly DeviceConfig[]): DeviceNeeds {
   const ports = devices
     .filter(({ address }) => address.startsWith('mtty'))
     .flatMap(({ options }) => Object.values(options));
-  const taps = nets.filter((net) => net.startsWith('tap:'));
-  const given = taps.flatMap((net) => /^tap:fd=(\d+)$/.exec(net)?.[1] ?? []).map(Number);
+  const taps = nets.filter((net) => /^(?:tap|vhost):/.test(net));
+  const given = taps.flatMap((net) => /^\w+:fd=(\d+)$/.exec(net)?.[1] ?? []).map(Number);
+  const hasVhost = taps.some((net) => net.startsWith('vhost:'));
   return {
     nodes: [
       ...(host.length > 0 ? [`${dev}/vfio`] : []),
       ...(host.some((device) => device.interface === 'iommufd') ? [`${dev}/iommu`] : []),
       ...(taps.length > given.length ? ['/dev/net/tun'] : []),
+      ...(hasVhost ? [VHOST_NET_PATH] : []),
       ...(ports.includes('pty') ? ['/dev/ptmx', '/dev/pts'] : []),
     ],
-    read: host.length > 0 ? [sys, modules] : [],
+    read: [...(host.length > 0 ? [sys, modules] : []), ...(hasVhost ? [VHOST_PARAMETERS] : [])],
     descriptors: [...host.flatMap(hostDescriptors), ...given],
     hasUnixSocket:
       devices.some(({ address }) => address.startsWith('vfio-user:')) ||
@@ -70,6 +75,7 @@ export function needsOf(devices: readonly DeviceConfig[]): DeviceNeeds {
       ports.some((port) => port.startsWith('unix:')),
     hasHostDevice: host.length > 0,
     hasTap: taps.length > 0,
+    hasVhost,
     problems,
   };
 }

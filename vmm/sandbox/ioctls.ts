@@ -1,5 +1,6 @@
 /** Requests of ioctl(2) that a sandboxed machine can make, by what it is configured with. */
 import { TAP_REQUESTS } from '../../devices/net/tap-setup.js';
+import { VHOST_REQUESTS } from '../../devices/net/vhost-uapi.js';
 import * as kvm from '../../kvm/uapi.js';
 import * as vcpu from '../../kvm/uapi-vcpu.js';
 import type { Request } from '../../sys/ioctl.js';
@@ -32,12 +33,15 @@ const TERMINAL: Readonly<Record<string, number>> = {
 };
 
 /** Names and numbers; KVM_RUN is the first, as it is the one that counts. */
-export function ioctlsOf(needs: Pick<DeviceNeeds, 'hasHostDevice' | 'hasTap'>): ReadonlyMap<string, number> {
+export function ioctlsOf(
+  needs: Pick<DeviceNeeds, 'hasHostDevice' | 'hasTap' | 'hasVhost'>,
+): ReadonlyMap<string, number> {
   const requests = [
     vcpu.KVM_RUN,
     ...kvmRequests,
     ...(needs.hasHostDevice ? HOST_REQUESTS : []),
     ...(needs.hasTap ? TAP_REQUESTS : []),
+    ...(needs.hasVhost ? VHOST_REQUESTS : []),
   ];
   return new Map([
     ...requests.map(({ name, number }) => [name, number] as const),

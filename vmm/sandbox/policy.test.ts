@@ -38,6 +38,7 @@ const device = (address: string, options: Record<string, string> = {}) => ({
 const PCI = '0000:01:00.0';
 const VFIO_GET_API_VERSION = 0x3b64;
 const TUNSETIFF = 0x4004_54ca;
+const VHOST_SET_MEM_TABLE = 0x4008_af03;
 
 describe('the filter', () => {
   test('allows every request of kvm/, and none of its neighbours', () => {
@@ -57,6 +58,8 @@ describe('the filter', () => {
   test.each([
     ['VFIO', VFIO_GET_API_VERSION, device(PCI)],
     ['a tap', TUNSETIFF, device('virtio-net', { net: 'tap:tap0' })],
+    ['a tap of vhost-net', TUNSETIFF, device('virtio-net', { net: 'vhost:tap0' })],
+    ['vhost-net', VHOST_SET_MEM_TABLE, device('virtio-net', { net: 'vhost:tap0' })],
   ] as const)('allows requests of %s to a machine with such a device only', (_what, request, config) => {
     expect(filterOf(config as VmConfigInput)('ioctl', 9, request)).toBe(true);
     expect(filterOf()('ioctl', 9, request)).toBe(false);
@@ -119,11 +122,23 @@ describe('files', () => {
     ['/dev/kvm', {}],
     ['/dev/vfio', device(PCI)],
     ['/dev/net/tun', device('virtio-net', { net: 'tap:tap0' })],
+    ['/dev/net/tun', device('virtio-net', { net: 'vhost:tap0' })],
+    ['/dev/vhost-net', device('virtio-net', { net: 'vhost:fd=7' })],
     ['/dev/ptmx', device('mtty-1', { port0: 'pty' })],
     ['/dev/iommu', { devices: [{ address: PCI, options: {}, interface: 'iommufd' }] }],
   ] as const)('%s is controlled by a machine with such a device only', (path, config) => {
     expect(rightsOf(path, config as VmConfigInput) & LANDLOCK_ACCESS_FS_IOCTL_DEV).not.toBe(0);
     if (path !== '/dev/kvm') expect(rightsOf(path)).toBe(0);
+  });
+
+  test('a tap that this process serves does not need vhost-net, whose parameters are read otherwise', () => {
+    const tap = device('virtio-net', { net: 'tap:tap0' });
+    expect(rightsOf('/dev/vhost-net', tap)).toBe(0);
+    expect(filterOf(tap)('ioctl', 9, VHOST_SET_MEM_TABLE)).toBe(false);
+    const vhost = device('virtio-net', { net: 'vhost:fd=7' });
+    expect(rightsOf('/dev/net/tun', vhost)).toBe(0);
+    expect(rightsOf('/sys/module/vhost/parameters', vhost)).not.toBe(0);
+    expect(policyOf(vhost).descriptors).toEqual([7]);
   });
 
   test('a tap by descriptor needs no node, and keeps its descriptor; a host device keeps its own', () => {

@@ -101,8 +101,11 @@ export class Workbench implements Disposable {
   /** Of the latest create; only with `net=fake`. */
   port!: FakePort;
 
-  /** @param options as on the command line; by default `net=fake`, whose address is a set of offloads to have */
-  constructor(options: Readonly<Record<string, string>> = {}) {
+  /**
+   * @param options as on the command line; by default `net=fake`, whose address is a set of offloads to have
+   * @param more back-ends beside the usual ones
+   */
+  constructor(options: Readonly<Record<string, string>> = {}, more: readonly NetBackend[] = []) {
     const fake: NetBackend = {
       name: 'fake',
       validate: () => undefined,
@@ -112,7 +115,7 @@ export class Workbench implements Disposable {
       },
     };
     using scope = new Scope();
-    const backends = [fake, responder, tap];
+    const backends = [fake, responder, tap, ...more];
     const task = new URL('test:queue-task');
     this.thread = scope.own(new InlineEventThread(new Map([[task.href, createQueueTask(backends)]])));
     this.memory = scope.own(new GuestMemory());
