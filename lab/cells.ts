@@ -137,6 +137,16 @@ export const cells: readonly Cell[] = [
     isInProcess: true,
   },
   {
+    // That none of it passes this process is tried by vhost.nightly.lab.test.ts.
+    name: 'virtio-net over vhost-net',
+    checks: [...nicChecks, 'offloads'],
+    expected: [...nicResults('eth0'), 'offloads.eth0'],
+    attach: 'modprobe vhost_net; tap-up $LAB_E1000E; devices=virtio-net,net=vhost:tap0',
+    detach: 'tap-down $LAB_E1000E',
+    isInProcess: true,
+    isNightly: true,
+  },
+  {
     name: 'mtty by vfio-user',
     checks: ['tty'],
     expected: ['tty.ttyS1', 'tty.ttyS2'],

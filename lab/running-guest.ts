@@ -25,8 +25,10 @@ export function startRestartingGuest(args: readonly string[], options: L2Options
 }
 
 /** Starts `tsvisor run`; without a kernel, it boots the built-in guest. */
-export function startRun(args: readonly string[]): RunningGuest {
-  const command = ['run', ...args];
+export const startRun = (args: readonly string[]): RunningGuest => startCommand(['run', ...args]);
+
+/** Starts any of tsvisor's commands. */
+export function startCommand(command: readonly string[]): RunningGuest {
   const child = spawn(process.execPath, ['dist/vmm/cli.js', ...command], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
