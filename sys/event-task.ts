@@ -56,9 +56,11 @@ export interface EventThread {
   /**
    * Runs the `start` export of a module in the event thread, with `data` (structured clone; SharedArrayBuffers are
    * shared).
-   * @throws Error if the module cannot be loaded or its `start` throws
+   * @param thread `own` for a task whose callbacks block, as a disk's do: it gets a thread of its own, which ends with it,
+   * so that it holds up no other task. An implementation that has one thread runs it there.
+   * @throws Error if the module cannot be loaded or its `start` throws; SysError EAGAIN if the host refuses a thread
    */
-  run(module: URL, data: unknown): EventTask;
+  run(module: URL, data: unknown, thread?: 'shared' | 'own'): EventTask;
 }
 /** Token of the port {@link EventThread}. */
 export const EventThread = Symbol('EventThread');

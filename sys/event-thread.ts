@@ -33,7 +33,7 @@ export interface EventThreadWorker {
 }
 
 /**
- * Starts an event thread. Main thread only, which receives the worker's `exit` event.
+ * Starts an event thread. `ended` settles in the event loop of the thread that calls this.
  * @param noticeControl control words of the inbox that tasks' messages wake
  * @throws SysError EAGAIN if the host refuses another thread; EMFILE
  */
@@ -107,6 +107,8 @@ class Task implements EventTask {
 /** The machine thread's side. Its calls block until the event thread has replied. */
 export class EventThreadClient implements EventThread {
   readonly #link: EventThreadLink;
+  readonly #inbox: Inbox;
+  readonly #delivery: Disposable;
   readonly #sender: InboxSender;
   readonly #replies: EventReplies;
   readonly #tasks = new Map<number, Task>();
@@ -115,12 +117,14 @@ export class EventThreadClient implements EventThread {
 
   constructor(link: EventThreadLink, inbox: Inbox) {
     this.#link = link;
+    this.#inbox = inbox;
     this.#sender = new InboxSender(link.commands, link.control);
     this.#replies = new EventReplies(link.replies);
-    inbox.addPort(link.notices, (message) => this.#deliver(message as EventNotice));
+    this.#delivery = inbox.addPort(link.notices, (message) => this.#deliver(message as EventNotice));
   }
 
-  run(module: URL, data: unknown): EventTask {
+  run(module: URL, data: unknown, thread: 'shared' | 'own' = 'shared'): EventTask {
+    if (thread === 'own') return runAlone(module, data, this.#inbox);
     const id = ++this.#lastTask;
     const task = new Task(this, id);
     this.#tasks.set(id, task);
@@ -169,9 +173,52 @@ export class EventThreadClient implements EventThread {
     this.#tasks.delete(task);
   }
 
+  /** Blocks until the thread, which has been asked to, has ended all tasks. */
+  awaitEnd(): void {
+    while (!this.#replies.hasEnded) this.#replies.wait(this.#answered++);
+    this.#delivery[Symbol.dispose]();
+  }
+
   #deliver(notice: EventNotice): void {
     if (!('task' in notice)) throw decodeError(notice.error, 'event thread: it has ended: ');
     if ('error' in notice) throw decodeError(notice.error, `event thread, task ${notice.task}: `);
     this.#tasks.get(notice.task)?.receive?.(notice.message);
+  }
+}
+
+/** Runs a task in a thread that ends with it. Any thread, which may never return to its event loop. */
+function runAlone(module: URL, data: unknown, inbox: Inbox): EventTask {
+  const thread = startEventThread(inbox.control);
+  thread.ended.catch(() => {}); // calls report it
+  const client = new EventThreadClient(thread.link, inbox);
+  const end = () => {
+    thread.stop();
+    client.awaitEnd();
+  };
+  try {
+    const task = client.run(module, data);
+    let isRunning = true;
+    return {
+      post: (message, transfer) => task.post(message, transfer),
+      call: (message) => task.call(message),
+      get receive() {
+        return task.receive;
+      },
+      set receive(handler) {
+        task.receive = handler;
+      },
+      [Symbol.dispose]() {
+        if (!isRunning) return;
+        isRunning = false;
+        try {
+          task[Symbol.dispose]();
+        } finally {
+          end();
+        }
+      },
+    };
+  } catch (error) {
+    end();
+    throw error;
   }
 }

@@ -36,6 +36,7 @@ export function createInboxControl(eventfd = -1): InboxControl {
 
 /** The receiving end, used by the thread that owns the inbox. */
 export class Inbox {
+  readonly control: InboxControl;
   readonly words: Int32Array;
   readonly #address: Float64Array;
   /** What this thread has entered, by address, and its place on the exit board. */
@@ -44,12 +45,21 @@ export class Inbox {
   #seen = 0;
 
   constructor(control: InboxControl) {
+    this.control = control;
     this.words = new Int32Array(control);
     this.#address = new Float64Array(control);
   }
 
-  addPort(port: MessagePort, deliver: (message: unknown) => void): void {
-    this.#ports.push({ port, deliver });
+  /** Delivers the port's messages until disposed. */
+  addPort(port: MessagePort, deliver: (message: unknown) => void): Disposable {
+    const entry = { port, deliver };
+    this.#ports.push(entry);
+    return {
+      [Symbol.dispose]: () => {
+        const at = this.#ports.indexOf(entry);
+        if (at >= 0) this.#ports.splice(at, 1);
+      },
+    };
   }
 
   /**
@@ -111,7 +121,7 @@ export class Inbox {
   drain(): void {
     const sent = Atomics.load(this.words, SENT);
     this.#seen = sent - 1;
-    for (const { port, deliver } of this.#ports) {
+    for (const { port, deliver } of [...this.#ports]) {
       for (let got = receiveMessageOnPort(port); got !== undefined; got = receiveMessageOnPort(port)) {
         deliver(got.message);
       }

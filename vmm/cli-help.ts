@@ -74,6 +74,16 @@ export const RUN: Command = {
       ],
     },
     {
+      name: 'disk',
+      value: 'FILE',
+      isRepeatable: true,
+      help: [
+        'add a virtio-blk disk (repeatable): a file or a block',
+        'device; ,readonly; ,overlay=FILE takes what the guest',
+        'writes; further options as of virtio-blk below',
+      ],
+    },
+    {
       name: 'memory',
       value: 'SIZE',
       help: [

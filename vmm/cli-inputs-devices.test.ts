@@ -13,6 +13,10 @@ const DEVICES: readonly Row[] = [
   ...['abc', '0x4', '1e0', '-1', '', '3.5', '100'].map(
     (text): Row => [`run --device virtio-net,slot=${text}`, DEVICE_SLOT(text)],
   ),
+  ['run --disk x,redonly', "--disk x,redonly: 'redonly' is not of the form key=value"],
+  ['run --disk x,slot=32', '--disk x,slot=32, slot: 32 is too large: 31 is the most'],
+  ['run --device none --disk x,slot=0', '--disk x,slot=0, slot: 0 is too small: 1 is the least'],
+  ['run --disk x,slot=5 --device mtty-1,slot=5', "--disk x,slot=5, slot: 5 is --device mtty-1,slot=5's"],
   ['run --device virtio-net,slot=0', '--device virtio-net,slot=0, slot: 0 is too small: 1 is the least'],
   ['run --device virtio-net,slot=32', '--device virtio-net,slot=32, slot: 32 is too large: 31 is the most'],
   [

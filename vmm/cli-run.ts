@@ -8,7 +8,7 @@ import { type ParsedOptions, parseCommandLine, usageError } from './command-line
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 import { readConfigFile } from './config-file.js';
-import { parseDevice } from './device-text.js';
+import { parseDevice, parseDisk } from './device-text.js';
 import { Camera } from './display/camera.js';
 import { checkDisplay, parseDisplay } from './display/choice.js';
 import type { View } from './display/view.js';
@@ -166,6 +166,8 @@ function named({ problems }: ConfigError, options: ParsedOptions): ConfigError {
   /** An entry of a list that the command line has no name for, by the option that gave it. */
   function ownerOf(entry: string): string {
     const [name = '', index = ''] = entry.split(/[[\]]/);
+    const disk = name === 'devices' ? diskAt(Number(index), options) : undefined;
+    if (disk !== undefined) return `--disk ${disk}`;
     const list = options.list(name === 'devices' ? 'device' : name);
     return list === undefined ? entry : `--${name === 'devices' ? 'device' : name} ${list[Number(index)]}`;
   }
@@ -189,12 +191,26 @@ const OPTION_OF: Readonly<Record<string, string>> = {
   serial: 'serial',
 };
 
+/** The disk that the command line added as this entry of `devices`, behind all others. */
+function diskAt(index: number, options: ParsedOptions): string | undefined {
+  const disks = options.list('disk');
+  if (disks === undefined) return undefined;
+  const file = options.value('config');
+  const given = options.list('device')?.filter((text) => text !== 'none');
+  const configured =
+    file === undefined || options.has('net') ? undefined : (readConfigFile(file) as VmConfigInput).devices;
+  return disks[index - (given ?? configured ?? ['the default NIC']).length];
+}
+
 /** @param path in the configuration: `devices[0].slot` */
 function sourceOf(path: string, options: ParsedOptions): string | undefined {
   if (path.startsWith('-')) return undefined;
   const [, key = '', index, rest = ''] = /^(\w+)(?:\[(\d+)\])?(.*)$/.exec(path) ?? [];
   const devices = options.list('device')?.filter((text) => text !== 'none');
   if (key === 'devices' && devices !== undefined && index === undefined) return '--device';
+  const disk = index === undefined ? undefined : diskAt(Number(index), options);
+  if (key === 'devices' && disk !== undefined)
+    return `--disk ${disk}${rest === '' ? '' : `, ${rest.slice(1)}`}`;
   if (key === 'devices' && devices !== undefined)
     return `--device ${devices[Number(index)]}${rest === '' ? '' : `, ${rest.slice(1)}`}`;
   if (key === 'devices' && options.has('net')) return `--net ${options.value('net')}`;
@@ -252,7 +268,11 @@ function configOf(options: ParsedOptions, problems: Problems, level: LogLevel | 
   if (level === 'debug') config.trace = [...new Set([...(trace ?? base.trace ?? []), ...DEBUG_CHANNELS])];
   const serial = options.list('serial');
   if (serial !== undefined) config.serial = serial;
-  config.devices = devicesOf(options, base.devices, problems);
+  const devices = devicesOf(options, base.devices, problems);
+  const disks = options
+    .list('disk')
+    ?.map((text) => problems.of(() => parseDisk(text)) ?? { address: 'wrong' });
+  config.devices = disks !== undefined && Array.isArray(devices) ? [...devices, ...disks] : devices;
   return config as VmConfigInput;
 }
 

@@ -12,6 +12,16 @@ export function parseSlot(text: string, where: string): number {
 }
 
 /**
+ * A disk as the command line takes it: `root.img,readonly,slot=5`. It is a device `virtio-blk`.
+ * @throws ConfigError
+ */
+export function parseDisk(text: string): unknown {
+  const [file = '', ...rest] = text.split(',');
+  const options = rest.map((option) => (option === 'readonly' ? 'readonly=on' : option));
+  return parseDevice(['virtio-blk', `file=${file}`, ...options].join(','), `--disk ${text}`);
+}
+
+/**
  * A device as the command line takes it: `virtio-net,net=passt,slot=5`.
  * @param where names it in problems
  * @returns the data of a configuration

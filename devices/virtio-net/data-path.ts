@@ -91,7 +91,8 @@ export class DataPath implements Disposable {
     this.#epoch = epoch;
     this.#hostOffloads = negotiated.host;
     for (const setup of queues) {
-      const queue = new SplitQueue(setup, table, setup.index === RECEIVEQ, positions?.get(setup.index));
+      const direction = setup.index === RECEIVEQ ? 'write' : 'read';
+      const queue = new SplitQueue(setup, table, direction, positions?.get(setup.index));
       if (setup.index === RECEIVEQ) {
         this.#receiver.start(negotiated, positions !== undefined);
         this.#rx = queue;

@@ -65,7 +65,7 @@ export class RemotePath {
     const setup = this.#setups.get(index);
     if (epoch !== this.epoch || setup === undefined) return false;
     const access: RemoteAccess = (iova, data, isWrite) => this.#access(iova, data, isWrite);
-    this.#queues.set(index, new RemoteQueue(setup, access, index === RECEIVEQ, position));
+    this.#queues.set(index, new RemoteQueue(setup, access, index === RECEIVEQ ? 'write' : 'read', position));
     return true;
   }
 

@@ -1,6 +1,6 @@
 import { PROT_READ } from '../../sys/mapping.js';
 import type { QueueSetup } from './queue-setup.js';
-import { type QueueMemory, ringBytes, SplitQueue } from './split-queue.js';
+import { type ChainDirection, type QueueMemory, ringBytes, SplitQueue } from './split-queue.js';
 
 /** Copies between `data` and IOVA. @throws SysError if the range is not mapped, or its owner refuses */
 export type RemoteAccess = (iova: number, data: Uint8Array, isWrite: boolean) => void;
@@ -35,7 +35,7 @@ export class RemoteQueue {
   #wantedAt = -1;
 
   /** @param position index of the first chain; the queue before it has been served */
-  constructor(setup: QueueSetup, access: RemoteAccess, isDeviceWritable: boolean, position: number) {
+  constructor(setup: QueueSetup, access: RemoteAccess, direction: ChainDirection, position: number) {
     this.#setup = setup;
     this.#access = access;
     const { descBytes, availBytes, usedBytes } = ringBytes(setup.size);
@@ -48,7 +48,7 @@ export class RemoteQueue {
       slice: (iova, bytes, prot) => this.#slice(iova, bytes, prot),
       isRemote: () => false,
     };
-    this.#queue = new SplitQueue(setup, memory, isDeviceWritable, position);
+    this.#queue = new SplitQueue(setup, memory, direction, position);
     this.#queue.use(this.#desc, this.#avail, this.#used);
   }
 

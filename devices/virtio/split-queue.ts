@@ -42,8 +42,11 @@ export interface QueueMemory {
   isRemote(iova: number, bytes: number): boolean;
 }
 
+/** What a device does with the memory of a queue's chains: `both` is to read first parts and to write what follows. */
+export type ChainDirection = 'read' | 'write' | 'both';
+
 /**
- * The device's side of a split virtqueue (2.7) whose chains all have one direction, as a network device's do. It reads
+ * The device's side of a split virtqueue (2.7). It reads
  * each word of the guest once, checks it, and then uses only the copy. A ring that violates the specification sets
  * {@link fault} and stops the queue. Make all calls between {@link DmaTableReader.enter} and `leave`, after {@link
  * map}. Used by one thread.
@@ -56,6 +59,8 @@ export class SplitQueue {
    * The latest chain's length without the skipped bytes, beyond the limit, too; negative if it is shorter than these.
    */
   bytes = 0;
+  /** How many of {@link parts} the device reads; it writes the others. */
+  readableParts = 0;
   /** The driver's violation, for a trace event; undefined if there is none. */
   fault: string | undefined;
   /**
@@ -66,8 +71,7 @@ export class SplitQueue {
 
   readonly #setup: QueueSetup;
   readonly #memory: QueueMemory;
-  readonly #isDeviceWritable: boolean;
-  readonly #prot: number;
+  readonly #direction: ChainDirection;
   readonly #mask: number;
   readonly #ringBytes: ReturnType<typeof ringBytes>;
   /** A private copy of the latest indirect table, viewed as words and as bytes. */
@@ -88,10 +92,10 @@ export class SplitQueue {
 
   /**
    * @param setup validated by the registers: size a power of two, addresses aligned
-   * @param isDeviceWritable whether the device writes the chains (a receive queue) or reads them
+   * @param direction of all chains
    * @param position index of the first chain to take and to return; not 0 if another one has served the queue
    */
-  constructor(setup: QueueSetup, memory: QueueMemory, isDeviceWritable: boolean, position = 0) {
+  constructor(setup: QueueSetup, memory: QueueMemory, direction: ChainDirection, position = 0) {
     this.index = setup.index;
     this.#setup = setup;
     this.#memory = memory;
@@ -99,8 +103,7 @@ export class SplitQueue {
     this.#knownAvail = position;
     this.#usedIdx = position;
     this.#publishedIdx = position;
-    this.#isDeviceWritable = isDeviceWritable;
-    this.#prot = isDeviceWritable ? PROT_WRITE : PROT_READ;
+    this.#direction = direction;
     this.#mask = setup.size - 1;
     this.#ringBytes = ringBytes(setup.size);
     this.#indirect = new Uint32Array(setup.hasIndirect ? setup.size * DESC_WORDS : 0);
@@ -263,11 +266,13 @@ export class SplitQueue {
     const { size, hasIndirect } = this.#setup;
     empty(this.parts);
     this.bytes = -skip;
+    this.readableParts = 0;
     let words: Uint32Array = this.#desc;
     let entries = size;
     let index = head;
     let isIndirect = false;
     let room = limit;
+    let isWritable = this.#direction === 'write';
     for (let followed = 0; followed < size; ) {
       if (index >= entries) return this.#break(`descriptor ${index} of ${entries}`);
       const at = index * DESC_WORDS;
@@ -288,8 +293,12 @@ export class SplitQueue {
         continue;
       }
       followed++;
-      if (((tail & VIRTQ_DESC_F_WRITE) !== 0) !== this.#isDeviceWritable) {
-        return this.#break(`a descriptor of the wrong direction`);
+      const wantsWrite = (tail & VIRTQ_DESC_F_WRITE) !== 0;
+      if (wantsWrite !== isWritable) {
+        // What the device writes follows what it reads. 2.7.4.2
+        if (isWritable || this.#direction === 'read')
+          return this.#break(`a descriptor of the wrong direction`);
+        isWritable = true;
       }
       const skipped = Math.min(length, Math.max(0, -this.bytes));
       this.bytes += length;
@@ -297,12 +306,14 @@ export class SplitQueue {
       length = Math.min(length - skipped, room);
       const untilCut = cut - (limit - room);
       room -= length;
+      const prot = isWritable ? PROT_WRITE : PROT_READ;
       if (untilCut > 0 && untilCut < length) {
-        if (!this.#gather(address, untilCut)) return this.#missBuffer(address, untilCut);
+        if (!this.#gather(address, untilCut, prot)) return this.#missBuffer(address, untilCut);
         address += untilCut;
         length -= untilCut;
       }
-      if (length > 0 && !this.#gather(address, length)) return this.#missBuffer(address, length);
+      if (length > 0 && !this.#gather(address, length, prot)) return this.#missBuffer(address, length);
+      if (!isWritable) this.readableParts = this.parts.length;
       if ((tail & VIRTQ_DESC_F_NEXT) === 0) return true;
       index = next;
     }
@@ -329,8 +340,8 @@ export class SplitQueue {
     );
   }
 
-  #gather(address: number, length: number): boolean {
-    const whole = this.#slice(address, length, this.#prot);
+  #gather(address: number, length: number, prot: number): boolean {
+    const whole = this.#slice(address, length, prot);
     if (whole !== undefined) {
       this.parts.push(whole);
       return true;
@@ -340,7 +351,7 @@ export class SplitQueue {
     // It may cross adjacent maps, which begin at page boundaries.
     for (let at = address; at < end; ) {
       const pieceEnd = Math.min(end, at - (at % PIECE) + PIECE);
-      const piece = this.#slice(at, pieceEnd - at, this.#prot);
+      const piece = this.#slice(at, pieceEnd - at, prot);
       if (piece === undefined) return false;
       this.parts.push(piece);
       at = pieceEnd;

@@ -40,8 +40,8 @@ export class PolledEventThread implements EventThread, AsyncDisposable {
     return new PolledEventThread(new Inbox(control), worker);
   }
 
-  run(module: URL, data: unknown): EventTask {
-    return this.#client.run(module, data);
+  run(module: URL, data: unknown, thread?: 'shared' | 'own'): EventTask {
+    return this.#client.run(module, data, thread);
   }
 
   /**

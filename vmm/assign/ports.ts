@@ -13,6 +13,7 @@ import {
 import { createMttyDriver } from '../../devices/mtty/driver.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
 import { createVgpuDriver } from '../../devices/vgpu/driver.js';
+import { createVirtioBlkDriver } from '../../devices/virtio-blk/driver.js';
 import { createVirtioNetDriver } from '../../devices/virtio-net/driver.js';
 import { GsiRouting } from '../../kvm/gsi-routing.js';
 import { MemorySlots } from '../../kvm/memory-slots.js';
@@ -199,6 +200,7 @@ export function createCore(eventThread: EventThread, scope: Scope): VfioCore {
 /** New vendor drivers of this package, one of each. */
 export const vendorDrivers = (): readonly VendorDriver[] => [
   createVirtioNetDriver(),
+  createVirtioBlkDriver(),
   createMttyDriver(),
   createVgpuDriver(),
 ];

@@ -88,6 +88,9 @@ const AF_UNIX = 1;
 // linux/fcntl.h: the duplicates, the flags of a descriptor and of a file, the seals of a memfd.
 const FCNTL = [0, 1, 2, 3, 4, 1030, 1033, 1034];
 
+/** Locks of disks: LOCK_COMMANDS. */
+const OFD_LOCKS = [36, 37];
+
 /** PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: names of threads and mappings. */
 const PRCTL = [15, 16, 0x5356_4d41];
 
@@ -107,7 +110,7 @@ export function callRules({ ioctls, families, accepts, pid }: CallNeeds): readon
     },
     { name: 'clone3', when: 'never', otherwise: errno.ENOSYS },
     { name: 'io_uring_setup', when: 'never', otherwise: errno.ENOSYS },
-    { name: 'fcntl', when: [{ arg: 1, oneOf: FCNTL }] },
+    { name: 'fcntl', when: [{ arg: 1, oneOf: [...FCNTL, ...OFD_LOCKS] }] },
     { name: 'prctl', when: [{ arg: 0, oneOf: PRCTL }], otherwise: errno.EPERM },
     { name: 'kill', when: [{ arg: 0, oneOf: [pid] }] },
     { name: 'tgkill', when: [{ arg: 0, oneOf: [pid] }] },

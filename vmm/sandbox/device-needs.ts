@@ -18,6 +18,9 @@ export interface DeviceNeeds {
   readonly hasTap: boolean;
   /** Whether the kernel may move the frames of a tap. */
   readonly hasVhost: boolean;
+  readonly hasDisk: boolean;
+  /** Disks to read, or to read and write. */
+  readonly disks: readonly { readonly path: string; readonly isReadOnly: boolean }[];
   /** Devices that a sandbox excludes. */
   readonly problems: readonly ConfigProblem[];
 }
@@ -56,6 +59,13 @@ export function needsOf(devices: readonly DeviceConfig[]): DeviceNeeds {
   const ports = devices
     .filter(({ address }) => address.startsWith('mtty'))
     .flatMap(({ options }) => Object.values(options));
+  const disks = devices
+    .filter(({ address }) => address === 'virtio-blk')
+    .flatMap(({ options: { file = '', readonly, overlay, backing } }) => [
+      { path: file, isReadOnly: readonly === 'on' || overlay !== undefined },
+      ...(backing === undefined ? [] : [{ path: backing, isReadOnly: true }]),
+      ...(overlay === undefined ? [] : [{ path: overlay, isReadOnly: false }]),
+    ]);
   const taps = nets.filter((net) => /^(?:tap|vhost):/.test(net));
   const given = taps.flatMap((net) => /^\w+:fd=(\d+)$/.exec(net)?.[1] ?? []).map(Number);
   const hasVhost = taps.some((net) => net.startsWith('vhost:'));
@@ -76,6 +86,8 @@ export function needsOf(devices: readonly DeviceConfig[]): DeviceNeeds {
     hasHostDevice: host.length > 0,
     hasTap: taps.length > 0,
     hasVhost,
+    hasDisk: disks.length > 0,
+    disks,
     problems,
   };
 }

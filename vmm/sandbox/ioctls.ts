@@ -1,4 +1,5 @@
 /** Requests of ioctl(2) that a sandboxed machine can make, by what it is configured with. */
+import { DISK_REQUESTS } from '../../devices/block/image-file.js';
 import { TAP_REQUESTS } from '../../devices/net/tap-setup.js';
 import { VHOST_REQUESTS } from '../../devices/net/vhost-uapi.js';
 import * as kvm from '../../kvm/uapi.js';
@@ -34,7 +35,7 @@ const TERMINAL: Readonly<Record<string, number>> = {
 
 /** Names and numbers; KVM_RUN is the first, as it is the one that counts. */
 export function ioctlsOf(
-  needs: Pick<DeviceNeeds, 'hasHostDevice' | 'hasTap' | 'hasVhost'>,
+  needs: Pick<DeviceNeeds, 'hasHostDevice' | 'hasTap' | 'hasVhost' | 'hasDisk'>,
 ): ReadonlyMap<string, number> {
   const requests = [
     vcpu.KVM_RUN,
@@ -42,6 +43,7 @@ export function ioctlsOf(
     ...(needs.hasHostDevice ? HOST_REQUESTS : []),
     ...(needs.hasTap ? TAP_REQUESTS : []),
     ...(needs.hasVhost ? VHOST_REQUESTS : []),
+    ...(needs.hasDisk ? DISK_REQUESTS : []),
   ];
   return new Map([
     ...requests.map(({ name, number }) => [name, number] as const),

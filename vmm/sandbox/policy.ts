@@ -1,5 +1,13 @@
 /** What a sandbox leaves to a machine: files by Landlock, system calls by seccomp. */
-import { fstatSync, lstatSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import {
+  existsSync,
+  fstatSync,
+  lstatSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  statSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -27,6 +35,7 @@ import { ioctlsOf } from './ioctls.js';
 const READ = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
 const WRITE_FILE = LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE;
 const CONTROL = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_IOCTL_DEV;
+const CONTROL_READ = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_IOCTL_DEV;
 const REPLACE = WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_REMOVE_FILE;
 const LISTEN = LANDLOCK_ACCESS_FS_MAKE_SOCK | LANDLOCK_ACCESS_FS_REMOVE_FILE;
 const EXECUTE = LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE;
@@ -164,9 +173,16 @@ function machinePaths(config: VmConfig, needs: DeviceNeeds): PathRule[] {
   return [
     ...rules(CONTROL, ['/dev/kvm', ...needs.nodes]),
     ...rules(READ, [...images, ...needs.read, ...sandbox.read]),
+    ...needs.disks.map(diskRule),
     ...plugins.flatMap(pluginPaths),
     ...rules(READ | CONTROL | REPLACE | LISTEN, sandbox.write),
   ];
+}
+
+/** An overlay that is not there yet is made in its folder. */
+function diskRule({ path, isReadOnly }: DeviceNeeds['disks'][number]): PathRule {
+  if (isReadOnly || existsSync(path)) return { path, rights: isReadOnly ? CONTROL_READ : CONTROL };
+  return { path: dirname(resolve(path)), rights: CONTROL | REPLACE };
 }
 
 /** A plug-in's folder, and the packages and package.json files that Node looks for from there. */

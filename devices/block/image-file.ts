@@ -1,0 +1,178 @@
+import { constants, fdatasyncSync, fstatSync, ftruncateSync, readvSync, writevSync } from 'node:fs';
+import { errno } from '../../sys/errno.js';
+import { fromNodeError, isErrno, SysError } from '../../sys/error.js';
+import { Fd } from '../../sys/fd.js';
+import { ioctl, ior, type Request } from '../../sys/ioctl.js';
+import * as libc from '../../sys/libc.js';
+import { Scope } from '../../sys/scope.js';
+import { SYSTEM_CALLS } from '../../sys/system-calls.js';
+import { fillParts, lengthOf, sliceParts } from './image.js';
+import { lockImage } from './image-lock.js';
+
+// linux/falloc.h
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
+
+/** linux/fs.h */
+const BLKGETSIZE64 = ior('BLKGETSIZE64', 0x12, 114, 8);
+
+/** Requests of ioctl(2) that a disk needs. */
+export const DISK_REQUESTS: readonly Request[] = [BLKGETSIZE64];
+
+/** UIO_MAXIOV: the most parts of one readv(2). */
+const MOST_PARTS = 1024;
+const ZEROES = new Uint8Array(65536);
+
+export interface ImageFileOptions {
+  readonly isReadOnly: boolean;
+  /** Create it, or empty what is there. */
+  readonly isNew?: boolean;
+}
+
+/** A regular file or block device that holds an image, locked as QEMU locks its own. Used by one thread. */
+export class ImageFile implements Disposable {
+  readonly isReadOnly: boolean;
+  #path: string;
+  readonly #fd: Fd;
+  #bytes: number;
+  /** Modes of fallocate(2) that this file system does not have. */
+  readonly #missing = new Set<number>();
+
+  private constructor(path: string, fd: Fd, bytes: number, isReadOnly: boolean) {
+    this.#path = path;
+    this.#fd = fd;
+    this.#bytes = bytes;
+    this.isReadOnly = isReadOnly;
+  }
+
+  /**
+   * @throws SysError of open(2); EINVAL for what is neither a regular file nor a block device; EBUSY if another process
+   * has it, and one of both writes
+   */
+  static open(path: string, { isReadOnly, isNew = false }: ImageFileOptions): ImageFile {
+    using scope = new Scope();
+    // A pipe without a writer would hold up open(2).
+    const access = isReadOnly ? constants.O_RDONLY : constants.O_RDWR;
+    const create = isNew ? constants.O_CREAT : 0;
+    const fd = scope.own(openFd(path, access | create | constants.O_NONBLOCK, isReadOnly));
+    const stat = fstatSync(fd.number);
+    if (!stat.isFile() && !stat.isBlockDevice()) {
+      const hint = 'a disk is a regular file or a block device';
+      throw new SysError({ call: 'open', target: path, errno: errno.EINVAL, hint });
+    }
+    lockImage(fd.number, path, isReadOnly);
+    if (isNew) ftruncateSync(fd.number);
+    const bytes = isNew ? 0 : stat.isFile() ? stat.size : deviceBytes(fd);
+    scope.move();
+    return new ImageFile(path, fd, bytes, isReadOnly);
+  }
+
+  get path(): string {
+    return this.#path;
+  }
+
+  /** Says that the file has another name now. */
+  renamed(path: string): this {
+    this.#path = path;
+    return this;
+  }
+
+  /** Its length. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Reads into the parts; what is beyond the end reads 0. @throws SysError */
+  read(parts: readonly Uint8Array[], offset: number): void {
+    const bytes = lengthOf(parts);
+    let done = 0;
+    while (done < bytes) {
+      const rest = (done === 0 ? parts : sliceParts(parts, done, bytes - done)).slice(0, MOST_PARTS);
+      let got: number;
+      try {
+        got = readvSync(this.#fd.number, rest, offset + done);
+      } catch (error) {
+        throw fromNodeError(error, 'preadv', this.path);
+      }
+      if (got === 0) {
+        fillParts(sliceParts(parts, done, bytes - done), 0);
+        return;
+      }
+      done += got;
+    }
+  }
+
+  /** @throws SysError ENOSPC and others */
+  write(parts: readonly Uint8Array[], offset: number): void {
+    const bytes = lengthOf(parts);
+    let done = 0;
+    while (done < bytes) {
+      const rest = (done === 0 ? parts : sliceParts(parts, done, bytes - done)).slice(0, MOST_PARTS);
+      try {
+        done += writevSync(this.#fd.number, rest, offset + done);
+      } catch (error) {
+        throw fromNodeError(error, 'pwritev', this.path);
+      }
+    }
+    this.#bytes = Math.max(this.#bytes, offset + bytes);
+  }
+
+  /** fdatasync(2). @throws SysError */
+  sync(): void {
+    try {
+      fdatasyncSync(this.#fd.number);
+    } catch (error) {
+      throw fromNodeError(error, 'fdatasync', this.path);
+    }
+  }
+
+  /** Frees a range, which then reads 0. Returns false if the file system cannot. @throws SysError */
+  punch(offset: number, bytes: number): boolean {
+    return this.#fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, bytes);
+  }
+
+  /** Makes a range within the file read 0. @param mayFree whether its space may be freed @throws SysError */
+  zero(offset: number, bytes: number, mayFree: boolean): void {
+    if (mayFree && this.punch(offset, bytes)) return;
+    if (this.#fallocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, bytes)) return;
+    for (let done = 0; done < bytes; done += ZEROES.length) {
+      this.write([ZEROES.subarray(0, Math.min(ZEROES.length, bytes - done))], offset + done);
+    }
+  }
+
+  #fallocate(mode: number, offset: number, bytes: number): boolean {
+    if (this.#missing.has(mode)) return false;
+    for (;;) {
+      const result = libc.syscall4(SYSTEM_CALLS.fallocate, this.#fd.number, mode, offset, bytes);
+      if (result >= 0) return true;
+      if (result === -errno.EINTR) continue;
+      if (result !== -errno.EOPNOTSUPP && result !== -errno.ENOSYS && result !== -errno.ENODEV) {
+        throw new SysError({ call: 'fallocate', target: this.path, errno: -result });
+      }
+      this.#missing.add(mode);
+      return false;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#fd[Symbol.dispose]();
+  }
+}
+
+function openFd(path: string, flags: number, isReadOnly: boolean): Fd {
+  try {
+    return Fd.open(path, flags, undefined, 0o600);
+  } catch (error) {
+    const isRight = isErrno(error, 'EACCES') || isErrno(error, 'EROFS') || isErrno(error, 'EPERM');
+    if (isReadOnly || !isRight || !(error instanceof SysError)) throw error;
+    const hint = 'readonly, or overlay=FILE for what the guest writes, needs no right to write it';
+    throw new SysError({ call: 'open', target: path, errno: error.errno, hint });
+  }
+}
+
+function deviceBytes(fd: Fd): number {
+  const size = new BigUint64Array(1);
+  ioctl(fd, BLKGETSIZE64, new Uint8Array(size.buffer));
+  return Number(size[0]);
+}
