@@ -147,6 +147,16 @@ export const cells: readonly Cell[] = [
     isNightly: true,
   },
   {
+    name: 'virtio-blk in process',
+    checks: ['disk', 'interrupts'],
+    expected: ['disk.vda', 'disk.vdb'],
+    attach:
+      'truncate -s 64M /run/disk; devices="virtio-blk,file=/run/disk,overlay=/run/overlay ' +
+      'virtio-blk,file=/run/second"; cp /run/disk /run/second',
+    detach: 'rm /run/disk /run/overlay /run/second',
+    isInProcess: true,
+  },
+  {
     name: 'mtty by vfio-user',
     checks: ['tty'],
     expected: ['tty.ttyS1', 'tty.ttyS2'],

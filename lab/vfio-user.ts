@@ -25,7 +25,7 @@ const qemu11: Userland = {
 /** Devices that are served together, and the expected results in the guest. */
 export interface ServedCell {
   readonly name: string;
-  /** In the form that `tsvisor serve` takes. */
+  /** In the form that `tsvisor serve` takes; `@disk` is a file of the cell's. */
   readonly devices: readonly string[];
   readonly checks: readonly L2Check[];
   readonly expected: readonly string[];
@@ -51,6 +51,12 @@ export const servedCells: readonly ServedCell[] = [
     expected: ['dhcp.eth0', 'ping.eth0'],
   },
   { name: 'mtty', devices: ['mtty-2'], checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'] },
+  {
+    name: 'virtio-blk',
+    devices: ['virtio-blk,file=@disk'],
+    checks: ['disk', 'interrupts'],
+    expected: ['disk.vda'],
+  },
   { name: 'vgpu', devices: ['vgpu-small'], checks: ['fb'], expected: ['fb.fb0'] },
   {
     name: 'vgpu, pixel for pixel',
@@ -68,6 +74,7 @@ export const servedCells: readonly ServedCell[] = [
 ];
 
 const MEMORY_MIB = 256;
+const DISK_BYTES = 8 << 20;
 const READY_MS = 20_000;
 const GUEST_MS = 120_000;
 
@@ -170,11 +177,13 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
   const { folder } = scratch;
   const env = { ...process.env, PATH: pathWithPasst(folder) };
   const servers: Server[] = [];
+  const disk = join(folder, 'disk');
+  writeFileSync(disk, Buffer.alloc(DISK_BYTES));
   using files = await startFileServer();
   try {
     const sockets = cell.devices.map((_, i) => join(folder, `${i}.sock`));
     for (const [i, device] of cell.devices.entries())
-      servers.push(await Server.start(device, sockets[i] as string, env));
+      servers.push(await Server.start(device.replace('@disk', disk), sockets[i] as string, env));
     const line = l2CommandLine({ checks: cell.checks, url: files.url });
     let wrong = 0;
     const guest = await bootGuest(sockets, line, async (output) => {

@@ -51,6 +51,31 @@ test('what a task throws in a call is thrown in the owner, and the thread goes o
   });
 });
 
+test('a task with a thread of its own is heard, and the thread ends with it, and only then', async () => {
+  await withThread((client, inbox) => {
+    client.run(echoTask, {})[Symbol.dispose](); // once the shared thread is up
+    const before = threadCount();
+    using bell = Fd.eventfd();
+    const task = client.run(echoTask, { fd: bell.number }, 'own');
+    expect(threadCount()).toBeGreaterThan(before);
+    expect(task.call('hello')).toBe('hello');
+    expect(() => task.call('throw')).toThrowError(/told to throw/);
+    const heard: unknown[] = [];
+    task.receive = (message) => heard.push(message);
+    signalEventfd(bell.number);
+    while (heard.length < 1) {
+      inbox.wait(1000);
+      inbox.drain();
+    }
+    expect(heard).toEqual([{ rung: 1 }]);
+    task[Symbol.dispose]();
+    expect(() => task.call('again')).toThrowError('event thread: it has ended');
+    expect(() => client.run(workerUrl('kvm/index.js'), {}, 'own')).toThrowError(/no export named start/);
+    using other = client.run(echoTask, {});
+    expect(other.call('there')).toBe('there');
+  });
+});
+
 test('a module that is no task is refused by name', async () => {
   await withThread((client) => {
     const module = workerUrl('kvm/index.js');
