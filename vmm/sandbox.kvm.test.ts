@@ -181,7 +181,11 @@ describe('a machine in a strict sandbox', () => {
         '64M,shared=on',
       ];
       const child = spawn(process.execPath, [CLI, 'run', '--quiet', '--api', `unix:${path}`, ...args], {
-        stdio: ['ignore', 'ignore', 'inherit'],
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let text = '';
+      child.stdout.on('data', (piece) => {
+        text += String(piece);
       });
       onTestFinished(() => void child.kill('SIGKILL'));
       const ended = once(child, 'exit');
@@ -204,7 +208,7 @@ describe('a machine in a strict sandbox', () => {
           () =>
             client.call('GET', '/v1/screenshot').then(
               ({ type }) => type,
-              (error) => String(error),
+              (error) => `${error}; ${child.exitCode ?? child.signalCode ?? 'running'}: ${text}`,
             ),
           POLL,
         )
