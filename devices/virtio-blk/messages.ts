@@ -1,8 +1,7 @@
 /** Messages between a disk's registers and its queue. {@link EventTask.call} sends commands, which take effect before it returns. */
 import type { SysErrorInit } from '../../sys/error.js';
-import type { DmaTableBuffer } from '../../vfio/dma-table.js';
 import type { DiskImage } from '../block/disk-image.js';
-import type { InterruptTargets } from '../mdev/device-interrupts.js';
+import type { FunctionCommand } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import type { TransportStateBuffer } from '../virtio/transport-state.js';
 
@@ -16,18 +15,11 @@ export interface DiskTaskData {
 }
 
 export type DiskCommand =
+  | FunctionCommand
   /** The reply is an {@link OpenImageReply}. */
   | { readonly kind: 'openImage'; readonly image: DiskImage }
-  | { readonly kind: 'attach'; readonly table: DmaTableBuffer }
-  | { readonly kind: 'detach' }
   /** @param hasFlush whether the driver flushes; else each write is flushed before it is returned. 5.2.6.2 */
-  | { readonly kind: 'start'; readonly queue: QueueSetup; readonly hasFlush: boolean }
-  /** Stops the queue: no I/O is left, guest memory is no longer accessed, and no interrupt is raised. */
-  | { readonly kind: 'stop' }
-  | { readonly kind: 'interrupts'; readonly targets: InterruptTargets }
-  | { readonly kind: 'maskIntx'; readonly isMasked: boolean }
-  /** The command register in the shared state has changed: bus mastering, INTx disable. */
-  | { readonly kind: 'command' };
+  | { readonly kind: 'start'; readonly queue: QueueSetup; readonly hasFlush: boolean };
 
 /** The parts of the error to throw, or the disk. */
 export type OpenImageReply = { readonly error: SysErrorInit } | { readonly disk: DiskShape };

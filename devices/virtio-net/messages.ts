@@ -2,8 +2,7 @@
  * Messages between registers and queues. {@link EventTask.call} sends commands, which take effect before it returns.
  */
 import type { SysErrorInit } from '../../sys/error.js';
-import type { DmaTableBuffer } from '../../vfio/dma-table.js';
-import type { InterruptTargets } from '../mdev/device-interrupts.js';
+import type { FunctionCommand } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import type { Negotiated } from './negotiated.js';
 import type { SharedStateBuffer } from './shared-state.js';
@@ -18,10 +17,9 @@ export interface QueueTaskData {
 }
 
 export type QueueCommand =
+  | FunctionCommand
   /** The reply is an {@link OpenPortReply}. */
   | { readonly kind: 'openPort'; readonly backend: string; readonly address: string }
-  | { readonly kind: 'attach'; readonly table: DmaTableBuffer }
-  | { readonly kind: 'detach' }
   /** `epoch` comes back with the notice `remote`. */
   | {
       readonly kind: 'start';
@@ -29,12 +27,6 @@ export type QueueCommand =
       readonly negotiated: Negotiated;
       readonly epoch: number;
     }
-  /** Stops the queues: guest memory is no longer accessed, and no interrupt is raised. */
-  | { readonly kind: 'stop' }
-  | { readonly kind: 'interrupts'; readonly targets: InterruptTargets }
-  | { readonly kind: 'maskIntx'; readonly isMasked: boolean }
-  /** The command register in the shared state has changed: bus mastering, INTx disable. */
-  | { readonly kind: 'command' }
   /** A queue's vector in the shared state has changed. Of a {@link KernelPath} only, as are the next two. */
   | { readonly kind: 'vectors' }
   /** A range is about to be unmapped. */

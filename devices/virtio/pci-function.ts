@@ -1,0 +1,163 @@
+import type { EventTask } from '../../sys/event-task.js';
+import { signalEventfd } from '../../sys/eventfd.js';
+import type { Fd } from '../../sys/fd.js';
+import { trace } from '../../sys/trace.js';
+import type { OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
+import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
+import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
+import type { PciRegions } from '../mdev/pci-regions.js';
+import type { Registers } from '../mdev/region-access.js';
+import { RegionOps } from '../mdev/region-ops.js';
+import { PCI_COMMAND_INTX_DISABLE } from '../pci/pci-regs.js';
+import { CommonConfig, type DeviceFeatures } from './common-config.js';
+import { REGISTER_BAR, VirtioConfigSpace, type VirtioIdentity } from './config-space.js';
+import type { FunctionCommand } from './messages.js';
+import type { QueueSetup } from './queue-setup.js';
+import { virtioRegions } from './registers.js';
+import type { TransportState } from './transport-state.js';
+
+/** Parts of a function, owned by its creator, who keeps them until the device is unregistered. */
+export interface VirtioFunctionParts<State> {
+  /** The type's, which begins its messages. */
+  readonly name: string;
+  readonly identity: VirtioIdentity;
+  readonly features: DeviceFeatures;
+  readonly state: State;
+  /** The queue task. */
+  readonly task: EventTask;
+  /** One eventfd per queue. */
+  readonly doorbells: readonly Fd[];
+  /** Device configuration structure. */
+  readonly config: Registers;
+}
+
+/**
+ * The registers of a virtio PCI function, with vfio-pci's rules: what all types have. A type adds its queues' commands, and what
+ * it hears of them. Machine thread only.
+ */
+export abstract class VirtioFunction<State extends TransportState, Command>
+  extends RegionOps
+  implements VfioDeviceOps
+{
+  readonly name: string;
+  protected readonly regions: PciRegions;
+  protected readonly state: State;
+  protected readonly common: CommonConfig;
+  readonly #identity: VirtioIdentity;
+  readonly #task: EventTask;
+  readonly #doorbells: readonly Fd[];
+  readonly #interrupts: DeviceInterrupts;
+
+  constructor({ name, identity, features, state, task, doorbells, config }: VirtioFunctionParts<State>) {
+    super();
+    this.name = name;
+    this.state = state;
+    this.#identity = identity;
+    this.#task = task;
+    this.#doorbells = doorbells;
+    this.common = new CommonConfig(
+      features,
+      state,
+      {
+        start: (queues) => this.startQueues(queues),
+        stop: () => this.stopQueues(),
+        revector: () => this.revectorQueues(),
+      },
+      (what) => this.misuse(what),
+    );
+    this.#interrupts = new DeviceInterrupts(name, identity.vectors, {
+      retarget: (targets) => this.call({ kind: 'interrupts', targets }),
+      maskIntx: (isMasked) => this.call({ kind: 'maskIntx', isMasked }),
+      isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
+    });
+    this.regions = virtioRegions({
+      name,
+      config: this.#createConfigSpace(),
+      state,
+      common: this.common,
+      device: config,
+      doorbells,
+      ring: (queue) => this.#ring(queue),
+    });
+  }
+
+  protected abstract startQueues(queues: readonly QueueSetup[]): void;
+
+  protected stopQueues(): void {
+    this.call({ kind: 'stop' });
+  }
+
+  /** A started queue has another vector in the shared state. */
+  protected revectorQueues(): void {}
+
+  openDevice({ dma }: OpenDevice): void {
+    this.regions.resetConfig();
+    this.state.command = this.regions.command;
+    this.call({ kind: 'attach', table: dma.table });
+    this.common.reset();
+  }
+
+  closeDevice(): void {
+    this.common.reset();
+    this.#interrupts[Symbol.dispose]();
+    this.call({ kind: 'detach' });
+  }
+
+  getIrqInfo(index: number): IrqInfo {
+    return irqInfo(index, this.#identity.vectors);
+  }
+
+  setIrqs(set: IrqSet): void {
+    this.#interrupts.set(set);
+  }
+
+  /** Resets the virtio device. Configuration space and eventfds remain, because vfio-pci restores them. */
+  override reset(): void {
+    this.common.reset();
+  }
+
+  request(): void {
+    this.#interrupts.request();
+  }
+
+  #createConfigSpace(): VirtioConfigSpace {
+    return new VirtioConfigSpace(this.#identity, {
+      isMsixEnabled: () => this.#interrupts.isMsixEnabled,
+      isIntxPending: () => !this.#interrupts.isMsixEnabled && this.state.isr !== 0,
+      accessRegisters: (offset, data, isWrite) => this.regions.accessBar(REGISTER_BAR, offset, data, isWrite),
+      followCommand: () => this.#followCommand(),
+      reportMisuse: (what) => this.misuse(what),
+    });
+  }
+
+  /** Bus mastering and INTx disable take effect before the write returns. */
+  #followCommand(): void {
+    const { command } = this.regions;
+    if (command === this.state.command) return;
+    this.state.command = command;
+    this.call({ kind: 'command' });
+  }
+
+  #ring(queue: number): void {
+    const doorbell = this.#doorbells[queue];
+    if (doorbell !== undefined) signalEventfd(doorbell.number);
+    else this.misuse(`doorbell of queue ${queue}`);
+  }
+
+  /** To the queue task. @returns its reply */
+  protected call(command: FunctionCommand | Command): unknown {
+    return this.#task.call(command);
+  }
+
+  /** Tells the embedder. */
+  protected tell(what: string, text: string): void {
+    if (trace.vfio.hasSubscribers)
+      trace.vfio.publish({ what, device: this.name, text: `${this.name}: ${text}` });
+  }
+
+  /** The guest violated the specification. */
+  protected misuse(text: string): void {
+    if (trace.guestMisuse.hasSubscribers)
+      trace.guestMisuse.publish({ device: this.name, what: 'virtio', text });
+  }
+}
