@@ -71,6 +71,34 @@ test('clearing the transmitter drops what the line has not accepted', () => {
   expect([wire.sent, inb(LSR)]).toEqual([[1], 0x60]);
 });
 
+test('input waits on the line while RTS is withdrawn, and comes whole once it is back', () => {
+  const { uart, wire, inb, outb } = createPort();
+  outb(FCR, 1);
+  outb(MCR, 0x0b); // DTR, RTS, OUT2
+  outb(MCR, 0x09);
+  wire.waiting = [1, 2, 3];
+  uart.update();
+  expect([inb(LSR) & 1, uart.receiverRoom, wire.waiting.length]).toEqual([0, 0, 3]);
+  outb(MCR, 0x0b);
+  expect([inb(RBR), inb(RBR), inb(RBR), inb(LSR) & 1]).toEqual([1, 2, 3, 0]);
+});
+
+test.each([
+  ['has never asserted RTS', [0x09]],
+  ['has closed its port, as whoever opens it next may not know RTS', [0x0b, 0x00]],
+  ['looks at itself in loopback', [0x0b, 0x19, 0x08]],
+  ['was reset after it had asserted RTS', [0x0b, 'reset', 0x09]],
+] as const)('input comes to a guest that %s', (_who, writes) => {
+  const { uart, wire, inb, outb } = createPort();
+  for (const value of writes) {
+    if (value === 'reset') uart.reset();
+    else outb(MCR, value);
+  }
+  wire.waiting = [7];
+  uart.update();
+  expect(inb(RBR)).toBe(7);
+});
+
 test('changed inputs set delta bits in MSR and interrupt until it is read', () => {
   const { uart, wire, levels, inb, outb } = createPort();
   outb(IER, 8);

@@ -40,6 +40,8 @@ const TRIGGER_LEVELS = [1, 4, 8, 14] as const;
 
 const LCR_DLAB = 0x80;
 
+const MCR_DTR = 0x01;
+const MCR_RTS = 0x02;
 const MCR_LOOP = 0x10;
 const MCR_BITS = 0x1f;
 
@@ -78,6 +80,7 @@ const SAVED_TRANSMITTER = SAVED_RECEIVER + 1 + FIFO_BYTES;
 export const UART_STATE_BYTES = SAVED_TRANSMITTER + 1 + FIFO_BYTES;
 const FLAG_OVERRUN = 1;
 const FLAG_THRE_PENDING = 2;
+const FLAG_READY_ONCE = 4;
 
 /** The other end of the UART's cable. Its speed is unlimited: a virtual UART has no line rate. */
 export interface UartLine {
@@ -97,7 +100,8 @@ export interface UartPorts {
 
 /**
  * The registers. A byte is passed to the line when written, and stays in the transmitter's FIFO while the line accepts
- * none. A byte written to a full FIFO is lost. Input stays on the line until the receiver has room.
+ * none. A byte written to a full FIFO is lost. Input stays on the line until the receiver has room, and while a guest that had
+ * asserted RTS clears it and keeps DTR, as flow control does (Linux: stty crtscts); closing a port clears both.
  */
 export class Uart16550 implements BusDevice {
   readonly name: string;
@@ -116,6 +120,8 @@ export class Uart16550 implements BusDevice {
   #hasOverrun = false;
   /** The transmitter became empty, and this has not been reported. */
   #isThrePending = false;
+  /** DTR and RTS have been asserted together: RTS alone says something from now on. Some programs never assert it. */
+  #wasReady = false;
   #isPaused = false;
   #level = false;
   #lost = 0;
@@ -132,9 +138,10 @@ export class Uart16550 implements BusDevice {
     return this.#lost;
   }
 
-  /** Number of bytes that the receiver has room for. */
+  /** Number of bytes that the receiver takes now. */
   get receiverRoom(): number {
-    return Math.max(0, this.#fifoBytes - this.#receiver.length);
+    const isHeld = this.#wasReady && outputsOf(this.#mcr) === MCR_DTR;
+    return isHeld ? 0 : Math.max(0, this.#fifoBytes - this.#receiver.length);
   }
 
   /** Call when the line has new bytes, room or inputs. */
@@ -166,7 +173,7 @@ export class Uart16550 implements BusDevice {
     this.#ier = this.#fcr = this.#lcr = this.#mcr = this.#scr = 0;
     this.#msr = this.#line.inputs;
     this.#divisor = DIVISOR_115200;
-    this.#hasOverrun = this.#isThrePending = false;
+    this.#hasOverrun = this.#isThrePending = this.#wasReady = false;
     this.#receiver.clear();
     this.#transmitter.clear();
     this.update();
@@ -194,7 +201,9 @@ export class Uart16550 implements BusDevice {
     state[SAVED_DIVISOR] = this.#divisor & 0xff;
     state[SAVED_DIVISOR + 1] = this.#divisor >> 8;
     state[SAVED_FLAGS] =
-      (this.#hasOverrun ? FLAG_OVERRUN : 0) | (this.#isThrePending ? FLAG_THRE_PENDING : 0);
+      (this.#hasOverrun ? FLAG_OVERRUN : 0) |
+      (this.#isThrePending ? FLAG_THRE_PENDING : 0) |
+      (this.#wasReady ? FLAG_READY_ONCE : 0);
     saveRing(this.#receiver, state, SAVED_RECEIVER);
     saveRing(this.#transmitter, state, SAVED_TRANSMITTER);
     return state;
@@ -214,6 +223,7 @@ export class Uart16550 implements BusDevice {
     this.#divisor = at(SAVED_DIVISOR) | (at(SAVED_DIVISOR + 1) << 8);
     this.#hasOverrun = (at(SAVED_FLAGS) & FLAG_OVERRUN) !== 0;
     this.#isThrePending = (at(SAVED_FLAGS) & FLAG_THRE_PENDING) !== 0;
+    this.#wasReady = (at(SAVED_FLAGS) & FLAG_READY_ONCE) !== 0;
     loadRing(this.#receiver, state, SAVED_RECEIVER);
     loadRing(this.#transmitter, state, SAVED_TRANSMITTER);
     this.update();
@@ -275,6 +285,7 @@ export class Uart16550 implements BusDevice {
         break;
       case MCR:
         this.#mcr = value & MCR_BITS;
+        if (outputsOf(value) === (MCR_DTR | MCR_RTS)) this.#wasReady = true;
         break;
       case SCR:
         this.#scr = value;
@@ -364,12 +375,15 @@ export class Uart16550 implements BusDevice {
   }
 }
 
+/** DTR and RTS as they leave the chip; in loopback, both are inactive. */
+const outputsOf = (mcr: number): number => ((mcr & MCR_LOOP) !== 0 ? 0 : mcr & (MCR_DTR | MCR_RTS));
+
 /** RTS to CTS, DTR to DSR, OUT1 to RI, OUT2 to DCD. */
 function loopedInputs(mcr: number): number {
-  const [dtr, rts, out1, out2] = [0x01, 0x02, 0x04, 0x08];
+  const [out1, out2] = [0x04, 0x08];
   return (
-    ((mcr & rts) !== 0 ? MSR_CTS : 0) |
-    ((mcr & dtr) !== 0 ? MSR_DSR : 0) |
+    ((mcr & MCR_RTS) !== 0 ? MSR_CTS : 0) |
+    ((mcr & MCR_DTR) !== 0 ? MSR_DSR : 0) |
     ((mcr & out1) !== 0 ? MSR_RI : 0) |
     ((mcr & out2) !== 0 ? MSR_DCD : 0)
   );
