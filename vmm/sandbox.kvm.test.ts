@@ -189,7 +189,8 @@ describe('a machine in a strict sandbox', () => {
       });
       onTestFinished(() => void child.kill('SIGKILL'));
       const ended = once(child, 'exit');
-      while (!existsSync(path) && child.exitCode === null) await sleep(20);
+      // Before that, the guest looks for its devices, which must not change meanwhile.
+      while (!text.includes('display: ') && child.exitCode === null) await sleep(20);
       const client = new ApiClient(path);
       const get = async (what: string) =>
         JSON.parse((await client.call('GET', `/v1/${what}`)).body.toString());
