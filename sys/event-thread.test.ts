@@ -4,7 +4,7 @@ import { EventThreadClient, startEventThread } from './event-thread.js';
 import { drainEventfd, isReadable, signalEventfd } from './eventfd.js';
 import { Fd } from './fd.js';
 import { createInboxControl, Inbox } from './inbox.js';
-import { threadCount } from './testing/open-fds.js';
+import { openFds, threadCount } from './testing/open-fds.js';
 import type { TimerCommand, TimerNotice, TimerTaskData, Usage } from './testing/timer-task.js';
 import { workerUrl } from './worker-url.js';
 
@@ -12,6 +12,16 @@ const echoTask = workerUrl('sys/testing/echo-task.js');
 /** For what must happen, however busy the machine is. */
 const PATIENCE_MS = 30_000;
 const timerTask = workerUrl('sys/testing/timer-task.js');
+
+/** Open descriptors once those of threads that are ending are closed; this thread does not return to its event loop. */
+function fdsAfterEnds(wanted: number): readonly string[] {
+  const end = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const fds = openFds();
+    if (fds.length <= wanted || performance.now() > end) return fds;
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+  }
+}
 
 async function withThread(use: (client: EventThreadClient, inbox: Inbox) => void): Promise<void> {
   const control = createInboxControl();
@@ -54,8 +64,8 @@ test('what a task throws in a call is thrown in the owner, and the thread goes o
 test('a task with a thread of its own is heard, and the thread ends with it, and only then', async () => {
   await withThread((client, inbox) => {
     client.run(echoTask, {})[Symbol.dispose](); // once the shared thread is up
-    const before = threadCount();
     using bell = Fd.eventfd();
+    const [before, fds] = [threadCount(), openFds().length];
     const task = client.run(echoTask, { fd: bell.number }, 'own');
     expect(threadCount()).toBeGreaterThan(before);
     expect(task.call('hello')).toBe('hello');
@@ -69,8 +79,10 @@ test('a task with a thread of its own is heard, and the thread ends with it, and
     }
     expect(heard).toEqual([{ rung: 1 }]);
     task[Symbol.dispose]();
+    expect(fdsAfterEnds(fds)).toHaveLength(fds);
     expect(() => task.call('again')).toThrowError('event thread: it has ended');
     expect(() => client.run(workerUrl('kvm/index.js'), {}, 'own')).toThrowError(/no export named start/);
+    expect(fdsAfterEnds(fds)).toHaveLength(fds);
     using other = client.run(echoTask, {});
     expect(other.call('there')).toBe('there');
   });

@@ -30,6 +30,8 @@ export interface EventThreadWorker {
   /** Requests its end; memory and fds that it uses may be freed once `ended` resolves. */
   stop(): void;
   readonly ended: Promise<void>;
+  /** Closes its eventfd, as `ended` does: for a thread that is known to have ended, by an owner that hears of no promise. */
+  close(): void;
 }
 
 /**
@@ -61,10 +63,14 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
   const bell = new InboxBell(control);
   // Its owner may be a worker that cannot stop it when the process exits.
   const atExit = signalAtExit(wake.number);
-  const ended = workerEnd(worker, 'tsvisor-event').finally(() => {
-    new EventReplies(replies).end();
+  const close = () => {
+    if (!wake.isOpen) return;
     atExit[Symbol.dispose]();
     wake[Symbol.dispose]();
+  };
+  const ended = workerEnd(worker, 'tsvisor-event').finally(() => {
+    new EventReplies(replies).end();
+    close();
   });
   scope.move();
   return {
@@ -74,6 +80,7 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
       if (wake.isOpen) bell.stop();
     },
     ended,
+    close,
   };
 }
 
@@ -194,6 +201,7 @@ function runAlone(module: URL, data: unknown, inbox: Inbox): EventTask {
   const end = () => {
     thread.stop();
     client.awaitEnd();
+    thread.close();
   };
   try {
     const task = client.run(module, data);
