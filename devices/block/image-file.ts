@@ -1,6 +1,6 @@
 import { constants, fdatasyncSync, fstatSync, ftruncateSync, readvSync, writevSync } from 'node:fs';
 import { errno } from '../../sys/errno.js';
-import { fromNodeError, isErrno, SysError } from '../../sys/error.js';
+import { fromNodeError, SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { ioctl, ior, type Request } from '../../sys/ioctl.js';
 import * as libc from '../../sys/libc.js';
@@ -55,11 +55,11 @@ export class ImageFile implements Disposable {
     // A pipe without a writer would hold up open(2).
     const access = isReadOnly ? constants.O_RDONLY : constants.O_RDWR;
     const create = isNew ? constants.O_CREAT : 0;
-    const fd = scope.own(openFd(path, access | create | constants.O_NONBLOCK, isReadOnly));
+    const hints = isNew ? MAKE_HINTS : isReadOnly ? OPEN_HINTS : WRITE_HINTS;
+    const fd = scope.own(openFd(path, access | create | constants.O_NONBLOCK, hints));
     const stat = fstatSync(fd.number);
     if (!stat.isFile() && !stat.isBlockDevice()) {
-      const hint = 'a disk is a regular file or a block device';
-      throw new SysError({ call: 'open', target: path, errno: errno.EINVAL, hint });
+      throw new SysError({ call: 'open', target: path, errno: errno.EINVAL, hint: NO_DISK });
     }
     lockImage(fd.number, path, isReadOnly);
     if (isNew) ftruncateSync(fd.number);
@@ -160,13 +160,28 @@ export class ImageFile implements Disposable {
   }
 }
 
-function openFd(path: string, flags: number, isReadOnly: boolean): Fd {
+const NO_DISK = 'a disk is a regular file or a block device';
+const NOT_WRITABLE = 'readonly, or overlay=FILE for what the guest writes, needs no right to write it';
+const OPEN_HINTS: Readonly<Record<string, string>> = {
+  ENOENT: 'no file has this name: `qemu-img create` makes an empty disk',
+  EISDIR: NO_DISK,
+};
+const WRITE_HINTS: Readonly<Record<string, string>> = {
+  ...OPEN_HINTS,
+  EACCES: NOT_WRITABLE,
+  EPERM: NOT_WRITABLE,
+  EROFS: NOT_WRITABLE,
+};
+/** Of a file to be made. */
+const MAKE_HINTS: Readonly<Record<string, string>> = { ENOENT: 'its folder does not exist' };
+
+function openFd(path: string, flags: number, hints: Readonly<Record<string, string>>): Fd {
   try {
     return Fd.open(path, flags, undefined, 0o600);
   } catch (error) {
-    const isRight = isErrno(error, 'EACCES') || isErrno(error, 'EROFS') || isErrno(error, 'EPERM');
-    if (isReadOnly || !isRight || !(error instanceof SysError)) throw error;
-    const hint = 'readonly, or overlay=FILE for what the guest writes, needs no right to write it';
+    if (!(error instanceof SysError)) throw error;
+    const hint = hints[error.code];
+    if (hint === undefined) throw error;
     throw new SysError({ call: 'open', target: path, errno: error.errno, hint });
   }
 }

@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import {
+  closeSync,
   copyFileSync,
   existsSync,
   mkdtempSync,
@@ -30,7 +31,9 @@ writeFileSync(raw, Buffer.alloc(BYTES, 'base'));
 function changed(name: string, at: number, bytes: readonly number[]): DiskImage {
   const overlay = path(`${name}.qcow2`);
   openImage({ ...plain, file: raw, overlay })[Symbol.dispose]();
-  writeSync(openSync(overlay, 'r+'), Uint8Array.from(bytes), 0, bytes.length, at);
+  const fd = openSync(overlay, 'r+');
+  writeSync(fd, Uint8Array.from(bytes), 0, bytes.length, at);
+  closeSync(fd);
   return { ...plain, file: raw, overlay };
 }
 
@@ -45,6 +48,23 @@ function refusal(disk: DiskImage): string {
 }
 
 const big = (value: bigint) => [...Buffer.from(value.toString(16).padStart(16, '0'), 'hex')];
+
+test.each<readonly [what: string, disk: Partial<DiskImage> & { readonly file: string }, text: string]>([
+  [
+    'a missing file',
+    { file: path('missing') },
+    'ENOENT: no file has this name: `qemu-img create` makes an empty disk',
+  ],
+  ['a folder', { file: folder }, 'EISDIR: a disk is a regular file or a block device'],
+  [
+    'a folder to read',
+    { file: folder, isReadOnly: true },
+    'EINVAL: a disk is a regular file or a block device',
+  ],
+  ['an overlay nowhere', { file: raw, overlay: path('no/o.qcow2') }, 'ENOENT: its folder does not exist'],
+])('%s is refused with what to do', (_what, disk, text) => {
+  expect(refusal({ ...plain, ...disk })).toBe(text);
+});
 
 describe('an image that is not valid is refused with a sentence', () => {
   test.each<readonly [what: string, at: number, bytes: readonly number[], text: string]>([
