@@ -83,7 +83,15 @@ export const refusedDma = () =>
 export async function expectState(guest: Guest, before: ReturnType<typeof state>): Promise<void> {
   for (let tries = 0; tries < 50 && JSON.stringify(state(guest)) !== JSON.stringify(before); tries++)
     await sleep(100);
+  expectRunning(guest);
   expect(state(guest)).toEqual(before);
+}
+
+/** @throws Error with what a machine that has ended said last */
+function expectRunning({ vm, serial }: Guest): void {
+  const { state, outcome, failure } = vm.info();
+  if (state !== 'ended') return;
+  throw new Error(`the machine has ended: ${failure ?? JSON.stringify(outcome)}\n${serial().slice(-6000)}`);
 }
 
 /** Attaches devices, and returns their slots once Linux has an address on each of them. */
