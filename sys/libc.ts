@@ -104,7 +104,7 @@ export const lastErrno = (): number => threadErrno[0] as number;
 
 /**
  * For frequent calls, of which one that has failed can be repeated: EAGAIN and EINTR, which are frequent, are taken from
- * {@link lastErrno}, as whoever gets them calls again; others by repeating the call.
+ * {@link lastErrno}, as whoever gets them calls again; others by repeating the call. Not for sockets, which report an error once.
  */
 function callOften(block: Block): number {
   const value = load(block) as number;
@@ -137,8 +137,8 @@ const c = {
   accept4: declareCall('accept4', INT, [INT, LONG, LONG, INT], [-1, 0, 0, 0]),
   getsockopt: declareCall('getsockopt', INT, [INT, INT, INT, BYTES, BYTES], [-1, 0, 0, none, none]),
   setsockopt: declareCall('setsockopt', INT, [INT, INT, INT, BYTES, INT], [-1, 0, 0, none, 0]),
-  sendmsg: declareOften('sendmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
-  recvmsg: declareOften('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
+  sendmsg: declareCall('sendmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
+  recvmsg: declareCall('recvmsg', LONG, [INT, LONG, INT], [-1, 0, 0]),
   preadv2: declareOften('preadv2', LONG, [INT, LONG, INT, LONG, INT], [-1, 0, 0, -1, 0]),
   syscall: declareOften('syscall', LONG, [LONG, LONG, LONG, LONG], [-1, 0, 0, 0]),
   syscall4: declareCall('syscall', LONG, [LONG, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
