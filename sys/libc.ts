@@ -49,6 +49,14 @@ interface Block {
 /** By signature: a symbol can have several. */
 const warmUps = new Map<string, () => unknown>();
 
+const blockOf = (funcName: string, retType: FfiType, paramsType: FfiType[], paramsValue: Arg[]): Block => ({
+  library: LIBRARY,
+  funcName,
+  retType,
+  paramsType,
+  paramsValue,
+});
+
 /**
  * Declares a libc symbol. Builds its parameter block once, because building it takes a third of a call's time.
  * `harmless` are arguments with which the call fails or does nothing.
@@ -58,14 +66,14 @@ function declare<R = number>(
   retType: FfiType,
   paramsType: FfiType[],
   harmless: Arg[],
-  finish: (block: Block) => R = (block) => load(block) as R,
+  prepare: (block: Block) => () => R = (block) => () => load(block) as R,
 ): Call<R> {
   const paramsValue: Arg[] = [...harmless];
-  const block = { library: LIBRARY, funcName, retType, paramsType, paramsValue };
+  const run = prepare(blockOf(funcName, retType, paramsType, paramsValue));
   const buffersAt = [...paramsType.keys()].filter((i) => paramsType[i] === BYTES);
   const call = (...args: Arg[]): R => {
     for (let i = 0; i < paramsValue.length; i++) paramsValue[i] = args[i] as Arg;
-    const value = finish(block);
+    const value = run();
     // Otherwise the block would keep a caller's buffer until the next call.
     for (const i of buffersAt) paramsValue[i] = harmless[i] as Arg;
     return value;
@@ -74,18 +82,22 @@ function declare<R = number>(
   return call;
 }
 
-/** The result, or the negative errno for -1, which ffi-rs reads before V8 can. Takes 0.7 us longer than a call without. */
-function callForErrno(block: Block): number {
-  const { value, errnoCode } = load({ ...block, errno: true }) as unknown as FfiErrno;
-  return value < 0 ? -errnoCode : value;
-}
 interface FfiErrno {
   readonly value: number;
   readonly errnoCode: number;
 }
 
+/** The result, or the negative errno for -1, which ffi-rs reads before V8 can. Takes 0.7 us longer than a call without. */
+function prepareExact(block: Block): () => number {
+  const exact = { ...block, errno: true };
+  return () => {
+    const { value, errnoCode } = load(exact) as unknown as FfiErrno;
+    return value < 0 ? -errnoCode : value;
+  };
+}
+
 const declareCall = (funcName: string, retType: FfiType, paramsType: FfiType[], harmless: Arg[]) =>
-  declare(funcName, retType, paramsType, harmless, callForErrno);
+  declare(funcName, retType, paramsType, harmless, prepareExact);
 
 const none = new Uint8Array(4096);
 const errnoLocation = declare<JsExternal>('__errno_location', POINTER, [], []);
@@ -106,15 +118,18 @@ export const lastErrno = (): number => threadErrno[0] as number;
  * For frequent calls, of which one that has failed can be repeated: EAGAIN and EINTR, which are frequent, are taken from
  * {@link lastErrno}, as whoever gets them calls again; others by repeating the call. Not for sockets, which report an error once.
  */
-function callOften(block: Block): number {
-  const value = load(block) as number;
-  if (value >= 0) return value;
-  const error = lastErrno();
-  return error === EAGAIN || error === EINTR ? -error : callForErrno(block);
+function prepareOften(block: Block): () => number {
+  const again = prepareExact(block);
+  return () => {
+    const value = load(block) as number;
+    if (value >= 0) return value;
+    const error = lastErrno();
+    return error === EAGAIN || error === EINTR ? -error : again();
+  };
 }
 
 const declareOften = (funcName: string, retType: FfiType, paramsType: FfiType[], harmless: Arg[]) =>
-  declare(funcName, retType, paramsType, harmless, callOften);
+  declare(funcName, retType, paramsType, harmless, prepareOften);
 
 const c = {
   ioctl: declareCall('ioctl', INT, [INT, LONG, LONG], [-1, 0, 0]),
@@ -228,16 +243,8 @@ export const ioctlPtr = (fd: number, request: number, struct: Uint8Array): numbe
 export type PreparedIoctl = () => number;
 
 /** Prepares an ioctl for frequent calls. */
-export function prepareIoctl(fd: number, request: number, value: number): PreparedIoctl {
-  const block = {
-    library: LIBRARY,
-    funcName: 'ioctl',
-    retType: INT,
-    paramsType: [INT, LONG, LONG],
-    paramsValue: [fd, request, value],
-  };
-  return () => callOften(block);
-}
+export const prepareIoctl = (fd: number, request: number, value: number): PreparedIoctl =>
+  prepareOften(blockOf('ioctl', INT, [INT, LONG, LONG], [fd, request, value]));
 
 /**
  * Prepares epoll_wait for frequent calls, as {@link prepareIoctl}: each makes less garbage. `events` is an address: taking
@@ -245,16 +252,10 @@ export function prepareIoctl(fd: number, request: number, value: number): Prepar
  */
 export function prepareEpollWait(epfd: number, events: number, count: number): (timeoutMs: number) => number {
   const paramsValue = [epfd, events, count, 0];
-  const block = {
-    library: LIBRARY,
-    funcName: 'epoll_wait',
-    retType: INT,
-    paramsType: [INT, LONG, INT, INT],
-    paramsValue,
-  };
+  const wait = prepareOften(blockOf('epoll_wait', INT, [INT, LONG, INT, INT], paramsValue));
   return (timeoutMs) => {
     paramsValue[3] = timeoutMs;
-    return callOften(block);
+    return wait();
   };
 }
 
