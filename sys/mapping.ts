@@ -241,40 +241,28 @@ export function createSharedMemory(
   bytes: number,
   { hugePageBytes }: SharedMemoryOptions = {},
 ): SharedMemory {
-  if (hugePageBytes !== undefined) return createHugeMemory(name, bytes, hugePageBytes);
-  const fd = Fd.memfd(name, MFD_ALLOW_SEALING);
-  try {
-    ftruncateSync(fd.number, bytes);
-    checked(libc.fcntl(fd.number, F_ADD_SEALS, SIZE_SEALS), 'fcntl F_ADD_SEALS', fd.target);
-    const mapping = Mapping.file(fd, bytes);
-    return {
-      fd,
-      mapping,
-      [Symbol.dispose]() {
-        mapping[Symbol.dispose]();
-        fd[Symbol.dispose]();
-      },
-    };
-  } catch (error) {
-    fd[Symbol.dispose]();
-    throw fromNodeError(error, 'ftruncate', fd.target);
-  }
+  if (hugePageBytes === undefined) return createSealedMemory(name, bytes, 0, {});
+  const target = `memfd ${name}`;
+  checkHugePages(bytes, hugePageBytes, target);
+  const options = { isReserved: true, hint: hugePageHint(bytes, hugePageBytes) };
+  using scope = new Scope();
+  const memory = scope.own(createSealedMemory(name, bytes, hugePageFlags(hugePageBytes), options));
+  populateHugePages(memory.mapping.view.address, bytes, hugePageBytes, target);
+  scope.move();
+  return memory;
 }
 
-function createHugeMemory(name: string, bytes: number, pageBytes: number): SharedMemory {
-  const target = `memfd ${name}`;
-  checkHugePages(bytes, pageBytes, target);
-  const hint = hugePageHint(bytes, pageBytes);
+/** @param flags of memfd_create(2), besides those of every memfd */
+function createSealedMemory(name: string, bytes: number, flags: number, options: MapOptions): SharedMemory {
   using scope = new Scope();
-  const fd = scope.own(Fd.memfd(name, MFD_ALLOW_SEALING | hugePageFlags(pageBytes), hint));
+  const fd = scope.own(Fd.memfd(name, MFD_ALLOW_SEALING | flags, options.hint));
   try {
     ftruncateSync(fd.number, bytes);
   } catch (error) {
-    throw fromNodeError(error, 'ftruncate', target, hint);
+    throw fromNodeError(error, 'ftruncate', fd.target, options.hint);
   }
-  checked(libc.fcntl(fd.number, F_ADD_SEALS, SIZE_SEALS), 'fcntl F_ADD_SEALS', target);
-  const mapping = scope.own(Mapping.file(fd, bytes, { isReserved: true, hint }));
-  populateHugePages(mapping.view.address, bytes, pageBytes, target);
+  checked(libc.fcntl(fd.number, F_ADD_SEALS, SIZE_SEALS), 'fcntl F_ADD_SEALS', fd.target);
+  const mapping = scope.own(Mapping.file(fd, bytes, options));
   const owned = scope.move();
   return { fd, mapping, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }

@@ -34,16 +34,12 @@ export class GuestRam implements AsyncDisposable {
    */
   static create(bytes: bigint, isShared: boolean, hugePageBytes?: number): GuestRam {
     using scope = new Scope();
-    if (hugePageBytes !== undefined) {
-      const options = { hugePageBytes };
+    if (isShared || hugePageBytes !== undefined) {
+      const options = hugePageBytes === undefined ? {} : { hugePageBytes };
       const { mapping, fd } = scope.own(createSharedMemory('guest-ram', Number(bytes), options));
       const ram = new GuestRam(mapping, fd, scope.move());
-      ram.#populating = Promise.resolve(); // it is
+      if (hugePageBytes !== undefined) ram.#populating = Promise.resolve(); // it is
       return ram;
-    }
-    if (isShared) {
-      const { mapping, fd } = scope.own(createSharedMemory('guest-ram', Number(bytes)));
-      return new GuestRam(mapping, fd, scope.move());
     }
     return new GuestRam(scope.own(Mapping.huge(Number(bytes))), undefined, scope.move());
   }
