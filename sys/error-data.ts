@@ -1,18 +1,23 @@
 /** Errors that cross threads: structured clone preserves neither class nor fields. */
-import { SysError } from './error.js';
+import { SysError, type SysErrorInit } from './error.js';
+
+/** What makes a SysError again. */
+type SysErrorParts = Pick<SysErrorInit, 'call' | 'target' | 'errno' | 'hint'>;
 
 /** An error as data. */
 export interface ErrorData {
   readonly name: string;
   readonly message: string;
   readonly stack: string | undefined;
-  readonly sys?: {
-    readonly call: string;
-    readonly target: string;
-    readonly errno: number;
-    readonly hint: string | undefined;
-  };
+  readonly sys?: SysErrorParts;
   readonly code?: string;
+}
+
+/** What makes a SysError again in another thread, for a reply that carries it. @throws `error` if it is another one */
+export function sysErrorParts(error: unknown): SysErrorParts {
+  if (!(error instanceof SysError)) throw error;
+  const { call, target, errno, hint } = error;
+  return { call, target, errno, hint };
 }
 
 export function encodeError(error: unknown): ErrorData {
@@ -20,8 +25,7 @@ export function encodeError(error: unknown): ErrorData {
   const { name, message, stack } = error;
   const code = 'code' in error && typeof error.code === 'string' ? { code: error.code } : {};
   if (!(error instanceof SysError)) return { name, message, stack, ...code };
-  const { call, target, errno, hint } = error;
-  return { name, message, stack, ...code, sys: { call, target, errno, hint } };
+  return { name, message, stack, ...code, sys: sysErrorParts(error) };
 }
 
 /** The error, with its stack in the other thread. @param where comes before its message */

@@ -1,5 +1,5 @@
 /** The event task of an mtty card: the host's ends of its ports, and the unmasking of its pin. */
-import { SysError } from '../../sys/error.js';
+import { sysErrorParts } from '../../sys/error-data.js';
 import type { EventContext, StartEventTask } from '../../sys/event-task.js';
 import { drainEventfd } from '../../sys/eventfd.js';
 import { Scope } from '../../sys/scope.js';
@@ -46,10 +46,7 @@ export const start: StartEventTask = (data, context) => {
       lines.push(opened);
       return { address: opened.address };
     } catch (error) {
-      // Errors lose their class when they cross threads.
-      if (!(error instanceof SysError)) throw error;
-      const { call, target, errno, hint } = error;
-      return { error: { call, target, errno, hint } };
+      return { error: sysErrorParts(error) };
     }
   }
 

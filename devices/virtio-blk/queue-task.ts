@@ -1,5 +1,5 @@
 /** The event task of a disk: its queue and its image. It blocks, and so has a thread of its own. */
-import { SysError } from '../../sys/error.js';
+import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
 import type { DiskImage } from '../block/disk-image.js';
 import { openImage } from '../block/open-image.js';
@@ -21,10 +21,7 @@ export const start: StartEventTask = (data, context) => {
       const { bytes, isReadOnly, discardBytes } = disk;
       return { disk: { bytes, isReadOnly, discardBytes } };
     } catch (error) {
-      // Errors lose their class when they cross threads.
-      if (!(error instanceof SysError)) throw error;
-      const { call, target, errno, hint } = error;
-      return { error: { call, target, errno, hint } };
+      return { error: sysErrorParts(error) };
     }
   }
 

@@ -1,5 +1,5 @@
 /** The event task of a virtio-net device: its queues and its port. */
-import { SysError } from '../../sys/error.js';
+import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
 import type { NetBackend, NetPort } from '../net/index.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
@@ -38,10 +38,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
       try {
         return takePort(backend.open(address));
       } catch (error) {
-        // Errors lose their class when they cross threads.
-        if (!(error instanceof SysError)) throw error;
-        const { call, target, errno, hint } = error;
-        return { error: { call, target, errno, hint } };
+        return { error: sysErrorParts(error) };
       }
     }
 
