@@ -309,29 +309,30 @@ function devicesOf(
   return [{ address: 'virtio-net', options: { net: net ?? 'responder' } }];
 }
 
-const MEMORY_WORDS: Readonly<Record<string, string>> = {
-  shared: 'sharedMemory',
-  prefault: 'prefault',
-  hugepages: 'hugePages',
-};
+/** What `--memory` takes behind the size, and what each value is in the configuration. */
+const MEMORY_OPTIONS = new Map<string, { readonly key: string; readonly values: Map<string, unknown> }>([
+  ['shared', { key: 'sharedMemory', values: new Map(Object.entries({ on: true, off: false })) }],
+  ['prefault', { key: 'prefault', values: new Map(Object.entries({ on: true, off: false })) }],
+  [
+    'hugepages',
+    { key: 'hugePages', values: new Map(Object.entries({ on: '2M', off: 'off', '2M': '2M', '1G': '1G' })) },
+  ],
+]);
 
 /** `1G,shared=on,prefault=off,hugepages=2M` */
 function parseMemory(text: string): Record<string, unknown> {
   const [size, ...rest] = text.split(',');
-  const flags = new Map<string, boolean | string>();
+  const flags = new Map<string, unknown>();
   for (const pair of rest) {
-    const [, name = '', value = ''] =
-      /^(shared|prefault)=(on|off)$|^(hugepages)=(on|off|2M|1G)$/
-        .exec(pair)
-        ?.filter((part) => part !== undefined) ?? [];
-    const key = MEMORY_WORDS[name];
-    if (key === undefined)
+    const [, name = '', value = ''] = /^(.*?)=(.*)$/.exec(pair) ?? [];
+    const option = MEMORY_OPTIONS.get(name);
+    if (option?.values.has(value) !== true)
       throw usageError(
         '--memory',
         `'${pair}' is none of shared=on|off, prefault=on|off, hugepages=on|off|2M|1G`,
       );
-    if (flags.has(key)) throw usageError('--memory', `${name}= is given twice`);
-    flags.set(key, name !== 'hugepages' ? value === 'on' : value === 'on' ? '2M' : value);
+    if (flags.has(option.key)) throw usageError('--memory', `${name}= is given twice`);
+    flags.set(option.key, option.values.get(value));
   }
   return { memory: size, ...Object.fromEntries(flags) };
 }
