@@ -1,4 +1,5 @@
 /** System calls that a sandboxed machine makes: Node's, V8's, libc's and its own. */
+import { LOCK_COMMANDS } from '../../devices/block/image-lock.js';
 import { errno } from '../../sys/errno.js';
 import type { CallRule } from '../../sys/seccomp.js';
 import type { SystemCallName } from '../../sys/system-calls.js';
@@ -88,9 +89,6 @@ const AF_UNIX = 1;
 // linux/fcntl.h: the duplicates, the flags of a descriptor and of a file, the seals of a memfd.
 const FCNTL = [0, 1, 2, 3, 4, 1030, 1033, 1034];
 
-/** Locks of disks: LOCK_COMMANDS. */
-const OFD_LOCKS = [36, 37];
-
 /** PR_SET_NAME, PR_GET_NAME, PR_SET_VMA: names of threads and mappings. */
 const PRCTL = [15, 16, 0x5356_4d41];
 
@@ -110,7 +108,7 @@ export function callRules({ ioctls, families, accepts, pid }: CallNeeds): readon
     },
     { name: 'clone3', when: 'never', otherwise: errno.ENOSYS },
     { name: 'io_uring_setup', when: 'never', otherwise: errno.ENOSYS },
-    { name: 'fcntl', when: [{ arg: 1, oneOf: [...FCNTL, ...OFD_LOCKS] }] },
+    { name: 'fcntl', when: [{ arg: 1, oneOf: [...FCNTL, ...LOCK_COMMANDS] }] },
     { name: 'prctl', when: [{ arg: 0, oneOf: PRCTL }], otherwise: errno.EPERM },
     { name: 'kill', when: [{ arg: 0, oneOf: [pid] }] },
     { name: 'tgkill', when: [{ arg: 0, oneOf: [pid] }] },
