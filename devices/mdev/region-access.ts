@@ -1,6 +1,7 @@
 /** Access functions of a region: for raw bytes, for registers, for memory. */
 import type { Mapping } from '../../sys/mapping.js';
 import type { RegionIoEventFd } from '../../vfio/uapi.js';
+import { littleEndian } from '../pci/config-space.js';
 
 /**
  * Functions that handle accesses to an area. Offsets are relative to its start, and each access lies within it. The
@@ -43,9 +44,7 @@ export function registerAccess(registers: Registers, widest: 1 | 2 | 4 = 4): Reg
   const write = (offset: number, data: Uint8Array): void => {
     for (let done = 0; done < data.length; ) {
       const bytes = widthAt(offset + done, data.length - done);
-      let value = 0;
-      for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (data[done + i] as number);
-      registers.write?.(offset + done, bytes, value);
+      registers.write?.(offset + done, bytes, littleEndian(data, done, bytes));
       done += bytes;
     }
   };

@@ -14,6 +14,13 @@ export type ConfigSpaceSize = typeof PCI_CFG_SPACE_SIZE | typeof PCI_CFG_SPACE_E
 /** All-ones of 1, 2 or 4 bytes: the value of a read that nothing claims. */
 export const allOnes = (bytes: number): number => 2 ** (8 * bytes) - 1;
 
+/** Value of 1, 2 or 4 bytes, least significant first; bytes past the end are all-ones. */
+export function littleEndian(data: Uint8Array, at: number, bytes: number): number {
+  let value = 0;
+  for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (data[at + i] ?? 0xff);
+  return value;
+}
+
 /**
  * The configuration space of one function, little-endian, with a mask of what a guest may change. Every bit is
  * read-only until {@link ConfigSpace.allow} makes it writable. Out-of-range reads return all-ones, out-of-range writes
@@ -43,9 +50,7 @@ export class ConfigSpace {
 
   /** Reads 1, 2 or 4 bytes at any alignment. */
   read(offset: number, bytes: number): number {
-    let value = 0;
-    for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (this.values[offset + i] ?? 0xff);
-    return value;
+    return littleEndian(this.values, offset, bytes);
   }
 
   /** Applies a guest's write of 1, 2 or 4 bytes through the masks. Returns whether any value changed. */

@@ -1,7 +1,7 @@
 /** The PCI host bridge: bus 0, and access to its configuration space by ports 0xCF8/0xCFC and by ECAM. */
 import { disposable } from '../../sys/scope.js';
 import type { BusDevice, PciFunction } from '../contracts.js';
-import { allOnes, ConfigSpace } from './config-space.js';
+import { allOnes, ConfigSpace, littleEndian } from './config-space.js';
 import {
   PCI_CLASS_DEVICE,
   PCI_COMMAND,
@@ -231,9 +231,3 @@ export class PciHost {
 
 const isWithin = (value: number, end: number): boolean =>
   Number.isInteger(value) && value >= 0 && value < end;
-
-function littleEndian(data: Uint8Array, at: number, bytes: number): number {
-  let value = 0;
-  for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (data[at + i] as number);
-  return value;
-}

@@ -1,3 +1,4 @@
+import { littleEndian } from '../pci/config-space.js';
 import type { Region } from './region.js';
 
 /** The device's own configuration space, accessed by 1, 2 or 4 bytes. A failed read returns all-ones. */
@@ -16,9 +17,7 @@ export class DeviceConfig {
   read(offset: number, bytes: number): number {
     const data = this.#buffers[bytes - 1] as Uint8Array;
     this.#region.read(offset, data);
-    let value = 0;
-    for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (data[i] as number);
-    return value;
+    return littleEndian(data, 0, bytes);
   }
 
   write(offset: number, bytes: number, value: number): void {

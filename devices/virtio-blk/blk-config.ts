@@ -1,9 +1,5 @@
-import {
-  VIRTIO_F_ACCESS_PLATFORM,
-  VIRTIO_F_EVENT_IDX,
-  VIRTIO_F_INDIRECT_DESC,
-  VIRTIO_F_VERSION_1,
-} from '../virtio/spec.js';
+import { littleEndian } from '../pci/config-space.js';
+import { TRANSPORT_FEATURES } from '../virtio/spec.js';
 import type { DiskShape } from './messages.js';
 import {
   MOST_RANGE_SECTORS,
@@ -19,15 +15,8 @@ import {
   VIRTIO_BLK_F_WRITE_ZEROES,
 } from './spec.js';
 
-/** ACCESS_PLATFORM, because addresses are IOVAs that the container maps, as for hardware behind an IOMMU. */
 const BASE_FEATURES: bigint =
-  VIRTIO_BLK_F_SEG_MAX |
-  VIRTIO_BLK_F_BLK_SIZE |
-  VIRTIO_BLK_F_TOPOLOGY |
-  VIRTIO_F_INDIRECT_DESC |
-  VIRTIO_F_EVENT_IDX |
-  VIRTIO_F_VERSION_1 |
-  VIRTIO_F_ACCESS_PLATFORM;
+  VIRTIO_BLK_F_SEG_MAX | VIRTIO_BLK_F_BLK_SIZE | VIRTIO_BLK_F_TOPOLOGY | TRANSPORT_FEATURES;
 
 /** Those of a disk that can be written. */
 const WRITE_FEATURES: bigint = VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES;
@@ -74,8 +63,6 @@ export class BlkConfig {
 
   /** Value of 1, 2 or 4 bytes; all-ones past the structure. */
   read(offset: number, bytes: number): number {
-    let value = 0;
-    for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (this.#bytes[offset + i] ?? 0xff);
-    return value;
+    return littleEndian(this.#bytes, offset, bytes);
   }
 }

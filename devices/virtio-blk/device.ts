@@ -7,10 +7,10 @@ import type { TransportStateBuffer } from '../virtio/transport-state.js';
 import { BlkConfig, featuresOf } from './blk-config.js';
 import type { DiskCommand, DiskNotice, DiskShape } from './messages.js';
 import { SharedState } from './shared-state.js';
-import { MSIX_VECTORS, VIRTIO_BLK_F_FLUSH } from './spec.js';
+import { VIRTIO_BLK_F_FLUSH } from './spec.js';
 
 const PCI_CLASS_STORAGE_SCSI = 0x0100;
-const IDENTITY: VirtioIdentity = { type: 2, pciClass: PCI_CLASS_STORAGE_SCSI, vectors: MSIX_VECTORS };
+const IDENTITY: VirtioIdentity = { type: 2, pciClass: PCI_CLASS_STORAGE_SCSI };
 
 const REMOTE =
   'its queue has stopped until a reset: it is in memory that the other process does not share, which a disk needs ' +

@@ -4,15 +4,11 @@ import { Scope } from '../../sys/scope.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
 import { optionProblem } from '../../vfio/option-problem.js';
+import { createTransportState, readTransportVectors } from '../virtio/transport-state.js';
 import { VirtioBlkDevice } from './device.js';
 import type { DiskCommand, DiskTaskData, OpenImageReply } from './messages.js';
 import { parseOptions } from './options.js';
-import {
-  createSharedState,
-  readDiskCounters,
-  readVectorCounts,
-  type VirtioBlkCounters,
-} from './shared-state.js';
+import { readDiskCounters, SHAPE, type VirtioBlkCounters } from './shared-state.js';
 
 /** An instance of a virtio-blk device. */
 export interface VirtioBlkInstance extends MdevInstance {
@@ -76,7 +72,7 @@ export function createVirtioBlkDriver(module: URL = builtIn): VirtioBlkDriver {
     create(_type, uuid, options, { eventThread }) {
       const { image, serial } = parseOptions(options, uuid);
       using scope = new Scope();
-      const shared = createSharedState();
+      const shared = createTransportState(SHAPE);
       const doorbell = scope.own(Fd.eventfd('virtio-blk doorbell'));
       const data: DiskTaskData = { shared, doorbell: doorbell.number, serial };
       const task = scope.own(eventThread.run(module, data, 'own'));
@@ -89,7 +85,7 @@ export function createVirtioBlkDriver(module: URL = builtIn): VirtioBlkDriver {
         ops,
         bytes: disk.bytes,
         counters: () => readDiskCounters(shared),
-        vectorCounts: () => readVectorCounts(shared),
+        vectorCounts: () => readTransportVectors(shared, SHAPE),
         [Symbol.dispose]: () => owned[Symbol.dispose](),
       };
     },

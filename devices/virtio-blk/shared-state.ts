@@ -1,7 +1,5 @@
 import {
-  createTransportState,
   readTransportCounters,
-  readTransportVectors,
   type TransportShape,
   TransportState,
   type TransportStateBuffer,
@@ -21,7 +19,8 @@ const COUNTERS = [
 ] as const;
 type Counter = (typeof COUNTERS)[number];
 
-const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS };
+/** What the registers and the queues share. */
+export const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS };
 
 /**
  * Statistics of a disk since it was created. Errors are requests that failed on the host, or that asked for what the disk
@@ -30,15 +29,9 @@ const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS
  */
 export type VirtioBlkCounters = Readonly<Record<Counter, number>>;
 
-export const createSharedState = (): TransportStateBuffer => createTransportState(SHAPE);
-
 /** Reads the counters, in any thread. Each one is exact, but they are not read at the same instant. */
 export const readDiskCounters = (buffer: TransportStateBuffer): VirtioBlkCounters =>
   readTransportCounters(buffer, SHAPE);
-
-/** Reads how many interrupts each MSI-X vector has had, in any thread. */
-export const readVectorCounts = (buffer: TransportStateBuffer): readonly number[] =>
-  readTransportVectors(buffer, SHAPE);
 
 /** One side's view of what the registers and the queue of a disk share. */
 export class SharedState extends TransportState<Counter> {

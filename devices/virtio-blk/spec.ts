@@ -29,9 +29,6 @@ export const BLK_SEGMENT_BYTES = 16;
 
 export const REQUESTQ = 0;
 export const QUEUE_COUNT = 1;
-/** One vector for the configuration, one per queue. */
-export const MSIX_VECTORS = QUEUE_COUNT + 1;
-
 /** Most buffers of data in a request: the queue's descriptors without those of header and status. */
 export const SEG_MAX = 254;
 /** Most ranges of one discard or write zeroes request, and most sectors of each. */

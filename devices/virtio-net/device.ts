@@ -6,19 +6,19 @@ import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
+import type { TransportStateBuffer } from '../virtio/transport-state.js';
 import type { QueueCommand, QueueNotice, RemoteNotice } from './messages.js';
 import { FEATURE_REQUIREMENTS, negotiated, offloadFeatures } from './negotiated.js';
 import { BASE_FEATURES, NetConfig } from './net-config.js';
 import { RemotePath } from './remote-path.js';
-import { SharedState, type SharedStateBuffer } from './shared-state.js';
-import { MSIX_VECTORS } from './spec.js';
+import { SharedState } from './shared-state.js';
 
 const PCI_CLASS_NETWORK_ETHERNET = 0x0200;
-const IDENTITY: VirtioIdentity = { type: 1, pciClass: PCI_CLASS_NETWORK_ETHERNET, vectors: MSIX_VECTORS };
+const IDENTITY: VirtioIdentity = { type: 1, pciClass: PCI_CLASS_NETWORK_ETHERNET };
 
 /** Parts of a device, owned by its creator, who keeps them until the device is unregistered. */
 export interface VirtioNetParts {
-  readonly shared: SharedStateBuffer;
+  readonly shared: TransportStateBuffer;
   /** The queue task, whose port is open. */
   readonly task: EventTask;
   /** One eventfd per queue. */

@@ -6,17 +6,12 @@ import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
 import { optionProblem } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
+import { createTransportState, readTransportVectors } from '../virtio/transport-state.js';
 import { VirtioNetDevice } from './device.js';
 import type { OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
 import { MTU_RANGE, parseOptions } from './options.js';
-import {
-  createSharedState,
-  readCounters,
-  readVectorCounts,
-  SharedState,
-  type VirtioNetCounters,
-} from './shared-state.js';
+import { readCounters, SHAPE, SharedState, type VirtioNetCounters } from './shared-state.js';
 import { QUEUE_COUNT } from './spec.js';
 
 /** Net back-ends, and the event task that can open them. */
@@ -103,7 +98,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
       const { backend, address, mac, mtu, hasOffloads } = parseOptions(options, uuid, backends);
       const maxFrame = mtu + FRAME_OVERHEAD;
       using scope = new Scope();
-      const shared = createSharedState();
+      const shared = createTransportState(SHAPE);
       new SharedState(shared).setLink(true);
       const doorbells = Array.from({ length: QUEUE_COUNT }, (_, i) =>
         scope.own(Fd.eventfd(`virtio-net doorbell ${i}`)),
@@ -127,7 +122,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
         ops,
         mac,
         counters: () => readCounters(shared),
-        vectorCounts: () => readVectorCounts(shared),
+        vectorCounts: () => readTransportVectors(shared, SHAPE),
         [Symbol.dispose]: () => owned[Symbol.dispose](),
       };
     },

@@ -4,12 +4,12 @@
 import type { SysErrorInit } from '../../sys/error.js';
 import type { FunctionCommand } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
+import type { TransportStateBuffer } from '../virtio/transport-state.js';
 import type { Negotiated } from './negotiated.js';
-import type { SharedStateBuffer } from './shared-state.js';
 
 /** Data that starts a queue task. */
 export interface QueueTaskData {
-  readonly shared: SharedStateBuffer;
+  readonly shared: TransportStateBuffer;
   /** One eventfd per queue; they outlive the task. */
   readonly doorbells: readonly number[];
   /** Longest frame either way, in bytes, Ethernet header included. */

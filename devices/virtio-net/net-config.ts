@@ -1,9 +1,5 @@
-import {
-  VIRTIO_F_ACCESS_PLATFORM,
-  VIRTIO_F_EVENT_IDX,
-  VIRTIO_F_INDIRECT_DESC,
-  VIRTIO_F_VERSION_1,
-} from '../virtio/spec.js';
+import { littleEndian } from '../pci/config-space.js';
+import { TRANSPORT_FEATURES } from '../virtio/spec.js';
 import type { SharedState } from './shared-state.js';
 import {
   VIRTIO_NET_F_MAC,
@@ -13,19 +9,9 @@ import {
   VIRTIO_NET_S_LINK_UP,
 } from './spec.js';
 
-/**
- * The features of every device, to which those of its port's offloads are added. ACCESS_PLATFORM, because addresses are
- * IOVAs that the container maps, as for hardware behind an IOMMU; a driver without it uses the same addresses.
- */
+/** The features of every device, to which those of its port's offloads are added. */
 export const BASE_FEATURES: bigint =
-  VIRTIO_NET_F_MTU |
-  VIRTIO_NET_F_MAC |
-  VIRTIO_NET_F_MRG_RXBUF |
-  VIRTIO_NET_F_STATUS |
-  VIRTIO_F_INDIRECT_DESC |
-  VIRTIO_F_EVENT_IDX |
-  VIRTIO_F_VERSION_1 |
-  VIRTIO_F_ACCESS_PLATFORM;
+  VIRTIO_NET_F_MTU | VIRTIO_NET_F_MAC | VIRTIO_NET_F_MRG_RXBUF | VIRTIO_NET_F_STATUS | TRANSPORT_FEATURES;
 
 // struct virtio_net_config, 5.1.4
 const CONFIG_BYTES = 12;
@@ -50,8 +36,6 @@ export class NetConfig {
   /** Value of 1, 2 or 4 bytes; all-ones past the structure. */
   read(offset: number, bytes: number): number {
     this.#bytes[STATUS_AT] = this.#state.isLinkUp ? VIRTIO_NET_S_LINK_UP : 0;
-    let value = 0;
-    for (let i = bytes - 1; i >= 0; i--) value = value * 256 + (this.#bytes[offset + i] ?? 0xff);
-    return value;
+    return littleEndian(this.#bytes, offset, bytes);
   }
 }

@@ -1,15 +1,10 @@
 import {
-  createTransportState,
   readTransportCounters,
-  readTransportVectors,
   type TransportShape,
   TransportState,
   type TransportStateBuffer,
 } from '../virtio/transport-state.js';
 import { QUEUE_COUNT, VIRTIO_NET_S_LINK_UP } from './spec.js';
-
-/** @see TransportState */
-export type SharedStateBuffer = TransportStateBuffer;
 
 const COUNTERS = [
   'txPackets',
@@ -24,7 +19,8 @@ const COUNTERS = [
 ] as const;
 type Counter = (typeof COUNTERS)[number];
 
-const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS };
+/** What the registers and the queues share. */
+export const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS };
 
 /**
  * Statistics of a device since it was created. Packets and bytes count Ethernet frames; drops are frames that the port
@@ -34,19 +30,13 @@ const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS
  */
 export type VirtioNetCounters = Readonly<Record<Counter, number>>;
 
-export const createSharedState = (): SharedStateBuffer => createTransportState(SHAPE);
-
 /** Reads the counters, in any thread. Each one is exact, but they are not read at the same instant. */
-export const readCounters = (buffer: SharedStateBuffer): VirtioNetCounters =>
+export const readCounters = (buffer: TransportStateBuffer): VirtioNetCounters =>
   readTransportCounters(buffer, SHAPE);
-
-/** Reads how many interrupts each MSI-X vector has had, in any thread. */
-export const readVectorCounts = (buffer: SharedStateBuffer): readonly number[] =>
-  readTransportVectors(buffer, SHAPE);
 
 /** One side's view of what the registers and the queues of a network device share. */
 export class SharedState extends TransportState<Counter> {
-  constructor(buffer: SharedStateBuffer) {
+  constructor(buffer: TransportStateBuffer) {
     super(buffer, SHAPE);
   }
 

@@ -24,6 +24,3 @@ export const NET_HEADER_BYTES = 12;
 /** Offset of num_buffers, 16 bits, in the header. */
 export const NUM_BUFFERS_AT = 10;
 export const VIRTIO_NET_S_LINK_UP = 1;
-
-/** One vector for the configuration, one per queue. */
-export const MSIX_VECTORS = QUEUE_COUNT + 1;

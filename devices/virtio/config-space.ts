@@ -62,8 +62,6 @@ export interface VirtioIdentity {
   readonly type: number;
   /** Base class and subclass. */
   readonly pciClass: number;
-  /** MSI-X vectors. */
-  readonly vectors: number;
 }
 
 /** The device that owns the configuration space. */
@@ -104,12 +102,15 @@ function msixCapability(vectors: number): Uint8Array {
  */
 export class VirtioConfigSpace implements ConfigRegion {
   readonly #identity: VirtioIdentity;
+  readonly #vectors: number;
   readonly #owner: ConfigOwner;
   #msixAt = 0;
   #pciCfgAt = 0;
 
-  constructor(identity: VirtioIdentity, owner: ConfigOwner) {
+  /** @param vectors of MSI-X */
+  constructor(identity: VirtioIdentity, vectors: number, owner: ConfigOwner) {
     this.#identity = identity;
+    this.#vectors = vectors;
     this.#owner = owner;
   }
 
@@ -129,7 +130,7 @@ export class VirtioConfigSpace implements ConfigRegion {
     space.allow(PCI_INTERRUPT_LINE, 1, 0xff);
     space.set(PCI_INTERRUPT_PIN, 1, 1);
 
-    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, msixCapability(this.#identity.vectors));
+    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, msixCapability(this.#vectors));
     const add = (type: number, offset: number, bytes: number, ...extra: number[]) =>
       space.addCapability(PCI_CAP_ID_VNDR, virtioCapability(type, offset, bytes, extra));
     add(VIRTIO_PCI_CAP_COMMON_CFG, COMMON_AT, STRUCTURE_BYTES);
@@ -144,8 +145,7 @@ export class VirtioConfigSpace implements ConfigRegion {
   }
 
   beforeRead(space: ConfigSpace, offset: number, bytes: number): void {
-    const msixControl =
-      (this.#identity.vectors - 1) | (this.#owner.isMsixEnabled() ? PCI_MSIX_FLAGS_ENABLE : 0);
+    const msixControl = (this.#vectors - 1) | (this.#owner.isMsixEnabled() ? PCI_MSIX_FLAGS_ENABLE : 0);
     space.set(this.#msixAt + PCI_MSIX_FLAGS, 2, msixControl);
     space.set(PCI_STATUS, 2, PCI_STATUS_CAP_LIST | (this.#owner.isIntxPending() ? PCI_STATUS_INTERRUPT : 0));
     if (this.#touchesData(offset, bytes)) this.#access(space, false);

@@ -43,7 +43,6 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   protected readonly regions: PciRegions;
   protected readonly state: State;
   protected readonly common: CommonConfig;
-  readonly #identity: VirtioIdentity;
   readonly #task: EventTask;
   readonly #doorbells: readonly Fd[];
   readonly #interrupts: DeviceInterrupts;
@@ -52,7 +51,6 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     super();
     this.name = name;
     this.state = state;
-    this.#identity = identity;
     this.#task = task;
     this.#doorbells = doorbells;
     this.common = new CommonConfig(
@@ -65,14 +63,14 @@ export abstract class VirtioFunction<State extends TransportState, Command>
       },
       (what) => this.misuse(what),
     );
-    this.#interrupts = new DeviceInterrupts(name, identity.vectors, {
+    this.#interrupts = new DeviceInterrupts(name, state.vectorCount, {
       retarget: (targets) => this.call({ kind: 'interrupts', targets }),
       maskIntx: (isMasked) => this.call({ kind: 'maskIntx', isMasked }),
       isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
     });
     this.regions = virtioRegions({
       name,
-      config: this.#createConfigSpace(),
+      config: this.#createConfigSpace(identity),
       state,
       common: this.common,
       device: config,
@@ -104,7 +102,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   }
 
   getIrqInfo(index: number): IrqInfo {
-    return irqInfo(index, this.#identity.vectors);
+    return irqInfo(index, this.state.vectorCount);
   }
 
   setIrqs(set: IrqSet): void {
@@ -120,8 +118,8 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     this.#interrupts.request();
   }
 
-  #createConfigSpace(): VirtioConfigSpace {
-    return new VirtioConfigSpace(this.#identity, {
+  #createConfigSpace(identity: VirtioIdentity): VirtioConfigSpace {
+    return new VirtioConfigSpace(identity, this.state.vectorCount, {
       isMsixEnabled: () => this.#interrupts.isMsixEnabled,
       isIntxPending: () => !this.#interrupts.isMsixEnabled && this.state.isr !== 0,
       accessRegisters: (offset, data, isWrite) => this.regions.accessBar(REGISTER_BAR, offset, data, isWrite),

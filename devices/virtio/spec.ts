@@ -13,6 +13,12 @@ export const VIRTIO_F_INDIRECT_DESC = 1n << 28n;
 export const VIRTIO_F_EVENT_IDX = 1n << 29n;
 export const VIRTIO_F_VERSION_1 = 1n << 32n;
 export const VIRTIO_F_ACCESS_PLATFORM = 1n << 33n;
+/**
+ * What every device offers. ACCESS_PLATFORM, because addresses are IOVAs that the container maps, as for hardware behind an
+ * IOMMU; a driver without it uses the same addresses.
+ */
+export const TRANSPORT_FEATURES: bigint =
+  VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_F_VERSION_1 | VIRTIO_F_ACCESS_PLATFORM;
 
 // Split virtqueues, 2.7
 export const VIRTQ_DESC_F_NEXT = 1;
