@@ -77,7 +77,8 @@ export function parkIfExiting(): void {
 }
 
 /**
- * Runs what must not be cut off when the process exits: the main thread waits for it. Not against `terminate()`.
+ * Runs what must not be cut off when the process exits: the main thread waits for it, and this thread does nothing after it.
+ * Not against `terminate()`.
  * @param work takes milliseconds
  */
 export function uncut<T>(work: () => T): T {
@@ -88,9 +89,9 @@ export function uncut<T>(work: () => T): T {
   } finally {
     Atomics.sub(words, UNCUT, 1);
     Atomics.notify(words, UNCUT);
+    parkIfExiting();
   }
-  parkIfExiting();
-  return work(); // of a thread that is parked for ever: not reached
+  return work(); // not reached: a thread that is not to begin has been parked for ever
 }
 
 function waitForUncut(): void {

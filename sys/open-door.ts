@@ -63,10 +63,7 @@ function openKoffi(): IoctlDoor | undefined {
     if ((error as NodeJS.ErrnoException).code === 'MODULE_NOT_FOUND') return undefined;
     throw error;
   }
-  // Where its thread is ended in one of these three calls, koffi aborts the process.
-  const ioctl = uncut(() =>
-    (require(path) as Koffi).load(LIBC).func('ioctl', 'int', ['int', 'ulong', 'long']),
-  );
+  const ioctl = (require(path) as Koffi).load(LIBC).func('ioctl', 'int', ['int', 'ulong', 'long']);
   return {
     name: 'koffi',
     prepare: (fd, request, value) => () => {
@@ -168,12 +165,14 @@ const opened = new Map<DoorChoice, NamedDoor>();
  *   installed, EACCES if Node's permission model forbids it, ENOEXEC if it does not work. Never for `auto` and `ffi-rs`
  *
  * Where koffi is installed, do not terminate a worker that is in this function for the first time: while it loads, koffi
- * answers the end of its thread with abort(). The exit of the process waits for it.
+ * answers the end of its thread with abort(). The exit of the process waits for it, and then this function does not return.
  */
 export function openDoor(choice: DoorChoice = 'auto'): NamedDoor {
   const known = opened.get(choice);
   if (known !== undefined) return known;
-  const door = choice === 'auto' ? firstThatWorks() : choice === 'ffi-rs' ? ffiRs : openNamed(choice);
+  // Where their thread is ended meanwhile, koffi as it loads and ffi-rs in any call abort the process.
+  const door =
+    choice === 'ffi-rs' ? ffiRs : uncut(() => (choice === 'auto' ? firstThatWorks() : openNamed(choice)));
   opened.set(choice, door).set(door.name, door);
   return door;
 }
