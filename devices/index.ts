@@ -9,6 +9,7 @@ export {
   type InterruptControl,
   type InterruptTargets,
   irqInfo,
+  type MessageCounts,
 } from './mdev/device-interrupts.js';
 export { createIntxPin, IntxPin, type IntxPinBuffer } from './mdev/intx-pin.js';
 export {

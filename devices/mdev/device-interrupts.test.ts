@@ -6,6 +6,7 @@ import {
   VFIO_IRQ_SET_DATA_EVENTFD as EVENTFD,
   VFIO_PCI_INTX_IRQ_INDEX as INTX,
   VFIO_IRQ_SET_ACTION_MASK as MASK,
+  VFIO_PCI_MSI_IRQ_INDEX as MSI,
   VFIO_PCI_MSIX_IRQ_INDEX as MSIX,
   VFIO_IRQ_SET_DATA_NONE as NONE,
   VFIO_PCI_REQ_IRQ_INDEX as REQ,
@@ -16,6 +17,7 @@ import { taken } from '../virtio-net/testing/workbench.js';
 import { DeviceInterrupts, type InterruptTargets } from './device-interrupts.js';
 
 const VECTORS = 4;
+const MESSAGES = 8;
 
 let scope: Scope;
 let interrupts: DeviceInterrupts;
@@ -29,13 +31,17 @@ beforeEach(() => {
   masks = [];
   isIntxDisabled = false;
   interrupts = scope.own(
-    new DeviceInterrupts('test', VECTORS, {
-      retarget: (to) => {
-        targets = to;
+    new DeviceInterrupts(
+      'test',
+      { msix: VECTORS, msi: MESSAGES },
+      {
+        retarget: (to) => {
+          targets = to;
+        },
+        maskIntx: (isMasked) => void masks.push(isMasked),
+        isIntxDisabled: () => isIntxDisabled,
       },
-      maskIntx: (isMasked) => void masks.push(isMasked),
-      isIntxDisabled: () => isIntxDisabled,
-    }),
+    ),
   );
 });
 afterEach(() => scope[Symbol.dispose]());
@@ -211,4 +217,32 @@ test('INTx is masked and unmasked by NONE, by BOOL that is not 0, and not by BOO
   set(INTX, BOOL | UNMASK, 0, 1, [7]);
   expect(masks).toEqual([true, false]);
   expect(code(INTX, EVENTFD | MASK, 0, 1, [-1])).toBe('ENOTTY');
+});
+
+test('MSI keeps the number of messages that it was enabled with, and replaces the eventfds of those', () => {
+  const [a, b] = [eventfd(), eventfd()] as [Fd, Fd];
+  expect(code(MSI, EVENTFD | TRIGGER, 0, 0, [])).toBe('ERANGE');
+  set(MSI, EVENTFD | TRIGGER, 0, 2, [a.number, -1]);
+  expect(targets?.msi?.map((fd) => fd >= 0)).toEqual([true, false]);
+  expect(interrupts.enabledMsi).toBe(2);
+  expect(code(MSI, EVENTFD | TRIGGER, 2, 1, [b.number])).toBe('EINVAL');
+  expect(code(MSI, EVENTFD | TRIGGER, 1, 1, [b.number])).toBe('ok');
+  expect(code(MSI, NONE | TRIGGER, 0, MESSAGES)).toBe('ok');
+  expect([a, b].map(taken)).toEqual([1, 1]);
+  expect(code(MSI, EVENTFD | TRIGGER, 0, MESSAGES + 1, [])).toBe('EINVAL');
+  set(MSI, NONE | TRIGGER, 0, 0);
+  expect(targets?.msi).toBeUndefined();
+  expect(interrupts.enabledMsi).toBe(0);
+});
+
+test('of INTx, MSI and MSI-X, one that is enabled keeps the others out until it is disabled', () => {
+  const kinds = [INTX, MSI, MSIX] as const;
+  for (const enabled of kinds) {
+    set(enabled, EVENTFD | TRIGGER, 0, 1, [eventfd().number]);
+    for (const other of kinds) {
+      const answer = code(other, EVENTFD | TRIGGER, 0, 1, [eventfd().number]);
+      expect(answer, `${other} while ${enabled} is enabled`).toBe(other === enabled ? 'ok' : 'EINVAL');
+    }
+    set(enabled, NONE | TRIGGER, 0, 0);
+  }
 });

@@ -17,6 +17,7 @@ import {
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_IRQ_SET_DATA_NONE,
   VFIO_PCI_INTX_IRQ_INDEX,
+  VFIO_PCI_MSI_IRQ_INDEX,
   VFIO_PCI_MSIX_IRQ_INDEX,
   VFIO_PCI_REQ_IRQ_INDEX,
 } from '../../vfio/uapi.js';
@@ -25,6 +26,8 @@ import {
 export interface InterruptTargets {
   /** One eventfd per vector that has been given one, or let go, so far; undefined while MSI-X is disabled. */
   readonly msix: readonly number[] | undefined;
+  /** One eventfd per message that is enabled; undefined while MSI is disabled. */
+  readonly msi: readonly number[] | undefined;
   /** The pin's eventfd; undefined while INTx is disabled. */
   readonly intx: number | undefined;
   /** The user signals this eventfd to unmask INTx. */
@@ -48,20 +51,30 @@ interface UnmaskEventfd {
   readonly id: string | undefined;
 }
 
+/** How many messages a function can send. */
+export interface MessageCounts {
+  /** Vectors of its MSI-X table, up to 2048; 0 or absent if it has none. */
+  readonly msix?: number;
+  /** Messages of its MSI capability, up to 32; 0 or absent if it has none. */
+  readonly msi?: number;
+}
+
 /**
- * VFIO_DEVICE_GET_IRQ_INFO of a function with INTx, REQ, and MSI-X if it has vectors. MSI-X has no NORESIZE: vectors are
+ * VFIO_DEVICE_GET_IRQ_INFO of a function with INTx, REQ, and the messages it has. MSI-X has no NORESIZE: vectors are
  * added while it is enabled, as in Linux since 6.5.
  */
-export function irqInfo(index: number, msixVectors: number): IrqInfo {
+export function irqInfo(index: number, { msix = 0, msi = 0 }: MessageCounts): IrqInfo {
   switch (index) {
     case VFIO_PCI_INTX_IRQ_INDEX: {
       const flags = VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_MASKABLE | VFIO_IRQ_INFO_AUTOMASKED;
       return { index, flags, count: 1 };
     }
+    case VFIO_PCI_MSI_IRQ_INDEX: {
+      const flags = msi === 0 ? 0 : VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE;
+      return { index, flags, count: msi };
+    }
     case VFIO_PCI_MSIX_IRQ_INDEX:
-      return msixVectors === 0
-        ? { index, flags: 0, count: 0 }
-        : { index, flags: VFIO_IRQ_INFO_EVENTFD, count: msixVectors };
+      return { index, flags: msix === 0 ? 0 : VFIO_IRQ_INFO_EVENTFD, count: msix };
     case VFIO_PCI_REQ_IRQ_INDEX:
       return { index, flags: VFIO_IRQ_INFO_EVENTFD | VFIO_IRQ_INFO_NORESIZE, count: 1 };
     default:
@@ -69,30 +82,39 @@ export function irqInfo(index: number, msixVectors: number): IrqInfo {
   }
 }
 
+/** The two kinds of messages. */
+type MessageKind = 'msi' | 'msix';
+const kindNames = { msi: 'MSI', msix: 'MSI-X' } as const;
+
 /**
- * VFIO_DEVICE_SET_IRQS with vfio-pci's rules: INTx and MSI-X exclude each other, and MSI-X takes more vectors
+ * VFIO_DEVICE_SET_IRQS with vfio-pci's rules: INTx, MSI and MSI-X exclude each other, and MSI-X takes more vectors
  * while it is enabled. @see drivers/vfio/pci/vfio_pci_intrs.c. Machine thread only.
  */
 export class DeviceInterrupts implements Disposable {
   readonly #name: string;
-  readonly #msixVectors: number;
+  readonly #counts: Readonly<Record<MessageKind, number>>;
   readonly #control: InterruptControl;
-  #kind: 'intx' | 'msix' | undefined;
+  #kind: 'intx' | MessageKind | undefined;
   #intx: Fd | undefined;
   #unmask: UnmaskEventfd | undefined;
-  #msix: (Fd | undefined)[] = [];
+  /** Of the kind that is enabled. */
+  #messages: (Fd | undefined)[] = [];
   #request: Fd | undefined;
 
-  /** @param msixVectors number of the function's vectors; 0 for a function without MSI-X */
-  constructor(name: string, msixVectors: number, control: InterruptControl) {
+  constructor(name: string, { msix = 0, msi = 0 }: MessageCounts, control: InterruptControl) {
     this.#name = name;
-    this.#msixVectors = msixVectors;
+    this.#counts = { msix, msi };
     this.#control = control;
   }
 
   /** Whether the user has enabled MSI-X; INTx is off then. */
   get isMsixEnabled(): boolean {
     return this.#kind === 'msix';
+  }
+
+  /** Number of messages that the user has enabled by MSI; 0 while it is disabled. */
+  get enabledMsi(): number {
+    return this.#kind === 'msi' ? this.#messages.length : 0;
   }
 
   /**
@@ -105,8 +127,11 @@ export class DeviceInterrupts implements Disposable {
       case VFIO_PCI_INTX_IRQ_INDEX:
         this.#setIntx(set);
         break;
+      case VFIO_PCI_MSI_IRQ_INDEX:
+        this.#setMessages('msi', set);
+        break;
       case VFIO_PCI_MSIX_IRQ_INDEX:
-        this.#setMsix(set);
+        this.#setMessages('msix', set);
         break;
       case VFIO_PCI_REQ_IRQ_INDEX:
         this.#setRequest(set);
@@ -157,8 +182,9 @@ export class DeviceInterrupts implements Disposable {
       this.#disable();
       return;
     }
-    if (this.#kind === 'msix' || set.start !== 0 || set.count !== 1) {
-      this.#refuse(errno.EINVAL, 'MSI-X is enabled, or the range is not the one pin of INTx');
+    const hasMessages = this.#kind === 'msi' || this.#kind === 'msix';
+    if (hasMessages || set.start !== 0 || set.count !== 1) {
+      this.#refuse(errno.EINVAL, 'messages are enabled, or the range is not the one pin of INTx');
     }
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) !== 0) {
       const old = this.#intx;
@@ -171,55 +197,63 @@ export class DeviceInterrupts implements Disposable {
     }
   }
 
-  #setMsix(set: IrqSet): void {
+  /** @see vfio_pci_set_msi_trigger */
+  #setMessages(kind: MessageKind, set: IrqSet): void {
+    const name = kindNames[kind];
     if ((set.flags & VFIO_IRQ_SET_ACTION_TRIGGER) === 0)
-      this.#refuse(errno.ENOTTY, 'MSI-X cannot be masked here');
-    if (this.#kind === 'msix' && set.count === 0 && (set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0) {
+      this.#refuse(errno.ENOTTY, `${name} cannot be masked here`);
+    const isEnabled = this.#kind === kind;
+    if (isEnabled && set.count === 0 && (set.flags & VFIO_IRQ_SET_DATA_NONE) !== 0) {
       this.#disable();
       return;
     }
-    if (this.#kind === 'intx') this.#refuse(errno.EINVAL, 'INTx is enabled: disable it first');
+    if (!isEnabled && this.#kind !== undefined) {
+      const other = this.#kind === 'intx' ? 'INTx' : kindNames[this.#kind];
+      this.#refuse(errno.EINVAL, `${other} is enabled: disable it first`);
+    }
     const end = set.start + set.count;
-    if (end > this.#msixVectors)
-      this.#refuse(errno.EINVAL, `MSI-X has ${this.#msixVectors} vectors, not ${end}`);
-    const isEnabled = this.#kind === 'msix';
+    if (end > this.#counts[kind])
+      this.#refuse(errno.EINVAL, `${name} has ${this.#counts[kind]} vectors, not ${end}`);
     if ((set.flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0) {
-      if (!isEnabled) this.#refuse(errno.EINVAL, 'MSI-X is not enabled');
-      this.#loopBack(set, this.#msix);
+      if (!isEnabled) this.#refuse(errno.EINVAL, `${name} is not enabled`);
+      this.#loopBack(set, this.#messages);
       return;
     }
     if (isEnabled && set.count === 0) return;
-    if (end === 0) this.#refuse(errno.ERANGE, 'MSI-X is enabled with one vector at least');
+    if (end === 0) this.#refuse(errno.ERANGE, `${name} is enabled with one vector at least`);
+    // The number of messages stands in the device's MSI capability while that is enabled.
+    if (isEnabled && kind === 'msi' && end > this.#messages.length)
+      this.#refuse(errno.EINVAL, `MSI is enabled with ${this.#messages.length} messages: disable it first`);
     // A splice past the end would put the vector at the end, whatever its number.
-    const length = Math.max(end, this.#msix.length);
+    const length = Math.max(end, this.#messages.length);
     this.#setVectors(
+      kind,
       set,
-      Array.from({ length }, (_, vector) => this.#msix[vector]),
+      Array.from({ length }, (_, vector) => this.#messages[vector]),
     );
   }
 
   /**
    * Gives vectors their eventfds. One that is refused takes those before it in the call along, and its own vector's; if
-   * the call was to enable MSI-X, that stays off. @see vfio_msi_set_block
+   * the call was to enable messages, they stay off. @see vfio_msi_set_block
    */
-  #setVectors(set: IrqSet, vectors: (Fd | undefined)[]): void {
+  #setVectors(kind: MessageKind, set: IrqSet, vectors: (Fd | undefined)[]): void {
     const kept: (Fd | undefined)[] = [];
     try {
       for (let i = 0; i < set.count; i++)
-        kept.push(this.#keep(set.data?.[i] ?? -1, `MSI-X eventfd ${set.start + i}`));
+        kept.push(this.#keep(set.data?.[i] ?? -1, `${kindNames[kind]} eventfd ${set.start + i}`));
     } catch (error) {
       for (const fd of kept) fd?.[Symbol.dispose]();
-      if (this.#kind === 'msix')
-        this.#replaceVectors(set.start, vectors, [...kept, undefined].fill(undefined));
+      if (this.#kind === kind) this.#replaceVectors(set.start, vectors, [...kept, undefined].fill(undefined));
       throw error;
     }
-    this.#kind = 'msix';
+    this.#kind = kind;
     this.#replaceVectors(set.start, vectors, kept);
   }
 
   #replaceVectors(start: number, vectors: (Fd | undefined)[], by: readonly (Fd | undefined)[]): void {
     const old = vectors.splice(start, by.length, ...by);
-    this.#msix = vectors;
+    this.#messages = vectors;
     this.#retarget(...old);
   }
 
@@ -269,18 +303,20 @@ export class DeviceInterrupts implements Disposable {
   }
 
   #disable(): void {
-    const old = [this.#intx, this.#unmask?.fd, ...this.#msix];
+    const old = [this.#intx, this.#unmask?.fd, ...this.#messages];
     this.#kind = undefined;
     this.#intx = undefined;
     this.#unmask = undefined;
-    this.#msix = [];
+    this.#messages = [];
     this.#retarget(...old);
   }
 
   /** Passes the new targets to the event thread, and then closes the old ones. */
   #retarget(...old: readonly (Fd | undefined)[]): void {
+    const messages = this.#messages.map((fd) => fd?.number ?? -1);
     this.#control.retarget({
-      msix: this.#kind === 'msix' ? this.#msix.map((fd) => fd?.number ?? -1) : undefined,
+      msix: this.#kind === 'msix' ? messages : undefined,
+      msi: this.#kind === 'msi' ? messages : undefined,
       intx: this.#kind === 'intx' ? (this.#intx?.number ?? -1) : undefined,
       unmask: this.#unmask?.fd.number ?? -1,
     });

@@ -2,15 +2,20 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { createSharedMemory } from '../../sys/mapping.js';
 import { trace } from '../../sys/trace.js';
-import { VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_NUM_REGIONS } from '../../vfio/uapi.js';
+import {
+  VFIO_PCI_CONFIG_REGION_INDEX,
+  VFIO_PCI_NUM_REGIONS,
+  VFIO_PCI_ROM_REGION_INDEX,
+} from '../../vfio/uapi.js';
 import { ConfigSpace } from '../pci/config-space.js';
-import { PCI_COMMAND, PCI_COMMAND_IO, PCI_COMMAND_MEMORY } from '../pci/pci-regs.js';
+import { PCI_COMMAND, PCI_COMMAND_IO, PCI_COMMAND_MEMORY, PCI_ROM_ADDRESS } from '../pci/pci-regs.js';
 import { recordTrace } from '../testing/fake-ports.js';
 import { type BarRegion, PciRegions, type RegisterArea } from './pci-regions.js';
 import { registerAccess } from './region-access.js';
 
 const PAGE = 4096;
 const CONFIG = VFIO_PCI_CONFIG_REGION_INDEX;
+const ROM = VFIO_PCI_ROM_REGION_INDEX;
 const [READ, WRITE, MMAP, CAPS] = [1, 2, 4, 8] as const;
 
 const config = {
@@ -196,6 +201,19 @@ test('doorbells of areas are listed with offsets in the region', () => {
     { offset: 12, size: 4, fd: 3 },
   ]);
   expect(regions.getRegionIoFds(1)).toEqual([]);
+});
+
+test('an expansion ROM has the next power of two, is read-only, and answers while memory is decoded', () => {
+  const rom = Uint8Array.from({ length: 2500 }, (_, i) => i & 0xff);
+  const regions = new PciRegions('card', { config, bars: [], rom });
+  expect(regions.getRegionInfo(ROM)).toEqual({ index: ROM, flags: READ, size: 4096, capabilities: [] });
+  expect(read(regions, ROM, 2498, 4)).toEqual([2498 & 0xff, 2499 & 0xff, 0xff, 0xff]);
+  regions.write(ROM, 0, Uint8Array.of(7));
+  expect(read(regions, ROM, 0, 2)).toEqual([0, 1]);
+  regions.write(CONFIG, PCI_ROM_ADDRESS, Uint8Array.of(0xff, 0xff, 0xff, 0xff));
+  expect(read(regions, CONFIG, PCI_ROM_ADDRESS, 4)).toEqual([1, 0xf0, 0xff, 0xff]);
+  setCommand(regions, 0);
+  expect(read(regions, ROM, 0, 1)).toEqual([0xff]);
 });
 
 test('a function without configuration space decodes always', () => {

@@ -14,6 +14,7 @@ import {
   VFIO_PCI_CONFIG_REGION_INDEX,
   VFIO_PCI_NUM_IRQS,
   VFIO_PCI_NUM_REGIONS,
+  VFIO_PCI_ROM_REGION_INDEX,
   VFIO_REGION_INFO_CAP_SPARSE_MMAP,
   VFIO_REGION_INFO_CAP_TYPE,
   VFIO_REGION_INFO_FLAG_CAPS,
@@ -21,7 +22,7 @@ import {
   VFIO_REGION_INFO_FLAG_READ,
   VFIO_REGION_INFO_FLAG_WRITE,
 } from '../../vfio/uapi.js';
-import { addBar, type BarKind, barSize } from '../pci/bar.js';
+import { addBar, addRomBar, type BarKind, barSize, romSize } from '../pci/bar.js';
 import type { ConfigSpace } from '../pci/config-space.js';
 import { PCI_COMMAND, PCI_COMMAND_IO, PCI_COMMAND_MEMORY, PCI_STD_NUM_BARS } from '../pci/pci-regs.js';
 import { memoryAccess, type RegionAccess } from './region-access.js';
@@ -82,6 +83,12 @@ export interface PciRegionTable {
   readonly config?: ConfigRegion;
   /** In any order. */
   readonly bars: readonly BarRegion[];
+  /**
+   * The image of the expansion ROM; absent if the function has none. Its BAR has the next power of two, at least 2 KiB, and
+   * reads as all-ones past the image. As in vfio-pci, the region can be read while memory is decoded, whether or not the
+   * BAR's enable bit is set.
+   */
+  readonly rom?: Uint8Array;
   /** Device-specific regions. The first one has the index VFIO_PCI_NUM_REGIONS. */
   readonly typed?: readonly TypedRegion[];
 }
@@ -133,17 +140,19 @@ export class PciRegions {
     this.#device = device;
     this.#table = table;
     for (const bar of table.bars) this.#addBar(bar);
+    if (table.rom !== undefined) this.#addRom(table.rom);
     for (const [i, typed] of (table.typed ?? []).entries()) this.#addTyped(VFIO_PCI_NUM_REGIONS + i, typed);
     this.resetConfig();
   }
 
   /** Recreates configuration space in its initial state; call it in openDevice. */
   resetConfig(): void {
-    const { config, bars } = this.#table;
+    const { config, bars, rom } = this.#table;
     this.#config = config?.create();
     if (this.#config === undefined) return;
     for (const { index, size, kind = 'memory32', isPrefetchable = false } of bars)
       addBar(this.#config, { index, kind, isPrefetchable, size: BigInt(size) });
+    if (rom !== undefined) addRomBar(this.#config, romSize(BigInt(rom.length)));
   }
 
   /** The current PCI_COMMAND; without configuration space, with both decoding bits set. */
@@ -247,6 +256,13 @@ export class PciRegions {
       throw new RangeError(`${this.#device}: ${name} cannot have ${size} bytes: sizes are powers of two`);
     const decoding = kind === 'io' ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
     this.#add(VFIO_PCI_BAR0_REGION_INDEX + index, name, decoding, bar, READ_WRITE, []);
+  }
+
+  #addRom(image: Uint8Array): void {
+    const size = Number(romSize(BigInt(image.length)));
+    const read = (offset: number, data: Uint8Array) => data.set(image.subarray(offset, offset + data.length));
+    const rights = VFIO_REGION_INFO_FLAG_READ;
+    this.#add(VFIO_PCI_ROM_REGION_INDEX, 'the ROM', PCI_COMMAND_MEMORY, { size, read }, rights, []);
   }
 
   #addTyped(index: number, region: TypedRegion): void {

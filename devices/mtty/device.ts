@@ -53,17 +53,21 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
         ? createLoopedPort(portName, raise)
         : new Uart16550(portName, { line, raise });
     });
-    this.#interrupts = new DeviceInterrupts(name, 0, {
-      retarget: ({ intx, unmask }) => {
-        this.#pin.fd = intx ?? -1;
-        if (intx === undefined) this.#pin.isMasked = false;
-        task.call({ kind: 'unmaskBy', fd: unmask } satisfies LineCommand);
+    this.#interrupts = new DeviceInterrupts(
+      name,
+      {},
+      {
+        retarget: ({ intx, unmask }) => {
+          this.#pin.fd = intx ?? -1;
+          if (intx === undefined) this.#pin.isMasked = false;
+          task.call({ kind: 'unmaskBy', fd: unmask } satisfies LineCommand);
+        },
+        maskIntx: (isMasked) => {
+          this.#pin.isMasked = isMasked;
+        },
+        isIntxDisabled: () => this.#isIntxDisabled,
       },
-      maskIntx: (isMasked) => {
-        this.#pin.isMasked = isMasked;
-      },
-      isIntxDisabled: () => this.#isIntxDisabled,
-    });
+    );
     this.#migration = new MttyMigration(name, this.#ports, {
       stop: () => this.#stop(),
       start: () => this.#start(),
@@ -110,7 +114,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
   }
 
   getIrqInfo(index: number): IrqInfo {
-    return irqInfo(index, 0);
+    return irqInfo(index, {});
   }
 
   setIrqs(set: IrqSet): void {

@@ -102,7 +102,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     this.#dispi = new Dispi(vramBytes, xres, yres);
     this.#mode = { xres, yres };
     this.#screen = this.#newScreen();
-    this.#interrupts = new DeviceInterrupts(name, 0, { retarget: () => {}, maskIntx: () => {} });
+    this.#interrupts = new DeviceInterrupts(name, {}, { retarget: () => {}, maskIntx: () => {} });
     this.regions = new PciRegions(name, {
       config: { create: createConfig },
       bars: [
@@ -159,7 +159,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   }
 
   getIrqInfo(index: number): IrqInfo {
-    return index === VFIO_PCI_REQ_IRQ_INDEX ? irqInfo(index, 0) : { index, flags: 0, count: 0 };
+    return index === VFIO_PCI_REQ_IRQ_INDEX ? irqInfo(index, {}) : { index, flags: 0, count: 0 };
   }
 
   setIrqs(set: IrqSet): void {

@@ -5,7 +5,7 @@ import { PCI_COMMAND_INTX_DISABLE } from '../pci/pci-regs.js';
 import { VIRTIO_PCI_ISR_CONFIG, VIRTIO_PCI_ISR_QUEUE } from './spec.js';
 import type { TransportState } from './transport-state.js';
 
-const NO_TARGETS: InterruptTargets = { msix: undefined, intx: undefined, unmask: -1 };
+const NO_TARGETS: InterruptTargets = { msix: undefined, msi: undefined, intx: undefined, unmask: -1 };
 
 /**
  * Raises the device's interrupts: MSI-X messages, or the INTx pin, which each interrupt masks until the user unmasks

@@ -63,11 +63,15 @@ export abstract class VirtioFunction<State extends TransportState, Command>
       },
       (what) => this.misuse(what),
     );
-    this.#interrupts = new DeviceInterrupts(name, state.vectorCount, {
-      retarget: (targets) => this.call({ kind: 'interrupts', targets }),
-      maskIntx: (isMasked) => this.call({ kind: 'maskIntx', isMasked }),
-      isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
-    });
+    this.#interrupts = new DeviceInterrupts(
+      name,
+      { msix: state.vectorCount },
+      {
+        retarget: (targets) => this.call({ kind: 'interrupts', targets }),
+        maskIntx: (isMasked) => this.call({ kind: 'maskIntx', isMasked }),
+        isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
+      },
+    );
     this.regions = virtioRegions({
       name,
       config: this.#createConfigSpace(identity),
@@ -102,7 +106,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   }
 
   getIrqInfo(index: number): IrqInfo {
-    return irqInfo(index, this.state.vectorCount);
+    return irqInfo(index, { msix: this.state.vectorCount });
   }
 
   setIrqs(set: IrqSet): void {
