@@ -13,6 +13,11 @@ export {
 } from './mdev/device-interrupts.js';
 export { createIntxPin, IntxPin, type IntxPinBuffer } from './mdev/intx-pin.js';
 export {
+  createMessageSignals,
+  MessageSignals,
+  type MessageSignalsBuffer,
+} from './mdev/message-signals.js';
+export {
   type BarRegion,
   type ConfigRegion,
   PciRegions,
@@ -53,6 +58,7 @@ export * from './pci/pci-regs.js';
 export * from './platform/index.js';
 export { createPostCode, POST_CODE_PORT } from './post-code.js';
 export { COM1_GSI, COM1_PORT, SERIAL_PORTS, Serial, type SerialPorts } from './serial.js';
+export * from './testcard/index.js';
 export { type BarArea, type BarLayoutInput, type BarSpan, layOutBar } from './vfio-pci/bar-layout.js';
 export { type SlotOptions, VfioPciDevice } from './vfio-pci/device.js';
 export { VfioPciFunctions } from './vfio-pci/functions.js';

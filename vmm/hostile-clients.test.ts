@@ -262,7 +262,7 @@ function mapAll(server: Serving, count: number): void {
   expect(channel.receive()?.errno).toBe(0);
 }
 
-test.each(['virtio-net', 'mtty-2'])(
+test.each(['virtio-net', 'mtty-2', 'testcard'])(
   `%s outlives ${SESSIONS} clients that die anywhere, ${AT_ONCE} at once, and all maps that there may be (seed ${SEED})`,
   async (device) => {
     const server = await serveChecked(device);

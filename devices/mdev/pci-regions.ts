@@ -71,6 +71,8 @@ export interface ConfigRegion {
    * set the bits that the BARs need, or make them writable.
    */
   create(): ConfigSpace;
+  /** Called once the registers of the BARs are in the space. */
+  complete?(space: ConfigSpace): void;
   /** Called before each read: update the registers that reflect the device's state. */
   beforeRead?(space: ConfigSpace, offset: number, bytes: number): void;
   /** Called after each write: apply the registers to the device. */
@@ -153,6 +155,7 @@ export class PciRegions {
     for (const { index, size, kind = 'memory32', isPrefetchable = false } of bars)
       addBar(this.#config, { index, kind, isPrefetchable, size: BigInt(size) });
     if (rom !== undefined) addRomBar(this.#config, romSize(BigInt(rom.length)));
+    config?.complete?.(this.#config);
   }
 
   /** The current PCI_COMMAND; without configuration space, with both decoding bits set. */

@@ -101,6 +101,8 @@ export const PCI_MSIX_ENTRY_CTRL_MASKBIT = 0x1;
 export const PCI_AF_CAP = 3;
 export const PCI_AF_CAP_TP = 0x01;
 export const PCI_AF_CAP_FLR = 0x02;
+export const PCI_AF_CTRL = 4;
+export const PCI_AF_CTRL_FLR = 0x01;
 
 export const PCI_EXP_DEVCAP = 0x04;
 export const PCI_EXP_DEVCAP_FLR = 0x10000000;
@@ -110,6 +112,7 @@ export const PCI_EXP_FLAGS_TYPE = 0x00f0;
 export const PCI_EXP_TYPE_ENDPOINT = 0x0;
 export const PCI_EXP_TYPE_RC_END = 0x9;
 export const PCI_EXP_DEVCTL = 0x08;
+export const PCI_EXP_DEVCTL_BCR_FLR = 0x8000;
 export const PCI_EXP_LNKCAP = 0x0c;
 export const PCI_EXP_LNKCAP2 = 0x2c;
 

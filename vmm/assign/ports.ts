@@ -11,6 +11,7 @@ import {
   Signals,
 } from '../../devices/contracts.js';
 import { createMttyDriver } from '../../devices/mtty/driver.js';
+import { createTestCardDriver } from '../../devices/testcard/driver.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
 import { createVgpuDriver } from '../../devices/vgpu/driver.js';
 import { createVirtioBlkDriver } from '../../devices/virtio-blk/driver.js';
@@ -203,4 +204,5 @@ export const vendorDrivers = (): readonly VendorDriver[] => [
   createVirtioBlkDriver(),
   createMttyDriver(),
   createVgpuDriver(),
+  createTestCardDriver(),
 ];

@@ -1,0 +1,104 @@
+import { Fd } from '../../sys/fd.js';
+import { Scope } from '../../sys/scope.js';
+import { workerUrl } from '../../sys/worker-url.js';
+import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
+import { optionProblem } from '../../vfio/option-problem.js';
+import { createIntxPin } from '../mdev/intx-pin.js';
+import { createMessageSignals } from '../mdev/message-signals.js';
+import { CardState, createCardState } from './card-state.js';
+import { TestCardDevice } from './device.js';
+import { failingOps } from './failing-ops.js';
+import { type FaultName, faultOf } from './faults.js';
+import type { CardTaskData } from './messages.js';
+import { parseOptions } from './options.js';
+import { DOORBELLS } from './spec.js';
+
+/** An instance of the test card. */
+export interface TestCardInstance extends MdevInstance {
+  /** Gives the card a fault, from now on. Machine thread. @param argument by default that of docs/test-card.md */
+  inject(fault: FaultName, argument?: number): void;
+  /** Takes all faults away. Machine thread. */
+  heal(): void;
+  /** The faults that it has. */
+  readonly faults: readonly FaultName[];
+  /** Interrupts and doorbells so far. */
+  counters(): Readonly<Record<'interrupts' | 'doorbells', number>>;
+  vectorCounts(): readonly number[];
+}
+
+/** A vendor driver whose instances are {@link TestCardInstance}. */
+export interface TestCardDriver extends VendorDriver {
+  create(
+    type: MdevType,
+    uuid: string,
+    options: Readonly<Record<string, string>>,
+    environment: VendorEnvironment,
+  ): TestCardInstance;
+}
+
+const MAX_INSTANCES = 32;
+const builtIn = workerUrl('devices/testcard/card-task.js');
+
+/**
+ * The vendor driver `testcard`: a PCI Express card for tests of those who use devices, with every kind of BAR, INTx, MSI, MSI-X,
+ * resets, a DMA engine, doorbells, and faults to choose: docs/test-card.md. `create` throws SysError EINVAL for an invalid
+ * option, ENOMEM if there is no memory for BAR 2.
+ * @param module of the event task; the package's own if absent
+ */
+export function createTestCardDriver(module: URL = builtIn): TestCardDriver {
+  return {
+    name: 'testcard',
+    types: [
+      {
+        name: 'testcard',
+        description: 'PCI Express card for tests, whose faults can be chosen (fault=)',
+        deviceApi: 'vfio-pci',
+        maxInstances: MAX_INSTANCES,
+        options: [
+          { name: 'intx', value: 'on|off', description: 'whether it has an interrupt pin, by default on' },
+          { name: 'msi', value: 'N', description: 'messages of MSI: 0, 1, 2, 4, 8, 16 or 32, by default 4' },
+          { name: 'vectors', value: 'N', description: 'vectors of MSI-X, 0 to 2048, by default 8' },
+          { name: 'reset', value: 'flr|pm|af|none', description: 'how it can be reset, by default flr' },
+          { name: 'express', value: 'on|off', description: 'whether it is PCI Express, by default on' },
+          {
+            name: 'ram',
+            value: 'SIZE',
+            description: 'memory of BAR 2, a power of two up to 1G, by default 1M',
+          },
+          {
+            name: 'rom',
+            value: 'SIZE',
+            description: 'bytes of the expansion ROM, by default 4K; 0 for none',
+          },
+          { name: 'fault', value: 'NAME[:N][+NAME...]', description: 'faults that it has from the start' },
+          { name: 'fail', value: 'CALL:ERRNO[:NTH][+...]', description: 'calls of VFIO that fail' },
+        ],
+      },
+    ],
+    checkOptions: (_type, options) => optionProblem(() => parseOptions(options, '')),
+    create(type, uuid, options, { eventThread }) {
+      const parsed = parseOptions(options, `${type.name} ${uuid}`);
+      using scope = new Scope();
+      const shared = { state: createCardState(), pin: createIntxPin(), signals: createMessageSignals() };
+      const doorbells = Array.from({ length: DOORBELLS }, () => scope.own(Fd.eventfd('testcard doorbell')));
+      const data: CardTaskData = { ...shared, doorbells: doorbells.map(({ number }) => number) };
+      const task = scope.own(eventThread.run(module, data));
+      const state = new CardState(shared);
+      const device = scope.own(
+        new TestCardDevice({ name: type.name, options: parsed, state, task, doorbells }),
+      );
+      const owned = scope.move();
+      return {
+        ops: failingOps(device, parsed.failures),
+        inject: (fault, argument) => device.faults.add(faultOf(fault, argument)),
+        heal: () => device.faults.clear(),
+        get faults() {
+          return device.faults.names;
+        },
+        counters: () => ({ interrupts: state.interrupts, doorbells: state.get('doorbells') }),
+        vectorCounts: () => state.signals.sentByMessage,
+        [Symbol.dispose]: () => owned[Symbol.dispose](),
+      };
+    },
+  };
+}
