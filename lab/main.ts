@@ -3,6 +3,7 @@ import { constants } from 'node:os';
 import { parseArgs } from 'node:util';
 import { compare } from './compare.js';
 import { parseDevices } from './devices.js';
+import { countExits } from './exits.js';
 import { runGuests } from './guests.js';
 import { prepare } from './images.js';
 import { type L1Options, l1Shell } from './l1.js';
@@ -18,6 +19,7 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   guests [CELL...]         pass each device through to L2 under tsvisor, and print a table
   vfio-user [CELL...]      serve tsvisor's devices to Debian's QEMU 11 with a Linux guest, and print a table
   compare                  tsvisor beside Debian's QEMU: boot, file over the NIC, memory
+  exits                    exits of a Linux boot to the VMM by cause, under tsvisor and Debian's QEMU
   selftest [CELL...]       the same under Debian's QEMU: proves the lab without tsvisor
   prepare                  fetch packages and build images, without a boot
   clean                    delete the cache
@@ -75,6 +77,9 @@ async function main(argv: string[]): Promise<number> {
       return (await runGuests('qemu', rest, { tries, all: values.all })) ? 0 : 1;
     case 'compare':
       return (await compare()) ? 0 : 1;
+    case 'exits':
+      await countExits();
+      return 0;
     case 'vfio-user':
       return (await runServed(rest, tries)) ? 0 : 1;
     case 'guests':

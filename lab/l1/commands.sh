@@ -161,4 +161,28 @@ attach-times() {
   return $status
 }
 
+# exit-causes COMMAND...: runs it, then prints each access of a vCPU to a port or to memory beyond RAM that the kernel did not
+# do itself: how often, which, and at which port or address. The numbers of the reasons are SVM's. For one vCPU.
+exit-causes() {
+  local tracing=/sys/kernel/tracing status=0
+  echo 8192 > $tracing/buffer_size_kb
+  echo 'exit_reason == 0x7b || (exit_reason == 0x400 && info2 >= 0xa0000)' > $tracing/events/kvm/kvm_exit/filter
+  echo > $tracing/trace
+  echo 1 > $tracing/events/kvm/kvm_exit/enable
+  echo 1 > $tracing/events/kvm/kvm_userspace_exit/enable
+  echo 1 > $tracing/tracing_on
+  ("$@") || status=$?
+  echo 0 > $tracing/events/kvm/enable
+  grep -o 'kvm_exit: .*\|kvm_userspace_exit: .*' $tracing/trace | awk '
+    $1 == "kvm_exit:" { for (i = 1; i < NF; i++) { if ($i == "info1") one = $(i + 1); if ($i == "info2") two = $(i + 1) } }
+    $1 == "kvm_userspace_exit:" && $3 == "KVM_EXIT_IO" { count["LAB-EXIT port " one]++ }
+    $1 == "kvm_userspace_exit:" && $3 == "KVM_EXIT_MMIO" { count["LAB-EXIT memory " two]++ }
+    $1 == "kvm_userspace_exit:" && $3 !~ /_(IO|MMIO)$/ { count["LAB-EXIT " $3 " 0"]++ }
+    END { for (what in count) print what, count[what] }'
+  sed -n 's/^overrun: \([1-9].*\)/LAB-EXIT lost \1 0/p' $tracing/per_cpu/cpu*/stats
+  echo 0 > $tracing/events/kvm/kvm_exit/filter
+  echo > $tracing/trace
+  return $status
+}
+
 "$@"
