@@ -18,16 +18,18 @@ export interface BootOptions {
   readonly memory?: number;
   /** QEMU's machine type. */
   readonly machine?: string;
+  /** More arguments for QEMU. */
+  readonly qemu?: string;
   /** Paths in L1; by default L1's own kernel. */
   readonly files?: { readonly kernel: string; readonly initrd: string };
 }
 
 /** Bash in L1 that boots L2 with the devices in `devices`, and prints L2's output. */
 export function bootCommand(vmm: Vmm, how: VfioInterface, line: string, options: BootOptions = {}): string {
-  const { cpus = 1, memory = 256, machine = 'q35', files = inL1 } = options;
+  const { cpus = 1, memory = 256, machine = 'q35', qemu = '', files = inL1 } = options;
   if (vmm === 'qemu') {
     const size = `L2_CPUS=${cpus} L2_MEMORY=${memory} L2_MACHINE=${machine} L2_KERNEL=${files.kernel} L2_INITRD=${files.initrd}`;
-    return `env ${size} l2-qemu ${how === 'group' ? 'legacy' : how} $devices -- ${line}`;
+    return `env ${size} L2_MORE='${qemu}' l2-qemu ${how === 'group' ? 'legacy' : how} $devices -- ${line}`;
   }
   const guest = `--kernel ${files.kernel} --initrd ${files.initrd} --memory ${memory}M --cpus ${cpus}`;
   const devices = `$(for d in $devices; do echo --device $d,interface=${how}; done)`;

@@ -120,30 +120,40 @@ async function kernels(): Promise<void> {
   await runInside(userland, 'cd /lab && zstd -q -d -f payload -o vmlinux && rm payload');
 }
 
-/** Compiles L2's program for kexec, which busybox lacks, without a libc. */
-async function kexecProgram(): Promise<void> {
-  writeFileSync(join(imageFolder, 'kexec.c'), text('l2/kexec.c'));
+/** C programs of L2, which L1 has in /lab, too: kexec, which busybox lacks, and one that measures. Without a libc. */
+const programs = ['kexec', 'meter'] as const;
+
+async function compilePrograms(): Promise<void> {
+  for (const name of programs) writeFileSync(join(imageFolder, `${name}.c`), text(`l2/${name}.c`));
   const flags = '-Os -Wall -Werror -static -nostdlib -ffreestanding -fno-stack-protector';
+  const compile = (name: string) => `$compiler ${flags} -o ${name} ${name}.c && rm ${name}.c`;
   await runInside(
     userland,
-    `cd /lab && $(ls /usr/bin/gcc-[0-9]* | head -1) ${flags} -o kexec kexec.c && rm kexec.c`,
+    `cd /lab && compiler=$(ls /usr/bin/gcc-[0-9]* | head -1) && ${programs.map(compile).join(' && ')}`,
   );
 }
 
 const text = (file: string): string => readFileSync(join(labFolder, file), 'utf8');
 
 const l2Inputs = (): string[] => [
-  ...['init.sh', 'udhcpc.sh', 'upset.sh', 'kexec.c'].map((file) => text(`l2/${file}`)),
+  ...['init.sh', 'udhcpc.sh', 'upset.sh', 'measure.sh', 'kexec.c', 'meter.c'].map((file) =>
+    text(`l2/${file}`),
+  ),
   l2Modules.join(),
 ];
 
 async function l2Initramfs(name: string, base = ''): Promise<void> {
-  await kexecProgram();
+  await compilePrograms();
   const files = [
     script('init', 'l2/init.sh'),
     script('upset', 'l2/upset.sh'),
+    script('measure', 'l2/measure.sh'),
     script('udhcpc', 'l2/udhcpc.sh'),
-    { path: 'bin/kexec', mode: S_IFREG | 0o755, data: readFileSync(join(imageFolder, 'kexec')) },
+    ...programs.map((program) => ({
+      path: `bin/${program}`,
+      mode: S_IFREG | 0o755,
+      data: readFileSync(join(imageFolder, program)),
+    })),
   ];
   await initramfs(name, l2Modules, files, base);
 }

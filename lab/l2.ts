@@ -15,6 +15,8 @@ export type L2Check =
   | 'unplug'
   | 'upset'
   | 'hotplug'
+  | 'traffic'
+  | 'blocks'
   | 'hold'
   | 'shell'
   | 'crash'

@@ -18,7 +18,7 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   shell                    a shell in L1 on this terminal
   guests [CELL...]         pass each device through to L2 under tsvisor, and print a table
   vfio-user [CELL...]      serve tsvisor's devices to Debian's QEMU 11 with a Linux guest, and print a table
-  compare                  tsvisor beside Debian's QEMU: boot, file over the NIC, memory
+  compare                  tsvisor beside Debian's QEMU, as ratios; --rows boot,nic,net,disk chooses, --rounds N (3)
   exits                    exits of a Linux boot to the VMM by cause, under tsvisor and Debian's QEMU
   selftest [CELL...]       the same under Debian's QEMU: proves the lab without tsvisor
   prepare                  fetch packages and build images, without a boot
@@ -76,7 +76,7 @@ async function main(argv: string[]): Promise<number> {
     case 'selftest':
       return (await runGuests('qemu', rest, { tries, all: values.all })) ? 0 : 1;
     case 'compare':
-      return (await compare()) ? 0 : 1;
+      return (await compare(rest)) ? 0 : 1;
     case 'exits':
       await countExits();
       return 0;

@@ -72,6 +72,22 @@ tap-down() {
   net-down "$1"
 }
 
+# tap-alone: makes tap0, whose other end is L1 itself, 10.1.0.1, with a peer for `meter`; tap-gone removes them.
+tap-alone() {
+  modprobe -a tun vhost_net
+  ip tuntap add tap0 mode tap
+  ip address add 10.1.0.1/24 dev tap0
+  ip link set tap0 up
+  echo 'hist:keys=reason' > /sys/kernel/tracing/events/kvm/kvm_userspace_exit/trigger
+  setsid /lab/meter serve > /dev/null 2>&1 < /dev/null &
+  echo $! > /run/meter
+}
+tap-gone() {
+  kill -- -"$(cat /run/meter)"
+  ip link delete tap0
+  echo '!hist:keys=reason' > /sys/kernel/tracing/events/kvm/kvm_userspace_exit/trigger
+}
+
 # mdev-create TYPE [UUID]: creates a mediated device of a sample driver (mtty-1, mdpy-xga, mbochs-small ...); prints
 # its UUID.
 mdev-create() {
@@ -118,7 +134,7 @@ aer() {
 
 # l2-qemu legacy|iommufd DEVICE... [-- KERNEL-PARAMETER...]: boots the L2 guest under Debian's QEMU, with PCI
 # functions or mdevs passed through, as the reference for tsvisor. L2_CPUS and L2_MEMORY (MiB) size it; L2_MACHINE is
-# q35 or another machine type with PCI.
+# q35 or another machine type with PCI; L2_MORE has more arguments.
 l2-qemu() {
   local interface=$1 devices=() parameters='' suffix=''
   shift
@@ -133,7 +149,7 @@ l2-qemu() {
   done
   exec qemu-system-x86_64 -accel kvm -machine "${L2_MACHINE:-q35}" -cpu host -smp "${L2_CPUS:-1}" -m "${L2_MEMORY:-256}" \
     -nodefaults -display none -no-reboot -serial stdio \
-    -kernel "${L2_KERNEL:-/lab/vmlinuz}" -initrd "${L2_INITRD:-/lab/l2.initrd}" -append "$parameters" "${devices[@]}"
+    -kernel "${L2_KERNEL:-/lab/vmlinuz}" -initrd "${L2_INITRD:-/lab/l2.initrd}" -append "$parameters" "${devices[@]}" ${L2_MORE:-}
 }
 
 # attach-times COMMAND...: runs it, then prints, in seconds, what the kernel saw until the first vCPU ran: opening of
@@ -157,6 +173,41 @@ attach-times() {
   grep -o '[0-9.]*: lab_.*' $tracing/trace | sed 's/^/LAB-TRACE /'
   echo 0 > $tracing/events/kprobes/enable
   echo '!traceoff' > $tracing/events/kprobes/lab_run/trigger
+  echo > $tracing/kprobe_events
+  return $status
+}
+
+# boot-times COMMAND...: runs a VMM, and prints when, in seconds, it was started, opened its first VFIO group, ran its first
+# vCPU, and printed the line of L2's first program; and its peak memory at L2's last line. The kernel stops watching the vCPU
+# once it has run: a boot under firmware has tens of thousands of exits.
+boot-times() {
+  local tracing=/sys/kernel/tracing status=0 line vmm reader
+  cat > $tracing/kprobe_events <<- 'EOF'
+	p:kprobes/lab_group vfio_group_fops_open
+	p:kprobes/lab_run kvm_arch_vcpu_ioctl_run
+	EOF
+  echo > $tracing/trace
+  echo 1 > $tracing/events/kprobes/enable
+  echo 1 > $tracing/tracing_on
+  while read -r line; do
+    [[ $line =~ ([0-9.]+):\ .*(lab_[a-z]+) ]] || continue
+    [ "${BASH_REMATCH[2]}" != lab_run ] || echo 0 > $tracing/events/kprobes/lab_run/enable
+    echo "LAB-BOOT ${BASH_REMATCH[2]#lab_} ${BASH_REMATCH[1]}"
+  done < $tracing/trace_pipe > /run/boot-times &
+  reader=$!
+  exec 5< <(echo lab_start > $tracing/trace_marker; exec "$@" 2>&1)
+  vmm=$!
+  while read -r line <&5; do
+    echo "$line"
+    case $line in
+      *L2-USERSPACE*) echo lab_userspace > $tracing/trace_marker ;;
+      *L2-END*) grep VmHWM /proc/$vmm/status ;;
+    esac
+  done
+  wait $vmm || status=$?
+  kill $reader
+  cat /run/boot-times
+  echo 0 > $tracing/events/kprobes/enable
   echo > $tracing/kprobe_events
   return $status
 }

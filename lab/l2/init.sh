@@ -216,10 +216,11 @@ crash() { echo c > /proc/sysrq-trigger; }
 restart() { reboot -f; }
 
 . /upset
+. /measure
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | offloads | disk | tty | fb | picture | rom | unplug | upset) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | disk | tty | fb | picture | rom | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
     interrupts | hotplug | hold | shell | crash | restart) $check ;;
