@@ -304,6 +304,7 @@ export class DataPath implements Disposable {
 
   /** A field, as a closure made in {@link #watchPort} would make garbage at each turn, watched already or not. */
   readonly #whenReadable = (): void => {
+    this.#receiver.signalled();
     if (this.#remote.has(RECEIVEQ)) {
       // Its turn comes later; until then the port would call again and again.
       this.#receiver.isStalled = true;
