@@ -15,6 +15,8 @@ const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .filter(isEntry)
   .concat('consumers/main.ts', 'faults/main.ts', 'lab/main.ts', 'mutants/main.ts'); // their folders hold programs of others
 
+/** What the program loads first, and its threads, too: a file of its own. */
+const FIRST = resolve('sys/thread-ahead.ts');
 const MAIN = 'vmm/cli-run.ts';
 const MACHINE = 'vmm/machine-thread.ts';
 const ASSIGN = 'vmm/assign/index.ts';
@@ -56,13 +58,14 @@ function importsOf(program, build) {
   return found;
 }
 
-const programsOfParts = new Set(PARTS.flatMap(({ of }) => of.map((program) => resolve(program))));
+const apart = new Set([FIRST, ...PARTS.flatMap(({ of }) => of.map((program) => resolve(program)))]);
+const first = { name: (id) => (id === FIRST ? 'first' : null), priority: PARTS.length + 1 };
 const groups = PARTS.map(({ file, of, and }, index) => ({
   debugName: file,
   priority: PARTS.length - index,
   name(id, build) {
     const isUsedBy = (program) => importsOf(program, build).has(id);
-    const belongs = !programsOfParts.has(id) && of.some(isUsedBy) && (and ?? of).some(isUsedBy);
+    const belongs = !apart.has(id) && of.some(isUsedBy) && (and ?? of).some(isUsedBy);
     return belongs ? file : null;
   },
 }));
@@ -86,7 +89,7 @@ const programs = defineConfig({
     sourcemap: true,
     entryFileNames: '[name].js',
     chunkFileNames: 'chunks/[name].js',
-    codeSplitting: { groups },
+    codeSplitting: { groups: [first, ...groups] },
     // V8 reads every byte of a file before it runs it, and twice as many bytes if one character is not of Latin-1.
     comments: { legal: true, annotation: false, jsdoc: false },
     minify: { compress: false, mangle: false, codegen: { removeWhitespace: false, asciiOnly: true } },

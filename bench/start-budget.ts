@@ -20,10 +20,13 @@ interface Marks {
 /** Each phase by the milestone that ends it, on the path that leads to the guest's first instruction. */
 const PHASES = [
   { name: 'Node boots', thread: 'main', until: 'booted' },
-  { name: 'the files of the main thread are loaded, up to ffi-rs', thread: 'main', until: 'ffi' },
-  { name: 'ffi-rs, the configuration; the threads are started', thread: 'main', until: 'worker' },
-  { name: "the machine thread's Node boots", thread: 'machine', until: 'booted' },
-  { name: 'its files are loaded, up to ffi-rs', thread: 'machine', until: 'ffi' },
+  { name: 'the machine thread is started', thread: 'main', until: 'worker' },
+  { name: 'its Node boots', thread: 'machine', until: 'booted' },
+  {
+    name: 'its files are loaded, up to ffi-rs; the main thread has the configuration, and starts the event thread',
+    thread: 'machine',
+    until: 'ffi',
+  },
   {
     name: 'ffi-rs, the guest program is read, the VM is made, RAM is mapped',
     thread: 'machine',

@@ -19,9 +19,7 @@ process.dlopen = (...args) => {
   first('ffi');
   return dlopen.apply(process, args);
 };
-process.on('worker', () => {
-  marks.worker = now(); // the last one started is the machine thread
-});
+process.on('worker', () => first('worker')); // the machine thread
 channel('tsvisor:memory').subscribe(() => first('memory'));
 channel('tsvisor:vfio').subscribe(() => {
   first('attaching');

@@ -1,7 +1,7 @@
 /**
  * The event thread's program: one epoll loop for the fds and timers of all tasks. @see event-thread.ts, its other side
  */
-import { type MessagePort, workerData } from 'node:worker_threads';
+import type { MessagePort } from 'node:worker_threads';
 import { Epoll } from './epoll.js';
 import { type ErrorData, encodeError } from './error-data.js';
 import { EventReplies } from './event-replies.js';
@@ -10,6 +10,7 @@ import { drainEventfd } from './eventfd.js';
 import { importModule } from './foreign-module.js';
 import { Inbox, InboxSender } from './inbox.js';
 import { setThreadName } from './libc.js';
+import { threadData } from './thread-ahead.js';
 import { TimerQueue } from './timer-queue.js';
 
 /** Data that starts the thread. */
@@ -174,5 +175,5 @@ async function main(data: EventLoopData): Promise<void> {
   for (const task of [...tasks.keys()]) stop(task);
 }
 
-await main(workerData as EventLoopData);
+await main(threadData as EventLoopData);
 process.exit(0);

@@ -13,7 +13,7 @@ import { signalAtExit } from './exit-board.js';
 import { Fd } from './fd.js';
 import { createInboxControl, type Inbox, InboxBell, InboxSender } from './inbox.js';
 import { Scope } from './scope.js';
-import { startWorker, workerEnd } from './start-worker.js';
+import { startWorker } from './start-worker.js';
 
 /** Connects the machine thread to the event thread. Transfer its ports along with it. */
 export interface EventThreadLink {
@@ -54,7 +54,7 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
     wakeFd: wake.number,
     replies,
   };
-  const worker = startWorker({
+  const { worker, ended: workerEnded } = startWorker({
     module: 'sys/event-loop.js',
     name: 'tsvisor-event',
     data,
@@ -68,7 +68,7 @@ export function startEventThread(noticeControl: SharedArrayBuffer): EventThreadW
     atExit[Symbol.dispose]();
     wake[Symbol.dispose]();
   };
-  const ended = workerEnd(worker, 'tsvisor-event').finally(() => {
+  const ended = workerEnded.finally(() => {
     new EventReplies(replies).end();
     close();
   });

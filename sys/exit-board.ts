@@ -11,10 +11,11 @@
  *     Int32   the thread's id; or -1 - fd of an eventfd that wakes it
  *     Float64 address of a byte that is set before the kick; 0 if there is none
  */
-import { getEnvironmentData, isMainThread, setEnvironmentData } from 'node:worker_threads';
+import { isMainThread } from 'node:worker_threads';
 import { signalEventfd } from './eventfd.js';
 import { kickThread } from './kick.js';
 import * as libc from './libc.js';
+import { getProcessData, setProcessData } from './thread-ahead.js';
 
 /** Of the process, not of a copy of the package; the number is that of this layout. */
 const KEY = 'tsvisor.exit-board.1';
@@ -29,10 +30,10 @@ const [FREE, BUSY, TAKEN] = [0, 1, 2];
 
 /** The main thread imports the package before others do, so that workers find the board of all. */
 function findBoard(): SharedArrayBuffer {
-  const found = getEnvironmentData(KEY) as SharedArrayBuffer | undefined;
+  const found = getProcessData(KEY) as SharedArrayBuffer | undefined;
   if (found !== undefined) return found;
   const made = new SharedArrayBuffer(HEAD_BYTES + SLOTS * SLOT_BYTES);
-  setEnvironmentData(KEY, made);
+  setProcessData(KEY, made);
   return made;
 }
 

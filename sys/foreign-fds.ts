@@ -1,6 +1,6 @@
-import { getEnvironmentData, setEnvironmentData } from 'node:worker_threads';
+import { getProcessData, setProcessData } from './thread-ahead.js';
 
-/** Environment data, which copies of this package share: descriptors are the process's. */
+/** Copies of this package share it: descriptors are the process's. */
 const KEY = 'tsvisor: descriptors whose file other processes have';
 /** Descriptors from here on are taken for foreign. */
 const MOST = 65_536;
@@ -15,10 +15,10 @@ const MOST = 65_536;
 const foreign: Uint8Array = shared();
 
 function shared(): Uint8Array {
-  const known = getEnvironmentData(KEY);
+  const known = getProcessData(KEY);
   if (known instanceof SharedArrayBuffer) return new Uint8Array(known);
   const buffer = new SharedArrayBuffer(MOST);
-  setEnvironmentData(KEY, buffer as never);
+  setProcessData(KEY, buffer);
   return new Uint8Array(buffer);
 }
 

@@ -3,17 +3,17 @@
  * report, which takes each thread 2 to 8 ms, and contains the answer in one line.
  */
 import { readFileSync } from 'node:fs';
-import { getEnvironmentData, isMainThread, setEnvironmentData } from 'node:worker_threads';
+import { isMainThread } from 'node:worker_threads';
+import { getProcessData, setProcessData } from './thread-ahead.js';
 
-/** Environment data are the process's, as its C library is. */
 const KEY = 'tsvisor.libc';
 
 /** Whether it is glibc; undefined if that cannot be told without a report. */
 function isGlibc(): boolean | undefined {
-  const known = getEnvironmentData(KEY);
+  const known = getProcessData(KEY);
   if (typeof known === 'boolean') return known;
   const found = hasGlibcMapped();
-  if (isMainThread && found) setEnvironmentData(KEY, found);
+  if (isMainThread && found) setProcessData(KEY, found);
   return found;
 }
 

@@ -3,9 +3,10 @@
  * when that worker ends, while its thread-local data are still to be destroyed: SIGSEGV, whatever else the worker did.
  */
 import { fileURLToPath } from 'node:url';
-import { getEnvironmentData, isMainThread, setEnvironmentData } from 'node:worker_threads';
+import { isMainThread } from 'node:worker_threads';
+import { getProcessData, setProcessData } from './thread-ahead.js';
 
-/** Environment data are the process's, not the package's: each copy of the package finds the entries of all. */
+/** Each copy of the package finds the entries of all. */
 const KEY = 'tsvisor.loaded';
 
 interface Loaded {
@@ -18,7 +19,7 @@ interface Loaded {
 type LoadedByPath = ReadonlyMap<string, Loaded>;
 
 const COPY = fileURLToPath(new URL('..', import.meta.url));
-const loaded = (): LoadedByPath => (getEnvironmentData(KEY) as LoadedByPath | undefined) ?? new Map();
+const loaded = (): LoadedByPath => (getProcessData(KEY) as LoadedByPath | undefined) ?? new Map();
 
 function refusal(path: string): Error {
   const others = [...loaded().values()].map(({ by }) => by);
@@ -61,5 +62,5 @@ export function warmUpInMainThread(path: string, warmUps: ReadonlyMap<string, ()
   }
   for (const warmUp of warmUps.values()) warmUp();
   const symbols = new Set([...(known?.symbols ?? []), ...warmUps.keys()]);
-  setEnvironmentData(KEY, new Map([...loaded(), [path, { by: known?.by ?? COPY, symbols }]]));
+  setProcessData(KEY, new Map([...loaded(), [path, { by: known?.by ?? COPY, symbols }]]));
 }

@@ -102,7 +102,7 @@ test.skipIf(!isRoot || !hasSetpriv)(
       sentences.add((/ on (.*):/.exec(ended.stderr) as RegExpExecArray)[1] as string);
     }
     // The last one is KVM's own: it makes a thread for the VM when it runs first.
-    expect([...sentences]).toEqual(expect.arrayContaining(['tsvisor-cpu1', 'tsvisor-machine', 'vcpu 0']));
+    expect([...sentences]).toEqual(expect.arrayContaining(['tsvisor-event', 'tsvisor-cpu1', 'vcpu 0']));
   },
   SWEEP_MS,
 );
@@ -145,6 +145,34 @@ test.each(['spin', 'halted'])(
     expect([status, signal]).toEqual([7, null]);
   },
 );
+
+/** Lines of what the main thread does when: `thread` for each one that it starts, `library` for each that it loads. */
+function orderOf(args: readonly string[]) {
+  const hook =
+    "data:text/javascript,import { isMainThread } from 'node:worker_threads';" +
+    "if (isMainThread) { const { dlopen } = process; process.on('worker', () => console.error('thread'));" +
+    "process.dlopen = (...args) => (console.error('library'), dlopen.apply(process, args)); }";
+  return spawnSync(process.execPath, ['--import', hook, CLI, ...args], { encoding: 'utf8', timeout: 60_000 });
+}
+
+test('run starts the machine’s thread before all else, and the event thread when it knows the machine', () => {
+  const { stderr, status } = orderOf(['run', '--json', '--append', 'halt-test']);
+  expect({ stderr, status }).toEqual({ stderr: 'thread\nlibrary\nthread\n', status: 0 });
+});
+
+test('no thread is started ahead for help, or for a sandbox, whose threads are those of a second program', () => {
+  for (const option of ['--help', '--sandbox=wrong']) {
+    const { stderr, stdout } = orderOf(['run', option]);
+    expect(stdout + stderr).toMatch(/tsvisor/);
+    expect(stderr).not.toMatch(/^thread$/m);
+  }
+});
+
+test('a command line that is wrong ends the thread that was started ahead', () => {
+  const { stderr, status, signal } = orderOf(['run', '--memory', 'x']);
+  expect(stderr).toMatch(/^thread\n(library\n)?tsvisor: --memory: 'x' is not a size.*\n$/);
+  expect([status, signal]).toEqual([64, null]);
+});
 
 const hasCompileCache = 'enableCompileCache' in module;
 

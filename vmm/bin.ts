@@ -22,6 +22,13 @@ for (const [signal, status] of Object.entries(STOP_STATUS)) {
 // A command that takes pictures has a handler of its own; and a write past RLIMIT_FSIZE is an error of that write.
 for (const signal of ['SIGUSR2', 'SIGXFSZ'] as const) process.on(signal, () => {});
 
+/** A guess, before the command line is parsed: a machine's thread is needed soon. One in a sandbox starts in a second program. */
+function startsMachine([command, ...options]: readonly string[]): boolean {
+  const isElsewhere =
+    process.env.TSVISOR_SANDBOX !== undefined || options.some((word) => word.startsWith('--sandbox'));
+  return command === 'run' && !isElsewhere && !options.includes('--help') && !options.includes('-h');
+}
+
 function fail(error: unknown, status: number): void {
   console.error(`tsvisor: ${error instanceof Error ? error.message : String(error)}`);
   if (process.env.TSVISOR_DEBUG !== undefined) console.error(error);
@@ -39,6 +46,10 @@ keepCompiledCode(
   process.env,
 );
 try {
+  if (startsMachine(process.argv.slice(2))) {
+    const { startAhead } = await import('../sys/thread-ahead.js');
+    startAhead({ module: new URL('./machine-thread.js', import.meta.url), name: 'tsvisor-machine' });
+  }
   await import('./cli.js');
 } catch (error) {
   fail(error, EX_UNAVAILABLE);

@@ -4,7 +4,7 @@ import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
-import { startWorker, workerEnd } from '../sys/start-worker.js';
+import { startWorker } from '../sys/start-worker.js';
 import type { TraceName } from '../sys/trace.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
@@ -140,9 +140,14 @@ export class DeviceServer implements AsyncDisposable {
     events.ended.catch(fail);
     const serve = async () => {
       const transfer = [commands.port2, events.link.commands, events.link.notices];
-      const worker = startWorker({ module: 'vmm/serve-thread.js', name: 'tsvisor-serve', data, transfer });
+      const { worker, ended } = startWorker({
+        module: 'vmm/serve-thread.js',
+        name: 'tsvisor-serve',
+        data,
+        transfer,
+      });
       worker.on('message', (event: ServeEvent) => this.#hear(event));
-      await workerEnd(worker, 'tsvisor-serve');
+      await ended;
     };
     await serve().catch(fail);
     this.#sender = undefined;

@@ -1,10 +1,11 @@
 /** The machine thread's program. @see virtual-machine.ts, its other side */
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { EventThreadClient } from '../sys/event-thread.js';
 import { Inbox, InboxBell } from '../sys/inbox.js';
 import { setThreadName } from '../sys/libc.js';
 import { deferUnmapping } from '../sys/mapping.js';
 import { firstFailure } from '../sys/scope.js';
+import { threadData } from '../sys/thread-ahead.js';
 import { trace } from '../sys/trace.js';
 import { pciAddress } from '../vfio/host/index.js';
 import { Timeline } from '../vfio/timeline.js';
@@ -26,7 +27,7 @@ import {
 import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
-const data = workerData as MachineThreadData;
+const data = threadData as MachineThreadData;
 /** The rules for devices of the host. Loading them takes time, which other machines do not spend. */
 let hostCheck: typeof import('./host-check.js') | undefined;
 const post = (event: MachineEvent): void => parentPort?.postMessage(event);

@@ -2,7 +2,7 @@
 import { MessageChannel } from 'node:worker_threads';
 import { startEventThread } from '../sys/event-thread.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
-import { startWorker, workerEnd } from '../sys/start-worker.js';
+import { startWorker } from '../sys/start-worker.js';
 import type { VmConfig } from './config.js';
 import { createEventFlow, EventReceipts } from './event-flow.js';
 import type { MachineCommand, MachineEvent, MachineThreadData, VcpuThreadLink } from './protocol.js';
@@ -19,9 +19,10 @@ function startVcpuThread(index: number, machine: SharedArrayBuffer): VcpuThread 
   const control = createInboxControl();
   const data: VcpuThreadData = { index, baton, control, machine };
   const name = `tsvisor-cpu${index}`;
-  const worker = startWorker({ module: 'vmm/vcpu-thread.js', name, data });
   // A thread that failed retires nothing itself, and the machine thread waits for it.
-  const ended = workerEnd(worker, name).finally(() => new VcpuBaton(baton).retire());
+  const ended = startWorker({ module: 'vmm/vcpu-thread.js', name, data }).ended.finally(() =>
+    new VcpuBaton(baton).retire(),
+  );
   return { baton, control, ended };
 }
 
@@ -63,13 +64,18 @@ export function startThreads(
       vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
     };
     const transfer = [commands.port2, events.link.commands, events.link.notices];
-    const worker = startWorker({ module: 'vmm/machine-thread.js', name: 'tsvisor-machine', data, transfer });
+    const { worker, ended } = startWorker({
+      module: 'vmm/machine-thread.js',
+      name: 'tsvisor-machine',
+      data,
+      transfer,
+    });
     worker.on('message', (event: MachineEvent) => {
       const reading = hear(event);
       if (reading instanceof Promise) reading.catch(() => {}).finally(() => receipts.handled(event));
       else receipts.handled(event);
     });
-    await workerEnd(worker, 'tsvisor-machine');
+    await ended;
   };
   const machine = runMachine().finally(() => commands.port1.close());
   const bells = [control, ...vcpus.map((vcpu) => vcpu.control)].map((each) => new InboxBell(each));

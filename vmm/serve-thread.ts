@@ -1,10 +1,11 @@
 /** The program of the thread that owns a served device. @see device-server.ts, its other side */
-import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
+import { type MessagePort, parentPort } from 'node:worker_threads';
 import { EventThreadClient, type EventThreadLink } from '../sys/event-thread.js';
 import { Inbox } from '../sys/inbox.js';
 import { setThreadName } from '../sys/libc.js';
 import { deferUnmapping, type MappedRange } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
+import { threadData } from '../sys/thread-ahead.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
@@ -41,7 +42,7 @@ export type ServeEvent =
   /** The last event: memory to unmap once no thread can access it. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
 
-const data = workerData as ServeThreadData;
+const data = threadData as ServeThreadData;
 const emit = (event: ServeEvent): void => parentPort?.postMessage(event);
 
 async function main(): Promise<void> {

@@ -1,11 +1,11 @@
 /** The program of a vCPU's thread, for machines with two or more vCPUs: it runs the vCPU and passes each exit on. */
-import { workerData } from 'node:worker_threads';
 import { KVM_RUN, Run } from '../kvm/uapi-vcpu.js';
 import { errno } from '../sys/errno.js';
 import { Inbox, InboxBell } from '../sys/inbox.js';
 import { type PreparedIoctl, setThreadName } from '../sys/libc.js';
 import { MemoryView } from '../sys/mapping.js';
 import { openDoor } from '../sys/open-door.js';
+import { threadData } from '../sys/thread-ahead.js';
 import { VcpuBaton, type VcpuBatonBuffer, type VcpuNumbers } from './vcpu-baton.js';
 
 export interface VcpuThreadData {
@@ -56,5 +56,5 @@ function main({ index, baton: buffer, control, machine }: VcpuThreadData): void 
   baton.retire();
 }
 
-main(workerData as VcpuThreadData);
+main(threadData as VcpuThreadData);
 process.exit(0);
