@@ -11,6 +11,7 @@ export type L2Check =
   | 'fb'
   | 'picture'
   | 'rom'
+  | 'card'
   | 'interrupts'
   | 'unplug'
   | 'upset'

@@ -29,6 +29,8 @@ export interface ServedCell {
   readonly devices: readonly string[];
   readonly checks: readonly L2Check[];
   readonly expected: readonly string[];
+  /** Additional kernel parameters. */
+  readonly parameters?: readonly string[];
   /** Whether to compare the first device's picture while the guest holds. */
   readonly isPictured?: true;
 }
@@ -64,6 +66,15 @@ export const servedCells: readonly ServedCell[] = [
     checks: ['picture', 'hold'],
     expected: ['picture.fb0'],
     isPictured: true,
+  },
+  {
+    name: 'testcard',
+    devices: ['testcard'],
+    checks: ['card'],
+    expected: ['id', 'small', 'mapped', 'rom', 'doorbells', 'dma', 'outside', 'reset', 'failing', 'gone'].map(
+      (what) => `card.${what}`,
+    ),
+    parameters: ['memmap=64K$0xf000000'],
   },
   {
     name: 'virtio-net + mtty',
@@ -184,7 +195,11 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
     const sockets = cell.devices.map((_, i) => join(folder, `${i}.sock`));
     for (const [i, device] of cell.devices.entries())
       servers.push(await Server.start(device.replace('@disk', disk), sockets[i] as string, env));
-    const line = l2CommandLine({ checks: cell.checks, url: files.url });
+    const line = l2CommandLine({
+      checks: cell.checks,
+      url: files.url,
+      parameters: cell.parameters ?? [],
+    });
     let wrong = 0;
     const guest = await bootGuest(sockets, line, async (output) => {
       if (cell.isPictured) wrong = await wrongBytes(output, () => (servers[0] as Server).picture());

@@ -204,6 +204,52 @@ rom() {
     echo "L2-ROM ${device##*/} $(wc -c < /rom) bytes, $(md5sum < /rom | cut -c1-32)"
   done
 }
+# The test card (docs/test-card.md), driven by hand through /dev/mem: its registers, doorbells and small BAR, its ROM, a
+# transfer between reserved memory (memmap=64K$0xf000000), a reset by Linux, and its removal by itself.
+card() {
+  for device in /sys/bus/pci/devices/*; do
+    [ "$(cat "$device/vendor" "$device/device" | tr -d '\n')" = 0x12340x7463 ] || continue
+    card=$device
+  done
+  [ -n "$card" ] || return
+  printf '\007\000' | dd of="$card/config" bs=1 seek=4 conv=notrunc 2>/dev/null # memory, ports, bus mastering
+  bar() { echo $(($(sed -n "$(($1 + 1))p" "$card/resource" | cut -d' ' -f1))); }
+  reg() { devmem $(($(bar 0) + $1)) 32 ${2:-}; }
+  [ "$(reg 0)" = 0x64726163 ]
+  result card.id $?
+  devmem $(($(bar 4) + 252)) 32 0x12345678
+  [ "$(devmem $(($(bar 4) + 252)) 32)" = 0x12345678 ]
+  result card.small $?
+  devmem $(($(bar 2) + 4096)) 32 0x87654321
+  [ "$(devmem $(($(bar 2) + 4096)) 32)" = 0x87654321 ]
+  result card.mapped $?
+  echo 1 > "$card/rom"
+  [ "$(od -An -tx1 -N2 "$card/rom" | tr -d ' ')" = 55aa ] && [ "$(wc -c < "$card/rom")" = 4096 ]
+  result card.rom $?
+  reg 0x400 1; reg 0x408 1
+  eventually 10 [ "$(($(reg 0x14)))" -ge 1 ]
+  result card.doorbells $?
+  for at in 0 4 8 12; do devmem $((0xf000000 + at)) 32 $((0x01020304 + at)); devmem $((0xf001000 + at)) 32 0; done
+  reg 0x20 0xf000000; reg 0x24 0; reg 0x28 0xf001000; reg 0x2c 0; reg 0x30 16; reg 0x38 1
+  transferred() { [ "$(reg 0x3c)" = 0x00000002 ]; }
+  eventually 10 transferred && [ "$(devmem 0xf00100c 32)" = 0x01020310 ]
+  result card.dma $?
+  reg 0x28 0; reg 0x2c 0x4000; reg 0x38 1
+  failed() { [ "$(reg 0x3c)" = 0x00000003 ]; }
+  eventually 10 failed
+  result card.outside $?
+  reg 4 5
+  echo 1 > "$card/reset" && [ "$(reg 4)" = 0x00000000 ] && [ "$(reg 0)" = 0x64726163 ]
+  result card.reset $?
+  reg 0x1c 1
+  reg 4 5
+  echo 1 > "$card/reset" 2>/dev/null
+  [ "$(reg 4)" = 0x00000005 ]
+  result card.failing $?
+  reg 0x1c 10
+  [ "$(od -An -tx4 -N4 "$card/config" | tr -d ' ')" = ffffffff ] && [ "$(reg 0)" = 0xFFFFFFFF ]
+  result card.gone $?
+}
 # Fetches this kernel and its initramfs over the NIC, and boots them with the checks of lab.then=.
 kexec_again() {
   echo "L2-KEXEC"
@@ -220,7 +266,7 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | offloads | disk | tty | fb | picture | rom | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | disk | tty | fb | picture | rom | card | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
     interrupts | hotplug | hold | shell | crash | restart) $check ;;
