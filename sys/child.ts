@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { errno } from './errno.js';
@@ -43,6 +43,7 @@ export class Child implements Disposable {
     if (path === undefined)
       throw new SysError({ call: 'execve', target: program, errno: errno.ENOENT, hint });
     const stdio = ['ignore' as const, 'ignore' as const, stderr.number, ...fds.map((fd) => fd.number)];
+    const { spawn } = process.getBuiltinModule('node:child_process'); // most machines start none
     const started = spawn(path, args, { stdio, detached: true });
     started.on('error', () => {}); // the missing pid reports it
     if (started.pid === undefined) {

@@ -2,7 +2,6 @@
  * An ordered record of VFIO's operations and their causes: VM association, notifications, opens, maps, interrupts. It
  * subscribes to `trace.vfio`; without a timeline nothing is recorded, at no cost.
  */
-import { performance } from 'node:perf_hooks';
 import { trace, type VfioEvent } from '../sys/trace.js';
 import { plain, toChromeTrace } from './chrome-trace.js';
 

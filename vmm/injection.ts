@@ -1,4 +1,4 @@
 /** tsyringe, with the Reflect polyfill that it refuses to load without. */
-import 'reflect-metadata';
+import 'reflect-metadata/lite';
 
 export { container, type DependencyContainer } from 'tsyringe';

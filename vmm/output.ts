@@ -1,6 +1,5 @@
 /** Standard output or error of a command. A guest can produce text without end, and a report that nobody got is no success. */
 import { fstatSync, writeSync } from 'node:fs';
-import { isatty } from 'node:tty';
 import { fromNodeError, isErrno } from '../sys/error.js';
 import { SIGNAL_STATUS } from './outcome.js';
 
@@ -123,11 +122,14 @@ function fileOf({ fd }: OutputStream): number | undefined {
     // As bigint, whose values are kept apart: Node takes the mode of the last stat otherwise for that of a folder when it then
     // resolves a module, and a pipe's ends the search for symbolic links (fs.realpathSync).
     const stats = fstatSync(fd, { bigint: true });
-    return stats.isFile() || (stats.isCharacterDevice() && !isatty(fd)) ? fd : undefined;
+    return stats.isFile() || (stats.isCharacterDevice() && !isTerminal(fd)) ? fd : undefined;
   } catch {
     return undefined;
   }
 }
+
+/** Loaded here: every thread has this file, and only the main thread prints. */
+const isTerminal = (fd: number): boolean => process.getBuiltinModule('node:tty').isatty(fd);
 
 let errors: Output | undefined;
 

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { expected } from '../../sys/suggestion.js';
@@ -71,7 +70,9 @@ function parseMac(text: string): Uint8Array | undefined {
   return ((bytes[0] as number) & 1) === 0 && bytes.some((byte) => byte !== 0) ? bytes : undefined;
 }
 
-/** Locally administered, in the range that virtual machines commonly use. */
+/** Locally administered, in the range that virtual machines commonly use: the rest is the UUID's FNV-1a hash. */
 function macFrom(uuid: string): Uint8Array {
-  return Uint8Array.of(0x52, 0x54, 0x00, ...createHash('sha256').update(uuid).digest().subarray(0, 3));
+  let hash = 0x811c9dc5;
+  for (const byte of Buffer.from(uuid)) hash = Math.imul(hash ^ byte, 0x01000193);
+  return Uint8Array.of(0x52, 0x54, 0x00, hash >> 16, hash >> 8, hash);
 }

@@ -1,7 +1,6 @@
 /** Mediated devices: instances of a type that a parent's driver offers. After drivers/vfio/mdev. */
-import { randomUUID } from 'node:crypto';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../driver.js';
-import { isUuid } from '../uuid.js';
+import { isUuid, randomUuid } from '../uuid.js';
 import { vfioError } from '../vfio-error.js';
 import { VfioDevice } from './device.js';
 import { HostDevice } from './iommu-group.js';
@@ -103,7 +102,7 @@ export class Mdevs {
    */
   *create(
     typeName: string,
-    givenUuid: string = randomUUID(),
+    givenUuid: string = randomUuid(),
     options: Readonly<Record<string, string>> = {},
   ): Steps<Mdev> {
     const call = 'mdev_device_create';

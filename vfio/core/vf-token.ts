@@ -1,7 +1,6 @@
 /** VF tokens: the secret that the users of a physical function and of its VFs share. After vfio_pci_core.c. */
-import { randomUUID } from 'node:crypto';
 import type { PciOps } from '../driver.js';
-import { isUuid } from '../uuid.js';
+import { isUuid, randomUuid } from '../uuid.js';
 import { vfioError } from '../vfio-error.js';
 
 const VF_TOKEN_ARG = 'vf_token=';
@@ -10,7 +9,7 @@ const UUID_STRING_LEN = 36;
 /** The token of a physical function: struct vfio_pci_vf_token. */
 export class VfToken {
   /** Nobody can guess it before a user sets one. */
-  uuid: string = randomUUID();
+  uuid: string = randomUuid();
   /** Open VFs. */
   users = 0;
 }

@@ -1,9 +1,8 @@
 /** Mediated devices of the kernel: a parent's driver offers types, and writing a UUID to a type creates a device. */
-import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { isUuid } from '../uuid.js';
+import { isUuid, randomUuid } from '../uuid.js';
 import { list, type Sysfs, text } from './sysfs.js';
 
 /** A type of mediated device that a parent offers. */
@@ -59,7 +58,7 @@ export function createMdev(
   options: { readonly uuid?: string | undefined; readonly parent?: string | undefined } = {},
 ): string {
   const all = listMdevTypes(sysfs);
-  const { uuid = randomUUID(), parent } = options;
+  const { uuid = randomUuid(), parent } = options;
   const call = 'create mdev';
   if (!isUuid(uuid)) {
     throw new SysError({ call, target: type, errno: errno.EINVAL, hint: `'${uuid}' is no UUID` });

@@ -1,4 +1,3 @@
-import { performance } from 'node:perf_hooks';
 import type { GuestMapper } from '../../devices/contracts.js';
 import { formatRange, type Gpa, type Hva, type Iova, offset } from '../../sys/address.js';
 import type { Mapping } from '../../sys/mapping.js';
@@ -79,10 +78,13 @@ interface Follower {
   readonly heard: Map<MemoryRegion, Heard>;
 }
 
+/** Not `performance`, which Node loads when it is first used. */
+const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
+
 function follow({ listener, heard }: Follower, region: MemoryRegion): void {
-  const begun = performance.now();
+  const begun = nowMs();
   listener.added(region);
-  const ms = performance.now() - begun;
+  const ms = nowMs() - begun;
   const forget = disposable(() => {
     heard.delete(region);
     listener.removed(region);
@@ -149,9 +151,9 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   /** Without the listeners, as nothing does DMA to it. */
   mapReadonly(at: Gpa, hva: Hva, bytes: bigint, name = 'rom'): Disposable {
     using undo = new Scope();
-    const begun = performance.now();
+    const begun = nowMs();
     undo.own(this.#slots.add(at, hva, bytes, { isReadonly: true }));
-    const ms = performance.now() - begun;
+    const ms = nowMs() - begun;
     const rom: MemoryRegionState = { kind: 'rom', name, gpa: at, hva, bytes, ms, dma: [] };
     this.#roms.add(rom);
     undo.defer(() => this.#roms.delete(rom));
@@ -198,9 +200,9 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
 
   #add(region: MemoryRegion): Disposable {
     using undo = new Scope();
-    const begun = performance.now();
+    const begun = nowMs();
     undo.own(this.#slots.add(region.gpa, region.hva, region.bytes));
-    this.#regions.set(region, performance.now() - begun);
+    this.#regions.set(region, nowMs() - begun);
     undo.defer(() => this.#regions.delete(region));
     // Who follows the memory when the region is removed is not who did when it was added.
     undo.defer(() => this.#forget(region));
