@@ -15,8 +15,8 @@ const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .filter(isEntry)
   .concat('consumers/main.ts', 'faults/main.ts', 'lab/main.ts', 'mutants/main.ts'); // their folders hold programs of others
 
-/** What the program loads first, and its threads, too: a file of its own. */
-const FIRST = resolve('sys/thread-ahead.ts');
+const AHEAD = 'sys/thread-ahead.ts'; // what the program loads first, and its threads have, too
+const EVENTS = ['sys/event-loop.ts', 'devices/virtio-net/queue-task.ts', 'vmm/assign/signal-task.ts'];
 const MAIN = 'vmm/cli-run.ts';
 const MACHINE = 'vmm/machine-thread.ts';
 const ASSIGN = 'vmm/assign/index.ts';
@@ -27,11 +27,10 @@ const ASSIGN = 'vmm/assign/index.ts';
  * module is in the first file here that has it for one of its programs, so that a file imports only those before it.
  */
 const PARTS = [
-  { file: 'words', of: ['vmm/cli.ts'] }, // without ffi-rs, which `--help` does not need
-  {
-    file: 'threads',
-    of: ['sys/event-loop.ts', 'devices/virtio-net/queue-task.ts', 'vmm/assign/signal-task.ts'],
-  },
+  { file: 'first', of: [AHEAD, 'vmm/cli.ts'], and: [...EVENTS, MACHINE] }, // without ffi-rs, which `--help` does not need
+  { file: 'words', of: ['vmm/cli.ts'] }, // the same
+  { file: 'threads', of: EVENTS, and: [MAIN, 'vmm/vcpu-thread.ts'] },
+  { file: 'net', of: EVENTS },
   { file: 'shared', of: [MACHINE, ASSIGN], and: [MAIN, 'vmm/index.ts'] },
   { file: 'kvm', of: ['kvm/index.ts'], and: [MACHINE] },
   { file: 'vfio', of: ['vfio/index.ts'], and: [MACHINE] },
@@ -40,12 +39,12 @@ const PARTS = [
   { file: 'main', of: [MAIN] },
 ];
 
-/** The modules that a program imports, however indirectly; not itself, as nothing else may run it. */
+/** The modules that a program imports, however indirectly; not itself, as nothing else may run it, unless others import it. */
 const imported = new Map();
 function importsOf(program, build) {
   const known = imported.get(program);
   if (known !== undefined) return known;
-  const found = new Set();
+  const found = new Set(program === AHEAD ? [resolve(AHEAD)] : []);
   const visit = (id) => {
     for (const next of build.getModuleInfo(id)?.importedIds ?? []) {
       if (found.has(next)) continue;
@@ -58,14 +57,14 @@ function importsOf(program, build) {
   return found;
 }
 
-const apart = new Set([FIRST, ...PARTS.flatMap(({ of }) => of.map((program) => resolve(program)))]);
-const first = { name: (id) => (id === FIRST ? 'first' : null), priority: PARTS.length + 1 };
+const programsOfParts = new Set(PARTS.flatMap(({ of }) => of.map((program) => resolve(program))));
+programsOfParts.delete(resolve(AHEAD));
 const groups = PARTS.map(({ file, of, and }, index) => ({
   debugName: file,
   priority: PARTS.length - index,
   name(id, build) {
     const isUsedBy = (program) => importsOf(program, build).has(id);
-    const belongs = !apart.has(id) && of.some(isUsedBy) && (and ?? of).some(isUsedBy);
+    const belongs = !programsOfParts.has(id) && of.some(isUsedBy) && (and ?? of).some(isUsedBy);
     return belongs ? file : null;
   },
 }));
@@ -110,7 +109,7 @@ const programs = defineConfig({
     sourcemap: true,
     entryFileNames: '[name].js',
     chunkFileNames: 'chunks/[name].js',
-    codeSplitting: { groups: [first, ...groups] },
+    codeSplitting: { groups },
     // V8 reads every byte of a file before it runs it, and twice as many bytes if one character is not of Latin-1.
     comments: { legal: true, annotation: false, jsdoc: false },
     minify: { compress: false, mangle: false, codegen: { removeWhitespace: false, asciiOnly: true } },
