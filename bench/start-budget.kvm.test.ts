@@ -4,7 +4,7 @@ import { startBudget } from './start-budget.js';
 
 test('a start reaches its milestones in the order of the budget', () => {
   const phases = Object.entries(startBudget(CLI, ['--append', 'halt-test']));
-  expect(phases.length).toBe(8);
+  expect(phases.length).toBe(7);
   expect(phases.filter(([, ms]) => !(ms > 0))).toEqual([]);
 });
 

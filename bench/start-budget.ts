@@ -20,10 +20,9 @@ interface Marks {
 /** Each phase by the milestone that ends it, on the path that leads to the guest's first instruction. */
 const PHASES = [
   { name: 'Node boots', thread: 'main', until: 'booted' },
-  { name: 'the machine thread is started', thread: 'main', until: 'worker' },
-  { name: 'its Node boots', thread: 'machine', until: 'booted' },
+  { name: 'the machine thread is started, and its Node boots', thread: 'machine', until: 'booted' },
   {
-    name: 'its files are loaded, up to ffi-rs; the main thread has the configuration, and starts the event thread',
+    name: 'its files are loaded, up to ffi-rs; the main thread has the configuration',
     thread: 'machine',
     until: 'ffi',
   },

@@ -19,7 +19,6 @@ process.dlopen = (...args) => {
   first('ffi');
   return dlopen.apply(process, args);
 };
-process.on('worker', () => first('worker')); // the machine thread
 channel('tsvisor:memory').subscribe(() => first('memory'));
 channel('tsvisor:vfio').subscribe(() => {
   first('attaching');

@@ -149,15 +149,16 @@ test.each(['spin', 'halted'])(
 /** Lines of what the main thread does when: `thread` for each one that it starts, `library` for each that it loads. */
 function orderOf(args: readonly string[]) {
   const hook =
-    "data:text/javascript,import { isMainThread } from 'node:worker_threads';" +
-    "if (isMainThread) { const { dlopen } = process; process.on('worker', () => console.error('thread'));" +
+    "data:text/javascript,import threads from 'node:worker_threads';" +
+    'const { Worker, isMainThread } = threads, { dlopen } = process; if (isMainThread) {' +
+    "threads.Worker = class extends Worker { constructor(...args) { super(...args); console.error('thread'); } };" +
     "process.dlopen = (...args) => (console.error('library'), dlopen.apply(process, args)); }";
   return spawnSync(process.execPath, ['--import', hook, CLI, ...args], { encoding: 'utf8', timeout: 60_000 });
 }
 
-test('run starts the machine’s thread before all else, and the event thread when it knows the machine', () => {
+test('run starts the machine’s threads before all else, and uses them', () => {
   const { stderr, status } = orderOf(['run', '--json', '--append', 'halt-test']);
-  expect({ stderr, status }).toEqual({ stderr: 'thread\nlibrary\nthread\n', status: 0 });
+  expect({ stderr, status }).toEqual({ stderr: 'thread\nthread\nlibrary\n', status: 0 });
 });
 
 test('no thread is started ahead for help, or for a sandbox, whose threads are those of a second program', () => {
@@ -168,9 +169,9 @@ test('no thread is started ahead for help, or for a sandbox, whose threads are t
   }
 });
 
-test('a command line that is wrong ends the thread that was started ahead', () => {
+test('a command line that is wrong ends the threads that were started ahead', () => {
   const { stderr, status, signal } = orderOf(['run', '--memory', 'x']);
-  expect(stderr).toMatch(/^thread\n(library\n)?tsvisor: --memory: 'x' is not a size.*\n$/);
+  expect(stderr).toMatch(/^thread\nthread\n(library\n)?tsvisor: --memory: 'x' is not a size.*\n$/);
   expect([status, signal]).toEqual([64, null]);
 });
 

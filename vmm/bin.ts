@@ -22,7 +22,7 @@ for (const [signal, status] of Object.entries(STOP_STATUS)) {
 // A command that takes pictures has a handler of its own; and a write past RLIMIT_FSIZE is an error of that write.
 for (const signal of ['SIGUSR2', 'SIGXFSZ'] as const) process.on(signal, () => {});
 
-/** A guess, before the command line is parsed: a machine's thread is needed soon. One in a sandbox starts in a second program. */
+/** A guess, before the command line is parsed: a machine's threads are needed soon. One in a sandbox starts in a second program. */
 function startsMachine([command, ...options]: readonly string[]): boolean {
   const isElsewhere =
     process.env.TSVISOR_SANDBOX !== undefined || options.some((word) => word.startsWith('--sandbox'));
@@ -49,6 +49,7 @@ try {
   if (startsMachine(process.argv.slice(2))) {
     const { startAhead } = await import('../sys/thread-ahead.js');
     startAhead({ module: new URL('./machine-thread.js', import.meta.url), name: 'tsvisor-machine' });
+    startAhead({ module: new URL('../sys/event-loop.js', import.meta.url), name: 'tsvisor-event' });
   }
   await import('./cli.js');
 } catch (error) {
