@@ -53,7 +53,8 @@ export function encodeVersion({ major, minor, capabilities }: Version, isReply: 
       max_data_xfer_size: maxDataXferSize,
       max_dma_maps: maxDmaMaps,
       pgsizes,
-      write_multiple: hasWriteMultiple,
+      // A reply has no capability that was not proposed.
+      ...(isReply && !hasWriteMultiple ? {} : { write_multiple: hasWriteMultiple }),
       ...(twin === undefined ? {} : { twin_socket: twin }),
     },
   });

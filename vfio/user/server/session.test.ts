@@ -68,10 +68,13 @@ test('QEMU’s client gets an answer that is no longer than its question, and th
   });
 });
 
-test('a client without JSON is taken', () => {
+test('a client without JSON is taken, and told of no capability, as it proposes none', () => {
   using client = new RawClient();
   const version = new Writer(4).u16(0).u16(1).bytes;
-  expect(errorOf(client.ask(protocol.VFIO_USER_VERSION, version))).toBe(0);
+  const answer = client.ask(protocol.VFIO_USER_VERSION, version);
+  expect(errorOf(answer)).toBe(0);
+  const { capabilities } = JSON.parse(Buffer.from(answer.payload.subarray(4, -1)).toString());
+  expect(Object.keys(capabilities)).toEqual(['max_msg_fds', 'max_data_xfer_size', 'max_dma_maps', 'pgsizes']);
 });
 
 test.each([

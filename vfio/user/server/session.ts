@@ -256,7 +256,8 @@ export class Session implements Disposable {
         maxDataXferSize: DEFAULT_MAX_DATA_XFER_SIZE,
         maxDmaMaps: DEFAULT_MAX_DMA_MAPS,
         pgsizes: DEFAULT_PGSIZES,
-        hasWriteMultiple: true,
+        // Not what a client did not propose.
+        hasWriteMultiple: capabilities.hasWriteMultiple,
         twinSocket: isTwin ? { fdIndex: 0 } : undefined,
       },
     };

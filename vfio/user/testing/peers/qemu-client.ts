@@ -18,7 +18,7 @@ const CAPABILITIES =
 
 export const versions: readonly Line[] = [
   client.asks(VERSION, bytes(version(0), CAPABILITIES)),
-  ourAnswer(0),
+  ourAnswer(0, true),
 ];
 
 /** Four maps without a pause: RAM below and above the hole with their descriptor, ROMs between them without. */

@@ -93,13 +93,13 @@ export const ourVersion: Frame = client.asks(
   ),
 );
 
-/** What our server answers to a client of version 0.`minor`. */
-export const ourAnswer = (minor: number): Frame =>
+/** What our server answers to a client of version 0.`minor`, which proposes write_multiple or not. */
+export const ourAnswer = (minor: number, hasWriteMultiple = false): Frame =>
   server.answers(
     VFIO_USER_VERSION,
     bytes(
       version(minor),
-      '{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096,"write_multiple":true}}',
+      `{"capabilities":{"max_msg_fds":16,"max_data_xfer_size":1048576,"max_dma_maps":65535,"pgsizes":4096${hasWriteMultiple ? ',"write_multiple":true' : ''}}}`,
     ),
   );
 
