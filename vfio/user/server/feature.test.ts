@@ -114,6 +114,19 @@ test('dirty pages are told as a bitmap, if it fits', () => {
   value(feature(client, LOGGING_STOP | SET));
 });
 
+test('migration data is read in a saving state and written in RESUMING, even if the stream allows both', () => {
+  using client = ready();
+  const read = () => client.ask(protocol.VFIO_USER_MIG_DATA_READ, new Writer(8).u32(16).u32(8).bytes).errno;
+  const write = () =>
+    client.ask(protocol.VFIO_USER_MIG_DATA_WRITE, new Writer(9).u32(9).u32(1).data(Uint8Array.of(7)).bytes)
+      .errno;
+  value(setState(client, VFIO_DEVICE_STATE_STOP_COPY));
+  expect([read(), write()]).toEqual([0, errno.EINVAL]);
+  value(setState(client, VFIO_DEVICE_STATE_STOP));
+  value(setState(client, VFIO_DEVICE_STATE_RESUMING));
+  expect([read(), write()]).toEqual([errno.EINVAL, 0]);
+});
+
 test('a probe does nothing, and what the device has not is ENOTTY', () => {
   using client = ready();
   value(feature(client, MIGRATION | GET | PROBE));

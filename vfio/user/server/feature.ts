@@ -1,11 +1,13 @@
 /** VFIO_USER_DEVICE_FEATURE, and the migration data that it opens. */
 import {
   type FeatureOutput,
+  isSavingState,
   keepsMigrationData,
   type MigrationData,
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
   VFIO_DEVICE_STATE_ERROR,
+  VFIO_DEVICE_STATE_RESUMING,
 } from '../../feature.js';
 import type { DeviceFile } from '../../uapi.js';
 import { decodeFeatureRequest, encodeFeatureReply, type FeatureRequest, MIG_DATA_BYTES } from '../feature.js';
@@ -70,7 +72,7 @@ export class ServedFeatures implements Disposable {
     const wanted = reader.u32();
     if (wanted > DEFAULT_MAX_DATA_XFER_SIZE)
       throw invalid(VFIO_USER_MIG_DATA_READ, `${wanted} bytes at once`);
-    const source = this.#requireData(VFIO_USER_MIG_DATA_READ);
+    const source = this.#requireData(VFIO_USER_MIG_DATA_READ, isSavingState);
     const data = new Uint8Array(wanted);
     const got = readAll(source, data);
     const size = MIG_DATA_BYTES + got;
@@ -82,12 +84,13 @@ export class ServedFeatures implements Disposable {
     const reader = new Reader(VFIO_USER_MIG_DATA_WRITE, payload);
     reader.argsz(MIG_DATA_BYTES);
     const data = reader.bytes(reader.u32());
-    this.#requireData(VFIO_USER_MIG_DATA_WRITE).write(data);
+    this.#requireData(VFIO_USER_MIG_DATA_WRITE, isResuming).write(data);
   }
 
-  #requireData(command: number): MigrationData {
-    if (this.#data !== undefined) return this.#data;
-    throw invalid(command, 'the device is in a state without migration data');
+  /** A device's stream may allow both directions; its state has one. */
+  #requireData(command: number, isRight: (state: number) => boolean): MigrationData {
+    if (this.#data !== undefined && this.#state !== undefined && isRight(this.#state)) return this.#data;
+    throw invalid(command, 'the device is in a state without migration data of this direction');
   }
 
   /** Ends the state and its stream, as a reset does. */
@@ -101,6 +104,8 @@ export class ServedFeatures implements Disposable {
     this.end();
   }
 }
+
+const isResuming = (state: number): boolean => state === VFIO_DEVICE_STATE_RESUMING;
 
 /**
  * Reads until `data` is full: a short read, which a device may return at any time, would mean the end to the client.
