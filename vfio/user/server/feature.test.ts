@@ -114,6 +114,36 @@ test('dirty pages are told as a bitmap, if it fits', () => {
   value(feature(client, LOGGING_STOP | SET));
 });
 
+test('the log of DMA is told only while it is on, and a page behind the range never', () => {
+  using client = ready();
+  const pages = new Writer(24).u64(0n).u64(0x5000n).u64(4096n).bytes;
+  const report = () => feature(client, LOGGING_REPORT | GET, pages, 40);
+  expect(report()).toBe(errno.EINVAL);
+  value(feature(client, LOGGING_START | SET | PROBE));
+  expect(report()).toBe(errno.EINVAL);
+  const start = new Writer(32).u64(4096n).u32(1).u32(0).u64(0n).u64(0x8000n).bytes;
+  value(feature(client, LOGGING_START | SET, start));
+  // The card sets every other bit of what it gets.
+  const told = value(report());
+  told.bytes(24);
+  expect([...told.bytes(8)]).toEqual([0x15, 0, 0, 0, 0, 0, 0, 0]);
+  value(feature(client, LOGGING_STOP | SET));
+  expect(report()).toBe(errno.EINVAL);
+});
+
+test('a log without ranges is one of all addresses', () => {
+  using client = ready();
+  const ranges: unknown[] = [];
+  client.card.dmaLogging.start = (wanted, pageSize) => {
+    ranges.push(...wanted);
+    return pageSize;
+  };
+  const start = new Writer(16).u64(4096n).u32(0).u32(0).bytes;
+  const told = value(feature(client, LOGGING_START | SET, start));
+  expect([told.u64(), told.u32(), told.u32(), told.left]).toEqual([4096n, 0, 0, 0]);
+  expect(ranges).toEqual([{ iova: 0n, length: protocol.MAX_ADDRESS }]);
+});
+
 test('migration data is read in a saving state and written in RESUMING, even if the stream allows both', () => {
   using client = ready();
   const read = () => client.ask(protocol.VFIO_USER_MIG_DATA_READ, new Writer(8).u32(16).u32(8).bytes).errno;

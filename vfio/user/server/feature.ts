@@ -1,11 +1,17 @@
 /** VFIO_USER_DEVICE_FEATURE, and the migration data that it opens. */
+import { iova } from '../../../sys/address.js';
 import {
+  type FeatureInput,
   type FeatureOutput,
   isSavingState,
   keepsMigrationData,
   type MigrationData,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
   VFIO_DEVICE_FEATURE_GET,
+  VFIO_DEVICE_FEATURE_MASK,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+  VFIO_DEVICE_FEATURE_PROBE,
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_RESUMING,
 } from '../../feature.js';
@@ -14,6 +20,8 @@ import { decodeFeatureRequest, encodeFeatureReply, type FeatureRequest, MIG_DATA
 import { invalid, Reader, Writer } from '../message.js';
 import {
   DEFAULT_MAX_DATA_XFER_SIZE,
+  MAX_ADDRESS,
+  VFIO_USER_DEVICE_FEATURE,
   VFIO_USER_MIG_DATA_READ,
   VFIO_USER_MIG_DATA_WRITE,
 } from '../protocol.js';
@@ -24,6 +32,7 @@ export class ServedFeatures implements Disposable {
   /** The state that the client set last, and its stream. */
   #state: number | undefined;
   #data: MigrationData | undefined;
+  #isLogging = false;
 
   constructor(device: Pick<DeviceFile, 'deviceFeature'>) {
     this.#device = device;
@@ -32,15 +41,28 @@ export class ServedFeatures implements Disposable {
   /** VFIO_USER_DEVICE_FEATURE; returns the reply. @throws SysError as VFIO_DEVICE_FEATURE; E2BIG */
   feature(payload: Uint8Array): Uint8Array {
     const request = decodeFeatureRequest(payload);
+    const { report, deviceState } = request.input;
+    if (report !== undefined && !this.#isLogging)
+      throw invalid(VFIO_USER_DEVICE_FEATURE, 'the log of DMA is not started');
     const output = this.#run(request);
-    if (request.input.deviceState !== undefined) this.#keep(request.input.deviceState, output.data);
+    this.#noteLogging(request.flags);
+    if (deviceState !== undefined) this.#keep(deviceState, output.data);
+    if (report !== undefined) clearBehind(report.bitmap, report.length, report.pageSize);
     return encodeFeatureReply(request, output);
+  }
+
+  /** A device knows only its own log, and a client asks for it when it likes. */
+  #noteLogging(flags: number): void {
+    if ((flags & VFIO_DEVICE_FEATURE_PROBE) !== 0) return;
+    const feature = flags & VFIO_DEVICE_FEATURE_MASK;
+    if (feature === VFIO_DEVICE_FEATURE_DMA_LOGGING_START) this.#isLogging = true;
+    if (feature === VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP) this.#isLogging = false;
   }
 
   /** A SET that fails may leave the device in ERROR, in which it has no data. */
   #run({ flags, input }: FeatureRequest): FeatureOutput {
     try {
-      return this.#device.deviceFeature(flags, input);
+      return this.#device.deviceFeature(flags, withRanges(input));
     } catch (error) {
       if (input.deviceState !== undefined && this.#data !== undefined && this.#isInError()) this.end();
       throw error;
@@ -105,7 +127,21 @@ export class ServedFeatures implements Disposable {
   }
 }
 
+/** Without ranges, all writes are to be logged; a device wants to know of which addresses. */
+function withRanges(input: FeatureInput): FeatureInput {
+  if (input.logging?.ranges.length !== 0) return input;
+  return { ...input, logging: { ...input.logging, ranges: [{ iova: iova(0n), length: MAX_ADDRESS }] } };
+}
+
 const isResuming = (state: number): boolean => state === VFIO_DEVICE_STATE_RESUMING;
+
+/** Clears the bits behind a range in its last word, whatever a device sets there. */
+function clearBehind(bitmap: Uint8Array, length: bigint, pageSize: bigint): void {
+  const pages = Number((length + pageSize - 1n) / pageSize);
+  const at = Math.floor(pages / 8);
+  if (at < bitmap.length) bitmap[at] = (bitmap[at] as number) & ((1 << (pages % 8)) - 1);
+  bitmap.fill(0, at + 1);
+}
 
 /**
  * Reads until `data` is full: a short read, which a device may return at any time, would mean the end to the client.
