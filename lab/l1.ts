@@ -4,6 +4,7 @@ import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Boot } from './boot.js';
+import { prepareDebianDisk } from './debian-disk.js';
 import { addressVariable, type DeviceName, pciAddresses } from './devices.js';
 import { fileChecksum, startFileServer } from './file-server.js';
 import { guestFiles, prepare } from './images.js';
@@ -16,6 +17,8 @@ import { say, seconds } from './step.js';
 export interface L1Options extends Partial<L1Machine> {
   /** Limits of a boot, which is then retried once. */
   readonly bootLimits?: PatienceLimits;
+  /** Whether commands in it use the Debian disk. */
+  readonly debian?: boolean;
 }
 
 export interface RunOptions {
@@ -80,6 +83,7 @@ export class L1 implements AsyncDisposable {
    */
   static async boot(options: L1Options = {}): Promise<L1> {
     await prepare();
+    if (options.debian) await prepareDebianDisk();
     try {
       return await L1.#tryBoot(options);
     } catch (error) {

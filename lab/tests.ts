@@ -15,6 +15,9 @@ export const LAB_FAILED = 125;
 /** Tests for a machine without an IOMMU. */
 const NO_IOMMU = /\.no-iommu\.lab\.test\.ts$/;
 
+/** Tests of guests that boot from the Debian disk. */
+const DEBIAN = /\/root-disk\./;
+
 const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
 /**
@@ -84,7 +87,9 @@ export async function runTests(
   let worst = 0;
   for (const run of runs) {
     const iommu = options.iommu !== false && !run.some((name) => NO_IOMMU.test(name));
-    const once = () => runIn([`${VITEST} ${run.map(quote).join(' ')}`], { ...options, iommu }, timeoutMs);
+    const debian = run.some((name) => DEBIAN.test(name));
+    const once = () =>
+      runIn([`${VITEST} ${run.map(quote).join(' ')}`], { ...options, iommu, debian }, timeoutMs);
     let status = LAB_FAILED;
     for (let attempt = 1; attempt <= tries && status !== 0; attempt++) {
       const start = performance.now();

@@ -75,7 +75,8 @@ export async function runInside(land: Userland, script: string): Promise<string>
   return output([...apart, 'sh', '-c', enter, rootOf(land), script]);
 }
 
-function machineSources(suites: readonly string[]): { text: string; suites: string[] } {
+/** Package sources of suites from this machine's own mirror. @param suites as {@link Userland.suites} */
+export function machineSources(suites: readonly string[]): { text: string; suites: string[] } {
   const files = ['/etc/apt/sources.list'];
   const folder = '/etc/apt/sources.list.d';
   if (existsSync(folder)) files.push(...readdirSync(folder).map((name) => join(folder, name)));
