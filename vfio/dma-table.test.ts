@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { createSharedMemory, PROT_READ, PROT_WRITE } from '../sys/mapping.js';
@@ -68,4 +70,44 @@ test('whatever ranges are asked for, in whatever order, each is its own', () => 
     }),
   );
   reader.leave();
+});
+
+/** Of the table's words, how many readers are between enter and leave. */
+const READERS = 1;
+
+/** Two readers of the table that are between enter and leave, and leave one after the other; each counts itself first. */
+const LEAVING = `
+const { workerData: { words, left }, parentPort } = require('node:worker_threads');
+const nap = () => Atomics.wait(left, 1, 0, 20);
+Atomics.add(words, ${READERS}, 2);
+parentPort.postMessage('in');
+for (let i = 0; i < 2; i++) {
+  nap();
+  Atomics.add(left, 0, 1);
+  Atomics.sub(words, ${READERS}, 1);
+  Atomics.notify(words, ${READERS});
+}
+`;
+
+test('an unmap returns when no reader of any thread is in its burst', async () => {
+  const writer = new DmaTableWriter(createDmaTable(4));
+  const words = new Int32Array(writer.buffer, 0, 4);
+  const left = new Int32Array(new SharedArrayBuffer(8));
+  const worker = new Worker(LEAVING, { eval: true, workerData: { words, left } });
+  await once(worker, 'message');
+  writer.replace([]);
+  expect(left[0]).toBe(2);
+  await once(worker, 'exit');
+});
+
+test('a reader that leaves does not take another one out of its burst', () => {
+  const writer = new DmaTableWriter(createDmaTable(4));
+  const words = new Int32Array(writer.buffer, 0, 4);
+  const [one, two] = [new DmaTableReader(writer.buffer), new DmaTableReader(writer.buffer)];
+  one.enter();
+  two.enter();
+  one.leave();
+  expect(words[READERS]).toBe(1);
+  two.leave();
+  expect(words[READERS]).toBe(0);
 });

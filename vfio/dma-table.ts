@@ -2,17 +2,17 @@ import { MemoryView, PROT_READ, PROT_WRITE } from '../sys/mapping.js';
 
 /**
  * The maps of one address space in shared memory, through which a device's data path in another thread accesses guest
- * memory. Each buffer has one writer (type1 or an IOAS, in the machine thread) and one reader.
+ * memory. Each buffer has one writer (type1 or an IOAS, in the machine thread), and a reader in each thread of the data path.
  *
  *   Int32  [0] sequence: odd while the writer changes the table, else counts changes
- *          [1] 1 while the reader is between enter and leave
+ *          [1] how many readers are between enter and leave
  *          [2] number of entries
  *   Float64 from byte 16: iova, bytes, host address, prot, per entry, sorted by iova (all exact below 2^53)
  */
 export type DmaTableBuffer = SharedArrayBuffer;
 
 const SEQUENCE = 0;
-const READER = 1;
+const READERS = 1;
 const COUNT = 2;
 const HEADER_BYTES = 16;
 const ENTRY = 4;
@@ -52,8 +52,8 @@ export class DmaTableWriter {
   }
 
   /**
-   * Replaces `removed` entries at `index`, and returns once the reader no longer uses the old ones: after an unmap the
-   * device must not access the memory.
+   * Replaces `removed` entries at `index`, and returns once no reader uses the old ones: after an unmap the device must not
+   * access the memory.
    * @throws RangeError, without a change, if the table cannot hold the entries
    */
   splice(index: number, removed: number, added: readonly DmaTableEntry[]): void {
@@ -61,7 +61,8 @@ export class DmaTableWriter {
     const next = count - removed + added.length;
     if (next > this.capacity) throw new RangeError(`${next} maps in a table of ${this.capacity}`);
     Atomics.add(this.#words, SEQUENCE, 1);
-    while (Atomics.load(this.#words, READER) === 1) Atomics.wait(this.#words, READER, 1, 100);
+    for (let left = this.#readers; left > 0; left = this.#readers)
+      Atomics.wait(this.#words, READERS, left, 100);
     this.#entries.copyWithin((index + added.length) * ENTRY, (index + removed) * ENTRY, count * ENTRY);
     for (const [i, { iova, bytes, address, prot }] of added.entries()) {
       this.#entries.set([iova, bytes, address, prot], (index + i) * ENTRY);
@@ -69,6 +70,10 @@ export class DmaTableWriter {
     Atomics.store(this.#words, COUNT, next);
     Atomics.add(this.#words, SEQUENCE, 1);
     Atomics.notify(this.#words, SEQUENCE);
+  }
+
+  get #readers(): number {
+    return Atomics.load(this.#words, READERS);
   }
 }
 
@@ -94,7 +99,7 @@ interface Window {
 }
 
 /**
- * The reader's side. All accesses to guest memory happen between {@link enter} and {@link leave}, in bursts of bounded
+ * A reader's side. All accesses to guest memory happen between {@link enter} and {@link leave}, in bursts of bounded
  * length, so that an unmap waits for a bounded time. Used by one thread.
  */
 export class DmaTableReader {
@@ -117,7 +122,7 @@ export class DmaTableReader {
    */
   enter(): void {
     for (;;) {
-      Atomics.store(this.#words, READER, 1);
+      Atomics.add(this.#words, READERS, 1);
       const sequence = Atomics.load(this.#words, SEQUENCE);
       if (sequence % 2 === 0) {
         if (sequence !== this.#seen) this.#reload(sequence);
@@ -132,8 +137,8 @@ export class DmaTableReader {
    * Ends the burst: views from {@link slice} are no longer valid, and a waiting unmap proceeds.
    */
   leave(): void {
-    Atomics.store(this.#words, READER, 0);
-    Atomics.notify(this.#words, READER);
+    Atomics.sub(this.#words, READERS, 1);
+    Atomics.notify(this.#words, READERS);
   }
 
   /**
