@@ -61,10 +61,13 @@ export function testWrongInputs(tables: Readonly<Record<string, readonly Row[]>>
 const words = (args: string): string[] =>
   [...args.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, plain]) => quoted ?? plain ?? '');
 
+/** One for all rows, as it listens to the stream. */
+const stdout = new Output();
+
 /** @returns the status and what is printed on stderr; nothing is started for any of the rows */
 async function refusal(args: string, folder: string): Promise<{ status: number; stderr: string }> {
   try {
-    await main(words(args.replaceAll('@', `${folder}/`)), new Output());
+    await main(words(args.replaceAll('@', `${folder}/`)), stdout);
   } catch (error) {
     const stderr = errorLines(error).join('\n').replaceAll(`${folder}/`, '@');
     return { status: errorStatus(error), stderr: `${stderr}\n` };
