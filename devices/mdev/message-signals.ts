@@ -76,6 +76,11 @@ export class MessageSignals {
       this.#trySend(message, false);
   }
 
+  /** Makes exactly these bits of 32 messages pending, as after a migration. @see pendingBits */
+  restorePending(first: number, bits: number): void {
+    if (first < MOST_MESSAGES) Atomics.store(this.#words, PENDING + (first >>> 5), bits);
+  }
+
   /** Forgets what is pending: a reset of the function. */
   reset(): void {
     this.#clear(PENDING);

@@ -1,6 +1,6 @@
 import type { EventTask } from '../../sys/event-task.js';
 import { trace } from '../../sys/trace.js';
-import type { MigrationOps, VfioDeviceOps } from '../../vfio/driver.js';
+import type { VfioDeviceOps } from '../../vfio/driver.js';
 import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
 import { ChannelLine } from '../line/channel-line.js';
 import type { LineBuffers } from '../line/messages.js';
@@ -8,11 +8,12 @@ import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { IntxPin, type IntxPinBuffer } from '../mdev/intx-pin.js';
 import { PciRegions } from '../mdev/pci-regions.js';
 import { RegionOps } from '../mdev/region-ops.js';
+import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
 import { PCI_COMMAND_INTX_DISABLE, PCI_STATUS, PCI_STATUS_INTERRUPT } from '../pci/pci-regs.js';
 import { UART_PORTS, Uart16550 } from '../uart-16550.js';
 import { createMttyConfig } from './config-space.js';
 import type { LineCommand, LineNotice } from './messages.js';
-import { MttyMigration } from './migration.js';
+import { mttyState } from './migration.js';
 import { createLoopedPort } from './port.js';
 
 /** Parts of a card, owned by its creator. */
@@ -30,9 +31,8 @@ export interface MttyParts {
 /** A PCI card with serial ports: their registers, and the pin that they share. Machine thread only. */
 export class MttyDevice extends RegionOps implements VfioDeviceOps {
   readonly name: string;
-  readonly migration: MigrationOps;
+  readonly migration: StopCopyMigration;
   protected readonly regions: PciRegions;
-  readonly #migration: MttyMigration;
   readonly #pin: IntxPin;
   readonly #interrupts: DeviceInterrupts;
   readonly #ports: readonly Uart16550[];
@@ -68,11 +68,8 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
         isIntxDisabled: () => this.#isIntxDisabled,
       },
     );
-    this.#migration = new MttyMigration(name, this.#ports, {
-      stop: () => this.#stop(),
-      start: () => this.#start(),
-    });
-    this.migration = this.#migration;
+    const motion = { stop: () => this.#stop(), start: () => this.#start() };
+    this.migration = new StopCopyMigration(name, mttyState(this.#ports, motion));
     this.regions = new PciRegions(name, {
       config: {
         create: createMttyConfig,
@@ -123,7 +120,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
 
   /** Resets the ports. Configuration space and eventfds remain, because vfio-pci restores them. */
   override reset(): void {
-    this.#migration.reset();
+    this.migration.reset();
     for (const port of this.#ports) port.reset();
   }
 

@@ -1,6 +1,6 @@
 import { IntxPin } from '../mdev/intx-pin.js';
-import { MessageSignals } from '../mdev/message-signals.js';
-import { DMA_BUSY, DMA_DONE, DMA_ERROR, DMA_IDLE, NO_VECTOR } from './spec.js';
+import { MessageSignals, MOST_MESSAGES } from '../mdev/message-signals.js';
+import { DMA_DONE, DMA_ERROR, DMA_IDLE, NO_VECTOR } from './spec.js';
 import type { Transfer } from './transfer.js';
 
 /** Registers that both threads of a card use, in shared memory. */
@@ -21,6 +21,8 @@ const WORDS = {
   isSilent: 8,
 } as const;
 type Word = keyof typeof WORDS;
+const SAVED = ['doorbells', 'doorbellVector', 'dmaStatus', 'dmaCrc', 'dmaMoved', 'dmaVector'] as const;
+const PENDING_WORDS = MOST_MESSAGES / 32;
 
 export const createCardState = (): CardStateBuffer => new SharedArrayBuffer(4 * Object.keys(WORDS).length);
 
@@ -83,7 +85,19 @@ export class CardState {
     this.raise(this.get('dmaVector'));
   }
 
-  get isBusy(): boolean {
-    return this.get('dmaStatus') === DMA_BUSY;
+  /** What a migration takes along: registers, the pin, and messages that are pending. */
+  get saved(): Uint32Array<ArrayBuffer> {
+    const pending = Array.from({ length: PENDING_WORDS }, (_, i) => this.signals.pendingBits(32 * i));
+    const registers = SAVED.map((word) => this.get(word));
+    return Uint32Array.of(...registers, this.pin.isAsserted ? 1 : 0, ...pending);
+  }
+
+  /** Takes over {@link saved}. Returns false if it cannot be one. */
+  restore(words: Uint32Array): boolean {
+    for (const [i, word] of SAVED.entries()) this.set(word, words[i] as number);
+    const [asserted, ...pending] = words.subarray(SAVED.length);
+    this.pin.isAsserted = asserted === 1;
+    for (const [i, bits] of pending.entries()) this.signals.restorePending(32 * i, bits);
+    return this.get('dmaStatus') <= DMA_ERROR;
   }
 }

@@ -19,6 +19,7 @@ import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { PciRegions } from '../mdev/pci-regions.js';
 import { registerAccess } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
+import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
 import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import { ActiveFaults } from './active-faults.js';
 import type { CardState } from './card-state.js';
@@ -29,6 +30,7 @@ import type { CardCommand, RemoteNotice } from './messages.js';
 import type { TestCardOptions } from './options.js';
 import { CardRegisters } from './registers.js';
 import { createRomImage } from './rom-image.js';
+import { cardState } from './saved-state.js';
 import {
   DOORBELL_AT,
   DOORBELL_BYTES,
@@ -60,6 +62,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   readonly name: string;
   override readonly reset?: () => void;
   readonly faults: ActiveFaults;
+  readonly migration: StopCopyMigration;
   protected readonly regions: PciRegions;
   readonly #options: TestCardOptions;
   readonly #state: CardState;
@@ -74,6 +77,8 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   /** Performance clock's time until which a reset of the guest's keeps the card silent. */
   #deadUntil = 0;
   #isDead = false;
+  /** Stopped for migration. */
+  #isPaused = false;
 
   /** @throws SysError ENOMEM */
   constructor({ name, options, state, task, doorbells }: TestCardParts) {
@@ -105,6 +110,11 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     const ram = memory('BAR 2', options.ramBytes);
     this.#memory = [rest, ram];
     this.regions = new PciRegions(name, this.#regionTable(rest, ram, doorbells));
+    const parts = { registers: this.#registers, state, dma: this.#dma, memory: this.#contents() };
+    this.migration = new StopCopyMigration(
+      name,
+      cardState(parts, { stop: () => this.#pause(true), start: () => this.#pause(false) }),
+    );
     task.receive = (notice) => this.#dma.takeOver(notice as RemoteNotice);
     this.#owned = scope.move();
   }
@@ -227,8 +237,23 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     this.#dma.stop();
     this.#registers.reset();
     this.#state.reset();
-    this.#small.fill(0);
-    for (const { mapping } of this.#memory) mapping.view.slice(0, mapping.bytes).fill(0);
+    this.migration.reset();
+    for (const { view } of this.#contents()) view().fill(0);
+  }
+
+  /** Memory that the guest fills. */
+  #contents(): readonly { readonly bytes: number; readonly view: () => Uint8Array }[] {
+    const shared = this.#memory.map(({ mapping }) => ({
+      bytes: mapping.bytes,
+      view: () => mapping.view.slice(0, mapping.bytes),
+    }));
+    return [{ bytes: SMALL_BAR_BYTES, view: () => this.#small }, ...shared];
+  }
+
+  #pause(isPaused: boolean): void {
+    this.#isPaused = isPaused;
+    this.#follow();
+    this.#dma.isPaused = isPaused;
   }
 
   get #isAbsent(): boolean {
@@ -249,14 +274,13 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     const state = this.#state;
     const isSilent = this.#isDead || this.faults.has('removed') || this.#isAsleep;
     const isMaster = !isSilent && (this.regions.command & PCI_COMMAND_MASTER) !== 0;
-    if (!isMaster) this.#dma.stop();
     this.#dma.isMaster = isMaster;
     this.#dma.isAstray = this.faults.has('dma-astray');
     state.set('isSilent', isSilent ? 1 : 0);
     state.set('ignoresMask', this.faults.has('ignore-mask') ? 1 : 0);
-    state.pin.isHeld = isSilent;
+    state.pin.isHeld = isSilent || this.#isPaused;
     state.pin.isDisabled = this.#isIntxDisabled;
-    state.signals.isHeld = !isMaster;
+    state.signals.isHeld = !isMaster || this.#isPaused;
     state.signals.maskBits = this.enabledMsi > 0 ? this.#config.msiMask : 0;
   }
 

@@ -36,7 +36,8 @@ interface Register {
 export class CardRegisters implements Registers {
   readonly #dma: DmaEngine;
   readonly #faults: ActiveFaults;
-  readonly #words = new Uint32Array(REGISTERS_BYTES / 4);
+  /** Those that keep what is written. */
+  readonly words: Uint32Array<ArrayBuffer> = new Uint32Array(REGISTERS_BYTES / 4);
   readonly #table: ReadonlyMap<number, Register>;
 
   constructor(state: CardState, dma: DmaEngine, faults: ActiveFaults) {
@@ -76,7 +77,7 @@ export class CardRegisters implements Registers {
   }
 
   reset(): void {
-    this.#words.fill(0);
+    this.words.fill(0);
   }
 
   read(offset: number): number {
@@ -90,15 +91,15 @@ export class CardRegisters implements Registers {
   /** Keeps what is written, and does nothing by it. */
   #plain(offset: number): Register {
     return {
-      read: () => this.#words[offset / 4] as number,
+      read: () => this.words[offset / 4] as number,
       write: (value) => {
-        this.#words[offset / 4] = value;
+        this.words[offset / 4] = value;
       },
     };
   }
 
   #begin(command: number): void {
-    const word = (offset: number) => this.#words[offset / 4] as number;
+    const word = (offset: number) => this.words[offset / 4] as number;
     const address = (offset: number) => BigInt(word(offset)) | (BigInt(word(offset + 4)) << 32n);
     const program = {
       command,

@@ -102,6 +102,7 @@ test('without bus mastering a transfer is an error, and one that waits never tak
   bench.begin(DMA_COPY, { source: BASE, target: BASE + FAR, length: 16 });
   expect(bench.in(REG_DMA_STATUS)).toBe(DMA_BUSY);
   bench.setConfig(4, 2, 2);
+  expect(bench.in(REG_DMA_STATUS)).toBe(DMA_ERROR);
   waitMs(3);
   bench.thread.pump();
   expect(bytesAt(bench, BASE + FAR, 16)).toEqual(new Uint8Array(16));
