@@ -315,7 +315,7 @@ test('a port whose frames nobody has a buffer for is left alone until there is o
   expect(driver.rx.reap()).toEqual([{ id: 2, length: 74 }]);
 });
 
-test('a port that cannot say what it has is asked when it is readable, not for each doorbell', () => {
+test('a port that cannot say what it has is asked when it is readable, and seldom at a doorbell', () => {
   using bench = new Workbench();
   const { driver, port } = bench;
   port.isBlind = true;
@@ -323,10 +323,13 @@ test('a port that cannot say what it has is asked when it is readable, not for e
   for (let i = 0; i < 8; i++) driver.provide(RX_BUFFERS);
   ringAndPump(bench, 0);
   const receive = vi.spyOn(port, 'receive');
-  driver.send(frameOf(60), TX_BUFFERS);
-  ringAndPump(bench, 1);
-  expect(port.sent).toHaveLength(1);
-  expect(receive).not.toHaveBeenCalled();
+  for (let i = 0; i < 64; i++) {
+    driver.send(frameOf(60), TX_BUFFERS);
+    ringAndPump(bench, 1);
+    driver.tx.reap();
+  }
+  expect(port.sent).toHaveLength(64);
+  expect(receive.mock.calls.length).toBeLessThan(10);
   // All of a burst is delivered, whatever came before it.
   for (const burst of [1, 5, 1]) {
     deliver(bench, ...Array.from({ length: burst }, () => frameOf(60)));

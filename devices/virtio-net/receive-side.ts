@@ -2,6 +2,7 @@ import type { NetPort } from '../net/index.js';
 import { TUN_F_CSUM } from '../net/offloads.js';
 import { empty, type SplitQueue } from '../virtio/split-queue.js';
 import { byteOf, clearHeader, copyToParts, setByte, setCount } from './chain-bytes.js';
+import { ExpectedFrames } from './expected-frames.js';
 import type { ReceivedFrame, ReceiveReply } from './messages.js';
 import {
   isWithin,
@@ -53,10 +54,7 @@ export class ReceiveSide {
   readonly #vector: Uint8Array[] = [];
   /** Bytes of the frame that is held, with its header; 0 if there is none. */
   #held = 0;
-  /** Frames that the port had the last time that it was readable, at most a turn's. */
-  #expected = 1;
-  /** Frames still to be read until it is readable again, of a port that cannot say what it has. */
-  #left = 0;
+  readonly #expected = new ExpectedFrames(BURST);
   /** Whether a frame may be waiting for a buffer of the guest. */
   isStalled = false;
   #isGone = false;
@@ -95,37 +93,23 @@ export class ReceiveSide {
   stop(): void {
     this.isStalled = false;
     this.#held = 0;
-    this.#left = 0;
+    this.#expected.forget();
   }
 
   /** The port is readable. */
   signalled(): void {
-    this.#left = this.#expected;
+    this.#expected.signalled();
   }
 
-  /**
-   * Asking a tap that has nothing costs as much as several frames. So as many are read as came the last time, and then
-   * epoll is asked, which has to be asked anyway: if there are more, twice as many.
-   */
   #mayHaveFrame(): boolean {
     const next = this.#port.pending();
-    return next < 0 ? this.#left > 0 : next > 0;
-  }
-
-  /** A frame has been read, or there was none. */
-  #learn(hadFrame: boolean): void {
-    if (hadFrame) {
-      this.#left--;
-      if (this.#left === 0) this.#expected = Math.min(2 * this.#expected, BURST);
-    } else {
-      this.#expected = Math.max(1, this.#expected - this.#left);
-      this.#left = 0;
-    }
+    return next < 0 ? this.#expected.hasMore : next > 0;
   }
 
   /** Returns whether frames may remain for which buffers may be available. */
   receive(queue: SplitQueue): boolean {
     this.isStalled = false;
+    this.#expected.turn();
     for (let turn = 0; turn < BURST; turn++) {
       if (this.#held === 0 && !this.#mayHaveFrame()) return false;
       queue.suppressDoorbells();
@@ -198,7 +182,7 @@ export class ReceiveSide {
     const room = Math.min(queue.bytes, this.#most);
     const isHeld = this.#held > 0;
     const total = isHeld ? this.#held : this.#readInto(queue.parts);
-    if (!isHeld) this.#learn(total !== 0);
+    if (!isHeld) this.#expected.read(total !== 0);
     if (total <= 0) {
       queue.unpop();
       return total === 0 ? 0 : 1;
