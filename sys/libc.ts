@@ -202,6 +202,26 @@ export function withAddress<R>(view: Uint8Array, use: (address: number) => R): R
   }
 }
 
+/** Of buffers: their memory never moves once its address has been asked for. */
+const bases = new WeakMap<ArrayBufferLike, number>();
+
+/**
+ * Addresses for calls that go on after they have returned (io_uring): whoever makes one holds the memory's view until it is
+ * done. Each buffer is asked once, so that a view of guest memory costs a look-up.
+ */
+export const heldMemory = {
+  /** Of the view's first byte. */
+  of(view: Uint8Array): number {
+    const { buffer, byteOffset } = view;
+    let base = bases.get(buffer);
+    if (base === undefined) {
+      base = fixedAddress(new Uint8Array(buffer));
+      bases.set(buffer, base);
+    }
+    return base + byteOffset;
+  },
+};
+
 const pinned = new Set<PinnedBytes>();
 
 /** Bytes at a fixed address, which the collector does not free before {@link PinnedBytes[Symbol.dispose]}. */

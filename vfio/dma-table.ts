@@ -133,6 +133,11 @@ export class DmaTableReader {
     }
   }
 
+  /** Whether the table has changed since {@link enter}, or its writer waits for {@link leave} to change it. */
+  get isOutdated(): boolean {
+    return Atomics.load(this.#words, SEQUENCE) !== this.#seen;
+  }
+
   /**
    * Ends the burst: views from {@link slice} are no longer valid, and a waiting unmap proceeds.
    */

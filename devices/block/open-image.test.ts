@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { SysError } from '../../sys/error.js';
 import type { DiskImage } from './disk-image.js';
-import { openImage } from './open-image.js';
+import { Disk } from './testing/disk.js';
 import { hasQemuImg } from './testing/qemu-img.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-images-'));
@@ -30,7 +30,7 @@ writeFileSync(raw, Buffer.alloc(BYTES, 'base'));
 /** Of an overlay that is made here, with one change. */
 function changed(name: string, at: number, bytes: readonly number[]): DiskImage {
   const overlay = path(`${name}.qcow2`);
-  openImage({ ...plain, file: raw, overlay })[Symbol.dispose]();
+  new Disk({ ...plain, file: raw, overlay })[Symbol.dispose]();
   const fd = openSync(overlay, 'r+');
   writeSync(fd, Uint8Array.from(bytes), 0, bytes.length, at);
   closeSync(fd);
@@ -39,7 +39,7 @@ function changed(name: string, at: number, bytes: readonly number[]): DiskImage 
 
 function refusal(disk: DiskImage): string {
   try {
-    openImage(disk)[Symbol.dispose]();
+    new Disk(disk)[Symbol.dispose]();
   } catch (error) {
     if (error instanceof SysError) return `${error.code}: ${error.hint}`;
     throw error;
@@ -96,14 +96,14 @@ describe('a table that is not valid', () => {
     ['leads beyond the end', 0x30000, (1n << 63n) | (1n << 40n)],
     ['leads between two clusters', 0x30000, (1n << 63n) | 0x20200n],
   ])('that %s is an I/O error, of reads and of writes', (what, at, entry) => {
-    using image = openImage(changed(what.replaceAll(' ', '-'), at, big(entry)));
+    using image = new Disk(changed(what.replaceAll(' ', '-'), at, big(entry)));
     const sector = new Uint8Array(512);
     expect(() => image.read([sector], 0)).toThrow(/EIO\n.*it is not valid: an L2 table/);
     expect(() => image.write([sector], 0)).toThrow(/EIO\n.*it is not valid: an L2 table/);
   });
 
   test('that leads to itself is only wrong data', () => {
-    using image = openImage(changed('loop', 0x30000, big((1n << 63n) | 0x30000n)));
+    using image = new Disk(changed('loop', 0x30000, big((1n << 63n) | 0x30000n)));
     expect(() => image.read([new Uint8Array(BYTES)], 0)).not.toThrow(RangeError);
   });
 });
@@ -112,14 +112,14 @@ describe('an overlay', () => {
   test('has what was written, and the file under it stays as it is', () => {
     const disk = { ...plain, file: raw, overlay: path('kept.qcow2') };
     {
-      using image = openImage(disk);
+      using image = new Disk(disk);
       image.write([Buffer.alloc(1024, 'x')], 65536 - 512);
       image.writeZeroes(131072, 65536, true);
       image.flush();
     }
     expect(existsSync(`${disk.overlay}.new`)).toBe(false);
     expect(readFileSync(raw).equals(Buffer.alloc(BYTES, 'base'))).toBe(true);
-    using image = openImage(disk);
+    using image = new Disk(disk);
     const got = Buffer.alloc(BYTES);
     image.read([got], 0);
     const expected = Buffer.alloc(BYTES, 'base').fill('x', 65024, 66048).fill(0, 131072, 196608);
@@ -130,7 +130,7 @@ describe('an overlay', () => {
     const other = path('other.raw');
     copyFileSync(raw, other);
     const overlay = path('bound.qcow2');
-    openImage({ ...plain, file: raw, overlay })[Symbol.dispose]();
+    new Disk({ ...plain, file: raw, overlay })[Symbol.dispose]();
     expect(refusal({ ...plain, file: other, overlay })).toContain(
       `it is an overlay of ${raw}, and not of ${other}`,
     );
@@ -141,7 +141,7 @@ describe('an overlay', () => {
 
   test('is refused to a second one, and its base to a writer', () => {
     const overlay = path('locked.qcow2');
-    using _image = openImage({ ...plain, file: raw, overlay });
+    using _image = new Disk({ ...plain, file: raw, overlay });
     expect(refusal({ ...plain, file: raw, overlay })).toMatch(/^EBUSY: another machine/);
     expect(refusal({ ...plain, file: raw })).toMatch(/^EBUSY: another machine/);
     expect(refusal({ ...plain, file: raw, overlay: path('second.qcow2') })).toBe('none');
@@ -149,7 +149,7 @@ describe('an overlay', () => {
 
   test('what was discarded and flushed is used again', () => {
     const overlay = path('reused.qcow2');
-    using image = openImage({ ...plain, file: raw, overlay });
+    using image = new Disk({ ...plain, file: raw, overlay });
     const size = () => readFileSync(overlay).length;
     image.write([new Uint8Array(BYTES)], 0);
     image.flush();
@@ -167,7 +167,7 @@ describe('an overlay', () => {
 test.skipIf(!hasQemuImg)(
   `qemu-img and a disk here refuse each other${hasQemuImg ? '' : ' (skipped: needs qemu-utils)'}`,
   () => {
-    using _image = openImage({ ...plain, file: raw, overlay: path('shared.qcow2') });
+    using _image = new Disk({ ...plain, file: raw, overlay: path('shared.qcow2') });
     const { status, stderr } = spawnSync('qemu-img', ['check', path('shared.qcow2')], { encoding: 'utf8' });
     expect(status).toBe(1);
     expect(stderr).toContain('lock');

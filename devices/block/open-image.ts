@@ -2,6 +2,7 @@ import { existsSync, realpathSync, renameSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { fromNodeError } from '../../sys/error.js';
 import type { DiskImage, ImageFormat } from './disk-image.js';
+import type { FileIo } from './file-io.js';
 import type { BlockImage } from './image.js';
 import { ImageFile } from './image-file.js';
 import { hasZstd } from './qcow2-compressed.js';
@@ -25,15 +26,17 @@ interface Layer {
 /**
  * Opens and locks a disk, and makes its overlay if that is not there. No file is opened that an image names and the disk
  * does not.
+ * @param io finishes what is begun with the image; the caller's, who disposes it after the image
  * @throws SysError of the file that cannot be opened; EINVAL for an image that is not valid; EBUSY for one in use
  */
-export function openImage({ file, format, isReadOnly, overlay, backing }: DiskImage): BlockImage {
+export function openImage(disk: DiskImage, io: FileIo): BlockImage {
+  const { file, format, isReadOnly, overlay, backing } = disk;
   const under = backing === undefined ? undefined : layerOf(backing, undefined, true);
   const base = layerOf(file, format, isReadOnly || overlay !== undefined);
-  const opened = openLayer(base, under);
+  const opened = openLayer(io, base, under);
   if (overlay === undefined) return opened;
   try {
-    return openOverlay(overlay, base, opened);
+    return openOverlay(io, overlay, base, opened);
   } catch (error) {
     opened[Symbol.dispose]();
     throw error;
@@ -46,23 +49,23 @@ function layerOf(path: string, format: ImageFormat | undefined, isReadOnly: bool
   return { path, format: format ?? byName, isReadOnly, isGiven: format !== undefined };
 }
 
-function openLayer(layer: Layer, under: Layer | undefined): BlockImage {
+function openLayer(io: FileIo, layer: Layer, under: Layer | undefined): BlockImage {
   const { path, format, isReadOnly } = layer;
-  const file = ImageFile.open(path, { isReadOnly });
+  const file = ImageFile.open(path, { io, isReadOnly });
   try {
     if (format === 'raw') {
       if (under !== undefined) throw invalid(path, 'backing= is for a qcow2 image: a raw one has none');
       if (!layer.isGiven) checkRaw(file);
       return new RawImage(file);
     }
-    return openQcow2(file, readHeader(file), under);
+    return openQcow2(io, file, readHeader(file), under);
   } catch (error) {
     file[Symbol.dispose]();
     throw error;
   }
 }
 
-function openQcow2(file: ImageFile, header: Qcow2Header, under: Layer | undefined): BlockImage {
+function openQcow2(io: FileIo, file: ImageFile, header: Qcow2Header, under: Layer | undefined): BlockImage {
   const { path } = file;
   if (header.hasZstd && !hasZstd())
     throw invalid(path, 'it is compressed with zstd, which Node has from version 22.15 on: qemu-img convert');
@@ -78,7 +81,7 @@ function openQcow2(file: ImageFile, header: Qcow2Header, under: Layer | undefine
   checkBacking(file, header, under.path);
   const format =
     header.backingFormat === 'qcow2' || header.backingFormat === 'raw' ? header.backingFormat : undefined;
-  const below = openLayer(format === undefined ? under : { ...under, format, isGiven: true }, undefined);
+  const below = openLayer(io, format === undefined ? under : { ...under, format, isGiven: true }, undefined);
   try {
     return new Qcow2Image(file, header, below);
   } catch (error) {
@@ -114,10 +117,10 @@ function checkRaw(file: ImageFile): void {
 }
 
 /** The overlay owns `base` once it is open. */
-function openOverlay(path: string, base: Layer, opened: BlockImage): BlockImage {
+function openOverlay(io: FileIo, path: string, base: Layer, opened: BlockImage): BlockImage {
   const file = existsSync(path)
-    ? ImageFile.open(path, { isReadOnly: false })
-    : createOverlay(path, base, opened.bytes);
+    ? ImageFile.open(path, { io, isReadOnly: false })
+    : createOverlay(io, path, base, opened.bytes);
   try {
     const header = readHeader(file);
     checkBacking(file, header, base.path);
@@ -129,8 +132,8 @@ function openOverlay(path: string, base: Layer, opened: BlockImage): BlockImage 
 }
 
 /** Makes an empty overlay under another name first: there is either none, or a whole one. */
-function createOverlay(path: string, base: Layer, bytes: number): ImageFile {
-  const file = ImageFile.open(`${path}.new`, { isReadOnly: false, isNew: true });
+function createOverlay(io: FileIo, path: string, base: Layer, bytes: number): ImageFile {
+  const file = ImageFile.open(`${path}.new`, { io, isReadOnly: false, isNew: true });
   try {
     const l1Entries = Math.ceil(bytes / (CLUSTER_BYTES * (CLUSTER_BYTES / 8)));
     const l1Clusters = Math.ceil((l1Entries * 8) / CLUSTER_BYTES);

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
 import { SysError } from '../../sys/error.js';
-import { openImage } from './open-image.js';
+import { Disk } from './testing/disk.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'tsvisor-garbage-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -20,7 +20,7 @@ writeFileSync(base, Buffer.alloc(DISK_BYTES, 'base'));
 const plain = { format: undefined, isReadOnly: false, overlay: undefined, backing: undefined } as const;
 const good = path('good.qcow2');
 {
-  using image = openImage({ ...plain, file: base, overlay: good });
+  using image = new Disk({ ...plain, file: base, overlay: good });
   for (let at = 0; at < DISK_BYTES; at += 3 * CLUSTER) image.write([Buffer.alloc(CLUSTER, 7)], at);
   image.discard(6 * CLUSTER, CLUSTER);
   image.flush();
@@ -55,7 +55,7 @@ test('an overlay with any bytes changed is refused, or fails with errors that sa
       for (const [at, value] of changed) copy[at] = value;
       writeFileSync(overlay, copy);
       attempt(() => {
-        using image = openImage({ ...plain, file: base, overlay });
+        using image = new Disk({ ...plain, file: base, overlay });
         const memory = [new Uint8Array(CLUSTER)];
         for (let at = 0; at < DISK_BYTES; at += CLUSTER) attempt(() => image.read(memory, at));
         for (let at = 0; at < DISK_BYTES; at += 2 * CLUSTER) attempt(() => image.write(memory, at));

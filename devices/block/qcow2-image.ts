@@ -1,9 +1,12 @@
-import { type BlockImage, fillParts, lengthOf, sliceParts } from './image.js';
+import type { SysError } from '../../sys/error.js';
+import { type BlockImage, type Done, fillParts, lengthOf, sliceParts } from './image.js';
 import type { ImageFile } from './image-file.js';
+import { andThen, eachInTurn, guarded, Joint, sysError, Turns } from './joint.js';
 import { compressedRange, decompress } from './qcow2-compressed.js';
 import { AUTOCLEAR_AT, invalid, type Qcow2Header } from './qcow2-header.js';
 import { Refcounts } from './qcow2-refcounts.js';
 import { COMPRESSED, COPIED, notValid, offsetOf, Tables, ZERO } from './qcow2-tables.js';
+import { Runs } from './runs.js';
 
 /** What a range within one cluster of the disk is made of. */
 type Source =
@@ -11,13 +14,6 @@ type Source =
   | { readonly kind: 'zero' }
   | { readonly kind: 'data'; readonly offset: number }
   | { readonly kind: 'compressed'; readonly entry: bigint };
-
-/** Adjacent pieces of a write. */
-interface Run {
-  readonly offset: number;
-  readonly parts: Uint8Array[];
-  bytes: number;
-}
 
 /**
  * A qcow2 image, version 2 or 3, over an image that it is an overlay of, if any. Owns both.
@@ -36,6 +32,9 @@ export class Qcow2Image implements BlockImage {
   readonly #refcounts: Refcounts | undefined;
   /** Offsets of clusters that tables in the file may still refer to. */
   readonly #leaving: number[] = [];
+  /** Offsets of clusters that operations use now, with how many. */
+  readonly #inUse = new Map<number, number>();
+  readonly #changes = new Turns();
   #decompressed: { readonly entry: bigint; readonly bytes: Uint8Array } | undefined;
 
   /** @throws SysError EINVAL for an image that cannot be used so */
@@ -54,93 +53,219 @@ export class Qcow2Image implements BlockImage {
     if (!this.isReadOnly && header.hasAutoclear) file.write([new Uint8Array(8)], AUTOCLEAR_AT);
   }
 
-  read(parts: readonly Uint8Array[], offset: number): void {
-    this.#eachCluster(offset, lengthOf(parts), (cluster, within, bytes, done) => {
-      this.#readFrom(this.#source(cluster), sliceParts(parts, done, bytes), cluster, within);
-    });
-  }
-
-  write(parts: readonly Uint8Array[], offset: number): void {
+  read(parts: readonly Uint8Array[], offset: number, done: Done): void {
+    const joint = new Joint(done);
     const { clusterBytes } = this.#header;
-    const added: { readonly cluster: number; readonly at: number; readonly before: bigint }[] = [];
-    let run: Run | undefined;
-    const put = (at: number, pieces: readonly Uint8Array[]): void => {
-      if (run === undefined || run.offset + run.bytes !== at) {
-        if (run !== undefined) this.#file.write(run.parts, run.offset);
-        run = { offset: at, parts: [], bytes: 0 };
-      }
-      run.parts.push(...pieces);
-      run.bytes += lengthOf(pieces);
-    };
+    const runs = { data: new Runs(), backing: new Runs() };
     try {
-      this.#eachCluster(offset, lengthOf(parts), (cluster, within, bytes, done) => {
-        const pieces = sliceParts(parts, done, bytes);
-        const before = this.#tables.get(cluster);
-        const source = this.#sourceOf(before);
-        if (source.kind === 'data' && (before & COPIED) !== 0n) {
-          put(source.offset + within, pieces);
-          return;
-        }
-        const at = this.#allocate();
-        added.push({ cluster, at, before });
-        const head = this.#filled(source, cluster, 0, within);
-        const tail = this.#filled(source, cluster, within + bytes, clusterBytes - within - bytes);
-        put(at, [...head, ...pieces, ...tail]);
+      this.#eachCluster(offset, lengthOf(parts), (cluster, within, bytes, at) => {
+        const pieces = sliceParts(parts, at, bytes);
+        const source = this.#sourceOf(this.#tables.get(cluster));
+        if (source.kind === 'data') runs.data.add(source.offset + within, pieces);
+        else if (source.kind === 'backing') runs.backing.add(cluster * clusterBytes + within, pieces);
+        else this.#readFrom(source, pieces, cluster, within, joint.part());
       });
-      if (run !== undefined) this.#file.write((run as Run).parts, (run as Run).offset);
+      for (const run of runs.data.list) this.#readData(run.parts, run.offset, joint.part());
+      for (const run of runs.backing.list) this.#readBacking(run.parts, run.offset, joint.part());
     } catch (error) {
-      for (const { at } of added) this.#refcounts?.release(at);
-      throw error;
+      joint.end(sysError(error));
+      return;
     }
-    for (const { cluster, at, before } of added) {
-      this.#set(cluster, BigInt(at) | COPIED);
-      this.#leave(before);
-    }
+    joint.end();
   }
 
-  flush(): void {
+  write(parts: readonly Uint8Array[], offset: number, done: Done): void {
+    let runs: Runs | undefined;
+    try {
+      runs = this.#ownRuns(parts, offset);
+    } catch (error) {
+      done(sysError(error));
+      return;
+    }
+    if (runs !== undefined) this.#put(runs, done);
+    else this.#change(done, (changed) => this.#writeAnew(parts, offset, changed));
+  }
+
+  flush(done: Done): void {
     const [tables, refcounts] = [this.#tables, this.#refcounts];
-    if (refcounts === undefined) return;
-    const hasTables = tables.isDirty;
-    if (hasTables || refcounts.isDirty) {
-      refcounts.write();
-      // Data and refcounts are there before what refers to them.
-      if (hasTables) this.#file.sync();
-      tables.write(() => this.#file.sync());
-    }
-    this.#file.sync();
-    const { clusterBytes } = this.#header;
-    for (const offset of this.#leaving.splice(0))
-      if (refcounts.release(offset)) this.#file.punch(offset, clusterBytes);
+    // What was written in place needs no table.
+    if (refcounts === undefined) done();
+    else if (!tables.isDirty && !refcounts.isDirty && this.#leaving.length === 0) this.#file.beginSync(done);
+    else this.#change(done, (changed) => this.#flush(refcounts, changed));
   }
 
-  discard(offset: number, bytes: number): void {
-    this.#eachWholeCluster(offset, bytes, (cluster) => {
-      const before = this.#tables.get(cluster);
-      // What is under it would show again.
-      const after = this.#backing === undefined ? 0n : ZERO;
-      if (before === 0n || before === ZERO || (after === ZERO && this.#header.version === 2)) return;
-      this.#set(cluster, after);
-      this.#leave(before);
+  discard(offset: number, bytes: number, done: Done): void {
+    this.#change(done, (changed) => {
+      this.#eachWholeCluster(offset, bytes, (cluster) => {
+        const before = this.#tables.get(cluster);
+        // What is under it would show again.
+        const after = this.#backing === undefined ? 0n : ZERO;
+        if (before === 0n || before === ZERO || (after === ZERO && this.#header.version === 2)) return;
+        this.#set(cluster, after);
+        this.#leave(before);
+      });
+      changed();
     });
   }
 
-  writeZeroes(offset: number, bytes: number, mayFree: boolean): void {
+  writeZeroes(offset: number, bytes: number, mayFree: boolean, done: Done): void {
+    const { clusterBytes } = this.#header;
+    const zeroes = new Uint8Array(Math.min(clusterBytes, bytes));
+    const first = Math.floor(offset / clusterBytes);
+    const count = Math.ceil((offset + bytes) / clusterBytes) - first;
+    const step = (i: number, next: Done): void => {
+      const from = Math.max(offset, (first + i) * clusterBytes);
+      const length = Math.min(offset + bytes, (first + i + 1) * clusterBytes) - from;
+      guarded(next, () => this.#zeroCluster(from, zeroes.subarray(0, length), mayFree, next));
+    };
+    this.#change(done, (changed) => eachInTurn(count, step, changed));
+  }
+
+  /** Makes a range within a cluster read 0. */
+  #zeroCluster(offset: number, zeroes: Uint8Array, mayFree: boolean, done: Done): void {
     const { clusterBytes, version } = this.#header;
-    const zeroes = new Uint8Array(clusterBytes);
-    this.#eachCluster(offset, bytes, (cluster, within, length, done) => {
-      const before = this.#tables.get(cluster);
-      const source = this.#sourceOf(before);
-      if (source.kind === 'zero' || (source.kind === 'backing' && this.#backing === undefined)) return;
-      const isOwn = source.kind === 'data' && (before & COPIED) !== 0n;
-      if (length < clusterBytes || version === 2 || (isOwn && !mayFree)) {
-        if (isOwn) this.#file.zero(source.offset + within, length, false);
-        else this.write([zeroes.subarray(0, length)], offset + done);
-        return;
-      }
+    const cluster = Math.floor(offset / clusterBytes);
+    const before = this.#tables.get(cluster);
+    const source = this.#sourceOf(before);
+    if (source.kind === 'zero' || (source.kind === 'backing' && this.#backing === undefined)) {
+      done();
+      return;
+    }
+    const isOwn = source.kind === 'data' && (before & COPIED) !== 0n;
+    if (zeroes.length === clusterBytes && version !== 2 && (!isOwn || mayFree)) {
       this.#set(cluster, ZERO);
       this.#leave(before);
+      done();
+    } else if (isOwn) {
+      const at = source.offset + (offset % clusterBytes);
+      this.#file.beginZero(at, zeroes.length, false, this.#using(at, zeroes.length, done));
+    } else this.#writeAnew([zeroes], offset, done);
+  }
+
+  /**
+   * Does what changes tables or refcounts: one after the other, as a flush has to find both of the same moment. Reads, and
+   * writes in place, go on meanwhile.
+   */
+  #change(done: Done, act: (changed: Done) => void): void {
+    this.#changes.take((leave) => {
+      const changed: Done = (error) => {
+        done(error);
+        leave();
+      };
+      guarded(changed, () => act(changed));
     });
+  }
+
+  /** Where a write goes if all of its clusters are the image's own; undefined if some are not. */
+  #ownRuns(parts: readonly Uint8Array[], offset: number): Runs | undefined {
+    const runs = new Runs();
+    let isOwn = true;
+    this.#eachCluster(offset, lengthOf(parts), (cluster, within, bytes, at) => {
+      if (!isOwn) return;
+      const entry = this.#tables.get(cluster);
+      const source = this.#sourceOf(entry);
+      if (source.kind !== 'data' || (entry & COPIED) === 0n) isOwn = false;
+      else runs.add(source.offset + within, sliceParts(parts, at, bytes));
+    });
+    return isOwn ? runs : undefined;
+  }
+
+  /** Writes to clusters of which some are new. In a change. */
+  #writeAnew(parts: readonly Uint8Array[], offset: number, done: Done): void {
+    const { clusterBytes } = this.#header;
+    const added: { readonly cluster: number; readonly at: number; readonly before: bigint }[] = [];
+    const runs = new Runs();
+    const fail = (error: SysError): void => {
+      for (const { at } of added) this.#refcounts?.release(at);
+      done(error);
+    };
+    const filled = new Joint((error) => (error === undefined ? this.#put(runs, written) : fail(error)));
+    const written: Done = (error) => {
+      if (error !== undefined) return fail(error);
+      guarded(done, () => {
+        for (const { cluster, at, before } of added) {
+          this.#set(cluster, BigInt(at) | COPIED);
+          this.#leave(before);
+        }
+        done();
+      });
+    };
+    const fill = (source: Source, cluster: number, within: number, bytes: number): Uint8Array[] => {
+      if (bytes === 0) return [];
+      const piece = new Uint8Array(bytes);
+      this.#readFrom(source, [piece], cluster, within, filled.part());
+      return [piece];
+    };
+    guarded(
+      (error) => filled.end(error),
+      () => {
+        this.#eachCluster(offset, lengthOf(parts), (cluster, within, bytes, at) => {
+          const pieces = sliceParts(parts, at, bytes);
+          const before = this.#tables.get(cluster);
+          const source = this.#sourceOf(before);
+          if (source.kind === 'data' && (before & COPIED) !== 0n) {
+            runs.add(source.offset + within, pieces);
+            return;
+          }
+          const to = this.#allocate();
+          added.push({ cluster, at: to, before });
+          const end = within + bytes;
+          // The last cluster may go beyond the disk's end.
+          const head = fill(source, cluster, 0, within);
+          runs.add(to, [...head, ...pieces, ...fill(source, cluster, end, clusterBytes - end)]);
+        });
+        filled.end();
+      },
+    );
+  }
+
+  #put(runs: Runs, done: Done): void {
+    const joint = new Joint(done);
+    for (const { parts, offset, bytes } of runs.list)
+      this.#file.beginWrite(parts, offset, this.#using(offset, bytes, joint.part()));
+    joint.end();
+  }
+
+  /** Writes tables and refcounts so that the file is whole at each moment. In a change. */
+  #flush(refcounts: Refcounts, done: Done): void {
+    const [file, tables] = [this.#file, this.#tables];
+    const last = andThen(done, () => {
+      this.#freeLeft(refcounts);
+      done();
+    });
+    const hasTables = tables.isDirty;
+    refcounts.write();
+    if (!hasTables) {
+      file.beginSync(last);
+      return;
+    }
+    // Data and refcounts are there before what refers to them.
+    const withL1 = andThen(done, () => {
+      tables.writeL1();
+      file.beginSync(last);
+    });
+    file.beginSync(andThen(done, () => file.beginSync(tables.writeL2() ? withL1 : last)));
+  }
+
+  /** The same at once, where a change needs room. @throws SysError */
+  #flushNow(): void {
+    const [file, tables, refcounts] = [this.#file, this.#tables, this.#refcounts as Refcounts];
+    refcounts.write();
+    file.sync();
+    if (tables.writeL2()) {
+      file.sync();
+      tables.writeL1();
+    }
+    file.sync();
+    this.#freeLeft(refcounts);
+  }
+
+  /** Frees clusters that no table in the file refers to any more, once nothing that has begun before uses them. */
+  #freeLeft(refcounts: Refcounts): void {
+    for (const offset of this.#leaving.splice(0)) {
+      if (this.#inUse.has(offset)) this.#leaving.push(offset);
+      else if (refcounts.release(offset)) this.#file.punch(offset, this.#header.clusterBytes);
+    }
   }
 
   /** Calls `use` for the part of each cluster that a range has. */
@@ -165,10 +290,6 @@ export class Qcow2Image implements BlockImage {
     });
   }
 
-  #source(cluster: number): Source {
-    return this.#sourceOf(this.#tables.get(cluster));
-  }
-
   #sourceOf(entry: bigint): Source {
     if ((entry & COMPRESSED) !== 0n) return { kind: 'compressed', entry };
     if ((entry & ZERO) !== 0n && this.#header.version === 3) return { kind: 'zero' };
@@ -179,42 +300,59 @@ export class Qcow2Image implements BlockImage {
     return { kind: 'data', offset };
   }
 
-  #readFrom(source: Source, parts: readonly Uint8Array[], cluster: number, within: number): void {
+  #readFrom(source: Source, parts: readonly Uint8Array[], cluster: number, within: number, done: Done): void {
     switch (source.kind) {
       case 'data':
-        this.#file.read(parts, source.offset + within);
-        return;
+        this.#readData(parts, source.offset + within, done);
+        break;
       case 'zero':
         fillParts(parts, 0);
-        return;
+        done();
+        break;
       case 'backing':
-        this.#readBacking(parts, cluster * this.#header.clusterBytes + within);
-        return;
-      case 'compressed': {
-        let from = within;
-        const whole = this.#decompress(source.entry);
-        for (const part of parts) {
-          part.set(whole.subarray(from, from + part.length));
-          from += part.length;
-        }
-      }
+        this.#readBacking(parts, cluster * this.#header.clusterBytes + within, done);
+        break;
+      case 'compressed':
+        guarded(done, () => {
+          let from = within;
+          const whole = this.#decompress(source.entry);
+          for (const part of parts) {
+            part.set(whole.subarray(from, from + part.length));
+            from += part.length;
+          }
+          done();
+        });
     }
   }
 
-  /** An overlay may be longer than what it lies over. */
-  #readBacking(parts: readonly Uint8Array[], offset: number): void {
-    const bytes = lengthOf(parts);
-    const there = Math.max(0, Math.min(bytes, (this.#backing?.bytes ?? 0) - offset));
-    if (there > 0) this.#backing?.read(sliceParts(parts, 0, there), offset);
-    if (there < bytes) fillParts(sliceParts(parts, there, bytes - there), 0);
+  #readData(parts: readonly Uint8Array[], offset: number, done: Done): void {
+    this.#file.beginRead(parts, offset, this.#using(offset, lengthOf(parts), done));
   }
 
-  /** What a part of a cluster reads, for one that takes its place. The last cluster may go beyond the disk's end. */
-  #filled(source: Source, cluster: number, within: number, bytes: number): Uint8Array[] {
-    if (bytes === 0) return [];
-    const piece = new Uint8Array(bytes);
-    this.#readFrom(source, [piece], cluster, within);
-    return [piece];
+  /** An overlay may be longer than what it lies over. */
+  #readBacking(parts: readonly Uint8Array[], offset: number, done: Done): void {
+    const bytes = lengthOf(parts);
+    const there = Math.max(0, Math.min(bytes, (this.#backing?.bytes ?? 0) - offset));
+    if (there < bytes) fillParts(sliceParts(parts, there, bytes - there), 0);
+    if (this.#backing === undefined || there === 0) done();
+    else this.#backing.read(there < bytes ? sliceParts(parts, 0, there) : parts, offset, done);
+  }
+
+  /** Keeps clusters of a writable image from being freed, and used for something else, while an operation uses them. */
+  #using(offset: number, bytes: number, done: Done): Done {
+    if (this.isReadOnly) return done;
+    const { clusterBytes } = this.#header;
+    const first = offset - (offset % clusterBytes);
+    for (let at = first; at < offset + bytes; at += clusterBytes)
+      this.#inUse.set(at, (this.#inUse.get(at) ?? 0) + 1);
+    return (error) => {
+      for (let at = first; at < offset + bytes; at += clusterBytes) {
+        const uses = (this.#inUse.get(at) as number) - 1;
+        if (uses === 0) this.#inUse.delete(at);
+        else this.#inUse.set(at, uses);
+      }
+      done(error);
+    };
   }
 
   #decompress(entry: bigint): Uint8Array {
@@ -229,7 +367,7 @@ export class Qcow2Image implements BlockImage {
   }
 
   #set(cluster: number, entry: bigint): void {
-    if (this.#tables.isFull) this.flush();
+    if (this.#tables.isFull) this.#flushNow();
     this.#tables.set(cluster, entry, () => this.#allocate());
   }
 

@@ -68,7 +68,7 @@ export class Tables {
     table.dirtyTo = Math.max(table.dirtyTo, at + ENTRY_BYTES);
   }
 
-  /** Whether there is no room for a further table until {@link write}. */
+  /** Whether there is no room for a further table until {@link writeL2}. */
   get isFull(): boolean {
     return this.#cache.size >= this.#mostTables && ![...this.#cache.values()].some(isClean);
   }
@@ -77,8 +77,8 @@ export class Tables {
     return this.#dirtyL1.size > 0 || [...this.#cache.values()].some((table) => !isClean(table));
   }
 
-  /** Writes what has changed. @param barrier makes tables last before what leads to them is written @throws SysError */
-  write(barrier: () => void): void {
+  /** Writes the L2 tables that have changed. Returns whether {@link writeL1} is to follow, once they last. @throws SysError */
+  writeL2(): boolean {
     for (const table of this.#cache.values()) {
       if (isClean(table)) continue;
       const from = table.dirtyFrom - (table.dirtyFrom % SECTOR_BYTES);
@@ -87,8 +87,11 @@ export class Tables {
       table.dirtyFrom = Number.POSITIVE_INFINITY;
       table.dirtyTo = 0;
     }
-    if (this.#dirtyL1.size === 0) return;
-    barrier();
+    return this.#dirtyL1.size > 0;
+  }
+
+  /** Writes the entries of the L1 table that have changed. @throws SysError */
+  writeL1(): void {
     for (const index of this.#dirtyL1) {
       const entry = new Uint8Array(this.#l1.buffer, ENTRY_BYTES * index, ENTRY_BYTES);
       this.#file.write([entry], this.#header.l1Offset + ENTRY_BYTES * index);

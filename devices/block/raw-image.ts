@@ -1,6 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { type BlockImage, SECTOR_BYTES } from './image.js';
+import { type BlockImage, type Done, SECTOR_BYTES } from './image.js';
 import type { ImageFile } from './image-file.js';
 
 /** What fallocate(2) can free on most file systems. */
@@ -26,24 +26,24 @@ export class RawImage implements BlockImage {
     return this.#file.isReadOnly;
   }
 
-  read(parts: readonly Uint8Array[], offset: number): void {
-    this.#file.read(parts, offset);
+  read(parts: readonly Uint8Array[], offset: number, done: Done): void {
+    this.#file.beginRead(parts, offset, done);
   }
 
-  write(parts: readonly Uint8Array[], offset: number): void {
-    this.#file.write(parts, offset);
+  write(parts: readonly Uint8Array[], offset: number, done: Done): void {
+    this.#file.beginWrite(parts, offset, done);
   }
 
-  flush(): void {
-    this.#file.sync();
+  flush(done: Done): void {
+    this.#file.beginSync(done);
   }
 
-  discard(offset: number, bytes: number): void {
-    this.#file.punch(offset, bytes);
+  discard(offset: number, bytes: number, done: Done): void {
+    this.#file.beginPunch(offset, bytes, done);
   }
 
-  writeZeroes(offset: number, bytes: number, mayFree: boolean): void {
-    this.#file.zero(offset, bytes, mayFree);
+  writeZeroes(offset: number, bytes: number, mayFree: boolean, done: Done): void {
+    this.#file.beginZero(offset, bytes, mayFree, done);
   }
 
   [Symbol.dispose](): void {

@@ -1,16 +1,20 @@
 import type { SysError } from '../../sys/error.js';
 import type { EventContext } from '../../sys/event-task.js';
 import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
-import type { BlockImage } from '../block/image.js';
+import { type FileIo, finish } from '../block/file-io.js';
+import { type BlockImage, lengthOf } from '../block/image.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { SplitQueue } from '../virtio/split-queue.js';
 import type { DiskNotice } from './messages.js';
-import { type RequestTarget, serve } from './request.js';
+import { begin, type RequestTarget } from './request.js';
 import type { SharedState } from './shared-state.js';
 import { MOST_CHAIN_BYTES, REQUESTQ, VIRTIO_BLK_ID_BYTES } from './spec.js';
 
+/** Most requests that are begun and not done, and the bytes from which on no further one begins. */
+const MOST_IN_FLIGHT = 64;
+const MOST_BYTES_IN_FLIGHT = 16 << 20;
 /** Most requests, and the time after which no further one begins, per turn: commands of the registers wait for it. */
 const BURST = 64;
 const TURN_MS = 20;
@@ -24,12 +28,14 @@ export interface QueuePathParts {
   readonly context: EventContext;
   readonly doorbell: number;
   readonly serial: string;
+  /** The image's. */
+  readonly io: FileIo;
 }
 
 /**
- * Serves a disk's queue, one request after the other: each blocks until the host has done it, which is why a disk has a
- * thread of its own. Data passes between the image and guest memory without a copy. An unmap, a reset or a close waits for
- * the request that is being done.
+ * Serves a disk's queue. Requests go on at the same time, as far as {@link FileIo} does not block, and are returned as they are
+ * done. Data passes between the image and guest memory without a copy. An unmap, a reset or a close waits for the requests that
+ * have begun, and no further one begins meanwhile.
  */
 export class QueuePath implements Disposable {
   readonly #image: BlockImage;
@@ -42,12 +48,20 @@ export class QueuePath implements Disposable {
   /** Present while work is left for another turn. */
   #continuation: Disposable | undefined;
   #hasFailed = false;
+  /** Requests that have begun and are not done, and their chains' bytes: also those of a queue that has stopped. */
+  #inFlight = 0;
+  #bytesInFlight = 0;
+  /** Whether maps of guest memory stay as they are: while something is in flight, and during a turn. */
+  #isInside = false;
+  readonly #completions: Disposable | undefined;
 
-  /** Owns the image. */
+  /** Owns the image and its I/O. @throws SysError if that cannot be watched */
   constructor(image: BlockImage, parts: QueuePathParts) {
     this.#image = image;
     this.#parts = parts;
     new TextEncoder().encodeInto(parts.serial, this.#id);
+    const { io, context } = parts;
+    if (io.pollFd !== undefined) this.#completions = context.watch(io.pollFd, () => this.pump());
   }
 
   attach(table: DmaTableBuffer): void {
@@ -60,7 +74,7 @@ export class QueuePath implements Disposable {
     this.#table = undefined;
     if (this.#image.isReadOnly) return;
     try {
-      this.#image.flush();
+      finish(this.#parts.io, (done) => this.#image.flush(done));
     } catch (error) {
       this.#fail(error as SysError);
     }
@@ -87,78 +101,114 @@ export class QueuePath implements Disposable {
     this.pump();
   }
 
-  /** Stops the queue: after this, no guest memory is accessed and no interrupt is raised. */
+  /** Stops the queue once what has begun is done: after this, no guest memory is accessed and no interrupt is raised. */
   stop(): void {
     this.#watch?.[Symbol.dispose]();
     this.#watch = undefined;
     this.#continuation?.[Symbol.dispose]();
     this.#continuation = undefined;
     this.#queue = undefined;
+    while (this.#inFlight > 0) this.#parts.io.wait();
+    this.#leave();
   }
 
-  /** Runs one turn of the queue. */
+  /** Takes what is done, and runs one turn of the queue. */
   pump(): void {
+    const { io, state } = this.#parts;
+    io.reap();
     const queue = this.#queue;
-    if (queue === undefined || (this.#parts.state.command & PCI_COMMAND_MASTER) === 0) return;
+    if (queue !== undefined && (state.command & PCI_COMMAND_MASTER) !== 0) this.#turn(queue);
+    if (this.#inFlight === 0) this.#leave();
+  }
+
+  #turn(queue: SplitQueue): void {
+    const { io } = this.#parts;
     const begun = performance.now();
     let shown = begun;
-    for (let done = 0; ; done++) {
+    for (let count = 0; ; count++) {
       const now = performance.now();
-      if (done === BURST || now - begun >= TURN_MS) {
+      if (count === BURST || now - begun >= TURN_MS) {
         this.#continueLater();
         break;
       }
       if (now - shown >= PUBLISH_MS) {
+        io.reap();
         this.#show(queue);
         shown = now;
       }
-      if (!this.#serveNext(queue)) break;
+      if (!this.#hasRoom()) io.reap();
+      if (!this.#hasRoom() || !this.#beginNext(queue)) break;
     }
+    io.reap();
     this.#show(queue);
     if (queue.fault !== undefined) this.#giveUp({ kind: 'misuse', what: queue.fault });
     else if (queue.isRemote) this.#giveUp({ kind: 'remote' });
   }
 
-  /** Returns whether there was a request. Maps of guest memory stay as they are until it is done. */
-  #serveNext(queue: SplitQueue): boolean {
-    const table = this.#table as DmaTableReader;
-    table.enter();
-    try {
-      if (!queue.map()) return false;
+  /** Whether a further request may begin. If not, the end of one that has begun leads to the next turn. */
+  #hasRoom(): boolean {
+    if (this.#inFlight === 0) return true;
+    if ((this.#table as DmaTableReader).isOutdated) return false;
+    return this.#inFlight < MOST_IN_FLIGHT && this.#bytesInFlight < MOST_BYTES_IN_FLIGHT;
+  }
+
+  /** Returns whether there was a request. */
+  #beginNext(queue: SplitQueue): boolean {
+    this.#enter();
+    if (!queue.map()) return false;
+    queue.suppressDoorbells();
+    while (!queue.next(0, MOST_CHAIN_BYTES)) {
+      if (queue.fault !== undefined || queue.isRemote || !queue.wantDoorbells()) return false;
       queue.suppressDoorbells();
-      while (!queue.next(0, MOST_CHAIN_BYTES)) {
-        if (queue.fault !== undefined || queue.isRemote || !queue.wantDoorbells()) return false;
-        queue.suppressDoorbells();
-      }
-      if (queue.bytes > MOST_CHAIN_BYTES) {
-        queue.fault = `a request of ${queue.bytes} bytes, where ${MOST_CHAIN_BYTES} are allowed`;
-        return false;
-      }
-      const written = serve(this.#target as RequestTarget, queue.parts, queue.readableParts);
-      if (typeof written === 'string') {
-        queue.fault = written;
-        return false;
-      }
-      queue.push(written);
-      return true;
-    } finally {
-      table.leave();
     }
+    const { head, bytes, parts, readableParts } = queue;
+    if (bytes > MOST_CHAIN_BYTES) {
+      queue.fault = `a request of ${bytes} bytes, where ${MOST_CHAIN_BYTES} are allowed`;
+      return false;
+    }
+    const last = parts.at(-1);
+    const written = lengthOf(parts) - lengthOf(parts.slice(0, readableParts));
+    this.#inFlight++;
+    this.#bytesInFlight += bytes;
+    const end = (): void => {
+      this.#inFlight--;
+      this.#bytesInFlight -= bytes;
+    };
+    const problem = begin(this.#target as RequestTarget, parts, readableParts, (status) => {
+      end();
+      // A reset, or a violation, has come between.
+      if (this.#queue !== queue) return;
+      const place = last as Uint8Array;
+      place[place.length - 1] = status;
+      queue.push(written, head);
+    });
+    if (problem === undefined) return true;
+    end();
+    queue.fault = problem;
+    return false;
   }
 
   /** Shows the driver what is done. */
   #show(queue: SplitQueue): void {
     const { from, to } = queue.unpublished;
     if (from === to) return;
+    this.#enter();
+    if (queue.map() && queue.publish()) this.#parts.signals.queue(REQUESTQ);
+  }
+
+  /** Has the maps of guest memory stay as they are; whoever waits to change them comes first, if nothing is in flight. */
+  #enter(): void {
     const table = this.#table as DmaTableReader;
-    let wants = false;
+    if (this.#isInside && this.#inFlight === 0 && table.isOutdated) this.#leave();
+    if (this.#isInside) return;
     table.enter();
-    try {
-      if (queue.map()) wants = queue.publish();
-    } finally {
-      table.leave();
-    }
-    if (wants) this.#parts.signals.queue(REQUESTQ);
+    this.#isInside = true;
+  }
+
+  #leave(): void {
+    if (!this.#isInside) return;
+    this.#isInside = false;
+    this.#table?.leave();
   }
 
   /** Continues once messages have had their turn. */
@@ -188,6 +238,8 @@ export class QueuePath implements Disposable {
 
   [Symbol.dispose](): void {
     this.detach();
+    this.#completions?.[Symbol.dispose]();
     this.#image[Symbol.dispose]();
+    this.#parts.io[Symbol.dispose]();
   }
 }

@@ -1,58 +1,68 @@
-/** The event task of a disk: its queue and its image. It blocks, and so has a thread of its own. */
+/** The event task of a disk: its queue and its image. It blocks now and then, and so has a thread of its own. */
 import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
+import { Scope } from '../../sys/scope.js';
 import type { DiskImage } from '../block/disk-image.js';
+import { BlockingIo, type FileIo, RingIo } from '../block/file-io.js';
 import { openImage } from '../block/open-image.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
 import type { DiskCommand, DiskTaskData, OpenImageReply } from './messages.js';
 import { QueuePath } from './queue-path.js';
 import { SharedState } from './shared-state.js';
 
-export const start: StartEventTask = (data, context) => {
-  const { shared, doorbell, serial } = data as DiskTaskData;
-  const state = new SharedState(shared);
-  const signals = new InterruptSignals(state, context);
-  let path: QueuePath | undefined;
+/** The task with another kind of I/O, for tests. */
+export const startWith =
+  (openIo: () => FileIo): StartEventTask =>
+  (data, context) => {
+    const { shared, doorbell, serial } = data as DiskTaskData;
+    const state = new SharedState(shared);
+    const signals = new InterruptSignals(state, context);
+    let path: QueuePath | undefined;
 
-  function open(image: DiskImage): OpenImageReply {
-    try {
-      const disk = openImage(image);
-      path = new QueuePath(disk, { state, signals, context, doorbell, serial });
-      const { bytes, isReadOnly, discardBytes } = disk;
-      return { disk: { bytes, isReadOnly, discardBytes } };
-    } catch (error) {
-      return { error: sysErrorParts(error) };
+    function open(image: DiskImage): OpenImageReply {
+      using scope = new Scope();
+      try {
+        const io = scope.own(openIo());
+        const disk = scope.own(openImage(image, io));
+        path = new QueuePath(disk, { state, signals, context, doorbell, serial, io });
+        scope.move();
+        const { bytes, isReadOnly, discardBytes } = disk;
+        return { disk: { bytes, isReadOnly, discardBytes } };
+      } catch (error) {
+        return { error: sysErrorParts(error) };
+      }
     }
-  }
 
-  function obey(command: DiskCommand): unknown {
-    switch (command.kind) {
-      case 'openImage':
-        return open(command.image);
-      case 'attach':
-        return path?.attach(command.table);
-      case 'detach':
-        return path?.detach();
-      case 'start':
-        return path?.start(command.queue, command.hasFlush);
-      case 'stop':
-        signals.reset();
-        return path?.stop();
-      case 'interrupts':
-        return signals.retarget(command.targets);
-      case 'maskIntx':
-        return signals.maskIntx(command.isMasked);
-      case 'command':
-        signals.obeyCommand();
-        return path?.pump();
+    function obey(command: DiskCommand): unknown {
+      switch (command.kind) {
+        case 'openImage':
+          return open(command.image);
+        case 'attach':
+          return path?.attach(command.table);
+        case 'detach':
+          return path?.detach();
+        case 'start':
+          return path?.start(command.queue, command.hasFlush);
+        case 'stop':
+          signals.reset();
+          return path?.stop();
+        case 'interrupts':
+          return signals.retarget(command.targets);
+        case 'maskIntx':
+          return signals.maskIntx(command.isMasked);
+        case 'command':
+          signals.obeyCommand();
+          return path?.pump();
+      }
     }
-  }
 
-  return {
-    message: (message) => obey(message as DiskCommand),
-    stop() {
-      path?.[Symbol.dispose]();
-      signals[Symbol.dispose]();
-    },
+    return {
+      message: (message) => obey(message as DiskCommand),
+      stop() {
+        path?.[Symbol.dispose]();
+        signals[Symbol.dispose]();
+      },
+    };
   };
-};
+
+export const start: StartEventTask = startWith(() => RingIo.open() ?? new BlockingIo());

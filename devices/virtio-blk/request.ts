@@ -1,6 +1,7 @@
 /** One request of a driver (5.2.6): what it asks for, done with an image. */
-import { SysError } from '../../sys/error.js';
-import { type BlockImage, lengthOf, SECTOR_BYTES, sliceParts } from '../block/image.js';
+import type { SysError } from '../../sys/error.js';
+import { type BlockImage, type Done, lengthOf, SECTOR_BYTES, sliceParts } from '../block/image.js';
+import { Joint } from '../block/joint.js';
 import type { SharedState } from './shared-state.js';
 import {
   BLK_HEADER_BYTES,
@@ -55,15 +56,18 @@ const sectorAt = (view: DataView, at: number): number =>
   view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
 
 /**
- * Does a request, and writes its status.
- * @param parts the chain's memory, of which the device reads the first `readable` and writes the others
- * @returns bytes written, for the used ring; or what is wrong with the chain, if it has no header or no place for a status
+ * Begins a request. What it asks for is read at once: the guest may change it at any time.
+ * @param parts the chain's memory, of which the device reads the first `readable` and writes the others; the last byte is for
+ * the status, which the caller writes
+ * @param done is given the status, now or later
+ * @returns what is wrong with the chain, if it has no header or no place for a status: nothing is begun then
  */
-export function serve(
+export function begin(
   target: RequestTarget,
   parts: readonly Uint8Array[],
   readable: number,
-): number | string {
+  done: (status: number) => void,
+): string | undefined {
   const from = parts.slice(0, readable);
   const to = parts.slice(readable);
   const given = lengthOf(from);
@@ -73,19 +77,11 @@ export function serve(
   const header = copyOf(from, BLK_HEADER_BYTES);
   const data = sliceParts(from, BLK_HEADER_BYTES, given - BLK_HEADER_BYTES);
   const space = sliceParts(to, 0, room);
-  let status: number;
-  try {
-    status = perform(target, header, data, space);
-  } catch (error) {
-    // Anything else is a bug of ours.
-    if (!(error instanceof SysError)) throw error;
-    target.fail(error);
-    status = VIRTIO_BLK_S_IOERR;
-  }
-  if (status !== VIRTIO_BLK_S_OK) target.state.count('errors');
-  const last = to.at(-1) as Uint8Array;
-  last[last.length - 1] = status;
-  return room + 1;
+  perform(target, header, data, space, (status) => {
+    if (status !== VIRTIO_BLK_S_OK) target.state.count('errors');
+    done(status);
+  });
+  return undefined;
 }
 
 function perform(
@@ -93,62 +89,92 @@ function perform(
   header: DataView,
   data: readonly Uint8Array[],
   space: readonly Uint8Array[],
-): number {
+  done: (status: number) => void,
+): void {
   const { image, state, id } = target;
   const sector = sectorAt(header, 8);
+  const offset = sector * SECTOR_BYTES;
+  /** For an operation that counts if it succeeds. */
+  const ended =
+    (count: () => void): Done =>
+    (error) => {
+      if (error === undefined) count();
+      else target.fail(error);
+      done(error === undefined ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+    };
   switch (header.getUint32(0, true)) {
     case VIRTIO_BLK_T_IN: {
       const bytes = lengthOf(space);
-      if (!isWithin(image, sector, bytes)) return VIRTIO_BLK_S_IOERR;
-      image.read(space, sector * SECTOR_BYTES);
-      state.count('reads');
-      state.count('readBytes', bytes);
-      return VIRTIO_BLK_S_OK;
+      const read = ended(() => {
+        state.count('reads');
+        state.count('readBytes', bytes);
+      });
+      if (isWithin(image, sector, bytes)) image.read(space, offset, read);
+      else done(VIRTIO_BLK_S_IOERR);
+      break;
     }
     case VIRTIO_BLK_T_OUT: {
       const bytes = lengthOf(data);
-      if (image.isReadOnly || !isWithin(image, sector, bytes)) return VIRTIO_BLK_S_IOERR;
-      image.write(data, sector * SECTOR_BYTES);
-      if (!target.hasFlush) image.flush();
-      state.count('writes');
-      state.count('writtenBytes', bytes);
-      return VIRTIO_BLK_S_OK;
+      const written = ended(() => {
+        state.count('writes');
+        state.count('writtenBytes', bytes);
+      });
+      if (image.isReadOnly || !isWithin(image, sector, bytes)) done(VIRTIO_BLK_S_IOERR);
+      else image.write(data, offset, flushed(target, written));
+      break;
     }
-    case VIRTIO_BLK_T_FLUSH:
-      if (!image.isReadOnly) image.flush();
-      state.count('flushes');
-      return VIRTIO_BLK_S_OK;
+    case VIRTIO_BLK_T_FLUSH: {
+      const flushes = ended(() => state.count('flushes'));
+      if (image.isReadOnly) flushes();
+      else image.flush(flushes);
+      break;
+    }
     case VIRTIO_BLK_T_GET_ID: {
-      let done = 0;
+      let at = 0;
       for (const part of sliceParts(space, 0, VIRTIO_BLK_ID_BYTES)) {
-        part.set(id.subarray(done, done + part.length));
-        done += part.length;
+        part.set(id.subarray(at, at + part.length));
+        at += part.length;
       }
-      return VIRTIO_BLK_S_OK;
+      done(VIRTIO_BLK_S_OK);
+      break;
     }
     case VIRTIO_BLK_T_DISCARD:
-      return overRanges(target, data, 0, ({ offset, bytes }) => image.discard(offset, bytes));
-    case VIRTIO_BLK_T_WRITE_ZEROES:
-      return overRanges(target, data, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP, ({ offset, bytes, flags }) =>
-        image.writeZeroes(offset, bytes, flags !== 0),
+    case VIRTIO_BLK_T_WRITE_ZEROES: {
+      const isDiscard = header.getUint32(0, true) === VIRTIO_BLK_T_DISCARD;
+      const ranges = rangesOf(image, data, isDiscard ? 0 : VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP);
+      if (typeof ranges === 'number') {
+        done(ranges);
+        break;
+      }
+      const joint = new Joint(
+        flushed(
+          target,
+          ended(() => state.count('discards')),
+        ),
       );
+      for (const { offset: at, bytes, flags } of ranges) {
+        if (isDiscard) image.discard(at, bytes, joint.part());
+        else image.writeZeroes(at, bytes, flags !== 0, joint.part());
+      }
+      joint.end();
+      break;
+    }
     default:
-      return VIRTIO_BLK_S_UNSUPP;
+      done(VIRTIO_BLK_S_UNSUPP);
   }
 }
+
+/** 5.2.6.2: what a driver without flush has written lasts once it is done. */
+const flushed = ({ image, hasFlush }: RequestTarget, done: Done): Done =>
+  hasFlush ? done : (error) => (error === undefined ? image.flush(done) : done(error));
 
 /** Whole sectors, all of them on the disk. */
 function isWithin(image: BlockImage, sector: number, bytes: number): boolean {
   return bytes % SECTOR_BYTES === 0 && sector + bytes / SECTOR_BYTES <= image.bytes / SECTOR_BYTES;
 }
 
-/** All ranges are checked before the first is touched. 5.2.6.2 */
-function overRanges(
-  { image, state, hasFlush }: RequestTarget,
-  data: readonly Uint8Array[],
-  allowedFlags: number,
-  apply: (range: Range) => void,
-): number {
+/** The ranges of a request, all of which are checked before the first is touched, or its status. 5.2.6.2 */
+function rangesOf(image: BlockImage, data: readonly Uint8Array[], allowedFlags: number): Range[] | number {
   if (image.isReadOnly) return VIRTIO_BLK_S_IOERR;
   const bytes = lengthOf(data);
   const count = bytes / BLK_SEGMENT_BYTES;
@@ -164,8 +190,5 @@ function overRanges(
       return VIRTIO_BLK_S_IOERR;
     if (sectors > 0) ranges.push({ offset: sector * SECTOR_BYTES, bytes: sectors * SECTOR_BYTES, flags });
   }
-  for (const range of ranges) apply(range);
-  if (!hasFlush) image.flush();
-  state.count('discards');
-  return VIRTIO_BLK_S_OK;
+  return ranges;
 }

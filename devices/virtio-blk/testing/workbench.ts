@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
+import type { FileIo } from '../../block/file-io.js';
 import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import {
   type ChainBuffer,
@@ -13,7 +14,7 @@ import {
   STATUS,
 } from '../../virtio-net/testing/guest.js';
 import { createVirtioBlkDriver, type VirtioBlkInstance } from '../driver.js';
-import { start } from '../queue-task.js';
+import { start, startWith } from '../queue-task.js';
 
 const TRIGGER_EVENTFD = (1 << 2) | (1 << 5);
 const UUID = 'f1d2c0de-0000-4000-8000-000000000002';
@@ -23,6 +24,8 @@ const STATUSES = maps.main.iova + 0x9000;
 /** Where a test may put data. */
 export const DATA: number = maps.main.iova + 0x10000;
 export const NO_STATUS = 0xaa;
+/** For what the host does meanwhile. */
+const MOST_MS = 20_000;
 
 /** A folder that is removed with the test. */
 export function testFolder(): Disposable & { readonly path: string } {
@@ -45,11 +48,13 @@ export class DiskBench implements Disposable {
   queue!: GuestQueue;
   #requests = 0;
 
-  /** @param options as on the command line */
-  constructor(options: Readonly<Record<string, string>>) {
+  /** @param options as on the command line @param io in place of the host's */
+  constructor(options: Readonly<Record<string, string>>, io?: FileIo) {
     using scope = new Scope();
     const task = new URL('test:disk-task');
-    this.thread = scope.own(new InlineEventThread(new Map([[task.href, start]])));
+    this.thread = scope.own(
+      new InlineEventThread(new Map([[task.href, io === undefined ? start : startWith(() => io)]])),
+    );
     this.memory = scope.own(new GuestMemory());
     const driver = createVirtioBlkDriver(task);
     this.instance = scope.own(driver.create(driver.types[0]!, UUID, options, { eventThread: this.thread }));
@@ -63,9 +68,9 @@ export class DiskBench implements Disposable {
   }
 
   /** Brings the device up. */
-  start(features?: bigint): this {
+  start(features?: bigint, queueSize = 64): this {
     this.driver.negotiate(features);
-    this.queue = new GuestQueue(this.memory, 64, RING);
+    this.queue = new GuestQueue(this.memory, queueSize, RING);
     this.driver.setUpQueue(0, this.queue, 1);
     this.driver.status |= STATUS.driverOk;
     return this;
@@ -91,10 +96,18 @@ export class DiskBench implements Disposable {
     return this.memory.bytes[this.memory.at(address)] as number;
   }
 
-  /** Rings the doorbell and lets the device work. */
+  /** Rings the doorbell and lets the device work, until it has returned all chains, needs a reset, or cannot do DMA. */
   ring(): void {
+    const end = performance.now() + MOST_MS;
     this.driver.ring(0);
-    this.thread.pump();
+    for (;;) {
+      this.thread.pump();
+      const { usedIndex, availIndex } = this.queue;
+      const isWorking =
+        (this.driver.config(4, 2) & 4) !== 0 && (this.driver.status & STATUS.needsReset) === 0;
+      if (usedIndex === availIndex || !isWorking) return;
+      if (performance.now() > end) throw new Error(`${availIndex - usedIndex} requests are not done`);
+    }
   }
 
   /** Offers one request, and returns its status once the device has had its turn. */
@@ -103,6 +116,18 @@ export class DiskBench implements Disposable {
     this.queue.add([header, ...data, status]);
     this.ring();
     return this.statusAt(status);
+  }
+
+  /** Offers one request, without ringing, with 512 bytes of data of its own. Returns the address of these, and its status. */
+  offer(type: number, sector: number): { readonly data: number; readonly status: ChainBuffer } {
+    const data = DATA + 512 * (this.#requests % 64);
+    const { header, status } = this.frame(type, sector);
+    const isDeviceWritable = type === 0;
+    this.queue.add(
+      [header, ...(type === 4 ? [] : [{ address: data, length: 512, isDeviceWritable }]), status],
+      maps.main.iova + 0x40000 + 64 * (this.#requests % 64),
+    );
+    return { data, status };
   }
 
   write(sector: number, bytes: Uint8Array): number {
