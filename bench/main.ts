@@ -4,6 +4,7 @@ import type { Scope } from '../sys/scope.js';
 import { compareWith, serveRounds } from './against.js';
 import { coreScale } from './core-scale.js';
 import { dataPath, dataPathRounds } from './data-path.js';
+import { disk, diskRounds } from './disk.js';
 import { exitCost, exitCostRounds } from './exit-cost.js';
 import { describeHost, hostText } from './host-description.js';
 import type { Rounds } from './measure.js';
@@ -21,6 +22,7 @@ const benchmarks: Readonly<Record<string, (report: Report) => Promise<void>>> = 
   'start-up': startUp,
   packets,
   'data-path': dataPath,
+  disk,
   'core-scale': coreScale,
   'vfio-user': vfioUser,
   'vfio-user-dma': vfioUserDma,
@@ -33,6 +35,7 @@ const comparable: Readonly<Record<string, (scope: Scope) => Rounds>> = {
   'start-up': startUpRounds,
   packets: packetsRounds,
   'data-path': dataPathRounds,
+  disk: diskRounds,
 };
 
 const USAGE = `npm run bench -- [--json FILE] [--against COMMIT [--limit 1.05]] [NAME...]
