@@ -1,6 +1,8 @@
 /** Several requests to a disk at a time. */
+import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { describe, expect, test } from 'vitest';
+import { Worker } from 'node:worker_threads';
+import { describe, expect, test, vi } from 'vitest';
 import { HeldIo } from '../block/testing/held-io.js';
 import { taken } from '../virtio-net/testing/workbench.js';
 import { DiskBench, diskFile, NO_STATUS, pattern, testFolder } from './testing/workbench.js';
@@ -149,4 +151,40 @@ test('an error of the host is that of its own request', () => {
   d.turn();
   expect([bad, good].map(({ status }) => bench.statusAt(status))).toEqual([1, OK]);
   expect(bench.instance.counters()).toMatchObject({ reads: 1, errors: 1 });
+});
+
+/** Changes the table of maps as DmaTableWriter does: waits until nobody uses the old maps. */
+const WRITER = `
+  const { parentPort, workerData } = require('node:worker_threads');
+  const words = new Int32Array(workerData, 0, 4);
+  Atomics.add(words, 0, 1);
+  while (Atomics.load(words, 1) === 1) Atomics.wait(words, 1, 1, 100);
+  Atomics.add(words, 0, 1);
+  Atomics.notify(words, 0);
+  parentPort.postMessage('changed');`;
+
+test('a change of the maps waits for what has begun, and what has not waits for the change', async () => {
+  using d = disk();
+  const { bench, io } = d;
+  const words = new Int32Array(bench.memory.table, 0, 4);
+  const before = Atomics.load(words, 0);
+  const first = [bench.offer(READ, 1), bench.offer(READ, 2)];
+  d.begin();
+  const writer = new Worker(WRITER, { eval: true, workerData: bench.memory.table });
+  const changed = once(writer, 'message');
+  await vi.waitFor(() => expect(Atomics.load(words, 0)).toBe(before + 1), 10_000);
+  const late = bench.offer(READ, 3);
+  d.begin();
+  expect(io.held).toEqual(['read', 'read']);
+  io.release('read');
+  d.turn();
+  expect([io.held, Atomics.load(words, 0)]).toEqual([['read'], before + 1]);
+  io.release('read');
+  d.turn();
+  await changed;
+  expect([io.held, Atomics.load(words, 0)]).toEqual([['read'], before + 2]);
+  io.release('read');
+  d.turn();
+  expect([...first, late].map(({ status }) => bench.statusAt(status))).toEqual([OK, OK, OK]);
+  await once(writer, 'exit');
 });
