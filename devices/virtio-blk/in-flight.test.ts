@@ -158,7 +158,7 @@ const WRITER = `
   const { parentPort, workerData } = require('node:worker_threads');
   const words = new Int32Array(workerData, 0, 4);
   Atomics.add(words, 0, 1);
-  while (Atomics.load(words, 1) === 1) Atomics.wait(words, 1, 1, 100);
+  for (let left = Atomics.load(words, 1); left > 0; left = Atomics.load(words, 1)) Atomics.wait(words, 1, left, 100);
   Atomics.add(words, 0, 1);
   Atomics.notify(words, 0);
   parentPort.postMessage('changed');`;
@@ -171,7 +171,7 @@ test('a change of the maps waits for what has begun, and what has not waits for 
   const first = [bench.offer(READ, 1), bench.offer(READ, 2)];
   d.begin();
   const writer = new Worker(WRITER, { eval: true, workerData: bench.memory.table });
-  const changed = once(writer, 'message');
+  const [changed, ended] = [once(writer, 'message'), once(writer, 'exit')];
   await vi.waitFor(() => expect(Atomics.load(words, 0)).toBe(before + 1), 10_000);
   const late = bench.offer(READ, 3);
   d.begin();
@@ -186,5 +186,5 @@ test('a change of the maps waits for what has begun, and what has not waits for 
   io.release('read');
   d.turn();
   expect([...first, late].map(({ status }) => bench.statusAt(status))).toEqual([OK, OK, OK]);
-  await once(writer, 'exit');
+  await ended;
 });
