@@ -85,8 +85,11 @@ const OPTIONS: readonly (readonly [device: string, text: string | RegExp])[] = [
   ['0000:99:00.0,bind=../x', "bind: '../x' is not the name of a driver: bind=vfio-pci"],
   ['0000:99:00.0,bnd=vfio-pci', /^there is no option bnd; did you mean bind\? There are:\n {4}bind: /],
   ['vfio-user:/x,trsut=on', /^there is no option trsut; did you mean trust\? There are:/],
-  ['virtio-net,mtuu=1500', 'unknown option mtuu; did you mean mtu? Expected net=, mac=, mtu=, offloads='],
-  ['virtio-net,MAC=x', 'unknown option MAC; did you mean mac? Expected net=, mac=, mtu=, offloads='],
+  [
+    'virtio-net,mtuu=1500',
+    'unknown option mtuu; did you mean mtu? Expected net=, mac=, mtu=, offloads=, queues=',
+  ],
+  ['virtio-net,MAC=x', 'unknown option MAC; did you mean mac? Expected net=, mac=, mtu=, offloads=, queues='],
   [
     'virtio-net,net=respnder',
     /^net: no back-end "respnder"; did you mean responder\? Expected responder or tap/,
@@ -100,7 +103,7 @@ const OPTIONS: readonly (readonly [device: string, text: string | RegExp])[] = [
     /^net: unknown option "tcp-port=80"; did you mean tcp-ports\? Expected /,
   ],
   ['mtty-2,port0=pyt', 'port0: "pyt" is none of loopback, pty or unix:PATH; did you mean pty?'],
-  ['virtio-net,foo=bar', 'unknown option foo: expected net=, mac=, mtu=, offloads='],
+  ['virtio-net,foo=bar', 'unknown option foo: expected net=, mac=, mtu=, offloads=, queues='],
   [
     'virtio-net,net=foo',
     'net: no back-end "foo": expected responder or tap or vhost or passt or passt-socket',
@@ -134,6 +137,23 @@ const OPTIONS: readonly (readonly [device: string, text: string | RegExp])[] = [
     "descriptor 7 is container-fd's, too: each is one file of its own",
   ],
   ['virtio-net,net=tap:fd=x', 'net: "x" is not the number of a descriptor: tap:fd=N'],
+  ['virtio-net,queues=0', 'queues: 0 is not a number from 1 to 16'],
+  ['virtio-net,queues=17', 'queues: 17 is not a number from 1 to 16'],
+  ['virtio-net,queues=0x2', 'queues: 0x2 is not a number from 1 to 16'],
+  [
+    'virtio-net,net=passt,queues=2',
+    'queues: net=passt has one queue pair, so it takes queues=1; responder, tap, vhost take more',
+  ],
+  [
+    'virtio-net,net=tap:fd=7,queues=2',
+    'net: 2 queue pairs need as many descriptors: tap:fd=N:M, where 1 is given',
+  ],
+  ['virtio-net,net=vhost:fd=7:8', 'net: 2 descriptors need as many queue pairs: queues=2'],
+  ['virtio-net,net=tap:fd=7:7,queues=2', 'net: a descriptor is given twice: tap:fd=7:7'],
+  [
+    'virtio-net,net=tap:fd=7:1,queues=2',
+    'net: descriptor 1 is a standard stream: a tap has another, tap:fd=N',
+  ],
   ['vfio-user:', /^a unix socket needs its path/],
   ['vfio-user:/x,timeout=0x5', 'timeout=0x5 is not a number of seconds'],
   ['vfio-user:/x,timeout=0', 'timeout=0 is not a number of seconds'],

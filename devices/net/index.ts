@@ -7,6 +7,7 @@ export type {
   NetBackend,
   NetCounters,
   NetOffloads,
+  NetPair,
   NetPort,
 } from './port.js';
 export { RESPONDER_QUEUE_FRAMES, type ResponderCounters, responder } from './responder.js';

@@ -78,6 +78,13 @@ export interface NetPort extends Disposable {
   /** fd to watch for room, distinct from `fd`. Present if `isFull` is. */
   readonly writableFd?: number;
 
+  /**
+   * Of a port that is one of several of a NIC ({@link NetBackend.openPair}): whether the guest uses its queue pair. Until
+   * then, and again later, the host end gives it no frames, and nobody calls `transmit` and `receive`. Returns false, without
+   * a change, if the host refuses. Absent if nothing has to be done.
+   */
+  setActive?(isActive: boolean): boolean;
+
   /** Counts since the port was opened. */
   readonly counters: NetCounters;
 
@@ -148,6 +155,14 @@ export interface KernelQueues {
   [Symbol.dispose](): void;
 }
 
+/** A queue pair of a NIC that has several. */
+export interface NetPair {
+  /** From 0 on; the guest uses the first one always. */
+  readonly index: number;
+  /** How many there are. */
+  readonly count: number;
+}
+
 /**
  * A net back-end, selected by the name before the colon of `--net name[:address]`.
  *
@@ -160,8 +175,9 @@ export interface NetBackend {
 
   /**
    * Checks the text after the colon ('' if there is none) without opening anything. Returns the problem, or undefined.
+   * @param pairs queue pairs of the NIC; 1 if absent, and always without {@link openPair}
    */
-  validate(address: string): string | undefined;
+  validate(address: string, pairs?: number): string | undefined;
 
   /**
    * Opens the host end.
@@ -169,4 +185,14 @@ export interface NetBackend {
    * @throws TypeError with validate()'s problem otherwise; SysError if the host rejects it
    */
   open(address: string): NetPort;
+
+  /**
+   * Present if a NIC can have several queue pairs (`queues=N`): opens the port of one of them, in that pair's event thread.
+   * The first one's is active, and the others' are not. @see NetPort.setActive
+   * @throws as {@link open}
+   */
+  openPair?(address: string, pair: NetPair): NetPort;
+
+  /** Descriptors of this process that an address names: no two NICs may have the same. */
+  descriptors?(address: string): readonly number[];
 }

@@ -206,7 +206,7 @@ export class Responder implements NetPort {
 
 /**
  * Back-end `responder[:options]`: a peer inside the process, which needs no privileges and opens nothing. Options are
- * `corrupt=N`, `drop=N` and `mtu=BYTES`, separated by commas.
+ * `corrupt=N`, `drop=N` and `mtu=BYTES`, separated by commas. Each queue pair has a peer of its own, which replies on that pair.
  */
 export const responder: NetBackend = {
   name: 'responder',
@@ -220,5 +220,9 @@ export const responder: NetBackend = {
     const options = parseResponderOptions(address);
     if (typeof options === 'string') throw new TypeError(`responder: ${options}`);
     return new Responder(options);
+  },
+
+  openPair(address) {
+    return this.open(address);
   },
 };

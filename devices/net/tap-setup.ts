@@ -6,10 +6,16 @@ import { SIZEOF_VIRTIO_NET_HDR_V1, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO
 
 // linux/if_tun.h, linux/if.h
 export const IFF_TAP = 0x0002;
+export const IFF_MULTI_QUEUE = 0x0100;
+export const IFF_ATTACH_QUEUE = 0x0200;
+export const IFF_DETACH_QUEUE = 0x0400;
 export const IFF_NO_PI = 0x1000;
 export const IFF_VNET_HDR = 0x4000;
 export const IFNAMSIZ = 16;
 export const SIZEOF_IFREQ = 40;
+
+/** How to make a tap that a NIC with several queue pairs can have. */
+export const HOW_TO_ADD_QUEUES = 'ip tuntap add dev NAME mode tap multi_queue user USER';
 
 export const TUNSETIFF: Request = iow('TUNSETIFF', 0x54, 202, 4, {
   hints: {
@@ -18,6 +24,18 @@ export const TUNSETIFF: Request = iow('TUNSETIFF', 0x54, 202, 4, {
     EINVAL: 'an interface of this name exists and is not a tap, or is a multi-queue tap',
   },
 });
+
+/** The same, with IFF_MULTI_QUEUE. */
+export const TUNSETIFF_QUEUES: Request = iow('TUNSETIFF', 0x54, 202, 4, {
+  hints: {
+    EPERM: `needs CAP_NET_ADMIN, or a tap of this user: ${HOW_TO_ADD_QUEUES}`,
+    EINVAL: `an interface of this name exists and is no multi-queue tap: ${HOW_TO_ADD_QUEUES}`,
+    E2BIG: 'other processes have most of its queues',
+  },
+});
+
+/** Attaches a queue that TUNSETQUEUE has detached, or detaches it: the kernel then gives it no frames. */
+const TUNSETQUEUE = iow('TUNSETQUEUE', 0x54, 217, 4);
 
 export const TUNGETIFF: Request = ior('TUNGETIFF', 0x54, 210, 4, {
   hints: { EBADFD: 'it has no interface yet: whoever opened /dev/net/tun has to call TUNSETIFF first' },
@@ -56,6 +74,7 @@ export const TAP_REQUESTS: readonly Request[] = [
   TUNSETIFF,
   TUNGETIFF,
   TUNGETFEATURES,
+  TUNSETQUEUE,
   ...asNew(0).map(([request]) => request),
 ];
 
@@ -118,6 +137,14 @@ export function setUpTap(system: Ioctl, name: string, fd: number, hasHeaders: bo
 /** Returns false, without a change, if the kernel does not have all of the set, or the tap is gone. */
 export const setOffloads = (system: Ioctl, fd: number, set: number): boolean =>
   system.ioctl(fd, TUNSETOFFLOAD.number, set) >= 0;
+
+/** Attaches or detaches a queue of a multi-queue tap. @throws SysError naming the tap; EINVAL if it is gone */
+export function attachQueue(system: Ioctl, name: string, fd: number, isAttached: boolean): void {
+  const ifreq = new Uint8Array(SIZEOF_IFREQ);
+  const flag = isAttached ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
+  new DataView(ifreq.buffer).setUint16(IFNAMSIZ, flag, true);
+  tapIoctl(system, name, fd, TUNSETQUEUE, ifreq);
+}
 
 /** Whether its interface is still there: without it, TUNGETIFF says EBADFD. */
 export const tapIsAttached = (system: Ioctl, fd: number): boolean =>

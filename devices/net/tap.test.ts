@@ -10,6 +10,7 @@ const TUNGETIFF = 0x8004_54d2;
 const TUNSETOFFLOAD = 0x4004_54d0;
 const TUNSETSNDBUF = 0x4004_54d4;
 const TUNGETFEATURES = 0x8004_54cf;
+const TUNSETQUEUE = 0x4004_54d9;
 const IFF_VNET_HDR = 0x4000;
 const EVERYTHING = 0x67; // TUN_F_CSUM, TSO4, TSO6, USO4, USO6
 
@@ -32,6 +33,8 @@ class FakeTap implements TapSystem {
   device: number | undefined = 10 * 256 + 200;
   /** Flags of TUNGETIFF, or a negative errno. */
   ifFlags = 0x1002;
+  /** Names of interfaces by descriptor, where it is not tap0. */
+  readonly names = new Map<number, string>();
 
   deviceOf(fd: number): number {
     if (fd !== 9 || this.device === undefined) throw failure('EBADF');
@@ -57,7 +60,9 @@ class FakeTap implements TapSystem {
   ioctl(fd: number, request: number, argument: Uint8Array | number): number {
     if (request === TUNGETIFF) {
       if (this.ifFlags < 0) return this.ifFlags;
-      new DataView((argument as Uint8Array<ArrayBuffer>).buffer).setUint16(16, this.ifFlags, true);
+      const ifreq = argument as Uint8Array<ArrayBuffer>;
+      ifreq.set(Buffer.from(this.names.get(fd) ?? 'tap0'));
+      new DataView(ifreq.buffer).setUint16(16, this.ifFlags, true);
       return 0;
     }
     if (request === TUNGETFEATURES) {
@@ -373,4 +378,74 @@ test('a descriptor whose offloads cannot be switched off stays open, and its dup
   system.refused = TUNSETOFFLOAD;
   expect(() => tapOver(system).open('fd=9')).toThrow(expect.objectContaining({ call: 'TUNSETOFFLOAD' }));
   expect(system.calls.at(-1)).toBe('close 44');
+});
+
+/** Calls that attach (2) and detach (4) a queue. */
+const queueCalls = ({ calls }: FakeTap): string[] =>
+  calls.flatMap((call) => /ioctl (\d+ 400454d9) 0{35}([24])/.exec(call)?.slice(1).join(' ') ?? []);
+
+test('a tap of several queues is opened as one, of which all but the first begin detached', () => {
+  const [first, second] = [new FakeTap(), new FakeTap()];
+  using one = tapOver(first).openPair!('tap0', { index: 0, count: 2 });
+  using two = tapOver(second).openPair!('tap0', { index: 1, count: 2 });
+  for (const { calls } of [first, second]) expect(calls[1]).toBe('ioctl 33 400454ca tap0 1102 of 40');
+  expect(queueCalls(first)).toEqual([]);
+  expect(queueCalls(second)).toEqual(['33 400454d9 4']);
+  expect(one.setActive).toBeUndefined();
+  expect([two.setActive?.(false), two.setActive?.(true), two.setActive?.(true)]).toEqual([true, true, true]);
+  expect(queueCalls(second)).toEqual(['33 400454d9 4', '33 400454d9 2']);
+  second.refused = TUNSETQUEUE;
+  expect(two.setActive?.(false)).toBe(false);
+});
+
+test('offloads are the interface’s: the first queue sets them', () => {
+  const [first, second] = [new FakeTap(), new FakeTap()];
+  for (const system of [first, second]) system.features = 0x1002 | IFF_VNET_HDR;
+  using one = tapOver(first).openPair!('tap0', { index: 0, count: 2 });
+  using two = tapOver(second).openPair!('tap0', { index: 1, count: 2 });
+  for (const system of [first, second]) system.calls.length = 0;
+  for (const port of [one, two]) port.offloads?.accept(7);
+  expect(first.calls).toEqual(['ioctl 33 400454d0 7']);
+  expect(second.calls).toEqual([]);
+});
+
+test('an interface of one queue is EINVAL with the command that makes one of several, and a queue that cannot be detached leaves nothing open', () => {
+  const system = new FakeTap();
+  system.ioctlResult = -errno.EINVAL;
+  const open = () => tapOver(system).openPair!('tap0', { index: 1, count: 2 });
+  expect(open).toThrow(
+    expect.objectContaining({ code: 'EINVAL', hint: expect.stringContaining('mode tap multi_queue') }),
+  );
+  system.ioctlResult = 0;
+  system.refused = TUNSETQUEUE;
+  expect(open).toThrow(expect.objectContaining({ call: 'TUNSETQUEUE', code: 'ENOTTY' }));
+  expect(system.calls.filter((call) => call === 'close 33')).toHaveLength(2);
+});
+
+test('a descriptor of a queue is its giver’s: attached again when the port is closed', () => {
+  const system = new FakeTap();
+  system.ifFlags = 0x1102;
+  const port = tapOver(system).openPair!('fd=8:9', { index: 1, count: 2 });
+  expect(queueCalls(system)).toEqual(['44 400454d9 4']);
+  port[Symbol.dispose]();
+  expect(queueCalls(system)).toEqual(['44 400454d9 4', '44 400454d9 2']);
+  expect(system.calls.at(-1)).toBe('close 44');
+});
+
+test('a descriptor of a tap of one queue, or of another interface than the first, is EINVAL', () => {
+  const system = new FakeTap();
+  const open = () => tapOver(system).openPair!('fd=8:9', { index: 1, count: 2 });
+  expect(open).toThrow(
+    expect.objectContaining({ code: 'EINVAL', hint: expect.stringContaining('one queue') }),
+  );
+  system.ifFlags = 0x1102;
+  system.names.set(8, 'tap8');
+  expect(open).toThrow(
+    expect.objectContaining({
+      code: 'EINVAL',
+      hint: 'it is a queue of tap0, and the first descriptor one of tap8',
+    }),
+  );
+  expect(tapOver(system).descriptors?.('fd=8:9')).toEqual([8, 9]);
+  expect(tapOver(system).descriptors?.('tap0')).toEqual([]);
 });

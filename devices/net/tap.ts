@@ -3,9 +3,12 @@ import { errno } from '../../sys/errno.js';
 import { fromNodeError, SysError } from '../../sys/error.js';
 import * as libc from '../../sys/libc.js';
 import { SIZEOF_VIRTIO_NET_HDR_V1 } from './offloads.js';
-import type { NetBackend, NetCounters, NetOffloads, NetPort } from './port.js';
+import type { NetBackend, NetCounters, NetOffloads, NetPair, NetPort } from './port.js';
 import {
+  attachQueue,
+  HOW_TO_ADD_QUEUES,
   hasHeaderSupport,
+  IFF_MULTI_QUEUE,
   IFF_NO_PI,
   IFF_TAP,
   IFF_VNET_HDR,
@@ -16,6 +19,7 @@ import {
   type TapSystem,
   TUNGETIFF,
   TUNSETIFF,
+  TUNSETIFF_QUEUES,
   tapIoctl,
 } from './tap-setup.js';
 
@@ -58,10 +62,13 @@ interface TapKind {
   readonly offloads: number | undefined;
   /** The descriptor that the port's duplicates. */
   readonly given?: number;
+  /** Of an interface with several queues. */
+  readonly pair?: NetPair | undefined;
 }
 
 class Tap implements NetPort {
   readonly offloads?: NetOffloads;
+  readonly setActive?: (isActive: boolean) => boolean;
   readonly #headerBytes: number;
   readonly #counts = { txFrames: 0, txBytes: 0, txDropped: 0, rxFrames: 0, rxBytes: 0, rxDropped: 0 };
   readonly counters: NetCounters = this.#counts;
@@ -70,18 +77,26 @@ class Tap implements NetPort {
   readonly #given: number | undefined;
   #fd: number;
   #accepted = 0;
+  #isAttached = true;
   /** The guest's parts plus one byte, which is written only if a frame is too long for them. */
   readonly #vector: Uint8Array[] = [];
   readonly #overflow = new Uint8Array(1);
 
-  constructor(system: TapSystem, name: string, fd: number, { offloads, given }: TapKind) {
+  constructor(system: TapSystem, name: string, fd: number, { offloads, given, pair }: TapKind) {
     this.#system = system;
     this.#name = name;
     this.#fd = fd;
     this.#given = given;
     this.#headerBytes = offloads === undefined ? 0 : SIZEOF_VIRTIO_NET_HDR_V1;
+    const isFirst = pair === undefined || pair.index === 0;
+    // They are the interface's: the first queue sets them for all.
     if (offloads !== undefined)
-      this.offloads = { offered: offloads, accept: (accepted) => this.#accept(accepted) };
+      this.offloads = { offered: offloads, accept: (accepted) => isFirst && this.#accept(accepted) };
+    if (!isFirst) {
+      attachQueue(system, name, fd, false);
+      this.#isAttached = false;
+      this.setActive = (isActive) => this.#attach(isActive);
+    }
     busy.add(fd);
     if (given !== undefined) busy.add(given);
   }
@@ -129,11 +144,24 @@ class Tap implements NetPort {
 
   [Symbol.dispose](): void {
     if (this.#fd < 0) return;
+    // Its giver has it as it was.
+    if (this.#given !== undefined) this.#attach(true);
     const fd = this.#fd;
     this.#fd = -1;
     busy.delete(fd);
     if (this.#given !== undefined) busy.delete(this.#given);
     this.#system.close(fd);
+  }
+
+  #attach(isAttached: boolean): boolean {
+    if (isAttached === this.#isAttached) return true;
+    try {
+      attachQueue(this.#system, this.#name, this.#fd, isAttached);
+    } catch {
+      return false; // the interface is gone, as receive() of the first queue reports
+    }
+    this.#isAttached = isAttached;
+    return true;
   }
 
   /** A tap that is gone keeps its offloads: receive() reports it. */
@@ -168,25 +196,34 @@ class Tap implements NetPort {
 const FD_PREFIX = 'fd=';
 const STDERR = 2;
 
-const descriptorOf = (address: string): number | undefined => {
-  const [, digits] = /^fd=(\d{1,9})$/.exec(address) ?? [];
-  return digits === undefined ? undefined : Number(digits);
-};
+/** Descriptors that an address names, `fd=3` or `fd=3:4`; undefined if it names none. */
+function descriptorsOf(address: string): number[] | undefined {
+  const [, numbers] = /^fd=(\d{1,9}(?::\d{1,9})*)$/.exec(address) ?? [];
+  return numbers?.split(':').map(Number);
+}
+
+function descriptorProblem(address: string, backend: string, pairs: number): string | undefined {
+  const fds = descriptorsOf(address);
+  if (fds === undefined)
+    return `${JSON.stringify(address.slice(FD_PREFIX.length))} is not the number of a descriptor: ${backend}:fd=N`;
+  const standard = fds.find((fd) => fd <= STDERR);
+  if (standard !== undefined)
+    return `descriptor ${standard} is a standard stream: a tap has another, ${backend}:fd=N`;
+  if (new Set(fds).size < fds.length) return `a descriptor is given twice: ${backend}:${address}`;
+  if (fds.length === pairs) return undefined;
+  return fds.length > 1
+    ? `${fds.length} descriptors need as many queue pairs: queues=${fds.length}`
+    : `${pairs} queue pairs need as many descriptors: ${backend}:fd=N:M, where 1 is given`;
+}
 
 /**
  * Rejects what the kernel's dev_valid_name() rejects, and `%`, which TUNSETIFF would expand to a free number.
  * @param backend name of the back-end, for messages
+ * @param pairs queue pairs, each of which has a descriptor of its own
  */
-export function tapProblem(name: string, backend = 'tap'): string | undefined {
+export function tapProblem(name: string, backend = 'tap', pairs = 1): string | undefined {
   if (name === '') return `a tap needs its interface name: ${backend}:NAME`;
-  if (name.startsWith(FD_PREFIX)) {
-    const fd = descriptorOf(name);
-    if (fd === undefined)
-      return `${JSON.stringify(name.slice(FD_PREFIX.length))} is not the number of a descriptor: ${backend}:fd=N`;
-    return fd > STDERR
-      ? undefined
-      : `descriptor ${fd} is a standard stream: a tap has another, ${backend}:fd=N`;
-  }
+  if (name.startsWith(FD_PREFIX)) return descriptorProblem(name, backend, pairs);
   if (name.length >= IFNAMSIZ)
     return `interface name ${JSON.stringify(name)} is longer than ${IFNAMSIZ - 1} characters`;
   if (name === '.' || name === '..' || !/^[!-~]+$/.test(name) || /[/:%]/.test(name)) {
@@ -195,11 +232,11 @@ export function tapProblem(name: string, backend = 'tap'): string | undefined {
   return undefined;
 }
 
-function openTap(system: TapSystem, name: string): NetPort {
-  const problem = tapProblem(name);
+function openTap(system: TapSystem, name: string, pair?: NetPair): NetPort {
+  const problem = tapProblem(name, undefined, pair?.count);
   if (problem !== undefined) throw new TypeError(problem);
-  const given = descriptorOf(name);
-  if (given !== undefined) return openGiven(system, given);
+  const given = descriptorsOf(name);
+  if (given !== undefined) return openGiven(system, given, pair);
   let fd: number;
   try {
     fd = system.open(TUN_PATH, constants.O_RDWR | constants.O_NONBLOCK);
@@ -209,20 +246,33 @@ function openTap(system: TapSystem, name: string): NetPort {
   const ifreq = new Uint8Array(SIZEOF_IFREQ);
   ifreq.set(Buffer.from(name, 'latin1'));
   const hasHeaders = hasHeaderSupport(system, fd);
-  const flags = IFF_TAP | IFF_NO_PI | (hasHeaders ? IFF_VNET_HDR : 0);
+  const flags = IFF_TAP | IFF_NO_PI | (hasHeaders ? IFF_VNET_HDR : 0) | (pair ? IFF_MULTI_QUEUE : 0);
   new DataView(ifreq.buffer).setUint16(IFNAMSIZ, flags, true);
   try {
-    tapIoctl(system, name, fd, TUNSETIFF, ifreq);
+    tapIoctl(system, name, fd, pair ? TUNSETIFF_QUEUES : TUNSETIFF, ifreq);
     const offloads = setUpTap(system, name, fd, hasHeaders);
-    return new Tap(system, name, fd, { offloads: hasHeaders ? offloads : undefined });
+    return new Tap(system, name, fd, { offloads: hasHeaders ? offloads : undefined, pair });
   } catch (error) {
     system.close(fd);
     throw error;
   }
 }
 
-/** @throws SysError naming the descriptor: EBADF, EINVAL if it is no tap or has packet information, EBUSY if another NIC has it */
-function openGiven(system: TapSystem, given: number): NetPort {
+/** Name and flags of a descriptor's interface. @throws SysError naming the descriptor */
+function interfaceOf(system: TapSystem, fd: number): { readonly name: string; readonly flags: number } {
+  const ifreq = new Uint8Array(SIZEOF_IFREQ);
+  tapIoctl(system, `fd ${fd}`, fd, TUNGETIFF, ifreq);
+  const name = Buffer.from(ifreq.subarray(0, IFNAMSIZ)).toString('latin1').replace(/\0.*$/s, '');
+  return { name, flags: new DataView(ifreq.buffer).getUint16(IFNAMSIZ, true) };
+}
+
+/**
+ * @param descriptors one for each queue pair
+ * @throws SysError naming the descriptor: EBADF, EINVAL if it is no tap or has packet information, or is not the queue that it
+ *   should be, EBUSY if another NIC has it
+ */
+function openGiven(system: TapSystem, descriptors: readonly number[], pair?: NetPair): NetPort {
+  const given = descriptors[pair?.index ?? 0] as number;
   const name = `fd ${given}`;
   const target = `tap ${name}`;
   const refuse = (code: number, hint: string) => new SysError({ call: 'open', target, errno: code, hint });
@@ -235,12 +285,20 @@ function openGiven(system: TapSystem, given: number): NetPort {
   }
   // First: other devices may have another meaning for the same ioctls.
   if (device !== TUN_RDEV) throw refuse(errno.EINVAL, `this descriptor is no tap: ${HOW_TO_OPEN}`);
-  const ifreq = new Uint8Array(SIZEOF_IFREQ);
-  tapIoctl(system, name, given, TUNGETIFF, ifreq);
-  const flags = new DataView(ifreq.buffer).getUint16(IFNAMSIZ, true);
+  const { name: interfaceName, flags } = interfaceOf(system, given);
   if ((flags & IFF_TAP) === 0) throw refuse(errno.EINVAL, `it is a tun, without Ethernet: ${HOW_TO_OPEN}`);
   if ((flags & IFF_NO_PI) === 0)
     throw refuse(errno.EINVAL, `its frames have packet information (no IFF_NO_PI): ${HOW_TO_OPEN}`);
+  if (pair !== undefined && (flags & IFF_MULTI_QUEUE) === 0)
+    throw refuse(errno.EINVAL, `it is a tap of one queue (no IFF_MULTI_QUEUE): ${HOW_TO_ADD_QUEUES}`);
+  if (pair !== undefined && pair.index > 0) {
+    const { name: first } = interfaceOf(system, descriptors[0] as number);
+    if (first !== interfaceName)
+      throw refuse(
+        errno.EINVAL,
+        `it is a queue of ${interfaceName}, and the first descriptor one of ${first}`,
+      );
+  }
   const hasHeaders = (flags & IFF_VNET_HDR) !== 0;
   const fcntl = (of: number, command: number, value: number): number => {
     const result = system.fcntl(of, command, value);
@@ -252,7 +310,7 @@ function openGiven(system: TapSystem, given: number): NetPort {
   try {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL, 0) | constants.O_NONBLOCK);
     const offloads = setUpTap(system, name, fd, hasHeaders);
-    return new Tap(system, name, fd, { offloads: hasHeaders ? offloads : undefined, given });
+    return new Tap(system, name, fd, { offloads: hasHeaders ? offloads : undefined, given, pair });
   } catch (error) {
     system.close(fd);
     throw error;
@@ -263,8 +321,10 @@ function openGiven(system: TapSystem, given: number): NetPort {
 export function tapOver(system: TapSystem): NetBackend {
   return {
     name: 'tap',
-    validate: (address) => tapProblem(address),
+    validate: (address, pairs) => tapProblem(address, undefined, pairs),
     open: (address) => openTap(system, address),
+    openPair: (address, pair) => openTap(system, address, pair),
+    descriptors: (address) => descriptorsOf(address) ?? [],
   };
 }
 
@@ -281,6 +341,10 @@ export function tapOver(system: TapSystem): NetBackend {
  * descriptor stays its giver's: the port uses a duplicate, makes the file non-blocking, and leaves N open when it closes.
  * It has offloads if TUNSETIFF had IFF_VNET_HDR. Opening throws SysError EBADF; EINVAL for what is no tap, or one whose frames
  * have packet information; EBUSY for one in use here.
+ *
+ * Of a NIC with several queue pairs, each has a queue of the interface, which needs IFF_MULTI_QUEUE: by name, `ip tuntap add ...
+ * multi_queue`, or by one descriptor each, `tap:fd=N:M`. The kernel sends the frames of a flow to the queue by which the guest
+ * has sent its own last.
  * @see Documentation/networking/tuntap.rst in the Linux source
  */
 export const tap: NetBackend = tapOver(linuxTap);

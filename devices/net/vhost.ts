@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { SysError } from '../../sys/error.js';
-import type { KernelQueues, NetBackend, NetCounters, NetOffloads, NetPort } from './port.js';
+import type { KernelQueues, NetBackend, NetCounters, NetOffloads, NetPair, NetPort } from './port.js';
 import { linuxTap, tapOver, tapProblem } from './tap.js';
 import type { TapSystem } from './tap-setup.js';
 import { VhostNet, type VhostSystem } from './vhost-net.js';
@@ -10,11 +10,13 @@ class VhostPort implements NetPort {
   readonly #tap: NetPort;
   readonly kernel: KernelQueues | { readonly refusal: string };
   readonly offloads?: NetOffloads;
+  readonly setActive?: (isActive: boolean) => boolean;
 
   constructor(tap: NetPort, kernel: VhostPort['kernel']) {
     this.#tap = tap;
     this.kernel = kernel;
     if (tap.offloads !== undefined) this.offloads = tap.offloads;
+    if (tap.setActive !== undefined) this.setActive = (isActive) => tap.setActive?.(isActive) ?? true;
   }
 
   get fd(): number {
@@ -43,8 +45,8 @@ class VhostPort implements NetPort {
   }
 }
 
-function openVhost(taps: NetBackend, system: VhostSystem, address: string): NetPort {
-  const tap = taps.open(address);
+function openVhost(taps: NetBackend, system: VhostSystem, address: string, pair?: NetPair): NetPort {
+  const tap = pair === undefined ? taps.open(address) : (taps.openPair as OpenPair)(address, pair);
   try {
     const of = { name: address, fd: tap.fd, hasHeaders: tap.offloads !== undefined };
     return new VhostPort(tap, VhostNet.open(system, of));
@@ -59,13 +61,17 @@ function openVhost(taps: NetBackend, system: VhostSystem, address: string): NetP
   }
 }
 
+type OpenPair = NonNullable<NetBackend['openPair']>;
+
 /** The vhost back-end over the given system calls. */
 export function vhostOver(system: TapSystem & VhostSystem): NetBackend {
   const taps = tapOver(system);
   return {
     name: 'vhost',
-    validate: (address) => tapProblem(address, 'vhost'),
+    validate: (address, pairs) => tapProblem(address, 'vhost', pairs),
     open: (address) => openVhost(taps, system, address),
+    openPair: (address, pair) => openVhost(taps, system, address, pair),
+    descriptors: (address) => taps.descriptors?.(address) ?? [],
   };
 }
 
@@ -73,7 +79,7 @@ export function vhostOver(system: TapSystem & VhostSystem): NetBackend {
  * Back-end `vhost:NAME` or `vhost:fd=N`: a tap as the back-end `tap` has it, with its rights, descriptors and errors, between which and
  * the guest's queues the kernel moves the frames (vhost-net, `modprobe vhost_net`). This process then sees no frame: its
  * counters stay at 0, the interface's own have them (`ip -s link show NAME`), and no MTU is enforced. Where vhost-net is missing or
- * forbidden, it is `tap`, and says so.
+ * forbidden, it is `tap`, and says so. Each queue pair has a file of vhost-net, and so a thread of the kernel, of its own.
  */
 export const vhost: NetBackend = vhostOver({
   ...linuxTap,

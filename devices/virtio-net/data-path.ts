@@ -4,19 +4,20 @@ import type { NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
+import { QUEUE_SIZE_MAX } from '../virtio/spec.js';
 import { SplitQueue } from '../virtio/split-queue.js';
 import type { QueueNotice, QueueTaskData, ReceiveReply } from './messages.js';
-import { isWithin, longestFrame, type Negotiated } from './negotiated.js';
+import { isWithin, longestFrame, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
+import { isReceiveQueue, receiveQueueOf, transmitQueueOf } from './queue-layout.js';
 import { ReceiveSide } from './receive-side.js';
 import type { SharedState } from './shared-state.js';
-import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
+import { NET_HEADER_BYTES } from './spec.js';
+import { TurnRequests } from './turn-requests.js';
 
 /** Most chains of the transmit queue per turn: bounds the time that unmaps and other tasks wait. */
 const BURST = 64;
-/** Least time between two turns of remote queues. */
-const TURN_GAP_MS = 1;
 
-/** Moves frames between the guest's queues and a port. Event thread only. */
+/** Moves frames between a queue pair of the guest and a port. Event thread only. */
 export class DataPath implements Disposable {
   readonly #port: NetPort;
   readonly #state: SharedState;
@@ -24,6 +25,11 @@ export class DataPath implements Disposable {
   readonly #context: EventContext;
   readonly #doorbells: readonly number[];
   readonly #maxFrame: number;
+  readonly #receiveq: number;
+  readonly #transmitq: number;
+  /** Whether the driver uses the pair: if not, what it sends is dropped, and it receives nothing. */
+  #isActive: boolean;
+  #negotiated = NOTHING_NEGOTIATED;
   readonly #watches: Disposable[] = [];
   #portWatch: Disposable | undefined;
   /** Present while the port is full. */
@@ -34,12 +40,9 @@ export class DataPath implements Disposable {
   /** Indexes of queues in memory of another process, which the registers' thread serves. @see RemotePath */
   readonly #remote = new Set<number>();
   #epoch = 0;
-  /** Whether the registers have been asked for a turn that is not over. */
-  #isTurnAsked = false;
-  #isTurnAskedAgain = false;
+  /** Turns of the remote queues. */
+  readonly #turns: TurnRequests;
   readonly #receiver: ReceiveSide;
-  /** Offloads that the device takes over from the guest. */
-  #hostOffloads = 0;
   /** Present while work is left for another turn. */
   #continuation: Disposable | undefined;
 
@@ -48,7 +51,7 @@ export class DataPath implements Disposable {
     state: SharedState,
     signals: InterruptSignals,
     context: EventContext,
-    data: Pick<QueueTaskData, 'doorbells' | 'maxFrame'>,
+    data: Pick<QueueTaskData, 'doorbells' | 'maxFrame' | 'pair'>,
   ) {
     this.#port = port;
     this.#state = state;
@@ -56,6 +59,14 @@ export class DataPath implements Disposable {
     this.#context = context;
     this.#doorbells = data.doorbells;
     this.#maxFrame = data.maxFrame;
+    this.#receiveq = receiveQueueOf(data.pair);
+    this.#transmitq = transmitQueueOf(data.pair);
+    this.#isActive = data.pair === 0;
+    this.#turns = new TurnRequests(
+      context,
+      () => this.#notify({ kind: 'turn' }),
+      () => this.#remote.size > 0,
+    );
     this.#receiver = new ReceiveSide({
       port,
       state,
@@ -89,12 +100,12 @@ export class DataPath implements Disposable {
     const table = this.#table;
     if (table === undefined) return;
     this.#epoch = epoch;
-    this.#hostOffloads = negotiated.host;
+    this.#negotiated = negotiated;
     for (const setup of queues) {
-      const direction = setup.index === RECEIVEQ ? 'write' : 'read';
+      const direction = isReceiveQueue(setup.index) ? 'write' : 'read';
       const queue = new SplitQueue(setup, table, direction, positions?.get(setup.index));
-      if (setup.index === RECEIVEQ) {
-        this.#receiver.start(negotiated, positions !== undefined);
+      if (setup.index === this.#receiveq) {
+        if (this.#isActive) this.#receiver.start(negotiated, positions !== undefined);
         this.#rx = queue;
       } else {
         this.#tx = queue;
@@ -107,7 +118,27 @@ export class DataPath implements Disposable {
 
   /** Sets the port up for a driver whose queues another one starts. */
   prepare(negotiated: Negotiated): void {
-    this.#receiver.start(negotiated);
+    this.#negotiated = negotiated;
+    if (this.#isActive) this.#receiver.start(negotiated);
+  }
+
+  /**
+   * The driver begins to use the pair, or ends. What it has sent until then is sent. Returns false, without a change, if the
+   * port refuses.
+   */
+  setActive(isActive: boolean): boolean {
+    if (isActive === this.#isActive) return true;
+    if (!isActive) {
+      for (let i = 0; i < QUEUE_SIZE_MAX / BURST; i++) this.pump();
+      this.#unwatchPort();
+    }
+    if (this.#port.setActive?.(isActive) === false && isActive) return false;
+    this.#isActive = isActive;
+    if (isActive) {
+      this.#receiver.start(this.#negotiated);
+      this.pump();
+    } else this.#receiver.stop();
+    return true;
   }
 
   /** Stops both queues: after this, no guest memory is accessed and no interrupt is raised. */
@@ -124,7 +155,7 @@ export class DataPath implements Disposable {
 
   /** Runs one turn of both queues, and has remote ones served. */
   pump(): void {
-    if (this.#remote.size > 0) this.#askTurn();
+    if (this.#remote.size > 0) this.#turns.ask();
     this.#turn();
   }
 
@@ -145,15 +176,15 @@ export class DataPath implements Disposable {
         hasMore = this.#transmit(this.#tx);
         wantsTx = this.#tx.publish();
       }
-      if (!this.#receiver.isGone && this.#rx?.map()) {
+      if (this.#isActive && !this.#receiver.isGone && this.#rx?.map()) {
         hasMore = this.#receiver.receive(this.#rx) || hasMore;
         wantsRx = this.#rx.publish();
       }
     } finally {
       table.leave();
     }
-    if (wantsTx) this.#signals.queue(TRANSMITQ);
-    if (wantsRx) this.#signals.queue(RECEIVEQ);
+    if (wantsTx) this.#signals.queue(this.#transmitq);
+    if (wantsRx) this.#signals.queue(this.#receiveq);
     if (this.#tx?.fault !== undefined) this.#tx = this.#giveUp(this.#tx);
     if (this.#rx?.fault !== undefined) this.#rx = this.#giveUp(this.#rx);
     if (this.#tx?.isRemote) this.#tx = this.#handOver(this.#tx);
@@ -181,7 +212,7 @@ export class DataPath implements Disposable {
   /** Returns whether chains may remain. */
   #transmit(queue: SplitQueue): boolean {
     const skip = this.#portHeader === 0 ? NET_HEADER_BYTES : 0;
-    const most = this.#portHeader + longestFrame(this.#hostOffloads, this.#maxFrame);
+    const most = this.#portHeader + longestFrame(this.#negotiated.host, this.#maxFrame);
     queue.suppressDoorbells();
     for (let turn = 0; turn < BURST; turn++) {
       if (this.#port.isFull === true) {
@@ -207,7 +238,8 @@ export class DataPath implements Disposable {
   /** @param parts as the port takes them */
   #send(parts: readonly Uint8Array[], bytes: number): void {
     const frame = bytes - this.#portHeader;
-    if (this.#isSendable(parts, frame) && !this.#receiver.isGone && this.#port.transmit(parts)) {
+    const isSendable = this.#isActive && !this.#receiver.isGone && this.#isSendable(parts, frame);
+    if (isSendable && this.#port.transmit(parts)) {
       this.#state.count('txPackets');
       this.#state.count('txBytes', frame);
     } else {
@@ -219,7 +251,7 @@ export class DataPath implements Disposable {
   #isSendable(parts: readonly Uint8Array[], frame: number): boolean {
     if (frame <= 0) return false;
     if (this.#portHeader === 0) return frame <= this.#maxFrame;
-    return isWithin(parts, frame, this.#hostOffloads, this.#maxFrame);
+    return isWithin(parts, frame, this.#negotiated.host, this.#maxFrame);
   }
 
   /** Sends frames of a remote queue until the port is full. Returns how many it took. */
@@ -238,6 +270,7 @@ export class DataPath implements Disposable {
 
   /** Takes frames for chains of a remote queue. @param capacities their bytes, in order */
   receiveRemote(capacities: readonly number[]): ReceiveReply {
+    if (!this.#isActive) return { frames: [], hasMore: false };
     const reply = this.#receiver.receiveRemote(capacities);
     this.#watchPort();
     return reply;
@@ -250,32 +283,17 @@ export class DataPath implements Disposable {
     this.#watchPort();
   }
 
-  /** Asks the registers for a turn of the remote queues; during a turn, for another one. */
-  #askTurn(): void {
-    if (this.#isTurnAsked) {
-      this.#isTurnAskedAgain = true;
-      return;
-    }
-    this.#isTurnAsked = true;
-    this.#notify({ kind: 'turn' });
-  }
-
-  /** The turn is over. The next one begins later, so that other work of the registers' thread comes first. */
+  /** A turn of the remote queues is over. */
   endTurn(hasMore: boolean): void {
-    this.#isTurnAsked = false;
-    if (!hasMore && !this.#isTurnAskedAgain) return;
-    this.#isTurnAskedAgain = false;
-    this.#context.after(TURN_GAP_MS, () => {
-      if (this.#remote.size > 0) this.#askTurn();
-    });
+    this.#turns.end(hasMore);
   }
 
   #handOver(queue: SplitQueue): undefined {
     const { index, position } = queue;
     this.#remote.add(index);
-    if (index === RECEIVEQ) this.#receiver.isStalled = true; // a frame may wait
+    if (index === this.#receiveq) this.#receiver.isStalled = true; // a frame may wait
     this.#notify({ kind: 'remote', queue: index, position, epoch: this.#epoch });
-    this.#askTurn();
+    this.#turns.ask();
   }
 
   #failPort(error: unknown): void {
@@ -297,7 +315,7 @@ export class DataPath implements Disposable {
 
   #watchPort(): void {
     const { fd } = this.#port;
-    const hasQueue = this.#rx !== undefined || this.#remote.has(RECEIVEQ);
+    const hasQueue = this.#isActive && (this.#rx !== undefined || this.#remote.has(this.#receiveq));
     if (fd < 0 || this.#receiver.isGone || this.#receiver.isStalled || !hasQueue) this.#unwatchPort();
     else this.#portWatch ??= this.#context.watch(fd, this.#whenReadable);
   }
@@ -305,7 +323,7 @@ export class DataPath implements Disposable {
   /** A field, as a closure made in {@link #watchPort} would make garbage at each turn, watched already or not. */
   readonly #whenReadable = (): void => {
     this.#receiver.signalled();
-    if (this.#remote.has(RECEIVEQ)) {
+    if (this.#remote.has(this.#receiveq)) {
       // Its turn comes later; until then the port would call again and again.
       this.#receiver.isStalled = true;
       this.#unwatchPort();

@@ -4,13 +4,16 @@ import type { Fd } from '../../sys/fd.js';
 import type { DeviceDma, OpenDevice } from '../../vfio/driver.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
+import type { FunctionCommand } from '../virtio/messages.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import type { TransportStateBuffer } from '../virtio/transport-state.js';
+import { ControlQueue } from './control-queue.js';
 import type { QueueCommand, QueueNotice, RemoteNotice } from './messages.js';
 import { FEATURE_REQUIREMENTS, negotiated, offloadFeatures } from './negotiated.js';
-import { BASE_FEATURES, NetConfig } from './net-config.js';
-import { RemotePath } from './remote-path.js';
+import { BASE_FEATURES, NetConfig, queueFeatures } from './net-config.js';
+import { controlQueueOf, pairOf, receiveQueueOf, transmitQueueOf, usablePairs } from './queue-layout.js';
+import { RemotePath, type RemotePathParts } from './remote-path.js';
 import { SharedState } from './shared-state.js';
 
 const PCI_CLASS_NETWORK_ETHERNET = 0x0200;
@@ -19,8 +22,8 @@ const IDENTITY: VirtioIdentity = { type: 1, pciClass: PCI_CLASS_NETWORK_ETHERNET
 /** Parts of a device, owned by its creator, who keeps them until the device is unregistered. */
 export interface VirtioNetParts {
   readonly shared: TransportStateBuffer;
-  /** The queue task, whose port is open. */
-  readonly task: EventTask;
+  /** The queue tasks, one for each queue pair, whose ports are open. */
+  readonly tasks: readonly EventTask[];
   /** One eventfd per queue. */
   readonly doorbells: readonly Fd[];
   /** 6 bytes. */
@@ -28,48 +31,70 @@ export interface VirtioNetParts {
   readonly mtu: number;
   /** Longest frame either way, in bytes, Ethernet header included. */
   readonly maxFrame: number;
-  /** The offloads to offer, of those that the port has (`TUN_F_` bits). */
+  /** The offloads to offer, of those that the ports have (`TUN_F_` bits). */
   readonly offloads: number;
-  /** Features that the port does not have. */
+  /** Features that a port does not have. */
   readonly lacking: bigint;
-  /** Whether the kernel moves the frames. */
+  /** Whether the kernel moves the frames, of a pair at least. */
   readonly hasKernelPath: boolean;
 }
 
 /** The registers of a virtio-net PCI function. Machine thread only. */
 export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
-  readonly #remote: RemotePath;
+  readonly #tasks: readonly EventTask[];
+  readonly #remotes: readonly RemotePath[];
+  readonly #control: ControlQueue;
   readonly #hasKernelPath: boolean;
   #dma: DeviceDma | undefined;
+  /** Queue pairs that the driver uses. */
+  #activePairs = 1;
+  /** Queues that have been started. */
+  readonly #started = new Set<number>();
   /** Whether this opener has been told that its memory is accessed by message. */
   #hasTold = false;
+  #isLinkDown = false;
 
-  constructor({ shared, task, doorbells, mac, mtu, maxFrame, ...port }: VirtioNetParts) {
-    const state = new SharedState(shared);
+  constructor({ shared, tasks, doorbells, mac, mtu, maxFrame, ...port }: VirtioNetParts) {
+    const pairs = tasks.length;
+    const state = new SharedState(shared, pairs);
     super({
       name: 'virtio-net',
       identity: IDENTITY,
       features: {
-        offered: (BASE_FEATURES & ~port.lacking) | offloadFeatures(port.offloads),
+        offered: (BASE_FEATURES & ~port.lacking) | queueFeatures(pairs) | offloadFeatures(port.offloads),
         requirements: FEATURE_REQUIREMENTS,
       },
       state,
-      task,
+      task: tasks[0] as EventTask,
       doorbells,
-      config: new NetConfig(mac, mtu, state),
+      config: new NetConfig(mac, mtu, state, pairs),
     });
+    this.#tasks = tasks;
     this.#hasKernelPath = port.hasKernelPath;
-    this.#remote = new RemotePath({
-      maxFrame,
-      access: (at, data, isWrite) => this.#dma?.rw(iova(BigInt(at)), data, isWrite),
-      call: (command) => this.call(command),
+    const memory = {
+      access: (at: number, data: Uint8Array, isWrite: boolean) =>
+        this.#dma?.rw(iova(BigInt(at)), data, isWrite),
       isMaster: () => (state.command & PCI_COMMAND_MASTER) !== 0,
+    };
+    const report: RemotePathParts['report'] = (queue, cause) => {
+      if ('misuse' in cause) this.misuse(`queue ${queue}: ${cause.misuse}`);
+      else this.tell('queue stopped', `queue ${queue} has stopped until a reset: ${cause.error.message}`);
+    };
+    this.#remotes = tasks.map(
+      (task, pair) =>
+        new RemotePath({ ...memory, pair, maxFrame, call: (command) => task.call(command), report }),
+    );
+    this.#control = new ControlQueue({
+      ...memory,
+      setPairs: (wanted) => this.#setPairs(wanted),
+      used: (queue) => tasks[0]?.call({ kind: 'used', queue } satisfies QueueCommand),
       report: (queue, cause) => {
-        if ('misuse' in cause) this.misuse(`queue ${queue}: ${cause.misuse}`);
-        else this.tell('queue stopped', `queue ${queue} has stopped until a reset: ${cause.error.message}`);
+        tasks[0]?.call({ kind: 'giveUp', queue } satisfies QueueCommand);
+        report(queue, cause);
       },
     });
-    task.receive = (message) => this.#hear(message as QueueNotice);
+    for (const [pair, task] of tasks.entries())
+      task.receive = (message) => this.#hear(pair, message as QueueNotice);
   }
 
   override openDevice(open: OpenDevice): void {
@@ -89,51 +114,113 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
   }
 
   protected override startQueues(queues: readonly QueueSetup[]): void {
-    const accepted = negotiated(this.common.features);
-    this.#remote.start(queues, accepted);
-    this.call({ kind: 'start', queues, negotiated: accepted, epoch: this.#remote.epoch });
+    const { features } = this.common;
+    const accepted = negotiated(features);
+    const pairs = this.#tasks.length;
+    for (const [pair, remote] of this.#remotes.entries()) {
+      const own = queues.filter(({ index }) => pairOf(index, features, pairs) === pair);
+      if (own.length === 0) continue;
+      remote.start(own, accepted);
+      this.#callPair(pair, { kind: 'start', queues: own, negotiated: accepted, epoch: remote.epoch });
+    }
+    const controlq = controlQueueOf(features, pairs);
+    for (const setup of queues) {
+      this.#started.add(setup.index);
+      if (setup.index !== controlq) continue;
+      this.#control.start(setup);
+      this.#callPair(0, { kind: 'startControl', queue: controlq });
+    }
   }
 
   protected override stopQueues(): void {
     super.stopQueues();
-    this.#remote.stop();
+    for (const remote of this.#remotes) remote.stop();
+    this.#control.stop();
+    this.#started.clear();
+    this.#activePairs = 1;
   }
 
   protected override revectorQueues(): void {
     this.#callKernelPath({ kind: 'vectors' });
   }
 
+  /** To the queue tasks of all pairs. The INTx pin, and its mask, are the first one's. */
+  protected override call(command: FunctionCommand | QueueCommand): void {
+    const tasks = command.kind === 'maskIntx' ? this.#tasks.slice(0, 1) : this.#tasks;
+    for (const task of tasks) task.call(command);
+  }
+
+  #callPair(pair: number, command: QueueCommand): unknown {
+    return this.#tasks[pair]?.call(command);
+  }
+
   #callKernelPath(command: QueueCommand): void {
     if (this.#hasKernelPath) this.call(command);
   }
 
-  #hear(notice: QueueNotice): void {
+  /** VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET: when it returns, no other pair receives frames. 5.1.6.5.5 */
+  #setPairs(wanted: number): boolean {
+    const most = usablePairs(this.common.features, this.#tasks.length);
+    if (most === 1 || wanted < 1 || wanted > most) {
+      this.misuse(`a request for ${wanted} queue pairs of ${most}`);
+      return false;
+    }
+    for (let pair = 0; pair < wanted; pair++) {
+      if (this.#started.has(receiveQueueOf(pair)) && this.#started.has(transmitQueueOf(pair))) continue;
+      this.misuse(`a request for ${wanted} queue pairs, of which pair ${pair} is not set up`);
+      return false;
+    }
+    const before = this.#activePairs;
+    for (; this.#activePairs < wanted; this.#activePairs++) {
+      if (this.#callPair(this.#activePairs, { kind: 'activate', isActive: true }) === true) continue;
+      this.tell('queue pairs', `the host refuses more queue pairs than ${before}: is the interface gone?`);
+      this.#endPairs(before);
+      return false;
+    }
+    this.#endPairs(wanted);
+    return true;
+  }
+
+  /** Ends the use of pairs, until this many are left. */
+  #endPairs(left: number): void {
+    while (this.#activePairs > left) {
+      this.#activePairs--;
+      this.#callPair(this.#activePairs, { kind: 'activate', isActive: false });
+    }
+  }
+
+  #hear(pair: number, notice: QueueNotice): void {
     switch (notice.kind) {
       case 'misuse':
         this.misuse(`queue ${notice.queue}: ${notice.what}`);
         break;
       case 'remote':
-        this.#serveRemote(notice);
+        this.#serveRemote(pair, notice);
         break;
       case 'turn':
-        this.#remote.turn();
+        this.#remotes[pair]?.turn();
+        break;
+      case 'control':
+        this.#callPair(0, { kind: 'endControl', hasMore: this.#control.turn() });
         break;
       case 'remap':
-        this.call({ kind: 'remap' });
+        this.#callPair(pair, { kind: 'remap' });
         break;
-      case 'handedOver':
-        this.tell(
-          'packet path',
-          `until it is reset, this process moves its packets in place of vhost-net: ${notice.why}`,
-        );
+      case 'handedOver': {
+        const what = this.#tasks.length === 1 ? 'its packets' : `the packets of queue pair ${pair}`;
+        const text = `until it is reset, this process moves ${what} in place of vhost-net: ${notice.why}`;
+        this.tell('packet path', text);
         break;
+      }
       case 'linkDown':
-        this.tell('link down', `its link is down: ${notice.error}`);
+        // Each pair of the interface meets the error.
+        if (!this.#isLinkDown) this.tell('link down', `its link is down: ${notice.error}`);
+        this.#isLinkDown = true;
     }
   }
 
-  #serveRemote({ queue, position, epoch }: RemoteNotice): void {
-    if (!this.#remote.add(queue, position, epoch)) return;
+  #serveRemote(pair: number, { queue, position, epoch }: RemoteNotice): void {
+    if (this.#remotes[pair]?.add(queue, position, epoch) !== true) return;
     if (!this.#hasTold) {
       this.tell('remote memory', 'its queues use memory that is not shared, so they are served by message');
     }

@@ -1,6 +1,8 @@
+import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import type { EventTask } from '../../sys/event-task.js';
 import { Fd } from '../../sys/fd.js';
-import { Scope } from '../../sys/scope.js';
+import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
@@ -8,11 +10,11 @@ import { optionProblem } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
 import { createTransportState, readTransportVectors } from '../virtio/transport-state.js';
 import { VirtioNetDevice } from './device.js';
-import type { OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
+import type { OpenedPort, OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
-import { MTU_RANGE, parseOptions } from './options.js';
-import { readCounters, SHAPE, SharedState, type VirtioNetCounters } from './shared-state.js';
-import { QUEUE_COUNT } from './spec.js';
+import { MTU_RANGE, parseOptions, QUEUES_RANGE, type VirtioNetOptions } from './options.js';
+import { queueCountOf } from './queue-layout.js';
+import { readCounters, SharedState, shapeOf, type VirtioNetCounters } from './shared-state.js';
 
 /** Net back-ends, and the event task that can open them. */
 export interface NetBackendModule {
@@ -52,6 +54,33 @@ function tellPath(end: string, refusal: string | undefined): void {
   trace.vfio.publish({ what: 'packet path', text });
 }
 
+/** Opens the port of a queue task. @throws SysError of the back-end */
+function openPort(task: EventTask, { backend, address }: VirtioNetOptions): OpenedPort {
+  const reply = task.call({ kind: 'openPort', backend, address } satisfies QueueCommand) as OpenPortReply;
+  if ('error' in reply) throw new SysError(reply.error);
+  return reply;
+}
+
+/** Descriptors that NICs have: the threads of their queue pairs do not see each other's. */
+const claimed = new Set<number>();
+
+/** @throws SysError EBUSY if another NIC has a descriptor */
+function claimDescriptors(
+  { backend, address }: VirtioNetOptions,
+  backends: readonly NetBackend[],
+): Disposable {
+  const wanted = backends.find(({ name }) => name === backend)?.descriptors?.(address) ?? [];
+  const taken = wanted.find((fd) => claimed.has(fd));
+  if (taken !== undefined) {
+    const hint = 'a NIC of this process has this descriptor already';
+    throw new SysError({ call: 'open', target: `tap fd ${taken}`, errno: errno.EBUSY, hint });
+  }
+  for (const fd of wanted) claimed.add(fd);
+  return disposable(() => {
+    for (const fd of wanted) claimed.delete(fd);
+  });
+}
+
 /** Ethernet header and a VLAN tag, on top of the MTU. */
 const FRAME_OVERHEAD = 18;
 const MAX_INSTANCES = 32;
@@ -63,7 +92,7 @@ const builtIn: NetBackendModule = {
 
 /**
  * The vendor driver `virtio-net`: a virtio 1.x network card on PCI, for which every guest has a driver. Options are
- * `net=responder`, `net=tap:NAME`, `net=vhost:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=`, `mtu=` and `offloads=`. `create` throws SysError
+ * `net=responder`, `net=tap:NAME`, `net=vhost:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=`, `mtu=`, `offloads=` and `queues=`. `create` throws SysError
  * EINVAL for an invalid option, and the error of a back-end that cannot be opened.
  * @param backendModule your own back-ends, which replace the package's
  */
@@ -89,40 +118,53 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
             value: 'on|off',
             description: 'whether checksums and segments are left to the other side, where the back-end can',
           },
+          {
+            name: 'queues',
+            value: 'N',
+            description: `queue pairs, ${QUEUES_RANGE}, by default 1: with more, each has a thread`,
+          },
           { name: 'mtu', value: 'BYTES', description: `longest IP packet, ${MTU_RANGE}` },
         ],
       },
     ],
     checkOptions: (_type, options) => optionProblem(() => parseOptions(options, '', backends)),
     create(_type, uuid, options, { eventThread }) {
-      const { backend, address, mac, mtu, hasOffloads } = parseOptions(options, uuid, backends);
+      const parsed = parseOptions(options, uuid, backends);
+      const { mac, mtu, queues: pairs } = parsed;
       const maxFrame = mtu + FRAME_OVERHEAD;
       using scope = new Scope();
-      const shared = createTransportState(SHAPE);
-      new SharedState(shared).setLink(true);
-      const doorbells = Array.from({ length: QUEUE_COUNT }, (_, i) =>
+      scope.own(claimDescriptors(parsed, backends));
+      const shared = createTransportState(shapeOf(pairs));
+      new SharedState(shared, pairs).setLink(true);
+      const doorbells = Array.from({ length: queueCountOf(pairs) }, (_, i) =>
         scope.own(Fd.eventfd(`virtio-net doorbell ${i}`)),
       );
-      const data: QueueTaskData = {
-        shared,
-        doorbells: doorbells.map((doorbell) => doorbell.number),
-        maxFrame,
-      };
-      const task = scope.own(eventThread.run(module, data));
-      const reply = task.call({ kind: 'openPort', backend, address } satisfies QueueCommand) as OpenPortReply;
-      if ('error' in reply) throw new SysError(reply.error);
-      const offloads = hasOffloads ? reply.offloads : 0;
-      const { lacking, kernel } = reply;
-      const hasKernelPath = kernel !== undefined && kernel.refusal === undefined;
-      const port = { offloads, lacking, hasKernelPath };
-      const ops = new VirtioNetDevice({ shared, task, doorbells, mac, mtu, maxFrame, ...port });
-      if (kernel !== undefined) tellPath(`${backend}:${address}`, kernel.refusal);
+      const pin = pairs === 1 ? -1 : scope.own(Fd.eventfd('virtio-net interrupt pin')).number;
+      const data = { shared, doorbells: doorbells.map((doorbell) => doorbell.number), maxFrame, pairs, pin };
+      const ports: OpenedPort[] = [];
+      const tasks = Array.from({ length: pairs }, (_, pair) => {
+        const own: QueueTaskData = { ...data, pair };
+        const task = scope.own(eventThread.run(module, own, pairs === 1 ? 'shared' : 'own'));
+        ports.push(openPort(task, parsed));
+        return task;
+      });
+      const kernels = ports.flatMap(({ kernel }) => (kernel === undefined ? [] : [kernel]));
+      const ops = new VirtioNetDevice({
+        ...{ shared, tasks, doorbells, mac, mtu, maxFrame },
+        offloads: parsed.hasOffloads ? ports.reduce((all, { offloads }) => all & offloads, ~0) : 0,
+        lacking: ports.reduce((all, { lacking }) => all | lacking, 0n),
+        hasKernelPath: kernels.some(({ refusal }) => refusal === undefined),
+      });
+      if (kernels.length > 0) {
+        const refused = kernels.find(({ refusal }) => refusal !== undefined);
+        tellPath(`${parsed.backend}:${parsed.address}`, refused?.refusal);
+      }
       const owned = scope.move();
       return {
         ops,
         mac,
-        counters: () => readCounters(shared),
-        vectorCounts: () => readTransportVectors(shared, SHAPE),
+        counters: () => readCounters(shared, pairs),
+        vectorCounts: () => readTransportVectors(shared, shapeOf(pairs)),
         [Symbol.dispose]: () => owned[Symbol.dispose](),
       };
     },

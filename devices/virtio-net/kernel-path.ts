@@ -14,12 +14,18 @@ import type { DataPath } from './data-path.js';
 import { givenMaps, locateRings, overlaps, regionsOf, ringsOf } from './kernel-memory.js';
 import type { QueueNotice, QueueTaskData } from './messages.js';
 import { type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
+import { isReceiveQueue } from './queue-layout.js';
 import type { SharedState } from './shared-state.js';
-import { QUEUE_COUNT, RECEIVEQ, VIRTIO_NET_F_MRG_RXBUF } from './spec.js';
+import { VIRTIO_NET_F_MRG_RXBUF } from './spec.js';
 
 /** Features that whoever moves the frames has to have: the others are the registers'. */
 export const QUEUE_FEATURES: bigint =
   VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC | VIRTIO_F_EVENT_IDX | VIRTIO_NET_F_MRG_RXBUF;
+
+/** Queues of a pair, which are 0 and 1 to the kernel. */
+const PAIR_QUEUES = 2;
+
+const inKernel = (index: number): number => index % PAIR_QUEUES;
 
 /** How often to look whether the port's interface is still there, which the kernel does not say. */
 const LOOK_MS = 1000;
@@ -35,6 +41,7 @@ export interface KernelPathParts {
   readonly signals: InterruptSignals;
   readonly context: EventContext;
   readonly doorbells: QueueTaskData['doorbells'];
+  readonly pair: number;
 }
 
 /** A queue that the driver has started. */
@@ -46,7 +53,7 @@ interface Started {
 }
 
 /**
- * Has the kernel move the frames between the guest's queues and the port: doorbells go to it, and MSI-X messages come from it,
+ * Has the kernel move the frames between a queue pair of the guest and the port: doorbells go to it, and MSI-X messages come from it,
  * without this process. What it cannot do passes to the data path of this thread, at the chain where it stopped, until
  * the device is reset: memory of another process or for one direction only, a chain that violates the specification (which the
  * data path then names), too many maps, an interface that is gone. Event thread only.
@@ -69,6 +76,8 @@ export class KernelPath implements Disposable {
   #negotiated = NOTHING_NEGOTIATED;
   #epoch = 0;
   #isHandedOver = false;
+  /** Whether the driver uses the pair: if not, no queue runs. */
+  #isActive: boolean;
   /** Whether the kernel's file is closed, as it did not do what it must. */
   #isAbandoned = false;
   /** Present while a queue is in the kernel. */
@@ -80,9 +89,10 @@ export class KernelPath implements Disposable {
 
   constructor(parts: KernelPathParts) {
     this.#parts = parts;
+    this.#isActive = parts.pair === 0;
     using scope = new Scope();
     const eventfds = (name: string) =>
-      Array.from({ length: QUEUE_COUNT }, (_, i) => scope.own(Fd.eventfd(`vhost ${name} ${i}`)));
+      Array.from({ length: PAIR_QUEUES }, (_, i) => scope.own(Fd.eventfd(`vhost ${name} ${i}`)));
     this.#calls = eventfds('call');
     this.#errs = eventfds('error');
     this.#scope = scope.move();
@@ -110,7 +120,7 @@ export class KernelPath implements Disposable {
     }
     this.#negotiated = negotiated;
     this.#epoch = epoch;
-    if (queues.some(({ index }) => index === RECEIVEQ)) this.#parts.path.prepare(negotiated);
+    if (queues.some(({ index }) => isReceiveQueue(index))) this.#parts.path.prepare(negotiated);
     for (const setup of queues) this.#started.set(setup.index, { setup, position: 0, isRunning: false });
     this.#run();
   }
@@ -134,15 +144,21 @@ export class KernelPath implements Disposable {
   /** The command register has changed: without bus mastering, no queue runs. */
   obeyCommand(): void {
     if (this.#isHandedOver || this.#started.size === 0) return;
-    if (this.#isMaster) this.#run();
+    if (this.#mayRun) this.#run();
     else this.#guard(() => this.#halt());
+  }
+
+  /** As {@link DataPath.setActive}; the queues go on where they were. Call it while the port is active. */
+  setActive(isActive: boolean): void {
+    this.#isActive = isActive;
+    this.obeyCommand();
   }
 
   /** The interrupts' eventfds or the queues' vectors have changed: when it returns, no other is signalled. */
   retarget(): void {
     this.#guard(() => {
       for (const { setup, isRunning } of this.#started.values())
-        if (isRunning) this.#parts.kernel.setCall(setup.index, this.#callOf(setup.index));
+        if (isRunning) this.#parts.kernel.setCall(inKernel(setup.index), this.#callOf(setup.index));
     });
   }
 
@@ -164,7 +180,7 @@ export class KernelPath implements Disposable {
   remap(): void {
     if (!this.#isRemapAsked) return;
     this.#isRemapAsked = false;
-    if (this.#isHandedOver || this.#started.size === 0) return;
+    if (this.#isHandedOver || !this.#isActive || this.#started.size === 0) return;
     this.#guard(() => {
       const before = JSON.stringify(this.#maps);
       const isParked = this.#parked.length > 0;
@@ -181,8 +197,8 @@ export class KernelPath implements Disposable {
     });
   }
 
-  get #isMaster(): boolean {
-    return (this.#parts.state.command & PCI_COMMAND_MASTER) !== 0;
+  get #mayRun(): boolean {
+    return this.#isActive && (this.#parts.state.command & PCI_COMMAND_MASTER) !== 0;
   }
 
   get #running(): Started[] {
@@ -191,7 +207,7 @@ export class KernelPath implements Disposable {
 
   /** Runs all queues that are started, if it may. */
   #run(): void {
-    if (!this.#isMaster || this.#parked.length > 0) return;
+    if (!this.#mayRun || this.#parked.length > 0) return;
     const waiting = [...this.#started.values()].filter(({ isRunning }) => !isRunning);
     if (waiting.length === 0) return;
     this.#guard(() => {
@@ -208,7 +224,15 @@ export class KernelPath implements Disposable {
         this.#watch(index);
         const position = queue.position;
         const [kick, err] = [this.#doorbell(index), this.#err(index)];
-        kernel.start({ index, size, ...rings, position, kick, call: this.#callOf(index), err });
+        kernel.start({
+          index: inKernel(index),
+          size,
+          ...rings,
+          position,
+          kick,
+          call: this.#callOf(index),
+          err,
+        });
         queue.isRunning = true;
         state.count('vhostQueues');
         // Chains may wait since a doorbell that nobody heard.
@@ -232,13 +256,13 @@ export class KernelPath implements Disposable {
   }
 
   #err(index: number): number {
-    return (this.#errs[index] as Fd).number;
+    return (this.#errs[inKernel(index)] as Fd).number;
   }
 
   /** The queue's MSI-X eventfd, which the kernel signals without us; ours, if there is none. */
   #callOf(index: number): number {
     const direct = this.#parts.signals.direct(index);
-    return direct < 0 ? (this.#calls[index] as Fd).number : direct;
+    return direct < 0 ? (this.#calls[inKernel(index)] as Fd).number : direct;
   }
 
   #kick(index: number): void {
@@ -247,7 +271,7 @@ export class KernelPath implements Disposable {
 
   #watch(index: number): void {
     const { context, signals } = this.#parts;
-    const [call, err] = [this.#calls[index] as Fd, this.#errs[index] as Fd];
+    const [call, err] = [this.#calls[inKernel(index)] as Fd, this.#errs[inKernel(index)] as Fd];
     drainEventfd(call.number);
     drainEventfd(err.number);
     this.#watches.push(
@@ -259,9 +283,13 @@ export class KernelPath implements Disposable {
   /** Reads the device's maps, and gives them to the kernel. */
   #readMaps(): void {
     const reader = this.#reader as DmaTableReader;
+    let maps: DmaTableEntry[];
     reader.enter();
-    const maps = reader.entries();
-    reader.leave();
+    try {
+      maps = reader.entries();
+    } finally {
+      reader.leave();
+    }
     this.#give(givenMaps(maps));
   }
 
@@ -283,7 +311,7 @@ export class KernelPath implements Disposable {
     this.#look = undefined;
     this.#unpark();
     for (const queue of this.#running) {
-      queue.position = this.#parts.kernel.stop(queue.setup.index);
+      queue.position = this.#parts.kernel.stop(inKernel(queue.setup.index));
       queue.isRunning = false;
     }
     this.#unwatch();

@@ -10,8 +10,13 @@ import type { Negotiated } from './negotiated.js';
 /** Data that starts a queue task. */
 export interface QueueTaskData {
   readonly shared: TransportStateBuffer;
-  /** One eventfd per queue; they outlive the task. */
+  /** One eventfd per queue of the device; they outlive the task. */
   readonly doorbells: readonly number[];
+  /** The queue pair that the task serves, and how many the device has. */
+  readonly pair: number;
+  readonly pairs: number;
+  /** Of several pairs: an eventfd by which the others tell the first one, which has the INTx pin. */
+  readonly pin: number;
   /** Longest frame either way, in bytes, Ethernet header included. */
   readonly maxFrame: number;
 }
@@ -27,6 +32,15 @@ export type QueueCommand =
       readonly negotiated: Negotiated;
       readonly epoch: number;
     }
+  /**
+   * Whether the driver uses the pair. Not of the first one, which it uses always; the others' stop to be with `stop`. The reply is
+   * false, without a change, if the back-end refuses.
+   */
+  | { readonly kind: 'activate'; readonly isActive: boolean }
+  /** Has the doorbell of the control queue announced, until `stop`. Of the first pair only, as is the next. */
+  | { readonly kind: 'startControl'; readonly queue: number }
+  /** The turn of the control queue is over, for which the notice `control` asked; `hasMore` asks for another one. */
+  | { readonly kind: 'endControl'; readonly hasMore: boolean }
   /** A queue's vector in the shared state has changed. Of a {@link KernelPath} only, as are the next two. */
   | { readonly kind: 'vectors' }
   /** A range is about to be unmapped. */
@@ -84,6 +98,8 @@ export type QueueNotice =
   | { readonly kind: 'handedOver'; readonly why: string }
   /** Remote queues may have work. Not sent again before `endTurn`, so that no number of doorbells makes more than one. */
   | { readonly kind: 'turn' }
+  /** The control queue's doorbell has been rung. Not sent again before `endControl`. */
+  | { readonly kind: 'control' }
   /** The port has failed; the guest's link is now down. */
   | { readonly kind: 'linkDown'; readonly error: string };
 

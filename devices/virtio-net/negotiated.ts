@@ -11,6 +11,7 @@ import {
 import { byteOf } from './chain-bytes.js';
 import {
   VIRTIO_NET_F_CSUM,
+  VIRTIO_NET_F_CTRL_VQ,
   VIRTIO_NET_F_GUEST_CSUM,
   VIRTIO_NET_F_GUEST_TSO4,
   VIRTIO_NET_F_GUEST_TSO6,
@@ -19,6 +20,7 @@ import {
   VIRTIO_NET_F_HOST_TSO4,
   VIRTIO_NET_F_HOST_TSO6,
   VIRTIO_NET_F_HOST_USO,
+  VIRTIO_NET_F_MQ,
   VIRTIO_NET_F_MRG_RXBUF,
 } from './spec.js';
 
@@ -61,6 +63,7 @@ export const FEATURE_REQUIREMENTS: readonly (readonly [bigint, bigint])[] = [
   [VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM],
   [VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM],
   [VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_CSUM],
+  [VIRTIO_NET_F_MQ, VIRTIO_NET_F_CTRL_VQ],
 ];
 
 /** The features of a port's offloads. */

@@ -2,16 +2,22 @@ import { littleEndian } from '../pci/config-space.js';
 import { TRANSPORT_FEATURES } from '../virtio/spec.js';
 import type { SharedState } from './shared-state.js';
 import {
+  VIRTIO_NET_F_CTRL_VQ,
   VIRTIO_NET_F_MAC,
+  VIRTIO_NET_F_MQ,
   VIRTIO_NET_F_MRG_RXBUF,
   VIRTIO_NET_F_MTU,
   VIRTIO_NET_F_STATUS,
   VIRTIO_NET_S_LINK_UP,
 } from './spec.js';
 
-/** The features of every device, to which those of its port's offloads are added. */
+/** The features of every device, to which those of its queues and of its port's offloads are added. */
 export const BASE_FEATURES: bigint =
   VIRTIO_NET_F_MTU | VIRTIO_NET_F_MAC | VIRTIO_NET_F_MRG_RXBUF | VIRTIO_NET_F_STATUS | TRANSPORT_FEATURES;
+
+/** Those of a device with several queue pairs, and of one with a single pair. */
+export const queueFeatures = (pairs: number): bigint =>
+  pairs === 1 ? 0n : VIRTIO_NET_F_MQ | VIRTIO_NET_F_CTRL_VQ;
 
 // struct virtio_net_config, 5.1.4
 const CONFIG_BYTES = 12;
@@ -25,9 +31,9 @@ export class NetConfig {
   readonly #state: SharedState;
 
   /** @param mac 6 bytes */
-  constructor(mac: Uint8Array, mtu: number, state: SharedState) {
+  constructor(mac: Uint8Array, mtu: number, state: SharedState, pairs: number) {
     this.#bytes.set(mac);
-    this.#bytes[MAX_VIRTQUEUE_PAIRS_AT] = 1;
+    this.#bytes[MAX_VIRTQUEUE_PAIRS_AT] = pairs;
     this.#bytes[MTU_AT] = mtu & 0xff;
     this.#bytes[MTU_AT + 1] = mtu >>> 8;
     this.#state = state;

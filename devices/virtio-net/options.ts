@@ -3,6 +3,7 @@ import { SysError } from '../../sys/error.js';
 import { expected } from '../../sys/suggestion.js';
 import { unknownOption } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
+import { MOST_PAIRS } from './queue-layout.js';
 
 /** Parsed options of a device. */
 export interface VirtioNetOptions {
@@ -15,18 +16,21 @@ export interface VirtioNetOptions {
   readonly mtu: number;
   /** Whether to offer the offloads that the back-end has. */
   readonly hasOffloads: boolean;
+  /** Queue pairs. */
+  readonly queues: number;
 }
 
-const NAMES = ['net', 'mac', 'mtu', 'offloads'];
+const NAMES = ['net', 'mac', 'mtu', 'offloads', 'queues'];
 const DEFAULT_MTU = 1500;
 // 5.1.4.1
 const LEAST_MTU = 68;
 const MOST_MTU = 65535;
 
+export const QUEUES_RANGE = `1 to ${MOST_PAIRS}`;
 export const MTU_RANGE = `${LEAST_MTU} to ${MOST_MTU}, by default ${DEFAULT_MTU}`;
 
 /**
- * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56`, `mtu=1500` and `offloads=on`. Without `mac` the address is derived from the
+ * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56`, `mtu=1500`, `offloads=on` and `queues=1`. Without `mac` the address is derived from the
  * UUID, so that it is stable; without `net` the first back-end is used.
  * @throws SysError EINVAL with a hint that lists all problems
  */
@@ -40,13 +44,16 @@ export function parseOptions(
     if (!NAMES.includes(name)) problems.push(unknownOption(name, NAMES));
   }
   const { net = backends[0]?.name ?? '', mac, mtu = String(DEFAULT_MTU), offloads = 'on' } = options;
+  const { queues = '1' } = options;
+  const pairs = /^[0-9]{1,3}$/.test(queues) ? Number(queues) : 0;
+  const hasPairs = pairs >= 1 && pairs <= MOST_PAIRS;
   const [, backend = '', address = ''] = /^([^:]*):?(.*)$/s.exec(net) ?? [];
   const found = backends.find(({ name }) => name === backend);
   const names = backends.map(({ name }) => name);
   const problem =
     found === undefined
       ? `no back-end ${JSON.stringify(backend)}${expected(backend, names, names.join(' or '))}`
-      : found.validate(address);
+      : found.validate(address, hasPairs && found.openPair !== undefined ? pairs : 1);
   if (problem !== undefined) problems.push(`net: ${problem}`);
   const macBytes = mac === undefined ? macFrom(uuid) : parseMac(mac);
   if (macBytes === undefined)
@@ -55,12 +62,18 @@ export function parseOptions(
   if (mtuValue < LEAST_MTU || mtuValue > MOST_MTU) {
     problems.push(`mtu: ${mtu} is not a number from ${LEAST_MTU} to ${MOST_MTU}`);
   }
+  if (!hasPairs) problems.push(`queues: ${queues} is not a number from ${QUEUES_RANGE}`);
+  else if (pairs > 1 && found !== undefined && found.openPair === undefined) {
+    const others = backends.flatMap(({ name, openPair }) => (openPair === undefined ? [] : [name]));
+    const hint = others.length === 0 ? '' : `; ${others.join(', ')} take more`;
+    problems.push(`queues: net=${backend} has one queue pair, so it takes queues=1${hint}`);
+  }
   if (offloads !== 'on' && offloads !== 'off') problems.push(`offloads: ${offloads} is neither on nor off`);
   if (problems.length > 0 || macBytes === undefined) {
     const target = `virtio-net ${uuid}`;
     throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
   }
-  return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads: offloads === 'on' };
+  return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads: offloads === 'on', queues: pairs };
 }
 
 /** A unicast MAC address that is not all zeroes. */

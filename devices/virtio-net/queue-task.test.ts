@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { EventThreadClient, startEventThread } from '../../sys/event-thread.js';
 import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
@@ -8,6 +9,7 @@ import { Scope } from '../../sys/scope.js';
 import { decode, icmpEcho } from '../net/testing/frames.js';
 import { createVirtioNetDriver, type VirtioNetInstance } from './driver.js';
 import { GuestDriver, GuestMemory } from './testing/guest.js';
+import { PairedDriver, UNANSWERED } from './testing/paired-driver.js';
 
 const RX_BUFFERS = 0x20_0000;
 const TX_BUFFERS = 0x18_0000;
@@ -27,25 +29,36 @@ interface Guest {
   readonly instance: VirtioNetInstance;
   readonly memory: GuestMemory;
   readonly driver: GuestDriver;
-  /** Eventfds of the three vectors. */
+  /** Eventfds of the vectors. */
   readonly vectors: readonly Fd[];
+  /** Of the notices to the registers. */
+  readonly inbox: Inbox;
 }
 
-/** A device whose queues run in a real event thread, with the responder on its wire. */
-async function withGuest(use: (guest: Guest) => void): Promise<void> {
+/** A device whose queues run in real event threads, with the responder on its wire. */
+async function withGuest(
+  use: (guest: Guest) => void,
+  options: Readonly<Record<string, string>> = {},
+  vectorCount = 3,
+): Promise<void> {
   const control = createInboxControl();
   const thread = startEventThread(control);
   try {
     using scope = new Scope();
-    const eventThread = new EventThreadClient(thread.link, new Inbox(control));
+    const inbox = new Inbox(control);
+    const eventThread = new EventThreadClient(thread.link, inbox);
     const vendor = createVirtioNetDriver();
     const memory = scope.own(new GuestMemory());
-    const vectors = [0, 1, 2].map((i) => scope.own(Fd.eventfd(`vector ${i}`)));
-    const instance = scope.own(vendor.create(vendor.types[0]!, 'uuid', {}, { eventThread }));
+    const vectors = Array.from({ length: vectorCount }, (_, i) => scope.own(Fd.eventfd(`vector ${i}`)));
+    const instance = scope.own(vendor.create(vendor.types[0]!, 'uuid', options, { eventThread }));
     instance.ops.openDevice(memory.open);
     scope.defer(() => instance.ops.closeDevice());
-    instance.ops.setIrqs({ ...MSIX_TRIGGER_EVENTFD, count: 3, data: vectors.map((fd) => fd.number) });
-    use({ instance, memory, driver: new GuestDriver(instance.ops, memory), vectors });
+    instance.ops.setIrqs({
+      ...MSIX_TRIGGER_EVENTFD,
+      count: vectorCount,
+      data: vectors.map((fd) => fd.number),
+    });
+    use({ instance, memory, driver: new GuestDriver(instance.ops, memory), vectors, inbox });
   } finally {
     thread.stop();
     await thread.ended;
@@ -105,4 +118,73 @@ test('once an unmap has returned, busy queues do not touch that memory', async (
       memory.mapAll();
     }
   });
+});
+
+/** Event threads of this process. */
+const eventThreads = (): number =>
+  readdirSync('/proc/self/task').filter(
+    (tid) => readFileSync(`/proc/self/task/${tid}/comm`, 'latin1').trim() === 'tsvisor-event',
+  ).length;
+
+const PAIRS = 3;
+const RX_OF = (pair: number): number => RX_BUFFERS + 2048 * pair;
+
+/** Asks for pairs, and serves the request as the machine's thread does. */
+function setPairs({ inbox }: Guest, driver: PairedDriver, pairs: number): number {
+  const read = driver.setPairs(pairs);
+  for (let i = 0; i < 2500 && read() === UNANSWERED; i++) {
+    pause();
+    if (inbox.hasNews) inbox.drain();
+  }
+  return read();
+}
+
+test('each of several pairs has a thread, which answers a ping by itself, and ends with the device', async () => {
+  await withGuest(
+    (guest) => {
+      const driver = new PairedDriver(guest.driver);
+      expect(eventThreads()).toBe(1 + PAIRS);
+      driver.start();
+      expect(setPairs(guest, driver, PAIRS)).toBe(0);
+      for (const pair of [2, 0, 1]) {
+        driver.provide(pair, RX_OF(pair));
+        driver.send(pair, icmpEcho(new Uint8Array(56).fill(pair)));
+        expect(isSignalled(guest.vectors[1 + 2 * pair] as Fd)).toBe(true);
+        const [used] = driver.rx[pair]?.reap() ?? [];
+        expect(decode(guest.driver.frame(RX_OF(pair), used!)).body).toMatchObject({ kind: 'icmp', type: 0 });
+      }
+      expect(guest.instance.counters()).toMatchObject({ txPackets: PAIRS, rxPackets: PAIRS });
+    },
+    { queues: String(PAIRS) },
+    2 * PAIRS + 2,
+  );
+  expect(eventThreads()).toBe(0);
+});
+
+test('once a reset or an unmap has returned, no thread of busy pairs touches memory', async () => {
+  const frame = icmpEcho(new Uint8Array(1000));
+  await withGuest(
+    (guest) => {
+      const { memory } = guest;
+      const driver = new PairedDriver(guest.driver);
+      for (let round = 0; round < 10; round++) {
+        driver.start();
+        expect(setPairs(guest, driver, PAIRS)).toBe(0);
+        for (let i = 0; i < 60; i++)
+          for (let pair = 0; pair < PAIRS; pair++) {
+            driver.provide(pair, RX_OF(pair));
+            driver.send(pair, frame);
+          }
+        if (round % 2 === 0) guest.driver.status = 0;
+        else memory.map([]);
+        const before = memory.bytes.slice();
+        pause();
+        expect(Buffer.compare(memory.bytes, before)).toBe(0);
+        guest.driver.status = 0;
+        memory.mapAll();
+      }
+    },
+    { queues: String(PAIRS) },
+    2 * PAIRS + 2,
+  );
 });

@@ -1,13 +1,21 @@
-/** The event task of a virtio-net device: its queues and its port. */
+/** The event task of a queue pair of a virtio-net device: its queues and its port. */
 import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
-import type { NetBackend, NetPort } from '../net/index.js';
+import type { NetBackend, NetPair, NetPort } from '../net/index.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
 import { DataPath } from './data-path.js';
 import { KernelPath, QUEUE_FEATURES } from './kernel-path.js';
-import type { OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
+import type { OpenPortReply, QueueCommand, QueueNotice, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
 import { SharedState } from './shared-state.js';
+import { TurnRequests } from './turn-requests.js';
+
+/** The port of one of several pairs, or the only one. @throws as {@link NetBackend.open} */
+function openOf(backend: NetBackend, address: string, pair: NetPair): NetPort {
+  if (pair.count === 1) return backend.open(address);
+  if (backend.openPair === undefined) throw new Error(`${backend.name} has one port only`);
+  return backend.openPair(address, pair);
+}
 
 /**
  * Creates the event task for a list of net back-ends. To add back-ends of your own, export the result as `start` from a
@@ -15,20 +23,27 @@ import { SharedState } from './shared-state.js';
  */
 export function createQueueTask(backends: readonly NetBackend[]): StartEventTask {
   return (data, context) => {
-    const { shared, doorbells, maxFrame } = data as QueueTaskData;
-    const state = new SharedState(shared);
-    const signals = new InterruptSignals(state, context);
+    const { shared, doorbells, maxFrame, pair, pairs, pin } = data as QueueTaskData;
+    const state = new SharedState(shared, pairs, pair);
+    const signals = new InterruptSignals(state, context, pair === 0 ? undefined : pin);
+    if (pairs > 1 && pair === 0) signals.hearPin(pin);
+    let control: Disposable | undefined;
+    const controlTurns = new TurnRequests(
+      context,
+      () => context.notify({ kind: 'control' } satisfies QueueNotice),
+      () => control !== undefined,
+    );
     let path: DataPath | undefined;
     /** Present if the kernel can move the frames of the path's port. */
     let kernelPath: KernelPath | undefined;
 
     function takePort(port: NetPort): OpenPortReply {
-      path = new DataPath(port, state, signals, context, { doorbells, maxFrame });
+      path = new DataPath(port, state, signals, context, { doorbells, maxFrame, pair });
       const { kernel } = port;
       const offloads = port.offloads?.offered ?? 0;
       if (kernel === undefined) return { offloads, lacking: 0n };
       if ('refusal' in kernel) return { offloads, lacking: 0n, kernel };
-      kernelPath = new KernelPath({ port, kernel, path, state, signals, context, doorbells });
+      kernelPath = new KernelPath({ port, kernel, path, state, signals, context, doorbells, pair });
       return { offloads, lacking: QUEUE_FEATURES & ~kernel.features, kernel: { refusal: undefined } };
     }
 
@@ -36,10 +51,30 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
       const backend = backends.find((candidate) => candidate.name === name);
       if (backend === undefined) throw new Error(`the queue task has no net back-end ${name}`);
       try {
-        return takePort(backend.open(address));
+        return takePort(openOf(backend, address, { index: pair, count: pairs }));
       } catch (error) {
         return { error: sysErrorParts(error) };
       }
+    }
+
+    function startControl(queue: number): void {
+      stopControl();
+      control = context.watch(doorbells[queue] as number, () => controlTurns.ask(), true);
+      // Requests may wait since a doorbell that nobody heard.
+      controlTurns.ask();
+    }
+
+    function stopControl(): void {
+      control?.[Symbol.dispose]();
+      control = undefined;
+    }
+
+    /** The port takes part before the kernel runs, and after it has halted. */
+    function setActive(isActive: boolean): boolean {
+      if (!isActive) kernelPath?.setActive(false);
+      const isDone = path?.setActive(isActive) ?? false;
+      if (isActive && isDone) kernelPath?.setActive(true);
+      return isDone;
     }
 
     function obey(command: QueueCommand): unknown {
@@ -56,8 +91,17 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
           return (kernelPath ?? path)?.start(command.queues, command.negotiated, command.epoch);
         case 'stop':
           signals.reset();
+          stopControl();
           kernelPath?.stop();
-          return path?.stop();
+          path?.stop();
+          if (pair > 0) setActive(false);
+          return;
+        case 'activate':
+          return setActive(command.isActive);
+        case 'startControl':
+          return startControl(command.queue);
+        case 'endControl':
+          return controlTurns.end(command.hasMore);
         case 'interrupts':
           signals.retarget(command.targets);
           return kernelPath?.retarget();
@@ -72,6 +116,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         case 'command':
           signals.obeyCommand();
           kernelPath?.obeyCommand();
+          if (control !== undefined) controlTurns.ask();
           return path?.pump();
         case 'transmit':
           return path?.transmitRemote(command.frames);

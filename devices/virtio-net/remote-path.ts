@@ -4,7 +4,8 @@ import type { QueueSetup } from '../virtio/queue-setup.js';
 import { type RemoteAccess, type RemoteBuffer, RemoteQueue } from '../virtio/remote-queue.js';
 import type { QueueCommand, ReceiveReply } from './messages.js';
 import { longestFrame, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
-import { NET_HEADER_BYTES, RECEIVEQ, TRANSMITQ } from './spec.js';
+import { isReceiveQueue, receiveQueueOf, transmitQueueOf } from './queue-layout.js';
+import { NET_HEADER_BYTES } from './spec.js';
 
 /** Most chains whose frames pass to the event thread in one message. */
 const TX_BATCH = 64;
@@ -16,11 +17,13 @@ const MOST_TURN_MS = 5000;
 
 /** Parts of a {@link RemotePath}. */
 export interface RemotePathParts {
+  /** The queue pair. */
+  readonly pair: number;
   /** Longest frame without segmentation either way, in bytes. */
   readonly maxFrame: number;
   /** Accesses the guest's memory, wherever it is. */
   readonly access: RemoteAccess;
-  /** Sends a command to the queue task, and waits for the reply. */
+  /** Sends a command to the pair's queue task, and waits for the reply. */
   readonly call: (command: QueueCommand) => unknown;
   /** Whether the device may access memory. */
   readonly isMaster: () => boolean;
@@ -29,7 +32,7 @@ export interface RemotePathParts {
 }
 
 /**
- * Serves queues whose rings or buffers are in another process (memory that a vfio-user client does not share). The data
+ * Serves queues of a pair whose rings or buffers are in another process (memory that a vfio-user client does not share). The data
  * path hands them over when it first meets such memory, and they stay here until the device is reset. It cannot serve
  * them itself: messages wait for the client, and the event thread must not wait. Frames pass to and from its port as
  * copies. Machine thread only.
@@ -65,7 +68,10 @@ export class RemotePath {
     const setup = this.#setups.get(index);
     if (epoch !== this.epoch || setup === undefined) return false;
     const access: RemoteAccess = (iova, data, isWrite) => this.#access(iova, data, isWrite);
-    this.#queues.set(index, new RemoteQueue(setup, access, index === RECEIVEQ ? 'write' : 'read', position));
+    this.#queues.set(
+      index,
+      new RemoteQueue(setup, access, isReceiveQueue(index) ? 'write' : 'read', position),
+    );
     return true;
   }
 
@@ -75,8 +81,9 @@ export class RemotePath {
     let hasMore = false;
     if (this.#parts.isMaster()) {
       // Transmit first: the port may have the replies ready for the receive that follows.
-      hasMore = this.#guard(TRANSMITQ, (queue) => this.#transmit(queue));
-      hasMore = this.#guard(RECEIVEQ, (queue) => this.#receive(queue)) || hasMore;
+      const { pair } = this.#parts;
+      hasMore = this.#guard(transmitQueueOf(pair), (queue) => this.#transmit(queue));
+      hasMore = this.#guard(receiveQueueOf(pair), (queue) => this.#receive(queue)) || hasMore;
     }
     this.#parts.call({ kind: 'endTurn', hasMore });
   }

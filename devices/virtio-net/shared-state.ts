@@ -4,7 +4,8 @@ import {
   TransportState,
   type TransportStateBuffer,
 } from '../virtio/transport-state.js';
-import { QUEUE_COUNT, VIRTIO_NET_S_LINK_UP } from './spec.js';
+import { queueCountOf } from './queue-layout.js';
+import { VIRTIO_NET_S_LINK_UP } from './spec.js';
 
 const COUNTERS = [
   'txPackets',
@@ -19,8 +20,12 @@ const COUNTERS = [
 ] as const;
 type Counter = (typeof COUNTERS)[number];
 
-/** What the registers and the queues share. */
-export const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: COUNTERS };
+/** What the registers and the queues share, of a device with this many queue pairs. Each pair has an event thread. */
+export const shapeOf = (pairs: number): TransportShape<Counter> => ({
+  queues: queueCountOf(pairs),
+  counters: COUNTERS,
+  threads: pairs,
+});
 
 /**
  * Statistics of a device since it was created. Packets and bytes count Ethernet frames; drops are frames that the port
@@ -30,14 +35,18 @@ export const SHAPE: TransportShape<Counter> = { queues: QUEUE_COUNT, counters: C
  */
 export type VirtioNetCounters = Readonly<Record<Counter, number>>;
 
-/** Reads the counters, in any thread. Each one is exact, but they are not read at the same instant. */
-export const readCounters = (buffer: TransportStateBuffer): VirtioNetCounters =>
-  readTransportCounters(buffer, SHAPE);
+/**
+ * Reads the counters, in any thread. Each one is exact, but they are not read at the same instant.
+ * @param pairs queue pairs of the device
+ */
+export const readCounters = (buffer: TransportStateBuffer, pairs = 1): VirtioNetCounters =>
+  readTransportCounters(buffer, shapeOf(pairs));
 
 /** One side's view of what the registers and the queues of a network device share. */
 export class SharedState extends TransportState<Counter> {
-  constructor(buffer: TransportStateBuffer) {
-    super(buffer, SHAPE);
+  /** @param pair the one whose thread this side is */
+  constructor(buffer: TransportStateBuffer, pairs = 1, pair = 0) {
+    super(buffer, shapeOf(pairs), pair);
   }
 
   get isLinkUp(): boolean {

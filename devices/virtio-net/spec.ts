@@ -11,14 +11,19 @@ export const VIRTIO_NET_F_HOST_TSO4 = 1n << 11n;
 export const VIRTIO_NET_F_HOST_TSO6 = 1n << 12n;
 export const VIRTIO_NET_F_MRG_RXBUF = 1n << 15n;
 export const VIRTIO_NET_F_STATUS = 1n << 16n;
+export const VIRTIO_NET_F_CTRL_VQ = 1n << 17n;
+export const VIRTIO_NET_F_MQ = 1n << 22n;
 export const VIRTIO_NET_F_GUEST_USO4 = 1n << 54n;
 export const VIRTIO_NET_F_GUEST_USO6 = 1n << 55n;
 export const VIRTIO_NET_F_HOST_USO = 1n << 56n;
 
+// Control virtqueue, 5.1.6.5
+export const VIRTIO_NET_OK = 0;
+export const VIRTIO_NET_ERR = 1;
+export const VIRTIO_NET_CTRL_MQ = 4;
+export const VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET = 0;
+
 // Network device, 5.1
-export const RECEIVEQ = 0;
-export const TRANSMITQ = 1;
-export const QUEUE_COUNT = 2;
 /** struct virtio_net_hdr with num_buffers, which VIRTIO_F_VERSION_1 makes part of every header. 5.1.6 */
 export const NET_HEADER_BYTES = 12;
 /** Offset of num_buffers, 16 bits, in the header. */

@@ -9,11 +9,13 @@ const NO_TARGETS: InterruptTargets = { msix: undefined, msi: undefined, intx: un
 
 /**
  * Raises the device's interrupts: MSI-X messages, or the INTx pin, which each interrupt masks until the user unmasks
- * it, as in vfio-pci. Event thread only.
+ * it, as in vfio-pci. Event thread only. Of a device with several, each thread has one; the pin, whose mask is one state, is
+ * the first one's, which the others tell by an eventfd.
  */
 export class InterruptSignals implements Disposable {
   readonly #state: TransportState;
   readonly #context: EventContext;
+  readonly #pin: number | undefined;
   #targets = NO_TARGETS;
   #isIntxMasked = false;
   #isIntxDisabled = false;
@@ -21,13 +23,21 @@ export class InterruptSignals implements Disposable {
   /** Vectors that wanted to interrupt without an eventfd, while MSI-X was enabled. */
   readonly #pending = new Set<number>();
 
-  constructor(state: TransportState, context: EventContext) {
+  /** @param pin an eventfd by which to tell the owner of the pin, if that is in another thread */
+  constructor(state: TransportState, context: EventContext, pin?: number) {
     this.#state = state;
     this.#context = context;
+    this.#pin = pin;
+  }
+
+  /** Watches for what the other threads tell by the eventfd. */
+  hearPin(pin: number): void {
+    this.#context.watch(pin, () => this.raiseIntx(), true);
   }
 
   /** Replaces the eventfds; the old ones are no longer used. @throws SysError if `unmask` cannot be watched */
   retarget(targets: InterruptTargets): void {
+    if (this.#pin !== undefined) targets = { ...targets, intx: undefined, unmask: -1 };
     const hadIntx = this.#targets.intx !== undefined;
     if (targets.unmask !== this.#targets.unmask) {
       this.#unmaskWatch?.[Symbol.dispose]();
@@ -87,9 +97,13 @@ export class InterruptSignals implements Disposable {
     this.#isIntxDisabled = isDisabled;
   }
 
-  /** Raises INTx if the pin is asserted and neither masked nor disabled. */
+  /** Raises INTx if the pin is asserted and neither masked nor disabled, or has its owner do so. */
   raiseIntx(): void {
     const { msix, intx } = this.#targets;
+    if (this.#pin !== undefined) {
+      if (msix === undefined && this.#state.isr !== 0) signalEventfd(this.#pin);
+      return;
+    }
     if (msix !== undefined || intx === undefined || intx < 0 || this.#isIntxMasked) return;
     if (this.#state.isr === 0 || (this.#state.command & PCI_COMMAND_INTX_DISABLE) !== 0) return;
     this.#isIntxMasked = true;

@@ -146,9 +146,9 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     else this.misuse(`doorbell of queue ${queue}`);
   }
 
-  /** To the queue task. @returns its reply */
-  protected call(command: FunctionCommand | Command): unknown {
-    return this.#task.call(command);
+  /** To the queue task, or to each of them. It has taken effect when it returns. */
+  protected call(command: FunctionCommand | Command): void {
+    this.#task.call(command);
   }
 
   /** Tells the embedder. */

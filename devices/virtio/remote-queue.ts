@@ -101,7 +101,7 @@ export class RemoteQueue {
 
   /** The bytes of a chain that the device reads. */
   take(): Uint8Array {
-    const { parts } = this.#queue;
+    const parts = this.#queue.parts.slice(0, this.#queue.readableParts);
     if (parts.length === 1) return parts[0] as Uint8Array;
     const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
     let done = 0;
@@ -112,9 +112,10 @@ export class RemoteQueue {
     return whole;
   }
 
-  /** The buffers of the latest chain, for {@link write}. */
+  /** The buffers of the latest chain that the device writes, for {@link write}. */
   get buffers(): readonly RemoteBuffer[] {
-    return this.#queue.parts.map((part, i) => ({ at: this.#places[i] as number, bytes: part.length }));
+    const parts = this.#queue.parts.slice(this.#queue.readableParts);
+    return parts.map((part, i) => ({ at: this.#places[i] as number, bytes: part.length }));
   }
 
   /** Writes data to the buffers of a chain, which have room for it. */

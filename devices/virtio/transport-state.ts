@@ -1,10 +1,10 @@
 import { VIRTIO_MSI_NO_VECTOR } from './spec.js';
 
 /**
- * State that the registers (machine thread) and the queues (event thread) of a device share, besides guest memory.
+ * State that the registers (machine thread) and the queues (event threads) of a device share, besides guest memory.
  *
  *   Int32   one word per name of WORDS, then the MSI-X vectors of the configuration and of each queue
- *   Float64 behind them: one per counter, then one per MSI-X vector, written by the event thread only
+ *   Float64 behind them, for each event thread: one per counter, then one per MSI-X vector, written by that thread only
  */
 export type TransportStateBuffer = SharedArrayBuffer;
 
@@ -25,22 +25,35 @@ const WORDS = {
 export interface TransportShape<Counter extends string> {
   readonly queues: number;
   readonly counters: readonly Counter[];
+  /** Event threads that serve the queues; 1 if absent. */
+  readonly threads?: number;
 }
 
 /** Each queue has a vector, and the configuration another one. */
 const vectorsOf = ({ queues }: TransportShape<string>): number => queues + 1;
 const counterBase = (shape: TransportShape<string>): number =>
   8 * Math.ceil((WORDS.vectors + vectorsOf(shape)) / 2);
+/** Numbers that each thread counts. */
+const countsOf = (shape: TransportShape<string>): number => shape.counters.length + vectorsOf(shape);
 
 export const createTransportState = (shape: TransportShape<string>): TransportStateBuffer =>
-  new SharedArrayBuffer(counterBase(shape) + (shape.counters.length + vectorsOf(shape)) * 8);
+  new SharedArrayBuffer(counterBase(shape) + (shape.threads ?? 1) * countsOf(shape) * 8);
+
+/** The sums of what the threads have counted. */
+function readCounts(buffer: TransportStateBuffer, shape: TransportShape<string>): number[] {
+  const each = countsOf(shape);
+  const all = new Float64Array(buffer, counterBase(shape), (shape.threads ?? 1) * each);
+  return Array.from({ length: each }, (_, i) =>
+    all.reduce((sum, value, at) => (at % each === i ? sum + value : sum), 0),
+  );
+}
 
 /** Reads the counters, in any thread. Each one is exact, but they are not read at the same instant. */
 export function readTransportCounters<Counter extends string>(
   buffer: TransportStateBuffer,
   shape: TransportShape<Counter>,
 ): Readonly<Record<Counter, number>> {
-  const values = new Float64Array(buffer, counterBase(shape), shape.counters.length);
+  const values = readCounts(buffer, shape);
   return Object.fromEntries(shape.counters.map((name, i) => [name, values[i]])) as Record<Counter, number>;
 }
 
@@ -48,9 +61,7 @@ export function readTransportCounters<Counter extends string>(
 export const readTransportVectors = (
   buffer: TransportStateBuffer,
   shape: TransportShape<string>,
-): readonly number[] => [
-  ...new Float64Array(buffer, counterBase(shape) + shape.counters.length * 8, vectorsOf(shape)),
-];
+): readonly number[] => readCounts(buffer, shape).slice(shape.counters.length);
 
 /** One side's view of the shared state. */
 export class TransportState<Counter extends string = 'interrupts'> {
@@ -62,12 +73,14 @@ export class TransportState<Counter extends string = 'interrupts'> {
   readonly #indexOf: Readonly<Record<string, number>>;
   readonly #firstVector: number;
 
-  constructor(buffer: TransportStateBuffer, shape: TransportShape<Counter>) {
+  /** @param thread which event thread's view it is */
+  constructor(buffer: TransportStateBuffer, shape: TransportShape<Counter>, thread = 0) {
     this.queueCount = shape.queues;
     this.vectorCount = vectorsOf(shape);
     this.#words = new Int32Array(buffer, 0, WORDS.vectors + this.vectorCount);
     this.#firstVector = shape.counters.length;
-    this.#counters = new Float64Array(buffer, counterBase(shape), this.#firstVector + this.vectorCount);
+    const counts = countsOf(shape);
+    this.#counters = new Float64Array(buffer, counterBase(shape) + thread * counts * 8, counts);
     this.#indexOf = Object.fromEntries(shape.counters.map((name, i) => [name, i]));
   }
 
@@ -140,13 +153,13 @@ export class TransportState<Counter extends string = 'interrupts'> {
     for (let queue = 0; queue < this.queueCount; queue++) this.setQueueVector(queue, VIRTIO_MSI_NO_VECTOR);
   }
 
-  /** Adds to a counter. Event thread only. */
+  /** Adds to a counter of this thread. Event threads only. */
   count(counter: Counter, by = 1): void {
     const index = this.#indexOf[counter] as number;
     this.#counters[index] = (this.#counters[index] as number) + by;
   }
 
-  /** Counts an interrupt of an MSI-X vector. Event thread only. */
+  /** As {@link count}, an interrupt of an MSI-X vector. */
   countVector(vector: number): void {
     const index = this.#firstVector + vector;
     this.#counters[index] = (this.#counters[index] as number) + 1;

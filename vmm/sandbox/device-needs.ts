@@ -67,13 +67,14 @@ export function needsOf(devices: readonly DeviceConfig[]): DeviceNeeds {
       ...(overlay === undefined ? [] : [{ path: overlay, isReadOnly: false }]),
     ]);
   const taps = nets.filter((net) => /^(?:tap|vhost):/.test(net));
-  const given = taps.flatMap((net) => /^\w+:fd=(\d+)$/.exec(net)?.[1] ?? []).map(Number);
+  const byDescriptor = taps.filter((net) => /^\w+:fd=/.test(net));
+  const given = byDescriptor.flatMap((net) => net.replace(/^.*=/, '').split(':')).map(Number);
   const hasVhost = taps.some((net) => net.startsWith('vhost:'));
   return {
     nodes: [
       ...(host.length > 0 ? [`${dev}/vfio`] : []),
       ...(host.some((device) => device.interface === 'iommufd') ? [`${dev}/iommu`] : []),
-      ...(taps.length > given.length ? ['/dev/net/tun'] : []),
+      ...(taps.length > byDescriptor.length ? ['/dev/net/tun'] : []),
       ...(hasVhost ? [VHOST_NET_PATH] : []),
       ...(ports.includes('pty') ? ['/dev/ptmx', '/dev/pts'] : []),
     ],

@@ -151,6 +151,11 @@ describe('files', () => {
     expect(rightsOf('/dev/net/tun', config)).toBe(0);
     expect(policyOf(config).descriptors).toEqual([8, 9, 7]);
     expect(policyOf().descriptors).toEqual([]);
+    const both = {
+      devices: ['tap:fd=7:8', 'tap:tap0'].map((net) => ({ address: 'virtio-net', options: { net } })),
+    };
+    expect(policyOf(both).descriptors).toEqual([7, 8]);
+    expect(rightsOf('/dev/net/tun', both)).not.toBe(0);
   });
 
   test('no rule has the root directory or a home, and only programs that run can be executed', () => {

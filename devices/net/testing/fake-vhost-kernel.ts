@@ -20,6 +20,8 @@ const VIRTIO_RING_F_EVENT_IDX = 1n << 29n;
 const TUNGETIFF = 0x8004_54d2;
 const TUNGETFEATURES = 0x8004_54cf;
 const TUNSETOFFLOAD = 0x4004_54d0;
+const TUNSETQUEUE = 0x4004_54d9;
+const IFF_ATTACH_QUEUE = 0x0200;
 const REQUESTS = new Map([
   [0x8008_af00, 'GET_FEATURES'],
   [0x4008_af00, 'SET_FEATURES'],
@@ -77,6 +79,8 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
   /** By the request's name: the errno with which it fails from now on. */
   readonly refused = new Map<string, keyof typeof errno>();
   isTapGone = false;
+  /** Whether the tap's queue is attached to its interface. */
+  isAttached = true;
   /** Offloads that the tap was last set to. */
   offloads = 0;
   accepted = 0n;
@@ -185,6 +189,13 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
     if (request === TUNSETOFFLOAD) {
       if (((argument as number) & ~TUN_F_ALL) !== 0) return -errno.EINVAL;
       this.offloads = argument as number;
+    }
+    if (request === TUNSETQUEUE) {
+      const isAttached = viewOf(argument).getUint16(16, true) === IFF_ATTACH_QUEUE;
+      if (isAttached === this.isAttached) return -errno.EINVAL;
+      // It would drop what it has taken.
+      if (this.running.length > 0) throw new Error('a queue is detached while vhost-net runs');
+      this.isAttached = isAttached;
     }
     if (request === TUNGETFEATURES) viewOf(argument).setUint32(0, this.tunFeatures, true);
     if (request === TUNGETIFF) viewOf(argument).setUint16(16, 0x1002, true);

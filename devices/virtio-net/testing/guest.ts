@@ -275,6 +275,8 @@ export const FEATURE = {
   mtu: 1n << 3n,
   mac: 1n << 5n,
   status: 1n << 16n,
+  ctrlVq: 1n << 17n,
+  mq: 1n << 22n,
   indirect: 1n << 28n,
   eventIdx: 1n << 29n,
   version1: 1n << 32n,

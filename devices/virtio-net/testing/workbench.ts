@@ -1,5 +1,5 @@
 import { writeSync } from 'node:fs';
-import { drainEventfd, isReadable } from '../../../sys/eventfd.js';
+import { drainEventfd, isReadable, signalEventfd } from '../../../sys/eventfd.js';
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
 import {
@@ -26,6 +26,10 @@ export class FakePort implements NetPort {
   /** As a tap, it cannot say how long the next frame is. */
   isBlind = false;
   failure: Error | undefined;
+  /** As the device has set it, of a pair other than the first. */
+  isActive = false;
+  /** Whether the host refuses to activate it. */
+  isRefused = false;
   /** As a tap's: frames have headers, both ways. What the guest takes over is the latest of `accepted`. */
   readonly offloads?: NetOffloads;
   readonly accepted: number[] = [];
@@ -43,6 +47,11 @@ export class FakePort implements NetPort {
     return this.eventfd.number;
   }
 
+  /** A frame has arrived. */
+  signal(): void {
+    signalEventfd(this.eventfd.number);
+  }
+
   get writableFd(): number {
     return this.#room.number;
   }
@@ -55,6 +64,12 @@ export class FakePort implements NetPort {
   set isFull(value: boolean) {
     drainEventfd(this.#room.number);
     if (value) writeSync(this.#room.number, new Uint8Array(new BigUint64Array([2n ** 64n - 2n]).buffer));
+  }
+
+  setActive(isActive: boolean): boolean {
+    if (isActive && this.isRefused) return false;
+    this.isActive = isActive;
+    return true;
   }
 
   transmit(parts: readonly Uint8Array[]): boolean {
@@ -100,20 +115,20 @@ export class Workbench implements Disposable {
   readonly driver: GuestDriver;
   /** Of the latest create; only with `net=fake`. */
   port!: FakePort;
+  /** One for each queue pair. */
+  readonly ports: FakePort[] = [];
 
   /**
    * @param options as on the command line; by default `net=fake`, whose address is a set of offloads to have
    * @param more back-ends beside the usual ones
    */
   constructor(options: Readonly<Record<string, string>> = {}, more: readonly NetBackend[] = []) {
-    const fake: NetBackend = {
-      name: 'fake',
-      validate: () => undefined,
-      open: (offered) => {
-        this.port = new FakePort(offered === '' ? undefined : Number(offered));
-        return this.port;
-      },
+    const open = (offered: string) => {
+      this.port = new FakePort(offered === '' ? undefined : Number(offered));
+      this.ports.push(this.port);
+      return this.port;
     };
+    const fake: NetBackend = { name: 'fake', validate: () => undefined, open, openPair: open };
     using scope = new Scope();
     const backends = [fake, responder, tap, ...more];
     const task = new URL('test:queue-task');
