@@ -6,6 +6,7 @@ export type L2Check =
   | 'ping'
   | 'fetch'
   | 'offloads'
+  | 'queues'
   | 'disk'
   | 'tty'
   | 'fb'

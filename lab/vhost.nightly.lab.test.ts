@@ -28,8 +28,12 @@ interface Fetched {
 }
 
 /** Boots L2 with the device, which fetches a file. */
-function fetchBy(device: string, parameters: readonly string[] = [], args: readonly string[] = []): Fetched {
-  const checks: readonly L2Check[] = ['dhcp', 'fetch', 'offloads', 'interrupts'];
+function fetchBy(
+  device: string,
+  parameters: readonly string[] = [],
+  args: readonly string[] = [],
+  checks: readonly L2Check[] = ['dhcp', 'fetch', 'offloads', 'interrupts'],
+): Fetched {
   const line = l2CommandLine({ checks, url, fetchBytes: BYTES, parameters });
   const guest = ['--kernel', inL1.kernel, '--initrd', inL1.initrd, '--memory', '256M', '--no-reboot'];
   const before = givenToGuest();
@@ -98,6 +102,27 @@ describe.skipIf(NIC === '')('virtio-net over vhost-net', () => {
     } finally {
       server.child.kill();
       await server.ended;
+    }
+  });
+
+  test.each([
+    ['a tap', 'tap', /rxPackets [1-9]/],
+    ['vhost-net', 'vhost', /^vhostQueues 4$/],
+  ] as const)('two queue pairs of %s, one for each vCPU', { timeout: TIMEOUT }, (_what, net, says) => {
+    execFileSync('ip', ['tuntap', 'add', 'tap1', 'mode', 'tap', 'multi_queue']);
+    try {
+      execFileSync('ip', ['link', 'set', 'tap1', 'master', 'br0', 'up']);
+      const checks = ['dhcp', 'queues', 'fetch'] as const;
+      const { results, counters } = fetchBy(
+        `virtio-net,net=${net}:tap1,queues=2`,
+        [],
+        ['--cpus', '2'],
+        checks,
+      );
+      expect(results).toEqual(new Map(checks.map((check) => [`${check}.eth0`, true])));
+      expect(counters).toMatch(says);
+    } finally {
+      execFileSync('ip', ['link', 'delete', 'tap1']);
     }
   });
 

@@ -80,6 +80,24 @@ offloads() {
     result "offloads.$nic" $status
   done
 }
+# The driver has a control queue and several pairs, uses one for each CPU, and gets replies by the pair that it sends by.
+queues() {
+  local nic bits pairs cpu status
+  for nic in $(nics); do
+    alone "$nic"
+    read -r bits < "/sys/class/net/$nic/device/features"
+    pairs=$(ls "/sys/class/net/$nic/queues" | grep -c '^rx-')
+    status=0
+    for bit in 17 22; do [ "$(echo "$bits" | cut -c $((bit + 1)))" = 1 ] || status=1; done
+    for cpu in $(seq 0 $((pairs - 1))); do
+      taskset $((1 << cpu)) ping -q -c 8 -i 0.1 -I "$nic" 10.0.2.2 >/dev/null || status=1
+      echo "L2-QUEUE $nic $cpu of $pairs, interrupts:$(grep "input.$cpu\$" /proc/interrupts)"
+      grep "input.$cpu\$" /proc/interrupts | grep -q ' [1-9][0-9]* ' || status=1
+    done
+    [ "$pairs" -gt 1 ] || status=1
+    result "queues.$nic" $status
+  done
+}
 interrupts() { cat /proc/interrupts; }
 disk() {
   for disk in $(ls /sys/block | grep -E '^(nvme[0-9]+n|vd)'); do # not the paths of a multipath disk
@@ -266,7 +284,7 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | offloads | disk | tty | fb | picture | rom | card | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | queues | disk | tty | fb | picture | rom | card | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
     interrupts | hotplug | hold | shell | crash | restart) $check ;;
