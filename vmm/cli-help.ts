@@ -63,6 +63,11 @@ export const RUN: Command = {
       ],
     },
     {
+      name: 'pcap',
+      value: 'FILE',
+      help: ["captures the NIC's frames, for tcpdump and tshark; of a", 'NIC of --device: pcap=FILE there'],
+    },
+    {
       name: 'device',
       value: 'DEVICE',
       words: ['none'],

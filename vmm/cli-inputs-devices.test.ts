@@ -41,6 +41,10 @@ const DEVICES: readonly Row[] = [
   ['run --device none --device virtio-net', '--device: none is no device: give it alone'],
   ['run --device none --device none', '--device: none is no device: give it alone'],
   [
+    'run --pcap x --device virtio-net',
+    '--pcap: belongs to the default NIC; with --device, append pcap= to the device',
+  ],
+  [
     'run --net responder --device virtio-net',
     '--net: belongs to the default NIC; with --device, append net= to the device',
   ],
@@ -87,9 +91,12 @@ const OPTIONS: readonly (readonly [device: string, text: string | RegExp])[] = [
   ['vfio-user:/x,trsut=on', /^there is no option trsut; did you mean trust\? There are:/],
   [
     'virtio-net,mtuu=1500',
-    'unknown option mtuu; did you mean mtu? Expected net=, mac=, mtu=, offloads=, queues=',
+    'unknown option mtuu; did you mean mtu? Expected net=, mac=, mtu=, offloads=, queues=, pcap=',
   ],
-  ['virtio-net,MAC=x', 'unknown option MAC; did you mean mac? Expected net=, mac=, mtu=, offloads=, queues='],
+  [
+    'virtio-net,MAC=x',
+    'unknown option MAC; did you mean mac? Expected net=, mac=, mtu=, offloads=, queues=, pcap=',
+  ],
   [
     'virtio-net,net=respnder',
     /^net: no back-end "respnder"; did you mean responder\? Expected responder or tap/,
@@ -103,7 +110,7 @@ const OPTIONS: readonly (readonly [device: string, text: string | RegExp])[] = [
     /^net: unknown option "tcp-port=80"; did you mean tcp-ports\? Expected /,
   ],
   ['mtty-2,port0=pyt', 'port0: "pyt" is none of loopback, pty or unix:PATH; did you mean pty?'],
-  ['virtio-net,foo=bar', 'unknown option foo: expected net=, mac=, mtu=, offloads=, queues='],
+  ['virtio-net,foo=bar', 'unknown option foo: expected net=, mac=, mtu=, offloads=, queues=, pcap='],
   [
     'virtio-net,net=foo',
     'net: no back-end "foo": expected responder or tap or vhost or passt or passt-socket',
@@ -118,6 +125,7 @@ const OPTIONS: readonly (readonly [device: string, text: string | RegExp])[] = [
   ['virtio-net,mtu=1', 'mtu: 1 is not a number from 68 to 65535'],
   ['virtio-net,mtu=0x600', 'mtu: 0x600 is not a number from 68 to 65535'],
   ['virtio-net,mac=01:00:00:00:00:00', /^mac: 01:00:00:00:00:00 is not the address of one station/],
+  ['virtio-net,pcap=', 'pcap: it takes the path of a file'],
   ['mtty-2,port9=pty', 'unknown option port9; did you mean port0? Expected port0=, port1='],
   ['mtty-1,port1=pty', 'unknown option port1; did you mean port0? Expected port0='],
   ['mtty-2,port0=foo', 'port0: "foo" is none of loopback, pty or unix:PATH'],

@@ -214,6 +214,7 @@ function sourceOf(path: string, options: ParsedOptions): string | undefined {
   if (key === 'devices' && devices !== undefined)
     return `--device ${devices[Number(index)]}${rest === '' ? '' : `, ${rest.slice(1)}`}`;
   if (key === 'devices' && options.has('net')) return `--net ${options.value('net')}`;
+  if (key === 'devices' && options.has('pcap')) return `--pcap ${options.value('pcap')}`;
   const option = OPTION_OF[key];
   if (option !== undefined && options.has(option)) return `--${option}`;
   const file = options.value('config');
@@ -294,8 +295,10 @@ function devicesOf(
   configured: VmConfigInput['devices'],
   problems: Problems,
 ): readonly unknown[] {
-  const [devices, net] = [options.list('device'), options.value('net')];
+  const [devices, net, pcap] = [options.list('device'), options.value('net'), options.value('pcap')];
   if (devices !== undefined) {
+    if (pcap !== undefined)
+      throw usageError('--pcap', 'belongs to the default NIC; with --device, append pcap= to the device');
     if (net !== undefined)
       throw usageError('--net', 'belongs to the default NIC; with --device, append net= to the device');
     if (devices.length > 1 && devices.includes('none'))
@@ -305,8 +308,14 @@ function devicesOf(
       .filter((text) => text !== 'none')
       .map((text) => problems.of(() => parseDevice(text, `--device ${text}`)) ?? { address: 'wrong' });
   }
-  if (configured !== undefined && net === undefined) return configured;
-  return [{ address: 'virtio-net', options: { net: net ?? 'responder' } }];
+  if (configured !== undefined && net === undefined) {
+    if (pcap !== undefined)
+      throw usageError('--pcap', 'belongs to the default NIC; in a configuration, give pcap to the device');
+    return configured;
+  }
+  return [
+    { address: 'virtio-net', options: { net: net ?? 'responder', ...(pcap !== undefined && { pcap }) } },
+  ];
 }
 
 /** What `--memory` takes behind the size, and what each value is in the configuration. */

@@ -43,6 +43,19 @@ test('--json prints one report, --quiet only the guest’s output', () => {
   expect(quiet.stdout).not.toMatch(/ ms {2}/);
 });
 
+test('--pcap captures each frame of the NIC', () => {
+  const path = join(folder, 'frames.pcap');
+  const { status, stdout } = tsvisor(['run', '--json', '--pcap', path, '--append', 'pings=2']);
+  expect(status).toBe(0);
+  const [device] = JSON.parse(stdout).devices;
+  const { txPackets, rxPackets, txBytes, rxBytes } = device.counters;
+  const capture = readFileSync(path);
+  let [frames, bytes] = [0, 0];
+  for (let at = 24; at < capture.length; at += 16 + capture.readUInt32LE(at + 8), frames++)
+    bytes += capture.readUInt32LE(at + 12);
+  expect([frames, bytes]).toEqual([txPackets + rxPackets, txBytes + rxBytes]);
+});
+
 test('the report names the library that called KVM_RUN, with each number of vCPUs', () => {
   for (const cpus of ['1', '2']) {
     const args = ['run', '--json', '--ffi', 'ffi-rs', '--cpus', cpus, '--append', 'halt-test'];

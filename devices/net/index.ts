@@ -1,5 +1,6 @@
 export { GUEST_IP, HOST_IP, HOST_MAC } from './host.js';
 export { passt, passtProgram, passtSocket } from './passt.js';
+export { capturedPort, PcapFile } from './pcap.js';
 export type {
   KernelQueue,
   KernelQueues,

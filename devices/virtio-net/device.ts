@@ -216,6 +216,9 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
         // Each pair of the interface meets the error.
         if (!this.#isLinkDown) this.tell('link down', `its link is down: ${notice.error}`);
         this.#isLinkDown = true;
+        break;
+      case 'captureEnded':
+        this.tell('capture', `its frames are not captured any more: ${notice.error}`);
     }
   }
 

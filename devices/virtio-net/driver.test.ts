@@ -26,7 +26,9 @@ test('a wrong option is EINVAL, and the hint lists all of them', () => {
   }
   for (const mtu of ['', '67', '65536', '1e3', '-1']) expect(problem({ mtu })).toContain('mtu:');
   const all = problem({ speed: '10', mac: 'x', mtu: 'y' });
-  expect(all).toMatch(/unknown option speed: expected net=, mac=, mtu=, offloads=, queues=; mac: .*; mtu: /);
+  expect(all).toMatch(
+    /unknown option speed: expected net=, mac=, mtu=, offloads=, queues=, pcap=; mac: .*; mtu: /,
+  );
   expect(problem({ offloads: 'yes' })).toBe('offloads: yes is neither on nor off');
 });
 

@@ -8,6 +8,7 @@ import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
 import { optionProblem } from '../../vfio/option-problem.js';
 import type { NetBackend } from '../net/index.js';
+import { PcapFile } from '../net/pcap.js';
 import { createTransportState, readTransportVectors } from '../virtio/transport-state.js';
 import { VirtioNetDevice } from './device.js';
 import type { OpenedPort, OpenPortReply, QueueCommand, QueueTaskData } from './messages.js';
@@ -92,7 +93,7 @@ const builtIn: NetBackendModule = {
 
 /**
  * The vendor driver `virtio-net`: a virtio 1.x network card on PCI, for which every guest has a driver. Options are
- * `net=responder`, `net=tap:NAME`, `net=vhost:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=`, `mtu=`, `offloads=` and `queues=`. `create` throws SysError
+ * `net=responder`, `net=tap:NAME`, `net=vhost:NAME`, `net=passt` or `net=passt-socket:PATH`, `mac=`, `mtu=`, `offloads=`, `queues=` and `pcap=`. `create` throws SysError
  * EINVAL for an invalid option, and the error of a back-end that cannot be opened.
  * @param backendModule your own back-ends, which replace the package's
  */
@@ -123,6 +124,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
             value: 'N',
             description: `queue pairs, ${QUEUES_RANGE}, by default 1: with more, each has a thread`,
           },
+          { name: 'pcap', value: 'FILE', description: 'captures its frames there, for tcpdump and tshark' },
           { name: 'mtu', value: 'BYTES', description: `longest IP packet, ${MTU_RANGE}` },
         ],
       },
@@ -141,9 +143,10 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
       );
       const pin = pairs === 1 ? -1 : scope.own(Fd.eventfd('virtio-net interrupt pin')).number;
       const data = { shared, doorbells: doorbells.map((doorbell) => doorbell.number), maxFrame, pairs, pin };
+      const capture = parsed.pcap === undefined ? -1 : scope.own(new PcapFile(parsed.pcap)).fd;
       const ports: OpenedPort[] = [];
       const tasks = Array.from({ length: pairs }, (_, pair) => {
-        const own: QueueTaskData = { ...data, pair };
+        const own: QueueTaskData = { ...data, pair, capture };
         const task = scope.own(eventThread.run(module, own, pairs === 1 ? 'shared' : 'own'));
         ports.push(openPort(task, parsed));
         return task;

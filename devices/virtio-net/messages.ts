@@ -19,6 +19,8 @@ export interface QueueTaskData {
   readonly pin: number;
   /** Longest frame either way, in bytes, Ethernet header included. */
   readonly maxFrame: number;
+  /** Descriptor of a {@link PcapFile} that outlives the task; -1 for none. */
+  readonly capture: number;
 }
 
 export type QueueCommand =
@@ -101,7 +103,9 @@ export type QueueNotice =
   /** The control queue's doorbell has been rung. Not sent again before `endControl`. */
   | { readonly kind: 'control' }
   /** The port has failed; the guest's link is now down. */
-  | { readonly kind: 'linkDown'; readonly error: string };
+  | { readonly kind: 'linkDown'; readonly error: string }
+  /** The capture's file cannot be written any more. */
+  | { readonly kind: 'captureEnded'; readonly error: string };
 
 /** A queue has met memory of another process, and passes to the registers, which can access it. */
 export interface RemoteNotice {

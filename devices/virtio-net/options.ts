@@ -18,9 +18,11 @@ export interface VirtioNetOptions {
   readonly hasOffloads: boolean;
   /** Queue pairs. */
   readonly queues: number;
+  /** File that its frames are captured in; undefined for none. */
+  readonly pcap: string | undefined;
 }
 
-const NAMES = ['net', 'mac', 'mtu', 'offloads', 'queues'];
+const NAMES = ['net', 'mac', 'mtu', 'offloads', 'queues', 'pcap'];
 const DEFAULT_MTU = 1500;
 // 5.1.4.1
 const LEAST_MTU = 68;
@@ -30,7 +32,7 @@ export const QUEUES_RANGE = `1 to ${MOST_PAIRS}`;
 export const MTU_RANGE = `${LEAST_MTU} to ${MOST_MTU}, by default ${DEFAULT_MTU}`;
 
 /**
- * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56`, `mtu=1500`, `offloads=on` and `queues=1`. Without `mac` the address is derived from the
+ * Parses `net=BACKEND[:ADDRESS]`, `mac=52:54:00:12:34:56`, `mtu=1500`, `offloads=on`, `queues=1` and `pcap=FILE`. Without `mac` the address is derived from the
  * UUID, so that it is stable; without `net` the first back-end is used.
  * @throws SysError EINVAL with a hint that lists all problems
  */
@@ -44,7 +46,7 @@ export function parseOptions(
     if (!NAMES.includes(name)) problems.push(unknownOption(name, NAMES));
   }
   const { net = backends[0]?.name ?? '', mac, mtu = String(DEFAULT_MTU), offloads = 'on' } = options;
-  const { queues = '1' } = options;
+  const { queues = '1', pcap } = options;
   const pairs = /^[0-9]{1,3}$/.test(queues) ? Number(queues) : 0;
   const hasPairs = pairs >= 1 && pairs <= MOST_PAIRS;
   const [, backend = '', address = ''] = /^([^:]*):?(.*)$/s.exec(net) ?? [];
@@ -68,12 +70,14 @@ export function parseOptions(
     const hint = others.length === 0 ? '' : `; ${others.join(', ')} take more`;
     problems.push(`queues: net=${backend} has one queue pair, so it takes queues=1${hint}`);
   }
+  if (pcap === '' || pcap?.includes('\0')) problems.push('pcap: it takes the path of a file');
   if (offloads !== 'on' && offloads !== 'off') problems.push(`offloads: ${offloads} is neither on nor off`);
   if (problems.length > 0 || macBytes === undefined) {
     const target = `virtio-net ${uuid}`;
     throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
   }
-  return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads: offloads === 'on', queues: pairs };
+  const hasOffloads = offloads === 'on';
+  return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads, queues: pairs, pcap };
 }
 
 /** A unicast MAC address that is not all zeroes. */

@@ -2,6 +2,7 @@
 import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
 import type { NetBackend, NetPair, NetPort } from '../net/index.js';
+import { capturedPort } from '../net/pcap.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
 import { DataPath } from './data-path.js';
 import { KernelPath, QUEUE_FEATURES } from './kernel-path.js';
@@ -23,7 +24,7 @@ function openOf(backend: NetBackend, address: string, pair: NetPair): NetPort {
  */
 export function createQueueTask(backends: readonly NetBackend[]): StartEventTask {
   return (data, context) => {
-    const { shared, doorbells, maxFrame, pair, pairs, pin } = data as QueueTaskData;
+    const { shared, doorbells, maxFrame, pair, pairs, pin, capture } = data as QueueTaskData;
     const state = new SharedState(shared, pairs, pair);
     const signals = new InterruptSignals(state, context, pair === 0 ? undefined : pin);
     if (pairs > 1 && pair === 0) signals.hearPin(pin);
@@ -37,7 +38,8 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
     /** Present if the kernel can move the frames of the path's port. */
     let kernelPath: KernelPath | undefined;
 
-    function takePort(port: NetPort): OpenPortReply {
+    function takePort(opened: NetPort): OpenPortReply {
+      const port = capture < 0 ? opened : capturedPort(opened, capture, captureEnded);
       path = new DataPath(port, state, signals, context, { doorbells, maxFrame, pair });
       const { kernel } = port;
       const offloads = port.offloads?.offered ?? 0;
@@ -45,6 +47,10 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
       if ('refusal' in kernel) return { offloads, lacking: 0n, kernel };
       kernelPath = new KernelPath({ port, kernel, path, state, signals, context, doorbells, pair });
       return { offloads, lacking: QUEUE_FEATURES & ~kernel.features, kernel: { refusal: undefined } };
+    }
+
+    function captureEnded(error: unknown): void {
+      context.notify({ kind: 'captureEnded', error: String((error as Error).message) } satisfies QueueNotice);
     }
 
     function openPort(name: string, address: string): OpenPortReply {

@@ -21,6 +21,8 @@ export interface DeviceNeeds {
   readonly hasDisk: boolean;
   /** Disks to read, or to read and write. */
   readonly disks: readonly { readonly path: string; readonly isReadOnly: boolean }[];
+  /** Files to write anew. */
+  readonly captures: readonly string[];
   /** Devices that a sandbox excludes. */
   readonly problems: readonly ConfigProblem[];
 }
@@ -66,6 +68,9 @@ export function needsOf(devices: readonly DeviceConfig[]): DeviceNeeds {
       ...(backing === undefined ? [] : [{ path: backing, isReadOnly: true }]),
       ...(overlay === undefined ? [] : [{ path: overlay, isReadOnly: false }]),
     ]);
+  const captures = devices
+    .filter(({ address, options }) => address === 'virtio-net' && options.pcap !== undefined)
+    .map(({ options: { pcap = '' } }) => pcap);
   const taps = nets.filter((net) => /^(?:tap|vhost):/.test(net));
   const byDescriptor = taps.filter((net) => /^\w+:fd=/.test(net));
   const given = byDescriptor.flatMap((net) => net.replace(/^.*=/, '').split(':')).map(Number);
@@ -89,6 +94,7 @@ export function needsOf(devices: readonly DeviceConfig[]): DeviceNeeds {
     hasVhost,
     hasDisk: disks.length > 0,
     disks,
+    captures,
     problems,
   };
 }

@@ -174,6 +174,7 @@ function machinePaths(config: VmConfig, needs: DeviceNeeds): PathRule[] {
     ...rules(CONTROL, ['/dev/kvm', ...needs.nodes]),
     ...rules(READ, [...images, ...needs.read, ...sandbox.read]),
     ...needs.disks.map(diskRule),
+    ...needs.captures.map(captureRule),
     ...plugins.flatMap(pluginPaths),
     ...rules(READ | CONTROL | REPLACE | LISTEN, sandbox.write),
   ];
@@ -184,6 +185,12 @@ function diskRule({ path, isReadOnly }: DeviceNeeds['disks'][number]): PathRule 
   if (isReadOnly || existsSync(path)) return { path, rights: isReadOnly ? CONTROL_READ : CONTROL };
   return { path: dirname(resolve(path)), rights: CONTROL | REPLACE };
 }
+
+/** A capture that is there is written anew. */
+const captureRule = (path: string): PathRule =>
+  existsSync(path)
+    ? { path, rights: WRITE_FILE }
+    : { path: dirname(resolve(path)), rights: WRITE_FILE | REPLACE };
 
 /** A plug-in's folder, and the packages and package.json files that Node looks for from there. */
 function pluginPaths(url: string): PathRule[] {
