@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { mebibytesPerSecond, medianOf, parseReadings, perSecond } from './meter.js';
+import { mebibytesPerSecond, median, medianOf, parseReadings, perSecond } from './meter.js';
 
 const output = [
   'L2-USERSPACE 3.01',
@@ -25,4 +25,9 @@ test('a value is the median of the readings of one command', () => {
 
 test('a command that has measured nothing is an error', () => {
   expect(() => medianOf(parseReadings(output), 'up', perSecond)).toThrowError(/not measured 'up'/);
+});
+
+test('a median is the middle value, or lies between the two', () => {
+  expect([[3, 1, 2], [4, 1, 2, 9], [5]].map(median)).toEqual([2, 3, 5]);
+  expect(median([])).toBeNaN();
 });

@@ -33,10 +33,12 @@ export function medianOf(
   return median(values);
 }
 
-/** The middle value, the upper one of two; NaN of none. */
+/** The middle value, or the mean of the two middle ones; NaN of none. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? Number.NaN;
+  const half = sorted.length >> 1;
+  const [upper = Number.NaN, lower = upper] = [sorted[half], sorted[half - 1 + (sorted.length & 1)]];
+  return (lower + upper) / 2;
 }
 
 export const mebibytesPerSecond = ({ amount, us }: Reading): number => amount / 2 ** 20 / (us / 1e6);
