@@ -14,7 +14,7 @@ const MOST_REQUEST_BYTES = 4096;
 /** struct virtio_net_ctrl_hdr, and virtqueue_pairs of struct virtio_net_ctrl_mq. */
 const HEADER_BYTES = 2;
 const PAIRS_BYTES = 2;
-/** No request begins later in a turn, so that exits of the guest and commands of a client are served in between. */
+/** No further request begins later in a turn, so that exits of the guest and commands of a client are served in between. */
 const TURN_MS = 20;
 /** No access begins later: a client that answers each one slowly would otherwise hold this thread for long. */
 const MOST_TURN_MS = 5000;
@@ -74,7 +74,6 @@ export class ControlQueue {
 
   #serve(queue: RemoteQueue): boolean {
     while (queue.fetch() || queue.wantDoorbells()) {
-      if (this.#elapsed >= TURN_MS) return true;
       if (!queue.next(0, MOST_REQUEST_BYTES)) return false;
       const { buffers } = queue;
       if (queue.bytes > MOST_REQUEST_BYTES)
@@ -85,6 +84,8 @@ export class ControlQueue {
       queue.write(buffers, Uint8Array.of(answer));
       queue.push(1, queue.head);
       if (queue.publish()) this.#parts.used(queue.index);
+      // Behind a request, not before: each turn serves one, however slow its memory is.
+      if (this.#elapsed >= TURN_MS) return true;
     }
     return false;
   }
