@@ -78,9 +78,12 @@ class Tap implements NetPort {
   #fd: number;
   #accepted = 0;
   #isAttached = true;
-  /** The guest's parts plus one byte, which is written only if a frame is too long for them. */
+  /**
+   * The guest's parts plus some bytes, which are written only if a frame is too long for them: Linux refuses (EINVAL) a read
+   * with less room than a header.
+   */
   readonly #vector: Uint8Array[] = [];
-  readonly #overflow = new Uint8Array(1);
+  readonly #overflow = new Uint8Array(SIZEOF_VIRTIO_NET_HDR_V1 + 1);
 
   constructor(system: TapSystem, name: string, fd: number, { offloads, given, pair }: TapKind) {
     this.#system = system;
