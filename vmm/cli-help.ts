@@ -1,5 +1,6 @@
 /** What the command line offers: its commands and their options. */
 import { DOOR_NAMES } from '../sys/ioctl-door.js';
+import { CONFORM } from './cli-help-conform.js';
 import { HOST_COMMANDS } from './cli-help-host.js';
 import { type Command, type OptionRow, overviewText } from './command-line.js';
 import { LOG_LEVELS } from './log-level.js';
@@ -317,7 +318,16 @@ const MAN: Command = {
   more: [],
 };
 
-export const COMMANDS: readonly Command[] = [RUN, SERVE, CTL, CHECK, ...HOST_COMMANDS, COMPLETION, MAN];
+export const COMMANDS: readonly Command[] = [
+  RUN,
+  SERVE,
+  CTL,
+  CHECK,
+  ...HOST_COMMANDS,
+  CONFORM,
+  COMPLETION,
+  MAN,
+];
 
 export const EXAMPLES = [
   '  tsvisor run                      the built-in guest, and a NIC to ping through',

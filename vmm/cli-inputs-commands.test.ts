@@ -93,6 +93,14 @@ const HOST: readonly Row[] = [
   ['unbind 01:00.0 --driver=', "--driver: '' is not the name of a driver"],
   ['unbind 01:00.0 --override e1000e', '--override: needs --driver'],
   ['unbind 01:00.0 --driver a --group', '--group: cannot be given with --driver: name each function'],
+  ['conform', 'conform: the SOCKET of a server is missing: see tsvisor conform --help'],
+  ['conform /a /b', "'/b': conform takes one argument, the SOCKET of a server"],
+  ['conform /a --timeout 0', "--timeout: '0' is not a number of seconds, 600 at most"],
+  ['conform /a --timeout 1e3', "--timeout: '1e3' is not a number of seconds, 600 at most"],
+  [
+    'conform /a --only dma-map-over-sam',
+    "--only: there is no rule 'dma-map-over-sam'; did you mean dma-map-over-same?",
+  ],
 ];
 
 const NOT_OF_THE_HOST =

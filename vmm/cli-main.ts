@@ -31,6 +31,8 @@ async function runCommand(name: string, given: readonly string[], out: Output): 
       return (await import('./api/cli-ctl.js')).ctl(given, out);
     case 'check':
       return (await import('./cli-check.js')).check(given, out);
+    case 'conform':
+      return (await import('./cli-conform.js')).conform(given, out);
     case 'devices':
       return (await import('./cli-devices.js')).devices(given, out);
     case 'types':

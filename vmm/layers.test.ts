@@ -16,7 +16,7 @@ const PARTS_OF_VFIO: Readonly<Record<string, readonly string[]>> = {
   assign: ['vfio/assign/index.ts'],
   core: ['vfio/core/core.ts'],
   host: ['vfio/host/index.ts', 'vfio/host/check/index.ts', 'vfio/host/inventory/index.ts'],
-  user: ['vfio/user/index.ts'],
+  user: ['vfio/user/index.ts', 'vfio/user/conformance/index.ts'],
   testing: ['vfio/testing/index.ts'],
 };
 

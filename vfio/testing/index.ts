@@ -11,6 +11,7 @@ export { type LockContext, Mutex, RwSemaphore, SpinLock } from '../core/locks.js
 export type { Executor, Lock, Step, Steps, Task, Wait, WaitQueue, WakeReason } from '../core/steps.js';
 export { DeadlockError } from '../core/steps.js';
 export { Timeline, type TimelineEvent } from '../timeline.js';
+export * from '../user/conformance/index.js';
 export { type ConformanceCase, type ConformanceTarget, vfioConformance } from './conformance.js';
 export { FakeClock, settle } from './fake-clock.js';
 export { type ErrnoName, FaultInjector } from './fault-injector.js';

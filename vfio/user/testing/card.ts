@@ -23,6 +23,7 @@ import {
   VFIO_DEVICE_FLAGS_PCI,
   VFIO_DEVICE_FLAGS_RESET,
   VFIO_IRQ_INFO_EVENTFD,
+  VFIO_IRQ_SET_DATA_BOOL,
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_REGION_INFO_CAP_SPARSE_MMAP,
   VFIO_REGION_INFO_FLAG_MMAP,
@@ -112,6 +113,13 @@ export class Card implements VfioDeviceOps, Disposable {
   }
 
   setIrqs({ flags, start, count, data = [] }: IrqSet): void {
+    if ((flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0 && count > 0) {
+      const isMeant = (i: number) => (flags & VFIO_IRQ_SET_DATA_BOOL) === 0 || data[i] === 1;
+      for (const [i, fd] of this.#vectors.slice(start, start + count).entries())
+        if (fd !== undefined && isMeant(i)) signalEventfd(fd.number);
+      return;
+    }
+    if (count === 0) for (const fd of this.#vectors.splice(0)) fd?.[Symbol.dispose]();
     for (let i = start; i < start + count; i++) {
       const number = (flags & VFIO_IRQ_SET_DATA_EVENTFD) === 0 ? -1 : (data[i - start] ?? -1);
       this.#vectors[i]?.[Symbol.dispose]();
@@ -136,6 +144,9 @@ export class Card implements VfioDeviceOps, Disposable {
 
   reset(): void {
     this.resets++;
+    this.#incoming?.[Symbol.dispose]();
+    this.#incoming = undefined;
+    this.#state = VFIO_DEVICE_STATE_RUNNING;
     this.registers.fill(0);
   }
 
