@@ -2,6 +2,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { isReadable } from '../../sys/eventfd.js';
 import * as libc from '../../sys/libc.js';
 import type { NetPort } from './port.js';
 import { tap } from './tap.js';
@@ -137,6 +138,11 @@ function realDriver(): void {
       expect(port.receive([new Uint8Array(0)])).toBeLessThanOrEqual(0); // does not block
       send(port, arp(guest));
       expect(awaitFrame(port, isArpReply)).toHaveLength(42);
+      send(port, arp(guest));
+      while (!isReadable(port.fd));
+      const { rxDropped } = port.counters;
+      expect(port.receive([new Uint8Array(0)]), 'no room, not even for its header').toBe(-1);
+      expect(port.counters.rxDropped).toBe(rxDropped + 1);
       expect(() => tap.open(`fd=${fd}`)).toThrow(expect.objectContaining({ code: 'EBUSY' }));
     }
     closeSync(fd);
