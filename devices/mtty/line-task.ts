@@ -1,13 +1,13 @@
 /** The event task of an mtty card: the host's ends of its ports, and the unmasking of its pin. */
 import { sysErrorParts } from '../../sys/error-data.js';
 import type { EventContext, StartEventTask } from '../../sys/event-task.js';
-import { drainEventfd } from '../../sys/eventfd.js';
 import { Scope } from '../../sys/scope.js';
 import { openHostEnd } from '../line/host-end.js';
 import { hostFile } from '../line/host-file.js';
 import { HostLine } from '../line/host-line.js';
 import type { HostEnd, LineBuffers } from '../line/messages.js';
 import { IntxPin } from '../mdev/intx-pin.js';
+import { IntxUnmask } from '../mdev/intx-unmask.js';
 import type { LineCommand, LineNotice, LineTaskData, OpenLineReply } from './messages.js';
 
 function openLine(
@@ -29,9 +29,8 @@ function openLine(
 
 export const start: StartEventTask = (data, context) => {
   const { pin: pinBuffer, lines: buffers, doorbell } = data as LineTaskData;
-  const pin = new IntxPin(pinBuffer);
   const lines: (Disposable & { readonly line: HostLine })[] = [];
-  let unmaskWatch: Disposable | undefined;
+  const unmask = new IntxUnmask(new IntxPin(pinBuffer), context);
   context.watch(
     doorbell,
     () => {
@@ -50,25 +49,14 @@ export const start: StartEventTask = (data, context) => {
     }
   }
 
-  function unmaskBy(fd: number): void {
-    unmaskWatch?.[Symbol.dispose]();
-    unmaskWatch = undefined;
-    if (fd < 0) return;
-    const unmask = () => {
-      drainEventfd(fd);
-      pin.isMasked = false;
-    };
-    unmaskWatch = context.watch(fd, unmask, true);
-  }
-
   return {
     message(message) {
       const command = message as LineCommand;
-      return command.kind === 'openLine' ? open(command.port, command.end) : unmaskBy(command.fd);
+      return command.kind === 'openLine' ? open(command.port, command.end) : unmask.by(command.fd);
     },
     stop() {
       for (const line of lines) line[Symbol.dispose]();
-      unmaskWatch?.[Symbol.dispose]();
+      unmask[Symbol.dispose]();
     },
   };
 };

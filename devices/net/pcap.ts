@@ -63,6 +63,7 @@ export class PcapFile implements Disposable {
     }
   }
 
+  /** Closes the file; whoever still writes to its descriptor must have ended. */
   [Symbol.dispose](): void {
     if (this.#isOpen) closeSync(this.fd);
     this.#isOpen = false;

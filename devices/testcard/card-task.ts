@@ -3,6 +3,7 @@ import type { StartEventTask } from '../../sys/event-task.js';
 import { drainEventfd } from '../../sys/eventfd.js';
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import { DmaTableReader } from '../../vfio/dma-table.js';
+import { IntxUnmask } from '../mdev/intx-unmask.js';
 import { CardState } from './card-state.js';
 import type { CardCommand, CardTaskData, RemoteNotice } from './messages.js';
 import { Transfer, type TransferMemory } from './transfer.js';
@@ -12,7 +13,7 @@ export const start: StartEventTask = (data, context) => {
   const state = new CardState(shared);
   let table: DmaTableReader | undefined;
   let next: Disposable | undefined;
-  let unmaskWatch: Disposable | undefined;
+  const unmask = new IntxUnmask(state.pin, context);
   let isRemote = false;
 
   for (const fd of doorbells) {
@@ -63,17 +64,6 @@ export const start: StartEventTask = (data, context) => {
     next = undefined;
   }
 
-  function unmaskBy(fd: number): void {
-    unmaskWatch?.[Symbol.dispose]();
-    unmaskWatch = undefined;
-    if (fd < 0) return;
-    const unmask = () => {
-      drainEventfd(fd);
-      state.pin.isMasked = false;
-    };
-    unmaskWatch = context.watch(fd, unmask, true);
-  }
-
   function obey(command: CardCommand): void {
     switch (command.kind) {
       case 'attach':
@@ -93,7 +83,7 @@ export const start: StartEventTask = (data, context) => {
         stop();
         break;
       case 'unmaskBy':
-        unmaskBy(command.fd);
+        unmask.by(command.fd);
         break;
       case 'sync':
     }
@@ -103,7 +93,7 @@ export const start: StartEventTask = (data, context) => {
     message: (message) => obey(message as CardCommand),
     stop() {
       stop();
-      unmaskWatch?.[Symbol.dispose]();
+      unmask[Symbol.dispose]();
     },
   };
 };
