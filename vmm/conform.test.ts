@@ -35,6 +35,7 @@ test.each([
   ['virtio-net', 150],
   ['vgpu-small', 145],
   ['mtty-2', 165],
+  ['testcard', 170],
   [`virtio-blk,file=${disk}`, 150],
 ])(
   '%s keeps every rule that applies to it, which are at least %i',

@@ -15,13 +15,13 @@ export interface VfioUserRuleResult {
   readonly expected: string;
   /** What it did; for a rule that is not applicable, the reason. */
   readonly got: string;
-  /** Whether that is right. */
+  /** Whether that was what was expected. */
   readonly verdict: VfioUserVerdict;
 }
 
 /** All rules, in the order in which they were played. */
 export interface VfioUserConformance {
-  /** One for each rule, also for those that were not tried. */
+  /** One for each rule that was asked for. */
   readonly results: readonly VfioUserRuleResult[];
   /**
    * Why the rules after some point were not tried: the peer does not agree on a version, cannot be reached any more, or no
