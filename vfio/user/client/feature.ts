@@ -10,6 +10,7 @@ import {
   type MigrationData,
   reportProblem,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+  VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_MASK,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
@@ -58,6 +59,9 @@ export class UserFeatures {
     if (number === VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE && (flags & VFIO_DEVICE_FEATURE_SET) !== 0)
       return this.#setState(flags, input);
     if (number === VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT) return this.#report(flags, input);
+    // Linux refuses that; in this protocol it means all addresses.
+    if (number === VFIO_DEVICE_FEATURE_DMA_LOGGING_START && input.logging?.ranges.length === 0)
+      throw this.#error('EINVAL', 'a log needs ranges');
     return this.#ask(flags, input);
   }
 
