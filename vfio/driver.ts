@@ -215,4 +215,6 @@ export interface MdevInstance extends Disposable {
   counters?(): Readonly<Record<string, number>>;
   /** @see AssignableDevice.vectorCounts */
   vectorCounts?(): readonly number[];
+  /** @see AssignableDevice.inject */
+  inject?(faults: string): void;
 }

@@ -23,6 +23,12 @@ export interface AssignableDevice extends Disposable {
    * other processes go from their eventfd into KVM, where nobody counts them.
    */
   vectorCounts?(): readonly number[];
+  /**
+   * Gives the device faults, for tests: a text that its driver knows, as `removed` or `slow:500+ignore-mask` of the test card; `none`
+   * takes all away. Absent if it has none to give. Machine thread only. @throws SysError EINVAL for another text, with the faults
+   * that there are
+   */
+  inject?(faults: string): void;
 }
 
 /** The group interface of a provider. */

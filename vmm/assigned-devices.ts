@@ -1,5 +1,8 @@
 /** The machine's assigned devices: attaches them to its PCI bus and removes them, before the guest boots and while it runs. */
+
 import { formatSlot, type PciHost } from '../devices/pci/host-bridge.js';
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
 import type { AssignedDevice, Assignment } from '../vfio/assign/index.js';
 import type { DeviceConfig } from './config.js';
@@ -48,6 +51,25 @@ export class AssignedDevices implements Disposable {
 
   find(slot: number): SlottedDevice | undefined {
     return this.#plugs.get(slot)?.device;
+  }
+
+  /** @param call that names the slot. @throws SysError ENODEV for an empty one */
+  get(slot: number, call: string): SlottedDevice {
+    const device = this.find(slot);
+    if (device !== undefined) return device;
+    const others = this.list.map(({ name }) => name).join(', ');
+    const hint = others === '' ? 'the machine has no assigned device' : `devices are: ${others}`;
+    throw new SysError({ call, target: `PCI slot ${slot}`, errno: errno.ENODEV, hint });
+  }
+
+  /** @see AssignableDevice.inject. @throws also SysError ENODEV for an empty slot, ENOTSUP for a device that has no faults to give */
+  inject(slot: number, faults: string): void {
+    const { name, assigned } = this.get(slot, 'inject');
+    if (assigned.device.inject === undefined) {
+      const hint = 'this device has no faults to choose; the device testcard has';
+      throw new SysError({ call: 'inject', target: name, errno: errno.ENOTSUP, hint });
+    }
+    assigned.device.inject(faults);
   }
 
   /**

@@ -291,6 +291,7 @@ export const CTL: Command = {
     "  screenshot FILE      save a display's picture as PNG",
     '  attach DEVICE        as --device of run; several: all or none',
     '  detach SLOT          once the guest has released it',
+    '  fault SLOT FAULTS    of a testcard: removed, slow:500+ignore-mask, none',
     '  pause, resume, reset, power-button, stop',
     ...EXIT,
     'SIGTERM, and 0 otherwise.',

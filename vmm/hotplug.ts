@@ -79,9 +79,8 @@ export class Hotplug {
    * @throws SysError ENODEV for an empty slot; what failed of closing the device, which is gone in any case
    */
   detach(slot: number, isForced: boolean, id: number): Later<void> {
-    const device = this.#ports.devices.find(slot);
+    this.#ports.devices.get(slot, 'detach');
     const result = new Later<void>();
-    if (device === undefined) throw this.#empty(slot);
     if (isForced || this.#ports.guest === undefined) {
       this.#takeAway(slot);
       result.resolve();
@@ -195,12 +194,6 @@ export class Hotplug {
 
   #changed(): void {
     this.#ports.changed(this.#ports.devices.list.map(({ config }) => config));
-  }
-
-  #empty(slot: number): SysError {
-    const others = this.#ports.devices.list.map(({ name }) => name).join(', ');
-    const hint = others === '' ? 'the machine has no assigned device' : `devices are: ${others}`;
-    return new SysError({ call: 'detach', target: `PCI slot ${slot}`, errno: errno.ENODEV, hint });
   }
 
   #refused(slot: number, code: number, why: string): SysError {

@@ -36,7 +36,7 @@ export interface MachineParts {
   readonly door: DoorName;
   readonly serial: Pick<SerialPorts, 'update' | 'flush' | 'lost'>;
   readonly platform: Pick<Platform, 'pressPowerButton'>;
-  readonly devices: Pick<AssignedDevices, 'list'>;
+  readonly devices: Pick<AssignedDevices, 'list' | 'inject'>;
   readonly hotplug: Pick<Hotplug, 'attach' | 'detach' | 'expire' | 'finish'>;
 }
 
@@ -57,6 +57,7 @@ export class Machine {
     inspectDevices: () => this.#parts.devices.list.map(deviceState),
     inspectMemory: () => this.#parts.memory.inspect(),
     timeline: () => this.#parts.ports.timeline(),
+    inject: (slot, faults) => this.#parts.devices.inject(slot, faults),
     pause: () => this.#pause.request(),
     resume: () => this.#pause.end(),
     reset: () => this.end({ kind: 'reset' }),

@@ -107,6 +107,7 @@ export function instanceProblem(instance: unknown): string | undefined {
   const problem = shapeProblem('the result of create', instance, {
     ops: 'object?' as const,
     counters: 'function?',
+    inject: 'function?',
   });
   if (problem !== undefined) return problem;
   const { ops, [Symbol.dispose]: dispose } = instance as Partial<MdevInstance>;

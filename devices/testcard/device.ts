@@ -25,7 +25,7 @@ import { ActiveFaults } from './active-faults.js';
 import type { CardState } from './card-state.js';
 import { type ConfigOwner, D3HOT, TestCardConfig } from './config-space.js';
 import { DmaEngine } from './dma-engine.js';
-import type { Fault } from './faults.js';
+import { type Fault, parseFaults } from './faults.js';
 import type { CardCommand, RemoteNotice } from './messages.js';
 import type { TestCardOptions } from './options.js';
 import { CardRegisters } from './registers.js';
@@ -167,6 +167,15 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     const isConfig = index === VFIO_PCI_CONFIG_REGION_INDEX;
     if (!this.#isAbsent && (isConfig || !this.#isAsleep)) super.write(index, offset, data);
     return data.length;
+  }
+
+  /** @see AssignableDevice.inject */
+  inject(text: string): void {
+    const faults = text === 'none' ? [] : parseFaults(text);
+    if (typeof faults === 'string')
+      throw new SysError({ call: 'inject', target: this.name, errno: errno.EINVAL, hint: faults });
+    if (faults.length === 0) this.faults.clear();
+    for (const fault of faults) this.faults.add(fault);
   }
 
   // What the guest does in configuration space

@@ -8,17 +8,15 @@ import { createMessageSignals } from '../mdev/message-signals.js';
 import { CardState, createCardState } from './card-state.js';
 import { TestCardDevice } from './device.js';
 import { failingOps } from './failing-ops.js';
-import { type FaultName, faultOf } from './faults.js';
+import type { FaultName } from './faults.js';
 import type { CardTaskData } from './messages.js';
 import { parseOptions } from './options.js';
 import { DOORBELLS } from './spec.js';
 
 /** An instance of the test card. */
 export interface TestCardInstance extends MdevInstance {
-  /** Gives the card a fault, from now on. Machine thread. @param argument by default that of docs/test-card.md */
-  inject(fault: FaultName, argument?: number): void;
-  /** Takes all faults away. Machine thread. */
-  heal(): void;
+  /** As the option `fault=`, from now on, beside those that it has. @see AssignableDevice.inject */
+  inject(faults: string): void;
   /** The faults that it has. */
   readonly faults: readonly FaultName[];
   /** Interrupts and doorbells so far. */
@@ -90,8 +88,7 @@ export function createTestCardDriver(module: URL = builtIn): TestCardDriver {
       const owned = scope.move();
       return {
         ops: failingOps(device, parsed.failures),
-        inject: (fault, argument) => device.faults.add(faultOf(fault, argument)),
-        heal: () => device.faults.clear(),
+        inject: (faults) => device.inject(faults),
         get faults() {
           return device.faults.names;
         },

@@ -41,6 +41,8 @@ test('a fault comes by an option, by the register and by a call, and the registe
   expect(bench.instance.faults).toEqual(['stuck-in-d3', 'reset-fails']);
   bench.out(REG_FAULT, 0);
   expect(bench.instance.faults).toEqual([]);
+  expect(code(() => bench.instance.inject('slow+sloow'))).toBe('EINVAL');
+  expect(bench.instance.faults, 'none of a list with a wrong one').toEqual([]);
 });
 
 test('each fault has a number of its own that fits the register', () => {
@@ -57,14 +59,14 @@ test('reset-fails: the reset is EIO and changes nothing, from either side', () =
   expect(code(() => bench.ops.reset?.())).toBe('EIO');
   bench.setConfig(bench.capability(PCI_CAP_ID_EXP) + 8, 2, 0x8000);
   expect(bench.in(REG_SCRATCH)).toBe(5);
-  bench.instance.heal();
+  bench.instance.inject('none');
   expect(code(() => bench.ops.reset?.())).toBe('ok');
   expect(bench.in(REG_SCRATCH)).toBe(0);
 });
 
 test('reset-hangs: after a reset by the guest nothing answers for a while; VFIO_DEVICE_RESET takes that long', () => {
   using bench = new CardBench();
-  bench.instance.inject('reset-hangs', 300);
+  bench.instance.inject('reset-hangs:300');
   bench.setConfig(bench.capability(PCI_CAP_ID_EXP) + 8, 2, 0x8000);
   expect(bench.config(0, 4)).toBe(ALL_ONES);
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 310);
@@ -90,7 +92,7 @@ test('stuck-in-d3: D0 is not reached until the fault is gone', () => {
   bench.setConfig(control, 2, 3);
   bench.setConfig(control, 2, 0);
   expect([bench.config(control, 2) & 3, bench.in(REG_ID)]).toEqual([3, ALL_ONES]);
-  bench.instance.heal();
+  bench.instance.inject('none');
   bench.setConfig(control, 2, 0);
   expect([bench.config(control, 2) & 3, bench.in(REG_ID)]).toEqual([0, CARD_ID]);
 });
@@ -129,7 +131,7 @@ test('dma-astray: a transfer to mapped memory goes elsewhere, and fails', () => 
   const fill = { target: maps.main.iova, length: 16, value: 7 };
   bench.instance.inject('dma-astray');
   expect(bench.transfer(DMA_FILL, fill)).toBe(DMA_ERROR);
-  bench.instance.heal();
+  bench.instance.inject('none');
   expect(bench.transfer(DMA_FILL, fill)).toBe(DMA_DONE);
 });
 

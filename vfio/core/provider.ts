@@ -61,6 +61,7 @@ function assignable(
 ): AssignableDevice {
   const counters = instance.counters?.bind(instance);
   const vectorCounts = instance.vectorCounts?.bind(instance);
+  const inject = instance.inject?.bind(instance);
   return {
     name: vfToken === undefined ? uuid : `${uuid} vf_token=${vfToken}`,
     ...(vfToken === undefined ? {} : { vfToken }),
@@ -69,6 +70,7 @@ function assignable(
     description: `${type.description} (mediated device ${uuid}, ${type.deviceApi})`,
     ...(counters === undefined ? {} : { counters }),
     ...(vectorCounts === undefined ? {} : { vectorCounts }),
+    ...(inject === undefined ? {} : { inject }),
     [Symbol.dispose]: release,
   };
 }

@@ -53,6 +53,20 @@ test('a machine is inspected, paused, resumed, reset and stopped by commands', {
   expect(devices).toMatchObject({ status: 0, stderr: '' });
   expect(devices.stdout).toMatch(/00:03\.0 virtio-net.*\n {2}core, group \d+, by group/);
   expect(devices.stdout).toMatch(/BAR4 16 KiB 64-bit prefetchable/);
+  expect(await ctl(path, 'fault', '3', 'removed')).toMatchObject({
+    status: 69,
+    stderr: expect.stringMatching(/^tsvisor: inject on 00:03\.0 virtio-net: ENOTSUP\n {2}hint: .*testcard/),
+  });
+  expect(await ctl(path, 'attach', 'testcard')).toMatchObject({
+    status: 0,
+    stdout: 'testcard is in slot 4\n',
+  });
+  expect(await ctl(path, 'fault', '4', 'sloow')).toMatchObject({
+    status: 69,
+    stderr: expect.stringMatching(/EINVAL\n {2}hint: "sloow" is none of reset-fails/),
+  });
+  expect(await ctl(path, 'fault', '4', 'removed')).toMatchObject({ status: 0, stdout: '', stderr: '' });
+  expect((await ctl(path, 'detach', '4', '--force')).status).toBe(0);
   expect((await ctl(path, 'pause')).status).toBe(0);
   expect((await ctl(path, 'info')).stdout).toMatch(/^state +paused\n/);
   expect((await ctl(path, 'resume')).status).toBe(0);

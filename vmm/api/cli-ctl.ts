@@ -14,6 +14,8 @@ import { countersText, devicesText, infoText, mapsText, timelineText } from './t
 interface ControlCommand {
   /** Its arguments in messages; absent if it takes none. */
   readonly takes?: string;
+  /** A second argument. */
+  readonly more?: string;
   /** Options that it takes besides --json. */
   readonly options?: readonly string[];
   run(call: Call): Promise<void>;
@@ -49,6 +51,7 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['screenshot', { takes: 'FILE', options: ['slot'], run: saveScreenshot }],
   ['attach', { takes: 'DEVICE', run: attach }],
   ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
+  ['fault', { takes: 'SLOT', more: 'FAULTS', run: inject }],
   ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
 ]);
 
@@ -90,10 +93,12 @@ function listenerProblem(path: string): string | undefined {
 
 /** @throws ConfigError for arguments and options that are not the command's */
 function check(name: string, command: ControlCommand, args: readonly string[], options: ParsedOptions): void {
-  const { takes, options: known = [] } = command;
+  const { takes, more, options: known = [] } = command;
   if (takes !== undefined && args.length === 0)
     throw usageError(`ctl ${name}`, `a ${takes} is missing: tsvisor ctl SOCKET ${name} ${takes}`);
-  const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : 1;
+  if (more !== undefined && args.length === 1)
+    throw usageError(`ctl ${name}`, `${more} are missing: tsvisor ctl SOCKET ${name} ${takes} ${more}`);
+  const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : more === undefined ? 1 : 2;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
   for (const option of ['follow', 'type', 'force', 'timeout', 'slot'])
     if (options.has(option) && !known.includes(option))
@@ -125,6 +130,10 @@ async function attach({ client, args, options, out }: Call): Promise<void> {
   const { slots } = JSON.parse(body.toString()) as { readonly slots: readonly number[] };
   if (options.has('json')) out.line(body.toString());
   else for (const [i, slot] of slots.entries()) out.line(`${args[i]} is in slot ${slot}`);
+}
+
+async function inject({ client, args: [slot = '', faults] }: Call): Promise<void> {
+  await client.call('PUT', `/v1/devices/${encodeURIComponent(slot)}/faults`, { faults });
 }
 
 async function detach({ client, args, options }: Call): Promise<void> {

@@ -1,6 +1,6 @@
 /** The API as a table: the server's dispatch and the OpenAPI document follow from its rows. */
 import type { z } from 'zod';
-import type { DeviceConfigInput } from '../config.js';
+import { type DeviceConfigInput, parse } from '../config.js';
 import type { ConsoleRing } from '../console-ring.js';
 import type { VirtualMachine } from '../virtual-machine.js';
 import { ConsoleInput } from './console-input.js';
@@ -14,6 +14,7 @@ export type ControlledMachine = Pick<
   | 'detach'
   | 'finished'
   | 'info'
+  | 'inject'
   | 'inspectDevices'
   | 'inspectMemory'
   | 'pause'
@@ -128,6 +129,21 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
     success: { status: 204 },
     answer: async (machine, { slot, query }) => {
       await machine.detach(slot, query);
+      return NOTHING;
+    },
+  },
+  {
+    ...{
+      method: 'PUT',
+      path: '/v1/devices/{slot}/faults',
+      id: 'inject',
+      query: none,
+      body: schemas.faultsSchema,
+    },
+    summary: 'Gives the device in a PCI slot faults, for tests; `none` takes all away',
+    success: { status: 204 },
+    answer: async (machine, { slot, body }) => {
+      await machine.inject(slot, parse(schemas.faultsSchema, body).faults);
       return NOTHING;
     },
   },

@@ -28,6 +28,8 @@ export const queries = {
 
 /** Devices to attach: one, or several, all or none. */
 export const attachSchema = z.union([deviceSchema, z.array(deviceSchema).min(1).max(29)]);
+/** What a device's driver takes: `removed`, `slow:500+ignore-mask`, `none`. */
+export const faultsSchema = z.strictObject({ faults: z.string().min(1).max(1000) });
 export const attachedSchema = z.object({ slots: z.array(count) });
 
 export const errorSchema = z.object({

@@ -99,6 +99,15 @@ describe('the API', () => {
     expect((await read('?from=4')).events).toEqual([]);
   });
 
+  test('gives a device faults, and refuses what is no text', async () => {
+    const put = (body: object) => call('PUT', '/v1/devices/3/faults', JSON.stringify(body));
+    expect((await put({ faults: 'removed' })).status).toBe(204);
+    expect(machine.calls).toEqual(['inject 3 removed']);
+    for (const body of [{}, { faults: '' }, { faults: 3 }, { faults: 'removed', slot: 4 }])
+      expect((await put(body)).status).toBe(400);
+    expect(machine.calls).toHaveLength(1);
+  });
+
   test('attaches one device or several, and detaches by slot', async () => {
     const one = await call('POST', '/v1/devices', JSON.stringify({ address: 'mtty-1' }));
     expect([one.status, one.json]).toEqual([201, { slots: [3] }]);
