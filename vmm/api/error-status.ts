@@ -25,6 +25,7 @@ const STATUS_OF: Readonly<Record<string, number>> = {
   EEXIST: 409,
   ECANCELED: 409,
   ENODATA: 409,
+  ENOTSUP: 409,
   EUSERS: 409,
   ENOSPC: 409,
   ESRCH: 410,

@@ -111,7 +111,13 @@ const two = must(
   }),
 );
 assert.deepEqual(two.slots, [9, 6]);
-for (const slot of [9, 6, 5])
+const faulty = must(await api.POST('/v1/devices', { body: { address: 'testcard' } }));
+assert.deepEqual(faulty.slots, [7]);
+const fault = (slot: number, faults: string) =>
+  api.PUT('/v1/devices/{slot}/faults', { params: { path: { slot } }, body: { faults } });
+must(await fault(7, 'removed'));
+refused(await fault(6, 'removed'), 409, 'ENOTSUP');
+for (const slot of [9, 7, 6, 5])
   must(await api.DELETE('/v1/devices/{slot}', { params: { path: { slot }, query: { force: 'true' } } }));
 assert.equal(must(await api.GET('/v1/devices')).length, 2);
 
