@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { EventThreadClient, startEventThread } from '../../sys/event-thread.js';
 import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
@@ -6,6 +7,7 @@ import { Fd } from '../../sys/fd.js';
 import { createInboxControl, Inbox } from '../../sys/inbox.js';
 import * as libc from '../../sys/libc.js';
 import { Scope } from '../../sys/scope.js';
+import { openFds } from '../../sys/testing/open-fds.js';
 import { decode, icmpEcho } from '../net/testing/frames.js';
 import { createVirtioNetDriver, type VirtioNetInstance } from './driver.js';
 import { GuestDriver, GuestMemory } from './testing/guest.js';
@@ -41,6 +43,7 @@ async function withGuest(
   options: Readonly<Record<string, string>> = {},
   vectorCount = 3,
 ): Promise<void> {
+  const before = openFds();
   const control = createInboxControl();
   const thread = startEventThread(control);
   try {
@@ -62,6 +65,8 @@ async function withGuest(
   } finally {
     thread.stop();
     await thread.ended;
+    // Node closes what it has opened for a pair's thread a moment after that has ended.
+    for (let i = 0; i < 1000 && openFds().length > before.length; i++) await setTimeout(5);
   }
 }
 
