@@ -1,7 +1,6 @@
-import { errno } from '../../sys/errno.js';
-import { SysError } from '../../sys/error.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { type RemoteAccess, RemoteQueue } from '../virtio/remote-queue.js';
+import { type QueueEnd, RemoteTurn } from '../virtio/remote-turn.js';
 import {
   VIRTIO_NET_CTRL_MQ,
   VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET,
@@ -14,10 +13,6 @@ const MOST_REQUEST_BYTES = 4096;
 /** struct virtio_net_ctrl_hdr, and virtqueue_pairs of struct virtio_net_ctrl_mq. */
 const HEADER_BYTES = 2;
 const PAIRS_BYTES = 2;
-/** No further request begins later in a turn, so that exits of the guest and commands of a client are served in between. */
-const TURN_MS = 20;
-/** No access begins later: a client that answers each one slowly would otherwise hold this thread for long. */
-const MOST_TURN_MS = 5000;
 
 /** Parts of a {@link ControlQueue}. */
 export interface ControlQueueParts {
@@ -30,7 +25,7 @@ export interface ControlQueueParts {
   /** Raises the queue's interrupt. */
   readonly used: (queue: number) => void;
   /** The queue has stopped because the guest violated the specification, or because its memory cannot be accessed. */
-  readonly report: (queue: number, cause: { readonly misuse: string } | { readonly error: SysError }) => void;
+  readonly report: (queue: number, cause: QueueEnd) => void;
 }
 
 /**
@@ -40,16 +35,16 @@ export interface ControlQueueParts {
  */
 export class ControlQueue {
   readonly #parts: ControlQueueParts;
+  readonly #turn: RemoteTurn;
   #queue: RemoteQueue | undefined;
-  #begun = 0;
 
   constructor(parts: ControlQueueParts) {
     this.#parts = parts;
+    this.#turn = new RemoteTurn(parts.access, 'the queue');
   }
 
   start(setup: QueueSetup): void {
-    const access: RemoteAccess = (iova, data, isWrite) => this.#access(iova, data, isWrite);
-    this.#queue = new RemoteQueue(setup, access, 'both', 0);
+    this.#queue = new RemoteQueue(setup, this.#turn.access, 'both', 0);
   }
 
   stop(): void {
@@ -60,16 +55,16 @@ export class ControlQueue {
   turn(): boolean {
     const queue = this.#queue;
     if (queue === undefined || !this.#parts.isMaster()) return false;
-    this.#begun = performance.now();
-    try {
-      const hasMore = this.#serve(queue);
-      if (queue.fault === undefined) return hasMore;
-      this.#giveUp(queue, { misuse: queue.fault });
-    } catch (error) {
-      if (!(error instanceof SysError)) throw error;
-      this.#giveUp(queue, { error });
-    }
-    return false;
+    this.#turn.begin();
+    return this.#turn.serve(
+      queue,
+      () => this.#serve(queue),
+      (cause) => {
+        // 2.1.2: the device needs a reset, and the queue is not processed until then.
+        this.#queue = undefined;
+        this.#parts.report(queue.index, cause);
+      },
+    );
   }
 
   #serve(queue: RemoteQueue): boolean {
@@ -85,7 +80,7 @@ export class ControlQueue {
       queue.push(1, queue.head);
       if (queue.publish()) this.#parts.used(queue.index);
       // Behind a request, not before: each turn serves one, however slow its memory is.
-      if (this.#elapsed >= TURN_MS) return true;
+      if (this.#turn.isOver) return true;
     }
     return false;
   }
@@ -95,23 +90,5 @@ export class ControlQueue {
     const [kind, command, low = 0, high = 0] = request;
     if (kind !== VIRTIO_NET_CTRL_MQ || command !== VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) return false;
     return request.length === HEADER_BYTES + PAIRS_BYTES && this.#parts.setPairs(low | (high << 8));
-  }
-
-  get #elapsed(): number {
-    return performance.now() - this.#begun;
-  }
-
-  #access(iova: number, data: Uint8Array, isWrite: boolean): void {
-    if (this.#elapsed >= MOST_TURN_MS) {
-      const hint = `its owner has taken ${MOST_TURN_MS / 1000} s for what a turn of the queue accesses`;
-      throw new SysError({ call: 'vfio_dma_rw', target: 'guest memory', errno: errno.ETIMEDOUT, hint });
-    }
-    this.#parts.access(iova, data, isWrite);
-  }
-
-  /** 2.1.2: the device needs a reset, and the queue is not processed until then. */
-  #giveUp(queue: RemoteQueue, cause: Parameters<ControlQueueParts['report']>[1]): void {
-    this.#queue = undefined;
-    this.#parts.report(queue.index, cause);
   }
 }

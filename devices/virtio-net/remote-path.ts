@@ -1,7 +1,6 @@
-import { errno } from '../../sys/errno.js';
-import { SysError } from '../../sys/error.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { type RemoteAccess, type RemoteBuffer, RemoteQueue } from '../virtio/remote-queue.js';
+import { type QueueEnd, RemoteTurn } from '../virtio/remote-turn.js';
 import type { QueueCommand, ReceiveReply } from './messages.js';
 import { longestFrame, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
 import { isReceiveQueue, receiveQueueOf, transmitQueueOf } from './queue-layout.js';
@@ -10,10 +9,6 @@ import { NET_HEADER_BYTES } from './spec.js';
 /** Most chains whose frames pass to the event thread in one message. */
 const TX_BATCH = 64;
 const RX_BATCH = 8;
-/** A turn ends after this time, so that the client's commands are served in between. */
-const TURN_MS = 20;
-/** No access begins later in a turn: a client that answers each one slowly would otherwise hold this thread for long. */
-const MOST_TURN_MS = 5000;
 
 /** Parts of a {@link RemotePath}. */
 export interface RemotePathParts {
@@ -28,7 +23,7 @@ export interface RemotePathParts {
   /** Whether the device may access memory. */
   readonly isMaster: () => boolean;
   /** A queue has stopped because the guest violated the specification, or because its memory cannot be accessed. */
-  readonly report: (queue: number, cause: { readonly misuse: string } | { readonly error: SysError }) => void;
+  readonly report: (queue: number, cause: QueueEnd) => void;
 }
 
 /**
@@ -39,15 +34,16 @@ export interface RemotePathParts {
  */
 export class RemotePath {
   readonly #parts: RemotePathParts;
+  readonly #turn: RemoteTurn;
   readonly #setups = new Map<number, QueueSetup>();
   readonly #queues = new Map<number, RemoteQueue>();
   #negotiated = NOTHING_NEGOTIATED;
-  #begun = 0;
   /** Incremented by each stop: notices of queues that have stopped since are out of date. */
   epoch = 0;
 
   constructor(parts: RemotePathParts) {
     this.#parts = parts;
+    this.#turn = new RemoteTurn(parts.access, 'the queues');
   }
 
   /** Queues have started, in the event thread. */
@@ -67,17 +63,16 @@ export class RemotePath {
   add(index: number, position: number, epoch: number): boolean {
     const setup = this.#setups.get(index);
     if (epoch !== this.epoch || setup === undefined) return false;
-    const access: RemoteAccess = (iova, data, isWrite) => this.#access(iova, data, isWrite);
     this.#queues.set(
       index,
-      new RemoteQueue(setup, access, isReceiveQueue(index) ? 'write' : 'read', position),
+      new RemoteQueue(setup, this.#turn.access, isReceiveQueue(index) ? 'write' : 'read', position),
     );
     return true;
   }
 
   /** Runs one turn of the queues, which takes a bounded time. */
   turn(): void {
-    this.#begun = performance.now();
+    this.#turn.begin();
     let hasMore = false;
     if (this.#parts.isMaster()) {
       // Transmit first: the port may have the replies ready for the receive that follows.
@@ -91,34 +86,14 @@ export class RemotePath {
   #guard(index: number, serve: (queue: RemoteQueue) => boolean): boolean {
     const queue = this.#queues.get(index);
     if (queue === undefined) return false;
-    try {
-      const hasMore = serve(queue);
-      if (queue.fault === undefined) return hasMore;
-      this.#giveUp(index, { misuse: queue.fault });
-    } catch (error) {
-      if (!(error instanceof SysError)) throw error;
-      this.#giveUp(index, { error });
-    }
-    return false;
+    return this.#turn.serve(queue, serve, (cause) => this.#giveUp(index, cause));
   }
 
   /** 2.1.2: the device needs a reset, and the queue is not processed until then. */
-  #giveUp(index: number, cause: Parameters<RemotePathParts['report']>[1]): void {
+  #giveUp(index: number, cause: QueueEnd): void {
     this.#queues.delete(index);
     this.#parts.call({ kind: 'giveUp', queue: index });
     this.#parts.report(index, cause);
-  }
-
-  get #isOver(): boolean {
-    return performance.now() - this.#begun >= TURN_MS;
-  }
-
-  #access(iova: number, data: Uint8Array, isWrite: boolean): void {
-    if (performance.now() - this.#begun >= MOST_TURN_MS) {
-      const hint = `its owner has taken ${MOST_TURN_MS / 1000} s for what a turn of the queues accesses`;
-      throw new SysError({ call: 'vfio_dma_rw', target: 'guest memory', errno: errno.ETIMEDOUT, hint });
-    }
-    this.#parts.access(iova, data, isWrite);
   }
 
   /** Returns whether to continue in another turn. */
@@ -128,7 +103,7 @@ export class RemotePath {
     while (queue.fetch() || queue.wantDoorbells()) {
       const frames: Uint8Array[] = [];
       const heads: number[] = [];
-      while (frames.length < TX_BATCH && !this.#isOver && queue.next(0, most)) {
+      while (frames.length < TX_BATCH && !this.#turn.isOver && queue.next(0, most)) {
         const isFrame = queue.bytes > NET_HEADER_BYTES && queue.bytes <= most;
         frames.push(isFrame ? queue.take() : new Uint8Array(0));
         heads.push(queue.head);
@@ -139,7 +114,7 @@ export class RemotePath {
       if (taken < frames.length && queue.fault === undefined) queue.unpop(frames.length - taken);
       this.#publish(queue);
       if (queue.fault !== undefined || taken < frames.length) return false;
-      if (this.#isOver) return true;
+      if (this.#turn.isOver) return true;
     }
     return false;
   }
@@ -163,7 +138,7 @@ export class RemotePath {
       if (queue.fault === undefined) queue.unpop(chains.length - used);
       this.#publish(queue);
       if (queue.fault !== undefined) return false;
-      isOver = this.#isOver;
+      isOver = this.#turn.isOver;
     }
     return hasMore && isOver;
   }
