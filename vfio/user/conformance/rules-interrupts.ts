@@ -141,6 +141,22 @@ const triggers = (
     },
   );
 
+/** Assigns an eventfd, takes it away by a second set of `flags` and `count`, triggers, and looks at it. */
+const silences = (name: string, sent: string, flags: number, count: number): ServerRule =>
+  withIrq(
+    { name, sent, expected: 'a reply to the second; the eventfd is not signalled' },
+    async (play, { index }, [bell]) => {
+      await assign(play, index, bell as Fd);
+      const heard = await play.wire.ask(command, irqSet(flags, index, 0, count));
+      if (!isSuccess(heard)) return failed(play.describe(heard));
+      drainEventfd((bell as Fd).number);
+      const last = await play.wire.ask(command, irqSet(NONE_TRIGGER, index, 0, 1));
+      if (!isAnswer(last)) return failed(`to the trigger: ${play.describe(last)}`);
+      const is = await isSignalled(bell as Fd, QUIET_MS);
+      return is ? failed('it is signalled all the same') : passed(play.describe(heard));
+    },
+  );
+
 const pair = (first: number, second: number) => (irq: IrqFact) =>
   irqSet(first | second, irq.index, 0, 1, [1]);
 
@@ -172,39 +188,17 @@ export const INTERRUPT_RULES: readonly ServerRule[] = [
     [0],
     false,
   ),
-  withIrq(
-    {
-      name: 'set-irqs-de-assign',
-      sent: 'an eventfd, DATA_EVENTFD without descriptors, and a trigger',
-      expected: 'a reply to the second; the eventfd is not signalled',
-    },
-    async (play, { index }, [bell]) => {
-      await assign(play, index, bell as Fd);
-      const heard = await play.wire.ask(command, irqSet(EVENTFD_TRIGGER, index, 0, 1));
-      if (!isSuccess(heard)) return failed(play.describe(heard));
-      drainEventfd((bell as Fd).number);
-      const last = await play.wire.ask(command, irqSet(NONE_TRIGGER, index, 0, 1));
-      if (!isAnswer(last)) return failed(`to the trigger: ${play.describe(last)}`);
-      const is = await isSignalled(bell as Fd, QUIET_MS);
-      return is ? failed('it is signalled all the same') : passed(play.describe(heard));
-    },
+  silences(
+    'set-irqs-de-assign',
+    'an eventfd, DATA_EVENTFD without descriptors, and a trigger',
+    EVENTFD_TRIGGER,
+    1,
   ),
-  withIrq(
-    {
-      name: 'set-irqs-disable',
-      sent: 'an eventfd, DATA_NONE and ACTION_TRIGGER with start 0 and count 0, and a trigger',
-      expected: 'a reply to the second; the eventfd is not signalled',
-    },
-    async (play, { index }, [bell]) => {
-      await assign(play, index, bell as Fd);
-      const heard = await play.wire.ask(command, irqSet(NONE_TRIGGER, index, 0, 0));
-      if (!isSuccess(heard)) return failed(play.describe(heard));
-      drainEventfd((bell as Fd).number);
-      const last = await play.wire.ask(command, irqSet(NONE_TRIGGER, index, 0, 1));
-      if (!isAnswer(last)) return failed(`to the trigger: ${play.describe(last)}`);
-      const is = await isSignalled(bell as Fd, QUIET_MS);
-      return is ? failed('it is signalled all the same') : passed(play.describe(heard));
-    },
+  silences(
+    'set-irqs-disable',
+    'an eventfd, DATA_NONE and ACTION_TRIGGER with start 0 and count 0, and a trigger',
+    NONE_TRIGGER,
+    0,
   ),
   withIrq(
     {

@@ -146,14 +146,30 @@ interface Row {
   readonly ask: Asking;
 }
 
-const resolved = (ask: Asking, facts: ServerFacts): Ask | string =>
-  typeof ask === 'function' ? ask(facts) : ask;
-
 /** Sends, and waits for a reply. */
 export async function exchange({ wire }: Play, ask: Ask): Promise<Heard> {
   const { command, payload, fds = [], flags = 0, raw } = ask;
   await wire.send(raw ?? encodeCommand(0x55, command, payload, flags), fds);
   return wire.hear();
+}
+
+/** A rule that sends one message, and judges what comes. */
+function asking(
+  { name, section, sent, isFresh = false, ask }: Row,
+  expected: string,
+  judge: (play: Play, heard: Heard) => Outcome | Promise<Outcome>,
+): ServerRule {
+  return {
+    name,
+    section,
+    sent,
+    expected,
+    isFresh,
+    async play(play) {
+      const asked = typeof ask === 'function' ? ask(play.facts) : ask;
+      return typeof asked === 'string' ? inapplicable(asked) : judge(play, await exchange(play, asked));
+    },
+  };
 }
 
 /** A rule by which a message is answered. @param check says what is wrong with the reply */
@@ -163,23 +179,12 @@ export function answers(
     readonly check?: (reply: Reply, facts: ServerFacts) => string | undefined;
   },
 ): ServerRule {
-  const { name, section, sent, expected, isFresh = false, ask, check } = row;
-  return {
-    name,
-    section,
-    sent,
-    expected,
-    isFresh,
-    async play(play) {
-      const asked = resolved(ask, play.facts);
-      if (typeof asked === 'string') return inapplicable(asked);
-      const heard = await exchange(play, asked);
-      const got = play.describe(heard);
-      if (!isSuccess(heard)) return failed(got);
-      const problem = guarded(() => check?.(heard.reply, play.facts));
-      return problem === undefined ? passed(got) : failed(problem);
-    },
-  };
+  return asking(row, row.expected, (play, heard) => {
+    const got = play.describe(heard);
+    if (!isSuccess(heard)) return failed(got);
+    const problem = guarded(() => row.check?.(heard.reply, play.facts));
+    return problem === undefined ? passed(got) : failed(problem);
+  });
 }
 
 /** What a check says; a reply that ends too early for it is a problem, too. */
@@ -199,23 +204,12 @@ function guarded(check: () => string | undefined): string | undefined {
  * @param codes the errno that the specification names; any if absent
  */
 export function refuses(row: Row & { readonly codes?: readonly number[] }): ServerRule {
-  const { name, section, sent, isFresh = false, ask, codes } = row;
-  const error = codes === undefined ? 'an error' : `error ${codes.map(errnoName).join(' or ')}`;
-  return {
-    name,
-    section,
-    sent,
-    expected:
-      codes === undefined
-        ? 'an error, or the end of the connection; then it goes on serving'
-        : `${error}; then it goes on serving`,
-    isFresh,
-    async play(play) {
-      const asked = resolved(ask, play.facts);
-      if (typeof asked === 'string') return inapplicable(asked);
-      return refused(play, await exchange(play, asked), codes);
-    },
-  };
+  const { codes } = row;
+  const refusal =
+    codes === undefined
+      ? 'an error, or the end of the connection'
+      : `error ${codes.map(errnoName).join(' or ')}`;
+  return asking(row, `${refusal}; then it goes on serving`, (play, heard) => refused(play, heard, codes));
 }
 
 /** The verdict on what should be a refusal. */
@@ -224,27 +218,21 @@ export async function refused(play: Play, heard: Heard, codes?: readonly number[
   const isRefusal = isError(heard) || (heard.kind === 'closed' && codes === undefined);
   if (!isRefusal) return failed(got);
   if (isError(heard) && codes !== undefined && !codes.includes(heard.reply.errno)) return failed(got);
+  return serving(play, heard);
+}
+
+/** Passed, if the server goes on serving after what came. */
+async function serving(play: Play, heard: Heard): Promise<Outcome> {
+  const got = play.describe(heard);
   const problem = await play.notServing(heard);
   return problem === undefined ? passed(got) : failed(`${got}, and to the next message: ${problem}`);
 }
 
 /** A rule by which a message may be answered, refused or ignored, and the server goes on serving. */
 export function survives(row: Row): ServerRule {
-  const { name, section, sent, isFresh = false, ask } = row;
-  return {
-    name,
-    section,
-    sent,
-    expected: 'a reply, an error, or the end of the connection; then it goes on serving',
-    isFresh,
-    async play(play) {
-      const asked = resolved(ask, play.facts);
-      if (typeof asked === 'string') return inapplicable(asked);
-      const heard = await exchange(play, asked);
-      const got = play.describe(heard);
-      if (heard.kind === 'silence' || heard.kind === 'garbage') return failed(got);
-      const problem = await play.notServing(heard);
-      return problem === undefined ? passed(got) : failed(`${got}, and to the next message: ${problem}`);
-    },
-  };
+  const expected = 'a reply, an error, or the end of the connection; then it goes on serving';
+  return asking(row, expected, (play, heard) => {
+    const isLost = heard.kind === 'silence' || heard.kind === 'garbage';
+    return isLost ? failed(play.describe(heard)) : serving(play, heard);
+  });
 }
