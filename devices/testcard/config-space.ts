@@ -1,6 +1,7 @@
 import type { ConfigRegion } from '../mdev/pci-regions.js';
 import { addBar } from '../pci/bar.js';
 import { ConfigSpace } from '../pci/config-space.js';
+import { msixCapability } from '../pci/msix-capability.js';
 import {
   PCI_AF_CAP,
   PCI_AF_CAP_FLR,
@@ -248,11 +249,9 @@ export class TestCardConfig implements ConfigRegion {
       space.allow(this.#msiAt + PCI_MSI_MASK_64, 4, 2 ** msi - 1);
     }
     if (msix === 0) return;
-    const places = [
-      [2, 4, MSIX_TABLE_AT | REGISTER_BAR],
-      [6, 4, MSIX_PBA_AT | REGISTER_BAR],
-    ] as const;
-    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, words(10, [0, 2, msix - 1], ...places));
+    const place = (offset: number) => ({ bar: REGISTER_BAR, offset });
+    const body = msixCapability(msix, place(MSIX_TABLE_AT), place(MSIX_PBA_AT));
+    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, body);
   }
 
   #addExpress(space: ConfigSpace): void {

@@ -9,7 +9,6 @@ import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
 import {
-  type DeviceInfo,
   type IrqInfo,
   type IrqSet,
   VFIO_PCI_CONFIG_REGION_INDEX,
@@ -135,10 +134,6 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     this.#dma.detach();
     this.#interrupts[Symbol.dispose]();
     this.#clear();
-  }
-
-  override getInfo(): DeviceInfo {
-    return this.regions.getInfo(this.reset !== undefined);
   }
 
   getIrqInfo(index: number): IrqInfo {

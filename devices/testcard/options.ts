@@ -1,4 +1,3 @@
-import { constants } from 'node:os';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { didYouMean } from '../../sys/suggestion.js';
@@ -118,7 +117,7 @@ function parseFailures(text: string): readonly Failure[] | string {
     const [call = '', name = '', nth = '0', ...rest] = part.split(':');
     if (!(FAILING_CALLS as readonly string[]).includes(call))
       return `${JSON.stringify(call)} is none of ${FAILING_CALLS.join(', ')}${didYouMean(call, FAILING_CALLS)}`;
-    const number = (constants.errno as Record<string, number>)[name];
+    const number = (errno as Record<string, number>)[name];
     if (number === undefined) return `${JSON.stringify(name)} is no errno: EIO, for example`;
     if (rest.length > 0 || !/^\d{1,6}$/.test(nth))
       return `${JSON.stringify(part)}: the call that fails is a number from 1, or 0 for each`;

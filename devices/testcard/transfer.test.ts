@@ -1,6 +1,7 @@
 import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { sleep } from '../../sys/child.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { maps } from '../virtio-net/testing/guest.js';
@@ -103,7 +104,7 @@ test('without bus mastering a transfer is an error, and one that waits never tak
   expect(bench.in(REG_DMA_STATUS)).toBe(DMA_BUSY);
   bench.setConfig(4, 2, 2);
   expect(bench.in(REG_DMA_STATUS)).toBe(DMA_ERROR);
-  waitMs(3);
+  sleep(3);
   bench.thread.pump();
   expect(bytesAt(bench, BASE + FAR, 16)).toEqual(new Uint8Array(16));
   expect(bench.transfer(DMA_COPY, { source: BASE, target: BASE + FAR, length: 16 })).toBe(DMA_ERROR);
@@ -115,7 +116,7 @@ test('a reset ends the transfer that waits', () => {
   bench.out(REG_DMA_DELAY, 1);
   bench.begin(DMA_COPY, { source: BASE, target: BASE + FAR, length: 16 });
   bench.ops.reset?.();
-  waitMs(3);
+  sleep(3);
   bench.thread.pump();
   expect(bench.in(REG_DMA_STATUS)).toBe(DMA_IDLE);
   expect(bytesAt(bench, BASE + FAR, 16)).toEqual(new Uint8Array(16));
@@ -170,7 +171,3 @@ test('whatever a guest writes to the registers, the card answers, and the memory
     { numRuns: 60 },
   );
 });
-
-function waitMs(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-}

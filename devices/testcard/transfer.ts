@@ -53,7 +53,7 @@ export class Transfer {
   constructor(program: TransferProgram, memory: TransferMemory) {
     this.#program = program;
     this.#memory = memory;
-    this.#piece = new Uint8Array(Math.min(PIECE_BYTES, MOST_DMA_BYTES));
+    this.#piece = new Uint8Array(PIECE_BYTES);
     if (program.command === DMA_FILL) this.#piece.fill(program.value & 0xff);
   }
 

@@ -1,5 +1,6 @@
 import type { ConfigRegion } from '../mdev/pci-regions.js';
 import { ConfigSpace } from '../pci/config-space.js';
+import { msixCapability } from '../pci/msix-capability.js';
 import {
   PCI_CACHE_LINE_SIZE,
   PCI_CAP_ID_MSIX,
@@ -87,15 +88,6 @@ function virtioCapability(type: number, offset: number, bytes: number, extra: re
   return body;
 }
 
-function msixCapability(vectors: number): Uint8Array {
-  const body = new Uint8Array(10);
-  const view = new DataView(body.buffer);
-  view.setUint16(0, vectors - 1, true);
-  view.setUint32(2, MSIX_BAR, true);
-  view.setUint32(6, MSIX_PBA_AT | MSIX_BAR, true);
-  return body;
-}
-
 /**
  * The function's configuration space, with vfio-pci's initial state: memory decoding enabled, bus mastering disabled.
  * Its MSI-X control follows VFIO_DEVICE_SET_IRQS.
@@ -130,7 +122,10 @@ export class VirtioConfigSpace implements ConfigRegion {
     space.allow(PCI_INTERRUPT_LINE, 1, 0xff);
     space.set(PCI_INTERRUPT_PIN, 1, 1);
 
-    this.#msixAt = space.addCapability(PCI_CAP_ID_MSIX, msixCapability(this.#vectors));
+    this.#msixAt = space.addCapability(
+      PCI_CAP_ID_MSIX,
+      msixCapability(this.#vectors, { bar: MSIX_BAR, offset: 0 }, { bar: MSIX_BAR, offset: MSIX_PBA_AT }),
+    );
     const add = (type: number, offset: number, bytes: number, ...extra: number[]) =>
       space.addCapability(PCI_CAP_ID_VNDR, virtioCapability(type, offset, bytes, extra));
     add(VIRTIO_PCI_CAP_COMMON_CFG, COMMON_AT, STRUCTURE_BYTES);
