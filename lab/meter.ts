@@ -1,3 +1,7 @@
+import { median } from '../bench/measure.js';
+
+export { median };
+
 /** What `meter` prints in L2. @see lab/l2/meter.c */
 export interface Reading {
   /** What was measured, in the words of the command: `down 67108864`. */
@@ -31,14 +35,6 @@ export function medianOf(
   const values = readings.filter((reading) => reading.what.startsWith(what)).map(value);
   if (values.length === 0) throw new Error(`L2 has not measured '${what}'`);
   return median(values);
-}
-
-/** The middle value, or the mean of the two middle ones; NaN of none. */
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  const [upper = Number.NaN, lower = upper] = [sorted[half], sorted[half - 1 + (sorted.length & 1)]];
-  return (lower + upper) / 2;
 }
 
 export const mebibytesPerSecond = ({ amount, us }: Reading): number => amount / 2 ** 20 / (us / 1e6);
