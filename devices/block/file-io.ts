@@ -10,7 +10,8 @@ import {
 } from '../../sys/io-ring.js';
 import * as libc from '../../sys/libc.js';
 import { SYSTEM_CALLS } from '../../sys/system-calls.js';
-import { type Done, lengthOf } from './image.js';
+import { lengthOf } from '../memory-parts.js';
+import type { Done } from './image.js';
 import { Promptness } from './promptness.js';
 
 /**

@@ -7,8 +7,9 @@ import { ioctl, ior, type Request } from '../../sys/ioctl.js';
 import * as libc from '../../sys/libc.js';
 import { Scope } from '../../sys/scope.js';
 import { SYSTEM_CALLS } from '../../sys/system-calls.js';
+import { fillParts, lengthOf, sliceParts } from '../memory-parts.js';
 import type { FileIo } from './file-io.js';
-import { type Done, fillParts, lengthOf, sliceParts } from './image.js';
+import type { Done } from './image.js';
 import { lockImage } from './image-lock.js';
 import { eachInTurn } from './joint.js';
 
@@ -99,7 +100,7 @@ export class ImageFile implements Disposable {
     const bytes = lengthOf(parts);
     let done = 0;
     while (done < bytes) {
-      const rest = (done === 0 ? parts : sliceParts(parts, done, bytes - done)).slice(0, MOST_VECTORS);
+      const rest = restOf(parts, done, bytes);
       let got: number;
       try {
         got = readvSync(this.#fd.number, rest, offset + done);
@@ -119,7 +120,7 @@ export class ImageFile implements Disposable {
     const bytes = lengthOf(parts);
     let done = 0;
     while (done < bytes) {
-      const rest = (done === 0 ? parts : sliceParts(parts, done, bytes - done)).slice(0, MOST_VECTORS);
+      const rest = restOf(parts, done, bytes);
       try {
         done += writevSync(this.#fd.number, rest, offset + done);
       } catch (error) {
@@ -138,29 +139,13 @@ export class ImageFile implements Disposable {
     }
   }
 
-  /** Frees a range, which then reads 0. Returns false if the file system cannot. @throws SysError */
-  punch(offset: number, bytes: number): boolean {
-    return this.#fallocate(PUNCH, offset, bytes);
-  }
-
-  /** Makes a range within the file read 0. @param mayFree whether its space may be freed @throws SysError */
-  zero(offset: number, bytes: number, mayFree: boolean): void {
-    if (mayFree && this.punch(offset, bytes)) return;
-    if (this.#fallocate(ZERO_RANGE, offset, bytes)) return;
-    for (let done = 0; done < bytes; done += ZEROES.length) {
-      this.write([ZEROES.subarray(0, Math.min(ZEROES.length, bytes - done))], offset + done);
-    }
-  }
-
-  #fallocate(mode: number, offset: number, bytes: number): boolean {
-    if (this.#missing.has(mode)) return false;
-    for (;;) {
-      const result = libc.syscall4(SYSTEM_CALLS.fallocate, this.#fd.number, mode, offset, bytes);
-      if (result >= 0) return true;
-      if (result === -errno.EINTR) continue;
-      if (!isMissing(result)) throw this.#error('fallocate', result);
-      this.#missing.add(mode);
-      return false;
+  /** Frees a range, which then reads 0; a file system that cannot leaves it as it is. @throws SysError */
+  punch(offset: number, bytes: number): void {
+    while (!this.#missing.has(PUNCH)) {
+      const result = libc.syscall4(SYSTEM_CALLS.fallocate, this.#fd.number, PUNCH, offset, bytes);
+      if (result >= 0) return;
+      if (isMissing(result)) this.#missing.add(PUNCH);
+      else if (result !== -errno.EINTR) throw this.#error('fallocate', result);
     }
   }
 
@@ -207,12 +192,12 @@ export class ImageFile implements Disposable {
     });
   }
 
-  /** As {@link punch}; a file system that cannot leaves it as it is. */
+  /** As {@link punch}. */
   beginPunch(offset: number, bytes: number, done: Done): void {
     this.#beginAllocate([PUNCH], offset, bytes, done, () => done());
   }
 
-  /** As {@link zero}. */
+  /** Makes a range within the file read 0. @param mayFree whether its space may be freed */
   beginZero(offset: number, bytes: number, mayFree: boolean, done: Done): void {
     const modes = mayFree ? [PUNCH, ZERO_RANGE] : [ZERO_RANGE];
     this.#beginAllocate(modes, offset, bytes, done, () => this.#beginZeroes(offset, bytes, done));

@@ -1,5 +1,6 @@
 import type { SysError } from '../../sys/error.js';
-import { type BlockImage, type Done, fillParts, lengthOf, sliceParts } from './image.js';
+import { fillParts, lengthOf, sliceParts } from '../memory-parts.js';
+import type { BlockImage, Done } from './image.js';
 import type { ImageFile } from './image-file.js';
 import { andThen, eachInTurn, guarded, Joint, sysError, Turns } from './joint.js';
 import { compressedRange, decompress } from './qcow2-compressed.js';

@@ -1,4 +1,4 @@
-import { lengthOf } from './image.js';
+import { lengthOf } from '../memory-parts.js';
 
 /** A range of a file, and the memory for it. */
 interface Run {

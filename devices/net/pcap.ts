@@ -2,6 +2,8 @@
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync, writevSync } from 'node:fs';
 import { errno } from '../../sys/errno.js';
 import { fromNodeError, SysError } from '../../sys/error.js';
+import { lengthOf, sliceParts } from '../memory-parts.js';
+import { SIZEOF_VIRTIO_NET_HDR_V1 } from './offloads.js';
 import type { NetPort } from './port.js';
 
 // https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html, sections 4 and 5
@@ -13,8 +15,6 @@ const SNAPLEN = 262_144;
 const FILE_HEADER_BYTES = 24;
 const RECORD_HEADER_BYTES = 16;
 const NEW_FILE_MODE = 0o600;
-/** struct virtio_net_hdr_v1, before each frame of a port with offloads. */
-const NET_HEADER_BYTES = 12;
 
 /**
  * A new capture file, of a kind that is read while it grows: each frame is one write to its end, by any thread of this process.
@@ -89,7 +89,7 @@ class PcapWriter {
     const now = performance.timeOrigin + performance.now(); // ms, with fractions of a microsecond
     const seconds = Math.floor(now / 1000);
     this.#words.set([seconds, Math.floor((now - 1000 * seconds) * 1e6), length, length]);
-    const record = [this.#header, ...rangeOf(parts, skip, length)];
+    const record = [this.#header, ...sliceParts(parts, skip, length)];
     try {
       const written = writevSync(this.#fd, record);
       if (written === RECORD_HEADER_BYTES + length) return;
@@ -105,20 +105,6 @@ class PcapWriter {
   }
 }
 
-/** Views of `length` bytes from `skip` on. */
-function rangeOf(parts: readonly Uint8Array[], skip: number, length: number): Uint8Array[] {
-  const range: Uint8Array[] = [];
-  let at = -skip;
-  for (const part of parts) {
-    const [from, to] = [Math.max(0, -at), Math.min(part.length, length - at)];
-    if (from < to) range.push(part.subarray(from, to));
-    at += part.length;
-  }
-  return range;
-}
-
-const lengthOf = (parts: readonly Uint8Array[]): number => parts.reduce((sum, { length }) => sum + length, 0);
-
 /**
  * A port whose frames are captured: those of the guest as it sends them, whether the host takes them or not, and those that it
  * receives. A data path of the kernel is refused, as its frames do not pass here. Event thread only.
@@ -127,7 +113,7 @@ const lengthOf = (parts: readonly Uint8Array[]): number => parts.reduce((sum, { 
  */
 export function capturedPort(port: NetPort, fd: number, failed: (error: unknown) => void): NetPort {
   const writer = new PcapWriter(fd, failed);
-  const skip = port.offloads === undefined ? 0 : NET_HEADER_BYTES;
+  const skip = port.offloads === undefined ? 0 : SIZEOF_VIRTIO_NET_HDR_V1;
   const replaced: Partial<NetPort> = {
     transmit(parts) {
       writer.write(parts, skip, lengthOf(parts) - skip);

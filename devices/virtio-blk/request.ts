@@ -1,7 +1,8 @@
 /** One request of a driver (5.2.6): what it asks for, done with an image. */
 import type { SysError } from '../../sys/error.js';
-import { type BlockImage, type Done, lengthOf, SECTOR_BYTES, sliceParts } from '../block/image.js';
+import { type BlockImage, type Done, SECTOR_BYTES } from '../block/image.js';
 import { Joint } from '../block/joint.js';
+import { lengthOf, sliceParts } from '../memory-parts.js';
 import type { SharedState } from './shared-state.js';
 import {
   BLK_HEADER_BYTES,

@@ -50,7 +50,7 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
     }
 
     function captureEnded(error: unknown): void {
-      context.notify({ kind: 'captureEnded', error: String((error as Error).message) } satisfies QueueNotice);
+      context.notify({ kind: 'captureEnded', error: (error as Error).message } satisfies QueueNotice);
     }
 
     function openPort(name: string, address: string): OpenPortReply {
