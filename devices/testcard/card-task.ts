@@ -7,6 +7,7 @@ import { IntxUnmask } from '../mdev/intx-unmask.js';
 import { CardState } from './card-state.js';
 import type { CardCommand, CardTaskData, RemoteNotice } from './messages.js';
 import { Transfer, type TransferMemory } from './transfer.js';
+import { WrittenPages } from './written-pages.js';
 
 export const start: StartEventTask = (data, context) => {
   const { doorbells, ...shared } = data as CardTaskData;
@@ -15,6 +16,8 @@ export const start: StartEventTask = (data, context) => {
   let next: Disposable | undefined;
   const unmask = new IntxUnmask(state.pin, context);
   let isRemote = false;
+  /** While writes are logged. */
+  let written: WrittenPages | undefined;
 
   for (const fd of doorbells) {
     context.watch(
@@ -38,7 +41,10 @@ export const start: StartEventTask = (data, context) => {
       const piece = table.piece(iova + done, data.length - done, prot);
       if (piece === undefined || piece.length === 0) return false;
       if (prot === PROT_READ) data.set(piece, done);
-      else piece.set(data.subarray(done, done + piece.length));
+      else {
+        piece.set(data.subarray(done, done + piece.length));
+        written?.add(iova + done, piece.length);
+      }
       done += piece.length;
     }
     return true;
@@ -64,7 +70,7 @@ export const start: StartEventTask = (data, context) => {
     next = undefined;
   }
 
-  function obey(command: CardCommand): void {
+  function obey(command: CardCommand): unknown {
     switch (command.kind) {
       case 'attach':
         table = new DmaTableReader(command.table);
@@ -85,8 +91,14 @@ export const start: StartEventTask = (data, context) => {
       case 'unmaskBy':
         unmask.by(command.fd);
         break;
+      case 'log':
+        written = command.isOn ? new WrittenPages() : undefined;
+        break;
+      case 'written':
+        return written?.take(command.from, command.end);
       case 'sync':
     }
+    return undefined;
   }
 
   return {

@@ -24,6 +24,7 @@ import { ActiveFaults } from './active-faults.js';
 import type { CardState } from './card-state.js';
 import { type ConfigOwner, D3HOT, TestCardConfig } from './config-space.js';
 import { DmaEngine } from './dma-engine.js';
+import { DmaLog } from './dma-log.js';
 import { type Fault, parseFaults } from './faults.js';
 import type { CardCommand, RemoteNotice } from './messages.js';
 import type { TestCardOptions } from './options.js';
@@ -62,6 +63,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   override readonly reset?: () => void;
   readonly faults: ActiveFaults;
   readonly migration: StopCopyMigration;
+  readonly dmaLogging: DmaLog;
   protected readonly regions: PciRegions;
   readonly #options: TestCardOptions;
   readonly #state: CardState;
@@ -102,7 +104,8 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
       },
       isIntxDisabled: () => this.#isIntxDisabled,
     });
-    this.#dma = new DmaEngine(state, (command) => this.#call(command));
+    this.dmaLogging = new DmaLog(name, (command) => this.#call(command));
+    this.#dma = new DmaEngine(state, this.dmaLogging, (command) => this.#call(command));
     this.#registers = new CardRegisters(state, this.#dma, this.faults);
     const memory = (what: string, bytes: number) => scope.own(createSharedMemory(`${name} ${what}`, bytes));
     const rest = memory('BAR 0', REGISTER_BAR_BYTES);
@@ -132,6 +135,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
 
   closeDevice(): void {
     this.#dma.detach();
+    this.dmaLogging.stop();
     this.#interrupts[Symbol.dispose]();
     this.#clear();
   }
@@ -352,8 +356,8 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     } as const;
   }
 
-  #call(command: CardCommand): void {
-    this.#task.call(command);
+  #call(command: CardCommand): unknown {
+    return this.#task.call(command);
   }
 
   /** Frees the BARs' memory. The device must be unregistered. */

@@ -2,6 +2,7 @@ import type { Iova } from '../../sys/address.js';
 import { SysError } from '../../sys/error.js';
 import type { DeviceDma } from '../../vfio/driver.js';
 import type { CardState } from './card-state.js';
+import type { DmaLog } from './dma-log.js';
 import { ASTRAY } from './faults.js';
 import type { CardCommand, RemoteNotice } from './messages.js';
 import { DMA_BUSY, MOST_DELAY_MS } from './spec.js';
@@ -17,7 +18,8 @@ export class DmaEngine {
   /** Whether its addresses are wrong. */
   isAstray = false;
   readonly #state: CardState;
-  readonly #call: (command: CardCommand) => void;
+  readonly #log: DmaLog;
+  readonly #call: (command: CardCommand) => unknown;
   #dma: DeviceDma | undefined;
   #number = 0;
   #isMaster = false;
@@ -25,8 +27,9 @@ export class DmaEngine {
   /** The transfer that runs, or that has ended since. */
   #program: TransferProgram = NOTHING;
 
-  constructor(state: CardState, call: (command: CardCommand) => void) {
+  constructor(state: CardState, log: DmaLog, call: (command: CardCommand) => unknown) {
     this.#state = state;
+    this.#log = log;
     this.#call = call;
   }
 
@@ -112,6 +115,8 @@ export class DmaEngine {
     const access = (iova: number, data: Uint8Array, isWrite: boolean): boolean => {
       if (performance.now() > end) return false;
       try {
+        // Logged before: a write that fails may have written a part.
+        if (isWrite) this.#log.add(iova, data.length);
         dma.rw(BigInt(iova) as Iova, data, isWrite);
         return true;
       } catch (error) {

@@ -29,6 +29,10 @@ export type CardCommand =
   | { readonly kind: 'stop' }
   /** -1: none. */
   | { readonly kind: 'unmaskBy'; readonly fd: number }
+  /** Whether the pages that it writes are remembered, from none on. */
+  | { readonly kind: 'log'; readonly isOn: boolean }
+  /** Answers {@link WrittenPages.take}. */
+  | { readonly kind: 'written'; readonly from: number; readonly end: number }
   /** Nothing, after whatever the task was in. */
   | { readonly kind: 'sync' };
 
