@@ -7,7 +7,7 @@ import type { Fd } from '../../sys/fd.js';
 import { createSharedMemory, type SharedMemory } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
-import type { OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
+import type { OpenDevice, PciOps, VfioDeviceOps } from '../../vfio/driver.js';
 import {
   type IrqInfo,
   type IrqSet,
@@ -21,6 +21,7 @@ import { RegionOps } from '../mdev/region-ops.js';
 import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
 import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import { ActiveFaults } from './active-faults.js';
+import type { Board, BoardCard } from './boards.js';
 import type { CardState } from './card-state.js';
 import { type ConfigOwner, D3HOT, TestCardConfig } from './config-space.js';
 import { DmaEngine } from './dma-engine.js';
@@ -55,12 +56,15 @@ export interface TestCardParts {
   readonly state: CardState;
   readonly task: EventTask;
   readonly doorbells: readonly Fd[];
+  /** The slot that it shares with others, if it does. */
+  readonly board: Board | undefined;
 }
 
 /** A PCI function that has what real cards have, and whose faults can be chosen. Machine thread only. */
-export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOwner, Disposable {
+export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOwner, BoardCard, Disposable {
   readonly name: string;
   override readonly reset?: () => void;
+  readonly pci?: PciOps;
   readonly faults: ActiveFaults;
   readonly migration: StopCopyMigration;
   readonly dmaLogging: DmaLog;
@@ -82,7 +86,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   #isPaused = false;
 
   /** @throws SysError ENOMEM */
-  constructor({ name, options, state, task, doorbells }: TestCardParts) {
+  constructor({ name, options, state, task, doorbells, board }: TestCardParts) {
     super();
     using scope = new Scope();
     this.name = name;
@@ -90,6 +94,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     this.#state = state;
     this.#task = task;
     if (options.reset !== 'none') this.reset = () => this.#reset();
+    if (board !== undefined) this.pci = { slot: board };
     this.faults = new ActiveFaults(options.faults, (fault) => this.#obey(fault));
     this.#config = new TestCardConfig(options, this);
     this.#interrupts = new DeviceInterrupts(name, options, {
@@ -224,15 +229,22 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
 
   // The rest
 
-  /** Configuration space and eventfds remain, because vfio-pci restores them. */
-  #reset(): void {
+  get resetProblem(): string | undefined {
     const cause = (['reset-fails', 'removed'] as const).find((name) => this.faults.has(name));
-    if (cause !== undefined) {
-      const hint = `the card has the fault ${cause}`;
-      throw new SysError({ call: 'VFIO_DEVICE_RESET', target: this.name, errno: errno.EIO, hint });
-    }
+    return cause && `the card has the fault ${cause}`;
+  }
+
+  /** Configuration space and eventfds remain, because vfio-pci restores them. */
+  resetWithBoard(): void {
     sleep(this.faults.argument('reset-hangs'));
     this.#finishReset();
+  }
+
+  #reset(): void {
+    const hint = this.resetProblem;
+    if (hint !== undefined)
+      throw new SysError({ call: 'VFIO_DEVICE_RESET', target: this.name, errno: errno.EIO, hint });
+    this.resetWithBoard();
   }
 
   #finishReset(): void {

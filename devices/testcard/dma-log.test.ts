@@ -62,12 +62,12 @@ test('what was written before the start, outside the ranges, or not at all is no
 
 test('a second start and a report while it is off are EINVAL, a second stop is nothing, and closing the card ends the log', () => {
   using bench = new CardBench(SMALL);
-  expect(() => report(bench, rangeOf(main))).toThrowError(/EINVAL[^]*its log is off/);
+  expect(() => report(bench, rangeOf(main))).toThrowError(/EINVAL.*its log is off/s);
   start(bench, rangeOf(main));
-  expect(() => start(bench, rangeOf(main))).toThrowError(/EINVAL[^]*its log is on already/);
+  expect(() => start(bench, rangeOf(main))).toThrowError(/EINVAL.*its log is on already/s);
   bench.ops.closeDevice();
   bench.ops.openDevice(bench.memory.open);
-  expect(() => report(bench, rangeOf(main))).toThrowError(/EINVAL[^]*its log is off/);
+  expect(() => report(bench, rangeOf(main))).toThrowError(/EINVAL.*its log is off/s);
   bench.ops.dmaLogging?.stop();
 });
 

@@ -19,6 +19,7 @@ test.each([
     { reset: 'flr', express: 'off' },
     'reset: flr is a reset of PCI Express: give express=on, or another reset',
   ],
+  [{ board: 'a b' }, 'board: "a b" is not a name of up to 32 letters, digits, dots and dashes'],
   [{ fault: 'sloow' }, /fault: "sloow" is none of reset-fails/],
   [{ fault: 'slow:-1' }, /"slow:-1": a fault's argument is a number/],
   [{ fail: 'reset:EFOO' }, 'fail: "EFOO" is no errno: EIO, for example'],

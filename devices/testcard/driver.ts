@@ -5,6 +5,7 @@ import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '..
 import { optionProblem } from '../../vfio/option-problem.js';
 import { createIntxPin } from '../mdev/intx-pin.js';
 import { createMessageSignals } from '../mdev/message-signals.js';
+import { Boards } from './boards.js';
 import { CardState, createCardState } from './card-state.js';
 import { TestCardDevice } from './device.js';
 import { failingOps } from './failing-ops.js';
@@ -44,6 +45,7 @@ const builtIn = workerUrl('devices/testcard/card-task.js');
  * @param module of the event task; the package's own if absent
  */
 export function createTestCardDriver(module: URL = builtIn): TestCardDriver {
+  const boards = new Boards();
   return {
     name: 'testcard',
     types: [
@@ -57,6 +59,12 @@ export function createTestCardDriver(module: URL = builtIn): TestCardDriver {
           { name: 'msi', value: 'N', description: 'messages of MSI: 0, 1, 2, 4, 8, 16 or 32, by default 4' },
           { name: 'vectors', value: 'N', description: 'vectors of MSI-X, 0 to 2048, by default 8' },
           { name: 'reset', value: 'flr|pm|af|none', description: 'how it can be reset, by default flr' },
+          {
+            name: 'board',
+            value: 'NAME',
+            description:
+              'a slot that it shares with the cards of the same board: they have a hot reset together',
+          },
           { name: 'express', value: 'on|off', description: 'whether it is PCI Express, by default on' },
           {
             name: 'ram',
@@ -82,9 +90,12 @@ export function createTestCardDriver(module: URL = builtIn): TestCardDriver {
       const data: CardTaskData = { ...shared, doorbells: doorbells.map(({ number }) => number) };
       const task = scope.own(eventThread.run(module, data));
       const state = new CardState(shared);
+      scope.defer(() => boards.tidy());
+      const board = parsed.board === undefined ? undefined : boards.find(parsed.board);
       const device = scope.own(
-        new TestCardDevice({ name: type.name, options: parsed, state, task, doorbells }),
+        new TestCardDevice({ name: type.name, options: parsed, state, task, doorbells, board }),
       );
+      if (board !== undefined) scope.own(board.add(uuid, device));
       const owned = scope.move();
       return {
         ops: failingOps(device, parsed.failures),

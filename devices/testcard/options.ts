@@ -17,6 +17,8 @@ export interface TestCardOptions {
   /** Vectors of its MSI-X table: 0 to 2048. */
   readonly msix: number;
   readonly reset: ResetKind;
+  /** The slot that it shares with other cards; undefined if it has its own. */
+  readonly board: string | undefined;
   /** Whether it is a PCI Express endpoint, with 4096 bytes of configuration space. */
   readonly isExpress: boolean;
   /** Bytes of BAR 2. */
@@ -27,7 +29,7 @@ export interface TestCardOptions {
   readonly failures: readonly Failure[];
 }
 
-export const NAMES = ['intx', 'msi', 'vectors', 'reset', 'express', 'ram', 'rom', 'fault', 'fail'];
+export const NAMES = ['intx', 'msi', 'vectors', 'reset', 'board', 'express', 'ram', 'rom', 'fault', 'fail'];
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1 << 10, M: 1 << 20, G: 1 << 30 };
 const [LEAST_RAM, MOST_RAM] = [4096, 1 << 30];
 const MOST_ROM = 1 << 20;
@@ -77,6 +79,9 @@ export function parseOptions(options: Readonly<Record<string, string>>, target: 
   const isExpress = isOn('express');
   if (!isExpress && reset === 'flr' && options.reset !== undefined)
     problem('reset', 'flr is a reset of PCI Express: give express=on, or another reset');
+  const { board } = options;
+  if (board !== undefined && !/^[\w.-]{1,32}$/.test(board))
+    problem('board', `${quoted(board)} is not a name of up to 32 letters, digits, dots and dashes`);
   const faults = options.fault === undefined ? [] : parseFaults(options.fault);
   if (typeof faults === 'string') problem('fault', faults);
   const failures = options.fail === undefined ? [] : parseFailures(options.fail);
@@ -92,6 +97,7 @@ export function parseOptions(options: Readonly<Record<string, string>>, target: 
     ),
     reset: (!isExpress && options.reset === undefined ? 'pm' : reset) as ResetKind,
     isExpress,
+    board,
     ramBytes: size(
       'ram',
       '1M',
