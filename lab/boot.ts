@@ -5,27 +5,34 @@ import { dirname, join } from 'node:path';
 import { deviceTable } from './devices.js';
 import { projectFolder } from './paths.js';
 import { spawnBound } from './process.js';
-import { type L1Machine, l1Arguments } from './qemu.js';
+import { type L1Machine, l1Arguments, qemuOf } from './qemu.js';
 import { Scratch } from './scratch.js';
-import { programOf, userland } from './userland.js';
+import { ServedDevices } from './served-devices.js';
+import { programOf } from './userland.js';
 
 /** A QEMU process and the folder that it shares with L1. Disposing, or the end of this process in whatever way, ends it. */
 export class Boot implements AsyncDisposable {
   readonly qemu: ChildProcess;
   readonly #scratch: Scratch;
+  readonly #served: ServedDevices;
   readonly #kill: () => void;
   #errors = '';
 
-  private constructor(scratch: Scratch, qemu: ChildProcess) {
+  private constructor(scratch: Scratch, served: ServedDevices, qemu: ChildProcess) {
     this.#scratch = scratch;
+    this.#served = served;
     this.qemu = qemu;
     this.#kill = () => void qemu.kill('SIGKILL');
   }
 
   /** @param environment `NAME=value` of variables for commands in L1 */
-  static start(machine: L1Machine, environment: readonly string[]): Boot {
+  static async start(machine: L1Machine, environment: readonly string[]): Promise<Boot> {
     const scratch = Scratch.create();
     const { folder } = scratch;
+    const served = await ServedDevices.start(machine.served, folder).catch((error: unknown) => {
+      scratch[Symbol.dispose]();
+      throw error;
+    });
     writeFileSync(join(folder, 'environment'), environment.join('\n'));
     for (const name of machine.devices.filter((device) => deviceTable[device].backend === 'disk')) {
       const disk = join(folder, `${name}.img`);
@@ -33,11 +40,12 @@ export class Boot implements AsyncDisposable {
       truncateSync(disk, 64 << 20);
     }
     const shares = { project: projectFolder, node: dirname(process.execPath), run: folder };
-    const [program, ...loader] = programOf(userland, 'usr/bin/qemu-system-x86_64');
-    const qemu = spawnBound([program!, ...loader, ...l1Arguments(machine, shares)], {
+    const [program, ...loader] = programOf(qemuOf(machine), 'usr/bin/qemu-system-x86_64');
+    const argv = l1Arguments(machine, shares, (name) => served.socketOf(name));
+    const qemu = spawnBound([program!, ...loader, ...argv], {
       stdio: machine.shell ? 'inherit' : ['ignore', 'ignore', 'pipe'],
     });
-    const boot = new Boot(scratch, qemu);
+    const boot = new Boot(scratch, served, qemu);
     qemu.stderr?.setEncoding('utf8').on('data', (text: string) => {
       boot.#errors += text;
     });
@@ -74,6 +82,7 @@ export class Boot implements AsyncDisposable {
       this.#kill();
       await once(this.qemu, 'exit');
     }
+    await this.#served[Symbol.asyncDispose]();
     this.#scratch[Symbol.dispose]();
   }
 }

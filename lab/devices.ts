@@ -39,10 +39,15 @@ const hex = (value: number): string => value.toString(16).padStart(2, '0');
 
 const rowOf = (name: DeviceName): DeviceRow => deviceTable[name];
 
+/** Slots of the root ports above devices, in the order of their buses. */
+export function portSlots(names: readonly DeviceName[]): number[] {
+  const behindPorts = names.map(rowOf).filter((row) => row.behindPort);
+  return [...new Set(behindPorts.map(({ slot }) => slot))].sort((a, b) => a - b);
+}
+
 /** PCI addresses of devices in L1. The firmware numbers buses in the order of the root ports' slots. */
 export function pciAddresses(names: readonly DeviceName[]): Map<DeviceName, string> {
-  const behindPorts = names.map(rowOf).filter((row) => row.behindPort);
-  const ports = [...new Set(behindPorts.map(({ slot }) => slot))].sort((a, b) => a - b);
+  const ports = portSlots(names);
   return new Map(
     names.map((name) => {
       const { slot, fn = 0, behindPort } = rowOf(name);
@@ -53,7 +58,7 @@ export function pciAddresses(names: readonly DeviceName[]): Map<DeviceName, stri
 }
 
 /** The variable with a device's address, for commands in L1: LAB_VIRTIO_NET for virtio-net. */
-export const addressVariable = (name: DeviceName): string => `LAB_${name.toUpperCase().replaceAll('-', '_')}`;
+export const addressVariable = (name: string): string => `LAB_${name.toUpperCase().replaceAll('-', '_')}`;
 
 /**
  * QEMU's arguments for devices. Each NIC has its own user-mode network; a device's id is its name in the table.
@@ -91,8 +96,9 @@ export function deviceArguments(names: readonly DeviceName[], diskFile: (name: s
 /** @throws Error listing the available devices, if a name is unknown */
 export function parseDevices(text: string): DeviceName[] {
   if (text === 'all') return [...deviceNames];
+  if (text === 'none') return [];
   return text.split(',').map((word) => {
     if (word in deviceTable) return word as DeviceName;
-    throw new Error(`no device '${word}' in the lab\n  hint: all, or some of ${deviceNames.join(',')}`);
+    throw new Error(`no device '${word}' in the lab\n  hint: all, none, or some of ${deviceNames.join(',')}`);
   });
 }

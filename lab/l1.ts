@@ -5,14 +5,16 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Boot } from './boot.js';
 import { prepareDebianDisk } from './debian-disk.js';
-import { addressVariable, type DeviceName, pciAddresses } from './devices.js';
+import { addressVariable, pciAddresses } from './devices.js';
 import { fileChecksum, startFileServer } from './file-server.js';
 import { guestFiles, prepare } from './images.js';
 import { hasLostTimer } from './lost-timer.js';
 import { MailboxReader } from './mailbox.js';
 import { Patience, type PatienceLimits, waitedForCpu } from './patience.js';
 import type { L1Machine } from './qemu.js';
-import { say, seconds } from './step.js';
+import { servedAddresses } from './served.js';
+import { runSteps, say, seconds } from './step.js';
+import { qemu11, userlandStep } from './userland.js';
 
 export interface L1Options extends Partial<L1Machine> {
   /** Limits of a boot, which is then retried once. */
@@ -41,7 +43,12 @@ const BOOT_LIMITS: PatienceLimits = { silenceMs: 25_000, totalMs: 60_000 };
 const DMA_FAULT = /^.*DMAR: .*\bfault (?:addr|reason)\b.*$/gm;
 
 function defaults(options: L1Options): L1Machine {
-  return { devices: [], cpus: 2, memory: 2048, shell: false, iommu: true, ...options };
+  return { devices: [], cpus: 2, memory: 2048, shell: false, iommu: true, served: [], ...options };
+}
+
+async function prepareFor({ served = [] }: L1Options): Promise<void> {
+  await prepare();
+  if (served.length > 0) await runSteps([userlandStep(qemu11)]);
 }
 
 async function connectMailbox(path: string, signal: AbortSignal): Promise<Socket> {
@@ -82,7 +89,7 @@ export class L1 implements AsyncDisposable {
    * @throws Error with the end of the console if L1 does not boot in two attempts
    */
   static async boot(options: L1Options = {}): Promise<L1> {
-    await prepare();
+    await prepareFor(options);
     if (options.debian) await prepareDebianDisk();
     try {
       return await L1.#tryBoot(options);
@@ -96,7 +103,10 @@ export class L1 implements AsyncDisposable {
     const start = performance.now();
     const machine = defaults(options);
     const server = await startFileServer(guestFiles);
-    const boot = Boot.start(machine, environment(machine.devices, server.url));
+    const boot = await Boot.start(machine, environment(machine, server.url)).catch((error: unknown) => {
+      server[Symbol.dispose]();
+      throw error;
+    });
     const abort = new AbortController();
     const { signal } = abort;
     const patience = new Patience(start, options.bootLimits ?? BOOT_LIMITS);
@@ -208,8 +218,8 @@ export class L1 implements AsyncDisposable {
 }
 
 /** Variables for all commands in L1: addresses of devices, and a file that can be fetched over their NICs. */
-function environment(devices: readonly DeviceName[], url: string): string[] {
-  const addresses = [...pciAddresses(devices)].map(
+function environment({ devices, served }: L1Machine, url: string): string[] {
+  const addresses = [...pciAddresses(devices), ...servedAddresses(served, devices)].map(
     ([name, address]) => `${addressVariable(name)}=${address}`,
   );
   return [
@@ -222,9 +232,9 @@ function environment(devices: readonly DeviceName[], url: string): string[] {
 
 /** Boots L1 with a login shell on this terminal. Returns when the shell ends. */
 export async function l1Shell(options: L1Options): Promise<void> {
-  await prepare();
+  await prepareFor(options);
   using server = await startFileServer(guestFiles);
   const machine = { ...defaults(options), shell: true };
-  await using boot = Boot.start(machine, environment(machine.devices, server.url));
+  await using boot = await Boot.start(machine, environment(machine, server.url));
   await once(boot.qemu, 'exit');
 }

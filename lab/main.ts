@@ -8,6 +8,7 @@ import { runGuests } from './guests.js';
 import { prepare } from './images.js';
 import { type L1Options, l1Shell } from './l1.js';
 import { cacheFolder } from './paths.js';
+import { parseServed } from './served.js';
 import { LAB_FAILED, runInL1, runTests } from './tests.js';
 import { runServed } from './vfio-user.js';
 
@@ -24,7 +25,8 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   prepare                  fetch packages and build images, without a boot
   clean                    delete the cache
 
-  --devices all|A,B...     devices of L1; all if not given
+  --devices all|none|A,B...  devices of L1; all if not given
+  --serve DEVICE[,...]     a device of tsvisor's that L1 has, too, served by vfio-user: testcard,vectors=16; may be repeated
   --no-iommu               L1 without an IOMMU
   --cpus N  --memory MIB   size of L1 (2, 2048)
   --timeout SECONDS        limit of the command, or of each test file (600)
@@ -34,7 +36,7 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
 
 async function main(argv: string[]): Promise<number> {
   // Options end at the command; the rest belongs to it.
-  const withValue = ['--devices', '--cpus', '--memory', '--timeout', '--tries'];
+  const withValue = ['--devices', '--cpus', '--memory', '--timeout', '--tries', '--serve'];
   let end = 0;
   while (argv[end]?.startsWith('--')) end += withValue.includes(argv[end]!) ? 2 : 1;
   const { values } = parseArgs({
@@ -47,6 +49,7 @@ async function main(argv: string[]): Promise<number> {
       timeout: { type: 'string', default: '600' },
       all: { type: 'boolean', default: false },
       tries: { type: 'string', default: '1' },
+      serve: { type: 'string', multiple: true, default: [] },
       help: { type: 'boolean', default: false },
     },
   });
@@ -60,6 +63,7 @@ async function main(argv: string[]): Promise<number> {
     cpus: Number(values.cpus),
     memory: Number(values.memory),
     iommu: !values['no-iommu'],
+    served: parseServed(values.serve),
   };
   const timeoutMs = Number(values.timeout) * 1000;
   const tries = Number(values.tries);

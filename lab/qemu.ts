@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { type DeviceName, deviceArguments } from './devices.js';
 import { imageFolder } from './images.js';
-import { rootOf, userland } from './userland.js';
+import { type ServedDevice, servedArguments } from './served.js';
+import { qemu11, rootOf, type Userland, userland } from './userland.js';
 
 export interface L1Machine {
   readonly devices: readonly DeviceName[];
@@ -12,6 +13,8 @@ export interface L1Machine {
   readonly shell: boolean;
   /** False omits the IOMMU, and with it all groups. */
   readonly iommu: boolean;
+  /** Devices that tsvisor serves to it. */
+  readonly served: readonly ServedDevice[];
 }
 
 /** Folders of this machine that L1 mounts. */
@@ -30,11 +33,35 @@ const share = (slot: string, tag: string, path: string, readonly: boolean): stri
   `virtio-9p-pci,fsdev=${tag},mount_tag=${tag},bus=pcie.0,addr=${slot}`,
 ];
 
+/** The userland whose QEMU runs it: only Debian's newest has a client of vfio-user. */
+export const qemuOf = ({ served }: Pick<L1Machine, 'served'>): Userland =>
+  served.length > 0 ? qemu11 : userland;
+
+/** A client of vfio-user maps L1's memory, and the IOMMU tells it what to map for its device. */
+function memoryArguments({ memory, served, iommu }: L1Machine): string[] {
+  const intel = ['intel-iommu', 'intremap=on', ...(served.length > 0 ? ['caching-mode=on'] : [])];
+  const ram = [
+    ...['-machine', 'q35,memory-backend=mem'],
+    ...['-object', `memory-backend-memfd,id=mem,size=${memory}M,share=on`],
+  ];
+  return [
+    ...(served.length > 0 ? ram : ['-machine', 'q35']),
+    ...['-m', `${memory}`],
+    ...(iommu ? ['-device', intel.join()] : []),
+  ];
+}
+
 /**
  * QEMU's arguments for L1: software emulation of a q35 machine with VT-d, and an AMD CPU with nested virtualisation.
+ * @param socketOf where a served device is
  */
-export function l1Arguments(machine: L1Machine, folders: L1Folders): string[] {
+export function l1Arguments(
+  machine: L1Machine,
+  folders: L1Folders,
+  socketOf: (name: string) => string = () => '',
+): string[] {
   const root = rootOf(userland);
+  const own = rootOf(qemuOf(machine));
   const kernel = [
     ...['console=ttyS0', 'quiet', 'loglevel=4', 'panic=-1', 'nokaslr', 'mitigations=off', 'nowatchdog'],
     ...[
@@ -50,17 +77,16 @@ export function l1Arguments(machine: L1Machine, folders: L1Folders): string[] {
   return [
     ...[
       '-L',
-      join(root, 'usr/share/seabios'),
+      join(own, 'usr/share/seabios'),
       '-L',
-      join(root, 'usr/share/qemu'),
+      join(own, 'usr/share/qemu'),
       '-L',
-      join(root, 'usr/lib/ipxe/qemu'),
+      join(own, 'usr/lib/ipxe/qemu'),
     ],
-    ...['-accel', 'tcg,thread=multi,tb-size=512', '-machine', 'q35'],
+    ...['-accel', 'tcg,thread=multi,tb-size=512', ...memoryArguments(machine)],
     // With virtual GIF, QEMU 10.0 sometimes loses a timer interrupt of L1 while L2 runs, and the CPU hangs.
-    ...['-cpu', 'max,la57=off,-vgif', '-smp', `${machine.cpus}`, '-m', `${machine.memory}`],
+    ...['-cpu', 'max,la57=off,-vgif', '-smp', `${machine.cpus}`],
     ...['-nodefaults', '-display', 'none', '-no-reboot'],
-    ...(machine.iommu ? ['-device', 'intel-iommu,intremap=on'] : []),
     ...['-serial', machine.shell ? 'stdio' : `file:${join(folders.run, 'console')}`],
     // The ELF kernel: in software emulation, unpacking the bzImage takes most of a second.
     ...['-kernel', join(imageFolder, 'vmlinux'), '-initrd', join(imageFolder, 'l1.initrd')],
@@ -81,5 +107,6 @@ export function l1Arguments(machine: L1Machine, folders: L1Folders): string[] {
     ],
     ...['-chardev', `socket,id=hmp,${monitor}`, '-device', 'virtserialport,chardev=hmp,name=hmp'],
     ...deviceArguments(machine.devices, (name) => join(folders.run, `${name}.img`)),
+    ...servedArguments(machine.served, socketOf),
   ];
 }

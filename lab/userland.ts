@@ -52,6 +52,13 @@ export const userland: Userland = {
   ],
 };
 
+/** sid is the first Debian suite whose QEMU has a vfio-user client. */
+export const qemu11: Userland = {
+  name: 'qemu11',
+  suites: ['sid'],
+  packages: ['qemu-system-x86', 'busybox-static', 'bash', 'coreutils'],
+};
+
 /** Folder into which a userland is unpacked. */
 export const rootOf = (land: Userland): string => join(cacheFolder, land.name);
 

@@ -13,14 +13,7 @@ import { slowdown } from './patience.js';
 import { spawnBound } from './process.js';
 import { Scratch } from './scratch.js';
 import { runSteps, seconds } from './step.js';
-import { programOf, rootOf, type Userland, userland, userlandStep } from './userland.js';
-
-/** sid is the first Debian suite whose QEMU has a vfio-user client. */
-const qemu11: Userland = {
-  name: 'qemu11',
-  suites: ['sid'],
-  packages: ['qemu-system-x86', 'busybox-static', 'bash', 'coreutils'],
-};
+import { programOf, qemu11, rootOf, userland, userlandStep } from './userland.js';
 
 /** Devices that are served together, and the expected results in the guest. */
 export interface ServedCell {

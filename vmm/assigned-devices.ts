@@ -6,6 +6,7 @@ import { SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
 import type { AssignedDevice, Assignment } from '../vfio/assign/index.js';
 import type { DeviceConfig } from './config.js';
+import { giveFaults } from './device-faults.js';
 import { DeviceDisplay } from './display/device-display.js';
 import * as layout from './layout.js';
 import { slotsOf } from './slots.js';
@@ -65,11 +66,7 @@ export class AssignedDevices implements Disposable {
   /** @see AssignableDevice.inject. @throws also SysError ENODEV for an empty slot, ENOTSUP for a device that has no faults to give */
   inject(slot: number, faults: string): void {
     const { name, assigned } = this.get(slot, 'inject');
-    if (assigned.device.inject === undefined) {
-      const hint = 'this device has no faults to choose; the device testcard has';
-      throw new SysError({ call: 'inject', target: name, errno: errno.ENOTSUP, hint });
-    }
-    assigned.device.inject(faults);
+    giveFaults(assigned.device, name, faults);
   }
 
   /**

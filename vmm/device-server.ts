@@ -1,4 +1,6 @@
 import { MessageChannel } from 'node:worker_threads';
+import { errno } from '../sys/errno.js';
+import { SysError } from '../sys/error.js';
 import { startEventThread } from '../sys/event-thread.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
@@ -9,9 +11,9 @@ import type { TraceName } from '../sys/trace.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
-import { decodeError } from './error-data.js';
+import { decodeError, type ErrorData, encodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
-import type { ServeEvent, ServeThreadData } from './serve-thread.js';
+import type { ServeCommand, ServeEvent, ServeThreadData } from './serve-thread.js';
 
 /** A device to serve, and the socket. */
 export interface DeviceServerOptions {
@@ -49,6 +51,9 @@ export class DeviceServer implements AsyncDisposable {
   readonly #observer: DeviceServerObserver;
   readonly #control = createInboxControl();
   readonly #screens = new Screens((command) => this.#send(command));
+  /** By number: what waits for the thread's answer. */
+  readonly #injections = new Map<number, (error: ErrorData | undefined) => void>();
+  #lastInjection = 0;
   #sender: InboxSender | undefined;
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
@@ -106,8 +111,24 @@ export class DeviceServer implements AsyncDisposable {
     return this.#screens.displays();
   }
 
+  /**
+   * Gives the device faults, for tests, with a client or without: `removed` or `slow:500+ignore-mask` of the test card; `none`
+   * takes all away.
+   * @throws SysError EINVAL for a text that the device does not know; ENOTSUP for a device that has no faults to give; ESRCH
+   *   once the service has ended
+   */
+  inject(faults: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const id = ++this.#lastInjection;
+      this.#injections.set(id, (error) => (error === undefined ? resolve() : reject(decodeError(error))));
+      if (this.#send({ kind: 'inject', id, faults })) return;
+      this.#injections.delete(id);
+      reject(hasEnded());
+    });
+  }
+
   /** Sends a command; returns false if there is no thread to receive it. */
-  #send(command: unknown): boolean {
+  #send(command: ServeCommand): boolean {
     this.#sender?.send(command);
     return this.#sender !== undefined;
   }
@@ -156,6 +177,8 @@ export class DeviceServer implements AsyncDisposable {
     await Promise.allSettled([events.ended]);
     unmap(this.#mapped);
     this.#screens.end(this.#failure);
+    for (const answer of this.#injections.values()) answer(encodeError(hasEnded()));
+    this.#injections.clear();
     if (this.#failure !== undefined) throw this.#failure;
   }
 
@@ -175,6 +198,10 @@ export class DeviceServer implements AsyncDisposable {
       case 'stills':
         this.#screens.hear(event);
         break;
+      case 'injected':
+        this.#injections.get(event.id)?.(event.error);
+        this.#injections.delete(event.id);
+        break;
       case 'failed':
         this.#failure ??= decodeError(event.error);
         break;
@@ -190,3 +217,11 @@ export class DeviceServer implements AsyncDisposable {
     await this.finished.catch(() => {});
   }
 }
+
+const hasEnded = () =>
+  new SysError({
+    call: 'inject',
+    target: 'the served device',
+    errno: errno.ESRCH,
+    hint: 'its service has ended',
+  });

@@ -11,6 +11,7 @@ import { requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
 import { checkDevices } from './device-check.js';
+import { giveFaults } from './device-faults.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
 import { ServedDisplay } from './display/served-display.js';
 import { type ErrorData, encodeError } from './error-data.js';
@@ -32,12 +33,19 @@ export interface ServeThreadData {
   readonly events: EventThreadLink;
 }
 
+/** Commands of the main thread. */
+export type ServeCommand =
+  | ScreenCommand
+  | { readonly kind: 'inject'; readonly id: number; readonly faults: string };
+
 /** Events from the serving thread to the main thread. */
 export type ServeEvent =
   | { readonly kind: 'ready'; readonly description: string }
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ScreenEvent
+  /** Answers a command `inject`. */
+  | { readonly kind: 'injected'; readonly id: number; readonly error?: ErrorData }
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last event: memory to unmap once no thread can access it. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
@@ -51,9 +59,11 @@ async function main(): Promise<void> {
   const display = new ServedDisplay(data.address);
   let server: VfioUserServer | undefined;
   inbox.addPort(data.commands, (message) => {
-    const command = message as ScreenCommand;
+    const command = message as ServeCommand;
     const { kind, id } = command;
-    if (kind === 'displays') emit({ kind, id, displays: display.list() });
+    if (kind === 'inject')
+      emit({ kind: 'injected', id, ...refusalOf(() => giveFaults(device, data.address, command.faults)) });
+    else if (kind === 'displays') emit({ kind, id, displays: display.list() });
     else emit({ kind, id, answer: display.look(command.isCopied === true, server?.commands ?? 0) });
   });
   // The protocol's events with a text are refusals.
@@ -115,6 +125,16 @@ async function main(): Promise<void> {
     }
   } finally {
     inbox.leaveRun();
+  }
+}
+
+/** The error that `call` throws, if it does. */
+function refusalOf(call: () => void): { readonly error?: ErrorData } {
+  try {
+    call();
+    return {};
+  } catch (error) {
+    return { error: encodeError(error) };
   }
 }
 

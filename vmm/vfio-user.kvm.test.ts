@@ -131,6 +131,31 @@ test('served from a program: it tells when it is ready and who comes, and leaves
   await expect(broken.finished).rejects.toThrowError(/there is no device 'nothing'/);
 });
 
+test('a served device gets faults with a client or without, and says what it does not know', async () => {
+  const start = async (address: string) => {
+    const path = socketPath();
+    let tell: () => void = () => {};
+    const ready = new Promise<void>((resolve) => {
+      tell = resolve;
+    });
+    const server = DeviceServer.start({ address, path }, { ready: tell });
+    await ready;
+    return { server, address: `vfio-user:${path}` };
+  };
+  const { server: first, address } = await start('testcard');
+  await using server = first;
+  await server.inject('removed');
+  const attach = () => runMachine({ devices: [{ address }] });
+  await expect(attach()).rejects.toThrowError(/^VFIO_USER_DEVICE_RESET on .*: EIO/);
+  await expect(server.inject('nonsense')).rejects.toThrowError(/EINVAL\n.*none of reset-fails/);
+  await server.inject('none');
+  expect((await attach()).report.outcome.kind).toBe('verdict');
+  await using other = (await start('virtio-net')).server;
+  await expect(other.inject('removed')).rejects.toThrowError(/inject on virtio-net: ENOTSUP/);
+  await server[Symbol.asyncDispose]();
+  await expect(server.inject('none')).rejects.toThrowError(/ESRCH/);
+});
+
 test('what a guest draws on a display of another process is seen there, and kept when the client is killed', async () => {
   const png = join(folder, 'served.png');
   const { child, path, output } = await serveDevice('vgpu-small,xres=320,yres=200', '--screenshot', png);

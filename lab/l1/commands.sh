@@ -97,26 +97,63 @@ mdev-create() {
   echo "$uuid"
 }
 
-# hmp COMMAND...: runs a command in the monitor of the QEMU that runs L1 (device_del ID ...); prints its output.
-hmp() {
-  local port line
+# qmp COMMAND [ARGUMENTS]: runs a command of QMP in the monitor of the QEMU that runs L1; prints the answer's line.
+qmp() {
+  local port line arguments=${2-}
   port=$(grep -lx hmp /sys/class/virtio-ports/*/name)
   port=${port%/name}
   exec 9<>"/dev/${port##*/}"
-  # Only the first hmp of a boot needs to negotiate: later ones get an error, which is skipped like any line without
-  # the number of the request.
+  # Only the first one of a boot needs to negotiate: later ones get an error, which is skipped like any line without the
+  # number of the request.
   echo '{"execute":"qmp_capabilities"}' >&9
-  printf '{"execute":"human-monitor-command","id":%d,"arguments":{"command-line":"%s"}}\n' $$ "$*" >&9
+  printf '{"execute":"%s","id":%d,"arguments":%s}\n' "$1" $$ "${arguments:-"{}"}" >&9
   while IFS= read -r line <&9; do
     case $line in
       *'"id": '$$*'"error"'* | *'"error"'*'"id": '$$*) echo "$line" >&2; return 1 ;;
       *'"id": '$$*) break ;;
     esac
   done
+  echo "$line"
+}
+
+# hmp COMMAND...: runs a command of its human monitor (device_del ID ...); prints its output.
+hmp() {
+  local line
+  line=$(qmp human-monitor-command "{\"command-line\":\"$*\"}")
   line=${line#*'"return": "'}
   line=${line%'", "id": '$$*}
   line=$(printf '%b' "${line//'\"'/'"'}" | tr -d '\r')
   [ -z "$line" ] || echo "$line"
+}
+
+# served NAME fault FAULTS: gives a device of --serve faults (docs/test-card.md); served NAME stop|start: ends its server, and
+# starts it again; served NAME restart: takes the device out of L1, serves it anew, and plugs it in again; served NAME said: what
+# its server has told.
+served() {
+  local number=$$-$RANDOM status
+  if [ "$2" = restart ]; then
+    [ ! -e "/sys/bus/pci/devices/$(served-address "$1")" ] || hmp device_del "$1"
+    for ((i = 0; i < 300; i++)); do hmp info qtree | grep -q "id \"$1\"" || break; sleep 0.1; done
+    served "$1" stop || true
+    served "$1" start
+    qmp device_add "$(cat "/run/lab/served/$1.json")" > /dev/null
+    for ((i = 0; i < 300; i++)); do [ ! -e "/sys/bus/pci/devices/$(served-address "$1")" ] || return 0; sleep 0.1; done
+    echo "$1 has not come back" >&2
+    return 1
+  fi
+  echo "$*" > "/run/lab/served/$number.part"
+  mv "/run/lab/served/$number.part" "/run/lab/served/$number.ask"
+  until [ -e "/run/lab/served/$number.answer" ]; do sleep 0.02; done
+  { read -r status; cat; } < "/run/lab/served/$number.answer" > "/run/served-$number"
+  rm "/run/lab/served/$number.answer"
+  if [ "$status" = 0 ]; then cat "/run/served-$number"; else cat "/run/served-$number" >&2; fi
+  rm "/run/served-$number"
+  return "$status"
+}
+served-address() {
+  local variable=LAB_${1^^}
+  variable=${variable//-/_}
+  echo "${!variable}"
 }
 
 # aer BDF STATUS: injects an uncorrectable PCI Express error (hexadecimal AER status) in a function below a root port.
