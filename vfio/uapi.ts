@@ -6,6 +6,7 @@
  * Register offsets and sizes are numbers (exact below 2^53), addresses are the branded bigints of sys/address.
  */
 import type { Hva, Iova } from '../sys/address.js';
+import type { SysError } from '../sys/error.js';
 import type { MappedFile, Mapping } from '../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from './feature.js';
 import type { HotResetInfo } from './pci-hot-reset.js';
@@ -174,6 +175,12 @@ export interface ContainerFile extends VfioFile {
    *   provider's devices cannot access it
    */
   mapDma(map: DmaMap): void;
+  /**
+   * Several maps, as by {@link mapDma}, without a wait for each. Absent if the provider has nothing to wait for.
+   * @returns for each, the error that mapDma would throw; undefined if it is mapped
+   * @throws SysError EINVAL before {@link setIommu}
+   */
+  mapDmas?(maps: readonly DmaMap[]): (SysError | undefined)[];
   /** Returns the bytes unmapped. @throws SysError EINVAL if the range would split a map (type1v2) */
   unmapDma(unmap: DmaUnmap): bigint;
 }

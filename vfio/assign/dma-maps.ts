@@ -1,4 +1,5 @@
 import { formatRange, type Iova, iova } from '../../sys/address.js';
+import type { SysError } from '../../sys/error.js';
 import { type DmaMap, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { MemoryListener, MemoryRegion } from './guest-memory.js';
@@ -6,6 +7,8 @@ import type { MemoryListener, MemoryRegion } from './guest-memory.js';
 /** Translates devices' DMA: a container, or an IOAS. */
 export interface DmaTarget {
   map(map: DmaMap): void;
+  /** @see ContainerFile.mapDmas */
+  mapEach?(maps: readonly DmaMap[]): (SysError | undefined)[];
   unmap(iova: Iova, bytes: bigint): void;
 }
 
@@ -14,11 +17,15 @@ export class DmaMaps implements MemoryListener {
   readonly space: string;
   readonly #target: DmaTarget;
   readonly #mapped = new Set<MemoryRegion>();
+  /** @see MemoryListener.addedAll */
+  readonly addedAll?: (regions: readonly MemoryRegion[]) => void;
 
   /** @param space names the I/O address space */
   constructor(target: DmaTarget, space: string) {
     this.#target = target;
     this.space = space;
+    const { mapEach } = target;
+    if (mapEach !== undefined) this.addedAll = (regions) => this.#addAll(regions, mapEach);
   }
 
   iovaOf(region: MemoryRegion): Iova | undefined {
@@ -26,26 +33,52 @@ export class DmaMaps implements MemoryListener {
   }
 
   added(region: MemoryRegion): void {
-    const range = formatRange(region.gpa, region.bytes);
     try {
-      this.#target.map({
-        flags: VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
-        vaddr: region.hva,
-        iova: iova(region.gpa),
-        size: region.bytes,
-      });
-      this.#mapped.add(region);
-      attachStep(`DMA map ${range} (${region.name})`);
+      this.#target.map(toMap(region));
     } catch (error) {
-      // Without RAM the device cannot work; without another device's BAR it only lacks peer-to-peer DMA.
-      if (region.kind === 'ram') throw error;
-      attachStep(
-        `no DMA map ${range} (${region.name}), so no peer-to-peer DMA to it: ${(error as Error).message}`,
-      );
+      this.#refused(region, error);
+      return;
     }
+    this.#isMapped(region);
+  }
+
+  #addAll(regions: readonly MemoryRegion[], mapEach: NonNullable<DmaTarget['mapEach']>): void {
+    const errors = mapEach(regions.map(toMap));
+    for (const [i, region] of regions.entries()) if (errors[i] === undefined) this.#mapped.add(region);
+    try {
+      for (const [i, region] of regions.entries()) {
+        if (errors[i] === undefined) this.#isMapped(region);
+        else this.#refused(region, errors[i]);
+      }
+    } catch (error) {
+      for (const region of regions) this.removed(region);
+      throw error;
+    }
+  }
+
+  #isMapped(region: MemoryRegion): void {
+    this.#mapped.add(region);
+    attachStep(`DMA map ${rangeOf(region)} (${region.name})`);
+  }
+
+  /** Without RAM the device cannot work; without another device's BAR it only lacks peer-to-peer DMA. */
+  #refused(region: MemoryRegion, error: unknown): void {
+    if (region.kind === 'ram') throw error;
+    attachStep(
+      `no DMA map ${rangeOf(region)} (${region.name}), so no peer-to-peer DMA to it: ${(error as Error).message}`,
+    );
   }
 
   removed(region: MemoryRegion): void {
     if (this.#mapped.delete(region)) this.#target.unmap(iova(region.gpa), region.bytes);
   }
 }
+
+const toMap = ({ gpa, hva, bytes }: MemoryRegion): DmaMap => ({
+  flags: VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,
+  vaddr: hva,
+  iova: iova(gpa),
+  size: bytes,
+});
+
+const rangeOf = ({ gpa, bytes }: MemoryRegion): string => formatRange(gpa, bytes);

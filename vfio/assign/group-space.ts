@@ -18,10 +18,14 @@ import type { GuestMemory } from './guest-memory.js';
 import type { KvmAssociation } from './kvm-association.js';
 import { slotResetByGroup } from './slot-reset.js';
 
-const containerTarget = (container: ContainerFile): DmaTarget => ({
-  map: (map) => container.mapDma(map),
-  unmap: (iova, size) => void container.unmapDma({ flags: 0, iova, size }),
-});
+function containerTarget(container: ContainerFile): DmaTarget {
+  const target: DmaTarget = {
+    map: (map) => container.mapDma(map),
+    unmap: (iova, size) => void container.unmapDma({ flags: 0, iova, size }),
+  };
+  const mapEach = container.mapDmas?.bind(container);
+  return mapEach === undefined ? target : { ...target, mapEach };
+}
 
 /** VFIO detaches a group from its container when the host unbinds its last device. */
 function leaveContainer(file: GroupFile): void {

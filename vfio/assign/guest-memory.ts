@@ -22,6 +22,11 @@ export interface MemoryListener {
    * @throws SysError if the listener needs the region and fails to map it; the change is then reverted
    */
   added(region: MemoryRegion): void;
+  /**
+   * Called in place of {@link added} with all regions that are there when it begins to listen, where that is quicker.
+   * @throws SysError as {@link added}; it has then none of the regions
+   */
+  addedAll?(regions: readonly MemoryRegion[]): void;
   /** Called before the region is unmapped from the guest. */
   removed(region: MemoryRegion): void;
   /** Name of the I/O address space in which it maps the regions: `host container`; absent if it maps none. */

@@ -62,6 +62,30 @@ test('a listener is told of what is there, of each change, and at its end of the
   expect(listener.now).toEqual([]);
 });
 
+test('a listener that takes all at once is told so of what is there, and has none of it if it throws', () => {
+  using scope = new Scope();
+  using bar = createSharedMemory('bar', 4096);
+  const memory = pcMemory(scope, LOW_RAM_END + 0x10_0000n, new Slots());
+  const told: string[] = [];
+  let refuses = true;
+  const listener: MemoryListener = {
+    added: ({ name }) => void told.push(`added ${name}`),
+    addedAll: (regions) => {
+      if (refuses) throw new Error('no');
+      told.push(`all ${regions.map(({ name }) => name).join(' ')}`);
+    },
+    removed: ({ name }) => void told.push(`removed ${name}`),
+  };
+  expect(() => memory.listen(listener)).toThrowError('no');
+  expect(told).toEqual([]);
+  refuses = false;
+  const listening = memory.listen(listener);
+  const shown = memory.map(gpa(0xd000_0000n), bar.mapping.hva, 4096n, 'BAR2');
+  listening[Symbol.dispose]();
+  shown[Symbol.dispose]();
+  expect(told).toEqual(['all ram ram', 'added BAR2', 'removed BAR2', 'removed ram', 'removed ram']);
+});
+
 test('memory that the guest may only read is a slot of its own, which no listener maps for DMA', () => {
   const slots = new Slots();
   using scope = new Scope();

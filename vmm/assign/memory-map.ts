@@ -45,7 +45,7 @@ export interface DmaMapState {
   readonly space: string;
   /** Address for devices. */
   readonly iova: Iova;
-  /** How long the map took, in milliseconds. */
+  /** How long the map took, in milliseconds; its share of that if several were made at once. */
   readonly ms: number;
 }
 
@@ -81,10 +81,25 @@ interface Follower {
 /** Not `performance`, which Node loads when it is first used. */
 const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
 
-function follow({ listener, heard }: Follower, region: MemoryRegion): void {
+function follow(follower: Follower, region: MemoryRegion): void {
   const begun = nowMs();
-  listener.added(region);
-  const ms = nowMs() - begun;
+  follower.listener.added(region);
+  hasHeard(follower, region, nowMs() - begun);
+}
+
+function followAll(follower: Follower, regions: readonly MemoryRegion[]): void {
+  const { listener } = follower;
+  if (listener.addedAll === undefined) {
+    for (const region of regions) follow(follower, region);
+    return;
+  }
+  const begun = nowMs();
+  listener.addedAll(regions);
+  const ms = (nowMs() - begun) / regions.length;
+  for (const region of regions) hasHeard(follower, region, ms);
+}
+
+function hasHeard({ listener, heard }: Follower, region: MemoryRegion, ms: number): void {
   const forget = disposable(() => {
     heard.delete(region);
     listener.removed(region);
@@ -164,7 +179,7 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
     const follower: Follower = { listener, heard: new Map() };
     using undo = new Scope();
     undo.defer(() => forgetAll(follower));
-    for (const region of this.#regions.keys()) follow(follower, region);
+    followAll(follower, this.regions);
     this.#followers.push(follower);
     undo.defer(() => this.#followers.splice(this.#followers.indexOf(follower), 1));
     const owned = undo.move();

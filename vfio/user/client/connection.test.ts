@@ -157,6 +157,34 @@ test('requests are served while an answer is awaited; without a handler they are
   });
 });
 
+test('commands that wait for no reply of another are sent first, and each has the error that the server answers', async () => {
+  const lines = [
+    ...[1, 2, 3].map((n) => client.asks(RESET, bytes(n))),
+    ...[server.answers(RESET), server.refuses(RESET, 16), server.answers(RESET)],
+    ...[client.asks(RESET), server.answers(RESET)],
+  ];
+  await play([...hello(), ...lines], (connection) => {
+    const requests = [1, 2, 3].map((n) => ({ payload: bytes(n), fds: [] }));
+    expect(connection.askEach(RESET, requests).map((error) => error?.code)).toEqual([
+      undefined,
+      'EBUSY',
+      undefined,
+    ]);
+    connection.ask(RESET);
+  });
+});
+
+test('64 commands at most are without a reply', async () => {
+  const sent = Array.from({ length: 65 }, (_, n) => n);
+  const lines: Line[] = sent.slice(0, 64).map((n) => client.asks(RESET, bytes(n)));
+  lines.push(server.answers(RESET), client.asks(RESET, bytes(64)));
+  for (const _ of sent.slice(1)) lines.push(server.answers(RESET));
+  await play([...hello(), ...lines], (connection) => {
+    const requests = sent.map((n) => ({ payload: bytes(n), fds: [] }));
+    expect(connection.askEach(RESET, requests)).toEqual(sent.map(() => undefined));
+  });
+});
+
 /** Waits until the server has said something, or signalled an eventfd. */
 function news({ fd }: { readonly fd: number }): void {
   const deadline = performance.now() + TIMEOUT_MS;

@@ -33,11 +33,19 @@ export interface Answer {
   readonly fds: Fd[];
 }
 
+/** A command's payload and descriptors, which are the sender's. */
+export interface Request {
+  readonly payload: Uint8Array;
+  readonly fds: readonly number[];
+}
+
 /** Handles a request of the server and returns the reply's payload. @throws SysError, whose errno becomes the reply */
 export type RequestHandler = (command: number, payload: Uint8Array) => Uint8Array;
 
 /** Most requests of the server that are served at a time, so that it cannot starve the guest. */
 const MOST_REQUESTS = 256;
+/** Most commands that {@link Connection.askEach} has sent and not heard of: their answers fit into any socket's buffer. */
+const MOST_UNANSWERED = 64;
 const POLLIN = 1;
 
 export class Connection implements Disposable {
@@ -152,7 +160,37 @@ export class Connection implements Disposable {
    * @throws SysError with the server's errno; ENODEV if the connection has ended
    */
   ask(command: number, payload?: Uint8Array, fds: readonly number[] = [], mostFds = 0): Answer {
-    const id = this.#send(command, 0, payload, fds);
+    return this.#answer(command, this.#send(command, 0, payload, fds), mostFds);
+  }
+
+  /**
+   * Sends commands without waiting for each one's reply, which has nothing that matters but its errno.
+   * @returns for each, the error with which the server refused it; undefined if it did not
+   * @throws SysError ENODEV if the connection has ended, or does now
+   */
+  askEach(command: number, requests: Iterable<Request>): (SysError | undefined)[] {
+    const ids: number[] = [];
+    const errors: (SysError | undefined)[] = [];
+    const hear = (): void => void errors.push(this.#refusal(command, ids[errors.length] as number));
+    for (const { payload, fds } of requests) {
+      if (ids.length - errors.length === MOST_UNANSWERED) hear();
+      ids.push(this.#send(command, 0, payload, fds));
+    }
+    while (errors.length < ids.length) hear();
+    return errors;
+  }
+
+  #refusal(command: number, id: number): SysError | undefined {
+    try {
+      this.#answer(command, id, 0);
+      return undefined;
+    } catch (error) {
+      if (this.isGone || !(error instanceof SysError)) throw error;
+      return error;
+    }
+  }
+
+  #answer(command: number, id: number, mostFds: number): Answer {
     // One deadline for the whole exchange: requests of the server do not extend it.
     const deadline = performance.now() + this.#timeoutMs;
     for (;;) {

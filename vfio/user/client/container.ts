@@ -39,7 +39,8 @@ import {
   VFIO_USER_F_DMA_REGION_READ,
   VFIO_USER_F_DMA_REGION_WRITE,
 } from '../protocol.js';
-import type { Connection } from './connection.js';
+import type { Capabilities } from '../version.js';
+import type { Connection, Request } from './connection.js';
 import { serveDma } from './dma-request.js';
 
 const MAP_BYTES = 32;
@@ -97,27 +98,45 @@ export class UserContainerFile implements ContainerFile {
 
   /** The smallest page that all servers can map (pgsizes). */
   get #pageSize(): bigint {
-    const sizes = [...this.#connections].map(({ capabilities }) => BigInt(capabilities.pgsizes));
-    return sizes.reduce((most, mask) => bigMax(most, mask & -mask), IOMMU_PAGE);
+    return [...this.#connections].reduce(
+      (most, { capabilities }) => bigMax(most, pageOf(capabilities)),
+      IOMMU_PAGE,
+    );
   }
 
   #requireIommu(call: string): void {
     if (!this.#hasIommu) throw userError(call, 'EINVAL', 'set its IOMMU first');
   }
 
-  /** Adds a server and sends it all maps. @throws SysError of the map that it refuses */
+  /** @throws SysError ENOSPC, EINVAL if a server's limits do not allow the maps that are there */
+  #requireRoom({ path, capabilities }: Connection): void {
+    const call = 'VFIO_USER_DMA_MAP';
+    const { maxDmaMaps } = capabilities;
+    if (this.#maps.size > maxDmaMaps) {
+      const hint = `there are ${this.#maps.size}, and ${path} takes ${maxDmaMaps} (max_dma_maps)`;
+      throw userError(call, 'ENOSPC', hint);
+    }
+    const page = pageOf(capabilities);
+    for (const { map } of this.#maps.values())
+      if ((map.iova | map.size) % page !== 0n)
+        throw userError(call, 'EINVAL', `${formatRange(map.iova, map.size)}: ${pagesHint(path, page)}`);
+  }
+
+  /** Adds a server and sends it all maps. @throws SysError of the map that it refuses; ENOSPC, EINVAL of its limits */
   add(connection: Connection): void {
-    const told: DmaMap[] = [];
+    this.#requireRoom(connection);
+    const known = [...this.#maps.values()];
     // First: DMA may come before the reply to the map that it uses.
     connection.setHandler((command, payload) => serveDma(command, payload, (...copy) => this.#copy(...copy)));
     connection.dmaTable?.replace(this.#published.map(toEntry));
     try {
-      for (const known of this.#maps.values()) {
-        this.#tell(connection, known);
-        told.push(known.map);
+      const errors = this.#tell(connection, known);
+      const refused = errors.find((error) => error !== undefined);
+      if (refused !== undefined) {
+        for (const [i, { map }] of known.entries()) if (errors[i] === undefined) untell(connection, map);
+        throw refused;
       }
     } catch (error) {
-      for (const map of told) untell(connection, map);
       forbid(connection);
       throw error;
     }
@@ -136,54 +155,100 @@ export class UserContainerFile implements ContainerFile {
   }
 
   mapDma(map: DmaMap): void {
-    const call = 'VFIO_IOMMU_MAP_DMA';
-    this.#requireIommu(call);
-    const { iova, size } = map;
-    // The thread that serves a twin socket cannot ask for it.
-    if (map.remote !== undefined && [...this.#connections].some(({ dmaTable }) => dmaTable !== undefined))
-      throw remoteMemory(call, `${this.target}, IOVA ${formatRange(iova, size)}`);
-    const problem = mapProblem(map) ?? (wraps(iova, size) ? 'the range wraps' : undefined);
-    if (problem !== undefined) throw userError(call, 'EINVAL', problem);
-    if ((iova | size) % this.#pageSize !== 0n)
-      throw userError(call, 'EINVAL', `a server maps pages of ${this.#pageSize} bytes and more (pgsizes)`);
-    if (this.#overlapping(map) !== undefined)
-      throw userError(call, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
-    if (this.getIommuInfo().dmaAvailable === 0)
-      throw userError(call, 'ENOSPC', 'a server takes no more maps (max_dma_maps)');
-    const entry = map.remote === undefined ? findMemory(map) : { map };
-    const told: Connection[] = [];
-    // A server may use the map before its reply is here.
-    this.#insert(entry);
-    try {
-      for (const connection of this.#connections) {
-        if (connection.isGone) continue;
-        this.#tell(connection, entry);
-        told.push(connection);
+    const [error] = this.mapDmas([map]);
+    if (error !== undefined) throw error;
+  }
+
+  mapDmas(maps: readonly DmaMap[]): (SysError | undefined)[] {
+    this.#requireIommu('VFIO_IOMMU_MAP_DMA');
+    const errors = maps.map((): SysError | undefined => undefined);
+    const entries = new Map<number, Known>();
+    for (const [i, map] of maps.entries()) {
+      try {
+        const entry = this.#checked(map);
+        // A server may use the map before its reply is here.
+        this.#insert(entry);
+        entries.set(i, entry);
+      } catch (error) {
+        if (!(error instanceof SysError)) throw error;
+        errors[i] = error;
       }
+    }
+    const told: Connection[] = [];
+    for (const connection of this.#connections) {
+      if (connection.isGone) continue;
+      const refusals = this.#tellOrEnd(connection, [...entries.values()]);
+      for (const [n, [i, { map }]] of [...entries].entries()) {
+        if (refusals[n] === undefined) continue;
+        errors[i] = refusals[n];
+        for (const other of told) untell(other, map);
+        this.#delete(map);
+        entries.delete(i);
+      }
+      told.push(connection);
+    }
+    return errors;
+  }
+
+  /** As {@link #tell}; a connection that ends meanwhile refuses all. */
+  #tellOrEnd(connection: Connection, maps: readonly Known[]): (SysError | undefined)[] {
+    try {
+      return this.#tell(connection, maps);
     } catch (error) {
-      for (const connection of told) untell(connection, map);
-      this.#delete(map);
-      throw error;
+      if (!(error instanceof SysError)) throw error;
+      return maps.map(() => error);
     }
   }
 
-  #tell(connection: Connection, known: Known): void {
-    const { flags, iova, size } = known.map;
-    const rights =
-      ((flags & VFIO_DMA_MAP_FLAG_READ) === 0 ? 0 : VFIO_USER_F_DMA_REGION_READ) |
-      ((flags & VFIO_DMA_MAP_FLAG_WRITE) === 0 ? 0 : VFIO_USER_F_DMA_REGION_WRITE);
-    // Memory without a file cannot be shared; the server accesses it by message.
-    const file = known.mapping?.file;
-    const offset =
-      file === undefined || known.mapping === undefined
-        ? 0n
-        : BigInt(file.offset) + (known.map.vaddr - known.mapping.hva);
-    const request = new Writer(MAP_BYTES).u32(MAP_BYTES).u32(rights).u64(offset).u64(iova).u64(size).bytes;
-    // A map for reading only must not come with the right to write the file.
-    const isWritable = (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
-    using readOnly = file === undefined || isWritable ? undefined : Fd.readOnly(file.fd.number, this.target);
-    const fd = readOnly ?? file?.fd;
-    connection.ask(VFIO_USER_DMA_MAP, request, fd === undefined ? [] : [fd.number]);
+  /** @throws SysError as {@link mapDma}, of what is known here */
+  #checked(map: DmaMap): Known {
+    const call = 'VFIO_IOMMU_MAP_DMA';
+    const { iova, size } = map;
+    const where = `IOVA ${formatRange(iova, size)}`;
+    const connections = [...this.#connections];
+    // The thread that serves a twin socket cannot ask for it.
+    if (map.remote !== undefined && connections.some(({ dmaTable }) => dmaTable !== undefined))
+      throw remoteMemory(call, `${this.target}, ${where}`);
+    const problem = mapProblem(map) ?? (wraps(iova, size) ? 'the range wraps' : undefined);
+    if (problem !== undefined) throw userError(call, 'EINVAL', problem);
+    const picky = connections.find(({ capabilities }) => (iova | size) % pageOf(capabilities) !== 0n);
+    if (picky !== undefined)
+      throw userError(call, 'EINVAL', `${where}: ${pagesHint(picky.path, pageOf(picky.capabilities))}`);
+    if (this.#overlapping(map) !== undefined)
+      throw userError(call, 'EEXIST', `0x${iova.toString(16)} overlaps a map`);
+    const full = connections.find(({ capabilities }) => this.#maps.size >= capabilities.maxDmaMaps);
+    if (full !== undefined) {
+      const hint = `${full.path} takes no more than ${full.capabilities.maxDmaMaps} maps (max_dma_maps)`;
+      throw userError(call, 'ENOSPC', hint);
+    }
+    if (this.#maps.size >= DEFAULT_MAX_DMA_MAPS)
+      throw userError(call, 'ENOSPC', `${DEFAULT_MAX_DMA_MAPS} maps are the limit`);
+    return map.remote === undefined ? findMemory(map) : { map };
+  }
+
+  /** Tells a server of maps without waiting for each one's reply. @returns the error of each that it refuses */
+  #tell(connection: Connection, maps: readonly Known[]): (SysError | undefined)[] {
+    return connection.askEach(VFIO_USER_DMA_MAP, this.#requests(connection, maps));
+  }
+
+  *#requests({ capabilities }: Connection, maps: readonly Known[]): Iterable<Request> {
+    for (const { map, mapping } of maps) {
+      const { flags, iova, size } = map;
+      const rights =
+        ((flags & VFIO_DMA_MAP_FLAG_READ) === 0 ? 0 : VFIO_USER_F_DMA_REGION_READ) |
+        ((flags & VFIO_DMA_MAP_FLAG_WRITE) === 0 ? 0 : VFIO_USER_F_DMA_REGION_WRITE);
+      // Memory without a file cannot be shared, nor any with a server that takes no descriptors: it accesses it by message.
+      const file = capabilities.maxMsgFds === 0 ? undefined : mapping?.file;
+      const offset =
+        file === undefined || mapping === undefined ? 0n : BigInt(file.offset) + (map.vaddr - mapping.hva);
+      const payload = new Writer(MAP_BYTES).u32(MAP_BYTES).u32(rights).u64(offset).u64(iova).u64(size).bytes;
+      // A map for reading only must not come with the right to write the file.
+      const isWritable = (flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
+      using readOnly =
+        file === undefined || isWritable ? undefined : Fd.readOnly(file.fd.number, this.target);
+      const fd = readOnly ?? file?.fd;
+      yield { payload, fds: fd === undefined ? [] : [fd.number] };
+    }
   }
 
   #insert(known: Known): void {
@@ -272,6 +337,15 @@ export class UserContainerFile implements ContainerFile {
     for (const connection of [...this.#connections]) this.remove(connection);
   }
 }
+
+/** The smallest page that a server can map (pgsizes). */
+function pageOf({ pgsizes }: Pick<Capabilities, 'pgsizes'>): bigint {
+  const mask = BigInt(pgsizes);
+  return mask & -mask;
+}
+
+const pagesHint = (path: string, page: bigint): string =>
+  `${path} maps pages of ${page} bytes and more (pgsizes)`;
 
 const bigMax = (a: bigint, b: bigint): bigint => (a > b ? a : b);
 

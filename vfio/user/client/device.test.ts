@@ -151,15 +151,6 @@ describe('interrupts', () => {
       ],
     ],
     [
-      'one each if it takes none at all',
-      0,
-      [5, 6],
-      [
-        [10, 1, [5]],
-        [11, 1, [6]],
-      ],
-    ],
-    [
       'those without apart',
       4,
       [-1, 5, -1, -1],
@@ -179,6 +170,16 @@ describe('interrupts', () => {
     expect(sets(connection)).toEqual(
       expected.map(([start, count, fds]) => ({ payload: [...bytes(20, flags, MSIX, start, count)], fds })),
     );
+  });
+
+  test('are ENOTSUP with an eventfd for a server that takes no descriptors', () => {
+    const { connection, device } = opened();
+    connection.capabilities = { ...connection.capabilities, maxMsgFds: 0 };
+    const set = { index: MSIX, flags: DATA_EVENTFD | TRIGGER, start: 0, count: 2 };
+    expect(() => device.setIrqs({ ...set, data: [-1, 5] })).toThrowError(/ENOTSUP\n.*max_msg_fds is 0/);
+    expect(sets(connection)).toEqual([]);
+    device.setIrqs({ ...set, data: [-1, -1] });
+    expect(sets(connection)).toHaveLength(1);
   });
 
   test('go with flags of one byte each, or with nothing', () => {

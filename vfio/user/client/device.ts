@@ -178,7 +178,11 @@ export class UserDeviceFile implements DeviceFile {
    * Splits the range: a message has at most the peer's limit of descriptors, and one for all of its range or for none.
    */
   #setEventfds({ flags, index, start, count, data = [] }: IrqSet): void {
-    const most = Math.max(1, this.#connection.capabilities.maxMsgFds);
+    const most = this.#connection.capabilities.maxMsgFds;
+    if (most === 0 && data.some((fd) => fd >= 0)) {
+      const hint = 'the server takes no eventfds (max_msg_fds is 0), so this device has no interrupts';
+      throw new SysError({ call: 'VFIO_DEVICE_SET_IRQS', target: this.target, errno: errno.ENOTSUP, hint });
+    }
     if (count === 0) this.#sendIrqs(flags, index, start, count, [], []);
     for (let at = 0; at < count; ) {
       const isNone = (data[at] as number) < 0;

@@ -1,7 +1,9 @@
 /** The connection of a client to a server that answers in the same call, for tests of what is sent. */
+
+import { SysError } from '../../../sys/error.js';
 import type { Fd } from '../../../sys/fd.js';
 import type { DmaTableWriter } from '../../dma-table.js';
-import type { Connection, RequestHandler } from '../client/connection.js';
+import type { Connection, Request, RequestHandler } from '../client/connection.js';
 import type { Capabilities } from '../version.js';
 
 /** What the client has sent. */
@@ -20,7 +22,7 @@ export interface FakeAnswer {
 
 type Members = Pick<
   Connection,
-  'path' | 'minor' | 'isGone' | 'dmaTable' | 'whenGone' | 'setHandler' | 'ask' | 'post'
+  'path' | 'minor' | 'isGone' | 'dmaTable' | 'whenGone' | 'setHandler' | 'ask' | 'askEach' | 'post'
 >;
 
 export class FakeConnection implements Members {
@@ -69,13 +71,27 @@ export class FakeConnection implements Members {
     return sent;
   }
 
-  ask(command: number, payload = new Uint8Array(0), fds: readonly number[] = [], mostFds = 0) {
+  ask(command: number, payload: Uint8Array = new Uint8Array(0), fds: readonly number[] = [], mostFds = 0) {
     const answer = this.#answer(this.#note(command, payload, fds, false));
     const whole = answer instanceof Uint8Array ? { payload: answer } : answer;
     const given = [...(whole?.fds ?? [])];
     const taken = given.splice(0, mostFds);
     for (const fd of given) fd[Symbol.dispose]();
     return { payload: whole?.payload ?? new Uint8Array(0), fds: taken };
+  }
+
+  askEach(command: number, requests: Iterable<Request>): (SysError | undefined)[] {
+    const errors: (SysError | undefined)[] = [];
+    for (const { payload, fds } of requests) {
+      try {
+        this.ask(command, payload, fds);
+        errors.push(undefined);
+      } catch (error) {
+        if (this.isGone || !(error instanceof SysError)) throw error;
+        errors.push(error);
+      }
+    }
+    return errors;
   }
 
   post(command: number, payload: Uint8Array): void {
