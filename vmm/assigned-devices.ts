@@ -14,12 +14,14 @@ import { slotsOf } from './slots.js';
 /** A device in its PCI slot. */
 export interface SlottedDevice {
   readonly slot: number;
+  /** Its number among the functions of the slot. */
+  readonly function: number;
   /** `00:03.0 virtio-net` */
   readonly name: string;
   /** As it was attached, with its slot. */
   readonly config: DeviceConfig;
   readonly assigned: AssignedDevice;
-  /** Absent if it shows no picture. */
+  /** Absent if it shows no picture, or another function of the slot does. */
   readonly display: DeviceDisplay | undefined;
 }
 
@@ -37,35 +39,36 @@ interface Plug extends Disposable {
   readonly device: SlottedDevice;
 }
 
-/** The assigned devices by slot, in the order in which they were attached. Machine thread only. */
+/** The assigned devices by slot and function, in the order in which they were attached. Machine thread only. */
 export class AssignedDevices implements Disposable {
   readonly #ports: AssignedDevicesPorts;
-  readonly #plugs = new Map<number, Plug>();
+  readonly #plugs = new Set<Plug>();
 
   constructor(ports: AssignedDevicesPorts) {
     this.#ports = ports;
   }
 
   get list(): readonly SlottedDevice[] {
-    return [...this.#plugs.values()].map(({ device }) => device);
+    return [...this.#plugs].map(({ device }) => device);
   }
 
-  find(slot: number): SlottedDevice | undefined {
-    return this.#plugs.get(slot)?.device;
+  find(slot: number, number = 0): SlottedDevice | undefined {
+    return this.list.find((device) => device.slot === slot && device.function === number);
   }
 
-  /** @param call that names the slot. @throws SysError ENODEV for an empty one */
-  get(slot: number, call: string): SlottedDevice {
-    const device = this.find(slot);
+  /** @param call that names the slot. @throws SysError ENODEV for an empty one, or one without that function */
+  get(slot: number, call: string, number = 0): SlottedDevice {
+    const device = this.find(slot, number);
     if (device !== undefined) return device;
     const others = this.list.map(({ name }) => name).join(', ');
     const hint = others === '' ? 'the machine has no assigned device' : `devices are: ${others}`;
-    throw new SysError({ call, target: `PCI slot ${slot}`, errno: errno.ENODEV, hint });
+    const target = `PCI slot ${slot}${number === 0 ? '' : `, function ${number}`}`;
+    throw new SysError({ call, target, errno: errno.ENODEV, hint });
   }
 
   /** @see AssignableDevice.inject. @throws also SysError ENODEV for an empty slot, ENOTSUP for a device that has no faults to give */
-  inject(slot: number, faults: string): void {
-    const { name, assigned } = this.get(slot, 'inject');
+  inject(slot: number, faults: string, number: number): void {
+    const { name, assigned } = this.get(slot, 'inject', number);
     giveFaults(assigned.device, name, faults);
   }
 
@@ -92,8 +95,8 @@ export class AssignedDevices implements Disposable {
 
   #attach(config: DeviceConfig & { readonly slot: number }, undo: Scope): SlottedDevice {
     const { assignment, pci, requested, naming = (_address, attach) => attach() } = this.#ports;
-    const { address, options, interface: how, slot } = config;
-    const place = { device: slot, function: 0 };
+    const { address, options, interface: how, slot, function: number = 0 } = config;
+    const place = { device: slot, function: number };
     const name = `${formatSlot(place)} ${address}`;
     const request = {
       address,
@@ -107,27 +110,30 @@ export class AssignedDevices implements Disposable {
     using scope = new Scope();
     const assigned = scope.own(naming(address, () => assignment.attach(request)));
     scope.own(pci.add(place, assigned.function));
-    const device = { slot, name, config, assigned, display: DeviceDisplay.find(slot, name, assigned.file) };
-    scope.defer(() => this.#plugs.delete(slot));
+    const isShown = this.list.some((other) => other.slot === slot && other.display !== undefined);
+    const display = isShown ? undefined : DeviceDisplay.find(slot, name, assigned.file);
+    const device = { slot, function: number, name, config, assigned, display };
+    scope.defer(() => this.#plugs.delete(plug));
     const owned = scope.move();
     const plug = { device, ...disposable(() => owned[Symbol.dispose]()) };
-    this.#plugs.set(slot, plug);
+    this.#plugs.add(plug);
     undo.own(plug);
     return device;
   }
 
   /**
-   * Removes the device in a slot from the bus, detaches and closes it. Does nothing for an empty slot.
+   * Removes the device in a slot, with all its functions, from the bus, detaches and closes it. Does nothing for an empty slot.
    * @throws what failed on the way; the device is gone in any case
    */
   remove(slot: number): void {
-    this.#plugs.get(slot)?.[Symbol.dispose]();
+    using scope = new Scope();
+    for (const plug of this.#plugs) if (plug.device.slot === slot) scope.own(plug);
   }
 
   /** Resets all devices first, so that functions of one slot are reset together: the guest no longer runs. */
   [Symbol.dispose](): void {
     this.#ports.assignment.reset(true);
     using scope = new Scope();
-    for (const plug of this.#plugs.values()) scope.own(plug);
+    for (const plug of this.#plugs) scope.own(plug);
   }
 }

@@ -7,7 +7,7 @@ import { parseSize } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
 import { parseAddress } from './device-address.js';
 import { onlyOne } from './device-check.js';
-import { isSlot } from './device-text.js';
+import { isPlace, placeProblem } from './device-text.js';
 import type { Output } from './output.js';
 import { pcRam } from './ram-layout.js';
 
@@ -75,7 +75,7 @@ function parseDevice(text: string, how: Interface | undefined): Request['devices
   const { address, options } = parseAddress(text, where);
   // As --device of run has them; a slot of the guest's concerns no rule.
   const { interface: own, slot, ...others } = options;
-  if (slot !== undefined && !isSlot(slot)) throw usageError(where, `slot=${slot} is not a PCI slot: 1 to 31`);
+  if (slot !== undefined && !isPlace(slot)) throw usageError(where, placeProblem(slot));
   if (!isCheckable(address)) {
     const meant = nearestPciAddress(address);
     const takes =

@@ -75,8 +75,9 @@ export const RUN: Command = {
       isRepeatable: true,
       help: [
         'assign this device instead (repeatable); slot=N puts it',
-        'at that PCI slot, 1 to 31, interface=iommufd opens it by',
-        'its cdev; none: no device',
+        'at that PCI slot, 1 to 31, slot=N.F makes it function F of',
+        'it; interface=iommufd opens it by its cdev; none: no',
+        'device',
       ],
     },
     {
@@ -291,7 +292,7 @@ export const CTL: Command = {
     "  screenshot FILE      save a display's picture as PNG",
     '  attach DEVICE        as --device of run; several: all or none',
     '  detach SLOT          once the guest has released it',
-    '  fault SLOT FAULTS    of a testcard: removed, slow:500+ignore-mask, none',
+    '  fault SLOT FAULTS    of a testcard, SLOT as 3 or 3.1: removed, none',
     '  pause, resume, reset, power-button, stop',
     ...EXIT,
     'SIGTERM, and 0 otherwise.',

@@ -114,7 +114,10 @@ const CHECKED: readonly Row[] = [
   ['check 01:00', "check 01:00: '01:00' is no device of the host; did you mean 0000:01:00.0?"],
   ['check mdev:', 'check mdev:: a type is missing: mdev:TYPE; tsvisor types lists them'],
   ['check 99:00.0 0000:99:00.0', 'check 0000:99:00.0: is given twice'],
-  ['check 99:00.0,slot=99', 'check 99:00.0,slot=99: slot=99 is not a PCI slot: 1 to 31'],
+  [
+    'check 99:00.0,slot=99',
+    'check 99:00.0,slot=99: slot=99 is not a PCI slot: 1 to 31, or a function of one: 5.1',
+  ],
   [
     'check 99:00.0,bnd=vfio-pci',
     /^tsvisor: check 99:00\.0,bnd=vfio-pci: .*; did you mean bind\? There are:\n/,
@@ -146,7 +149,10 @@ const CONTROL: readonly Row[] = [
   ['ctl @s info --follow', '--follow: is not for ctl info'],
   ['ctl @s info extra', "ctl info: 'extra' is one argument too many"],
   ['ctl @s attach', 'ctl attach: a DEVICE is missing: tsvisor ctl SOCKET attach DEVICE'],
-  ['ctl @s attach virtio-net,slot=x', 'attach virtio-net,slot=x: slot=x is not a PCI slot: 1 to 31'],
+  [
+    'ctl @s attach virtio-net,slot=x',
+    'attach virtio-net,slot=x: slot=x is not a PCI slot: 1 to 31, or a function of one: 5.1',
+  ],
   ['ctl @s detach', 'ctl detach: a SLOT is missing: tsvisor ctl SOCKET detach SLOT'],
   ...['x', '0', '32', '-1', '3.0', '0x3'].map(
     (text): Row => [

@@ -7,12 +7,16 @@ import { openProviders } from './testing/providers.js';
 import { type Row, testWrongInputs } from './testing/wrong-inputs.js';
 
 const DEVICE_SLOT = (text: string) =>
-  `--device virtio-net,slot=${text}: slot=${text} is not a PCI slot: 1 to 31`;
+  `--device virtio-net,slot=${text}: slot=${text} is not a PCI slot: 1 to 31, or a function of one: 5.1`;
 
 const DEVICES: readonly Row[] = [
-  ...['abc', '0x4', '1e0', '-1', '', '3.5', '100'].map(
+  ...['abc', '0x4', '1e0', '-1', '', '3.8', '3.', '100'].map(
     (text): Row => [`run --device virtio-net,slot=${text}`, DEVICE_SLOT(text)],
   ),
+  [
+    'run --device virtio-net,slot=3.5',
+    '--device virtio-net,slot=3.5, slot: 3.5 needs a device that is function 0, slot=3, beside it',
+  ],
   ['run --disk x,redonly', "--disk x,redonly: 'redonly' is not of the form key=value"],
   ['run --disk x,slot=32', '--disk x,slot=32, slot: 32 is too large: 31 is the most'],
   ['run --device none --disk x,slot=0', '--disk x,slot=0, slot: 0 is too small: 1 is the least'],

@@ -69,6 +69,24 @@ test('all problems are listed at once, each with its path', () => {
   ).toEqual([{ path: 'devices[1].slot', text: "5 is devices[0]'s" }]);
 });
 
+test('functions of a slot need a function 0, and name their slot', () => {
+  const problems = (...devices: object[]) => {
+    const listed = devices.map((device) => ({ address: 'a', ...device }));
+    return problemsOf({ devices: listed }).map(({ path, text }) => `${path}: ${text}`);
+  };
+  expect(
+    problems({ slot: 5, function: 1 }, { slot: 5 }, { slot: 6, function: 0 }, { slot: 6, function: 7 }),
+  ).toEqual([]);
+  expect(problems({ slot: 5, function: 1 })).toEqual([
+    'devices[0].slot: 5.1 needs a device that is function 0, slot=5, beside it',
+  ]);
+  expect(problems({ function: 1 })).toEqual(['devices[0].slot: a device that is function 1 names its slot']);
+  expect(problems({ slot: 5 }, { slot: 5, function: 2 }, { slot: 5, function: 2 })).toEqual([
+    "devices[2].slot: 5.2 is devices[1]'s",
+  ]);
+  expect(problems({ slot: 5 }, { slot: 5, function: 8 })).toHaveLength(1);
+});
+
 test('a checked configuration cannot be changed', () => {
   const config = parseConfig({});
   expect(() => Object.assign(config, { vcpus: 2 })).toThrowError(TypeError);

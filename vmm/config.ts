@@ -79,6 +79,8 @@ export const deviceSchema = z.strictObject({
   interface: z.enum(['group', 'iommufd']).default('group'),
   /** PCI device number on bus 0; the first free one from 3 if absent. */
   slot: z.int().min(1).max(31).optional(),
+  /** Its function number in that slot: 1 to 7 beside a device that is the slot's function 0. They come and go together. */
+  function: z.int().min(0).max(7).optional(),
 });
 
 /** Resolves to the module's URL. */
@@ -132,15 +134,25 @@ const DEFAULT_SERIAL = ['observer'];
 
 const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 
-/** Reports slots that two devices name. */
-function checkSlots(devices: readonly { readonly slot?: number | undefined }[], context: Problems): void {
-  const seen = new Map<number, number>();
-  for (const [i, { slot }] of devices.entries()) {
-    if (slot === undefined) continue;
-    const first = seen.get(slot);
-    const message = `${slot} is devices[${first}]'s`;
-    if (first === undefined) seen.set(slot, i);
-    else context.addIssue({ code: 'custom', path: ['devices', i, 'slot'], message });
+type Placed = Readonly<Record<'slot' | 'function', number | undefined>>;
+
+/** Reports places that two devices name, and functions that no guest would find. */
+function checkSlots(devices: readonly Partial<Placed>[], context: Problems): void {
+  const seen = new Map<string, number>();
+  const places = devices.map(({ slot, function: number = 0 }) => ({ slot, number }));
+  for (const [i, { slot, number }] of places.entries()) {
+    const problem = (message: string) =>
+      context.addIssue({ code: 'custom', path: ['devices', i, 'slot'], message });
+    if (slot === undefined) {
+      if (number > 0) problem(`a device that is function ${number} names its slot`);
+      continue;
+    }
+    const place = number === 0 ? `${slot}` : `${slot}.${number}`;
+    const first = seen.get(place);
+    if (first === undefined) seen.set(place, i);
+    else problem(`${place} is devices[${first}]'s`);
+    if (number > 0 && !places.some((other) => other.slot === slot && other.number === 0))
+      problem(`${place} needs a device that is function 0, slot=${slot}, beside it`);
   }
 }
 

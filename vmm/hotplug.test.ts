@@ -43,6 +43,22 @@ test('an attached device is in configuration space, and the guest is told to che
   ]);
 });
 
+test('functions of a slot come and go together, and the guest is told of their slot once', () => {
+  using scope = new Scope();
+  const { hotplug, guest, devices, state } = hotplugBench(scope);
+  const before = state();
+  const functions = [{ ...config('mtty-1', { slot: 6 }), function: 1 }, config('mtty-2', { slot: 6 })];
+  expect(hotplug.attach(functions)).toEqual([6, 6]);
+  expect(guest.events()).toEqual({ up: [6], down: [] });
+  expect(devices.list.map(({ name }) => name)).toEqual(['00:06.1 mtty-1', '00:06.0 mtty-2']);
+  expect(() => hotplug.attach([{ ...config('mtty-1', { slot: 6 }), function: 2 }])).toThrowError(/EBUSY/);
+  const result = outcome(hotplug.detach(6, false, 1));
+  guest.events();
+  guest.ejects(6);
+  expect([result(), devices.list]).toEqual(['done', []]);
+  expect(state()).toEqual(before);
+});
+
 test('a device leaves when the guest ejects it, and not before', () => {
   using scope = new Scope();
   const bench = hotplugBench(scope);

@@ -67,7 +67,7 @@ export class Hotplug {
       this.#unanswered.has(slot) ? 'the guest has not released it since it was asked to' : undefined,
     );
     if (attached.length > 0) this.#changed();
-    for (const { slot } of attached) guest?.announce(slot);
+    for (const slot of new Set(attached.map(({ slot }) => slot))) guest?.announce(slot);
     return attached.map(({ slot }) => slot);
   }
 

@@ -10,6 +10,8 @@ import type { DeviceReport } from './protocol.js';
 export interface DeviceState extends DeviceReport, Partial<PciFunctionState> {
   /** Its PCI device number on bus 0. */
   readonly slot: number;
+  /** Its number among the functions of the slot. */
+  readonly function: number;
   /** Its address, as its provider resolved it: a PCI address, a UUID, a socket's path. */
   readonly device: string;
   /** Name of its provider: `core`, `host`, `vfio-user`. */
@@ -40,11 +42,12 @@ export interface TimelineRecord {
 export const MOST_TIMELINE_EVENTS = 4096;
 
 /** Machine thread only: reads the device's counters and the state of its function. */
-export function deviceState({ slot, name, assigned }: SlottedDevice): DeviceState {
+export function deviceState({ slot, function: number, name, assigned }: SlottedDevice): DeviceState {
   const { device, provider, interface: how } = assigned;
   const state = assigned.function.inspect?.();
   return {
     slot,
+    function: number,
     name,
     device: device.name,
     description: device.description,

@@ -18,7 +18,7 @@ export interface MachineCalls {
   /** Detaches a device, once the guest has released it, or by force. @param id for the command `expire-detach` */
   detach(slot: number, isForced: boolean, id: number): void;
   /** Gives a device faults. @see AssignableDevice.inject */
-  inject(slot: number, faults: string): void;
+  inject(slot: number, faults: string, number: number): void;
   /** Stops all vCPUs at an instruction boundary. */
   pause(): void;
   /** Lets them continue. */

@@ -57,7 +57,7 @@ export class Machine {
     inspectDevices: () => this.#parts.devices.list.map(deviceState),
     inspectMemory: () => this.#parts.memory.inspect(),
     timeline: () => this.#parts.ports.timeline(),
-    inject: (slot, faults) => this.#parts.devices.inject(slot, faults),
+    inject: (slot, faults, number) => this.#parts.devices.inject(slot, faults, number),
     pause: () => this.#pause.request(),
     resume: () => this.#pause.end(),
     reset: () => this.end({ kind: 'reset' }),

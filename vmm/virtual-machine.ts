@@ -229,11 +229,12 @@ export class VirtualMachine implements AsyncDisposable {
   /**
    * Gives a device faults, for tests: a text that its driver knows, as `removed` or `slow:500+ignore-mask` of the test card; `none`
    * takes all away.
+   * @param number of the function in that slot
    * @throws SysError EINVAL for another text, with the faults that there are; ENODEV for an empty slot; ENOTSUP for a device that has
    *   no faults to give; and as {@link counters}
    */
-  inject(slot: number, faults: string): Promise<void> {
-    return this.#calls.call('inject', slot, faults);
+  inject(slot: number, faults: string, number = 0): Promise<void> {
+    return this.#calls.call('inject', slot, faults, number);
   }
 
   /** Requests a shutdown through ACPI; the guest decides whether and when it shuts down. */

@@ -3,7 +3,7 @@ import { didYouMean } from '../../sys/suggestion.js';
 import { unixPathProblem } from '../../sys/unix-socket.js';
 import { CTL } from '../cli-help.js';
 import { type ParsedOptions, parseCommandLine, usageError } from '../command-line.js';
-import { parseDevice, parseSlot } from '../device-text.js';
+import { parseDevice, parsePlace, parseSlot } from '../device-text.js';
 import { kindOfFile } from '../file-kind.js';
 import type { Output } from '../output.js';
 import { outputFileProblem, writeOutputFile } from '../output-file.js';
@@ -104,7 +104,7 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
     if (options.has(option) && !known.includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
   const [first = ''] = args;
-  if (takes === 'SLOT') parseSlot(first, `ctl ${name}`);
+  if (takes === 'SLOT') (more === undefined ? parseSlot : parsePlace)(first, `ctl ${name}`);
   const slot = options.value('slot');
   if (slot !== undefined) parseSlot(slot, '--slot');
   const problem = takes === 'FILE' ? outputFileProblem(first) : undefined;
@@ -132,8 +132,9 @@ async function attach({ client, args, options, out }: Call): Promise<void> {
   else for (const [i, slot] of slots.entries()) out.line(`${args[i]} is in slot ${slot}`);
 }
 
-async function inject({ client, args: [slot = '', faults] }: Call): Promise<void> {
-  await client.call('PUT', `/v1/devices/${encodeURIComponent(slot)}/faults`, { faults });
+async function inject({ client, args: [place = '', faults] }: Call): Promise<void> {
+  const { slot, function: number } = parsePlace(place, 'ctl fault');
+  await client.call('PUT', `/v1/devices/${slot}/faults`, { faults, function: number });
 }
 
 async function detach({ client, args, options }: Call): Promise<void> {

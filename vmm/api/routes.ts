@@ -143,7 +143,8 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
     summary: 'Gives the device in a PCI slot faults, for tests; `none` takes all away',
     success: { status: 204 },
     answer: async (machine, { slot, body }) => {
-      await machine.inject(slot, parse(schemas.faultsSchema, body).faults);
+      const { faults, function: number } = parse(schemas.faultsSchema, body);
+      await machine.inject(slot, faults, number);
       return NOTHING;
     },
   },

@@ -29,7 +29,10 @@ export const queries = {
 /** Devices to attach: one, or several, all or none. */
 export const attachSchema = z.union([deviceSchema, z.array(deviceSchema).min(1).max(29)]);
 /** What a device's driver takes: `removed`, `slow:500+ignore-mask`, `none`. */
-export const faultsSchema = z.strictObject({ faults: z.string().min(1).max(1000) });
+export const faultsSchema = z.strictObject({
+  faults: z.string().min(1).max(1000),
+  function: z.int().min(0).max(7).optional(),
+});
 export const attachedSchema = z.object({ slots: z.array(count) });
 
 export const errorSchema = z.object({
@@ -88,6 +91,7 @@ const interrupts = z.object({
 export const devicesSchema = z.array(
   z.object({
     slot: count,
+    function: count,
     name: z.string(),
     device: z.string(),
     description: z.string(),

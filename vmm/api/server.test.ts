@@ -102,10 +102,17 @@ describe('the API', () => {
   test('gives a device faults, and refuses what is no text', async () => {
     const put = (body: object) => call('PUT', '/v1/devices/3/faults', JSON.stringify(body));
     expect((await put({ faults: 'removed' })).status).toBe(204);
-    expect(machine.calls).toEqual(['inject 3 removed']);
-    for (const body of [{}, { faults: '' }, { faults: 3 }, { faults: 'removed', slot: 4 }])
+    expect((await put({ faults: 'slow', function: 1 })).status).toBe(204);
+    expect(machine.calls).toEqual(['inject 3 removed 0', 'inject 3 slow 1']);
+    for (const body of [
+      {},
+      { faults: '' },
+      { faults: 3 },
+      { faults: 'removed', slot: 4 },
+      { faults: 'slow', function: 8 },
+    ])
       expect((await put(body)).status).toBe(400);
-    expect(machine.calls).toHaveLength(1);
+    expect(machine.calls).toHaveLength(2);
   });
 
   test('attaches one device or several, and detaches by slot', async () => {

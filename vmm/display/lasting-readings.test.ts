@@ -9,7 +9,7 @@ const refusal = (code: 'ESRCH' | 'ECONNRESET' | 'EBUSY' | 'ENOMEM') =>
   new SysError({ call: 'counters', target: 'the machine', errno: errno[code] });
 
 const device = (packets: number): DeviceState => ({
-  ...{ name: '00:03.0 card', slot: 3, device: 'card', description: 'a card', provider: 'core' },
+  ...{ name: '00:03.0 card', slot: 3, function: 0, device: 'card', description: 'a card', provider: 'core' },
   ...{ interface: 'group', group: 7, counters: { packets } },
 });
 

@@ -326,6 +326,7 @@ const DEVICE: DeviceState = {
   ...{
     name: '00:03.0 virtio-net',
     slot: 3,
+    function: 0,
     device: 'ab7c8c3e-0c1f-4b1e-9a52-6d3f0f6a2b11',
     description: 'a card',
     provider: 'core',

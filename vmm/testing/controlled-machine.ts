@@ -61,7 +61,7 @@ export class FakeControlledMachine implements ControlledMachine {
   pause = () => this.#do('pause');
   resume = () => this.#do('resume');
   reset = () => this.#do('reset');
-  inject = (slot: number, faults: string) => this.#do(`inject ${slot} ${faults}`);
+  inject = (slot: number, faults: string, number = 0) => this.#do(`inject ${slot} ${faults} ${number}`);
   pressPowerButton = () => void this.calls.push('power-button');
   stop = (by?: string) => void this.calls.push(`stop ${by}`);
   counters = () => this.#read(this.counts);
