@@ -29,6 +29,7 @@ export {
 } from '../sys/mapping.js';
 export { openDoor } from '../sys/open-door.js';
 export { Scope } from '../sys/scope.js';
+export { decodeSections, encodeSections, SectionReader, type StateSection } from '../sys/state-sections.js';
 export type {
   Field,
   Fields,
@@ -54,6 +55,7 @@ export { Kvm } from './system.js';
 export * from './uapi.js';
 export * from './uapi-vcpu.js';
 export { Vcpu, type VcpuParts } from './vcpu.js';
+export { loadVcpu, msrsOf, saveVcpu } from './vcpu-state.js';
 export { KvmVfio, type VfioFile, VfioFileOps } from './vfio.js';
 export {
   type IoeventfdOptions,
@@ -62,3 +64,4 @@ export {
   type UserMemoryRegion,
   Vm,
 } from './vm.js';
+export { type KernelChips, loadVm, saveVm } from './vm-state.js';
