@@ -7,6 +7,14 @@ export {
   type VfioInterface,
 } from './assignment.js';
 export { attachStep } from './attach-step.js';
+export {
+  deviceStateBytes,
+  loadDeviceState,
+  migrationFlags,
+  saveDeviceState,
+  startDevice,
+  stopDevice,
+} from './device-state.js';
 export { GuestMemory, type MemoryListener, type MemoryRegion } from './guest-memory.js';
 export { KvmAssociation } from './kvm-association.js';
 export {
