@@ -48,6 +48,7 @@
  *   samples                print the time of each of the first 8192 udp or doorbell round trips, in the report
  *   spin                   never halt while waiting: poll the used rings, interrupts enabled
  *   halt-test              verdict 0 at once
+ *   bug=rx-id              trust the buffer ids in the receive ring, as a driver must not: for tests of hostile devices
  *   crash=ud2|triple|int3  execute UD2; load an empty IDT and execute UD2; execute INT3
  *
  * Picture, if there is a bochs-display (1234:1111), before the NIC is probed; w x h pixels, 0xRRGGBB, integer division:

@@ -107,7 +107,8 @@ bool nic_tx_done(void) { return tx.used[1] == tx.added; }
 
 void nic_poll(void) {
   while (queue_pending(&rx)) {
-    u32 length, slot = queue_take(&rx, &length) & (QUEUE_MAX - 1);
+    u32 length, slot = queue_take(&rx, &length);
+    if (!options.trusts_rx_id) slot &= QUEUE_MAX - 1;
     nic.received_at = rdtsc();
     if (length > NET_HEADER && length <= BUFFER_BYTES) {
       nic.rx_packets++;

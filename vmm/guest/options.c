@@ -106,6 +106,7 @@ static bool one(const char **at) {
   if (word(at, "hotplug=")) return number_within(at, &options.hotplug, 1, 1000000);
   if (word(at, "reset")) return options.reset = true;
   if (word(at, "halt-test")) return options.halt_test = true;
+  if (word(at, "bug=")) return options.trusts_rx_id = word(at, "rx-id");
   if (word(at, "crash=")) {
     options.crash = word(at, "ud2") ? CRASH_UD2 : word(at, "triple") ? CRASH_TRIPLE : word(at, "int3") ? CRASH_INT3 : 0;
     return options.crash != CRASH_NONE;

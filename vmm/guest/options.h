@@ -22,6 +22,7 @@ struct options {
   u32 hotplug; /* 0: off */
   u32 intx_gsi; /* GSI_FROM_CONFIG: the interrupt line register */
   bool nodhcp, intx, quiet, spin, samples, halt_test, reset;
+  bool trusts_rx_id; /* bug=rx-id */
   enum crash crash;
 };
 #define GSI_FROM_CONFIG 0xffffffffu
