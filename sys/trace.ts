@@ -111,6 +111,22 @@ export interface VfioUserEvent {
   readonly text: string;
 }
 
+/** A hostile device mutated what its guest sees. */
+export interface MutationEvent {
+  /** Name of the device's driver. */
+  readonly device: string;
+  /** Which one of the device's. */
+  readonly number: number;
+  /** What, by the name that is the same in each run: `value/bar0.0x14.4#3`. */
+  readonly label: string;
+  /** How: `flipped`, `lost`. */
+  readonly action: string;
+  /** Up to four bytes, or a vector, as they would have been. */
+  readonly before: number;
+  /** And as they were. */
+  readonly after: number;
+}
+
 /** A library that could have called KVM_RUN, and cannot. */
 export interface DoorEvent {
   /** Name of the library. */
@@ -194,6 +210,8 @@ export const trace = {
   vfioUser: new TraceChannel<VfioUserEvent>('tsvisor:vfio.user'),
   /** Changes of the guest's memory map and of KVM's memory slots. */
   memory: new TraceChannel<MemoryEvent>('tsvisor:memory'),
+  /** What hostile devices do to their guests. */
+  mutation: new TraceChannel<MutationEvent>('tsvisor:hostile.mutation'),
   /** FFI libraries for KVM_RUN that are there and do not work. */
   door: new TraceChannel<DoorEvent>('tsvisor:kvm.door'),
 };

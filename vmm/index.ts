@@ -12,6 +12,7 @@ export {
   type ExitEvent,
   type GuestMisuseEvent,
   type MemoryEvent,
+  type MutationEvent,
   type RegionEvent,
   TraceChannel,
   type TraceName,

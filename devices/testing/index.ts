@@ -5,5 +5,6 @@
  */
 
 export * from '../../vfio/testing/index.js';
+export * from '../hostile/index.js';
 export * from './fake-ports.js';
 export { InlineEventThread } from './inline-event-thread.js';

@@ -1,0 +1,13 @@
+export {
+  type HostileDriver,
+  type HostileInstance,
+  hostileByOption,
+  hostileDriver,
+} from './hostile-driver.js';
+export { type Mutation, type MutationAction, mutationText } from './mutation-log.js';
+export {
+  type HostileOptions,
+  type HostileRegion,
+  MUTATION_KINDS,
+  type MutationKind,
+} from './options.js';
