@@ -91,7 +91,9 @@ async function main(): Promise<void> {
   const events = new EventSource({ flow, post, isUrgent: () => inbox.hasNews });
   forwardTraces(data.config, events);
   using timeline = Timeline.start(monotonicMs, MOST_TIMELINE_EVENTS);
-  const plugins = await loadPlugins(data.config.plugins);
+  const loaded = await loadPlugins(data.config.plugins);
+  const isHostile = data.config.devices.some(({ options }) => options.hostile !== undefined);
+  const plugins = isHostile ? (await import('./hostile-devices.js')).withHostileDevices(loaded) : loaded;
   const commands = new Commands(inbox);
   if (data.config.devices.some(({ address }) => pciAddress(address) !== undefined))
     hostCheck = await import('./host-check.js');

@@ -80,7 +80,9 @@ async function main(): Promise<void> {
   using scope = new Scope();
   const eventThread = new EventThreadClient(data.events, inbox);
   const container = root.createChildContainer();
-  const plugins = await loadPlugins(data.plugins);
+  const loaded = await loadPlugins(data.plugins);
+  const isHostile = data.options.hostile !== undefined;
+  const plugins = isHostile ? (await import('./hostile-devices.js')).withHostileDevices(loaded) : loaded;
   configurePorts(container, plugins, scope);
   registerPorts(container, plugins, { eventThread }, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);

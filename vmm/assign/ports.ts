@@ -191,10 +191,14 @@ export function checkGiven(given: Partial<AssignmentPorts>): void {
   }
 }
 
-/** Creates a core and registers this package's vendor drivers; `scope` owns it. */
-export function createCore(eventThread: EventThread, scope: Scope): VfioCore {
+/** Creates a core and registers vendor drivers, this package's if absent; `scope` owns it. */
+export function createCore(
+  eventThread: EventThread,
+  scope: Scope,
+  drivers: readonly VendorDriver[] = vendorDrivers(),
+): VfioCore {
   const core = scope.own(new VfioCore());
-  for (const driver of vendorDrivers()) core.registerVendorDriver(driver, { eventThread });
+  for (const driver of drivers) core.registerVendorDriver(driver, { eventThread });
   return core;
 }
 
