@@ -17,6 +17,7 @@ export interface StateSection {
   readonly name: string;
   /** Of its data's layout, from 1 on; a reader refuses a newer one. */
   readonly version: number;
+  /** What its owner has written; little-endian. */
   readonly data: Uint8Array;
 }
 
@@ -103,6 +104,7 @@ export class SectionReader {
     this.#left = new Map(sections.map((section) => [section.name, section]));
   }
 
+  /** Whether there is such a section that nobody has taken yet. */
   has(name: string): boolean {
     return this.#left.has(name);
   }
