@@ -49,6 +49,16 @@ const CONTROL_STORED = (1 << 1) | (SLP_TYP_MASK << SLP_TYP_SHIFT);
 const PM_TIMER_HZ = 3_579_545n;
 const NS_PER_SECOND = 1_000_000_000n;
 
+// Layout of a saved state: bytes, then the timer's nanoseconds.
+const SAVED_ENABLE = 0;
+const SAVED_STATUS = 2;
+const SAVED_CONTROL = 4;
+const SAVED_TIMER_HIGH = 6;
+const SAVED_GPE = 7;
+const SAVED_TIMER = SAVED_GPE + PM_GPE0_BYTES;
+/** Length of {@link AcpiPm.save}'s result in bytes. */
+const ACPI_PM_STATE_BYTES = SAVED_TIMER + 8;
+
 /** What {@link AcpiPm} needs of the machine. Called in the machine thread. */
 export interface AcpiPmPorts {
   /** Monotonic clock in nanoseconds. */
@@ -77,6 +87,8 @@ export class AcpiPm implements BusDevice {
   /** The timer's highest bit when the guest last cleared TMR_STS. */
   #seenTimerHigh: boolean;
   #sciLevel = false;
+  /** The timer's time minus the machine's clock. */
+  #offsetNs = 0n;
 
   constructor(ports: AcpiPmPorts) {
     this.#ports = ports;
@@ -105,8 +117,42 @@ export class AcpiPm implements BusDevice {
     this.#settle();
   }
 
+  /** Saves all that a guest can observe, {@link ACPI_PM_STATE_BYTES} bytes. */
+  save(): Uint8Array {
+    const state = new Uint8Array(ACPI_PM_STATE_BYTES);
+    const view = new DataView(state.buffer);
+    state.set(this.#pm1Enable, SAVED_ENABLE);
+    view.setUint16(SAVED_STATUS, this.#readPm1Status(this.#timer()), true);
+    view.setUint16(SAVED_CONTROL, this.#control, true);
+    state[SAVED_TIMER_HIGH] = this.#seenTimerHigh ? 1 : 0;
+    state.set([...this.#gpeStatus, ...this.#gpeEnable], SAVED_GPE);
+    view.setBigUint64(SAVED_TIMER, BigInt.asUintN(64, this.#timeNs()), true);
+    return state;
+  }
+
+  /** Takes over a saved state, ignoring bits that there are not; the timer goes on where it was. Returns false if it is no state. */
+  load(state: Uint8Array): boolean {
+    if (state.length !== ACPI_PM_STATE_BYTES) return false;
+    const view = new DataView(state.buffer, state.byteOffset, state.length);
+    const enable = view.getUint16(SAVED_ENABLE, true) & PM1_EVENTS;
+    this.#pm1Enable.set([enable & 0xff, enable >> 8]);
+    this.#pm1Status = view.getUint16(SAVED_STATUS, true) & PM1_EVENTS;
+    this.#control = view.getUint16(SAVED_CONTROL, true) & CONTROL_STORED;
+    this.#seenTimerHigh = state[SAVED_TIMER_HIGH] === 1;
+    const half = PM_GPE0_BYTES / 2;
+    this.#gpeStatus.set(state.subarray(SAVED_GPE, SAVED_GPE + half));
+    this.#gpeEnable.set(state.subarray(SAVED_GPE + half, SAVED_TIMER));
+    this.#offsetNs = view.getBigUint64(SAVED_TIMER, true) - this.#ports.nowNs();
+    this.#settle();
+    return true;
+  }
+
+  #timeNs(): bigint {
+    return this.#ports.nowNs() + this.#offsetNs;
+  }
+
   #timer(): number {
-    return Number(BigInt.asUintN(32, (this.#ports.nowNs() * PM_TIMER_HZ) / NS_PER_SECOND));
+    return Number(BigInt.asUintN(32, (this.#timeNs() * PM_TIMER_HZ) / NS_PER_SECOND));
   }
 
   #readByte(port: number, timer: number): number {

@@ -34,6 +34,10 @@ const CONFIG_AT_RESET = 0x34;
 const OUTPUT_RESET_LINE = 0x01;
 const OUTPUT_A20 = 0x02;
 
+/** Length of {@link I8042.save}'s result in bytes: configuration, output, whether a byte waits, it and its status, the command. */
+const I8042_STATE_BYTES = 6;
+const OPERAND_COMMANDS = [COMMAND_WRITE_CONFIG, COMMAND_WRITE_OUTPUT];
+
 /** What {@link I8042} needs of the machine. Called in the machine thread. */
 export interface I8042Ports {
   /** The guest pulsed the reset line, or drove it low. */
@@ -70,6 +74,25 @@ export class I8042 {
       },
       write: (_offset, bytes) => this.#writeCommand(bytes[0] ?? 0),
     };
+  }
+
+  /** Saves all that a guest can observe, {@link I8042_STATE_BYTES} bytes. */
+  save(): Uint8Array {
+    const { value = 0, status = 0 } = this.#answer ?? {};
+    const isFull = this.#answer === undefined ? 0 : 1;
+    return Uint8Array.of(this.#config, this.#output, isFull, value, status, this.#operandOf ?? 0);
+  }
+
+  /** Takes over a saved state. Returns false if it is not a valid one. */
+  load(state: Uint8Array): boolean {
+    const [config = 0, output = 0, isFull, value = 0, status = 0, command = 0] = state;
+    const isKnown = command === 0 || OPERAND_COMMANDS.includes(command);
+    if (state.length !== I8042_STATE_BYTES || !isKnown || (status & ~STATUS_TIMEOUT) !== 0) return false;
+    this.#config = config;
+    this.#output = output;
+    this.#answer = isFull === 1 ? { value, status } : undefined;
+    this.#operandOf = command === 0 ? undefined : command;
+    return true;
   }
 
   #status(): number {

@@ -33,6 +33,9 @@ export const ACPI_OST_SC_EJECT_IN_PROGRESS = 0x84;
 
 const SLOTS = 32;
 
+/** Length of {@link PciHotplug.save}'s result in bytes. */
+const PCI_HOTPLUG_STATE_BYTES = 8;
+
 /** What {@link PciHotplug} needs of the machine. Called in the machine thread. */
 export interface PciHotplugPorts {
   /** Raises {@link PCI_HOTPLUG_GPE}. */
@@ -87,6 +90,20 @@ export class PciHotplug implements BusDevice {
     const isUnread = (this.#down & bit(slot)) !== 0;
     this.#down &= ~bit(slot);
     return isUnread;
+  }
+
+  /** Saves what the guest has not read yet, {@link PCI_HOTPLUG_STATE_BYTES} bytes. */
+  save(): Uint8Array {
+    return new Uint8Array(Uint32Array.of(this.#up, this.#down).buffer);
+  }
+
+  /** Takes over a saved state; the GPE is ACPI's state. Returns false if it is no state. */
+  load(state: Uint8Array): boolean {
+    if (state.length !== PCI_HOTPLUG_STATE_BYTES) return false;
+    const view = new DataView(state.buffer, state.byteOffset, state.length);
+    this.#up = view.getUint32(0, true) & ~1; // there is no slot 0
+    this.#down = view.getUint32(4, true) & ~1;
+    return true;
   }
 
   read(offset: number, data: Uint8Array): void {

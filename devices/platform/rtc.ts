@@ -84,6 +84,14 @@ const FIELDS: Readonly<Record<number, keyof Calendar>> = {
   [RTC_CENTURY]: 'century',
 };
 
+const CALENDAR = Object.values(FIELDS);
+// Layout of a saved state: bytes, then the offset and the reported second as 64-bit floats, then the calendar's numbers.
+const SAVED_NUMBERS = REGISTERS + 4;
+/** Length of {@link Rtc.save}'s result in bytes. */
+const RTC_STATE_BYTES = SAVED_NUMBERS + 8 * (2 + CALENDAR.length);
+/** A date beyond this would be none of JavaScript's with the guest's own changes. */
+const MOST_OFFSET_MS = 4e15;
+
 /** What {@link Rtc} needs of the machine. */
 export interface RtcPorts {
   /** The host's clock: milliseconds since 1970, UTC; may be fractional. */
@@ -121,6 +129,45 @@ export class Rtc implements BusDevice {
       if (offset + i === INDEX) this.#index = value & INDEX_BITS;
       else this.#writeRegister(this.#index, value);
     }
+  }
+
+  /** Saves all that a guest can observe, {@link RTC_STATE_BYTES} bytes. */
+  save(): Uint8Array {
+    const state = new Uint8Array(RTC_STATE_BYTES);
+    const isFrozen = this.#frozen !== undefined;
+    state.set(this.#stored);
+    state.set([this.#index, this.#regA, this.#regB, isFrozen ? 1 : 0], REGISTERS);
+    const numbers = new DataView(state.buffer, SAVED_NUMBERS);
+    const calendar = this.#calendar();
+    for (const [i, value] of [
+      this.#offsetMs,
+      this.#reportedSecond,
+      ...CALENDAR.map((field) => calendar[field]),
+    ].entries())
+      numbers.setFloat64(8 * i, value, true);
+    return state;
+  }
+
+  /** Takes over a saved state: the clock shows what it would show if it had run on. Returns false if it is not a valid one. */
+  load(state: Uint8Array): boolean {
+    if (state.length !== RTC_STATE_BYTES) return false;
+    const view = new DataView(state.buffer, state.byteOffset + SAVED_NUMBERS);
+    const [offsetMs = 0, second = 0, ...calendar] = Array.from({ length: 2 + CALENDAR.length }, (_, i) =>
+      view.getFloat64(8 * i, true),
+    );
+    const [index = 0, regA = 0, regB = 0, frozen] = state.subarray(REGISTERS);
+    const isSane = Math.abs(offsetMs) <= MOST_OFFSET_MS && Number.isFinite(second);
+    if (!isSane || !calendar.every((value) => Number.isInteger(value) && value >= 0 && value < 256))
+      return false;
+    this.#stored.set(state.subarray(0, REGISTERS));
+    this.#index = index & INDEX_BITS;
+    this.#regA = regA & ~REG_A_UIP;
+    this.#regB = regB;
+    this.#offsetMs = offsetMs;
+    this.#reportedSecond = second;
+    const fields = Object.fromEntries(CALENDAR.map((field, i) => [field, calendar[i]]));
+    this.#frozen = frozen === 1 ? (fields as unknown as Calendar) : undefined;
+    return true;
   }
 
   #timeMs(): number {
