@@ -59,6 +59,22 @@ test('a client is served until it disconnects, and the next one is, too', () => 
   }
 });
 
+test('a thread that waits for the descriptor by itself steps without a wait, until there is nothing more', () => {
+  const host = scope.own(hostCard());
+  const server = scope.own(new VfioUserServer({ path, open: host.open, tell }));
+  const listening = server.fd;
+  expect(server.step(false)).toBe(false);
+  const client = connect();
+  expect([server.step(false), server.hasClient, server.step(false)]).toEqual([true, true, false]);
+  expect(server.fd).not.toBe(listening);
+  client.send(hello);
+  client.send(encodeCommand(2, RESET));
+  expect([server.step(false), server.step(false), server.step(false)]).toEqual([true, true, false]);
+  expect(host.card.resets).toBe(1);
+  client[Symbol.dispose]();
+  expect([server.step(false), server.hasClient, server.fd]).toEqual([true, false, listening]);
+});
+
 test('a client that breaks the protocol is disconnected, which is told with the reason', () => {
   const host = scope.own(hostCard());
   const server = scope.own(new VfioUserServer({ path, open: host.open, tell }));

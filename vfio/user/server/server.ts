@@ -64,22 +64,31 @@ export class VfioUserServer implements Disposable {
     return this.#pastCommands + (this.#session?.commands ?? 0);
   }
 
-  /** Serves the next message of the client, or accepts a new client. Returns after 100 ms if there is neither. */
-  step(): void {
-    if (this.#session === undefined) this.#accept();
-    else this.#serve(this.#session);
+  /** Descriptor that is readable when there is something to do: the client's socket, or the one for new clients. */
+  get fd(): number {
+    return this.#session?.fd ?? this.#listener.fd.number;
+  }
+
+  /**
+   * Serves the next message of the client, or accepts a new client.
+   * @param isBlocking false does not wait: for a thread that waits for {@link fd} and other things by itself, and steps
+   *   until there is nothing more
+   * @returns false if there was neither; after 100 ms if it waits
+   */
+  step(isBlocking = true): boolean {
+    return this.#session === undefined ? this.#accept(isBlocking) : this.#serve(this.#session, isBlocking);
   }
 
   #tell(text: string, level: 'info' | 'warn' = 'info'): void {
     this.#options.tell?.(text, level);
   }
 
-  #accept(): void {
-    if (libc.poll(this.#poll, 1, WAIT_MS) <= 0) return;
+  #accept(isBlocking: boolean): boolean {
+    if (libc.poll(this.#poll, 1, isBlocking ? WAIT_MS : 0) <= 0) return false;
     using scope = new Scope();
     try {
       const fd = this.#listener.accept();
-      if (fd === undefined) return;
+      if (fd === undefined) return false;
       scope.own(fd);
       const channel = scope.own(new Channel(fd));
       const served = scope.own(this.#options.open());
@@ -90,18 +99,20 @@ export class VfioUserServer implements Disposable {
       const who = peer === undefined ? '' : `: process ${peer.pid}, user ${peer.uid}`;
       this.#tell(`a client has connected${who}`);
       this.#refusal = undefined;
+      return true;
     } catch (error) {
       const { message } = error as Error;
       if (message !== this.#refusal) this.#tell(`a client was refused: ${message}`, 'warn');
       this.#refusal = message;
       // What keeps one client out mostly keeps the next one out: do not spin.
       libc.poll(this.#poll, 0, WAIT_MS);
+      return false;
     }
   }
 
-  #serve(session: Session): void {
+  #serve(session: Session, isBlocking: boolean): boolean {
     try {
-      session.step();
+      return session.step(isBlocking);
     } catch (error) {
       this.#session = undefined;
       this.#pastCommands += session.commands;
@@ -109,6 +120,7 @@ export class VfioUserServer implements Disposable {
       const isUsual = isErrno(error, 'ECONNRESET');
       const how = isUsual ? 'has disconnected' : `was disconnected: ${(error as Error).message}`;
       this.#tell(`the client ${how}, after ${session.commands} commands`, isUsual ? 'info' : 'warn');
+      return true;
     }
   }
 

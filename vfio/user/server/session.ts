@@ -123,6 +123,11 @@ export class Session implements Disposable {
     this.#features = this.#scope.own(new ServedFeatures(served.device));
   }
 
+  /** The connection's descriptor, readable when there is a message. */
+  get fd(): number {
+    return this.#channel.fd.number;
+  }
+
   /**
    * Waits for a message, and replies to it.
    * @param isBlocking false does not wait
