@@ -14,6 +14,10 @@ function problemWith(path: string, mode: number): string | undefined {
 const required = (process.env.TSVISOR_REQUIRED_TIERS ?? '').split(',');
 const problems = {
   kvm: problemWith('/dev/kvm', constants.R_OK | constants.W_OK),
+  // npm run lab -- vfio-user sets it, and what else the guests are made of.
+  qemu: process.env.TSVISOR_QEMU
+    ? problemWith(process.env.TSVISOR_QEMU, constants.X_OK)
+    : 'TSVISOR_QEMU is not set',
   browser: problemWith(process.env.TSVISOR_CHROMIUM ?? '/usr/bin/chromium', constants.X_OK),
 };
 /** A tier that cannot run here is left out, and said to be; TSVISOR_REQUIRED_TIERS makes that a failure. */

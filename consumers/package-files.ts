@@ -14,7 +14,7 @@ const SHIPPED = [
   /^dist\/chunks\/[\w-]+\.js(\.map)?$/,
   /^dist\/examples\/[\w-]+(\.d\.ts|\.js|\.js\.map)$/,
   /^docs\/.+/,
-  /^examples\/[\w-]+(\.test)?\.ts$/,
+  /^examples\/[\w-]+(\.qemu)?(\.test)?\.ts$/,
   /^vmm\/guest\/(guest\.elf|abi\.h)$/,
   /^vmm\/display\/page\/(index\.html|page\.css)$/,
 ];

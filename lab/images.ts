@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { type CpioEntry, cpio, S_IFLNK, S_IFREG } from './cpio.js';
+import { type CpioEntry, cpio, S_IFLNK, S_IFREG } from '../devices/testing/guest/cpio.js';
 import { labFolder } from './paths.js';
 import { runSteps, type Step } from './step.js';
 import { rootOf, runInside, type Userland, userland, userlandStep } from './userland.js';

@@ -6,8 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, test } from 'vitest';
+import { cpio, S_IFREG } from '../devices/testing/guest/cpio.js';
 import { atTerminal, openTerminal } from '../vmm/testing/terminal.js';
-import { cpio, S_IFREG } from './cpio.js';
 import { inL1 } from './images.js';
 import { labFolder } from './paths.js';
 

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { runDriverTests } from './driver-tests.js';
 import { startFileServer } from './file-server.js';
 import { imageFolder, prepare } from './images.js';
 import { type L2Check, l2CommandLine, parseL2Results } from './l2.js';
@@ -144,21 +145,22 @@ class Server implements AsyncDisposable {
   }
 }
 
-function qemuArguments(sockets: readonly string[], line: string): string[] {
+/** Where QEMU 11 finds its firmware. */
+function firmware(): string[] {
   const root = rootOf(qemu11);
+  return ['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu'].flatMap((path) => [
+    '-L',
+    join(root, path),
+  ]);
+}
+
+function qemuArguments(sockets: readonly string[], line: string): string[] {
   const devices = sockets.flatMap((path) => [
     '-device',
     JSON.stringify({ driver: 'vfio-user-pci', socket: { path, type: 'unix' } }),
   ]);
   return [
-    ...[
-      '-L',
-      join(root, 'usr/share/seabios'),
-      '-L',
-      join(root, 'usr/share/qemu'),
-      '-L',
-      join(root, 'usr/lib/ipxe/qemu'),
-    ],
+    ...firmware(),
     ...['-accel', 'tcg', '-machine', 'q35,memory-backend=mem', '-m', `${MEMORY_MIB}`, '-cpu', 'max'],
     ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MIB}M,share=on`],
     ...['-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
@@ -239,21 +241,33 @@ async function bootGuest(
   return { status, output };
 }
 
-/** Runs a cell until it passes, at most `tries` times; returns what failed. */
-async function tryServedCell(cell: ServedCell, tries: number): Promise<{ word: string; failures: string[] }> {
+/** The tests of drivers, which boot guests of their own by the kit of tsvisor/testing. */
+const DRIVER_TESTS = 'driver tests';
+
+const rowNames: readonly string[] = [...servedCells.map(({ name }) => name), DRIVER_TESTS];
+
+/** Runs what a row of the table stands for. */
+function runRow(name: string): Promise<Pick<ServedResult, 'isPassed' | 'output'>> {
+  const cell = servedCells.find((each) => each.name === name);
+  if (cell !== undefined) return runServedCell(cell);
+  return runDriverTests([...programOf(qemu11, 'usr/bin/qemu-system-x86_64'), ...firmware()]);
+}
+
+/** Runs a row until it passes, at most `tries` times; returns what failed. */
+async function tryRow(name: string, tries: number): Promise<{ word: string; failures: string[] }> {
   const failures: string[] = [];
   for (let attempt = 1; ; attempt++) {
     const start = performance.now();
     let result: Pick<ServedResult, 'isPassed' | 'output'>;
     try {
-      result = await runServedCell(cell);
+      result = await runRow(name);
     } catch (error) {
       result = { isPassed: false, output: (error as Error).message };
     }
     const { isPassed, output } = result;
-    console.log(`${isPassed ? 'ok    ' : 'FAILED'} QEMU 11 by vfio-user, ${cell.name}: ${seconds(start)}`);
+    console.log(`${isPassed ? 'ok    ' : 'FAILED'} QEMU 11 by vfio-user, ${name}: ${seconds(start)}`);
     if (isPassed) return { word: `ok ${seconds(start)}${attempt > 1 ? `, try ${attempt}` : ''}`, failures };
-    failures.push(`--- ${cell.name}\n${output.slice(-6000)}`);
+    failures.push(`--- ${name}\n${output.slice(-6000)}`);
     if (attempt >= tries) return { word: 'FAILED', failures };
   }
 }
@@ -265,18 +279,16 @@ async function tryServedCell(cell: ServedCell, tries: number): Promise<{ word: s
  * @returns whether all passed
  */
 export async function runServed(names: readonly string[], tries = 1): Promise<boolean> {
-  const unknown = names.filter((name) => !servedCells.some((cell) => cell.name === name));
-  if (unknown.length > 0) {
-    const known = servedCells.map(({ name }) => name).join('; ');
-    throw new Error(`no cell '${unknown.join("', '")}'\n  hint: one of ${known}`);
-  }
+  const unknown = names.filter((name) => !rowNames.includes(name));
+  if (unknown.length > 0)
+    throw new Error(`no cell '${unknown.join("', '")}'\n  hint: one of ${rowNames.join('; ')}`);
   await prepare();
   await runSteps([userlandStep(qemu11)]);
   const failures: string[] = [];
   const rows: Record<string, Record<string, string>> = {};
-  for (const cell of servedCells.filter(({ name }) => names.length === 0 || names.includes(name))) {
-    const result = await tryServedCell(cell, tries);
-    rows[cell.name] = { 'QEMU 11': result.word };
+  for (const name of rowNames.filter((each) => names.length === 0 || names.includes(each))) {
+    const result = await tryRow(name, tries);
+    rows[name] = { 'QEMU 11': result.word };
     failures.push(...result.failures);
   }
   console.table(rows);

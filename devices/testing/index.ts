@@ -7,4 +7,13 @@
 export * from '../../vfio/testing/index.js';
 export * from '../hostile/index.js';
 export * from './fake-ports.js';
+export { bootGuest, type CommandResult, Guest, type GuestOptions } from './guest/guest.js';
+export { GuestError, type GuestFailure } from './guest/guest-error.js';
+export type { QemuEnd } from './guest/qemu-process.js';
+export type { DriverDevice, GuestDevice } from './guest/served-devices.js';
 export { InlineEventThread } from './inline-event-thread.js';
+export type { RegisterReport, TouchedRegister } from './registers/burn-down.js';
+export type { Register } from './registers/register-map.js';
+export { type RegisterAccess, RegisterTrace } from './registers/register-trace.js';
+export { RegisterWatch, type RegisterWatchOptions, type ResetMismatch } from './registers/register-watch.js';
+export type { Spin, SpinLimits } from './registers/spin-watch.js';
