@@ -302,16 +302,6 @@ test('more requests than a turn takes are all served, and shown', () => {
   expect(bench.memory.bytes.slice(at, at + 32768)).toEqual(pattern(32768));
 });
 
-test('memory of another process stops the disk with a sentence', () => {
-  using d = disk();
-  const { bench } = d;
-  bench.start();
-  bench.memory.map(Object.values(maps).map((map) => ({ ...map, isRemote: true })));
-  const texts = said('vfio', () => bench.read(0, 512));
-  expect(texts.join()).toContain('memory that the other process does not share');
-  expect(bench.driver.status & 0x40).toBe(0x40);
-});
-
 describe('an image', () => {
   test('that another disk writes is refused, and two may read it', () => {
     using d = disk();

@@ -1,20 +1,20 @@
+import { iova } from '../../sys/address.js';
 import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
+import type { DeviceDma, OpenDevice } from '../../vfio/driver.js';
+import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import type { TransportStateBuffer } from '../virtio/transport-state.js';
 import { BlkConfig, featuresOf } from './blk-config.js';
 import type { DiskCommand, DiskNotice, DiskShape } from './messages.js';
+import { RemotePath } from './remote-path.js';
 import { SharedState } from './shared-state.js';
 import { VIRTIO_BLK_F_FLUSH } from './spec.js';
 
 const PCI_CLASS_STORAGE_SCSI = 0x0100;
 const IDENTITY: VirtioIdentity = { type: 2, pciClass: PCI_CLASS_STORAGE_SCSI };
-
-const REMOTE =
-  'its queue has stopped until a reset: it is in memory that the other process does not share, which a disk needs ' +
-  '(QEMU: -object memory-backend-memfd,share=on)';
 
 /** Parts of a device, owned by its creator, who keeps them until the device is unregistered. */
 export interface VirtioBlkParts {
@@ -28,22 +28,56 @@ export interface VirtioBlkParts {
 
 /** The registers of a virtio-blk PCI function. Machine thread only. */
 export class VirtioBlkDevice extends VirtioFunction<SharedState, DiskCommand> {
+  readonly #remote: RemotePath;
+  #dma: DeviceDma | undefined;
+  /** Whether this opener has been told that its memory is accessed by message. */
+  #hasTold = false;
+
   constructor({ shared, task, doorbell, disk }: VirtioBlkParts) {
+    const state = new SharedState(shared);
     super({
       name: 'virtio-blk',
       identity: IDENTITY,
       features: { offered: featuresOf(disk), requirements: [] },
-      state: new SharedState(shared),
+      state,
       task,
       doorbells: [doorbell],
       config: new BlkConfig(disk),
     });
+    this.#remote = new RemotePath({
+      access: (at, data, isWrite) => this.#dma?.rw(iova(BigInt(at)), data, isWrite),
+      call: (command) => task.call(command),
+      isMaster: () => (state.command & PCI_COMMAND_MASTER) !== 0,
+      report: (cause) => {
+        if ('misuse' in cause) this.misuse(`queue 0: ${cause.misuse}`);
+        else this.tell('queue stopped', `its queue has stopped until a reset: ${cause.error.message}`);
+      },
+    });
     task.receive = (message) => this.#hear(message as DiskNotice);
+  }
+
+  override openDevice(open: OpenDevice): void {
+    this.#dma = open.dma;
+    this.#hasTold = false;
+    super.openDevice(open);
+  }
+
+  override closeDevice(): void {
+    super.closeDevice();
+    this.#dma = undefined;
   }
 
   protected override startQueues(queues: readonly QueueSetup[]): void {
     const hasFlush = (this.common.features & VIRTIO_BLK_F_FLUSH) !== 0n;
-    for (const queue of queues) this.call({ kind: 'start', queue, hasFlush });
+    for (const queue of queues) {
+      this.#remote.start(queue);
+      this.call({ kind: 'start', queue, hasFlush, epoch: this.#remote.epoch });
+    }
+  }
+
+  protected override stopQueues(): void {
+    super.stopQueues();
+    this.#remote.stop();
   }
 
   #hear(notice: DiskNotice): void {
@@ -52,7 +86,13 @@ export class VirtioBlkDevice extends VirtioFunction<SharedState, DiskCommand> {
         this.misuse(`queue 0: ${notice.what}`);
         break;
       case 'remote':
-        this.tell('remote memory', REMOTE);
+        if (!this.#remote.add(notice.position, notice.epoch)) break;
+        if (!this.#hasTold)
+          this.tell('remote memory', 'its queue uses memory that is not shared, so it is served by message');
+        this.#hasTold = true;
+        break;
+      case 'turn':
+        this.#remote.turn();
         break;
       case 'ioError':
         this.tell('I/O error', `the guest gets an I/O error: ${notice.error}`);

@@ -18,8 +18,37 @@ export type DiskCommand =
   | FunctionCommand
   /** The reply is an {@link OpenImageReply}. */
   | { readonly kind: 'openImage'; readonly image: DiskImage }
-  /** @param hasFlush whether the driver flushes; else each write is flushed before it is returned. 5.2.6.2 */
-  | { readonly kind: 'start'; readonly queue: QueueSetup; readonly hasFlush: boolean };
+  /**
+   * @param hasFlush whether the driver flushes; else each write is flushed before it is returned. 5.2.6.2
+   * @param epoch comes back with the notice of a queue that is remote
+   */
+  | { readonly kind: 'start'; readonly queue: QueueSetup; readonly hasFlush: boolean; readonly epoch: number }
+  /** Begins a request of the remote queue. The reply is a string if its chain has no header, or no place for a status. */
+  | { readonly kind: 'begin'; readonly request: RemoteRequest }
+  /** The reply is all that is done since the last one, a list of {@link RemoteDone}. */
+  | { readonly kind: 'takeDone' }
+  /** The remote queue has returned chains. */
+  | { readonly kind: 'used' }
+  /** A turn of the remote queue is over. @param hasMore whether it wants another one */
+  | { readonly kind: 'endTurn'; readonly hasMore: boolean }
+  /** The remote queue has stopped: the device needs a reset. */
+  | { readonly kind: 'giveUp' };
+
+/** A request in copies. */
+export interface RemoteRequest {
+  readonly id: number;
+  /** What the device reads. */
+  readonly given: Uint8Array;
+  /** Bytes of what it writes, with that of the status. */
+  readonly room: number;
+}
+
+/** A request that is done. */
+export interface RemoteDone {
+  readonly id: number;
+  /** What the device writes. */
+  readonly space: Uint8Array;
+}
 
 /** The parts of the error to throw, or the disk. */
 export type OpenImageReply = { readonly error: SysErrorInit } | { readonly disk: DiskShape };
@@ -37,7 +66,9 @@ export interface DiskShape {
 export type DiskNotice =
   /** The guest violated the specification: the queue has stopped, and the device needs a reset. */
   | { readonly kind: 'misuse'; readonly what: string }
-  /** The queue has stopped, as it uses memory of another process. */
-  | { readonly kind: 'remote' }
+  /** The queue uses memory of another process: the registers' thread serves it, from the chain at `position` on. */
+  | { readonly kind: 'remote'; readonly position: number; readonly epoch: number }
+  /** The remote queue has something to do; the next notice of this kind comes after 'endTurn'. */
+  | { readonly kind: 'turn' }
   /** The first request that the host failed since the start. */
   | { readonly kind: 'ioError'; readonly error: string };

@@ -8,7 +8,8 @@ import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { SplitQueue } from '../virtio/split-queue.js';
-import type { DiskNotice } from './messages.js';
+import { TurnRequests } from '../virtio/turn-requests.js';
+import type { DiskNotice, RemoteDone, RemoteRequest } from './messages.js';
 import { begin, type RequestTarget } from './request.js';
 import type { SharedState } from './shared-state.js';
 import { MOST_CHAIN_BYTES, REQUESTQ, VIRTIO_BLK_ID_BYTES } from './spec.js';
@@ -55,6 +56,11 @@ export class QueuePath implements Disposable {
   /** Whether maps of guest memory stay as they are: while something is in flight, and during a turn. */
   #isInside = false;
   readonly #completions: Disposable | undefined;
+  /** What is done of the queue that the registers' thread serves; undefined while this one does. */
+  #remoteDone: RemoteDone[] | undefined;
+  /** Turns of the remote queue. */
+  readonly #turns: TurnRequests;
+  #epoch = 0;
 
   /** Owns the image and its I/O. @throws SysError if that cannot be watched */
   constructor(image: BlockImage, parts: QueuePathParts) {
@@ -62,6 +68,11 @@ export class QueuePath implements Disposable {
     this.#parts = parts;
     new TextEncoder().encodeInto(parts.serial, this.#id);
     const { io, context } = parts;
+    this.#turns = new TurnRequests(
+      context,
+      () => context.notify({ kind: 'turn' } satisfies DiskNotice),
+      () => this.#remoteDone !== undefined,
+    );
     if (io.pollFd !== undefined) this.#completions = context.watch(io.pollFd, () => this.pump());
   }
 
@@ -82,10 +93,11 @@ export class QueuePath implements Disposable {
   }
 
   /** @throws SysError if the doorbell cannot be watched */
-  start(setup: QueueSetup, hasFlush: boolean): void {
+  start(setup: QueueSetup, hasFlush: boolean, epoch: number): void {
     const { state, context, doorbell } = this.#parts;
     if (this.#table === undefined) return;
     this.#hasFailed = false;
+    this.#epoch = epoch;
     this.#queue = new SplitQueue(setup, this.#table, 'both');
     this.#target = {
       ...{ image: this.#image, state, id: this.#id, hasFlush },
@@ -109,15 +121,17 @@ export class QueuePath implements Disposable {
     this.#continuation?.[Symbol.dispose]();
     this.#continuation = undefined;
     this.#queue = undefined;
+    this.#remoteDone = undefined;
     while (this.#inFlight > 0) this.#parts.io.wait();
     this.#leave();
   }
 
-  /** Takes what is done, and runs one turn of the queue. */
+  /** Takes what is done, and runs one turn of the queue, or has the remote one served. */
   pump(): void {
     const { io, state } = this.#parts;
     io.reap();
     const queue = this.#queue;
+    if (this.#remoteDone !== undefined) this.#turns.ask();
     if (queue !== undefined && (state.command & PCI_COMMAND_MASTER) !== 0) this.#turn(queue);
     if (this.#inFlight === 0) this.#leave();
   }
@@ -143,7 +157,7 @@ export class QueuePath implements Disposable {
     io.reap();
     this.#show(queue);
     if (queue.fault !== undefined) this.#giveUp({ kind: 'misuse', what: queue.fault });
-    else if (queue.isRemote) this.#giveUp({ kind: 'remote' });
+    else if (queue.isRemote) this.#handOver(queue);
   }
 
   /** Whether a further request may begin. If not, the end of one that has begun leads to the next turn. */
@@ -197,6 +211,57 @@ export class QueuePath implements Disposable {
     if (queue.map() && queue.publish()) this.#parts.signals.queue(REQUESTQ);
   }
 
+  /** What has begun is returned first: the chains that are left are those of the registers' thread. */
+  #handOver(queue: SplitQueue): void {
+    while (this.#inFlight > 0) this.#parts.io.wait();
+    this.#show(queue);
+    const { from, to } = queue.unpublished;
+    if (from !== to) {
+      this.#giveUp({ kind: 'misuse', what: 'its rings were unmapped while requests were under way' });
+      return;
+    }
+    this.#queue = undefined;
+    this.#remoteDone = [];
+    const { position } = queue;
+    const { context } = this.#parts;
+    context.notify({ kind: 'remote', position, epoch: this.#epoch } satisfies DiskNotice);
+    this.#turns.ask();
+  }
+
+  /** Begins a request of the remote queue. Returns what is wrong with its chain. */
+  beginRemote({ id, given, room }: RemoteRequest): string | undefined {
+    const list = this.#remoteDone;
+    if (list === undefined) return 'a request of a queue that has stopped';
+    const space = new Uint8Array(room);
+    this.#inFlight++;
+    const problem = begin(this.#target as RequestTarget, [given, space], 1, (status) => {
+      this.#inFlight--;
+      if (this.#remoteDone !== list) return;
+      space[room - 1] = status;
+      list.push({ id, space });
+      this.#turns.ask();
+    });
+    if (problem !== undefined) this.#inFlight--;
+    return problem;
+  }
+
+  /** What is done of the remote queue since the last call. */
+  takeDone(): readonly RemoteDone[] {
+    this.#parts.io.reap();
+    return this.#remoteDone?.splice(0) ?? [];
+  }
+
+  /** A turn of the remote queue is over. */
+  endTurn(hasMore: boolean): void {
+    this.#turns.end(hasMore);
+  }
+
+  /** The remote queue has stopped. */
+  giveUpRemote(): void {
+    this.#remoteDone = undefined;
+    this.#demandReset();
+  }
+
   /** Has the maps of guest memory stay as they are; whoever waits to change them comes first, if nothing is in flight. */
   #enter(): void {
     const table = this.#table as DmaTableReader;
@@ -222,13 +287,16 @@ export class QueuePath implements Disposable {
 
   /** 2.1.2: reports that the device needs a reset, and stops processing the queue until then. */
   #giveUp(notice: DiskNotice): void {
-    const { state, signals, context } = this.#parts;
     this.#queue = undefined;
     this.#continuation?.[Symbol.dispose]();
     this.#continuation = undefined;
-    state.demandReset();
-    signals.config();
-    context.notify(notice);
+    this.#demandReset();
+    this.#parts.context.notify(notice);
+  }
+
+  #demandReset(): void {
+    this.#parts.state.demandReset();
+    this.#parts.signals.config();
   }
 
   #fail(error: SysError): void {

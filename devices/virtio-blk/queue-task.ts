@@ -9,6 +9,7 @@ import { InterruptSignals } from '../virtio/interrupt-signals.js';
 import type { DiskCommand, DiskTaskData, OpenImageReply } from './messages.js';
 import { QueuePath } from './queue-path.js';
 import { SharedState } from './shared-state.js';
+import { REQUESTQ } from './spec.js';
 
 /** The task with another kind of I/O, for tests. */
 export const startWith =
@@ -42,7 +43,7 @@ export const startWith =
         case 'detach':
           return path?.detach();
         case 'start':
-          return path?.start(command.queue, command.hasFlush);
+          return path?.start(command.queue, command.hasFlush, command.epoch);
         case 'stop':
           signals.reset();
           return path?.stop();
@@ -53,6 +54,16 @@ export const startWith =
         case 'command':
           signals.obeyCommand();
           return path?.pump();
+        case 'begin':
+          return path?.beginRemote(command.request);
+        case 'takeDone':
+          return path?.takeDone() ?? [];
+        case 'used':
+          return signals.queue(REQUESTQ);
+        case 'endTurn':
+          return path?.endTurn(command.hasMore);
+        case 'giveUp':
+          return path?.giveUpRemote();
       }
     }
 

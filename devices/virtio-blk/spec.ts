@@ -36,3 +36,5 @@ export const MOST_RANGES = 32;
 export const MOST_RANGE_SECTORS = (1 << 22) - 8;
 /** Longest chain in bytes. What stock drivers send is far below. */
 export const MOST_CHAIN_BYTES = 128 << 20;
+/** The same where the device reaches the memory by messages only, and copies it. */
+export const MOST_REMOTE_CHAIN_BYTES = 16 << 20;

@@ -6,13 +6,13 @@ import type { InterruptSignals } from '../virtio/interrupt-signals.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { QUEUE_SIZE_MAX } from '../virtio/spec.js';
 import { SplitQueue } from '../virtio/split-queue.js';
+import { TurnRequests } from '../virtio/turn-requests.js';
 import type { QueueNotice, QueueTaskData, ReceiveReply } from './messages.js';
 import { isWithin, longestFrame, type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
 import { isReceiveQueue, receiveQueueOf, transmitQueueOf } from './queue-layout.js';
 import { ReceiveSide } from './receive-side.js';
 import type { SharedState } from './shared-state.js';
 import { NET_HEADER_BYTES } from './spec.js';
-import { TurnRequests } from './turn-requests.js';
 
 /** Most chains of the transmit queue per turn: bounds the time that unmaps and other tasks wait. */
 const BURST = 64;

@@ -4,12 +4,12 @@ import type { StartEventTask } from '../../sys/event-task.js';
 import type { NetBackend, NetPair, NetPort } from '../net/index.js';
 import { capturedPort } from '../net/pcap.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
+import { TurnRequests } from '../virtio/turn-requests.js';
 import { DataPath } from './data-path.js';
 import { KernelPath, QUEUE_FEATURES } from './kernel-path.js';
 import type { OpenPortReply, QueueCommand, QueueNotice, QueueTaskData } from './messages.js';
 import { netBackends } from './net-backends.js';
 import { SharedState } from './shared-state.js';
-import { TurnRequests } from './turn-requests.js';
 
 /** The port of one of several pairs, or the only one. @throws as {@link NetBackend.open} */
 function openOf(backend: NetBackend, address: string, pair: NetPair): NetPort {
