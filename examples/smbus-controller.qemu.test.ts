@@ -21,7 +21,7 @@ async function bootWithBus(watch: RegisterWatch, bug?: SmbusBug): Promise<Guest>
   return guest;
 }
 
-describe('an SMBus controller under i2c-i801', { timeout: 60_000 }, () => {
+describe('an SMBus controller under i2c-i801', { timeout: 90_000 }, () => {
   test('lm75 reads the temperature by the registers that the data sheet names', async () => {
     const watch = watchBus();
     await using guest = await bootWithBus(watch);

@@ -203,7 +203,7 @@ describe('what a guest is made of', () => {
     expect(kernelRelease(folder.write('text', 'no kernel'))).toBeUndefined();
   });
 
-  test('modules come uncompressed, with what they need and an index; what is built in is left out', () => {
+  test('modules come uncompressed, with what they need and an index; what is built in has no file', () => {
     using folder = new Folder();
     folder.write(
       'modules.dep',
@@ -215,6 +215,7 @@ describe('what a guest is made of', () => {
     const entries = moduleEntries(folder.path, '6.1', ['one_x', 'four'], '/nonexistent');
     expect(entries.map(({ path, data }) => [path, Buffer.from(data ?? []).toString()])).toEqual([
       ['lib/modules/6.1/modules.dep', 'one_x.ko: two.ko\ntwo.ko:\n'],
+      ['lib/modules/6.1/modules.builtin', 'kernel/d/four.ko\n'],
       ['lib/modules/6.1/one_x.ko', 'ONE'],
       ['lib/modules/6.1/two.ko', 'TWO'],
     ]);

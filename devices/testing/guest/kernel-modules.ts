@@ -18,7 +18,8 @@ const refuse = (target: string, code: number, hint: string): SysError =>
   new SysError({ call: 'bootGuest', target, errno: code, hint });
 
 /**
- * The files of modules, uncompressed, and the index that modprobe reads. What is built into the kernel is left out.
+ * The files of modules, uncompressed, and the indexes that modprobe reads. What is built into the kernel is in one of
+ * them, and has no file.
  * @param folder the kernel's /lib/modules/RELEASE, with modules.dep of depmod
  * @param names as modprobe takes them
  * @param busybox unpacks xz
@@ -41,10 +42,9 @@ export function moduleEntries(
     if (path && needs !== undefined)
       known.set(moduleName(path), { path, needs: needs.split(' ').filter(Boolean) });
   }
-  const builtin = join(folder, 'modules.builtin');
-  const isBuiltIn = new Set(
-    existsSync(builtin) ? readFileSync(builtin, 'utf8').split('\n').filter(Boolean).map(moduleName) : [],
-  );
+  const builtinPath = join(folder, 'modules.builtin');
+  const builtin = existsSync(builtinPath) ? readFileSync(builtinPath) : Buffer.alloc(0);
+  const isBuiltIn = new Set(builtin.toString().split('\n').filter(Boolean).map(moduleName));
   /** By name, with the files that each needs. */
   const chosen = new Map<string, readonly string[]>();
   for (const given of names) {
@@ -61,6 +61,8 @@ export function moduleEntries(
   const lines = [...chosen].map(([path, needs]) => `${[`${plain(path)}:`, ...needs.map(plain)].join(' ')}\n`);
   return [
     { path: `${base}/modules.dep`, mode: S_IFREG | 0o644, data: Buffer.from(lines.join('')) },
+    // With it, modprobe takes what is built in for loaded.
+    { path: `${base}/modules.builtin`, mode: S_IFREG | 0o644, data: builtin },
     ...[...chosen.keys()].map((path) => ({
       path: `${base}/${plain(path)}`,
       mode: S_IFREG | 0o644,
