@@ -56,7 +56,7 @@ const SAVED_CONTROL = 4;
 const SAVED_TIMER_HIGH = 6;
 const SAVED_GPE = 7;
 const SAVED_TIMER = SAVED_GPE + PM_GPE0_BYTES;
-/** Length of {@link AcpiPm.save}'s result in bytes. */
+/** Length of AcpiPm.save's result in bytes. */
 const ACPI_PM_STATE_BYTES = SAVED_TIMER + 8;
 
 /** What {@link AcpiPm} needs of the machine. Called in the machine thread. */
@@ -117,7 +117,7 @@ export class AcpiPm implements BusDevice {
     this.#settle();
   }
 
-  /** Saves all that a guest can observe, {@link ACPI_PM_STATE_BYTES} bytes. */
+  /** Saves all that a guest can observe, always of one length. */
   save(): Uint8Array {
     const state = new Uint8Array(ACPI_PM_STATE_BYTES);
     const view = new DataView(state.buffer);

@@ -34,7 +34,7 @@ const CONFIG_AT_RESET = 0x34;
 const OUTPUT_RESET_LINE = 0x01;
 const OUTPUT_A20 = 0x02;
 
-/** Length of {@link I8042.save}'s result in bytes: configuration, output, whether a byte waits, it and its status, the command. */
+/** Length of I8042.save's result in bytes: configuration, output, whether a byte waits, it and its status, the command. */
 const I8042_STATE_BYTES = 6;
 const OPERAND_COMMANDS = [COMMAND_WRITE_CONFIG, COMMAND_WRITE_OUTPUT];
 
@@ -76,7 +76,7 @@ export class I8042 {
     };
   }
 
-  /** Saves all that a guest can observe, {@link I8042_STATE_BYTES} bytes. */
+  /** Saves all that a guest can observe, always of one length. */
   save(): Uint8Array {
     const { value = 0, status = 0 } = this.#answer ?? {};
     const isFull = this.#answer === undefined ? 0 : 1;

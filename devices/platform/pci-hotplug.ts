@@ -33,7 +33,7 @@ export const ACPI_OST_SC_EJECT_IN_PROGRESS = 0x84;
 
 const SLOTS = 32;
 
-/** Length of {@link PciHotplug.save}'s result in bytes. */
+/** Length of PciHotplug.save's result in bytes. */
 const PCI_HOTPLUG_STATE_BYTES = 8;
 
 /** What {@link PciHotplug} needs of the machine. Called in the machine thread. */
@@ -92,7 +92,7 @@ export class PciHotplug implements BusDevice {
     return isUnread;
   }
 
-  /** Saves what the guest has not read yet, {@link PCI_HOTPLUG_STATE_BYTES} bytes. */
+  /** Saves what the guest has not read yet, always of one length. */
   save(): Uint8Array {
     return new Uint8Array(Uint32Array.of(this.#up, this.#down).buffer);
   }

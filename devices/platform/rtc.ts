@@ -87,7 +87,7 @@ const FIELDS: Readonly<Record<number, keyof Calendar>> = {
 const CALENDAR = Object.values(FIELDS);
 // Layout of a saved state: bytes, then the offset and the reported second as 64-bit floats, then the calendar's numbers.
 const SAVED_NUMBERS = REGISTERS + 4;
-/** Length of {@link Rtc.save}'s result in bytes. */
+/** Length of Rtc.save's result in bytes. */
 const RTC_STATE_BYTES = SAVED_NUMBERS + 8 * (2 + CALENDAR.length);
 /** A date beyond this would be none of JavaScript's with the guest's own changes. */
 const MOST_OFFSET_MS = 4e15;
@@ -131,7 +131,7 @@ export class Rtc implements BusDevice {
     }
   }
 
-  /** Saves all that a guest can observe, {@link RTC_STATE_BYTES} bytes. */
+  /** Saves all that a guest can observe, always of one length. */
   save(): Uint8Array {
     const state = new Uint8Array(RTC_STATE_BYTES);
     const isFrozen = this.#frozen !== undefined;
