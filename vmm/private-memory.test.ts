@@ -1,15 +1,17 @@
-/** `tsvisor serve virtio-net` for a client that shares no memory, or not all of it. */
+/** `tsvisor serve virtio-net`, and `virtio-blk`, for a client that shares no memory, or not all of it. */
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { ftruncateSync, mkdtempSync, rmSync } from 'node:fs';
+import { ftruncateSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, expect, test, vi } from 'vitest';
 import { arp, decode, dhcp, icmpEcho } from '../devices/net/testing/frames.js';
+import { diskFile, pattern } from '../devices/virtio-blk/testing/workbench.js';
 import {
   GuestDriver,
   type GuestMap,
   GuestMemory,
+  GuestQueue,
   maps,
   STATUS,
 } from '../devices/virtio-net/testing/guest.js';
@@ -30,8 +32,9 @@ const running: ChildProcess[] = [];
 afterEach(() => killAll(running));
 let last = 0;
 
-const serveNic = (): Promise<Serving> =>
-  serve('virtio-net', { path: join(folder, `${last++}.sock`) }, running);
+const serveDevice = (device: string): Promise<Serving> =>
+  serve(device, { path: join(folder, `${last++}.sock`) }, running);
+const serveNic = (): Promise<Serving> => serveDevice('virtio-net');
 
 /** How the client lends a map. */
 type Lending = 'private' | 'sealed memfd' | 'unsealed memfd';
@@ -54,7 +57,7 @@ const honest: Answer = (command, { id, payload }, memory) => {
 class Client implements Disposable {
   readonly #scope = new Scope();
   readonly memory = this.#scope.own(new GuestMemory());
-  readonly vectors = [0, 1, 2].map((i) => this.#scope.own(Fd.eventfd(`vector ${i}`)));
+  readonly vectors: readonly Fd[];
   readonly #channel: Channel;
   readonly #requests: Channel;
   readonly #unsealed = this.#scope.own(Fd.memfd('unsealed'));
@@ -62,7 +65,8 @@ class Client implements Disposable {
   requests = 0;
   #lastId = 0;
 
-  constructor(path: string, hasTwin: boolean) {
+  constructor(path: string, hasTwin: boolean, vectorCount = 3) {
+    this.vectors = Array.from({ length: vectorCount }, (_, i) => this.#scope.own(Fd.eventfd(`vector ${i}`)));
     this.#channel = this.#scope.own(new Channel(connectUnix(path, true)));
     this.#channel.setTimeouts(1, 5000);
     this.#requests = this.#channel;
@@ -84,7 +88,7 @@ class Client implements Disposable {
       this.#requests.setTimeouts(1, 5000);
     }
     const fds = this.vectors.map(({ number }) => number);
-    const irqs = new Writer(20).u32(20).u32(0x24).u32(2).u32(0).u32(3).bytes;
+    const irqs = new Writer(20).u32(20).u32(0x24).u32(2).u32(0).u32(vectorCount).bytes;
     this.ask(protocol.VFIO_USER_DEVICE_SET_IRQS, irqs, fds);
   }
 
@@ -298,3 +302,82 @@ test('a client that never answers is disconnected with a sentence, and the next 
   driver.start();
   expect(exchange(client, driver, arp())).toMatchObject({ kind: 'arp' });
 }, 40_000);
+
+test.each(ways)(
+  'a disk is read and written with rings in %s, data in %s, a twin socket: %s',
+  async (ringWay, dataWay, hasTwin) => {
+    const file = diskFile(folder, pattern(1 << 20), `${last}.raw`);
+    const { path, output } = await serveDevice(`virtio-blk,file=${file}`);
+    using client = new Client(path, hasTwin, 2);
+    client.map(rings, ringWay);
+    client.map(buffers, dataWay);
+    const { memory } = client;
+    const driver = new GuestDriver(client.ops, memory);
+    driver.negotiate();
+    const queue = new GuestQueue(memory, 64, rings.iova);
+    driver.setUpQueue(0, queue, 1);
+    driver.status |= STATUS.driverOk;
+    const [header, status] = [rings.iova + 0x7000, rings.iova + 0x7100];
+    const request = (type: number, sector: number, bytes: number): Uint8Array => {
+      memory.words.setUint32(memory.at(header), type, true);
+      memory.words.setBigUint64(memory.at(header) + 8, BigInt(sector), true);
+      memory.bytes[memory.at(status)] = 0xaa;
+      queue.usedEvent = queue.usedIndex;
+      const data = { address: TX_BUFFERS, length: bytes, isDeviceWritable: type === 0 };
+      queue.add([
+        { address: header, length: 16 },
+        data,
+        { address: status, length: 1, isDeviceWritable: true },
+      ]);
+      driver.ring(0);
+      const [, vector] = client.vectors;
+      client.until(() => isReadable((vector as Fd).number));
+      drainEventfd((vector as Fd).number);
+      expect([memory.bytes[memory.at(status)], queue.reap().length]).toEqual([0, 1]);
+      return memory.bytes.subarray(memory.at(TX_BUFFERS), memory.at(TX_BUFFERS) + bytes);
+    };
+    expect(Buffer.compare(request(0, 8, 65_536), pattern(1 << 20).subarray(4096, 4096 + 65_536))).toBe(0);
+    for (let i = 0; i < 10; i++) {
+      memory.bytes.set(pattern(4096, i), memory.at(TX_BUFFERS));
+      request(1, 8 * i, 4096);
+    }
+    const written = readFileSync(file);
+    for (let i = 0; i < 10; i++)
+      expect(Buffer.compare(written.subarray(4096 * i, 4096 * (i + 1)), pattern(4096, i))).toBe(0);
+    await vi.waitUntil(() => output().includes('served by message'));
+  },
+  60_000,
+);
+
+test('a client that refuses its memory to a disk gets one that needs a reset, and works after it', async () => {
+  const file = diskFile(folder, pattern(4096), `${last}.raw`);
+  const { path, output } = await serveDevice(`virtio-blk,file=${file}`);
+  using client = new Client(path, true, 2);
+  client.map(maps.main, 'private');
+  const { memory } = client;
+  const driver = new GuestDriver(client.ops, memory);
+  const begin = () => {
+    driver.negotiate();
+    const queue = new GuestQueue(memory, 64, maps.main.iova);
+    driver.setUpQueue(0, queue, 1);
+    driver.status |= STATUS.driverOk;
+    const head = { address: maps.main.iova + 0x7000, length: 16 };
+    memory.bytes.fill(0, memory.at(head.address), memory.at(head.address) + 16);
+    queue.add([head, { address: TX_BUFFERS, length: 513, isDeviceWritable: true }]);
+    return queue;
+  };
+  begin();
+  client.answer = (command, { id }) => encodeError(id, command, 13);
+  driver.ring(0);
+  client.until(() => (driver.status & STATUS.needsReset) !== 0);
+  await vi.waitFor(() => expect(output()).toMatch(/its queue has stopped until a reset: .*EACCES/), {
+    timeout: 5000,
+  });
+  client.answer = honest;
+  const queue = begin();
+  driver.ring(0);
+  client.until(() => queue.usedIndex === 1);
+  expect(
+    Buffer.compare(memory.bytes.slice(memory.at(TX_BUFFERS), memory.at(TX_BUFFERS) + 512), pattern(512)),
+  ).toBe(0);
+});
