@@ -48,6 +48,8 @@ function memoryArguments({ memory, served, iommu }: L1Machine): string[] {
     ...(served.length > 0 ? ram : ['-machine', 'q35']),
     ...['-m', `${memory}`],
     ...(iommu ? ['-device', intel.join()] : []),
+    // With ACPI's hotplug, QEMU's ports say that they have no link, and Linux then does not believe in a reset of the bus.
+    ...(served.length > 0 ? ['-global', 'ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off'] : []),
   ];
 }
 

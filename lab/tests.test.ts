@@ -54,4 +54,18 @@ describe('a run of all lab tests', () => {
     expect(nightly(all.calls)).toHaveLength(all.calls.length - usual.calls.length);
     expect(nightly(all.calls)).not.toEqual([]);
   });
+
+  test('gives a file of served devices an L1 with these, and no other', async () => {
+    const seen: [string, number, number][] = [];
+    const spy = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+    for (const name of ['lab/test-card.served.lab.test.ts', EVENTS])
+      await runTests([name], { devices: ['edu'] }, { timeoutMs: 1000 }, async (_, { devices, served }) => {
+        seen.push([name, devices?.length ?? 0, served?.length ?? 0]);
+        return 0;
+      });
+    spy.mockRestore();
+    expect(seen[0]?.[1]).toBe(0);
+    expect(seen[0]?.[2]).toBeGreaterThan(3);
+    expect(seen[1]).toEqual([EVENTS, 1, 0]);
+  });
 });

@@ -311,7 +311,10 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     if (fault?.name === 'request') this.request();
     if (fault?.name === 'spurious-interrupt') this.#state.raise(fault.argument);
     if (fault?.name === 'lose-interrupts') this.#state.set('toLose', fault.argument);
-    if (fault === undefined) this.#state.set('toLose', 0);
+    if (fault === undefined) {
+      this.#state.set('toLose', 0);
+      this.#isDead = false;
+    }
     this.#follow();
   }
 

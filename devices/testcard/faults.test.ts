@@ -87,6 +87,15 @@ test('dead-after-reset: all-ones everywhere after the reset, until the card is o
   expect(bench.in(REG_ID)).toBe(CARD_ID);
 });
 
+test('dead-after-reset: a card whose faults are taken away answers again, as after the reset', () => {
+  using bench = new CardBench({ fault: 'dead-after-reset' });
+  bench.out(REG_SCRATCH, 7);
+  bench.ops.reset?.();
+  expect(bench.in(REG_ID)).toBe(ALL_ONES);
+  bench.instance.inject('none');
+  expect([bench.in(REG_ID), bench.in(REG_SCRATCH)]).toEqual([CARD_ID, 0]);
+});
+
 test('stuck-in-d3: D0 is not reached until the fault is gone', () => {
   using bench = new CardBench({ fault: 'stuck-in-d3' });
   const control = bench.capability(PCI_CAP_ID_PM) + 4;
