@@ -145,9 +145,9 @@ export class UnixListener implements Disposable {
     return listener;
   }
 
-  /** Accepts a pending connection, as a blocking socket. @see UnixAcceptor.accept */
-  accept(): Fd | undefined {
-    return this.#acceptor.accept();
+  /** Accepts a pending connection. @see UnixAcceptor.accept */
+  accept(isNonblocking = false): Fd | undefined {
+    return this.#acceptor.accept(isNonblocking);
   }
 
   [Symbol.dispose](): void {

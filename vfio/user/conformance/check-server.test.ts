@@ -6,7 +6,8 @@ import { hostCard } from '../testing/card.js';
 import { checkVfioUserServer, SERVER_RULE_FAMILIES, VFIO_USER_SERVER_RULES } from './check-server.js';
 import { version } from './payloads.js';
 import type { VfioUserConformance } from './report.js';
-import { type Fault, InlineServer, type Kept } from './testing/inline-server.js';
+import { type Fault, InlineServer } from './testing/inline-server.js';
+import type { Kept } from './testing/kept.js';
 
 /** Generous, for a busy machine: only what a wrong server does not answer costs it. */
 const PATIENCE_MS = 3000;

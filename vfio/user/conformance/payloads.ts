@@ -87,3 +87,10 @@ export const PROPOSAL = {
     write_multiple: true,
   },
 } as const;
+
+/** VFIO_USER_DMA_READ and VFIO_USER_DMA_WRITE */
+export const dmaAccess = (
+  at: number | bigint,
+  count: number | bigint,
+  data: Uint8Array = new Uint8Array(0),
+): Uint8Array => new Writer(16 + data.length).u64(at).u64(count).data(data).bytes;

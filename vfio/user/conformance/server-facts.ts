@@ -67,7 +67,7 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** undefined for a payload without a version. */
-export function readVersion({ payload }: Reply): VersionReply | undefined {
+export function readVersion({ payload }: Pick<Reply, 'payload'>): VersionReply | undefined {
   if (payload.length < 4) return undefined;
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   const head = { major: view.getUint16(0, true), minor: view.getUint16(2, true) };

@@ -51,6 +51,27 @@ export class Pauses {
   }
 }
 
+/** Sends bytes as they are, as far as the peer reads them in time. @throws nothing that the peer causes */
+export async function sendPatiently(
+  channel: Channel,
+  bytes: Uint8Array,
+  fds: readonly number[],
+  patienceMs: number,
+): Promise<void> {
+  const deadline = performance.now() + patienceMs;
+  const pauses = new Pauses();
+  try {
+    if (fds.length > 0) return channel.send(bytes, fds);
+    for (let sent = 0; sent < bytes.length && performance.now() < deadline; ) {
+      const more = channel.sendSome(bytes.subarray(sent));
+      sent += more;
+      if (more === 0) await pauses.next();
+    }
+  } catch (error) {
+    if (!(error instanceof SysError)) throw error;
+  }
+}
+
 type Kind<K extends Heard['kind']> = Extract<Heard, { readonly kind: K }>;
 
 export const isSuccess = (heard: Heard): heard is Kind<'reply'> => heard.kind === 'reply';
@@ -96,19 +117,8 @@ export class Wire implements Disposable {
   }
 
   /** Sends bytes as they are. What cannot be sent shows when the reply does not come. */
-  async send(bytes: Uint8Array, fds: readonly number[] = []): Promise<void> {
-    const deadline = performance.now() + this.patienceMs;
-    const pauses = new Pauses();
-    try {
-      if (fds.length > 0) return this.#channel.send(bytes, fds);
-      for (let sent = 0; sent < bytes.length && performance.now() < deadline; ) {
-        const more = this.#channel.sendSome(bytes.subarray(sent));
-        sent += more;
-        if (more === 0) await pauses.next();
-      }
-    } catch (error) {
-      if (!(error instanceof SysError)) throw error;
-    }
+  send(bytes: Uint8Array, fds: readonly number[] = []): Promise<void> {
+    return sendPatiently(this.#channel, bytes, fds, this.patienceMs);
   }
 
   /** Sends a command; returns its ID. */

@@ -3,20 +3,11 @@ import { SysError } from '../../../../sys/error.js';
 import type { Fd } from '../../../../sys/fd.js';
 import { Scope } from '../../../../sys/scope.js';
 import { unixSocketPair } from '../../../../sys/unix-socket.js';
-import { Channel, type Message } from '../../channel.js';
-import { encodeMessage } from '../../message.js';
+import { Channel } from '../../channel.js';
 import { FLAG_NO_REPLY, MAX_ANSWER_FDS } from '../../protocol.js';
 import type { ServedDevice } from '../../server/session.js';
 import { Session } from '../../server/session.js';
-
-/** A message that is kept, with the numbers of its descriptors. */
-export interface Kept extends Omit<Message, 'fds' | 'payload'> {
-  readonly payload: Uint8Array<ArrayBuffer>;
-  readonly fds: readonly number[];
-}
-
-/** What comes instead of a message: others, none, or the end of the connection. */
-export type Instead = readonly Partial<Kept>[] | 'hang up';
+import { type Instead, type Kept, keep, send } from './kept.js';
 
 /** What a wrong server does: breaks a rule. */
 export interface Fault {
@@ -150,18 +141,5 @@ class Client implements Disposable {
 
   [Symbol.dispose](): void {
     this.#scope[Symbol.dispose]();
-  }
-}
-
-const keep = ({ payload, fds, ...header }: Message): Kept => ({
-  ...header,
-  payload: payload.slice(),
-  fds: fds.map(({ number }) => number),
-});
-
-function send(channel: Channel, message: Kept, instead: readonly Partial<Kept>[]): void {
-  for (const each of instead) {
-    const { payload, fds, ...header } = { ...message, ...each };
-    channel.send(encodeMessage(header, payload), fds);
   }
 }
