@@ -101,6 +101,11 @@ const HOST: readonly Row[] = [
     'conform /a --only dma-map-over-sam',
     "--only: there is no rule 'dma-map-over-sam'; did you mean dma-map-over-same?",
   ],
+  [
+    'conform --listen /a --only version-frist',
+    "--only: there is no rule 'version-frist'; did you mean version-first?",
+  ],
+  ['conform --listen /a -- true', "COMMAND: has no {} in the place of the socket's path"],
 ];
 
 const NOT_OF_THE_HOST =
