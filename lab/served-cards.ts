@@ -6,8 +6,6 @@ export const SERVED_CARDS: readonly string[] = [
   // Without any reset: none of its own, and no bus of its own.
   'testcard,reset=none,port=off,name=bare',
   'testcard,port=off,name=dead',
-  // QEMU can unplug it.
-  'testcard,vectors=0,name=plug',
   'testcard,fault=lying-bar,name=liar',
   'virtio-net,name=nic',
 ];

@@ -43,7 +43,6 @@ import {
   VFIO_PCI_INTX_IRQ_INDEX,
   VFIO_PCI_MSI_IRQ_INDEX,
   VFIO_PCI_MSIX_IRQ_INDEX,
-  VFIO_PCI_REQ_IRQ_INDEX,
   VFIO_PCI_ROM_REGION_INDEX,
 } from '../vfio/uapi.js';
 import { type CommandResult, runLoudly, tsvisorRun } from './command-line.js';
@@ -64,11 +63,10 @@ const {
   LAB_AF: AF = '',
   LAB_BARE: BARE = '',
   LAB_DEAD: DEAD = '',
-  LAB_PLUG: PLUG = '',
   LAB_LIAR: LIAR = '',
   LAB_NIC: NIC = '',
 } = process.env;
-const ALL = [CARD, PM, AF, BARE, DEAD, PLUG, LIAR, NIC];
+const ALL = [CARD, PM, AF, BARE, DEAD, LIAR, NIC];
 const INTERFACES = ['group', 'iommufd'] as const;
 /** The built-in guest's verdict without a NIC that it knows: it ran, so the device was attached. */
 const RAN = 2;
@@ -440,33 +438,5 @@ describe.skipIf(CARD === '').each(INTERFACES)('what a person sees by %s:', (how)
     const { status, output, error } = run(NIC);
     expect({ status, error }).toEqual({ status: 0, error: '' });
     expect(output).toMatch(/10\/10 replies/);
-  });
-});
-
-describe.skipIf(CARD === '')('a card that comes and goes', () => {
-  const request = async (how: (typeof INTERFACES)[number]) => {
-    {
-      using card = new HostCard(PLUG, how);
-      using wanted = new Counted();
-      card.wire(VFIO_PCI_REQ_IRQ_INDEX, [wanted]);
-      execFileSync('hmp', ['device_del', 'plug']);
-      await wanted.reaches(1);
-    }
-    await until('it is gone', () => !existsSync(`/sys/bus/pci/devices/${PLUG}`));
-    served('plug', 'restart');
-    execFileSync('vfio-bind', [PLUG]);
-    using card = new HostCard(PLUG, how);
-    expect(card.get(REG_ID)).toBe(CARD_ID);
-    expect(served('plug', 'said')).toMatch(/a client has connected/);
-  };
-
-  test.each(INTERFACES)('is asked for by REQ, is served anew, and comes back (%s)', request);
-
-  test('is all-ones once its server has ended, and its user lives', () => {
-    using card = new HostCard(PM, 'group');
-    expect(card.get(REG_ID)).toBe(CARD_ID);
-    served('pm', 'stop');
-    expect(() => card.get(REG_ID)).toThrow();
-    expect(rawId(PM)).toBe(0xffff_ffff);
   });
 });
