@@ -19,7 +19,7 @@ const PATIENCE_MS = 20_000;
 /** For a client that does. */
 const IMPATIENT_MS = 1500;
 /** Of our client, for a reply that never comes. */
-const SHORT_MS = 300;
+const SHORT_MS = 2000;
 const SETTLE_MS = 20;
 /** Plays all rules to each wrong client, and not only some of them. */
 const HAS_ALL = process.env.TSVISOR_CONFORM_ALL === '1';
