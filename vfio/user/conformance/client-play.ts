@@ -15,6 +15,7 @@ import {
   TYPE_MASK,
   TYPE_REPLY,
   VFIO_USER_DMA_READ,
+  VFIO_USER_DMA_UNMAP,
   VFIO_USER_DMA_WRITE,
   VFIO_USER_MIG_DATA_WRITE,
   VFIO_USER_VERSION,
@@ -344,7 +345,8 @@ export class ClientPlay implements AsyncDisposable {
   async #serve(line: Line, message: Message): Promise<void> {
     const { id, command, flags } = message;
     this.#check(message);
-    if (this.hasTwisted) this.next ??= commandName(command);
+    // A client that gives up may unmap.
+    if (this.hasTwisted && command !== VFIO_USER_DMA_UNMAP) this.next ??= commandName(command);
     const twinFds: Fd[] = [];
     const answered =
       command === VFIO_USER_VERSION ? this.#agree(message, twinFds) : this.device.answer(message);
