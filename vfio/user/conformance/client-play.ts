@@ -16,11 +16,9 @@ import {
   TYPE_REPLY,
   VFIO_USER_DMA_READ,
   VFIO_USER_DMA_UNMAP,
-  VFIO_USER_DMA_WRITE,
-  VFIO_USER_MIG_DATA_WRITE,
   VFIO_USER_VERSION,
 } from '../protocol.js';
-import { Audit } from './client-audit.js';
+import { Audit, checkCapabilities, checkCommand } from './client-audit.js';
 import { dmaAccess, version } from './payloads.js';
 import { PlayedDevice, type Traits } from './played-device.js';
 import { readVersion, type VersionReply } from './server-facts.js';
@@ -82,7 +80,6 @@ const MOST_MESSAGES = 65_536;
 /** More than a message can have. */
 const MOST_FDS = 253;
 const PIECE_PAUSE_MS = 30;
-const KNOWN_FLAGS = TYPE_MASK | FLAG_NO_REPLY;
 /** No client has mapped it. */
 const NOWHERE = 0xf_ffff_ffff_f000n;
 
@@ -344,7 +341,10 @@ export class ClientPlay implements AsyncDisposable {
 
   async #serve(line: Line, message: Message): Promise<void> {
     const { id, command, flags } = message;
-    this.#check(message);
+    checkCommand(this.audit, message, {
+      isFirst: this.#messages === 1,
+      isAgreed: this.proposal !== undefined,
+    });
     // A client that gives up may unmap.
     if (this.hasTwisted && command !== VFIO_USER_DMA_UNMAP) this.next ??= commandName(command);
     const twinFds: Fd[] = [];
@@ -370,39 +370,13 @@ export class ClientPlay implements AsyncDisposable {
     for (const each of twisted ?? [{}]) await this.#say(line, { ...reply, ...each });
   }
 
-  #check({ command, flags, payload }: Message): void {
-    const { audit } = this;
-    const name = commandName(command);
-    const isVersion = command === VFIO_USER_VERSION;
-    if (this.#messages === 1) audit.check('version-first', isVersion, () => `${name} as the first message`);
-    if (this.proposal !== undefined)
-      audit.check('version-once', !isVersion, () => 'a second VFIO_USER_VERSION');
-    audit.check(
-      'command-flags',
-      (flags & ~KNOWN_FLAGS) === 0,
-      () => `${name} with flags 0x${flags.toString(16)}`,
-    );
-    const isOfClients =
-      command > 0 &&
-      command <= VFIO_USER_MIG_DATA_WRITE &&
-      ![VFIO_USER_DMA_READ, VFIO_USER_DMA_WRITE, REMOVED].includes(command);
-    audit.check('command-known', isOfClients, () => name);
-    if (!isVersion) return;
-    const { problem, major } = readVersion({ payload }) ?? {
-      problem: 'a payload without a version',
-      major: 0,
-    };
-    audit.check('version-major', major === MAJOR, () => `major version ${major}`);
-    audit.check('version-data', problem === undefined, () => problem ?? '');
-  }
-
   #agree(
     { payload }: Message,
     owned: Fd[],
   ): { readonly payload: Uint8Array; readonly fds?: readonly number[] } {
     const proposal = readVersion({ payload });
     this.proposal = proposal;
-    this.#checkCapabilities(proposal?.capabilities ?? {});
+    checkCapabilities(this.audit, proposal?.capabilities ?? {});
     const minor = Math.min(proposal?.minor ?? 0, MINOR);
     const twin = proposal?.capabilities?.twin_socket as { supported?: unknown } | null | undefined;
     const { capabilities } = this.device;
@@ -416,17 +390,6 @@ export class ClientPlay implements AsyncDisposable {
       payload: version({ capabilities: { ...capabilities, twin_socket: twinSocket } }, MAJOR, minor),
       fds: [far.number],
     };
-  }
-
-  #checkCapabilities(capabilities: Readonly<Record<string, unknown>>): void {
-    for (const [name, value] of Object.entries(capabilities)) {
-      const isRight = CAPABILITY_TYPES[name]?.(value) ?? true;
-      this.audit.check(
-        'version-capabilities',
-        isRight,
-        () => `${name} ${JSON.stringify(value)?.slice(0, 40)}`,
-      );
-    }
   }
 
   async #say(line: Line | undefined, said: Said): Promise<void> {
@@ -461,15 +424,3 @@ export interface PlayOptions {
 }
 
 const NOTHING = new Uint8Array(0);
-/** VFIO_USER_DIRTY_PAGES of earlier versions. */
-const REMOVED = 14;
-const isCount = (value: unknown): boolean =>
-  typeof value === 'number' && Number.isInteger(value) && value >= 0;
-const CAPABILITY_TYPES: Readonly<Record<string, (value: unknown) => boolean>> = {
-  max_msg_fds: isCount,
-  max_data_xfer_size: isCount,
-  max_dma_maps: isCount,
-  pgsizes: isCount,
-  write_multiple: (value) => typeof value === 'boolean',
-  twin_socket: (value) => typeof (value as { supported?: unknown } | null)?.supported === 'boolean',
-};
