@@ -13,6 +13,7 @@ test('every channel is known to diagnostics_channel under its name', () => {
     'tsvisor:vfio.user',
     'tsvisor:memory',
     'tsvisor:kvm.door',
+    'tsvisor:hostile.mutation',
   ]);
   const seen: unknown[] = [];
   const listen = (message: unknown) => seen.push(message);

@@ -75,8 +75,8 @@ export const RUN: Command = {
       isRepeatable: true,
       help: [
         'assign this device instead (repeatable); slot=N puts it',
-        'at that PCI slot, 1 to 31, slot=N.F makes it function F of',
-        'it; interface=iommufd opens it by its cdev; none: no',
+        'at that PCI slot, 1 to 31, slot=N.F makes it function F',
+        'of it; interface=iommufd opens it by its cdev; none: no',
         'device',
       ],
     },
