@@ -12,8 +12,8 @@ test('every channel is known to diagnostics_channel under its name', () => {
     'tsvisor:vfio',
     'tsvisor:vfio.user',
     'tsvisor:memory',
-    'tsvisor:kvm.door',
     'tsvisor:hostile.mutation',
+    'tsvisor:kvm.door',
   ]);
   const seen: unknown[] = [];
   const listen = (message: unknown) => seen.push(message);
