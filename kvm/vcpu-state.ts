@@ -60,11 +60,8 @@ export function saveVcpu(
  *   lacks, or an MSR. The vCPU is then of no use
  */
 export function loadVcpu(vcpu: Vcpu, prefix: string, state: SectionReader, hasLapic: boolean): void {
-  const load = (name: string, bytes: number | undefined, use: (data: Uint8Array) => void): void => {
-    const full = `${prefix}/${name}`;
-    const data = state.take(full, VERSION, bytes);
-    state.load(full, () => use(data));
-  };
+  const load = (name: string, bytes: number | undefined, use: (data: Uint8Array) => void): void =>
+    state.load(`${prefix}/${name}`, VERSION, bytes, use);
   load('tsc', 4, (data) => {
     const khz = new DataView(data.buffer, data.byteOffset).getUint32(0, true);
     if (khz !== vcpu.getTscKhz()) vcpu.setTscKhz(khz);

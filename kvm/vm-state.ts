@@ -34,11 +34,8 @@ export function saveVm(vm: Vm, { hasIrqchip, hasPit }: KernelChips): StateSectio
  * @throws SysError as SectionReader.take; of the call that failed, with the section
  */
 export function loadVm(vm: Vm, state: SectionReader, { hasIrqchip, hasPit }: KernelChips): void {
-  const load = (name: string, bytes: number, use: (data: Uint8Array) => void): void => {
-    const full = `vm/${name}`;
-    const data = state.take(full, VERSION, bytes);
-    state.load(full, () => use(data));
-  };
+  const load = (name: string, bytes: number, use: (data: Uint8Array) => void): void =>
+    state.load(`vm/${name}`, VERSION, bytes, use);
   if (hasIrqchip) {
     for (const [name, chip] of PICS)
       load(name, uapi.PicState.size, (data) => vm.setPic(chip, uapi.PicState.decode(data)));

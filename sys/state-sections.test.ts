@@ -105,16 +105,15 @@ test('a reader names a missing section, a newer one, one of another length, and 
 });
 
 test("what loads a section fails with its own error and the section's name", () => {
-  const reader = new SectionReader(STATE, 'file.state');
+  const load = (error: Error) => () =>
+    new SectionReader(STATE, 'file.state').load('ram', 7, 1, throwing(error));
   const refused = new SysError({ call: 'KVM_SET_REGS', target: 'vcpu 0', errno: errno.EINVAL, hint: 'why' });
   const throwing = (error: Error) => () => {
     throw error;
   };
-  expect(() => reader.load('ram', throwing(refused))).toThrowError(
+  expect(load(refused)).toThrowError(
     /KVM_SET_REGS on vcpu 0: EINVAL\n {2}hint: while section 'ram' of file\.state was loaded; why/,
   );
-  expect(() => reader.load('ram', throwing(new RangeError('5 bytes')))).toThrowError(
-    /load on file\.state: EINVAL/,
-  );
-  expect(() => reader.load('ram', throwing(new TypeError('a mistake')))).toThrowError(TypeError);
+  expect(load(new RangeError('5 bytes'))).toThrowError(/load on file\.state: EINVAL/);
+  expect(load(new TypeError('a mistake'))).toThrowError(TypeError);
 });

@@ -130,12 +130,13 @@ export class SectionReader {
   }
 
   /**
-   * Runs what loads a section, so that its error says which.
-   * @throws SysError of `load`, with the section's name as hint; EINVAL for data that it cannot read
+   * Takes a section as {@link take} does, and has it loaded, so that an error says which it is.
+   * @throws SysError as {@link take}; of `load`, with the section's name as hint; EINVAL for data that it cannot read
    */
-  load(name: string, load: () => void): void {
+  load(name: string, version: number, bytes: number | undefined, load: (data: Uint8Array) => void): void {
+    const data = this.take(name, version, bytes);
     try {
-      load();
+      load(data);
     } catch (error) {
       if (error instanceof SysError) {
         const { call, target, errno: code, hint } = error;

@@ -11,7 +11,7 @@ import type { TraceName } from '../sys/trace.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
-import { decodeError, type ErrorData, encodeError } from './error-data.js';
+import { decodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
 import type { ServeCommand, ServeEvent, ServeThreadData } from './serve-thread.js';
 
@@ -52,7 +52,7 @@ export class DeviceServer implements AsyncDisposable {
   readonly #control = createInboxControl();
   readonly #screens = new Screens((command) => this.#send(command));
   /** By number: what waits for the thread's answer. */
-  readonly #injections = new Map<number, (error: ErrorData | undefined) => void>();
+  readonly #injections = new Map<number, (error: Error | undefined) => void>();
   #lastInjection = 0;
   #sender: InboxSender | undefined;
   #failure: Error | undefined;
@@ -120,7 +120,7 @@ export class DeviceServer implements AsyncDisposable {
   inject(faults: string): Promise<void> {
     return new Promise((resolve, reject) => {
       const id = ++this.#lastInjection;
-      this.#injections.set(id, (error) => (error === undefined ? resolve() : reject(decodeError(error))));
+      this.#injections.set(id, (error) => (error === undefined ? resolve() : reject(error)));
       if (this.#send({ kind: 'inject', id, faults })) return;
       this.#injections.delete(id);
       reject(hasEnded());
@@ -177,7 +177,7 @@ export class DeviceServer implements AsyncDisposable {
     await Promise.allSettled([events.ended]);
     unmap(this.#mapped);
     this.#screens.end(this.#failure);
-    for (const answer of this.#injections.values()) answer(encodeError(hasEnded()));
+    for (const answer of this.#injections.values()) answer(hasEnded());
     this.#injections.clear();
     if (this.#failure !== undefined) throw this.#failure;
   }
@@ -199,7 +199,7 @@ export class DeviceServer implements AsyncDisposable {
         this.#screens.hear(event);
         break;
       case 'injected':
-        this.#injections.get(event.id)?.(event.error);
+        this.#injections.get(event.id)?.(event.error && decodeError(event.error));
         this.#injections.delete(event.id);
         break;
       case 'failed':

@@ -1,5 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { overlay } from '../../sys/overlay.js';
 import { Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import { workerUrl } from '../../sys/worker-url.js';
@@ -128,17 +129,12 @@ function hostileInstance(
     trace.vfio.publish({ what: 'hostile device', text });
   }
   const owned = scope.move();
-  const own: Omit<HostileInstance, 'mutations'> = {
+  return overlay(instance, {
     ops,
+    get mutations() {
+      return log.since(0);
+    },
     counters: () => ({ ...instance.counters?.(), mutations: log.count }),
     [Symbol.dispose]: () => owned[Symbol.dispose](),
-  };
-  return new Proxy(instance, {
-    get(target, key) {
-      if (key === 'mutations') return log.since(0);
-      if (Object.hasOwn(own, key)) return own[key as keyof typeof own];
-      const value: unknown = Reflect.get(target, key, target);
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  }) as HostileInstance;
+  });
 }

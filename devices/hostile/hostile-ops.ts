@@ -3,6 +3,7 @@ import { sleep } from '../../sys/child.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { EventTask } from '../../sys/event-task.js';
+import { overlay } from '../../sys/overlay.js';
 import { trace } from '../../sys/trace.js';
 import type { OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
 import {
@@ -10,10 +11,9 @@ import {
   type RegionInfo,
   type RegionIoEventFd,
   VFIO_PCI_CONFIG_REGION_INDEX,
-  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
-  VFIO_REGION_INFO_FLAG_CAPS,
   VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../vfio/uapi.js';
+import { withoutMmap } from '../mdev/region-info.js';
 import { PCI_COMMAND, PCI_COMMAND_IO, PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY } from '../pci/pci-regs.js';
 import { flipBit, valueAt } from './bytes.js';
 import type { Decision, Decisions } from './decisions.js';
@@ -68,13 +68,7 @@ export class HostileOps {
         device.dmaUnmap?.(at, bytes);
       },
     };
-    this.ops = new Proxy(device, {
-      get(target, name) {
-        if (Object.hasOwn(own, name)) return own[name as keyof VfioDeviceOps];
-        const value: unknown = Reflect.get(target, name, target);
-        return typeof value === 'function' ? value.bind(target) : value;
-      },
-    });
+    this.ops = overlay(device, own);
   }
 
   #open(open: OpenDevice): void {
@@ -107,9 +101,7 @@ export class HostileOps {
   #regionInfo(index: number): Omit<RegionInfo, 'offset'> {
     const info = this.#device.getRegionInfo(index);
     if ((info.flags & VFIO_REGION_INFO_FLAG_MMAP) === 0 || !this.#isTrapped(index)) return info;
-    const capabilities = info.capabilities.filter(({ id }) => id !== VFIO_REGION_INFO_CAP_SPARSE_MMAP);
-    const gone = VFIO_REGION_INFO_FLAG_MMAP | (capabilities.length === 0 ? VFIO_REGION_INFO_FLAG_CAPS : 0);
-    return { ...info, flags: info.flags & ~gone, capabilities };
+    return withoutMmap(info);
   }
 
   #ioFds(index: number): readonly RegionIoEventFd[] {

@@ -15,25 +15,7 @@ export interface Mutation {
   readonly after: number;
 }
 
-/** How something is mutated: docs/hostile-devices.md. */
-export type MutationAction =
-  | 'flipped'
-  | 'all-ones'
-  | 'zero'
-  | 'stale'
-  | 'random'
-  | 'edge'
-  | 'lost'
-  | 'repeated'
-  | 'late'
-  | 'torn'
-  | 'short'
-  | 'wrong vector'
-  | 'spurious'
-  | 'failed'
-  | 'delayed';
-
-const ACTIONS: readonly MutationAction[] = [
+const ACTIONS = [
   'flipped',
   'all-ones',
   'zero',
@@ -49,7 +31,9 @@ const ACTIONS: readonly MutationAction[] = [
   'spurious',
   'failed',
   'delayed',
-];
+] as const;
+/** How something is mutated: docs/hostile-devices.md. */
+export type MutationAction = (typeof ACTIONS)[number];
 
 /** Most mutations that a log keeps: the latest. */
 export const MOST_LOGGED = 1024;

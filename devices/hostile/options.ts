@@ -2,18 +2,10 @@ import { randomInt } from 'node:crypto';
 import { didYouMean } from '../../sys/suggestion.js';
 import { regionNumber } from './labels.js';
 
-/** What a hostile device can do. */
-export type MutationKind = 'value' | 'write' | 'interrupt' | 'dma' | 'error' | 'delay';
-
 /** All of {@link MutationKind}. */
-export const MUTATION_KINDS: readonly MutationKind[] = [
-  'value',
-  'write',
-  'interrupt',
-  'dma',
-  'error',
-  'delay',
-];
+export const MUTATION_KINDS = ['value', 'write', 'interrupt', 'dma', 'error', 'delay'] as const;
+/** What a hostile device can do. */
+export type MutationKind = (typeof MUTATION_KINDS)[number];
 
 /** Part of a region: all of it, or the bytes from `first` to `last`. */
 export interface HostileRegion {

@@ -1,7 +1,9 @@
 /** Captures of a NIC's frames, for tcpdump, tshark and Wireshark. */
+
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, writeSync, writevSync } from 'node:fs';
 import { errno } from '../../sys/errno.js';
 import { fromNodeError, SysError } from '../../sys/error.js';
+import { overlay } from '../../sys/overlay.js';
 import { lengthOf, sliceParts } from '../memory-parts.js';
 import { SIZEOF_VIRTIO_NET_HDR_V1 } from './offloads.js';
 import type { NetPort } from './port.js';
@@ -130,11 +132,5 @@ export function capturedPort(port: NetPort, fd: number, failed: (error: unknown)
       }),
   };
   // Whatever else a port has is the port's.
-  return new Proxy(port, {
-    get(target, name) {
-      if (Object.hasOwn(replaced, name)) return Reflect.get(replaced, name);
-      const value: unknown = Reflect.get(target, name, target);
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  });
+  return overlay(port, replaced);
 }

@@ -7,6 +7,7 @@ import { type GuestMisuseEvent, trace, type VfioEvent } from '../../sys/trace.js
 import type { FileIo } from '../block/file-io.js';
 import { HeldIo } from '../block/testing/held-io.js';
 import { type GuestMap, maps } from '../virtio-net/testing/guest.js';
+import { allRemote, remote, settleTurns, splitMain } from '../virtio-net/testing/remote-maps.js';
 import { taken } from '../virtio-net/testing/workbench.js';
 import { DATA, DiskBench, diskFile, NO_STATUS, pattern, testFolder } from './testing/workbench.js';
 
@@ -17,17 +18,9 @@ const NEEDS_RESET = 0x40;
 const INDIRECT = 1n << 28n;
 const EVENT_IDX = 1n << 29n;
 
-const remote = (map: GuestMap): GuestMap => ({ ...map, isRemote: true });
-const allRemote = Object.values(maps).map(remote);
-/** `main` in two maps: its first pages hold rings, headers and statuses, the rest data and indirect tables. */
+/** Its first pages hold rings, headers and statuses, the rest data and indirect tables. */
 const FRONT_BYTES = 0x10000;
-const front: GuestMap = { ...maps.main, bytes: FRONT_BYTES };
-const back: GuestMap = {
-  ...maps.main,
-  iova: maps.main.iova + FRONT_BYTES,
-  at: maps.main.at + FRONT_BYTES,
-  bytes: maps.main.bytes - FRONT_BYTES,
-};
+const [front, back] = splitMain(FRONT_BYTES);
 
 function disk(list: readonly GuestMap[] = allRemote, io?: FileIo, features?: bigint) {
   const folder = testFolder();
@@ -45,15 +38,10 @@ function disk(list: readonly GuestMap[] = allRemote, io?: FileIo, features?: big
   };
 }
 
-const nap = new Int32Array(new SharedArrayBuffer(4));
-
 /** Rings, and lets everything happen that will: turns follow each other after a pause. */
 function settle({ driver, thread }: DiskBench): void {
   driver.ring(0);
-  for (let i = 0; i < 6; i++) {
-    thread.pump();
-    Atomics.wait(nap, 0, 0, 2);
-  }
+  settleTurns(thread);
 }
 
 /** What the device tells its server's user, and what its guest does wrong, until the test's end. */

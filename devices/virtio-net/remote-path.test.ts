@@ -7,36 +7,21 @@ import type { Fd } from '../../sys/fd.js';
 import { type GuestMisuseEvent, trace, type VfioEvent } from '../../sys/trace.js';
 import { arp, decode, icmpEcho } from '../net/testing/frames.js';
 import { FEATURE, type GuestMap, maps, STATUS } from './testing/guest.js';
+import { allRemote, remote, settleTurns, splitMain } from './testing/remote-maps.js';
 import { taken, Workbench } from './testing/workbench.js';
 
 const RX_BUFFERS = 0x20_0000;
 const TX_BUFFERS = 0x18_0000;
 const TABLES = 0x14_0000;
 
-const remote = (map: GuestMap): GuestMap => ({ ...map, isRemote: true });
-const allRemote = Object.values(maps).map(remote);
+/** The first pages hold the rings, the rest the buffers. */
 const QUEUE_BYTES = 0x8000;
-/** `main` in two maps: its first pages hold the rings, the rest the buffers. */
-const rings: GuestMap = { ...maps.main, bytes: QUEUE_BYTES };
-const buffers: GuestMap = {
-  ...maps.main,
-  iova: maps.main.iova + QUEUE_BYTES,
-  at: maps.main.at + QUEUE_BYTES,
-  bytes: maps.main.bytes - QUEUE_BYTES,
-};
+const [rings, buffers] = splitMain(QUEUE_BYTES);
 
 const frameOf = (length: number, seed = 0): Uint8Array =>
   Uint8Array.from({ length }, (_, i) => (seed + 7 * i) & 0xff);
 
-const nap = new Int32Array(new SharedArrayBuffer(4));
-
-/** Lets everything happen that will: turns of remote queues follow each other after a pause. */
-function settle(bench: Workbench): void {
-  for (let i = 0; i < 6; i++) {
-    bench.thread.pump();
-    Atomics.wait(nap, 0, 0, 2);
-  }
-}
+const settle = ({ thread }: Workbench): void => settleTurns(thread);
 
 function ringAndSettle(bench: Workbench, queue: 0 | 1): void {
   bench.driver.ring(queue);

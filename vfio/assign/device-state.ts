@@ -2,6 +2,8 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import {
+  type FeatureOutput,
+  type MigrationData,
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
@@ -22,22 +24,20 @@ const PIECE_BYTES = 1 << 20;
  * VFIO_MIGRATION_ bits of a device: 0 if it cannot be saved.
  * @throws SysError of VFIO_DEVICE_FEATURE but ENOTTY. Machine thread, as all of this file
  */
-export function migrationFlags(file: DeviceFile): number {
-  try {
-    return file.deviceFeature(VFIO_DEVICE_FEATURE_MIGRATION | VFIO_DEVICE_FEATURE_GET).migrationFlags ?? 0;
-  } catch (error) {
-    if (error instanceof SysError && error.errno === errno.ENOTTY) return 0;
-    throw error;
-  }
-}
+export const migrationFlags = (file: DeviceFile): number =>
+  lookAt(file, VFIO_DEVICE_FEATURE_MIGRATION)?.migrationFlags ?? 0;
 
 /**
  * Estimate of the bytes that {@link saveDeviceState} returns; undefined if the device does not tell.
  * @throws SysError of VFIO_DEVICE_FEATURE but ENOTTY
  */
-export function deviceStateBytes(file: DeviceFile): bigint | undefined {
+export const deviceStateBytes = (file: DeviceFile): bigint | undefined =>
+  lookAt(file, VFIO_DEVICE_FEATURE_MIG_DATA_SIZE)?.stopCopyLength;
+
+/** What a feature tells; undefined if the device lacks it. */
+function lookAt(file: DeviceFile, feature: number): FeatureOutput | undefined {
   try {
-    return file.deviceFeature(VFIO_DEVICE_FEATURE_MIG_DATA_SIZE | VFIO_DEVICE_FEATURE_GET).stopCopyLength;
+    return file.deviceFeature(feature | VFIO_DEVICE_FEATURE_GET);
   } catch (error) {
     if (error instanceof SysError && error.errno === errno.ENOTTY) return undefined;
     throw error;
@@ -59,10 +59,7 @@ export const startDevice = (file: DeviceFile): void => enter(file, VFIO_DEVICE_S
  *   is in the state ERROR, which a reset ends
  */
 export function saveDeviceState(file: DeviceFile, name: string, mostBytes = MOST_BYTES): Uint8Array {
-  if (migrationFlags(file) === 0) {
-    const hint = 'it has no migration (VFIO_DEVICE_FEATURE_MIGRATION)';
-    throw new SysError({ call: 'save', target: name, errno: errno.ENOTSUP, hint });
-  }
+  requireMigration(file, 'save', name);
   try {
     const state = read(file, name, mostBytes);
     stopDevice(file);
@@ -95,10 +92,7 @@ function read(file: DeviceFile, name: string, mostBytes: number): Uint8Array {
  *   reset then, if it has a reset
  */
 export function loadDeviceState(file: DeviceFile, name: string, state: Uint8Array): void {
-  if (migrationFlags(file) === 0) {
-    const hint = 'it has no migration (VFIO_DEVICE_FEATURE_MIGRATION)';
-    throw new SysError({ call: 'load', target: name, errno: errno.ENOTSUP, hint });
-  }
+  requireMigration(file, 'load', name);
   try {
     using stream = streamOf(file, name, VFIO_DEVICE_STATE_RESUMING);
     for (let at = 0; at < state.length; at += PIECE_BYTES) stream.write(state.subarray(at, at + PIECE_BYTES));
@@ -109,21 +103,24 @@ export function loadDeviceState(file: DeviceFile, name: string, state: Uint8Arra
   }
 }
 
-function streamOf(file: DeviceFile, name: string, deviceState: number) {
-  const { data } = file.deviceFeature(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_SET, {
-    deviceState,
-  });
+function requireMigration(file: DeviceFile, call: string, name: string): void {
+  if (migrationFlags(file) !== 0) return;
+  const hint = 'it has no migration (VFIO_DEVICE_FEATURE_MIGRATION)';
+  throw new SysError({ call, target: name, errno: errno.ENOTSUP, hint });
+}
+
+function streamOf(file: DeviceFile, name: string, deviceState: number): MigrationData {
+  const data = setState(file, deviceState);
   if (data !== undefined) return data;
   const hint = 'the device opened no stream of its state';
   throw new SysError({ call: 'VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE', target: name, errno: errno.EIO, hint });
 }
 
-function enter(file: DeviceFile, deviceState: number): void {
-  const { data } = file.deviceFeature(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_SET, {
-    deviceState,
-  });
-  data?.[Symbol.dispose]();
-}
+const enter = (file: DeviceFile, deviceState: number): void =>
+  setState(file, deviceState)?.[Symbol.dispose]();
+
+const setState = (file: DeviceFile, deviceState: number): MigrationData | undefined =>
+  file.deviceFeature(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_SET, { deviceState }).data;
 
 /** The first error is the one that tells. */
 function tryTo(undo: () => void): void {

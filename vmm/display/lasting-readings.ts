@@ -1,4 +1,5 @@
 import { isErrno } from '../../sys/error.js';
+import { overlay } from '../../sys/overlay.js';
 import type { ControlledMachine } from '../api/routes.js';
 import type { Counters, RunReport } from '../protocol.js';
 
@@ -45,10 +46,5 @@ export function lastingReadings<M extends ControlledMachine>(machine: M): M {
     inspectMemory: lasting(() => machine.inspectMemory()),
     timeline: lasting(() => machine.timeline()),
   };
-  return new Proxy(machine, {
-    get(target, name) {
-      const value: unknown = Reflect.get(readings, name) ?? Reflect.get(target, name, target);
-      return typeof value === 'function' ? value.bind(target) : value;
-    },
-  });
+  return overlay(machine, readings);
 }

@@ -1,11 +1,8 @@
+import { overlay } from '../../../sys/overlay.js';
 import type { MdevInstance, VendorDriver, VfioDeviceOps } from '../../../vfio/driver.js';
-import {
-  type RegionInfo,
-  VFIO_PCI_CONFIG_REGION_INDEX,
-  VFIO_REGION_INFO_CAP_SPARSE_MMAP,
-  VFIO_REGION_INFO_FLAG_CAPS,
-  VFIO_REGION_INFO_FLAG_MMAP,
-} from '../../../vfio/uapi.js';
+import { type RegionInfo, VFIO_PCI_CONFIG_REGION_INDEX } from '../../../vfio/uapi.js';
+import { withoutMmap } from '../../mdev/region-info.js';
+import { littleEndian } from '../../pci/config-space.js';
 import { BurnDown, type RegisterReport, reportText } from './burn-down.js';
 import { type Register, RegisterMap, sizeOf } from './register-map.js';
 import { RegisterTrace } from './register-trace.js';
@@ -85,13 +82,7 @@ export class RegisterWatch {
     if (device.getRegionIoFds !== undefined)
       own.getRegionIoFds = (index) =>
         this.#map.hasRegion(index) ? [] : (device.getRegionIoFds?.(index) ?? []);
-    const watched = new Proxy(device, {
-      get: (target, name) => {
-        if (Object.hasOwn(own, name)) return own[name as keyof typeof own];
-        const value: unknown = Reflect.get(target, name, target);
-        return typeof value === 'function' ? value.bind(target) : value;
-      },
-    });
+    const watched = overlay(device, own);
     watches.set(watched, this);
     return watched;
   }
@@ -107,14 +98,7 @@ export class RegisterWatch {
       ...(driver.checkOptions && { checkOptions: (type, options) => driver.checkOptions?.(type, options) }),
       create: (type, uuid, options, environment): MdevInstance => {
         const instance = driver.create(type, uuid, options, environment);
-        const ops = this.around(instance.ops);
-        return new Proxy(instance, {
-          get: (target, name) => {
-            if (name === 'ops') return ops;
-            const value: unknown = Reflect.get(target, name, target);
-            return typeof value === 'function' ? value.bind(target) : value;
-          },
-        });
+        return overlay(instance, { ops: this.around(instance.ops) });
       },
     };
     watches.set(watched, this);
@@ -151,7 +135,7 @@ export class RegisterWatch {
       if (reset === undefined || access === 'wo' || isModelled === false || size > 4) return [];
       const data = new Uint8Array(size).fill(0xff);
       device.read(region, offset, data);
-      const got = littleEndianOf(data);
+      const got = littleEndian(data, 0, size);
       return got === reset ? [] : [{ name, expected: reset, got }];
     });
   }
@@ -164,7 +148,7 @@ export class RegisterWatch {
       // The header and the capabilities of configuration space, which are not a driver's registers.
       if (register === undefined && region === VFIO_PCI_CONFIG_REGION_INDEX) continue;
       const from = part.offset - offset;
-      const value = littleEndianOf(data.subarray(from, from + size));
+      const value = littleEndian(data, from, size);
       const access = { kind, name, region, offset: part.offset, size, value, at };
       this.trace.add(access);
       this.#burnDown.see(access, register);
@@ -174,10 +158,7 @@ export class RegisterWatch {
 
   /** Without what would let a guest pass by. */
   #trapped<T extends Omit<RegionInfo, 'offset'>>(info: T): T {
-    if (!this.#map.hasRegion(info.index)) return info;
-    const capabilities = info.capabilities.filter(({ id }) => id !== VFIO_REGION_INFO_CAP_SPARSE_MMAP);
-    const lost = VFIO_REGION_INFO_FLAG_MMAP | (capabilities.length === 0 ? VFIO_REGION_INFO_FLAG_CAPS : 0);
-    return { ...info, flags: info.flags & ~lost, capabilities };
+    return this.#map.hasRegion(info.index) ? withoutMmap(info) : info;
   }
 }
 
@@ -185,11 +166,4 @@ export class RegisterWatch {
 export function spinningText(device: object): string | undefined {
   const spin = watchOf(device)?.spin;
   return spin === undefined ? undefined : spinText(spin);
-}
-
-/** Little-endian, at most four bytes. */
-function littleEndianOf(data: Uint8Array): number {
-  let value = 0;
-  for (let i = data.length - 1; i >= 0; i--) value = value * 256 + (data[i] as number);
-  return value;
 }

@@ -10,6 +10,8 @@ import {
   failed,
   inapplicable,
   type Outcome,
+  requireRules,
+  resultOf,
   type VfioUserConformance,
   type VfioUserRuleResult,
 } from './report.js';
@@ -68,8 +70,7 @@ const SETTLE_MS = 300;
  */
 export async function checkVfioUserClient(options: ClientCheckOptions): Promise<VfioUserConformance> {
   const { attach, only, patienceMs = PATIENCE_MS, settleMs = SETTLE_MS, heard } = options;
-  const unknown = only?.find((name) => !VFIO_USER_CLIENT_RULES.includes(name));
-  if (unknown !== undefined) throw new RangeError(`there is no rule ${unknown}`);
+  requireRules(only, VFIO_USER_CLIENT_RULES);
   if (attach === undefined && options.path === undefined)
     throw new RangeError('a client is started by `attach`, or connects to `path`');
   const patience = { answerMs: patienceMs, connectMs: options.connectMs ?? patienceMs, settleMs };
@@ -86,8 +87,7 @@ export async function checkVfioUserClient(options: ClientCheckOptions): Promise<
         ended = results.length === 0 ? played : `before ${rule.name}, ${played}`;
       } else outcome = played;
     }
-    const { name, section, sent, expected } = rule;
-    const result = { name, section, sent, expected, got: outcome.got, verdict: outcome.verdict };
+    const result = resultOf(rule, outcome);
     results.push(result);
     heard?.(result);
   }

@@ -6,6 +6,8 @@ import {
   failed,
   inapplicable,
   type Outcome,
+  requireRules,
+  resultOf,
   type VfioUserConformance,
   type VfioUserRuleResult,
 } from './report.js';
@@ -75,8 +77,7 @@ export async function checkVfioUserServer(
   server: ServerAddress,
   { only, patienceMs = PATIENCE_MS, heard }: ServerCheckOptions = {},
 ): Promise<VfioUserConformance> {
-  const unknown = only?.find((name) => !VFIO_USER_SERVER_RULES.includes(name));
-  if (unknown !== undefined) throw new RangeError(`there is no rule ${unknown}`);
+  requireRules(only, VFIO_USER_SERVER_RULES);
   const results: VfioUserRuleResult[] = [];
   const tell = (result: VfioUserRuleResult): void => {
     results.push(result);
@@ -103,18 +104,6 @@ export async function checkVfioUserServer(
   next[Symbol.dispose]();
   return { results, ended: undefined };
 }
-
-const resultOf = (
-  { name, section, sent, expected }: ServerRule,
-  { verdict, got }: Outcome,
-): VfioUserRuleResult => ({
-  name,
-  section,
-  sent,
-  expected,
-  got,
-  verdict,
-});
 
 /** Whether it serves at all, and a second client, and what it has; a string is the problem. */
 async function lookAt(server: ServerAddress, patienceMs: number): Promise<Play | string> {

@@ -36,6 +36,18 @@ export interface Outcome {
   readonly got: string;
 }
 
+/** The result of a rule. */
+export const resultOf = (
+  { name, section, sent, expected }: Pick<VfioUserRuleResult, 'name' | 'section' | 'sent' | 'expected'>,
+  { verdict, got }: Outcome,
+): VfioUserRuleResult => ({ name, section, sent, expected, got, verdict });
+
+/** @throws RangeError if one of the names that are asked for is none of the rules' */
+export function requireRules(only: readonly string[] | undefined, rules: readonly string[]): void {
+  const unknown = only?.find((name) => !rules.includes(name));
+  if (unknown !== undefined) throw new RangeError(`there is no rule ${unknown}`);
+}
+
 export const passed = (got: string): Outcome => ({ verdict: 'passed', got });
 export const failed = (got: string): Outcome => ({ verdict: 'failed', got });
 export const inapplicable = (got: string): Outcome => ({ verdict: 'not applicable', got });
