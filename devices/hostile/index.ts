@@ -4,7 +4,7 @@ export {
   hostileByOption,
   hostileDriver,
 } from './hostile-driver.js';
-export { type Mutation, type MutationAction, mutationText } from './mutation-log.js';
+export { MUTATION_ACTIONS, type Mutation, type MutationAction, mutationText } from './mutation-log.js';
 export {
   type HostileOptions,
   type HostileRegion,

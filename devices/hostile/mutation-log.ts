@@ -15,7 +15,8 @@ export interface Mutation {
   readonly after: number;
 }
 
-const ACTIONS = [
+/** All of {@link MutationAction}. */
+export const MUTATION_ACTIONS = [
   'flipped',
   'all-ones',
   'zero',
@@ -33,7 +34,7 @@ const ACTIONS = [
   'delayed',
 ] as const;
 /** How something is mutated: docs/hostile-devices.md. */
-export type MutationAction = (typeof ACTIONS)[number];
+export type MutationAction = (typeof MUTATION_ACTIONS)[number];
 
 /** Most mutations that a log keeps: the latest. */
 export const MOST_LOGGED = 1024;
@@ -78,7 +79,7 @@ export class MutationLog {
     const { number, kind, place, nth, action, before, after } = mutation;
     const made = (Atomics.add(this.#counts, 1, 1) + 1) >>> 0;
     const at = ((made - 1) % MOST_LOGGED) * ENTRY;
-    const codes = MUTATION_KINDS.indexOf(kind) * 64 + ACTIONS.indexOf(action);
+    const codes = MUTATION_KINDS.indexOf(kind) * 64 + MUTATION_ACTIONS.indexOf(action);
     this.#entries.set([number, codes, place.a, place.b, place.c, nth, before, after], at);
     this.#entries[at + ENTRY - 1] = made;
   }
@@ -95,7 +96,7 @@ export class MutationLog {
       ) as unknown as number[] as [number, number, number, number, number, number, number, number, number];
       if (last !== made) continue; // another thread is writing it
       const kind = MUTATION_KINDS[codes >> 6] as MutationKind;
-      const action = ACTIONS[codes & 63] as MutationAction;
+      const action = MUTATION_ACTIONS[codes & 63] as MutationAction;
       found.push({ number, label: labelOf(kind, { a, b, c }, nth), action, before, after });
     }
     return found;
