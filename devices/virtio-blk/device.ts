@@ -1,8 +1,5 @@
-import { iova } from '../../sys/address.js';
 import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
-import type { DeviceDma, OpenDevice } from '../../vfio/driver.js';
-import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
@@ -29,42 +26,26 @@ export interface VirtioBlkParts {
 /** The registers of a virtio-blk PCI function. Machine thread only. */
 export class VirtioBlkDevice extends VirtioFunction<SharedState, DiskCommand> {
   readonly #remote: RemotePath;
-  #dma: DeviceDma | undefined;
-  /** Whether this opener has been told that its memory is accessed by message. */
-  #hasTold = false;
 
   constructor({ shared, task, doorbell, disk }: VirtioBlkParts) {
-    const state = new SharedState(shared);
     super({
       name: 'virtio-blk',
       identity: IDENTITY,
       features: { offered: featuresOf(disk), requirements: [] },
-      state,
+      state: new SharedState(shared),
       task,
       doorbells: [doorbell],
       config: new BlkConfig(disk),
     });
     this.#remote = new RemotePath({
-      access: (at, data, isWrite) => this.#dma?.rw(iova(BigInt(at)), data, isWrite),
+      ...this.remoteMemory,
       call: (command) => task.call(command),
-      isMaster: () => (state.command & PCI_COMMAND_MASTER) !== 0,
       report: (cause) => {
         if ('misuse' in cause) this.misuse(`queue 0: ${cause.misuse}`);
         else this.tell('queue stopped', `its queue has stopped until a reset: ${cause.error.message}`);
       },
     });
     task.receive = (message) => this.#hear(message as DiskNotice);
-  }
-
-  override openDevice(open: OpenDevice): void {
-    this.#dma = open.dma;
-    this.#hasTold = false;
-    super.openDevice(open);
-  }
-
-  override closeDevice(): void {
-    super.closeDevice();
-    this.#dma = undefined;
   }
 
   protected override startQueues(queues: readonly QueueSetup[]): void {
@@ -87,9 +68,7 @@ export class VirtioBlkDevice extends VirtioFunction<SharedState, DiskCommand> {
         break;
       case 'remote':
         if (!this.#remote.add(notice.position, notice.epoch)) break;
-        if (!this.#hasTold)
-          this.tell('remote memory', 'its queue uses memory that is not shared, so it is served by message');
-        this.#hasTold = true;
+        this.tellRemote('its queue uses memory that is not shared, so it is served by message');
         break;
       case 'turn':
         this.#remote.turn();

@@ -1,8 +1,6 @@
-import { type Iova, iova } from '../../sys/address.js';
+import type { Iova } from '../../sys/address.js';
 import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
-import type { DeviceDma, OpenDevice } from '../../vfio/driver.js';
-import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
 import type { FunctionCommand } from '../virtio/messages.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
@@ -45,13 +43,10 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
   readonly #remotes: readonly RemotePath[];
   readonly #control: ControlQueue;
   readonly #hasKernelPath: boolean;
-  #dma: DeviceDma | undefined;
   /** Queue pairs that the driver uses. */
   #activePairs = 1;
   /** Queues that have been started. */
   readonly #started = new Set<number>();
-  /** Whether this opener has been told that its memory is accessed by message. */
-  #hasTold = false;
   #isLinkDown = false;
 
   constructor({ shared, tasks, doorbells, mac, mtu, maxFrame, ...port }: VirtioNetParts) {
@@ -71,11 +66,7 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
     });
     this.#tasks = tasks;
     this.#hasKernelPath = port.hasKernelPath;
-    const memory = {
-      access: (at: number, data: Uint8Array, isWrite: boolean) =>
-        this.#dma?.rw(iova(BigInt(at)), data, isWrite),
-      isMaster: () => (state.command & PCI_COMMAND_MASTER) !== 0,
-    };
+    const memory = this.remoteMemory;
     const report: RemotePathParts['report'] = (queue, cause) => {
       if ('misuse' in cause) this.misuse(`queue ${queue}: ${cause.misuse}`);
       else this.tell('queue stopped', `queue ${queue} has stopped until a reset: ${cause.error.message}`);
@@ -95,17 +86,6 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
     });
     for (const [pair, task] of tasks.entries())
       task.receive = (message) => this.#hear(pair, message as QueueNotice);
-  }
-
-  override openDevice(open: OpenDevice): void {
-    this.#dma = open.dma;
-    this.#hasTold = false;
-    super.openDevice(open);
-  }
-
-  override closeDevice(): void {
-    super.closeDevice();
-    this.#dma = undefined;
   }
 
   /** The kernel does not see the table of maps, so it is told. */
@@ -224,9 +204,6 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
 
   #serveRemote(pair: number, { queue, position, epoch }: RemoteNotice): void {
     if (this.#remotes[pair]?.add(queue, position, epoch) !== true) return;
-    if (!this.#hasTold) {
-      this.tell('remote memory', 'its queues use memory that is not shared, so they are served by message');
-    }
-    this.#hasTold = true;
+    this.tellRemote('its queues use memory that is not shared, so they are served by message');
   }
 }

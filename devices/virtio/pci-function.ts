@@ -1,19 +1,21 @@
+import { iova } from '../../sys/address.js';
 import type { EventTask } from '../../sys/event-task.js';
 import { signalEventfd } from '../../sys/eventfd.js';
 import type { Fd } from '../../sys/fd.js';
 import { trace } from '../../sys/trace.js';
-import type { OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
+import type { DeviceDma, OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
 import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import type { PciRegions } from '../mdev/pci-regions.js';
 import type { Registers } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
-import { PCI_COMMAND_INTX_DISABLE } from '../pci/pci-regs.js';
+import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import { CommonConfig, type DeviceFeatures } from './common-config.js';
 import { REGISTER_BAR, VirtioConfigSpace, type VirtioIdentity } from './config-space.js';
 import type { FunctionCommand } from './messages.js';
 import type { QueueSetup } from './queue-setup.js';
 import { virtioRegions } from './registers.js';
+import type { RemoteAccess } from './remote-queue.js';
 import type { TransportState } from './transport-state.js';
 
 /** Parts of a function, owned by its creator, who keeps them until the device is unregistered. */
@@ -46,6 +48,14 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   readonly #task: EventTask;
   readonly #doorbells: readonly Fd[];
   readonly #interrupts: DeviceInterrupts;
+  /** The way to memory of another process, for the queues in it. */
+  protected readonly remoteMemory: { readonly access: RemoteAccess; readonly isMaster: () => boolean } = {
+    access: (at, data, isWrite) => this.#dma?.rw(iova(BigInt(at)), data, isWrite),
+    isMaster: () => (this.state.command & PCI_COMMAND_MASTER) !== 0,
+  };
+  #dma: DeviceDma | undefined;
+  /** Whether this opener has been told that its memory is accessed by message. */
+  #hasToldRemote = false;
 
   constructor({ name, identity, features, state, task, doorbells, config }: VirtioFunctionParts<State>) {
     super();
@@ -93,6 +103,8 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   protected revectorQueues(): void {}
 
   openDevice({ dma }: OpenDevice): void {
+    this.#dma = dma;
+    this.#hasToldRemote = false;
     this.regions.resetConfig();
     this.state.command = this.regions.command;
     this.call({ kind: 'attach', table: dma.table });
@@ -103,6 +115,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     this.common.reset();
     this.#interrupts[Symbol.dispose]();
     this.call({ kind: 'detach' });
+    this.#dma = undefined;
   }
 
   getIrqInfo(index: number): IrqInfo {
@@ -155,6 +168,12 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   protected tell(what: string, text: string): void {
     if (trace.vfio.hasSubscribers)
       trace.vfio.publish({ what, device: this.name, text: `${this.name}: ${text}` });
+  }
+
+  /** Tells the embedder, once for each opener, that queues are served by message. */
+  protected tellRemote(text: string): void {
+    if (!this.#hasToldRemote) this.tell('remote memory', text);
+    this.#hasToldRemote = true;
   }
 
   /** The guest violated the specification. */
