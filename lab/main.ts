@@ -15,7 +15,7 @@ import { runServed } from './vfio-user.js';
 const usage = `npm run lab -- [OPTIONS] COMMAND
 
   COMMAND ARGUMENTS...     run a command in L1, as root, in the project's folder; exits with its status
-  test FILE...             run lab tests (*.lab.test.ts) in L1; all of them, each file in its own L1, if none is named
+  test FILE...             run tests of the tiers lab and kvm in L1; if none is named, all of lab, each file in its own L1
   shell                    a shell in L1 on this terminal
   guests [CELL...]         pass each device through to L2 under tsvisor, and print a table
   vfio-user [CELL...]      serve tsvisor's devices to Debian's QEMU 11 with a Linux guest, and print a table
