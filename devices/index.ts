@@ -28,6 +28,7 @@ export {
 } from './mdev/pci-regions.js';
 export { memoryAccess, type RegionAccess, type Registers, registerAccess } from './mdev/region-access.js';
 export { RegionOps } from './mdev/region-ops.js';
+export { readState, StateReader, StateWriter } from './mdev/state-fields.js';
 export { StopCopyMigration, type StoppableDevice } from './mdev/stop-copy-migration.js';
 export * from './mtty/index.js';
 export * from './net/index.js';

@@ -33,7 +33,7 @@ async function conform(
 
 test.each([
   ['virtio-net', 150],
-  ['vgpu-small', 145],
+  ['vgpu-small', 165],
   ['mtty-2', 165],
   ['testcard', 170],
   [`virtio-blk,file=${disk}`, 150],

@@ -13,12 +13,17 @@ import {
 
 /** A device whose state is copied while it is stopped. Machine thread only. */
 export interface StoppableDevice {
-  /** Length of its state in bytes, always the same. */
+  /** Length of its state in bytes, or the most if it has {@link estimateBytes}. */
   readonly stateBytes: number;
-  /** Its state, {@link stateBytes} long; while it is stopped. */
+  /** Length of the state that {@link save} would return now, of a device whose states differ in length. */
+  estimateBytes?(): number;
+  /** Its state; while it is stopped. */
   save(): Uint8Array;
-  /** Takes over a state of that length. Returns false if it is none; whatever it took of it by then, a reset clears. */
-  load(data: Uint8Array): boolean;
+  /**
+   * Takes over a state: of {@link stateBytes}, or of any length up to that if the device has {@link estimateBytes}. Returns false,
+   * or what is wrong with it for a person, if it is none; whatever it took of it by then, a reset clears.
+   */
+  load(data: Uint8Array): boolean | string;
   /** When it returns, the device neither interrupts nor accesses memory. */
   stop(): void;
   /** Goes on where it was. */
@@ -51,7 +56,8 @@ export class StopCopyMigration implements MigrationOps, Disposable {
   }
 
   getDataSize(): bigint {
-    return BigInt(this.#device.stateBytes);
+    const { stateBytes } = this.#device;
+    return BigInt(this.#device.estimateBytes?.() ?? stateBytes);
   }
 
   arc(from: number, to: number): number | undefined {
@@ -93,15 +99,26 @@ export class StopCopyMigration implements MigrationOps, Disposable {
 
   /** What is no state leaves the device in RESUMING, where the rest can still be written. @see mtty_load_state */
   #load(): void {
-    const incoming = this.#incoming;
-    const { stateBytes, description } = this.#device;
-    const isWhole = incoming !== undefined && fstatSync(incoming.number).size === stateBytes;
-    if (isWhole && this.#device.load(read(incoming, stateBytes))) {
+    const problem = this.#tryLoad();
+    if (problem === undefined) {
       this[Symbol.dispose]();
       return;
     }
-    const hint = `not the ${stateBytes} bytes that ${description} saves: write them, or reset the device`;
+    const { description } = this.#device;
+    const hint = `not what ${description} saves (${problem}): write that, or reset the device`;
     throw new SysError({ call: 'migration RESUMING to STOP', target: this.#name, errno: errno.EINVAL, hint });
+  }
+
+  /** Returns what is wrong with the data, if something is. */
+  #tryLoad(): string | undefined {
+    const { stateBytes, estimateBytes } = this.#device;
+    const incoming = this.#incoming;
+    const bytes = incoming === undefined ? 0 : fstatSync(incoming.number).size;
+    const isWhole = bytes === stateBytes || (estimateBytes !== undefined && bytes < stateBytes);
+    if (incoming === undefined || !isWhole) return `${bytes} bytes, where its state has ${stateBytes}`;
+    const problem = this.#device.load(read(incoming, bytes));
+    if (problem === true) return undefined;
+    return problem === false ? 'its contents are no state' : problem;
   }
 
   /** Drops the data of an unfinished migration. */

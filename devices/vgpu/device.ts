@@ -18,6 +18,7 @@ import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { PciRegions } from '../mdev/pci-regions.js';
 import { type RegionAccess, registerAccess } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
+import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
 import { ConfigSpace } from '../pci/config-space.js';
 import {
   PCI_CLASS_DEVICE,
@@ -31,7 +32,8 @@ import {
 } from '../pci/pci-regs.js';
 import { Dispi, type Plane } from './dispi.js';
 import { createEdid } from './edid.js';
-import { EDID_REGION_BYTES, EdidRegion } from './edid-region.js';
+import { EDID_REGION_BYTES, EdidRegion, type Resolution } from './edid-region.js';
+import { vgpuState } from './saved-state.js';
 import {
   DISPI_AT,
   DISPI_REGISTERS,
@@ -87,10 +89,11 @@ export interface VgpuOptions {
  */
 export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly name: string;
+  readonly migration: StopCopyMigration;
   protected readonly regions: PciRegions;
   readonly #vram: SharedMemory;
   readonly #dispi: Dispi;
-  readonly #mode: { readonly xres: number; readonly yres: number };
+  readonly #mode: Resolution;
   #screen: EdidRegion;
   readonly #interrupts: DeviceInterrupts;
 
@@ -99,9 +102,16 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     super();
     this.name = name;
     this.#vram = createSharedMemory('vgpu', vramBytes);
-    this.#dispi = new Dispi(vramBytes, xres, yres);
     this.#mode = { xres, yres };
+    this.#dispi = new Dispi(vramBytes, this.#mode);
     this.#screen = this.#newScreen();
+    const parts = {
+      ...{ name, vramBytes, dispi: this.#dispi },
+      vram: () => this.vram,
+      screen: () => this.#screen,
+      setScreen: (screen: EdidRegion) => this.#setScreen(screen),
+    };
+    this.migration = new StopCopyMigration(name, vgpuState(parts));
     this.#interrupts = new DeviceInterrupts(name, {}, { retarget: () => {}, maskIntx: () => {} });
     this.regions = new PciRegions(name, {
       config: { create: createConfig },
@@ -144,16 +154,18 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
 
   openDevice(): void {
     this.regions.resetConfig();
-    this.#screen = this.#newScreen();
+    this.#setScreen(this.#newScreen());
     this.reset();
   }
 
   closeDevice(): void {
+    this.migration.reset();
     this.#interrupts[Symbol.dispose]();
   }
 
   /** Resets the registers, and clears video memory so that the next user cannot read it. */
   override reset(): void {
+    this.migration.reset();
     this.#dispi.reset();
     this.vram.fill(0);
   }
@@ -186,6 +198,11 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
 
   #newScreen(): EdidRegion {
     return new EdidRegion(this.name, createEdid(this.#mode.xres, this.#mode.yres), this.#mode);
+  }
+
+  #setScreen(screen: EdidRegion): void {
+    this.#screen = screen;
+    this.#dispi.limit = screen.limit;
   }
 
   #readEdid(offset: number, data: Uint8Array): void {

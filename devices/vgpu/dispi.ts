@@ -1,4 +1,6 @@
 /** The registers that select the mode, and the plane that they define. */
+import type { StateReader, StateWriter } from '../mdev/state-fields.js';
+import type { Resolution } from './edid-region.js';
 import {
   DISPI_REGISTERS,
   DRM_FORMAT_BGRX8888,
@@ -45,14 +47,13 @@ export class Dispi {
   /** The byte order that the extension selects. As in QEMU's card, it applies to pixels of 32 bits only. */
   isBigEndian = false;
   readonly #vramBytes: number;
-  readonly #maxXres: number;
-  readonly #maxYres: number;
+  /** The largest mode, which a driver can ask for; pixels. */
+  limit: Resolution;
   readonly #registers = new Uint16Array(DISPI_REGISTERS);
 
-  constructor(vramBytes: number, maxXres: number, maxYres: number) {
+  constructor(vramBytes: number, limit: Resolution) {
     this.#vramBytes = vramBytes;
-    this.#maxXres = maxXres;
-    this.#maxYres = maxYres;
+    this.limit = limit;
   }
 
   reset(): void {
@@ -68,9 +69,9 @@ export class Dispi {
       case VBE_DISPI_INDEX_VIDEO_MEMORY_64K:
         return this.#vramBytes / BANK_BYTES;
       case VBE_DISPI_INDEX_XRES:
-        return asksLimits ? this.#maxXres : this.#get(index);
+        return asksLimits ? this.limit.xres : this.#get(index);
       case VBE_DISPI_INDEX_YRES:
-        return asksLimits ? this.#maxYres : this.#get(index);
+        return asksLimits ? this.limit.yres : this.#get(index);
       case VBE_DISPI_INDEX_BPP:
         return asksLimits ? MOST_BPP : this.#get(index);
       case VBE_DISPI_INDEX_VIRT_HEIGHT:
@@ -82,6 +83,22 @@ export class Dispi {
 
   write(index: number, value: number): void {
     if (index !== VBE_DISPI_INDEX_ID && index < DISPI_REGISTERS) this.#registers[index] = value;
+  }
+
+  /** Saves what the guest has written. */
+  save(state: StateWriter): void {
+    for (const value of this.#registers) state.u16(value);
+    state.u8(this.isBigEndian ? 1 : 0);
+  }
+
+  /** Reads what {@link save} has written: the guest could have written any of it. Returns a function that takes it over. */
+  readState(state: StateReader): () => void {
+    const registers = Array.from(this.#registers, () => state.u16());
+    const isBigEndian = state.flag('the byte order');
+    return () => {
+      for (const [index, value] of registers.entries()) this.write(index, value);
+      this.isBigEndian = isBigEndian;
+    };
   }
 
   #get(index: number): number {

@@ -2,6 +2,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { VFIO_DEVICE_GFX_LINK_STATE_DOWN, VFIO_DEVICE_GFX_LINK_STATE_UP } from '../../vfio/uapi.js';
+import type { StateReader, StateWriter } from '../mdev/state-fields.js';
 import { EDID_BYTES } from './spec.js';
 
 // Offsets in struct vfio_region_gfx_edid.
@@ -17,6 +18,17 @@ const HEADER_BYTES = 24;
 export const EDID_BLOB_AT = 64;
 export const EDID_REGION_BYTES = EDID_BLOB_AT + EDID_BYTES;
 
+/** A mode, pixels. */
+export interface Resolution {
+  readonly xres: number;
+  readonly yres: number;
+}
+
+const LINK_STATES = [VFIO_DEVICE_GFX_LINK_STATE_UP, VFIO_DEVICE_GFX_LINK_STATE_DOWN];
+
+/** Bytes of a saved region: limits, EDID_SIZE and LINK_STATE, the EDID that is shown, and that of the region. */
+export const EDID_STATE_BYTES = 2 + 2 + 2 + 1 + 2 + 2 * EDID_BYTES;
+
 const NO_SCREEN = new Uint8Array(0);
 
 /**
@@ -29,7 +41,7 @@ export class EdidRegion {
   #shown: Uint8Array;
 
   /** @param limit the largest mode of the card, pixels */
-  constructor(name: string, edid: Uint8Array, limit: { readonly xres: number; readonly yres: number }) {
+  constructor(name: string, edid: Uint8Array, limit: Resolution) {
     this.#name = name;
     this.#shown = edid;
     this.#bytes.set(edid, EDID_BLOB_AT);
@@ -43,6 +55,11 @@ export class EdidRegion {
     ] as const) {
       this.#header[at / 4] = value;
     }
+  }
+
+  /** The largest mode of the card. */
+  get limit(): Resolution {
+    return { xres: this.#header[MAX_XRES / 4] as number, yres: this.#header[MAX_YRES / 4] as number };
   }
 
   /** The EDID that the guest reads; empty while the link is down. */
@@ -59,6 +76,31 @@ export class EdidRegion {
     if (offset >= EDID_BLOB_AT) this.#bytes.set(data, offset);
     else if (data.length !== 4) throw this.#invalid('registers have 4 bytes');
     else this.#setRegister(offset, new DataView(data.buffer, data.byteOffset).getUint32(0, true));
+  }
+
+  /** Saves all of it, in {@link EDID_STATE_BYTES}. */
+  save(state: StateWriter): void {
+    const shown = new Uint8Array(EDID_BYTES);
+    shown.set(this.#shown);
+    const { xres, yres } = this.limit;
+    state.u16(xres).u16(yres);
+    state.u16(this.#header[EDID_SIZE / 4] as number).u8(this.#header[LINK_STATE / 4] as number);
+    state.u16(this.#shown.length).bytes(shown).bytes(this.#bytes.slice(EDID_BLOB_AT));
+  }
+
+  /** A region of what {@link save} has written. */
+  static load(name: string, state: StateReader): EdidRegion {
+    const limit = { xres: state.u16(), yres: state.u16() };
+    const [size, link, shownBytes] = [state.u16(), state.u8(), state.u16()];
+    if (size > EDID_BYTES || shownBytes > EDID_BYTES) state.fail(`an EDID of more than ${EDID_BYTES} bytes`);
+    if (!LINK_STATES.includes(link)) state.fail(`the link state ${link} of its screen`);
+    if (limit.xres === 0 || limit.yres === 0) state.fail('a screen without pixels');
+    const shown = Uint8Array.from(state.bytes(EDID_BYTES).subarray(0, shownBytes));
+    const region = new EdidRegion(name, shown, limit);
+    region.#bytes.set(state.bytes(EDID_BYTES), EDID_BLOB_AT);
+    region.#header[EDID_SIZE / 4] = size;
+    region.#header[LINK_STATE / 4] = link;
+    return region;
   }
 
   #setRegister(at: number, value: number): void {

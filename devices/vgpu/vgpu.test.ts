@@ -44,7 +44,7 @@ import {
 const VRAM = 4 << 20;
 
 function dispi(mode: Readonly<Record<number, number>>): Dispi {
-  const registers = new Dispi(VRAM, 1024, 768);
+  const registers = new Dispi(VRAM, { xres: 1024, yres: 768 });
   for (const [index, value] of Object.entries(mode)) registers.write(Number(index), value);
   return registers;
 }
