@@ -13,6 +13,7 @@ import { trace } from '../sys/trace.js';
 import { workerUrl } from '../sys/worker-url.js';
 import { SerialConsole } from './console.js';
 import type { MachineEvent, SerialLink } from './protocol.js';
+import type { SavedPart } from './saved-part.js';
 
 const TASK = workerUrl('devices/line/serial-task.js');
 
@@ -74,6 +75,15 @@ export class SerialPorts implements Disposable {
   /** Call when bytes have come for a port, or when the observer has room again. @param port all of them if absent */
   update(port?: number): void {
     for (const { number, uart } of this.#ports) if (port === undefined || number === port) uart.update();
+  }
+
+  /** The ports, by the names of their sections: what is in a UART's FIFOs, and not what waits at the host's end. */
+  get saved(): readonly SavedPart[] {
+    return this.#ports.map(({ number, uart }) => ({
+      name: `serial ${number}`,
+      save: () => uart.save(),
+      load: (state) => uart.load(state),
+    }));
   }
 
   /** Sends incomplete lines to the observer. */

@@ -161,6 +161,33 @@ describe('PCI host', () => {
     expect(headerType()).toBe(0);
   });
 
+  test('a guest that has selected a register goes on with another host that its state was loaded into', () => {
+    fc.assert(
+      fc.property(fc.nat(0xffffffff), fc.nat(0xff), fc.nat(0xffff), (address, control, command) => {
+        const [one, other] = [PciHost.create(), PciHost.create()];
+        one.ports.write(0, little(address));
+        one.ports.write(1, Uint8Array.of(control));
+        one.ecam.write(0x04, Uint8Array.of(command & 0xff, command >> 8));
+        expect(other.load(one.save())).toBe(true);
+        const seen = (host: PciHost) => [
+          ...[0, 4].map((port) => read(host.ports, port, 4)),
+          read(host.ports, 1, 1),
+          read(host.ecam, 0x04, 2),
+        ];
+        expect(seen(other)).toEqual(seen(one));
+        expect(other.save()).toEqual(one.save());
+      }),
+    );
+  });
+
+  test('what is no state of a host is not loaded, and bits that it lacks are ignored', () => {
+    const host = PciHost.create();
+    expect(host.load(new Uint8Array(6))).toBe(false);
+    expect(host.load(new Uint8Array(7).fill(0xff))).toBe(true);
+    expect(read(host.ports, 0, 4)).toEqual([0xfc, 0xff, 0xff, 0x80]);
+    expect(read(host.ecam, 0x04, 2)).toEqual([6, 0]);
+  });
+
   test('without function 0, the others are invisible', () => {
     const host = PciHost.create();
     const slot = { device: 3, function: 1 };

@@ -59,8 +59,11 @@ export interface PciHostOptions {
   readonly reset?: () => void;
 }
 
-/** Function 00:00.0. It does nothing, but guests probe for it to detect PCI. */
-function createHostBridge(): PciFunction {
+/** Length of {@link PciHost.save}'s result in bytes: CONFIG_ADDRESS, reset control, the bridge's command register. */
+const HOST_STATE_BYTES = 7;
+
+/** The configuration space of function 00:00.0. */
+function bridgeSpace(): ConfigSpace {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, REDHAT_VENDOR);
   space.set(PCI_DEVICE_ID, 2, HOST_BRIDGE_DEVICE);
@@ -68,6 +71,11 @@ function createHostBridge(): PciFunction {
   space.set(PCI_SUBSYSTEM_VENDOR_ID, 2, QUMRANET_VENDOR);
   space.set(PCI_SUBSYSTEM_ID, 2, GENERIC_SUBSYSTEM);
   space.allow(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+  return space;
+}
+
+/** Function 00:00.0. It does nothing, but guests probe for it to detect PCI. */
+function createHostBridge(space: ConfigSpace): PciFunction {
   return {
     name: 'host bridge',
     configRead: (offset, bytes) => space.read(offset, bytes),
@@ -94,6 +102,7 @@ export class PciHost {
   readonly #reset: () => void;
   /** Indexed by device * 8 + function. */
   readonly #functions: (PciFunction | undefined)[] = new Array(DEVICES * FUNCTIONS).fill(undefined);
+  readonly #bridge = bridgeSpace();
   #address = 0;
   #resetControl = 0;
 
@@ -114,8 +123,28 @@ export class PciHost {
   /** Creates a host with its bridge at 00:00.0. */
   static create(options: PciHostOptions = {}): PciHost {
     const host = new PciHost(options);
-    host.add({ device: 0, function: 0 }, createHostBridge());
+    host.add({ device: 0, function: 0 }, createHostBridge(host.#bridge));
     return host;
+  }
+
+  /** What the guest has set up in it, without the functions' own state, for {@link load}. */
+  save(): Uint8Array {
+    const state = new Uint8Array(HOST_STATE_BYTES);
+    const view = new DataView(state.buffer);
+    view.setUint32(0, this.#address, true);
+    view.setUint8(4, this.#resetControl);
+    view.setUint16(5, this.#bridge.read(PCI_COMMAND, 2), true);
+    return state;
+  }
+
+  /** Takes over a saved state, ignoring bits that there are not. Returns false if it is no state. */
+  load(state: Uint8Array): boolean {
+    if (state.length !== HOST_STATE_BYTES) return false;
+    const view = new DataView(state.buffer, state.byteOffset, state.length);
+    this.#address = (view.getUint32(0, true) & CONFIG_ADDRESS_BITS) >>> 0;
+    this.#resetControl = view.getUint8(4) & RESET_CONTROL_BITS;
+    this.#bridge.write(PCI_COMMAND, 2, view.getUint16(5, true));
+    return true;
   }
 
   /**

@@ -58,6 +58,7 @@ export const PCI_CAP_ID_EA = 0x14;
 export const PCI_PM_CTRL = 4;
 export const PCI_PM_CTRL_STATE_MASK = 0x0003;
 export const PCI_PM_CTRL_NO_SOFT_RESET = 0x0008;
+export const PCI_PM_CTRL_PME_ENABLE = 0x0100;
 
 // MSI, PCI Local Bus 3.0 section 6.8.1
 export const PCI_MSI_FLAGS = 0x02;
@@ -113,6 +114,7 @@ export const PCI_EXP_TYPE_ENDPOINT = 0x0;
 export const PCI_EXP_TYPE_RC_END = 0x9;
 export const PCI_EXP_DEVCTL = 0x08;
 export const PCI_EXP_DEVCTL_BCR_FLR = 0x8000;
+export const PCI_EXP_DEVCTL2 = 0x28;
 export const PCI_EXP_LNKCAP = 0x0c;
 export const PCI_EXP_LNKCAP2 = 0x2c;
 

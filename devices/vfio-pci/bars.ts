@@ -18,11 +18,11 @@ import {
   romSize,
 } from '../pci/bar.js';
 import type { ConfigSpace } from '../pci/config-space.js';
-import { PCI_STD_NUM_BARS } from '../pci/pci-regs.js';
+import { PCI_MSIX_ENTRY_SIZE, PCI_STD_NUM_BARS } from '../pci/pci-regs.js';
 import { AssignedBar, type AssignedBarInit } from './assigned-bar.js';
 import { type BarRequest, placeBars } from './bar-placement.js';
 import type { ConfigReader } from './capabilities.js';
-import type { Msix, MsixShape } from './msix.js';
+import type { Msix, MsixShape, PlacedArea } from './msix.js';
 import { attempt, noteMisuse } from './notes.js';
 import { Region } from './region.js';
 import { Rom } from './rom.js';
@@ -152,6 +152,13 @@ export class Bars implements Disposable {
     for (const bar of new Set([msix.shape.table.bar, msix.shape.pba.bar])) {
       this.#traps.get(bar)?.attach(msix, bar, isForwarded);
     }
+  }
+
+  /** Writes the whole MSI-X table, entry by entry, as a guest does. */
+  writeMsixTable({ bar, offset }: PlacedArea, table: Uint8Array): void {
+    const trap = this.#traps.get(bar);
+    for (let at = 0; at < table.length; at += PCI_MSIX_ENTRY_SIZE)
+      trap?.write(offset + at, table.subarray(at, at + PCI_MSIX_ENTRY_SIZE));
   }
 
   /** Hides, moves and shows BARs until the guest sees what the registers say. */

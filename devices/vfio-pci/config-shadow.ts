@@ -184,6 +184,23 @@ export class ConfigShadow {
     }
   }
 
+  /** All that the guest reads, for a saved state. */
+  get contents(): Uint8Array {
+    const bytes = new Uint8Array(this.size);
+    const view = new DataView(bytes.buffer);
+    for (let at = 0; at < this.size; at += 4) view.setUint32(at, this.read(at, 4), true);
+    return bytes;
+  }
+
+  /**
+   * Writes to all emulated registers what a guest that had set them up so would have written; bits that it cannot change stay as
+   * they are. Call {@link agree} then. @param contents of such a space
+   */
+  load(contents: Uint8Array): void {
+    this.reset();
+    this.space.writeBytes(0, contents.subarray(0, this.size));
+  }
+
   #maskAt(masks: Uint8Array, offset: number, bytes: number): number {
     let mask = 0;
     for (let i = bytes - 1; i >= 0; i--) mask = mask * 256 + (masks[offset + i] as number);

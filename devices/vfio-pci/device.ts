@@ -21,6 +21,7 @@ import {
   PCI_CAP_ID_MSIX,
   PCI_CAP_ID_PM,
   PCI_COMMAND,
+  PCI_COMMAND_INTX_DISABLE,
   PCI_COMMAND_IO,
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
@@ -45,6 +46,7 @@ import { Msix, type MsixShape, type PlacedArea, readMsixShape } from './msix.js'
 import { attempt, note, noteMisuse, plural } from './notes.js';
 import { Region } from './region.js';
 import { quiesce, type ResetSubject, resetDevice } from './reset.js';
+import { decodeFunction, encodeFunction, register, restoredRegisters } from './saved-state.js';
 import type { SlotMember, SlotMembers } from './slot-members.js';
 
 /** Parts of an open device. */
@@ -269,6 +271,44 @@ export class VfioPciDevice implements PciFunction, SlotMember {
       this.#updateInterrupts(mode);
   }
 
+  /** @see PciFunction.save */
+  save(): Uint8Array {
+    const { shadow, mode, msix } = this.#parts;
+    const pending = mode.settle();
+    return encodeFunction({ config: shadow.contents, table: msix?.table ?? NO_TABLE, pending });
+  }
+
+  /** @see PciFunction.load */
+  load(data: Uint8Array): void {
+    const { shadow, bars, mode, msix } = this.#parts;
+    const now = { config: shadow.contents, table: msix?.table ?? NO_TABLE };
+    const { config, table, pending } = decodeFunction(data, now);
+    this.#resets.isClean = false;
+    bars.update(NO_DECODE);
+    mode.stop();
+    // MSI and MSI-X come on last: a device that masks by its own table needs that first.
+    const silent = Uint8Array.from(config);
+    const controls = [PCI_CAP_ID_MSI, PCI_CAP_ID_MSIX].flatMap((id) => shadow.find(id) ?? []);
+    for (const at of controls) silent.fill(0, at + 2, at + 4);
+    shadow.load(silent);
+    shadow.agree();
+    if (msix !== undefined) bars.writeMsixTable(msix.shape.table, table);
+    for (const at of controls) shadow.write(at + 2, 2, register(config, at + 2, 2));
+    shadow.agree();
+    this.#isAwake = isInD0(shadow, this.#parts.config);
+    bars.update(this.#decode());
+    for (const { at, bytes, mask } of restoredRegisters((id) => shadow.find(id), config)) {
+      const theirs = this.configRead(at, bytes);
+      const wanted = (theirs & ~mask) | (register(config, at, bytes) & mask);
+      if (wanted !== theirs) this.configWrite(at, bytes, wanted);
+    }
+    mode.update();
+    for (const vector of pending) mode.raise(vector);
+    const isPinOff = (register(config, PCI_COMMAND, 2) & PCI_COMMAND_INTX_DISABLE) !== 0;
+    // An interrupt that was on its way is not known, and one too many is no harm.
+    if (mode.name === 'intx' && !isPinOff) mode.raise(0);
+  }
+
   /**
    * Resets the device and its emulated state to power-on values, as a machine reset does.
    * @throws SysError as {@link VfioPciDevice.open}
@@ -352,6 +392,7 @@ function isInD0(shadow: ConfigShadow, config: DeviceConfig): boolean {
   return power === undefined || (config.read(power, 2) & PCI_PM_CTRL_STATE_MASK) === 0;
 }
 
+const NO_TABLE = new Uint8Array(0);
 const IN_USE = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER;
 
 /**

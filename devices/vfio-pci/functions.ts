@@ -25,6 +25,8 @@ export class VfioPciFunctions implements PciFunctions {
       configRead: (offset, bytes) => device.configRead(offset, bytes),
       configWrite: (offset, bytes, value) => device.configWrite(offset, bytes, value),
       inspect: () => device.inspect(),
+      save: () => device.save(),
+      load: (state) => device.load(state),
       [Symbol.dispose]: () => {
         this.#open.delete(device);
         device[Symbol.dispose]();

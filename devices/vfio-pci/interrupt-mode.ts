@@ -31,6 +31,16 @@ export class InterruptMode {
     return { mode: this.#current, gsi: this.#intx?.gsi, vectors };
   }
 
+  /** The vectors of the mode in use that have an interrupt pending. @see MessageVectors.settle */
+  settle(): readonly number[] {
+    return this.#source(this.#current)?.settle() ?? [];
+  }
+
+  /** Raises an interrupt of the mode in use, as the device does. */
+  raise(vector: number): void {
+    this.#source(this.#current)?.raise(vector);
+  }
+
   /** Makes the mode and its vectors match the registers. */
   update(): void {
     const wanted = this.#wanted();

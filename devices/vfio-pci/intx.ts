@@ -1,3 +1,4 @@
+import { signalEventfd } from '../../sys/eventfd.js';
 import type { VectorState } from '../../vfio/assign/index.js';
 import type { Interrupts, LevelLine, Signals } from '../contracts.js';
 import type { IrqPort } from './irq-port.js';
@@ -47,6 +48,19 @@ export class Intx {
     attempt(this.#name, 'intx', () => this.#irq.disable());
     attempt(this.#name, 'intx', () => line[Symbol.dispose]());
     note(this.#name, 'intx', 'INTx off');
+  }
+
+  /** None is on its own: the pin is the I/O APIC's state, and the device's. */
+  settle(): readonly number[] {
+    return [];
+  }
+
+  /**
+   * Asserts the pin until the guest's next EOI. A guest whose device wants nothing takes it for another device's that shares the
+   * pin.
+   */
+  raise(): void {
+    if (this.#line !== undefined) signalEventfd(this.#line.eventfd);
   }
 
   /** None: it is a pin. */

@@ -1,3 +1,4 @@
+import { signalEventfd } from '../../sys/eventfd.js';
 import type { VectorState } from '../../vfio/assign/index.js';
 import { VFIO_IRQ_INFO_NORESIZE } from '../../vfio/uapi.js';
 import { availableVectors } from '../../vfio/vector-limit.js';
@@ -127,6 +128,29 @@ export class MessageVectors {
   isPending(vector: number): boolean {
     const line = this.#vectors[vector]?.line;
     return line !== undefined && !line.isOpen && line.isPending();
+  }
+
+  /**
+   * The vectors with a pending interrupt. Masks each for a moment: KVM then has delivered all that was signalled before, and what
+   * comes later is pending.
+   */
+  settle(): number[] {
+    const pending: number[] = [];
+    for (const [vector, found] of this.#vectors.entries()) {
+      if (found === undefined) continue;
+      const { line, address, data } = found;
+      const isOpen = line.isOpen;
+      this.hold(vector);
+      if (line.isPending()) pending.push(vector);
+      if (isOpen) attempt(this.#name, this.#what, () => line.open(address, data));
+    }
+    return pending;
+  }
+
+  /** Raises the vector's interrupt, as the device does. Does nothing if it has no line. */
+  raise(vector: number): void {
+    const line = this.#vectors[vector]?.line;
+    if (line !== undefined) signalEventfd(line.eventfd);
   }
 
   /** The vectors that have a line. */

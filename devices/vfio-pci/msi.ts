@@ -101,6 +101,16 @@ export class Msi {
     return this.#vectors.states;
   }
 
+  /** @see MessageVectors.settle */
+  settle(): readonly number[] {
+    return this.#vectors.settle();
+  }
+
+  /** @see MessageVectors.raise */
+  raise(vector: number): void {
+    this.#vectors.raise(vector);
+  }
+
   /** Updates the pending bits before a guest's read that includes them. */
   refreshPending(offset: number, bytes: number): void {
     const flags = this.#flags;

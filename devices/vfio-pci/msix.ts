@@ -95,6 +95,11 @@ export class Msix {
     }
   }
 
+  /** The table's bytes, for a saved state. */
+  get table(): Uint8Array {
+    return this.#bytes.slice();
+  }
+
   /** Wires all vectors, or those that the table uses; called when the enable bit is set. */
   start(): void {
     const { vectors } = this.shape;
@@ -117,6 +122,16 @@ export class Msix {
 
   get vectors(): readonly VectorState[] {
     return this.#vectors.states;
+  }
+
+  /** @see MessageVectors.settle */
+  settle(): readonly number[] {
+    return this.#vectors.settle();
+  }
+
+  /** @see MessageVectors.raise */
+  raise(vector: number): void {
+    this.#vectors.raise(vector);
   }
 
   /** A guest's read of the table. */

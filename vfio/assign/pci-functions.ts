@@ -10,6 +10,18 @@ export interface PciFunction extends Disposable {
   configWrite(offset: number, bytes: number, value: number): void;
   /** Its BARs and interrupts as they are now, as plain data; absent if an implementation does not tell. Never throws. */
   inspect?(): PciFunctionState;
+  /**
+   * What the guest has set up in it, for {@link load}: configuration space, BARs' addresses, interrupts with what is masked and
+   * pending. The device is stopped, so that none comes meanwhile; its own state is saved apart from it. Absent if an implementation
+   * cannot be saved. Never throws.
+   */
+  save?(): Uint8Array;
+  /**
+   * Takes over what {@link save} has returned, for the same kind of function: BARs are mapped where they were, and interrupts wired
+   * with their messages and masks; those that were pending are raised. The device is stopped. Untrusted input.
+   * @throws RangeError for what is no state, or another device's. The function is as it was then
+   */
+  load?(state: Uint8Array): void;
 }
 
 /** A part of a BAR. */

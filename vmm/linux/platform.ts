@@ -10,6 +10,7 @@ import {
   PciHotplug,
 } from '../../devices/platform/pci-hotplug.js';
 import { RTC_PORT, RTC_PORTS, Rtc } from '../../devices/platform/rtc.js';
+import type { SavedPart } from '../saved-part.js';
 
 /** What the platform needs from its machine. Callbacks run in the machine thread, during an exit. */
 export interface PlatformPorts {
@@ -47,6 +48,8 @@ export interface Platform {
   requestUnplug(slot: number): void;
   /** Withdraws that request. Returns whether it could: the guest has not read it. */
   withdrawUnplug(slot: number): boolean;
+  /** The devices whose state is saved and loaded with the machine's, by the names of their sections. */
+  readonly saved: readonly SavedPart[];
 }
 
 export function createPlatform(ports: PlatformPorts): Platform {
@@ -63,9 +66,16 @@ export function createPlatform(ports: PlatformPorts): Platform {
       { base: I8042_DATA_PORT, count: 1, device: keyboard.data },
       { base: I8042_COMMAND_PORT, count: 1, device: keyboard.command },
     ],
+    saved: [part('rtc', rtc), part('i8042', keyboard), part('pci-hotplug', hotplug), part('acpi-pm', pm)],
     pressPowerButton: () => pm.pressPowerButton(),
     announce: (slot) => hotplug.announce(slot),
     requestUnplug: (slot) => hotplug.requestUnplug(slot),
     withdrawUnplug: (slot) => hotplug.withdrawUnplug(slot),
   };
 }
+
+const part = (name: string, device: Omit<SavedPart, 'name'>): SavedPart => ({
+  name: `platform/${name}`,
+  save: () => device.save(),
+  load: (state) => device.load(state),
+});
