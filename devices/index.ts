@@ -55,6 +55,7 @@ export {
   PciHost,
   type PciHostOptions,
   type PciSlot,
+  type ReservedFunctions,
 } from './pci/host-bridge.js';
 export * from './pci/pci-regs.js';
 export * from './platform/index.js';

@@ -4,6 +4,7 @@ import type { EventThread } from '../sys/event-task.js';
 import type { Mapping } from '../sys/mapping.js';
 import type { DmaTableBuffer } from './dma-table.js';
 import type { KvmPointer } from './file-ops.js';
+import type { SriovFunctions } from './sriov.js';
 import type {
   DeviceInfo,
   GfxPlaneInfo,
@@ -217,4 +218,6 @@ export interface MdevInstance extends Disposable {
   vectorCounts?(): readonly number[];
   /** @see AssignableDevice.inject */
   inject?(faults: string): void;
+  /** The virtual functions that its guest can enable; absent if it has none. Fixed. */
+  readonly sriov?: SriovFunctions<MdevInstance>;
 }

@@ -58,6 +58,7 @@ export * from './host/inventory/index.js';
 export { cdevsOf, groupsOf } from './interfaces.js';
 export * from './pci-hot-reset.js';
 export * from './provider.js';
+export type { SriovFunctions, VfBar } from './sriov.js';
 export { Timeline, type TimelineEvent } from './timeline.js';
 export * from './uapi.js';
 export * from './user/index.js';

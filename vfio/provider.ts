@@ -1,5 +1,6 @@
 /** Where devices come from: a provider behind the calls of uapi.ts. */
 import type { VfioFileOps } from './file-ops.js';
+import type { SriovFunctions } from './sriov.js';
 import type { CdevFile, ContainerFile, GroupFile, IommufdFile } from './uapi.js';
 
 /** A device that a provider found, or created if it is mediated; disposing undoes that. No file of it is open yet. */
@@ -29,6 +30,11 @@ export interface AssignableDevice extends Disposable {
    * that there are
    */
   inject?(faults: string): void;
+  /**
+   * The virtual functions that a guest can enable while it runs; absent if it has none, and for devices of the kernel and of other
+   * processes, whose VFs belong to their host.
+   */
+  readonly sriov?: SriovFunctions<AssignableDevice>;
 }
 
 /** The group interface of a provider. */

@@ -4,7 +4,7 @@ import { formatSlot, type PciHost } from '../devices/pci/host-bridge.js';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
-import type { AssignedDevice, Assignment } from '../vfio/assign/index.js';
+import type { AssignedDevice, Assignment, VfPlaces } from '../vfio/assign/index.js';
 import type { DeviceConfig } from './config.js';
 import { giveFaults } from './device-faults.js';
 import { DeviceDisplay } from './display/device-display.js';
@@ -106,6 +106,17 @@ export class AssignedDevices implements Disposable {
       // INTA# to INTD# are swizzled by slot, so that neighbours do not share a line.
       routeIntx: (pin: number) => layout.PCI_INTX_GSIS[(slot + pin - 1) % layout.PCI_INTX_GSIS.length],
       requested: () => requested(slot),
+      reserveVfs: (count: number): VfPlaces => {
+        const reserved = pci.reserve({ device: slot, function: number + 1 }, count, name);
+        return {
+          function: number,
+          firstOffset: 1,
+          stride: 1,
+          name: (i) => `${formatSlot({ device: slot, function: number + 1 + i })} ${address} VF ${i}`,
+          add: (i, vf) => reserved.add(i, vf),
+          [Symbol.dispose]: () => reserved[Symbol.dispose](),
+        };
+      },
     };
     using scope = new Scope();
     const assigned = scope.own(naming(address, () => assignment.attach(request)));

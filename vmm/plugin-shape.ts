@@ -61,6 +61,14 @@ const OPS: Shape = {
   dmaLogging: 'object?',
 };
 
+const SRIOV: Shape = {
+  capabilityAt: 'number',
+  totalVfs: 'number',
+  deviceId: 'number',
+  bars: 'array',
+  create: 'function',
+};
+
 const typeOf = (value: unknown): string => (Array.isArray(value) ? 'array' : typeof value);
 
 /** What is wrong with the members of `value`; undefined if nothing is. */
@@ -108,9 +116,11 @@ export function instanceProblem(instance: unknown): string | undefined {
     ops: 'object?' as const,
     counters: 'function?',
     inject: 'function?',
+    sriov: 'object?',
   });
   if (problem !== undefined) return problem;
-  const { ops, [Symbol.dispose]: dispose } = instance as Partial<MdevInstance>;
+  const { ops, sriov, [Symbol.dispose]: dispose } = instance as Partial<MdevInstance>;
   if (typeof dispose !== 'function') return 'the result of create has no [Symbol.dispose]() to release it';
-  return shapeProblem('ops of the result of create', ops, OPS);
+  const wrong = sriov === undefined ? undefined : shapeProblem('sriov of the result of create', sriov, SRIOV);
+  return wrong ?? shapeProblem('ops of the result of create', ops, OPS);
 }

@@ -76,9 +76,9 @@ const addressMask = (size: bigint): bigint => ~(size - 1n) & 0xffffffffffffffffn
 /**
  * Adds a BAR's registers to a configuration space. Address bits below the size stay 0, so that a guest's write of
  * all-ones reads back as the size (the sizing protocol).
+ * @param at offset of its register; another one for a BAR of virtual functions
  */
-export function addBar(space: ConfigSpace, shape: BarShape): void {
-  const at = barRegister(shape.index);
+export function addBar(space: ConfigSpace, shape: BarShape, at = barRegister(shape.index)): void {
   const mask = addressMask(shape.size);
   const prefetch = shape.isPrefetchable ? PCI_BASE_ADDRESS_MEM_PREFETCH : 0;
   const flags =
@@ -98,9 +98,12 @@ export function addRomBar(space: ConfigSpace, size: bigint): void {
   space.allow(PCI_ROM_ADDRESS, 4, low32(addressMask(size)) | PCI_ROM_ADDRESS_ENABLE);
 }
 
-/** The address in a BAR's registers; undefined while they hold the all-ones of a sizing probe. */
-export function barAddress(space: ConfigSpace, shape: BarShape): bigint | undefined {
-  const at = barRegister(shape.index);
+/** The address in a BAR's registers; undefined while they hold the all-ones of a sizing probe. @param at as in {@link addBar} */
+export function barAddress(
+  space: ConfigSpace,
+  shape: BarShape,
+  at = barRegister(shape.index),
+): bigint | undefined {
   const high = shape.kind === 'memory64' ? BigInt(space.read(at + 4, 4)) << 32n : 0n;
   const address = (high | BigInt(space.read(at, 4))) & addressMask(shape.size);
   const probe = addressMask(shape.size) & (shape.kind === 'memory64' ? ~0n : 0xffffffffn);

@@ -1,4 +1,6 @@
 /** The PCI host bridge: bus 0, and access to its configuration space by ports 0xCF8/0xCFC and by ECAM. */
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
 import { disposable } from '../../sys/scope.js';
 import type { BusDevice, PciFunction } from '../contracts.js';
 import { allOnes, ConfigSpace, littleEndian } from './config-space.js';
@@ -53,6 +55,12 @@ export interface PciSlot {
 export const formatSlot = (slot: PciSlot): string =>
   `00:${slot.device.toString(16).padStart(2, '0')}.${slot.function}`;
 
+/** Function numbers of a slot for virtual functions (VFs), which come and go. Disposing it gives them back. */
+export interface ReservedFunctions extends Disposable {
+  /** Shows a VF at one of them, counted from 0; disposing the result removes it. @throws RangeError as {@link PciHost.add} */
+  add(index: number, pciFunction: PciFunction): Disposable;
+}
+
 /** What {@link PciHost} reports to the machine. */
 export interface PciHostOptions {
   /** Called when the guest requests a reset through port 0xCF9. */
@@ -102,6 +110,8 @@ export class PciHost {
   readonly #reset: () => void;
   /** Indexed by device * 8 + function. */
   readonly #functions: (PciFunction | undefined)[] = new Array(DEVICES * FUNCTIONS).fill(undefined);
+  /** Who has reserved a function number for VFs, indexed alike. */
+  readonly #reserved: (string | undefined)[] = new Array(DEVICES * FUNCTIONS).fill(undefined);
   readonly #bridge = bridgeSpace();
   #address = 0;
   #resetControl = 0;
@@ -150,16 +160,54 @@ export class PciHost {
   /**
    * Adds a function to a slot; disposing the result removes it, and leaves the function itself to its owner. As on any
    * bus, functions 1 to 7 are visible only while there is a function 0.
-   * @throws RangeError if the slot does not exist or is in use
+   * @throws RangeError if the slot does not exist or is in use; SysError EBUSY if it is reserved
    */
   add(slot: PciSlot, pciFunction: PciFunction): Disposable {
     if (!isWithin(slot.device, DEVICES) || !isWithin(slot.function, FUNCTIONS)) {
       throw new RangeError(`${pciFunction.name}: there is no PCI slot ${slot.device}.${slot.function}`);
     }
     const index = slot.device * FUNCTIONS + slot.function;
+    const owner = this.#reserved[index];
+    if (owner !== undefined) throw taken(slot, `for the virtual functions of ${owner}`);
+    return this.#place(index, pciFunction);
+  }
+
+  /**
+   * Reserves the next function numbers of a slot for VFs. They are found by the registers of their physical function, so that
+   * they make no device one of several functions.
+   * @param slot of the first one
+   * @param owner name of the physical function
+   * @throws SysError EINVAL if the slot has fewer; EBUSY if one is taken
+   */
+  reserve(slot: PciSlot, count: number, owner: string): ReservedFunctions {
+    if (!isWithin(slot.device, DEVICES) || slot.function < 0 || slot.function + count > FUNCTIONS) {
+      const hint = `a slot has ${FUNCTIONS} functions: ${FUNCTIONS - slot.function} are left for its ${count} virtual ones`;
+      throw new SysError({ call: 'attach', target: owner, errno: errno.EINVAL, hint });
+    }
+    const first = slot.device * FUNCTIONS + slot.function;
+    const indexes = Array.from({ length: count }, (_, i) => first + i);
+    for (const index of indexes) {
+      const holder = this.#functions[index]?.name ?? this.#reserved[index];
+      if (holder !== undefined) throw taken({ device: slot.device, function: index & 7 }, `by ${holder}`);
+    }
+    const mark = (by: string | undefined) => {
+      for (const index of indexes) this.#reserved[index] = by;
+    };
+    mark(owner);
+    return {
+      add: (i, pciFunction) => {
+        if (!isWithin(i, count)) throw new RangeError(`${pciFunction.name}: there is no place ${i}`);
+        return this.#place(first + i, pciFunction);
+      },
+      ...disposable(() => mark(undefined)),
+    };
+  }
+
+  #place(index: number, pciFunction: PciFunction): Disposable {
     const other = this.#functions[index];
     if (other !== undefined) {
-      throw new RangeError(`${pciFunction.name}: PCI slot ${formatSlot(slot)} is taken by ${other.name}`);
+      const slot = formatSlot({ device: index >> 3, function: index & 7 });
+      throw new RangeError(`${pciFunction.name}: PCI slot ${slot} is taken by ${other.name}`);
     }
     this.#functions[index] = pciFunction;
     return disposable(() => {
@@ -181,7 +229,8 @@ export class PciHost {
   }
 
   #isMultiFunction(bdf: number): boolean {
-    for (let i = 1; i < FUNCTIONS; i++) if (this.#functions[(bdf & ~7) + i] !== undefined) return true;
+    for (let i = (bdf & ~7) + 1; i <= (bdf | 7); i++)
+      if (this.#functions[i] !== undefined && this.#reserved[i] === undefined) return true;
     return false;
   }
 
@@ -256,6 +305,12 @@ export class PciHost {
       if ((this.#resetControl & ~old & RESET_CONTROL_RST_CPU) !== 0) this.#reset();
     }
   }
+}
+
+function taken(slot: PciSlot, by: string): SysError {
+  const target = `PCI slot ${formatSlot(slot)}`;
+  const hint = `it is taken ${by}; give the device another slot`;
+  return new SysError({ call: 'attach', target, errno: errno.EBUSY, hint });
 }
 
 const isWithin = (value: number, end: number): boolean =>

@@ -129,3 +129,22 @@ export const PCI_EXT_CAP_ID_PRI = 0x13;
 export const PCI_EXT_CAP_ID_REBAR = 0x15;
 export const PCI_EXT_CAP_ID_PASID = 0x1b;
 export const PCI_EXT_CAP_ID_DVSEC = 0x23;
+
+// Single Root I/O Virtualization, PCI Express Base section 9.3.3
+export const PCI_SRIOV_CTRL = 0x08;
+export const PCI_SRIOV_CTRL_VFE = 0x01;
+export const PCI_SRIOV_CTRL_MSE = 0x08;
+export const PCI_SRIOV_INITIAL_VF = 0x0c;
+export const PCI_SRIOV_TOTAL_VF = 0x0e;
+export const PCI_SRIOV_NUM_VF = 0x10;
+export const PCI_SRIOV_FUNC_LINK = 0x12;
+export const PCI_SRIOV_VF_OFFSET = 0x14;
+export const PCI_SRIOV_VF_STRIDE = 0x16;
+export const PCI_SRIOV_VF_DID = 0x1a;
+/** Page sizes that VF BARs can be aligned to: bit n for 2^(n + 12) bytes. */
+export const PCI_SRIOV_SUP_PGSIZE = 0x1c;
+/** The one that they are aligned to. */
+export const PCI_SRIOV_SYS_PGSIZE = 0x20;
+/** VF BAR 0 of six. */
+export const PCI_SRIOV_BAR = 0x24;
+export const PCI_EXT_CAP_SRIOV_SIZEOF = 64;

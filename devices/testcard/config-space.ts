@@ -58,6 +58,7 @@ import {
   MSIX_TABLE_AT,
   PCI_CLASS_OTHERS,
   PCI_DEVICE_ID_TESTCARD,
+  PCI_DEVICE_ID_TESTCARD_VF,
   PCI_VENDOR_ID_TEST,
   REGISTER_BAR,
   SMALL_BAR,
@@ -149,7 +150,8 @@ export class TestCardConfig implements ConfigRegion {
     const space = new ConfigSpace(isExpress ? PCI_CFG_SPACE_EXP_SIZE : PCI_CFG_SPACE_SIZE);
     const command = PCI_COMMAND_IO | PCI_COMMAND_MEMORY;
     space.set(PCI_VENDOR_ID, 2, PCI_VENDOR_ID_TEST);
-    space.set(PCI_DEVICE_ID, 2, PCI_DEVICE_ID_TESTCARD);
+    const id = this.#options.isVf ? PCI_DEVICE_ID_TESTCARD_VF : PCI_DEVICE_ID_TESTCARD;
+    space.set(PCI_DEVICE_ID, 2, id);
     space.set(PCI_COMMAND, 2, command);
     space.allow(PCI_COMMAND, 2, command | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
     space.set(PCI_REVISION_ID, 1, TESTCARD_REVISION);

@@ -324,7 +324,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   }
 
   #regionTable(rest: SharedMemory, ram: SharedMemory, doorbells: readonly Fd[]) {
-    const { msix, romBytes } = this.#options;
+    const { msix, romBytes, isVf } = this.#options;
     const registers = registerAccess(this.#registers);
     const ring = (offset: number) => {
       const doorbell = doorbells[Math.floor(offset / DOORBELL_BYTES)];
@@ -359,7 +359,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
       ...(romBytes > 0 && { rom: createRomImage(romBytes) }),
       bars: [
         { index: REGISTER_BAR, size: REGISTER_BAR_BYTES, memory: rest, areas },
-        { index: PORT_BAR, kind: 'io', size: PORT_BAR_BYTES, ...registers },
+        ...(isVf ? [] : [{ index: PORT_BAR, kind: 'io', size: PORT_BAR_BYTES, ...registers } as const]),
         { index: RAM_BAR, kind: 'memory64', isPrefetchable: true, size: this.#options.ramBytes, memory: ram },
         {
           index: SMALL_BAR,

@@ -1,8 +1,10 @@
+import type { EventThread } from '../../sys/event-task.js';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
 import { workerUrl } from '../../sys/worker-url.js';
 import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../../vfio/driver.js';
 import { optionProblem } from '../../vfio/option-problem.js';
+import type { SriovFunctions } from '../../vfio/sriov.js';
 import { createIntxPin } from '../mdev/intx-pin.js';
 import { createMessageSignals } from '../mdev/message-signals.js';
 import { Boards } from './boards.js';
@@ -11,8 +13,17 @@ import { TestCardDevice } from './device.js';
 import { failingOps } from './failing-ops.js';
 import type { FaultName } from './faults.js';
 import type { CardTaskData } from './messages.js';
-import { parseOptions } from './options.js';
-import { DOORBELLS } from './spec.js';
+import { parseOptions, type TestCardOptions, vfOptions } from './options.js';
+import {
+  DOORBELLS,
+  PCI_DEVICE_ID_TESTCARD_VF,
+  RAM_BAR,
+  REGISTER_BAR,
+  REGISTER_BAR_BYTES,
+  SMALL_BAR,
+  SMALL_BAR_BYTES,
+  SRIOV_AT,
+} from './spec.js';
 
 /** An instance of the test card. */
 export interface TestCardInstance extends MdevInstance {
@@ -76,37 +87,70 @@ export function createTestCardDriver(module: URL = builtIn): TestCardDriver {
             value: 'SIZE',
             description: 'bytes of the expansion ROM, by default 4K; 0 for none',
           },
+          {
+            name: 'vfs',
+            value: 'N',
+            description:
+              'virtual functions that a guest can enable (SR-IOV), 0 to 7, by default 0; not of a served card',
+          },
           { name: 'fault', value: 'NAME[:N][+NAME...]', description: 'faults that it has from the start' },
           { name: 'fail', value: 'CALL:ERRNO[:NTH][+...]', description: 'calls of VFIO that fail' },
         ],
       },
     ],
     checkOptions: (_type, options) => optionProblem(() => parseOptions(options, '')),
-    create(type, uuid, options, { eventThread }) {
-      const parsed = parseOptions(options, `${type.name} ${uuid}`);
-      using scope = new Scope();
-      const shared = { state: createCardState(), pin: createIntxPin(), signals: createMessageSignals() };
-      const doorbells = Array.from({ length: DOORBELLS }, () => scope.own(Fd.eventfd('testcard doorbell')));
-      const data: CardTaskData = { ...shared, doorbells: doorbells.map(({ number }) => number) };
-      const task = scope.own(eventThread.run(module, data));
-      const state = new CardState(shared);
-      scope.defer(() => boards.tidy());
-      const board = parsed.board === undefined ? undefined : boards.find(parsed.board);
-      const device = scope.own(
-        new TestCardDevice({ name: type.name, options: parsed, state, task, doorbells, board }),
-      );
-      if (board !== undefined) scope.own(board.add(uuid, device));
-      const owned = scope.move();
-      return {
-        ops: failingOps(device, parsed.failures),
-        inject: (faults) => device.inject(faults),
-        get faults() {
-          return device.faults.names;
-        },
-        counters: () => ({ interrupts: state.interrupts, doorbells: state.get('doorbells') }),
-        vectorCounts: () => state.signals.sentByMessage,
-        [Symbol.dispose]: () => owned[Symbol.dispose](),
-      };
-    },
+    create: (type, uuid, options, { eventThread }) =>
+      createCard(
+        { name: type.name, uuid, module, boards, eventThread },
+        parseOptions(options, `${type.name} ${uuid}`),
+      ),
   };
 }
+
+/** Where a card is created. */
+interface CardSite {
+  readonly name: string;
+  readonly uuid: string;
+  readonly module: URL;
+  readonly boards: Boards;
+  readonly eventThread: EventThread;
+}
+
+function createCard(site: CardSite, options: TestCardOptions): TestCardInstance {
+  const { name, uuid, module, boards, eventThread } = site;
+  using scope = new Scope();
+  const shared = { state: createCardState(), pin: createIntxPin(), signals: createMessageSignals() };
+  const doorbells = Array.from({ length: DOORBELLS }, () => scope.own(Fd.eventfd('testcard doorbell')));
+  const data: CardTaskData = { ...shared, doorbells: doorbells.map(({ number }) => number) };
+  const task = scope.own(eventThread.run(module, data));
+  const state = new CardState(shared);
+  scope.defer(() => boards.tidy());
+  const board = options.board === undefined ? undefined : boards.find(options.board);
+  const device = scope.own(new TestCardDevice({ name, options, state, task, doorbells, board }));
+  if (board !== undefined) scope.own(board.add(uuid, device));
+  const owned = scope.move();
+  return {
+    ops: failingOps(device, options.failures),
+    inject: (faults) => device.inject(faults),
+    get faults() {
+      return device.faults.names;
+    },
+    counters: () => ({ interrupts: state.interrupts, doorbells: state.get('doorbells') }),
+    vectorCounts: () => state.signals.sentByMessage,
+    ...(options.vfs > 0 && { sriov: cardVfs(site, options) }),
+    [Symbol.dispose]: () => owned[Symbol.dispose](),
+  };
+}
+
+/** A card's virtual functions are cards, too. */
+const cardVfs = (site: CardSite, options: TestCardOptions): SriovFunctions<TestCardInstance> => ({
+  capabilityAt: SRIOV_AT,
+  totalVfs: options.vfs,
+  deviceId: PCI_DEVICE_ID_TESTCARD_VF,
+  bars: [
+    { index: REGISTER_BAR, kind: 'memory32', isPrefetchable: false, size: BigInt(REGISTER_BAR_BYTES) },
+    { index: RAM_BAR, kind: 'memory64', isPrefetchable: true, size: BigInt(options.ramBytes) },
+    { index: SMALL_BAR, kind: 'memory32', isPrefetchable: false, size: BigInt(SMALL_BAR_BYTES) },
+  ],
+  create: (index) => createCard({ ...site, name: `${site.name} VF ${index}` }, vfOptions(options)),
+});

@@ -4,6 +4,7 @@ import { didYouMean } from '../../sys/suggestion.js';
 import { unknownOption } from '../../vfio/option-problem.js';
 import { FAILING_CALLS, type FailingCall, type Failure } from './failing-ops.js';
 import { type Fault, parseFaults } from './faults.js';
+import { MOST_VFS } from './spec.js';
 
 export const RESETS = ['flr', 'pm', 'af', 'none'] as const;
 /** How the card can be reset: by its Express capability, by leaving D3hot, by its Advanced Features, or not at all. */
@@ -25,11 +26,17 @@ export interface TestCardOptions {
   readonly ramBytes: number;
   /** Bytes of the expansion ROM's image; 0 for none. */
   readonly romBytes: number;
+  /** Virtual functions that a guest can enable: 0 to 7. */
+  readonly vfs: number;
+  /** Whether it is a virtual function itself: without ports, pin, MSI and ROM. */
+  readonly isVf: boolean;
   readonly faults: readonly Fault[];
   readonly failures: readonly Failure[];
 }
 
-export const NAMES = ['intx', 'msi', 'vectors', 'reset', 'board', 'express', 'ram', 'rom', 'fault', 'fail'];
+export const NAMES = [
+  ...['intx', 'msi', 'vectors', 'reset', 'board', 'express', 'ram', 'rom', 'vfs', 'fault', 'fail'],
+];
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1 << 10, M: 1 << 20, G: 1 << 30 };
 const [LEAST_RAM, MOST_RAM] = [4096, 1 << 30];
 const MOST_ROM = 1 << 20;
@@ -110,11 +117,20 @@ export function parseOptions(options: Readonly<Record<string, string>>, target: 
       (bytes) => bytes >= 0 && bytes <= MOST_ROM && bytes % 512 === 0,
       '0, or a multiple of 512 up to 1M',
     ),
+    vfs: number('vfs', 0, (value) => value >= 0 && value <= MOST_VFS, `a number up to ${MOST_VFS}`),
+    isVf: false,
   };
+  if (!isExpress && parsed.vfs > 0) problem('vfs', 'SR-IOV is of PCI Express: give express=on');
   if (problems.length > 0)
     throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
   return { ...parsed, faults: faults as readonly Fault[], failures: failures as readonly Failure[] };
 }
+
+/** What a virtual function of a card has: memory of the same size, as many vectors, a reset of its own, and no faults. */
+export const vfOptions = ({ msix, ramBytes }: TestCardOptions): TestCardOptions => ({
+  ...{ hasIntx: false, msi: 0, msix, reset: 'flr', board: undefined, isExpress: true },
+  ...{ ramBytes, romBytes: 0, vfs: 0, isVf: true, faults: [], failures: [] },
+});
 
 /** Parses `CALL:ERRNO[:NTH][+CALL...]`. @returns the failures, or the problem */
 function parseFailures(text: string): readonly Failure[] | string {

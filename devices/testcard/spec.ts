@@ -4,6 +4,8 @@
 export const PCI_VENDOR_ID_TEST = 0x1234;
 /** The card's, of these. */
 export const PCI_DEVICE_ID_TESTCARD = 0x7463;
+/** That of its virtual functions. */
+export const PCI_DEVICE_ID_TESTCARD_VF = 0x7476;
 /** PCI_REVISION_ID. */
 export const TESTCARD_REVISION = 1;
 /** Unassigned class. */
@@ -107,3 +109,8 @@ export const DOORBELL_BYTES = 4;
 export const MSIX_TABLE_AT = 0x800;
 /** The pending bits of MSI-X. */
 export const MSIX_PBA_AT = 0x9000;
+
+/** Virtual functions that a card can have: those that are left of its slot. */
+export const MOST_VFS = 7;
+/** Where a guest finds the SR-IOV capability of a card that has some. */
+export const SRIOV_AT = 0x200;

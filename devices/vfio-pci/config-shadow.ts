@@ -25,6 +25,7 @@ import {
   PCI_EXP_LNKCAP2,
   PCI_EXP_TYPE_ENDPOINT,
   PCI_EXP_TYPE_RC_END,
+  PCI_EXT_CAP_SRIOV_SIZEOF,
   PCI_HEADER_TYPE,
   PCI_HEADER_TYPE_MASK,
   PCI_INTERRUPT_LINE,
@@ -57,6 +58,7 @@ import {
 } from './capabilities.js';
 import type { DeviceConfig } from './device-config.js';
 import { note } from './notes.js';
+import { addSriovRegisters, type SriovPlan, sriovProblem } from './sriov-registers.js';
 
 /** What the shadow needs to know about the rest of the device. */
 export interface ShadowPlan {
@@ -71,6 +73,8 @@ export interface ShadowPlan {
   readonly msiVectors: number;
   /** Like {@link ShadowPlan.msiVectors}, for MSI-X; also 0 if the capability is invalid. */
   readonly msixVectors: number;
+  /** The SR-IOV capability that a guest sees, which is not the device's; absent for a device without VFs. */
+  readonly sriov?: SriovPlan | undefined;
   /** @see DeviceFile.takesEmulatedWrites */
   readonly takesEmulatedWrites?: boolean;
 }
@@ -99,6 +103,7 @@ const GUEST_COMMAND_BITS =
  *   interrupt line   emulated; the pin is the device's, or 0 if it is not routed
  *   MSI, MSI-X       control is emulated and forwarded; address, data and masks only to a device that masks by itself
  *   PCI Express      an endpoint becomes a root complex integrated one without a link, as it has no port above it
+ *   SR-IOV           emulated: VFs are devices of their own, which the guest's writes create and remove
  *   others           the device's; capabilities that expose the host are unlinked and read as 0
  */
 export class ConfigShadow {
@@ -116,6 +121,7 @@ export class ConfigShadow {
   readonly #shared: { readonly offset: number; readonly bytes: number; readonly mask: number }[] = [];
   /** Values at power-on. */
   #initial = new Uint8Array();
+  #hasSriov = false;
 
   private constructor(name: string, device: DeviceConfig, isExpress: boolean) {
     this.#name = name;
@@ -134,7 +140,8 @@ export class ConfigShadow {
     const shadow = new ConfigShadow(name, device, isExpress);
     shadow.#addHeader(plan);
     shadow.#addCapabilities(capabilities, plan);
-    if (isExpress) shadow.#addExtendedCapabilities(walkExtendedCapabilities(read));
+    if (isExpress) shadow.#addExtendedCapabilities(walkExtendedCapabilities(read), plan.sriov);
+    else if (plan.sriov !== undefined) note(name, 'sriov', 'no virtual functions: it is not PCI Express');
     shadow.#initial = shadow.space.values.slice();
     return shadow;
   }
@@ -142,6 +149,11 @@ export class ConfigShadow {
   /** Offset of a visible standard capability; undefined if there is none. */
   find(id: number): number | undefined {
     return this.#visible.get(id);
+  }
+
+  /** Whether it has the SR-IOV capability of its plan. */
+  get hasSriov(): boolean {
+    return this.#hasSriov;
   }
 
   /** A guest's read; arguments as in PciFunction.configRead. */
@@ -332,7 +344,7 @@ export class ConfigShadow {
     if ((flags & PCI_EXP_FLAGS_VERS) >= 2) this.#hide(offset + PCI_EXP_LNKCAP2, offset + PCI_EXP_LNKCAP2 + 8);
   }
 
-  #addExtendedCapabilities(capabilities: readonly Capability[]): void {
+  #addExtendedCapabilities(capabilities: readonly Capability[], sriov: SriovPlan | undefined): void {
     let last = PCI_CFG_SPACE_SIZE;
     // The list must start at 0x100. An entry with id 0 and a next pointer is skipped by guests.
     this.#emulate(PCI_CFG_SPACE_SIZE, 4, { mask: 0xffffffff });
@@ -349,6 +361,18 @@ export class ConfigShadow {
       this.space.set(last, 4, this.space.read(last, 4) | (offset << 20));
       last = offset;
     }
+    if (sriov === undefined) return;
+    const others = capabilities.map(({ offset }) => offset);
+    const problem = sriovProblem(sriov.source, others);
+    if (problem !== undefined) {
+      note(this.#name, 'sriov', `no virtual functions: ${problem}`);
+      return;
+    }
+    const at = sriov.source.capabilityAt;
+    this.#hasSriov = true;
+    this.#hide(at, at + PCI_EXT_CAP_SRIOV_SIZEOF);
+    addSriovRegisters(this.space, sriov);
+    if (at !== PCI_CFG_SPACE_SIZE) this.space.set(last, 4, this.space.read(last, 4) | (at << 20));
   }
 }
 

@@ -1,7 +1,14 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import type { PciFunction, PciFunctionState, PciWiring, SlotReset } from '../../vfio/assign/index.js';
+import type {
+  OpenedVf,
+  PciFunction,
+  PciFunctionState,
+  PciWiring,
+  SlotReset,
+} from '../../vfio/assign/index.js';
+import type { SriovFunctions } from '../../vfio/sriov.js';
 import {
   type DeviceFile,
   VFIO_DEVICE_FLAGS_PCI,
@@ -45,9 +52,10 @@ import { Msi } from './msi.js';
 import { Msix, type MsixShape, type PlacedArea, readMsixShape } from './msix.js';
 import { attempt, note, noteMisuse, plural } from './notes.js';
 import { Region } from './region.js';
-import { quiesce, type ResetSubject, resetDevice } from './reset.js';
+import { type GuestResets, guestResets, isFlr, quiesce, type ResetSubject, resetDevice } from './reset.js';
 import { decodeFunction, encodeFunction, register, restoredRegisters } from './saved-state.js';
 import type { SlotMember, SlotMembers } from './slot-members.js';
+import { Sriov } from './sriov.js';
 
 /** Parts of an open device. */
 interface Parts {
@@ -59,6 +67,8 @@ interface Parts {
   readonly mode: InterruptMode;
   readonly msi: Msi | undefined;
   readonly msix: Msix | undefined;
+  /** Its VFs, and the resets of the guest that end them. */
+  readonly sriov: { readonly vfs: Sriov; readonly resets: GuestResets } | undefined;
 }
 
 /** A slot, and the machine's devices that may be on it. */
@@ -112,6 +122,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
    * each step on trace.vfio.
    * @param name identifies the function in notes and errors: `00:03.0 virtio-net`
    * @param slot resets its slot, where it has no function level reset; absent if nothing can
+   * @param sriov the VFs that the guest can enable, if `options` has places for them
    * @throws SysError ENODEV if it is not a PCI device, or is a bridge; EIO if it does not respond; any error of the
    *   VFIO calls
    */
@@ -121,6 +132,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     environment: PciEnvironment,
     options: PciWiring = {},
     slot?: SlotOptions,
+    sriov?: SriovFunctions<OpenedVf>,
   ): VfioPciDevice {
     using scope = new Scope();
     const info = file.getInfo();
@@ -148,6 +160,8 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const pin = read(PCI_INTERRUPT_PIN, 1);
     const gsi = pin === 0 || intxIrq === undefined ? undefined : options.routeIntx?.(pin);
 
+    const places = sriov && options.reserveVfs?.(sriov.totalVfs);
+    if (places !== undefined) scope.own(places);
     const takesEmulatedWrites = file.takesEmulatedWrites === true;
     const shadow = ConfigShadow.create(name, config, {
       takesEmulatedWrites,
@@ -157,6 +171,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
       interruptLine: gsi ?? 0,
       msiVectors: msiIrq?.info.count ?? 0,
       msixVectors: msixShape === undefined ? 0 : (msixIrq?.info.count ?? 0),
+      sriov: sriov && places && { source: sriov, places },
     });
     shadow.agree();
     const bars = scope.own(Bars.open(name, file, regions, msixShape, shadow.space, environment));
@@ -208,7 +223,15 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     mode.update();
 
     const shapes = regions.bars.map(({ shape }) => shape);
-    const parts = { file, config, shadow, shapes, bars, mode, msi, msix };
+    const open = (vf: string, vfFile: DeviceFile) => VfioPciDevice.open(vf, vfFile, environment);
+    const hasVfs = sriov !== undefined && places !== undefined && shadow.hasSriov;
+    const vfs = hasVfs
+      ? scope.own(new Sriov({ name, space: shadow.space, source: sriov, places, open }))
+      : undefined;
+    const parts = {
+      ...{ file, config, shadow, shapes, bars, mode, msi, msix },
+      sriov: vfs && { vfs, resets: guestResets(config) },
+    };
     device = new VfioPciDevice(name, parts, resets, scope.move());
     if (slot !== undefined) device.#owned.own(slot.members.add(slot.reset.address, device));
     return device;
@@ -241,6 +264,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
       start !== undefined && offset < start + length && start < offset + bytes;
     const power = powerRegister(shadow);
     const before = this.#decode();
+    const wasAwake = this.#isAwake;
     if (!isAddress(offset)) this.#resets.isClean = false;
 
     shadow.write(offset, bytes, value);
@@ -269,6 +293,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
       touches(shadow.find(PCI_CAP_ID_MSIX), MSIX_CONTROL_END)
     )
       this.#updateInterrupts(mode);
+    this.#followSriov(offset, bytes, value, !wasAwake && this.#isAwake);
   }
 
   /** @see PciFunction.save */
@@ -320,7 +345,8 @@ export class VfioPciDevice implements PciFunction, SlotMember {
 
   /** The first half of {@link reset}: the guest no longer uses the device, and its emulated state is that of power-on. */
   stop(): void {
-    const { config, shadow, bars, mode, msix } = this.#parts;
+    const { config, shadow, bars, mode, msix, sriov } = this.#parts;
+    sriov?.vfs.reset();
     bars.update(NO_DECODE);
     mode.stop();
     shadow.reset();
@@ -337,12 +363,14 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     if (!isFinal) this.#agree();
   }
 
-  /** Whether the guest neither lets it decode nor lets it do DMA. */
+  /** Whether the guest neither lets it decode nor lets it do DMA, and has no VFs of it. */
   get isIdle(): boolean {
+    if (this.#parts.sriov?.vfs.isEnabled === true) return false;
     return (this.#parts.shadow.space.read(PCI_COMMAND, 2) & IN_USE) === 0;
   }
 
   beforeReset(): void {
+    this.#parts.sriov?.vfs.reset();
     this.#parts.mode.stop();
     quiesce(this.#parts.config);
   }
@@ -364,6 +392,15 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     shadow.agree();
     this.#isAwake = isInD0(shadow, config);
     mode.update();
+  }
+
+  /** VFs come and go with the guest's writes, and a reset of the function ends them. @param hasAwoken it has left D3hot */
+  #followSriov(offset: number, bytes: number, value: number, hasAwoken: boolean): void {
+    const { sriov } = this.#parts;
+    if (sriov === undefined) return;
+    const { vfs, resets } = sriov;
+    if (isFlr(resets, offset, bytes, value) || (hasAwoken && resets.byPower)) vfs.reset();
+    else if (vfs.touches(offset, bytes)) vfs.update();
   }
 
   #decode(): Decode {

@@ -1,4 +1,5 @@
-import type { PciFunction, PciFunctions, PciWiring, SlotReset } from '../../vfio/assign/index.js';
+import type { OpenedVf, PciFunction, PciFunctions, PciWiring, SlotReset } from '../../vfio/assign/index.js';
+import type { SriovFunctions } from '../../vfio/sriov.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
 import type { PciEnvironment } from '../contracts.js';
 import { VfioPciDevice } from './device.js';
@@ -16,9 +17,15 @@ export class VfioPciFunctions implements PciFunctions {
   }
 
   /** @see VfioPciDevice.open */
-  open(name: string, file: DeviceFile, wiring: PciWiring, slot?: SlotReset): PciFunction {
+  open(
+    name: string,
+    file: DeviceFile,
+    wiring: PciWiring,
+    slot?: SlotReset,
+    sriov?: SriovFunctions<OpenedVf>,
+  ): PciFunction {
     const options = slot === undefined ? undefined : { reset: slot, members: this.#members };
-    const device = VfioPciDevice.open(name, file, this.#environment, wiring, options);
+    const device = VfioPciDevice.open(name, file, this.#environment, wiring, options, sriov);
     this.#open.add(device);
     return {
       name: device.name,

@@ -14,6 +14,7 @@ export type NoteSubject =
   | 'err'
   | 'req'
   | 'access'
+  | 'sriov'
   | 'close';
 
 /** Publishes `{ what, device, text }` on trace.vfio; `text` is for display. */

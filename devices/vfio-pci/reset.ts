@@ -5,6 +5,8 @@ import {
   PCI_AF_CAP,
   PCI_AF_CAP_FLR,
   PCI_AF_CAP_TP,
+  PCI_AF_CTRL,
+  PCI_AF_CTRL_FLR,
   PCI_CAP_ID_AF,
   PCI_CAP_ID_EXP,
   PCI_CAP_ID_PM,
@@ -14,6 +16,8 @@ import {
   PCI_COMMAND_MEMORY,
   PCI_EXP_DEVCAP,
   PCI_EXP_DEVCAP_FLR,
+  PCI_EXP_DEVCTL,
+  PCI_EXP_DEVCTL_BCR_FLR,
   PCI_PM_CTRL,
   PCI_PM_CTRL_NO_SOFT_RESET,
   PCI_PM_CTRL_STATE_MASK,
@@ -71,6 +75,31 @@ function resetMethods(config: DeviceConfig): ResetMethods {
   }
   return methods;
 }
+
+/** The ways in which a guest resets a function by its registers. */
+export interface GuestResets {
+  /** Bits of configuration bytes that do it when 1 is written. */
+  readonly flr: readonly { readonly offset: number; readonly bit: number }[];
+  /** Whether leaving D3hot does. */
+  readonly byPower: boolean;
+}
+
+export function guestResets(config: DeviceConfig): GuestResets {
+  const { hasFlr, hasPmReset } = resetMethods(config);
+  const flr = walkCapabilities((at, bytes) => config.read(at, bytes)).flatMap(({ id, offset }) => {
+    if (id === PCI_CAP_ID_EXP)
+      return [{ offset: offset + PCI_EXP_DEVCTL + 1, bit: PCI_EXP_DEVCTL_BCR_FLR >> 8 }];
+    return id === PCI_CAP_ID_AF ? [{ offset: offset + PCI_AF_CTRL, bit: PCI_AF_CTRL_FLR }] : [];
+  });
+  return { flr: hasFlr ? flr : [], byPower: hasPmReset };
+}
+
+/** Whether a guest's write is a function level reset. */
+export const isFlr = ({ flr }: GuestResets, offset: number, bytes: number, value: number): boolean =>
+  flr.some(
+    ({ offset: at, bit }) =>
+      at >= offset && at < offset + bytes && ((value >>> (8 * (at - offset))) & bit) !== 0,
+  );
 
 /** A device to reset. */
 export interface ResetSubject {

@@ -4,6 +4,7 @@ import { firstFailure, Scope } from '../../sys/scope.js';
 import { noiommuRefusal } from '../noiommu-refusal.js';
 import type { AssignableDevice, RequestedDevice, VfioProvider } from '../provider.js';
 import { providerOf } from '../provider-of.js';
+import { type SriovFunctions, sriovWith } from '../sriov.js';
 import type { DeviceFile } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { DeviceSpace } from './device-space.js';
@@ -11,7 +12,7 @@ import { GroupSpace } from './group-space.js';
 import type { GuestMemory } from './guest-memory.js';
 import { IommufdSpace } from './iommufd-space.js';
 import type { KvmAssociation } from './kvm-association.js';
-import type { PciFunction, PciFunctions, PciWiring } from './pci-functions.js';
+import type { OpenedVf, PciFunction, PciFunctions, PciWiring } from './pci-functions.js';
 import { requireProvider } from './require-provider.js';
 
 /** The VFIO interface in use: groups and a container, or cdevs and an iommufd. */
@@ -143,7 +144,8 @@ export class Assignment implements Disposable {
     attachStep(`${address}: ${device.description}`);
     if (device.isNoiommu === true) throw noiommuRefusal(device.name);
     const { file, slot } = scope.own(this.#spaceOf(provider, how).open(device));
-    const pciFunction = scope.own(this.#parts.functions.open(name, file, request, slot));
+    const vfs = device.sriov && openedVfs(device.sriov, this.#spaceOf(provider, how));
+    const pciFunction = scope.own(this.#parts.functions.open(name, file, request, slot, vfs));
     scope.defer(() => this.#attached.delete(assigned));
     const owned = scope.move();
     const close = () => owned[Symbol.dispose]();
@@ -188,4 +190,16 @@ export class Assignment implements Disposable {
     spaces.set(provider, made);
     return made;
   }
+}
+
+/** The VFs of a device, opened as the device itself is, in the same address space. */
+function openedVfs(sriov: SriovFunctions<AssignableDevice>, space: DeviceSpace): SriovFunctions<OpenedVf> {
+  return sriovWith(sriov, (index) => {
+    using scope = new Scope();
+    const device = scope.own(sriov.create(index));
+    attachStep(device.description);
+    const { file } = scope.own(space.open(device));
+    const owned = scope.move();
+    return { file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+  });
 }

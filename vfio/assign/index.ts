@@ -21,6 +21,7 @@ export {
   type AffectedFunction,
   type BarPart,
   type BarState,
+  type OpenedVf,
   type PageExits,
   type PciFunction,
   type PciFunctionState,
@@ -28,5 +29,6 @@ export {
   type PciWiring,
   type SlotReset,
   type VectorState,
+  type VfPlaces,
 } from './pci-functions.js';
 export { requireProvider } from './require-provider.js';

@@ -1,3 +1,4 @@
+import type { SriovFunctions } from '../sriov.js';
 import type { DeviceFile } from '../uapi.js';
 
 /** A PCI function, as the host bridge accesses it. Disposing it closes the function, not its device file. */
@@ -92,6 +93,25 @@ export interface PciFunctionState {
   };
 }
 
+/** Places of a device's VFs on the guest's bus. Disposing it gives them back; no VF may be there any more. */
+export interface VfPlaces extends Disposable {
+  /** The physical function's own number in its slot: the Function Dependency Link. */
+  readonly function: number;
+  /** First VF Offset: from the physical function's routing ID to that of VF 0. */
+  readonly firstOffset: number;
+  /** VF Stride: from one VF's routing ID to the next. */
+  readonly stride: number;
+  /** Name of a VF in messages: `00:05.1 testcard VF 0`. */
+  name(index: number): string;
+  /** Shows a VF to the guest; disposing the result hides it. */
+  add(index: number, pciFunction: PciFunction): Disposable;
+}
+
+/** A VF whose device file is open. Disposing it closes the file and removes the VF. */
+export interface OpenedVf extends Disposable {
+  readonly file: DeviceFile;
+}
+
 /** Wiring of an assigned function to its machine. */
 export interface PciWiring {
   /**
@@ -103,6 +123,11 @@ export interface PciWiring {
   readonly requested?: (() => void) | undefined;
   /** The device reported an uncorrectable error (ERR). Called in the thread that owns the VM. */
   readonly failed?: (() => void) | undefined;
+  /**
+   * Reserves places for so many VFs, for as long as the function is open. Absent: the guest sees no VFs.
+   * @throws SysError EBUSY if a place is taken; EINVAL if there are fewer
+   */
+  readonly reserveVfs?: ((count: number) => VfPlaces) | undefined;
 }
 
 /** A function that the reset of a slot or bus affects. */
@@ -132,9 +157,16 @@ export interface PciFunctions {
    * Resets the device and emulates configuration space over it. The file has to stay open until the function is disposed.
    * @param name its name in messages
    * @param slot the reset of its slot or bus; absent if its provider has no such call
+   * @param sriov the VFs that the guest can enable; absent if it has none
    * @throws SysError ENODEV if the file is not a PCI device; else the error of the failed call. Nothing stays open
    */
-  open(name: string, file: DeviceFile, wiring: PciWiring, slot?: SlotReset): PciFunction;
+  open(
+    name: string,
+    file: DeviceFile,
+    wiring: PciWiring,
+    slot?: SlotReset,
+    sriov?: SriovFunctions<OpenedVf>,
+  ): PciFunction;
   /**
    * Resets all open functions, as a machine reset does: a slot with several of them once. Absent if an implementation
    * resets each by itself when it is disposed. Never throws.

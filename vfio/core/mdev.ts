@@ -17,6 +17,8 @@ export interface Mdev {
   readonly device: VfioDevice;
   /** The instance that the vendor driver's `create` returned. */
   readonly instance: MdevInstance;
+  /** For a VF: UUID of its physical function, and its number from 0. It is not one of its type's instances. */
+  readonly vf?: { readonly physfn: string; readonly index: number };
 }
 
 interface Parent {
@@ -119,20 +121,48 @@ export class Mdevs {
       const code = parent.driver.availableInstances === undefined ? 'EUSERS' : 'ENOSPC';
       throw vfioError(call, typeName, code, 'all of its instances are in use');
     }
+    const { driver, environment } = parent;
+    return yield* this.#register({ uuid, type }, driver.name, () =>
+      driver.create(type, uuid, options, environment),
+    );
+  }
+
+  /**
+   * Creates a VF of a device, in an IOMMU group of its own, as ACS separates VFs.
+   * @throws SysError EINVAL for a device without that VF; EEXIST while it exists; any error of the driver's `create`
+   */
+  *createVf({ uuid: physfn, type, device, instance }: Mdev, index: number): Steps<Mdev> {
+    const [call, target] = ['sriov_add_vf', `VF ${index} of ${physfn}`];
+    const { sriov } = instance;
+    if (sriov === undefined || !Number.isInteger(index) || index < 0 || index >= sriov.totalVfs)
+      throw vfioError(call, target, 'EINVAL', `it has ${sriov?.totalVfs ?? 0} VFs`);
+    if (this.devices.some(({ vf }) => vf?.physfn === physfn && vf.index === index))
+      throw vfioError(call, target, 'EEXIST', 'dispose it first');
+    const identity = { uuid: randomUuid(), type, vf: { physfn, index } };
+    return yield* this.#register(identity, device.dev.driver, () => sriov.create(index));
+  }
+
+  *#register(
+    identity: Pick<Mdev, 'uuid' | 'type' | 'vf'>,
+    driver: string | undefined,
+    create: () => MdevInstance,
+  ): Steps<Mdev> {
+    const { uuid } = identity;
     this.#registry.environment.allocate('mdev_device');
     let instance: MdevInstance | undefined;
     try {
-      instance = parent.driver.create(type, uuid, options, parent.environment);
+      instance = create();
       const dev = new HostDevice(uuid);
-      dev.driver = parent.driver.name;
+      dev.driver = driver;
       const device = VfioDevice.init(this.#registry, dev, instance.ops, instance);
-      const mdev: Mdev = { uuid, type, device, instance };
+      const mdev: Mdev = { ...identity, device, instance };
       this.#devices.set(uuid, mdev);
-      this.#count(type, 1);
+      this.#count(mdev, 1);
       yield* device.registerEmulated();
       return mdev;
     } catch (error) {
-      if (this.#devices.delete(uuid)) this.#count(type, -1);
+      const mdev = this.#devices.get(uuid);
+      if (mdev !== undefined && this.#devices.delete(uuid)) this.#count(mdev, -1);
       instance?.[Symbol.dispose]();
       this.#registry.environment.free('mdev_device');
       throw error;
@@ -150,12 +180,12 @@ export class Mdevs {
     this.#removing.add(mdev);
     yield* mdev.device.unregister();
     this.#devices.delete(mdev.uuid);
-    this.#count(mdev.type, -1);
+    this.#count(mdev, -1);
     this.#registry.environment.free('mdev_device');
     mdev.instance[Symbol.dispose]();
   }
 
-  #count(type: MdevType, change: number): void {
-    this.#instances.set(type, (this.#instances.get(type) ?? 0) + change);
+  #count({ type, vf }: Mdev, change: number): void {
+    if (vf === undefined) this.#instances.set(type, (this.#instances.get(type) ?? 0) + change);
   }
 }

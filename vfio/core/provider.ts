@@ -1,5 +1,6 @@
 import type { VfioFileOps } from '../file-ops.js';
 import type { AssignableDevice, VfioProvider } from '../provider.js';
+import { sriovWith } from '../sriov.js';
 import { vfioError } from '../vfio-error.js';
 import { CoreContainerFile } from './container.js';
 import { CoreDeviceFile } from './device-file.js';
@@ -13,6 +14,10 @@ export type CoreProvider = VfioProvider & Required<Pick<VfioProvider, 'groups' |
 
 /** A core as a provider. An address is a type of mediated device, or the UUID of an existing one. */
 export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: VfioFileOps): CoreProvider {
+  const addVf = (physfn: Mdev, index: number): AssignableDevice => {
+    const vf = registry.environment.executor.run(mdevs.createVf(physfn, index));
+    return assignable(vf, undefined, () => remove(registry, mdevs, vf), addVf);
+  };
   return {
     name: 'core',
     fileOps,
@@ -28,12 +33,12 @@ export function coreProvider(registry: CoreRegistry, mdevs: Mdevs, fileOps: Vfio
     resolve(address, given) {
       const { 'vf-token': vfToken, ...options } = given;
       const known = mdevs.find(address);
-      if (known !== undefined) return assignable(known, vfToken, () => undefined);
+      if (known !== undefined) return assignable(known, vfToken, () => undefined, addVf);
       if (mdevs.findType(address) === undefined) {
         throw vfioError('resolve', address, 'ENODEV', 'no vendor driver has a type of that name');
       }
       const mdev = registry.environment.executor.run(mdevs.create(address, undefined, options));
-      return assignable(mdev, vfToken, () => remove(registry, mdevs, mdev));
+      return assignable(mdev, vfToken, () => remove(registry, mdevs, mdev), addVf);
     },
     groups: {
       openContainer: () => CoreContainerFile.open(registry.environment),
@@ -55,10 +60,13 @@ function remove(registry: CoreRegistry, mdevs: Mdevs, { uuid }: Mdev): void {
 }
 
 function assignable(
-  { uuid, type, device, instance }: Mdev,
+  mdev: Mdev,
   vfToken: string | undefined,
   release: () => void,
+  addVf: (physfn: Mdev, index: number) => AssignableDevice,
 ): AssignableDevice {
+  const { uuid, type, device, instance, vf } = mdev;
+  const { sriov } = instance;
   const counters = instance.counters?.bind(instance);
   const vectorCounts = instance.vectorCounts?.bind(instance);
   const inject = instance.inject?.bind(instance);
@@ -67,10 +75,14 @@ function assignable(
     ...(vfToken === undefined ? {} : { vfToken }),
     group: device.group.number,
     cdev: device.cdev,
-    description: `${type.description} (mediated device ${uuid}, ${type.deviceApi})`,
+    description:
+      vf === undefined
+        ? `${type.description} (mediated device ${uuid}, ${type.deviceApi})`
+        : `VF ${vf.index} of ${type.name} (mediated device ${uuid}, ${type.deviceApi})`,
     ...(counters === undefined ? {} : { counters }),
     ...(vectorCounts === undefined ? {} : { vectorCounts }),
     ...(inject === undefined ? {} : { inject }),
+    ...(sriov === undefined ? {} : { sriov: sriovWith(sriov, (index) => addVf(mdev, index)) }),
     [Symbol.dispose]: release,
   };
 }

@@ -20,7 +20,9 @@ import {
   PCI_HOTPLUG_UP,
   PciHotplug,
 } from '../../devices/platform/pci-hotplug.js';
-import { fakeEnvironment } from '../../devices/testing/fake-ports.js';
+import { start as startCardTask } from '../../devices/testcard/card-task.js';
+import { createTestCardDriver } from '../../devices/testcard/index.js';
+import { type FakeEnvironment, fakeEnvironment } from '../../devices/testing/fake-ports.js';
 import { InlineEventThread } from '../../devices/testing/inline-event-thread.js';
 import { walkCapabilities } from '../../devices/vfio-pci/capabilities.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
@@ -36,7 +38,7 @@ import { FaultInjector } from '../../vfio/testing/fault-injector.js';
 import { faultyProvider } from '../../vfio/testing/faulty-provider.js';
 import { ScriptedVm } from '../../vfio/testing/scripted-kvm.js';
 import { joinFileOps } from '../assign/file-ops.js';
-import type { MemorySlotPort } from '../assign/memory-map.js';
+import type { MemoryMap, MemorySlotPort } from '../assign/memory-map.js';
 import { pcMemory } from '../assign/testing.js';
 import { AssignedDevices } from '../assigned-devices.js';
 import { type DeviceConfig, parseDevices } from '../config.js';
@@ -86,6 +88,13 @@ export interface Bench {
   readonly hotplug: Hotplug;
   readonly guest: BenchGuest;
   readonly faults: FaultInjector;
+  /** Configuration space, buses and interrupts as the guest uses them; the devices' tasks. */
+  readonly machine: {
+    readonly pci: PciHost;
+    readonly fakes: FakeEnvironment;
+    readonly memory: MemoryMap;
+    readonly tasks: InlineEventThread;
+  };
   /** Each set of devices that was reported as changed, as their slots. */
   readonly changes: number[][];
   /** Files of the devices' groups or cdevs as they are associated with the VM: `add group 3 (core)`, `remove ...`. */
@@ -116,11 +125,13 @@ export function hotplugBench(
   const memory = pcMemory(scope, RAM_BYTES, faults.wrap('slots', slotPort));
   const queues = new URL('test:queue-task');
   const line = new URL('test:line-task');
+  const card = new URL('test:card-task');
   const eventThread = scope.own(
     new InlineEventThread(
       new Map([
         [queues.href, createQueueTask(netBackends)],
         [line.href, startLineTask],
+        [card.href, startCardTask],
       ]),
     ),
   );
@@ -137,7 +148,7 @@ export function hotplugBench(
   const tables = new Set<SharedArrayBuffer>();
   const nic = createVirtioNetDriver({ backends: netBackends, task: queues });
   const display = createVgpuDriver();
-  const drivers = [nic, createMttyDriver(line), display];
+  const drivers = [nic, createMttyDriver(line), display, createTestCardDriver(card)];
   const driverPorts = { eventThread: faults.wrap('event', eventThread) };
   for (const driver of drivers) scope.own(core.registerVendorDriver(seen(driver, tables), driverPorts));
   const pairOps = (driver: VendorDriver, address: string) =>
@@ -196,6 +207,7 @@ export function hotplugBench(
     changes,
     associated,
     guest: benchGuest(pci, registers),
+    machine: { pci, fakes, memory, tasks: eventThread },
     memory: () => [...slots].sort(),
     state: () => ({
       fds: openFds().length,
