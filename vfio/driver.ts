@@ -182,6 +182,42 @@ export interface MdevType {
   readonly options?: readonly MdevTypeOption[];
 }
 
+/** Something that a parent device divides among its instances: video memory, engines. */
+export interface MdevResource {
+  /** Readable: `video memory`. */
+  readonly name: string;
+  /** `MiB`; empty for what is counted. */
+  readonly unit: string;
+  /** What the device has. */
+  readonly total: number;
+  /** What no instance has. */
+  readonly left: number;
+}
+
+/** What one instance has of its parent device. */
+export interface MdevUse {
+  /** Of the instance. */
+  readonly uuid: string;
+  /** Name of its type. */
+  readonly type: string;
+  /** By the resource's name, in words: `64 MiB at 128 MiB`. */
+  readonly uses: Readonly<Record<string, string>>;
+}
+
+/** A device that a vendor driver divides, as under /sys/class/mdev_bus: what it has, and who has it. Plain data. */
+export interface MdevParentState {
+  /** Unique among those of the driver: `card0`. */
+  readonly name: string;
+  /** How it is divided, in words. */
+  readonly description: string;
+  /** What is divided. */
+  readonly resources: readonly MdevResource[];
+  /** By the type's name: how many more instances can be created on this device, if only of that type. */
+  readonly availableInstances: Readonly<Record<string, number>>;
+  /** What there is on it. */
+  readonly instances: readonly MdevUse[];
+}
+
 /** A vendor driver: an object that VfioCore.registerVendorDriver takes. */
 export interface VendorDriver {
   /** Name of the driver, unique among those of one core: `virtio-net`. */
@@ -190,6 +226,13 @@ export interface VendorDriver {
   readonly types: readonly MdevType[];
   /** How many more instances of a type the driver can create; for drivers whose types share a limited resource. */
   availableInstances?(type: MdevType): number;
+  /**
+   * Why no instance of a type can be created, for the error of a person who wanted one: what is left, and who has the rest.
+   * Called while {@link availableInstances} returns 0. Absent: the error says that all are in use.
+   */
+  shortage?(type: MdevType): string;
+  /** The devices that it divides, with their accounts. Absent: it has none to speak of. */
+  parents?(): readonly MdevParentState[];
   /**
    * What is wrong with the options, as {@link create} would say it; undefined if nothing is. Opens and allocates nothing:
    * it is called before a machine starts. Absent: `create` finds out.
@@ -220,4 +263,6 @@ export interface MdevInstance extends Disposable {
   inject?(faults: string): void;
   /** The virtual functions that its guest can enable; absent if it has none. Fixed. */
   readonly sriov?: SriovFunctions<MdevInstance>;
+  /** @see AssignableDevice.parent */
+  parent?(): MdevParentState;
 }

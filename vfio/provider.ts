@@ -1,4 +1,5 @@
 /** Where devices come from: a provider behind the calls of uapi.ts. */
+import type { MdevParentState } from './driver.js';
 import type { VfioFileOps } from './file-ops.js';
 import type { SriovFunctions } from './sriov.js';
 import type { CdevFile, ContainerFile, GroupFile, IommufdFile } from './uapi.js';
@@ -35,6 +36,8 @@ export interface AssignableDevice extends Disposable {
    * processes, whose VFs belong to their host.
    */
   readonly sriov?: SriovFunctions<AssignableDevice>;
+  /** The account of the device that it is a part of, as it is now; absent if it is a part of none. Machine thread only. */
+  parent?(): MdevParentState;
 }
 
 /** The group interface of a provider. */

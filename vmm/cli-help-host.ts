@@ -4,6 +4,17 @@ import type { Command, OptionRow } from './command-line.js';
 const help: OptionRow = { name: 'help', short: 'h', help: ['print this'] };
 const json: OptionRow = { name: 'json', help: ['the same as one line of JSON, an error as well'] };
 
+export const vgpuCard: OptionRow = {
+  name: 'vgpu-card',
+  value: 'NAME',
+  isRepeatable: true,
+  help: [
+    'a card that vGPUs are parts of (repeatable), with',
+    ',memory=64M|128M|256M ,engines=N and ,placement=:',
+    'mixed-size, same-size, first-fit; docs/vgpu.md',
+  ],
+};
+
 const EXIT = [
   '',
   'The exit code is 0, 64 for wrong usage, 69 if the host lacks something or',
@@ -40,7 +51,8 @@ export const TYPES: Command = {
   brief: 'list the types of devices to make, with their options',
   summary: [
     'Lists the types of devices that can be made: in this process, by its vendor',
-    'drivers and those of plug-ins, and by the kernel, with the instances there are.',
+    'drivers and those of plug-ins, with the cards that they divide, and by the',
+    'kernel, with the instances there are.',
   ],
   options: [
     {
@@ -49,6 +61,7 @@ export const TYPES: Command = {
       isRepeatable: true,
       help: ["with a plug-in's types: ./FILE.mjs or a package", '(repeatable)'],
     },
+    vgpuCard,
     json,
     help,
   ],

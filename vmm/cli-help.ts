@@ -1,7 +1,7 @@
 /** What the command line offers: its commands and their options. */
 import { DOOR_NAMES } from '../sys/ioctl-door.js';
 import { CONFORM } from './cli-help-conform.js';
-import { HOST_COMMANDS } from './cli-help-host.js';
+import { HOST_COMMANDS, vgpuCard } from './cli-help-host.js';
 import { type Command, type OptionRow, overviewText } from './command-line.js';
 import { LOG_LEVELS } from './log-level.js';
 
@@ -131,6 +131,7 @@ export const RUN: Command = {
       help: ["a machine's whole configuration as JSON; other options", 'override it'],
     },
     plugin,
+    vgpuCard,
     {
       name: 'ffi',
       value: 'LIBRARY',
@@ -202,6 +203,7 @@ export const SERVE: Command = {
       ],
     },
     plugin,
+    vgpuCard,
     trace,
     {
       name: 'screenshot',

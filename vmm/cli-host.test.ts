@@ -257,6 +257,28 @@ test('types --plugin: the types of a plug-in, told as its own', () => {
   }
 });
 
+test('types: the cards that vGPUs are parts of, with the instances that each could have and a plug-in’s placement', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'types-'));
+  try {
+    const path = join(folder, 'placement.mjs');
+    writeFileSync(
+      path,
+      `const place = (size, { taken }) => (taken.length > 0 ? 'there is one' : 0);
+       export const plugin = { name: 'placements', vgpuPlacements: [{ name: 'only-one', place }] };`,
+    );
+    const cards = ['--vgpu-card', 'a,memory=128M,engines=6', '--vgpu-card', 'b,placement=only-one'];
+    const { stdout } = tsvisor(['types', ...cards, '--plugin', path]);
+    expect(stdout).toMatch(/^ {2}vgpu-half: half of a display card, with 64 or 128 MiB, bochs-display /m);
+    expect(stdout).toMatch(
+      / {2}a of vgpu: 128 MiB video memory, 128 MiB left; 6 engines, 6 left; placement mixed-size\n {6}vgpu-small {4}6 available\n/,
+    );
+    expect(stdout).toMatch(/ {2}b of vgpu: 256 .*placement only-one\n {6}vgpu-small {4}1 available\n/);
+    expect(stdout).toMatch(/^ {2}vgpu-small: .*\n {6}vfio-pci, at most 7$/m);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
 test('types --plugin: an option that is no option is the plug-in’s mistake', () => {
   const folder = mkdtempSync(join(tmpdir(), 'types-'));
   try {

@@ -216,6 +216,8 @@ const FILES: readonly Row[] = [
   ['run --config @directory', FILE('config', '@directory', 'a directory')],
   ['run --config @huge', '--config: @huge is larger than 16 MiB, the most that is read'],
   ['run --config=', '--config: there is no file '],
+  ['run --vgpu-card a/b', '--vgpu-card: the name has 1 to 32 letters, digits, -, _ and .'],
+  ['run --vgpu-card a,memory=1G', "--vgpu-card: '1G' is not one of 64M, 128M, 256M"],
   ['run --plugin /no/such.mjs', "--plugin: '/no/such.mjs': there is no file /no/such.mjs"],
   [
     'run --plugin /dev/zero',

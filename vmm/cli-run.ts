@@ -22,6 +22,7 @@ import { monotonicMs } from './protocol.js';
 import type { Sandbox } from './sandbox/enter.js';
 import { stopOnSignals } from './stop-signals.js';
 import { summaryText } from './summary.js';
+import { parseVgpuCard } from './vgpu-cards.js';
 import { VirtualMachine } from './virtual-machine.js';
 
 /** Runs `tsvisor run`. Returns the exit code. @throws ConfigError, or the error that prevented the run */
@@ -185,6 +186,7 @@ const OPTION_OF: Readonly<Record<string, string>> = {
   cmdline: 'append',
   reboot: 'no-reboot',
   plugins: 'plugin',
+  vgpuCards: 'vgpu-card',
   ffi: 'ffi',
   trace: 'trace',
   sandbox: 'sandbox',
@@ -262,6 +264,10 @@ function configOf(options: ParsedOptions, problems: Problems, level: LogLevel | 
   const plugins = options.list('plugin');
   if (plugins !== undefined) config.plugins = plugins;
   else if (file !== undefined && base.plugins !== undefined) config.plugins = pluginsOf(file, base);
+  const cards = options.list('vgpu-card');
+  // One that is wrong has been reported, and is left out.
+  if (cards !== undefined)
+    config.vgpuCards = cards.flatMap((text) => problems.of(() => parseVgpuCard(text)) ?? []);
   const sandbox = options.value('sandbox');
   if (sandbox !== undefined) config.sandbox = problems.of(() => parseSandbox(sandbox));
   const trace = options.list('trace');

@@ -14,6 +14,7 @@ import { errorOutput, type Output } from './output.js';
 import { shown } from './problem-text.js';
 import { socketProblem } from './serial-end.js';
 import { stopOnSignals } from './stop-signals.js';
+import { parseVgpuCard, type VgpuCardInput } from './vgpu-cards.js';
 
 const isTraceName = (name: string): name is TraceName => Object.hasOwn(trace, name);
 
@@ -47,11 +48,13 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
     if (served.options[name] !== undefined)
       throw usageError(where, `${name}= is for a device of a machine; a client has its own`);
   checkDisplay([served], { screenshot, view });
+  const cards = (options.list('vgpu-card') ?? []).map(parseVgpuCard) as readonly VgpuCardInput[];
   const started = {
     ...served,
     path: socket,
     trustsClient: options.has('trust-client'),
     plugins: options.list('plugin') ?? [],
+    vgpuCards: cards,
     trace: [...new Set([...names.filter(isTraceName), ...(level === 'debug' ? DEBUG_CHANNELS : [])])],
   };
   const observer = {
@@ -90,6 +93,7 @@ const named = ({ problems }: ConfigError, where: string): ConfigError =>
   new ConfigError(
     problems.map(({ path, text }) => {
       if (path.startsWith('plugins')) return { path: '--plugin', text };
+      if (path.startsWith('vgpuCards')) return { path: '--vgpu-card', text };
       return path.startsWith('devices') ? { path: where, text } : { path, text };
     }),
   );

@@ -3,10 +3,12 @@ import { type HostContext, type HostMdevType, listMdevTypes, Sysfs } from '../vf
 import { noArgument } from './cli-arguments.js';
 import { TYPES } from './cli-help-host.js';
 import { parseCommandLine } from './command-line.js';
-import { ConfigError } from './config-error.js';
-import { type DeviceType, listDeviceTypes } from './device-types.js';
+import { ConfigError, type ConfigProblem } from './config-error.js';
+import { type DeviceParent, type DeviceType, listDeviceParents, listDeviceTypes } from './device-types.js';
 import type { Output } from './output.js';
+import { parentText } from './parent-text.js';
 import { textTable } from './text-table.js';
+import { parseVgpuCard, type VgpuCardInput } from './vgpu-cards.js';
 
 /**
  * Runs `tsvisor types`. Returns the exit code.
@@ -20,19 +22,42 @@ export async function types(
 ): Promise<number> {
   const options = parseCommandLine(TYPES, args);
   noArgument('types', options);
-  const ours = await listDeviceTypes(options.list('plugin') ?? []).catch((error: unknown) => {
-    throw error instanceof ConfigError
-      ? new ConfigError(error.problems.map(({ text }) => ({ path: '--plugin', text })))
-      : error;
+  const plugins = options.list('plugin') ?? [];
+  const cards = (options.list('vgpu-card') ?? []).map(parseVgpuCard) as readonly VgpuCardInput[];
+  const [ours, parents] = await Promise.all([
+    listDeviceTypes(plugins, cards),
+    listDeviceParents(plugins, cards),
+  ]).catch((error: unknown) => {
+    throw error instanceof ConfigError ? new ConfigError(error.problems.map(named)) : error;
   });
   const kernel = listMdevTypes(host.sysfs ?? new Sysfs());
-  out.line(options.has('json') ? printableJson({ process: ours, kernel }) : lines(ours, kernel).join('\n'));
+  out.line(
+    options.has('json')
+      ? printableJson({ process: ours, parents, kernel })
+      : lines(ours, parents, kernel).join('\n'),
+  );
   return 0;
 }
 
-const lines = (ours: readonly DeviceType[], kernel: readonly HostMdevType[]): string[] => [
+const named = ({ path, text }: ConfigProblem): ConfigProblem => ({
+  path: path.startsWith('vgpuCards') ? '--vgpu-card' : '--plugin',
+  text,
+});
+
+const lines = (
+  ours: readonly DeviceType[],
+  parents: readonly DeviceParent[],
+  kernel: readonly HostMdevType[],
+): string[] => [
   'In this process (--device TYPE,OPTION=VALUE):',
   ...ours.flatMap(typeLines),
+  ...(parents.length === 0
+    ? []
+    : [
+        '',
+        'Divided among them, in each run and for each served device anew:',
+        ...parents.flatMap(parentLines),
+      ]),
   '',
   ...(kernel.length === 0
     ? ['By the kernel: none, as no driver of the host offers mediated devices.']
@@ -58,5 +83,18 @@ function kernelLines(type: HostMdevType): string[] {
     `      ${printable(deviceApi)}, ${availableInstances} available`,
     ...text.filter((line) => line !== '').map((line) => `      ${line}`),
     ...instances.map((uuid) => `      instance ${printable(uuid)}`),
+  ];
+}
+
+function parentLines({ name, driver, plugin, ...state }: DeviceParent): string[] {
+  const from = plugin === undefined ? '' : `, of plug-in ${printable(plugin)}`;
+  const counts = Object.entries(state.availableInstances).map(([type, count]) => [
+    `      ${printable(type)}`,
+    `${count} available`,
+  ]);
+  return [
+    '',
+    `  ${printable(name)} of ${printable(driver)}${from}: ${printable(parentText(state))}`,
+    ...textTable(counts),
   ];
 }

@@ -41,7 +41,7 @@ const OFFERS: Readonly<Record<string, readonly string[]>> = {
   'tsvisor run --net=pas': ['--net=passt', '--net=passt-socket:'],
   'tsvisor run --cpus 2 --log-level w': ['warn'],
   'tsvisor run --sandbox st': ['strict'],
-  'tsvisor run --device vgpu-': ['vgpu-large', 'vgpu-medium', 'vgpu-small'],
+  'tsvisor run --device vgpu-l': ['vgpu-large'],
   'tsvisor run --device virtio-net,m': ['virtio-net,mac=', 'virtio-net,mtu='],
   'tsvisor run --device=virtio-net,mt': ['--device=virtio-net,mtu='],
   'tsvisor run --device virtio-net,net=responder,mt': ['virtio-net,net=responder,mtu='],

@@ -9,6 +9,7 @@ import { inputFileProblem, MOST_IMAGE_BYTES } from './input-file.js';
 import { pluginUrl } from './plugin-url.js';
 import { problemText, shown } from './problem-text.js';
 import { MOST_SERIAL_PORTS, serialEndProblem } from './serial-end.js';
+import { type VgpuCardConfig, type VgpuCardInput, vgpuCardsSchema } from './vgpu-cards.js';
 
 const UNITS: Readonly<Record<string, bigint>> = {
   '': 1n,
@@ -197,6 +198,8 @@ const schema = z
     devices: z.array(deviceSchema).max(29).default([]),
     /** Modules that export `plugin`: vendor drivers, providers. Paths (`./x.mjs`), file: URLs or names of packages. */
     plugins: z.array(plugin).default([]),
+    /** Cards that the vGPUs of this machine are parts of; one of 256 MiB named `card0` if there is none. */
+    vgpuCards: vgpuCardsSchema,
     /**
      * The FFI library that calls KVM_RUN: `node:ffi` is Node's own, from Node 26.9 on; `koffi` requires that optional package;
      * `ffi-rs` is always there; `auto` takes the first of them that works.
@@ -274,6 +277,13 @@ export function parseConfig(input: unknown): VmConfig {
 export function parseDevices(input: unknown): readonly DeviceConfig[] {
   return parse(lateDevices, { devices: input }).devices;
 }
+
+/**
+ * Validates cards of vGPUs.
+ * @throws ConfigError listing every problem, by the card's place in the list
+ */
+export const parseVgpuCards = (input: readonly VgpuCardInput[]): readonly VgpuCardConfig[] =>
+  parse(z.strictObject({ vgpuCards: vgpuCardsSchema }), { vgpuCards: input }).vgpuCards;
 
 /** Validates data, in this program's words. @throws ConfigError listing every problem */
 export function parse<T>(type: z.ZodType<T>, input: unknown): T {

@@ -8,12 +8,14 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker } from '../sys/start-worker.js';
 import type { TraceName } from '../sys/trace.js';
+import { parseVgpuCards } from './config.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
 import type { ServeCommand, ServeEvent, ServeThreadData } from './serve-thread.js';
+import type { VgpuCardConfig, VgpuCardInput } from './vgpu-cards.js';
 
 /** A device to serve, and the socket. */
 export interface DeviceServerOptions {
@@ -27,6 +29,8 @@ export interface DeviceServerOptions {
   readonly trustsClient?: boolean;
   /** Plug-in modules to load: URLs, absolute paths or package names. */
   readonly plugins?: readonly string[];
+  /** Cards that a vGPU is a part of; one of 256 MiB named `card0` if there is none. */
+  readonly vgpuCards?: readonly VgpuCardInput[];
   /** Trace channels to report to {@link DeviceServerObserver.trace}. */
   readonly trace?: readonly TraceName[];
 }
@@ -39,6 +43,10 @@ export interface DeviceServerObserver {
   readonly told?: (text: string, level: 'info' | 'warn') => void;
   /** An event of a channel that {@link DeviceServerOptions.trace} names. */
   readonly trace?: (channel: string, text: string) => void;
+}
+
+interface CheckedOptions extends DeviceServerOptions {
+  readonly vgpuCards: readonly VgpuCardConfig[];
 }
 
 /**
@@ -58,7 +66,7 @@ export class DeviceServer implements AsyncDisposable {
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
 
-  private constructor(options: DeviceServerOptions, observer: DeviceServerObserver) {
+  private constructor(options: CheckedOptions, observer: DeviceServerObserver) {
     this.#observer = observer;
     this.finished = this.#run(options);
     this.finished.catch(() => {}); // the error reaches those who await it; awaiting is optional
@@ -66,12 +74,13 @@ export class DeviceServer implements AsyncDisposable {
 
   /**
    * Starts a server. Returns immediately; {@link DeviceServerObserver.ready} reports that clients can connect.
-   * @throws ConfigError for a plug-in that does not exist
+   * @throws ConfigError for a plug-in that does not exist, or cards that cannot be
    */
   static start(options: DeviceServerOptions, observer: DeviceServerObserver = {}): DeviceServer {
     const plugins = pluginUrls(options.plugins ?? []);
+    const vgpuCards = parseVgpuCards(options.vgpuCards ?? []);
     installKickSignal();
-    return new DeviceServer({ ...options, plugins }, observer);
+    return new DeviceServer({ ...options, plugins, vgpuCards }, observer);
   }
 
   /** Disconnects the client and closes the device. Returns immediately: await {@link finished}. */
@@ -133,7 +142,7 @@ export class DeviceServer implements AsyncDisposable {
     return this.#sender !== undefined;
   }
 
-  async #run(options: DeviceServerOptions): Promise<void> {
+  async #run(options: CheckedOptions): Promise<void> {
     const commands = new MessageChannel();
     const events = startEventThread(this.#control);
     const { address, path } = options;
@@ -143,6 +152,7 @@ export class DeviceServer implements AsyncDisposable {
       options: options.options ?? {},
       trustsClient: options.trustsClient ?? false,
       plugins: options.plugins ?? [],
+      vgpuCards: options.vgpuCards,
       trace: options.trace ?? [],
       control: this.#control,
       commands: commands.port2,

@@ -38,7 +38,7 @@ export {
 export { ConfigError, type ConfigProblem } from './config-error.js';
 export { type ConsoleOutput, ConsoleRing } from './console-ring.js';
 export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
-export { type DeviceType, listDeviceTypes } from './device-types.js';
+export { type DeviceParent, type DeviceType, listDeviceParents, listDeviceTypes } from './device-types.js';
 export type { PictureSource } from './display/frames.js';
 export type { DisplayName } from './display/messages.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';
@@ -57,6 +57,7 @@ export { enterSandbox, sandboxPolicy } from './sandbox/entrance.js';
 export type { SandboxExtras, SandboxPolicy } from './sandbox/policy.js';
 export type { SerialPortInfo } from './serial-links.js';
 export { SerialTerminal, type SerialTerminalInput, type SerialTerminalOptions } from './serial-terminal.js';
+export type { VgpuCardInput } from './vgpu-cards.js';
 export {
   type DetachOptions,
   type MachineInfo,

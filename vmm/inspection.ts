@@ -1,5 +1,6 @@
 /** What a running machine shows of itself: plain data. */
 import type { PciFunctionState, VfioInterface } from '../vfio/assign/index.js';
+import type { MdevParentState } from '../vfio/driver.js';
 import type { TimelineEvent } from '../vfio/timeline.js';
 import type { MemoryRegionState } from './assign/memory-map.js';
 import type { SlottedDevice } from './assigned-devices.js';
@@ -22,6 +23,8 @@ export interface DeviceState extends DeviceReport, Partial<PciFunctionState> {
   readonly group: number;
   /** Name of its cdev; absent if it has none. */
   readonly cdev?: string;
+  /** The account of the device that it is a part of, as a vGPU is of a card; absent if it is a part of none. */
+  readonly parent?: MdevParentState;
 }
 
 /** A range of the guest's memory: its addresses, what it cost to map, and the pages that the kernel uses. */
@@ -45,6 +48,7 @@ export const MOST_TIMELINE_EVENTS = 4096;
 export function deviceState({ slot, function: number, name, assigned }: SlottedDevice): DeviceState {
   const { device, provider, interface: how } = assigned;
   const state = assigned.function.inspect?.();
+  const parent = device.parent?.();
   return {
     slot,
     function: number,
@@ -55,6 +59,7 @@ export function deviceState({ slot, function: number, name, assigned }: SlottedD
     interface: how,
     group: device.group,
     ...(device.cdev === undefined ? {} : { cdev: device.cdev }),
+    ...(parent === undefined ? {} : { parent }),
     counters: device.counters?.() ?? {},
     ...(state && { ...state, interrupts: counted(state.interrupts, device.vectorCounts?.() ?? []) }),
   };

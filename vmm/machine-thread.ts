@@ -11,6 +11,7 @@ import { pciAddress } from '../vfio/host/index.js';
 import { Timeline } from '../vfio/timeline.js';
 import { compose } from './compose.js';
 import type { VmConfig } from './config.js';
+import { configuredPlugins } from './configured-plugins.js';
 import { encodeError } from './error-data.js';
 import { EventFlow } from './event-flow.js';
 import { EventSource } from './event-source.js';
@@ -93,7 +94,7 @@ async function main(): Promise<void> {
   using timeline = Timeline.start(monotonicMs, MOST_TIMELINE_EVENTS);
   const loaded = await loadPlugins(data.config.plugins);
   const isHostile = data.config.devices.some(({ options }) => options.hostile !== undefined);
-  const plugins = isHostile ? (await import('./hostile-devices.js')).withHostileDevices(loaded) : loaded;
+  const plugins = await configuredPlugins(loaded, { cards: data.config.vgpuCards, isHostile });
   const commands = new Commands(inbox);
   if (data.config.devices.some(({ address }) => pciAddress(address) !== undefined))
     hostCheck = await import('./host-check.js');

@@ -12,6 +12,7 @@ type Shape = Readonly<
 const PLUGIN: Shape = {
   name: 'string',
   vendorDrivers: 'array?',
+  vgpuPlacements: 'array?',
   providers: 'array?',
   configure: 'function?',
 };
@@ -20,6 +21,8 @@ const DRIVER: Shape = {
   types: 'array',
   create: 'function',
   availableInstances: 'function?',
+  shortage: 'function?',
+  parents: 'function?',
   checkOptions: 'function?',
 };
 const TYPE: Shape = {
@@ -30,6 +33,7 @@ const TYPE: Shape = {
   options: 'array?',
 };
 const OPTION: Shape = { name: 'string', value: 'string', description: 'string' };
+const PLACEMENT: Shape = { name: 'string', place: 'function' };
 const PROVIDER: Shape = {
   name: 'string',
   addresses: 'string',
@@ -89,7 +93,11 @@ function shapeProblem(what: string, value: unknown, shape: Shape): string | unde
 export function pluginProblem(plugin: unknown): string | undefined {
   const problem = shapeProblem('its export plugin', plugin, PLUGIN);
   if (problem !== undefined) return problem;
-  const { vendorDrivers = [], providers = [] } = plugin as Readonly<Record<string, unknown[]>>;
+  const {
+    vendorDrivers = [],
+    vgpuPlacements = [],
+    providers = [],
+  } = plugin as Readonly<Record<string, unknown[]>>;
   for (const [i, driver] of vendorDrivers.entries()) {
     const wrong = shapeProblem(`vendorDrivers[${i}]`, driver, DRIVER);
     if (wrong !== undefined) return wrong;
@@ -101,6 +109,10 @@ export function pluginProblem(plugin: unknown): string | undefined {
         if (wrongOption !== undefined) return wrongOption;
       }
     }
+  }
+  for (const [i, placement] of vgpuPlacements.entries()) {
+    const wrong = shapeProblem(`vgpuPlacements[${i}]`, placement, PLACEMENT);
+    if (wrong !== undefined) return wrong;
   }
   for (const [i, provider] of providers.entries()) {
     const wrong = shapeProblem(`providers[${i}]`, provider, PROVIDER);
@@ -117,6 +129,7 @@ export function instanceProblem(instance: unknown): string | undefined {
     counters: 'function?',
     inject: 'function?',
     sriov: 'object?',
+    parent: 'function?',
   });
   if (problem !== undefined) return problem;
   const { ops, sriov, [Symbol.dispose]: dispose } = instance as Partial<MdevInstance>;

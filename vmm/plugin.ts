@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import type { DependencyContainer } from 'tsyringe';
+import type { PlacementPolicy } from '../devices/vgpu/placement.js';
 import { importModule } from '../sys/foreign-module.js';
 import type { Scope } from '../sys/scope.js';
 import type { VendorDriver } from '../vfio/driver.js';
@@ -16,6 +17,8 @@ export interface Plugin {
   readonly name: string;
   /** Vendor drivers to register with the machine's core. */
   readonly vendorDrivers?: readonly VendorDriver[];
+  /** Placement policies that the cards of vGPUs can name, besides this package's. */
+  readonly vgpuPlacements?: readonly PlacementPolicy[];
   /** Providers to add; addresses are matched against this package's providers first. */
   readonly providers?: readonly VfioProvider[];
   /**

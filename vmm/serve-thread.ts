@@ -10,6 +10,7 @@ import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
+import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
 import { giveFaults } from './device-faults.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
@@ -19,6 +20,7 @@ import { container as root } from './injection.js';
 import { loadPlugins } from './plugin.js';
 import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
 import { traceText } from './trace-text.js';
+import type { VgpuCardConfig } from './vgpu-cards.js';
 
 /** Data that starts the thread. */
 export interface ServeThreadData {
@@ -27,6 +29,7 @@ export interface ServeThreadData {
   readonly path: string;
   readonly trustsClient: boolean;
   readonly plugins: readonly string[];
+  readonly vgpuCards: readonly VgpuCardConfig[];
   readonly trace: readonly TraceName[];
   readonly control: SharedArrayBuffer;
   readonly commands: MessagePort;
@@ -82,7 +85,7 @@ async function main(): Promise<void> {
   const container = root.createChildContainer();
   const loaded = await loadPlugins(data.plugins);
   const isHostile = data.options.hostile !== undefined;
-  const plugins = isHostile ? (await import('./hostile-devices.js')).withHostileDevices(loaded) : loaded;
+  const plugins = await configuredPlugins(loaded, { cards: data.vgpuCards, isHostile });
   configurePorts(container, plugins, scope);
   registerPorts(container, plugins, { eventThread }, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);

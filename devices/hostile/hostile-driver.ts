@@ -53,10 +53,12 @@ export function hostileDriver(
   }));
   const own = ({ name }: MdevType): MdevType =>
     driver.types.find((type) => PREFIX + type.name === name) as MdevType;
-  const { availableInstances, checkOptions } = driver;
+  const { availableInstances, checkOptions, shortage, parents } = driver;
   return {
     name: PREFIX + driver.name,
     types,
+    ...(shortage && { shortage: (type) => shortage.call(driver, own(type)) }),
+    ...(parents && { parents: () => parents.call(driver) }),
     ...(availableInstances && { availableInstances: (type) => availableInstances.call(driver, own(type)) }),
     ...(checkOptions && { checkOptions: (type, given) => checkOptions.call(driver, own(type), given) }),
     create: (type, uuid, given, environment) =>
@@ -79,10 +81,12 @@ export function hostileByOption(driver: VendorDriver, module: URL = builtIn): Ve
     ],
   }));
   const own = ({ name }: MdevType): MdevType => driver.types.find((type) => type.name === name) as MdevType;
-  const { availableInstances } = driver;
+  const { availableInstances, shortage, parents } = driver;
   return {
     name: driver.name,
     types,
+    ...(shortage && { shortage: (type) => shortage.call(driver, own(type)) }),
+    ...(parents && { parents: () => parents.call(driver) }),
     ...(availableInstances && { availableInstances: (type) => availableInstances.call(driver, own(type)) }),
     checkOptions(type, { hostile, ...given }) {
       const parsed = hostile === undefined ? undefined : parseHostile(hostile);

@@ -321,7 +321,7 @@ test('cards share a pool of memory, and wrong options are all told at once', () 
   const last = driver.create(large, 'uuid 3', {}, environment);
   expect(driver.availableInstances?.(small)).toBe(0);
   expect(() => driver.create(small, 'uuid 4', {}, environment)).toThrowError(
-    /ENOSPC\n.*0 MiB of 256 are left/,
+    /ENOSPC\n.*0 MiB of 256 are left, and 28 engines of 32.* the rest is held by vgpu-large uuid 0 \(64 MiB\)/,
   );
   for (const card of [...cards, last]) card[Symbol.dispose]();
   expect(driver.availableInstances?.(small)).toBe(32);

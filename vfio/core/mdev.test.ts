@@ -103,6 +103,30 @@ test('without an instance left it is EUSERS, or what the driver that counts them
   for (const { uuid } of world.core.mdevs.devices) world.core.run(world.core.mdevs.remove(uuid));
 });
 
+test('a driver that divides a device says what is left and who has the rest, where nothing is available', () => {
+  const account = {
+    name: 'card',
+    description: 'divided',
+    resources: [],
+    availableInstances: {},
+    instances: [],
+  };
+  const divided: VendorDriver = {
+    ...driver,
+    name: 'dividing-driver',
+    types: [{ ...type, name: 'part' }],
+    availableInstances: () => 0,
+    shortage: ({ name }) => `nothing is left of the card for a ${name}`,
+    parents: () => [account],
+  };
+  expect(world.core.mdevs.parents).toEqual([]);
+  using _other = world.core.registerVendorDriver(divided, { eventThread });
+  expect(world.core.mdevs.parents).toEqual([account]);
+  expect(() => world.core.run(world.core.mdevs.create('part'))).toThrowError(
+    /mdev_device_create on part: ENOSPC\n.*nothing is left of the card for a part/,
+  );
+});
+
 test('a UUID may be in upper case; the device has it in lower case', () => {
   const { mdevs, provider } = world.core;
   const { uuid, device } = create(UUID.toUpperCase());

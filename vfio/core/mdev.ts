@@ -1,5 +1,5 @@
 /** Mediated devices: instances of a type that a parent's driver offers. After drivers/vfio/mdev. */
-import type { MdevInstance, MdevType, VendorDriver, VendorEnvironment } from '../driver.js';
+import type { MdevInstance, MdevParentState, MdevType, VendorDriver, VendorEnvironment } from '../driver.js';
 import { isUuid, randomUuid } from '../uuid.js';
 import { vfioError } from '../vfio-error.js';
 import { VfioDevice } from './device.js';
@@ -42,6 +42,11 @@ export class Mdevs {
   /** The types of all registered parents. */
   get types(): readonly MdevType[] {
     return [...this.#parents.values()].flatMap(({ driver }) => driver.types);
+  }
+
+  /** The devices that the registered drivers divide, with their accounts; of those drivers that keep one. */
+  get parents(): readonly MdevParentState[] {
+    return [...this.#parents.values()].flatMap(({ driver }) => driver.parents?.() ?? []);
   }
 
   /** All mediated devices, oldest first. */
@@ -119,7 +124,12 @@ export class Mdevs {
     if (this.#devices.has(uuid)) throw vfioError(call, `${typeName} ${uuid}`, 'EEXIST', 'the UUID is in use');
     if (this.availableInstances(type) <= 0) {
       const code = parent.driver.availableInstances === undefined ? 'EUSERS' : 'ENOSPC';
-      throw vfioError(call, typeName, code, 'all of its instances are in use');
+      throw vfioError(
+        call,
+        typeName,
+        code,
+        parent.driver.shortage?.(type) ?? 'all of its instances are in use',
+      );
     }
     const { driver, environment } = parent;
     return yield* this.#register({ uuid, type }, driver.name, () =>

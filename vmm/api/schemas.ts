@@ -88,6 +88,17 @@ const interrupts = z.object({
   ),
 });
 
+const parent = z.object({
+  name: z.string(),
+  description: z.string(),
+  resources: z.array(z.object({ name: z.string(), unit: z.string(), total: count, left: count })),
+  /** By type: how many more could be made, if only of that type. */
+  availableInstances: z.record(z.string(), count),
+  instances: z.array(
+    z.object({ uuid: z.string(), type: z.string(), uses: z.record(z.string(), z.string()) }),
+  ),
+});
+
 export const devicesSchema = z.array(
   z.object({
     slot: count,
@@ -99,6 +110,8 @@ export const devicesSchema = z.array(
     interface: z.enum(['group', 'iommufd']),
     group: count,
     cdev: z.string().optional(),
+    /** The account of the card that it is a part of. */
+    parent: parent.optional(),
     counters,
     bars: z.array(bar).optional(),
     interrupts: interrupts.optional(),

@@ -1,5 +1,6 @@
 /** Answers of the API as text for people. */
 import type { z } from 'zod';
+import { parentText, useLines } from '../parent-text.js';
 import type { countersSchema, devicesSchema, infoSchema, memorySchema, timelineSchema } from './schemas.js';
 
 /** Columns as wide as their longest cell, two blanks between them. */
@@ -55,6 +56,7 @@ export function devicesText(devices: z.output<typeof devicesSchema>): string {
       `${device.name}: ${device.description}`,
       `  ${device.provider}, group ${device.group}, by ${device.interface}${device.cdev === undefined ? '' : `, ${device.cdev}`}`,
       `  counters: ${named(device.counters)}`,
+      ...parentLines(device.parent),
       ...interruptLines(device.interrupts),
       ...(device.bars ?? []).flatMap(barLines),
     ])
@@ -62,6 +64,14 @@ export function devicesText(devices: z.output<typeof devicesSchema>): string {
 }
 
 type Device = z.output<typeof devicesSchema>[number];
+
+function parentLines(parent: Device['parent']): string[] {
+  if (parent === undefined) return [];
+  return [
+    `  part of ${parent.name}: ${parentText(parent)}`,
+    ...useLines(parent).map((line) => `    ${line}`),
+  ];
+}
 
 function interruptLines(interrupts: Device['interrupts']): string[] {
   if (interrupts === undefined) return [];

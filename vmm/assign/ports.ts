@@ -13,7 +13,7 @@ import {
 import { createMttyDriver } from '../../devices/mtty/driver.js';
 import { createTestCardDriver } from '../../devices/testcard/driver.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
-import { createVgpuDriver } from '../../devices/vgpu/driver.js';
+import { createVgpuDriver, type VgpuDriverOptions } from '../../devices/vgpu/driver.js';
 import { createVirtioBlkDriver } from '../../devices/virtio-blk/driver.js';
 import { createVirtioNetDriver } from '../../devices/virtio-net/driver.js';
 import { GsiRouting } from '../../kvm/gsi-routing.js';
@@ -202,11 +202,11 @@ export function createCore(
   return core;
 }
 
-/** New vendor drivers of this package, one of each. */
-export const vendorDrivers = (): readonly VendorDriver[] => [
+/** New vendor drivers of this package, one of each. @throws SysError EINVAL for cards of vGPUs that cannot be */
+export const vendorDrivers = (vgpu: VgpuDriverOptions = {}): readonly VendorDriver[] => [
   createVirtioNetDriver(),
   createVirtioBlkDriver(),
   createMttyDriver(),
-  createVgpuDriver(),
+  createVgpuDriver(vgpu),
   createTestCardDriver(),
 ];

@@ -95,6 +95,8 @@ export class RegisterWatch {
       ...(driver.availableInstances && {
         availableInstances: (type) => driver.availableInstances?.(type) ?? 0,
       }),
+      ...(driver.shortage && { shortage: (type) => driver.shortage?.(type) ?? '' }),
+      ...(driver.parents && { parents: () => driver.parents?.() ?? [] }),
       ...(driver.checkOptions && { checkOptions: (type, options) => driver.checkOptions?.(type, options) }),
       create: (type, uuid, options, environment): MdevInstance => {
         const instance = driver.create(type, uuid, options, environment);

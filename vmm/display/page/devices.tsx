@@ -69,6 +69,26 @@ function interruptsOf({ mode, gsi, vectors }: NonNullable<Device['interrupts']>)
   return `${name}, ${vectors.length} vectors wired, ${masked} masked, ${pending} pending${counts}`;
 }
 
+/** The account of the card that a device is a part of. */
+function Parent({ name, parent }: { readonly name: string; readonly parent: NonNullable<Device['parent']> }) {
+  const left = parent.resources.map((each) => `${each.left} of ${each.total} ${each.unit} ${each.name} left`);
+  return (
+    <div data-parent={name}>
+      part of {parent.name}: {left.join(', ')}; {parent.description}
+      <ul>
+        {parent.instances.map(({ uuid, type, uses }) => (
+          <li key={uuid}>
+            {type} <code>{uuid}</code>:{' '}
+            {Object.entries(uses)
+              .map(([what, use]) => `${what} ${use}`)
+              .join(', ')}
+          </li>
+        ))}
+      </ul>
+    </div>
+  );
+}
+
 /** The assigned devices by slot, with their counters, and buttons to attach and detach. */
 export function Devices(props: { readonly devices: readonly Device[]; readonly hasEnded: boolean }) {
   const { devices, hasEnded } = props;
@@ -77,20 +97,23 @@ export function Devices(props: { readonly devices: readonly Device[]; readonly h
       <summary>PCI bus 0</summary>
       {devices.length === 0 && <p>No device is assigned.</p>}
       <ul class="tree">
-        {devices.map(({ slot, name, description, provider, group, cdev, bars, interrupts, ...device }) => (
-          <li key={name} data-device={name}>
-            <code>{name}</code> {description} {!hasEnded && <Detach slot={slot} name={name} />}
-            <div data-where={name}>
-              provider {provider}, group {group}, by {device.interface}
-              {cdev && `, ${cdev}`}
-              {interrupts && `; ${interruptsOf(interrupts)}`}
-            </div>
-            <div data-counters={name}>
-              <Counts caption="Counters" counts={device.counters} />
-            </div>
-            {bars && <Bars name={name} bars={bars} />}
-          </li>
-        ))}
+        {devices.map(
+          ({ slot, name, description, provider, group, cdev, bars, interrupts, parent, ...device }) => (
+            <li key={name} data-device={name}>
+              <code>{name}</code> {description} {!hasEnded && <Detach slot={slot} name={name} />}
+              <div data-where={name}>
+                provider {provider}, group {group}, by {device.interface}
+                {cdev && `, ${cdev}`}
+                {interrupts && `; ${interruptsOf(interrupts)}`}
+              </div>
+              {parent && <Parent name={name} parent={parent} />}
+              <div data-counters={name}>
+                <Counts caption="Counters" counts={device.counters} />
+              </div>
+              {bars && <Bars name={name} bars={bars} />}
+            </li>
+          ),
+        )}
       </ul>
       {!hasEnded && <Attach />}
     </details>
