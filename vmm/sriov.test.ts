@@ -449,6 +449,21 @@ test('a guest that does anything to the registers harms nothing, and VFs that ar
   expect(guest.bench.state()).toEqual(guest.before);
 });
 
+test('an inspection has the VFs that are enabled, with their BARs and interrupts', () => {
+  using scope = new Scope();
+  const guest = sriovGuest(scope);
+  const inspect = () => guest.bench.devices.get(SLOT, 'test').assigned.function.inspect?.().virtualFunctions;
+  expect(inspect()).toEqual([]);
+  guest.enable(2);
+  expect(inspect()?.map(({ name }) => name)).toEqual(['00:05.1 testcard VF 0', '00:05.2 testcard VF 1']);
+  expect(inspect()?.[1]?.bars.map(({ label, base }) => [label, base])).toEqual([
+    ['BAR0', BigInt(REGISTERS + 0x1_0000)],
+    ['BAR2', BigInt(RAM + 0x1000)],
+    ['BAR4', BigInt(SMALL + 0x1000)],
+  ]);
+  expect(inspect()?.[0]?.interrupts.mode).toBe('none');
+});
+
 test('the command register of the physical function has no say in what its VFs decode', () => {
   using scope = new Scope();
   const guest = sriovGuest(scope);

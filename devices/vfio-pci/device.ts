@@ -248,8 +248,9 @@ export class VfioPciDevice implements PciFunction, SlotMember {
   }
 
   inspect(): PciFunctionState {
-    const { bars, mode } = this.#parts;
-    return { bars: bars.states, interrupts: mode.state };
+    const { bars, mode, sriov } = this.#parts;
+    const own = { bars: bars.states, interrupts: mode.state };
+    return sriov === undefined ? own : { ...own, virtualFunctions: sriov.vfs.states };
   }
 
   configRead(offset: number, bytes: number): number {

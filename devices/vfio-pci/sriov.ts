@@ -1,7 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import type { OpenedVf, VfPlaces } from '../../vfio/assign/index.js';
+import type { OpenedVf, VfPlaces, VirtualFunctionState } from '../../vfio/assign/index.js';
 import type { SriovFunctions } from '../../vfio/sriov.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
 import type { BarShape } from '../pci/bar.js';
@@ -58,8 +58,8 @@ export class Sriov implements Disposable {
   }
 
   /** The VFs that there are. */
-  get functions(): readonly VirtualFunction[] {
-    return this.#vfs.map((vf) => vf.function);
+  get states(): readonly VirtualFunctionState[] {
+    return this.#vfs.map((vf) => ({ name: vf.function.name, ...vf.function.inspect() }));
   }
 
   /** @see SriovRegisters.touches */

@@ -30,5 +30,6 @@ export {
   type SlotReset,
   type VectorState,
   type VfPlaces,
+  type VirtualFunctionState,
 } from './pci-functions.js';
 export { requireProvider } from './require-provider.js';

@@ -91,6 +91,14 @@ export interface PciFunctionState {
     /** Vectors that the mode in use has; those of MSI and MSI-X that are wired have an eventfd. */
     readonly vectors: readonly VectorState[];
   };
+  /** The virtual functions that the guest has enabled; absent if it can have none. */
+  readonly virtualFunctions?: readonly VirtualFunctionState[];
+}
+
+/** A virtual function that the guest has enabled. */
+export interface VirtualFunctionState extends Omit<PciFunctionState, 'virtualFunctions'> {
+  /** `00:05.1 testcard VF 0` */
+  readonly name: string;
 }
 
 /** Places of a device's VFs on the guest's bus. Disposing it gives them back; no VF may be there any more. */

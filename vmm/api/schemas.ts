@@ -98,6 +98,7 @@ const parent = z.object({
     z.object({ uuid: z.string(), type: z.string(), uses: z.record(z.string(), z.string()) }),
   ),
 });
+const functionState = { bars: z.array(bar), interrupts };
 
 export const devicesSchema = z.array(
   z.object({
@@ -113,8 +114,10 @@ export const devicesSchema = z.array(
     /** The account of the card that it is a part of. */
     parent: parent.optional(),
     counters,
-    bars: z.array(bar).optional(),
+    bars: functionState.bars.optional(),
     interrupts: interrupts.optional(),
+    /** Those that the guest has enabled; absent if it can have none. */
+    virtualFunctions: z.array(z.object({ name: z.string(), ...functionState })).optional(),
   }),
 );
 

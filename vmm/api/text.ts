@@ -59,6 +59,9 @@ export function devicesText(devices: z.output<typeof devicesSchema>): string {
       ...parentLines(device.parent),
       ...interruptLines(device.interrupts),
       ...(device.bars ?? []).flatMap(barLines),
+      ...(device.virtualFunctions ?? []).flatMap(({ name, interrupts, bars }) =>
+        [name, ...interruptLines(interrupts), ...bars.flatMap(barLines)].map((line) => `  ${line}`),
+      ),
     ])
     .join('\n');
 }
