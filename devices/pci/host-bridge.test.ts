@@ -207,3 +207,26 @@ describe('PCI host', () => {
     host.add(third, createFunction('gpu'));
   });
 });
+
+test('reserved functions come and go, make no device one of several functions, and are nobody else’s', () => {
+  const host = PciHost.create();
+  const headerType = () => read(host.ecam, (3 << 15) + 0x0e, 1)[0];
+  host.add({ device: 3, function: 0 }, createFunction('physical'));
+  const reserved = host.reserve({ device: 3, function: 1 }, 2, 'physical');
+  const shown = reserved.add(1, createFunction('VF'));
+  expect(headerType()).toBe(0);
+  expect(read(host.ecam, (3 << 15) + (2 << 12) + 2, 1)).toEqual([14]);
+  expect(() => host.add({ device: 3, function: 1 }, createFunction('other'))).toThrowError(
+    /00:03\.1: EBUSY\n.*virtual functions of physical/,
+  );
+  expect(() => host.reserve({ device: 3, function: 2 }, 1, 'other')).toThrowError(/00:03\.2: EBUSY\n.*by VF/);
+  expect(() => host.reserve({ device: 3, function: 3 }, 6, 'other')).toThrowError(
+    /EINVAL\n.*5 are left for its 6/,
+  );
+  expect(() => reserved.add(2, createFunction('third'))).toThrowError(/no place 2/);
+  shown[Symbol.dispose]();
+  expect(read(host.ecam, (3 << 15) + (2 << 12) + 2, 1)).toEqual([0xff]);
+  reserved[Symbol.dispose]();
+  host.add({ device: 3, function: 1 }, createFunction('other'));
+  expect(headerType()).toBe(0x80);
+});

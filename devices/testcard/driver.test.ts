@@ -1,11 +1,19 @@
 import { readdirSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { Scope } from '../../sys/scope.js';
+import type { VfioDeviceOps } from '../../vfio/driver.js';
+import { VFIO_PCI_CONFIG_REGION_INDEX } from '../../vfio/uapi.js';
 import { createTestCardDriver } from './driver.js';
 import { CardBench } from './testing/card-bench.js';
 
 const driver = createTestCardDriver();
 const [type] = driver.types;
+/** PCI_DEVICE_ID of an open or closed card. */
+function idOf(ops: VfioDeviceOps): number {
+  const data = new Uint8Array(2);
+  ops.read(VFIO_PCI_CONFIG_REGION_INDEX, 2, data);
+  return new DataView(data.buffer).getUint16(0, true);
+}
 const problem = (options: Readonly<Record<string, string>>) => type && driver.checkOptions?.(type, options);
 
 test.each([
@@ -20,6 +28,8 @@ test.each([
     'reset: flr is a reset of PCI Express: give express=on, or another reset',
   ],
   [{ board: 'a b' }, 'board: "a b" is not a name of up to 32 letters, digits, dots and dashes'],
+  [{ vfs: '8' }, 'vfs: "8" is not a number up to 7'],
+  [{ vfs: '1', express: 'off' }, 'vfs: SR-IOV is of PCI Express: give express=on'],
   [{ fault: 'sloow' }, /fault: "sloow" is none of reset-fails/],
   [{ fault: 'slow:-1' }, /"slow:-1": a fault's argument is a number/],
   [{ fail: 'reset:EFOO' }, 'fail: "EFOO" is no errno: EIO, for example'],
@@ -61,4 +71,21 @@ test('a card whose open is to fail says which call, and why', () => {
   expect(() => new CardBench({ fail: 'openDevice:ENODEV' })).toThrowError(
     /VFIO_GROUP_GET_DEVICE_FD on testcard: ENODEV.*the test makes call 1 fail/s,
   );
+});
+
+test('a virtual function is a card without ports, pin, MSI and ROM, and has what its card says of it', () => {
+  using card = new CardBench({ vfs: '2', vectors: '3', ram: '64K' });
+  const { sriov } = card.instance;
+  using vf = sriov?.create(1);
+  if (sriov === undefined || vf === undefined) throw new Error('no VFs');
+  const { ops } = vf;
+  expect([sriov.totalVfs, idOf(ops)]).toEqual([2, sriov.deviceId]);
+  const sizes = [0, 1, 2, 3, 4, 5, 6].map((index) => BigInt(ops.getRegionInfo(index).size));
+  expect(sizes).toEqual(
+    [0, 1, 2, 3, 4, 5, 6].map((i) => sriov.bars.find(({ index }) => index === i)?.size ?? 0n),
+  );
+  expect([0, 1, 2].map((index) => ops.getIrqInfo(index).count)).toEqual([0, 0, 3]);
+  expect(vf.sriov, 'it has none itself').toBeUndefined();
+  using plain = new CardBench();
+  expect(plain.instance.sriov).toBeUndefined();
 });

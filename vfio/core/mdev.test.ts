@@ -174,3 +174,40 @@ test('a device created before is an address too, and outlives whoever resolved i
   world.core.run(world.core.mdevs.remove(UUID));
   expect(provider.matches(UUID)).toBe(false);
 });
+
+test('a VF is a device in a group of its own, there once, and none of its type’s instances', () => {
+  const { mdevs, provider } = world.core;
+  const vfs = { capabilityAt: 0x200, totalVfs: 2, deviceId: 1, bars: [] };
+  const ended: number[] = [];
+  const withVfs: VendorDriver = {
+    name: 'physical',
+    types: [{ ...type, name: 'pf', maxInstances: 1 }],
+    create: (_type, uuid) => ({
+      ops: new RecordingDevice(uuid),
+      sriov: {
+        ...vfs,
+        create: (index) => ({
+          ops: new RecordingDevice(`VF ${index}`),
+          [Symbol.dispose]: () => ended.push(index),
+        }),
+      },
+      [Symbol.dispose]() {},
+    }),
+  };
+  using _driver = world.core.registerVendorDriver(withVfs, { eventThread });
+  using pf = provider.resolve('pf', {});
+  {
+    using vf = pf.sriov?.create(1);
+    expect(vf?.description).toMatch(/^VF 1 of pf /);
+    expect(vf?.group).not.toBe(pf.group);
+    expect(vf?.sriov).toBeUndefined();
+    expect(mdevs.devices.map((mdev) => mdev.vf)).toEqual([undefined, { physfn: pf.name, index: 1 }]);
+    expect(mdevs.availableInstances(withVfs.types[0] as MdevType)).toBe(0);
+    expect(() => pf.sriov?.create(1)).toThrowError(/EEXIST/);
+    for (const index of [-1, 2, 0.5])
+      expect(() => pf.sriov?.create(index)).toThrowError(/EINVAL.*it has 2 VFs/s);
+  }
+  expect([mdevs.devices.length, ended]).toEqual([1, [1]]);
+  using again = pf.sriov?.create(1);
+  expect(again?.name).toBeDefined();
+});
