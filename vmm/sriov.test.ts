@@ -464,6 +464,27 @@ test('an inspection has the VFs that are enabled, with their BARs and interrupts
   expect(inspect()?.[0]?.interrupts.mode).toBe('none');
 });
 
+test('a function that is loaded has as many VFs as the one that was saved, where they were', () => {
+  using scope = new Scope();
+  const guest = sriovGuest(scope, { vfs: '3' });
+  const { assigned } = guest.bench.devices.get(SLOT, 'test');
+  const without = guest.bench.state();
+  guest.setReg(PCI_SRIOV_SYS_PGSIZE, 4, 0x10);
+  guest.enable(2);
+  const saved = assigned.function.save?.() ?? new Uint8Array();
+  guest.setReg(PCI_SRIOV_CTRL, 2, 0);
+  guest.setReg(PCI_SRIOV_SYS_PGSIZE, 4, 1);
+  guest.enable(3);
+  guest.mmio.write32(guest.registers(0) + BigInt(REG_SCRATCH), 5);
+  assigned.function.load?.(saved);
+  expect(guest.present()).toEqual([0, 1, 2]);
+  expect(guest.mmio.read32(BigInt(SMALL + 0x1_0000)), 'as far apart').toBe(0);
+  expect(guest.mmio.read32(guest.registers(0) + BigInt(REG_SCRATCH)), 'new').toBe(0);
+  expect(guest.reg(PCI_SRIOV_NUM_VF, 2)).toBe(2);
+  guest.setReg(PCI_SRIOV_CTRL, 2, 0);
+  expect(guest.bench.state()).toEqual(without);
+});
+
 test('the command register of the physical function has no say in what its VFs decode', () => {
   using scope = new Scope();
   const guest = sriovGuest(scope);

@@ -306,10 +306,11 @@ export class VfioPciDevice implements PciFunction, SlotMember {
 
   /** @see PciFunction.load */
   load(data: Uint8Array): void {
-    const { shadow, bars, mode, msix } = this.#parts;
+    const { shadow, bars, mode, msix, sriov } = this.#parts;
     const now = { config: shadow.contents, table: msix?.table ?? NO_TABLE };
     const { config, table, pending } = decodeFunction(data, now);
     this.#resets.isClean = false;
+    sriov?.vfs.reset();
     bars.update(NO_DECODE);
     mode.stop();
     // MSI and MSI-X come on last: a device that masks by its own table needs that first.
@@ -328,6 +329,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
       const wanted = (theirs & ~mask) | (register(config, at, bytes) & mask);
       if (wanted !== theirs) this.configWrite(at, bytes, wanted);
     }
+    sriov?.vfs.update(); // they come anew: what was in them is not the function's
     mode.update();
     for (const vector of pending) mode.raise(vector);
     const isPinOff = (register(config, PCI_COMMAND, 2) & PCI_COMMAND_INTX_DISABLE) !== 0;

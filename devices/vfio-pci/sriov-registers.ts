@@ -119,12 +119,18 @@ export class SriovRegisters {
     this.#space.allow(this.#at + PCI_SRIOV_SYS_PGSIZE, 4, isLocked ? 0 : PAGE_SIZES);
   }
 
-  /** Gives the VF BARs the size that System Page Size asks for. If that has changed, their addresses are 0. */
+  /** Gives the VF BARs the size that System Page Size asks for; their addresses lose the bits that it leaves no room for. */
   resize(): void {
     const bytes = this.#systemPage;
     if (bytes === this.#pageBytes) return;
     this.#pageBytes = bytes;
-    for (const bar of this.#bars) addBar(this.#space, this.#shape(bar), this.#register(bar));
+    for (const bar of this.#bars) {
+      const at = this.#register(bar);
+      const [low, high] = [this.#space.read(at, 4), this.#space.read(at + 4, 4)];
+      addBar(this.#space, this.#shape(bar), at);
+      this.#space.write(at, 4, low);
+      if (bar.kind === 'memory64') this.#space.write(at + 4, 4, high);
+    }
   }
 
   /** The values of power-on. */
@@ -133,8 +139,8 @@ export class SriovRegisters {
     this.#space.set(this.#at + PCI_SRIOV_NUM_VF, 2, 0);
     this.#space.set(this.#at + PCI_SRIOV_SYS_PGSIZE, 4, SMALLEST_PAGE);
     this.lock(false);
-    this.#pageBytes = 0n;
-    this.resize();
+    this.#pageBytes = BigInt(SMALLEST_PAGE) << 12n;
+    for (const bar of this.#bars) addBar(this.#space, this.#shape(bar), this.#register(bar));
   }
 
   /** Where a VF's BAR is decoded; undefined while the register holds a sizing probe, or if it would end past its width. */
