@@ -13,6 +13,7 @@ import type {
   IrqSet,
   RegionInfo,
   RegionIoEventFd,
+  UnmappedMemory,
 } from './uapi.js';
 
 export type { KvmPointer } from './file-ops.js';
@@ -26,6 +27,11 @@ export interface DeviceDma {
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void;
   /** The same maps in shared memory, for the part of the driver that runs in the event thread. */
   readonly table: DmaTableBuffer;
+  /**
+   * Whom the device may ask for an access that {@link rw} refuses with EFAULT, as hardware puts every address on its bus;
+   * undefined if there is nobody.
+   */
+  readonly unmapped?: UnmappedMemory | undefined;
 }
 
 /** Argument of {@link VfioDeviceOps.openDevice}; valid until closeDevice. */

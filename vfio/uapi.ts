@@ -111,6 +111,16 @@ export interface RemoteMemory {
   rw(iova: Iova, data: Uint8Array, isWrite: boolean): void;
 }
 
+/** Whoever decides on accesses that no map covers: a client whose own IOMMU refuses and reports them, or lets them through. */
+export interface UnmappedMemory {
+  /**
+   * Asks for an access, without a wait: the one who answers may be waiting for this thread. `data` is the callee's until `done`.
+   * @param done called once, in this call or later in this thread: with undefined after all bytes were copied, else with the
+   *   error of a refusal or of an answer that did not come. Not called once the address space has ended
+   */
+  access(iova: Iova, data: Uint8Array, isWrite: boolean, done: (error: SysError | undefined) => void): void;
+}
+
 /** The memory behind a map: memory of this process, or memory that only its owner can access. */
 export type DmaMemory =
   | {
@@ -183,6 +193,12 @@ export interface ContainerFile extends VfioFile {
   mapDmas?(maps: readonly DmaMap[]): (SysError | undefined)[];
   /** Returns the bytes unmapped. @throws SysError EINVAL if the range would split a map (type1v2) */
   unmapDma(unmap: DmaUnmap): bigint;
+  /**
+   * Names whom in-process devices may ask for accesses that no map covers ({@link UnmappedMemory}), until the container loses
+   * its IOMMU; without one these are refused. Absent if the provider's devices are behind an IOMMU of their own.
+   * @throws SysError EINVAL before {@link setIommu}
+   */
+  setUnmapped?(memory: UnmappedMemory): void;
 }
 
 /** `/dev/vfio/N`: a user's handle of an IOMMU group. */

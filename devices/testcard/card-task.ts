@@ -15,6 +15,8 @@ export const start: StartEventTask = (data, context) => {
   let table: DmaTableReader | undefined;
   let next: Disposable | undefined;
   const unmask = new IntxUnmask(state.pin, context);
+  let asksUnmapped = false;
+  /** Whether the machine thread takes the transfer over. */
   let isRemote = false;
   /** While writes are logged. */
   let written: WrittenPages | undefined;
@@ -39,7 +41,10 @@ export const start: StartEventTask = (data, context) => {
     }
     for (let done = 0; done < data.length; ) {
       const piece = table.piece(iova + done, data.length - done, prot);
-      if (piece === undefined || piece.length === 0) return false;
+      if (piece === undefined || piece.length === 0) {
+        isRemote = asksUnmapped;
+        return false;
+      }
       if (prot === PROT_READ) data.set(piece, done);
       else {
         piece.set(data.subarray(done, done + piece.length));
@@ -82,6 +87,7 @@ export const start: StartEventTask = (data, context) => {
       case 'transfer': {
         const { number, program, delayMs } = command;
         stop();
+        asksUnmapped = command.asksUnmapped;
         next = context.after(delayMs, () => step(new Transfer(program, memory), { number, program }));
         break;
       }

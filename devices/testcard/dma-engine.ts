@@ -1,15 +1,11 @@
-import type { Iova } from '../../sys/address.js';
-import { SysError } from '../../sys/error.js';
 import type { DeviceDma } from '../../vfio/driver.js';
 import type { CardState } from './card-state.js';
 import type { DmaLog } from './dma-log.js';
 import { ASTRAY } from './faults.js';
 import type { CardCommand, RemoteNotice } from './messages.js';
+import { RemoteTransfer } from './remote-transfer.js';
 import { DMA_BUSY, MOST_DELAY_MS } from './spec.js';
-import { Transfer, type TransferMemory, type TransferProgram } from './transfer.js';
-
-/** A transfer to memory of another process ends by then: its owner may answer slowly, and this thread has other work. */
-const PATIENCE_MS = 5000;
+import type { TransferProgram } from './transfer.js';
 
 const NOTHING: TransferProgram = { command: 0, source: 0n, target: 0n, length: 0, value: 0 };
 
@@ -80,6 +76,7 @@ export class DmaEngine {
       number: this.#number,
       program: { ...program, source: program.source + astray, target: program.target + astray },
       delayMs: Math.min(delayMs, MOST_DELAY_MS),
+      asksUnmapped: this.#dma?.unmapped !== undefined,
     });
   }
 
@@ -107,30 +104,16 @@ export class DmaEngine {
     return true;
   }
 
-  /** Performs a transfer to memory of another process. */
+  /** Performs a transfer to memory of another process, or to what is not mapped. */
   takeOver({ number, program }: RemoteNotice): void {
     const dma = this.#dma;
     if (dma === undefined || number !== this.#number) return;
-    const end = performance.now() + PATIENCE_MS;
-    const access = (iova: number, data: Uint8Array, isWrite: boolean): boolean => {
-      if (performance.now() > end) return false;
-      try {
-        // Logged before: a write that fails may have written a part.
-        if (isWrite) this.#log.add(iova, data.length);
-        dma.rw(BigInt(iova) as Iova, data, isWrite);
-        return true;
-      } catch (error) {
-        if (error instanceof SysError) return false;
-        throw error;
-      }
-    };
-    const memory: TransferMemory = {
-      read: (iova, data) => access(iova, data, false),
-      write: (iova, data) => access(iova, data, true),
-    };
-    const transfer = new Transfer(program, memory);
-    let result = transfer.step();
-    while (result === 'more') result = transfer.step();
-    this.#state.endTransfer(transfer, result === 'done');
+    new RemoteTransfer({
+      program,
+      dma,
+      write: (iova, bytes) => this.#log.add(iova, bytes),
+      isCurrent: () => number === this.#number,
+      ended: (transfer, isDone) => this.#state.endTransfer(transfer, isDone),
+    }).run();
   }
 }

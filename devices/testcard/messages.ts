@@ -24,6 +24,8 @@ export type CardCommand =
       readonly number: number;
       readonly program: TransferProgram;
       readonly delayMs: number;
+      /** Whether the machine thread can ask for addresses that are not mapped. */
+      readonly asksUnmapped: boolean;
     }
   /** Ends the transfer. */
   | { readonly kind: 'stop' }
@@ -36,7 +38,7 @@ export type CardCommand =
   /** Nothing, after whatever the task was in. */
   | { readonly kind: 'sync' };
 
-/** The transfer meets memory of another process: the machine thread has the way to it. */
+/** The transfer meets memory of another process, or what is not mapped: the machine thread has the way to it. */
 export interface RemoteNotice {
   readonly number: number;
   readonly program: TransferProgram;

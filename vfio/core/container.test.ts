@@ -59,3 +59,11 @@ test('CHECK_EXTENSION of no-IOMMU needs no right, SET_IOMMU of it CAP_SYS_RAWIO 
   bareGroup[Symbol.dispose]();
   world.remove(bare);
 });
+
+test('nobody is named for what is not mapped before SET_IOMMU (EINVAL)', () => {
+  const nobody = { access: () => {} };
+  expect(() => container.setUnmapped(nobody)).toThrowError(/^setUnmapped on .*: EINVAL/);
+  group.setContainer(container);
+  container.setIommu(VFIO_TYPE1v2_IOMMU);
+  container.setUnmapped(nobody);
+});

@@ -4,6 +4,7 @@ import {
   type DmaMap,
   type DmaUnmap,
   type IommuInfo,
+  type UnmappedMemory,
   VFIO_API_VERSION,
   VFIO_NOIOMMU_IOMMU,
 } from '../uapi.js';
@@ -205,6 +206,11 @@ export class CoreContainerFile implements ContainerFile {
   /** {@link unmapDma} in steps, for a scheduler. */
   *unmapDmaSteps(unmap: DmaUnmap): Steps<bigint> {
     return yield* this.#backend('VFIO_IOMMU_UNMAP_DMA').unmapDma(unmap);
+  }
+
+  setUnmapped(memory: UnmappedMemory): void {
+    const { space } = this.#backend('setUnmapped');
+    if (space !== undefined) space.unmapped = memory;
   }
 
   /** VFIO_IOMMU_DIRTY_PAGES. @throws SysError EINVAL before SET_IOMMU; ENOTTY if the IOMMU cannot track dirty pages */

@@ -172,3 +172,15 @@ test('a report neither begins nor ends inside a map', () => {
   expect(report(first, all - 1n)).toThrow(/EINVAL\n.*ends inside a map/);
   expect(report(0n, first + 1n)).toThrow(/EINVAL\n.*ends inside a map/);
 });
+
+test('whom a device may ask for what is not mapped is its container’s to say, and it is not asked by rw', () => {
+  const asked: bigint[] = [];
+  expect(made.device.dma.unmapped).toBe(undefined);
+  contained.container.setUnmapped({ access: (at) => asked.push(at) });
+  const data = new Uint8Array(8);
+  expect(() => made.device.dma.rw(iova(0n), data, true)).toThrow(/^vfio_dma_rw on .*: EFAULT/);
+  made.device.dma.unmapped?.access(iova(0n), data, true, () => {});
+  expect(asked).toEqual([0n]);
+  made.device.dma.rw(iova(BASE), data, true);
+  expect(asked).toEqual([0n]);
+});

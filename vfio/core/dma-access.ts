@@ -4,6 +4,7 @@ import { PROT_WRITE } from '../../sys/mapping.js';
 import { IOMMU_PAGE } from '../dma-range.js';
 import { createDmaTable, type DmaTableBuffer, DmaTableWriter } from '../dma-table.js';
 import type { DeviceDma, VfioDeviceOps } from '../driver.js';
+import type { UnmappedMemory } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import { DMA_ENTRY_LIMIT, type DmaClient, type DmaSpace, markDirty } from './dma-space.js';
 import type { CoreEnvironment } from './environment.js';
@@ -85,6 +86,11 @@ export class DeviceDmaAccess implements DeviceDma, DmaClient {
   /** Forwards to the driver. @internal */
   dmaUnmap(iova: Iova, size: bigint): void {
     this.#device.ops.dmaUnmap?.(iova, size);
+  }
+
+  /** @see DeviceDma.unmapped */
+  get unmapped(): UnmappedMemory | undefined {
+    return this.#space?.unmapped;
   }
 
   /** @see DeviceDma.rw */

@@ -3,7 +3,7 @@ import { type Hva, type Iova, iova as toIova } from '../../sys/address.js';
 import { PROT_READ, PROT_WRITE } from '../../sys/mapping.js';
 import { IOMMU_PAGE } from '../dma-range.js';
 import { type DmaTableWriter, dmaProt } from '../dma-table.js';
-import type { RemoteMemory } from '../uapi.js';
+import type { RemoteMemory, UnmappedMemory } from '../uapi.js';
 import { vfioError } from '../vfio-error.js';
 import type { CoreEnvironment } from './environment.js';
 
@@ -48,6 +48,8 @@ export class DmaSpace {
   #unlinked: { readonly first: bigint; readonly last: bigint } | undefined;
   readonly #tables = new Set<DmaTableWriter>();
   readonly clients = new Set<DmaClient>();
+  /** Whom devices may ask for what is not mapped. @see ContainerFile.setUnmapped */
+  unmapped: UnmappedMemory | undefined;
   #isTracking = false;
 
   constructor(environment: CoreEnvironment, target: string) {

@@ -8,7 +8,8 @@ import { SysError } from '../../../sys/error.js';
 import type { Fd } from '../../../sys/fd.js';
 import { createSharedMemory, type SharedMemory } from '../../../sys/mapping.js';
 import { createDmaTable, type DmaTableBuffer, DmaTableWriter, dmaProt } from '../../../vfio/dma-table.js';
-import type { OpenDevice, VfioDeviceOps } from '../../../vfio/driver.js';
+import type { DeviceDma, OpenDevice, VfioDeviceOps } from '../../../vfio/driver.js';
+import type { UnmappedMemory } from '../../../vfio/uapi.js';
 
 const MIB = 1 << 20;
 
@@ -32,7 +33,7 @@ export const maps = {
 const MEMORY_BYTES = 4 * MIB;
 
 /** Guest memory behind a DMA table. */
-export class GuestMemory implements Disposable {
+export class GuestMemory implements DeviceDma, Disposable {
   readonly #shared: SharedMemory = createSharedMemory('guest', MEMORY_BYTES);
   /** The memory's file, sealed against shrinking. */
   get file(): Fd {
@@ -48,6 +49,9 @@ export class GuestMemory implements Disposable {
   /** Called before each access by {@link rw}: throws if the memory's owner is to refuse it. */
   onAccess: ((at: number, bytes: number, isWrite: boolean) => void) | undefined;
 
+  /** @see DeviceDma.unmapped */
+  unmapped: UnmappedMemory | undefined;
+
   constructor() {
     this.mapAll();
   }
@@ -57,7 +61,7 @@ export class GuestMemory implements Disposable {
   }
 
   get open(): OpenDevice {
-    return { kvm: undefined, dma: { table: this.table, rw: (...access) => this.rw(...access) } };
+    return { kvm: undefined, dma: this };
   }
 
   /** vfio_dma_rw, of all that is mapped. */

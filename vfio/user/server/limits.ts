@@ -8,3 +8,5 @@ export const MOST_CLIENT_MAPPINGS = 4096;
 export const MOST_DEFERRED = 1024;
 export const MOST_DEFERRED_BYTES = 8 << 20;
 export const MOST_DEFERRED_FDS = 64;
+/** Accesses outside the client's maps that wait for its answer; beyond it, EBUSY. A device stops waiting for most of them. */
+export const MOST_ASKED = 16;

@@ -137,6 +137,7 @@ export class Session implements Disposable {
   step(isBlocking = true): boolean {
     // A device accesses memory on its own, too: between steps.
     if (this.#remote?.failure !== undefined) throw this.#remote.failure;
+    this.#remote?.expire();
     const deferred = this.#deferred.shift();
     const deadline = performance.now() + this.#options.waitMs;
     const message = deferred ?? this.#channel.receive(isBlocking, deadline);
@@ -165,6 +166,7 @@ export class Session implements Disposable {
   #handle(message: Message): void {
     const { id, command, flags } = message;
     if ((flags & TYPE_MASK) !== TYPE_COMMAND) {
+      if ((flags & TYPE_MASK) === TYPE_REPLY && this.#remote?.take(message) === true) return;
       // After an unexpected reply the stream may be out of sync.
       throw this.#ended(`an answer (${commandName(command)}) without a request`);
     }
@@ -253,6 +255,7 @@ export class Session implements Disposable {
         : this.#ownTwin(new Channel(twin[0]), most);
     this.#remote = remote;
     this.#memory = this.#scope.own(new ClientMemory({ container: this.#container, remote, trustsClient }));
+    this.#container.setUnmapped?.(remote);
     const version = {
       major: MAJOR,
       minor: Math.min(minor, MINOR),

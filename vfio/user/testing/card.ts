@@ -7,7 +7,7 @@ import * as libc from '../../../sys/libc.js';
 import { createSharedMemory, Mapping } from '../../../sys/mapping.js';
 import { Scope } from '../../../sys/scope.js';
 import { VfioCore } from '../../core/core.js';
-import type { DmaLoggingOps, MigrationOps, OpenDevice, VfioDeviceOps } from '../../driver.js';
+import type { DeviceDma, DmaLoggingOps, MigrationOps, OpenDevice, VfioDeviceOps } from '../../driver.js';
 import {
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
@@ -73,6 +73,11 @@ export class Card implements VfioDeviceOps, Disposable {
   readonly #memory = createSharedMemory('card', MEMORY_BYTES);
   #open: OpenDevice | undefined;
   readonly #vectors: (Fd | undefined)[] = [];
+
+  /** While it is open. */
+  get dma(): DeviceDma | undefined {
+    return this.#open?.dma;
+  }
 
   openDevice(open: OpenDevice): void {
     this.#open = open;
