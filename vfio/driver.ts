@@ -235,8 +235,9 @@ export interface VendorDriver {
   /**
    * Why no instance of a type can be created, for the error of a person who wanted one: what is left, and who has the rest.
    * Called while {@link availableInstances} returns 0. Absent: the error says that all are in use.
+   * @param options those of {@link create}, not checked
    */
-  shortage?(type: MdevType): string;
+  shortage?(type: MdevType, options: Readonly<Record<string, string>>): string;
   /** The devices that it divides, with their accounts. Absent: it has none to speak of. */
   parents?(): readonly MdevParentState[];
   /**

@@ -29,10 +29,11 @@ export const DEVICES: readonly DeviceRow[] = [
   {
     names: [],
     shown: '0000:01:00.0',
-    options: ['bind', 'vf-token'],
+    options: ['bind', 'vf-token', 'vgpu-type'],
     help: [
       'a PCI function of the host: bind=vfio-pci takes it from',
-      "its driver for the run; vf-token=UUID of the VF's owner",
+      "its driver for the run; vf-token=UUID of the VF's owner;",
+      'vgpu-type=NAME makes a VF a vGPU for the run',
     ],
   },
   {

@@ -40,6 +40,7 @@ export const DEVICES_COMMAND: Command = {
     '  bind                 tsvisor bind ADDRESS makes it ready',
     '  bind group           tsvisor bind ADDRESS --group does, as the host uses other',
     '                       devices of its IOMMU group',
+    '  vGPU type            once it has one: ADDRESS,vgpu-type=NAME',
     '  no IOMMU             no IOMMU translates its DMA: no guest can have it',
     '  bridge               stays with the host',
     ...EXIT,

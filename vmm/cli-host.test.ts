@@ -257,6 +257,27 @@ test('types --plugin: the types of a plug-in, told as its own', () => {
   }
 });
 
+test('types and devices: VFs for vGPUs, with the types that each could have', async () => {
+  using host = FakeHost.create();
+  const name = `NVIDIA L40S-8Q${NASTY.replace('\n', '')}`;
+  const vfs = { '0000:41:00.4': 91, '0000:41:00.5': 92 };
+  host.addVgpuCard({ address: '0000:41:00.0', memory: 8, types: [{ id: 1148, name, memory: 8 }], vfs });
+  host.sysfs.write(host.sysfs.path('bus/pci/devices/0000:41:00.4/nvidia/current_vgpu_type'), '1148\n');
+  const { out, text } = collect();
+  await types([], out, host);
+  expect(text()).toMatch(
+    /By VFs of the host \(--device ADDRESS,vgpu-type=NAME\):\n\n {2}0000:41:00\.4, VF of 0000:41:00\.0, with type 1148\n/,
+  );
+  host.sysfs.write(host.sysfs.path('bus/pci/devices/0000:41:00.4/nvidia/current_vgpu_type'), '0\n');
+  await types([], out, host);
+  expect(text()).toMatch(/0000:41:00\.5, VF of 0000:41:00\.0, without a type\n {6}1148 {2}NVIDIA L40S-8Q/);
+  devices([], out, host);
+  expect(text()).toMatch(/^0000:41:00\.5 {2}vGPU type {2}92 {5}nvidia/m);
+  devices(['0000:41:00.5'], out, host);
+  expect(text()).toMatch(/ {2}vGPU type +none\n +1148: NVIDIA L40S-8Q/);
+  expect(text().replaceAll('\n', '')).not.toMatch(/[\p{Cc}\p{Cf}]/u);
+});
+
 test('types: the cards that vGPUs are parts of, with the instances that each could have and a plug-in’s placement', () => {
   const folder = mkdtempSync(join(tmpdir(), 'types-'));
   try {

@@ -1,5 +1,12 @@
 import { printable, printableJson } from '../sys/printable.js';
-import { type HostContext, type HostMdevType, listMdevTypes, Sysfs } from '../vfio/host/index.js';
+import {
+  type HostContext,
+  type HostMdevType,
+  listMdevTypes,
+  listVfTypes,
+  Sysfs,
+  type VfTypesRecord,
+} from '../vfio/host/index.js';
 import { noArgument } from './cli-arguments.js';
 import { TYPES } from './cli-help-host.js';
 import { parseCommandLine } from './command-line.js';
@@ -30,11 +37,12 @@ export async function types(
   ]).catch((error: unknown) => {
     throw error instanceof ConfigError ? new ConfigError(error.problems.map(named)) : error;
   });
-  const kernel = listMdevTypes(host.sysfs ?? new Sysfs());
+  const sysfs = host.sysfs ?? new Sysfs();
+  const [kernel, vfs] = [listMdevTypes(sysfs), listVfTypes(sysfs)];
   out.line(
     options.has('json')
-      ? printableJson({ process: ours, parents, kernel })
-      : lines(ours, parents, kernel).join('\n'),
+      ? printableJson({ process: ours, parents, kernel, vfs })
+      : lines({ ours, parents, kernel, vfs }).join('\n'),
   );
   return 0;
 }
@@ -44,11 +52,14 @@ const named = ({ path, text }: ConfigProblem): ConfigProblem => ({
   text,
 });
 
-const lines = (
-  ours: readonly DeviceType[],
-  parents: readonly DeviceParent[],
-  kernel: readonly HostMdevType[],
-): string[] => [
+interface Lists {
+  readonly ours: readonly DeviceType[];
+  readonly parents: readonly DeviceParent[];
+  readonly kernel: readonly HostMdevType[];
+  readonly vfs: readonly VfTypesRecord[];
+}
+
+const lines = ({ ours, parents, kernel, vfs }: Lists): string[] => [
   'In this process (--device TYPE,OPTION=VALUE):',
   ...ours.flatMap(typeLines),
   ...(parents.length === 0
@@ -62,6 +73,9 @@ const lines = (
   ...(kernel.length === 0
     ? ['By the kernel: none, as no driver of the host offers mediated devices.']
     : ['By the kernel (tsvisor mdev create TYPE, or --device mdev:TYPE):', ...kernel.flatMap(kernelLines)]),
+  ...(vfs.length === 0
+    ? []
+    : ['', 'By VFs of the host (--device ADDRESS,vgpu-type=NAME):', ...vfs.flatMap(vfLines)]),
 ];
 
 function typeLines({ name, description, deviceApi, maxInstances, options, plugin }: DeviceType): string[] {
@@ -97,4 +111,11 @@ function parentLines({ name, driver, plugin, ...state }: DeviceParent): string[]
     `  ${printable(name)} of ${printable(driver)}${from}: ${printable(parentText(state))}`,
     ...textTable(counts),
   ];
+}
+
+function vfLines({ address, physfn, types, problem }: VfTypesRecord): string[] {
+  const current = types?.current === 0 ? 'without a type' : `with type ${types?.current}`;
+  const head = `  ${address}${physfn === undefined ? '' : `, VF of ${physfn}`}, `;
+  const rows = (types?.creatable ?? []).map(({ id, name }) => [`      ${id}`, printable(name)]);
+  return ['', head + (problem === undefined ? current : printable(problem)), ...textTable(rows)];
 }

@@ -16,6 +16,7 @@ const STATES: Readonly<Record<Assignability['state'], string>> = {
   'in-use': 'in use',
   'needs-bind': 'bind',
   'needs-group-bind': 'bind group',
+  'needs-type': 'vGPU type',
   'no-iommu': 'no IOMMU',
   bridge: 'bridge',
 };
@@ -94,6 +95,11 @@ export function functionLines(record: PciFunctionRecord): string[] {
   }
   for (const { type, name, availableInstances } of record.mdevTypes)
     add('mdev type', `${type} (${name}), ${availableInstances} available`);
+  if (record.vfTypes !== undefined) {
+    const { types, problem } = record.vfTypes;
+    add('vGPU type', problem ?? (types?.current === 0 ? 'none' : String(types?.current)));
+    for (const { id, name } of types?.creatable ?? []) add('', `  ${id}: ${name}`);
+  }
   add('cdev', cdev === undefined ? undefined : `/dev/vfio/devices/${cdev}`);
   add('NUMA node', numaNode?.toString());
   add('power', powerText(record));

@@ -75,7 +75,9 @@ function guarded(plugin: Plugin, driver: VendorDriver): VendorDriver {
     ...(driver.availableInstances && {
       availableInstances: (type) => ofDriver(() => driver.availableInstances?.(type) ?? 0),
     }),
-    ...(driver.shortage && { shortage: (type) => ofDriver(() => driver.shortage?.(type) ?? '') }),
+    ...(driver.shortage && {
+      shortage: (type, options) => ofDriver(() => driver.shortage?.(type, options) ?? ''),
+    }),
     ...(driver.parents && { parents: () => ofDriver(() => driver.parents?.() ?? []) }),
     ...(driver.checkOptions && {
       checkOptions: (type, options) => ofDriver(() => driver.checkOptions?.(type, options)),

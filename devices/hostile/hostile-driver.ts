@@ -57,7 +57,7 @@ export function hostileDriver(
   return {
     name: PREFIX + driver.name,
     types,
-    ...(shortage && { shortage: (type) => shortage.call(driver, own(type)) }),
+    ...(shortage && { shortage: (type, given) => shortage.call(driver, own(type), given) }),
     ...(parents && { parents: () => parents.call(driver) }),
     ...(availableInstances && { availableInstances: (type) => availableInstances.call(driver, own(type)) }),
     ...(checkOptions && { checkOptions: (type, given) => checkOptions.call(driver, own(type), given) }),
@@ -85,7 +85,7 @@ export function hostileByOption(driver: VendorDriver, module: URL = builtIn): Ve
   return {
     name: driver.name,
     types,
-    ...(shortage && { shortage: (type) => shortage.call(driver, own(type)) }),
+    ...(shortage && { shortage: (type, given) => shortage.call(driver, own(type), given) }),
     ...(parents && { parents: () => parents.call(driver) }),
     ...(availableInstances && { availableInstances: (type) => availableInstances.call(driver, own(type)) }),
     checkOptions(type, { hostile, ...given }) {

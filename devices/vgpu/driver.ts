@@ -68,7 +68,11 @@ export function createVgpuDriver({
     types,
     availableInstances: (of) =>
       cards.reduce((sum, card) => sum + card.available(typeOf(of).shareOf(card)), 0),
-    shortage: (of) => cards.map((card) => card.shortage(of.name, typeOf(of).shareOf(card))).join('; '),
+    shortage: (of, { card: name }) => {
+      const asked = cards.filter((card) => card.name === name);
+      const all = asked.length === 0 ? cards : asked;
+      return all.map((card) => card.shortage(of.name, typeOf(of).shareOf(card))).join('; ');
+    },
     parents: () => cards.map((card) => card.state(shares(card))),
     checkOptions: (of, options) => optionProblem(() => check(typeOf(of), options, of.name)),
     create(of, uuid, options) {

@@ -128,7 +128,7 @@ export class Mdevs {
         call,
         typeName,
         code,
-        parent.driver.shortage?.(type) ?? 'all of its instances are in use',
+        parent.driver.shortage?.(type, options) ?? 'all of its instances are in use',
       );
     }
     const { driver, environment } = parent;

@@ -24,4 +24,5 @@ export {
   type SysfsDevice,
   type WriteAttribute,
 } from './sysfs.js';
+export { listVfTypes, type VfType, type VfTypes, type VfTypesRecord } from './vf-type.js';
 export { bindCommands, blockingMembers, checkViable, unbindCommands } from './viability.js';

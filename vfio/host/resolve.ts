@@ -12,6 +12,7 @@ import type { Preopened, PreopenedKind } from './preopened.js';
 import type { RunBindings } from './run-bindings.js';
 import { type HostGroup, pciAddress, type SysfsDevice } from './sysfs.js';
 import { checkUsable } from './usable.js';
+import { readVfTypes, setVfType } from './vf-type.js';
 
 export const MDEV_PREFIX = 'mdev:';
 export const FD_PREFIX = 'fd:';
@@ -20,6 +21,7 @@ export const FD_PREFIX = 'fd:';
 const OPTIONS = {
   bind: 'driver to give a PCI function to first, and to take it from afterwards: vfio-pci',
   'vf-token': "UUID that the owner of a VF's physical function has set",
+  'vgpu-type': 'type that a VF for vGPUs has as long as it is assigned: its name, or its ID',
   uuid: 'of the mediated device that mdev:TYPE makes',
   parent: 'device that shall provide a mediated device',
   device: 'which device of a group that comes as a descriptor',
@@ -44,7 +46,7 @@ const KINDS: readonly (readonly [
   kind: string,
   is: (address: string) => boolean,
 ])[] = [
-  [['bind'], 'a PCI function', (address) => pciAddress(address) !== undefined],
+  [['bind', 'vgpu-type'], 'a PCI function', (address) => pciAddress(address) !== undefined],
   [['uuid', 'parent'], 'mdev:TYPE', (address) => address.startsWith(MDEV_PREFIX)],
   [['device'], 'fd:N', (address) => address.startsWith(FD_PREFIX)],
 ];
@@ -55,7 +57,10 @@ function valueProblem(address: string, options: Options): string | undefined {
     const name = names.find((each) => options[each] !== undefined);
     if (name !== undefined && !is(address)) return `${name}: is an option of ${kind}, and ${address} is none`;
   }
-  const { bind, uuid } = options;
+  const { bind, uuid, 'vgpu-type': type } = options;
+  if (type === '') return 'vgpu-type: a type is missing; tsvisor types lists them';
+  if (type !== undefined && bind !== undefined)
+    return "bind: the vendor's driver, which has the VF already, is the VFIO driver of its vGPU: leave bind= out";
   if (bind !== undefined && !/^[\w-]+$/.test(bind))
     return `bind: '${bind}' is not the name of a driver: bind=vfio-pci`;
   if (uuid !== undefined && !isUuid(uuid)) return `uuid: '${uuid}' is not a UUID`;
@@ -181,6 +186,8 @@ function find({ context, bindings, scope, adopt }: Finding, address: string, opt
   const { sysfs } = context;
   const pci = pciAddress(address);
   if (pci !== undefined) {
+    const type = options['vgpu-type'];
+    if (type !== undefined) scope.own(setVfType(sysfs, sysfs.pciDevice(pci), type));
     scope.own(options.bind === undefined ? bindings.use(pci) : bindings.bind(pci, options.bind));
     return sysfs.pciDevice(pci);
   }
@@ -223,6 +230,12 @@ function fromDescriptor(context: HostContext, value: string, options: Options, a
   throw new SysError({ call: 'resolve', target, errno: errno.ENODEV, hint });
 }
 
+/** Of a vGPU that is a VF. Its name is on no list once it has it. */
+function typeText(device: SysfsDevice): string[] {
+  const types = readVfTypes(device);
+  return types === undefined ? [] : [`vGPU type ${types.current}`];
+}
+
 function describe(device: SysfsDevice, group: HostGroup): string {
   const { id, driver, resetMethods, numaNode, physfn, cdev } = device;
   const isPci = device.bus === 'pci';
@@ -233,6 +246,7 @@ function describe(device: SysfsDevice, group: HostGroup): string {
     ...(cdev === undefined ? [] : [cdev]),
     ...(isPci ? [resetMethods === undefined ? 'no reset' : `reset by ${resetMethods.join(', ')}`] : []),
     ...(physfn === undefined ? [] : [`VF of ${physfn}`]),
+    ...typeText(device),
     ...(numaNode === undefined ? [] : [`NUMA node ${numaNode}`]),
   ];
   return parts.join(', ');

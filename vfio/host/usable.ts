@@ -3,12 +3,15 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { HostContext } from './context.js';
 import type { HostGroup, SysfsDevice } from './sysfs.js';
+import { withoutType } from './vf-type.js';
 import { boundToHost, checkViable } from './viability.js';
 
-/** @throws SysError ENODEV without an IOMMU; EBUSY for a device of the host; EPERM for a group that is not viable */
+/** @throws SysError ENODEV without an IOMMU; EBUSY for a device of the host, or a VF for vGPUs without a type; EPERM for a group that is not viable */
 export function checkUsable({ sysfs }: Pick<HostContext, 'sysfs'>, device: SysfsDevice): HostGroup {
   if (device.group === undefined) throw behindNoIommu(device);
   const group = sysfs.group(device.group);
+  const untyped = withoutType(device);
+  if (untyped !== undefined) throw untyped;
   if (!device.isVfio) throw device.isBridge ? isBridge(device) : boundToHost(sysfs, device);
   checkViable(sysfs, group);
   return group;

@@ -95,7 +95,7 @@ export class RegisterWatch {
       ...(driver.availableInstances && {
         availableInstances: (type) => driver.availableInstances?.(type) ?? 0,
       }),
-      ...(driver.shortage && { shortage: (type) => driver.shortage?.(type) ?? '' }),
+      ...(driver.shortage && { shortage: (type, options) => driver.shortage?.(type, options) ?? '' }),
       ...(driver.parents && { parents: () => driver.parents?.() ?? [] }),
       ...(driver.checkOptions && { checkOptions: (type, options) => driver.checkOptions?.(type, options) }),
       create: (type, uuid, options, environment): MdevInstance => {

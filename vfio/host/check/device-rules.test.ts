@@ -3,6 +3,14 @@ import { bindAll, FOLDER, nothing, testRules, UUID, unbound } from '../testing/r
 import { device, driver } from './driver-rules.js';
 import { iommu } from './iommu-rules.js';
 
+const VGPU_VF = '0000:41:00.4';
+const VGPU_CARD = {
+  address: '0000:41:00.0',
+  memory: 8,
+  types: [{ id: 7, name: 'A-8Q', memory: 8 }],
+  vfs: { [VGPU_VF]: 91 },
+};
+
 /** No IOMMU at all. */
 function withoutIommu(world: CheckWorld): void {
   world.host.remove('sys/class/iommu');
@@ -155,6 +163,14 @@ testRules([device, iommu, driver], {
   driver: {
     ok: [
       {
+        what: 'option vgpu-type gives a VF a type that it can have',
+        spoil: (world) => {
+          world.host.addVgpuCard(VGPU_CARD);
+          world.devices({ address: VGPU_VF, options: { 'vgpu-type': 'A-8Q' } });
+        },
+        text: /^option vgpu-type makes it a vGPU of nvidia for the run$/,
+      },
+      {
         what: 'vfio-pci has it',
         spoil: nothing,
         text: /^the VFIO driver vfio-pci has it$/,
@@ -170,6 +186,24 @@ testRules([device, iommu, driver], {
       },
     ],
     fails: [
+      {
+        what: 'a VF for vGPUs has no type',
+        spoil: (world) => {
+          world.host.addVgpuCard(VGPU_CARD);
+          world.devices({ address: VGPU_VF });
+        },
+        text: /^it cannot be a vGPU as it is asked for$/,
+        advice: /option vgpu-type=NAME .*A-8Q \(7\)$/,
+      },
+      {
+        what: 'the VF cannot have the type that option vgpu-type names',
+        spoil: (world) => {
+          world.host.addVgpuCard(VGPU_CARD);
+          world.devices({ address: VGPU_VF, options: { 'vgpu-type': 'B' } });
+        },
+        text: /^it cannot be a vGPU as it is asked for$/,
+        advice: /those that would fit: A-8Q \(7\)$/,
+      },
       {
         what: 'the host has it',
         spoil: (world) => unbound(world, 'e1000e'),

@@ -1,5 +1,6 @@
 /** Rules about a device itself: that it is there, and that a VFIO driver has it or can have it. */
 import { join } from 'node:path';
+import { SysError } from '../../../sys/error.js';
 import { configOption, hasDriver, missingDriver } from '../binding.js';
 import type { HostContext } from '../context.js';
 import { moduleState } from '../kernel-modules.js';
@@ -7,6 +8,7 @@ import { listMdevTypes } from '../mdev.js';
 import { MDEV_PREFIX } from '../resolve.js';
 import type { SysfsDevice } from '../sysfs.js';
 import { isBridge } from '../usable.js';
+import { findVfType, withoutType } from '../vf-type.js';
 import { bindCommands, boundToHost } from '../viability.js';
 import { folderSays, linkSays, says } from './evidence.js';
 import { type CheckFinding, fails, ok } from './finding.js';
@@ -66,6 +68,7 @@ export const driver: Rule<CheckedDevice> = {
   check({ device: found, options }, { context }) {
     if (found === undefined) return undefined;
     const evidence = [linkSays(join(found.path, 'driver'))];
+    if (options['vgpu-type'] !== undefined || isUntyped(found)) return vfType(found, options, evidence);
     if (found.isVfio) return ok(`the VFIO driver ${found.driver} has it`, { evidence });
     if (found.isBridge)
       return fails('it is a bridge', {
@@ -85,6 +88,8 @@ export const driver: Rule<CheckedDevice> = {
   refusal({ device: found, options }, { context }) {
     if (found === undefined) return undefined;
     if (found.isBridge) return isBridge(found);
+    const refused = vfTypeError(found, options);
+    if (refused !== undefined) return refused;
     return options.bind === undefined || found.bus !== 'pci'
       ? boundToHost(context.sysfs, found)
       : missingDriver(context.roots, found.name, options.bind);
@@ -92,6 +97,34 @@ export const driver: Rule<CheckedDevice> = {
 };
 
 type Evidence = CheckFinding['evidence'];
+
+/** Why a VF for vGPUs cannot have the type that is asked for, or needs one; undefined if it can. */
+function vfTypeError(found: SysfsDevice, options: CheckedDevice['options']): SysError | undefined {
+  const wanted = options['vgpu-type'];
+  try {
+    if (wanted === undefined) return withoutType(found);
+    findVfType(found, wanted);
+    return undefined;
+  } catch (error) {
+    if (error instanceof SysError) return error;
+    throw error;
+  }
+}
+
+const isUntyped = (found: SysfsDevice): boolean => vfTypeError(found, {}) !== undefined;
+
+function vfType(found: SysfsDevice, options: CheckedDevice['options'], evidence: Evidence): CheckFinding {
+  const error = vfTypeError(found, options);
+  if (error === undefined)
+    return ok(`option vgpu-type makes it a vGPU of ${found.driver ?? 'its driver'} for the run`, {
+      evidence,
+    });
+  return fails('it cannot be a vGPU as it is asked for', {
+    why: 'a VF for vGPUs is a device for VFIO once it has a type',
+    evidence,
+    advice: error.hint ?? error.message,
+  });
+}
 
 /** The driver to which option `bind` gives the device for the run. */
 function bindOption({ sysfs, roots }: HostContext, wanted: string, evidence: Evidence): CheckFinding {

@@ -1,6 +1,7 @@
 /** Whether a PCI function can be assigned as it is. */
 import { describeHolders, type Holder } from '../holders.js';
 import type { SysfsDevice } from '../sysfs.js';
+import type { VfTypesRecord } from '../vf-type.js';
 import type { IommuGroupRecord } from './iommu-group.js';
 
 /** The verdict on a PCI function, and the reason in a sentence. */
@@ -10,10 +11,18 @@ export interface Assignability {
    * - `in-use`: another process has it
    * - `needs-bind`: once it is bound to a VFIO driver
    * - `needs-group-bind`: once other members of its group are, too
+   * - `needs-type`: once option `vgpu-type` gives it a type of vGPU
    * - `no-iommu`: no IOMMU translates its DMA
    * - `bridge`: bridges cannot be assigned
    */
-  readonly state: 'ready' | 'in-use' | 'needs-bind' | 'needs-group-bind' | 'no-iommu' | 'bridge';
+  readonly state:
+    | 'ready'
+    | 'in-use'
+    | 'needs-bind'
+    | 'needs-group-bind'
+    | 'needs-type'
+    | 'no-iommu'
+    | 'bridge';
   /** Why, as a sentence without its end. */
   readonly reason: string;
 }
@@ -23,6 +32,7 @@ export function assignability(
   device: SysfsDevice,
   group: IommuGroupRecord | undefined,
   users: readonly Holder[],
+  vfTypes: VfTypesRecord | undefined,
 ): Assignability {
   const { driver, isVfio, isBridge } = device;
   if (isBridge) return { state: 'bridge', reason: 'bridges stay with the host' };
@@ -37,6 +47,11 @@ export function assignability(
       reason: `group ${group.number} is not viable while the host uses ${names}`,
     };
   }
+  if (vfTypes?.types?.current === 0)
+    return {
+      state: 'needs-type',
+      reason: 'it is a VF for vGPUs without a type: vgpu-type=NAME gives it one',
+    };
   if (!isVfio) {
     const reason = driver === undefined ? 'no driver has it' : `${driver} of the host has it`;
     return { state: 'needs-bind', reason };

@@ -8,6 +8,7 @@ import { type Holder, scanHolders } from '../holders.js';
 import { type HostMdevType, listMdevTypes } from '../mdev.js';
 import { mountPointsOn, readMounts } from '../mounts.js';
 import { type HostGroup, list, type SysfsDevice, text } from '../sysfs.js';
+import { vfTypesRecord } from '../vf-type.js';
 import { assignability } from './assignability.js';
 import { hostNames } from './host-names.js';
 import { iommuGroupRecord } from './iommu-group.js';
@@ -96,6 +97,7 @@ function record(
   const [vendor = '', id = ''] = (device.id ?? '').split(':');
   const classId = (device.class ?? '').slice(2);
   const groupRecord = group && iommuGroupRecord(group);
+  const vfTypes = vfTypesRecord(device);
   return {
     address,
     vendor: { id: vendor, name: names.vendor(vendor) },
@@ -110,13 +112,14 @@ function record(
     hostNames: hostNames(path),
     mountPoints,
     group: groupRecord,
-    assignability: assignability(device, groupRecord, users),
+    assignability: assignability(device, groupRecord, users, vfTypes),
     // `reset` without `reset_method` is what older kernels have.
     resetMethods: device.resetMethods ?? (existsSync(join(path, 'reset')) ? 'unknown' : []),
     bars: parsePciBars(attribute('resource') ?? ''),
     interrupts: readPciInterrupts(bytes(join(path, 'config'))),
     sriov: sriovOf(device, attribute),
     mdevTypes,
+    vfTypes,
     cdev,
     numaNode,
     powerState: attribute('power_state'),

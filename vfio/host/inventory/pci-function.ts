@@ -1,6 +1,7 @@
 /** A PCI function of the host as a record that can be printed, and sent as JSON. */
 import type { Holder } from '../holders.js';
 import type { HostMdevType } from '../mdev.js';
+import type { VfTypesRecord } from '../vf-type.js';
 import type { Assignability } from './assignability.js';
 import type { IommuGroupRecord } from './iommu-group.js';
 import type { PciInterrupts } from './pci-interrupts.js';
@@ -86,6 +87,8 @@ export interface PciFunctionRecord {
   readonly sriov: PhysfnRecord | VirtfnRecord | undefined;
   /** Types of mediated devices that its driver offers. */
   readonly mdevTypes: readonly HostMdevType[];
+  /** For a VF whose driver makes it a vGPU: its types; undefined for any other function. */
+  readonly vfTypes: VfTypesRecord | undefined;
   /** Its node in /dev/vfio/devices, `vfio3`; undefined if it has none. */
   readonly cdev: string | undefined;
   /** Undefined if the platform does not report it. */

@@ -10,4 +10,10 @@ export type {
 export { FakeDmaLogging, type FakeFeature, FakeMigration, storedFeature } from './feature.js';
 export { type FakeCall, FakeKernel } from './kernel.js';
 export { FakeNodes } from './nodes.js';
-export { FakeHost, type FakeMdevType, type FakePciFunction } from './sysfs.js';
+export {
+  FakeHost,
+  type FakeMdevType,
+  type FakePciFunction,
+  type FakeVfType,
+  type FakeVgpuCard,
+} from './sysfs.js';

@@ -44,6 +44,22 @@ export interface FakeMdevType {
   readonly instances: number;
 }
 
+export interface FakeVfType {
+  readonly id: number;
+  readonly name: string;
+  /** What it takes of the card. */
+  readonly memory: number;
+}
+
+/** A card whose VFs are vGPUs once they have a type. */
+export interface FakeVgpuCard {
+  readonly address: string;
+  readonly memory: number;
+  readonly types: readonly FakeVfType[];
+  /** By address: the VF's IOMMU group. */
+  readonly vfs: Readonly<Record<string, number>>;
+}
+
 /** What Node's fs throws for a write that the kernel refuses. */
 const refusal = (code: ErrnoName): Error => Object.assign(new Error(code), { code, errno: -errno[code] });
 
@@ -61,6 +77,8 @@ export class FakeHost implements Disposable {
   readonly refuses = new Map<string, string>();
   readonly #root: string;
   readonly #natural = new Map<string, string>();
+  /** By address of the VF. */
+  readonly #vgpuCards = new Map<string, FakeVgpuCard>();
   #nextMdevGroup = 100;
 
   private constructor(root: string) {
@@ -179,6 +197,63 @@ export class FakeHost implements Disposable {
     this.link(`sys/class/mdev_bus/${parent}`, join(this.#root, path));
   }
 
+  /** As NVIDIA's driver has it, which keeps its VFs, and makes a VFIO device of one when it gets a type. */
+  addVgpuCard(card: FakeVgpuCard): void {
+    const { address, vfs } = card;
+    const virtfns = Object.keys(vfs);
+    const attributes = { sriov_totalvfs: '32\n', sriov_numvfs: `${virtfns.length}\n` };
+    this.addPci({
+      address,
+      driver: 'nvidia',
+      group: 90,
+      id: '10de:26b9',
+      class: '0x030200',
+      virtfns,
+      attributes,
+    });
+    for (const [vf, group] of Object.entries(vfs)) {
+      const attributes = { 'nvidia/current_vgpu_type': '0\n', 'nvidia/creatable_vgpu_types': '' };
+      this.addPci({ address: vf, driver: 'nvidia', group, id: '10de:26b9', physfn: address, attributes });
+      this.#vgpuCards.set(vf, card);
+    }
+    this.#updateCreatable(card);
+  }
+
+  #setVgpuType(device: string, value: string): void {
+    const vf = basename(device);
+    const card = this.#vgpuCards.get(vf);
+    const id = Number(value);
+    const path = `sys/devices/pci0000:00/${vf}`;
+    if (card === undefined || !/^\d+$/.test(value)) throw refusal('EINVAL');
+    const creatable = readFileSync(join(device, 'nvidia/creatable_vgpu_types'), 'utf8');
+    if (id !== 0 && !creatable.split('\n').some((line) => line.startsWith(`${id} `))) throw refusal('EINVAL');
+    this.file(`${path}/nvidia/current_vgpu_type`, `${id}\n`);
+    if (id === 0) this.remove(`${path}/vfio-dev`);
+    else
+      this.addCdev(
+        path,
+        `vfio${Object.keys(card.vfs).indexOf(vf)}`,
+        `511:${Object.keys(card.vfs).indexOf(vf)}`,
+      );
+    this.#updateCreatable(card);
+  }
+
+  /** A VF with a type is offered no other; the others what is left. */
+  #updateCreatable({ memory, types, vfs }: FakeVgpuCard): void {
+    const current = (vf: string) =>
+      Number(this.read(`sys/devices/pci0000:00/${vf}/nvidia/current_vgpu_type`));
+    const used = Object.keys(vfs).map((vf) => types.find(({ id }) => id === current(vf))?.memory ?? 0);
+    const left = used.reduce((rest, each) => rest - each, memory);
+    for (const vf of Object.keys(vfs)) {
+      const fitting = current(vf) === 0 ? types.filter((type) => type.memory <= left) : [];
+      const lines = fitting.map(({ id, name }) => `${id} : ${name}\n`);
+      this.file(
+        `sys/devices/pci0000:00/${vf}/nvidia/creatable_vgpu_types`,
+        ['ID    : vGPU Name\n', ...lines].join(''),
+      );
+    }
+  }
+
   #join(path: string, group: number): void {
     const groupPath = `sys/kernel/iommu_groups/${group}`;
     this.link(`${path}/iommu_group`, join(this.#root, groupPath));
@@ -215,6 +290,9 @@ export class FakeHost implements Disposable {
         // As bind_store: a device that has a driver, or whose override names another one, is ENODEV.
         if (!this.#mayBind(name, basename(device))) throw refusal('ENODEV');
         this.#bind(name, basename(device));
+        return;
+      case 'current_vgpu_type':
+        this.#setVgpuType(dirname(device), name);
         return;
       case 'create':
         this.#createMdev(device, name);
