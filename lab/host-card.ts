@@ -1,6 +1,6 @@
 /** For lab tests: a test card behind the kernel's vfio-pci, driven by hand through the host provider. */
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { appendFileSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PCI_CAP_ID_EXP, PCI_CAPABILITY_LIST, PCI_COMMAND } from '../devices/pci/pci-regs.js';
 import {
@@ -33,6 +33,8 @@ import {
 } from '../vfio/uapi.js';
 import type { VfioInterface } from './guests.js';
 
+/** The reports of L1's kernel that are no failure, a part of each in a line. @see L1.takeDmaFaults */
+const EXPECTED_DMA_FAULTS = '/run/lab/expected-dma-faults';
 /** What {@link HostCard.memory} has for the card's transfers, and where. */
 export const MEMORY_BYTES = 4 << 20;
 export const MEMORY_IOVA = 0x1000_0000;
@@ -41,9 +43,9 @@ const RW = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE;
 /** Without interrupts, in which an end of a transfer or a change is waited for. */
 const PATIENCE_MS = 20_000;
 
-/** Waits until it is so. @throws Error that says what was not, after {@link PATIENCE_MS} */
-export async function until(what: string, isSo: () => boolean): Promise<void> {
-  for (const end = performance.now() + PATIENCE_MS; !isSo(); await sleep(2))
+/** Waits until it is so. @throws Error that says what was not, after `ms` */
+export async function until(what: string, isSo: () => boolean, ms = PATIENCE_MS): Promise<void> {
+  for (const end = performance.now() + ms; !isSo(); await sleep(2))
     if (performance.now() > end) throw new Error(`not in time: ${what}`);
 }
 
@@ -259,6 +261,20 @@ export class KernelLog {
   get text(): string {
     return KernelLog.#read().slice(this.#start);
   }
+}
+
+/**
+ * Waits until L1's kernel has reported a refused access of a function, and tells the lab, for which it would be a failure.
+ * @param log begun before the access
+ * @param at IOVA of the page
+ * @returns the report
+ */
+export async function refusedAccess(log: KernelLog, address: string, at: number): Promise<string> {
+  const where = `Request device [${address.slice(-7)}] fault addr 0x${at.toString(16)}`;
+  const line = () => log.text.split('\n').find((each) => each.includes(`${where} `));
+  await until(`the kernel reports: ${where}`, () => line() !== undefined);
+  appendFileSync(EXPECTED_DMA_FAULTS, `${where} \n`);
+  return line() as string;
 }
 
 /** How the kernel would reset a function by itself, in its order. */

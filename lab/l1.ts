@@ -1,11 +1,12 @@
 import { once } from 'node:events';
-import { writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Boot } from './boot.js';
 import { prepareDebianDisk } from './debian-disk.js';
 import { addressVariable, pciAddresses } from './devices.js';
+import { prepareDpdk } from './dpdk.js';
 import { fileChecksum, startFileServer } from './file-server.js';
 import { guestFiles, prepare } from './images.js';
 import { hasLostTimer } from './lost-timer.js';
@@ -21,6 +22,8 @@ export interface L1Options extends Partial<L1Machine> {
   readonly bootLimits?: PatienceLimits;
   /** Whether commands in it use the Debian disk. */
   readonly debian?: boolean;
+  /** Whether commands in it use DPDK. */
+  readonly dpdk?: boolean;
 }
 
 export interface RunOptions {
@@ -91,6 +94,7 @@ export class L1 implements AsyncDisposable {
   static async boot(options: L1Options = {}): Promise<L1> {
     await prepareFor(options);
     if (options.debian) await prepareDebianDisk();
+    if (options.dpdk) await prepareDpdk();
     try {
       return await L1.#tryBoot(options);
     } catch (error) {
@@ -201,12 +205,17 @@ export class L1 implements AsyncDisposable {
     while (!hasLostTimer(this.#boot.console().slice(start))) await sleep(2000, undefined, { signal });
   }
 
-  /** The DMA faults that L1's kernel has printed since the last call: a device accessed memory that is not mapped for it. */
+  /**
+   * The DMA faults that L1's kernel has printed since the last call: a device accessed memory that is not mapped for it. Without
+   * those that a command meant to happen: it has written a part of each into /run/lab/expected-dma-faults.
+   */
   takeDmaFaults(): string[] {
     const console = this.#boot.console();
     const faults = console.slice(this.#consoleSeen).match(DMA_FAULT) ?? [];
     this.#consoleSeen = console.length;
-    return faults;
+    const path = join(this.#boot.folder, 'expected-dma-faults');
+    const expected = existsSync(path) ? readFileSync(path, 'utf8').split('\n').filter(Boolean) : [];
+    return faults.filter((fault) => !expected.some((part) => fault.includes(part)));
   }
 
   /** Kills QEMU: L1 has no state worth a clean shutdown. */

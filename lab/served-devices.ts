@@ -1,11 +1,11 @@
 /** Serves devices to L1's QEMU while L1 runs, and does what commands in L1 ask of them. */
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseAddress } from '../vmm/device-address.js';
 import { DeviceServer } from '../vmm/index.js';
 import { slowdown } from './patience.js';
-import { clientProperties, type ServedDevice } from './served.js';
+import { BOOT_FOLDER, clientProperties, type ServedDevice } from './served.js';
 
 const READY_MS = 20_000;
 /** How often requests are looked for: L1 waits for one with each fault that it gives. */
@@ -64,7 +64,10 @@ export class ServedDevices implements AsyncDisposable {
     const said: string[] = [];
     let isReady = false;
     const server = DeviceServer.start(
-      { ...parseAddress(device, '--serve'), path: this.socketOf(name) },
+      {
+        ...parseAddress(device.replaceAll(BOOT_FOLDER, dirname(this.#folder)), '--serve'),
+        path: this.socketOf(name),
+      },
       {
         ready: () => {
           isReady = true;

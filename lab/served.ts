@@ -11,6 +11,9 @@ export interface ServedDevice {
   readonly isBehindPort: boolean;
 }
 
+/** Stands for the folder that L1 has as /run/lab, in a device's options. */
+export const BOOT_FOLDER = '@run';
+
 /** Root ports are functions of this slot. */
 const PORT_SLOT = 0x19;
 const MOST_PORTS = 8;

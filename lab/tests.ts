@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { L1, type L1Options } from './l1.js';
 import { projectFolder } from './paths.js';
 import { parseServed } from './served.js';
-import { SERVED_CARDS } from './served-cards.js';
+import { servedFor } from './served-cards.js';
 import { say, seconds } from './step.js';
 
 const TEST_FOLDERS = ['kvm', 'vfio', 'devices', 'vmm', 'examples', 'lab'];
@@ -20,9 +20,8 @@ const NO_IOMMU = /\.no-iommu\.lab\.test\.ts$/;
 /** Tests of guests that boot from the Debian disk. */
 const DEBIAN = /\/root-disk\./;
 
-/** Tests of what tsvisor serves to L1. */
-const SERVED = /\.served\.lab\.test\.ts$/;
-const servedMachine = () => ({ devices: [], served: parseServed(SERVED_CARDS) });
+/** Tests that drive served NICs by DPDK. */
+const DPDK = /\/dpdk\./;
 
 const quote = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`;
 
@@ -94,9 +93,16 @@ export async function runTests(
   for (const run of runs) {
     const iommu = options.iommu !== false && !run.some((name) => NO_IOMMU.test(name));
     const debian = run.some((name) => DEBIAN.test(name));
-    const machine = run.some((name) => SERVED.test(name)) ? servedMachine() : {};
+    const dpdk = run.some((name) => DPDK.test(name));
+    const served = parseServed(servedFor(run));
+    // Tests of what tsvisor serves to L1 need nothing else.
+    const machine = served.length > 0 ? { devices: [], served } : {};
     const once = () =>
-      runIn([`${VITEST} ${run.map(quote).join(' ')}`], { ...options, iommu, debian, ...machine }, timeoutMs);
+      runIn(
+        [`${VITEST} ${run.map(quote).join(' ')}`],
+        { ...options, iommu, debian, dpdk, ...machine },
+        timeoutMs,
+      );
     let status = LAB_FAILED;
     for (let attempt = 1; attempt <= tries && status !== 0; attempt++) {
       const start = performance.now();
