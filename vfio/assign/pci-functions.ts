@@ -117,6 +117,7 @@ export interface VfPlaces extends Disposable {
 
 /** A VF whose device file is open. Disposing it closes the file and removes the VF. */
 export interface OpenedVf extends Disposable {
+  /** Its open device file. */
   readonly file: DeviceFile;
 }
 
