@@ -137,6 +137,18 @@ export const cells: readonly Cell[] = [
     isInProcess: true,
   },
   {
+    name: 'test card with VFs',
+    checks: ['vfs'],
+    expected: ['total', 'enabled', 'ids', 'registers', 'dma', 'reset', 'disabled', 'again'].map(
+      (step) => `vfs.${step}`,
+    ),
+    attach: 'devices=testcard,vfs=3,ram=64K',
+    detach: 'true',
+    parameters: ['memmap=64K$0xf000000'],
+    isInProcess: true,
+    timeoutMs: 180_000,
+  },
+  {
     // That none of it passes this process is tried by vhost.nightly.lab.test.ts.
     name: 'virtio-net over vhost-net',
     checks: [...nicChecks, 'offloads'],

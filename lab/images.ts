@@ -46,7 +46,7 @@ const l2Modules = [
     'nvme',
     'xhci-pci',
   ],
-  ...['bochs', 'mdpy-fb'],
+  ...['bochs', 'mdpy-fb', 'pci-pf-stub'],
 ];
 
 /**

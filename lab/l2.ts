@@ -13,6 +13,7 @@ export type L2Check =
   | 'picture'
   | 'rom'
   | 'card'
+  | 'vfs'
   | 'interrupts'
   | 'unplug'
   | 'upset'

@@ -222,14 +222,18 @@ rom() {
     echo "L2-ROM ${device##*/} $(wc -c < /rom) bytes, $(md5sum < /rom | cut -c1-32)"
   done
 }
-# The test card (docs/test-card.md), driven by hand through /dev/mem: its registers, doorbells and small BAR, its ROM, a
-# transfer between reserved memory (memmap=64K$0xf000000), a reset by Linux, and its removal by itself.
-card() {
+find_card() {
+  card=
   for device in /sys/bus/pci/devices/*; do
     [ "$(cat "$device/vendor" "$device/device" | tr -d '\n')" = 0x12340x7463 ] || continue
     card=$device
   done
-  [ -n "$card" ] || return
+  [ -n "$card" ]
+}
+# The test card (docs/test-card.md), driven by hand through /dev/mem: its registers, doorbells and small BAR, its ROM, a
+# transfer between reserved memory (memmap=64K$0xf000000), a reset by Linux, and its removal by itself.
+card() {
+  find_card || return
   printf '\007\000' | dd of="$card/config" bs=1 seek=4 conv=notrunc 2>/dev/null # memory, ports, bus mastering
   bar() { echo $(($(sed -n "$(($1 + 1))p" "$card/resource" | cut -d' ' -f1))); }
   reg() { devmem $(($(bar 0) + $1)) 32 ${2:-}; }
@@ -268,6 +272,41 @@ card() {
   [ "$(od -An -tx4 -N4 "$card/config" | tr -d ' ')" = ffffffff ] && [ "$(reg 0)" = 0xFFFFFFFF ]
   result card.gone $?
 }
+# A test card with three virtual functions: Linux turns two of them on, and drives both by hand as above; one is reset, and both
+# are turned off. pci-pf-stub is a driver that does nothing but enable VFs.
+vfs() {
+  find_card || return
+  modprobe pci-pf-stub
+  echo pci-pf-stub > "$card/driver_override"
+  echo "${card##*/}" > /sys/bus/pci/drivers_probe
+  [ "$(cat "$card/sriov_totalvfs")" = 3 ]
+  result vfs.total $?
+  echo 2 > "$card/sriov_numvfs" && [ -e "$card/virtfn1" ] && [ ! -e "$card/virtfn2" ]
+  result vfs.enabled $?
+  lspci | sed 's/^/L2-LSPCI /'
+  grep -H . "$card"/virtfn*/resource | grep -v '0x0000000000000000 0x0000000000000000' | sed 's/.*virtfn/L2-RESOURCE VF /'
+  [ "$(cat "$card"/virtfn[01]/vendor "$card"/virtfn[01]/device | tr -d '\n')" = 0x12340x12340x74760x7476 ]
+  result vfs.ids $?
+  local base0 base1 base2
+  read -r base0 _ < "$card/virtfn0/resource"
+  read -r base1 _ < "$card/virtfn1/resource"
+  vf_reg() { devmem $((base$1 + $2)) 32 ${3:-}; }
+  vf_reg 0 4 0x11; vf_reg 1 4 0x22
+  [ "$(vf_reg 0 0) $(vf_reg 1 0) $(vf_reg 0 4) $(vf_reg 1 4)" = '0x64726163 0x64726163 0x00000011 0x00000022' ]
+  result vfs.registers $?
+  printf '\004\000' | dd of="$card/virtfn1/config" bs=1 seek=4 conv=notrunc 2>/dev/null # bus mastering
+  for at in 0 4 8 12; do devmem $((0xf000000 + at)) 32 $((0x01020304 + at)); devmem $((0xf001000 + at)) 32 0; done
+  vf_reg 1 0x20 0xf000000; vf_reg 1 0x24 0; vf_reg 1 0x28 0xf001000; vf_reg 1 0x2c 0; vf_reg 1 0x30 16; vf_reg 1 0x38 1
+  vf_transferred() { [ "$(vf_reg 1 0x3c)" = 0x00000002 ]; }
+  eventually 10 vf_transferred && [ "$(devmem 0xf00100c 32)" = 0x01020310 ]
+  result vfs.dma $?
+  echo 1 > "$card/virtfn0/reset" && [ "$(vf_reg 0 4) $(vf_reg 1 4)" = '0x00000000 0x00000022' ]
+  result vfs.reset $?
+  echo 0 > "$card/sriov_numvfs" && [ ! -e "$card/virtfn0" ] && [ "$(vf_reg 0 0)" = 0xFFFFFFFF ]
+  result vfs.disabled $?
+  echo 3 > "$card/sriov_numvfs" && read -r base2 _ < "$card/virtfn2/resource" && [ "$(vf_reg 2 0)" = 0x64726163 ]
+  result vfs.again $?
+}
 # Fetches this kernel and its initramfs over the NIC, and boots them with the checks of lab.then=.
 kexec_again() {
   echo "L2-KEXEC"
@@ -284,7 +323,7 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | offloads | queues | disk | tty | fb | picture | rom | card | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | queues | disk | tty | fb | picture | rom | card | vfs | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
     interrupts | hotplug | hold | shell | crash | restart) $check ;;
