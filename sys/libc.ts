@@ -31,6 +31,7 @@ function requireFfi(): typeof import('ffi-rs') {
 
 const LIBRARY = 'libc';
 const [EINTR, EBADF, EAGAIN] = [4, 9, 11];
+const AT_FDCWD = -100;
 const { I32: INT, I64: LONG, String: STRING, U8Array: BYTES, External: POINTER } = DataType;
 
 open({ library: LIBRARY, path: 'libc.so.6' });
@@ -159,6 +160,7 @@ const c = {
   syscall4: declareCall('syscall', LONG, [LONG, LONG, LONG, LONG, LONG], [-1, 0, 0, 0, 0]),
   inotify_init1: declareCall('inotify_init1', INT, [INT], [-1]),
   inotify_add_watch: declareCall('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
+  renameat2: declareCall('renameat2', INT, [INT, STRING, INT, STRING, INT], [-1, '', -1, '', -1]),
   waitpid: declareCall('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
   sigaction: declareCall('sigaction', INT, [INT, BYTES, LONG], [-1, none, 0]),
   gettid: declare('gettid', INT, [], []),
@@ -340,6 +342,8 @@ export const inotifyInit1 = (flags: number): number => c.inotify_init1(flags);
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
   c.inotify_add_watch(fd, path, mask);
 /** `status` receives the wait status (int) of a child that has ended. */
+export const renameat2 = (from: string, to: string, flags: number): number =>
+  c.renameat2(AT_FDCWD, from, AT_FDCWD, to, flags);
 export const waitpid = (pid: number, status: Uint8Array, options: number): number =>
   c.waitpid(pid, status, options);
 /** `action` is a struct sigaction. */

@@ -156,6 +156,19 @@ export class Mapping implements Disposable {
     return new Mapping(new MemoryView(at, bytes), isWritable, end, file);
   }
 
+  /**
+   * Maps `bytes` of an open file for all threads of this process, MAP_PRIVATE: a page is read when it is touched, and copied when it
+   * is written, which the file never sees. The file may be closed, and must not be truncated while it is mapped. Child processes do
+   * not inherit it, as with {@link huge}.
+   * @throws SysError EACCES, ENODEV, ENOMEM or EINVAL from mmap(2)
+   */
+  static privateFile(fd: Fd, bytes: number): Mapping {
+    const flags = MAP_PRIVATE | MAP_NORESERVE;
+    const at = checked(libc.mmap(0, bytes, PROT_READ | PROT_WRITE, flags, fd.number, 0), 'mmap', fd.target);
+    libc.madvise(at, bytes, MADV_DONTFORK);
+    return new Mapping(new MemoryView(at, bytes), true, 'defer');
+  }
+
   /** Maps private zeroed memory. @throws SysError ENOMEM */
   static anonymous(bytes: number): Mapping {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;

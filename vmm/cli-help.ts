@@ -130,6 +130,15 @@ export const RUN: Command = {
       value: 'FILE',
       help: ["a machine's whole configuration as JSON; other options", 'override it'],
     },
+    {
+      name: 'restore',
+      value: 'FOLDER',
+      help: [
+        'go on with a machine that tsvisor ctl snapshot saved,',
+        'from its folder; --net and --serial, or --device for each',
+        'device, choose its back-ends anew: docs/snapshots.md',
+      ],
+    },
     plugin,
     vgpuCard,
     {
@@ -295,6 +304,7 @@ export const CTL: Command = {
     '  attach DEVICE        as --device of run; several: all or none',
     '  detach SLOT          once the guest has released it',
     '  fault SLOT FAULTS    of a testcard, SLOT as 3 or 3.1: removed, none',
+    '  snapshot FOLDER      save the machine, for tsvisor run --restore FOLDER',
     '  pause, resume, reset, power-button, stop',
     ...EXIT,
     'SIGTERM, and 0 otherwise.',

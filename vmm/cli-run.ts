@@ -4,6 +4,7 @@ import { openApi, openApiSocket, parseApi } from './api/api-socket.js';
 import type { ApiSocket } from './api/socket.js';
 import { RUN } from './cli-help.js';
 import { RunPrinter } from './cli-observer.js';
+import { type RestoreRequest, restoreRequest } from './cli-restore.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
@@ -45,7 +46,11 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   const viewPort = problems.of(() => parsePort(options.value('view')));
   const screenshot = options.value('screenshot');
   const api = problems.of(() => parseApi(options.value('api')));
-  const input = configOf(options, problems, given);
+  const folder = options.value('restore');
+  const restore =
+    folder === undefined ? undefined : problems.of(() => restoreRequest(folder, options, given));
+  if (folder !== undefined) problems.throwAny();
+  const input = restore?.input ?? configOf(options, problems, given);
   const config = problems.of(() => parseConfig(input));
   problems.throwAny();
   if (config === undefined) throw new Error('a configuration with a problem has none');
@@ -59,6 +64,7 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   const run: RunOptions = {
     ...{ config, level: given, isJson: options.has('json'), display, viewPort, screenshot, socket },
     sandbox: sandbox?.description,
+    restore,
   };
   try {
     return await runConfigured(run, out);
@@ -101,14 +107,19 @@ interface RunOptions {
   readonly socket: ApiSocket | undefined;
   /** What the sandbox says of itself, if there is one. */
   readonly sandbox: string | undefined;
+  /** The saved machine to go on with, if it does not boot. */
+  readonly restore: RestoreRequest | undefined;
 }
 
 async function runConfigured(options: RunOptions, out: Output): Promise<number> {
-  const { config, isJson, display, screenshot, sandbox } = options;
+  const { config, isJson, display, screenshot, sandbox, restore } = options;
   // A terminal that is the guest's is not covered with our steps.
   const level = options.level ?? (isJson ? 'error' : config.serial.includes('stdio') ? 'warn' : 'info');
   const printer = new RunPrinter({ config, sandbox, out, level, isJson, startMs: processStartMs() });
-  const vm = VirtualMachine.start(config, printer.observer);
+  const vm =
+    restore === undefined
+      ? VirtualMachine.start(config, printer.observer)
+      : VirtualMachine.restore(restore.folder, restore.changes, printer.observer);
   let signals: Disposable | undefined;
   let camera: Camera | undefined;
   let view: View | undefined;

@@ -18,6 +18,7 @@ import type { IoctlDoor } from '../sys/ioctl-door.js';
 import { Mapping } from '../sys/mapping.js';
 import { openDoor } from '../sys/open-door.js';
 import { Scope } from '../sys/scope.js';
+import { SectionReader } from '../sys/state-sections.js';
 import { Assignment, attachStep, requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import type { RangeBus } from './assign/bus.js';
@@ -42,6 +43,9 @@ import type { Plugin } from './plugin.js';
 import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
 import { addPcRam } from './ram-layout.js';
 import { SerialPorts } from './serial-ports.js';
+import { describeMachine, savedConfig } from './snapshot/config.js';
+import { Processors, SavedMachine } from './snapshot/saved-machine.js';
+import { Saver } from './snapshot/saver.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
 export interface ComposedMachine extends Disposable {
@@ -82,10 +86,17 @@ export function compose(
     config.sharedMemory || config.hugePages !== 'off' || needsSharedMemory(container, config.devices);
   const ram = ports.requestRam(isRamShared);
   const memory = container.resolve(MemoryMap);
-  addPcRam(memory, scope.own(Mapping.borrow(ram, ram.fd)));
+  const mapping = scope.own(Mapping.borrow(ram, ram.fd));
+  addPcRam(memory, mapping);
   const check = (devices: readonly DeviceConfig[]) => checkLateDevices(container, devices, isRamShared);
-  const machine = buildMachine(container, scope, config, program, { ports, plugins, check });
-  program.load(memory, machine.bootVcpu);
+  const { machine, saved } = buildMachine(container, scope, config, program, {
+    ports,
+    plugins,
+    check,
+    ram: mapping,
+  });
+  if (ports.restored === undefined) program.load(memory, machine.bootVcpu);
+  else saved.load(new SectionReader(ports.restored.sections, ports.restored.target));
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
 }
@@ -125,6 +136,12 @@ interface Surroundings {
   readonly plugins: readonly Plugin[];
   /** Checks devices that are attached later. */
   readonly check: (devices: readonly DeviceConfig[]) => void;
+  readonly ram: Mapping;
+}
+
+interface Built {
+  readonly machine: Machine;
+  readonly saved: SavedMachine;
 }
 
 function buildMachine(
@@ -132,8 +149,8 @@ function buildMachine(
   scope: Scope,
   config: VmConfig,
   program: GuestProgram,
-  { ports, plugins, check }: Surroundings,
-): Machine {
+  { ports, plugins, check, ram }: Surroundings,
+): Built {
   const vm = container.resolve<Vm>(VmToken);
   const clock = container.resolve<Clock>(Clock);
   const pio = container.resolve<RangeBus>(PioBus);
@@ -156,7 +173,8 @@ function buildMachine(
   );
   for (const { base, device } of serial.ranges) put(pio, base, SERIAL_PORTS, device);
   const door = openDoor(config.ffi);
-  const vcpus = createVcpus(container.resolve<Kvm>(KvmToken), vm, { config, program, door }, scope);
+  const kvm = container.resolve<Kvm>(KvmToken);
+  const vcpus = createVcpus(kvm, vm, { config, program, door }, scope);
   const platform = createPlatform({
     nowNs: () => clock.nowNs(),
     nowMs: () => clock.nowMs(),
@@ -182,7 +200,20 @@ function buildMachine(
     changed: (now) => ports.events.emit({ kind: 'devices', devices: now }),
   });
   devices.attach(config.devices);
-  if (program.expectsBars) assignBarsOf(pci);
+  if (program.expectsBars && ports.restored === undefined) assignBarsOf(pci);
+  const configs = () => devices.list.map((device) => device.config);
+  const saved = new SavedMachine({
+    machine: () => describeMachine(config, configs()),
+    processors: new Processors({ vm, vcpus, msrs: () => kvm.getMsrIndexList() }),
+    parts: [
+      { name: 'pci host', save: () => pci.save(), load: (state) => pci.load(state) },
+      ...serial.saved,
+      ...platform.saved,
+      { name: 'hotplug', save: () => hotplug.save(), load: (state) => hotplug.load(state) },
+    ],
+    devices,
+    awaited: () => hotplug.awaited,
+  });
   const machine = new Machine({
     ports,
     memory: container.resolve(MemoryMap),
@@ -195,12 +226,13 @@ function buildMachine(
     devices,
     hotplug,
     platform,
+    saver: new Saver({ machine: saved, config: () => savedConfig(config, configs()), ram }),
   });
   const mark = createPostCode((code) => machine.mark(code));
   put(pio, POST_CODE_PORT, 1, mark);
   const exit = createDebugExit((status) => machine.end({ kind: 'verdict', status }));
   put(pio, DEBUG_EXIT_PORT, 1, exit);
-  return machine;
+  return { machine, saved };
 }
 
 /** As firmware does; reports what found no room. */

@@ -4,6 +4,7 @@ import { PAGE_SIZE } from '../sys/address.js';
 import type { Fd } from '../sys/fd.js';
 import { createSharedMemory, Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
+import { readMemory } from './snapshot/memory-file.js';
 
 /** A guest's memory as numbers, for the machine thread. */
 export interface GuestRamHandle {
@@ -42,6 +43,27 @@ export class GuestRam implements AsyncDisposable {
       return ram;
     }
     return new GuestRam(scope.own(Mapping.huge(Number(bytes))), undefined, scope.move());
+  }
+
+  /**
+   * Memory with the contents of a file: mapped, so that a page is read when it is touched, and stays this machine's once it is
+   * written; copied if other processes shall map it too, or huge pages hold it.
+   * @param file has exactly `bytes`, and is not truncated while the memory is there
+   * @throws SysError as {@link create}; of read(2)
+   */
+  static restore(file: Fd, bytes: bigint, isShared: boolean, hugePageBytes?: number): GuestRam {
+    if (!isShared && hugePageBytes === undefined) {
+      using scope = new Scope();
+      return new GuestRam(scope.own(Mapping.privateFile(file, Number(bytes))), undefined, scope.move());
+    }
+    const ram = GuestRam.create(bytes, isShared, hugePageBytes);
+    try {
+      readMemory(file, ram.#mapping.view);
+      return ram;
+    } catch (error) {
+      ram.#scope[Symbol.dispose]();
+      throw error;
+    }
   }
 
   private constructor(mapping: Mapping, fd: Fd | undefined, scope: Scope) {

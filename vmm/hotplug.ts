@@ -40,6 +40,8 @@ interface Request {
   readonly result: Later<void>;
 }
 
+const SLOTS = 32;
+
 /** Machine thread only. Nothing that a guest does makes it throw. */
 export class Hotplug {
   readonly #ports: HotplugPorts;
@@ -145,6 +147,26 @@ export class Hotplug {
   finish(): void {
     for (const slot of new Set([...[...this.#requests].map((request) => request.slot), ...this.#wanted]))
       this.#settle(slot, this.#tryRemove(slot));
+  }
+
+  /** Slots that the owner waits for: a machine that is saved now could not tell them. */
+  get awaited(): readonly number[] {
+    return [...new Set([...this.#requests].map(({ slot }) => slot))];
+  }
+
+  /** What the guest still has to answer, for {@link load}. */
+  save(): Uint8Array {
+    const counts = new Uint8Array(SLOTS);
+    for (const [slot, count] of this.#unanswered) counts[slot] = count;
+    return counts;
+  }
+
+  /** Takes over a saved state. Returns false if it is none. */
+  load(counts: Uint8Array): boolean {
+    if (counts.length !== SLOTS || counts[0] !== 0) return false;
+    this.#unanswered.clear();
+    for (const [slot, count] of counts.entries()) if (count > 0) this.#unanswered.set(slot, count);
+    return true;
   }
 
   #ask(slot: number): void {

@@ -5,6 +5,7 @@ import type { DeviceConfig } from './config.js';
 import { encodeError } from './error-data.js';
 import type { DeviceState, TimelineRecord } from './inspection.js';
 import type { Counters, MachineEvent } from './protocol.js';
+import type { SnapshotInfo } from './snapshot/folder.js';
 
 /** The calls by name. Arguments and results are plain data, because they cross threads. */
 export interface MachineCalls {
@@ -23,6 +24,8 @@ export interface MachineCalls {
   pause(): void;
   /** Lets them continue. */
   resume(): void;
+  /** Saves the machine to a folder, at an instruction boundary; it goes on then, unless it is paused. */
+  snapshot(folder: string): SnapshotInfo;
   /** Ends the run as a guest's reset does. */
   reset(): void;
 }

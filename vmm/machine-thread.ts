@@ -104,6 +104,7 @@ async function main(): Promise<void> {
       inbox,
       vcpuThreads: data.vcpuThreads,
       startsPaused: data.startsPaused,
+      restored: data.restored,
       events,
       serial: data.serial,
       timeline: () => ({ events: timeline.events, dropped: timeline.dropped }),

@@ -5,7 +5,13 @@ import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { startWorker } from '../sys/start-worker.js';
 import type { VmConfig } from './config.js';
 import { createEventFlow, EventReceipts } from './event-flow.js';
-import type { MachineCommand, MachineEvent, MachineThreadData, VcpuThreadLink } from './protocol.js';
+import type {
+  MachineCommand,
+  MachineEvent,
+  MachineThreadData,
+  RestoredState,
+  VcpuThreadLink,
+} from './protocol.js';
 import type { SerialLinks } from './serial-links.js';
 import { createVcpuBaton, VcpuBaton } from './vcpu-baton.js';
 import type { VcpuThreadData } from './vcpu-thread.js';
@@ -43,6 +49,7 @@ export function startThreads(
   startsPaused: boolean,
   serial: SerialLinks,
   hear: (event: MachineEvent) => unknown,
+  restored?: RestoredState,
 ): MachineThreads {
   const control = createInboxControl();
   const commands = new MessageChannel();
@@ -60,6 +67,7 @@ export function startThreads(
       events: events.link,
       flow,
       startsPaused,
+      restored,
       serial: serial.links,
       vcpuThreads: vcpus.map((thread) => ({ baton: thread.baton, control: thread.control })),
     };

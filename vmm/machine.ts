@@ -16,12 +16,14 @@ import { orError } from './error-data.js';
 import type { Hotplug } from './hotplug.js';
 import { deviceState } from './inspection.js';
 import type { Platform } from './linux/index.js';
-import { answerCall, type MachineCallHandlers } from './machine-calls.js';
+import { answerCall, type Later, type MachineCallHandlers } from './machine-calls.js';
 import type { MachinePorts } from './machine-ports.js';
 import { describeCrash, type Outcome } from './outcome.js';
 import { Pause } from './pause.js';
 import { type Counters, type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
 import type { SerialPorts } from './serial-ports.js';
+import type { SnapshotInfo } from './snapshot/folder.js';
+import type { Saver } from './snapshot/saver.js';
 import { VcpuThreads } from './vcpu-threads.js';
 
 /** Parts of a machine; compose.ts creates and owns them. */
@@ -38,6 +40,7 @@ export interface MachineParts {
   readonly platform: Pick<Platform, 'pressPowerButton'>;
   readonly devices: Pick<AssignedDevices, 'list' | 'inject'>;
   readonly hotplug: Pick<Hotplug, 'attach' | 'detach' | 'expire' | 'finish'>;
+  readonly saver: Pick<Saver, 'check' | 'save'>;
 }
 
 const INSTRUCTION_BYTES = 15;
@@ -60,6 +63,7 @@ export class Machine {
     inject: (slot, faults, number) => this.#parts.devices.inject(slot, faults, number),
     pause: () => this.#pause.request(),
     resume: () => this.#pause.end(),
+    snapshot: (folder) => this.#snapshot(folder),
     reset: () => this.end({ kind: 'reset' }),
     attach: (devices) => this.#asOwner(() => this.#parts.hotplug.attach(devices)),
     detach: (slot, isForced, id) => this.#asOwner(() => this.#parts.hotplug.detach(slot, isForced, id)),
@@ -183,6 +187,12 @@ export class Machine {
     } finally {
       events.isGuestRunning = true;
     }
+  }
+
+  #snapshot(folder: string): Later<SnapshotInfo> {
+    const { saver } = this.#parts;
+    saver.check(folder);
+    return this.#pause.during(() => this.#asOwner(() => saver.save(folder)));
   }
 
   /** In slot order. */

@@ -6,7 +6,10 @@ import { Later } from './machine-calls.js';
 export class Pause {
   readonly #changed: (isPaused: boolean) => void;
   readonly #waiting: Later<void>[] = [];
-  #isWanted = false;
+  /** Each returns what settles its result. */
+  readonly #works: (() => () => void)[] = [];
+  /** Somebody has asked for it, and nobody to end it. */
+  #isAsked = false;
   #isPaused = false;
 
   /** @param changed called when all vCPUs have stopped, and when they continue after that */
@@ -15,7 +18,7 @@ export class Pause {
   }
 
   get isWanted(): boolean {
-    return this.#isWanted;
+    return this.#isAsked || this.#works.length > 0;
   }
 
   /** Whether all vCPUs have stopped at an instruction boundary. */
@@ -25,11 +28,30 @@ export class Pause {
 
   /** Asks the vCPUs to stop. The result settles when they have; undefined if they have already. */
   request(): Later<void> | undefined {
+    this.#isAsked = true;
     if (this.#isPaused) return undefined;
-    this.#isWanted = true;
     const later = new Later<void>();
     this.#waiting.push(later);
     return later;
+  }
+
+  /**
+   * Calls `work` once all vCPUs have stopped, at once if they have already; they continue when it returns, unless somebody has asked
+   * for a pause. The result settles after that, with what `work` returns or throws.
+   */
+  during<T>(work: () => T): Later<T> {
+    const result = new Later<T>();
+    const run = () => {
+      try {
+        const value = work();
+        return () => result.resolve(value);
+      } catch (error) {
+        return () => result.reject(error);
+      }
+    };
+    if (this.#isPaused) run()();
+    else this.#works.push(run);
+    return result;
   }
 
   /** All vCPUs have stopped. */
@@ -37,12 +59,16 @@ export class Pause {
     this.#isPaused = true;
     this.#changed(true);
     for (const later of this.#waiting.splice(0)) later.resolve();
+    const settle = this.#works.map((work) => work());
+    this.#works.length = 0;
+    if (!this.#isAsked) this.end();
+    for (const each of settle) each();
   }
 
   /** The vCPUs continue. Does nothing if they run. */
   end(): void {
     const wasPaused = this.#isPaused;
-    this.#isWanted = false;
+    this.#isAsked = false;
     this.#isPaused = false;
     for (const later of this.#waiting.splice(0)) later.reject(resumed());
     if (wasPaused) this.#changed(false);

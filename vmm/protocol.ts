@@ -5,6 +5,7 @@ import type { HostEndNumbers, LineBuffers } from '../devices/line/messages.js';
 import type { EventThreadLink } from '../sys/event-thread.js';
 import type { DoorName } from '../sys/ioctl-door.js';
 import type { MappedRange } from '../sys/mapping.js';
+import type { StateSection } from '../sys/state-sections.js';
 import type { ExitCounts } from './assign/exit-dispatcher.js';
 import type { DeviceConfig, VmConfig } from './config.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
@@ -26,6 +27,13 @@ export type SerialLink =
   | { readonly kind: 'observer'; readonly input: ByteChannelBuffer }
   | { readonly kind: 'line'; readonly end: HostEndNumbers; readonly buffers: LineBuffers };
 
+/** A saved state, decoded, with RAM that has its contents already. */
+export interface RestoredState {
+  readonly sections: readonly StateSection[];
+  /** Names it in errors. */
+  readonly target: string;
+}
+
 /** Data that starts the machine thread. */
 export interface MachineThreadData {
   readonly config: VmConfig;
@@ -35,6 +43,8 @@ export interface MachineThreadData {
   readonly vcpuThreads: readonly VcpuThreadLink[];
   readonly flow: EventFlowBuffer;
   readonly startsPaused: boolean;
+  /** The state that the machine is to have at its start; undefined for one that boots. */
+  readonly restored: RestoredState | undefined;
   /** By port, from COM1; undefined for one that is not there. */
   readonly serial: readonly (SerialLink | undefined)[];
 }

@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
@@ -33,6 +34,8 @@ import {
 } from './protocol.js';
 import { isSealed } from './sandbox/state.js';
 import { SerialLinks, type SerialPortInfo } from './serial-links.js';
+import { type SnapshotInfo, sandboxed } from './snapshot/folder.js';
+import { type RestoreChanges, Restoring } from './snapshot/restore.js';
 
 /**
  * Callbacks for the events of a running machine. Called in the main thread. A callback that returns a promise has not
@@ -127,8 +130,11 @@ export class VirtualMachine implements AsyncDisposable {
   /** By serial port. */
   readonly #flushTimers: NodeJS.Timeout[] = [];
 
-  private constructor(config: VmConfig, observer: VmObserver) {
+  #restoring: Restoring | undefined;
+
+  private constructor(config: VmConfig, observer: VmObserver, restoring?: Restoring) {
     this.config = config;
+    this.#restoring = restoring;
     this.#devices = config.devices;
     this.#observer = observer;
     this.#serial = new SerialLinks(config.serial, (port) => this.#command({ kind: 'serial-input', port }));
@@ -148,6 +154,20 @@ export class VirtualMachine implements AsyncDisposable {
     }
     installKickSignal();
     return new VirtualMachine(parsed, observer);
+  }
+
+  /**
+   * Starts a machine where another one was saved by {@link snapshot}. Returns immediately. Its memory is mapped from the folder, whose
+   * pages are read when they are touched, and never written: any number of machines can start from one folder at a time. If other
+   * processes map the memory, it is copied. A reset boots what the configuration says.
+   * @param changes of the configuration: back-ends of the devices, ends of the serial ports
+   * @throws SysError ENOENT for a folder that is not there; EINVAL, EBADMSG, ENOTSUP for what is no state, naming the section;
+   *   ConfigError for a configuration that is not valid here. What does not fit the machine ends it: {@link finished} rejects
+   */
+  static restore(folder: string, changes: RestoreChanges = {}, observer: VmObserver = {}): VirtualMachine {
+    const restoring = Restoring.open(folder, changes);
+    installKickSignal();
+    return new VirtualMachine(restoring.config, observer, restoring);
   }
 
   /** Ends the run between two instructions of the guest. Returns immediately: await {@link finished}. */
@@ -235,6 +255,17 @@ export class VirtualMachine implements AsyncDisposable {
    */
   inject(slot: number, faults: string, number = 0): Promise<void> {
     return this.#calls.call('inject', slot, faults, number);
+  }
+
+  /**
+   * Saves the machine to a folder, for {@link restore}: it pauses, its devices stop, and both go on when all is on the disk; one that
+   * is paused stays so. The folder is replaced at once: a failure leaves the one that was there. It is readable by this user only.
+   * @throws SysError ENOTSUP naming every device that cannot be saved, before anything is written; EBUSY while a device is being
+   *   detached; EPERM for a machine in a sandbox; of the device or the call that failed, as ENOSPC; those of {@link counters}
+   */
+  async snapshot(folder: string): Promise<SnapshotInfo> {
+    if (this.config.sandbox.mode !== 'off') throw sandboxed(folder);
+    return this.#calls.call('snapshot', resolve(folder));
   }
 
   /** Requests a shutdown through ACPI; the guest decides whether and when it shuts down. */
@@ -400,6 +431,7 @@ export class VirtualMachine implements AsyncDisposable {
       this.#failure ??= error as Error;
       throw error;
     } finally {
+      this.#restoring?.[Symbol.dispose]();
       this.#state = 'ended';
       this.#endedAt = monotonicMs();
       this.#calls.end(this.#failure);
@@ -419,11 +451,14 @@ export class VirtualMachine implements AsyncDisposable {
     const startsPaused = this.#state === 'paused';
     this.#state = 'starting';
     const config = { ...this.config, devices: [...this.#devices] };
-    const threads = startThreads(config, startsPaused, this.#serial, (event) => {
+    using restoring = this.#restoring;
+    this.#restoring = undefined;
+    const hear = (event: MachineEvent) => {
       if (event.kind === 'started') makeRam(event.isRamShared);
       else return this.#hear(event);
       return undefined;
-    });
+    };
+    const threads = startThreads(config, startsPaused, this.#serial, hear, restoring?.state);
     // If another thread fails, the machine cannot continue: stop it, and reject with that thread's error.
     const fail = (error: Error) => {
       this.#failure ??= error;
@@ -432,7 +467,9 @@ export class VirtualMachine implements AsyncDisposable {
     // Only the machine thread knows the devices' providers, which decide whether the memory must be shared.
     const makeRam = (isShared: boolean) => {
       try {
-        ram = GuestRam.create(memory, isShared, HUGE_PAGE_BYTES[hugePages]);
+        const pageBytes = HUGE_PAGE_BYTES[hugePages];
+        ram = restoring?.memory(isShared, pageBytes) ?? GuestRam.create(memory, isShared, pageBytes);
+        restoring?.[Symbol.dispose]();
         threads.sender.send({ kind: 'ram', ram: ram.handle } satisfies RamCommand);
         // Not earlier: until then, starting the threads needs the processors.
         if (prefault) ram.populate();

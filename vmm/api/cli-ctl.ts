@@ -1,4 +1,5 @@
 import { statSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { didYouMean } from '../../sys/suggestion.js';
 import { unixPathProblem } from '../../sys/unix-socket.js';
 import { CTL } from '../cli-help.js';
@@ -8,7 +9,7 @@ import { kindOfFile } from '../file-kind.js';
 import type { Output } from '../output.js';
 import { outputFileProblem, writeOutputFile } from '../output-file.js';
 import { ApiClient } from './client.js';
-import { countersText, devicesText, infoText, mapsText, timelineText } from './text.js';
+import { countersText, devicesText, infoText, mapsText, snapshotText, timelineText } from './text.js';
 
 /** A command of `tsvisor ctl`. */
 interface ControlCommand {
@@ -51,6 +52,7 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['screenshot', { takes: 'FILE', options: ['slot'], run: saveScreenshot }],
   ['attach', { takes: 'DEVICE', run: attach }],
   ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
+  ['snapshot', { takes: 'FOLDER', run: snapshot }],
   ['fault', { takes: 'SLOT', more: 'FAULTS', run: inject }],
   ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
 ]);
@@ -130,6 +132,12 @@ async function attach({ client, args, options, out }: Call): Promise<void> {
   const { slots } = JSON.parse(body.toString()) as { readonly slots: readonly number[] };
   if (options.has('json')) out.line(body.toString());
   else for (const [i, slot] of slots.entries()) out.line(`${args[i]} is in slot ${slot}`);
+}
+
+async function snapshot({ client, args, options, out }: Call): Promise<void> {
+  const { body } = await client.call('POST', '/v1/snapshot', { folder: resolve(args[0] as string) });
+  if (options.has('json')) out.line(body.toString());
+  else out.line(snapshotText(JSON.parse(body.toString())));
 }
 
 async function inject({ client, args: [place = '', faults] }: Call): Promise<void> {

@@ -2,6 +2,7 @@
 import type { z } from 'zod';
 import { type DeviceConfigInput, parse } from '../config.js';
 import type { ConsoleRing } from '../console-ring.js';
+import { checkFolder } from '../snapshot/folder.js';
 import type { VirtualMachine } from '../virtual-machine.js';
 import { ConsoleInput } from './console-input.js';
 import * as schemas from './schemas.js';
@@ -22,6 +23,7 @@ export type ControlledMachine = Pick<
   | 'reset'
   | 'resume'
   | 'screenshot'
+  | 'snapshot'
   | 'stop'
   | 'timeline'
   | 'typeSerial'
@@ -194,6 +196,16 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
       ...{ kind: 'bytes', type: 'image/png' },
       bytes: await machine.screenshot(query.slot as number | undefined),
     }),
+  },
+  {
+    ...{ method: 'POST', path: '/v1/snapshot', id: 'snapshot', query: none, body: schemas.snapshotSchema },
+    summary: 'Saves the machine to a folder, an absolute path; it goes on then',
+    success: { status: 200, schema: schemas.savedSchema },
+    answer: async (machine, { body }) => {
+      const { folder } = parse(schemas.snapshotSchema, body);
+      checkFolder(folder);
+      return json(await machine.snapshot(folder));
+    },
   },
   action('pause', 'Stops all vCPUs at an instruction boundary', (machine) => machine.pause()),
   action('resume', 'Lets a paused machine continue', (machine) => machine.resume()),

@@ -35,6 +35,16 @@ export const faultsSchema = z.strictObject({
 });
 export const attachedSchema = z.object({ slots: z.array(count) });
 
+/** Where a machine is saved; a folder that is there is replaced at once. */
+export const snapshotSchema = z.strictObject({ folder: z.string().min(1).max(4000) });
+export const savedSchema = z.object({
+  folder: z.string(),
+  stateBytes: count,
+  memoryBytes: count,
+  /** How long the guest stood still. */
+  ms,
+});
+
 export const errorSchema = z.object({
   error: z.object({
     message: z.string(),

@@ -115,6 +115,16 @@ describe('the API', () => {
     expect(machine.calls).toHaveLength(2);
   });
 
+  test('saves a machine to an absolute path, and refuses another one', async () => {
+    const post = (body: object) => call('POST', '/v1/snapshot', JSON.stringify(body));
+    const saved = await post({ folder: '/tmp/saved' });
+    expect([saved.status, schemas.savedSchema.parse(saved.json).folder]).toEqual([200, '/tmp/saved']);
+    expect(machine.calls).toEqual(['snapshot /tmp/saved']);
+    for (const body of [{}, { folder: '' }, { folder: 'saved' }, { folder: '/tmp/saved', force: true }])
+      expect((await post(body)).status).toBe(400);
+    expect(machine.calls).toHaveLength(1);
+  });
+
   test('attaches one device or several, and detaches by slot', async () => {
     const one = await call('POST', '/v1/devices', JSON.stringify({ address: 'mtty-1' }));
     expect([one.status, one.json]).toEqual([201, { slots: [3] }]);

@@ -1,7 +1,14 @@
 /** Answers of the API as text for people. */
 import type { z } from 'zod';
 import { parentText, useLines } from '../parent-text.js';
-import type { countersSchema, devicesSchema, infoSchema, memorySchema, timelineSchema } from './schemas.js';
+import type {
+  countersSchema,
+  devicesSchema,
+  infoSchema,
+  memorySchema,
+  savedSchema,
+  timelineSchema,
+} from './schemas.js';
 
 /** Columns as wide as their longest cell, two blanks between them. */
 function table(rows: readonly (readonly string[])[]): string {
@@ -129,6 +136,11 @@ export function countersText({ exits, accesses, devices }: z.output<typeof count
     ['accesses', named(accesses)],
     ...devices.map(({ name, counters }) => [name, named(counters)]),
   ]);
+}
+
+export function snapshotText({ folder, stateBytes, memoryBytes, ms }: z.output<typeof savedSchema>): string {
+  const parts = `${bytesText(memoryBytes)} of memory, ${bytesText(stateBytes)} of state`;
+  return `saved to ${folder}: ${parts}; the guest stood still for ${ms.toFixed(0)} ms`;
 }
 
 export function timelineText({ events, dropped }: z.output<typeof timelineSchema>): string {

@@ -62,6 +62,10 @@ export class FakeControlledMachine implements ControlledMachine {
   resume = () => this.#do('resume');
   reset = () => this.#do('reset');
   inject = (slot: number, faults: string, number = 0) => this.#do(`inject ${slot} ${faults} ${number}`);
+  snapshot = async (folder: string) => {
+    await this.#do(`snapshot ${folder}`);
+    return { folder, stateBytes: 70_000, memoryBytes: 1 << 20, ms: 12.3 };
+  };
   pressPowerButton = () => void this.calls.push('power-button');
   stop = (by?: string) => void this.calls.push(`stop ${by}`);
   counters = () => this.#read(this.counts);

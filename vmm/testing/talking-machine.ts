@@ -12,12 +12,16 @@ export interface TalkingMachine {
   says(text: string, times?: number): Promise<void>;
 }
 
-/** Starts a machine; end it by disposing its `vm`. */
-export function startTalking(config: VmConfigInput, observer: VmObserver = {}): TalkingMachine {
+/** Starts a machine; end it by disposing its `vm`. @param start how, if it does not boot */
+export function startTalking(
+  config: VmConfigInput,
+  observer: VmObserver = {},
+  start = VirtualMachine.start,
+): TalkingMachine {
   let text = '';
   const steps: string[] = [];
   const waiting = new Set<() => void>();
-  const vm = VirtualMachine.start(config, {
+  const vm = start(config, {
     ...observer,
     serial: (bytes) => {
       text += Buffer.from(bytes).toString('latin1');

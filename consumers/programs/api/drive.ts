@@ -113,6 +113,13 @@ const two = must(
 assert.deepEqual(two.slots, [9, 6]);
 const faulty = must(await api.POST('/v1/devices', { body: { address: 'testcard' } }));
 assert.deepEqual(faulty.slots, [7]);
+const save = (path: string) => api.POST('/v1/snapshot', { body: { folder: path } });
+refused(await save('saved'), 400, 'EINVAL');
+const saved = await save(join(folder, 'saved'));
+// A device that cannot be saved is named.
+if (saved.error === undefined)
+  assert.ok(must(saved).memoryBytes > 0 && existsSync(join(folder, 'saved/state')));
+else assert.match(refused(saved, 409, 'ENOTSUP'), /00:0\d\.0 \S+: it has no migration/);
 const fault = (slot: number, faults: string) =>
   api.PUT('/v1/devices/{slot}/faults', { params: { path: { slot } }, body: { faults } });
 must(await fault(7, 'removed'));

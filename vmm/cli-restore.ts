@@ -1,0 +1,68 @@
+/** `tsvisor run --restore FOLDER`: what the command line can choose anew for a machine that was saved. */
+import { join } from 'node:path';
+import { type ParsedOptions, usageError } from './command-line.js';
+import type { VmConfigInput } from './config.js';
+import { readConfigFile } from './config-file.js';
+import { parseDevice } from './device-text.js';
+import { DEBUG_CHANNELS, type LogLevel } from './log-level.js';
+import type { RestoreChanges } from './snapshot/restore.js';
+
+/** What is in the saved state, or has no place in it. */
+const FIXED = ['memory', 'cpus', 'config', 'append', 'sandbox', 'pcap', 'disk'];
+const TEXTS = ['guest', 'kernel', 'initrd', 'ffi'] as const;
+
+/** A machine to restore, as the command line says. */
+export interface RestoreRequest {
+  readonly folder: string;
+  readonly changes: RestoreChanges;
+  /** The whole configuration, not validated yet. */
+  readonly input: VmConfigInput;
+}
+
+/** @throws ConfigError for wrong usage, and for a folder without a configuration */
+export function restoreRequest(
+  folder: string,
+  options: ParsedOptions,
+  level: LogLevel | undefined,
+): RestoreRequest {
+  for (const name of FIXED)
+    if (options.has(name)) throw usageError(`--${name}`, 'cannot be changed for a machine that is restored');
+  const saved = readConfigFile(join(folder, 'config.json')) as VmConfigInput;
+  const changes: Record<string, unknown> = {};
+  for (const name of TEXTS) if (options.has(name)) changes[name] = options.value(name);
+  if (options.has('no-reboot')) changes.reboot = false;
+  for (const [option, key] of [
+    ['plugin', 'plugins'],
+    ['serial', 'serial'],
+    ['trace', 'trace'],
+  ] as const) {
+    const list = options.list(option);
+    if (list !== undefined) changes[key] = list;
+  }
+  if (level === 'debug') changes.trace = [...new Set([...(options.list('trace') ?? []), ...DEBUG_CHANNELS])];
+  const devices = devicesOf(saved.devices ?? [], options);
+  if (devices !== undefined) changes.devices = devices;
+  return { folder, changes, input: { ...saved, ...changes } };
+}
+
+type Devices = NonNullable<VmConfigInput['devices']>;
+
+/** The devices with their back-ends, if these are given: the same devices in the same slots, as their state is in the folder. */
+function devicesOf(saved: Devices, options: ParsedOptions): Devices | undefined {
+  const net = options.value('net');
+  const given = options.list('device');
+  if (given !== undefined) {
+    if (net !== undefined)
+      throw usageError('--net', 'belongs to the default NIC; with --device, append net= to the device');
+    return given
+      .filter((text) => text !== 'none')
+      .map((text) => parseDevice(text, `--device ${text}`)) as Devices;
+  }
+  if (net === undefined) return undefined;
+  const nics = saved.filter(({ address }) => address === 'virtio-net').length;
+  if (nics !== 1)
+    throw usageError('--net', `the saved machine has ${nics} NICs: give all of its devices with --device`);
+  return saved.map((device) =>
+    device.address === 'virtio-net' ? { ...device, options: { ...device.options, net } } : device,
+  );
+}
