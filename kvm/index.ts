@@ -16,6 +16,7 @@ export {
   type NamedDoor,
 } from '../sys/ioctl-door.js';
 export { installKickSignal, kickThread } from '../sys/kick.js';
+export type { KvmGuest, KvmPageTrackNotifierNode } from '../sys/kvm-guest.js';
 export type { PreparedIoctl } from '../sys/libc.js';
 export {
   createSharedMemory,

@@ -1,3 +1,5 @@
+import type { KvmGuest } from '../sys/kvm-guest.js';
+
 /**
  * A counted reference to a VM: all that a VFIO file knows of the VM it is associated with. A holder takes a reference
  * with {@link getUnlessDying} before it uses the VM, and drops it with {@link put}.
@@ -11,10 +13,13 @@ export interface KvmReference {
   put(): void;
   /** Whether {@link getUnlessDying} would succeed now. */
   readonly isAlive: boolean;
+  /** The VM's memory, for holders of a reference; absent unless its owner offers it. @see Vm.offerGuest */
+  readonly guest?: KvmGuest | undefined;
 }
 
 /** Counts references, starting with the owner's; runs `destroy` once, when the count reaches 0. */
 export class CountedReference implements KvmReference {
+  guest: KvmGuest | undefined;
   #count = 1;
   readonly #destroy: () => void;
 

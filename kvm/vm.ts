@@ -4,6 +4,7 @@ import { SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import { ioctl } from '../sys/ioctl.js';
 import type { DoorChoice, IoctlDoor } from '../sys/ioctl-door.js';
+import type { KvmGuest } from '../sys/kvm-guest.js';
 import { withAddress } from '../sys/libc.js';
 import { Mapping } from '../sys/mapping.js';
 import { disposable, Scope } from '../sys/scope.js';
@@ -88,6 +89,21 @@ export class Vm implements Disposable {
   /** The reference that VFIO files hold. The descriptor closes when the owner and every holder have dropped theirs. */
   get reference(): KvmReference {
     return this.#reference;
+  }
+
+  /**
+   * Offers the VM's memory to the holders of {@link reference}, until the result is disposed.
+   * @throws SysError EBUSY if it is offered already
+   */
+  offerGuest(guest: KvmGuest): Disposable {
+    if (this.#reference.guest !== undefined) {
+      const hint = 'the memory of a VM is offered once';
+      throw new SysError({ call: 'offerGuest', target: this.fd.target, errno: errno.EBUSY, hint });
+    }
+    this.#reference.guest = guest;
+    return disposable(() => {
+      this.#reference.guest = undefined;
+    });
   }
 
   /** False once the owner has disposed the VM, even if a reference keeps the descriptor open. */

@@ -1,3 +1,5 @@
+import type { KvmGuest } from '../sys/kvm-guest.js';
+
 /**
  * A virtual machine as VFIO knows it: an opaque pointer with "get unless dying" references (kvm_get_kvm_safe).
  * `KvmReference` of tsvisor/kvm implements it.
@@ -7,6 +9,11 @@ export interface KvmPointer {
   getUnlessDying(): boolean;
   /** Drops a reference. Dropping the last one destroys the VM, so the caller must hold no lock. */
   put(): void;
+  /**
+   * What a vendor driver can do with the VM's memory. Absent where nobody offers it: a driver whose device is served to
+   * another process, or whose VM is no KVM, has to do without.
+   */
+  readonly guest?: KvmGuest | undefined;
 }
 
 /**

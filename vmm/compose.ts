@@ -24,6 +24,8 @@ import { VfioProvider } from '../vfio/provider.js';
 import type { RangeBus } from './assign/bus.js';
 import { ExitDispatcher } from './assign/exit-dispatcher.js';
 import { MemoryMap } from './assign/memory-map.js';
+import { holdNothing, PageTrack } from './assign/page-track.js';
+import { rangeBus } from './assign/ports.js';
 import { registerDefault } from './assign/register.js';
 import { KvmToken, VmToken } from './assign/tokens.js';
 import { AssignedDevices } from './assigned-devices.js';
@@ -77,6 +79,7 @@ export function compose(
   registerPcKvm(container, scope);
   registerDefault(container, Clock, () => systemClock);
   const windows = [...WINDOWS, ...layout.holeAboveRam(config.memory)];
+  const holder = offerGuest(container, scope);
   registerPorts(container, plugins, { eventThread, windows }, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
   checkDevices(providers, config.devices);
@@ -88,6 +91,7 @@ export function compose(
   const memory = container.resolve(MemoryMap);
   const mapping = scope.own(Mapping.borrow(ram, ram.fd));
   addPcRam(memory, mapping);
+  container.resolve(ExitDispatcher); // before the devices, whose drivers look for what it offers
   const check = (devices: readonly DeviceConfig[]) => checkLateDevices(container, devices, isRamShared);
   const { machine, saved } = buildMachine(container, scope, config, program, {
     ports,
@@ -95,10 +99,34 @@ export function compose(
     check,
     ram: mapping,
   });
+  holder.machine = machine;
   if (ports.restored === undefined) program.load(memory, machine.bootVcpu);
   else saved.load(new SectionReader(ports.restored.sections, ports.restored.target));
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+}
+
+/**
+ * Lets vendor drivers of this process use the VM's memory, unless a plug-in dispatches exits itself: what drivers track is
+ * served there.
+ * @returns to be given the machine whose vCPUs are held while pages begin or end to be tracked
+ */
+function offerGuest(container: DependencyContainer, scope: Scope): { machine?: Machine } {
+  const holder: { machine?: Machine } = {};
+  registerDefault(container, ExitDispatcher, () => {
+    const vm = container.resolve<Vm>(VmToken);
+    const memory = container.resolve(MemoryMap);
+    const buses = [
+      rangeBus(container.resolve<Bus>(PioBus)),
+      rangeBus(container.resolve<Bus>(MmioBus)),
+    ] as const;
+    if (vm.checkExtension('KVM_CAP_READONLY_MEM') === 0) return new ExitDispatcher(...buses);
+    const hold = () => holder.machine?.hold() ?? holdNothing();
+    const track = scope.own(new PageTrack({ memory, reference: vm.reference, hold }));
+    scope.own(vm.offerGuest(track));
+    return new ExitDispatcher(...buses, track);
+  });
+  return holder;
 }
 
 /** Whether other processes must map guest RAM. @throws SysError ENODEV for an address that no provider takes */

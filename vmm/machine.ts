@@ -9,6 +9,7 @@ import { unreachable } from '../sys/unreachable.js';
 import type { RangeBus } from './assign/bus.js';
 import type { ExitDispatcher } from './assign/exit-dispatcher.js';
 import type { MemoryMap } from './assign/memory-map.js';
+import { holdNothing } from './assign/page-track.js';
 import type { AssignedDevices } from './assigned-devices.js';
 import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
 import type { PlaneCommand, ShownPlane } from './display/messages.js';
@@ -69,6 +70,7 @@ export class Machine {
     detach: (slot, isForced, id) => this.#asOwner(() => this.#parts.hotplug.detach(slot, isForced, id)),
   };
   #outcome: Outcome | undefined;
+  #threads: VcpuThreads | undefined;
   #agains = 0;
 
   constructor(parts: MachineParts) {
@@ -250,10 +252,19 @@ export class Machine {
     if (this.#inbox.isStopping) this.end({ kind: 'stopped', by: 'exit of the process' });
   }
 
+  /**
+   * Takes all vCPUs out of the guest until the result is disposed, for a change of its memory. The machine thread calls it,
+   * so that its own vCPU is outside.
+   */
+  hold(): Disposable {
+    return this.#threads?.hold() ?? holdNothing();
+  }
+
   /** Runs two or more vCPUs, each in a thread of its own; this thread handles their exits. */
   #runThreads(): Outcome {
     const { vcpus, ports, door } = this.#parts;
     const threads = new VcpuThreads(vcpus, ports.vcpuThreads, door, this.#pause.isWanted);
+    this.#threads = threads;
     for (;;) {
       this.#hear();
       threads.isPausing = this.#pause.isWanted;

@@ -29,6 +29,8 @@ const RETIRED = 3;
 
 /** How often to poll before sleeping: a sleep costs tens of microseconds, a poll nanoseconds. */
 const SPINS = 2000;
+/** How often to look whether a vCPU has left the guest. */
+const OUTSIDE_POLL_MS = 1;
 
 export function createVcpuBaton(): VcpuBatonBuffer {
   return new SharedArrayBuffer(BATON_BYTES);
@@ -115,6 +117,13 @@ export class VcpuBaton {
   retire(): void {
     Atomics.store(this.#words, TURN, RETIRED);
     Atomics.notify(this.#words, TURN);
+  }
+
+  /** Machine thread: waits until the vCPU's thread, which has been asked for the baton, has left KVM_RUN. */
+  awaitOutside(): void {
+    for (let i = 0; i < SPINS && Atomics.load(this.#words, TURN) === VCPU; i++);
+    // The vCPU's thread does not notify: it would cost each exit a call.
+    while (Atomics.load(this.#words, TURN) === VCPU) Atomics.wait(this.#words, TURN, VCPU, OUTSIDE_POLL_MS);
   }
 
   /** Machine thread: waits until the vCPU thread, which has been asked to stop, has retired. */

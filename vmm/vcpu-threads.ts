@@ -2,6 +2,7 @@ import type { Vcpu } from '../kvm/vcpu.js';
 import { errno } from '../sys/errno.js';
 import { InboxBell } from '../sys/inbox.js';
 import type { DoorName } from '../sys/ioctl-door.js';
+import { disposable } from '../sys/scope.js';
 import type { VcpuThreadLink } from './protocol.js';
 import { VcpuBaton } from './vcpu-baton.js';
 
@@ -20,6 +21,7 @@ interface RunningVcpu {
 export class VcpuThreads {
   readonly #running: readonly RunningVcpu[];
   #isPausing = false;
+  #holds = 0;
 
   /** Starts them. @param door calls KVM_RUN @param isPausing none enters the guest yet */
   constructor(vcpus: readonly Vcpu[], links: readonly VcpuThreadLink[], door: DoorName, isPausing: boolean) {
@@ -47,6 +49,27 @@ export class VcpuThreads {
         running.baton.resume();
       }
     }
+  }
+
+  /**
+   * Takes all vCPUs out of the guest, and keeps them out until the result is disposed; also while an exit is handled. Not
+   * to an instruction boundary as a pause does: the accesses of their last exits can be incomplete, and are handled after it.
+   */
+  hold(): Disposable {
+    const isFirst = this.#holds++ === 0;
+    if (isFirst) {
+      for (const { baton, bell } of this.#running) {
+        if (baton.isMachinesTurn) continue;
+        baton.isPauseWanted = true;
+        bell.ring();
+      }
+      for (const { baton } of this.#running) baton.awaitOutside();
+    }
+    // Those that were kicked out have given their batons and rung: `answer` resumes them as after any exit.
+    return disposable(() => {
+      if (--this.#holds > 0) return;
+      for (const { baton } of this.#running) baton.isPauseWanted = this.#isPausing;
+    });
   }
 
   get areAllParked(): boolean {

@@ -1,6 +1,7 @@
 /** A scripted KVM, for tests of the association between VFIO files and VMs without /dev/kvm. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import type { KvmGuest } from '../../sys/kvm-guest.js';
 import type { KvmPointer } from '../driver.js';
 import type { VfioFileOps } from '../file-ops.js';
 
@@ -8,6 +9,8 @@ import type { VfioFileOps } from '../file-ops.js';
 export class ScriptedVm implements KvmPointer {
   /** Name for messages. */
   readonly name: string;
+  /** Its memory; absent unless the test offers one. */
+  guest: KvmGuest | undefined;
   /** Called by the last put before the VM is freed; in KVM, this releases the kvm-vfio device. */
   onDestroy: (() => void) | undefined;
   /** Calls made after the VM was freed: each is a use after free. */

@@ -12,17 +12,26 @@ export interface ExitBus {
   write(address: number, data: Uint8Array): void;
 }
 
-/** Forwards port and MMIO exits to the buses. Used by the thread that handles exits. */
+/** Guest RAM that some accesses exit from; {@link PageTrack} implements it. */
+export interface ExitRam {
+  /** Does the access, if it is one to RAM; false if it is not. No access by the guest makes it throw. */
+  access(address: number, data: Uint8Array, isWrite: boolean): boolean;
+}
+
+/** Forwards port and MMIO exits to the buses, and those of RAM to it. Used by the thread that handles exits. */
 export class ExitDispatcher {
   readonly #pio: ExitBus;
   readonly #mmio: ExitBus;
+  readonly #ram: ExitRam | undefined;
   readonly #counts = new Map<VcpuExit['kind'], number>();
   #lastKind: VcpuExit['kind'] | undefined;
   #run = 0;
 
-  constructor(pio: ExitBus, mmio: ExitBus) {
+  /** @param ram asked about each MMIO access first; without it, no page of RAM can be tracked */
+  constructor(pio: ExitBus, mmio: ExitBus, ram?: ExitRam) {
     this.#pio = pio;
     this.#mmio = mmio;
+    this.#ram = ram;
   }
 
   /**
@@ -37,6 +46,7 @@ export class ExitDispatcher {
         this.#io(exit);
         return true;
       case 'mmio':
+        if (this.#ram?.access(exit.address, exit.data, exit.isWrite)) return true;
         if (exit.isWrite) this.#mmio.write(exit.address, exit.data);
         else this.#mmio.read(exit.address, exit.data);
         return true;

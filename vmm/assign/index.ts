@@ -25,7 +25,7 @@ export { VfioProvider } from '../../vfio/provider.js';
 export { RangeBus } from './bus.js';
 export { createAssignment, type WiredAssignment } from './create.js';
 export { KvmDoorbells } from './doorbells.js';
-export { type ExitBus, type ExitCounts, ExitDispatcher } from './exit-dispatcher.js';
+export { type ExitBus, type ExitCounts, ExitDispatcher, type ExitRam } from './exit-dispatcher.js';
 export { joinFileOps } from './file-ops.js';
 export { KvmInterrupts } from './interrupts.js';
 export {
@@ -36,6 +36,7 @@ export {
   type MemorySlotUse,
   type RamPart,
 } from './memory-map.js';
+export { holdNothing, PageTrack, type PageTrackPorts } from './page-track.js';
 export { PolledEventThread } from './polled-event-thread.js';
 export { type AssignmentPorts, defaultPorts, type GetPort, type PortName, portTokens } from './ports.js';
 export { registerAssignment, registerDefault } from './register.js';

@@ -4,6 +4,7 @@ import type { Mapping } from '../../sys/mapping.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { GuestMemory, MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
+import { type PageRun, SplitSlot } from './split-slot.js';
 
 /** How the guest may use a slot. */
 export interface MemorySlotUse {
@@ -37,6 +38,7 @@ interface Ram {
   readonly region: MemoryRegion;
   readonly mapping: Mapping;
   readonly offset: bigint;
+  readonly slot: SplitSlot;
 }
 
 /** A map of a region for DMA. */
@@ -148,8 +150,8 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
     if (start < 0n || start + bytes > BigInt(mapping.bytes))
       throw new RangeError(`${name}: bytes ${start} to ${start + bytes} of a mapping of ${mapping.bytes}`);
     const region: MemoryRegion = { kind: 'ram', name, gpa: at, hva: offset(mapping.hva, start), bytes };
-    const added = this.#add(region);
-    const ram = { region, mapping, offset: start };
+    const { slot, added } = this.#add(region, () => new SplitSlot(this.#slots, region));
+    const ram = { region, mapping, offset: start, slot };
     this.#rams.add(ram);
     return this.#scope.own(
       disposable(() => {
@@ -160,7 +162,8 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   }
 
   map(at: Gpa, hva: Hva, bytes: bigint, name: string): Disposable {
-    return this.#add({ kind: 'device', name, gpa: at, hva, bytes });
+    return this.#add({ kind: 'device', name, gpa: at, hva, bytes }, () => this.#slots.add(at, hva, bytes))
+      .added;
   }
 
   /** Without the listeners, as nothing does DMA to it. */
@@ -206,17 +209,49 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
    * @throws RangeError unless one range of RAM contains all of them
    */
   ram(at: bigint, bytes: number): Uint8Array<ArrayBuffer> {
-    for (const { region, mapping, offset: start } of this.#rams) {
-      if (at < region.gpa || at + BigInt(bytes) > region.gpa + region.bytes) continue;
-      return mapping.view.slice(Number(at - region.gpa + start), bytes);
-    }
+    const found = this.ramAt(at, bytes);
+    if (found !== undefined) return found;
     throw new RangeError(`${formatRange(at, BigInt(bytes))} is not in guest RAM`);
   }
 
-  #add(region: MemoryRegion): Disposable {
+  /** As {@link ram}; undefined unless one range of RAM contains all of them. */
+  ramAt(at: bigint, bytes: number): Uint8Array<ArrayBuffer> | undefined {
+    const ram = this.#ramOf(at, BigInt(bytes));
+    return ram?.mapping.view.slice(Number(at - ram.region.gpa + ram.offset), bytes);
+  }
+
+  /** The range of RAM that contains all of these bytes; undefined if none does. */
+  ramRegion(at: bigint, bytes: bigint): MemoryRegion | undefined {
+    return this.#ramOf(at, bytes)?.region;
+  }
+
+  /**
+   * Makes the guest's writes to `runs` of a range of RAM exit, and no others in it. DMA maps stay as they are, and so does
+   * what devices write. No processor may be in the guest meanwhile.
+   * @param runs pages from the start of the range; ascending, neither touching nor overlapping
+   * @throws RangeError if it is no range of RAM; as {@link MemorySlotPort.add}, with nothing changed
+   */
+  setReadonly(region: MemoryRegion, runs: readonly PageRun[]): void {
+    for (const ram of this.#rams) {
+      if (ram.region !== region) continue;
+      ram.slot.setReadonly(runs);
+      return;
+    }
+    throw new RangeError(`${formatRange(region.gpa, region.bytes)} is no range of RAM`);
+  }
+
+  #ramOf(at: bigint, bytes: bigint): Ram | undefined {
+    for (const ram of this.#rams) {
+      const { gpa: first, bytes: length } = ram.region;
+      if (at >= first && at + bytes <= first + length) return ram;
+    }
+    return undefined;
+  }
+
+  #add<T extends Disposable>(region: MemoryRegion, map: () => T): { slot: T; added: Disposable } {
     using undo = new Scope();
     const begun = nowMs();
-    undo.own(this.#slots.add(region.gpa, region.hva, region.bytes));
+    const slot = undo.own(map());
     this.#regions.set(region, nowMs() - begun);
     undo.defer(() => this.#regions.delete(region));
     // Who follows the memory when the region is removed is not who did when it was added.
@@ -224,7 +259,7 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
     for (const follower of this.#followers) follow(follower, region);
     this.#publish('added', region);
     undo.defer(() => this.#publish('removed', region));
-    return undo.move();
+    return { slot, added: undo.move() };
   }
 
   /** Reports the region removed to everybody who heard of it, last added first. A failure does not keep it from the others. */

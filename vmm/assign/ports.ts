@@ -167,7 +167,8 @@ export const defaultPorts: {
   },
 };
 
-function rangeBus(bus: Bus): RangeBus {
+/** @throws TypeError for another bus */
+export function rangeBus(bus: Bus): RangeBus {
   if (bus instanceof RangeBus) return bus;
   throw new TypeError(
     'tsvisor/assign: exits are dispatched to RangeBus; with a bus of your own, answer exits yourself',
