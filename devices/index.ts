@@ -68,5 +68,6 @@ export { VfioPciFunctions } from './vfio-pci/functions.js';
 export type { InterruptModeName } from './vfio-pci/interrupt-mode.js';
 export { type SlotMember, SlotMembers } from './vfio-pci/slot-members.js';
 export * from './vgpu/index.js';
+export * from './vgpu-gtt/index.js';
 export * from './virtio-blk/index.js';
 export * from './virtio-net/index.js';

@@ -1,6 +1,3 @@
-import { PAGE_SIZE } from '../../sys/address.js';
-import { errno } from '../../sys/errno.js';
-import { SysError } from '../../sys/error.js';
 import { createSharedMemory, type SharedMemory } from '../../sys/mapping.js';
 import type { VfioDeviceOps } from '../../vfio/driver.js';
 import {
@@ -8,8 +5,6 @@ import {
   type GfxPlaneQuery,
   type IrqInfo,
   type IrqSet,
-  VFIO_GFX_PLANE_TYPE_PROBE,
-  VFIO_GFX_PLANE_TYPE_REGION,
   VFIO_PCI_REQ_IRQ_INDEX,
   VFIO_REGION_SUBTYPE_GFX_EDID,
   VFIO_REGION_TYPE_GFX,
@@ -33,6 +28,7 @@ import {
 import { Dispi, type Plane } from './dispi.js';
 import { createEdid } from './edid.js';
 import { EDID_REGION_BYTES, EdidRegion, type Resolution } from './edid-region.js';
+import { gfxPlane } from './gfx-plane.js';
 import { vgpuState } from './saved-state.js';
 import {
   DISPI_AT,
@@ -54,25 +50,6 @@ import {
   REVISION,
   VRAM_BAR,
 } from './spec.js';
-
-const DRM_PLANE_TYPE_PRIMARY = 1;
-const NO_HOT_SPOT = 0xffff_ffff;
-const PAGE = Number(PAGE_SIZE);
-
-const NO_PLANE: GfxPlaneInfo = {
-  drmFormat: 0,
-  drmFormatMod: 0n,
-  width: 0,
-  height: 0,
-  stride: 0,
-  size: 0,
-  xPos: 0,
-  yPos: 0,
-  xHot: NO_HOT_SPOT,
-  yHot: NO_HOT_SPOT,
-  regionIndex: VRAM_BAR,
-  offset: 0,
-};
 
 export interface VgpuOptions {
   readonly name: string;
@@ -182,18 +159,8 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
     this.#interrupts.request();
   }
 
-  queryGfxPlane({ flags, drmPlaneType }: GfxPlaneQuery): GfxPlaneInfo {
-    const call = 'VFIO_DEVICE_QUERY_GFX_PLANE';
-    if ((flags & VFIO_GFX_PLANE_TYPE_REGION) === 0) {
-      const hint = 'the picture lies in a region, there is no dma-buf';
-      throw new SysError({ call, target: this.name, errno: errno.EINVAL, hint });
-    }
-    const { plane } = this;
-    const asksOnly = (flags & VFIO_GFX_PLANE_TYPE_PROBE) !== 0;
-    if (asksOnly || plane === undefined || drmPlaneType !== DRM_PLANE_TYPE_PRIMARY) return NO_PLANE;
-    const { width, height, stride, drmFormat, offset } = plane;
-    const size = Math.ceil((height * stride) / PAGE) * PAGE;
-    return { ...NO_PLANE, drmFormat, width, height, stride, size, offset };
+  queryGfxPlane(query: GfxPlaneQuery): GfxPlaneInfo {
+    return gfxPlane(this.name, VRAM_BAR, query, this.plane);
   }
 
   #newScreen(): EdidRegion {

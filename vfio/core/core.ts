@@ -11,10 +11,6 @@ import { type CoreProvider, coreProvider } from './provider.js';
 import { CoreRegistry } from './registry.js';
 import type { Steps } from './steps.js';
 
-export type { CoreOpenDevice } from './device.js';
-export { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from './group.js';
-export type { Steps } from './steps.js';
-
 /** Options of a core. */
 export interface CoreOptions {
   /** Ports that replace the defaults. */

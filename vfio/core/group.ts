@@ -1,6 +1,7 @@
 /** A VFIO group: its user, its container and its VM. After drivers/vfio/group.c. */
 
 import type { KvmPointer } from '../driver.js';
+import { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from '../group-notify.js';
 import { HARMLESS_DRIVERS } from '../harmless-drivers.js';
 import { vfioError } from '../vfio-error.js';
 import type { Container } from './container.js';
@@ -22,10 +23,7 @@ import type { CoreRegistry } from './registry.js';
 import { type Steps, WaitQueue } from './steps.js';
 
 export const VFIO_IOMMU_NOTIFY = 0;
-export const VFIO_GROUP_NOTIFY = 1;
-
-/** Event of VFIO_GROUP_NOTIFY: its data is the VM, or null when the association ends. */
-export const VFIO_GROUP_NOTIFY_SET_KVM = 1 << 0;
+export { VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM };
 
 /** Listener for {@link VFIO_GROUP_NOTIFY}. Its data is the VM that the group is associated with, or null. */
 export type KvmListener = NotifierBlock<KvmPointer | null>;

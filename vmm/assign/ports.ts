@@ -14,6 +14,7 @@ import { createMttyDriver } from '../../devices/mtty/driver.js';
 import { createTestCardDriver } from '../../devices/testcard/driver.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
 import { createVgpuDriver, type VgpuDriverOptions } from '../../devices/vgpu/driver.js';
+import { createVgpuGttDriver } from '../../devices/vgpu-gtt/driver.js';
 import { createVirtioBlkDriver } from '../../devices/virtio-blk/driver.js';
 import { createVirtioNetDriver } from '../../devices/virtio-net/driver.js';
 import { GsiRouting } from '../../kvm/gsi-routing.js';
@@ -209,5 +210,6 @@ export const vendorDrivers = (vgpu: VgpuDriverOptions = {}): readonly VendorDriv
   createVirtioBlkDriver(),
   createMttyDriver(),
   createVgpuDriver(vgpu),
+  createVgpuGttDriver(),
   createTestCardDriver(),
 ];

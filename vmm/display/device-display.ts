@@ -7,6 +7,7 @@ import {
   VFIO_GFX_PLANE_TYPE_DMABUF,
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_GFX_PLANE_TYPE_REGION,
+  VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../vfio/uapi.js';
 import type { DisplayMemory, ShownPlane } from './messages.js';
 import { planeBytes } from './pixels.js';
@@ -14,6 +15,8 @@ import { planeBytes } from './pixels.js';
 const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
 const DRM_PLANE_TYPE_PRIMARY = 1;
 const PAGE = 4096;
+/** Bytes that one read of a region asks for. */
+const MOST_READ = 1 << 20;
 
 /** The display of an assigned device. Machine thread only; borrows the device's file. */
 export class DeviceDisplay {
@@ -85,7 +88,8 @@ export class DeviceDisplay {
 
   /** A descriptor of the video memory, which the receiver must close; undefined if it is not a memory file. */
   #give({ regionIndex }: GfxPlaneInfo): DisplayMemory | undefined {
-    const { offset, size } = this.#file.getRegionInfo(regionIndex);
+    const { offset, size, flags } = this.#file.getRegionInfo(regionIndex);
+    if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return undefined;
     using mapping = this.#file.mmap(offset, Math.ceil(size / PAGE) * PAGE);
     const { file } = mapping;
     if (file === undefined) return undefined;
@@ -94,14 +98,27 @@ export class DeviceDisplay {
   }
 
   #copy(plane: GfxPlaneInfo): Uint8Array {
-    const { offset, size } = this.#file.getRegionInfo(plane.regionIndex);
+    const { offset, size, flags } = this.#file.getRegionInfo(plane.regionIndex);
     const bytes = planeBytes(plane, size, this.name);
+    if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return this.#read(offset + plane.offset, bytes);
     const from = Math.floor(plane.offset / PAGE) * PAGE;
     const end = Math.ceil((plane.offset + bytes) / PAGE) * PAGE;
     using mapping = this.#file.mmap(offset + from, end - from);
     // Shared, so that posting it to the main thread does not copy it.
     const copy = new Uint8Array(new SharedArrayBuffer(bytes));
     copy.set(mapping.view.slice(plane.offset - from, bytes));
+    return copy;
+  }
+
+  /** From a region that cannot be mapped. @throws SysError EIO if it gives less */
+  #read(offset: number, bytes: number): Uint8Array {
+    const copy = new Uint8Array(new SharedArrayBuffer(bytes));
+    for (let done = 0; done < bytes; ) {
+      const read = this.#file.read(offset + done, copy.subarray(done, done + MOST_READ));
+      if (read <= 0)
+        throw new SysError({ call: 'pread', target: `${this.name}, its picture`, errno: errno.EIO });
+      done += read;
+    }
     return copy;
   }
 }

@@ -1,0 +1,2 @@
+export type { VgpuGttDevice } from './device.js';
+export { createVgpuGttDriver, type VgpuGttInstance } from './driver.js';
