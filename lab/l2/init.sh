@@ -283,7 +283,6 @@ vfs() {
   result vfs.total $?
   echo 2 > "$card/sriov_numvfs" && [ -e "$card/virtfn1" ] && [ ! -e "$card/virtfn2" ]
   result vfs.enabled $?
-  lspci | sed 's/^/L2-LSPCI /'
   grep -H . "$card"/virtfn*/resource | grep -v '0x0000000000000000 0x0000000000000000' | sed 's/.*virtfn/L2-RESOURCE VF /'
   [ "$(cat "$card"/virtfn[01]/vendor "$card"/virtfn[01]/device | tr -d '\n')" = 0x12340x12340x74760x7476 ]
   result vfs.ids $?
