@@ -32,11 +32,11 @@ async function conform(
 }
 
 test.each([
-  ['virtio-net', 150],
+  ['virtio-net', 170],
   ['vgpu-small', 165],
   ['mtty-2', 165],
   ['testcard', 170],
-  [`virtio-blk,file=${disk}`, 150],
+  [`virtio-blk,file=${disk}`, 170],
 ])(
   '%s keeps every rule that applies to it, which are at least %i',
   async (device, least) => {

@@ -1,14 +1,17 @@
 import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
+import type { PausedQueues, QueuePositions } from '../virtio/messages.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
+import type { TypeState } from '../virtio/saved-state.js';
 import type { TransportStateBuffer } from '../virtio/transport-state.js';
 import { BlkConfig, featuresOf } from './blk-config.js';
 import type { DiskCommand, DiskNotice, DiskShape } from './messages.js';
 import { RemotePath } from './remote-path.js';
+import { checkDisk, saveDisk } from './saved-state.js';
 import { SharedState } from './shared-state.js';
-import { VIRTIO_BLK_F_FLUSH } from './spec.js';
+import { REQUESTQ, VIRTIO_BLK_F_FLUSH } from './spec.js';
 
 const PCI_CLASS_STORAGE_SCSI = 0x0100;
 const IDENTITY: VirtioIdentity = { type: 2, pciClass: PCI_CLASS_STORAGE_SCSI };
@@ -26,6 +29,8 @@ export interface VirtioBlkParts {
 /** The registers of a virtio-blk PCI function. Machine thread only. */
 export class VirtioBlkDevice extends VirtioFunction<SharedState, DiskCommand> {
   readonly #remote: RemotePath;
+  readonly #disk: DiskShape;
+  readonly #task: EventTask;
 
   constructor({ shared, task, doorbell, disk }: VirtioBlkParts) {
     super({
@@ -37,6 +42,8 @@ export class VirtioBlkDevice extends VirtioFunction<SharedState, DiskCommand> {
       doorbells: [doorbell],
       config: new BlkConfig(disk),
     });
+    this.#disk = disk;
+    this.#task = task;
     this.#remote = new RemotePath({
       ...this.remoteMemory,
       call: (command) => task.call(command),
@@ -48,12 +55,34 @@ export class VirtioBlkDevice extends VirtioFunction<SharedState, DiskCommand> {
     task.receive = (message) => this.#hear(message as DiskNotice);
   }
 
-  protected override startQueues(queues: readonly QueueSetup[]): void {
+  protected override get typeState(): TypeState {
+    return {
+      name: 'vblk',
+      description: `a disk of ${this.#disk.bytes} bytes`,
+      save: (out) => saveDisk(out, this.#disk),
+      read: (reader) => {
+        checkDisk(reader, this.#disk);
+        return () => false;
+      },
+    };
+  }
+
+  protected override startQueues(queues: readonly QueueSetup[], positions?: QueuePositions): void {
     const hasFlush = (this.common.features & VIRTIO_BLK_F_FLUSH) !== 0n;
     for (const queue of queues) {
       this.#remote.start(queue);
-      this.call({ kind: 'start', queue, hasFlush, epoch: this.#remote.epoch });
+      const position = positions?.get(queue.index) ?? 0;
+      this.call({ kind: 'start', queue, hasFlush, epoch: this.#remote.epoch, position });
     }
+  }
+
+  protected override pauseQueues(): PausedQueues {
+    this.#task.call({ kind: 'drain' } satisfies DiskCommand);
+    const remote = this.#remote.finish();
+    const paused = this.#task.call({ kind: 'pause' } satisfies DiskCommand) as PausedQueues;
+    this.#remote.stop();
+    if (remote === undefined) return paused;
+    return { ...paused, positions: new Map([[REQUESTQ, remote]]) };
   }
 
   protected override stopQueues(): void {

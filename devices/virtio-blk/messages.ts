@@ -21,8 +21,17 @@ export type DiskCommand =
   /**
    * @param hasFlush whether the driver flushes; else each write is flushed before it is returned. 5.2.6.2
    * @param epoch comes back with the notice of a queue that is remote
+   * @param position where it goes on; 0 if a driver has just set it up
    */
-  | { readonly kind: 'start'; readonly queue: QueueSetup; readonly hasFlush: boolean; readonly epoch: number }
+  | {
+      readonly kind: 'start';
+      readonly queue: QueueSetup;
+      readonly hasFlush: boolean;
+      readonly epoch: number;
+      readonly position: number;
+    }
+  /** Waits for all that has begun. */
+  | { readonly kind: 'drain' }
   /** Begins a request of the remote queue. The reply is a string if its chain has no header, or no place for a status. */
   | { readonly kind: 'begin'; readonly request: RemoteRequest }
   /** The reply is all that is done since the last one, a list of {@link RemoteDone}. */

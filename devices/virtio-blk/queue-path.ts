@@ -6,6 +6,7 @@ import type { BlockImage } from '../block/image.js';
 import { lengthOf } from '../memory-parts.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
+import type { QueuePositions } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { SplitQueue } from '../virtio/split-queue.js';
 import { TurnRequests } from '../virtio/turn-requests.js';
@@ -58,6 +59,8 @@ export class QueuePath implements Disposable {
   readonly #completions: Disposable | undefined;
   /** What is done of the queue that the registers' thread serves; undefined while this one does. */
   #remoteDone: RemoteDone[] | undefined;
+  /** Index of its first chain there. */
+  #remotePosition = 0;
   /** Turns of the remote queue. */
   readonly #turns: TurnRequests;
   #epoch = 0;
@@ -92,13 +95,13 @@ export class QueuePath implements Disposable {
     }
   }
 
-  /** @throws SysError if the doorbell cannot be watched */
-  start(setup: QueueSetup, hasFlush: boolean, epoch: number): void {
+  /** @param position where the queue goes on @throws SysError if the doorbell cannot be watched */
+  start(setup: QueueSetup, hasFlush: boolean, epoch: number, position: number): void {
     const { state, context, doorbell } = this.#parts;
     if (this.#table === undefined) return;
     this.#hasFailed = false;
     this.#epoch = epoch;
-    this.#queue = new SplitQueue(setup, this.#table, 'both');
+    this.#queue = new SplitQueue(setup, this.#table, 'both', position);
     this.#target = {
       ...{ image: this.#image, state, id: this.#id, hasFlush },
       fail: (error) => this.#fail(error),
@@ -114,6 +117,26 @@ export class QueuePath implements Disposable {
     this.pump();
   }
 
+  /**
+   * As {@link stop}, until the queue is started where it was: what has begun is returned and shown to the driver. Returns where that is;
+   * of a queue that the registers' thread serves, where that has begun.
+   */
+  pause(): QueuePositions {
+    this.drain();
+    const queue = this.#queue;
+    if (queue !== undefined) this.#showAll(queue);
+    const positions: [number, number][] = [];
+    if (this.#queue !== undefined) positions.push([REQUESTQ, this.#queue.position]);
+    else if (this.#remoteDone !== undefined) positions.push([REQUESTQ, this.#remotePosition]);
+    this.stop();
+    return new Map(positions);
+  }
+
+  /** Waits for all that has begun. */
+  drain(): void {
+    while (this.#inFlight > 0) this.#parts.io.wait();
+  }
+
   /** Stops the queue once what has begun is done: after this, no guest memory is accessed and no interrupt is raised. */
   stop(): void {
     this.#watch?.[Symbol.dispose]();
@@ -122,7 +145,7 @@ export class QueuePath implements Disposable {
     this.#continuation = undefined;
     this.#queue = undefined;
     this.#remoteDone = undefined;
-    while (this.#inFlight > 0) this.#parts.io.wait();
+    this.drain();
     this.#leave();
   }
 
@@ -211,18 +234,23 @@ export class QueuePath implements Disposable {
     if (queue.map() && queue.publish()) this.#parts.signals.queue(REQUESTQ);
   }
 
-  /** What has begun is returned first: the chains that are left are those of the registers' thread. */
-  #handOver(queue: SplitQueue): void {
-    while (this.#inFlight > 0) this.#parts.io.wait();
+  /** Shows all that is done. Returns false, and gives the queue up, if its rings are not there any more. */
+  #showAll(queue: SplitQueue): boolean {
     this.#show(queue);
     const { from, to } = queue.unpublished;
-    if (from !== to) {
-      this.#giveUp({ kind: 'misuse', what: 'its rings were unmapped while requests were under way' });
-      return;
-    }
+    if (from === to) return true;
+    this.#giveUp({ kind: 'misuse', what: 'its rings were unmapped while requests were under way' });
+    return false;
+  }
+
+  /** What has begun is returned first: the chains that are left are those of the registers' thread. */
+  #handOver(queue: SplitQueue): void {
+    this.drain();
+    if (!this.#showAll(queue)) return;
     this.#queue = undefined;
     this.#remoteDone = [];
     const { position } = queue;
+    this.#remotePosition = position;
     const { context } = this.#parts;
     context.notify({ kind: 'remote', position, epoch: this.#epoch } satisfies DiskNotice);
     this.#turns.ask();

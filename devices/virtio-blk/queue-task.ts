@@ -6,6 +6,7 @@ import type { DiskImage } from '../block/disk-image.js';
 import { BlockingIo, type FileIo, RingIo } from '../block/file-io.js';
 import { openImage } from '../block/open-image.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
+import type { PausedQueues } from '../virtio/messages.js';
 import type { DiskCommand, DiskTaskData, OpenImageReply } from './messages.js';
 import { QueuePath } from './queue-path.js';
 import { SharedState } from './shared-state.js';
@@ -43,10 +44,18 @@ export const startWith =
         case 'detach':
           return path?.detach();
         case 'start':
-          return path?.start(command.queue, command.hasFlush, command.epoch);
+          return path?.start(command.queue, command.hasFlush, command.epoch, command.position);
         case 'stop':
           signals.reset();
           return path?.stop();
+        case 'drain':
+          return path?.drain();
+        case 'pause': {
+          const positions = path?.pause() ?? new Map();
+          return { positions, pending: signals.pause() } satisfies PausedQueues;
+        }
+        case 'resume':
+          return signals.resume(command.pending);
         case 'interrupts':
           return signals.retarget(command.targets);
         case 'maskIntx':

@@ -67,6 +67,26 @@ export class RemotePath {
     return true;
   }
 
+  /**
+   * Returns all that has begun, which is done, and where the queue would go on; undefined if it does not run here. Its memory's owner has
+   * as long as for a turn; if it takes longer, the queue stops.
+   */
+  finish(): number | undefined {
+    const queue = this.#queue;
+    if (queue === undefined) return undefined;
+    this.#turn.begin();
+    this.#turn.serve(
+      queue,
+      () => {
+        do this.#return(queue);
+        while (this.#done.length > 0);
+        return false;
+      },
+      (cause) => this.#giveUp(cause),
+    );
+    return this.#queue?.position;
+  }
+
   /** Runs one turn of the queue, which takes a bounded time. */
   turn(): void {
     this.#turn.begin();

@@ -1,3 +1,4 @@
+import type { QueuePositions } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { type RemoteAccess, RemoteQueue } from '../virtio/remote-queue.js';
 import { type QueueEnd, RemoteTurn } from '../virtio/remote-turn.js';
@@ -43,8 +44,15 @@ export class ControlQueue {
     this.#turn = new RemoteTurn(parts.access, 'the queue');
   }
 
-  start(setup: QueueSetup): void {
-    this.#queue = new RemoteQueue(setup, this.#turn.access, 'both', 0);
+  /** @param position where it goes on; 0 if a driver has just set it up */
+  start(setup: QueueSetup, position: number): void {
+    this.#queue = new RemoteQueue(setup, this.#turn.access, 'both', position);
+  }
+
+  /** Where it would go on; empty while it does not run. */
+  get positions(): QueuePositions {
+    const queue = this.#queue;
+    return new Map(queue === undefined ? [] : [[queue.index, queue.position]]);
   }
 
   stop(): void {

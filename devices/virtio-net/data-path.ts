@@ -3,6 +3,7 @@ import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
 import type { NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
+import type { QueuePositions } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { QUEUE_SIZE_MAX } from '../virtio/spec.js';
 import { SplitQueue } from '../virtio/split-queue.js';
@@ -37,8 +38,11 @@ export class DataPath implements Disposable {
   #table: DmaTableReader | undefined;
   #rx: SplitQueue | undefined;
   #tx: SplitQueue | undefined;
-  /** Indexes of queues in memory of another process, which the registers' thread serves. @see RemotePath */
-  readonly #remote = new Set<number>();
+  /**
+   * Queues in memory of another process, which the registers' thread serves, with the index of the first chain that was its to take.
+   * @see RemotePath
+   */
+  readonly #remote = new Map<number, number>();
   #epoch = 0;
   /** Turns of the remote queues. */
   readonly #turns: TurnRequests;
@@ -95,7 +99,7 @@ export class DataPath implements Disposable {
     queues: readonly QueueSetup[],
     negotiated: Negotiated,
     epoch: number,
-    positions?: ReadonlyMap<number, number>,
+    positions?: QueuePositions,
   ): void {
     const table = this.#table;
     if (table === undefined) return;
@@ -116,10 +120,10 @@ export class DataPath implements Disposable {
     this.pump();
   }
 
-  /** Sets the port up for a driver whose queues another one starts. */
-  prepare(negotiated: Negotiated): void {
+  /** Sets the port up for a driver whose queues another one starts. @param keepsFrames as of {@link ReceiveSide.start} */
+  prepare(negotiated: Negotiated, keepsFrames: boolean): void {
     this.#negotiated = negotiated;
-    if (this.#isActive) this.#receiver.start(negotiated);
+    if (this.#isActive) this.#receiver.start(negotiated, keepsFrames);
   }
 
   /**
@@ -143,12 +147,28 @@ export class DataPath implements Disposable {
 
   /** Stops both queues: after this, no guest memory is accessed and no interrupt is raised. */
   stop(): void {
+    this.#halt();
+    this.#receiver.stop();
+  }
+
+  /**
+   * As {@link stop}, until the queues are started where they were; a frame that is held for want of buffers stays. Returns where that
+   * is. Between turns, all chains that have been taken are returned and published.
+   */
+  pause(): QueuePositions {
+    const running = [this.#rx, this.#tx].filter((queue) => queue !== undefined);
+    const positions = new Map(this.#remote);
+    for (const { index, position } of running) positions.set(index, position);
+    this.#halt();
+    return positions;
+  }
+
+  #halt(): void {
     for (const watch of this.#watches.splice(0)) watch[Symbol.dispose]();
     this.#unwatchPort();
     this.#rx = undefined;
     this.#tx = undefined;
     this.#remote.clear();
-    this.#receiver.stop();
     this.#continuation?.[Symbol.dispose]();
     this.#continuation = undefined;
   }
@@ -290,7 +310,7 @@ export class DataPath implements Disposable {
 
   #handOver(queue: SplitQueue): undefined {
     const { index, position } = queue;
-    this.#remote.add(index);
+    this.#remote.set(index, position);
     if (index === this.#receiveq) this.#receiver.isStalled = true; // a frame may wait
     this.#notify({ kind: 'remote', queue: index, position, epoch: this.#epoch });
     this.#turns.ask();

@@ -1,10 +1,12 @@
 import type { Iova } from '../../sys/address.js';
 import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
+import type { OpenDevice } from '../../vfio/driver.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
-import type { FunctionCommand } from '../virtio/messages.js';
+import type { FunctionCommand, PausedQueues, QueuePositions } from '../virtio/messages.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
+import type { TypeState } from '../virtio/saved-state.js';
 import type { TransportStateBuffer } from '../virtio/transport-state.js';
 import { ControlQueue } from './control-queue.js';
 import type { QueueCommand, QueueNotice, RemoteNotice } from './messages.js';
@@ -12,6 +14,7 @@ import { FEATURE_REQUIREMENTS, negotiated, offloadFeatures } from './negotiated.
 import { BASE_FEATURES, NetConfig, queueFeatures } from './net-config.js';
 import { controlQueueOf, pairOf, receiveQueueOf, transmitQueueOf, usablePairs } from './queue-layout.js';
 import { RemotePath, type RemotePathParts } from './remote-path.js';
+import { readNet, type SavedNet, saveNet } from './saved-state.js';
 import { SharedState } from './shared-state.js';
 
 const PCI_CLASS_NETWORK_ETHERNET = 0x0200;
@@ -43,6 +46,10 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
   readonly #remotes: readonly RemotePath[];
   readonly #control: ControlQueue;
   readonly #hasKernelPath: boolean;
+  readonly #config: NetConfig;
+  /** The card's own; the configuration has that of a state which has been loaded, until the next opener. */
+  readonly #mac: Uint8Array;
+  readonly #mtu: number;
   /** Queue pairs that the driver uses. */
   #activePairs = 1;
   /** Queues that have been started. */
@@ -52,6 +59,7 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
   constructor({ shared, tasks, doorbells, mac, mtu, maxFrame, ...port }: VirtioNetParts) {
     const pairs = tasks.length;
     const state = new SharedState(shared, pairs);
+    const config = new NetConfig(mac, mtu, state, pairs);
     super({
       name: 'virtio-net',
       identity: IDENTITY,
@@ -62,8 +70,11 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
       state,
       task: tasks[0] as EventTask,
       doorbells,
-      config: new NetConfig(mac, mtu, state, pairs),
+      config,
     });
+    this.#config = config;
+    this.#mac = mac;
+    this.#mtu = mtu;
     this.#tasks = tasks;
     this.#hasKernelPath = port.hasKernelPath;
     const memory = this.remoteMemory;
@@ -88,12 +99,43 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
       task.receive = (message) => this.#hear(pair, message as QueueNotice);
   }
 
+  override openDevice(open: OpenDevice): void {
+    this.#config.mac = this.#mac;
+    super.openDevice(open);
+  }
+
+  protected override get typeState(): TypeState {
+    return {
+      name: 'vnet',
+      description: `a network card with ${this.#tasks.length} queue pairs and an MTU of ${this.#mtu}`,
+      save: (out) => saveNet(out, this.#saved),
+      read: (reader, common) => {
+        const saved = readNet(reader, this.#saved, common);
+        return () => this.#takeOver(saved);
+      },
+    };
+  }
+
+  get #saved(): SavedNet {
+    const { pairs, isLinkUp } = { pairs: this.#tasks.length, isLinkUp: this.state.isLinkUp };
+    return { pairs, isLinkUp, mtu: this.#mtu, mac: this.#config.mac, activePairs: this.#activePairs };
+  }
+
+  /** The wire is this card's: the driver is told if its link is another one. */
+  #takeOver({ mac, isLinkUp, activePairs }: SavedNet): boolean {
+    this.#config.mac = mac;
+    this.#activePairs = activePairs;
+    const own = this.state.isLinkUp;
+    if (own !== isLinkUp) this.state.setLink(own);
+    return own !== isLinkUp;
+  }
+
   /** The kernel does not see the table of maps, so it is told. */
   dmaUnmap(at: Iova, bytes: bigint): void {
     this.#callKernelPath({ kind: 'unmap', iova: Number(at), bytes: Number(bytes) });
   }
 
-  protected override startQueues(queues: readonly QueueSetup[]): void {
+  protected override startQueues(queues: readonly QueueSetup[], positions?: QueuePositions): void {
     const { features } = this.common;
     const accepted = negotiated(features);
     const pairs = this.#tasks.length;
@@ -101,15 +143,46 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
       const own = queues.filter(({ index }) => pairOf(index, features, pairs) === pair);
       if (own.length === 0) continue;
       remote.start(own, accepted);
-      this.#callPair(pair, { kind: 'start', queues: own, negotiated: accepted, epoch: remote.epoch });
+      const { epoch } = remote;
+      this.#callPair(pair, { kind: 'start', queues: own, negotiated: accepted, epoch, positions });
     }
     const controlq = controlQueueOf(features, pairs);
     for (const setup of queues) {
       this.#started.add(setup.index);
       if (setup.index !== controlq) continue;
-      this.#control.start(setup);
+      this.#control.start(setup, positions?.get(controlq) ?? 0);
       this.#callPair(0, { kind: 'startControl', queue: controlq });
     }
+    if (positions !== undefined) this.#activateAgain();
+  }
+
+  /** The pairs that the driver uses take part again, of a card that has gone on with them, or that another one was moved to. */
+  #activateAgain(): void {
+    for (let pair = 1; pair < this.#activePairs; pair++) {
+      if (this.#callPair(pair, { kind: 'activate', isActive: true }) === true) continue;
+      this.tell('queue pairs', `the host refuses queue pair ${pair}, which the driver uses: it has to reset`);
+      this.#callPair(pair, { kind: 'giveUp', queue: receiveQueueOf(pair) });
+    }
+  }
+
+  protected override pauseQueues(): PausedQueues {
+    const positions = new Map(this.#control.positions);
+    const pending = new Set<number>();
+    for (const [pair, task] of this.#tasks.entries()) {
+      const paused = task.call({ kind: 'pause' } satisfies QueueCommand) as PausedQueues;
+      const remote = this.#remotes[pair] as RemotePath;
+      for (const [queue, position] of [...paused.positions, ...remote.positions])
+        positions.set(queue, position);
+      for (const vector of paused.pending) pending.add(vector);
+      remote.stop();
+    }
+    this.#control.stop();
+    return { positions, pending: [...pending] };
+  }
+
+  protected override resumeInterrupts(pending: readonly number[]): void {
+    for (const [pair, task] of this.#tasks.entries())
+      task.call({ kind: 'resume', pending: pair === 0 ? pending : [] } satisfies QueueCommand);
   }
 
   protected override stopQueues(): void {

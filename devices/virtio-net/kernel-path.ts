@@ -8,6 +8,7 @@ import { type DmaTableBuffer, type DmaTableEntry, DmaTableReader } from '../../v
 import type { KernelQueues, NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
+import type { QueuePositions } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '../virtio/spec.js';
 import type { DataPath } from './data-path.js';
@@ -111,17 +112,26 @@ export class KernelPath implements Disposable {
   }
 
   /** As {@link DataPath.start}. */
-  start(queues: readonly QueueSetup[], negotiated: Negotiated, epoch: number): void {
+  start(
+    queues: readonly QueueSetup[],
+    negotiated: Negotiated,
+    epoch: number,
+    positions?: QueuePositions,
+  ): void {
     if (this.#table === undefined) return;
     if (this.#isHandedOver || this.#isAbandoned) {
       this.#isHandedOver = true;
-      this.#parts.path.start(queues, negotiated, epoch);
+      this.#parts.path.start(queues, negotiated, epoch, positions);
       return;
     }
     this.#negotiated = negotiated;
     this.#epoch = epoch;
-    if (queues.some(({ index }) => isReceiveQueue(index))) this.#parts.path.prepare(negotiated);
-    for (const setup of queues) this.#started.set(setup.index, { setup, position: 0, isRunning: false });
+    if (queues.some(({ index }) => isReceiveQueue(index)))
+      this.#parts.path.prepare(negotiated, positions !== undefined);
+    for (const setup of queues) {
+      const position = positions?.get(setup.index) ?? 0;
+      this.#started.set(setup.index, { setup, position, isRunning: false });
+    }
     this.#run();
   }
 
@@ -139,6 +149,26 @@ export class KernelPath implements Disposable {
     this.#started.clear();
     this.#isRemapAsked = false;
     this.#isHandedOver = false;
+  }
+
+  /**
+   * As {@link stop}, until the queues are started where they were, and of the data path, too. Returns where that is: the kernel has returned
+   * what it has taken.
+   */
+  pause(): QueuePositions {
+    this.#guard(() => {
+      this.#halt();
+      if (this.#maps.length > 0) this.#give([]);
+    });
+    if (this.#isHandedOver) return this.#parts.path.pause();
+    const queues = [...this.#started.values()];
+    this.#started.clear();
+    this.#isRemapAsked = false;
+    // Interrupts that the kernel has left with us, and that nobody has heard yet.
+    for (const { setup } of queues)
+      if (drainEventfd((this.#calls[inKernel(setup.index)] as Fd).number) > 0n)
+        this.#parts.signals.queue(setup.index);
+    return new Map(queues.map((queue) => [queue.setup.index, this.#positionOf(queue)]));
   }
 
   /** The command register has changed: without bus mastering, no queue runs. */

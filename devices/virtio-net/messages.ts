@@ -2,7 +2,7 @@
  * Messages between registers and queues. {@link EventTask.call} sends commands, which take effect before it returns.
  */
 import type { SysErrorInit } from '../../sys/error.js';
-import type { FunctionCommand } from '../virtio/messages.js';
+import type { FunctionCommand, QueuePositions } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import type { TransportStateBuffer } from '../virtio/transport-state.js';
 import type { Negotiated } from './negotiated.js';
@@ -33,6 +33,8 @@ export type QueueCommand =
       readonly queues: readonly QueueSetup[];
       readonly negotiated: Negotiated;
       readonly epoch: number;
+      /** Where they go on; absent if a driver has just set them up. */
+      readonly positions: QueuePositions | undefined;
     }
   /**
    * Whether the driver uses the pair. Not of the first one, which it uses always; the others' stop to be with `stop`. The reply is

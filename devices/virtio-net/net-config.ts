@@ -21,6 +21,8 @@ export const queueFeatures = (pairs: number): bigint =>
 
 // struct virtio_net_config, 5.1.4
 const CONFIG_BYTES = 12;
+/** Length of a MAC address, which begins the structure. */
+export const MAC_BYTES = 6;
 const STATUS_AT = 6;
 const MAX_VIRTQUEUE_PAIRS_AT = 8;
 const MTU_AT = 10;
@@ -37,6 +39,15 @@ export class NetConfig {
     this.#bytes[MTU_AT] = mtu & 0xff;
     this.#bytes[MTU_AT + 1] = mtu >>> 8;
     this.#state = state;
+  }
+
+  /** 6 bytes. */
+  get mac(): Uint8Array {
+    return this.#bytes.slice(0, MAC_BYTES);
+  }
+
+  set mac(mac: Uint8Array) {
+    this.#bytes.set(mac);
   }
 
   /** Value of 1, 2 or 4 bytes; all-ones past the structure. */

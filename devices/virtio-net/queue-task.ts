@@ -4,6 +4,7 @@ import type { StartEventTask } from '../../sys/event-task.js';
 import type { NetBackend, NetPair, NetPort } from '../net/index.js';
 import { capturedPort } from '../net/pcap.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
+import type { PausedQueues } from '../virtio/messages.js';
 import { TurnRequests } from '../virtio/turn-requests.js';
 import { DataPath } from './data-path.js';
 import { KernelPath, QUEUE_FEATURES } from './kernel-path.js';
@@ -94,7 +95,12 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
           kernelPath?.detach();
           return path?.detach();
         case 'start':
-          return (kernelPath ?? path)?.start(command.queues, command.negotiated, command.epoch);
+          return (kernelPath ?? path)?.start(
+            command.queues,
+            command.negotiated,
+            command.epoch,
+            command.positions,
+          );
         case 'stop':
           signals.reset();
           stopControl();
@@ -102,6 +108,13 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
           path?.stop();
           if (pair > 0) setActive(false);
           return;
+        case 'pause': {
+          stopControl();
+          const positions = (kernelPath ?? path)?.pause() ?? new Map();
+          return { positions, pending: signals.pause() } satisfies PausedQueues;
+        }
+        case 'resume':
+          return signals.resume(command.pending);
         case 'activate':
           return setActive(command.isActive);
         case 'startControl':

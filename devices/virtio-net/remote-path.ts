@@ -1,3 +1,4 @@
+import type { QueuePositions } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { type RemoteAccess, type RemoteBuffer, RemoteQueue } from '../virtio/remote-queue.js';
 import { type QueueEnd, RemoteTurn } from '../virtio/remote-turn.js';
@@ -57,6 +58,11 @@ export class RemotePath {
     this.epoch++;
     this.#setups.clear();
     this.#queues.clear();
+  }
+
+  /** Where the queues that it has would go on: between turns, what it has taken it has returned. */
+  get positions(): QueuePositions {
+    return new Map(Array.from(this.#queues, ([index, queue]) => [index, queue.position]));
   }
 
   /** The event thread hands over a queue. Returns false if that has been stopped in the meantime. */

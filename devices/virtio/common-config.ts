@@ -1,3 +1,4 @@
+import type { StateReader, StateWriter } from '../mdev/state-fields.js';
 import type { QueueSetup } from './queue-setup.js';
 import {
   QUEUE_SIZE_MAX,
@@ -61,6 +62,31 @@ const newQueue = (): QueueRegisters => ({
   addresses: new Uint32Array(6),
 });
 
+const isQueueSize = (size: number): boolean =>
+  size > 0 && size <= QUEUE_SIZE_MAX && (size & (size - 1)) === 0;
+
+const isAligned = ({ addresses }: QueueRegisters): boolean =>
+  ALIGNMENTS.every((alignment, i) => (addresses[2 * i] as number) % alignment === 0);
+
+function readQueue(state: StateReader, index: number): QueueRegisters {
+  const [size, isEnabled] = [state.u16(), state.flag(`queue_enable of queue ${index}`)];
+  const queue = { size, isEnabled, addresses: Uint32Array.from({ length: 6 }, () => state.u32()) };
+  if (!isQueueSize(size)) state.fail(`queue_size ${size} of queue ${index}`);
+  if (isEnabled && !isAligned(queue)) state.fail(`a misaligned ring of queue ${index}`);
+  return queue;
+}
+
+/** Registers that have been read from a saved state. */
+export interface SavedConfig {
+  /** Features that the driver has accepted, or is about to. */
+  readonly features: bigint;
+  readonly isDriverOk: boolean;
+  /** Indexes of the queues that are enabled. */
+  readonly enabled: readonly number[];
+  /** Takes them over; the queues are not started. */
+  readonly apply: () => void;
+}
+
 const word = (bits: bigint, select: number): number =>
   select < 2 ? Number((bits >> BigInt(32 * select)) & 0xffffffffn) : 0;
 
@@ -107,6 +133,54 @@ export class CommonConfig {
   /** device_status, as the driver reads it. */
   get status(): number {
     return this.#status | (this.#state.needsReset ? VIRTIO_CONFIG_S_NEEDS_RESET : 0);
+  }
+
+  /** Whether the driver has set the device up, and the queues that it has enabled. */
+  get isDriverOk(): boolean {
+    return (this.#status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0;
+  }
+
+  /** The queues that are enabled. */
+  get setups(): readonly QueueSetup[] {
+    return this.#registers.flatMap((queue, index) => (queue.isEnabled ? [this.#setup(index, queue)] : []));
+  }
+
+  /** Saves what the driver has written. */
+  save(state: StateWriter): void {
+    state.u32(this.#deviceFeatureSelect).u32(this.#driverFeatureSelect).u64(this.#driverFeatures);
+    state.u8(this.#status).u16(this.#select).u16(this.#registers.length);
+    for (const { size, isEnabled, addresses } of this.#registers) {
+      state.u16(size).u8(isEnabled ? 1 : 0);
+      for (const half of addresses) state.u32(half);
+    }
+  }
+
+  /** Reads what {@link save} has written, which must be what a driver could have written to this device. */
+  readState(state: StateReader): SavedConfig {
+    const [deviceSelect, driverSelect, features] = [state.u32(), state.u32(), state.u64()];
+    const [status, select] = [state.u8(), state.u16()];
+    state.same('number of queues', state.u16(), this.#registers.length);
+    const registers = this.#registers.map((_, index) => readQueue(state, index));
+    if ((status & ~STATUS_BITS) !== 0) state.fail(`device_status 0x${status.toString(16)}`);
+    const [hasFeatures, isDriverOk] = [VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_DRIVER_OK].map(
+      (bit) => (status & bit) !== 0,
+    ) as [boolean, boolean];
+    const problem = hasFeatures ? this.#featuresProblem(features) : undefined;
+    if (problem !== undefined) state.fail(problem);
+    if (isDriverOk && !hasFeatures) state.fail('DRIVER_OK without FEATURES_OK');
+    return {
+      features,
+      isDriverOk,
+      enabled: registers.flatMap(({ isEnabled }, index) => (isEnabled ? [index] : [])),
+      apply: () => {
+        this.#deviceFeatureSelect = deviceSelect;
+        this.#driverFeatureSelect = driverSelect;
+        this.#driverFeatures = features;
+        this.#status = status;
+        this.#select = select;
+        this.#registers = registers;
+      },
+    };
   }
 
   /** Value of 1, 2 or 4 bytes; all-ones at an offset without a field. */
@@ -278,27 +352,33 @@ export class CommonConfig {
       added &= ~VIRTIO_CONFIG_S_DRIVER_OK;
     }
     this.#status |= added;
-    if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.start(this.#setups());
+    if ((added & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.start(this.setups);
   }
 
   /** FEATURES_OK stays unset for a bit that was not offered or lacks another, or for a legacy driver. 2.2.2, 6.1 */
   #acceptsFeatures(): boolean {
-    const unknown = this.#driverFeatures & ~this.#offered;
-    if (unknown !== 0n) this.#misuse(`features 0x${unknown.toString(16)} were not offered`);
-    const isModern = (this.#driverFeatures & VIRTIO_F_VERSION_1) !== 0n;
-    if (!isModern) this.#misuse('VIRTIO_F_VERSION_1 was not accepted');
-    const isWhole = this.#requirements.every(([feature, required]) => {
-      const lacks = (this.#driverFeatures & (feature | required)) === feature;
-      if (lacks) this.#misuse(`feature 0x${feature.toString(16)} without 0x${required.toString(16)}`);
-      return !lacks;
-    });
-    return unknown === 0n && isModern && isWhole;
+    const problem = this.#featuresProblem(this.#driverFeatures);
+    if (problem !== undefined) this.#misuse(problem);
+    return problem === undefined;
+  }
+
+  /** Why a driver cannot have these features. */
+  #featuresProblem(features: bigint): string | undefined {
+    const unknown = features & ~this.#offered;
+    if (unknown !== 0n) return `features 0x${unknown.toString(16)} were not offered`;
+    if ((features & VIRTIO_F_VERSION_1) === 0n) return 'VIRTIO_F_VERSION_1 was not accepted';
+    const lacking = this.#requirements.find(
+      ([feature, required]) => (features & (feature | required)) === feature,
+    );
+    if (lacking === undefined) return undefined;
+    const [feature, required] = lacking;
+    return `feature 0x${feature.toString(16)} without 0x${required.toString(16)}`;
   }
 
   #setQueueSize(value: number): void {
     const queue = this.#queueToSetUp('queue_size');
     if (queue === undefined) return;
-    if (value === 0 || value > QUEUE_SIZE_MAX || (value & (value - 1)) !== 0) {
+    if (!isQueueSize(value)) {
       this.#misuse(`queue_size ${value}`);
       return;
     }
@@ -314,17 +394,12 @@ export class CommonConfig {
     const queue = this.#queueToSetUp('queue_enable');
     if (queue === undefined) return;
     const setup = this.#setup(this.#select, queue);
-    const isAligned = [setup.desc, setup.driver, setup.device].every((at, i) => at % ALIGNMENTS[i]! === 0);
-    if (value !== 1 || !isAligned) {
+    if (value !== 1 || !isAligned(queue)) {
       this.#misuse(value === 1 ? 'queue_enable with a misaligned ring' : `queue_enable ${value}`);
       return;
     }
     queue.isEnabled = true;
     if ((this.#status & VIRTIO_CONFIG_S_DRIVER_OK) !== 0) this.#queues.start([setup]);
-  }
-
-  #setups(): QueueSetup[] {
-    return this.#registers.flatMap((queue, index) => (queue.isEnabled ? [this.#setup(index, queue)] : []));
   }
 
   #setup(index: number, { size, addresses }: QueueRegisters): QueueSetup {

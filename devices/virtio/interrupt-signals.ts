@@ -20,6 +20,8 @@ export class InterruptSignals implements Disposable {
   #isIntxMasked = false;
   #isIntxDisabled = false;
   #unmaskWatch: Disposable | undefined;
+  /** Whether the device is stopped: what wants to interrupt waits. */
+  #isHeld = false;
   /** Vectors that wanted to interrupt without an eventfd, while MSI-X was enabled. */
   readonly #pending = new Set<number>();
 
@@ -97,8 +99,25 @@ export class InterruptSignals implements Disposable {
     this.#isIntxDisabled = isDisabled;
   }
 
+  /** From now on nothing interrupts. Takes the vectors that are pending, for {@link resume}. */
+  pause(): readonly number[] {
+    this.#isHeld = true;
+    const pending = [...this.#pending];
+    this.#pending.clear();
+    return pending;
+  }
+
+  /** Interrupts again, and for what has been held back. @param pending vectors that are pending, too */
+  resume(pending: readonly number[]): void {
+    for (const vector of pending) this.#pending.add(vector);
+    this.#isHeld = false;
+    this.#sendPending();
+    this.raiseIntx();
+  }
+
   /** Raises INTx if the pin is asserted and neither masked nor disabled, or has its owner do so. */
   raiseIntx(): void {
+    if (this.#isHeld) return;
     const { msix, intx } = this.#targets;
     if (this.#pin !== undefined) {
       if (msix === undefined && this.#state.isr !== 0) signalEventfd(this.#pin);
@@ -116,7 +135,7 @@ export class InterruptSignals implements Disposable {
   }
 
   #sendMsix(vectors: readonly number[], vector: number): void {
-    const fd = vectors[vector] ?? -1;
+    const fd = this.#isHeld ? -1 : (vectors[vector] ?? -1);
     if (fd >= 0) this.#signalVector(fd, vector);
     // VIRTIO_MSI_NO_VECTOR is out of range.
     else if (vector < this.#state.vectorCount) this.#pending.add(vector);
@@ -129,6 +148,7 @@ export class InterruptSignals implements Disposable {
   #sendPending(): void {
     const { msix } = this.#targets;
     if (msix === undefined) this.#pending.clear();
+    if (this.#isHeld) return;
     for (const vector of this.#pending) {
       const fd = msix?.[vector] ?? -1;
       if (fd < 0) continue;

@@ -9,14 +9,18 @@ import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import type { PciRegions } from '../mdev/pci-regions.js';
 import type { Registers } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
+import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
 import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import { CommonConfig, type DeviceFeatures } from './common-config.js';
 import { REGISTER_BAR, VirtioConfigSpace, type VirtioIdentity } from './config-space.js';
-import type { FunctionCommand } from './messages.js';
+import type { FunctionCommand, PausedQueues, QueuePositions } from './messages.js';
 import type { QueueSetup } from './queue-setup.js';
 import { virtioRegions } from './registers.js';
 import type { RemoteAccess } from './remote-queue.js';
+import { functionState, type TypeState } from './saved-state.js';
 import type { TransportState } from './transport-state.js';
+
+const NOTHING_PAUSED: PausedQueues = { positions: new Map(), pending: [] };
 
 /** Parts of a function, owned by its creator, who keeps them until the device is unregistered. */
 export interface VirtioFunctionParts<State> {
@@ -42,7 +46,10 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   implements VfioDeviceOps
 {
   readonly name: string;
+  readonly migration: StopCopyMigration;
   protected readonly regions: PciRegions;
+  /** What the type saves. */
+  protected abstract readonly typeState: TypeState;
   protected readonly state: State;
   protected readonly common: CommonConfig;
   readonly #task: EventTask;
@@ -54,10 +61,13 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     isMaster: () => (this.state.command & PCI_COMMAND_MASTER) !== 0,
   };
   #dma: DeviceDma | undefined;
+  /** Present while the device is stopped: where its queues go on. */
+  #paused: PausedQueues | undefined;
   /** Whether this opener has been told that its memory is accessed by message. */
   #hasToldRemote = false;
 
-  constructor({ name, identity, features, state, task, doorbells, config }: VirtioFunctionParts<State>) {
+  constructor(parts: VirtioFunctionParts<State>) {
+    const { name, identity, features, state, task, doorbells, config } = parts;
     super();
     this.name = name;
     this.state = state;
@@ -67,8 +77,8 @@ export abstract class VirtioFunction<State extends TransportState, Command>
       features,
       state,
       {
-        start: (queues) => this.startQueues(queues),
-        stop: () => this.stopQueues(),
+        start: (queues) => this.#startQueues(queues),
+        stop: () => this.#stopQueues(),
         revector: () => this.revectorQueues(),
       },
       (what) => this.misuse(what),
@@ -82,6 +92,20 @@ export abstract class VirtioFunction<State extends TransportState, Command>
         isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
       },
     );
+    this.migration = new StopCopyMigration(
+      name,
+      functionState(
+        {
+          ...{ common: this.common, state },
+          type: () => this.typeState,
+          paused: () => this.#paused ?? NOTHING_PAUSED,
+          setPaused: (paused) => {
+            this.#paused = paused;
+          },
+        },
+        { stop: () => this.#pause(), start: () => this.#goOn() },
+      ),
+    );
     this.regions = virtioRegions({
       name,
       config: this.#createConfigSpace(identity),
@@ -93,7 +117,15 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     });
   }
 
-  protected abstract startQueues(queues: readonly QueueSetup[]): void;
+  /** @param positions where the queues go on; absent if a driver has just set them up */
+  protected abstract startQueues(queues: readonly QueueSetup[], positions?: QueuePositions): void;
+
+  /** Stops the queues for a while: what has begun is done, and nothing interrupts until {@link resumeInterrupts}. */
+  protected abstract pauseQueues(): PausedQueues;
+
+  protected resumeInterrupts(pending: readonly number[]): void {
+    this.call({ kind: 'resume', pending });
+  }
 
   protected stopQueues(): void {
     this.call({ kind: 'stop' });
@@ -101,6 +133,34 @@ export abstract class VirtioFunction<State extends TransportState, Command>
 
   /** A started queue has another vector in the shared state. */
   protected revectorQueues(): void {}
+
+  /** What a driver sets up while the device is stopped begins when it goes on. */
+  #startQueues(queues: readonly QueueSetup[]): void {
+    if (this.#paused === undefined) {
+      this.startQueues(queues);
+      return;
+    }
+    const positions = new Map(this.#paused.positions);
+    for (const { index } of queues) positions.set(index, 0);
+    this.#paused = { ...this.#paused, positions };
+  }
+
+  #stopQueues(): void {
+    if (this.#paused !== undefined) this.#paused = NOTHING_PAUSED;
+    this.stopQueues();
+  }
+
+  #pause(): void {
+    this.#paused ??= this.pauseQueues();
+  }
+
+  #goOn(): void {
+    const { positions, pending } = this.#paused ?? NOTHING_PAUSED;
+    this.#paused = undefined;
+    const queues = this.common.setups.filter(({ index }) => positions.has(index));
+    if (queues.length > 0) this.startQueues(queues, positions);
+    this.resumeInterrupts(pending);
+  }
 
   openDevice({ dma }: OpenDevice): void {
     this.#dma = dma;
@@ -113,6 +173,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
 
   closeDevice(): void {
     this.common.reset();
+    this.migration.reset();
     this.#interrupts[Symbol.dispose]();
     this.call({ kind: 'detach' });
     this.#dma = undefined;
@@ -129,6 +190,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   /** Resets the virtio device. Configuration space and eventfds remain, because vfio-pci restores them. */
   override reset(): void {
     this.common.reset();
+    this.migration.reset();
   }
 
   request(): void {

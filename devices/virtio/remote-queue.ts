@@ -56,6 +56,11 @@ export class RemoteQueue {
     return this.#queue.index;
   }
 
+  /** @see SplitQueue.position */
+  get position(): number {
+    return this.#queue.position;
+  }
+
   /** @see SplitQueue.fault */
   get fault(): string | undefined {
     return this.#queue.fault;

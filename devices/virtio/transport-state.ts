@@ -1,3 +1,4 @@
+import type { StateReader, StateWriter } from '../mdev/state-fields.js';
 import { VIRTIO_MSI_NO_VECTOR } from './spec.js';
 
 /**
@@ -151,6 +152,30 @@ export class TransportState<Counter extends string = 'interrupts'> {
     Atomics.store(this.#words, WORDS.needsReset, 0);
     this.configVector = VIRTIO_MSI_NO_VECTOR;
     for (let queue = 0; queue < this.queueCount; queue++) this.setQueueVector(queue, VIRTIO_MSI_NO_VECTOR);
+  }
+
+  /** Saves the registers; the flags are the device's own. The queues must have stopped. */
+  save(state: StateWriter): void {
+    state
+      .u8(this.isr)
+      .u8(this.needsReset ? 1 : 0)
+      .u8(this.generation)
+      .u16(this.configVector);
+    for (let queue = 0; queue < this.queueCount; queue++) state.u16(this.queueVector(queue));
+  }
+
+  /** Reads what {@link save} has written. Returns a function that takes it over. */
+  readState(state: StateReader): () => void {
+    const [isr, needsReset, generation] = [state.u8(), state.flag('the need of a reset'), state.u8()];
+    const vectors = Array.from({ length: this.vectorCount }, () => state.u16());
+    const wrong = vectors.find((vector) => vector >= this.vectorCount && vector !== VIRTIO_MSI_NO_VECTOR);
+    if (wrong !== undefined) state.fail(`vector ${wrong} of ${this.vectorCount}`);
+    return () => {
+      Atomics.store(this.#words, WORDS.isr, isr);
+      Atomics.store(this.#words, WORDS.needsReset, needsReset ? 1 : 0);
+      Atomics.store(this.#words, WORDS.generation, generation);
+      for (const [i, vector] of vectors.entries()) Atomics.store(this.#words, WORDS.vectors + i, vector);
+    };
   }
 
   /** Adds to a counter of this thread. Event threads only. */

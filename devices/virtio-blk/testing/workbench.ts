@@ -48,14 +48,18 @@ export class DiskBench implements Disposable {
   queue!: GuestQueue;
   #requests = 0;
 
-  /** @param options as on the command line @param io in place of the host's */
-  constructor(options: Readonly<Record<string, string>>, io?: FileIo) {
+  /**
+   * @param options as on the command line
+   * @param io in place of the host's
+   * @param memory of a guest that another disk has had until now; its own if absent
+   */
+  constructor(options: Readonly<Record<string, string>>, io?: FileIo, memory?: GuestMemory) {
     using scope = new Scope();
     const task = new URL('test:disk-task');
     this.thread = scope.own(
       new InlineEventThread(new Map([[task.href, io === undefined ? start : startWith(() => io)]])),
     );
-    this.memory = scope.own(new GuestMemory());
+    this.memory = memory ?? scope.own(new GuestMemory());
     const driver = createVirtioBlkDriver(task);
     this.instance = scope.own(driver.create(driver.types[0]!, UUID, options, { eventThread: this.thread }));
     this.instance.ops.openDevice(this.memory.open);
@@ -74,6 +78,12 @@ export class DiskBench implements Disposable {
     this.driver.setUpQueue(0, this.queue, 1);
     this.driver.status |= STATUS.driverOk;
     return this;
+  }
+
+  /** The driver goes on here that another disk has had until now. */
+  follow(before: DiskBench): void {
+    this.queue = before.queue;
+    this.#requests = before.#requests;
   }
 
   /** Puts a header and an unset status into memory, and returns their buffers. */

@@ -121,8 +121,13 @@ export class Workbench implements Disposable {
   /**
    * @param options as on the command line; by default `net=fake`, whose address is a set of offloads to have
    * @param more back-ends beside the usual ones
+   * @param memory of a guest that another device has had until now; its own if absent
    */
-  constructor(options: Readonly<Record<string, string>> = {}, more: readonly NetBackend[] = []) {
+  constructor(
+    options: Readonly<Record<string, string>> = {},
+    more: readonly NetBackend[] = [],
+    memory?: GuestMemory,
+  ) {
     const open = (offered: string) => {
       this.port = new FakePort(offered === '' ? undefined : Number(offered));
       this.ports.push(this.port);
@@ -133,7 +138,7 @@ export class Workbench implements Disposable {
     const backends = [fake, responder, tap, ...more];
     const task = new URL('test:queue-task');
     this.thread = scope.own(new InlineEventThread(new Map([[task.href, createQueueTask(backends)]])));
-    this.memory = scope.own(new GuestMemory());
+    this.memory = memory ?? scope.own(new GuestMemory());
     const driver = createVirtioNetDriver({ backends, task });
     this.instance = scope.own(driver.create(driver.types[0]!, UUID, options, { eventThread: this.thread }));
     this.instance.ops.openDevice(this.memory.open);
