@@ -93,6 +93,13 @@ function countsOf(output: string, name: string): PortCounts {
   return { rx: count('RX-packets'), tx: count('TX-packets'), errors };
 }
 
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
+/** Type and contents of an ICMP message: as text, which compares fast in software emulation. */
+const textOf = (body: ReturnType<typeof decode>['body']): string =>
+  body.kind === 'icmp' ? `${body.type} ${hex(body.rest)}` : body.kind;
+
+const inAnyOrder = (frames: readonly Uint8Array[]): string => frames.map(hex).sort().join('\n');
+
 const requests = (count: number): Uint8Array[] => [
   arp(),
   ...Array.from({ length: count }, (_, i) =>
@@ -117,21 +124,12 @@ describe.skipIf(NIC === '').each(Object.entries(MEMORY))('DPDK with %s', (_which
     expect(output).toContain('Using IOMMU type 1 (Type 1)');
     const all = { rx: asked.length, tx: asked.length, errors: 0 };
     expect([countsOf(output, NIC), countsOf(output, 'net_pcap0')]).toEqual([all, all]);
-    const wire = framesOf(WIRE)
-      .slice(before)
-      .map((each) => Buffer.from(each).toString('hex'));
     const got = framesOf(GOT);
-    expect(wire).toHaveLength(2 * asked.length);
-    for (const frame of [...asked, ...got]) expect(wire).toContain(Buffer.from(frame).toString('hex'));
+    // The order in which the server captures the two directions is its own.
+    expect(inAnyOrder(framesOf(WIRE).slice(before))).toBe(inAnyOrder([...asked, ...got]));
     const [answer, ...pongs] = got.map((frame) => decode(frame).body);
     expect(answer).toMatchObject({ kind: 'arp', operation: 2 });
-    const pong = (request: Uint8Array) => ({
-      kind: 'icmp',
-      type: 0,
-      code: 0,
-      rest: request.slice(ICMP_ID_AT),
-    });
-    expect(pongs).toEqual(asked.slice(1).map(pong));
+    expect(pongs.map(textOf)).toEqual(asked.slice(1).map((request) => `0 ${hex(request.slice(ICMP_ID_AT))}`));
   });
 
   test('sends as many frames as the server receives', { timeout: TIMEOUT_MS }, async () => {
