@@ -21,6 +21,7 @@ import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { decodeSections, encodeSections, SectionReader } from '../../sys/state-sections.js';
 import { openFds } from '../../sys/testing/open-fds.js';
+import type { PciFunctionState } from '../../vfio/assign/index.js';
 import {
   VFIO_DEVICE_FEATURE_GET,
   VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
@@ -160,6 +161,20 @@ describe('a save that fails', () => {
     );
     expect(readdirSync(folder)).toEqual([]);
     for (const { card } of opened.slice(0, 1)) expect(stateOf(card.file)).toBe(VFIO_DEVICE_STATE_RUNNING);
+  });
+
+  test('names a device whose guest has enabled virtual functions', () => {
+    using scope = new Scope();
+    const { opened, saver } = createMachine(scope);
+    for (const { pciFunction } of opened.slice(1)) {
+      const own = pciFunction.inspect?.() as PciFunctionState;
+      Object.assign(pciFunction, {
+        inspect: () => ({ ...own, virtualFunctions: [{ ...own, name: 'VF 0' }] }),
+      });
+    }
+    expect(() => saver.save(path)).toThrowError(
+      /snapshot on 00:04.0 testcard: ENOTSUP\n.*1 virtual functions, which cannot be saved/,
+    );
   });
 
   test('leaves the folder that was there, and its devices run', () => {

@@ -186,8 +186,12 @@ const placeOf = (device: SavedDevice): string =>
 function whyNot({ assigned }: SavedDevice): string | undefined {
   if ((migrationFlags(assigned.file) & VFIO_MIGRATION_STOP_COPY) === 0)
     return 'it has no migration (VFIO_DEVICE_FEATURE_MIGRATION)';
-  const { save, load } = assigned.function;
-  return save === undefined || load === undefined ? 'its PCI function cannot be saved' : undefined;
+  const { save, load, inspect } = assigned.function;
+  if (save === undefined || load === undefined) return 'its PCI function cannot be saved';
+  const vfs = inspect?.call(assigned.function).virtualFunctions?.length ?? 0;
+  return vfs > 0
+    ? `its guest has enabled ${vfs} virtual functions, which cannot be saved (sriov_numvfs 0 disables them)`
+    : undefined;
 }
 
 const unloadable = ({ name }: SavedDevice): SysError =>

@@ -1,5 +1,6 @@
 /** Machines that are saved at random moments and go on elsewhere. TSVISOR_SAVED_STATES says how often, TSVISOR_SAVED_SEED when. */
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -71,6 +72,40 @@ test.each([1, 2])(
     expect(statSync(join(path, 'memory')).size).toBe(16 << 20);
   },
 );
+
+test(`a guest that pings and draws is saved and restored ${TIMES} times, and has all replies and its picture`, async () => {
+  const path = join(folder, 'busy');
+  const pings = 20 * TIMES;
+  const [plain, moved] = [{ picture: '' }, { picture: '' }];
+  const busy: VmConfigInput = {
+    memory: '16M',
+    devices: [NIC, { address: 'vgpu-small' }, { address: 'mtty-2' }],
+    cmdline: `pings=${pings}`,
+  };
+  const end = async ({ vm, says }: TalkingMachine, kept: { picture: string }): Promise<void> => {
+    await says(`${pings}/${pings} replies`);
+    expect((await vm.finished).outcome).toEqual({ kind: 'verdict', status: 0 });
+    kept.picture = createHash('sha256')
+      .update(await vm.screenshot())
+      .digest('hex');
+    await vm[Symbol.asyncDispose]();
+  };
+  await end(startTalking(busy), plain);
+  let machine = startTalking(busy);
+  try {
+    await machine.says('ping  1:');
+    for (let i = 0; i < TIMES; i++) {
+      await sleep(below(50));
+      await machine.vm.snapshot(path);
+      await machine.vm[Symbol.asyncDispose]();
+      machine = restored(path);
+    }
+    await end(machine, moved);
+  } finally {
+    await machine.vm[Symbol.asyncDispose]();
+  }
+  expect(moved).toEqual(plain);
+});
 
 test('a machine goes on after it was saved, and one that is paused stays so', async () => {
   const path = join(folder, 'going-on');
