@@ -57,7 +57,7 @@ export interface KvmGuest {
    *
    * Writes by devices (DMA) and by {@link writeGuest} are not tracked. An instruction that writes to a tracked page has to
    * be one that KVM emulates: moves, arithmetic, string instructions; an atomic one is done as a plain write. One that KVM
-   * does not emulate ends the guest.
+   * does not emulate ends the guest, as does an interrupt whose stack lies in a tracked page.
    * @param pages from `gfn` on; 1 if absent
    * @throws SysError EINVAL if a page is not RAM, or they do not lie in one range of it; any error of
    *   KVM_SET_USER_MEMORY_REGION, with nothing changed

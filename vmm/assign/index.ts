@@ -41,4 +41,5 @@ export { PolledEventThread } from './polled-event-thread.js';
 export { type AssignmentPorts, defaultPorts, type GetPort, type PortName, portTokens } from './ports.js';
 export { registerAssignment, registerDefault } from './register.js';
 export { EventSignals } from './signals.js';
+export type { PageRun } from './split-slot.js';
 export { GsiRoutingToken, KvmToken, VmToken } from './tokens.js';

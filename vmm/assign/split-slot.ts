@@ -6,6 +6,7 @@ import type { MemorySlotPort } from './memory-map.js';
 export interface PageRun {
   /** Number of the first one. */
   readonly first: bigint;
+  /** How many. */
   readonly pages: bigint;
 }
 
