@@ -4,6 +4,7 @@ import type { EventThread } from '../sys/event-task.js';
 import type { Mapping } from '../sys/mapping.js';
 import type { DmaTableBuffer } from './dma-table.js';
 import type { KvmPointer } from './file-ops.js';
+import type { GroupNotifier } from './group-notify.js';
 import type { SriovFunctions } from './sriov.js';
 import type {
   DeviceInfo,
@@ -17,6 +18,7 @@ import type {
 } from './uapi.js';
 
 export type { KvmPointer } from './file-ops.js';
+export type { GroupListener, GroupNotifier, NotifierSteps } from './group-notify.js';
 
 /** Guest memory that the device can access: the maps of its container or IOAS. Machine thread only. */
 export interface DeviceDma {
@@ -40,6 +42,8 @@ export interface OpenDevice {
   readonly kvm: KvmPointer | undefined;
   /** The address space that the device's DMA goes through. */
   readonly dma: DeviceDma;
+  /** For a driver that follows its group's VM; absent if nobody opens the device by a core. */
+  readonly device?: GroupNotifier;
 }
 
 /** A function on a PCI slot or bus. */

@@ -1,12 +1,7 @@
 import { gpa } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
 import type { KvmPointer, OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
-import {
-  type CoreOpenDevice,
-  type Steps,
-  VFIO_GROUP_NOTIFY,
-  VFIO_GROUP_NOTIFY_SET_KVM,
-} from '../../vfio/group-notify.js';
+import { type NotifierSteps, VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from '../../vfio/group-notify.js';
 import {
   type GfxPlaneInfo,
   type GfxPlaneQuery,
@@ -98,7 +93,7 @@ export class VgpuGttDevice extends RegionOps implements VfioDeviceOps {
   #screen: EdidRegion;
   #shown: Picture | undefined;
   #flips = 0;
-  #stopListening: (() => Steps<void>) | undefined;
+  #stopListening: (() => NotifierSteps) | undefined;
 
   constructor(name: string) {
     super();
@@ -142,11 +137,11 @@ export class VgpuGttDevice extends RegionOps implements VfioDeviceOps {
     });
   }
 
-  *openDevice(open: OpenDevice): Steps<void> {
+  *openDevice(open: OpenDevice): NotifierSteps {
     this.regions.resetConfig();
     this.#screen = this.#newScreen();
     this.reset();
-    const { device } = open as Partial<CoreOpenDevice>;
+    const { device } = open;
     const listener = {
       name: this.name,
       call: (_event: number, kvm: KvmPointer | null) => this.#table.follow(kvm ?? undefined),
@@ -166,7 +161,7 @@ export class VgpuGttDevice extends RegionOps implements VfioDeviceOps {
     }
   }
 
-  *closeDevice(): Steps<void> {
+  *closeDevice(): NotifierSteps {
     const stop = this.#stopListening;
     this.#stopListening = undefined;
     this.reset();
