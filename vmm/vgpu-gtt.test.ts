@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../devices/vgpu/spec.js';
 import * as gtt from '../devices/vgpu-gtt/spec.js';
 import { gpa, PAGE_SIZE } from '../sys/address.js';
-import type { KvmGuest } from '../sys/kvm-guest.js';
+import type { KvmGuest, KvmPageTrackNotifierNode } from '../sys/kvm-guest.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import type { CoreDeviceFile } from '../vfio/core/device-file.js';
@@ -271,6 +271,8 @@ test(`in ${INTERLEAVINGS} interleavings of opens, associations, writes and ends 
         const ended = new Set<ScriptedVm>();
         /** The VM of the group; while that changes, the old one and the new one. */
         let told = new Set<ScriptedVm | null>();
+        /** By a card's node: the one that the VM which it listens to now knows. */
+        const watching = new Map<KvmPageTrackNotifierNode, KvmPageTrackNotifierNode>();
         const watched = (guest: KvmGuest, vm: ScriptedVm): KvmGuest => ({
           readGuest: (at, data) => guest.readGuest(at, data),
           writeGuest: (at, data) => guest.writeGuest(at, data),
@@ -280,14 +282,21 @@ test(`in ${INTERLEAVINGS} interleavings of opens, associations, writes and ends 
             guest.writeTrackAddGfn(gfn, pages);
           },
           writeTrackRemoveGfn: (gfn, pages) => guest.writeTrackRemoveGfn(gfn, pages),
-          pageTrackUnregisterNotifier: (node) => guest.pageTrackUnregisterNotifier(node),
-          pageTrackRegisterNotifier: (node) => {
-            const { trackWrite } = node;
-            node.trackWrite = (at, data) => {
-              if (ended.has(vm) || !told.has(vm)) late.push(`${vm.name}: a late callback`);
-              trackWrite(at, data);
+          pageTrackUnregisterNotifier(node) {
+            const mine = watching.get(node);
+            if (mine !== undefined) guest.pageTrackUnregisterNotifier(mine);
+          },
+          pageTrackRegisterNotifier(node) {
+            const mine: KvmPageTrackNotifierNode = {
+              name: node.name,
+              trackWrite(at, data) {
+                if (ended.has(vm) || !told.has(vm)) late.push(`${vm.name}: a late callback`);
+                node.trackWrite(at, data);
+              },
+              trackRemoveRegion: (gfn, pages) => node.trackRemoveRegion(gfn, pages),
             };
-            guest.pageTrackRegisterNotifier(node);
+            guest.pageTrackRegisterNotifier(mine);
+            watching.set(node, mine);
           },
         });
         const guests = [new Guest(scope, 'one', watched), new Guest(scope, 'other', watched)] as const;
