@@ -26,7 +26,7 @@ import {
 const { LAB_E1000E: NIC = '', LAB_E1000E_PORT: PORT_NIC = '' } = process.env;
 const NICS = [NIC, PORT_NIC].filter((address) => address !== '');
 const both = ['group', 'iommufd'] as const;
-const ROUNDS = 50;
+const ROUNDS = 20;
 
 const running: VirtualMachine[] = [];
 const endAll = async () => {
