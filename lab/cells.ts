@@ -204,6 +204,7 @@ export const cells: readonly Cell[] = [
     expected: [...nicResults('eth0'), ...nicResults('eth1')],
     attach: 'devices=$(vf-create $LAB_IGB 2); vfio-bind $devices',
     detach: 'vfio-unbind $devices; echo 0 > /sys/bus/pci/devices/$LAB_IGB/sriov_numvfs',
+    isNightly: true, // one alone is tried, and two functions of a port together
   },
   { name: 'e1000e upset', ...upset, ...passThrough('LAB_E1000E') },
   { name: 'virtio-net upset', ...upset, ...passThrough('LAB_VIRTIO_NET'), isNightly: true },
@@ -213,6 +214,7 @@ export const cells: readonly Cell[] = [
     ...nic,
     ...passThrough('LAB_E1000E'),
     parameters: ['pci=noacpi'],
+    isNightly: true,
   },
   {
     name: 'e1000e, acpi=off',
@@ -220,6 +222,7 @@ export const cells: readonly Cell[] = [
     expected: nicResults('eth0'),
     ...passThrough('LAB_E1000E'),
     parameters: ['acpi=off', 'reboot=k'],
+    isNightly: true,
   },
   ...(['stable', 'cloud', 'sid'] as const).map(
     (kernel): Cell => ({
