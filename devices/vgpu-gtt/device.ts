@@ -9,8 +9,6 @@ import {
   type IrqSet,
   VFIO_PCI_MSI_IRQ_INDEX,
   VFIO_PCI_REQ_IRQ_INDEX,
-  VFIO_REGION_SUBTYPE_GFX_EDID,
-  VFIO_REGION_TYPE_GFX,
 } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { createMessageSignals, MessageSignals } from '../mdev/message-signals.js';
@@ -19,7 +17,7 @@ import { registerAccess } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
 import type { Plane } from '../vgpu/dispi.js';
 import { createEdid } from '../vgpu/edid.js';
-import { EDID_REGION_BYTES, EdidRegion } from '../vgpu/edid-region.js';
+import { EdidRegion, edidRegion } from '../vgpu/edid-region.js';
 import { gfxPlane } from '../vgpu/gfx-plane.js';
 import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../vgpu/spec.js';
 import { createGttConfig } from './config-space.js';
@@ -125,15 +123,7 @@ export class VgpuGttDevice extends RegionOps implements VfioDeviceOps {
           read: (offset, data) => this.#readAperture(offset, data),
         },
       ],
-      typed: [
-        {
-          type: VFIO_REGION_TYPE_GFX,
-          subtype: VFIO_REGION_SUBTYPE_GFX_EDID,
-          size: EDID_REGION_BYTES,
-          read: (offset, data) => this.#screen.read(offset, data),
-          write: (offset, data) => this.#screen.write(offset, data),
-        },
-      ],
+      typed: [edidRegion(() => this.#screen)],
     });
   }
 
@@ -200,7 +190,7 @@ export class VgpuGttDevice extends RegionOps implements VfioDeviceOps {
 
   /** What is shown; undefined for nothing. */
   get plane(): Plane | undefined {
-    const isOn = ((this.#registers.get(REG_CONTROL) ?? 0) & CONTROL_DISPLAY) !== 0;
+    const isOn = (this.#get(REG_CONTROL) & CONTROL_DISPLAY) !== 0;
     return isOn ? this.#planeOf(this.#shown) : undefined;
   }
 
@@ -229,7 +219,7 @@ export class VgpuGttDevice extends RegionOps implements VfioDeviceOps {
 
   get #status(): number {
     const { hasGuest, shadow } = this.#table;
-    const wantsTable = ((this.#registers.get(REG_CONTROL) ?? 0) & CONTROL_GTT) !== 0;
+    const wantsTable = (this.#get(REG_CONTROL) & CONTROL_GTT) !== 0;
     const isBad = this.#shown !== undefined && this.#planeOf(this.#shown) === undefined;
     return (
       (shadow !== undefined ? STATUS_READY : 0) |
@@ -254,7 +244,7 @@ export class VgpuGttDevice extends RegionOps implements VfioDeviceOps {
       case REG_UPDATES:
         return this.#table.updates;
       default:
-        return this.#registers.get(at) ?? 0;
+        return this.#get(at);
     }
   }
 

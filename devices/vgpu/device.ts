@@ -6,8 +6,6 @@ import {
   type IrqInfo,
   type IrqSet,
   VFIO_PCI_REQ_IRQ_INDEX,
-  VFIO_REGION_SUBTYPE_GFX_EDID,
-  VFIO_REGION_TYPE_GFX,
 } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { PciRegions } from '../mdev/pci-regions.js';
@@ -27,7 +25,7 @@ import {
 } from '../pci/pci-regs.js';
 import { Dispi, type Plane } from './dispi.js';
 import { createEdid } from './edid.js';
-import { EDID_REGION_BYTES, EdidRegion, type Resolution } from './edid-region.js';
+import { EdidRegion, edidRegion, type Resolution } from './edid-region.js';
 import { gfxPlane } from './gfx-plane.js';
 import { vgpuState } from './saved-state.js';
 import {
@@ -107,15 +105,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
           ],
         },
       ],
-      typed: [
-        {
-          type: VFIO_REGION_TYPE_GFX,
-          subtype: VFIO_REGION_SUBTYPE_GFX_EDID,
-          size: EDID_REGION_BYTES,
-          read: (offset, data) => this.#screen.read(offset, data),
-          write: (offset, data) => this.#screen.write(offset, data),
-        },
-      ],
+      typed: [edidRegion(() => this.#screen)],
     });
   }
 

@@ -1,7 +1,13 @@
 /** The region through which the host replaces the card's screen: struct vfio_region_gfx_edid, then the EDID. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { VFIO_DEVICE_GFX_LINK_STATE_DOWN, VFIO_DEVICE_GFX_LINK_STATE_UP } from '../../vfio/uapi.js';
+import {
+  VFIO_DEVICE_GFX_LINK_STATE_DOWN,
+  VFIO_DEVICE_GFX_LINK_STATE_UP,
+  VFIO_REGION_SUBTYPE_GFX_EDID,
+  VFIO_REGION_TYPE_GFX,
+} from '../../vfio/uapi.js';
+import type { TypedRegion } from '../mdev/pci-regions.js';
 import type { StateReader, StateWriter } from '../mdev/state-fields.js';
 import { EDID_BYTES } from './spec.js';
 
@@ -122,3 +128,12 @@ export class EdidRegion {
     return new SysError({ call: 'pwrite', target: `${this.#name}, EDID region`, errno: errno.EINVAL, hint });
   }
 }
+
+/** The region as a device has it, for the screen that it has now. */
+export const edidRegion = (screen: () => EdidRegion): TypedRegion => ({
+  type: VFIO_REGION_TYPE_GFX,
+  subtype: VFIO_REGION_SUBTYPE_GFX_EDID,
+  size: EDID_REGION_BYTES,
+  read: (offset, data) => screen().read(offset, data),
+  write: (offset, data) => screen().write(offset, data),
+});
