@@ -32,6 +32,8 @@ describe.skipIf(CARD === '').each(INTERFACES)('by %s, a card', (how) => {
   let card: HostCard;
   let log: KernelLog;
   const view = () => card.memory.view.slice(0, MEMORY_BYTES);
+  const refused = (transfer: Parameters<HostCard['transfer']>[0], at: number) =>
+    refusedAccess(log, CARD, at, () => card.transfer(transfer));
   beforeEach(() => {
     card = new HostCard(CARD, how);
     log = new KernelLog();
@@ -43,9 +45,8 @@ describe.skipIf(CARD === '').each(INTERFACES)('by %s, a card', (how) => {
 
   test('that writes before or after its memory is refused, by its address', async () => {
     for (const target of [MEMORY_BYTES, -PAGE]) {
-      const { status, moved } = await card.transfer({ ...fill, target });
-      expect([status, moved]).toEqual([DMA_ERROR, 0]);
-      const report = await refusedAccess(log, CARD, MEMORY_IOVA + target);
+      const { report, given } = await refused({ ...fill, target }, MEMORY_IOVA + target);
+      expect([given.status, given.moved]).toEqual([DMA_ERROR, 0]);
       expect(report).toMatch(/DMAR: \[DMA Write NO_PASID\] .* PTE Write access is not set/);
     }
     expect(view().every((byte) => byte === 0)).toBe(true);
@@ -53,20 +54,21 @@ describe.skipIf(CARD === '').each(INTERFACES)('by %s, a card', (how) => {
   });
 
   test('that reads what is not mapped is refused, and nothing is copied', async () => {
-    const { status } = await card.transfer({ command: DMA_CHECK, source: MEMORY_BYTES, length: 8 });
-    expect(status).toBe(DMA_ERROR);
-    expect(await refusedAccess(log, CARD, MEMORY_IOVA + MEMORY_BYTES)).toMatch(/DMAR: \[DMA Read NO_PASID\]/);
-    const copy = { command: DMA_COPY, source: 2 * MEMORY_BYTES, target: 0, length: PAGE };
-    expect((await card.transfer(copy)).status).toBe(DMA_ERROR);
-    await refusedAccess(log, CARD, MEMORY_IOVA + 2 * MEMORY_BYTES);
+    for (const transfer of [
+      { command: DMA_CHECK, source: MEMORY_BYTES, length: 8 },
+      { command: DMA_COPY, source: 2 * MEMORY_BYTES, target: 0, length: PAGE },
+    ]) {
+      const { report, given } = await refused(transfer, MEMORY_IOVA + transfer.source);
+      expect(report).toMatch(/DMAR: \[DMA Read NO_PASID\]/);
+      expect(given.status).toBe(DMA_ERROR);
+    }
     expect(view().every((byte) => byte === 0)).toBe(true);
   });
 
   test('whose memory is unmapped reaches it no more', async () => {
     expect((await card.transfer({ ...fill, target: 0 })).status).toBe(DMA_DONE);
     card.unmap();
-    expect((await card.transfer({ ...fill, target: PAGE })).status).toBe(DMA_ERROR);
-    await refusedAccess(log, CARD, MEMORY_IOVA + PAGE);
+    expect((await refused({ ...fill, target: PAGE }, MEMORY_IOVA + PAGE)).given.status).toBe(DMA_ERROR);
     expect(view().findIndex((byte) => byte !== 0xff)).toBe(PAGE);
   });
 
@@ -81,8 +83,7 @@ describe.skipIf(CARD === '').each(INTERFACES)('by %s, a card', (how) => {
   test('whose DMA goes astray, by its fault, is reported 2^46 bytes away, and works afterwards', async () => {
     const before = randomFillSync(view()).slice();
     served('card', 'fault', 'dma-astray');
-    expect((await card.transfer({ ...fill, target: 0 })).status).toBe(DMA_ERROR);
-    await refusedAccess(log, CARD, MEMORY_IOVA + ASTRAY);
+    expect((await refused({ ...fill, target: 0 }, MEMORY_IOVA + ASTRAY)).given.status).toBe(DMA_ERROR);
     expect(Buffer.compare(view(), before)).toBe(0);
     expect(card.get(REG_ID)).toBe(CARD_ID);
     served('card', 'fault', 'none');
