@@ -1,6 +1,7 @@
 /** The interface of vendor drivers written in TypeScript: the core's counterpart of struct vfio_device_ops. */
 import type { Iova } from '../sys/address.js';
 import type { EventThread } from '../sys/event-task.js';
+import type { Fd } from '../sys/fd.js';
 import type { Mapping } from '../sys/mapping.js';
 import type { DmaTableBuffer } from './dma-table.js';
 import type { KvmPointer } from './file-ops.js';
@@ -118,6 +119,12 @@ export interface VfioDeviceOps {
    * @throws SysError EINVAL if the display has no planes of that type
    */
   queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
+  /**
+   * VFIO_DEVICE_GET_GFX_DMABUF: a dma-buf, or a memory file that stands for one, which the caller closes; absent if the display
+   * has none.
+   * @throws SysError EINVAL for an id that is not shown
+   */
+  getGfxDmabuf?(dmabufId: number): Fd;
   /** Asks the user to release the device; called again with `count` incremented until the last file is closed. */
   request?(count: number): void;
   /** False if the device can only be opened through its group (no bind_iommufd); true if absent. */

@@ -7,6 +7,7 @@
  */
 import type { Hva, Iova } from '../sys/address.js';
 import type { SysError } from '../sys/error.js';
+import type { Fd } from '../sys/fd.js';
 import type { MappedFile, Mapping } from '../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from './feature.js';
 import type { HotResetInfo } from './pci-hot-reset.js';
@@ -333,10 +334,12 @@ export interface GfxPlaneInfo {
   readonly xHot: number;
   /** As {@link xHot}, vertical. */
   readonly yHot: number;
-  /** The region that holds the pixels. */
+  /** The region that holds the pixels; 0 for a plane in a dma-buf. */
   readonly regionIndex: number;
+  /** The dma-buf that holds the pixels, for {@link DeviceFile.getGfxDmabuf}; absent for a plane in a region. */
+  readonly dmabufId?: number;
   /**
-   * Bytes from the region's start to the first pixel. The kernel's structure lacks this field: there, a plane starts at
+   * Bytes from the start of the region or dma-buf to the first pixel. The kernel's structure lacks this field: there, a plane starts at
    * its region's start, and a device whose plane moves exports it as a dma-buf.
    */
   readonly offset: number;
@@ -404,6 +407,13 @@ export interface DeviceFile extends VfioFile {
    * @throws SysError ENOTTY if the device is not a display; EINVAL if it has no planes of that type
    */
   queryGfxPlane?(query: GfxPlaneQuery): GfxPlaneInfo;
+  /**
+   * VFIO_DEVICE_GET_GFX_DMABUF: the dma-buf that holds a plane; absent if the provider has no such call. The caller closes it,
+   * and has at most one open of the same id.
+   * @param dmabufId as the last {@link queryGfxPlane} gave it
+   * @throws SysError ENOTTY if the device has no dma-bufs; EINVAL for one that is no more
+   */
+  getGfxDmabuf?(dmabufId: number): Fd;
   /**
    * VFIO_DEVICE_FEATURE: migration, dirty logging and others.
    * @param flags a VFIO_DEVICE_FEATURE_ number, with GET or SET; PROBE with any of these only checks for support

@@ -123,6 +123,7 @@ export class AssignedDevices implements Disposable {
     scope.own(pci.add(place, assigned.function));
     const isShown = this.list.some((other) => other.slot === slot && other.display !== undefined);
     const display = isShown ? undefined : DeviceDisplay.find(slot, name, assigned.file);
+    if (display !== undefined) scope.own(display);
     const device = { slot, function: number, name, config, assigned, display };
     scope.defer(() => this.#plugs.delete(plug));
     const owned = scope.move();

@@ -28,6 +28,7 @@ test('a positive result is a success only of the requests that return a descript
     'KVM_SET_MSRS',
     'KVM_SIGNAL_MSI',
     'VFIO_CHECK_EXTENSION',
+    'VFIO_DEVICE_GET_GFX_DMABUF',
     'VFIO_DEVICE_SET_IRQS',
     'VFIO_GET_API_VERSION',
     'VFIO_GROUP_GET_DEVICE_FD',

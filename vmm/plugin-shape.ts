@@ -59,6 +59,7 @@ const OPS: Shape = {
   reset: 'function?',
   mmap: 'function?',
   queryGfxPlane: 'function?',
+  getGfxDmabuf: 'function?',
   request: 'function?',
   dmaUnmap: 'function?',
   migration: 'object?',

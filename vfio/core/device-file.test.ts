@@ -101,6 +101,7 @@ test('what the driver lacks is ENOTTY, or EINVAL for an mmap', () => {
   expect(() => file.mmap(regionOffset(3), 4096)).toThrow(/^mmap on .*EINVAL\n.*has no mmap/);
   const plane = { flags: VFIO_GFX_PLANE_TYPE_REGION, drmPlaneType: 1 };
   expect(() => file.queryGfxPlane?.(plane)).toThrow(/^VFIO_DEVICE_QUERY_GFX_PLANE on .*ENOTTY/);
+  expect(() => file.getGfxDmabuf?.(1)).toThrow(/^VFIO_DEVICE_GET_GFX_DMABUF on .*ENOTTY/);
 });
 
 test('a query for a plane names one type, with or without a probe', () => {

@@ -1,3 +1,4 @@
+import type { Fd } from '../../sys/fd.js';
 import type { Mapping } from '../../sys/mapping.js';
 import type { KvmPointer } from '../driver.js';
 import type { FeatureInput, FeatureOutput } from '../feature.js';
@@ -241,6 +242,14 @@ export class CoreDeviceFile implements CdevFile {
     if (type !== VFIO_GFX_PLANE_TYPE_REGION && type !== VFIO_GFX_PLANE_TYPE_DMABUF)
       throw vfioError(call, this.target, 'EINVAL', 'flags must name one type of plane');
     return ops.queryGfxPlane(query);
+  }
+
+  getGfxDmabuf(dmabufId: number): Fd {
+    const call = 'VFIO_DEVICE_GET_GFX_DMABUF';
+    const { ops } = this.#use(call);
+    if (ops.getGfxDmabuf === undefined)
+      throw vfioError(call, this.target, 'ENOTTY', 'the device has no dma-bufs');
+    return ops.getGfxDmabuf(dmabufId);
   }
 
   bindIommufd(iommufd: IommufdFile, vfToken?: string): number {

@@ -1,7 +1,9 @@
+import { statSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hva, iova } from '../../sys/address.js';
 import type { SysError } from '../../sys/error.js';
-import { Mapping } from '../../sys/mapping.js';
+import { duplicateFd } from '../../sys/fd.js';
+import { createSharedMemory, Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { VFIO_DEVICE_FEATURE_GET, VFIO_DEVICE_FEATURE_PCI_VF_TOKEN } from '../feature.js';
 import { regionOffset } from '../region-layout.js';
@@ -327,10 +329,25 @@ test('a display tells its plane, of the type that it has; what is no display say
   expect(() => display.queryGfxPlane({ ...primary, flags: VFIO_GFX_PLANE_TYPE_DMABUF })).toThrowError(
     /^VFIO_DEVICE_QUERY_GFX_PLANE on 0000:01:00\.0: EINVAL\n.*dma-buf/,
   );
+  expect(() => display.getGfxDmabuf(1)).toThrowError(/^VFIO_DEVICE_GET_GFX_DMABUF on .*dma-buf 1: ENOTTY/);
   using other = new Scope();
   expect(() => openByGroup(other, world(other)).queryGfxPlane(primary)).toThrowError(
     /: ENOTTY\n.*not a display/,
   );
+});
+
+test('a display with dma-bufs tells the id of the one that it shows, which is the caller’s then', () => {
+  using scope = new Scope();
+  using memory = createSharedMemory('picture', 4096);
+  const dmabuf = (id: number) => (id === 7 ? duplicateFd(memory.fd.number, 'picture').number : undefined);
+  const plane = { drm_format: 0x3432_5258, width: 4, height: 2, stride: 16, region_index: 7 };
+  const shape = { ...nic, plane: { ...plane, flags: VFIO_GFX_PLANE_TYPE_DMABUF }, dmabuf };
+  const display = openByGroup(scope, world(scope, shape));
+  const shown = display.queryGfxPlane({ flags: VFIO_GFX_PLANE_TYPE_DMABUF, drmPlaneType: 1 });
+  expect([shown.dmabufId, shown.regionIndex]).toEqual([7, 0]);
+  using fd = display.getGfxDmabuf(7);
+  expect(statSync(`/proc/self/fd/${fd.number}`).ino).toBe(statSync(`/proc/self/fd/${memory.fd.number}`).ino);
+  expect(() => display.getGfxDmabuf(8)).toThrowError(/dma-buf 8: EINVAL\n.*query its plane again/);
 });
 
 test('a feature is probed, read and set; one that is missing is told from one that fails', () => {

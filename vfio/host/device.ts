@@ -1,17 +1,19 @@
+import { Fd } from '../../sys/fd.js';
 import type { Mapping } from '../../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from '../feature.js';
 import type { HotResetInfo } from '../pci-hot-reset.js';
-import type {
-  CdevFile,
-  DeviceInfo,
-  GfxPlaneInfo,
-  GfxPlaneQuery,
-  GroupFile,
-  IommufdFile,
-  IrqInfo,
-  IrqSet,
-  RegionInfo,
-  RegionIoEventFd,
+import {
+  type CdevFile,
+  type DeviceInfo,
+  type GfxPlaneInfo,
+  type GfxPlaneQuery,
+  type GroupFile,
+  type IommufdFile,
+  type IrqInfo,
+  type IrqSet,
+  type RegionInfo,
+  type RegionIoEventFd,
+  VFIO_GFX_PLANE_TYPE_DMABUF,
 } from '../uapi.js';
 import { VectorLimit } from '../vector-limit.js';
 import { attachIoas, bindIommufd, type CdevOptions, detachIoas } from './cdev.js';
@@ -25,6 +27,7 @@ import {
   GfxPlaneInfoStruct,
   IrqInfoStruct,
   RegionInfoStruct,
+  VFIO_DEVICE_GET_GFX_DMABUF,
   VFIO_DEVICE_GET_INFO,
   VFIO_DEVICE_GET_IRQ_INFO,
   VFIO_DEVICE_GET_REGION_INFO,
@@ -121,9 +124,17 @@ export class HostDeviceFile implements CdevFile {
       yPos: info.y_pos,
       xHot: info.x_hot,
       yHot: info.y_hot,
-      regionIndex: info.region_index,
+      ...((flags & VFIO_GFX_PLANE_TYPE_DMABUF) === 0
+        ? { regionIndex: info.region_index }
+        : { regionIndex: 0, dmabufId: info.region_index }),
       offset: 0,
     };
+  }
+
+  getGfxDmabuf(dmabufId: number): Fd {
+    const id = new Uint8Array(Uint32Array.of(dmabufId).buffer);
+    const target = `${this.target}, dma-buf ${dmabufId}`;
+    return Fd.adopt(this.#file.ioctl(VFIO_DEVICE_GET_GFX_DMABUF, id, target), target);
   }
 
   /** The functions that a reset of the device's slot or bus affects. @throws SysError ENODEV if neither can be reset */

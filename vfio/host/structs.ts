@@ -188,7 +188,16 @@ export const GfxPlaneInfoStruct = struct('struct vfio_device_gfx_plane_info', VF
 export const VFIO_DEVICE_QUERY_GFX_PLANE = io('VFIO_DEVICE_QUERY_GFX_PLANE', VFIO_TYPE, VFIO_BASE + 14, {
   hints: {
     ENOTTY: 'the device is not a display, or cannot be captured',
-    EINVAL: 'the device does not display from a region; dma-buf, which it may use, is not supported',
+    EINVAL: 'the device has no planes of this type: it shows from a region or from dma-bufs, not from both',
+  },
+});
+
+/** Takes the dma-buf's id as a u32, and returns a descriptor. */
+export const VFIO_DEVICE_GET_GFX_DMABUF = io('VFIO_DEVICE_GET_GFX_DMABUF', VFIO_TYPE, VFIO_BASE + 15, {
+  hasResult: true,
+  hints: {
+    ENOTTY: 'the device is not a display, or has no dma-bufs',
+    EINVAL: 'the device has no such dma-buf any more: query its plane again',
   },
 });
 

@@ -9,26 +9,36 @@ import {
   VFIO_GFX_PLANE_TYPE_REGION,
   VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../vfio/uapi.js';
+import { DmaBuf } from './dma-buf.js';
 import type { DisplayMemory, ShownPlane } from './messages.js';
 import { planeBytes } from './pixels.js';
 
 const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
+const GET_GFX_DMABUF = 'VFIO_DEVICE_GET_GFX_DMABUF';
 const DRM_PLANE_TYPE_PRIMARY = 1;
 const PAGE = 4096;
 /** Bytes that one read of a region asks for. */
 const MOST_READ = 1 << 20;
 
-/** The display of an assigned device. Machine thread only; borrows the device's file. */
-export class DeviceDisplay {
+/**
+ * The display of an assigned device, whose pictures lie in a region or in dma-bufs. Machine thread only; borrows the
+ * device's file, and is disposed before it.
+ */
+export class DeviceDisplay implements Disposable {
   /** The guest's PCI slot. */
   readonly slot: number;
   /** `00:03.0 vgpu-small` */
   readonly name: string;
   readonly #file: DeviceFile;
+  /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF. */
+  readonly #planes: number;
+  /** What was shown last, if that is in one. It is kept open: the kernel's mbochs cannot export one twice. */
+  #dmaBuf: { readonly id: number; readonly buf: DmaBuf } | undefined;
   /** Whether the main thread can map a region's memory, by region index; determined once per region. */
   readonly #isMappedByMain = new Map<number, boolean>();
 
-  private constructor(slot: number, name: string, file: DeviceFile) {
+  private constructor(slot: number, name: string, file: DeviceFile, planes: number) {
+    this.#planes = planes;
     this.slot = slot;
     this.name = name;
     this.#file = file;
@@ -40,7 +50,7 @@ export class DeviceDisplay {
    */
   static find(slot: number, name: string, file: DeviceFile): DeviceDisplay | undefined {
     const types = [VFIO_GFX_PLANE_TYPE_REGION, VFIO_GFX_PLANE_TYPE_DMABUF];
-    const isDisplay = types.some((type) => {
+    const planes = types.find((type) => {
       try {
         return file.queryGfxPlane?.(query(type | VFIO_GFX_PLANE_TYPE_PROBE)) !== undefined;
       } catch (error) {
@@ -48,16 +58,18 @@ export class DeviceDisplay {
         throw error;
       }
     });
-    return isDisplay ? new DeviceDisplay(slot, name, file) : undefined;
+    return planes === undefined ? undefined : new DeviceDisplay(slot, name, file, planes);
   }
 
   /**
    * The current picture. Video memory that the main thread can map is passed to it once, and it reads the picture
    * there. For a kernel device it gets a copy, since a mapping of its own would keep the device open.
-   * @throws SysError ENODATA while nothing is shown; EINVAL if the picture is not in a region, or extends past it
+   * @throws SysError ENODATA while nothing is shown; EINVAL if the picture extends past its region or dma-buf, or has a
+   *   format or modifier that is not known
    */
   look(): ShownPlane {
     const plane = this.#query();
+    if (plane.dmabufId !== undefined) return this.#shown(plane, this.#copy(plane));
     const isMapped = this.#isMappedByMain.get(plane.regionIndex);
     if (isMapped === true) return this.#shown(plane);
     const memory = isMapped === false ? undefined : this.#give(plane);
@@ -80,7 +92,7 @@ export class DeviceDisplay {
   }
 
   #query(): GfxPlaneInfo {
-    const plane = this.#file.queryGfxPlane?.(query(VFIO_GFX_PLANE_TYPE_REGION));
+    const plane = this.#file.queryGfxPlane?.(query(this.#planes));
     if (plane !== undefined && plane.drmFormat !== 0 && plane.width > 0 && plane.height > 0) return plane;
     const hint = 'the guest shows nothing now: its screen is off, or its mode does not fit the video memory';
     throw new SysError({ call: CALL, target: this.name, errno: errno.ENODATA, hint });
@@ -98,6 +110,7 @@ export class DeviceDisplay {
   }
 
   #copy(plane: GfxPlaneInfo): Uint8Array {
+    if (plane.dmabufId !== undefined) return this.#exported(plane.dmabufId).copy(plane, this.name);
     const { offset, size, flags } = this.#file.getRegionInfo(plane.regionIndex);
     const bytes = planeBytes(plane, size, this.name);
     if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return this.#read(offset + plane.offset, bytes);
@@ -108,6 +121,25 @@ export class DeviceDisplay {
     const copy = new Uint8Array(new SharedArrayBuffer(bytes));
     copy.set(mapping.view.slice(plane.offset - from, bytes));
     return copy;
+  }
+
+  /** The dma-buf that is shown. @throws SysError of VFIO_DEVICE_GET_GFX_DMABUF or {@link DmaBuf} */
+  #exported(id: number): DmaBuf {
+    if (this.#dmaBuf?.id === id) return this.#dmaBuf.buf;
+    this[Symbol.dispose]();
+    const fd = this.#file.getGfxDmabuf?.(id);
+    if (fd === undefined)
+      throw new SysError({ call: GET_GFX_DMABUF, target: this.name, errno: errno.ENOTTY });
+    const buf = new DmaBuf(fd);
+    this.#dmaBuf = { id, buf };
+    return buf;
+  }
+
+  /** Closes the dma-buf that was shown last. */
+  [Symbol.dispose](): void {
+    const { buf } = this.#dmaBuf ?? {};
+    this.#dmaBuf = undefined;
+    buf?.[Symbol.dispose]();
   }
 
   /** From a region that cannot be mapped. @throws SysError EIO if it gives less */

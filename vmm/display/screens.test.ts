@@ -8,6 +8,7 @@ import { World } from '../../vfio/testing/world.js';
 import {
   type GfxPlaneInfo,
   type GfxPlaneQuery,
+  VFIO_GFX_PLANE_TYPE_DMABUF,
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../vfio/uapi.js';
@@ -28,7 +29,7 @@ afterEach(() => {
 });
 
 /** A device whose video memory is a memory file, or can only be mapped, like a kernel device's. */
-function card(kind: 'memfd' | 'mapped', types = 4) {
+function card(kind: 'memfd' | 'mapped', types = 4, dmabufs?: (id: number) => Fd) {
   const world = new World();
   const memory = createSharedMemory('card', BYTES);
   let plane: GfxPlaneInfo = PLANE;
@@ -41,6 +42,7 @@ function card(kind: 'memfd' | 'mapped', types = 4) {
       if ((flags & types) === 0) throw new SysError({ call: 'QUERY', target: 'card', errno: errno.EINVAL });
       return flags & VFIO_GFX_PLANE_TYPE_PROBE ? { ...plane, drmFormat: 0 } : plane;
     },
+    ...(dmabufs === undefined ? {} : { getGfxDmabuf: dmabufs }),
   } satisfies Partial<RecordingDevice & { queryGfxPlane: unknown }>);
   const contained = world.contain(made);
   const file = world.open(contained, made);
@@ -127,13 +129,63 @@ test.each(['memfd', 'mapped'] as const)('a plane outside its %s memory is reject
   expect(await look()).toHaveLength(48);
 });
 
-test('a display that supports only dma-buf is found, and reports that it cannot be read', async () => {
-  const device = card('memfd', 2);
+test('a picture in a dma-buf is read in its current state; one dma-buf is open at a time, and closed at the end', async () => {
+  const files = new Map([1, 2].map((id) => [id, createSharedMemory(`dma-buf ${id}`, 4096)] as const));
+  for (const file of files.values()) ends.push(() => file[Symbol.dispose]());
+  const open: Fd[] = [];
+  const device = card('memfd', VFIO_GFX_PLANE_TYPE_DMABUF, (id) => {
+    const fd = (files.get(id) as SharedMemory).fd.duplicate();
+    expect(open.filter((other) => other.isOpen)).toEqual([]);
+    open.push(fd);
+    return fd;
+  });
+  const pixels = (id: number) => (files.get(id) as SharedMemory).mapping.view.slice(0, 4096);
+  const display = DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay;
+  const { look } = screensOf([display]);
+  for (const [dmabufId, colour] of [
+    [1, 10],
+    [1, 20],
+    [2, 30],
+    [1, 40],
+  ] as const) {
+    pixels(dmabufId).fill(colour);
+    device.show({ dmabufId, offset: 0, regionIndex: 0 });
+    expect(await look()).toEqual(new Uint8Array(48).fill(colour));
+  }
+  expect(open).toHaveLength(3);
+  for (const [wrong, sentence] of [
+    [{ offset: 4096 - 47 }, /do not fit in 4096 bytes/],
+    [{ drmFormatMod: 1n }, /XR24 with modifier 0x1 is not supported, only linear/],
+  ] as const) {
+    device.show({ ...PLANE, dmabufId: 1, offset: 0, ...wrong });
+    await expect(look()).rejects.toThrowError(sentence);
+  }
+  device.show({ ...PLANE, dmabufId: 1, offset: 0 });
+  expect((display.still().pixels as Uint8Array)[0]).toBe(40);
+  display[Symbol.dispose]();
+  expect(open.filter((fd) => fd.isOpen)).toEqual([]);
+});
+
+test('a dma-buf without memory is an error, and is closed', async () => {
+  const opened: Fd[] = [];
+  const device = card('memfd', VFIO_GFX_PLANE_TYPE_DMABUF, () => {
+    opened.push(Fd.memfd('empty'));
+    return opened.at(-1) as Fd;
+  });
+  device.show({ dmabufId: 1, offset: 0 });
+  const { look } = screensOf([DeviceDisplay.find(3, 'card', device.file) as DeviceDisplay]);
+  await expect(look()).rejects.toThrowError(/mmap on memfd empty: EINVAL\n.*has no size/);
+  expect(opened.map((fd) => fd.isOpen)).toEqual([false]);
+});
+
+test('a display with planes in dma-bufs but no way to get at them says so', async () => {
+  const device = card('memfd', VFIO_GFX_PLANE_TYPE_DMABUF);
+  device.show({ dmabufId: 1 });
   const display = DeviceDisplay.find(3, 'card', device.file);
   expect(display).toBeInstanceOf(DeviceDisplay);
   expect(DeviceDisplay.find(3, 'card', card('memfd', 0).file)).toBeUndefined();
   const { look } = screensOf([display as DeviceDisplay]);
-  await expect(look()).rejects.toThrowError(/EINVAL/);
+  await expect(look()).rejects.toThrowError(/^VFIO_DEVICE_GET_GFX_DMABUF on .*: ENOTTY/);
   await expect(look(7)).rejects.toThrowError(/PCI slot 7: ENODEV\n.*displays are: card/);
 });
 

@@ -28,6 +28,7 @@ export class ServedDisplay {
     const display = this.#display;
     this.#display = undefined;
     if (display === undefined) return;
+    using _ = display;
     const still = orError(() => display.still());
     if ('plane' in still) this.#last = still;
   }

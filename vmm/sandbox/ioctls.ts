@@ -6,6 +6,7 @@ import * as kvm from '../../kvm/uapi.js';
 import * as vcpu from '../../kvm/uapi-vcpu.js';
 import type { Request } from '../../sys/ioctl.js';
 import { HOST_REQUESTS } from '../../vfio/host/index.js';
+import { DMA_BUF_IOCTL_SYNC } from '../display/dma-buf.js';
 import type { DeviceNeeds } from './device-needs.js';
 
 const isRequest = (value: unknown): value is Request =>
@@ -40,7 +41,7 @@ export function ioctlsOf(
   const requests = [
     vcpu.KVM_RUN,
     ...kvmRequests,
-    ...(needs.hasHostDevice ? HOST_REQUESTS : []),
+    ...(needs.hasHostDevice ? [...HOST_REQUESTS, DMA_BUF_IOCTL_SYNC] : []),
     ...(needs.hasTap ? TAP_REQUESTS : []),
     ...(needs.hasVhost ? VHOST_REQUESTS : []),
     ...(needs.hasDisk ? DISK_REQUESTS : []),

@@ -31,6 +31,7 @@ import {
   VFIO_DEVICE_BIND_IOMMUFD,
   VFIO_DEVICE_DETACH_IOMMUFD_PT,
   VFIO_DEVICE_FEATURE,
+  VFIO_DEVICE_GET_GFX_DMABUF,
   VFIO_DEVICE_GET_INFO,
   VFIO_DEVICE_GET_IRQ_INFO,
   VFIO_DEVICE_GET_PCI_HOT_RESET_INFO,
@@ -74,6 +75,8 @@ export interface FakeDeviceShape {
   readonly hotReset?: readonly { readonly group: number; readonly bus: number; readonly devfn: number }[];
   /** What a display shows, and the VFIO_GFX_PLANE_TYPE_ that it can show it by. */
   readonly plane?: Partial<StructOf<typeof GfxPlaneInfoStruct>> & { readonly flags: number };
+  /** Its dma-bufs, by id: each call returns a new descriptor. */
+  readonly dmabuf?: (id: number) => number | undefined;
   /** VFIO_DEVICE_FEATURE, by number. */
   readonly features?: ReadonlyMap<number, FakeFeature>;
 }
@@ -185,6 +188,11 @@ export class FakeDeviceFile implements FakeObject {
         if ((flags & types) === 0) refuse('EINVAL');
         if ((flags & VFIO_GFX_PLANE_TYPE_PROBE) === 0) GfxPlaneInfoStruct.write(bytes, plane);
         return 0;
+      }
+      case VFIO_DEVICE_GET_GFX_DMABUF.number: {
+        const [id = 0] = new Uint32Array(structure(argument).slice().buffer);
+        const { dmabuf = () => refuse('ENOTTY') } = shape;
+        return dmabuf(id) ?? refuse('EINVAL');
       }
       case VFIO_DEVICE_GET_PCI_HOT_RESET_INFO.number:
         return this.#hotResetInfo(structure(argument));
