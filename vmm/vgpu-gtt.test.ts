@@ -3,76 +3,23 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../devices/vgpu/spec.js';
 import * as gtt from '../devices/vgpu-gtt/spec.js';
-import { gpa, PAGE_SIZE } from '../sys/address.js';
+import { PAGE_SIZE } from '../sys/address.js';
 import type { KvmGuest, KvmPageTrackNotifierNode } from '../sys/kvm-guest.js';
-import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import type { CoreDeviceFile } from '../vfio/core/device-file.js';
 import { Mutex } from '../vfio/core/locks.js';
 import type { Steps } from '../vfio/core/steps.js';
 import { Scheduler, ScriptedVm } from '../vfio/testing/index.js';
-import { RangeBus } from './assign/bus.js';
-import { ExitDispatcher } from './assign/exit-dispatcher.js';
-import { MemoryMap } from './assign/memory-map.js';
-import { holdNothing, PageTrack } from './assign/page-track.js';
-import { RuledSlots } from './assign/testing/ruled-slots.js';
 import { GttCard, valid } from './testing/gtt-card.js';
+import { ENTRIES, RAM, RAM_PAGES, TABLE, TrackedGuest } from './testing/tracked-guest.js';
 
 const PAGE = Number(PAGE_SIZE);
-const RAM_PAGES = 128;
-const RAM = RAM_PAGES * PAGE;
 const FLIPS = Number(process.env.TSVISOR_FLIPS ?? 1000);
 const INTERLEAVINGS = Number(process.env.TSVISOR_HISTORIES ?? 300);
-/** In the middle of RAM, and longer than a page. */
-const TABLE = 40 * PAGE;
-const ENTRIES = 700;
-
-/** A VM with RAM from 0 on, whose exits are dispatched. */
-class Guest {
-  readonly vm: ScriptedVm;
-  readonly track: PageTrack;
-  readonly memory: MemoryMap;
-  readonly slots = new RuledSlots();
-  readonly #exits: ExitDispatcher;
-
-  constructor(
-    scope: Scope,
-    name = 'vm',
-    wrap: (guest: KvmGuest, vm: ScriptedVm) => KvmGuest = (guest) => guest,
-  ) {
-    this.vm = new ScriptedVm(name);
-    this.memory = scope.own(new MemoryMap(this.slots));
-    this.memory.addRam(gpa(0n), scope.own(Mapping.huge(RAM)));
-    const { memory } = this;
-    this.track = scope.own(new PageTrack({ memory, reference: this.vm, hold: holdNothing }));
-    this.#exits = new ExitDispatcher(new RangeBus('pio'), new RangeBus('mmio'), this.track);
-    this.vm.guest = wrap(this.track, this.vm);
-  }
-
-  get ram(): Uint8Array {
-    return this.memory.ram(0n, RAM);
-  }
-
-  /** As a processor writes: to a read-only slot it exits, to another it does not. */
-  write(at: number, data: Uint8Array): void {
-    const slot = this.slots.all.find(({ gpa: first, bytes }) => at >= first && at < first + bytes);
-    if (slot?.isReadonly === false) this.ram.set(data, at);
-    else this.#exits.dispatch(0, { kind: 'mmio', address: at, data, isWrite: true });
-  }
-
-  writeEntry(index: number, entry: bigint): void {
-    this.write(TABLE + 8 * index, new Uint8Array(new BigUint64Array([entry]).buffer));
-  }
-
-  end(): void {
-    this.track[Symbol.dispose]();
-    this.vm.put();
-  }
-}
 
 test(`over ${FLIPS} page flips with random updates of the table, every picture is the one that the guest has in memory`, () => {
   using scope = new Scope();
-  const guest = new Guest(scope);
+  const guest = new TrackedGuest(scope);
   using card = new GttCard();
   card.setKvm(guest.vm);
   card.open();
@@ -117,7 +64,7 @@ test(`over ${FLIPS} page flips with random updates of the table, every picture i
 
 test('an entry that is written in parts counts once it is whole, and only the table’s pages exit', () => {
   using scope = new Scope();
-  const guest = new Guest(scope);
+  const guest = new TrackedGuest(scope);
   using card = new GttCard();
   card.setKvm(guest.vm);
   card.open();
@@ -147,7 +94,7 @@ test.each([
   ['not of whole pages', TABLE + 8, 1],
 ])('a table %s is refused by a bit, and nothing is tracked', (_what, base, entries) => {
   using scope = new Scope();
-  const guest = new Guest(scope);
+  const guest = new TrackedGuest(scope);
   using card = new GttCard();
   card.setKvm(guest.vm);
   card.open();
@@ -159,7 +106,7 @@ test.each([
 
 test('a picture can have the table within it, and changes as the table does', () => {
   using scope = new Scope();
-  const guest = new Guest(scope);
+  const guest = new TrackedGuest(scope);
   using card = new GttCard();
   card.setKvm(guest.vm);
   card.open();
@@ -177,7 +124,7 @@ test('whatever the registers and the table get, nothing throws, and what is show
   );
   const step = fc.tuple(fc.boolean(), fc.nat(0x13), number, fc.constantFrom(1, 2, 4, 8));
   using scope = new Scope();
-  const guest = new Guest(scope);
+  const guest = new TrackedGuest(scope);
   using card = new GttCard();
   card.setKvm(guest.vm);
   card.open();
@@ -212,7 +159,7 @@ test('without a VM whose memory is offered, the card says so, and takes no table
 
 test('a group that moves to another VM while the table is tracked takes the card along: the old VM has no listener, reference or read-only slot', () => {
   using scope = new Scope();
-  const [one, other] = [new Guest(scope, 'one'), new Guest(scope, 'other')];
+  const [one, other] = [new TrackedGuest(scope, 'one'), new TrackedGuest(scope, 'other')];
   using card = new GttCard();
   card.setKvm(one.vm);
   const file = card.open();
@@ -241,7 +188,7 @@ test('a group that moves to another VM while the table is tracked takes the card
 
 test('a VM that ends while the table is tracked leaves a card that shows nothing and calls nobody', () => {
   using scope = new Scope();
-  const guest = new Guest(scope);
+  const guest = new TrackedGuest(scope);
   using card = new GttCard();
   card.setKvm(guest.vm);
   card.open();
@@ -299,7 +246,10 @@ test(`in ${INTERLEAVINGS} interleavings of opens, associations, writes and ends 
             watching.set(node, mine);
           },
         });
-        const guests = [new Guest(scope, 'one', watched), new Guest(scope, 'other', watched)] as const;
+        const guests = [
+          new TrackedGuest(scope, 'one', watched),
+          new TrackedGuest(scope, 'other', watched),
+        ] as const;
         using card = new GttCard();
         const { group } = card.contained;
         const scheduler = new Scheduler(card.world.core.environment.executor);

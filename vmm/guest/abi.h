@@ -5,7 +5,8 @@
  *
  * Image     ELF64 ET_EXEC, x86-64, p_paddr = p_vaddr from 0x100000 (1 MiB) up. Two PT_LOAD segments: code and constants
  *           (R-X), data and rings (RW-). The loader zeroes p_memsz beyond p_filesz. RAM from 1 MiB to 2.25 MiB is used,
- *           all DMA buffers included; page tables, GDT and command line of the loader lie outside of it.
+ *           all DMA buffers included, and with a vgpu-gtt RAM from 4 to 16 MiB; page tables, GDT and command
+ *           line of the loader lie outside of it.
  * Entry     _start: long mode, CPL 0, IF = 0, flat segments, the low 4 GiB identity-mapped (so the LAPIC at 0xFEE00000,
  *           the IOAPIC at 0xFEC00000 and the PCI windows are reachable), LAPIC in xAPIC mode as after reset.
  *           RDI = address of a NUL-terminated command line, which stays readable. Every other register is undefined: the
@@ -41,7 +42,8 @@
  *                          EDID, else 640 x 480
  *   frames=N               then N more pictures with moving bars, 30 per second; the last equals the first
  *   flips=N                then N frames of one colour each, drawn where the display does not show, then shown by its Y_OFFSET;
- *                          then the picture again
+ *                          then the picture again. With a vgpu-gtt, N flips between two pictures that are the same, and before
+ *                          each, 8 pages of the one that is not shown move, as the table then says
  *   hotplug=N              look at bus 0 every 10 ms, and use each NIC (ARP, pings) and display that appears, one NIC at a
  *                          time, until N devices have come and gone; then verdict 0
  *   reset                  after that, reset the machine (port 0xCF9) instead of the verdict
@@ -51,13 +53,16 @@
  *   bug=rx-id              trust the buffer ids in the receive ring, as a driver must not: for tests of hostile devices
  *   crash=ud2|triple|int3  execute UD2; load an empty IDT and execute UD2; execute INT3
  *
- * Picture, if there is a bochs-display (1234:1111), before the NIC is probed; w x h pixels, 0xRRGGBB, integer division:
+ * Picture, if there is a bochs-display (1234:1111) or a vgpu-gtt (1af4:10f7), before the NIC is probed; w x h pixels,
+ * 0xRRGGBB, integer division:
  *   y < h/2                eight bars, x*8/w: white, yellow, cyan, green, magenta, red, blue, black
  *   below                  x*255/(w-1) of red, green, blue, each in a third: from line h/2 + (h - h/2)*i/3
  *   noise                  over both, 64 x 32 pixels from (w-64)/2, (h-32)/2, line by line: s starts as w | h << 16, then for
  *                          each pixel s ^= s << 13, s ^= s >> 17, s ^= s << 5 (32 bits), and the pixel is s & 0xffffff
  *   display: id b0c5, 8192 KiB, 1024 x 768 pixels of 32 bits
  *   display: drawn and read back in 5210 us, noise 0xfb888468      the sum of the noise's pixels, 32 bits
+ *   display: vgpu-gtt, 600 entries at 0x400000, 640 x 480 pixels of 32 bits
+ *   display: 1000 flips, 9987 updates of the table followed, noise 0x0bd6ae53
  *
  * Report, after PHASE_REPORT (the interrupt and packet counts include DHCP and ARP):
  *   ping  3: 370 bytes from 10.0.2.2: ok, 85 us      or: no reply, wrong checksum, wrong length, wrong payload, not sent
@@ -95,14 +100,18 @@
 
 #define VERDICT_OK 0
 #define VERDICT_REPLIES 1    /* replies missing or corrupt */
-#define VERDICT_NO_NIC 2     /* neither 1af4:1041 nor 1234:1111 on bus 0 */
+#define VERDICT_NO_NIC 2     /* none of 1af4:1041, 1234:1111 and 1af4:10f7 on bus 0 */
 #define VERDICT_VIRTIO 3     /* BARs, capabilities, features or queues unusable */
 #define VERDICT_CONFIG 4     /* no ARP reply from the gateway */
 #define VERDICT_EXCEPTION 5  /* vector, rip, error code and cr2 were printed */
 #define VERDICT_OPTIONS 6    /* command line not understood */
 #define VERDICT_INTERRUPTS 7 /* packets arrived or were sent without interrupts; or no timer */
 #define VERDICT_ECAM 8       /* ECAM and mechanism #1 differ */
-#define VERDICT_DISPLAY 9    /* no DISPI registers, a mode that does not fit, or video memory that does not hold */
+#define VERDICT_DISPLAY 9    /* no registers, a mode that does not fit, memory that does not hold, a flip or update missed */
+
+/* For the pictures of a vgpu-gtt, and its table. */
+#define GTT_MEMORY 0x400000ul
+#define GTT_MEMORY_BYTES 0xc00000ul
 
 #define NOISE_WIDTH 64
 #define NOISE_HEIGHT 32

@@ -21,6 +21,6 @@ image() {
 
 outdir=${1:+$(mkdir -p "$1" && cd "$1" && pwd)}
 image guest.elf "$here" \
-  start.S main.c apic.c bars.c checksum.c clock.c dhcp.c display.c doorbell.c hotplug.c inet.c memory.c nic.c options.c pci.c \
-  ping.c print.c samples.c tcp-echo.c trap.c udp-echo.c virtio.c
+  start.S main.c apic.c bars.c checksum.c clock.c dhcp.c display.c doorbell.c gtt.c hotplug.c inet.c memory.c nic.c options.c pci.c \
+  picture.c ping.c print.c samples.c tcp-echo.c trap.c udp-echo.c virtio.c
 image hostile.elf "$here/hostile" hostile.c

@@ -2,6 +2,7 @@
 #include "abi.h"
 #include "clock.h"
 #include "options.h"
+#include "picture.h"
 #include "print.h"
 #include "trap.h"
 #include "verdict.h"
@@ -20,21 +21,16 @@ enum { ID, XRES, YRES, BPP, ENABLE, BANK, VIRT_WIDTH, VIRT_HEIGHT, X_OFFSET, Y_O
 #define FRAME_US 33333
 #define BAR_STEP 8 /* pixels that the bars move per frame */
 
-static struct {
-  u64 vram, registers;
-  u32 width, height, stride;
-  u32 noise_sum;
-} display;
+static struct canvas canvas;
+static u64 registers;
 
-static u32 line[MAX_PIXELS];
-
-static u16 dispi_read(u32 index) { return read16(display.registers + DISPI + 2 * index); }
-static void dispi_write(u32 index, u32 value) { write16(display.registers + DISPI + 2 * index, (u16)value); }
+static u16 dispi_read(u32 index) { return read16(registers + DISPI + 2 * index); }
+static void dispi_write(u32 index, u32 value) { write16(registers + DISPI + 2 * index, (u16)value); }
 
 /* The screen's preferred mode, if the EDID has one. */
 static void preferred_mode(u32 *width, u32 *height) {
-  u64 timing = display.registers + EDID + EDID_PREFERRED;
-  if (read32(display.registers + EDID) != 0xffffff00 || !read16(timing)) return;
+  u64 timing = registers + EDID + EDID_PREFERRED;
+  if (read32(registers + EDID) != 0xffffff00 || !read16(timing)) return;
   *width = read8(timing + 2) | (read8(timing + 4) & 0xf0u) << 4;
   *height = read8(timing + 5) | (read8(timing + 7) & 0xf0u) << 4;
 }
@@ -48,64 +44,6 @@ static void set_mode(u32 width, u32 height) {
   dispi_write(ENABLE, ENABLED | LINEAR);
 }
 
-static void bars(u32 shift) {
-  static const u32 colours[8] = {0xffffff, 0xffff00, 0x00ffff, 0x00ff00, 0xff00ff, 0xff0000, 0x0000ff, 0x000000};
-  for (u32 x = 0, from = shift % display.width; x < display.width; x++) {
-    line[x] = colours[from * 8 / display.width];
-    if (++from == display.width) from = 0;
-  }
-}
-
-static void gradient(u32 channel) {
-  for (u32 x = 0; x < display.width; x++) line[x] = x * 255 / (display.width - 1) << (16 - 8 * channel);
-}
-
-static u64 place(u32 x, u32 y) { return display.vram + (u64)y * display.stride + 4ul * x; }
-
-static void draw_lines(u32 from, u32 to) {
-  for (u32 y = from; y < to; y++) copy((void *)place(0, y), line, display.stride);
-}
-
-static bool lines_hold(u32 from, u32 to) {
-  for (u32 y = from; y < to; y++)
-    if (!equal((void *)place(0, y), line, display.stride)) return false;
-  return true;
-}
-
-/* Noise in the middle: xorshift, seeded with the size. Drawn, or compared and summed up. */
-static bool noise(bool is_drawing) {
-  u32 state = display.width | display.height << 16, left = (display.width - NOISE_WIDTH) / 2,
-      top = (display.height - NOISE_HEIGHT) / 2;
-  display.noise_sum = 0;
-  for (u32 y = 0; y < NOISE_HEIGHT; y++)
-    for (u32 x = 0; x < NOISE_WIDTH; x++) {
-      state ^= state << 13;
-      state ^= state >> 17;
-      state ^= state << 5;
-      u32 pixel = state & 0xffffff;
-      u64 at = place(left + x, top + y);
-      if (is_drawing) write32(at, pixel);
-      else if (read32(at) != pixel) return false;
-      display.noise_sum += pixel;
-    }
-  return true;
-}
-
-static bool draw(void) {
-  u32 middle = display.height / 2, below = display.height - middle;
-  bars(0);
-  draw_lines(0, middle);
-  bool held = lines_hold(0, middle);
-  for (u32 channel = 0; channel < 3; channel++) {
-    u32 from = middle + below * channel / 3, to = middle + below * (channel + 1) / 3;
-    gradient(channel);
-    draw_lines(from, to);
-    held &= lines_hold(from, to);
-  }
-  noise(true);
-  return noise(false) && held;
-}
-
 static void wait_until(u64 deadline) {
   while (rdtsc() < deadline) {
     u64 ticks = timer_interrupts;
@@ -115,23 +53,23 @@ static void wait_until(u64 deadline) {
   }
 }
 
-/* Moves the bars until they are back where draw put them. */
+/* Moves the bars until they are back where the picture has them. */
 static void animate(void) {
   u64 next = rdtsc();
   for (u32 frame = options.frames; frame-- > 0;) {
     next += cycles(FRAME_US);
     wait_until(next);
-    bars(frame * BAR_STEP);
-    draw_lines(0, (display.height - NOISE_HEIGHT) / 2);
+    picture_bars(&canvas, frame * BAR_STEP);
+    picture_lines(&canvas, 0, (canvas.height - NOISE_HEIGHT) / 2);
   }
 }
 
 /* Draws each frame beside the one that is shown, then shows it. */
 static void flip(void) {
   for (u32 frame = 1; frame <= options.flips; frame++) {
-    u32 top = frame % 2 ? display.height : 0;
-    for (u32 x = 0; x < display.width; x++) line[x] = frame * 0x9e3779 & 0xffffff;
-    draw_lines(top, top + display.height);
+    u32 top = frame % 2 ? canvas.height : 0;
+    picture_plain(&canvas, frame * 0x9e3779 & 0xffffff);
+    picture_lines(&canvas, top, top + canvas.height);
     dispi_write(Y_OFFSET, top);
   }
   dispi_write(Y_OFFSET, 0);
@@ -142,8 +80,7 @@ void display_run(bdf function) {
   outb(PORT_PHASE, PHASE_DISPLAY);
   if (!pci_place_bars(function, bar)) finish(VERDICT_DISPLAY, "the display's BARs do not fit the windows");
   pci_write16(function, PCI_COMMAND, pci_read16(function, PCI_COMMAND) | PCI_COMMAND_MEMORY);
-  display.vram = bar[VRAM_BAR].address;
-  display.registers = bar[REGISTER_BAR].address;
+  registers = bar[REGISTER_BAR].address;
   u16 id = dispi_read(ID);
   if ((id & ID_MASK) != ID_BOCHS) finish(VERDICT_DISPLAY, "no DISPI registers");
   u64 memory = dispi_read(MEMORY_64K) * 65536ul;
@@ -155,9 +92,7 @@ void display_run(bdf function) {
       memory > bar[VRAM_BAR].size)
     finish(VERDICT_DISPLAY, "the mode does not fit");
   if (options.flips && 8ul * width * height > memory) finish(VERDICT_DISPLAY, "two frames do not fit");
-  display.width = width;
-  display.height = height;
-  display.stride = 4 * width;
+  canvas = (struct canvas){.at = bar[VRAM_BAR].address, .width = width, .height = height};
   set_mode(width, height);
   if (dispi_read(XRES) != width || dispi_read(YRES) != height || !(dispi_read(ENABLE) & ENABLED))
     finish(VERDICT_DISPLAY, "the mode is not taken");
@@ -165,14 +100,14 @@ void display_run(bdf function) {
 
   outb(PORT_PHASE, PHASE_DRAW);
   u64 start = rdtsc();
-  bool held = draw();
+  bool held = picture_draw(&canvas);
   u64 us = microseconds(rdtsc() - start);
   if (options.frames) animate();
   if (options.flips) {
     flip();
-    held &= draw();
+    held &= picture_draw(&canvas);
   }
   outb(PORT_PHASE, PHASE_DRAWN);
   if (!held) finish(VERDICT_DISPLAY, "video memory does not hold what was drawn");
-  print("display: drawn and read back in %lu us, noise 0x%08x\n", us, display.noise_sum);
+  print("display: drawn and read back in %lu us, noise 0x%08x\n", us, canvas.noise_sum);
 }

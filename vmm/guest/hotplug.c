@@ -2,6 +2,7 @@
 #include "hotplug.h"
 #include "abi.h"
 #include "display.h"
+#include "gtt.h"
 #include "nic.h"
 #include "options.h"
 #include "ping.h"
@@ -29,8 +30,9 @@ static void drive_nic(u32 slot, void (*ping)(void)) {
 static void come(u32 slot, u32 id, void (*ping)(void)) {
   if (id == VIRTIO_NET && !nic_slot) drive_nic(slot, ping);
   else if (id == BOCHS_DISPLAY) display_run(function_of(slot));
+  else if (id == VGPU_GTT) gtt_run(function_of(slot));
   else return;
-  if (id == BOCHS_DISPLAY) print("hotplug: the display in slot %u is drawn\n", slot);
+  if (id != VIRTIO_NET) print("hotplug: the display in slot %u is drawn\n", slot);
   driven[slot] = id;
   devices++;
 }

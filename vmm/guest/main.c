@@ -5,6 +5,7 @@
 #include "dhcp.h"
 #include "display.h"
 #include "echo.h"
+#include "gtt.h"
 #include "hotplug.h"
 #include "inet.h"
 #include "options.h"
@@ -114,13 +115,15 @@ _Noreturn void guest_main(const char *command_line) {
     }
     finish(VERDICT_OK, NULL);
   }
-  struct wanted wanted[] = {{VIRTIO_NET, PCI_NONE}, {BOCHS_DISPLAY, PCI_NONE}};
-  pci_scan(wanted, 2, options.ecam);
+  struct wanted wanted[] = {{VIRTIO_NET, PCI_NONE}, {BOCHS_DISPLAY, PCI_NONE}, {VGPU_GTT, PCI_NONE}};
+  pci_scan(wanted, 3, options.ecam);
   bdf nic_at = wanted[0].found, display_at = wanted[1].found;
+  bdf gtt_at = wanted[2].found;
   if (display_at != PCI_NONE) display_run(display_at);
+  if (gtt_at != PCI_NONE) gtt_run(gtt_at);
   if (nic_at == PCI_NONE) {
-    if (display_at != PCI_NONE) finish(VERDICT_OK, NULL);
-    finish(VERDICT_NO_NIC, "neither a modern virtio-net nor a bochs-display on bus 0");
+    if (display_at != PCI_NONE || gtt_at != PCI_NONE) finish(VERDICT_OK, NULL);
+    finish(VERDICT_NO_NIC, "neither a modern virtio-net nor a display on bus 0");
   }
   phase(PHASE_VIRTIO);
   nic_start(nic_at);
