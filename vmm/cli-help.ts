@@ -199,10 +199,15 @@ export const RUN: Command = {
 export const SERVE: Command = {
   name: 'serve',
   brief: 'offer a device to another VMM through vfio-user',
-  argument: 'DEVICE --socket PATH',
-  summary: ['Offers a device to another VMM through the vfio-user protocol, to one client at', 'a time.'],
+  argument: 'DEVICE... --socket PATH...',
+  summary: ['Offers devices to other VMMs through the vfio-user protocol, each to one client', 'at a time.'],
   options: [
-    { name: 'socket', value: 'PATH', help: ['where clients connect'] },
+    {
+      name: 'socket',
+      value: 'PATH',
+      isRepeatable: true,
+      help: ['where clients connect; one for each device, in order'],
+    },
     {
       name: 'trust-client',
       help: [

@@ -2,8 +2,11 @@
 import { NO_OPTION, PORT, type Row, SIZE, testWrongInputs } from './testing/wrong-inputs.js';
 
 const SERVED: readonly Row[] = [
-  ['serve', 'serve: takes one device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock'],
-  ['serve a b', 'serve: takes one device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock'],
+  ['serve', 'serve: takes a device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock'],
+  ['serve a b', '--socket: is missing: the path where clients connect'],
+  ['serve a b --socket @s', '--socket: is there once for 2 devices: each has its own'],
+  ['serve mtty-1 --socket @s --socket @t', '--socket: is there 2 times for 1 device: each has its own'],
+  ['serve mtty-1 mtty-1 --socket @s --socket @s', /^tsvisor: --socket: .*s' is there twice\n$/],
   ['serve virtio-net', '--socket: is missing: the path where clients connect'],
   ['serve virtio-net --socket', '--socket: needs a value: --socket PATH'],
   ['serve virtio-net --socket=', '--socket: a unix socket needs its path: unix:/run/user/1000/sock'],

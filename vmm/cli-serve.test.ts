@@ -7,7 +7,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, expect, onTestFinished, test } from 'vitest';
-import { CLI } from './testing/machines.js';
+import { DrawingGuest, pixelAt } from '../devices/vgpu/testing/drawing-guest.js';
+import { userProvider } from '../vfio/user/client/provider.js';
+import { noEvents } from '../vfio/user/testing/peer.js';
+import { DeviceServer } from './device-server.js';
+import { CLI, tsvisor } from './testing/machines.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'serve-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -51,3 +55,67 @@ test.each([
     for (const line of lacks) expect(output).not.toMatch(line);
   },
 );
+
+test('parts of one card, each with a socket and a client: both draw at once, and the page’s source shows both', async () => {
+  const paths = ['one', 'two'].map((name) => join(folder, `part-${name}`));
+  const [first = '', second = ''] = paths;
+  const said: string[] = [];
+  let isReady: () => void = () => {};
+  const ready = new Promise<void>((resolve) => {
+    isReady = resolve;
+  });
+  await using server = DeviceServer.start(
+    {
+      address: 'vgpu-half',
+      path: first,
+      beside: [{ address: 'vgpu-quarter', path: second }],
+      vgpuCards: [{ name: 'card', memory: '64M' }],
+    },
+    { ready: (_text, path) => path === second && isReady(), told: (text) => said.push(text) },
+  );
+  await Promise.race([ready, server.finished]);
+  const provider = userProvider(noEvents);
+  const guests = paths.map((path) => {
+    const device = provider.resolve(`vfio-user:${path}`, {});
+    return { device, guest: new DrawingGuest(provider, device) };
+  });
+  for (let round = 0; round < 3; round++)
+    for (const [i, { guest }] of guests.entries()) guest.draw(320, 200 + i, 2 * round + i);
+  expect(await server.displays()).toEqual([
+    { slot: 0, name: 'vgpu-half' },
+    { slot: 1, name: 'vgpu-quarter' },
+  ]);
+  const check = async () => {
+    for (const [i] of guests.entries()) {
+      const { plane, pixels } = await server.capture(i);
+      const shown = new Uint32Array(pixels.slice().buffer);
+      expect([plane.height, shown.every((pixel, at) => pixel === pixelAt(at, 4 + i))]).toEqual([
+        200 + i,
+        true,
+      ]);
+    }
+  };
+  await check();
+  await expect(server.capture(2)).rejects.toThrowError(/device 2: ENODEV\n.*0 vgpu-half, 1 vgpu-quarter/);
+  await expect(server.inject('removed', 1)).rejects.toThrowError(/vgpu-quarter.*ENOTSUP/);
+  for (const { device, guest } of guests) {
+    guest[Symbol.dispose]();
+    device[Symbol.dispose]();
+  }
+  while (said.filter((text) => text.includes('has disconnected')).length < 2) await sleep(10);
+  await check(); // the last pictures of both
+  expect(
+    said.every((text) =>
+      paths.some((path) => text.startsWith(`${path}: the client`) || text.startsWith(`${path}: a client`)),
+    ),
+  ).toBe(true);
+});
+
+test('a pool that is short for the parts that are to be served is told, and no socket is left', () => {
+  const paths = ['a', 'b', 'c'].map((name) => join(folder, `short-${name}`));
+  const sockets = paths.flatMap((path) => ['--socket', path]);
+  const { status, stderr } = tsvisor(['serve', 'vgpu-half', 'vgpu-half', 'vgpu-quarter', ...sockets]);
+  expect(stderr).toMatch(/vgpu-quarter.*: ENOSPC\n.*are left/);
+  expect(status).toBe(69);
+  expect(paths.filter((path) => existsSync(path))).toEqual([]);
+});

@@ -4,7 +4,7 @@ import { SERVE } from './cli-help.js';
 import { parseCommandLine, usageError } from './command-line.js';
 import { ConfigError } from './config-error.js';
 import { parseAddress } from './device-address.js';
-import { DeviceServer } from './device-server.js';
+import { DeviceServer, type ServedDeviceConfig } from './device-server.js';
 import { Camera } from './display/camera.js';
 import { checkDisplay } from './display/choice.js';
 import { openView, parsePort } from './display/view-port.js';
@@ -21,14 +21,7 @@ const isTraceName = (name: string): name is TraceName => Object.hasOwn(trace, na
 /** Runs `tsvisor serve`. Returns the exit code. @throws ConfigError, or the error that prevented serving the device */
 export async function serve(args: readonly string[], out: Output): Promise<number> {
   const options = parseCommandLine(SERVE, args);
-  const [device, ...others] = options.positionals;
-  if (device === undefined || others.length > 0)
-    throw usageError('serve', 'takes one device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock');
-  // As --api and --serial have it.
-  const socket = options.value('socket')?.replace(/^unix:/, '');
-  if (socket === undefined) throw usageError('--socket', 'is missing: the path where clients connect');
-  const problem = socketProblem(socket);
-  if (problem !== undefined) throw usageError('--socket', problem);
+  const devices = servedDevices(options.positionals, options.list('socket') ?? []);
   const names = options.list('trace') ?? [];
   const unknown = names.find((name) => !isTraceName(name));
   if (unknown !== undefined)
@@ -42,25 +35,21 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
   };
   const view = parsePort(options.value('view'));
   const screenshot = options.value('screenshot');
-  const where = `serve ${device}`;
-  const served = parseAddress(device, where);
-  for (const name of ['slot', 'interface'])
-    if (served.options[name] !== undefined)
-      throw usageError(where, `${name}= is for a device of a machine; a client has its own`);
-  checkDisplay([served], { screenshot, view });
+  checkDisplay(devices, { screenshot, view });
   const cards = (options.list('vgpu-card') ?? []).map(parseVgpuCard) as readonly VgpuCardInput[];
+  const [first, ...beside] = devices;
   const started = {
-    ...served,
-    path: socket,
+    ...first,
+    beside,
     trustsClient: options.has('trust-client'),
     plugins: options.list('plugin') ?? [],
     vgpuCards: cards,
     trace: [...new Set([...names.filter(isTraceName), ...(level === 'debug' ? DEBUG_CHANNELS : [])])],
   };
   const observer = {
-    ready: (description: string) => {
+    ready: (description: string, path: string) => {
       say(description);
-      say(`serves it at ${socket}`);
+      say(`serves it at ${path}`);
     },
     told: say,
     trace: (channel: string, text: string) => void errorOutput().line(`trace ${channel} ${text}`),
@@ -85,15 +74,51 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
     await camera?.take();
     return by === undefined ? 0 : SIGNAL_STATUS[by as keyof typeof SIGNAL_STATUS];
   } catch (error) {
-    throw error instanceof ConfigError ? named(error, where) : error;
+    throw error instanceof ConfigError ? named(error, devices) : error;
   }
 }
 
-const named = ({ problems }: ConfigError, where: string): ConfigError =>
+type NamedDevice = ServedDeviceConfig & { readonly where: string };
+
+/** The devices with their sockets, in order; at least one. @throws ConfigError for one without the other, or a wrong one */
+function servedDevices(
+  addresses: readonly string[],
+  sockets: readonly string[],
+): readonly [NamedDevice, ...NamedDevice[]] {
+  if (addresses.length === 0)
+    throw usageError('serve', 'takes a device: tsvisor serve virtio-net,net=passt --socket /run/nic.sock');
+  if (sockets.length === 0) throw usageError('--socket', 'is missing: the path where clients connect');
+  if (sockets.length !== addresses.length)
+    throw usageError(
+      '--socket',
+      `is there ${times(sockets.length)} for ${count(addresses.length)}: each has its own`,
+    );
+  const devices = addresses.map((text, i) => {
+    const path = (sockets[i] as string).replace(/^unix:/, ''); // as --api and --serial have it
+    const problem = socketProblem(path);
+    if (problem !== undefined) throw usageError('--socket', problem);
+    if (sockets.indexOf(sockets[i] as string) !== i)
+      throw usageError('--socket', `${shown(path)} is there twice`);
+    const where = `serve ${text}`;
+    const device = parseAddress(text, where);
+    for (const name of ['slot', 'interface'])
+      if (device.options[name] !== undefined)
+        throw usageError(where, `${name}= is for a device of a machine; a client has its own`);
+    return { ...device, path, where };
+  });
+  return devices as unknown as readonly [NamedDevice, ...NamedDevice[]];
+}
+
+const times = (number: number) => (number === 1 ? 'once' : `${number} times`);
+const count = (devices: number) => (devices === 1 ? '1 device' : `${devices} devices`);
+
+const named = ({ problems }: ConfigError, devices: readonly NamedDevice[]): ConfigError =>
   new ConfigError(
     problems.map(({ path, text }) => {
       if (path.startsWith('plugins')) return { path: '--plugin', text };
       if (path.startsWith('vgpuCards')) return { path: '--vgpu-card', text };
-      return path.startsWith('devices') ? { path: where, text } : { path, text };
+      const of = /^devices\[(\d+)\]/.exec(path);
+      const where = of === null ? undefined : devices[Number(of[1])]?.where;
+      return { path: where ?? path, text };
     }),
   );

@@ -17,14 +17,23 @@ import { pluginUrls } from './plugin-url.js';
 import type { ServeCommand, ServeEvent, ServeThreadData } from './serve-thread.js';
 import type { VgpuCardConfig, VgpuCardInput } from './vgpu-cards.js';
 
-/** A device to serve, and the socket. */
-export interface DeviceServerOptions {
+/** A device to serve, and its socket. */
+export interface ServedDeviceConfig {
   /** Address of the device, as in a machine's configuration: `virtio-net`, a PCI address. */
   readonly address: string;
   /** The device's options by name, which follow its address on the command line. */
   readonly options?: Readonly<Record<string, string>>;
   /** Path of the unix socket. */
   readonly path: string;
+}
+
+/** What to serve, and how. */
+export interface DeviceServerOptions extends ServedDeviceConfig {
+  /**
+   * Further devices of the same core, each with a socket and a client of its own: parts of one vGPU card, say. They share a
+   * thread, so that a client that keeps it busy slows the others down.
+   */
+  readonly beside?: readonly ServedDeviceConfig[];
   /** Maps memory that a client could truncate, which would kill this process with SIGBUS; false if absent. */
   readonly trustsClient?: boolean;
   /** Plug-in modules to load: URLs, absolute paths or package names. */
@@ -37,8 +46,8 @@ export interface DeviceServerOptions {
 
 /** Callbacks for the events of a server. Called in the main thread. */
 export interface DeviceServerObserver {
-  /** The socket now accepts clients; `description` is the device's. */
-  readonly ready?: (description: string) => void;
+  /** The socket now accepts clients; `description` is the device's. For each device, once all of them do. */
+  readonly ready?: (description: string, path: string) => void;
   /** Readable messages about clients that connect and disconnect, and, as `warn`, about refused requests. */
   readonly told?: (text: string, level: 'info' | 'warn') => void;
   /** An event of a channel that {@link DeviceServerOptions.trace} names. */
@@ -50,8 +59,9 @@ interface CheckedOptions extends DeviceServerOptions {
 }
 
 /**
- * Serves a device on a unix socket through the vfio-user protocol, to one client at a time. It runs in a thread of its
- * own, with an event thread for the data path. Main thread only.
+ * Serves devices on unix sockets through the vfio-user protocol, each to one client at a time. It runs in a thread of its
+ * own, with an event thread for the data path. Main thread only. Where a method takes a slot, it is the device's place in the
+ * options, from 0.
  */
 export class DeviceServer implements AsyncDisposable {
   /** Resolves once everything is closed. Rejects with the error that prevented or ended the service. */
@@ -83,27 +93,28 @@ export class DeviceServer implements AsyncDisposable {
     return new DeviceServer({ ...options, plugins, vgpuCards }, observer);
   }
 
-  /** Disconnects the client and closes the device. Returns immediately: await {@link finished}. */
+  /** Disconnects the clients and closes the devices. Returns immediately: await {@link finished}. */
   stop(): void {
     new InboxBell(this.#control).stop();
   }
 
   /**
-   * Captures the device's display as PNG; without a client, the picture at the last client's disconnection. Does not
+   * Captures a device's display as PNG; without a client, the picture at the last client's disconnection. Does not
    * stop the client.
-   * @throws SysError ENODATA while it displays nothing; ENODEV if it is not a display; EINVAL for an unsupported pixel
-   *   format
+   * @param slot undefined is the first display
+   * @throws SysError ENODATA while it displays nothing; ENODEV if it is not a display, or no device; EINVAL for an unsupported
+   *   pixel format
    */
-  screenshot(): Promise<Uint8Array> {
-    return this.capture().then(toPicture).then(encodePng);
+  screenshot(slot?: number): Promise<Uint8Array> {
+    return this.capture(slot).then(toPicture).then(encodePng);
   }
 
   /**
    * As {@link screenshot}, but passes the pixels to `use` where the client draws them, without a copy. They are valid only
    * during that call.
    */
-  look<T>(_slot: number | undefined, use: (look: Look) => T): Promise<T> {
-    return this.#screens.look(undefined, use);
+  look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
+    return this.#screens.look(slot, use);
   }
 
   /**
@@ -111,26 +122,26 @@ export class DeviceServer implements AsyncDisposable {
    * frame through registers that trap.
    * @param into memory for the pixels, used if it has their size
    */
-  capture(_slot?: number, into?: Uint8Array): Promise<Look> {
-    return this.#screens.capture(undefined, into);
+  capture(slot?: number, into?: Uint8Array): Promise<Look> {
+    return this.#screens.capture(slot, into);
   }
 
-  /** The device, if it is a display and a client has opened it. */
+  /** The devices that are displays and that a client has opened. */
   displays(): Promise<readonly DisplayName[]> {
     return this.#screens.displays();
   }
 
   /**
-   * Gives the device faults, for tests, with a client or without: `removed` or `slow:500+ignore-mask` of the test card; `none`
+   * Gives a device faults, for tests, with a client or without: `removed` or `slow:500+ignore-mask` of the test card; `none`
    * takes all away.
-   * @throws SysError EINVAL for a text that the device does not know; ENOTSUP for a device that has no faults to give; ESRCH
-   *   once the service has ended
+   * @throws SysError EINVAL for a text that the device does not know; ENOTSUP for a device that has no faults to give; ENODEV
+   *   for a slot without a device; ESRCH once the service has ended
    */
-  inject(faults: string): Promise<void> {
+  inject(faults: string, slot = 0): Promise<void> {
     return new Promise((resolve, reject) => {
       const id = ++this.#lastInjection;
       this.#injections.set(id, (error) => (error === undefined ? resolve() : reject(error)));
-      if (this.#send({ kind: 'inject', id, faults })) return;
+      if (this.#send({ kind: 'inject', id, slot, faults })) return;
       this.#injections.delete(id);
       reject(hasEnded());
     });
@@ -145,11 +156,9 @@ export class DeviceServer implements AsyncDisposable {
   async #run(options: CheckedOptions): Promise<void> {
     const commands = new MessageChannel();
     const events = startEventThread(this.#control);
-    const { address, path } = options;
+    const { address, path, beside = [] } = options;
     const data: ServeThreadData = {
-      address,
-      path,
-      options: options.options ?? {},
+      devices: [{ address, path, options: options.options ?? {} }, ...beside],
       trustsClient: options.trustsClient ?? false,
       plugins: options.plugins ?? [],
       vgpuCards: options.vgpuCards,
@@ -195,7 +204,7 @@ export class DeviceServer implements AsyncDisposable {
   #hear(event: ServeEvent): void {
     switch (event.kind) {
       case 'ready':
-        this.#observer.ready?.(event.description);
+        this.#observer.ready?.(event.description, event.path);
         break;
       case 'told':
         this.#observer.told?.(event.text, event.level);

@@ -37,7 +37,12 @@ export {
 } from './config.js';
 export { ConfigError, type ConfigProblem } from './config-error.js';
 export { type ConsoleOutput, ConsoleRing } from './console-ring.js';
-export { DeviceServer, type DeviceServerObserver, type DeviceServerOptions } from './device-server.js';
+export {
+  DeviceServer,
+  type DeviceServerObserver,
+  type DeviceServerOptions,
+  type ServedDeviceConfig,
+} from './device-server.js';
 export { type DeviceParent, type DeviceType, listDeviceParents, listDeviceTypes } from './device-types.js';
 export type { PictureSource } from './display/frames.js';
 export type { DisplayName } from './display/messages.js';

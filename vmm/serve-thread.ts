@@ -9,24 +9,22 @@ import { threadData } from '../sys/thread-ahead.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
 import { VfioProvider } from '../vfio/provider.js';
-import { openForClient, VfioUserServer } from '../vfio/user/index.js';
 import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
-import { giveFaults } from './device-faults.js';
+import type { ServedDeviceConfig } from './device-server.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
-import { ServedDisplay } from './display/served-display.js';
 import { type ErrorData, encodeError } from './error-data.js';
 import { container as root } from './injection.js';
 import { loadPlugins } from './plugin.js';
 import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
+import { ServedDevices } from './served-devices.js';
 import { traceText } from './trace-text.js';
 import type { VgpuCardConfig } from './vgpu-cards.js';
 
 /** Data that starts the thread. */
 export interface ServeThreadData {
-  readonly address: string;
-  readonly options: Readonly<Record<string, string>>;
-  readonly path: string;
+  /** At least one. */
+  readonly devices: readonly ServedDeviceConfig[];
   readonly trustsClient: boolean;
   readonly plugins: readonly string[];
   readonly vgpuCards: readonly VgpuCardConfig[];
@@ -39,11 +37,12 @@ export interface ServeThreadData {
 /** Commands of the main thread. */
 export type ServeCommand =
   | ScreenCommand
-  | { readonly kind: 'inject'; readonly id: number; readonly faults: string };
+  | { readonly kind: 'inject'; readonly id: number; readonly slot: number; readonly faults: string };
 
 /** Events from the serving thread to the main thread. */
 export type ServeEvent =
-  | { readonly kind: 'ready'; readonly description: string }
+  /** Of each device, once all accept clients. */
+  | { readonly kind: 'ready'; readonly description: string; readonly path: string }
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ScreenEvent
@@ -59,15 +58,16 @@ const emit = (event: ServeEvent): void => parentPort?.postMessage(event);
 async function main(): Promise<void> {
   setThreadName('tsvisor-serve');
   const inbox = new Inbox(data.control);
-  const display = new ServedDisplay(data.address);
-  let server: VfioUserServer | undefined;
+  using scope = new Scope();
+  const tell = (text: string, level: 'info' | 'warn') => emit({ kind: 'told', text, level });
+  const served = scope.own(new ServedDevices({ trustsClient: data.trustsClient, tell }));
   inbox.addPort(data.commands, (message) => {
     const command = message as ServeCommand;
     const { kind, id } = command;
     if (kind === 'inject')
-      emit({ kind: 'injected', id, ...refusalOf(() => giveFaults(device, data.address, command.faults)) });
-    else if (kind === 'displays') emit({ kind, id, displays: display.list() });
-    else emit({ kind, id, answer: display.look(command.isCopied === true, server?.commands ?? 0) });
+      emit({ kind: 'injected', id, ...refusalOf(() => served.inject(command.slot, command.faults)) });
+    else if (kind === 'displays') emit({ kind, id, displays: served.displays() });
+    else emit({ kind, id, answer: served.look(command.slot, command.isCopied === true) });
   });
   // The protocol's events with a text are refusals.
   for (const [name, level] of [
@@ -75,57 +75,40 @@ async function main(): Promise<void> {
     ['vfio', 'info'],
   ] as const) {
     trace[name].subscribe(({ text }: { readonly text?: string }) => {
-      if (text !== undefined) emit({ kind: 'told', text, level });
+      if (text !== undefined) tell(text, level);
     });
   }
   for (const channel of data.trace)
     trace[channel].subscribe((event: object) => emit({ kind: 'trace', channel, text: traceText(event) }));
-  using scope = new Scope();
   const eventThread = new EventThreadClient(data.events, inbox);
   const container = root.createChildContainer();
   const loaded = await loadPlugins(data.plugins);
-  const isHostile = data.options.hostile !== undefined;
+  const isHostile = data.devices.some(({ options }) => options?.hostile !== undefined);
   const plugins = await configuredPlugins(loaded, { cards: data.vgpuCards, isHostile });
   configurePorts(container, plugins, scope);
   registerPorts(container, plugins, { eventThread }, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
-  checkDevices(providers, [data]);
-  const provider = requireProvider(providers, data.address);
-  // A server's requests for memory of our client's are forwarded by this thread, which alone speaks to both.
-  const isForwarding = provider.name === 'vfio-user';
-  const options = isForwarding ? { ...data.options, twin: 'off' } : data.options;
-  const device = withPluginNamed(plugins, data.address, () => {
-    const resolved = scope.own(provider.resolve(data.address, options));
-    // Opens the device once in advance, so that errors surface before a client connects.
-    openForClient(provider, resolved)[Symbol.dispose]();
-    return resolved;
-  });
-  server = scope.own(
-    new VfioUserServer({
-      path: data.path,
-      open: () => {
-        const served = openForClient(provider, device);
-        display.open(served.device);
-        const close = () => {
-          display.close();
-          served[Symbol.dispose]();
-        };
-        return { ...served, [Symbol.dispose]: close };
-      },
-      trustsClient: data.trustsClient,
-      tell: (text, level) => emit({ kind: 'told', text, level }),
-    }),
+  checkDevices(
+    providers,
+    data.devices.map(({ address, options = {} }) => ({ address, options })),
   );
-  // Runs before the device is closed, which would lose its picture.
-  scope.defer(() => {
-    display.close();
-    emit({ kind: 'stills', stills: [display.still()] });
+  const offered = data.devices.map((config) => {
+    const { address, path } = config;
+    const provider = requireProvider(providers, address);
+    // A server's requests for memory of our client's are forwarded by this thread, which alone speaks to both.
+    const isForwarding = provider.name === 'vfio-user';
+    const given = isForwarding ? { ...config, options: { ...config.options, twin: 'off' } } : config;
+    const isAlone = data.devices.length === 1;
+    const device = withPluginNamed(plugins, address, () => served.add(provider, given, isAlone));
+    return { description: device.description, path };
   });
-  emit({ kind: 'ready', description: device.description });
+  // Before the devices are closed, which would lose their pictures.
+  scope.defer(() => emit({ kind: 'stills', stills: served.stills() }));
+  for (const device of offered) emit({ kind: 'ready', ...device });
   inbox.enterCalls();
   try {
     while (!inbox.isStopping) {
-      server.step();
+      served.step();
       if (inbox.hasNews) inbox.drain();
     }
   } finally {

@@ -73,7 +73,7 @@ test('SIGTERM ends serving in order: the client is sent away, the socket’s fil
 });
 
 test.each([
-  [['serve'], 64, /takes one device/],
+  [['serve'], 64, /takes a device/],
   [['serve', 'virtio-net'], 64, /--socket: is missing/],
   [['serve', 'virtio-net', '--socket', '/nowhere/x'], 64, /--socket: there is no directory \/nowhere/],
   [

@@ -2,102 +2,14 @@
 import { expect, test } from 'vitest';
 import { VfioCore } from '../../vfio/core/core.js';
 import type { AssignableDevice } from '../../vfio/provider.js';
-import {
-  type DeviceFile,
-  VFIO_GFX_PLANE_TYPE_REGION,
-  VFIO_PCI_CONFIG_REGION_INDEX,
-  VFIO_TYPE1v2_IOMMU,
-} from '../../vfio/uapi.js';
-import { PCI_COMMAND, PCI_COMMAND_MEMORY } from '../pci/pci-regs.js';
 import { createVgpuDriver } from './driver.js';
-import {
-  DISPI_AT,
-  REGISTER_BAR,
-  VBE_DISPI_ENABLED,
-  VBE_DISPI_INDEX_BPP,
-  VBE_DISPI_INDEX_ENABLE,
-  VBE_DISPI_INDEX_VIRT_WIDTH,
-  VBE_DISPI_INDEX_XRES,
-  VBE_DISPI_INDEX_YRES,
-  VRAM_BAR,
-} from './spec.js';
+import { DrawingGuest, shows } from './testing/drawing-guest.js';
 
 const eventThread = {
   run: () => {
     throw new RangeError('a display has no task');
   },
 };
-
-/** A guest's address space with one display, which it drives as Linux does. */
-class DrawingGuest implements Disposable {
-  readonly #open: Disposable[];
-  readonly #file: DeviceFile;
-  readonly #offset: (index: number) => number;
-
-  constructor({ provider }: VfioCore, device: AssignableDevice) {
-    const group = provider.groups.openGroup(device.group);
-    const container = provider.groups.openContainer();
-    group.setContainer(container);
-    container.setIommu(VFIO_TYPE1v2_IOMMU);
-    this.#file = group.getDeviceFd(device.name);
-    this.#open = [this.#file, group, container];
-    this.#offset = (index) => this.#file.getRegionInfo(index).offset;
-    this.#write(VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, PCI_COMMAND_MEMORY);
-  }
-
-  /** Sets a mode and fills its picture: each pixel follows from its place and the seed. */
-  draw(width: number, height: number, seed: number): void {
-    for (const [index, value] of [
-      [VBE_DISPI_INDEX_ENABLE, 0],
-      [VBE_DISPI_INDEX_BPP, 32],
-      [VBE_DISPI_INDEX_XRES, width],
-      [VBE_DISPI_INDEX_YRES, height],
-      [VBE_DISPI_INDEX_VIRT_WIDTH, width],
-      [VBE_DISPI_INDEX_ENABLE, VBE_DISPI_ENABLED | 0x40],
-    ] as const)
-      this.#write(REGISTER_BAR, DISPI_AT + 2 * index, value);
-    using memory = this.#map(4 * width * height);
-    const pixels = words(memory.view.slice(0, 4 * width * height));
-    for (let at = 0; at < pixels.length; at++) pixels[at] = pixelAt(at, seed);
-  }
-
-  /** The pixels that are shown, through the plane that the host queries. */
-  picture(): Uint32Array {
-    const plane = this.#file.queryGfxPlane?.({ flags: VFIO_GFX_PLANE_TYPE_REGION, drmPlaneType: 1 });
-    if (plane?.regionIndex !== VRAM_BAR) throw new RangeError('it shows nothing');
-    using memory = this.#map(plane.offset + plane.size);
-    return words(memory.view.slice(plane.offset, plane.stride * plane.height)).slice();
-  }
-
-  /** Whether all of its video memory is zero. */
-  isClean(): boolean {
-    const bytes = Number(this.#file.getRegionInfo(VRAM_BAR).size);
-    using memory = this.#map(bytes);
-    return Buffer.compare(memory.view.slice(0, bytes), new Uint8Array(bytes)) === 0;
-  }
-
-  #map(bytes: number) {
-    return this.#file.mmap(this.#offset(VRAM_BAR), Math.ceil(bytes / 4096) * 4096);
-  }
-
-  #write(region: number, at: number, value: number): void {
-    this.#file.write(this.#offset(region) + at, Uint8Array.of(value & 0xff, value >> 8));
-  }
-
-  [Symbol.dispose](): void {
-    for (const each of this.#open) each[Symbol.dispose]();
-  }
-}
-
-const words = (bytes: Uint8Array<ArrayBuffer>) =>
-  new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-const pixelAt = (at: number, seed: number): number =>
-  (Math.imul(at + 1, 0x9e37_79b1) ^ Math.imul(seed, 0x85eb_ca6b)) >>> 0;
-/** Whether a guest's display shows what {@link DrawingGuest.draw} drew, in every pixel. */
-function shows(guest: DrawingGuest, pixels: number, seed: number): boolean {
-  const picture = guest.picture();
-  return picture.length === pixels && picture.every((pixel, at) => pixel === pixelAt(at, seed));
-}
 
 test('two guests draw on parts of one card at once: each has its own picture, and what one leaves behind no other sees', () => {
   using core = new VfioCore();
@@ -106,9 +18,9 @@ test('two guests draw on parts of one card at once: each has its own picture, an
   });
   const halves = ['vgpu-half', 'vgpu-half'].map((type) => core.provider.resolve(type, {}));
   const [first, second] = halves as [AssignableDevice, AssignableDevice];
-  using two = new DrawingGuest(core, second);
+  using two = new DrawingGuest(core.provider, second);
   {
-    using one = new DrawingGuest(core, first);
+    using one = new DrawingGuest(core.provider, first);
     one.draw(640, 480, 1);
     two.draw(800, 600, 2);
     one.draw(1000, 500, 3);
@@ -125,7 +37,7 @@ test('two guests draw on parts of one card at once: each has its own picture, an
     '32 MiB at 32 MiB',
   ]);
   {
-    using three = new DrawingGuest(core, again);
+    using three = new DrawingGuest(core.provider, again);
     expect(three.isClean()).toBe(true);
     three.draw(64, 64, 4);
     expect(shows(three, 64 * 64, 4)).toBe(true);

@@ -5,22 +5,25 @@ import { type ErrorData, orError } from '../error-data.js';
 import { DeviceDisplay } from './device-display.js';
 import type { DisplayName, ShownPlane, Still } from './messages.js';
 
-const SLOT = 0;
-
 /** The display of a served device, across clients. Serving thread only. */
 export class ServedDisplay {
+  readonly #slot: number;
   readonly #name: string;
   #display: DeviceDisplay | undefined;
   #last: ShownPlane | undefined;
 
-  /** @param name the device's address, for errors */
-  constructor(name: string) {
+  /**
+   * @param slot the device's place among those that are served
+   * @param name the device's address, for errors
+   */
+  constructor(slot: number, name: string) {
+    this.#slot = slot;
     this.#name = name;
   }
 
   /** A client has opened the device; `file` is used until {@link close}. */
   open(file: DeviceFile): void {
-    this.#display = DeviceDisplay.find(SLOT, this.#name, file);
+    this.#display = DeviceDisplay.find(this.#slot, this.#name, file);
   }
 
   /** The client closes the device: keeps its last picture, if it showed one. */
@@ -49,12 +52,12 @@ export class ServedDisplay {
   /** The device, if it is or was a display. */
   list(): readonly DisplayName[] {
     const isDisplay = this.#display !== undefined || this.#last !== undefined;
-    return isDisplay ? [{ slot: SLOT, name: this.#name }] : [];
+    return isDisplay ? [{ slot: this.#slot, name: this.#name }] : [];
   }
 
   /** The last picture, for use after this thread has ended. */
   still(): Still {
-    return { slot: SLOT, name: this.#name, answer: orError(() => this.#lastOne()) };
+    return { slot: this.#slot, name: this.#name, answer: orError(() => this.#lastOne()) };
   }
 
   #lastOne(): ShownPlane {
