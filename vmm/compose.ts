@@ -36,7 +36,7 @@ import type { GuestProgram } from './guest-program.js';
 import { Hotplug } from './hotplug.js';
 import { type DependencyContainer, container as root } from './injection.js';
 import * as layout from './layout.js';
-import { createPlatform } from './linux/index.js';
+import { createPlatform, type Platform } from './linux/index.js';
 import { linuxProgram } from './linux-program.js';
 import { Machine } from './machine.js';
 import type { MachinePorts } from './machine-ports.js';
@@ -93,7 +93,7 @@ export function compose(
   addPcRam(memory, mapping);
   container.resolve(ExitDispatcher); // before the devices, whose drivers look for what it offers
   const check = (devices: readonly DeviceConfig[]) => checkLateDevices(container, devices, isRamShared);
-  const { machine, saved } = buildMachine(container, scope, config, program, {
+  const { machine, saved, platform } = buildMachine(container, scope, config, program, {
     ports,
     plugins,
     check,
@@ -101,9 +101,19 @@ export function compose(
   });
   holder.machine = machine;
   if (ports.restored === undefined) program.load(memory, machine.bootVcpu);
-  else saved.load(new SectionReader(ports.restored.sections, ports.restored.target));
+  else {
+    saved.load(new SectionReader(ports.restored.sections, ports.restored.target));
+    takeIdentity(program, memory, platform);
+  }
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
+}
+
+/** A guest that is put back in time is told that it is another machine now. */
+function takeIdentity(program: GuestProgram, memory: MemoryMap, platform: Platform): void {
+  if (program.renewGeneration === undefined) return;
+  program.renewGeneration(memory);
+  platform.announceGeneration();
 }
 
 /**
@@ -170,6 +180,7 @@ interface Surroundings {
 interface Built {
   readonly machine: Machine;
   readonly saved: SavedMachine;
+  readonly platform: Platform;
 }
 
 function buildMachine(
@@ -260,7 +271,7 @@ function buildMachine(
   put(pio, POST_CODE_PORT, 1, mark);
   const exit = createDebugExit((status) => machine.end({ kind: 'verdict', status }));
   put(pio, DEBUG_EXIT_PORT, 1, exit);
-  return { machine, saved };
+  return { machine, saved, platform };
 }
 
 /** As firmware does; reports what found no room. */

@@ -22,4 +22,6 @@ export interface GuestProgram {
    * Fills guest memory, and sets the boot processor to the guest's entry. @throws GuestImageError if it does not fit
    */
   load(memory: MemoryMap, boot: Vcpu): void;
+  /** Gives a guest that is restored a new identity in its memory; absent if it has no place for that. Its event is the platform's. */
+  renewGeneration?(memory: MemoryMap): void;
 }

@@ -1,6 +1,6 @@
 import type { VmConfig } from './config.js';
 import type { GuestProgram } from './guest-program.js';
-import { openInitrd, prepareLinux, readKernel, setUpLinuxVcpu } from './linux/index.js';
+import { openInitrd, prepareLinux, readKernel, renewGeneration, setUpLinuxVcpu } from './linux/index.js';
 
 /** Without a command line of its own, a kernel talks on the serial port. */
 const DEFAULT_COMMAND_LINE = 'console=ttyS0';
@@ -21,5 +21,6 @@ export function linuxProgram(path: string, config: VmConfig): GuestProgram {
       boot.setSregs({ ...boot.getSregs(), ...entry.sregs });
       boot.setRegs(entry.regs);
     },
+    renewGeneration,
   };
 }

@@ -7,5 +7,5 @@ export { type Initrd, openInitrd } from './initrd.js';
 export { type LinuxKernel, parseKernel, readKernel } from './kernel.js';
 export { firmwareLapic, firmwareMsrs, type MsrValue, physicalBits } from './msrs.js';
 export { createPlatform, type Platform, type PlatformPorts, type PortRange } from './platform.js';
-export { type LinuxOptions, type PreparedLinux, prepareLinux } from './prepare.js';
+export { type LinuxOptions, type PreparedLinux, prepareLinux, renewGeneration } from './prepare.js';
 export { setUpLinuxVcpu } from './vcpu.js';

@@ -14,7 +14,9 @@ export const START_INFO = 0xb000n;
 export const START_INFO_BYTES = 0x1000;
 /** ACPI tables, in the area that guests scan for the RSDP. */
 export const ACPI_TABLES = 0xe_0000n;
-export const ACPI_TABLES_BYTES = 0x1_0000n;
+export const ACPI_TABLES_BYTES = 0xf000n;
+/** The generation ID, in a page of its own. */
+export const GENERATION_ID = 0xe_f000n;
 /** The MP table, in the area that guests scan for its floating pointer. */
 export const MP_TABLE = 0xf_0000n;
 export const MP_TABLE_BYTES = 0x1_0000n;
@@ -29,9 +31,9 @@ const FOUR_GIB = 0x1_0000_0000n;
  */
 const LOADABLE: PhysicalRange = { base: MIB, bytes: LOW_RAM_END - MIB };
 
-/** Reserved ranges: ACPI tables, MP table, ECAM, and the pages for KVM and the reset vector below 4 GiB. */
+/** Reserved ranges: ACPI tables, generation ID, MP table, ECAM, and the pages for KVM and the reset vector below 4 GiB. */
 export const FIRMWARE_RANGES: readonly PhysicalRange[] = [
-  { base: ACPI_TABLES, bytes: ACPI_TABLES_BYTES + MP_TABLE_BYTES },
+  { base: ACPI_TABLES, bytes: MP_TABLE + MP_TABLE_BYTES - ACPI_TABLES },
   { base: ECAM_BASE, bytes: ECAM_BYTES },
   { base: KVM_IDENTITY_MAP_ADDRESS, bytes: FOUR_GIB - KVM_IDENTITY_MAP_ADDRESS },
 ];

@@ -48,3 +48,13 @@ test('shutdown, both resets and hotplug reach the machine', () => {
   platform.pressPowerButton();
   expect(seen).toEqual(['off', 'reset', 'reset', 'GSI 9 up', 'eject 3', 'report 3 3 128', 'GSI 9 down']);
 });
+
+test('a new generation ID is an event that the guest hears once it has enabled it', () => {
+  const { platform, pio, seen } = machine();
+  platform.announceGeneration();
+  expect(seen).toEqual([]);
+  pio.write(0x612, Uint8Array.of(4));
+  expect(seen).toEqual(['GSI 9 up']);
+  pio.write(0x610, Uint8Array.of(4));
+  expect(seen).toEqual(['GSI 9 up', 'GSI 9 down']);
+});

@@ -2,6 +2,7 @@
 
 import type { BusDevice } from '../../devices/contracts.js';
 import { ACPI_PM_PORT, ACPI_PM_PORTS, ACPI_SCI_GSI, AcpiPm } from '../../devices/platform/acpi-pm.js';
+import { GENERATION_ID_GPE } from '../../devices/platform/generation-id.js';
 import { I8042, I8042_COMMAND_PORT, I8042_DATA_PORT } from '../../devices/platform/i8042.js';
 import {
   PCI_HOTPLUG_GPE,
@@ -48,6 +49,8 @@ export interface Platform {
   requestUnplug(slot: number): void;
   /** Withdraws that request. Returns whether it could: the guest has not read it. */
   withdrawUnplug(slot: number): boolean;
+  /** Tells the guest that its generation ID has changed. */
+  announceGeneration(): void;
   /** The devices whose state is saved and loaded with the machine's, by the names of their sections. */
   readonly saved: readonly SavedPart[];
 }
@@ -69,6 +72,7 @@ export function createPlatform(ports: PlatformPorts): Platform {
     saved: [part('rtc', rtc), part('i8042', keyboard), part('pci-hotplug', hotplug), part('acpi-pm', pm)],
     pressPowerButton: () => pm.pressPowerButton(),
     announce: (slot) => hotplug.announce(slot),
+    announceGeneration: () => pm.raiseGpe(GENERATION_ID_GPE),
     requestUnplug: (slot) => hotplug.requestUnplug(slot),
     withdrawUnplug: (slot) => hotplug.withdrawUnplug(slot),
   };

@@ -7,8 +7,8 @@ import { BootE820Entry, BootParams } from './bootparam.js';
 import type { E820Range, PhysicalRange } from './e820.js';
 import { openInitrd } from './initrd.js';
 import { parseKernel, readKernel } from './kernel.js';
-import { ACPI_TABLES, BOOT_GDT, START_INFO, ZERO_PAGE } from './placement.js';
-import { prepareLinux } from './prepare.js';
+import { ACPI_TABLES, BOOT_GDT, GENERATION_ID, START_INFO, ZERO_PAGE } from './placement.js';
+import { prepareLinux, renewGeneration } from './prepare.js';
 import { HvmMemmapTableEntry, HvmModlistEntry, HvmStartInfo } from './start-info.js';
 import { findRealKernel, MIB, makeBzImage, makePvh, memoryOf } from './testing.js';
 
@@ -140,4 +140,22 @@ test('a real kernel and a large initrd are placed in memory without overlap', ({
   expect(page.hdr.header).toBe(0x53726448);
   expect(page.hdr.init_size).toBe(Number(done.kernel.bytes));
   expect(memory.ram(placedInitrd.base + placedInitrd.bytes - 1n, 1)[0]).toBe(0xa5);
+});
+
+test('each start has a generation ID of its own, in memory that the guest cannot use, and each restore another one', () => {
+  using scope = new Scope();
+  const ids = new Set<string>();
+  for (let i = 0; i < 2; i++) {
+    const memory = memoryOf(scope, 64);
+    const idOf = () => Buffer.from(memory.ram(GENERATION_ID, 16)).toString('hex');
+    const options = { kernel: parseKernel('k', makeBzImage(code)), cmdline: '', memory, vcpus: 1 };
+    const { map } = prepareLinux(options);
+    expect(map.find(({ base, bytes }) => base <= GENERATION_ID && GENERATION_ID < base + bytes)?.type).toBe(
+      2,
+    );
+    ids.add(idOf());
+    renewGeneration(memory);
+    ids.add(idOf());
+  }
+  expect(ids.size).toBe(4);
 });

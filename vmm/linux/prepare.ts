@@ -1,4 +1,5 @@
 /** Loads a Linux kernel and its boot data into guest memory, and computes the entry state of the boot processor. */
+import { fillGenerationId, GENERATION_ID_BYTES } from '../../devices/platform/generation-id.js';
 import type { MemoryMap } from '../assign/memory-map.js';
 import { GuestImageError, loadSegments } from '../boot-elf.js';
 import * as layout from '../layout.js';
@@ -15,6 +16,7 @@ import {
   ACPI_TABLES_BYTES,
   BOOT_GDT,
   FIRMWARE_RANGES,
+  GENERATION_ID,
   LEGACY_RANGE,
   MP_TABLE,
   MP_TABLE_BYTES,
@@ -116,11 +118,17 @@ function loadAcpi({
     intxGsis: layout.PCI_INTX_GSIS,
     serialPorts,
     hasI8042,
+    generationId: GENERATION_ID,
   });
   if (bytes.length > ACPI_TABLES_BYTES) throw new RangeError(`ACPI's tables have ${bytes.length} bytes`);
   put(memory, base, bytes);
+  renewGeneration(memory);
   return rsdp;
 }
+
+/** Gives a Linux guest a new generation ID; the platform raises its event. */
+export const renewGeneration = (memory: MemoryMap): void =>
+  fillGenerationId(memory.ram(GENERATION_ID, GENERATION_ID_BYTES));
 
 function loadMpTable({ memory, vcpus, pciBuses: buses = 1 }: LinuxOptions): void {
   const bytes = buildMpTable({ base: MP_TABLE, vcpus, buses, intxGsis: layout.PCI_INTX_GSIS });

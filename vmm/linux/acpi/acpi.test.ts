@@ -17,6 +17,7 @@ const options: AcpiOptions = {
   intxGsis: layout.PCI_INTX_GSIS,
   serialPorts: [0, 1, 2],
   hasI8042: true,
+  generationId: 0x1_2345_6780n,
 };
 const SKIP = 'iasl and acpiexec are not installed (Debian: apt-get install acpica-tools)';
 
@@ -139,7 +140,17 @@ test('ACPICA evaluates the interrupt routing of every slot and pin', ({ skip }) 
   }
 });
 
-test.for(['\\_GPE._E01', '\\_SB.PCI0.S03._EJ0 1', '\\_SB.PCI0.S1F._OST 3 0x82 (00)'])(
+test('ACPICA finds the generation ID by its names, and its address in halves', ({ skip }) => {
+  const folder = writeTables();
+  const said = evaluate(folder, 'execute \\_SB.VGEN.ADDR');
+  if (said === undefined) skip(SKIP);
+  expect(said).toMatch(/\[Integer\] = 0000000023456780 \[Integer\] = 0000000000000001/);
+  // ACPICA turns names into capitals.
+  expect(evaluate(folder, 'execute \\_SB.VGEN._CID')).toMatch(/"VM_GEN_COUNTER"/);
+  expect(evaluate(folder, 'execute \\_SB.VGEN._DDN')).toMatch(/"VM_Gen_Counter"/);
+});
+
+test.for(['\\_GPE._E01', '\\_GPE._E02', '\\_SB.PCI0.S03._EJ0 1', '\\_SB.PCI0.S1F._OST 3 0x82 (00)'])(
   'ACPICA runs %s without an error',
   (command, { skip }) => {
     const said = evaluate(writeTables(), `execute ${command}`);

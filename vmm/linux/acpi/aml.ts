@@ -13,6 +13,7 @@ const NAME_OP = 0x08;
 const BYTE_PREFIX = 0x0a;
 const WORD_PREFIX = 0x0b;
 const DWORD_PREFIX = 0x0c;
+const STRING_PREFIX = 0x0d;
 const QWORD_PREFIX = 0x0e;
 const SCOPE_OP = 0x10;
 const BUFFER_OP = 0x11;
@@ -115,6 +116,12 @@ export function integer(value: number | bigint): Aml {
   if (number < 1n << 16n) return concat(bytesOf(WORD_PREFIX), littleEndian(number, 2));
   if (number < 1n << 32n) return concat(bytesOf(DWORD_PREFIX), littleEndian(number, 4));
   return concat(bytesOf(QWORD_PREFIX), littleEndian(number, 8));
+}
+
+/** A text, which ends with a zero byte. @throws RangeError for more than printable ASCII */
+export function string(text: string): Aml {
+  if (!/^[ -~]*$/.test(text)) throw new RangeError(`${JSON.stringify(text)} is not an AML string`);
+  return concat(bytesOf(STRING_PREFIX), ascii(text), bytesOf(0));
 }
 
 export const buffer = (data: Uint8Array): Aml => packaged(bytesOf(BUFFER_OP), integer(data.length), data);

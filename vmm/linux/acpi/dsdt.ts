@@ -1,5 +1,6 @@
 /** The DSDT: AML that describes the devices a guest cannot enumerate. */
 import { ACPI_S5_SLEEP_TYPE } from '../../../devices/platform/acpi-pm.js';
+import { GENERATION_ID_GPE } from '../../../devices/platform/generation-id.js';
 import {
   ACPI_NOTIFY_DEVICE_CHECK,
   ACPI_NOTIFY_EJECT_REQUEST,
@@ -40,13 +41,16 @@ export interface DsdtOptions {
   readonly serialPorts: readonly number[];
   /** Whether to declare a keyboard controller. */
   readonly hasI8042: boolean;
+  /** Guest physical address of the generation ID. */
+  readonly generationId: bigint;
 }
 
 /** Builds the DSDT's terms, without the table header. */
 export function buildDsdt(options: DsdtOptions): aml.Aml {
   return aml.concat(
-    aml.scope('\\_SB', pciHost(options), motherboard(options), ...isaDevices(options)),
+    aml.scope('\\_SB', pciHost(options), motherboard(options), generationId(options), ...isaDevices(options)),
     hotplugEvents(),
+    generationEvent(),
     sleepState5(),
   );
 }
@@ -175,11 +179,13 @@ const hotplugSlots = (): aml.Aml[] =>
     ),
   );
 
+/** The method of an edge-triggered general-purpose event. */
+const eventName = (gpe: number): string => `_E${gpe.toString(16).toUpperCase().padStart(2, '0')}`;
+
 /** The general-purpose event handler that checks the slots. */
 function hotplugEvents(): aml.Aml {
   const [up, down] = [aml.local(0), aml.local(1)];
   const noTarget = aml.integer(0);
-  const handler = `_E${PCI_HOTPLUG_GPE.toString(16).toUpperCase().padStart(2, '0')}`;
   const told = (which: aml.Aml, slot: number, event: number) =>
     aml.ifThen(
       aml.and(which, aml.integer(2 ** slot), noTarget),
@@ -188,7 +194,7 @@ function hotplugEvents(): aml.Aml {
   return aml.scope(
     '\\_GPE',
     aml.method(
-      handler,
+      eventName(PCI_HOTPLUG_GPE),
       0,
       aml.acquire('\\_SB.PCI0.HPLK'),
       aml.store(aml.path('\\_SB.PCI0.HPUP'), up),
@@ -201,6 +207,27 @@ function hotplugEvents(): aml.Aml {
 }
 
 // --- devices outside PCI ---
+
+/** What guests find the generation ID's device by. */
+const GENERATION_COUNTER = 'VM_Gen_Counter';
+/** The ID has changed. */
+const NOTIFY_NEW_GENERATION = 0x80;
+
+/** ADDR is the address in two halves of 32 bits. */
+const generationId = ({ generationId: at }: DsdtOptions): aml.Aml =>
+  aml.device(
+    'VGEN',
+    aml.name('_HID', aml.string('TSVS0001')),
+    aml.name('_CID', aml.string(GENERATION_COUNTER)),
+    aml.name('_DDN', aml.string(GENERATION_COUNTER)),
+    aml.name('ADDR', aml.pkg(aml.integer(at & 0xffff_ffffn), aml.integer(at >> 32n))),
+  );
+
+const generationEvent = (): aml.Aml =>
+  aml.scope(
+    '\\_GPE',
+    aml.method(eventName(GENERATION_ID_GPE), 0, aml.notify('\\_SB.VGEN', NOTIFY_NEW_GENERATION)),
+  );
 
 /** Reserves ECAM: Linux uses it only if it is reserved like this. */
 const motherboard = ({ ecam }: DsdtOptions): aml.Aml =>
