@@ -135,8 +135,8 @@ export const RUN: Command = {
       value: 'FOLDER',
       help: [
         'go on with a machine that tsvisor ctl snapshot saved,',
-        'from its folder; --net and --serial, or --device for each',
-        'device, choose its back-ends anew: docs/snapshots.md',
+        'from its folder; --net, --serial, --device SLOT,KEY=VALUE',
+        'choose its back-ends anew: docs/snapshots.md',
       ],
     },
     plugin,

@@ -2,9 +2,12 @@
 import { join } from 'node:path';
 import { type ParsedOptions, usageError } from './command-line.js';
 import type { VmConfigInput } from './config.js';
+import { ConfigError, type ConfigProblem } from './config-error.js';
 import { readConfigFile } from './config-file.js';
-import { parseDevice } from './device-text.js';
+import { parseAddress } from './device-address.js';
+import { isPlace, parseDevice } from './device-text.js';
 import { DEBUG_CHANNELS, type LogLevel } from './log-level.js';
+import { withOptions } from './snapshot/device-options.js';
 import type { RestoreChanges } from './snapshot/restore.js';
 
 /** What is in the saved state, or has no place in it. */
@@ -40,9 +43,46 @@ export function restoreRequest(
     if (list !== undefined) changes[key] = list;
   }
   if (level === 'debug') changes.trace = [...new Set([...(options.list('trace') ?? []), ...DEBUG_CHANNELS])];
+  const chosen = optionsOf(options);
+  if (chosen !== undefined)
+    return {
+      folder,
+      changes: { ...changes, deviceOptions: chosen },
+      input: namingOption(() => withOptions({ ...saved, ...changes }, chosen)) as VmConfigInput,
+    };
   const devices = devicesOf(saved.devices ?? [], options);
   if (devices !== undefined) changes.devices = devices;
   return { folder, changes, input: { ...saved, ...changes } };
+}
+
+/** `--device 3,mac=...,net=...`: options of the device in a slot; undefined if devices are given whole, or not at all. */
+function optionsOf(options: ParsedOptions): Record<string, Record<string, string>> | undefined {
+  const given = options.list('device') ?? [];
+  const parsed = given.map((text) => ({ text, ...parseAddress(text, `--device ${text}`) }));
+  const changes = parsed.filter(({ address }) => isPlace(address));
+  const [whole] = parsed.filter(({ address }) => !isPlace(address));
+  if (changes.length === 0) return undefined;
+  if (whole !== undefined)
+    throw usageError(
+      `--device ${whole.text}`,
+      'names a device, and another --device a slot: give options by slot, or all devices',
+    );
+  return Object.fromEntries(
+    changes.map(({ address, options: chosen }) => [address.replace(/\.0$/, ''), chosen]),
+  );
+}
+
+function namingOption<T>(choose: () => T): T {
+  try {
+    return choose();
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    const named = ({ path, text }: ConfigProblem) => ({
+      path: path.replace('deviceOptions.', '--device '),
+      text,
+    });
+    throw new ConfigError(error.problems.map(named));
+  }
 }
 
 type Devices = NonNullable<VmConfigInput['devices']>;

@@ -1,6 +1,5 @@
 /** The PC's platform devices: ACPI fixed hardware, PCI hotplug, keyboard controller, real-time clock. */
 export { ACPI_PM_PORT, ACPI_PM_PORTS, ACPI_SCI_GSI, AcpiPm, type AcpiPmPorts } from './acpi-pm.js';
-export { fillGenerationId, GENERATION_ID_BYTES, GENERATION_ID_GPE } from './generation-id.js';
 export { I8042, I8042_COMMAND_PORT, I8042_DATA_PORT, type I8042Ports } from './i8042.js';
 export {
   ACPI_NOTIFY_DEVICE_CHECK,

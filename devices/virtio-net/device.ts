@@ -29,6 +29,8 @@ export interface VirtioNetParts {
   readonly doorbells: readonly Fd[];
   /** 6 bytes. */
   readonly mac: Uint8Array;
+  /** Whether it was chosen for this card: a state that is loaded does not change it. */
+  readonly isMacGiven: boolean;
   readonly mtu: number;
   /** Longest frame either way, in bytes, Ethernet header included. */
   readonly maxFrame: number;
@@ -49,6 +51,7 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
   readonly #config: NetConfig;
   /** The card's own; the configuration has that of a state which has been loaded, until the next opener. */
   readonly #mac: Uint8Array;
+  readonly #isMacGiven: boolean;
   readonly #mtu: number;
   /** Queue pairs that the driver uses. */
   #activePairs = 1;
@@ -56,7 +59,7 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
   readonly #started = new Set<number>();
   #isLinkDown = false;
 
-  constructor({ shared, tasks, doorbells, mac, mtu, maxFrame, ...port }: VirtioNetParts) {
+  constructor({ shared, tasks, doorbells, mac, isMacGiven, mtu, maxFrame, ...port }: VirtioNetParts) {
     const pairs = tasks.length;
     const state = new SharedState(shared, pairs);
     const config = new NetConfig(mac, mtu, state, pairs);
@@ -74,6 +77,7 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
     });
     this.#config = config;
     this.#mac = mac;
+    this.#isMacGiven = isMacGiven;
     this.#mtu = mtu;
     this.#tasks = tasks;
     this.#hasKernelPath = port.hasKernelPath;
@@ -121,13 +125,15 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
     return { pairs, isLinkUp, mtu: this.#mtu, mac: this.#config.mac, activePairs: this.#activePairs };
   }
 
-  /** The wire is this card's: the driver is told if its link is another one. */
+  /** The wire is this card's, and so is an address that was chosen for it: the driver is told if they are other ones. */
   #takeOver({ mac, isLinkUp, activePairs }: SavedNet): boolean {
-    this.#config.mac = mac;
+    const isOtherMac = this.#isMacGiven && mac.some((byte, i) => byte !== this.#mac[i]);
+    this.#config.mac = isOtherMac ? this.#mac : mac;
     this.#activePairs = activePairs;
     const own = this.state.isLinkUp;
-    if (own !== isLinkUp) this.state.setLink(own);
-    return own !== isLinkUp;
+    const isOther = isOtherMac || own !== isLinkUp;
+    if (isOther) this.state.setLink(own); // and another generation of the configuration
+    return isOther;
   }
 
   /** The kernel does not see the table of maps, so it is told. */

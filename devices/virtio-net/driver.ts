@@ -132,7 +132,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
     checkOptions: (_type, options) => optionProblem(() => parseOptions(options, '', backends)),
     create(_type, uuid, options, { eventThread }) {
       const parsed = parseOptions(options, uuid, backends);
-      const { mac, mtu, queues: pairs } = parsed;
+      const { mac, isMacGiven, mtu, queues: pairs } = parsed;
       const maxFrame = mtu + FRAME_OVERHEAD;
       using scope = new Scope();
       scope.own(claimDescriptors(parsed, backends));
@@ -153,7 +153,7 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
       });
       const kernels = ports.flatMap(({ kernel }) => (kernel === undefined ? [] : [kernel]));
       const ops = new VirtioNetDevice({
-        ...{ shared, tasks, doorbells, mac, mtu, maxFrame },
+        ...{ shared, tasks, doorbells, mac, isMacGiven, mtu, maxFrame },
         offloads: parsed.hasOffloads ? ports.reduce((all, { offloads }) => all & offloads, ~0) : 0,
         lacking: ports.reduce((all, { lacking }) => all | lacking, 0n),
         hasKernelPath: kernels.some(({ refusal }) => refusal === undefined),

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import type { Fd } from '../../sys/fd.js';
 import { setDeviceState } from '../../vfio/core/migration.js';
 import {
   VFIO_DEVICE_STATE_RESUMING,
@@ -296,7 +297,8 @@ test('so it is with memory of another process', () => {
 test('a driver finds the registers as it left them, and the card’s address', () => {
   using memory = new GuestMemory();
   using from = new Workbench({ ...FAKE, mac: '52:54:00:00:00:01' }, [], memory);
-  using to = new Workbench({ ...FAKE, mac: '52:54:00:00:00:02' }, [], memory);
+  using to = new Workbench(FAKE, [], memory);
+  const own = Array.from({ length: 6 }, (_, at) => to.driver.deviceConfig(at, 1));
   from.driver.start({ features: from.driver.offered & ~FEATURE.indirect, vectors: [2, 0, 1], queueSize: 32 });
   from.driver.commonWrite(COMMON.deviceFeatureSelect, 4, 1);
   const registers = ({ driver }: Workbench) =>
@@ -313,7 +315,27 @@ test('a driver finds the registers as it left them, and the card’s address', (
   expect(mac(to)).toEqual([0x52, 0x54, 0, 0, 0, 1]);
   to.instance.ops.closeDevice();
   to.instance.ops.openDevice(memory.open);
-  expect(mac(to)).toEqual([0x52, 0x54, 0, 0, 0, 2]);
+  expect(mac(to)).toEqual(own);
+  expect(own).not.toEqual([0x52, 0x54, 0, 0, 0, 1]);
+});
+
+test('a card whose address was chosen keeps it, and the driver is told once that it is another one', () => {
+  for (const [chosen, times] of [
+    ['52:54:00:00:00:02', 1],
+    ['52:54:00:00:00:01', 0],
+  ] as const) {
+    using memory = new GuestMemory();
+    using from = new Workbench({ ...FAKE, mac: '52:54:00:00:00:01' }, [], memory);
+    using to = new Workbench({ ...FAKE, mac: chosen }, [], memory);
+    from.driver.start({ vectors: [2, 0, 1] });
+    const [, , config] = to.wire(MSIX, 3);
+    const generation = ({ driver }: Workbench) => driver.common(0x15, 1);
+    expect(resumeState(to.instance.ops, saveState(from.instance.ops))).toBe('ok');
+    setDeviceState(to.instance.ops, VFIO_DEVICE_STATE_RUNNING);
+    expect(to.driver.deviceConfig(5, 1)).toBe(Number(chosen.slice(-1)));
+    expect(taken(config as Fd)).toBe(times);
+    expect(generation(to) !== generation(from)).toBe(times === 1);
+  }
 });
 
 test('a driver of several queue pairs goes on with those it uses, and so does its control queue', () => {

@@ -12,6 +12,8 @@ export interface VirtioNetOptions {
   readonly address: string;
   /** 6 bytes. */
   readonly mac: Uint8Array;
+  /** Whether it was given, and not derived. */
+  readonly isMacGiven: boolean;
   /** Longest IP packet in bytes. */
   readonly mtu: number;
   /** Whether to offer the offloads that the back-end has. */
@@ -77,7 +79,8 @@ export function parseOptions(
     throw new SysError({ call: 'mdev create', target, errno: errno.EINVAL, hint: problems.join('; ') });
   }
   const hasOffloads = offloads === 'on';
-  return { backend, address, mac: macBytes, mtu: mtuValue, hasOffloads, queues: pairs, pcap };
+  const isMacGiven = mac !== undefined;
+  return { backend, address, mac: macBytes, isMacGiven, mtu: mtuValue, hasOffloads, queues: pairs, pcap };
 }
 
 /** A unicast MAC address that is not all zeroes. */

@@ -3,10 +3,17 @@ import { parseConfig, type VmConfig, type VmConfigInput } from '../config.js';
 import { ConfigError } from '../config-error.js';
 import { GuestRam } from '../guest-ram.js';
 import type { RestoredState } from '../protocol.js';
+import { type DeviceOptionChanges, withOptions } from './device-options.js';
 import { Snapshot } from './folder.js';
 
 /** What of a saved configuration can be chosen anew: where its back-ends end, and how it runs here. */
-export type RestoreChanges = Omit<VmConfigInput, 'memory' | 'vcpus'>;
+export type RestoreChanges = Omit<VmConfigInput, 'memory' | 'vcpus'> & {
+  /**
+   * Options of devices, by slot (`3`, or `3.1` for a function of it): they are added to those of the saved device, or replace them, as
+   * `{ 3: { net: 'passt', mac: '52:54:00:00:00:07' } }`.
+   */
+  readonly deviceOptions?: DeviceOptionChanges;
+};
 
 /** The start of one machine from a snapshot: its configuration, its state, and its memory once. */
 export class Restoring implements Disposable {
@@ -25,7 +32,8 @@ export class Restoring implements Disposable {
   static open(folder: string, changes: RestoreChanges): Restoring {
     const snapshot = Snapshot.open(folder);
     try {
-      const config = parseConfig({ ...snapshot.config, ...changes });
+      const { deviceOptions = {}, ...others } = changes;
+      const config = parseConfig(withOptions({ ...snapshot.config, ...others }, deviceOptions));
       if (config.sandbox.mode !== 'off')
         throw new ConfigError([{ path: 'sandbox', text: 'a machine that is restored has none' }]);
       snapshot.checkMemory(config.memory);
