@@ -293,6 +293,10 @@ export const CTL: Command = {
     },
     { name: 'force', help: ['detach: do not ask the guest'] },
     { name: 'timeout', value: 'SECONDS', help: ['detach: how long the guest may take; 30 by default'] },
+    {
+      name: 'detach-unmigratable',
+      help: ['snapshot: unplug what cannot be saved, then plug it again'],
+    },
     { name: 'slot', value: 'SLOT', help: ['screenshot: the PCI slot of the display'] },
     help,
   ],

@@ -7,6 +7,7 @@ import { readConfigFile } from './config-file.js';
 import { parseAddress } from './device-address.js';
 import { isPlace, parseDevice } from './device-text.js';
 import { DEBUG_CHANNELS, type LogLevel } from './log-level.js';
+import { wholeConfig } from './snapshot/config.js';
 import { withOptions } from './snapshot/device-options.js';
 import type { RestoreChanges } from './snapshot/restore.js';
 
@@ -30,7 +31,8 @@ export function restoreRequest(
 ): RestoreRequest {
   for (const name of FIXED)
     if (options.has(name)) throw usageError(`--${name}`, 'cannot be changed for a machine that is restored');
-  const saved = readConfigFile(join(folder, 'config.json')) as VmConfigInput;
+  const file = readConfigFile(join(folder, 'config.json')) as Record<string, unknown>;
+  const saved = wholeConfig(file).input as VmConfigInput;
   const changes: Record<string, unknown> = {};
   for (const name of TEXTS) if (options.has(name)) changes[name] = options.value(name);
   if (options.has('no-reboot')) changes.reboot = false;

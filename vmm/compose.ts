@@ -82,18 +82,19 @@ export function compose(
   const holder = offerGuest(container, scope);
   registerPorts(container, plugins, { eventThread, windows }, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
-  checkDevices(providers, config.devices);
-  hostCheck?.refuseHopeless(providers, config);
+  const all = { ...config, devices: [...config.devices, ...(ports.restored?.plugged ?? [])] };
+  checkDevices(providers, all.devices);
+  hostCheck?.refuseHopeless(providers, all);
   container.resolve(VmToken); // first, so that it is closed last
   const isRamShared =
-    config.sharedMemory || config.hugePages !== 'off' || needsSharedMemory(container, config.devices);
+    config.sharedMemory || config.hugePages !== 'off' || needsSharedMemory(container, all.devices);
   const ram = ports.requestRam(isRamShared);
   const memory = container.resolve(MemoryMap);
   const mapping = scope.own(Mapping.borrow(ram, ram.fd));
   addPcRam(memory, mapping);
   container.resolve(ExitDispatcher); // before the devices, whose drivers look for what it offers
   const check = (devices: readonly DeviceConfig[]) => checkLateDevices(container, devices, isRamShared);
-  const { machine, saved, platform } = buildMachine(container, scope, config, program, {
+  const { machine, saved, platform, hotplug } = buildMachine(container, scope, config, program, {
     ports,
     plugins,
     check,
@@ -104,6 +105,7 @@ export function compose(
   else {
     saved.load(new SectionReader(ports.restored.sections, ports.restored.target));
     takeIdentity(program, memory, platform);
+    hotplug.attach(ports.restored.plugged);
   }
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
@@ -181,6 +183,7 @@ interface Built {
   readonly machine: Machine;
   readonly saved: SavedMachine;
   readonly platform: Platform;
+  readonly hotplug: Hotplug;
 }
 
 function buildMachine(
@@ -265,13 +268,17 @@ function buildMachine(
     devices,
     hotplug,
     platform,
-    saver: new Saver({ machine: saved, config: () => savedConfig(config, configs()), ram }),
+    saver: new Saver({
+      machine: saved,
+      config: (unplugged) => savedConfig(config, configs(), unplugged),
+      ram,
+    }),
   });
   const mark = createPostCode((code) => machine.mark(code));
   put(pio, POST_CODE_PORT, 1, mark);
   const exit = createDebugExit((status) => machine.end({ kind: 'verdict', status }));
   put(pio, DEBUG_EXIT_PORT, 1, exit);
-  return { machine, saved, platform };
+  return { machine, saved, platform, hotplug };
 }
 
 /** As firmware does; reports what found no room. */

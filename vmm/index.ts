@@ -62,8 +62,10 @@ export { enterSandbox, sandboxPolicy } from './sandbox/entrance.js';
 export type { SandboxExtras, SandboxPolicy } from './sandbox/policy.js';
 export type { SerialPortInfo } from './serial-links.js';
 export { SerialTerminal, type SerialTerminalInput, type SerialTerminalOptions } from './serial-terminal.js';
+export type { DeviceOptionChanges } from './snapshot/device-options.js';
 export type { SnapshotInfo } from './snapshot/folder.js';
 export type { RestoreChanges } from './snapshot/restore.js';
+export type { SnapshotOptions } from './snapshot/unplugged-save.js';
 export type { VgpuCardInput } from './vgpu-cards.js';
 export {
   type DetachOptions,

@@ -6,6 +6,7 @@ import { encodeError } from './error-data.js';
 import type { DeviceState, TimelineRecord } from './inspection.js';
 import type { Counters, MachineEvent } from './protocol.js';
 import type { SnapshotInfo } from './snapshot/folder.js';
+import type { UnsavableDevice } from './snapshot/unplugged-save.js';
 
 /** The calls by name. Arguments and results are plain data, because they cross threads. */
 export interface MachineCalls {
@@ -24,8 +25,13 @@ export interface MachineCalls {
   pause(): void;
   /** Lets them continue. */
   resume(): void;
-  /** Saves the machine to a folder, at an instruction boundary; it goes on then, unless it is paused. */
-  snapshot(folder: string): SnapshotInfo;
+  /**
+   * Saves the machine to a folder, at an instruction boundary; it goes on then, unless it is paused.
+   * @param unplugged devices that it has, but not at this moment
+   */
+  snapshot(folder: string, unplugged: readonly DeviceConfig[]): SnapshotInfo;
+  /** The devices that cannot be saved. */
+  unsavable(): readonly UnsavableDevice[];
   /** Ends the run as a guest's reset does. */
   reset(): void;
 }

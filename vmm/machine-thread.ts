@@ -93,10 +93,11 @@ async function main(): Promise<void> {
   forwardTraces(data.config, events);
   using timeline = Timeline.start(monotonicMs, MOST_TIMELINE_EVENTS);
   const loaded = await loadPlugins(data.config.plugins);
-  const isHostile = data.config.devices.some(({ options }) => options.hostile !== undefined);
+  const devices = [...data.config.devices, ...(data.restored?.plugged ?? [])];
+  const isHostile = devices.some(({ options }) => options.hostile !== undefined);
   const plugins = await configuredPlugins(loaded, { cards: data.config.vgpuCards, isHostile });
   const commands = new Commands(inbox);
-  if (data.config.devices.some(({ address }) => pciAddress(address) !== undefined))
+  if (devices.some(({ address }) => pciAddress(address) !== undefined))
     hostCheck = await import('./host-check.js');
   using composed = compose(
     data.config,

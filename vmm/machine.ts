@@ -11,6 +11,7 @@ import type { ExitDispatcher } from './assign/exit-dispatcher.js';
 import type { MemoryMap } from './assign/memory-map.js';
 import { holdNothing } from './assign/page-track.js';
 import type { AssignedDevices } from './assigned-devices.js';
+import type { DeviceConfig } from './config.js';
 import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
 import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
@@ -41,7 +42,7 @@ export interface MachineParts {
   readonly platform: Pick<Platform, 'pressPowerButton'>;
   readonly devices: Pick<AssignedDevices, 'list' | 'inject'>;
   readonly hotplug: Pick<Hotplug, 'attach' | 'detach' | 'expire' | 'finish'>;
-  readonly saver: Pick<Saver, 'check' | 'save'>;
+  readonly saver: Pick<Saver, 'check' | 'save' | 'unsavable'>;
 }
 
 const INSTRUCTION_BYTES = 15;
@@ -64,7 +65,8 @@ export class Machine {
     inject: (slot, faults, number) => this.#parts.devices.inject(slot, faults, number),
     pause: () => this.#pause.request(),
     resume: () => this.#pause.end(),
-    snapshot: (folder) => this.#snapshot(folder),
+    snapshot: (folder, unplugged) => this.#snapshot(folder, unplugged),
+    unsavable: () => this.#parts.saver.unsavable,
     reset: () => this.end({ kind: 'reset' }),
     attach: (devices) => this.#asOwner(() => this.#parts.hotplug.attach(devices)),
     detach: (slot, isForced, id) => this.#asOwner(() => this.#parts.hotplug.detach(slot, isForced, id)),
@@ -191,10 +193,10 @@ export class Machine {
     }
   }
 
-  #snapshot(folder: string): Later<SnapshotInfo> {
+  #snapshot(folder: string, unplugged: readonly DeviceConfig[]): Later<SnapshotInfo> {
     const { saver } = this.#parts;
     saver.check(folder);
-    return this.#pause.during(() => this.#asOwner(() => saver.save(folder)));
+    return this.#pause.during(() => this.#asOwner(() => saver.save(folder, unplugged)));
   }
 
   /** In slot order. */

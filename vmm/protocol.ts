@@ -32,6 +32,8 @@ export interface RestoredState {
   readonly sections: readonly StateSection[];
   /** Names it in errors. */
   readonly target: string;
+  /** Devices that the guest finds plugged when it goes on. */
+  readonly plugged: readonly DeviceConfig[];
 }
 
 /** Data that starts the machine thread. */

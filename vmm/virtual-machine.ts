@@ -36,6 +36,7 @@ import { isSealed } from './sandbox/state.js';
 import { SerialLinks, type SerialPortInfo } from './serial-links.js';
 import { type SnapshotInfo, sandboxed } from './snapshot/folder.js';
 import { type RestoreChanges, Restoring } from './snapshot/restore.js';
+import { type SnapshotOptions, saveUnplugged, type UnpluggableMachine } from './snapshot/unplugged-save.js';
 
 /**
  * Callbacks for the events of a running machine. Called in the main thread. A callback that returns a promise has not
@@ -261,11 +262,26 @@ export class VirtualMachine implements AsyncDisposable {
    * Saves the machine to a folder, for {@link restore}: it pauses, its devices stop, and both go on when all is on the disk; one that
    * is paused stays so. The folder is replaced at once: a failure leaves the one that was there. It is readable by this user only.
    * @throws SysError ENOTSUP naming every device that cannot be saved, before anything is written; EBUSY while a device is being
-   *   detached; EPERM for a machine in a sandbox; of the device or the call that failed, as ENOSPC; those of {@link counters}
+   *   detached; EPERM for a machine in a sandbox; of the device or the call that failed, as ENOSPC; of {@link detach} and
+   *   {@link attach} for a device that is unplugged for it; those of {@link counters}
    */
-  async snapshot(folder: string): Promise<SnapshotInfo> {
+  async snapshot(
+    folder: string,
+    { detachUnmigratable = false, timeoutMs }: SnapshotOptions = {},
+  ): Promise<SnapshotInfo> {
     if (this.config.sandbox.mode !== 'off') throw sandboxed(folder);
-    return this.#calls.call('snapshot', resolve(folder));
+    const save = (path: string, unplugged: readonly DeviceConfig[]) =>
+      this.#calls.call('snapshot', path, unplugged);
+    if (!detachUnmigratable) return save(resolve(folder), []);
+    const machine: UnpluggableMachine = {
+      devices: this.#devices,
+      isPaused: this.#state === 'paused',
+      unsavable: () => this.#calls.call('unsavable'),
+      detach: (slot, options) => this.detach(slot, options),
+      attach: (devices) => this.attach(devices),
+      save,
+    };
+    return saveUnplugged(machine, resolve(folder), timeoutMs);
   }
 
   /** Requests a shutdown through ACPI; the guest decides whether and when it shuts down. */

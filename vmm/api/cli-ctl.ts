@@ -52,7 +52,7 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['screenshot', { takes: 'FILE', options: ['slot'], run: saveScreenshot }],
   ['attach', { takes: 'DEVICE', run: attach }],
   ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
-  ['snapshot', { takes: 'FOLDER', run: snapshot }],
+  ['snapshot', { takes: 'FOLDER', options: ['detach-unmigratable', 'timeout'], run: snapshot }],
   ['fault', { takes: 'SLOT', more: 'FAULTS', run: inject }],
   ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
 ]);
@@ -102,7 +102,7 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
     throw usageError(`ctl ${name}`, `${more} are missing: tsvisor ctl SOCKET ${name} ${takes} ${more}`);
   const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : more === undefined ? 1 : 2;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
-  for (const option of ['follow', 'type', 'force', 'timeout', 'slot'])
+  for (const option of ['follow', 'type', 'force', 'timeout', 'detach-unmigratable', 'slot'])
     if (options.has(option) && !known.includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
   const [first = ''] = args;
@@ -135,7 +135,12 @@ async function attach({ client, args, options, out }: Call): Promise<void> {
 }
 
 async function snapshot({ client, args, options, out }: Call): Promise<void> {
-  const { body } = await client.call('POST', '/v1/snapshot', { folder: resolve(args[0] as string) });
+  const timeoutMs = timeoutOf(options);
+  const { body } = await client.call('POST', '/v1/snapshot', {
+    folder: resolve(args[0] as string),
+    ...(options.has('detach-unmigratable') ? { detachUnmigratable: true } : {}),
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+  });
   if (options.has('json')) out.line(body.toString());
   else out.line(snapshotText(JSON.parse(body.toString())));
 }
@@ -146,12 +151,17 @@ async function inject({ client, args: [place = '', faults] }: Call): Promise<voi
 }
 
 async function detach({ client, args, options }: Call): Promise<void> {
-  const seconds = options.value('timeout');
-  if (seconds !== undefined && !/^\d{1,4}$/.test(seconds))
-    throw usageError('--timeout', `'${seconds}' is not a number of seconds, 0 to 3600`);
+  const timeoutMs = timeoutOf(options);
   const query = new URLSearchParams({
     ...(options.has('force') ? { force: 'true' } : {}),
-    ...(seconds === undefined ? {} : { timeoutMs: String(Number(seconds) * 1000) }),
+    ...(timeoutMs === undefined ? {} : { timeoutMs: String(timeoutMs) }),
   });
   await client.call('DELETE', `/v1/devices/${encodeURIComponent(args[0] as string)}?${query}`);
+}
+
+function timeoutOf(options: ParsedOptions): number | undefined {
+  const seconds = options.value('timeout');
+  if (seconds === undefined) return undefined;
+  if (/^\d{1,4}$/.test(seconds)) return Number(seconds) * 1000;
+  throw usageError('--timeout', `'${seconds}' is not a number of seconds, 0 to 3600`);
 }

@@ -202,9 +202,9 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
     summary: 'Saves the machine to a folder, an absolute path; it goes on then',
     success: { status: 200, schema: schemas.savedSchema },
     answer: async (machine, { body }) => {
-      const { folder } = parse(schemas.snapshotSchema, body);
+      const { folder, ...options } = parse(schemas.snapshotSchema, body);
       checkFolder(folder);
-      return json(await machine.snapshot(folder));
+      return json(await machine.snapshot(folder, options));
     },
   },
   action('pause', 'Stops all vCPUs at an instruction boundary', (machine) => machine.pause()),

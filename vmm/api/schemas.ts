@@ -36,7 +36,13 @@ export const faultsSchema = z.strictObject({
 export const attachedSchema = z.object({ slots: z.array(count) });
 
 /** Where a machine is saved; a folder that is there is replaced at once. */
-export const snapshotSchema = z.strictObject({ folder: z.string().min(1).max(4000) });
+export const snapshotSchema = z.strictObject({
+  folder: z.string().min(1).max(4000),
+  /** Unplugs what cannot be saved, and plugs it again. */
+  detachUnmigratable: z.boolean().optional(),
+  /** How long the guest has to release each such device; 30 s by default. */
+  timeoutMs: z.int().min(0).max(3_600_000).optional(),
+});
 export const savedSchema = z.object({
   folder: z.string(),
   stateBytes: count,

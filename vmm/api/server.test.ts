@@ -119,10 +119,15 @@ describe('the API', () => {
     const post = (body: object) => call('POST', '/v1/snapshot', JSON.stringify(body));
     const saved = await post({ folder: '/tmp/saved' });
     expect([saved.status, schemas.savedSchema.parse(saved.json).folder]).toEqual([200, '/tmp/saved']);
-    expect(machine.calls).toEqual(['snapshot /tmp/saved']);
+    const unplugging = { detachUnmigratable: true, timeoutMs: 500 };
+    expect((await post({ folder: '/tmp/saved', ...unplugging })).status).toBe(200);
+    expect(machine.calls).toEqual([
+      'snapshot /tmp/saved',
+      `snapshot /tmp/saved ${JSON.stringify(unplugging)}`,
+    ]);
     for (const body of [{}, { folder: '' }, { folder: 'saved' }, { folder: '/tmp/saved', force: true }])
       expect((await post(body)).status).toBe(400);
-    expect(machine.calls).toHaveLength(1);
+    expect(machine.calls).toHaveLength(2);
   });
 
   test('attaches one device or several, and detaches by slot', async () => {

@@ -6,13 +6,24 @@ import type { DeviceConfig, VmConfig, VmConfigInput } from '../config.js';
 /** What of the host is chosen anew for each run: how KVM_RUN is called, what is traced, what the process may do. */
 type Chosen = 'ffi' | 'trace' | 'sandbox';
 
-/** @param devices those that are attached now, with their slots */
-export function savedConfig(config: VmConfig, devices: readonly DeviceConfig[]): Omit<VmConfigInput, Chosen> {
+/** A configuration as it is saved. */
+export type SavedConfig = Omit<VmConfigInput, Chosen> & {
+  /** Devices that were unplugged to save the others: they are plugged again once the machine is restored. */
+  readonly unplugged?: readonly DeviceConfig[];
+};
+
+/** @param devices those that are attached now, with their slots @param unplugged see {@link SavedConfig} */
+export function savedConfig(
+  config: VmConfig,
+  devices: readonly DeviceConfig[],
+  unplugged: readonly DeviceConfig[] = [],
+): SavedConfig {
   const { memory, ffi: _f, trace: _t, sandbox: _s, guest, kernel, initrd, ...rest } = config;
   const files = Object.entries({ guest, kernel, initrd }).flatMap(([name, path]) =>
     path === undefined ? [] : [[name, resolve(path)]],
   );
-  return { ...rest, ...Object.fromEntries(files), memory: String(memory), devices: [...devices] };
+  const late = unplugged.length === 0 ? {} : { unplugged };
+  return { ...rest, ...Object.fromEntries(files), memory: String(memory), devices: [...devices], ...late };
 }
 
 /** What a saved state depends on, as plain text by name. */
@@ -43,4 +54,21 @@ export function differenceOf(saved: Machine, now: Machine): string | undefined {
   );
   if (name === undefined) return undefined;
   return `${name}: it was saved with ${saved[name] ?? 'none'}, and this machine has ${now[name] ?? 'none'}`;
+}
+
+/** What a folder's configuration says, not validated: with all of its devices, also those that were unplugged. */
+export function wholeConfig(saved: Readonly<Record<string, unknown>>): {
+  readonly input: Readonly<Record<string, unknown>>;
+  /** Whether a device in this slot is plugged once the others go on. */
+  readonly isLate: (slot: number | undefined) => boolean;
+} {
+  const { unplugged = [], ...input } = saved;
+  const late: readonly unknown[] = Array.isArray(unplugged) ? unplugged : [unplugged];
+  if (late.length === 0) return { input, isLate: () => false };
+  const slots = new Set(late.map((device) => (Object(device) as { readonly slot?: unknown }).slot));
+  const devices = Array.isArray(input.devices) ? input.devices : [];
+  return {
+    input: { ...input, devices: [...devices, ...late] },
+    isLate: (slot) => slot !== undefined && slots.has(slot),
+  };
 }

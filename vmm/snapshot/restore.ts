@@ -1,8 +1,9 @@
 /** A machine's start from a saved one. Main thread only. */
-import { parseConfig, type VmConfig, type VmConfigInput } from '../config.js';
+import { type DeviceConfig, parseConfig, type VmConfig, type VmConfigInput } from '../config.js';
 import { ConfigError } from '../config-error.js';
 import { GuestRam } from '../guest-ram.js';
 import type { RestoredState } from '../protocol.js';
+import { wholeConfig } from './config.js';
 import { type DeviceOptionChanges, withOptions } from './device-options.js';
 import { Snapshot } from './folder.js';
 
@@ -17,11 +18,14 @@ export type RestoreChanges = Omit<VmConfigInput, 'memory' | 'vcpus'> & {
 
 /** The start of one machine from a snapshot: its configuration, its state, and its memory once. */
 export class Restoring implements Disposable {
+  /** With the devices that are in the state. */
   readonly config: VmConfig;
+  readonly #plugged: readonly DeviceConfig[];
   #snapshot: Snapshot | undefined;
 
-  private constructor(config: VmConfig, snapshot: Snapshot) {
+  private constructor(config: VmConfig, plugged: readonly DeviceConfig[], snapshot: Snapshot) {
     this.config = config;
+    this.#plugged = plugged;
     this.#snapshot = snapshot;
   }
 
@@ -33,11 +37,11 @@ export class Restoring implements Disposable {
     const snapshot = Snapshot.open(folder);
     try {
       const { deviceOptions = {}, ...others } = changes;
-      const config = parseConfig(withOptions({ ...snapshot.config, ...others }, deviceOptions));
+      const { config, plugged } = divided(snapshot.config, others, deviceOptions);
       if (config.sandbox.mode !== 'off')
         throw new ConfigError([{ path: 'sandbox', text: 'a machine that is restored has none' }]);
       snapshot.checkMemory(config.memory);
-      return new Restoring(config, snapshot);
+      return new Restoring(config, plugged, snapshot);
     } catch (error) {
       snapshot[Symbol.dispose]();
       throw error;
@@ -47,7 +51,7 @@ export class Restoring implements Disposable {
   /** Before it is disposed. */
   get state(): RestoredState | undefined {
     const { sections = [], folder = '' } = this.#snapshot ?? {};
-    return this.#snapshot && { sections, target: folder };
+    return this.#snapshot && { sections, target: folder, plugged: this.#plugged };
   }
 
   /** The memory, once. @throws SysError as GuestRam.restore; EINVAL if the file was cut meanwhile */
@@ -62,4 +66,20 @@ export class Restoring implements Disposable {
     this.#snapshot?.[Symbol.dispose]();
     this.#snapshot = undefined;
   }
+}
+
+/**
+ * The configuration of a machine, and the devices that are plugged when it goes on. Whole devices that are chosen anew are told apart by
+ * their slots.
+ * @throws ConfigError
+ */
+function divided(
+  saved: Readonly<Record<string, unknown>>,
+  changes: VmConfigInput,
+  options: DeviceOptionChanges,
+): { readonly config: VmConfig; readonly plugged: readonly DeviceConfig[] } {
+  const { input, isLate } = wholeConfig(saved);
+  const whole = parseConfig(withOptions({ ...input, ...changes }, options));
+  const devices = whole.devices.filter((device) => !isLate(device.slot));
+  return { config: { ...whole, devices }, plugged: whole.devices.filter(({ slot }) => isLate(slot)) };
 }

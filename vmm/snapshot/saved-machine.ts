@@ -20,6 +20,7 @@ import { VFIO_MIGRATION_STOP_COPY } from '../../vfio/feature.js';
 import type { SlottedDevice } from '../assigned-devices.js';
 import type { SavedPart } from '../saved-part.js';
 import { differenceOf, type Machine } from './config.js';
+import type { UnsavableDevice } from './unplugged-save.js';
 
 const VERSION = 1;
 const MACHINE = 'machine';
@@ -93,15 +94,20 @@ export class SavedMachine {
     this.#parts = parts;
   }
 
+  /** The devices that cannot be saved. @throws SysError of a device */
+  get unsavable(): readonly UnsavableDevice[] {
+    return this.#parts.devices.list.flatMap((device) => {
+      const why = whyNot(device);
+      return why === undefined ? [] : [{ slot: device.slot, name: device.name, why }];
+    });
+  }
+
   /**
    * Refuses what cannot be saved, before anything is stopped.
    * @throws SysError ENOTSUP naming every device that cannot be saved, EBUSY while one is being detached; of a device
    */
   check(): void {
-    const unable = this.#parts.devices.list.flatMap((device) => {
-      const why = whyNot(device);
-      return why === undefined ? [] : [{ name: device.name, why }];
-    });
+    const unable = this.unsavable;
     if (unable.length > 0) {
       const hint = unable.map(({ name, why }) => `${name}: ${why}`).join('; ');
       const target = unable.map(({ name }) => name).join(', ');
@@ -109,7 +115,7 @@ export class SavedMachine {
         call: 'snapshot',
         target,
         errno: errno.ENOTSUP,
-        hint: `${hint}: detach it first`,
+        hint: `${hint}: detach it first, or have it done (--detach-unmigratable)`,
       });
     }
     const [slot] = this.#parts.awaited();

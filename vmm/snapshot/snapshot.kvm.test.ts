@@ -163,6 +163,32 @@ test('another process goes on with a machine that this one saved over its API, w
   }
 });
 
+test('a device that cannot be saved leaves for the save, and is in its slot afterwards, also where it is restored', async () => {
+  const path = join(folder, 'unplugged');
+  const machine = startTalking({ ...WAITING, devices: [{ address: 'mtty-2' }] });
+  await using vm = machine.vm;
+  await machine.says('hotplug: ready');
+  const slot = await vm.attach({ address: 'vgpu-gtt' });
+  await expect(vm.snapshot(path)).rejects.toThrowError(/vgpu-gtt: ENOTSUP/);
+  await vm.snapshot(path, { detachUnmigratable: true });
+  const addresses = ({ devices }: VirtualMachine) => devices.map((device) => [device.slot, device.address]);
+  const both = [
+    [3, 'mtty-2'],
+    [slot, 'vgpu-gtt'],
+  ];
+  expect(addresses(vm)).toEqual(both);
+  const clone = restored(path);
+  try {
+    while (clone.vm.state === 'starting') await sleep(5);
+    expect(addresses(clone.vm)).toEqual(both);
+    expect(await clone.vm.inspectDevices()).toHaveLength(2);
+    await clone.vm.detach(slot, { force: true });
+    await finish(clone);
+  } finally {
+    await clone.vm[Symbol.asyncDispose]();
+  }
+});
+
 test('a folder that does not fit is an error with the section, and the machine is gone', async () => {
   const path = join(folder, 'clones');
   const before = openFds().length;

@@ -3,6 +3,7 @@ import { parseConfig, parseDevices } from '../config.js';
 import { ConsoleRing } from '../console-ring.js';
 import type { DeviceState, MemoryRange, TimelineRecord } from '../inspection.js';
 import type { Counters, RunReport } from '../protocol.js';
+import type { SnapshotOptions } from '../snapshot/unplugged-save.js';
 import type { MachineInfo } from '../virtual-machine.js';
 
 /** A machine for an API: it shows what a test gives it, and records what it is told. */
@@ -62,8 +63,9 @@ export class FakeControlledMachine implements ControlledMachine {
   resume = () => this.#do('resume');
   reset = () => this.#do('reset');
   inject = (slot: number, faults: string, number = 0) => this.#do(`inject ${slot} ${faults} ${number}`);
-  snapshot = async (folder: string) => {
-    await this.#do(`snapshot ${folder}`);
+  snapshot = async (folder: string, options: SnapshotOptions = {}) => {
+    const how = Object.keys(options).length === 0 ? '' : ` ${JSON.stringify(options)}`;
+    await this.#do(`snapshot ${folder}${how}`);
     return { folder, stateBytes: 70_000, memoryBytes: 1 << 20, ms: 12.3 };
   };
   pressPowerButton = () => void this.calls.push('power-button');

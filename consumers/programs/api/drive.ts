@@ -113,7 +113,8 @@ const two = must(
 assert.deepEqual(two.slots, [9, 6]);
 const faulty = must(await api.POST('/v1/devices', { body: { address: 'testcard' } }));
 assert.deepEqual(faulty.slots, [7]);
-const save = (path: string) => api.POST('/v1/snapshot', { body: { folder: path } });
+const save = (path: string) =>
+  api.POST('/v1/snapshot', { body: { folder: path, detachUnmigratable: false, timeoutMs: 1000 } });
 refused(await save('saved'), 400, 'EINVAL');
 const saved = await save(join(folder, 'saved'));
 // A device that cannot be saved is named.
