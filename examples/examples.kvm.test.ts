@@ -47,6 +47,13 @@ test('boot-nic: the guest pings through the NIC that the program gave it', () =>
   expect(status).toBe(0);
 });
 
+test('fresh-machines: three machines begin where one has booted', () => {
+  const { stdout, status } = run('examples/fresh-machines');
+  expect(stdout).toMatch(/^booted and saved in \d+ ms\nfirst: 2\/2 replies/);
+  expect(stdout.match(/2\/2 replies after \d+ ms/g)).toHaveLength(3);
+  expect(status).toBe(0);
+});
+
 test('own-hypervisor: the guest pings through the NIC that a program of 90 lines gave it', () => {
   const { stdout, status } = run('examples/own-hypervisor');
   expect(stdout).toMatch(/attach: .*associated with the VM/);
