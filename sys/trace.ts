@@ -61,6 +61,8 @@ export interface VfioEvent {
   readonly task?: string;
   /** Readable text, such as a warning's. */
   readonly text?: string;
+  /** `warn`: the text is a warning, which a person should see; absent for steps. */
+  readonly level?: 'warn';
   /** Name of the device: a PCI address or a UUID. */
   readonly device?: string;
   /** Name of the device's node under /dev/vfio/devices: `vfio0`. */

@@ -61,12 +61,12 @@ export class EventSource {
     this.#ports.post(event);
   }
 
-  step(text: string): void {
+  step(text: string, level: 'info' | 'warn' = 'info'): void {
     if (!this.#mayStep()) {
       this.drop('steps');
       return;
     }
-    this.#emitStep(text);
+    this.#emitStep(text, level);
   }
 
   guestMisuse(device: string, text: string): void {

@@ -35,8 +35,8 @@ const post = (event: MachineEvent): void => parentPort?.postMessage(event);
 
 /** Forwards VFIO's readable messages to the owner, and the trace channels that the configuration names. */
 function forwardTraces(config: VmConfig, events: EventSource): void {
-  trace.vfio.subscribe(({ device, text }) => {
-    if (text !== undefined) events.step(device === undefined ? text : `${device}: ${text}`);
+  trace.vfio.subscribe(({ device, text, level }) => {
+    if (text !== undefined) events.step(device === undefined ? text : `${device}: ${text}`, level);
   });
   trace.guestMisuse.subscribe(({ device, text }) => events.guestMisuse(device, text));
   for (const channel of config.trace) {

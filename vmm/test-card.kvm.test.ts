@@ -8,6 +8,7 @@ const run = (options: string) =>
 test.each([
   ['', /BAR0 64 KiB 32-bit: 4 doorbell ranges, 56 KiB mapped, 8 KiB trapped/],
   [',vectors=2048,msi=32,express=off', /went through D3hot only/],
+  [',fault=reset-hangs:1500', /its reset took 1\.\d s: the device may be failing/],
   [',reset=none', /not reset: it keeps the state of its last user/],
   [',fault=bad-capabilities', /00:03\.0 testcard/],
   [',fault=lying-bar', /BAR4/],
@@ -22,7 +23,10 @@ test.each([
   [',fault=removed', /VFIO_DEVICE_RESET on testcard: EIO|it reads all-ones/],
   [',fail=openDevice:ENODEV', /VFIO_GROUP_GET_DEVICE_FD on testcard: ENODEV/],
   [',fail=reset:EIO', /VFIO_DEVICE_RESET on testcard: EIO/],
-  [',fault=reset-fails', /VFIO_DEVICE_RESET on testcard: EIO\n {2}hint: the card has the fault reset-fails/],
+  [
+    ',fault=reset-fails',
+    /VFIO_DEVICE_RESET on testcard: EIO\n {2}hint: the card has the fault reset-fails; it still has the state of its last user; no reset of its slot: neither its slot nor its bus can be reset; power-cycle it/,
+  ],
   [',fail=setIrqs:ENOSPC', /VFIO_DEVICE_SET_IRQS on testcard: ENOSPC/],
   [',fail=getRegionInfo:EIO:3', /VFIO_DEVICE_GET_REGION_INFO on testcard: EIO/],
   [',fail=getIrqInfo:EIO', /VFIO_DEVICE_GET_IRQ_INFO on testcard: EIO/],

@@ -51,7 +51,8 @@ export interface VmObserver {
   readonly serial?: (bytes: Uint8Array, port: number) => unknown;
   /**
    * A step of attaching a device. `at`: milliseconds of the monotonic clock. The guest can cause 1000 of them, and then
-   * 10 per second. `level`: `warn` for what the guest does wrong.
+   * 10 per second. `level`: `warn` for what the guest does wrong, and for a
+   * device that is used though it is not as it should be.
    */
   readonly step?: (text: string, at: number, level: 'info' | 'warn') => unknown;
   /** A progress code, when the guest writes it; the first 256. */

@@ -22,6 +22,11 @@ export function note(device: string, what: NoteSubject, text: string): void {
   if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, device, text });
 }
 
+/** The same for what a person should know of a device that is used nevertheless. */
+export function warn(device: string, what: NoteSubject, text: string): void {
+  if (trace.vfio.hasSubscribers) trace.vfio.publish({ what, device, text, level: 'warn' });
+}
+
 /** Publishes a guest action that no correct driver performs, on trace.guestMisuse. */
 export function noteMisuse(device: string, what: NoteSubject, text: string): void {
   if (trace.guestMisuse.hasSubscribers) trace.guestMisuse.publish({ device, what, text });

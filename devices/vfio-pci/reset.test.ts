@@ -15,9 +15,14 @@ import {
   PCI_COMMAND,
   PCI_DEVICE_ID,
   PCI_EXP_DEVCAP_FLR,
+  PCI_PM_CTRL,
   PCI_VENDOR_ID,
 } from '../pci/pci-regs.js';
+import { start as startCardTask } from '../testcard/card-task.js';
+import { createTestCardDriver } from '../testcard/driver.js';
 import { fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
+import { InlineEventThread } from '../testing/inline-event-thread.js';
+import { walkCapabilities } from './capabilities.js';
 import { VfioPciFunctions } from './functions.js';
 
 const A = '0000:01:00.0';
@@ -33,14 +38,19 @@ interface Methods {
   readonly isNoReset?: boolean;
   readonly flr?: 'express' | 'af';
   readonly pm?: 'resets' | 'keeps';
+  /** It is in D3hot. */
+  readonly sleep?: 'wakes' | 'stuck';
 }
 
-function config({ flr, pm }: Methods): Uint8Array {
+function config({ flr, pm, sleep }: Methods): Uint8Array {
   const space = new ConfigSpace();
   space.set(PCI_VENDOR_ID, 2, 0x10de);
   space.set(PCI_DEVICE_ID, 2, 0x1c82);
   if (pm !== undefined)
-    space.addCapability(PCI_CAP_ID_PM, Uint8Array.of(3, 0, pm === 'keeps' ? 8 : 0, 0, 0, 0));
+    space.addCapability(
+      PCI_CAP_ID_PM,
+      Uint8Array.of(3, 0, (pm === 'keeps' ? 8 : 0) | (sleep === undefined ? 0 : 3), 0, 0, 0),
+    );
   if (flr === 'af') space.addCapability(PCI_CAP_ID_AF, Uint8Array.of(6, 3, 0, 0));
   const express = new Uint8Array(0x3a);
   new DataView(express.buffer).setUint32(2, flr === 'express' ? PCI_EXP_DEVCAP_FLR : 0, true);
@@ -49,13 +59,16 @@ function config({ flr, pm }: Methods): Uint8Array {
 }
 
 const none = { flags: 0, size: 0 };
-const regionsWith = (bytes: Uint8Array) =>
-  Array.from({ length: 9 }, (_, i) => (i === 7 ? { flags: 3, size: bytes.length, bytes } : none));
+const regionsWith = (bytes: Uint8Array, stuck: readonly number[] = []) =>
+  Array.from({ length: 9 }, (_, i) => (i === 7 ? { flags: 3, size: bytes.length, bytes, stuck } : none));
+/** Where the first capability is, and so the power state. */
+const POWER_AT = 0x40 + PCI_PM_CTRL;
 
 interface Machine {
   readonly kernel: FakeKernel;
   readonly assignment: Assignment;
   readonly notes: () => string[];
+  readonly warnings: () => string[];
   attach(address: string): AssignedDevice;
   add(address: string, methods: Methods, slot?: typeof BOTH): FakeDevice;
 }
@@ -78,6 +91,8 @@ function machine(scope: Scope, how: VfioInterface = 'group'): Machine {
     assignment,
     notes: () =>
       recorded.events.filter(({ what }) => what === 'reset').map(({ device, text }) => `${device}: ${text}`),
+    warnings: () =>
+      recorded.events.filter(({ level }) => level === 'warn').map(({ device, text }) => `${device}: ${text}`),
     attach: (address) => assignment.attach({ address, interface: how }),
     add(address, methods, slot) {
       const group = address === A ? 26 : 27;
@@ -85,7 +100,13 @@ function machine(scope: Scope, how: VfioInterface = 'group'): Machine {
       host.addPci({ address, driver: 'vfio-pci', group, cdev });
       const flags = VFIO_DEVICE_FLAGS_PCI | (methods.isNoReset ? 0 : VFIO_DEVICE_FLAGS_RESET);
       return kernel.addDevice({
-        ...{ name: address, group, cdev, flags, regions: regionsWith(config(methods)) },
+        ...{
+          name: address,
+          group,
+          cdev,
+          flags,
+          regions: regionsWith(config(methods), methods.sleep === 'stuck' ? [POWER_AT] : []),
+        },
         irqs: Array.from({ length: 5 }, () => ({ flags: 0, count: 0 })),
         ...(slot === undefined ? {} : { hotReset: slot }),
       });
@@ -225,6 +246,95 @@ test('a slot whose reset fails leaves D3hot, with the error', () => {
   attach(A);
   expect(counts(fake)).toEqual([[1, 0]]);
   expect(notes()[0]).toMatch(/D3hot only, .*VFIO_DEVICE_PCI_HOT_RESET on 0000:01:00\.0: EIO/);
+});
+
+describe('a device whose VFIO_DEVICE_RESET fails', () => {
+  test('is reset with its slot, and a warning names the call and the errno', () => {
+    using scope = new Scope();
+    const { kernel, add, attach, notes, warnings } = machine(scope);
+    const fake = add(A, { flr: 'express' }, ALONE);
+    kernel.failNext('VFIO_DEVICE_RESET', 'EIO');
+    attach(A);
+    expect(counts(fake)).toEqual([[0, 1]]);
+    expect(warnings()).toEqual([
+      `${A}: it is reset with its slot instead: VFIO_DEVICE_RESET on 0000:01:00.0: EIO`,
+    ]);
+    expect(notes().at(-1)).toBe(`${A}: the device is reset with its slot: ${A}`);
+  });
+
+  test.each([
+    [undefined, 'neither its slot nor its bus can be reset'],
+    [ALONE, 'VFIO_DEVICE_PCI_HOT_RESET on 0000:01:00.0: ETIMEDOUT'],
+  ])('is not used if nothing else resets it, and the error says both', (slot, why) => {
+    using scope = new Scope();
+    const { kernel, add, attach, warnings } = machine(scope);
+    add(A, { flr: 'express' }, slot);
+    kernel.failNext('VFIO_DEVICE_RESET', 'EIO');
+    kernel.failNext('VFIO_DEVICE_PCI_HOT_RESET', 'ETIMEDOUT');
+    expect(() => attach(A)).toThrowError(
+      `VFIO_DEVICE_RESET on 0000:01:00.0: EIO\n  hint: it still has the state of its last user; no reset of its slot: ${why}`,
+    );
+    expect(warnings()).toEqual([]);
+    expect(kernel.openFiles).toBe(0);
+  });
+});
+
+describe('a device in D3hot', () => {
+  test.each(['group', 'iommufd'] as const)(
+    'that does not leave it is used, and a warning says call, errno and what to do (%s)',
+    (how) => {
+      using scope = new Scope();
+      const { add, attach, warnings } = machine(scope, how);
+      add(A, { pm: 'keeps', sleep: 'stuck' }, ALONE);
+      const a = attach(A);
+      expect(warnings()).toEqual([
+        expect.stringMatching(
+          /^0000:01:00\.0: write of power state D0 on configuration space of 0000:01:00\.0: EIO\n {2}hint: it is stuck in D3hot, .*power-cycle it/,
+        ),
+      ]);
+      a[Symbol.dispose]();
+      expect(warnings()).toHaveLength(1);
+    },
+  );
+
+  test('that leaves it is used without a warning', () => {
+    using scope = new Scope();
+    const { add, attach, warnings } = machine(scope);
+    add(A, { pm: 'keeps', sleep: 'wakes' }, ALONE);
+    attach(A);
+    expect(warnings()).toEqual([]);
+  });
+});
+
+test('a test card that a guest has left in D3hot, and that is stuck there, is warned of when the machine resets', () => {
+  using scope = new Scope();
+  const task = new URL('test:card-task');
+  const eventThread = scope.own(new InlineEventThread(new Map([[task.href, startCardTask]])));
+  const core = scope.own(new VfioCore());
+  scope.own(core.registerVendorDriver(createTestCardDriver(task), { eventThread }));
+  const recorded = scope.own(recordTrace(trace.vfio));
+  const assignment = scope.own(
+    new Assignment({
+      memory: { listen: () => disposable(() => {}) },
+      association: { addFile: () => {}, removeFile: () => {} },
+      providers: [core.provider],
+      functions: new VfioPciFunctions(fakeEnvironment()),
+    }),
+  );
+  const { function: pci } = assignment.attach({
+    address: 'testcard',
+    interface: 'group',
+    options: { fault: 'stuck-in-d3' },
+  });
+  const read = (offset: number, bytes: number) => pci.configRead(offset, bytes);
+  const power = walkCapabilities(read).find(({ id }) => id === PCI_CAP_ID_PM);
+  pci.configWrite((power?.offset ?? 0) + PCI_PM_CTRL, 2, 3);
+  const warnings = () => recorded.events.filter(({ level }) => level === 'warn').map(({ text }) => text);
+  expect(warnings()).toEqual([]);
+  assignment.reset();
+  expect(warnings()).toEqual([
+    expect.stringMatching(/^write of power state D0 on .*: EIO\n.*stuck in D3hot/),
+  ]);
 });
 
 test('a host that holds the device while it unbinds it is no error of the detach, and the note says what it is', () => {

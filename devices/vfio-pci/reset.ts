@@ -25,9 +25,13 @@ import {
 } from '../pci/pci-regs.js';
 import { walkCapabilities } from './capabilities.js';
 import type { DeviceConfig } from './device-config.js';
-import { note } from './notes.js';
+import { errorText, note, warn } from './notes.js';
 
 const NOBODY = 0xffff;
+/** By the values of PCI_PM_CTRL_STATE_MASK. */
+const POWER_STATES = ['D0', 'D1', 'D2', 'D3hot'];
+/** A reset that takes longer is worth a warning: hardware has 100 ms. PCI Express Base 6.6.2 */
+const SLOW_RESET_MS = 1000;
 
 /** Disables decoding and DMA. */
 function disconnect(config: DeviceConfig): void {
@@ -41,17 +45,38 @@ function disconnect(config: DeviceConfig): void {
  */
 export function quiesce(config: DeviceConfig): void {
   disconnect(config); // first, as a device that awakes may go on with its DMA
-  const power = walkCapabilities((offset, bytes) => config.read(offset, bytes)).find(
-    ({ id }) => id === PCI_CAP_ID_PM,
-  );
-  if (power !== undefined) {
-    const at = power.offset + PCI_PM_CTRL;
+  const at = powerRegister(config);
+  if (at !== undefined) {
     const control = config.read(at, 2);
     if ((control & PCI_PM_CTRL_STATE_MASK) === 0) return;
     config.write(at, 2, control & ~PCI_PM_CTRL_STATE_MASK);
     // vfio-pci restores the registers that a device had when it fell asleep, if D3hot resets it.
     disconnect(config);
   }
+}
+
+/** Where PCI_PM_CTRL is; undefined without power management. */
+function powerRegister(config: DeviceConfig): number | undefined {
+  const power = walkCapabilities((at, bytes) => config.read(at, bytes)).find(
+    ({ id }) => id === PCI_CAP_ID_PM,
+  );
+  return power && power.offset + PCI_PM_CTRL;
+}
+
+/** Warns if the device has not reached D0, in spite of {@link quiesce} and its reset. QEMU warns, too, and uses the device. */
+function checkPower(name: string, config: DeviceConfig): void {
+  const at = powerRegister(config);
+  const state = at === undefined ? 0 : config.read(at, 2) & PCI_PM_CTRL_STATE_MASK;
+  if (state === 0) return;
+  const stuck = new SysError({
+    call: 'write of power state D0',
+    target: `configuration space of ${name}`,
+    errno: errno.EIO,
+    hint:
+      `it is stuck in ${POWER_STATES[state]}, where its BARs read all-ones, so a driver in the guest will fail; power-cycle ` +
+      'it, and if that helps, keep it awake on the host: modprobe vfio-pci disable_idle_d3=1',
+  });
+  warn(name, 'reset', stuck.message);
 }
 
 /** The resets that a device's capabilities promise. */
@@ -114,8 +139,8 @@ export interface ResetSubject {
 
 /**
  * Resets the device as QEMU does: by VFIO_DEVICE_RESET if it has a function level reset, or one that is not through
- * D3hot; else with its slot or bus; else through D3hot. A device without a reset is used as it is, and a note says so.
- * Returns whether it was reset by more than D3hot.
+ * D3hot; else with its slot or bus; else through D3hot. A device without a reset is used as it is, and a note says so; one
+ * that stays in another power state than D0, with a warning. Returns whether it was reset by more than D3hot.
  * @see vfio_pci_reset of QEMU
  * @throws SysError of the failed reset; EIO if the device no longer responds
  */
@@ -125,8 +150,15 @@ export function resetDevice(subject: ResetSubject): boolean {
   const { hasFlr, hasPmReset } = resetMethods(config);
   const hasReset = (file.getInfo().flags & VFIO_DEVICE_FLAGS_RESET) !== 0;
   try {
+    const start = performance.now();
     const isReset = resetFully(subject, hasReset && (hasFlr || !hasPmReset), hasReset && hasPmReset);
-    if (config.read(PCI_VENDOR_ID, 2) !== NOBODY) return isReset;
+    const ms = performance.now() - start;
+    if (config.read(PCI_VENDOR_ID, 2) !== NOBODY) {
+      if (ms >= SLOW_RESET_MS)
+        warn(name, 'reset', `its reset took ${(ms / 1000).toFixed(1)} s: the device may be failing`);
+      if (subject.isClosing !== true) checkPower(name, config);
+      return isReset;
+    }
   } catch (error) {
     if (subject.isClosing !== true || !isErrno(error, 'EAGAIN')) throw error;
     const why = 'the host holds it, as it does while it unbinds or removes it';
@@ -157,19 +189,39 @@ function resetFunction(file: DeviceFile): boolean {
 }
 
 function resetFully({ name, file, resetSlot }: ResetSubject, isAlone: boolean, isByPower: boolean): boolean {
-  if (isAlone && resetFunction(file)) {
-    note(name, 'reset', 'the device is reset');
-    return true;
+  let failure: SysError | undefined;
+  try {
+    if (isAlone && resetFunction(file)) {
+      note(name, 'reset', 'the device is reset');
+      return true;
+    }
+  } catch (error) {
+    // A host that holds the device lets nobody reset its slot either.
+    if (!(error instanceof SysError) || isErrno(error, 'EAGAIN')) throw error;
+    failure = error;
   }
   const slot = resetSlot?.() ?? { refused: 'its provider resets no slots' };
   if ('done' in slot) {
+    if (failure !== undefined)
+      warn(name, 'reset', `it is reset with its slot instead: ${errorText(failure)}`);
     note(name, 'reset', `the device is reset with its slot: ${slot.done}`);
     return true;
   }
+  if (failure !== undefined) throw unresettable(failure, slot.refused);
   const text =
     isByPower && resetFunction(file)
       ? 'went through D3hot only, which may leave its DMA as its last user set it up'
       : 'not reset: it keeps the state of its last user';
   note(name, 'reset', `${text}. No reset of its slot: ${slot.refused}`);
   return false;
+}
+
+/** The device has a reset, which fails: whatever its last user left in it would be the guest's, and its DMA may run. */
+function unresettable(failure: SysError, refused: string): SysError {
+  const { call, target, errno: number, hint } = failure;
+  const rest = `it still has the state of its last user; no reset of its slot: ${refused}; power-cycle it`;
+  return new SysError({
+    ...{ call, target, errno: number, cause: failure },
+    hint: hint === undefined ? rest : `${hint}; ${rest}`,
+  });
 }

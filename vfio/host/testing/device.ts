@@ -57,6 +57,8 @@ export interface FakeRegion {
   readonly size: number;
   /** Behind reads and writes. */
   readonly bytes?: Uint8Array;
+  /** Offsets of bytes that no write changes: of a register that is stuck. */
+  readonly stuck?: readonly number[];
   readonly capabilities?: readonly FakeCapability[];
 }
 
@@ -364,7 +366,9 @@ export class FakeDeviceFile implements FakeObject {
 
   pwrite(offset: number, data: Uint8Array): number {
     const bytes = this.#access(offset, data.length, VFIO_REGION_INFO_FLAG_WRITE);
-    bytes.set(data.subarray(0, bytes.length));
+    const { index, at } = regionPlace(offset);
+    const stuck = this.#device.shape.regions?.[index]?.stuck ?? [];
+    for (let i = 0; i < bytes.length; i++) if (!stuck.includes(at + i)) bytes[i] = data[i] as number;
     return bytes.length;
   }
 
