@@ -66,8 +66,21 @@ export class AssignedDevices implements Disposable {
     throw new SysError({ call, target, errno: errno.ENODEV, hint });
   }
 
-  /** @see AssignableDevice.inject. @throws also SysError ENODEV for an empty slot, ENOTSUP for a device that has no faults to give */
+  /**
+   * Gives faults to a function of a slot, which may be a virtual one. @see AssignableDevice.inject
+   * @throws also SysError ENODEV for an empty slot, or a VF that the guest has not enabled; ENOTSUP for a device that has no
+   *   faults to give
+   */
   inject(slot: number, faults: string, number: number): void {
+    const physfn =
+      this.find(slot, number) === undefined
+        ? this.list.findLast((each) => each.slot === slot && each.function < number)
+        : undefined;
+    const vf = physfn?.assigned.vf?.(number - physfn.function - 1);
+    if (physfn !== undefined && vf !== undefined) {
+      giveFaults(vf, vfName(physfn.config.address, slot, physfn.function, number), faults);
+      return;
+    }
     const { name, assigned } = this.get(slot, 'inject', number);
     giveFaults(assigned.device, name, faults);
   }
@@ -112,7 +125,7 @@ export class AssignedDevices implements Disposable {
           function: number,
           firstOffset: 1,
           stride: 1,
-          name: (i) => `${formatSlot({ device: slot, function: number + 1 + i })} ${address} VF ${i}`,
+          name: (i) => vfName(address, slot, number, number + 1 + i),
           add: (i, vf) => reserved.add(i, vf),
           [Symbol.dispose]: () => reserved[Symbol.dispose](),
         };
@@ -149,3 +162,7 @@ export class AssignedDevices implements Disposable {
     for (const plug of this.#plugs) scope.own(plug);
   }
 }
+
+/** `00:03.1 testcard VF 0` */
+const vfName = (address: string, slot: number, physfn: number, number: number): string =>
+  `${formatSlot({ device: slot, function: number })} ${address} VF ${number - physfn - 1}`;

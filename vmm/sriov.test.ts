@@ -493,3 +493,27 @@ test('the command register of the physical function has no say in what its VFs d
   guest.write(PF, PCI_COMMAND, 2, 0);
   expect(guest.mmio.read32(guest.registers(0))).toBe(CARD_ID);
 });
+
+test('a VF has faults of its own, given by its function number, and only while the guest has it enabled', () => {
+  using scope = new Scope();
+  const guest = sriovGuest(scope, { vfs: '3' });
+  const { devices } = guest.bench;
+  const id = (vf: number) => guest.mmio.read32(guest.registers(vf) + BigInt(REG_ID));
+  expect(() => devices.inject(SLOT, 'removed', 2)).toThrowError(/PCI slot 5, function 2: ENODEV/);
+  guest.enable(2);
+  expect([id(0), id(1)]).toEqual([CARD_ID, CARD_ID]);
+  devices.inject(SLOT, 'removed', 2);
+  expect([id(0), id(1)]).toEqual([CARD_ID, GONE]);
+  expect(guest.read(PF, 8, 4)).not.toBe(GONE);
+  devices.inject(SLOT, 'none', 2);
+  expect([id(0), id(1)]).toEqual([CARD_ID, CARD_ID]);
+  expect(() => devices.inject(SLOT, 'sloow', 2)).toThrowError(/EINVAL/);
+  expect(() => devices.inject(SLOT, 'removed', 3)).toThrowError(/PCI slot 5, function 3: ENODEV/);
+  expect(() => devices.inject(SLOT + 1, 'removed', 1)).toThrowError(/PCI slot 6, function 1: ENODEV/);
+  devices.inject(SLOT, 'dead-after-reset', 1);
+  guest.setReg(PCI_SRIOV_CTRL, 2, 0);
+  expect(() => devices.inject(SLOT, 'removed', 1)).toThrowError(/ENODEV/);
+  guest.enable(2); // another card: it has no faults
+  guest.flr(PF + 1);
+  expect(guest.read(PF + 1, 8, 4)).not.toBe(GONE);
+});

@@ -45,6 +45,11 @@ export interface AssignedDevice extends Disposable {
   readonly file: DeviceFile;
   /** The caller puts it on the guest's PCI bus, and removes it from the bus before disposing the device. */
   readonly function: PciFunction;
+  /**
+   * A VF that the guest has enabled, as the provider made it; undefined while it is not there. Absent if the device has none.
+   * @param index from 0 on
+   */
+  vf?(index: number): AssignableDevice | undefined;
 }
 
 /** The ports of an {@link Assignment}. */
@@ -144,7 +149,8 @@ export class Assignment implements Disposable {
     attachStep(`${address}: ${device.description}`);
     if (device.isNoiommu === true) throw noiommuRefusal(device.name);
     const { file, slot } = scope.own(this.#spaceOf(provider, how).open(device));
-    const vfs = device.sriov && openedVfs(device.sriov, this.#spaceOf(provider, how));
+    const present = new Map<number, AssignableDevice>();
+    const vfs = device.sriov && openedVfs(device.sriov, this.#spaceOf(provider, how), present);
     const pciFunction = scope.own(this.#parts.functions.open(name, file, request, slot, vfs));
     scope.defer(() => this.#attached.delete(assigned));
     const owned = scope.move();
@@ -155,6 +161,7 @@ export class Assignment implements Disposable {
       interface: how,
       file,
       function: pciFunction,
+      ...(vfs && { vf: (index: number) => present.get(index) }),
       [Symbol.dispose]: close,
     };
     this.#attached.add(assigned);
@@ -192,13 +199,22 @@ export class Assignment implements Disposable {
   }
 }
 
-/** The VFs of a device, opened as the device itself is, in the same address space. */
-function openedVfs(sriov: SriovFunctions<AssignableDevice>, space: DeviceSpace): SriovFunctions<OpenedVf> {
+/**
+ * The VFs of a device, opened as the device itself is, in the same address space.
+ * @param present gets each of them as long as it is there
+ */
+function openedVfs(
+  sriov: SriovFunctions<AssignableDevice>,
+  space: DeviceSpace,
+  present: Map<number, AssignableDevice>,
+): SriovFunctions<OpenedVf> {
   return sriovWith(sriov, (index) => {
     using scope = new Scope();
     const device = scope.own(sriov.create(index));
     attachStep(device.description);
     const { file } = scope.own(space.open(device));
+    present.set(index, device);
+    scope.defer(() => present.delete(index));
     const owned = scope.move();
     return { file, [Symbol.dispose]: () => owned[Symbol.dispose]() };
   });
