@@ -1,3 +1,4 @@
+import type { VfioInterface } from './guests.js';
 import type { OtherKernel } from './images.js';
 import type { L1Options } from './l1.js';
 import type { L2Check } from './l2.js';
@@ -27,6 +28,8 @@ export interface Cell {
   readonly l1?: L1Options;
   /** Runs only by name, or with --all: it takes long, or differs little from another. */
   readonly isNightly?: true;
+  /** This interface runs only by name, or with --all: the device meets the same code by the other one. */
+  readonly nightly?: VfioInterface;
   /** On an idle machine; 120 s by default. */
   readonly timeoutMs?: number;
 }
@@ -74,8 +77,8 @@ const sevenNics = [0, 1, 2, 3, 4, 5, 6].map((number) => `eth${number}`);
 /** The tested combinations of device and interrupt type. */
 export const cells: readonly Cell[] = [
   { name: 'e1000e MSI-X', ...nic, ...passThrough('LAB_E1000E') },
-  { name: 'e1000e INTx', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=nomsi'] },
-  { name: 'e1000e MSI-X, 2 vCPUs', ...nic, ...passThrough('LAB_E1000E'), cpus: 2 },
+  { name: 'e1000e INTx', nightly: 'group', ...nic, ...passThrough('LAB_E1000E'), parameters: ['pci=nomsi'] },
+  { name: 'e1000e MSI-X, 2 vCPUs', nightly: 'iommufd', ...nic, ...passThrough('LAB_E1000E'), cpus: 2 },
   {
     name: 'e1000e INTx, 2 vCPUs',
     ...nic,
@@ -84,14 +87,14 @@ export const cells: readonly Cell[] = [
     cpus: 2,
     isNightly: true,
   },
-  { name: 'igb', ...nic, ...passThrough('LAB_IGB') },
+  { name: 'igb', nightly: 'iommufd', ...nic, ...passThrough('LAB_IGB') },
   {
     name: 'igb VF',
     ...nic,
     attach: 'devices=$(vf-create $LAB_IGB 1); vfio-bind $devices',
     detach: 'vfio-unbind $devices; echo 0 > /sys/bus/pci/devices/$LAB_IGB/sriov_numvfs',
   },
-  { name: 'virtio-net', ...nic, ...passThrough('LAB_VIRTIO_NET') },
+  { name: 'virtio-net', nightly: 'group', ...nic, ...passThrough('LAB_VIRTIO_NET') },
   { name: 'nvme', checks: ['disk', 'interrupts'], expected: ['disk.nvme0n1'], ...passThrough('LAB_NVME') },
   {
     name: 'e1000e + nvme',
@@ -100,10 +103,17 @@ export const cells: readonly Cell[] = [
     ...passThrough('LAB_E1000E', 'LAB_NVME'),
     isNightly: true, // ten devices have both
   },
-  { name: 'mtty', checks: ['tty'], expected: ['tty.ttyS1', 'tty.ttyS2'], ...mediated('mtty-2') },
+  {
+    name: 'mtty',
+    nightly: 'group',
+    checks: ['tty'],
+    expected: ['tty.ttyS1', 'tty.ttyS2'],
+    ...mediated('mtty-2'),
+  },
   { name: 'mdpy', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mdpy-xga'), isNightly: true }, // as mbochs
   {
     name: 'mtty in process',
+    nightly: 'iommufd',
     checks: ['tty'],
     expected: ['tty.ttyS1', 'tty.ttyS2'],
     // The first port echoes through a program at the other end of a socket, the second through its own loopback.
@@ -115,6 +125,7 @@ export const cells: readonly Cell[] = [
   },
   {
     name: 'vgpu in process',
+    nightly: 'group',
     checks: ['fb'],
     expected: ['fb.fb0'],
     attach: 'devices=vgpu-small',
@@ -123,6 +134,7 @@ export const cells: readonly Cell[] = [
   },
   {
     name: 'virtio-net in process',
+    nightly: 'group',
     ...nic,
     attach: 'net-up $LAB_E1000E; devices=virtio-net,net=passt:no-map-gw',
     detach: 'net-down $LAB_E1000E',
@@ -130,6 +142,7 @@ export const cells: readonly Cell[] = [
   },
   {
     name: 'virtio-net over a TAP',
+    nightly: 'iommufd',
     checks: [...nicChecks, 'offloads'],
     expected: [...nicResults('eth0'), 'offloads.eth0'],
     attach: 'tap-up $LAB_E1000E; devices=virtio-net,net=tap:tap0',
@@ -138,6 +151,7 @@ export const cells: readonly Cell[] = [
   },
   {
     name: 'test card with VFs',
+    nightly: 'group',
     checks: ['vfs'],
     expected: ['total', 'enabled', 'ids', 'registers', 'dma', 'reset', 'disabled', 'again'].map(
       (step) => `vfs.${step}`,
@@ -160,6 +174,7 @@ export const cells: readonly Cell[] = [
   },
   {
     name: 'virtio-blk in process',
+    nightly: 'iommufd',
     checks: ['disk', 'interrupts'],
     expected: ['disk.vda', 'disk.vdb'],
     attach:
@@ -182,7 +197,7 @@ export const cells: readonly Cell[] = [
     expected: ['dhcp.eth0', 'ping.eth0'],
     ...served('virtio-net'),
   },
-  { name: 'mbochs', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mbochs-small') },
+  { name: 'mbochs', nightly: 'iommufd', checks: ['fb'], expected: ['fb.fb0'], ...mediated('mbochs-small') },
   {
     name: 'ten devices',
     checks: ['dhcp', 'ping', 'disk', 'interrupts'],
@@ -206,7 +221,7 @@ export const cells: readonly Cell[] = [
     detach: 'vfio-unbind $devices; echo 0 > /sys/bus/pci/devices/$LAB_IGB/sriov_numvfs',
     isNightly: true, // one alone is tried, and two functions of a port together
   },
-  { name: 'e1000e upset', ...upset, ...passThrough('LAB_E1000E') },
+  { name: 'e1000e upset', nightly: 'group', ...upset, ...passThrough('LAB_E1000E') },
   { name: 'virtio-net upset', ...upset, ...passThrough('LAB_VIRTIO_NET'), isNightly: true },
   { name: 'igb upset', ...upset, ...passThrough('LAB_IGB'), isNightly: true },
   {

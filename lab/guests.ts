@@ -127,6 +127,12 @@ async function tryCell(
   }
 }
 
+/** @param isAsked whether it is asked for: by its name, or as one of all */
+const runsBy = (cell: Cell, how: VfioInterface, isAsked: boolean): boolean =>
+  how === 'group'
+    ? isAsked || cell.nightly !== 'group'
+    : cell.isByGroupOnly !== true && (isAsked || cell.nightly !== 'iommufd');
+
 /**
  * Boots L2 with each device through each interface, and prints a table, whatever happens to one of them.
  * @param names cells to run; all that are not nightly if empty
@@ -143,7 +149,7 @@ export async function runGuests(
   await using lab = new GuestLab();
   const rows: Record<string, Record<string, string>> = {};
   for (const cell of chosen) {
-    for (const how of cell.isByGroupOnly ? (['group'] as const) : interfaces) {
+    for (const how of interfaces.filter((each) => runsBy(cell, each, all || names.length > 0))) {
       rows[cell.name] = { ...rows[cell.name], [how]: await tryCell(lab, cell, vmm, how, tries) };
     }
   }
