@@ -169,6 +169,16 @@ export interface DmaLoggingOps {
   ): void;
 }
 
+/** An event of an input device, as in Linux's struct input_event; types and codes are those of linux/input-event-codes.h. */
+export interface InputEvent {
+  /** EV_KEY, EV_REL or EV_ABS. */
+  readonly type: number;
+  /** KEY_, BTN_, REL_ or ABS_. */
+  readonly code: number;
+  /** 1 for a key or button that is pressed, 0 for a released one; steps or a position, 32 bits, signed. */
+  readonly value: number;
+}
+
 /** Services of the machine for vendor drivers. */
 export interface VendorEnvironment {
   /** The thread that runs data paths; lives as long as the machine. */
@@ -279,6 +289,8 @@ export interface MdevInstance extends Disposable {
   vectorCounts?(): readonly number[];
   /** @see AssignableDevice.inject */
   inject?(faults: string): void;
+  /** @see AssignableDevice.input */
+  input?(events: readonly InputEvent[]): void;
   /** The virtual functions that its guest can enable; absent if it has none. Fixed. */
   readonly sriov?: SriovFunctions<MdevInstance>;
   /** @see AssignableDevice.parent */

@@ -1,5 +1,5 @@
 /** Where devices come from: a provider behind the calls of uapi.ts. */
-import type { MdevParentState } from './driver.js';
+import type { InputEvent, MdevParentState } from './driver.js';
 import type { VfioFileOps } from './file-ops.js';
 import type { SriovFunctions } from './sriov.js';
 import type { CdevFile, ContainerFile, GroupFile, IommufdFile } from './uapi.js';
@@ -31,6 +31,12 @@ export interface AssignableDevice extends Disposable {
    * that there are
    */
   inject?(faults: string): void;
+  /**
+   * Sends the guest a packet of events at one instant, of a keyboard or a pointer; all of it, or none if its driver is not there or does
+   * not take events as fast. Absent if the device is none. Machine thread only. @throws SysError EINVAL for an event that it does not
+   * have
+   */
+  input?(events: readonly InputEvent[]): void;
   /**
    * The virtual functions that a guest can enable while it runs; absent if it has none, and for devices of the kernel and of other
    * processes, whose VFs belong to their host.

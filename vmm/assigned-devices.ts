@@ -5,8 +5,10 @@ import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
 import type { AssignedDevice, Assignment, VfPlaces } from '../vfio/assign/index.js';
+import type { InputEvent } from '../vfio/driver.js';
 import type { DeviceConfig } from './config.js';
 import { giveFaults } from './device-faults.js';
+import { giveInput } from './device-input.js';
 import { DeviceDisplay } from './display/device-display.js';
 import * as layout from './layout.js';
 import { slotsOf } from './slots.js';
@@ -83,6 +85,12 @@ export class AssignedDevices implements Disposable {
     }
     const { name, assigned } = this.get(slot, 'inject', number);
     giveFaults(assigned.device, name, faults);
+  }
+
+  /** @see AssignableDevice.input. @throws also SysError ENODEV for an empty slot, ENOTSUP for a device that takes no events */
+  input(slot: number, events: readonly InputEvent[], number: number): void {
+    const { name, assigned } = this.get(slot, 'input', number);
+    giveInput(assigned.device, name, events);
   }
 
   /**

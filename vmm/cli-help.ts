@@ -313,6 +313,7 @@ export const CTL: Command = {
     '  attach DEVICE        as --device of run; several: all or none',
     '  detach SLOT          once the guest has released it',
     '  fault SLOT FAULTS    of a testcard, SLOT as 3 or 3.1: removed, none',
+    '  input SLOT EVENTS    of a virtio-input, TYPE:CODE:VALUE with commas between',
     '  snapshot FOLDER      save the machine, for tsvisor run --restore FOLDER',
     '  pause, resume, reset, power-button, stop',
     ...EXIT,

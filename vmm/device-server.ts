@@ -8,6 +8,7 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker } from '../sys/start-worker.js';
 import type { TraceName } from '../sys/trace.js';
+import type { InputEvent } from '../vfio/driver.js';
 import { parseVgpuCards } from './config.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
@@ -54,6 +55,12 @@ export interface DeviceServerObserver {
   readonly trace?: (channel: string, text: string) => void;
 }
 
+/** What waits for the thread's answer. */
+interface Injection {
+  readonly call: string;
+  readonly settle: (error: Error | undefined) => void;
+}
+
 interface CheckedOptions extends DeviceServerOptions {
   readonly vgpuCards: readonly VgpuCardConfig[];
 }
@@ -70,7 +77,7 @@ export class DeviceServer implements AsyncDisposable {
   readonly #control = createInboxControl();
   readonly #screens = new Screens((command) => this.#send(command));
   /** By number: what waits for the thread's answer. */
-  readonly #injections = new Map<number, (error: Error | undefined) => void>();
+  readonly #injections = new Map<number, Injection>();
   #lastInjection = 0;
   #sender: InboxSender | undefined;
   #failure: Error | undefined;
@@ -138,12 +145,29 @@ export class DeviceServer implements AsyncDisposable {
    *   for a slot without a device; ESRCH once the service has ended
    */
   inject(faults: string, slot = 0): Promise<void> {
+    return this.#give('inject', (id) => ({ kind: 'inject', id, slot, faults }));
+  }
+
+  /**
+   * Sends the client's guest a packet of events at one instant, of a device that is a keyboard, a tablet or a mouse; SYN_REPORT ends it by
+   * itself. All of it arrives, or none if the guest's driver is not there, or does not take events as fast.
+   * @throws SysError EINVAL for an event that the device does not have, or a packet of none or of more than 32; ENOTSUP for a device that
+   *   takes no events; ENODEV for a slot without a device; ESRCH once the service has ended
+   */
+  input(events: readonly InputEvent[], slot = 0): Promise<void> {
+    return this.#give('input', (id) => ({ kind: 'input', id, slot, events }));
+  }
+
+  #give(call: string, command: (id: number) => ServeCommand): Promise<void> {
     return new Promise((resolve, reject) => {
       const id = ++this.#lastInjection;
-      this.#injections.set(id, (error) => (error === undefined ? resolve() : reject(error)));
-      if (this.#send({ kind: 'inject', id, slot, faults })) return;
+      this.#injections.set(id, {
+        call,
+        settle: (error) => (error === undefined ? resolve() : reject(error)),
+      });
+      if (this.#send(command(id))) return;
       this.#injections.delete(id);
-      reject(hasEnded());
+      reject(hasEnded(call));
     });
   }
 
@@ -196,7 +220,7 @@ export class DeviceServer implements AsyncDisposable {
     await Promise.allSettled([events.ended]);
     unmap(this.#mapped);
     this.#screens.end(this.#failure);
-    for (const answer of this.#injections.values()) answer(hasEnded());
+    for (const { call, settle } of this.#injections.values()) settle(hasEnded(call));
     this.#injections.clear();
     if (this.#failure !== undefined) throw this.#failure;
   }
@@ -218,7 +242,7 @@ export class DeviceServer implements AsyncDisposable {
         this.#screens.hear(event);
         break;
       case 'injected':
-        this.#injections.get(event.id)?.(event.error && decodeError(event.error));
+        this.#injections.get(event.id)?.settle(event.error && decodeError(event.error));
         this.#injections.delete(event.id);
         break;
       case 'failed':
@@ -237,9 +261,9 @@ export class DeviceServer implements AsyncDisposable {
   }
 }
 
-const hasEnded = () =>
+const hasEnded = (call: string) =>
   new SysError({
-    call: 'inject',
+    call,
     target: 'the served device',
     errno: errno.ESRCH,
     hint: 'its service has ended',

@@ -1,5 +1,6 @@
 /** Calls of the main thread on the running machine: their types, and the machine thread's end. @see calls.ts, the other */
 
+import type { InputEvent } from '../vfio/driver.js';
 import type { MemoryRegionState } from './assign/memory-map.js';
 import type { DeviceConfig } from './config.js';
 import { encodeError } from './error-data.js';
@@ -21,6 +22,8 @@ export interface MachineCalls {
   detach(slot: number, isForced: boolean, id: number): void;
   /** Gives a device faults. @see AssignableDevice.inject */
   inject(slot: number, faults: string, number: number): void;
+  /** Sends a device's guest events. @see AssignableDevice.input */
+  input(slot: number, events: readonly InputEvent[], number: number): void;
   /** Stops all vCPUs at an instruction boundary. */
   pause(): void;
   /** Lets them continue. */

@@ -40,7 +40,7 @@ export interface MachineParts {
   readonly door: DoorName;
   readonly serial: Pick<SerialPorts, 'update' | 'flush' | 'lost'>;
   readonly platform: Pick<Platform, 'pressPowerButton'>;
-  readonly devices: Pick<AssignedDevices, 'list' | 'inject'>;
+  readonly devices: Pick<AssignedDevices, 'list' | 'inject' | 'input'>;
   readonly hotplug: Pick<Hotplug, 'attach' | 'detach' | 'expire' | 'finish'>;
   readonly saver: Pick<Saver, 'check' | 'save' | 'unsavable'>;
 }
@@ -63,6 +63,7 @@ export class Machine {
     inspectMemory: () => this.#parts.memory.inspect(),
     timeline: () => this.#parts.ports.timeline(),
     inject: (slot, faults, number) => this.#parts.devices.inject(slot, faults, number),
+    input: (slot, events, number) => this.#parts.devices.input(slot, events, number),
     pause: () => this.#pause.request(),
     resume: () => this.#pause.end(),
     snapshot: (folder, unplugged) => this.#snapshot(folder, unplugged),

@@ -129,6 +129,7 @@ export function instanceProblem(instance: unknown): string | undefined {
     ops: 'object?' as const,
     counters: 'function?',
     inject: 'function?',
+    input: 'function?',
     sriov: 'object?',
     parent: 'function?',
   });

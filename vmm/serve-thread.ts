@@ -8,6 +8,7 @@ import { Scope } from '../sys/scope.js';
 import { threadData } from '../sys/thread-ahead.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
+import type { InputEvent } from '../vfio/driver.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
@@ -37,7 +38,13 @@ export interface ServeThreadData {
 /** Commands of the main thread. */
 export type ServeCommand =
   | ScreenCommand
-  | { readonly kind: 'inject'; readonly id: number; readonly slot: number; readonly faults: string };
+  | { readonly kind: 'inject'; readonly id: number; readonly slot: number; readonly faults: string }
+  | {
+      readonly kind: 'input';
+      readonly id: number;
+      readonly slot: number;
+      readonly events: readonly InputEvent[];
+    };
 
 /** Events from the serving thread to the main thread. */
 export type ServeEvent =
@@ -46,7 +53,7 @@ export type ServeEvent =
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ScreenEvent
-  /** Answers a command `inject`. */
+  /** Answers a command `inject` or `input`. */
   | { readonly kind: 'injected'; readonly id: number; readonly error?: ErrorData }
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last event: memory to unmap once no thread can access it. */
@@ -66,6 +73,8 @@ async function main(): Promise<void> {
     const { kind, id } = command;
     if (kind === 'inject')
       emit({ kind: 'injected', id, ...refusalOf(() => served.inject(command.slot, command.faults)) });
+    else if (kind === 'input')
+      emit({ kind: 'injected', id, ...refusalOf(() => served.input(command.slot, command.events)) });
     else if (kind === 'displays') emit({ kind, id, displays: served.displays() });
     else emit({ kind, id, answer: served.look(command.slot, command.isCopied === true) });
   });

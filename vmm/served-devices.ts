@@ -2,9 +2,11 @@ import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import * as libc from '../sys/libc.js';
 import { Scope } from '../sys/scope.js';
+import type { InputEvent } from '../vfio/driver.js';
 import type { AssignableDevice, VfioProvider } from '../vfio/provider.js';
 import { openForClient, VfioUserServer } from '../vfio/user/index.js';
 import { giveFaults } from './device-faults.js';
+import { giveInput } from './device-input.js';
 import type { ServedDeviceConfig } from './device-server.js';
 import type { DisplayName, ShownPlane, Still } from './display/messages.js';
 import { ServedDisplay } from './display/served-display.js';
@@ -92,6 +94,12 @@ export class ServedDevices implements Disposable {
   inject(slot: number, faults: string): void {
     const { device, address } = this.#get(slot);
     giveFaults(device, address, faults);
+  }
+
+  /** @see giveInput @throws SysError ENODEV for a slot without a device */
+  input(slot: number, events: readonly InputEvent[]): void {
+    const { device, address } = this.#get(slot);
+    giveInput(device, address, events);
   }
 
   /** Those that are or were displays, in slot order. */

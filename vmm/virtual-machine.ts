@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
+import type { InputEvent } from '../vfio/driver.js';
 import { Calls } from './calls.js';
 import {
   type DeviceConfig,
@@ -257,6 +258,17 @@ export class VirtualMachine implements AsyncDisposable {
    */
   inject(slot: number, faults: string, number = 0): Promise<void> {
     return this.#calls.call('inject', slot, faults, number);
+  }
+
+  /**
+   * Sends a guest's keyboard, tablet or mouse a packet of events at one instant, as virtio-input has them; SYN_REPORT ends it by itself.
+   * All of it arrives, or none if the guest's driver is not there, or does not take events as fast.
+   * @param number of the function in that slot
+   * @throws SysError EINVAL for an event that the device does not have, or a packet of none or of more than 32; ENODEV for an empty slot;
+   *   ENOTSUP for a device that takes no events; and as {@link counters}
+   */
+  input(slot: number, events: readonly InputEvent[], number = 0): Promise<void> {
+    return this.#calls.call('input', slot, events, number);
   }
 
   /**

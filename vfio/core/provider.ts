@@ -70,6 +70,7 @@ function assignable(
   const counters = instance.counters?.bind(instance);
   const vectorCounts = instance.vectorCounts?.bind(instance);
   const inject = instance.inject?.bind(instance);
+  const input = instance.input?.bind(instance);
   const parent = instance.parent?.bind(instance);
   return {
     name: vfToken === undefined ? uuid : `${uuid} vf_token=${vfToken}`,
@@ -83,6 +84,7 @@ function assignable(
     ...(counters === undefined ? {} : { counters }),
     ...(vectorCounts === undefined ? {} : { vectorCounts }),
     ...(inject === undefined ? {} : { inject }),
+    ...(input === undefined ? {} : { input }),
     ...(sriov === undefined ? {} : { sriov: sriovWith(sriov, (index) => addVf(mdev, index)) }),
     ...(parent === undefined ? {} : { parent }),
     [Symbol.dispose]: release,

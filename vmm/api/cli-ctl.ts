@@ -54,6 +54,7 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
   ['snapshot', { takes: 'FOLDER', options: ['detach-unmigratable', 'timeout'], run: snapshot }],
   ['fault', { takes: 'SLOT', more: 'FAULTS', run: inject }],
+  ['input', { takes: 'SLOT', more: 'EVENTS', run: input }],
   ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
 ]);
 
@@ -148,6 +149,18 @@ async function snapshot({ client, args, options, out }: Call): Promise<void> {
 async function inject({ client, args: [place = '', faults] }: Call): Promise<void> {
   const { slot, function: number } = parsePlace(place, 'ctl fault');
   await client.call('PUT', `/v1/devices/${slot}/faults`, { faults, function: number });
+}
+
+/** A packet of events: `1:30:1,1:48:1`. */
+async function input({ client, args: [place = '', text = ''] }: Call): Promise<void> {
+  const { slot, function: number } = parsePlace(place, 'ctl input');
+  const events = text.split(',').map((event) => {
+    const [, type, code, value] = /^(\d{1,2}):(\d{1,5}):(-?\d{1,10})$/.exec(event) ?? [];
+    if (type === undefined)
+      throw usageError('ctl input', `'${event}' is not an event TYPE:CODE:VALUE: 1:30:1 presses A`);
+    return { type: Number(type), code: Number(code), value: Number(value) };
+  });
+  await client.call('PUT', `/v1/devices/${slot}/input`, { events, function: number });
 }
 
 async function detach({ client, args, options }: Call): Promise<void> {

@@ -16,6 +16,7 @@ export type ControlledMachine = Pick<
   | 'finished'
   | 'info'
   | 'inject'
+  | 'input'
   | 'inspectDevices'
   | 'inspectMemory'
   | 'pause'
@@ -147,6 +148,23 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
     answer: async (machine, { slot, body }) => {
       const { faults, function: number } = parse(schemas.faultsSchema, body);
       await machine.inject(slot, faults, number);
+      return NOTHING;
+    },
+  },
+  {
+    ...{
+      method: 'PUT',
+      path: '/v1/devices/{slot}/input',
+      id: 'input',
+      query: none,
+      body: schemas.inputSchema,
+    },
+    summary:
+      'Sends the keyboard or pointer in a PCI slot a packet of events: all of it, or none if the guest is slow',
+    success: { status: 204 },
+    answer: async (machine, { slot, body }) => {
+      const { events, function: number } = parse(schemas.inputSchema, body);
+      await machine.input(slot, events, number);
       return NOTHING;
     },
   },

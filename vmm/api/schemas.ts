@@ -33,6 +33,23 @@ export const faultsSchema = z.strictObject({
   faults: z.string().min(1).max(1000),
   function: z.int().min(0).max(7).optional(),
 });
+/** A packet of events of a keyboard or a pointer, with the numbers of linux/input-event-codes.h. */
+export const inputSchema = z.strictObject({
+  events: z
+    .array(
+      z.strictObject({
+        type: z.int().min(0).max(31),
+        code: z.int().min(0).max(65_535),
+        value: z
+          .int()
+          .min(-(2 ** 31))
+          .max(2 ** 31 - 1),
+      }),
+    )
+    .min(1)
+    .max(32),
+  function: z.int().min(0).max(7).optional(),
+});
 export const attachedSchema = z.object({ slots: z.array(count) });
 
 /** Where a machine is saved; a folder that is there is replaced at once. */

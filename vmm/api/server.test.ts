@@ -115,6 +115,25 @@ describe('the API', () => {
     expect(machine.calls).toHaveLength(2);
   });
 
+  test('sends a keyboard events, and refuses what is no packet', async () => {
+    const put = (body: object) => call('PUT', '/v1/devices/3/input', JSON.stringify(body));
+    const event = { type: 1, code: 30, value: 1 };
+    expect((await put({ events: [event] })).status).toBe(204);
+    expect((await put({ events: [event, { type: 3, code: 0, value: -1 }], function: 1 })).status).toBe(204);
+    expect(machine.calls).toEqual(['input 3 1:30:1 0', 'input 3 1:30:1,3:0:-1 1']);
+    for (const body of [
+      {},
+      { events: [] },
+      { events: Array(33).fill(event) },
+      { events: [{ ...event, code: 65_536 }] },
+      { events: [{ ...event, value: 0.5 }] },
+      { events: [{ ...event, time: 1 }] },
+      { events: [event], function: 8 },
+    ])
+      expect((await put(body)).status).toBe(400);
+    expect(machine.calls).toHaveLength(2);
+  });
+
   test('saves a machine to an absolute path, and refuses another one', async () => {
     const post = (body: object) => call('POST', '/v1/snapshot', JSON.stringify(body));
     const saved = await post({ folder: '/tmp/saved' });

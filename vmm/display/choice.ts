@@ -6,7 +6,7 @@ import { outputFileProblem } from '../output-file.js';
 import { slotsOf } from '../slots.js';
 
 /** Devices of this process that show nothing. Of any other it is not known before it is open. */
-const WITHOUT_DISPLAY = ['virtio-net', 'virtio-blk', 'mtty-1', 'mtty-2', 'testcard'];
+const WITHOUT_DISPLAY = ['virtio-net', 'virtio-blk', 'virtio-input', 'mtty-1', 'mtty-2', 'testcard'];
 
 const canShow = ({ address }: Pick<DeviceConfig, 'address'>) => !WITHOUT_DISPLAY.includes(address);
 

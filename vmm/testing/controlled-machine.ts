@@ -1,3 +1,4 @@
+import type { InputEvent } from '../../vfio/driver.js';
 import type { ControlledMachine } from '../api/routes.js';
 import { parseConfig, parseDevices } from '../config.js';
 import { ConsoleRing } from '../console-ring.js';
@@ -63,6 +64,10 @@ export class FakeControlledMachine implements ControlledMachine {
   resume = () => this.#do('resume');
   reset = () => this.#do('reset');
   inject = (slot: number, faults: string, number = 0) => this.#do(`inject ${slot} ${faults} ${number}`);
+  input = (slot: number, events: readonly InputEvent[], number: number = 0) => {
+    const texts = events.map(({ type, code, value }) => `${type}:${code}:${value}`);
+    return this.#do(`input ${slot} ${texts.join(',')} ${number}`);
+  };
   snapshot = async (folder: string, options: SnapshotOptions = {}) => {
     const how = Object.keys(options).length === 0 ? '' : ` ${JSON.stringify(options)}`;
     await this.#do(`snapshot ${folder}${how}`);

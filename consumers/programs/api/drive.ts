@@ -125,7 +125,17 @@ const fault = (slot: number, faults: string) =>
   api.PUT('/v1/devices/{slot}/faults', { params: { path: { slot } }, body: { faults } });
 must(await fault(7, 'removed'));
 refused(await fault(6, 'removed'), 409, 'ENOTSUP');
-for (const slot of [9, 7, 6, 5])
+const keyboard = must(await api.POST('/v1/devices', { body: { address: 'virtio-input', slot: 8 } }));
+assert.deepEqual(keyboard.slots, [8]);
+const input = (slot: number, code: number) =>
+  api.PUT('/v1/devices/{slot}/input', {
+    params: { path: { slot } },
+    body: { events: [{ type: 1, code, value: 1 }] },
+  });
+must(await input(8, 30));
+refused(await input(8, 0x110), 400, 'EINVAL');
+refused(await input(6, 30), 409, 'ENOTSUP');
+for (const slot of [9, 8, 7, 6, 5])
   must(await api.DELETE('/v1/devices/{slot}', { params: { path: { slot }, query: { force: 'true' } } }));
 assert.equal(must(await api.GET('/v1/devices')).length, 2);
 

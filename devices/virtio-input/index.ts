@@ -1,0 +1,2 @@
+export { createVirtioInputDriver, type VirtioInputDriver, type VirtioInputInstance } from './driver.js';
+export { readInputCounters, type VirtioInputCounters } from './shared-state.js';
