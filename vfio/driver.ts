@@ -179,6 +179,9 @@ export interface InputEvent {
   readonly value: number;
 }
 
+/** What an input device is to a person: a tablet has absolute coordinates, from 0 to 32767, a mouse relative ones. */
+export type InputKind = 'keyboard' | 'tablet' | 'mouse';
+
 /** Services of the machine for vendor drivers. */
 export interface VendorEnvironment {
   /** The thread that runs data paths; lives as long as the machine. */
@@ -291,6 +294,8 @@ export interface MdevInstance extends Disposable {
   inject?(faults: string): void;
   /** @see AssignableDevice.input */
   input?(events: readonly InputEvent[]): void;
+  /** @see AssignableDevice.inputKind */
+  readonly inputKind?: InputKind;
   /** The virtual functions that its guest can enable; absent if it has none. Fixed. */
   readonly sriov?: SriovFunctions<MdevInstance>;
   /** @see AssignableDevice.parent */

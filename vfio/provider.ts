@@ -1,5 +1,5 @@
 /** Where devices come from: a provider behind the calls of uapi.ts. */
-import type { InputEvent, MdevParentState } from './driver.js';
+import type { InputEvent, InputKind, MdevParentState } from './driver.js';
 import type { VfioFileOps } from './file-ops.js';
 import type { SriovFunctions } from './sriov.js';
 import type { CdevFile, ContainerFile, GroupFile, IommufdFile } from './uapi.js';
@@ -37,6 +37,8 @@ export interface AssignableDevice extends Disposable {
    * have
    */
   input?(events: readonly InputEvent[]): void;
+  /** What a person's keys and pointer are sent to; absent for none, and for a device whose events are its driver's own. */
+  readonly inputKind?: InputKind;
   /**
    * The virtual functions that a guest can enable while it runs; absent if it has none, and for devices of the kernel and of other
    * processes, whose VFs belong to their host.

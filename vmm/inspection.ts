@@ -1,6 +1,6 @@
 /** What a running machine shows of itself: plain data. */
 import type { PciFunctionState, VfioInterface } from '../vfio/assign/index.js';
-import type { MdevParentState } from '../vfio/driver.js';
+import type { InputKind, MdevParentState } from '../vfio/driver.js';
 import type { TimelineEvent } from '../vfio/timeline.js';
 import type { MemoryRegionState } from './assign/memory-map.js';
 import type { SlottedDevice } from './assigned-devices.js';
@@ -25,6 +25,8 @@ export interface DeviceState extends DeviceReport, Partial<PciFunctionState> {
   readonly cdev?: string;
   /** The account of the device that it is a part of, as a vGPU is of a card; absent if it is a part of none. */
   readonly parent?: MdevParentState;
+  /** What a person's keys and pointer are sent to, by {@link VirtualMachine.input}; absent for other devices. */
+  readonly input?: InputKind;
 }
 
 /** A range of the guest's memory: its addresses, what it cost to map, and the pages that the kernel uses. */
@@ -60,6 +62,7 @@ export function deviceState({ slot, function: number, name, assigned }: SlottedD
     group: device.group,
     ...(device.cdev === undefined ? {} : { cdev: device.cdev }),
     ...(parent === undefined ? {} : { parent }),
+    ...(device.inputKind === undefined ? {} : { input: device.inputKind }),
     counters: device.counters?.() ?? {},
     ...(state && { ...state, interrupts: counted(state.interrupts, device.vectorCounts?.() ?? []) }),
   };

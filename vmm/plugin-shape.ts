@@ -6,7 +6,7 @@ import type { MdevInstance } from '../vfio/driver.js';
 
 /** By name of the member: its type, as `typeof` has it; a trailing `?` for one that can be absent. */
 type Shape = Readonly<
-  Record<string, 'string' | 'number' | 'function' | 'array' | 'array?' | 'function?' | 'object?'>
+  Record<string, 'string' | 'string?' | 'number' | 'function' | 'array' | 'array?' | 'function?' | 'object?'>
 >;
 
 const PLUGIN: Shape = {
@@ -130,6 +130,7 @@ export function instanceProblem(instance: unknown): string | undefined {
     counters: 'function?',
     inject: 'function?',
     input: 'function?',
+    inputKind: 'string?',
     sriov: 'object?',
     parent: 'function?',
   });

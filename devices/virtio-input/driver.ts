@@ -80,6 +80,7 @@ export function createVirtioInputDriver(module: URL = builtIn): VirtioInputDrive
           return ops.leds;
         },
         input: (events) => ops.input(events),
+        inputKind: kind,
         counters: () => readInputCounters(shared),
         vectorCounts: () => readTransportVectors(shared, SHAPE),
         [Symbol.dispose]: () => owned[Symbol.dispose](),

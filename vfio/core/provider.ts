@@ -66,7 +66,7 @@ function assignable(
   addVf: (physfn: Mdev, index: number) => AssignableDevice,
 ): AssignableDevice {
   const { uuid, type, device, instance, vf } = mdev;
-  const { sriov } = instance;
+  const { sriov, inputKind } = instance;
   const counters = instance.counters?.bind(instance);
   const vectorCounts = instance.vectorCounts?.bind(instance);
   const inject = instance.inject?.bind(instance);
@@ -85,6 +85,7 @@ function assignable(
     ...(vectorCounts === undefined ? {} : { vectorCounts }),
     ...(inject === undefined ? {} : { inject }),
     ...(input === undefined ? {} : { input }),
+    ...(inputKind === undefined ? {} : { inputKind }),
     ...(sriov === undefined ? {} : { sriov: sriovWith(sriov, (index) => addVf(mdev, index)) }),
     ...(parent === undefined ? {} : { parent }),
     [Symbol.dispose]: release,

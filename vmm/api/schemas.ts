@@ -146,6 +146,8 @@ export const devicesSchema = z.array(
     cdev: z.string().optional(),
     /** The account of the card that it is a part of. */
     parent: parent.optional(),
+    /** What it is to a person; absent if it takes no events. */
+    input: z.enum(['keyboard', 'tablet', 'mouse']).optional(),
     counters,
     bars: functionState.bars.optional(),
     interrupts: interrupts.optional(),

@@ -3,6 +3,7 @@ import { type ComponentChild, render } from 'preact';
 import { Controls } from './controls.js';
 import { Devices } from './devices.js';
 import { Exits } from './exits.js';
+import { GuestInput } from './guest-input.js';
 import { Machine } from './machine.js';
 import { MemoryMap } from './memory-map.js';
 import { PicturesView } from './picture-view.js';
@@ -12,12 +13,14 @@ import { Timeline } from './timeline.js';
 
 const root = document.getElementById('app') as HTMLElement;
 const machine = new Machine(() => {
+  input.update(machine.devices ?? []);
   panels = panelsOf(machine);
   draw();
 });
 /** Made when the machine has been read, and the same for the pictures in between: those come 60 times a second. */
 let panels: ComponentChild;
 const pictures = new Pictures(draw);
+const input = new GuestInput(draw);
 /** Why the machine is not read any more. */
 let end: string | undefined;
 
@@ -63,7 +66,7 @@ function App() {
         )}
       </header>
       <main>
-        <PicturesView pictures={pictures} />
+        <PicturesView pictures={pictures} input={input} />
         {panels}
       </main>
     </>

@@ -1,5 +1,6 @@
 import { useEffect, useRef } from 'preact/hooks';
 import { download } from './download.js';
+import type { GuestInput } from './guest-input.js';
 import type { Picture, Pictures } from './pictures.js';
 
 const ONE_SECOND_MS = 1000;
@@ -10,11 +11,22 @@ function fps(picture: Picture): number {
   return picture.times.length;
 }
 
-function PictureView({ picture, isLive }: { readonly picture: Picture; readonly isLive: boolean }) {
+interface PictureProps {
+  readonly picture: Picture;
+  readonly isLive: boolean;
+  readonly input: GuestInput;
+}
+
+function PictureView({ picture, isLive, input }: PictureProps) {
   const place = useRef<HTMLDivElement>(null);
   const { canvas, slot, name, text, hasPicture } = picture;
   useEffect(() => place.current?.replaceChildren(canvas), [canvas]);
+  useEffect(() => input.follow(canvas), [canvas, input]);
   canvas.hidden = !hasPicture;
+  const takesInput = isLive && input.isThere;
+  canvas.setAttribute('role', takesInput ? 'application' : 'img');
+  if (takesInput) canvas.tabIndex = 0;
+  else canvas.removeAttribute('tabindex');
   const save = () => canvas.toBlob((blob) => blob && download(blob, `tsvisor-${slot}.png`));
   return (
     <figure class={isLive && text === '' ? '' : 'still'} data-slot={slot}>
@@ -28,18 +40,30 @@ function PictureView({ picture, isLive }: { readonly picture: Picture; readonly 
         </button>
       </figcaption>
       <div ref={place} />
+      {takesInput && (
+        <p class="hint">
+          Keyboard and pointer are the guest’s while the picture has the focus; <kbd>Ctrl</kbd>+<kbd>Alt</kbd>
+          +<kbd>G</kbd> leaves it. <span role="alert">{input.error}</span>
+        </p>
+      )}
     </figure>
   );
 }
 
 /** All displays, side by side. */
-export function PicturesView({ pictures }: { readonly pictures: Pictures }) {
+export function PicturesView(props: { readonly pictures: Pictures; readonly input: GuestInput }) {
+  const { pictures, input } = props;
   if (pictures.list.length === 0) return null;
   const isLive = pictures.end === undefined && !pictures.isFrozen;
   return (
     <section aria-label="Pictures" class="pictures">
       {pictures.list.map((picture) => (
-        <PictureView key={`${picture.slot} ${picture.name}`} picture={picture} isLive={isLive} />
+        <PictureView
+          key={`${picture.slot} ${picture.name}`}
+          picture={picture}
+          isLive={isLive}
+          input={input}
+        />
       ))}
     </section>
   );
