@@ -7,6 +7,7 @@ export type {
   FakeIrqState,
   FakeRegion,
 } from './device.js';
+export { FailingSystem, parseSystemFailures, type SystemFailure } from './failing-system.js';
 export { FakeDmaLogging, type FakeFeature, FakeMigration, storedFeature } from './feature.js';
 export { type FakeCall, FakeKernel } from './kernel.js';
 export { FakeNodes } from './nodes.js';
