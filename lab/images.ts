@@ -46,7 +46,7 @@ const l2Modules = [
     'nvme',
     'xhci-pci',
   ],
-  ...['bochs', 'mdpy-fb', 'pci-pf-stub'],
+  ...['bochs', 'mdpy-fb', 'pci-pf-stub', 'testcard'],
 ];
 
 /**
@@ -139,6 +139,7 @@ const l2Inputs = (): string[] => [
   ...['init.sh', 'udhcpc.sh', 'upset.sh', 'measure.sh', 'kexec.c', 'meter.c'].map((file) =>
     text(`l2/${file}`),
   ),
+  ...['card-driver.sh', 'l2/testcard.c'].map(text),
   l2Modules.join(),
 ];
 
@@ -156,6 +157,11 @@ async function l2Initramfs(name: string, base = ''): Promise<void> {
     })),
   ];
   await initramfs(name, l2Modules, files, base);
+}
+
+async function compileCardDriver(): Promise<void> {
+  writeFileSync(join(imageFolder, 'testcard.c'), text('l2/testcard.c'));
+  await runInside(userland, text('card-driver.sh'));
 }
 
 /** Other kernels for L2, from the same mirror. */
@@ -223,6 +229,11 @@ export async function prepare(): Promise<void> {
       build: async () => void (await runInside(userland, text('modules.sh'))),
     },
     { name: 'kernels', inputs: builtFrom(), build: kernels },
+    {
+      name: 'card-driver',
+      inputs: builtFrom(text('modules.sh'), text('card-driver.sh'), text('l2/testcard.c')),
+      build: compileCardDriver,
+    },
     {
       name: 'initramfs-l1',
       inputs: builtFrom(text('l1/init.sh'), l1Modules.join()),

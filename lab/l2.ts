@@ -13,6 +13,8 @@ export type L2Check =
   | 'picture'
   | 'rom'
   | 'card'
+  | 'driven'
+  | 'pause'
   | 'vfs'
   | 'interrupts'
   | 'unplug'
@@ -25,6 +27,11 @@ export type L2Check =
   | 'crash'
   | 'kexec'
   | 'restart';
+
+/** What `driven` finds of a test card that works. @see lab/l2/testcard.c */
+export const DRIVEN: readonly string[] = ['clean', 'registers', 'interrupts', 'copy', 'fill'].map(
+  (step) => `driven.${step}`,
+);
 
 export interface L2Options {
   readonly checks: readonly L2Check[];

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { runDriverTests } from './driver-tests.js';
 import { startFileServer } from './file-server.js';
 import { imageFolder, prepare } from './images.js';
-import { type L2Check, l2CommandLine, parseL2Results } from './l2.js';
+import { DRIVEN, type L2Check, l2CommandLine, parseL2Results } from './l2.js';
 import { wrongBytes } from './l2-picture.js';
 import { projectFolder } from './paths.js';
 import { slowdown } from './patience.js';
@@ -69,6 +69,12 @@ export const servedCells: readonly ServedCell[] = [
       (what) => `card.${what}`,
     ),
     parameters: ['memmap=64K$0xf000000'],
+  },
+  {
+    name: 'testcard, by its driver',
+    devices: ['testcard,vectors=16'],
+    checks: ['driven'],
+    expected: DRIVEN,
   },
   {
     name: 'virtio-net + mtty',

@@ -205,6 +205,11 @@ use_until_gone() {
   done
   echo "L2-GONE $bdf"
 }
+# The host does something meanwhile.
+pause() {
+  echo L2-PAUSED
+  sleep 5
+}
 hold() {
   echo L2-WAITS
   while sleep 60; do :; done
@@ -272,6 +277,15 @@ card() {
   [ "$(od -An -tx4 -N4 "$card/config" | tr -d ' ')" = ffffffff ] && [ "$(reg 0)" = 0xFFFFFFFF ]
   result card.gone $?
 }
+# The same card and its driver, which says what of it works.
+driven() {
+  find_card || return
+  modprobe testcard
+  dmesg | sed -n 's/.*testcard [0-9a-f:.]*: /L2-DRIVER /p'
+  dmesg | sed -n 's/.*testcard [0-9a-f:.]*: \([a-z]*\) \(ok\|failed\)$/L2-RESULT driven.\1 \2/p' > /driven
+  cat /driven
+  [ ! -s /driven ] || tried=yes
+}
 # A test card with three virtual functions: Linux turns two of them on, and drives both by hand as above; one is reset, and both
 # are turned off. pci-pf-stub is a driver that does nothing but enable VFs.
 vfs() {
@@ -322,10 +336,10 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | offloads | queues | disk | tty | fb | picture | rom | card | vfs | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | queues | disk | tty | fb | picture | rom | card | driven | vfs | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
-    interrupts | hotplug | hold | shell | crash | restart) $check ;;
+    interrupts | hotplug | pause | hold | shell | crash | restart) $check ;;
     *) result "$check" 1 ;;
   esac
 done
