@@ -70,5 +70,6 @@ export { type SlotMember, SlotMembers } from './vfio-pci/slot-members.js';
 export * from './vgpu/index.js';
 export * from './vgpu-gtt/index.js';
 export * from './virtio-blk/index.js';
+export * from './virtio-gpu/index.js';
 export * from './virtio-input/index.js';
 export * from './virtio-net/index.js';

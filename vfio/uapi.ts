@@ -308,8 +308,13 @@ export interface RegionIoEventFd extends RegionArea {
 export interface GfxPlaneQuery {
   /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF; with PROBE, only checks whether the device has planes of that type. */
   readonly flags: number;
-  /** DRM_PLANE_TYPE_ of drm_mode.h: 1 for the primary plane. */
+  /** DRM_PLANE_TYPE_ of drm_mode.h: 1 for the primary plane, 2 for the cursor. */
   readonly drmPlaneType: number;
+  /**
+   * Which screen of a device that has several, from 0 on; the first if absent. The kernel's struct has no such field: its devices have one,
+   * and any other is EINVAL.
+   */
+  readonly head?: number;
 }
 
 /** A plane that a display scans out: struct vfio_device_gfx_plane_info. */

@@ -37,6 +37,8 @@ test.each([
   ['mtty-2', 165],
   ['testcard', 170],
   [`virtio-blk,file=${disk}`, 170],
+  ['virtio-input,type=tablet', 170],
+  ['virtio-gpu,heads=2', 170],
 ])(
   '%s keeps every rule that applies to it, which are at least %i',
   async (device, least) => {

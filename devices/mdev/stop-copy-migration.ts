@@ -16,7 +16,7 @@ export interface StoppableDevice {
   /** Length of its state in bytes, or the most if it has {@link estimateBytes}. */
   readonly stateBytes: number;
   /** Length of the state that {@link save} would return now, of a device whose states differ in length. */
-  estimateBytes?(): number;
+  readonly estimateBytes?: (() => number) | undefined;
   /** Its state; while it is stopped. */
   save(): Uint8Array;
   /**

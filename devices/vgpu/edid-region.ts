@@ -129,11 +129,14 @@ export class EdidRegion {
   }
 }
 
-/** The region as a device has it, for the screen that it has now. */
-export const edidRegion = (screen: () => EdidRegion): TypedRegion => ({
+/** The region as a device has it, for the screen that it has now. @param changed called after each write */
+export const edidRegion = (screen: () => EdidRegion, changed: () => void = () => {}): TypedRegion => ({
   type: VFIO_REGION_TYPE_GFX,
   subtype: VFIO_REGION_SUBTYPE_GFX_EDID,
   size: EDID_REGION_BYTES,
   read: (offset, data) => screen().read(offset, data),
-  write: (offset, data) => screen().write(offset, data),
+  write: (offset, data) => {
+    screen().write(offset, data);
+    changed();
+  },
 });

@@ -10,6 +10,7 @@ import {
 import type { Plane } from './dispi.js';
 
 const DRM_PLANE_TYPE_PRIMARY = 1;
+const DRM_PLANE_TYPE_CURSOR = 2;
 const NO_HOT_SPOT = 0xffff_ffff;
 const PAGE = Number(PAGE_SIZE);
 
@@ -27,24 +28,38 @@ const NO_PLANE = {
   offset: 0,
 } as const;
 
+/** A cursor as a plane. */
+export type CursorPlane = Omit<GfxPlaneInfo, 'regionIndex' | 'drmFormatMod'>;
+
+/** @throws SysError EINVAL unless a query is for planes in a region, which are all that there are */
+function requireRegionType(target: string, { flags }: GfxPlaneQuery): void {
+  if ((flags & VFIO_GFX_PLANE_TYPE_REGION) !== 0) return;
+  throw refusal(target, 'the picture lies in a region, there is no dma-buf');
+}
+
 /**
- * VFIO_DEVICE_QUERY_GFX_PLANE of a card with a primary plane in a region.
- * @throws SysError EINVAL for planes of another type
+ * VFIO_DEVICE_QUERY_GFX_PLANE of a card with a primary plane in a region, and perhaps a cursor.
+ * @param cursor without what says where it is
+ * @throws SysError EINVAL for planes of another type, or another head
  */
 export function gfxPlane(
   target: string,
   regionIndex: number,
-  { flags, drmPlaneType }: GfxPlaneQuery,
+  query: GfxPlaneQuery,
   plane: Plane | undefined,
+  cursor?: CursorPlane,
 ): GfxPlaneInfo {
-  if ((flags & VFIO_GFX_PLANE_TYPE_REGION) === 0) {
-    const hint = 'the picture lies in a region, there is no dma-buf';
-    throw new SysError({ call: 'VFIO_DEVICE_QUERY_GFX_PLANE', target, errno: errno.EINVAL, hint });
-  }
+  requireRegionType(target, query);
+  const { flags, drmPlaneType, head = 0 } = query;
+  if (head !== 0) throw refusal(target, 'it has one screen, number 0');
   const none = { ...NO_PLANE, regionIndex };
-  const asksOnly = (flags & VFIO_GFX_PLANE_TYPE_PROBE) !== 0;
-  if (asksOnly || plane === undefined || drmPlaneType !== DRM_PLANE_TYPE_PRIMARY) return none;
+  if ((flags & VFIO_GFX_PLANE_TYPE_PROBE) !== 0) return none;
+  if (drmPlaneType === DRM_PLANE_TYPE_CURSOR && cursor !== undefined) return { ...none, ...cursor };
+  if (plane === undefined || drmPlaneType !== DRM_PLANE_TYPE_PRIMARY) return none;
   const { width, height, stride, drmFormat, offset } = plane;
   const size = Math.ceil((height * stride) / PAGE) * PAGE;
   return { ...none, drmFormat, width, height, stride, size, offset };
 }
+
+const refusal = (target: string, hint: string): SysError =>
+  new SysError({ call: 'VFIO_DEVICE_QUERY_GFX_PLANE', target, errno: errno.EINVAL, hint });

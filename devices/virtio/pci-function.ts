@@ -6,7 +6,7 @@ import { trace } from '../../sys/trace.js';
 import type { DeviceDma, OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
 import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
-import type { PciRegions } from '../mdev/pci-regions.js';
+import type { PciRegions, TypedRegion } from '../mdev/pci-regions.js';
 import type { Registers } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
 import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
@@ -35,6 +35,8 @@ export interface VirtioFunctionParts<State> {
   readonly doorbells: readonly Fd[];
   /** Device configuration structure. */
   readonly config: Registers;
+  /** Device-specific regions; none if absent. */
+  readonly typed?: readonly TypedRegion[];
 }
 
 /**
@@ -67,7 +69,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   #hasToldRemote = false;
 
   constructor(parts: VirtioFunctionParts<State>) {
-    const { name, identity, features, state, task, doorbells, config } = parts;
+    const { name, identity, features, state, task, doorbells, config, typed } = parts;
     super();
     this.name = name;
     this.state = state;
@@ -113,6 +115,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
       common: this.common,
       device: config,
       doorbells,
+      ...(typed === undefined ? {} : { typed }),
       ring: (queue) => this.#ring(queue),
     });
   }

@@ -1,6 +1,6 @@
 import type { Fd } from '../../sys/fd.js';
 import type { RegionIoEventFd } from '../../vfio/uapi.js';
-import { PciRegions, type RegisterArea } from '../mdev/pci-regions.js';
+import { PciRegions, type RegisterArea, type TypedRegion } from '../mdev/pci-regions.js';
 import { type Registers, registerAccess } from '../mdev/region-access.js';
 import { allOnes } from '../pci/config-space.js';
 import { PCI_MSIX_ENTRY_SIZE } from '../pci/pci-regs.js';
@@ -30,6 +30,8 @@ export interface VirtioRegisters {
   readonly device: Registers;
   /** One eventfd per queue. */
   readonly doorbells: readonly Fd[];
+  /** Device-specific regions; none if absent. */
+  readonly typed?: readonly TypedRegion[];
   /** A queue's doorbell has been rung by a trapped write. */
   readonly ring: (queue: number) => void;
 }
@@ -69,6 +71,7 @@ export function virtioRegions(parts: VirtioRegisters): PciRegions {
         ],
       },
     ],
+    ...(parts.typed === undefined ? {} : { typed: parts.typed }),
   });
 }
 

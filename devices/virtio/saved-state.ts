@@ -7,6 +7,7 @@ import { VIRTIO_PCI_ISR_CONFIG } from './spec.js';
 import type { TransportState } from './transport-state.js';
 
 const VERSION = 1;
+const NO_QUEUES: PausedQueues = { positions: new Map(), pending: [] };
 
 /** What a type of device adds to the state: its device configuration, and what only it knows of its queues. */
 export interface TypeState {
@@ -14,7 +15,9 @@ export interface TypeState {
   readonly name: string;
   /** What saves such a state, for a person: `a network card`. */
   readonly description: string;
-  /** Always of the same length. */
+  /** The length of its states, bytes, if they differ: the most, and that of the one that would be saved now. */
+  readonly lengths?: { readonly most: number; readonly now: () => number };
+  /** Always of the same length, without {@link lengths}. */
   save(state: StateWriter): void;
   /**
    * Reads what {@link save} has written, of a driver that has these registers. The result takes it over, and returns whether the device
@@ -45,7 +48,7 @@ export function functionState(
 ): StoppableDevice {
   const { queueCount, vectorCount } = state;
 
-  function encode({ positions, pending }: PausedQueues): Uint8Array {
+  function encodeFunction({ positions, pending }: PausedQueues): StateWriter {
     const out = new StateWriter(type().name, VERSION);
     common.save(out);
     state.save(out);
@@ -54,6 +57,14 @@ export function functionState(
       out.u8(position === undefined ? 0 : 1).u16(position ?? 0);
     }
     for (let vector = 0; vector < vectorCount; vector++) out.u8(pending.includes(vector) ? 1 : 0);
+    return out;
+  }
+
+  /** Length of a state, of which the type has as much. */
+  const lengthWith = (typeBytes: number): number => encodeFunction(NO_QUEUES).finish().length + typeBytes;
+
+  function encode(queues: PausedQueues): Uint8Array {
+    const out = encodeFunction(queues);
     type().save(out);
     return out.finish();
   }
@@ -76,7 +87,12 @@ export function functionState(
 
   return {
     get stateBytes() {
-      return encode({ positions: new Map(), pending: [] }).length;
+      const { lengths } = type();
+      return lengths === undefined ? encode(NO_QUEUES).length : lengthWith(lengths.most);
+    },
+    get estimateBytes() {
+      const { lengths } = type();
+      return lengths === undefined ? undefined : () => lengthWith(lengths.now());
     },
     get description() {
       return type().description;

@@ -1,3 +1,5 @@
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import type { Mapping } from '../../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from '../feature.js';
@@ -108,7 +110,16 @@ export class HostDeviceFile implements CdevFile {
     return this.#file.mmap(offset, bytes);
   }
 
-  queryGfxPlane({ flags, drmPlaneType }: GfxPlaneQuery): GfxPlaneInfo {
+  queryGfxPlane({ flags, drmPlaneType, head = 0 }: GfxPlaneQuery): GfxPlaneInfo {
+    if (head !== 0) {
+      const hint = 'a device of the kernel has one screen, number 0';
+      throw new SysError({
+        call: 'VFIO_DEVICE_QUERY_GFX_PLANE',
+        target: this.target,
+        errno: errno.EINVAL,
+        hint,
+      });
+    }
     const argsz = GfxPlaneInfoStruct.size;
     const reply = GfxPlaneInfoStruct.encode({ argsz, flags, drm_plane_type: drmPlaneType });
     this.#file.ioctl(VFIO_DEVICE_QUERY_GFX_PLANE, reply);

@@ -16,6 +16,7 @@ import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
 import { createVgpuDriver, type VgpuDriverOptions } from '../../devices/vgpu/driver.js';
 import { createVgpuGttDriver } from '../../devices/vgpu-gtt/driver.js';
 import { createVirtioBlkDriver } from '../../devices/virtio-blk/driver.js';
+import { createVirtioGpuDriver } from '../../devices/virtio-gpu/driver.js';
 import { createVirtioInputDriver } from '../../devices/virtio-input/driver.js';
 import { createVirtioNetDriver } from '../../devices/virtio-net/driver.js';
 import { GsiRouting } from '../../kvm/gsi-routing.js';
@@ -209,6 +210,7 @@ export function createCore(
 export const vendorDrivers = (vgpu: VgpuDriverOptions = {}): readonly VendorDriver[] => [
   createVirtioNetDriver(),
   createVirtioBlkDriver(),
+  createVirtioGpuDriver(),
   createVirtioInputDriver(),
   createMttyDriver(),
   createVgpuDriver(vgpu),

@@ -9,6 +9,7 @@ export const DRM_FORMAT_ARGB8888 = 0x3432_5241;
 export const DRM_FORMAT_XBGR8888 = 0x3432_4258;
 export const DRM_FORMAT_ABGR8888 = 0x3432_4241;
 export const DRM_FORMAT_BGRX8888 = 0x3432_5842;
+export const DRM_FORMAT_RGBX8888 = 0x3432_5852;
 export const DRM_FORMAT_RGB565 = 0x3631_4752;
 const DRM_FORMAT_MOD_LINEAR = 0n;
 
@@ -30,6 +31,7 @@ const FORMATS: ReadonlyMap<number, Format> = new Map([
   [DRM_FORMAT_XBGR8888, BGR],
   [DRM_FORMAT_ABGR8888, BGR],
   [DRM_FORMAT_BGRX8888, BIG_ENDIAN_RGB],
+  [DRM_FORMAT_RGBX8888, { bytes: 4, red: 24, green: 16, blue: 8 }],
   [DRM_FORMAT_RGB565, { bytes: 2, red: 11, green: 5, blue: 0 }],
 ]);
 

@@ -1,0 +1,43 @@
+import {
+  VIRTIO_GPU_FORMAT_A8B8G8R8_UNORM,
+  VIRTIO_GPU_FORMAT_A8R8G8B8_UNORM,
+  VIRTIO_GPU_FORMAT_B8G8R8A8_UNORM,
+  VIRTIO_GPU_FORMAT_B8G8R8X8_UNORM,
+  VIRTIO_GPU_FORMAT_R8G8B8A8_UNORM,
+  VIRTIO_GPU_FORMAT_R8G8B8X8_UNORM,
+  VIRTIO_GPU_FORMAT_X8B8G8R8_UNORM,
+  VIRTIO_GPU_FORMAT_X8R8G8B8_UNORM,
+} from './spec.js';
+
+// drm_fourcc.h, which names the bits of a little-endian word from the highest on.
+const DRM_FORMAT_XRGB8888 = 0x3432_5258;
+const DRM_FORMAT_ARGB8888 = 0x3432_5241;
+const DRM_FORMAT_XBGR8888 = 0x3432_4258;
+const DRM_FORMAT_ABGR8888 = 0x3432_4241;
+const DRM_FORMAT_BGRX8888 = 0x3432_5842;
+const DRM_FORMAT_BGRA8888 = 0x3432_4142;
+const DRM_FORMAT_RGBX8888 = 0x3432_5852;
+const DRM_FORMAT_RGBA8888 = 0x3432_4152;
+
+/** What one of virtio's formats is to DRM: as a picture, whose alpha means nothing, and as a cursor. */
+export interface PixelFormat {
+  readonly opaque: number;
+  readonly withAlpha: number;
+}
+
+const RGB: PixelFormat = { opaque: DRM_FORMAT_XRGB8888, withAlpha: DRM_FORMAT_ARGB8888 };
+const BGR: PixelFormat = { opaque: DRM_FORMAT_XBGR8888, withAlpha: DRM_FORMAT_ABGR8888 };
+const BGRX: PixelFormat = { opaque: DRM_FORMAT_BGRX8888, withAlpha: DRM_FORMAT_BGRA8888 };
+const RGBX: PixelFormat = { opaque: DRM_FORMAT_RGBX8888, withAlpha: DRM_FORMAT_RGBA8888 };
+
+/** By VIRTIO_GPU_FORMAT_. */
+export const FORMATS: ReadonlyMap<number, PixelFormat> = new Map([
+  [VIRTIO_GPU_FORMAT_B8G8R8A8_UNORM, RGB],
+  [VIRTIO_GPU_FORMAT_B8G8R8X8_UNORM, RGB],
+  [VIRTIO_GPU_FORMAT_R8G8B8A8_UNORM, BGR],
+  [VIRTIO_GPU_FORMAT_R8G8B8X8_UNORM, BGR],
+  [VIRTIO_GPU_FORMAT_A8R8G8B8_UNORM, BGRX],
+  [VIRTIO_GPU_FORMAT_X8R8G8B8_UNORM, BGRX],
+  [VIRTIO_GPU_FORMAT_A8B8G8R8_UNORM, RGBX],
+  [VIRTIO_GPU_FORMAT_X8B8G8R8_UNORM, RGBX],
+]);
