@@ -54,6 +54,14 @@ test('fresh-machines: three machines begin where one has booted', () => {
   expect(status).toBe(0);
 });
 
+test('moved-vgpu: a picture is the same before the machine is saved, and in two that are restored', () => {
+  const { stdout, status } = run('examples/moved-vgpu');
+  expect(stdout).toMatch(
+    /^saved: \d+ bytes of state, \d+ of memory; picture right: true\n(restored: picture right: true\n){2}$/,
+  );
+  expect(status).toBe(0);
+});
+
 test('own-hypervisor: the guest pings through the NIC that a program of 90 lines gave it', () => {
   const { stdout, status } = run('examples/own-hypervisor');
   expect(stdout).toMatch(/attach: .*associated with the VM/);
