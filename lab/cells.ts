@@ -1,7 +1,8 @@
 import type { VfioInterface } from './guests.js';
 import type { OtherKernel } from './images.js';
 import type { L1Options } from './l1.js';
-import type { L2Check } from './l2.js';
+import { DRIVEN, type L2Check } from './l2.js';
+import { parseServed } from './served.js';
 
 /** A set of devices passed through together, and the expected results in L2. */
 export interface Cell {
@@ -73,6 +74,14 @@ const everything = [
   ...['LAB_PAIR', 'LAB_PAIR_1', 'LAB_XHCI', 'LAB_RTL8139'],
 ];
 const sevenNics = [0, 1, 2, 3, 4, 5, 6].map((number) => `eth${number}`);
+
+/** Served to an L1 without other devices, and driven by its driver in L2. */
+const testCard: Pick<Cell, 'checks' | 'expected' | 'attach' | 'detach' | 'l1'> = {
+  checks: ['driven'],
+  expected: DRIVEN,
+  ...passThrough('LAB_TESTCARD'),
+  l1: { devices: [], served: parseServed(['testcard,vectors=16']) },
+};
 
 /** The tested combinations of device and interrupt type. */
 export const cells: readonly Cell[] = [
@@ -162,6 +171,8 @@ export const cells: readonly Cell[] = [
     isInProcess: true,
     timeoutMs: 180_000,
   },
+  { name: 'test card MSI-X', ...testCard },
+  { name: 'test card INTx', ...testCard, parameters: ['pci=nomsi'], isNightly: true },
   {
     // That none of it passes this process is tried by vhost.nightly.lab.test.ts.
     name: 'virtio-net over vhost-net',
