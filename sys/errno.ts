@@ -1,11 +1,14 @@
 import { constants } from 'node:os';
 
 /** Linux errno values by name, from asm-generic/errno.h (`errno.EBUSY` is 16). */
-export const errno: Readonly<typeof constants.errno & { EBADFD: number; EUSERS: number }> = {
+export const errno: Readonly<
+  typeof constants.errno & { EBADFD: number; EUSERS: number; ENOTRECOVERABLE: number }
+> = {
   ...constants.errno,
   // Node has the errno values of POSIX, and these are Linux's own.
   EBADFD: 77,
   EUSERS: 87,
+  ENOTRECOVERABLE: 131,
 };
 
 const nameOf = new Map<number, string>();

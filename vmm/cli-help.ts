@@ -139,6 +139,16 @@ export const RUN: Command = {
         'choose its back-ends anew: docs/snapshots.md',
       ],
     },
+    {
+      name: 'incoming',
+      value: 'ADDRESS',
+      words: ['unix:', 'tcp:'],
+      help: [
+        'go on with a machine that tsvisor ctl migrate moves here:',
+        'unix:PATH or tcp:HOST:PORT; --serial and --device as for',
+        '--restore: docs/moving.md',
+      ],
+    },
     plugin,
     vgpuCard,
     {
@@ -297,6 +307,7 @@ export const CTL: Command = {
       name: 'detach-unmigratable',
       help: ['snapshot: unplug what cannot be saved, then plug it again'],
     },
+    { name: 'downtime', value: 'MS', help: ['migrate: how long the guest may stand still; 300 ms'] },
     { name: 'slot', value: 'SLOT', help: ['screenshot: the PCI slot of the display'] },
     help,
   ],
@@ -315,6 +326,7 @@ export const CTL: Command = {
     '  fault SLOT FAULTS    of a testcard, SLOT as 3 or 3.1: removed, none',
     '  input SLOT EVENTS    of a virtio-input, TYPE:CODE:VALUE with commas between',
     '  snapshot FOLDER      save the machine, for tsvisor run --restore FOLDER',
+    '  migrate ADDRESS      move the machine to tsvisor run --incoming ADDRESS',
     '  pause, resume, reset, power-button, stop',
     ...EXIT,
     'SIGTERM, and 0 otherwise.',

@@ -8,7 +8,10 @@ import { errorOutput, type Output } from './output.js';
 import type { VmObserver } from './virtual-machine.js';
 
 export interface RunPrinterOptions {
-  readonly config: VmConfig;
+  readonly config: Pick<VmConfig, 'serial'> &
+    Partial<Pick<VmConfig, 'kernel' | 'guest' | 'vcpus' | 'memory'>>;
+  /** What the first line says instead of the configuration. */
+  readonly title?: string | undefined;
   /** What its sandbox does, for the second line; undefined without one. */
   readonly sandbox: string | undefined;
   readonly out: Output;
@@ -70,11 +73,8 @@ export class RunPrinter {
   #head(): void {
     if (this.#isHeaded || !this.prints('info')) return;
     this.#isHeaded = true;
-    const { config, sandbox } = this.#options;
-    const { kernel, guest = 'built-in guest', vcpus, memory } = config;
-    const cpus = vcpus === 1 ? '1 vCPU' : `${vcpus} vCPUs`;
-    const size = memory < 1n << 20n ? `${memory >> 10n} KiB` : `${memory >> 20n} MiB`;
-    this.#line(this.#messages, `tsvisor: ${kernel ?? guest}, ${cpus}, ${size}`);
+    const { config, title = titleOf(config), sandbox } = this.#options;
+    this.#line(this.#messages, `tsvisor: ${title}`);
     if (sandbox !== undefined) this.#line(this.#messages, `tsvisor: ${sandbox}`);
   }
 
@@ -102,4 +102,15 @@ export class RunPrinter {
       return isRaw && this.terminalPort < 0 ? out.write(bytes) : splitters[port]?.push(bytes);
     };
   }
+}
+
+function titleOf({
+  kernel,
+  guest = 'built-in guest',
+  vcpus = 1,
+  memory = 0n,
+}: RunPrinterOptions['config']): string {
+  const cpus = vcpus === 1 ? '1 vCPU' : `${vcpus} vCPUs`;
+  const size = memory < 1n << 20n ? `${memory >> 10n} KiB` : `${memory >> 20n} MiB`;
+  return `${kernel ?? guest}, ${cpus}, ${size}`;
 }

@@ -33,6 +33,20 @@ export function restoreRequest(
     if (options.has(name)) throw usageError(`--${name}`, 'cannot be changed for a machine that is restored');
   const file = readConfigFile(join(folder, 'config.json')) as Record<string, unknown>;
   const saved = wholeConfig(file).input as VmConfigInput;
+  const changes = changesOf(options, level);
+  const { deviceOptions } = changes;
+  if (deviceOptions !== undefined) {
+    const input = namingOption(() => withOptions({ ...saved, ...changes }, deviceOptions));
+    const { deviceOptions: _, ...whole } = input as VmConfigInput & { readonly deviceOptions: unknown };
+    return { folder, changes, input: whole };
+  }
+  const devices = devicesOf(saved.devices ?? [], options);
+  const all = devices === undefined ? changes : { ...changes, devices };
+  return { folder, changes: all, input: { ...saved, ...all } };
+}
+
+/** What is chosen anew whatever the machine is: the ends of its serial ports, options of its devices by slot, how it runs here. */
+export function changesOf(options: ParsedOptions, level: LogLevel | undefined): RestoreChanges {
   const changes: Record<string, unknown> = {};
   for (const name of TEXTS) if (options.has(name)) changes[name] = options.value(name);
   if (options.has('no-reboot')) changes.reboot = false;
@@ -46,15 +60,7 @@ export function restoreRequest(
   }
   if (level === 'debug') changes.trace = [...new Set([...(options.list('trace') ?? []), ...DEBUG_CHANNELS])];
   const chosen = optionsOf(options);
-  if (chosen !== undefined)
-    return {
-      folder,
-      changes: { ...changes, deviceOptions: chosen },
-      input: namingOption(() => withOptions({ ...saved, ...changes }, chosen)) as VmConfigInput,
-    };
-  const devices = devicesOf(saved.devices ?? [], options);
-  if (devices !== undefined) changes.devices = devices;
-  return { folder, changes, input: { ...saved, ...changes } };
+  return chosen === undefined ? changes : { ...changes, deviceOptions: chosen };
 }
 
 /** `--device 3,mac=...,net=...`: options of the device in a slot; undefined if devices are given whole, or not at all. */

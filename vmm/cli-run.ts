@@ -3,6 +3,7 @@ import { didYouMean } from '../sys/suggestion.js';
 import { openApi, openApiSocket, parseApi } from './api/api-socket.js';
 import type { ApiSocket } from './api/socket.js';
 import { RUN } from './cli-help.js';
+import { type IncomingRequest, incomingRequest } from './cli-incoming.js';
 import { RunPrinter } from './cli-observer.js';
 import { type RestoreRequest, restoreRequest } from './cli-restore.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
@@ -50,6 +51,17 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
   const restore =
     folder === undefined ? undefined : problems.of(() => restoreRequest(folder, options, given));
   if (folder !== undefined) problems.throwAny();
+  const address = options.value('incoming');
+  const incoming =
+    address === undefined ? undefined : problems.of(() => incomingRequest(address, options, given));
+  if (address !== undefined) problems.throwAny();
+  if (incoming !== undefined) {
+    // The rest of its configuration comes with it.
+    const config = parseConfig({ serial: incoming.changes.serial });
+    using socket = await openApiSocket(api);
+    const run = { config, level: given, isJson: options.has('json'), display, viewPort, screenshot, socket };
+    return await runConfigured({ ...run, sandbox: undefined, restore: undefined, incoming }, out);
+  }
   const input = restore?.input ?? configOf(options, problems, given);
   const config = problems.of(() => parseConfig(input));
   problems.throwAny();
@@ -65,6 +77,7 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
     ...{ config, level: given, isJson: options.has('json'), display, viewPort, screenshot, socket },
     sandbox: sandbox?.description,
     restore,
+    incoming: undefined,
   };
   try {
     return await runConfigured(run, out);
@@ -109,17 +122,22 @@ interface RunOptions {
   readonly sandbox: string | undefined;
   /** The saved machine to go on with, if it does not boot. */
   readonly restore: RestoreRequest | undefined;
+  /** The machine to wait for instead. */
+  readonly incoming: IncomingRequest | undefined;
 }
 
 async function runConfigured(options: RunOptions, out: Output): Promise<number> {
-  const { config, isJson, display, screenshot, sandbox, restore } = options;
+  const { config, isJson, display, screenshot, sandbox, restore, incoming } = options;
   // A terminal that is the guest's is not covered with our steps.
   const level = options.level ?? (isJson ? 'error' : config.serial.includes('stdio') ? 'warn' : 'info');
-  const printer = new RunPrinter({ config, sandbox, out, level, isJson, startMs: processStartMs() });
+  const title = incoming === undefined ? undefined : `a machine that moves to ${incoming.address}`;
+  const printer = new RunPrinter({ config, title, sandbox, out, level, isJson, startMs: processStartMs() });
   const vm =
-    restore === undefined
-      ? VirtualMachine.start(config, printer.observer)
-      : VirtualMachine.restore(restore.folder, restore.changes, printer.observer);
+    incoming !== undefined
+      ? await received(incoming, printer)
+      : restore === undefined
+        ? VirtualMachine.start(config, printer.observer)
+        : VirtualMachine.restore(restore.folder, restore.changes, printer.observer);
   let signals: Disposable | undefined;
   let camera: Camera | undefined;
   let view: View | undefined;
@@ -154,6 +172,15 @@ async function runConfigured(options: RunOptions, out: Output): Promise<number> 
     await api?.[Symbol.asyncDispose]();
     signals?.[Symbol.dispose]();
   }
+}
+
+/** Waits for a machine, until a signal comes. @throws as VirtualMachine.receive; Error named after the signal */
+async function received(incoming: IncomingRequest, printer: RunPrinter): Promise<VirtualMachine> {
+  const { receive } = await import('./cli-incoming.js'); // most runs never need it
+  const controller = new AbortController();
+  using _signals = stopOnSignals((signal) => controller.abort(new Error(`no machine came before ${signal}`)));
+  const say = (text: string) => void (printer.prints('info') && printer.print(`tsvisor: ${text}`));
+  return receive(incoming, printer.observer, say, controller.signal);
 }
 
 /** Connects stdin with the serial port at `stdio`, if there is one. */

@@ -40,6 +40,7 @@ import { createPlatform, type Platform } from './linux/index.js';
 import { linuxProgram } from './linux-program.js';
 import { Machine } from './machine.js';
 import type { MachinePorts } from './machine-ports.js';
+import { Mover } from './move/mover.js';
 import { registerPcKvm } from './pc-kvm.js';
 import type { Plugin } from './plugin.js';
 import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
@@ -103,9 +104,14 @@ export function compose(
   holder.machine = machine;
   if (ports.restored === undefined) program.load(memory, machine.bootVcpu);
   else {
-    saved.load(new SectionReader(ports.restored.sections, ports.restored.target));
-    takeIdentity(program, memory, platform);
-    hotplug.attach(ports.restored.plugged);
+    const { isCopy, plugged } = ports.restored;
+    const { sections, target } = ports.awaitState();
+    saved.load(new SectionReader(sections, target));
+    if (isCopy) {
+      saved.start();
+      takeIdentity(program, memory, platform);
+    }
+    hotplug.attach(plugged);
   }
   const owned = scope.move();
   return { machine, [Symbol.dispose]: () => owned[Symbol.dispose]() };
@@ -268,6 +274,14 @@ function buildMachine(
     devices,
     hotplug,
     platform,
+    mover: new Mover({
+      machine: saved,
+      config: () => savedConfig(config, configs()),
+      memory: container.resolve(MemoryMap),
+      ramBytes: ram.bytes,
+      devices: () => devices.list.map(({ name, assigned: { file } }) => ({ name, file })),
+    }),
+    start: () => saved.start(),
     saver: new Saver({
       machine: saved,
       config: (unplugged) => savedConfig(config, configs(), unplugged),

@@ -2,7 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { PAGE_SIZE } from '../sys/address.js';
 import type { Fd } from '../sys/fd.js';
-import { createSharedMemory, Mapping } from '../sys/mapping.js';
+import { createSharedMemory, Mapping, type MemoryView } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
 import { readMemory } from './snapshot/memory-file.js';
 
@@ -71,6 +71,11 @@ export class GuestRam implements AsyncDisposable {
     this.#fd = fd;
     this.#scope = scope;
     this.#next = mapping.bytes;
+  }
+
+  /** Do not use after dispose. */
+  get view(): MemoryView {
+    return this.#mapping.view;
   }
 
   get handle(): GuestRamHandle {

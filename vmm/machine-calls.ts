@@ -5,6 +5,7 @@ import type { MemoryRegionState } from './assign/memory-map.js';
 import type { DeviceConfig } from './config.js';
 import { encodeError } from './error-data.js';
 import type { DeviceState, TimelineRecord } from './inspection.js';
+import type { MoveBegun, MoveRest } from './move/source.js';
 import type { Counters, MachineEvent } from './protocol.js';
 import type { SnapshotInfo } from './snapshot/folder.js';
 import type { UnsavableDevice } from './snapshot/unplugged-save.js';
@@ -35,6 +36,20 @@ export interface MachineCalls {
   snapshot(folder: string, unplugged: readonly DeviceConfig[]): SnapshotInfo;
   /** The devices that cannot be saved. */
   unsavable(): readonly UnsavableDevice[];
+  /** Begins to move the machine: starts the logs of what is written. */
+  moveBegin(): MoveBegun;
+  /** Pages of RAM written since {@link moveBegin} or the last call. */
+  moveDirty(): Uint8Array;
+  /** Stops vCPUs and devices. */
+  moveStop(): MoveRest;
+  /** Ends the move; the machine goes on. */
+  moveAbort(): void;
+  /** The machine stays as it is, paused, until somebody resumes it. */
+  moveDoubt(): void;
+  /** Ends the run: it goes on elsewhere. */
+  moveFinish(to: string): void;
+  /** A machine that was received goes on. */
+  takeOver(isPaused: boolean): void;
   /** Ends the run as a guest's reset does. */
   reset(): void;
 }

@@ -2,7 +2,7 @@ import type { Inbox } from '../sys/inbox.js';
 import type { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import type { TimelineRecord } from './inspection.js';
-import type { RestoredState, SerialLink, VcpuThreadLink } from './protocol.js';
+import type { DecodedState, RestoredState, SerialLink, VcpuThreadLink } from './protocol.js';
 
 /** Services of the thread that runs a machine; machine-thread.ts implements them. */
 export interface MachinePorts {
@@ -12,8 +12,10 @@ export interface MachinePorts {
   readonly vcpuThreads: readonly VcpuThreadLink[];
   /** The machine was paused when it restarted: it starts so. */
   readonly startsPaused: boolean;
-  /** The state that it is to have, instead of booting. */
+  /** What it begins with, instead of booting. */
   readonly restored: RestoredState | undefined;
+  /** Its state, if it does not boot; waits for that of a machine that is received. */
+  awaitState(): DecodedState;
   /** Makes the main thread map guest RAM, and waits for it. @param isShared for a memfd that other processes can map */
   requestRam(isShared: boolean): GuestRamHandle;
   /** Sends events to the machine's owner, and counts those that are dropped. */

@@ -19,11 +19,13 @@ import type { GuestRamHandle } from './guest-ram.js';
 import { MOST_TIMELINE_EVENTS } from './inspection.js';
 import { loadPlugins } from './plugin.js';
 import {
+  type DecodedState,
   type MachineCommand,
   type MachineEvent,
   type MachineThreadData,
   monotonicMs,
   type RamCommand,
+  type StateCommand,
 } from './protocol.js';
 import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';
@@ -57,23 +59,35 @@ class Commands {
   readonly #inbox: Inbox;
   readonly #early: MachineCommand[] = [];
   #ram: GuestRamHandle | undefined;
+  #state: DecodedState | undefined;
   #deliver: (command: MachineCommand) => void = (command) => this.#early.push(command);
 
   constructor(inbox: Inbox) {
     this.#inbox = inbox;
     inbox.addPort(data.commands, (message) => {
-      const command = message as MachineCommand | RamCommand;
+      const command = message as MachineCommand | RamCommand | StateCommand;
       if (command.kind === 'ram') this.#ram = command.ram;
+      else if (command.kind === 'state') this.#state = command.state;
       else this.#deliver(command);
     });
   }
 
   /** @throws Error if the machine is stopped before that, as it is if mapping the RAM fails */
   awaitRam(): GuestRamHandle {
+    return this.#await(() => this.#ram, 'memory');
+  }
+
+  /** @throws Error if the machine is stopped before that, as it is if the other end of a move fails */
+  awaitState(): DecodedState {
+    return this.#await(() => this.#state, 'a state');
+  }
+
+  #await<T>(get: () => T | undefined, what: string): T {
     for (;;) {
       this.#inbox.drain();
-      if (this.#ram !== undefined) return this.#ram;
-      if (this.#inbox.isStopping) throw new Error('the machine was stopped before it had memory');
+      const got = get();
+      if (got !== undefined) return got;
+      if (this.#inbox.isStopping) throw new Error(`the machine was stopped before it had ${what}`);
       this.#inbox.wait();
     }
   }
@@ -106,6 +120,12 @@ async function main(): Promise<void> {
       vcpuThreads: data.vcpuThreads,
       startsPaused: data.startsPaused,
       restored: data.restored,
+      awaitState() {
+        const state = data.restored?.state;
+        if (state !== undefined) return state;
+        post({ kind: 'built' });
+        return commands.awaitState();
+      },
       events,
       serial: data.serial,
       timeline: () => ({ events: timeline.events, dropped: timeline.dropped }),

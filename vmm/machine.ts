@@ -20,6 +20,7 @@ import { deviceState } from './inspection.js';
 import type { Platform } from './linux/index.js';
 import { answerCall, type Later, type MachineCallHandlers } from './machine-calls.js';
 import type { MachinePorts } from './machine-ports.js';
+import type { Mover } from './move/mover.js';
 import { describeCrash, type Outcome } from './outcome.js';
 import { Pause } from './pause.js';
 import { type Counters, type MachineCommand, monotonicMs, type Phase, type RunReport } from './protocol.js';
@@ -43,6 +44,9 @@ export interface MachineParts {
   readonly devices: Pick<AssignedDevices, 'list' | 'inject' | 'input'>;
   readonly hotplug: Pick<Hotplug, 'attach' | 'detach' | 'expire' | 'finish'>;
   readonly saver: Pick<Saver, 'check' | 'save' | 'unsavable'>;
+  readonly mover: Mover;
+  /** Lets devices that were loaded go on. */
+  readonly start: () => void;
 }
 
 const INSTRUCTION_BYTES = 15;
@@ -65,12 +69,37 @@ export class Machine {
     inject: (slot, faults, number) => this.#parts.devices.inject(slot, faults, number),
     input: (slot, events, number) => this.#parts.devices.input(slot, events, number),
     pause: () => this.#pause.request(),
-    resume: () => this.#pause.end(),
+    resume: () => {
+      if (this.#parts.mover.isInDoubt) this.#abortMove();
+      this.#pause.end();
+    },
+    moveBegin: () => this.#asOwner(() => this.#parts.mover.begin()),
+    moveDirty: () => this.#parts.mover.dirty(),
+    moveStop: () => {
+      const { isAsked } = this.#pause;
+      return this.#pause.hold(() => this.#asOwner(() => this.#parts.mover.stop(isAsked)));
+    },
+    moveAbort: () => this.#abortMove(),
+    moveDoubt: () => {
+      this.#parts.mover.doubt();
+      this.#pause.request();
+    },
+    moveFinish: (to) => this.end({ kind: 'moved', to }),
+    takeOver: (isPaused) => {
+      this.#asOwner(() => this.#parts.start());
+      if (!isPaused) this.#pause.end();
+    },
     snapshot: (folder, unplugged) => this.#snapshot(folder, unplugged),
     unsavable: () => this.#parts.saver.unsavable,
     reset: () => this.end({ kind: 'reset' }),
-    attach: (devices) => this.#asOwner(() => this.#parts.hotplug.attach(devices)),
-    detach: (slot, isForced, id) => this.#asOwner(() => this.#parts.hotplug.detach(slot, isForced, id)),
+    attach: (devices) => {
+      this.#parts.mover.refuseWhileMoving('attach');
+      return this.#asOwner(() => this.#parts.hotplug.attach(devices));
+    },
+    detach: (slot, isForced, id) => {
+      this.#parts.mover.refuseWhileMoving('detach');
+      return this.#asOwner(() => this.#parts.hotplug.detach(slot, isForced, id));
+    },
   };
   #outcome: Outcome | undefined;
   #threads: VcpuThreads | undefined;
@@ -195,9 +224,15 @@ export class Machine {
   }
 
   #snapshot(folder: string, unplugged: readonly DeviceConfig[]): Later<SnapshotInfo> {
-    const { saver } = this.#parts;
+    const { saver, mover } = this.#parts;
+    mover.refuseWhileMoving('snapshot');
     saver.check(folder);
     return this.#pause.during(() => this.#asOwner(() => saver.save(folder, unplugged)));
+  }
+
+  #abortMove(): void {
+    this.#asOwner(() => this.#parts.mover.abort());
+    this.#pause.release();
   }
 
   /** In slot order. */

@@ -20,6 +20,12 @@ export type Outcome =
       /** Who asked, for a person. */
       readonly by: string;
     }
+  /** It was moved, and runs elsewhere. */
+  | {
+      readonly kind: 'moved';
+      /** Where to. */
+      readonly to: string;
+    }
   /** The guest or KVM cannot continue. */
   | {
       readonly kind: 'crashed';
@@ -113,6 +119,7 @@ export function exitStatus(outcome: Outcome): number {
       return outcome.status;
     case 'stopped':
       return Object.entries(SIGNAL_STATUS).find(([signal]) => signal === outcome.by)?.[1] ?? 0;
+    case 'moved':
     case 'powered-off':
     case 'reset':
       return 0;

@@ -61,3 +61,31 @@ test('a resume before all have stopped cancels the pause, and not the work', () 
   pause.complete();
   expect(told).toEqual(['owner failed', true, 'work', false]);
 });
+
+test('a machine that is held stays at rest whoever asks it to continue, until it is released', () => {
+  const { pause, told, listen } = createPause();
+  listen('move', pause.hold(() => told.push('work')) as never);
+  pause.complete();
+  expect(told).toEqual([true, 'work', 'move done']);
+  pause.end();
+  expect([pause.isWanted, pause.isPaused]).toEqual([true, true]);
+  pause.release();
+  expect([pause.isWanted, pause.isPaused, told.at(-1)]).toEqual([false, false, false]);
+  pause.release();
+});
+
+test('a paused machine that was held stays paused after the release, and is not held if the work fails', () => {
+  const { pause, told, listen } = createPause();
+  listen('owner', pause.request());
+  pause.complete();
+  pause.hold(() => {});
+  pause.release();
+  expect([pause.isAsked, pause.isPaused]).toEqual([true, true]);
+  pause.end();
+  const failing = () => {
+    throw new Error('no');
+  };
+  listen('move', pause.hold(failing) as never);
+  pause.complete();
+  expect([pause.isWanted, told.at(-2), told.at(-1)]).toEqual([false, false, 'move failed']);
+});

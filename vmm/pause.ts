@@ -11,6 +11,8 @@ export class Pause {
   /** Somebody has asked for it, and nobody to end it. */
   #isAsked = false;
   #isPaused = false;
+  /** They stay where they are, whoever asks. */
+  #isHeld = false;
 
   /** @param changed called when all vCPUs have stopped, and when they continue after that */
   constructor(changed: (isPaused: boolean) => void) {
@@ -18,7 +20,12 @@ export class Pause {
   }
 
   get isWanted(): boolean {
-    return this.#isAsked || this.#works.length > 0;
+    return this.#isAsked || this.#isHeld || this.#works.length > 0;
+  }
+
+  /** Whether somebody has asked for it, and not for something else. */
+  get isAsked(): boolean {
+    return this.#isAsked;
   }
 
   /** Whether all vCPUs have stopped at an instruction boundary. */
@@ -54,6 +61,22 @@ export class Pause {
     return result;
   }
 
+  /** As {@link during}, but the vCPUs stay at rest until {@link release}, also if somebody asks them to continue; not if `work` throws. */
+  hold<T>(work: () => T): Later<T> {
+    return this.during(() => {
+      const value = work();
+      this.#isHeld = true;
+      return value;
+    });
+  }
+
+  /** Ends {@link hold}: the vCPUs continue, unless somebody has asked for a pause. */
+  release(): void {
+    if (!this.#isHeld) return;
+    this.#isHeld = false;
+    if (!this.#isAsked) this.end();
+  }
+
   /** All vCPUs have stopped. */
   complete(): void {
     this.#isPaused = true;
@@ -61,14 +84,15 @@ export class Pause {
     for (const later of this.#waiting.splice(0)) later.resolve();
     const settle = this.#works.map((work) => work());
     this.#works.length = 0;
-    if (!this.#isAsked) this.end();
+    if (!this.#isAsked && !this.#isHeld) this.end();
     for (const each of settle) each();
   }
 
   /** The vCPUs continue. Does nothing if they run. */
   end(): void {
-    const wasPaused = this.#isPaused;
     this.#isAsked = false;
+    if (this.#isHeld) return;
+    const wasPaused = this.#isPaused;
     this.#isPaused = false;
     for (const later of this.#waiting.splice(0)) later.reject(resumed());
     if (wasPaused) this.#changed(false);

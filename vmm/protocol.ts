@@ -27,11 +27,19 @@ export type SerialLink =
   | { readonly kind: 'observer'; readonly input: ByteChannelBuffer }
   | { readonly kind: 'line'; readonly end: HostEndNumbers; readonly buffers: LineBuffers };
 
-/** A saved state, decoded, with RAM that has its contents already. */
-export interface RestoredState {
+/** A saved state, decoded. */
+export interface DecodedState {
   readonly sections: readonly StateSection[];
   /** Names it in errors. */
   readonly target: string;
+}
+
+/** What a machine that does not boot begins with, besides RAM, which has its contents by the time that the state is there. */
+export interface RestoredState {
+  /** Undefined for a machine that is being received: it comes as {@link StateCommand}. */
+  readonly state: DecodedState | undefined;
+  /** Whether it is put back in time, so that others may be the same machine; it goes on by itself then. */
+  readonly isCopy: boolean;
   /** Devices that the guest finds plugged when it goes on. */
   readonly plugged: readonly DeviceConfig[];
 }
@@ -55,6 +63,12 @@ export interface MachineThreadData {
 export interface RamCommand {
   readonly kind: 'ram';
   readonly ram: GuestRamHandle;
+}
+
+/** The state of a machine that is received: once, before the others. */
+export interface StateCommand {
+  readonly kind: 'state';
+  readonly state: DecodedState;
 }
 
 /** Commands from the main thread to the machine thread. */
@@ -137,6 +151,8 @@ export type ReplyEvent = { readonly kind: 'reply'; readonly id: number } & (
 
 /** Events from the machine thread to the main thread. */
 export type MachineEvent =
+  /** Devices are open: the machine waits for its state. */
+  | { readonly kind: 'built' }
   /** The thread is up and needs guest RAM, which is shared with other processes if a device's provider requires it. */
   | { readonly kind: 'started'; readonly isRamShared: boolean }
   | { readonly kind: 'step'; readonly text: string; readonly at: number; readonly level: 'info' | 'warn' }

@@ -50,6 +50,8 @@ function outcomeLines(outcome: Outcome): string[] {
       return [row('ended', `the guest shut down, ${code}`)];
     case 'reset':
       return [row('ended', `the guest requested a reset, ${code}`)];
+    case 'moved':
+      return [row('moved', `to ${outcome.to}, ${code}`)];
     case 'stopped':
       return [row('stopped', `by ${outcome.by}, ${code}`)];
     case 'crashed':

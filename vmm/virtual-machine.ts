@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
+import type { StateSection } from '../sys/state-sections.js';
 import type { InputEvent } from '../vfio/driver.js';
 import { Calls } from './calls.js';
 import {
@@ -22,16 +23,29 @@ import { decodeError } from './error-data.js';
 import { GuestRam } from './guest-ram.js';
 import type { DeviceState, MemoryRange, TimelineRecord } from './inspection.js';
 import { type MachineThreads, startThreads } from './machine-threads.js';
+import type {
+  DetachOptions,
+  MachineInfo,
+  MachineState,
+  ReceiveOptions,
+  VmObserver,
+} from './machine-types.js';
 import { ownMappings, pagesOf } from './mapped-pages.js';
-import type { Outcome } from './outcome.js';
+import { acceptAt, connectTo } from './move/address.js';
+import { FrameStream } from './move/frames.js';
+import { GuardedMemory } from './move/guarded-memory.js';
+import { Incoming, type MachineOrigin } from './move/incoming.js';
+import { takePaused } from './move/paused-section.js';
+import { type MoveOptions, type MoveResult, moveMachine } from './move/source.js';
+import { receiveMachine } from './move/target.js';
 import {
   type Counters,
   type MachineCommand,
   type MachineEvent,
   monotonicMs,
-  type Phase,
   type RamCommand,
   type RunReport,
+  type StateCommand,
 } from './protocol.js';
 import { isSealed } from './sandbox/state.js';
 import { SerialLinks, type SerialPortInfo } from './serial-links.js';
@@ -39,38 +53,10 @@ import { type SnapshotInfo, sandboxed } from './snapshot/folder.js';
 import { type RestoreChanges, Restoring } from './snapshot/restore.js';
 import { type SnapshotOptions, saveUnplugged, type UnpluggableMachine } from './snapshot/unplugged-save.js';
 
-/**
- * Callbacks for the events of a running machine. Called in the main thread. A callback that returns a promise has not
- * read the event until that settles. If 256 KiB of serial output are unread, the guest's transmitter is busy; if 4 MiB of
- * other events are, these are dropped and counted in {@link RunReport.dropped}.
- */
-export interface VmObserver {
-  /**
-   * Output of a serial port whose end is `observer` or `stdio`, in pieces that end at line ends where possible.
-   * @param port 0 for COM1, the default's only port
-   */
-  readonly serial?: (bytes: Uint8Array, port: number) => unknown;
-  /**
-   * A step of attaching a device. `at`: milliseconds of the monotonic clock. The guest can cause 1000 of them, and then
-   * 10 per second. `level`: `warn` for what the guest does wrong, and for a
-   * device that is used though it is not as it should be.
-   */
-  readonly step?: (text: string, at: number, level: 'info' | 'warn') => unknown;
-  /** A progress code, when the guest writes it; the first 256. */
-  readonly phase?: (phase: Phase) => unknown;
-  /** An event of a channel that the configuration's `trace` names. The machine waits up to a second for a slow reader. */
-  readonly trace?: (channel: string, text: string) => unknown;
-}
-
-/** How {@link VirtualMachine.detach} detaches. */
-export interface DetachOptions {
-  /** Removes the device at once, as if pulled out, without the guest's consent. Default: false */
-  readonly force?: boolean;
-  /** How long the guest has to release the device, in milliseconds. Default: 30,000 */
-  readonly timeoutMs?: number;
-}
+export type { DetachOptions, MachineInfo, MachineState, VmObserver } from './machine-types.js';
 
 const DETACH_TIMEOUT_MS = 30_000;
+const MOVE_TIMEOUT_MS = 30_000;
 const EXPIRE_AGAIN_MS = 1000;
 /** The longest time of a timer in Node. */
 const MOST_TIMEOUT_MS = 2 ** 31 - 1;
@@ -82,25 +68,6 @@ const COM1 = 0;
 const FLUSH_AFTER_MS = 50;
 /** The same for a port that a person types at: each character comes back as an incomplete line. */
 const ECHO_AFTER_MS = 4;
-
-/** What a machine is. */
-export interface MachineInfo {
-  /** What it does now. */
-  readonly state: MachineState;
-  /** Milliseconds since it was started; until its end, once it has ended. */
-  readonly uptimeMs: number;
-  /** How often it was reset. */
-  readonly restarts: number;
-  /** How it ended; undefined before that, and if an error ended it. */
-  readonly outcome: Outcome | undefined;
-  /** Message of the error that ended it, or kept it from starting; undefined if none did. */
-  readonly failure: string | undefined;
-  /** Its configuration, with the devices that are attached now. */
-  readonly config: VmConfig;
-}
-
-/** What a machine does: `starting`, also again after a reset; `paused` has all vCPUs at an instruction boundary. */
-export type MachineState = 'starting' | 'running' | 'paused' | 'ended';
 
 /**
  * A virtual machine. It runs in threads of its own: the machine thread, the event thread, and one thread per vCPU if
@@ -133,11 +100,14 @@ export class VirtualMachine implements AsyncDisposable {
   /** By serial port. */
   readonly #flushTimers: NodeJS.Timeout[] = [];
 
-  #restoring: Restoring | undefined;
+  #origin: MachineOrigin | undefined;
+  /** The guest's memory, as long as it is mapped. */
+  #ram: GuestRam | undefined;
 
-  private constructor(config: VmConfig, observer: VmObserver, restoring?: Restoring) {
+  private constructor(config: VmConfig, observer: VmObserver, origin?: MachineOrigin) {
     this.config = config;
-    this.#restoring = restoring;
+    this.#origin = origin;
+    if (origin?.startsPaused) this.#state = 'paused';
     this.#devices = config.devices;
     this.#observer = observer;
     this.#serial = new SerialLinks(config.serial, (port) => this.#command({ kind: 'serial-input', port }));
@@ -171,6 +141,100 @@ export class VirtualMachine implements AsyncDisposable {
     const restoring = Restoring.open(folder, changes);
     installKickSignal();
     return new VirtualMachine(restoring.config, observer, restoring);
+  }
+
+  /**
+   * Receives a machine that {@link migrateTo} sends: listens for one connection, and resolves when the machine runs here. A reset boots
+   * what its configuration says.
+   * @param address `unix:PATH`, for this user alone, or `tcp:HOST:PORT`: who can connect there can send a machine, and what comes is not
+   *   encrypted, so that this belongs into a network of its own
+   * @param changes of the configuration, as for {@link restore}
+   * @throws SysError EADDRINUSE, EINVAL for the address; EPROTO, EBADMSG, ENOTSUP for what is no machine; ETIMEDOUT, ECONNRESET;
+   *   ConfigError for a configuration that is not valid here; what keeps the machine from starting. It then runs on where it was
+   */
+  static async receive(
+    address: string,
+    changes: RestoreChanges = {},
+    observer: VmObserver = {},
+    { timeoutMs = MOVE_TIMEOUT_MS, signal, listening }: ReceiveOptions = {},
+  ): Promise<VirtualMachine> {
+    using stream = new FrameStream(await acceptAt(address, listening, signal), address, timeoutMs);
+    const abort = () => stream.cancel(signal?.reason as Error);
+    signal?.addEventListener('abort', abort, { once: true });
+    let vm: VirtualMachine | undefined;
+    try {
+      const received = await receiveMachine(stream, async (config) => {
+        const incoming = Incoming.of(config, changes);
+        installKickSignal();
+        vm = new VirtualMachine(incoming.config, observer, incoming);
+        return vm.#receive(incoming);
+      });
+      return received.vm;
+    } catch (error) {
+      await vm?.[Symbol.asyncDispose]();
+      throw error;
+    } finally {
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+
+  /** The machine whose state comes, once its devices are open. */
+  async #receive(incoming: Incoming) {
+    const ended = this.finished.then(({ outcome }) => {
+      throw new Error(`the machine has ended: ${JSON.stringify(outcome)}`);
+    });
+    ended.catch(() => {});
+    await Promise.race([incoming.built, ended]);
+    let isPaused = false;
+    return {
+      vm: this,
+      memory: this.#guardedMemory(),
+      load: async (sections: readonly StateSection[]) => {
+        const { isPaused: wasPaused, rest } = takePaused(sections);
+        isPaused = wasPaused;
+        const state = { sections: rest, target: 'the moved machine' };
+        this.#threads?.sender.send({ kind: 'state', state } satisfies StateCommand);
+        await Promise.race([incoming.loaded, ended]);
+      },
+      takeOver: () => this.#calls.call('takeOver', isPaused),
+    };
+  }
+
+  /** As long as this run has it: whoever looks later gets an error, and not a fault. */
+  #guardedMemory(): GuardedMemory {
+    const ram = this.#ram;
+    return new GuardedMemory(ram?.view, () => ram !== undefined && this.#ram === ram);
+  }
+
+  /**
+   * Moves the machine to a process that waits for it by {@link receive}: its memory is copied while it runs, again what it writes meanwhile,
+   * and when little is left it stops here and runs there. Resolves when it does; {@link finished} then has the outcome `moved`. If this
+   * rejects, it runs on here: one of the two has it at any time.
+   * @param address `unix:PATH` or `tcp:HOST:PORT`
+   * @throws SysError ENOTSUP naming every device that cannot be saved; EBUSY if it is moving already; EPERM for a machine in a sandbox;
+   *   ECONNREFUSED, ENOENT, ETIMEDOUT, ECONNRESET; EPROTO with what the other end says; ETIME if it would stand still for longer than
+   *   `downtimeMs`; ENOTRECOVERABLE if the other end is lost after it was told to go on: the machine is paused here then, for {@link resume}
+   *   or {@link stop}; what `signal` is aborted with
+   */
+  async migrateTo(address: string, options: MoveOptions = {}): Promise<MoveResult> {
+    if (this.config.sandbox.mode !== 'off') throw sandboxed(address);
+    const { timeoutMs = MOVE_TIMEOUT_MS, signal } = options;
+    using stream = new FrameStream(await connectTo(address, timeoutMs, signal), address, timeoutMs);
+    const calls = this.#calls;
+    const quietly = (call: Promise<void>) => call.catch(() => {}); // it has ended by itself
+    return moveMachine(
+      {
+        memory: this.#guardedMemory(),
+        begin: () => calls.call('moveBegin'),
+        dirty: () => calls.call('moveDirty'),
+        stop: () => calls.call('moveStop'),
+        abort: () => quietly(calls.call('moveAbort')),
+        doubt: () => quietly(calls.call('moveDoubt')),
+        finish: () => calls.call('moveFinish', address),
+      },
+      stream,
+      options,
+    );
   }
 
   /** Ends the run between two instructions of the guest. Returns immediately: await {@link finished}. */
@@ -460,7 +524,7 @@ export class VirtualMachine implements AsyncDisposable {
       this.#failure ??= error as Error;
       throw error;
     } finally {
-      this.#restoring?.[Symbol.dispose]();
+      this.#origin?.[Symbol.dispose]();
       this.#state = 'ended';
       this.#endedAt = monotonicMs();
       this.#calls.end(this.#failure);
@@ -476,18 +540,24 @@ export class VirtualMachine implements AsyncDisposable {
     this.#report = undefined;
     const { memory, prefault, hugePages } = this.config;
     let ram: GuestRam | undefined;
-    await using _ram = { [Symbol.asyncDispose]: async () => await ram?.[Symbol.asyncDispose]() };
+    await using _ram = {
+      [Symbol.asyncDispose]: async () => {
+        this.#ram = undefined;
+        await ram?.[Symbol.asyncDispose]();
+      },
+    };
     const startsPaused = this.#state === 'paused';
     this.#state = 'starting';
     const config = { ...this.config, devices: [...this.#devices] };
-    using restoring = this.#restoring;
-    this.#restoring = undefined;
+    using origin = this.#origin;
+    this.#origin = undefined;
     const hear = (event: MachineEvent) => {
+      origin?.hear?.(event);
       if (event.kind === 'started') makeRam(event.isRamShared);
-      else return this.#hear(event);
+      else if (event.kind !== 'built') return this.#hear(event);
       return undefined;
     };
-    const threads = startThreads(config, startsPaused, this.#serial, hear, restoring?.state);
+    const threads = startThreads(config, startsPaused, this.#serial, hear, origin?.state);
     // If another thread fails, the machine cannot continue: stop it, and reject with that thread's error.
     const fail = (error: Error) => {
       this.#failure ??= error;
@@ -497,8 +567,9 @@ export class VirtualMachine implements AsyncDisposable {
     const makeRam = (isShared: boolean) => {
       try {
         const pageBytes = HUGE_PAGE_BYTES[hugePages];
-        ram = restoring?.memory(isShared, pageBytes) ?? GuestRam.create(memory, isShared, pageBytes);
-        restoring?.[Symbol.dispose]();
+        ram = origin?.memory(isShared, pageBytes) ?? GuestRam.create(memory, isShared, pageBytes);
+        origin?.[Symbol.dispose]();
+        this.#ram = ram;
         threads.sender.send({ kind: 'ram', ram: ram.handle } satisfies RamCommand);
         // Not earlier: until then, starting the threads needs the processors.
         if (prefault) ram.populate();
@@ -531,7 +602,7 @@ export class VirtualMachine implements AsyncDisposable {
   }
 
   /** Returns what the observer does: a promise if it has not read the event yet. */
-  #hear(event: Exclude<MachineEvent, { kind: 'started' }>): unknown {
+  #hear(event: Exclude<MachineEvent, { kind: 'started' | 'built' }>): unknown {
     switch (event.kind) {
       case 'serial':
         clearTimeout(this.#flushTimers[event.port]);

@@ -6,10 +6,19 @@ import { CTL } from '../cli-help.js';
 import { type ParsedOptions, parseCommandLine, usageError } from '../command-line.js';
 import { parseDevice, parsePlace, parseSlot } from '../device-text.js';
 import { kindOfFile } from '../file-kind.js';
+import { moveAddressProblem } from '../move/address.js';
 import type { Output } from '../output.js';
 import { outputFileProblem, writeOutputFile } from '../output-file.js';
 import { ApiClient } from './client.js';
-import { countersText, devicesText, infoText, mapsText, snapshotText, timelineText } from './text.js';
+import {
+  countersText,
+  devicesText,
+  infoText,
+  mapsText,
+  movedText,
+  snapshotText,
+  timelineText,
+} from './text.js';
 
 /** A command of `tsvisor ctl`. */
 interface ControlCommand {
@@ -53,6 +62,7 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['attach', { takes: 'DEVICE', run: attach }],
   ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
   ['snapshot', { takes: 'FOLDER', options: ['detach-unmigratable', 'timeout'], run: snapshot }],
+  ['migrate', { takes: 'ADDRESS', options: ['downtime', 'timeout'], run: migrate }],
   ['fault', { takes: 'SLOT', more: 'FAULTS', run: inject }],
   ['input', { takes: 'SLOT', more: 'EVENTS', run: input }],
   ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
@@ -103,14 +113,15 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
     throw usageError(`ctl ${name}`, `${more} are missing: tsvisor ctl SOCKET ${name} ${takes} ${more}`);
   const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : more === undefined ? 1 : 2;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
-  for (const option of ['follow', 'type', 'force', 'timeout', 'detach-unmigratable', 'slot'])
+  for (const option of ['follow', 'type', 'force', 'timeout', 'detach-unmigratable', 'downtime', 'slot'])
     if (options.has(option) && !known.includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
   const [first = ''] = args;
   if (takes === 'SLOT') (more === undefined ? parseSlot : parsePlace)(first, `ctl ${name}`);
   const slot = options.value('slot');
   if (slot !== undefined) parseSlot(slot, '--slot');
-  const problem = takes === 'FILE' ? outputFileProblem(first) : undefined;
+  const problem =
+    takes === 'FILE' ? outputFileProblem(first) : takes === 'ADDRESS' ? moveAddressProblem(first) : undefined;
   if (problem !== undefined) throw usageError(`ctl ${name}`, problem);
 }
 
@@ -144,6 +155,21 @@ async function snapshot({ client, args, options, out }: Call): Promise<void> {
   });
   if (options.has('json')) out.line(body.toString());
   else out.line(snapshotText(JSON.parse(body.toString())));
+}
+
+async function migrate({ client, args: [address = ''], options, out }: Call): Promise<void> {
+  const downtime = options.value('downtime');
+  if (downtime !== undefined && !/^\d{1,7}$/.test(downtime))
+    throw usageError('--downtime', `'${downtime}' is not a number of milliseconds`);
+  const timeoutMs = timeoutOf(options);
+  const { body } = await client.call('POST', '/v1/move', {
+    // A path of this process, and not of the machine's.
+    address: address.startsWith('unix:') ? `unix:${resolve(address.slice('unix:'.length))}` : address,
+    ...(downtime === undefined ? {} : { downtimeMs: Number(downtime) }),
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+  });
+  if (options.has('json')) out.line(body.toString());
+  else out.line(movedText(JSON.parse(body.toString())));
 }
 
 async function inject({ client, args: [place = '', faults] }: Call): Promise<void> {

@@ -19,6 +19,7 @@ export type ControlledMachine = Pick<
   | 'input'
   | 'inspectDevices'
   | 'inspectMemory'
+  | 'migrateTo'
   | 'pause'
   | 'pressPowerButton'
   | 'reset'
@@ -223,6 +224,16 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
       const { folder, ...options } = parse(schemas.snapshotSchema, body);
       checkFolder(folder);
       return json(await machine.snapshot(folder, options));
+    },
+  },
+  {
+    ...{ method: 'POST', path: '/v1/move', id: 'move', query: none, body: schemas.moveSchema },
+    summary:
+      'Moves the machine; the answer comes when it runs there. It stays here if the request ends before that',
+    success: { status: 200, schema: schemas.movedSchema },
+    answer: async (machine, { body, gone }) => {
+      const { address, ...options } = parse(schemas.moveSchema, body);
+      return json(await machine.migrateTo(address, { ...options, signal: gone }));
     },
   },
   action('pause', 'Stops all vCPUs at an instruction boundary', (machine) => machine.pause()),

@@ -68,6 +68,23 @@ export const savedSchema = z.object({
   ms,
 });
 
+/** Where a machine is moved to, `unix:PATH` or `tcp:HOST:PORT`. */
+export const moveSchema = z.strictObject({
+  address: z.string().min(1).max(300),
+  /** How long the guest may stand still; 300 by default. */
+  downtimeMs: z.number().min(0).max(3_600_000).optional(),
+  /** How long the other end may be silent; 30,000 by default. */
+  timeoutMs: z.int().min(1).max(3_600_000).optional(),
+});
+export const movedSchema = z.object({
+  /** Rounds while the guest ran, and the one while it stood still. */
+  rounds: count,
+  sentBytes: count,
+  /** From the stop of the guest here until it ran there. */
+  downtimeMs: ms,
+  ms,
+});
+
 export const errorSchema = z.object({
   error: z.object({
     message: z.string(),

@@ -149,6 +149,15 @@ describe('the API', () => {
     expect(machine.calls).toHaveLength(2);
   });
 
+  test('moves a machine, and refuses what is no address to move to', async () => {
+    const post = (body: object) => call('POST', '/v1/move', JSON.stringify(body));
+    const moved = await post({ address: 'unix:/tmp/there', downtimeMs: 50 });
+    expect([moved.status, schemas.movedSchema.parse(moved.json).rounds]).toEqual([200, 3]);
+    expect(machine.calls).toEqual(['move unix:/tmp/there {"downtimeMs":50}']);
+    for (const body of [{}, { address: '' }, { address: 'tcp:a:1', downtimeMs: -1 }])
+      expect((await post(body)).status).toBe(400);
+  });
+
   test('attaches one device or several, and detaches by slot', async () => {
     const one = await call('POST', '/v1/devices', JSON.stringify({ address: 'mtty-1' }));
     expect([one.status, one.json]).toEqual([201, { slots: [3] }]);

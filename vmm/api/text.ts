@@ -6,6 +6,7 @@ import type {
   devicesSchema,
   infoSchema,
   memorySchema,
+  movedSchema,
   savedSchema,
   timelineSchema,
 } from './schemas.js';
@@ -152,3 +153,7 @@ export function timelineText({ events, dropped }: z.output<typeof timelineSchema
   if (dropped > 0) lines.push(`${dropped} events in the middle were left out`);
   return lines.join('\n');
 }
+
+/** What a move took. */
+export const movedText = ({ rounds, sentBytes, downtimeMs, ms }: z.output<typeof movedSchema>): string =>
+  `moved in ${Math.round(ms)} ms and ${rounds} rounds: ${(sentBytes / 2 ** 20).toFixed(1)} MiB, ${Math.round(downtimeMs)} ms of which the guest stood still`;

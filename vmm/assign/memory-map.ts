@@ -12,13 +12,31 @@ export interface MemorySlotUse {
   readonly isReadonly?: boolean | undefined;
 }
 
+/** Host memory mapped into the guest until it is disposed. */
+export interface PortSlot extends Disposable {
+  /** Starts or stops a log of the pages that the guest writes; absent if the port has none. */
+  setLogged?(isLogged: boolean): void;
+  /** Pages written since the last call: bit n, lowest first, is page n. */
+  getDirtyLog?(): Uint8Array;
+}
+
+/** Pages of RAM that the guest has written. */
+export interface WrittenRam {
+  /** The range. */
+  readonly region: MemoryRegion;
+  /** Its first byte in the mapping that it was added from. */
+  readonly offset: bigint;
+  /** One bit for each page, lowest first, in units of 8 bytes. */
+  readonly pages: Uint8Array;
+}
+
 /** Port: maps host memory into the guest. `MemorySlots` of tsvisor/kvm implements it. */
 export interface MemorySlotPort {
   /**
    * Maps `bytes` of host memory, whole pages, until the result is disposed; guest writes exit if `isReadonly`.
    * @throws SysError EEXIST on overlap with another slot; EINVAL if misaligned; ENOSPC if no slot is free
    */
-  add(gpa: Gpa, hva: Hva, bytes: bigint, options?: MemorySlotUse): Disposable;
+  add(gpa: Gpa, hva: Hva, bytes: bigint, options?: MemorySlotUse): PortSlot;
 }
 /** Token of the port {@link MemorySlotPort}. */
 export const MemorySlotPort = Symbol('MemorySlotPort');
@@ -238,6 +256,22 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
       return;
     }
     throw new RangeError(`${formatRange(region.gpa, region.bytes)} is no range of RAM`);
+  }
+
+  /**
+   * Starts or stops a log of the pages of RAM that the guest writes: for each range, all or none.
+   * @throws SysError ENOTSUP if the hypervisor's slots have none; of the hypervisor
+   */
+  setLogged(isLogged: boolean): void {
+    for (const { slot } of this.#rams) slot.setLogged(isLogged);
+  }
+
+  /** What the guest has written since the log was started, or this was called last. Not what devices have. @throws as {@link setLogged} */
+  takeWritten(): readonly WrittenRam[] {
+    return [...this.#rams].map(({ region, offset: at, slot }) => ({
+      ...{ region, offset: at },
+      pages: slot.takeWritten(),
+    }));
   }
 
   #ramOf(at: bigint, bytes: bigint): Ram | undefined {

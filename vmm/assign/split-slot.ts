@@ -1,6 +1,8 @@
 import { type Gpa, type Hva, offset, PAGE_SIZE } from '../../sys/address.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import type { MemorySlotPort } from './memory-map.js';
+import type { MemorySlotPort, PortSlot } from './memory-map.js';
 
 /** Pages of a range, counted from its start. */
 export interface PageRun {
@@ -15,7 +17,7 @@ interface Piece extends PageRun {
   readonly isReadonly: boolean;
 }
 interface Slot extends Piece {
-  readonly owned: Disposable;
+  readonly owned: PortSlot;
 }
 
 /** The range to split. */
@@ -37,6 +39,9 @@ export class SplitSlot implements Disposable {
   readonly #port: MemorySlotPort;
   readonly #range: SlotRange;
   #slots: readonly Slot[];
+  #isLogged = false;
+  /** Slots that logged are gone: what they knew is lost. */
+  #isAllWritten = false;
 
   /** Maps all of it for writing. @throws as {@link MemorySlotPort.add} */
   constructor(port: MemorySlotPort, range: SlotRange) {
@@ -57,6 +62,7 @@ export class SplitSlot implements Disposable {
     const old = this.#slots.filter((slot) => !kept.includes(slot));
     const missing = wanted.filter((piece) => !kept.some((slot) => isSame(piece, slot)));
     this.#slots = kept;
+    this.#isAllWritten ||= this.#isLogged;
     for (const { owned } of old) owned[Symbol.dispose]();
     try {
       this.#hold(kept, this.#addAll(missing));
@@ -64,6 +70,28 @@ export class SplitSlot implements Disposable {
       this.#hold(kept, this.#addAll(old));
       throw error;
     }
+  }
+
+  /** Starts or stops a log of the pages that the guest writes. @throws SysError ENOTSUP if the port has none; of the port */
+  setLogged(isLogged: boolean): void {
+    for (const { owned } of this.#slots) {
+      if (owned.setLogged === undefined || owned.getDirtyLog === undefined) throw unlogged();
+      owned.setLogged(isLogged);
+    }
+    this.#isLogged = isLogged;
+    this.#isAllWritten = false;
+  }
+
+  /** Pages written since the last call, one bit each, in units of 8 bytes. @throws SysError of the port */
+  takeWritten(): Uint8Array {
+    const pages = new Uint8Array(Math.ceil(Number(this.#range.bytes / PAGE_SIZE) / 64) * 8);
+    for (const { first, pages: count, owned } of this.#slots) {
+      const written = owned.getDirtyLog?.();
+      if (written !== undefined) mergeBits(pages, Number(first), written, Number(count));
+    }
+    if (this.#isAllWritten) pages.fill(0xff);
+    this.#isAllWritten = false;
+    return pages;
   }
 
   #hold(kept: readonly Slot[], added: readonly Slot[]): void {
@@ -87,6 +115,7 @@ export class SplitSlot implements Disposable {
     const at = first * PAGE_SIZE;
     const options = isReadonly ? { isReadonly } : {};
     const owned = this.#port.add(offset(gpa, at), offset(hva, at), pages * PAGE_SIZE, options);
+    if (this.#isLogged) owned.setLogged?.(true);
     return { first, pages, isReadonly, owned };
   }
 
@@ -95,6 +124,23 @@ export class SplitSlot implements Disposable {
     using scope = new Scope();
     for (const { owned } of this.#slots) scope.own(owned);
     this.#slots = [];
+  }
+}
+
+const unlogged = (): SysError =>
+  new SysError({
+    call: 'setLogged',
+    target: 'guest memory',
+    errno: errno.ENOTSUP,
+    hint: 'the plug-in that maps it cannot tell which pages the guest writes',
+  });
+
+/** Sets the bits of `part`, whose first one is bit `at` of `into`. */
+export function mergeBits(into: Uint8Array, at: number, part: Uint8Array, count: number): void {
+  for (let i = 0; i < count; i++) {
+    if (i % 8 === 0 && part[i >> 3] === 0) i += 7;
+    else if (((part[i >> 3] as number) & (1 << (i & 7))) !== 0)
+      into[(at + i) >> 3] = (into[(at + i) >> 3] as number) | (1 << ((at + i) & 7));
   }
 }
 

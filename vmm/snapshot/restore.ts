@@ -51,7 +51,8 @@ export class Restoring implements Disposable {
   /** Before it is disposed. */
   get state(): RestoredState | undefined {
     const { sections = [], folder = '' } = this.#snapshot ?? {};
-    return this.#snapshot && { sections, target: folder, plugged: this.#plugged };
+    const state = { sections, target: folder };
+    return this.#snapshot && { state, isCopy: true, plugged: this.#plugged };
   }
 
   /** The memory, once. @throws SysError as GuestRam.restore; EINVAL if the file was cut meanwhile */

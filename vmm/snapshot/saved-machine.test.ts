@@ -112,6 +112,7 @@ test('the devices of a machine go on in another machine, which has its memory', 
   {
     using snapshot = Snapshot.open(path);
     other.saved.load(new SectionReader(snapshot.sections, path));
+    other.saved.start();
     expect(snapshot.config).toEqual({ memory: `${64 * PAGE}`, devices: [] });
   }
   for (const [i, { card, pciFunction }] of other.opened.entries()) {
@@ -300,6 +301,7 @@ test(`${FUZZ} damaged state files are an error each, or load: the file's section
   const attempt = (bytes: Uint8Array): boolean => {
     try {
       target.saved.load(new SectionReader(decodeSections(bytes, 'a file'), 'a file'));
+      target.saved.start();
       return true;
     } catch (error) {
       const isClear = [SysError, ConfigError, InputFileError].some((type) => error instanceof type);

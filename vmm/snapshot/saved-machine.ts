@@ -7,6 +7,7 @@ import type { Vm } from '../../kvm/vm.js';
 import { loadVm, saveVm } from '../../kvm/vm-state.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { Scope } from '../../sys/scope.js';
 import type { SectionReader, StateSection } from '../../sys/state-sections.js';
 import {
   attachStep,
@@ -87,6 +88,12 @@ export class Processors {
   }
 }
 
+/** A machine whose devices are at rest. */
+export interface StoppedMachine extends Disposable {
+  /** @throws SysError of the device or the call that failed */
+  sections(): readonly StateSection[];
+}
+
 export class SavedMachine {
   readonly #parts: SavedMachineParts;
 
@@ -103,16 +110,16 @@ export class SavedMachine {
   }
 
   /**
-   * Refuses what cannot be saved, before anything is stopped.
+   * Refuses what cannot be saved, before anything is stopped. @param call named in the error
    * @throws SysError ENOTSUP naming every device that cannot be saved, EBUSY while one is being detached; of a device
    */
-  check(): void {
+  check(call = 'snapshot'): void {
     const unable = this.unsavable;
     if (unable.length > 0) {
       const hint = unable.map(({ name, why }) => `${name}: ${why}`).join('; ');
       const target = unable.map(({ name }) => name).join(', ');
       throw new SysError({
-        call: 'snapshot',
+        call,
         target,
         errno: errno.ENOTSUP,
         hint: `${hint}: detach it first, or have it done (--detach-unmigratable)`,
@@ -121,7 +128,7 @@ export class SavedMachine {
     const [slot] = this.#parts.awaited();
     if (slot === undefined) return;
     const hint = 'it is being detached: wait until it is gone';
-    throw new SysError({ call: 'snapshot', target: `PCI slot ${slot}`, errno: errno.EBUSY, hint });
+    throw new SysError({ call, target: `PCI slot ${slot}`, errno: errno.EBUSY, hint });
   }
 
   /**
@@ -130,17 +137,23 @@ export class SavedMachine {
    * @throws SysError of the device or the call that failed, or of `use`; the devices go on then, too
    */
   save<T>(use: (sections: readonly StateSection[]) => T): T {
-    const { list } = this.#parts.devices;
-    const stopped: SavedDevice[] = [];
-    try {
-      for (const device of list) {
-        stopped.push(device);
-        stopDevice(device.assigned.file);
-      }
-      return use(this.#sections());
-    } finally {
-      for (const device of stopped) letGoOn(device);
+    using stopped = this.stop();
+    return use(stopped.sections());
+  }
+
+  /**
+   * Stops every device. All vCPUs are at an instruction boundary.
+   * @returns the state; disposing lets the devices go on
+   * @throws SysError of the device that failed; the others go on then
+   */
+  stop(): StoppedMachine {
+    using undo = new Scope();
+    for (const device of this.#parts.devices.list) {
+      undo.defer(() => letGoOn(device));
+      stopDevice(device.assigned.file);
     }
+    const owned = undo.move();
+    return { sections: () => this.#sections(), [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
   #sections(): readonly StateSection[] {
@@ -159,7 +172,7 @@ export class SavedMachine {
   }
 
   /**
-   * Loads a state into a new machine, whose memory has its contents already, and starts its devices. No vCPU has run.
+   * Loads a state into a new machine, whose memory has its contents already; {@link start} lets its devices go on. No vCPU has run.
    * @throws SysError that names the section; the machine is of no use then
    */
   load(state: SectionReader): void {
@@ -181,7 +194,11 @@ export class SavedMachine {
       });
     }
     state.finish();
-    for (const { assigned } of devices.list) startDevice(assigned.file);
+  }
+
+  /** Lets devices that were loaded go on. @throws SysError of the device that failed */
+  start(): void {
+    for (const { assigned } of this.#parts.devices.list) startDevice(assigned.file);
   }
 }
 

@@ -3,6 +3,7 @@ import type { ControlledMachine } from '../api/routes.js';
 import { parseConfig, parseDevices } from '../config.js';
 import { ConsoleRing } from '../console-ring.js';
 import type { DeviceState, MemoryRange, TimelineRecord } from '../inspection.js';
+import type { MoveOptions } from '../move/source.js';
 import type { Counters, RunReport } from '../protocol.js';
 import type { SnapshotOptions } from '../snapshot/unplugged-save.js';
 import type { MachineInfo } from '../virtual-machine.js';
@@ -72,6 +73,10 @@ export class FakeControlledMachine implements ControlledMachine {
     const how = Object.keys(options).length === 0 ? '' : ` ${JSON.stringify(options)}`;
     await this.#do(`snapshot ${folder}${how}`);
     return { folder, stateBytes: 70_000, memoryBytes: 1 << 20, ms: 12.3 };
+  };
+  migrateTo = async (address: string, { signal: _, ...options }: MoveOptions = {}) => {
+    await this.#do(`move ${address} ${JSON.stringify(options)}`);
+    return { rounds: 3, sentBytes: 1 << 20, downtimeMs: 12.5, ms: 400 };
   };
   pressPowerButton = () => void this.calls.push('power-button');
   stop = (by?: string) => void this.calls.push(`stop ${by}`);

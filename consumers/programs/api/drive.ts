@@ -121,6 +121,7 @@ const saved = await save(join(folder, 'saved'));
 if (saved.error === undefined)
   assert.ok(must(saved).memoryBytes > 0 && existsSync(join(folder, 'saved/state')));
 else assert.match(refused(saved, 409, 'ENOTSUP'), /00:0\d\.0 \S+: it has no migration/);
+refused(await api.POST('/v1/move', { body: { address: 'nowhere', downtimeMs: 100 } }), 400, 'EINVAL');
 const fault = (slot: number, faults: string) =>
   api.PUT('/v1/devices/{slot}/faults', { params: { path: { slot } }, body: { faults } });
 must(await fault(7, 'removed'));
