@@ -125,6 +125,8 @@ export interface VfioDeviceOps {
    * @throws SysError EINVAL for an id that is not shown
    */
   getGfxDmabuf?(dmabufId: number): Fd;
+  /** Screens of a display, which {@link GfxPlaneQuery.head} numbers; 1 if absent. The core refuses others. */
+  readonly gfxHeads?: number;
   /** Asks the user to release the device; called again with `count` incremented until the last file is closed. */
   request?(count: number): void;
   /** False if the device can only be opened through its group (no bind_iommufd); true if absent. */

@@ -24,7 +24,7 @@ export interface SlottedDevice {
   readonly config: DeviceConfig;
   readonly assigned: AssignedDevice;
   /** Absent if it shows no picture, or another function of the slot does. */
-  readonly display: DeviceDisplay | undefined;
+  readonly displays: readonly DeviceDisplay[];
 }
 
 /** What {@link AssignedDevices} needs of its machine. */
@@ -142,10 +142,10 @@ export class AssignedDevices implements Disposable {
     using scope = new Scope();
     const assigned = scope.own(naming(address, () => assignment.attach(request)));
     scope.own(pci.add(place, assigned.function));
-    const isShown = this.list.some((other) => other.slot === slot && other.display !== undefined);
-    const display = isShown ? undefined : DeviceDisplay.find(slot, name, assigned.file);
-    if (display !== undefined) scope.own(display);
-    const device = { slot, function: number, name, config, assigned, display };
+    const isShown = this.list.some((other) => other.slot === slot && other.displays.length > 0);
+    const displays = isShown ? [] : DeviceDisplay.all(slot, name, assigned.file);
+    for (const display of displays) scope.own(display);
+    const device = { slot, function: number, name, config, assigned, displays };
     scope.defer(() => this.#plugs.delete(plug));
     const owned = scope.move();
     const plug = { device, ...disposable(() => owned[Symbol.dispose]()) };

@@ -106,22 +106,23 @@ export class DeviceServer implements AsyncDisposable {
   }
 
   /**
-   * Captures a device's display as PNG; without a client, the picture at the last client's disconnection. Does not
+   * Captures a device's display as PNG, with its cursor; without a client, the picture at the last client's disconnection. Does not
    * stop the client.
    * @param slot undefined is the first display
+   * @param head which screen of a device that has several, from 0 on; the first if undefined
    * @throws SysError ENODATA while it displays nothing; ENODEV if it is not a display, or no device; EINVAL for an unsupported
    *   pixel format
    */
-  screenshot(slot?: number): Promise<Uint8Array> {
-    return this.capture(slot).then(toPicture).then(encodePng);
+  screenshot(slot?: number, head?: number): Promise<Uint8Array> {
+    return this.capture(slot, undefined, head).then(toPicture).then(encodePng);
   }
 
   /**
-   * As {@link screenshot}, but passes the pixels to `use` where the client draws them, without a copy. They are valid only
+   * As {@link screenshot}, but passes the pixels to `use` where the client draws them, without a copy and a cursor. They are valid only
    * during that call.
    */
-  look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
-    return this.#screens.look(slot, use);
+  look<T>(slot: number | undefined, use: (look: Look) => T, head?: number): Promise<T> {
+    return this.#screens.look(slot, use, head);
   }
 
   /**
@@ -129,8 +130,8 @@ export class DeviceServer implements AsyncDisposable {
    * frame through registers that trap.
    * @param into memory for the pixels, used if it has their size
    */
-  capture(slot?: number, into?: Uint8Array): Promise<Look> {
-    return this.#screens.capture(slot, into);
+  capture(slot?: number, into?: Uint8Array, head?: number): Promise<Look> {
+    return this.#screens.capture(slot, into, head);
   }
 
   /** The devices that are displays and that a client has opened. */

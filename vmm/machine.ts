@@ -12,7 +12,7 @@ import type { MemoryMap } from './assign/memory-map.js';
 import { holdNothing } from './assign/page-track.js';
 import type { AssignedDevices } from './assigned-devices.js';
 import type { DeviceConfig } from './config.js';
-import { chooseDisplay, type DeviceDisplay } from './display/device-display.js';
+import { chooseDisplay, type DeviceDisplay, nameOf } from './display/device-display.js';
 import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
 import type { Hotplug } from './hotplug.js';
@@ -166,7 +166,7 @@ export class Machine {
         this.#parts.ports.events.emit({
           kind: 'displays',
           id: command.id,
-          displays: this.#displays().map(({ slot, name }) => ({ slot, name })),
+          displays: this.#displays().map(nameOf),
         });
         break;
       default:
@@ -174,10 +174,10 @@ export class Machine {
     }
   }
 
-  #look({ slot, isCopied }: PlaneCommand): ShownPlane {
-    const display = chooseDisplay(this.#displays(), slot);
+  #look({ slot, head, isCopied }: PlaneCommand): ShownPlane {
+    const display = chooseDisplay(this.#displays(), slot, head);
     const shown = isCopied ? display.still() : display.look();
-    return { ...shown, accesses: this.#accessesTo(display.name) };
+    return { ...shown, accesses: this.#accessesTo(display.device) };
   }
 
   /** Trapped accesses to the BARs of a device. */
@@ -237,16 +237,15 @@ export class Machine {
 
   /** In slot order. */
   #displays(): readonly DeviceDisplay[] {
-    const displays = this.#parts.devices.list.flatMap(({ display }) => display ?? []);
-    return displays.sort((a, b) => a.slot - b.slot);
+    const displays = this.#parts.devices.list.flatMap((device) => device.displays);
+    return displays.sort((a, b) => a.slot - b.slot || a.head - b.head);
   }
 
   /** Saves the devices' pictures before the devices are reset, so that they can be captured after the run. */
   #keepPictures(): void {
     const { ports } = this.#parts;
     const stills = this.#displays().map((display) => ({
-      slot: display.slot,
-      name: display.name,
+      ...nameOf(display),
       answer: orError(() => display.still()),
     }));
     if (stills.length > 0) ports.events.emit({ kind: 'stills', stills });

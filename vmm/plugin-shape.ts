@@ -6,7 +6,10 @@ import type { MdevInstance } from '../vfio/driver.js';
 
 /** By name of the member: its type, as `typeof` has it; a trailing `?` for one that can be absent. */
 type Shape = Readonly<
-  Record<string, 'string' | 'string?' | 'number' | 'function' | 'array' | 'array?' | 'function?' | 'object?'>
+  Record<
+    string,
+    'string' | 'string?' | 'number' | 'number?' | 'function' | 'array' | 'array?' | 'function?' | 'object?'
+  >
 >;
 
 const PLUGIN: Shape = {
@@ -60,6 +63,7 @@ const OPS: Shape = {
   mmap: 'function?',
   queryGfxPlane: 'function?',
   getGfxDmabuf: 'function?',
+  gfxHeads: 'number?',
   request: 'function?',
   dmaUnmap: 'function?',
   migration: 'object?',

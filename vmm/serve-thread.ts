@@ -76,7 +76,7 @@ async function main(): Promise<void> {
     else if (kind === 'input')
       emit({ kind: 'injected', id, ...refusalOf(() => served.input(command.slot, command.events)) });
     else if (kind === 'displays') emit({ kind, id, displays: served.displays() });
-    else emit({ kind, id, answer: served.look(command.slot, command.isCopied === true) });
+    else emit({ kind, id, answer: served.look(command.slot, command.isCopied === true, command.head) });
   });
   // The protocol's events with a text are refusals.
   for (const [name, level] of [

@@ -107,11 +107,11 @@ export class ServedDevices implements Disposable {
     return this.#list.flatMap(({ display }) => display.list());
   }
 
-  /** What the client of a device sees. @param slot undefined is the first display. @see ServedDisplay.look */
-  look(slot: number | undefined, isCopied: boolean): ShownPlane | ErrorData {
+  /** What the client of a device sees. @param slot undefined is the first display @param head its screen, from 0 on. @see ServedDisplay.look */
+  look(slot: number | undefined, isCopied: boolean, head?: number): ShownPlane | ErrorData {
     return orError(() => {
       const { display, server } = this.#get(slot ?? this.displays()[0]?.slot ?? 0);
-      return display.look(isCopied, server.commands);
+      return display.look(isCopied, server.commands, head);
     });
   }
 
@@ -119,7 +119,7 @@ export class ServedDevices implements Disposable {
   stills(): readonly Still[] {
     for (const { display } of this.#list) display.close();
     const shown = this.#list.filter(({ display }) => display.list().length > 0);
-    return (shown.length > 0 ? shown : this.#list.slice(0, 1)).map(({ display }) => display.still());
+    return (shown.length > 0 ? shown : this.#list.slice(0, 1)).flatMap(({ display }) => display.stills());
   }
 
   #get(slot: number): Served {

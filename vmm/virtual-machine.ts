@@ -463,21 +463,22 @@ export class VirtualMachine implements AsyncDisposable {
   }
 
   /**
-   * Captures a device's display as PNG; after the run, its last picture. The guest keeps running.
+   * Captures a device's display as PNG, with its cursor; after the run, its last picture. The guest keeps running.
    * @param slot PCI slot of the device; the first display if undefined
+   * @param head which screen of a device that has several, from 0 on; the first if undefined
    * @throws SysError ENODEV if there is no such display; ENODATA while it displays nothing; EINVAL for an unsupported
    *   pixel format
    */
-  screenshot(slot?: number): Promise<Uint8Array> {
-    return this.capture(slot).then(toPicture).then(encodePng);
+  screenshot(slot?: number, head?: number): Promise<Uint8Array> {
+    return this.capture(slot, undefined, head).then(toPicture).then(encodePng);
   }
 
   /**
-   * As {@link screenshot}, but passes the pixels to `use` where the guest draws them, without a copy. They are valid only
+   * As {@link screenshot}, but passes the pixels to `use` where the guest draws them, without a copy and a cursor. They are valid only
    * during that call.
    */
-  look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
-    return this.#screens.look(slot, use);
+  look<T>(slot: number | undefined, use: (look: Look) => T, head?: number): Promise<T> {
+    return this.#screens.look(slot, use, head);
   }
 
   /**
@@ -485,8 +486,8 @@ export class VirtualMachine implements AsyncDisposable {
    * through registers that trap.
    * @param into memory for the pixels, used if it has their size
    */
-  capture(slot?: number, into?: Uint8Array): Promise<Look> {
-    return this.#screens.capture(slot, into);
+  capture(slot?: number, into?: Uint8Array, head?: number): Promise<Look> {
+    return this.#screens.capture(slot, into, head);
   }
 
   /** The devices that can be captured, in slot order; after the run, those that there were. */

@@ -40,7 +40,7 @@ function requireRegionType(target: string, { flags }: GfxPlaneQuery): void {
 /**
  * VFIO_DEVICE_QUERY_GFX_PLANE of a card with a primary plane in a region, and perhaps a cursor.
  * @param cursor without what says where it is
- * @throws SysError EINVAL for planes of another type, or another head
+ * @throws SysError EINVAL for planes of another type
  */
 export function gfxPlane(
   target: string,
@@ -50,8 +50,7 @@ export function gfxPlane(
   cursor?: CursorPlane,
 ): GfxPlaneInfo {
   requireRegionType(target, query);
-  const { flags, drmPlaneType, head = 0 } = query;
-  if (head !== 0) throw refusal(target, 'it has one screen, number 0');
+  const { flags, drmPlaneType } = query;
   const none = { ...NO_PLANE, regionIndex };
   if ((flags & VFIO_GFX_PLANE_TYPE_PROBE) !== 0) return none;
   if (drmPlaneType === DRM_PLANE_TYPE_CURSOR && cursor !== undefined) return { ...none, ...cursor };

@@ -133,11 +133,15 @@ export class VirtioGpuDevice extends TurnFunction<GpuCounter> implements Disposa
     super.openDevice(open);
   }
 
+  get gfxHeads(): number {
+    return this.#heads.length;
+  }
+
   queryGfxPlane(query: GfxPlaneQuery): GfxPlaneInfo {
     const index = query.head ?? 0;
     const head = this.#heads[index];
     if (head === undefined) throw this.#noHead('VFIO_DEVICE_QUERY_GFX_PLANE', index, errno.EINVAL);
-    return gfxPlane(this.name, PLANES_REGION, { ...query, head: 0 }, head.plane, head.cursorPlane);
+    return gfxPlane(this.name, PLANES_REGION, query, head.plane, head.cursorPlane);
   }
 
   #noHead(call: string, head: number, code: number): SysError {

@@ -241,6 +241,14 @@ export class CoreDeviceFile implements CdevFile {
     const type = query.flags & ~VFIO_GFX_PLANE_TYPE_PROBE;
     if (type !== VFIO_GFX_PLANE_TYPE_REGION && type !== VFIO_GFX_PLANE_TYPE_DMABUF)
       throw vfioError(call, this.target, 'EINVAL', 'flags must name one type of plane');
+    const { gfxHeads = 1 } = ops;
+    if (query.head !== undefined && query.head >= gfxHeads)
+      throw vfioError(
+        call,
+        this.target,
+        'EINVAL',
+        `it has ${gfxHeads === 1 ? 'one screen' : `${gfxHeads} screens`}, from 0 on`,
+      );
     return ops.queryGfxPlane(query);
   }
 

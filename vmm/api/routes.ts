@@ -209,11 +209,12 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
   },
   {
     ...{ method: 'GET', path: '/v1/screenshot', id: 'getScreenshot', query: schemas.queries.screenshot },
-    summary: 'The picture of a display: of the device in `slot`, or the first',
+    summary:
+      'The picture of a display: of the device in `slot`, or the first; of its screen `head`, from 0 on',
     success: { status: 200, type: 'image/png' },
     answer: async (machine, { query }) => ({
       ...{ kind: 'bytes', type: 'image/png' },
-      bytes: await machine.screenshot(query.slot as number | undefined),
+      bytes: await machine.screenshot(query.slot as number | undefined, query.head as number | undefined),
     }),
   },
   {

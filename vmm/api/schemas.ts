@@ -22,7 +22,7 @@ export const queries = {
   none: z.strictObject({}),
   console: z.strictObject({ from: numeral(0, Number.MAX_SAFE_INTEGER).optional(), follow: yes.optional() }),
   timeline: z.strictObject({ from: numeral(0, Number.MAX_SAFE_INTEGER).optional() }),
-  screenshot: z.strictObject({ slot: slotSchema.optional() }),
+  screenshot: z.strictObject({ slot: slotSchema.optional(), head: numeral(0, 15).optional() }),
   detach: z.strictObject({ force: yes.optional(), timeoutMs: numeral(0, 3_600_000).optional() }),
 } as const;
 

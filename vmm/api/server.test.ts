@@ -75,7 +75,9 @@ describe('the API', () => {
     expect(parsed).toMatchObject({ version: '1.2.3', state: 'running', config: { memory: 64 << 20 } });
     expect(schemas.countersSchema.parse((await call('GET', '/v1/counters')).json).exits).toEqual({ io: 3 });
     expect((await call('GET', '/v1/screenshot?slot=5')).text).toBe('\x01\x02\x03');
-    expect(machine.calls).toEqual(['screenshot 5']);
+    await call('GET', '/v1/screenshot?slot=5&head=1');
+    expect(machine.calls).toEqual(['screenshot 5', 'screenshot 5 1']);
+    expect((await call('GET', '/v1/screenshot?head=16')).status).toBe(400);
   });
 
   test('passes each action on, once', async () => {

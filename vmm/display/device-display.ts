@@ -4,18 +4,23 @@ import { duplicateFd } from '../../sys/fd.js';
 import {
   type DeviceFile,
   type GfxPlaneInfo,
+  type GfxPlaneQuery,
   VFIO_GFX_PLANE_TYPE_DMABUF,
   VFIO_GFX_PLANE_TYPE_PROBE,
   VFIO_GFX_PLANE_TYPE_REGION,
   VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../vfio/uapi.js';
 import { DmaBuf } from './dma-buf.js';
-import type { DisplayMemory, ShownPlane } from './messages.js';
+import type { DisplayMemory, DisplayName, ShownCursor, ShownPlane } from './messages.js';
 import { planeBytes } from './pixels.js';
 
 const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
 const GET_GFX_DMABUF = 'VFIO_DEVICE_GET_GFX_DMABUF';
 const DRM_PLANE_TYPE_PRIMARY = 1;
+const DRM_PLANE_TYPE_CURSOR = 2;
+/** Screens of a device that are looked for, and the largest cursor's side, pixels. */
+const MOST_HEADS = 16;
+const MOST_CURSOR = 512;
 const PAGE = 4096;
 /** Bytes that one read of a region asks for. */
 const MOST_READ = 1 << 20;
@@ -27,8 +32,12 @@ const MOST_READ = 1 << 20;
 export class DeviceDisplay implements Disposable {
   /** The guest's PCI slot. */
   readonly slot: number;
-  /** `00:03.0 vgpu-small` */
+  /** `00:03.0 vgpu-small`; that of a second screen ends with `, screen 2`. */
   readonly name: string;
+  /** The device's name. */
+  readonly device: string;
+  /** Which screen of a device that has several, from 0 on. */
+  readonly head: number;
   readonly #file: DeviceFile;
   /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF. */
   readonly #planes: number;
@@ -37,28 +46,47 @@ export class DeviceDisplay implements Disposable {
   /** Whether the main thread can map a region's memory, by region index; determined once per region. */
   readonly #isMappedByMain = new Map<number, boolean>();
 
-  private constructor(slot: number, name: string, file: DeviceFile, planes: number) {
+  /** Whether the device knows of cursors; undefined until it has been asked. */
+  #hasCursor: boolean | undefined;
+
+  private constructor(slot: number, name: string, file: DeviceFile, head: number, planes: number) {
     this.#planes = planes;
     this.slot = slot;
-    this.name = name;
+    this.name = head === 0 ? name : `${name}, screen ${head + 1}`;
+    this.head = head;
+    this.device = name;
     this.#file = file;
   }
 
-  /**
-   * The display of a device; undefined if it has none. A display whose picture cannot be read is returned too, and
-   * reports why when read.
-   */
+  /** @see all */
   static find(slot: number, name: string, file: DeviceFile): DeviceDisplay | undefined {
+    return DeviceDisplay.all(slot, name, file)[0];
+  }
+
+  /**
+   * The displays of a device, one for each of its screens; empty if it has none. A display whose picture cannot be read is returned too,
+   * and reports why when read.
+   */
+  static all(slot: number, name: string, file: DeviceFile): readonly DeviceDisplay[] {
     const types = [VFIO_GFX_PLANE_TYPE_REGION, VFIO_GFX_PLANE_TYPE_DMABUF];
-    const planes = types.find((type) => {
-      try {
-        return file.queryGfxPlane?.(query(type | VFIO_GFX_PLANE_TYPE_PROBE)) !== undefined;
-      } catch (error) {
-        if (error instanceof SysError) return false;
-        throw error;
-      }
-    });
-    return planes === undefined ? undefined : new DeviceDisplay(slot, name, file, planes);
+    const planesOf = (head: number): number | undefined =>
+      types.find((type) => {
+        try {
+          const { flags, drmPlaneType } = query(type | VFIO_GFX_PLANE_TYPE_PROBE);
+          const probe = { flags, drmPlaneType, ...(head > 0 && { head }) };
+          return file.queryGfxPlane?.(probe) !== undefined;
+        } catch (error) {
+          if (error instanceof SysError) return false;
+          throw error;
+        }
+      });
+    const displays: DeviceDisplay[] = [];
+    for (let head = 0; head < MOST_HEADS; head++) {
+      const planes = planesOf(head);
+      if (planes === undefined) break;
+      displays.push(new DeviceDisplay(slot, name, file, head, planes));
+    }
+    return displays;
   }
 
   /**
@@ -68,7 +96,7 @@ export class DeviceDisplay implements Disposable {
    *   format or modifier that is not known
    */
   look(): ShownPlane {
-    const plane = this.#query();
+    const plane = this.#primary();
     if (plane.dmabufId !== undefined) return this.#shown(plane, this.#copy(plane));
     const isMapped = this.#isMappedByMain.get(plane.regionIndex);
     if (isMapped === true) return this.#shown(plane);
@@ -82,17 +110,47 @@ export class DeviceDisplay implements Disposable {
    * guest shows no other frame while it copies. @throws SysError as {@link look}
    */
   still(): ShownPlane {
-    const plane = this.#query();
+    const plane = this.#primary();
     return this.#shown(plane, this.#copy(plane));
   }
 
   #shown(plane: GfxPlaneInfo, pixels?: Uint8Array): ShownPlane {
-    const { slot, name } = this;
-    return { slot, name, plane, ...(pixels === undefined ? {} : { pixels }) };
+    const cursor = this.#cursor(plane);
+    return {
+      ...nameOf(this),
+      plane,
+      ...(cursor === undefined ? {} : { cursor }),
+      ...(pixels === undefined ? {} : { pixels }),
+    };
   }
 
-  #query(): GfxPlaneInfo {
-    const plane = this.#file.queryGfxPlane?.(query(this.#planes));
+  /** A cursor that is wrong is none: the picture is there all the same. */
+  #cursor(below: GfxPlaneInfo): ShownCursor | undefined {
+    if (this.#hasCursor === false) return undefined;
+    try {
+      const plane = this.#file.queryGfxPlane?.(this.#query(DRM_PLANE_TYPE_CURSOR));
+      this.#hasCursor = true;
+      if (plane === undefined || plane.drmFormat === 0 || plane.width === 0 || plane.height === 0)
+        return undefined;
+      // The kernel's mdpy answers any query by its only plane.
+      if (plane.regionIndex === below.regionIndex && plane.offset === below.offset) return undefined;
+      if (plane.width > MOST_CURSOR || plane.height > MOST_CURSOR) return undefined;
+      return { plane, pixels: this.#copy(plane) };
+    } catch (error) {
+      if (!(error instanceof SysError)) throw error;
+      // The kernel's display drivers refuse a plane that they do not have.
+      this.#hasCursor ??= false;
+      return undefined;
+    }
+  }
+
+  #query(drmPlaneType: number): GfxPlaneQuery {
+    const { head } = this;
+    return { flags: this.#planes, drmPlaneType, ...(head > 0 && { head }) };
+  }
+
+  #primary(): GfxPlaneInfo {
+    const plane = this.#file.queryGfxPlane?.(this.#query(DRM_PLANE_TYPE_PRIMARY));
     if (plane !== undefined && plane.drmFormat !== 0 && plane.width > 0 && plane.height > 0) return plane;
     const hint = 'the guest shows nothing now: its screen is off, or its mode does not fit the video memory';
     throw new SysError({ call: CALL, target: this.name, errno: errno.ENODATA, hint });
@@ -155,14 +213,27 @@ export class DeviceDisplay implements Disposable {
   }
 }
 
-const query = (flags: number) => ({ flags, drmPlaneType: DRM_PLANE_TYPE_PRIMARY });
+/** A display for those who have no part of it. */
+export const nameOf = ({ slot, name, head }: DeviceDisplay): DisplayName => ({
+  slot,
+  name,
+  ...(head > 0 && { head }),
+});
 
-/** The display in a slot, or the first one. @throws SysError ENODEV if there is none */
-export function chooseDisplay(displays: readonly DeviceDisplay[], slot: number | undefined): DeviceDisplay {
-  const found = slot === undefined ? displays[0] : displays.find((display) => display.slot === slot);
+const query = (flags: number): GfxPlaneQuery => ({ flags, drmPlaneType: DRM_PLANE_TYPE_PRIMARY });
+
+/** The screen of a slot, or of the first display. @throws SysError ENODEV if there is none */
+export function chooseDisplay(
+  displays: readonly DeviceDisplay[],
+  slot: number | undefined,
+  head = 0,
+): DeviceDisplay {
+  const of = slot ?? displays[0]?.slot;
+  const found = displays.find((display) => display.slot === of && display.head === head);
   if (found !== undefined) return found;
   const others = displays.map(({ name }) => name).join(', ');
-  const target = slot === undefined ? 'the machine' : `PCI slot ${slot}`;
+  const place = slot === undefined ? 'the machine' : `PCI slot ${slot}`;
+  const target = head === 0 ? place : `${place}, screen ${head + 1}`;
   const hint =
     others === '' ? 'no device shows a picture: --device vgpu-small does' : `displays are: ${others}`;
   throw new SysError({ call: CALL, target, errno: errno.ENODEV, hint });

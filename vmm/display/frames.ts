@@ -10,9 +10,10 @@ export interface PictureSource {
   /**
    * A copy of a display's picture, of one frame.
    * @param into memory for the pixels, used if it has their size
+   * @param head which screen of that display; the first if absent
    * @throws SysError ENODEV without such a display; ENODATA while it shows nothing; EINVAL for an unsupported picture
    */
-  capture(slot: number | undefined, into?: Uint8Array): Promise<Look>;
+  capture(slot: number | undefined, into?: Uint8Array, head?: number): Promise<Look>;
 }
 
 /** How often the picture is read, and how often the list of displays, at most. */
@@ -90,8 +91,9 @@ export class Frames {
 
   async #look(): Promise<void> {
     for (const frame of this.#list) {
+      const { slot, head } = frame.display;
       try {
-        frame.changes.take(await this.#source.capture(frame.display.slot, frame.changes.spare));
+        frame.changes.take(await this.#source.capture(slot, frame.changes.spare, head));
         frame.text = undefined;
       } catch (error) {
         frame.text = isErrno(error, 'ENODATA') ? NOTHING : (error as Error).message;

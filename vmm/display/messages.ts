@@ -15,13 +15,24 @@ export interface DisplayMemory {
 export interface DisplayName {
   /** Its PCI slot. */
   readonly slot: number;
-  /** `00:03.0 vgpu-small` */
+  /** `00:03.0 vgpu-small`; of the second screen of a device, `00:03.0 virtio-gpu, screen 2`. */
   readonly name: string;
+  /** Which screen of a device that has several, from 0 on; absent for the first. */
+  readonly head?: number;
+}
+
+/** A cursor above a picture. */
+export interface ShownCursor {
+  readonly plane: GfxPlaneInfo;
+  /** A copy of its pixels, line by line. */
+  readonly pixels: Uint8Array;
 }
 
 /** What a device shows. */
 export interface ShownPlane extends DisplayName {
   readonly plane: GfxPlaneInfo;
+  /** What is above it; absent if the guest shows no cursor. */
+  readonly cursor?: ShownCursor;
   /** Where the plane is in memory; sent once per region. */
   readonly memory?: DisplayMemory;
   /** A copy of the plane from its first pixel, if its memory cannot be mapped by the main thread. */
@@ -39,6 +50,8 @@ export interface PlaneCommand {
   readonly id: number;
   /** The first display if absent. */
   readonly slot: number | undefined;
+  /** Which screen of the display; the first if absent. */
+  readonly head?: number | undefined;
   /** Copies the plane where the guest cannot show another frame meanwhile. */
   readonly isCopied?: boolean;
 }

@@ -23,6 +23,9 @@ const PLANE: GfxPlaneInfo = {
   ...{ xPos: 0, yPos: 0, xHot: 0, yHot: 0, regionIndex: 0, offset: 4100 },
 };
 
+const SECOND = { width: 2, height: 2, stride: 8, offset: 8192 };
+const CURSOR = { ...PLANE, ...SECOND, drmFormat: 0x3432_5241, xPos: 2, yPos: 0xffff_ffff, offset: 0 };
+
 const ends: (() => void)[] = [];
 afterEach(() => {
   for (const end of ends.splice(0).reverse()) end();
@@ -55,6 +58,7 @@ function card(kind: 'memfd' | 'mapped', types = 4, dmabufs?: (id: number) => Fd)
   });
   return {
     file,
+    ops: made.ops,
     memory: memory.mapping.view.slice(0, BYTES),
     show: (next: Partial<GfxPlaneInfo>) => {
       plane = { ...plane, ...next };
@@ -79,18 +83,18 @@ function screensOf(displays: readonly DeviceDisplay[]) {
   });
   ends.push(() => screens.end(undefined));
   const answer = () => {
-    for (const { id, slot } of sent.splice(0)) {
+    for (const { id, slot, head } of sent.splice(0)) {
       let said: Parameters<Screens['hear']>[0];
       try {
-        said = { kind: 'plane', id, answer: chooseDisplay(displays, slot).look() };
+        said = { kind: 'plane', id, answer: chooseDisplay(displays, slot, head).look() };
       } catch (error) {
         said = { kind: 'plane', id, answer: encodeError(error) };
       }
       screens.hear(said);
     }
   };
-  const look = (slot?: number) => {
-    const promise = screens.look(slot, ({ pixels }) => Uint8Array.from(pixels));
+  const look = (slot?: number, head?: number) => {
+    const promise = screens.look(slot, ({ pixels }) => Uint8Array.from(pixels), head);
     answer();
     return promise;
   };
@@ -305,4 +309,65 @@ test('the displays are listed by the machine, and after its end from its last pi
   screens.hear({ kind: 'stills', stills: [{ slot: 4, name: 'other', answer }] });
   screens.end(undefined);
   expect(await first).toEqual([{ slot: 4, name: 'other' }]);
+});
+
+/** A card with two screens, and a cursor on the first. */
+function twoScreens() {
+  const device = card('memfd');
+  Object.assign(device.ops, {
+    gfxHeads: 2,
+    queryGfxPlane: ({ drmPlaneType, head = 0 }: GfxPlaneQuery) =>
+      drmPlaneType === 1
+        ? { ...PLANE, ...(head === 1 && SECOND) }
+        : { ...CURSOR, drmFormat: head === 0 ? CURSOR.drmFormat : 0 },
+  });
+  return device;
+}
+
+test('a device with two screens is two displays, each with its picture', async () => {
+  const device = twoScreens();
+  const displays = DeviceDisplay.all(3, '00:03.0 card', device.file);
+  expect(displays.map(({ name, head }) => [name, head])).toEqual([
+    ['00:03.0 card', 0],
+    ['00:03.0 card, screen 2', 1],
+  ]);
+  device.memory.fill(1, 4100, 4148);
+  device.memory.fill(2, 8192, 8208);
+  const { look } = screensOf(displays);
+  expect(await look()).toEqual(new Uint8Array(48).fill(1));
+  expect(await look(3, 1)).toEqual(new Uint8Array(16).fill(2));
+  expect(await look(undefined, 1)).toEqual(new Uint8Array(16).fill(2));
+  await expect(look(3, 2)).rejects.toThrowError(
+    /PCI slot 3, screen 3: ENODEV\n.*card, 00:03.0 card, screen 2/,
+  );
+});
+
+test('a device that knows nothing of screens has one', () => {
+  expect(DeviceDisplay.all(3, 'card', card('memfd').file)).toHaveLength(1);
+});
+
+test('a capture has the cursor in it, as far as it is on the screen, and a look has not', async () => {
+  const device = twoScreens();
+  const displays = DeviceDisplay.all(3, 'card', device.file);
+  new DataView(device.memory.buffer, device.memory.byteOffset).setUint32(8, 0xff12_3456, true);
+  new DataView(device.memory.buffer, device.memory.byteOffset).setUint32(12, 0x8040_0000, true);
+  device.memory.fill(0x20, 4100, 4148);
+  const { screens, sent } = screensOf(displays);
+  const captured = screens.capture(3);
+  while (sent.length > 0) {
+    const [{ id, isCopied }] = sent.splice(0) as [PlaneCommand];
+    const display = displays[0] as DeviceDisplay;
+    screens.hear({ kind: 'plane', id, answer: isCopied ? display.still() : display.look() });
+    await new Promise(setImmediate);
+  }
+  const { pixels } = await captured;
+  const words = new Uint32Array(pixels.buffer, pixels.byteOffset, 12);
+  // The lower line of the cursor is on the upper line of the screen: an opaque pixel, and one that is half transparent.
+  expect([...words.subarray(0, 4)]).toEqual([0x2020_2020, 0x2020_2020, 0x12_3456, 0x50_1010]);
+  expect(device.memory.subarray(4100, 4148).every((byte) => byte === 0x20)).toBe(true);
+});
+
+test('a device that answers any query by its only plane has no cursor', () => {
+  const device = card('mapped');
+  expect(DeviceDisplay.find(3, 'card', device.file)?.look().cursor).toBeUndefined();
 });

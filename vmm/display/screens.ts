@@ -4,6 +4,7 @@ import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import { decodeError, type ErrorData } from '../error-data.js';
+import { drawCursor } from './cursor.js';
 import type {
   DisplayMemory,
   DisplayName,
@@ -29,6 +30,7 @@ export interface Look {
 
 interface Request {
   readonly slot: number | undefined;
+  readonly head: number | undefined;
   settle(find: () => ShownPlane): void;
 }
 
@@ -85,8 +87,8 @@ export class Screens {
    * @param use receives the picture, which is valid until it returns
    * @throws SysError ENODEV without such a display; ENODATA while it shows nothing; EINVAL for an unsupported picture
    */
-  look<T>(slot: number | undefined, use: (look: Look) => T): Promise<T> {
-    return this.#ask({ slot }, ({ look }) => use(look));
+  look<T>(slot: number | undefined, use: (look: Look) => T, head?: number): Promise<T> {
+    return this.#ask({ slot, head }, ({ look }) => use(look));
   }
 
   /**
@@ -94,23 +96,33 @@ export class Screens {
    * draws one frame while it shows another changes the plane through a register that traps, so a copy is of one frame if
    * the device was not accessed meanwhile. If it was, twice, the machine thread copies, between two accesses. A guest that
    * draws into what it shows has no frames, and can be captured while it draws.
+   * A cursor is drawn into it.
    * @param slot undefined is the first display
    * @param into memory for the pixels, used if it has their size
+   * @param head which screen of that display; the first if absent
    * @throws SysError as {@link look}
    */
-  async capture(slot: number | undefined, into?: Uint8Array): Promise<Look> {
+  async capture(slot: number | undefined, into?: Uint8Array, head?: number): Promise<Look> {
+    const { look, shown } = await this.#capture(slot, into, head);
+    if (shown.cursor !== undefined) drawCursor(look, shown.cursor);
+    return look;
+  }
+
+  async #capture(slot: number | undefined, into?: Uint8Array, head?: number): Promise<Shot> {
     const copy = ({ look, shown }: Shot): Shot => {
       const pixels = into?.length === look.pixels.length ? into : new Uint8Array(look.pixels.length);
       pixels.set(look.pixels);
       return { look: { ...look, pixels }, shown };
     };
     for (let i = 0; i < COPIES_HERE; i++) {
-      const { look, shown } = await this.#ask({ slot }, copy);
-      if (shown.pixels !== undefined) return look;
+      const shot = await this.#ask({ slot, head }, copy);
+      const { shown } = shot;
+      if (shown.pixels !== undefined) return shot;
       if (shown.accesses === undefined) break;
-      if (isSameFrame(shown, await this.#ask({ slot: shown.slot }, (after) => after.shown))) return look;
+      if (isSameFrame(shown, await this.#ask({ slot: shown.slot, head }, (after) => after.shown)))
+        return shot;
     }
-    return (await this.#ask({ slot, isCopied: true }, copy)).look;
+    return this.#ask({ slot, head, isCopied: true }, copy);
   }
 
   /** The machine's displays, in slot order; after its end, those that it had. */
@@ -122,7 +134,7 @@ export class Screens {
     });
   }
 
-  #ask<T>(request: Pick<PlaneCommand, 'slot' | 'isCopied'>, use: (shot: Shot) => T): Promise<T> {
+  #ask<T>(request: Pick<PlaneCommand, 'slot' | 'head' | 'isCopied'>, use: (shot: Shot) => T): Promise<T> {
     return new Promise((resolve, reject) => {
       const settle = (find: () => ShownPlane): void => {
         try {
@@ -133,9 +145,9 @@ export class Screens {
         }
       };
       const id = ++this.#lastId;
-      const { slot } = request;
-      if (this.#send({ kind: 'plane', id, ...request })) this.#requests.set(id, { slot, settle });
-      else settle(() => this.#still(slot));
+      const { slot, head } = request;
+      if (this.#send({ kind: 'plane', id, ...request })) this.#requests.set(id, { slot, head, settle });
+      else settle(() => this.#still(slot, head));
     });
   }
 
@@ -174,10 +186,10 @@ export class Screens {
     this.#lists.clear();
     const requests = [...this.#requests.values()];
     this.#requests.clear();
-    for (const { slot, settle } of requests) {
+    for (const { slot, head, settle } of requests) {
       settle(() => {
         if (failure !== undefined) throw failure;
-        return this.#still(slot);
+        return this.#still(slot, head);
       });
     }
     const memories = [...this.#memories.values()];
@@ -193,11 +205,12 @@ export class Screens {
   }
 
   #stillDisplays(): readonly DisplayName[] {
-    return this.#stills.map(({ slot, name }) => ({ slot, name }));
+    return this.#stills.map(({ answer: _, ...name }) => name);
   }
 
-  #still(slot: number | undefined): ShownPlane {
-    const still = slot === undefined ? this.#stills[0] : this.#stills.find((each) => each.slot === slot);
+  #still(slot: number | undefined, head = 0): ShownPlane {
+    const of = slot ?? this.#stills[0]?.slot;
+    const still = this.#stills.find((each) => each.slot === of && (each.head ?? 0) === head);
     if (still !== undefined) return found(still.answer);
     const target = slot === undefined ? 'the machine' : `PCI slot ${slot}`;
     const hint = 'the machine has ended, and no device of it showed a picture there';

@@ -1,16 +1,18 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { Scope } from '../../sys/scope.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
 import { type ErrorData, orError } from '../error-data.js';
-import { DeviceDisplay } from './device-display.js';
+import { DeviceDisplay, nameOf } from './device-display.js';
 import type { DisplayName, ShownPlane, Still } from './messages.js';
 
-/** The display of a served device, across clients. Serving thread only. */
+/** The screens of a served device, across clients. Serving thread only. */
 export class ServedDisplay {
   readonly #slot: number;
   readonly #name: string;
-  #display: DeviceDisplay | undefined;
-  #last: ShownPlane | undefined;
+  #displays: readonly DeviceDisplay[] = [];
+  /** By the number of the screen. */
+  readonly #last = new Map<number, ShownPlane>();
 
   /**
    * @param slot the device's place among those that are served
@@ -23,17 +25,18 @@ export class ServedDisplay {
 
   /** A client has opened the device; `file` is used until {@link close}. */
   open(file: DeviceFile): void {
-    this.#display = DeviceDisplay.find(this.#slot, this.#name, file);
+    this.#displays = DeviceDisplay.all(this.#slot, this.#name, file);
   }
 
   /** The client closes the device: keeps its last picture, if it showed one. */
   close(): void {
-    const display = this.#display;
-    this.#display = undefined;
-    if (display === undefined) return;
-    using _ = display;
-    const still = orError(() => display.still());
-    if ('plane' in still) this.#last = still;
+    using closed = new Scope();
+    for (const display of this.#displays) {
+      closed.own(display);
+      const still = orError(() => display.still());
+      if ('plane' in still) this.#last.set(display.head, still);
+    }
+    this.#displays = [];
   }
 
   /**
@@ -41,27 +44,34 @@ export class ServedDisplay {
    * @param isCopied copies the picture: this thread obeys the client, which shows no other frame meanwhile
    * @param accesses how often clients have accessed the device
    */
-  look(isCopied: boolean, accesses: number): ShownPlane | ErrorData {
+  look(isCopied: boolean, accesses: number, head = 0): ShownPlane | ErrorData {
     return orError(() => {
-      const display = this.#display;
-      if (display === undefined) return this.#lastOne();
+      const display = this.#displays[head];
+      if (display === undefined) return this.#lastOne(head);
       return { ...(isCopied ? display.still() : display.look()), accesses };
     });
   }
 
-  /** The device, if it is or was a display. */
+  /** The device's screens, if it is or was a display. */
   list(): readonly DisplayName[] {
-    const isDisplay = this.#display !== undefined || this.#last !== undefined;
-    return isDisplay ? [{ slot: this.#slot, name: this.#name }] : [];
+    if (this.#displays.length > 0) return this.#displays.map(nameOf);
+    return [...this.#last.values()].map(({ slot, name, head }) => ({
+      slot,
+      name,
+      ...(head !== undefined && { head }),
+    }));
   }
 
-  /** The last picture, for use after this thread has ended. */
-  still(): Still {
-    return { slot: this.#slot, name: this.#name, answer: orError(() => this.#lastOne()) };
+  /** The last pictures, for use after this thread has ended; that of a device without one is why there is none. */
+  stills(): readonly Still[] {
+    if (this.#last.size === 0)
+      return [{ slot: this.#slot, name: this.#name, answer: orError(() => this.#lastOne(0)) }];
+    return this.list().map((name) => ({ ...name, answer: orError(() => this.#lastOne(name.head ?? 0)) }));
   }
 
-  #lastOne(): ShownPlane {
-    if (this.#last !== undefined) return this.#last;
+  #lastOne(head: number): ShownPlane {
+    const last = this.#last.get(head);
+    if (last !== undefined) return last;
     const hint = 'no client has been shown a picture yet, or the device shows none';
     throw new SysError({
       call: 'VFIO_DEVICE_QUERY_GFX_PLANE',

@@ -84,8 +84,8 @@ export class FakeControlledMachine implements ControlledMachine {
   timeline = () => this.#read(this.record);
   inspectDevices = () => this.#read(this.devices);
   inspectMemory = () => this.#read(this.memory);
-  screenshot = async (slot?: number) => {
-    await this.#do(`screenshot ${slot}`);
+  screenshot = async (slot?: number, head?: number) => {
+    await this.#do(`screenshot ${slot}${head === undefined ? '' : ` ${head}`}`);
     return new Uint8Array([1, 2, 3]);
   };
   attach = (async (given: object) => {
