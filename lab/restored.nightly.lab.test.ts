@@ -49,7 +49,8 @@ class Shell {
   /** What a command prints, in one line. */
   async answer(command: string): Promise<string> {
     const number = ++this.#commands;
-    await this.#machine.type(`echo ANSWER-$((${number})): $(${command}) :END`);
+    // The shell asks the terminal where its cursor is, and takes the first character for the answer.
+    await this.#machine.type(` echo ANSWER-$((${number})): $(${command}) :END`);
     const pattern = new RegExp(`\nANSWER-${number}: ([^\r\n]*) :END`);
     return pattern.exec(await this.#machine.says(pattern, PATIENT))?.[1] ?? '';
   }
