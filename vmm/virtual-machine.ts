@@ -222,7 +222,7 @@ export class VirtualMachine implements AsyncDisposable {
     using stream = new FrameStream(await connectTo(address, timeoutMs, signal), address, timeoutMs);
     const calls = this.#calls;
     const quietly = (call: Promise<void>) => call.catch(() => {}); // it has ended by itself
-    return moveMachine(
+    return await moveMachine(
       {
         memory: this.#guardedMemory(),
         begin: () => calls.call('moveBegin'),
