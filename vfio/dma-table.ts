@@ -60,16 +60,26 @@ export class DmaTableWriter {
     const count = Atomics.load(this.#words, COUNT);
     const next = count - removed + added.length;
     if (next > this.capacity) throw new RangeError(`${next} maps in a table of ${this.capacity}`);
+    this.exclusively(() => {
+      this.#entries.copyWithin((index + added.length) * ENTRY, (index + removed) * ENTRY, count * ENTRY);
+      for (const [i, { iova, bytes, address, prot }] of added.entries()) {
+        this.#entries.set([iova, bytes, address, prot], (index + i) * ENTRY);
+      }
+      Atomics.store(this.#words, COUNT, next);
+    });
+  }
+
+  /** Calls `act` while no reader is in a burst: whatever memory one had taken, it has done with, and takes anew. */
+  exclusively(act: () => void): void {
     Atomics.add(this.#words, SEQUENCE, 1);
     for (let left = this.#readers; left > 0; left = this.#readers)
       Atomics.wait(this.#words, READERS, left, 100);
-    this.#entries.copyWithin((index + added.length) * ENTRY, (index + removed) * ENTRY, count * ENTRY);
-    for (const [i, { iova, bytes, address, prot }] of added.entries()) {
-      this.#entries.set([iova, bytes, address, prot], (index + i) * ENTRY);
+    try {
+      act();
+    } finally {
+      Atomics.add(this.#words, SEQUENCE, 1);
+      Atomics.notify(this.#words, SEQUENCE);
     }
-    Atomics.store(this.#words, COUNT, next);
-    Atomics.add(this.#words, SEQUENCE, 1);
-    Atomics.notify(this.#words, SEQUENCE);
   }
 
   get #readers(): number {
@@ -112,6 +122,9 @@ export class DmaTableReader {
   /** Of each of these: iova, bytes, prot. */
   readonly #keys = new Float64Array(KEPT_VIEWS * KEY_WORDS);
 
+  /** Is told of memory that is taken for writing; undefined while nobody asks. */
+  log: { mark(iova: number, bytes: number): void } | undefined;
+
   constructor(buffer: DmaTableBuffer) {
     this.#words = new Int32Array(buffer, 0, HEADER_BYTES / 4);
     this.#entries = new Float64Array(buffer, HEADER_BYTES);
@@ -151,6 +164,7 @@ export class DmaTableReader {
    * @param prot PROT_READ if the device reads the memory, PROT_WRITE if it writes it
    */
   slice(iova: number, bytes: number, prot: number): Uint8Array<ArrayBuffer> | undefined {
+    if (this.log !== undefined && (prot & PROT_WRITE) !== 0) this.log.mark(iova, bytes);
     const slot = slotOf(iova, bytes);
     const keys = this.#keys;
     const key = slot * KEY_WORDS;

@@ -134,7 +134,7 @@ export interface VfioDeviceOps {
   /** Migration to another host; absent if the device does not support it. */
   readonly migration?: MigrationOps;
   /** Tracking of the pages that the device writes; absent if it does not support that. */
-  readonly dmaLogging?: DmaLoggingOps;
+  readonly dmaLogging?: DmaLoggingOps | undefined;
   /** DMA to this range is about to be unmapped: unpin every page in it before returning. */
   dmaUnmap?(iova: Iova, bytes: bigint): void;
 }

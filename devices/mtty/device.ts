@@ -6,6 +6,7 @@ import { ChannelLine } from '../line/channel-line.js';
 import type { LineBuffers } from '../line/messages.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import { IntxPin, type IntxPinBuffer } from '../mdev/intx-pin.js';
+import { NoDmaLog } from '../mdev/no-dma-log.js';
 import { PciRegions } from '../mdev/pci-regions.js';
 import { RegionOps } from '../mdev/region-ops.js';
 import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
@@ -32,6 +33,7 @@ export interface MttyParts {
 export class MttyDevice extends RegionOps implements VfioDeviceOps {
   readonly name: string;
   readonly migration: StopCopyMigration;
+  readonly dmaLogging: NoDmaLog;
   protected readonly regions: PciRegions;
   readonly #pin: IntxPin;
   readonly #interrupts: DeviceInterrupts;
@@ -69,6 +71,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
       },
     );
     const motion = { stop: () => this.#stop(), start: () => this.#start() };
+    this.dmaLogging = new NoDmaLog(name);
     this.migration = new StopCopyMigration(name, mttyState(this.#ports, motion));
     this.regions = new PciRegions(name, {
       config: {
@@ -107,6 +110,7 @@ export class MttyDevice extends RegionOps implements VfioDeviceOps {
     this.#isOpen = false;
     this.reset();
     this.#stop();
+    this.dmaLogging.stop();
     this.#interrupts[Symbol.dispose]();
   }
 

@@ -8,6 +8,7 @@ import {
   VFIO_PCI_REQ_IRQ_INDEX,
 } from '../../vfio/uapi.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
+import { NoDmaLog } from '../mdev/no-dma-log.js';
 import { PciRegions } from '../mdev/pci-regions.js';
 import { type RegionAccess, registerAccess } from '../mdev/region-access.js';
 import { RegionOps } from '../mdev/region-ops.js';
@@ -65,6 +66,7 @@ export interface VgpuOptions {
 export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly name: string;
   readonly migration: StopCopyMigration;
+  readonly dmaLogging: NoDmaLog;
   protected readonly regions: PciRegions;
   readonly #vram: SharedMemory;
   readonly #dispi: Dispi;
@@ -86,6 +88,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
       screen: () => this.#screen,
       setScreen: (screen: EdidRegion) => this.#setScreen(screen),
     };
+    this.dmaLogging = new NoDmaLog(name);
     this.migration = new StopCopyMigration(name, vgpuState(parts));
     this.#interrupts = new DeviceInterrupts(name, {}, { retarget: () => {}, maskIntx: () => {} });
     this.regions = new PciRegions(name, {
@@ -127,6 +130,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
 
   closeDevice(): void {
     this.migration.reset();
+    this.dmaLogging.stop();
     this.#interrupts[Symbol.dispose]();
   }
 

@@ -1,6 +1,7 @@
 import type { SysError } from '../../sys/error.js';
 import type { EventContext } from '../../sys/event-task.js';
 import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
+import type { WrittenPages } from '../../vfio/written-pages.js';
 import { type FileIo, finish } from '../block/file-io.js';
 import type { BlockImage } from '../block/image.js';
 import { lengthOf } from '../memory-parts.js';
@@ -81,6 +82,11 @@ export class QueuePath implements Disposable {
 
   attach(table: DmaTableBuffer): void {
     this.#table = new DmaTableReader(table);
+  }
+
+  /** Logs what is written to guest memory, or does not any more. */
+  log(log: WrittenPages | undefined): void {
+    if (this.#table !== undefined) this.#table.log = log;
   }
 
   /** Stops the queue, and detaches from guest memory. What the opener wrote is flushed, as far as the host can. */

@@ -2,6 +2,7 @@
 import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
 import { Scope } from '../../sys/scope.js';
+import { WrittenPages } from '../../vfio/written-pages.js';
 import type { DiskImage } from '../block/disk-image.js';
 import { BlockingIo, type FileIo, RingIo } from '../block/file-io.js';
 import { openImage } from '../block/open-image.js';
@@ -41,6 +42,8 @@ export const startWith =
           return open(command.image);
         case 'attach':
           return path?.attach(command.table);
+        case 'log':
+          return path?.log(command.log && new WrittenPages(command.log));
         case 'detach':
           return path?.detach();
         case 'start':

@@ -1,5 +1,6 @@
 import type { EventContext } from '../../sys/event-task.js';
 import { type DmaTableBuffer, DmaTableReader } from '../../vfio/dma-table.js';
+import type { WrittenPages } from '../../vfio/written-pages.js';
 import type { NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
@@ -81,6 +82,11 @@ export class DataPath implements Disposable {
 
   attach(table: DmaTableBuffer): void {
     this.#table = new DmaTableReader(table);
+  }
+
+  /** Logs what is written to guest memory, or does not any more. */
+  log(log: WrittenPages | undefined): void {
+    if (this.#table !== undefined) this.#table.log = log;
   }
 
   /** Stops the queues, and detaches from guest memory. */

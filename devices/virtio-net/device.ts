@@ -3,6 +3,7 @@ import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
 import type { OpenDevice } from '../../vfio/driver.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
+import type { VirtioDmaLog } from '../virtio/dma-log.js';
 import type { FunctionCommand, PausedQueues, QueuePositions } from '../virtio/messages.js';
 import { VirtioFunction } from '../virtio/pci-function.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
@@ -101,6 +102,11 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
     });
     for (const [pair, task] of tasks.entries())
       task.receive = (message) => this.#hear(pair, message as QueueNotice);
+  }
+
+  /** vhost-net writes to guest memory by itself. */
+  override get dmaLogging(): VirtioDmaLog | undefined {
+    return this.#hasKernelPath ? undefined : super.dmaLogging;
   }
 
   override openDevice(open: OpenDevice): void {

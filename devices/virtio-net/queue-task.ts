@@ -1,6 +1,7 @@
 /** The event task of a queue pair of a virtio-net device: its queues and its port. */
 import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
+import { WrittenPages } from '../../vfio/written-pages.js';
 import type { NetBackend, NetPair, NetPort } from '../net/index.js';
 import { capturedPort } from '../net/pcap.js';
 import { InterruptSignals } from '../virtio/interrupt-signals.js';
@@ -91,6 +92,8 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
         case 'attach':
           kernelPath?.attach(command.table);
           return path?.attach(command.table);
+        case 'log':
+          return path?.log(command.log && new WrittenPages(command.log));
         case 'detach':
           kernelPath?.detach();
           return path?.detach();

@@ -1,10 +1,13 @@
 import type { DmaTableBuffer } from '../../vfio/dma-table.js';
+import type { WrittenPagesData } from '../../vfio/written-pages.js';
 import type { InterruptTargets } from '../mdev/device-interrupts.js';
 
 /** What the registers of any type tell its queues, by {@link EventTask.call}: it takes effect before that returns. */
 export type FunctionCommand =
   | { readonly kind: 'attach'; readonly table: DmaTableBuffer }
   | { readonly kind: 'detach' }
+  /** What is written to guest memory is logged there, or not any more. */
+  | { readonly kind: 'log'; readonly log: WrittenPagesData | undefined }
   /** Stops the queues: no I/O is left, guest memory is no longer accessed, and no interrupt is raised. */
   | { readonly kind: 'stop' }
   /**

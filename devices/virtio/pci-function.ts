@@ -13,6 +13,7 @@ import { StopCopyMigration } from '../mdev/stop-copy-migration.js';
 import { PCI_COMMAND_INTX_DISABLE, PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import { CommonConfig, type DeviceFeatures } from './common-config.js';
 import { REGISTER_BAR, VirtioConfigSpace, type VirtioIdentity } from './config-space.js';
+import { VirtioDmaLog } from './dma-log.js';
 import type { FunctionCommand, PausedQueues, QueuePositions } from './messages.js';
 import type { QueueSetup } from './queue-setup.js';
 import { virtioRegions } from './registers.js';
@@ -49,6 +50,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
 {
   readonly name: string;
   readonly migration: StopCopyMigration;
+  readonly #log: VirtioDmaLog;
   protected readonly regions: PciRegions;
   /** What the type saves. */
   protected abstract readonly typeState: TypeState;
@@ -59,7 +61,10 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   readonly #interrupts: DeviceInterrupts;
   /** The way to memory of another process, for the queues in it. */
   protected readonly remoteMemory: { readonly access: RemoteAccess; readonly isMaster: () => boolean } = {
-    access: (at, data, isWrite) => this.#dma?.rw(iova(BigInt(at)), data, isWrite),
+    access: (at, data, isWrite) => {
+      this.#dma?.rw(iova(BigInt(at)), data, isWrite);
+      if (isWrite) this.#log.add(at, data.length);
+    },
     isMaster: () => (this.state.command & PCI_COMMAND_MASTER) !== 0,
   };
   #dma: DeviceDma | undefined;
@@ -94,6 +99,10 @@ export abstract class VirtioFunction<State extends TransportState, Command>
         isIntxDisabled: () => (this.regions.command & PCI_COMMAND_INTX_DISABLE) !== 0,
       },
     );
+    this.#log = new VirtioDmaLog(name, {
+      table: () => this.#dma?.table,
+      send: (log) => this.call({ kind: 'log', log }),
+    });
     this.migration = new StopCopyMigration(
       name,
       functionState(
@@ -118,6 +127,11 @@ export abstract class VirtioFunction<State extends TransportState, Command>
       ...(typed === undefined ? {} : { typed }),
       ring: (queue) => this.#ring(queue),
     });
+  }
+
+  /** Absent if something else than the queue tasks writes to guest memory. */
+  get dmaLogging(): VirtioDmaLog | undefined {
+    return this.#log;
   }
 
   /** @param positions where the queues go on; absent if a driver has just set them up */
@@ -177,6 +191,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   closeDevice(): void {
     this.common.reset();
     this.migration.reset();
+    this.#log.stop();
     this.#interrupts[Symbol.dispose]();
     this.call({ kind: 'detach' });
     this.#dma = undefined;
