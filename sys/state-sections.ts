@@ -4,7 +4,7 @@
  *
  *   8 bytes  "tsvstate"
  *   u32      format, 1
- *   sections: u32 version, u32 length of the name, u64 length of the data, u32 CRC-32 of name and data, name, data
+ *   sections: u32 version, u32 length of the name, u64 length of the data, u32 CRC-32 of version, name and data, name, data
  *   the last section is called "end" and is empty: a file that was cut off lacks it
  */
 import { crc32 } from 'node:zlib';
@@ -48,7 +48,7 @@ function encodeSection({ name, version, data }: StateSection): Uint8Array[] {
   head.writeUInt32LE(version, 0);
   head.writeUInt32LE(text.length, 4);
   head.writeBigUInt64LE(BigInt(data.length), 8);
-  head.writeUInt32LE(crc32(data, crc32(text)), 16);
+  head.writeUInt32LE(crc32(data, crc32(text, crc32(head.subarray(0, 4)))), 16);
   return [head, text, data];
 }
 
@@ -80,8 +80,8 @@ export function decodeSections(bytes: Uint8Array, target: string): StateSection[
     if (BigInt(start) + dataBytes > BigInt(view.length)) throw cut();
     const end = start + Number(dataBytes);
     const name = view.toString('latin1', at + SECTION_BYTES, start);
-    if (crc32(view.subarray(at + SECTION_BYTES, end)) !== crc || !NAME.test(name))
-      throw fail('EBADMSG', `the section after ${before} was damaged`);
+    const sum = crc32(view.subarray(at + SECTION_BYTES, end), crc32(view.subarray(at, at + 4)));
+    if (sum !== crc || !NAME.test(name)) throw fail('EBADMSG', `the section after ${before} was damaged`);
     if (name === END) {
       if (end === view.length) return [...sections.values()];
       throw fail('EBADMSG', `${view.length - end} bytes follow its end`);

@@ -151,7 +151,7 @@ const CHECKED: readonly Row[] = [
 ];
 
 const NAMES =
-  'info, devices, maps, counters, timeline, console, screenshot, attach, detach, snapshot, fault, input, pause, resume, reset, power-button, stop';
+  'info, devices, maps, counters, timeline, console, screenshot, attach, detach, snapshot, migrate, fault, input, pause, resume, reset, power-button, stop';
 const CONTROL: readonly Row[] = [
   ['ctl', 'ctl: takes the socket of a machine: tsvisor ctl SOCKET COMMAND'],
   ['ctl @s', `ctl: a command is missing: ${NAMES}`],
