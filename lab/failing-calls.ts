@@ -12,7 +12,7 @@ export const REFUSED: readonly Row[] = [
     'VFIO_DEVICE_SET_IRQS:ENOSPC:1',
     /^VFIO_DEVICE_SET_IRQS on ADDRESS, irq index \d: ENOSPC\n {2}hint: the host has no interrupt vectors left/,
   ],
-  ['VFIO_DEVICE_SET_IRQS:EBUSY:2', /^VFIO_DEVICE_SET_IRQS on ADDRESS, irq index \d: EBUSY/],
+  ['VFIO_DEVICE_SET_IRQS:EBUSY:1', /^VFIO_DEVICE_SET_IRQS on ADDRESS, irq index \d: EBUSY/],
   [
     'VFIO_DEVICE_RESET:EAGAIN',
     /^VFIO_DEVICE_RESET on ADDRESS: EAGAIN\n {2}hint: the host holds the device’s lock/,

@@ -1,11 +1,13 @@
 import { basename } from 'node:path';
 import { BOOT_FOLDER } from './served.js';
 
-const SUFFIX = '.served.lab.test.ts';
+const SERVED = /\.served(\.nightly)?\.lab\.test\.ts$/;
 
 const CARD = 'testcard,vectors=16,msi=8,name=card';
+/** With 256 bytes of configuration space instead of 4096, each of which takes a user a message to read. */
+const QUICK = 'testcard,reset=af,express=off,vectors=16,name=quick';
 
-/** What L1 has for each `*.served.lab.test.ts`. */
+/** What L1 has for each `*.served.lab.test.ts` and `*.served.nightly.lab.test.ts`. */
 const SERVED_FOR: Readonly<Record<string, readonly string[]>> = {
   'test-card': [
     CARD,
@@ -18,6 +20,12 @@ const SERVED_FOR: Readonly<Record<string, readonly string[]>> = {
     'virtio-net,name=nic',
   ],
   'astray-dma': [CARD],
+  'failing-calls': [QUICK],
+  'card-vmms': [
+    QUICK,
+    'testcard,reset=none,express=off,port=off,name=plain',
+    'testcard,reset=af,express=off,port=off,name=dying',
+  ],
   // Its server captures its frames.
   dpdk: [`virtio-net,mac=52:54:00:12:34:56,pcap=${BOOT_FOLDER}/nic.pcap,name=wire`],
 };
@@ -27,7 +35,7 @@ const SERVED_FOR: Readonly<Record<string, readonly string[]>> = {
  * @throws Error for a file that needs some, and is not known here
  */
 export function servedFor(files: readonly string[]): string[] {
-  const needed = files.filter((file) => file.endsWith(SUFFIX)).map((file) => basename(file, SUFFIX));
+  const needed = files.filter((file) => SERVED.test(file)).map((file) => basename(file).replace(SERVED, ''));
   const unknown = needed.find((name) => SERVED_FOR[name] === undefined);
   if (unknown !== undefined) throw new Error(`served-cards.ts does not say what to serve for ${unknown}`);
   return [...new Set(needed.flatMap((name) => SERVED_FOR[name] ?? []))];

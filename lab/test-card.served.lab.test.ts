@@ -417,6 +417,33 @@ describe.skipIf(CARD === '').each(INTERFACES)('what a person sees by %s:', (how)
     again(BARE);
   });
 
+  test('a card that a function level reset wakes, though nothing else does: no warning', () => {
+    served('af', 'fault', 'stuck-in-d3');
+    const { status, output } = runLoudly(['--device', `${AF},interface=${how}`]);
+    expect(output).not.toMatch(/power state/);
+    expect(status).toBe(RAN);
+    served('af', 'fault', 'none');
+    again(AF);
+  });
+
+  test('a card whose reset takes 3 s', () => {
+    served('card', 'fault', 'reset-hangs:3000');
+    const { status, output } = runLoudly(['--device', `${CARD},interface=${how}`]);
+    expect(output).toMatch(new RegExp(`${CARD}: its reset took \\d+\\.\\d s: the device may be failing`));
+    expect(status).toBe(RAN);
+    served('card', 'fault', 'none');
+    again(CARD);
+  });
+
+  test('a card that ignores its reset, which the kernel takes for one: nothing', () => {
+    served('card', 'fault', 'reset-fails');
+    const { status, output } = runLoudly(['--device', `${CARD},interface=${how}`]);
+    expect(output).toMatch(new RegExp(`${CARD}: the device is reset`));
+    expect(status).toBe(RAN);
+    served('card', 'fault', 'none');
+    again(CARD);
+  });
+
   test('a NIC of this project: 10 of 10 pings of the built-in guest', () => {
     const { status, output, error } = run(NIC);
     expect({ status, error }).toEqual({ status: 0, error: '' });
