@@ -31,13 +31,11 @@ import type {
   VmObserver,
 } from './machine-types.js';
 import { ownMappings, pagesOf } from './mapped-pages.js';
-import { acceptAt, connectTo } from './move/address.js';
-import { FrameStream } from './move/frames.js';
+import { migrate, receiveAt } from './move/ends.js';
 import { GuardedMemory } from './move/guarded-memory.js';
 import { Incoming, type MachineOrigin } from './move/incoming.js';
 import { takePaused } from './move/paused-section.js';
-import { type MoveOptions, type MoveResult, moveMachine } from './move/source.js';
-import { receiveMachine } from './move/target.js';
+import type { MoveOptions, MoveResult } from './move/source.js';
 import {
   type Counters,
   type MachineCommand,
@@ -56,7 +54,6 @@ import { type SnapshotOptions, saveUnplugged, type UnpluggableMachine } from './
 export type { DetachOptions, MachineInfo, MachineState, VmObserver } from './machine-types.js';
 
 const DETACH_TIMEOUT_MS = 30_000;
-const MOVE_TIMEOUT_MS = 30_000;
 const EXPIRE_AGAIN_MS = 1000;
 /** The longest time of a timer in Node. */
 const MOST_TIMEOUT_MS = 2 ** 31 - 1;
@@ -156,26 +153,17 @@ export class VirtualMachine implements AsyncDisposable {
     address: string,
     changes: RestoreChanges = {},
     observer: VmObserver = {},
-    { timeoutMs = MOVE_TIMEOUT_MS, signal, listening }: ReceiveOptions = {},
+    options: ReceiveOptions = {},
   ): Promise<VirtualMachine> {
-    using stream = new FrameStream(await acceptAt(address, listening, signal), address, timeoutMs);
-    const abort = () => stream.cancel(signal?.reason as Error);
-    signal?.addEventListener('abort', abort, { once: true });
     let vm: VirtualMachine | undefined;
-    try {
-      const received = await receiveMachine(stream, async (config) => {
-        const incoming = Incoming.of(config, changes);
-        installKickSignal();
-        vm = new VirtualMachine(incoming.config, observer, incoming);
-        return vm.#receive(incoming);
-      });
-      return received.vm;
-    } catch (error) {
-      await vm?.[Symbol.asyncDispose]();
-      throw error;
-    } finally {
-      signal?.removeEventListener('abort', abort);
-    }
+    const create = async (config: Readonly<Record<string, unknown>>) => {
+      const incoming = Incoming.of(config, changes);
+      installKickSignal();
+      vm = new VirtualMachine(incoming.config, observer, incoming);
+      return vm.#receive(incoming);
+    };
+    const received = await receiveAt(address, options, create, async () => vm?.[Symbol.asyncDispose]());
+    return received.vm;
   }
 
   /** The machine whose state comes, once its devices are open. */
@@ -218,23 +206,7 @@ export class VirtualMachine implements AsyncDisposable {
    */
   async migrateTo(address: string, options: MoveOptions = {}): Promise<MoveResult> {
     if (this.config.sandbox.mode !== 'off') throw sandboxed(address);
-    const { timeoutMs = MOVE_TIMEOUT_MS, signal } = options;
-    using stream = new FrameStream(await connectTo(address, timeoutMs, signal), address, timeoutMs);
-    const calls = this.#calls;
-    const quietly = (call: Promise<void>) => call.catch(() => {}); // it has ended by itself
-    return await moveMachine(
-      {
-        memory: this.#guardedMemory(),
-        begin: () => calls.call('moveBegin'),
-        dirty: () => calls.call('moveDirty'),
-        stop: () => calls.call('moveStop'),
-        abort: () => quietly(calls.call('moveAbort')),
-        doubt: () => quietly(calls.call('moveDoubt')),
-        finish: () => calls.call('moveFinish', address),
-      },
-      stream,
-      options,
-    );
+    return migrate(address, options, () => this.#guardedMemory(), this.#calls);
   }
 
   /** Ends the run between two instructions of the guest. Returns immediately: await {@link finished}. */

@@ -1,6 +1,6 @@
 import type { EventTask } from '../../sys/event-task.js';
 import { trace } from '../../sys/trace.js';
-import type { VfioDeviceOps } from '../../vfio/driver.js';
+import type { DmaLoggingOps, VfioDeviceOps } from '../../vfio/driver.js';
 import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
 import { ChannelLine } from '../line/channel-line.js';
 import type { LineBuffers } from '../line/messages.js';
@@ -33,7 +33,7 @@ export interface MttyParts {
 export class MttyDevice extends RegionOps implements VfioDeviceOps {
   readonly name: string;
   readonly migration: StopCopyMigration;
-  readonly dmaLogging: NoDmaLog;
+  readonly dmaLogging: DmaLoggingOps;
   protected readonly regions: PciRegions;
   readonly #pin: IntxPin;
   readonly #interrupts: DeviceInterrupts;

@@ -1,5 +1,5 @@
 import { createSharedMemory, type SharedMemory } from '../../sys/mapping.js';
-import type { VfioDeviceOps } from '../../vfio/driver.js';
+import type { DmaLoggingOps, VfioDeviceOps } from '../../vfio/driver.js';
 import {
   type GfxPlaneInfo,
   type GfxPlaneQuery,
@@ -66,7 +66,7 @@ export interface VgpuOptions {
 export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
   readonly name: string;
   readonly migration: StopCopyMigration;
-  readonly dmaLogging: NoDmaLog;
+  readonly dmaLogging: DmaLoggingOps;
   protected readonly regions: PciRegions;
   readonly #vram: SharedMemory;
   readonly #dispi: Dispi;

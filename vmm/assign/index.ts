@@ -34,7 +34,9 @@ export {
   type MemoryRegionState,
   MemorySlotPort,
   type MemorySlotUse,
+  type PortSlot,
   type RamPart,
+  type WrittenRam,
 } from './memory-map.js';
 export { holdNothing, PageTrack, type PageTrackPorts } from './page-track.js';
 export { PolledEventThread } from './polled-event-thread.js';

@@ -337,34 +337,38 @@ async function receive(bytes: Buffer): Promise<unknown> {
   }
 }
 
-test(`${FUZZ} damaged streams are a clear error each, or only other contents of memory`, async () => {
-  const whole = await recorded();
-  expect(await receive(whole)).toBeUndefined();
-  let refused = 0;
-  await fc.assert(
-    fc.asyncProperty(
-      fc.array(fc.record({ at: fc.nat(whole.length - 1), byte: fc.nat(255) }), {
-        minLength: 1,
-        maxLength: 3,
-      }),
-      fc.option(fc.nat(whole.length - 1)),
-      fc.boolean(),
-      async (changes, end, isHeader) => {
-        const copy = Buffer.from(whole);
-        // Half of them in the frames before memory, where most bytes mean something.
-        for (const { at, byte } of changes) copy[isHeader ? at % 200 : at] = byte;
-        const error = await receive(copy.subarray(0, end ?? copy.length));
-        for (const each of open.splice(0)) each[Symbol.dispose]();
-        if (error === undefined) return;
-        refused++;
-        expect(error).toBeInstanceOf(SysError);
-        expect((error as Error).message).toMatch(/move|receive|load/);
-      },
-    ),
-    { numRuns: FUZZ },
-  );
-  expect(refused).toBeGreaterThan(FUZZ / 3);
-}, 120_000 + 20 * FUZZ);
+test(
+  `${FUZZ} damaged streams are a clear error each, or only other contents of memory`,
+  async () => {
+    const whole = await recorded();
+    expect(await receive(whole)).toBeUndefined();
+    let refused = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.record({ at: fc.nat(whole.length - 1), byte: fc.nat(255) }), {
+          minLength: 1,
+          maxLength: 3,
+        }),
+        fc.option(fc.nat(whole.length - 1)),
+        fc.boolean(),
+        async (changes, end, isHeader) => {
+          const copy = Buffer.from(whole);
+          // Half of them in the frames before memory, where most bytes mean something.
+          for (const { at, byte } of changes) copy[isHeader ? at % 200 : at] = byte;
+          const error = await receive(copy.subarray(0, end ?? copy.length));
+          for (const each of open.splice(0)) each[Symbol.dispose]();
+          if (error === undefined) return;
+          refused++;
+          expect(error).toBeInstanceOf(SysError);
+          expect((error as Error).message).toMatch(/move|receive|load/);
+        },
+      ),
+      { numRuns: FUZZ },
+    );
+    expect(refused).toBeGreaterThan(FUZZ / 3);
+  },
+  120_000 + 20 * FUZZ,
+);
 
 test('frames that claim too much, or come out of turn, are refused before anything is read for them', async () => {
   const frame = (kind: number, data: Uint8Array, bytes = data.length) =>
