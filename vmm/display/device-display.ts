@@ -1,5 +1,5 @@
 import { errno } from '../../sys/errno.js';
-import { SysError } from '../../sys/error.js';
+import { isErrno, SysError } from '../../sys/error.js';
 import { duplicateFd } from '../../sys/fd.js';
 import {
   type DeviceFile,
@@ -149,8 +149,19 @@ export class DeviceDisplay implements Disposable {
     return { flags: this.#planes, drmPlaneType, ...(head > 0 && { head }) };
   }
 
+  /** The kernel's mbochs makes the dma-buf of a new mode when it is asked, fails with ENOMEM, and has it the next time. */
+  #asked(drmPlaneType: number): GfxPlaneInfo | undefined {
+    const ask = () => this.#file.queryGfxPlane?.(this.#query(drmPlaneType));
+    try {
+      return ask();
+    } catch (error) {
+      if (!isErrno(error, 'ENOMEM')) throw error;
+      return ask();
+    }
+  }
+
   #primary(): GfxPlaneInfo {
-    const plane = this.#file.queryGfxPlane?.(this.#query(DRM_PLANE_TYPE_PRIMARY));
+    const plane = this.#asked(DRM_PLANE_TYPE_PRIMARY);
     if (plane !== undefined && plane.drmFormat !== 0 && plane.width > 0 && plane.height > 0) return plane;
     const hint = 'the guest shows nothing now: its screen is off, or its mode does not fit the video memory';
     throw new SysError({ call: CALL, target: this.name, errno: errno.ENODATA, hint });

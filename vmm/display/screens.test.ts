@@ -36,12 +36,15 @@ function card(kind: 'memfd' | 'mapped', types = 4, dmabufs?: (id: number) => Fd)
   const world = new World();
   const memory = createSharedMemory('card', BYTES);
   let plane: GfxPlaneInfo = PLANE;
+  const failures: ('ENOMEM' | 'EIO')[] = [];
   const made = world.device({
     regions: [{ flags: 3 | VFIO_REGION_INFO_FLAG_MMAP, size: BYTES, capabilities: [] }],
     onMmap: (_index, offset, bytes) => mapOf(memory, kind, offset, bytes),
   });
   Object.assign(made.ops, {
     queryGfxPlane({ flags }: GfxPlaneQuery) {
+      const failure = failures.shift();
+      if (failure !== undefined) throw new SysError({ call: 'QUERY', target: 'card', errno: errno[failure] });
       if ((flags & types) === 0) throw new SysError({ call: 'QUERY', target: 'card', errno: errno.EINVAL });
       return flags & VFIO_GFX_PLANE_TYPE_PROBE ? { ...plane, drmFormat: 0 } : plane;
     },
@@ -62,6 +65,10 @@ function card(kind: 'memfd' | 'mapped', types = 4, dmabufs?: (id: number) => Fd)
     memory: memory.mapping.view.slice(0, BYTES),
     show: (next: Partial<GfxPlaneInfo>) => {
       plane = { ...plane, ...next };
+    },
+    /** What the next queries fail with. */
+    fail: (failure: (typeof failures)[number], times = 1) => {
+      failures.push(...Array.from({ length: times }, () => failure));
     },
     mmaps: () => made.ops.calls.filter((call) => call.startsWith('mmap')).length,
   };
@@ -168,6 +175,21 @@ test('a picture in a dma-buf is read in its current state; one dma-buf is open a
   expect((display.still().pixels as Uint8Array)[0]).toBe(40);
   display[Symbol.dispose]();
   expect(open.filter((fd) => fd.isOpen)).toEqual([]);
+});
+
+test('a display that makes the dma-buf of a mode when it is first asked, and fails meanwhile, is asked again', async () => {
+  using memory = createSharedMemory('dma-buf', 4096);
+  memory.mapping.view.slice(0, 4096).fill(7);
+  const device = card('memfd', VFIO_GFX_PLANE_TYPE_DMABUF, () => memory.fd.duplicate());
+  device.show({ dmabufId: 1, offset: 0 });
+  using display = DeviceDisplay.find(3, 'card', device.file);
+  const { look } = screensOf([display as DeviceDisplay]);
+  device.fail('ENOMEM');
+  expect(await look()).toEqual(new Uint8Array(48).fill(7));
+  device.fail('EIO');
+  await expect(look()).rejects.toThrowError(/EIO/);
+  device.fail('ENOMEM', 2);
+  await expect(look()).rejects.toThrowError(/ENOMEM/);
 });
 
 test('a dma-buf without memory is an error, and is closed', async () => {
