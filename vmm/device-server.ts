@@ -12,6 +12,7 @@ import type { InputEvent } from '../vfio/driver.js';
 import { parseVgpuCards } from './config.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
+import type { ScreenSize } from './display/screen-size.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
@@ -157,6 +158,17 @@ export class DeviceServer implements AsyncDisposable {
    */
   input(events: readonly InputEvent[], slot = 0): Promise<void> {
     return this.#give('input', (id) => ({ kind: 'input', id, slot, events }));
+  }
+
+  /**
+   * Tells the client's guest that a screen has another size, by its EDID: a virtio-gpu's driver is told at once, that of a vgpu when it
+   * reads it.
+   * @param head which screen of a device that has several, from 0 on
+   * @throws SysError ENODEV without a client, that device or that screen; ENOTSUP if its EDID cannot be replaced; EINVAL for a size that it cannot have;
+   *   ESRCH once the service has ended
+   */
+  resize(size: ScreenSize, head = 0, slot = 0): Promise<void> {
+    return this.#give('resize', (id) => ({ kind: 'resize', id, slot, head, size }));
   }
 
   #give(call: string, command: (id: number) => ServeCommand): Promise<void> {

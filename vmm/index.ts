@@ -47,6 +47,7 @@ export { type DeviceParent, type DeviceType, listDeviceParents, listDeviceTypes 
 export type { PictureSource } from './display/frames.js';
 export type { DisplayName } from './display/messages.js';
 export { encodePng, type Picture, toPicture } from './display/png.js';
+export type { ScreenSize } from './display/screen-size.js';
 export type { Look } from './display/screens.js';
 export { View, type ViewOptions, type Watched } from './display/view.js';
 export { guestPicture } from './guest-picture.js';

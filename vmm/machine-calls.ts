@@ -3,6 +3,7 @@
 import type { InputEvent } from '../vfio/driver.js';
 import type { MemoryRegionState } from './assign/memory-map.js';
 import type { DeviceConfig } from './config.js';
+import type { ScreenSize } from './display/screen-size.js';
 import { encodeError } from './error-data.js';
 import type { DeviceState, TimelineRecord } from './inspection.js';
 import type { MoveBegun, MoveRest } from './move/source.js';
@@ -25,6 +26,8 @@ export interface MachineCalls {
   inject(slot: number, faults: string, number: number): void;
   /** Sends a device's guest events. @see AssignableDevice.input */
   input(slot: number, events: readonly InputEvent[], number: number): void;
+  /** Gives a screen of the display in a slot another size. */
+  resize(slot: number | undefined, size: ScreenSize, head: number): void;
   /** Stops all vCPUs at an instruction boundary. */
   pause(): void;
   /** Lets them continue. */

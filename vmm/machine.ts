@@ -67,6 +67,7 @@ export class Machine {
     inspectMemory: () => this.#parts.memory.inspect(),
     timeline: () => this.#parts.ports.timeline(),
     inject: (slot, faults, number) => this.#parts.devices.inject(slot, faults, number),
+    resize: (slot, size, head) => chooseDisplay(this.#displays(), slot, head).resize(size),
     input: (slot, events, number) => this.#parts.devices.input(slot, events, number),
     pause: () => this.#pause.request(),
     resume: () => {

@@ -14,6 +14,7 @@ import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
 import type { ServedDeviceConfig } from './device-server.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
+import type { ScreenSize } from './display/screen-size.js';
 import { type ErrorData, encodeError } from './error-data.js';
 import { container as root } from './injection.js';
 import { loadPlugins } from './plugin.js';
@@ -44,6 +45,13 @@ export type ServeCommand =
       readonly id: number;
       readonly slot: number;
       readonly events: readonly InputEvent[];
+    }
+  | {
+      readonly kind: 'resize';
+      readonly id: number;
+      readonly slot: number;
+      readonly head: number;
+      readonly size: ScreenSize;
     };
 
 /** Events from the serving thread to the main thread. */
@@ -53,7 +61,7 @@ export type ServeEvent =
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ScreenEvent
-  /** Answers a command `inject` or `input`. */
+  /** Answers a command `inject`, `input` or `resize`. */
   | { readonly kind: 'injected'; readonly id: number; readonly error?: ErrorData }
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last event: memory to unmap once no thread can access it. */
@@ -75,6 +83,12 @@ async function main(): Promise<void> {
       emit({ kind: 'injected', id, ...refusalOf(() => served.inject(command.slot, command.faults)) });
     else if (kind === 'input')
       emit({ kind: 'injected', id, ...refusalOf(() => served.input(command.slot, command.events)) });
+    else if (kind === 'resize')
+      emit({
+        kind: 'injected',
+        id,
+        ...refusalOf(() => served.resize(command.slot, command.head, command.size)),
+      });
     else if (kind === 'displays') emit({ kind, id, displays: served.displays() });
     else emit({ kind, id, answer: served.look(command.slot, command.isCopied === true, command.head) });
   });

@@ -9,6 +9,7 @@ import { giveFaults } from './device-faults.js';
 import { giveInput } from './device-input.js';
 import type { ServedDeviceConfig } from './device-server.js';
 import type { DisplayName, ShownPlane, Still } from './display/messages.js';
+import type { ScreenSize } from './display/screen-size.js';
 import { ServedDisplay } from './display/served-display.js';
 import { type ErrorData, orError } from './error-data.js';
 
@@ -100,6 +101,11 @@ export class ServedDevices implements Disposable {
   input(slot: number, events: readonly InputEvent[]): void {
     const { device, address } = this.#get(slot);
     giveInput(device, address, events);
+  }
+
+  /** @see ServedDisplay.resize @throws SysError also ENODEV for a slot without a device */
+  resize(slot: number, head: number, size: ScreenSize): void {
+    this.#get(slot).display.resize(size, head);
   }
 
   /** Those that are or were displays, in slot order. */

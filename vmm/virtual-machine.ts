@@ -18,6 +18,7 @@ import { ConfigError } from './config-error.js';
 import { ConsoleRing } from './console-ring.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
+import type { ScreenSize } from './display/screen-size.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
 import { GuestRam } from './guest-ram.js';
@@ -460,6 +461,17 @@ export class VirtualMachine implements AsyncDisposable {
    */
   capture(slot?: number, into?: Uint8Array, head?: number): Promise<Look> {
     return this.#screens.capture(slot, into, head);
+  }
+
+  /**
+   * Tells the guest that a screen has another size, by its EDID: a virtio-gpu's driver is told at once, that of a vgpu when it reads it.
+   * @param slot PCI slot of the display; the first one if undefined
+   * @param head which screen of a device that has several, from 0 on
+   * @throws SysError ENODEV if there is no such display; ENOTSUP if its EDID cannot be replaced; EINVAL for a size that it cannot have;
+   *   and as {@link counters}
+   */
+  resize(slot: number | undefined, size: ScreenSize, head = 0): Promise<void> {
+    return this.#calls.call('resize', slot, size, head);
   }
 
   /** The devices that can be captured, in slot order; after the run, those that there were. */

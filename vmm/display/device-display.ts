@@ -13,6 +13,7 @@ import {
 import { DmaBuf } from './dma-buf.js';
 import type { DisplayMemory, DisplayName, ShownCursor, ShownPlane } from './messages.js';
 import { planeBytes } from './pixels.js';
+import { type ScreenSize, setScreenSize } from './screen-size.js';
 
 const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
 const GET_GFX_DMABUF = 'VFIO_DEVICE_GET_GFX_DMABUF';
@@ -112,6 +113,11 @@ export class DeviceDisplay implements Disposable {
   still(): ShownPlane {
     const plane = this.#primary();
     return this.#shown(plane, this.#copy(plane));
+  }
+
+  /** Tells the guest that the screen has another size. @throws SysError as {@link setScreenSize} */
+  resize(size: ScreenSize): void {
+    setScreenSize(this.#file, this.head, size, this.name);
   }
 
   #shown(plane: GfxPlaneInfo, pixels?: Uint8Array): ShownPlane {

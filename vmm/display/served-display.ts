@@ -5,6 +5,7 @@ import type { DeviceFile } from '../../vfio/uapi.js';
 import { type ErrorData, orError } from '../error-data.js';
 import { DeviceDisplay, nameOf } from './device-display.js';
 import type { DisplayName, ShownPlane, Still } from './messages.js';
+import type { ScreenSize } from './screen-size.js';
 
 /** The screens of a served device, across clients. Serving thread only. */
 export class ServedDisplay {
@@ -49,6 +50,23 @@ export class ServedDisplay {
       const display = this.#displays[head];
       if (display === undefined) return this.#lastOne(head);
       return { ...(isCopied ? display.still() : display.look()), accesses };
+    });
+  }
+
+  /** Tells the client's guest that a screen has another size. @throws SysError ENODEV without a client, or that screen */
+  resize(size: ScreenSize, head: number): void {
+    const display = this.#displays[head];
+    if (display !== undefined) {
+      display.resize(size);
+      return;
+    }
+    const hint =
+      this.#displays.length === 0 ? 'no client has opened a display' : `it has ${this.#displays.length}`;
+    throw new SysError({
+      call: 'resize',
+      target: `${this.#name}, screen ${head + 1}`,
+      errno: errno.ENODEV,
+      hint,
     });
   }
 
