@@ -46,7 +46,7 @@ const l2Modules = [
     'nvme',
     'xhci-pci',
   ],
-  ...['bochs', 'mdpy-fb', 'pci-pf-stub', 'testcard'],
+  ...['bochs', 'mdpy-fb', 'pci-pf-stub', 'testcard', 'virtio-gpu', 'virtio_input', 'evdev'],
 ];
 
 /**
@@ -120,8 +120,11 @@ async function kernels(): Promise<void> {
   await runInside(userland, 'cd /lab && zstd -q -d -f payload -o vmlinux && rm payload');
 }
 
-/** C programs of L2, which L1 has in /lab, too: kexec, which busybox lacks, and one that measures. Without a libc. */
-const programs = ['kexec', 'meter'] as const;
+/**
+ * C programs of L2, which L1 has in /lab, too: kexec, which busybox lacks, one that measures, one that sets modes, and one that prints
+ * what is typed. Without a libc.
+ */
+const programs = ['kexec', 'meter', 'drm', 'events'] as const;
 
 async function compilePrograms(): Promise<void> {
   for (const name of programs) writeFileSync(join(imageFolder, `${name}.c`), text(`l2/${name}.c`));
@@ -136,7 +139,7 @@ async function compilePrograms(): Promise<void> {
 const text = (file: string): string => readFileSync(join(labFolder, file), 'utf8');
 
 const l2Inputs = (): string[] => [
-  ...['init.sh', 'udhcpc.sh', 'upset.sh', 'measure.sh', 'kexec.c', 'meter.c'].map((file) =>
+  ...['init.sh', 'udhcpc.sh', 'upset.sh', 'measure.sh', ...programs.map((name) => `${name}.c`)].map((file) =>
     text(`l2/${file}`),
   ),
   ...['card-driver.sh', 'l2/testcard.c'].map(text),

@@ -3,7 +3,9 @@ import { describe, expect, test } from 'vitest';
 import { fileChecksum, fileContent } from './file-server.js';
 import { payloadOf } from './images.js';
 import { l2CommandLine, l2UserspaceSeconds, parseL2Results } from './l2.js';
+import { expectedEvents, parseL2Events, typeAll } from './l2-input.js';
 import { PICTURE_TEXT, parseL2Picture } from './l2-picture.js';
+import { expectedScreen, parseL2Screen, wrongOnScreen } from './l2-screens.js';
 import { labFolder } from './paths.js';
 
 describe('L2', () => {
@@ -48,6 +50,44 @@ describe('L2', () => {
     expect(parseL2Picture(output)).toEqual({ width: 1024, height: 768, stride: 4096 });
     expect(() => parseL2Picture('L2-END')).toThrow(/no picture mode/);
     expect(readFileSync(`${labFolder}/l2/init.sh`, 'utf8')).toContain(`yes '${PICTURE_TEXT}' |`);
+  });
+
+  test('it waits for as many events as are typed, and prints them as they are parsed', () => {
+    expect(readFileSync(`${labFolder}/l2/init.sh`, 'utf8')).toContain(`events ${expectedEvents.length}\n`);
+    const printed = expectedEvents.map((line) => `L2-EVENT ${line}\r\n`).join('noise\n');
+    expect(parseL2Events(printed)).toEqual(expectedEvents);
+    expect(parseL2Events('L2-EVENT tsvisor-mouse 2 0 -5\n')).toEqual(['tsvisor-mouse 2 0 -5']);
+  });
+
+  test('what is typed is right only if all of it arrives in order', async () => {
+    const guest = (change: (lines: string[]) => string[]) => {
+      const lines: string[] = [];
+      return typeAll(
+        () =>
+          change([...lines])
+            .map((line) => `L2-EVENT ${line}\n`)
+            .join(''),
+        async () => void lines.push(...expectedEvents.slice(lines.length)),
+      );
+    };
+    expect(await guest((lines) => lines)).toBe(0);
+    expect(await guest((lines) => [...lines].reverse())).toBeGreaterThan(0);
+    expect(await guest((lines) => [...lines, 'tsvisor-mouse 2 0 1'])).toBe(1);
+  });
+
+  test('the mode of a screen is the latest, and its picture has the cursor on it', async () => {
+    const output = 'L2-SCREEN 0 800 600\r\nL2-SCREEN 1 640 480\r\nL2-SCREEN 0 1024 768\r\n';
+    expect([0, 1, 2].map((head) => parseL2Screen(output, head))).toEqual([
+      { width: 1024, height: 768 },
+      { width: 640, height: 480 },
+      undefined,
+    ]);
+    const rgba = expectedScreen(1, 100, 90);
+    const at = (x: number, y: number) => [...rgba.subarray(4 * (100 * y + x), 4 * (100 * y + x) + 4)];
+    expect(at(0, 0)).toEqual([0x55, 0xaa, 0x33, 255]);
+    expect(at(11, 20)).not.toEqual(at(10, 20));
+    const look = async () => ({ width: 100, height: 90, rgba });
+    expect(await wrongOnScreen(1, 100, 90, look)).toBe(0);
   });
 
   test('the payload of a bzImage starts after its setup sectors and excludes the size at its end', () => {

@@ -11,6 +11,8 @@ export type L2Check =
   | 'tty'
   | 'fb'
   | 'picture'
+  | 'screens'
+  | 'input'
   | 'rom'
   | 'card'
   | 'driven'

@@ -4,11 +4,16 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { PNG } from 'pngjs';
+import { parseAddress } from '../vmm/device-address.js';
+import { DeviceServer } from '../vmm/index.js';
 import { runDriverTests } from './driver-tests.js';
 import { startFileServer } from './file-server.js';
 import { imageFolder, prepare } from './images.js';
 import { DRIVEN, type L2Check, l2CommandLine, parseL2Results } from './l2.js';
+import { typeAll } from './l2-input.js';
 import { wrongBytes } from './l2-picture.js';
+import { parseL2Screen, wrongOnScreen } from './l2-screens.js';
 import { projectFolder } from './paths.js';
 import { slowdown } from './patience.js';
 import { spawnBound } from './process.js';
@@ -27,6 +32,11 @@ export interface ServedCell {
   readonly parameters?: readonly string[];
   /** Whether to compare the first device's picture while the guest holds. */
   readonly isPictured?: true;
+  /**
+   * What this process does with the devices, which it serves itself then, while the guest waits. Returns how much is wrong; the guest is
+   * ended after it.
+   */
+  readonly during?: (servers: readonly DeviceServer[], output: () => string) => Promise<number>;
 }
 
 /** The same addresses as for L1's NICs: the guest's gateway is this machine's loopback. */
@@ -52,6 +62,27 @@ export const servedCells: readonly ServedCell[] = [
     devices: ['virtio-blk,file=@disk'],
     checks: ['disk', 'interrupts'],
     expected: ['disk.vda'],
+  },
+  {
+    name: 'virtio-input',
+    devices: ['virtio-input', 'virtio-input,type=tablet', 'virtio-input,type=mouse'],
+    checks: ['input'],
+    expected: ['input.events'],
+    during: (servers, output) => typeInto(servers, output),
+  },
+  {
+    name: 'virtio-gpu, console, pixel for pixel',
+    devices: ['virtio-gpu'],
+    checks: ['picture', 'hold'],
+    expected: ['picture.fb0'],
+    isPictured: true,
+  },
+  {
+    name: 'virtio-gpu, two screens with cursors, pixel for pixel',
+    devices: ['virtio-gpu,heads=2,width=800,height=600'],
+    checks: ['screens'],
+    expected: [],
+    during: ([server], output) => useScreens(server as DeviceServer, output),
   },
   { name: 'vgpu', devices: ['vgpu-small'], checks: ['fb'], expected: ['fb.fb0'] },
   {
@@ -89,6 +120,61 @@ const DISK_BYTES = 8 << 20;
 const READY_MS = 20_000;
 const GUEST_MS = 120_000;
 
+/** Compares both screens, gives one another size, and compares them again once the guest has set that mode. */
+async function useScreens(server: DeviceServer, output: () => string): Promise<number> {
+  const before = await compareScreens(server, output, [0, 1]);
+  await server.resize({ width: 1280, height: 720 }, 1);
+  for (const end = performance.now() + READY_MS * slowdown(); performance.now() < end; await sleep(50))
+    if (parseL2Screen(output(), 1)?.width === 1280) break;
+  if (parseL2Screen(output(), 1)?.height !== 720) return before + 1;
+  return before + (await compareScreens(server, output, [0, 1]));
+}
+
+/** Compares the screens that the check has said to have set. Returns how many bytes are wrong; 1 for a screen without a mode. */
+async function compareScreens(
+  server: DeviceServer,
+  output: () => string,
+  heads: readonly number[],
+): Promise<number> {
+  let wrong = 0;
+  for (const head of heads) {
+    const mode = parseL2Screen(output(), head);
+    if (mode === undefined) return wrong + 1;
+    const look = async () => {
+      const { width, height, data } = PNG.sync.read(Buffer.from(await server.screenshot(undefined, head)));
+      return { width, height, rgba: data };
+    };
+    wrong += Math.abs(await wrongOnScreen(head, mode.width, mode.height, look));
+  }
+  return wrong;
+}
+
+/** Types at three devices, in the order of {@link INPUT_DEVICES}; the check ends by itself, and is given time for that. */
+async function typeInto(servers: readonly DeviceServer[], output: () => string): Promise<number> {
+  const wrong = await typeAll(output, async (device, events) => {
+    await servers[INPUT_DEVICES.indexOf(device)]?.input(events);
+  });
+  for (const end = performance.now() + READY_MS; performance.now() < end; await sleep(20))
+    if (parseL2Results(output()).size > 0) break;
+  return wrong;
+}
+const INPUT_DEVICES = ['keyboard', 'tablet', 'mouse'];
+
+/** Serves a device in this process. @throws the error for which it cannot */
+async function host(text: string, path: string): Promise<DeviceServer> {
+  let isReady = false;
+  const ready = () => {
+    isReady = true;
+  };
+  const server = DeviceServer.start({ ...parseAddress(text, 'device'), path }, { ready });
+  let failure: Error | undefined;
+  server.finished.catch((error: Error) => {
+    failure = error;
+  });
+  for (; !isReady; await sleep(20)) if (failure !== undefined) throw failure;
+  return server;
+}
+
 /** PATH for tsvisor. On a machine without passt, the cache's passt serves, with its own loader and libraries. */
 function pathWithPasst(folder: string): string {
   const path = process.env.PATH ?? '';
@@ -109,7 +195,7 @@ class Server implements AsyncDisposable {
 
   private constructor(device: string, path: string, env: NodeJS.ProcessEnv) {
     this.#png = `${path}.png`;
-    const screenshot = device.startsWith('vgpu') ? ['--screenshot', this.#png] : [];
+    const screenshot = /^(vgpu|virtio-gpu)/.test(device) ? ['--screenshot', this.#png] : [];
     const args = ['dist/vmm/cli.js', 'serve', device, '--socket', path, ...screenshot];
     const options: SpawnOptions = { cwd: projectFolder, env, stdio: ['ignore', 'pipe', 'pipe'] };
     this.#child = spawnBound([process.execPath, ...args], options);
@@ -189,13 +275,15 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
   const { folder } = scratch;
   const env = { ...process.env, PATH: pathWithPasst(folder) };
   const servers: Server[] = [];
+  const hosted: DeviceServer[] = [];
   const disk = join(folder, 'disk');
   writeFileSync(disk, Buffer.alloc(DISK_BYTES));
   using files = await startFileServer();
   try {
     const sockets = cell.devices.map((_, i) => join(folder, `${i}.sock`));
     for (const [i, device] of cell.devices.entries())
-      servers.push(await Server.start(device.replace('@disk', disk), sockets[i] as string, env));
+      if (cell.during !== undefined) hosted.push(await host(device, sockets[i] as string));
+      else servers.push(await Server.start(device.replace('@disk', disk), sockets[i] as string, env));
     const line = l2CommandLine({
       checks: cell.checks,
       url: files.url,
@@ -203,7 +291,8 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
     });
     let wrong = 0;
     const guest = await bootGuest(sockets, line, async (output) => {
-      if (cell.isPictured) wrong = await wrongBytes(output, () => (servers[0] as Server).picture());
+      if (cell.isPictured) wrong = await wrongBytes(output(), () => (servers[0] as Server).picture());
+      wrong += (await cell.during?.(hosted, output)) ?? 0;
     });
     const results = parseL2Results(guest.output);
     const isPassed =
@@ -212,17 +301,17 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
       cell.expected.every((name) => results.get(name)) &&
       ![...results.values()].includes(false);
     const said = servers.map(({ output }, i) => `--- server ${i}\n${output}`).join('');
-    const pixels = wrong === 0 ? '' : `${wrong} bytes of the picture are wrong\n`;
+    const pixels = wrong === 0 ? '' : `${wrong} bytes of the picture, or events, are wrong\n`;
     return { isPassed, ms: performance.now() - start, output: `${guest.output}${said}${pixels}` };
   } finally {
-    for (const server of servers) await server[Symbol.asyncDispose]();
+    for (const server of [...servers, ...hosted]) await server[Symbol.asyncDispose]();
   }
 }
 
 async function bootGuest(
   sockets: readonly string[],
   line: string,
-  whileItHolds: (output: string) => Promise<void>,
+  whileItHolds: (output: () => string) => Promise<void>,
 ): Promise<{ status: number | null; output: string }> {
   const [program, ...loader] = programOf(qemu11, 'usr/bin/qemu-system-x86_64');
   const options: SpawnOptions = { stdio: ['ignore', 'pipe', 'pipe'] };
@@ -232,7 +321,7 @@ async function bootGuest(
   let held: Promise<void> | undefined;
   // While a guest holds, its picture is compared; then it is stopped cleanly.
   const hold = () => {
-    held = whileItHolds(output).finally(() => qemu.kill('SIGTERM'));
+    held = whileItHolds(() => output).finally(() => qemu.kill('SIGTERM'));
     held.catch(() => {}); // awaited below: a rejection must not end the process before
   };
   for (const stream of [qemu.stdout, qemu.stderr])

@@ -153,6 +153,17 @@ picture() {
     echo "L2-PICTURE $screen $size $stride"
   done
 }
+# Two screens of a card get a mode, a picture and a cursor, for comparison on the host, which ends L2.
+screens() { drm 2; }
+# What the host types arrives.
+input() {
+  modprobe evdev
+  # udev is not there to wait for.
+  has_devices() { grep -q 'Name="tsvisor' /proc/bus/input/devices && [ -e /dev/input/event0 ]; }
+  eventually 30 has_devices
+  events 12
+  result input.events $?
+}
 # The host unplugs the NIC while L2 runs.
 unplug() {
   echo L2-WAITS
@@ -336,7 +347,7 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | offloads | queues | disk | tty | fb | picture | rom | card | driven | vfs | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | queues | disk | tty | fb | picture | screens | input | rom | card | driven | vfs | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
     interrupts | hotplug | pause | hold | shell | crash | restart) $check ;;
