@@ -11,8 +11,13 @@ interface LoggedRange {
   readonly firstBit: number;
 }
 
+/** Most bits of a log: 32 MiB, for 1 TiB by pages of 4 KiB. */
+const MOST_BITS = 2 ** 28;
+
 /** A log as data, for other threads. */
 export interface WrittenPagesData {
+  /** What a bit stands for: a page, or so many that the bits of all ranges are few enough. A power of two. */
+  readonly pageBytes: number;
   readonly ranges: readonly LoggedRange[];
   readonly bits: SharedArrayBuffer;
 }
@@ -21,33 +26,39 @@ export interface WrittenPagesData {
 export function createWrittenPages(
   ranges: readonly { readonly iova: bigint; readonly length: bigint }[],
 ): WrittenPagesData {
+  const bytes = ranges.reduce((sum, { length }) => sum + Number(length), 0);
+  let pageBytes = LOG_PAGE_BYTES;
+  while (bytes / pageBytes > MOST_BITS) pageBytes *= 2;
   let bits = 0;
   const logged = ranges.map(({ iova, length }) => {
     const range = { iova: Number(iova), bytes: Number(length), firstBit: bits };
-    bits += Number(length) / LOG_PAGE_BYTES;
+    bits += Math.ceil(Number(length) / pageBytes);
     return range;
   });
-  return { ranges: logged, bits: new SharedArrayBuffer(Math.ceil(bits / 32) * 4) };
+  return { pageBytes, ranges: logged, bits: new SharedArrayBuffer(Math.ceil(bits / 32) * 4) };
 }
 
 /** One thread's side of a log. */
 export class WrittenPages {
   readonly #ranges: readonly LoggedRange[];
   readonly #words: Int32Array;
+  readonly #pageBytes: number;
 
-  constructor({ ranges, bits }: WrittenPagesData) {
+  constructor({ pageBytes, ranges, bits }: WrittenPagesData) {
+    this.#pageBytes = pageBytes;
     this.#ranges = ranges;
     this.#words = new Int32Array(bits);
   }
 
   /** The device writes there, or is about to. @param bytes at least 1 */
   mark(iova: number, bytes: number): void {
+    const pageBytes = this.#pageBytes;
     for (const range of this.#ranges) {
       const first = Math.max(iova, range.iova) - range.iova;
       const end = Math.min(iova + bytes, range.iova + range.bytes) - range.iova;
       if (first >= end) continue;
-      const last = range.firstBit + Math.floor((end - 1) / LOG_PAGE_BYTES);
-      for (let bit = range.firstBit + Math.floor(first / LOG_PAGE_BYTES); bit <= last; bit++) {
+      const last = range.firstBit + Math.floor((end - 1) / pageBytes);
+      for (let bit = range.firstBit + Math.floor(first / pageBytes); bit <= last; bit++) {
         const mask = 1 << (bit & 31);
         // Most marks are of a page that has one.
         if ((Atomics.load(this.#words, bit >>> 5) & mask) === 0) Atomics.or(this.#words, bit >>> 5, mask);
@@ -57,12 +68,13 @@ export class WrittenPages {
 
   /** Calls `use` with each page of a range that was marked, by its IOVA, and takes the mark away. */
   take(iova: bigint, length: bigint, use: (page: bigint) => void): void {
+    const pageBytes = this.#pageBytes;
     const [from, until] = [Number(iova), Number(iova + length)];
     for (const range of this.#ranges) {
       const first = Math.max(from, range.iova) - range.iova;
       const end = Math.min(until, range.iova + range.bytes) - range.iova;
-      const pages = Math.ceil(end / LOG_PAGE_BYTES);
-      for (let page = Math.floor(first / LOG_PAGE_BYTES); page < pages; page++) {
+      const pages = Math.ceil(end / pageBytes);
+      for (let page = Math.floor(first / pageBytes); page < pages; page++) {
         const bit = range.firstBit + page;
         if ((bit & 31) === 0 && this.#words[bit >>> 5] === 0) {
           page += 31;
@@ -70,7 +82,7 @@ export class WrittenPages {
         }
         const mask = 1 << (bit & 31);
         if ((Atomics.and(this.#words, bit >>> 5, ~mask) & mask) !== 0)
-          use(BigInt(range.iova + page * LOG_PAGE_BYTES));
+          use(BigInt(range.iova + page * pageBytes));
       }
     }
   }

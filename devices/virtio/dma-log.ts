@@ -10,9 +10,6 @@ import {
   type WrittenPagesData,
 } from '../../vfio/written-pages.js';
 
-/** Most memory that one log can cover, in bytes: a bit for each page takes 32 MiB then. */
-const MOST_LOGGED = 1n << 40n;
-
 /** What {@link VirtioDmaLog} needs of its function. */
 export interface DmaLogPorts {
   /** The maps of the address space; undefined while the device is closed. */
@@ -30,6 +27,7 @@ export class VirtioDmaLog implements DmaLoggingOps {
   readonly #name: string;
   readonly #ports: DmaLogPorts;
   #written: WrittenPages | undefined;
+  #pageBytes = LOG_PAGE_BYTES;
 
   /** @param name of the device, for errors */
   constructor(name: string, ports: DmaLogPorts) {
@@ -37,18 +35,17 @@ export class VirtioDmaLog implements DmaLoggingOps {
     this.#ports = ports;
   }
 
-  /** @throws SysError EINVAL if it is on already, as in Linux's drivers; E2BIG for more than 1 TiB */
+  /** Logs by larger pages if the ranges have more than 1 TiB. @throws SysError EINVAL if it is on already, as in Linux's drivers */
   start(ranges: readonly LogRange[]): bigint {
-    if (this.#written !== undefined) throw this.#refusal('START', 'EINVAL', 'its log is on already');
-    if (ranges.reduce((sum, { length }) => sum + length, 0n) > MOST_LOGGED)
-      throw this.#refusal('START', 'E2BIG', `it logs ${MOST_LOGGED >> 40n} TiB at most`);
+    if (this.#written !== undefined) throw this.#invalid('START', 'its log is on already');
     const page = BigInt(LOG_PAGE_BYTES);
     if (ranges.some(({ iova, length }) => iova % page !== 0n || length % page !== 0n))
-      throw this.#refusal('START', 'EINVAL', 'a range is not of whole pages');
+      throw this.#invalid('START', 'a range is not of whole pages');
     const data = createWrittenPages(ranges);
+    this.#pageBytes = data.pageBytes;
     this.#written = new WrittenPages(data);
     this.#ports.send(data);
-    return page;
+    return BigInt(data.pageBytes);
   }
 
   stop(): void {
@@ -61,12 +58,11 @@ export class VirtioDmaLog implements DmaLoggingOps {
   readAndClear({ iova, length }: LogRange, pageSize: bigint, bitmap: Uint8Array): void {
     const written = this.#written;
     const table = this.#ports.table();
-    if (written === undefined || table === undefined)
-      throw this.#refusal('REPORT', 'EINVAL', 'its log is off');
+    if (written === undefined || table === undefined) throw this.#invalid('REPORT', 'its log is off');
     new DmaTableWriter(table).exclusively(() =>
       written.take(iova, length, (page) => {
         const from = page < iova ? 0n : page - iova;
-        const end = page + BigInt(LOG_PAGE_BYTES) - iova;
+        const end = page + BigInt(this.#pageBytes) - iova;
         const last = (end < length ? end : length) - 1n;
         for (let bit = Number(from / pageSize); bit <= Number(last / pageSize); bit++)
           bitmap[bit >>> 3] = (bitmap[bit >>> 3] as number) | (1 << (bit & 7));
@@ -79,8 +75,8 @@ export class VirtioDmaLog implements DmaLoggingOps {
     if (bytes > 0) this.#written?.mark(iova, bytes);
   }
 
-  #refusal(what: string, code: 'EINVAL' | 'E2BIG', hint: string): SysError {
+  #invalid(what: string, hint: string): SysError {
     const call = `VFIO_DEVICE_FEATURE_DMA_LOGGING_${what}`;
-    return new SysError({ call, target: this.#name, errno: errno[code], hint });
+    return new SysError({ call, target: this.#name, errno: errno.EINVAL, hint });
   }
 }
