@@ -120,7 +120,7 @@ describe.skipIf(CARD === '').each(['group', 'iommufd'] as const)('what a person 
   test.each([
     [
       'VFIO_DEVICE_RESET:EIO+VFIO_DEVICE_PCI_HOT_RESET:ENOTTY',
-      /^tsvisor: VFIO_DEVICE_RESET on ADDRESS: EIO\n {2}hint: .*power-cycle it/,
+      /^tsvisor: VFIO_DEVICE_RESET on ADDRESS: EIO\n {2}hint: .*power-cycle it/s,
     ],
     [`${map}:ENOMEM`, new RegExp(`^tsvisor: ${map} on .*: ENOMEM\\n  hint: `)],
     ['VFIO_DEVICE_SET_IRQS:ENOSPC:1', /^tsvisor: VFIO_DEVICE_SET_IRQS on ADDRESS, irq index \d: ENOSPC/],
