@@ -1,8 +1,10 @@
 /** What Linux draws, captured on the host: vgpu in process, and the kernel's mediated displays. */
 import { execFileSync } from 'node:child_process';
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeAll, expect, test } from 'vitest';
-import { parseL2Results } from './l2.js';
+import { tsvisorRun } from './command-line.js';
+import { inL1 } from './images.js';
+import { l2CommandLine, parseL2Results } from './l2.js';
 import { wrongBytes } from './l2-picture.js';
 import { type RunningGuest, startGuest } from './running-guest.js';
 
@@ -50,10 +52,18 @@ test('the same for mdpy, a mediated device of the kernel', async () => {
   }
 });
 
-test('the same for mbochs, a mediated device of the kernel whose pictures lie in dma-bufs', async () => {
+test('mbochs, whose dma-bufs cannot be mapped, works and reports why it cannot be captured', () => {
   const uuid = execFileSync('mdev-create', ['mbochs-small'], { encoding: 'utf8' }).trim();
   try {
-    await expectPicture(uuid);
+    const files = ['--kernel', inL1.kernel, '--initrd', inL1.initrd, '--memory', '256M', '--no-reboot'];
+    const { status, error, output } = tsvisorRun([
+      ...files,
+      ...['--device', uuid, '--screenshot', PNG_PATH, '--append', l2CommandLine({ checks: ['fb'] })],
+    ]);
+    expect(parseL2Results(output).get('fb.fb0')).toBe(true);
+    expect(error).toMatch(/no picture: mmap on .*, dma-buf 1: EINVAL\n.*the kernel’s mbochs does/);
+    expect(status).toBe(69);
+    expect(existsSync(PNG_PATH)).toBe(false);
   } finally {
     removeMdev(uuid);
   }

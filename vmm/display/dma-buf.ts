@@ -9,6 +9,10 @@ import { struct } from '../../sys/struct.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import { planeBytes } from './pixels.js';
 
+/** Linux drops VM_SHARED of a map of a file that is open for reading only, and mbochs takes no other. @see mbochs_mmap_dmabuf */
+const REFUSED =
+  'a driver can refuse to have a dma-buf mapped that it has exported for reading only: the kernel’s mbochs does, so that its ' +
+  'picture cannot be looked at';
 const DMA_BUF_SYNC_READ = 1n;
 const DMA_BUF_SYNC_START = 0n;
 const DMA_BUF_SYNC_END = 4n;
@@ -33,7 +37,7 @@ export class DmaBuf implements Disposable {
   constructor(fd: Fd) {
     using undo = new Scope();
     this.#fd = undo.own(fd);
-    this.#mapping = undo.own(Mapping.file(fd, sizeOf(fd), { isWritable: false }));
+    this.#mapping = undo.own(Mapping.file(fd, sizeOf(fd), { isWritable: false, hint: REFUSED }));
     this.#owned = undo.move();
   }
 
