@@ -11,7 +11,7 @@ import type { MoveOptions, MoveResult } from './source.js';
 
 const TIMES = Number(process.env.TSVISOR_MOVES ?? 5);
 /** What the guest exchanges while it moves; on a KVM in software, 2000 are enough. */
-const DATAGRAMS = Number(process.env.TSVISOR_MOVE_DATAGRAMS ?? 100_000 * TIMES);
+const DATAGRAMS = Number(process.env.TSVISOR_MOVE_DATAGRAMS ?? 40_000 * TIMES);
 const PHASE_TRAFFIC = 0x50;
 /** A machine in software takes its time. */
 const PATIENCE_MS = 20_000;
