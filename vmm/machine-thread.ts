@@ -79,7 +79,10 @@ class Commands {
 
   /** @throws Error if the machine is stopped before that, as it is if the other end of a move fails */
   awaitState(): DecodedState {
-    return this.#await(() => this.#state, 'a state');
+    return this.#await(() => {
+      if (this.#early.some(({ kind }) => kind === 'stop')) throw stoppedBefore('a state');
+      return this.#state;
+    }, 'a state');
   }
 
   #await<T>(get: () => T | undefined, what: string): T {
@@ -87,7 +90,7 @@ class Commands {
       this.#inbox.drain();
       const got = get();
       if (got !== undefined) return got;
-      if (this.#inbox.isStopping) throw new Error(`the machine was stopped before it had ${what}`);
+      if (this.#inbox.isStopping) throw stoppedBefore(what);
       this.#inbox.wait();
     }
   }
@@ -97,6 +100,8 @@ class Commands {
     for (const command of this.#early.splice(0)) deliver(command);
   }
 }
+
+const stoppedBefore = (what: string): Error => new Error(`the machine was stopped before it had ${what}`);
 
 async function main(): Promise<void> {
   setThreadName('tsvisor-machine');

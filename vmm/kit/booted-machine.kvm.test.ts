@@ -5,17 +5,17 @@ import { BootedMachine } from './booted-machine.js';
 const NIC = { address: 'virtio-net', options: { net: 'responder' } };
 
 describe('a booted machine', () => {
-  let booted: BootedMachine;
+  let booted: BootedMachine | undefined;
   beforeAll(async () => {
     booted = await BootedMachine.boot({
       config: { memory: '16M', devices: [{ address: 'mtty-2' }], cmdline: 'hotplug=1 pings=2' },
       until: 'hotplug: ready',
     });
-  });
-  afterAll(() => booted[Symbol.dispose]());
+  }, 120_000);
+  afterAll(() => booted?.[Symbol.dispose]());
 
   test.each([1, 2, 3])('test %i has a fresh one, which knows nothing of the others', async () => {
-    await using machine = booted.start();
+    await using machine = (booted as BootedMachine).start();
     const slot = await machine.vm.attach(NIC);
     expect(slot).toBe(4);
     await machine.says(`the NIC in slot ${slot} works, 2/2 replies`);
