@@ -6,7 +6,7 @@ import { inL1 } from './images.js';
 import { l2CommandLine } from './l2.js';
 import { wrongBytes } from './l2-picture.js';
 
-const { LAB_E1000E = '', LAB_URL = '', LAB_MD5 = '' } = process.env;
+const { LAB_E1000E = '', LAB_FILE = '', LAB_MD5 = '' } = process.env;
 const RESTORES = Number(process.env.LAB_RESTORES ?? 20);
 /** Software emulation stands still for seconds now and then. */
 const PATIENT = { timeoutMs: 120_000 };
@@ -67,7 +67,7 @@ test(`restored ${RESTORES} times, it fetches a file, shows its picture, and has 
     const shell = new Shell(machine);
     expect(await shell.answer('echo alive')).toBe('alive');
     times.push(Math.round(performance.now() - start));
-    expect(await shell.answer(`wget -q -O - ${LAB_URL} | md5sum`)).toContain(LAB_MD5);
+    expect(await shell.answer(`wget -q -O - ${LAB_FILE} | md5sum`)).toContain(LAB_MD5);
     expect(await shell.answer(ECHO)).toBe('there and back');
     expect(await shell.answer('dmesg | grep -c "reseeded due to virtual machine fork"')).toBe('1');
     const picture = await shell.answer(
