@@ -3,7 +3,7 @@ import { didYouMean } from '../sys/suggestion.js';
 import { openApi, openApiSocket, parseApi } from './api/api-socket.js';
 import type { ApiSocket } from './api/socket.js';
 import { RUN } from './cli-help.js';
-import { type IncomingRequest, incomingRequest } from './cli-incoming.js';
+import type { IncomingRequest } from './cli-incoming.js';
 import { RunPrinter } from './cli-observer.js';
 import { type RestoreRequest, restoreRequest } from './cli-restore.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
@@ -52,8 +52,13 @@ async function runMachine(options: ParsedOptions, out: Output): Promise<number> 
     folder === undefined ? undefined : problems.of(() => restoreRequest(folder, options, given));
   if (folder !== undefined) problems.throwAny();
   const address = options.value('incoming');
+  // Most runs never need it.
   const incoming =
-    address === undefined ? undefined : problems.of(() => incomingRequest(address, options, given));
+    address === undefined
+      ? undefined
+      : await import('./cli-incoming.js').then(({ incomingRequest }) =>
+          problems.of(() => incomingRequest(address, options, given)),
+        );
   if (address !== undefined) problems.throwAny();
   if (incoming !== undefined) {
     // The rest of its configuration comes with it.
@@ -176,7 +181,7 @@ async function runConfigured(options: RunOptions, out: Output): Promise<number> 
 
 /** Waits for a machine, until a signal comes. @throws as VirtualMachine.receive; Error named after the signal */
 async function received(incoming: IncomingRequest, printer: RunPrinter): Promise<VirtualMachine> {
-  const { receive } = await import('./cli-incoming.js'); // most runs never need it
+  const { receive } = await import('./cli-incoming.js');
   const controller = new AbortController();
   using _signals = stopOnSignals((signal) => controller.abort(new Error(`no machine came before ${signal}`)));
   const say = (text: string) => void (printer.prints('info') && printer.print(`tsvisor: ${text}`));

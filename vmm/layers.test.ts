@@ -133,6 +133,12 @@ describe('the layers', () => {
     expect(loaded(all(), 'vmm/cli-devices.ts')).toContain(`${INVENTORY}inventory.ts`);
   });
 
+  test('a machine that starts loads nothing of the connections by which machines move', () => {
+    const ends = 'vmm/move/ends.ts';
+    expect(loaded(all(), 'vmm/cli-run.ts')).not.toContain(ends);
+    expect(loaded(all(), ends)).toContain('vmm/move/address.ts');
+  });
+
   test('only sys/libc.ts knows ffi-rs', () => {
     expect(knowsFfi(all())).toEqual([]);
   });

@@ -32,7 +32,6 @@ import type {
   VmObserver,
 } from './machine-types.js';
 import { ownMappings, pagesOf } from './mapped-pages.js';
-import { migrate, receiveAt } from './move/ends.js';
 import { GuardedMemory } from './move/guarded-memory.js';
 import { Incoming, type MachineOrigin } from './move/incoming.js';
 import { takePaused } from './move/paused-section.js';
@@ -163,6 +162,7 @@ export class VirtualMachine implements AsyncDisposable {
       vm = new VirtualMachine(incoming.config, observer, incoming);
       return vm.#receive(incoming);
     };
+    const { receiveAt } = await import('./move/ends.js'); // node:net and more, which most machines never need
     const received = await receiveAt(address, options, create, async () => vm?.[Symbol.asyncDispose]());
     return received.vm;
   }
@@ -207,6 +207,7 @@ export class VirtualMachine implements AsyncDisposable {
    */
   async migrateTo(address: string, options: MoveOptions = {}): Promise<MoveResult> {
     if (this.config.sandbox.mode !== 'off') throw sandboxed(address);
+    const { migrate } = await import('./move/ends.js');
     return migrate(address, options, () => this.#guardedMemory(), this.#calls);
   }
 

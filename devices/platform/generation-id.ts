@@ -4,7 +4,6 @@
  * changed. Linux (CONFIG_VMGENID) mixes them into its random numbers, and tells user space by a uevent; Windows takes note, too.
  * @see Virtual Machine Generation ID, Microsoft 2012
  */
-import { randomFillSync } from 'node:crypto';
 
 /** Number of the general-purpose event that tells of a new ID. */
 export const GENERATION_ID_GPE = 2;
@@ -13,5 +12,6 @@ export const GENERATION_ID_BYTES = 16;
 
 /** Makes a new ID: random, so that no two machines share it. @param into its place in guest memory */
 export function fillGenerationId(into: Uint8Array): void {
-  randomFillSync(into);
+  // By the global, which is loaded when it is used: most machines never make an ID.
+  into.set(crypto.getRandomValues(new Uint8Array(into.length)));
 }
