@@ -1,12 +1,13 @@
 /** Tracked pages and the driver that uses them, on real KVM, with guests of a few instructions. */
+
 import { expect, test } from 'vitest';
-import { DRM_FORMAT_XRGB8888 } from '../devices/vgpu/spec.js';
 import * as gtt from '../devices/vgpu-gtt/spec.js';
 import type { VcpuExit } from '../kvm/exits.js';
 import { Assembler, CODE, HOLE, TestGuest } from '../kvm/testing.js';
 import { gpa, PAGE_SIZE } from '../sys/address.js';
 import { Mapping } from '../sys/mapping.js';
 import { Scope } from '../sys/scope.js';
+import { DRM_FORMAT_XRGB8888 } from '../vfio/drm.js';
 import { RangeBus } from './assign/bus.js';
 import { ExitDispatcher } from './assign/exit-dispatcher.js';
 import { MemoryMap } from './assign/memory-map.js';

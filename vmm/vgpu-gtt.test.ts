@@ -1,7 +1,6 @@
 /** The vendor driver vgpu-gtt in a core, over the tracking of pages that real KVM gets, with KVM's slots by rule. */
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../devices/vgpu/spec.js';
 import * as gtt from '../devices/vgpu-gtt/spec.js';
 import { PAGE_SIZE } from '../sys/address.js';
 import type { KvmGuest, KvmPageTrackNotifierNode } from '../sys/kvm-guest.js';
@@ -9,6 +8,7 @@ import { Scope } from '../sys/scope.js';
 import type { CoreDeviceFile } from '../vfio/core/device-file.js';
 import { Mutex } from '../vfio/core/locks.js';
 import type { Steps } from '../vfio/core/steps.js';
+import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../vfio/drm.js';
 import { Scheduler, ScriptedVm } from '../vfio/testing/index.js';
 import { GttCard, valid } from './testing/gtt-card.js';
 import { ENTRIES, RAM, RAM_PAGES, TABLE, TrackedGuest } from './testing/tracked-guest.js';

@@ -1,6 +1,7 @@
 import { gpa } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
 import type { KvmPointer, OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
+import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../../vfio/drm.js';
 import { type NotifierSteps, VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from '../../vfio/group-notify.js';
 import {
   type GfxPlaneInfo,
@@ -19,7 +20,6 @@ import type { Plane } from '../vgpu/dispi.js';
 import { createEdid } from '../vgpu/edid.js';
 import { EdidRegion, edidRegion } from '../vgpu/edid-region.js';
 import { gfxPlane } from '../vgpu/gfx-plane.js';
-import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../vgpu/spec.js';
 import { createGttConfig } from './config-space.js';
 import { FollowedTable } from './followed-table.js';
 import {

@@ -1,11 +1,9 @@
 /** The registers that select the mode, and the plane that they define. */
+import { DRM_FORMAT_BGRX8888, DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../../vfio/drm.js';
 import type { StateReader, StateWriter } from '../mdev/state-fields.js';
 import type { Resolution } from './edid-region.js';
 import {
   DISPI_REGISTERS,
-  DRM_FORMAT_BGRX8888,
-  DRM_FORMAT_RGB565,
-  DRM_FORMAT_XRGB8888,
   VBE_DISPI_ENABLED,
   VBE_DISPI_GETCAPS,
   VBE_DISPI_ID5,

@@ -12,12 +12,12 @@ import type { StateReader, StateWriter } from '../mdev/state-fields.js';
 import { EDID_BYTES } from './spec.js';
 
 // Offsets in struct vfio_region_gfx_edid.
-const EDID_OFFSET = 0;
-const EDID_MAX_SIZE = 4;
-const EDID_SIZE = 8;
-const MAX_XRES = 12;
-const MAX_YRES = 16;
-const LINK_STATE = 20;
+export const EDID_OFFSET = 0;
+export const EDID_MAX_SIZE = 4;
+export const EDID_SIZE = 8;
+export const MAX_XRES = 12;
+export const MAX_YRES = 16;
+export const LINK_STATE = 20;
 const HEADER_BYTES = 24;
 
 /** Offset of the EDID in the region. */

@@ -68,6 +68,16 @@ export function createEdid(xres: number, yres: number): Uint8Array {
   return block;
 }
 
+/** The first detailed timing's size, pixels; undefined if there is none. */
+export function preferredMode(
+  edid: Uint8Array,
+): { readonly xres: number; readonly yres: number } | undefined {
+  const at = (offset: number): number => edid[DESCRIPTORS_AT + offset] ?? 0;
+  const mode = { xres: at(2) | ((at(4) >> 4) << 8), yres: at(5) | ((at(7) >> 4) << 8) };
+  const isTiming = (at(0) | at(1)) !== 0 && mode.xres > 0 && mode.yres > 0;
+  return isTiming ? mode : undefined;
+}
+
 function textDescriptor(tag: number, text: string): number[] {
   const bytes = [...Buffer.from(text.padEnd(13, ' '))];
   if (text.length < 13) bytes[text.length] = 0x0a;

@@ -1,6 +1,7 @@
 import { PAGE_SIZE } from '../../sys/address.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { DRM_PLANE_TYPE_CURSOR, DRM_PLANE_TYPE_PRIMARY } from '../../vfio/drm.js';
 import {
   type GfxPlaneInfo,
   type GfxPlaneQuery,
@@ -9,8 +10,6 @@ import {
 } from '../../vfio/uapi.js';
 import type { Plane } from './dispi.js';
 
-const DRM_PLANE_TYPE_PRIMARY = 1;
-const DRM_PLANE_TYPE_CURSOR = 2;
 const NO_HOT_SPOT = 0xffff_ffff;
 const PAGE = Number(PAGE_SIZE);
 

@@ -41,9 +41,3 @@ export const DISPI_REGISTERS = 0xb;
 export const VBE_DISPI_ID5 = 0xb0c5;
 export const VBE_DISPI_ENABLED = 0x01;
 export const VBE_DISPI_GETCAPS = 0x02;
-
-// drm_fourcc.h
-export const DRM_FORMAT_XRGB8888 = 0x3432_5258;
-/** The bytes x, red, green and blue in this order: XRGB8888 in big-endian. */
-export const DRM_FORMAT_BGRX8888 = 0x3432_5842;
-export const DRM_FORMAT_RGB565 = 0x3631_4752;

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createSharedMemory, type SharedMemory } from '../../sys/mapping.js';
 import { VfioCore } from '../../vfio/core/core.js';
+import { DRM_FORMAT_BGRX8888, DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../../vfio/drm.js';
 import { vfioConformance } from '../../vfio/testing/conformance.js';
 import {
   VFIO_GFX_PLANE_TYPE_DMABUF,
@@ -19,9 +20,6 @@ import { createVgpuDriver } from './driver.js';
 import { createEdid } from './edid.js';
 import {
   DISPI_AT,
-  DRM_FORMAT_BGRX8888,
-  DRM_FORMAT_RGB565,
-  DRM_FORMAT_XRGB8888,
   EDID_AT,
   QEXT_AT,
   QEXT_BIG_ENDIAN,

@@ -1,4 +1,14 @@
 import {
+  DRM_FORMAT_ABGR8888,
+  DRM_FORMAT_ARGB8888,
+  DRM_FORMAT_BGRA8888,
+  DRM_FORMAT_BGRX8888,
+  DRM_FORMAT_RGBA8888,
+  DRM_FORMAT_RGBX8888,
+  DRM_FORMAT_XBGR8888,
+  DRM_FORMAT_XRGB8888,
+} from '../../vfio/drm.js';
+import {
   VIRTIO_GPU_FORMAT_A8B8G8R8_UNORM,
   VIRTIO_GPU_FORMAT_A8R8G8B8_UNORM,
   VIRTIO_GPU_FORMAT_B8G8R8A8_UNORM,
@@ -8,16 +18,6 @@ import {
   VIRTIO_GPU_FORMAT_X8B8G8R8_UNORM,
   VIRTIO_GPU_FORMAT_X8R8G8B8_UNORM,
 } from './spec.js';
-
-// drm_fourcc.h, which names the bits of a little-endian word from the highest on.
-const DRM_FORMAT_XRGB8888 = 0x3432_5258;
-const DRM_FORMAT_ARGB8888 = 0x3432_5241;
-const DRM_FORMAT_XBGR8888 = 0x3432_4258;
-const DRM_FORMAT_ABGR8888 = 0x3432_4241;
-const DRM_FORMAT_BGRX8888 = 0x3432_5842;
-const DRM_FORMAT_BGRA8888 = 0x3432_4142;
-const DRM_FORMAT_RGBX8888 = 0x3432_5852;
-const DRM_FORMAT_RGBA8888 = 0x3432_4152;
 
 /** What one of virtio's formats is to DRM: as a picture, whose alpha means nothing, and as a cursor. */
 export interface PixelFormat {

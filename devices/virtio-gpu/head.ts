@@ -1,5 +1,5 @@
 import type { Plane } from '../vgpu/dispi.js';
-import { createEdid } from '../vgpu/edid.js';
+import { createEdid, preferredMode } from '../vgpu/edid.js';
 import { EdidRegion, type Resolution } from '../vgpu/edid-region.js';
 import type { CursorPlane } from '../vgpu/gfx-plane.js';
 import type { Rect, Resource } from './resources.js';
@@ -7,8 +7,6 @@ import { CURSOR_BYTES, CURSOR_SIDE, PIXEL_BYTES } from './spec.js';
 
 /** The largest mode that an EDID can tell. */
 const LIMIT: Resolution = { xres: 4095, yres: 4095 };
-/** The first detailed timing of an EDID, which is the preferred one. */
-const TIMING_AT = 54;
 
 /** A cursor as it is shown. */
 export interface Cursor {
@@ -100,11 +98,3 @@ export class Head {
 
 const newScreen = (name: string, { xres, yres }: Resolution): EdidRegion =>
   new EdidRegion(name, createEdid(xres, yres), LIMIT);
-
-/** The first detailed timing's size; undefined if there is none. */
-function preferredMode(edid: Uint8Array): Resolution | undefined {
-  const at = (offset: number): number => edid[TIMING_AT + offset] ?? 0;
-  const mode = { xres: at(2) | ((at(4) >> 4) << 8), yres: at(5) | ((at(7) >> 4) << 8) };
-  const isTiming = (at(0) | at(1)) !== 0 && mode.xres > 0 && mode.yres > 0;
-  return isTiming ? mode : undefined;
-}

@@ -1,29 +1,23 @@
-import type { ShownCursor } from './messages.js';
 import {
   DRM_FORMAT_ABGR8888,
   DRM_FORMAT_ARGB8888,
+  DRM_FORMAT_BGRA8888,
   DRM_FORMAT_BGRX8888,
+  DRM_FORMAT_RGBA8888,
   DRM_FORMAT_RGBX8888,
   DRM_FORMAT_XBGR8888,
   DRM_FORMAT_XRGB8888,
-} from './pixels.js';
+} from '../../vfio/drm.js';
+import type { ShownCursor } from './messages.js';
+import { BGR, BIG_ENDIAN_RGB, type Format, RGB, RGBX } from './pixels.js';
 import type { Look } from './screens.js';
 
-// drm_fourcc.h
-const DRM_FORMAT_BGRA8888 = 0x3432_4142;
-const DRM_FORMAT_RGBA8888 = 0x3432_4152;
-
-/** Positions of red, green, blue and alpha in a pixel of 4 bytes. */
-interface Channels {
-  readonly red: number;
-  readonly green: number;
-  readonly blue: number;
-  readonly alpha: number;
-}
-const ARGB: Channels = { red: 16, green: 8, blue: 0, alpha: 24 };
-const ABGR: Channels = { red: 0, green: 8, blue: 16, alpha: 24 };
-const BGRA: Channels = { red: 8, green: 16, blue: 24, alpha: 0 };
-const RGBA: Channels = { red: 24, green: 16, blue: 8, alpha: 0 };
+/** Also the position of alpha in a pixel of 4 bytes. */
+type Channels = Format & { readonly alpha: number };
+const ARGB: Channels = { ...RGB, alpha: 24 };
+const ABGR: Channels = { ...BGR, alpha: 24 };
+const BGRA: Channels = { ...BIG_ENDIAN_RGB, alpha: 0 };
+const RGBA: Channels = { ...RGBX, alpha: 0 };
 const CHANNELS: ReadonlyMap<number, Channels> = new Map([
   [DRM_FORMAT_ARGB8888, ARGB],
   [DRM_FORMAT_XRGB8888, ARGB],

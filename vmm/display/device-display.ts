@@ -1,6 +1,7 @@
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { duplicateFd } from '../../sys/fd.js';
+import { DRM_PLANE_TYPE_CURSOR, DRM_PLANE_TYPE_PRIMARY } from '../../vfio/drm.js';
 import {
   type DeviceFile,
   type GfxPlaneInfo,
@@ -17,8 +18,6 @@ import { type ScreenSize, setScreenSize } from './screen-size.js';
 
 const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
 const GET_GFX_DMABUF = 'VFIO_DEVICE_GET_GFX_DMABUF';
-const DRM_PLANE_TYPE_PRIMARY = 1;
-const DRM_PLANE_TYPE_CURSOR = 2;
 /** Screens of a device that are looked for, and the largest cursor's side, pixels. */
 const MOST_HEADS = 16;
 const MOST_CURSOR = 512;
@@ -73,8 +72,7 @@ export class DeviceDisplay implements Disposable {
     const planesOf = (head: number): number | undefined =>
       types.find((type) => {
         try {
-          const { flags, drmPlaneType } = query(type | VFIO_GFX_PLANE_TYPE_PROBE);
-          const probe = { flags, drmPlaneType, ...(head > 0 && { head }) };
+          const probe = planeQuery(type | VFIO_GFX_PLANE_TYPE_PROBE, DRM_PLANE_TYPE_PRIMARY, head);
           return file.queryGfxPlane?.(probe) !== undefined;
         } catch (error) {
           if (error instanceof SysError) return false;
@@ -151,8 +149,7 @@ export class DeviceDisplay implements Disposable {
   }
 
   #query(drmPlaneType: number): GfxPlaneQuery {
-    const { head } = this;
-    return { flags: this.#planes, drmPlaneType, ...(head > 0 && { head }) };
+    return planeQuery(this.#planes, drmPlaneType, this.head);
   }
 
   /** The kernel's mbochs makes the dma-buf of a new mode when it is asked, fails with ENOMEM, and has it the next time. */
@@ -231,13 +228,18 @@ export class DeviceDisplay implements Disposable {
 }
 
 /** A display for those who have no part of it. */
-export const nameOf = ({ slot, name, head }: DeviceDisplay): DisplayName => ({
+export const nameOf = ({ slot, name, head = 0 }: DisplayName): DisplayName => ({
   slot,
   name,
   ...(head > 0 && { head }),
 });
 
-const query = (flags: number): GfxPlaneQuery => ({ flags, drmPlaneType: DRM_PLANE_TYPE_PRIMARY });
+/** Only those of further screens name one. */
+const planeQuery = (flags: number, drmPlaneType: number, head: number): GfxPlaneQuery => ({
+  flags,
+  drmPlaneType,
+  ...(head > 0 && { head }),
+});
 
 /** The screen of a slot, or of the first display. @throws SysError ENODEV if there is none */
 export function chooseDisplay(

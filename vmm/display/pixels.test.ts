@@ -1,6 +1,5 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import {
   DRM_FORMAT_ABGR8888,
   DRM_FORMAT_ARGB8888,
@@ -8,10 +7,9 @@ import {
   DRM_FORMAT_RGB565,
   DRM_FORMAT_XBGR8888,
   DRM_FORMAT_XRGB8888,
-  formatName,
-  planeBytes,
-  toRgba,
-} from './pixels.js';
+} from '../../vfio/drm.js';
+import type { GfxPlaneInfo } from '../../vfio/uapi.js';
+import { formatName, planeBytes, toRgba } from './pixels.js';
 
 const plane = (part: Partial<GfxPlaneInfo>): GfxPlaneInfo => ({
   ...{ drmFormat: DRM_FORMAT_XRGB8888, drmFormatMod: 0n, width: 2, height: 2, stride: 8, size: 4096 },

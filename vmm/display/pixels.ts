@@ -1,29 +1,31 @@
 /** Pictures as bytes: the location of a plane in memory, and its pixel formats. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import {
+  DRM_FORMAT_ABGR8888,
+  DRM_FORMAT_ARGB8888,
+  DRM_FORMAT_BGRX8888,
+  DRM_FORMAT_RGB565,
+  DRM_FORMAT_RGBX8888,
+  DRM_FORMAT_XBGR8888,
+  DRM_FORMAT_XRGB8888,
+} from '../../vfio/drm.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 
-// drm_fourcc.h
-export const DRM_FORMAT_XRGB8888 = 0x3432_5258;
-export const DRM_FORMAT_ARGB8888 = 0x3432_5241;
-export const DRM_FORMAT_XBGR8888 = 0x3432_4258;
-export const DRM_FORMAT_ABGR8888 = 0x3432_4241;
-export const DRM_FORMAT_BGRX8888 = 0x3432_5842;
-export const DRM_FORMAT_RGBX8888 = 0x3432_5852;
-export const DRM_FORMAT_RGB565 = 0x3631_4752;
 const DRM_FORMAT_MOD_LINEAR = 0n;
 
 /** Bytes per pixel, and the positions of red, green and blue in a 4-byte pixel. RGB565 is handled separately. */
-interface Format {
+export interface Format {
   readonly bytes: 2 | 4;
   readonly red: number;
   readonly green: number;
   readonly blue: number;
 }
-const RGB: Format = { bytes: 4, red: 16, green: 8, blue: 0 };
+export const RGB: Format = { bytes: 4, red: 16, green: 8, blue: 0 };
 /** Pixels of a big-endian guest. */
-const BIG_ENDIAN_RGB: Format = { bytes: 4, red: 8, green: 16, blue: 24 };
-const BGR: Format = { bytes: 4, red: 0, green: 8, blue: 16 };
+export const BIG_ENDIAN_RGB: Format = { bytes: 4, red: 8, green: 16, blue: 24 };
+export const BGR: Format = { bytes: 4, red: 0, green: 8, blue: 16 };
+export const RGBX: Format = { bytes: 4, red: 24, green: 16, blue: 8 };
 /** There is nothing below a plane, so alpha is ignored, as a monitor does. */
 const FORMATS: ReadonlyMap<number, Format> = new Map([
   [DRM_FORMAT_XRGB8888, RGB],
@@ -31,7 +33,7 @@ const FORMATS: ReadonlyMap<number, Format> = new Map([
   [DRM_FORMAT_XBGR8888, BGR],
   [DRM_FORMAT_ABGR8888, BGR],
   [DRM_FORMAT_BGRX8888, BIG_ENDIAN_RGB],
-  [DRM_FORMAT_RGBX8888, { bytes: 4, red: 24, green: 16, blue: 8 }],
+  [DRM_FORMAT_RGBX8888, RGBX],
   [DRM_FORMAT_RGB565, { bytes: 2, red: 11, green: 5, blue: 0 }],
 ]);
 

@@ -1,4 +1,12 @@
 import { createEdid } from '../../devices/vgpu/edid.js';
+import {
+  EDID_MAX_SIZE,
+  EDID_OFFSET,
+  EDID_SIZE,
+  LINK_STATE,
+  MAX_XRES,
+  MAX_YRES,
+} from '../../devices/vgpu/edid-region.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import {
@@ -20,13 +28,6 @@ export interface ScreenSize {
   readonly height: number;
 }
 
-// Offsets in struct vfio_region_gfx_edid.
-const EDID_OFFSET = 0;
-const EDID_MAX_SIZE = 4;
-const EDID_SIZE = 8;
-const MAX_XRES = 12;
-const MAX_YRES = 16;
-const LINK_STATE = 20;
 /** What an EDID can tell. */
 const MOST_PIXELS = 4095;
 

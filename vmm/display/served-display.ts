@@ -73,11 +73,7 @@ export class ServedDisplay {
   /** The device's screens, if it is or was a display. */
   list(): readonly DisplayName[] {
     if (this.#displays.length > 0) return this.#displays.map(nameOf);
-    return [...this.#last.values()].map(({ slot, name, head }) => ({
-      slot,
-      name,
-      ...(head !== undefined && { head }),
-    }));
+    return [...this.#last.values()].map(nameOf);
   }
 
   /** The last pictures, for use after this thread has ended; that of a device without one is why there is none. */

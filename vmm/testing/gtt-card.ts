@@ -1,11 +1,11 @@
 import { expect } from 'vitest';
-import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../../devices/vgpu/spec.js';
 import { VgpuGttDevice } from '../../devices/vgpu-gtt/device.js';
 import * as gtt from '../../devices/vgpu-gtt/spec.js';
 import type { VfioDevice } from '../../vfio/core/device.js';
 import type { CoreDeviceFile } from '../../vfio/core/device-file.js';
 import { HostDevice } from '../../vfio/core/iommu-group.js';
 import type { KvmPointer } from '../../vfio/driver.js';
+import { DRM_FORMAT_RGB565, DRM_FORMAT_XRGB8888 } from '../../vfio/drm.js';
 import { type Contained, World, type WorldDevice } from '../../vfio/testing/index.js';
 import { VFIO_GFX_PLANE_TYPE_REGION } from '../../vfio/uapi.js';
 
