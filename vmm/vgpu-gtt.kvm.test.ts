@@ -1,5 +1,4 @@
 /** Tracked pages and the driver that uses them, on real KVM, with guests of a few instructions. */
-
 import { expect, test } from 'vitest';
 import * as gtt from '../devices/vgpu-gtt/spec.js';
 import type { VcpuExit } from '../kvm/exits.js';
