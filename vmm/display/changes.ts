@@ -12,6 +12,8 @@ export interface Update {
   readonly width: number;
   readonly height: number;
   readonly areas: readonly Area[];
+  /** When the last of it was not drawn yet, milliseconds of performance.now(); undefined if unknown. */
+  readonly drawnAfter: number | undefined;
 }
 
 /**
@@ -23,14 +25,19 @@ export class Changes {
   #spare = new Uint8Array(0);
   #tiles = new Uint32Array(0);
   #version = 0;
+  #drawnAfter: number | undefined;
 
   /** Memory for the next picture, until that is taken. */
   get spare(): Uint8Array {
     return this.#spare;
   }
 
-  /** Takes the next picture, whose pixels it keeps. @throws SysError EINVAL for an unknown format */
-  take(look: Look): void {
+  /**
+   * Takes the next picture, whose pixels it keeps.
+   * @param drawnAfter when what is new in it was not drawn yet, milliseconds of performance.now(); undefined if unknown
+   * @throws SysError EINVAL for an unknown format
+   */
+  take(look: Look, drawnAfter?: number): void {
     const last = this.#look;
     this.#look = look;
     if (last === undefined || shapeOf(last) !== shapeOf(look)) {
@@ -38,11 +45,14 @@ export class Changes {
       this.#tiles = new Uint32Array(Math.ceil(width / TILE_WIDTH) * Math.ceil(height / TILE_HEIGHT));
       this.#tiles.fill(++this.#version);
       this.#spare = new Uint8Array(look.pixels.length);
+      this.#drawnAfter = drawnAfter;
       return;
     }
     this.#spare = last.pixels as Uint8Array<ArrayBuffer>;
     const changed = this.#compare(last.pixels, look);
-    if (changed.length > 0) this.#version++;
+    if (changed.length === 0) return;
+    this.#version++;
+    this.#drawnAfter = drawnAfter;
     for (const tile of changed) this.#tiles[tile] = this.#version;
   }
 
@@ -50,7 +60,8 @@ export class Changes {
   since(version: number): Update | undefined {
     if (this.#look === undefined || version === this.#version) return undefined;
     const { width, height } = this.#look.plane;
-    return { version: this.#version, width, height, areas: this.#areas(version, width, height) };
+    const areas = this.#areas(version, width, height);
+    return { version: this.#version, width, height, areas, drawnAfter: this.#drawnAfter };
   }
 
   /** Red, green, blue and 255 of each pixel in an area, line by line. @throws SysError EINVAL for an unknown format */

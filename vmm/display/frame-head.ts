@@ -14,6 +14,11 @@ export interface FrameHead {
     /** Size of the picture, pixels. */
     readonly width?: number;
     readonly height?: number;
+    /**
+     * How long before the server had the request the guest drew the last of what is new, at most, milliseconds; negative if
+     * it drew it afterwards. Absent if unknown.
+     */
+    readonly drawnBeforeMs?: number;
     /** x, y, width, height; pixels are red, green, blue, 255. */
     readonly areas?: readonly (readonly [number, number, number, number])[];
   }[];

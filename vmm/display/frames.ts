@@ -19,6 +19,8 @@ export interface PictureSource {
 /** How often the picture is read, and how often the list of displays, at most. */
 export const LOOK_EVERY_MS = 15;
 const LIST_EVERY_MS = 500;
+/** After a longer time without a look, it says nothing about when the guest drew what is new. */
+const LOOKS_FOLLOW_MS = 1000;
 
 const NOTHING = 'The guest shows nothing now';
 
@@ -28,6 +30,8 @@ export interface Frame {
   readonly changes: Changes;
   /** Shown instead of a picture. */
   text: string | undefined;
+  /** When reading it last began, milliseconds of performance.now(). */
+  lookedAt: number;
 }
 
 /** Runs an action for all who ask at a time, and not more often than every so many milliseconds. */
@@ -85,15 +89,18 @@ export class Frames {
       const known = this.#list.find(
         ({ display: { slot, name } }) => slot === display.slot && name === display.name,
       );
-      return known ?? { display, changes: new Changes(), text: NOTHING };
+      return known ?? { display, changes: new Changes(), text: NOTHING, lookedAt: Number.NEGATIVE_INFINITY };
     });
   }
 
   async #look(): Promise<void> {
     for (const frame of this.#list) {
       const { slot, head } = frame.display;
+      const before = frame.lookedAt;
+      frame.lookedAt = performance.now();
+      const drawnAfter = frame.lookedAt - before < LOOKS_FOLLOW_MS ? before : undefined;
       try {
-        frame.changes.take(await this.#source.capture(slot, frame.changes.spare, head));
+        frame.changes.take(await this.#source.capture(slot, frame.changes.spare, head), drawnAfter);
         frame.text = undefined;
       } catch (error) {
         frame.text = isErrno(error, 'ENODATA') ? NOTHING : (error as Error).message;

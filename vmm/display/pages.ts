@@ -60,11 +60,12 @@ export class Pages {
 
   /** Waits up to a second for something new for the page. @param isGone whether nobody reads the message any more */
   async message(page: Page, isGone: () => boolean): Promise<Uint8Array> {
+    const askedAt = performance.now();
     const deadline = Date.now() + ANSWER_AFTER_MS;
     for (;;) {
       const wasEnded = this.isEnded;
       await this.#frames.refresh(wasEnded);
-      const message = this.#news(page);
+      const message = this.#news(page, askedAt);
       if (message !== undefined) return message;
       if (wasEnded) return encode({ ended: ENDED, displays: this.#displays() }, []);
       if (Date.now() >= deadline || isGone()) return encode({ displays: this.#displays() }, []);
@@ -77,7 +78,7 @@ export class Pages {
   }
 
   /** What is new for the page, if anything. */
-  #news(page: Page): Uint8Array | undefined {
+  #news(page: Page, askedAt: number): Uint8Array | undefined {
     const pixels: Uint8Array[] = [];
     const shown = new Map<Frame, { version: number; text: string | undefined }>();
     let isNew = false;
@@ -96,9 +97,12 @@ export class Pages {
       shown.set(frame, { version: update?.version ?? had?.version ?? 0, text });
       if (update === undefined) return display;
       isNew = true;
-      const { width, height, areas } = update;
+      const { width, height, areas, drawnAfter } = update;
       for (const area of areas) pixels.push(changes.pixelsOf(area));
-      return { ...display, width, height, areas: areas.map(numbersOf) };
+      const picture = { ...display, width, height, areas: areas.map(numbersOf) };
+      // A page that had no picture is shown one that may be old.
+      if (drawnAfter === undefined || !had?.version) return picture;
+      return { ...picture, drawnBeforeMs: Math.round(askedAt - drawnAfter) };
     });
     isNew ||= shown.size !== page.shown.size;
     page.shown = shown;

@@ -130,7 +130,9 @@ test('frames per second are counted, and an open page reports the end of the gue
   let colour = 0;
   const drawing = setInterval(() => canvas.fill(++colour, 0, 0, 10, 10), 20);
   try {
-    await expect.poll(() => page.locator('.rate').textContent(), until).toMatch(/^[1-9]\d* fps$/);
+    await expect
+      .poll(() => page.locator('.rate').textContent(), until)
+      .toMatch(/^[1-9]\d* fps, ≤ [1-9]\d* ms$/);
   } finally {
     clearInterval(drawing);
   }
@@ -141,6 +143,28 @@ test('frames per second are counted, and an open page reports the end of the gue
   await expect.poll(() => status(page), until).toBe('The guest has ended');
   expect(equals(await shown(page), canvas)).toBe(true);
   expect(await page.getByRole('button', { name: 'Save PNG' }).isEnabled()).toBe(true);
+});
+
+test('what lies between the guest’s drawing and the page is shown, with the time that reading the picture takes', async () => {
+  const canvas = picture(320, 200);
+  const { page, machine } = await open(canvas);
+  await untilShown(page, canvas);
+  const capture = machine.capture.bind(machine);
+  const readsMs = 250;
+  machine.capture = async (slot, into) => {
+    const look = await capture(slot, into);
+    await page.waitForTimeout(readsMs);
+    return look;
+  };
+  let colour = 0;
+  const drawing = setInterval(() => canvas.fill(++colour, 0, 0, 10, 10), 20);
+  const shownMs = async () =>
+    Number(/≤ (\d+) ms/.exec((await page.locator('.rate').textContent()) ?? '')?.[1]);
+  try {
+    await expect.poll(shownMs, until).toBeGreaterThanOrEqual(2 * readsMs); // drawn during one reading, read by the next
+  } finally {
+    clearInterval(drawing);
+  }
 });
 
 test('a server that disappears without a message is noticed, and the last picture stays', async () => {

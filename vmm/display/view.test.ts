@@ -76,6 +76,38 @@ test('each page gets the picture and then its changes, at its own pace', async (
   expectSame(first.only.rgba, canvas);
 });
 
+test('a change tells since when it was not drawn yet; a picture that may be old does not', async () => {
+  const canvas = new Canvas(64, 32);
+  const { view } = await serve(canvas);
+  const page = new PageModel();
+  const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+  const bound = async (): Promise<number | undefined> => (await take(page, view)).only.drawnBeforeMs;
+  expect(await bound()).toBeUndefined();
+  let colour = 0;
+  /** Draws, and asks before or after. Again if this process was held up meanwhile: after a second the last look tells nothing. */
+  const check = async (isDrawnFirst: boolean): Promise<void> => {
+    let [told, least]: (number | undefined)[] = [];
+    while (told === undefined || least === undefined) {
+      const asked = isDrawnFirst ? undefined : bound();
+      const askedAt = performance.now();
+      await pause(50);
+      canvas.fill(++colour);
+      const drawnAt = performance.now();
+      await pause(50);
+      least = (asked === undefined ? performance.now() : askedAt) - drawnAt;
+      told = await (asked ?? bound());
+    }
+    expect(told).toBeGreaterThanOrEqual(Math.floor(least));
+  };
+  for (let i = 0; i < 3; i++) {
+    await check(true);
+    await check(false);
+  }
+  canvas.fill(++colour);
+  await pause(1100); // nobody looks
+  expect(await bound()).toBeUndefined();
+});
+
 test('all displays are shown in slot order, or the one asked for; each that comes, goes or changes is followed', async () => {
   const { view, machine } = await serve(new Canvas(64, 32));
   const other = new Canvas(100, 70);

@@ -5,10 +5,14 @@ import type { Picture, Pictures } from './pictures.js';
 
 const ONE_SECOND_MS = 1000;
 
-function fps(picture: Picture): number {
+/** Of the last second: how many pictures came, and how long one took from the guest's drawing to here: the median. */
+function rate(picture: Picture): string {
   const now = performance.now();
-  picture.times = picture.times.filter((time) => now - time < ONE_SECOND_MS);
-  return picture.times.length;
+  picture.frames = picture.frames.filter(({ at }) => now - at < ONE_SECOND_MS);
+  const latencies = picture.frames.flatMap(({ latencyMs }) => latencyMs ?? []).sort((a, b) => a - b);
+  const median = latencies[latencies.length >> 1];
+  const fps = `${picture.frames.length} fps`;
+  return median === undefined ? fps : `${fps}, ≤ ${Math.ceil(median)} ms`;
 }
 
 interface PictureProps {
@@ -34,7 +38,9 @@ function PictureView({ picture, isLive, input }: PictureProps) {
         <span>
           <code>{name}</code> {text === '' ? `${canvas.width} × ${canvas.height}` : text}
         </span>
-        <span class="rate">{isLive && text === '' ? `${fps(picture)} fps` : ''}</span>
+        <span class="rate" title="Pictures in a second; time from the guest’s drawing to this page, at most">
+          {isLive && text === '' ? rate(picture) : ''}
+        </span>
         <button type="button" disabled={!hasPicture} onClick={save} aria-label={`Save PNG of ${name}`}>
           Save PNG
         </button>

@@ -1,6 +1,14 @@
 import type { FrameHead } from '../frame-head.js';
 import { ask, textOf } from './server.js';
 
+/** A frame of a picture. */
+interface ShownFrame {
+  /** When it was drawn here, milliseconds of performance.now(). */
+  readonly at: number;
+  /** How long before that the guest had drawn it, at most, milliseconds; undefined if unknown. */
+  readonly latencyMs: number | undefined;
+}
+
 /** One display as it is shown. */
 export interface Picture {
   readonly slot: number;
@@ -8,8 +16,8 @@ export interface Picture {
   readonly canvas: HTMLCanvasElement;
   /** Shown instead of a picture, or why the last one is not live. */
   text: string;
-  /** When its last frames came, of the last second. */
-  times: number[];
+  /** Its last frames, of the last second. */
+  frames: ShownFrame[];
   hasPicture: boolean;
 }
 
@@ -53,9 +61,11 @@ export class Pictures {
     try {
       while (this.end === undefined) {
         await this.#thawed;
+        const askedAt = performance.now();
         const buffer = await (await ask('frame')).arrayBuffer();
+        const isLate = this.isFrozen;
         await this.#thawed; // what came while frozen is shown after it
-        this.#take(buffer);
+        this.#take(buffer, isLate ? undefined : askedAt);
         await new Promise(requestAnimationFrame);
       }
     } catch (error) {
@@ -64,11 +74,12 @@ export class Pictures {
     this.#changed();
   }
 
-  #take(buffer: ArrayBuffer): void {
+  /** @param askedAt when it was asked for; undefined if its pictures were held back here */
+  #take(buffer: ArrayBuffer, askedAt: number | undefined): void {
     const [bytes = 0] = new Uint32Array(buffer, 0, 1);
     const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, bytes))) as FrameHead;
     let at = 4 + bytes;
-    this.#list = head.displays.map(({ slot, name, text, width = 0, height = 0, areas }) => {
+    this.#list = head.displays.map(({ slot, name, text, width = 0, height = 0, areas, drawnBeforeMs }) => {
       const picture = this.#find(slot, name);
       if (text !== undefined) picture.text = text;
       if (areas === undefined) return picture;
@@ -80,7 +91,9 @@ export class Pictures {
         context?.putImageData(new ImageData(new Uint8ClampedArray(buffer, at, 4 * w * h), w, h), x, y);
         at += 4 * w * h;
       }
-      picture.times.push(performance.now());
+      const now = performance.now();
+      const isKnown = askedAt !== undefined && drawnBeforeMs !== undefined;
+      picture.frames.push({ at: now, latencyMs: isKnown ? now - askedAt + drawnBeforeMs : undefined });
       return Object.assign(picture, { text: '', hasPicture: true });
     });
     this.end = head.ended;
@@ -93,6 +106,6 @@ export class Pictures {
     const canvas = document.createElement('canvas');
     canvas.setAttribute('role', 'img');
     canvas.setAttribute('aria-label', `What ${name} shows`);
-    return { slot, name, canvas, text: 'Waiting for the guest', times: [], hasPicture: false };
+    return { slot, name, canvas, text: 'Waiting for the guest', frames: [], hasPicture: false };
   }
 }

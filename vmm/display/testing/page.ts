@@ -47,6 +47,8 @@ interface Shown {
   width: number;
   height: number;
   rgba: Uint8Array;
+  /** Of the last message that had something new. */
+  drawnBeforeMs?: number | undefined;
 }
 
 /** Applies messages like the page, without a browser. */
@@ -65,7 +67,7 @@ export class PageModel {
     this.ended = head.ended;
     this.pixels = 0;
     let at = 4 + bytes;
-    for (const { slot, name, text, width = 0, height = 0, areas } of head.displays) {
+    for (const { slot, name, text, width = 0, height = 0, areas, drawnBeforeMs } of head.displays) {
       const shown = this.displays.get(slot) ?? {
         name,
         text: '',
@@ -77,7 +79,7 @@ export class PageModel {
       if (text !== undefined) shown.text = text;
       if (areas === undefined) continue;
       if (width !== shown.width || height !== shown.height) shown.rgba = new Uint8Array(4 * width * height);
-      Object.assign(shown, { width, height, text: '' });
+      Object.assign(shown, { width, height, text: '', drawnBeforeMs });
       for (const [x, y, w, h] of areas) {
         expect(x + w <= width && y + h <= height && w > 0 && h > 0).toBe(true);
         for (let row = 0; row < h; row++, at += 4 * w)
