@@ -20,6 +20,8 @@ export interface BootOptions {
   readonly machine?: string;
   /** More arguments for QEMU. */
   readonly qemu?: string;
+  /** tsvisor prints warnings and errors, on standard error. */
+  readonly isHeard?: true;
   /** Paths in L1; by default L1's own kernel. */
   readonly files?: { readonly kernel: string; readonly initrd: string };
 }
@@ -33,7 +35,8 @@ export function bootCommand(vmm: Vmm, how: VfioInterface, line: string, options:
   }
   const guest = `--kernel ${files.kernel} --initrd ${files.initrd} --memory ${memory}M --cpus ${cpus}`;
   const devices = `$(for d in $devices; do echo --device $d,interface=${how}; done)`;
-  return `node dist/vmm/cli.js run --quiet --no-reboot ${guest} ${devices} --append '${line}'`;
+  const messages = options.isHeard ? '--serial stdio --log-level warn' : '--quiet';
+  return `node dist/vmm/cli.js run ${messages} --no-reboot ${guest} ${devices} --append '${line}'`;
 }
 
 export interface CellResult {
