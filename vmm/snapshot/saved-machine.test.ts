@@ -145,7 +145,7 @@ test('memory is private to each machine that has it, and copied for those that s
 describe('a save that fails', () => {
   test('names every device that cannot be saved before anything is written, and stops none', () => {
     using scope = new Scope();
-    const { opened, saver } = createMachine(scope, [3, 4, 5]);
+    const { opened, saver, saved } = createMachine(scope, [3, 4, 5]);
     const unable = opened.slice(1);
     for (const { card } of unable) {
       const { deviceFeature } = card.file;
@@ -158,8 +158,9 @@ describe('a save that fails', () => {
       });
     }
     expect(() => saver.save(path)).toThrowError(
-      /snapshot on 00:04.0 testcard, 00:05.0 testcard: ENOTSUP\n.*00:04.0 testcard: it has no migration.*00:05.0/,
+      /snapshot on 00:04.0 testcard, 00:05.0 testcard: ENOTSUP\n.*00:04.0 testcard: it has no migration.*00:05.0.*detach it first, or have it done/,
     );
+    expect(() => saved.check('move')).toThrowError(/^move on .*ENOTSUP\n.*: detach it first$/);
     expect(readdirSync(folder)).toEqual([]);
     for (const { card } of opened.slice(0, 1)) expect(stateOf(card.file)).toBe(VFIO_DEVICE_STATE_RUNNING);
   });

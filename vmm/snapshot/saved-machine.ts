@@ -118,12 +118,10 @@ export class SavedMachine {
     if (unable.length > 0) {
       const hint = unable.map(({ name, why }) => `${name}: ${why}`).join('; ');
       const target = unable.map(({ name }) => name).join(', ');
-      throw new SysError({
-        call,
-        target,
-        errno: errno.ENOTSUP,
-        hint: `${hint}: detach it first, or have it done (--detach-unmigratable)`,
-      });
+      // Only a snapshot can have it done.
+      const remedy =
+        call === 'snapshot' ? 'detach it first, or have it done (--detach-unmigratable)' : 'detach it first';
+      throw new SysError({ call, target, errno: errno.ENOTSUP, hint: `${hint}: ${remedy}` });
     }
     const [slot] = this.#parts.awaited();
     if (slot === undefined) return;
