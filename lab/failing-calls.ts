@@ -66,6 +66,6 @@ export const BORNE: readonly Row[] = [
   ['mmap:ENOMEM', /BAR2 1 MiB 64-bit prefetchable: 1 MiB trapped/],
 ];
 
-/** The message for the device at an address: by a cdev, its file's path stands for it. */
+/** The message for the device at an address. */
 export const withAddress = ({ source, flags }: RegExp, address: string): RegExp =>
-  new RegExp(source.replaceAll('ADDRESS', `(?:${address}|/dev/vfio/devices/vfio\\d+)`), flags);
+  new RegExp(source.replaceAll('ADDRESS', address), flags);

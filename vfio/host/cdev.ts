@@ -22,16 +22,28 @@ import type { SystemFile } from './system.js';
 
 const PAGE = 4096;
 
-/** @throws SysError ENODEV if there is no such device, or this kernel does not support cdevs; EACCES */
+/**
+ * Its errors name the device, as those of a group's do.
+ * @throws SysError ENODEV if there is no such device, or this kernel does not support cdevs; EACCES
+ */
 export function openCdev(context: HostContext, node: string): SystemFile {
   const path = vfioPath(context, 'devices', node);
   try {
-    return context.system.open(path);
+    return context.system.open(path, deviceName(context, node));
   } catch (error) {
     if (isErrno(error, 'ENOENT')) {
       throw absent(path, absenceHint(context, node), error);
     }
     throw explain(error, ({ code }) => (code === 'EACCES' ? deniedHint(path) : undefined));
+  }
+}
+
+/** @returns undefined if it is not to be found: opening it says why */
+function deviceName({ sysfs }: HostContext, node: string): string | undefined {
+  try {
+    return sysfs.cdevDevice(node).name;
+  } catch {
+    return undefined;
   }
 }
 

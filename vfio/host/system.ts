@@ -31,8 +31,12 @@ export interface DeviceNumber {
 
 /** The system calls of this folder, sysfs excepted. The scripted kernel of the tests implements it, too. */
 export interface VfioSystem {
-  /** Opens for reading and writing. @throws SysError as open(2) */
-  open(path: string): SystemFile;
+  /**
+   * Opens for reading and writing.
+   * @param target the file's `target`; its path if absent
+   * @throws SysError as open(2), naming the path
+   */
+  open(path: string, target?: string): SystemFile;
   /** Takes ownership of an inherited descriptor, and makes it close-on-exec. @throws SysError EBADF */
   adopt(fd: number, target: string): SystemFile;
   /** @throws SysError EBADF; ENODEV if it is not a character device */
@@ -52,9 +56,9 @@ class LinuxFile implements SystemFile {
   readonly target: string;
   readonly #fd: Fd;
 
-  constructor(fd: Fd) {
+  constructor(fd: Fd, target = fd.target) {
     this.#fd = fd;
-    this.target = fd.target;
+    this.target = target;
   }
 
   get fd(): number {
@@ -95,7 +99,7 @@ class LinuxFile implements SystemFile {
 
 /** The kernel that this process runs on. */
 export const linux: VfioSystem = {
-  open: (path) => new LinuxFile(Fd.open(path)),
+  open: (path, target) => new LinuxFile(Fd.open(path), target),
   adopt(fd, target) {
     checked(libc.fcntl(fd, F_SETFD, FD_CLOEXEC), 'fcntl F_SETFD', target);
     return new LinuxFile(Fd.adopt(fd, target));

@@ -46,9 +46,9 @@ export class FailingSystem implements VfioSystem {
     this.#failures = failures;
   }
 
-  open(path: string): SystemFile {
+  open(path: string, target?: string): SystemFile {
     this.#check('open', path);
-    return this.#wrap(this.#system.open(path));
+    return this.#wrap(this.#system.open(path, target));
   }
 
   adopt(fd: number, target: string): SystemFile {

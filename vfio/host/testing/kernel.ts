@@ -180,12 +180,12 @@ export class FakeKernel implements VfioSystem {
     return fd;
   }
 
-  open(path: string): SystemFile {
+  open(path: string, target = path): SystemFile {
     const fd = this.#perform(`open ${path}`, 'open', path, () => {
       const node = this.#nodes.get(path) ?? refuse('ENOENT');
       return this.install(node());
     });
-    return this.adopt(fd, path);
+    return this.adopt(fd, target);
   }
 
   adopt(fd: number, target: string): SystemFile {
