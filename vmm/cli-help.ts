@@ -309,6 +309,7 @@ export const CTL: Command = {
     },
     { name: 'downtime', value: 'MS', help: ['migrate: how long the guest may stand still; 300 ms'] },
     { name: 'slot', value: 'SLOT', help: ['screenshot: the PCI slot of the display'] },
+    { name: 'head', value: 'N', help: ['resize: which of its screens; 0 by default'] },
     help,
   ],
   more: [
@@ -324,6 +325,7 @@ export const CTL: Command = {
     '  attach DEVICE        as --device of run; several: all or none',
     '  detach SLOT          once the guest has released it',
     '  fault SLOT FAULTS    of a testcard, SLOT as 3 or 3.1: removed, none',
+    '  resize SLOT SIZE     of a screen, 1280x720, which the guest may follow',
     '  input SLOT EVENTS    of a virtio-input, TYPE:CODE:VALUE with commas between',
     '  snapshot FOLDER      save the machine, for tsvisor run --restore FOLDER',
     '  migrate ADDRESS      move the machine to tsvisor run --incoming ADDRESS',

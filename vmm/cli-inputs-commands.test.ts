@@ -151,7 +151,7 @@ const CHECKED: readonly Row[] = [
 ];
 
 const NAMES =
-  'info, devices, maps, counters, timeline, console, screenshot, attach, detach, snapshot, migrate, fault, input, pause, resume, reset, power-button, stop';
+  'info, devices, maps, counters, timeline, console, screenshot, attach, detach, snapshot, migrate, fault, resize, input, pause, resume, reset, power-button, stop';
 const CONTROL: readonly Row[] = [
   ['ctl', 'ctl: takes the socket of a machine: tsvisor ctl SOCKET COMMAND'],
   ['ctl @s', `ctl: a command is missing: ${NAMES}`],
@@ -185,6 +185,10 @@ const CONTROL: readonly Row[] = [
   ),
   ['ctl @s screenshot', 'ctl screenshot: a FILE is missing: tsvisor ctl SOCKET screenshot FILE'],
   ['ctl @s screenshot @directory', 'ctl screenshot: @directory is a directory'],
+  ['ctl @s resize 3', 'ctl resize: a SIZE is missing: tsvisor ctl SOCKET resize SLOT SIZE'],
+  ['ctl @s resize 3 1280', "ctl resize: '1280' is not a size WIDTHxHEIGHT: 1280x720"],
+  ['ctl @s resize x 1280x720', "ctl resize: 'x' is not a PCI slot: 1 to 31, or a function of one: 5.1"],
+  ['ctl @s resize 3 1280x720 --head -1', /^tsvisor: --head/],
   ['ctl @s screenshot @p.png --slot 99', "--slot: '99' is not a PCI slot: 1 to 31"],
 ];
 

@@ -82,8 +82,8 @@ test('parts of one card, each with a socket and a client: both draw at once, and
   for (let round = 0; round < 3; round++)
     for (const [i, { guest }] of guests.entries()) guest.draw(320, 200 + i, 2 * round + i);
   expect(await server.displays()).toEqual([
-    { slot: 0, name: 'vgpu-half' },
-    { slot: 1, name: 'vgpu-quarter' },
+    { slot: 0, name: 'vgpu-half', canResize: true },
+    { slot: 1, name: 'vgpu-quarter', canResize: true },
   ]);
   const check = async () => {
     for (const [i] of guests.entries()) {

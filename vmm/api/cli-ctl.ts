@@ -64,6 +64,7 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['snapshot', { takes: 'FOLDER', options: ['detach-unmigratable', 'timeout'], run: snapshot }],
   ['migrate', { takes: 'ADDRESS', options: ['downtime', 'timeout'], run: migrate }],
   ['fault', { takes: 'SLOT', more: 'FAULTS', run: inject }],
+  ['resize', { takes: 'SLOT', more: 'SIZE', options: ['head'], run: resize }],
   ['input', { takes: 'SLOT', more: 'EVENTS', run: input }],
   ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
 ]);
@@ -109,8 +110,9 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
   const { takes, more, options: known = [] } = command;
   if (takes !== undefined && args.length === 0)
     throw usageError(`ctl ${name}`, `a ${takes} is missing: tsvisor ctl SOCKET ${name} ${takes}`);
+  const missing = more?.endsWith('S') ? `${more} are` : `a ${more} is`;
   if (more !== undefined && args.length === 1)
-    throw usageError(`ctl ${name}`, `${more} are missing: tsvisor ctl SOCKET ${name} ${takes} ${more}`);
+    throw usageError(`ctl ${name}`, `${missing} missing: tsvisor ctl SOCKET ${name} ${takes} ${more}`);
   const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : more === undefined ? 1 : 2;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
   for (const option of ['follow', 'type', 'force', 'timeout', 'detach-unmigratable', 'downtime', 'slot'])
@@ -187,6 +189,21 @@ async function input({ client, args: [place = '', text = ''] }: Call): Promise<v
     return { type: Number(type), code: Number(code), value: Number(value) };
   });
   await client.call('PUT', `/v1/devices/${slot}/input`, { events, function: number });
+}
+
+/** `1280x720`. */
+async function resize({ client, args: [place = '', text = ''], options }: Call): Promise<void> {
+  const { slot } = parsePlace(place, 'ctl resize');
+  const [, width, height] = /^(\d{1,5})x(\d{1,5})$/.exec(text) ?? [];
+  if (width === undefined) throw usageError('ctl resize', `'${text}' is not a size WIDTHxHEIGHT: 1280x720`);
+  const head = options.value('head');
+  if (head !== undefined && !/^\d{1,2}$/.test(head))
+    throw usageError('--head', `'${head}' is not the number of a screen: 0 is the first`);
+  const size = { width: Number(width), height: Number(height) };
+  await client.call('PUT', `/v1/devices/${slot}/size`, {
+    ...size,
+    ...(head === undefined ? {} : { head: Number(head) }),
+  });
 }
 
 async function detach({ client, args, options }: Call): Promise<void> {

@@ -23,6 +23,7 @@ export type ControlledMachine = Pick<
   | 'pause'
   | 'pressPowerButton'
   | 'reset'
+  | 'resize'
   | 'resume'
   | 'screenshot'
   | 'snapshot'
@@ -166,6 +167,22 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
     answer: async (machine, { slot, body }) => {
       const { events, function: number } = parse(schemas.inputSchema, body);
       await machine.input(slot, events, number);
+      return NOTHING;
+    },
+  },
+  {
+    ...{
+      method: 'PUT',
+      path: '/v1/devices/{slot}/size',
+      id: 'resize',
+      query: none,
+      body: schemas.sizeSchema,
+    },
+    summary: 'Gives a screen of the device in a PCI slot another size, which the guest may follow',
+    success: { status: 204 },
+    answer: async (machine, { slot, body }) => {
+      const { head, ...size } = parse(schemas.sizeSchema, body);
+      await machine.resize(slot, size, head);
       return NOTHING;
     },
   },

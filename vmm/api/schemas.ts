@@ -50,6 +50,13 @@ export const inputSchema = z.strictObject({
     .max(32),
   function: z.int().min(0).max(7).optional(),
 });
+/** Pixels of a screen, as an EDID tells them. */
+export const sizeSchema = z.strictObject({
+  width: z.int().min(1).max(4095),
+  height: z.int().min(1).max(4095),
+  /** Which screen of the device, from 0 on; the first if absent. */
+  head: z.int().min(0).max(15).optional(),
+});
 export const attachedSchema = z.object({ slots: z.array(count) });
 
 /** Where a machine is saved; a folder that is there is replaced at once. */

@@ -117,6 +117,24 @@ describe('the API', () => {
     expect(machine.calls).toHaveLength(2);
   });
 
+  test('gives a screen another size, and refuses what no screen can have', async () => {
+    const put = (body: object) => call('PUT', '/v1/devices/3/size', JSON.stringify(body));
+    expect((await put({ width: 1280, height: 720 })).status).toBe(204);
+    expect((await put({ width: 800, height: 600, head: 1 })).status).toBe(204);
+    expect(machine.calls).toEqual(['resize 3 1280x720 0', 'resize 3 800x600 1']);
+    for (const body of [
+      {},
+      { width: 800 },
+      { width: 0, height: 600 },
+      { width: 4096, height: 600 },
+      { width: 800.5, height: 600 },
+      { width: 800, height: 600, head: 16 },
+      { width: 800, height: 600, slot: 4 },
+    ])
+      expect((await put(body)).status).toBe(400);
+    expect(machine.calls).toHaveLength(2);
+  });
+
   test('sends a keyboard events, and refuses what is no packet', async () => {
     const put = (body: object) => call('PUT', '/v1/devices/3/input', JSON.stringify(body));
     const event = { type: 1, code: 30, value: 1 };

@@ -14,7 +14,7 @@ import {
 import { DmaBuf } from './dma-buf.js';
 import type { DisplayMemory, DisplayName, ShownCursor, ShownPlane } from './messages.js';
 import { planeBytes } from './pixels.js';
-import { type ScreenSize, setScreenSize } from './screen-size.js';
+import { countResizable, type ScreenSize, setScreenSize } from './screen-size.js';
 
 const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
 const GET_GFX_DMABUF = 'VFIO_DEVICE_GET_GFX_DMABUF';
@@ -24,6 +24,13 @@ const MOST_CURSOR = 512;
 const PAGE = 4096;
 /** Bytes that one read of a region asks for. */
 const MOST_READ = 1 << 20;
+
+interface Screen {
+  readonly head: number;
+  /** VFIO_GFX_PLANE_TYPE_ */
+  readonly planes: number;
+  readonly canResize: boolean;
+}
 
 /**
  * The display of an assigned device, whose pictures lie in a region or in dma-bufs. Machine thread only; borrows the
@@ -38,6 +45,8 @@ export class DeviceDisplay implements Disposable {
   readonly device: string;
   /** Which screen of a device that has several, from 0 on. */
   readonly head: number;
+  /** Whether {@link resize} can be. */
+  readonly canResize?: true;
   readonly #file: DeviceFile;
   /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF. */
   readonly #planes: number;
@@ -49,8 +58,10 @@ export class DeviceDisplay implements Disposable {
   /** Whether the device knows of cursors; undefined until it has been asked. */
   #hasCursor: boolean | undefined;
 
-  private constructor(slot: number, name: string, file: DeviceFile, head: number, planes: number) {
+  private constructor(slot: number, name: string, file: DeviceFile, screen: Screen) {
+    const { head, planes, canResize } = screen;
     this.#planes = planes;
+    if (canResize) this.canResize = true;
     this.slot = slot;
     this.name = head === 0 ? name : `${name}, screen ${head + 1}`;
     this.head = head;
@@ -80,10 +91,12 @@ export class DeviceDisplay implements Disposable {
         }
       });
     const displays: DeviceDisplay[] = [];
+    let resizable: number | undefined;
     for (let head = 0; head < MOST_HEADS; head++) {
       const planes = planesOf(head);
       if (planes === undefined) break;
-      displays.push(new DeviceDisplay(slot, name, file, head, planes));
+      resizable ??= countResizable(file);
+      displays.push(new DeviceDisplay(slot, name, file, { head, planes, canResize: head < resizable }));
     }
     return displays;
   }
@@ -228,10 +241,11 @@ export class DeviceDisplay implements Disposable {
 }
 
 /** A display for those who have no part of it. */
-export const nameOf = ({ slot, name, head = 0 }: DisplayName): DisplayName => ({
+export const nameOf = ({ slot, name, head = 0, canResize }: DisplayName): DisplayName => ({
   slot,
   name,
   ...(head > 0 && { head }),
+  ...(canResize && { canResize }),
 });
 
 /** Only those of further screens name one. */

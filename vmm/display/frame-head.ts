@@ -9,6 +9,9 @@ export interface FrameHead {
   readonly displays: readonly {
     readonly slot: number;
     readonly name: string;
+    /** Which screen of its device; absent for the first. */
+    readonly head?: number;
+    readonly canResize?: true;
     /** Why there is no picture. */
     readonly text?: string;
     /** Size of the picture, pixels. */

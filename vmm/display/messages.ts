@@ -19,6 +19,8 @@ export interface DisplayName {
   readonly name: string;
   /** Which screen of a device that has several, from 0 on; absent for the first. */
   readonly head?: number;
+  /** Whether the host can give it another size. */
+  readonly canResize?: true;
 }
 
 /** A cursor above a picture. */

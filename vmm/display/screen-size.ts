@@ -57,6 +57,16 @@ export function setScreenSize(file: DeviceFile, head: number, size: ScreenSize, 
   write(file, region, LINK_STATE, VFIO_DEVICE_GFX_LINK_STATE_UP);
 }
 
+/** How many screens of a device can be given another size: the first ones. */
+export function countResizable(file: DeviceFile): number {
+  try {
+    return edidRegions(file).length;
+  } catch (error) {
+    if (error instanceof SysError) return 0;
+    throw error;
+  }
+}
+
 function edidRegions(file: DeviceFile): RegionInfo[] {
   const { numRegions } = file.getInfo();
   return Array.from({ length: Math.max(0, numRegions - VFIO_PCI_NUM_REGIONS) }, (_, i) =>

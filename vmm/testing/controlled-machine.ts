@@ -2,6 +2,7 @@ import type { InputEvent } from '../../vfio/driver.js';
 import type { ControlledMachine } from '../api/routes.js';
 import { parseConfig, parseDevices } from '../config.js';
 import { ConsoleRing } from '../console-ring.js';
+import type { ScreenSize } from '../display/screen-size.js';
 import type { DeviceState, MemoryRange, TimelineRecord } from '../inspection.js';
 import type { MoveOptions } from '../move/source.js';
 import type { Counters, RunReport } from '../protocol.js';
@@ -69,6 +70,8 @@ export class FakeControlledMachine implements ControlledMachine {
     const texts = events.map(({ type, code, value }) => `${type}:${code}:${value}`);
     return this.#do(`input ${slot} ${texts.join(',')} ${number}`);
   };
+  resize = (slot: number | undefined, { width, height }: ScreenSize, head = 0) =>
+    this.#do(`resize ${slot} ${width}x${height} ${head}`);
   snapshot = async (folder: string, options: SnapshotOptions = {}) => {
     const how = Object.keys(options).length === 0 ? '' : ` ${JSON.stringify(options)}`;
     await this.#do(`snapshot ${folder}${how}`);

@@ -136,6 +136,9 @@ const input = (slot: number, code: number) =>
 must(await input(8, 30));
 refused(await input(8, 0x110), 400, 'EINVAL');
 refused(await input(6, 30), 409, 'ENOTSUP');
+const resize = (slot: number) =>
+  api.PUT('/v1/devices/{slot}/size', { params: { path: { slot } }, body: { width: 800, height: 600 } });
+refused(await resize(8), 404, 'ENODEV');
 for (const slot of [9, 8, 7, 6, 5])
   must(await api.DELETE('/v1/devices/{slot}', { params: { path: { slot }, query: { force: 'true' } } }));
 assert.equal(must(await api.GET('/v1/devices')).length, 2);

@@ -8,6 +8,7 @@ import { Machine } from './machine.js';
 import { MemoryMap } from './memory-map.js';
 import { PicturesView } from './picture-view.js';
 import { Pictures } from './pictures.js';
+import { ScreenFit } from './screen-fit.js';
 import { ask, textOf } from './server.js';
 import { Timeline } from './timeline.js';
 
@@ -21,6 +22,7 @@ const machine = new Machine(() => {
 let panels: ComponentChild;
 const pictures = new Pictures(draw);
 const input = new GuestInput(draw);
+const fit = new ScreenFit(draw);
 /** Why the machine is not read any more. */
 let end: string | undefined;
 
@@ -66,7 +68,7 @@ function App() {
         )}
       </header>
       <main>
-        <PicturesView pictures={pictures} input={input} />
+        <PicturesView pictures={pictures} input={input} fit={machine.info && fit} />
         {panels}
       </main>
     </>

@@ -2,6 +2,7 @@ import { useEffect, useRef } from 'preact/hooks';
 import { download } from './download.js';
 import type { GuestInput } from './guest-input.js';
 import type { Picture, Pictures } from './pictures.js';
+import type { ScreenFit } from './screen-fit.js';
 
 const ONE_SECOND_MS = 1000;
 
@@ -19,13 +20,17 @@ interface PictureProps {
   readonly picture: Picture;
   readonly isLive: boolean;
   readonly input: GuestInput;
+  /** Absent if the server has only pictures. */
+  readonly fit: ScreenFit | undefined;
 }
 
-function PictureView({ picture, isLive, input }: PictureProps) {
+function PictureView({ picture, isLive, input, fit }: PictureProps) {
   const place = useRef<HTMLDivElement>(null);
-  const { canvas, slot, name, text, hasPicture } = picture;
+  const { canvas, slot, name, text, hasPicture, canResize } = picture;
   useEffect(() => place.current?.replaceChildren(canvas), [canvas]);
   useEffect(() => input.follow(canvas), [canvas, input]);
+  useEffect(() => () => fit?.leave(picture), [fit, picture]);
+  const toggleFit = () => place.current && fit?.toggle(picture, place.current);
   canvas.hidden = !hasPicture;
   const takesInput = isLive && input.isThere;
   canvas.setAttribute('role', takesInput ? 'application' : 'img');
@@ -41,11 +46,27 @@ function PictureView({ picture, isLive, input }: PictureProps) {
         <span class="rate" title="Pictures in a second; time from the guest’s drawing to this page, at most">
           {isLive && text === '' ? rate(picture) : ''}
         </span>
+        {fit !== undefined && canResize && (
+          <button
+            type="button"
+            aria-pressed={fit.isOn(picture)}
+            disabled={!isLive}
+            onClick={toggleFit}
+            aria-label={`Fit ${name} to the window`}
+          >
+            Fit to window
+          </button>
+        )}
         <button type="button" disabled={!hasPicture} onClick={save} aria-label={`Save PNG of ${name}`}>
           Save PNG
         </button>
       </figcaption>
-      <div ref={place} />
+      <div class="place" ref={place} />
+      {fit?.errorOf(picture) && (
+        <p class="hint" role="alert">
+          {fit.errorOf(picture)}
+        </p>
+      )}
       {takesInput && (
         <p class="hint">
           Keyboard and pointer are the guest’s while the picture has the focus; <kbd>Ctrl</kbd>+<kbd>Alt</kbd>
@@ -57,8 +78,12 @@ function PictureView({ picture, isLive, input }: PictureProps) {
 }
 
 /** All displays, side by side. */
-export function PicturesView(props: { readonly pictures: Pictures; readonly input: GuestInput }) {
-  const { pictures, input } = props;
+export function PicturesView(props: {
+  readonly pictures: Pictures;
+  readonly input: GuestInput;
+  readonly fit: ScreenFit | undefined;
+}) {
+  const { pictures, input, fit } = props;
   if (pictures.list.length === 0) return null;
   const isLive = pictures.end === undefined && !pictures.isFrozen;
   return (
@@ -69,6 +94,7 @@ export function PicturesView(props: { readonly pictures: Pictures; readonly inpu
           picture={picture}
           isLive={isLive}
           input={input}
+          fit={fit}
         />
       ))}
     </section>

@@ -1,6 +1,8 @@
 import type { FrameHead } from '../frame-head.js';
 import { ask, textOf } from './server.js';
 
+type ShownDisplay = FrameHead['displays'][number];
+
 /** A frame of a picture. */
 interface ShownFrame {
   /** When it was drawn here, milliseconds of performance.now(). */
@@ -12,6 +14,10 @@ interface ShownFrame {
 /** One display as it is shown. */
 export interface Picture {
   readonly slot: number;
+  /** Which screen of its device, from 0 on. */
+  readonly head: number;
+  /** Whether the host can give it another size. */
+  readonly canResize: true | undefined;
   readonly name: string;
   readonly canvas: HTMLCanvasElement;
   /** Shown instead of a picture, or why the last one is not live. */
@@ -79,8 +85,9 @@ export class Pictures {
     const [bytes = 0] = new Uint32Array(buffer, 0, 1);
     const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, bytes))) as FrameHead;
     let at = 4 + bytes;
-    this.#list = head.displays.map(({ slot, name, text, width = 0, height = 0, areas, drawnBeforeMs }) => {
-      const picture = this.#find(slot, name);
+    this.#list = head.displays.map((display) => {
+      const { text, width = 0, height = 0, areas, drawnBeforeMs } = display;
+      const picture = this.#find(display) ?? createPicture(display);
       if (text !== undefined) picture.text = text;
       if (areas === undefined) return picture;
       const { canvas } = picture;
@@ -100,12 +107,23 @@ export class Pictures {
     this.#changed();
   }
 
-  #find(slot: number, name: string): Picture {
-    const known = this.#list.find((each) => each.slot === slot && each.name === name);
-    if (known !== undefined) return known;
-    const canvas = document.createElement('canvas');
-    canvas.setAttribute('role', 'img');
-    canvas.setAttribute('aria-label', `What ${name} shows`);
-    return { slot, name, canvas, text: 'Waiting for the guest', frames: [], hasPicture: false };
+  #find({ slot, name }: ShownDisplay): Picture | undefined {
+    return this.#list.find((each) => each.slot === slot && each.name === name);
   }
+}
+
+function createPicture({ slot, name, head = 0, canResize }: ShownDisplay): Picture {
+  const canvas = document.createElement('canvas');
+  canvas.setAttribute('role', 'img');
+  canvas.setAttribute('aria-label', `What ${name} shows`);
+  return {
+    slot,
+    name,
+    head,
+    canResize,
+    canvas,
+    text: 'Waiting for the guest',
+    frames: [],
+    hasPicture: false,
+  };
 }
