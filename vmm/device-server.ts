@@ -9,6 +9,7 @@ import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker } from '../sys/start-worker.js';
 import type { TraceName } from '../sys/trace.js';
 import type { InputEvent } from '../vfio/driver.js';
+import type { ServedInput } from './api/served-routes.js';
 import { parseVgpuCards } from './config.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
@@ -79,6 +80,7 @@ export class DeviceServer implements AsyncDisposable {
   readonly #screens = new Screens((command) => this.#send(command));
   /** By number: what waits for the thread's answer. */
   readonly #injections = new Map<number, Injection>();
+  readonly #inputs: ServedInput[] = [];
   #lastInjection = 0;
   #sender: InboxSender | undefined;
   #failure: Error | undefined;
@@ -158,6 +160,11 @@ export class DeviceServer implements AsyncDisposable {
    */
   input(events: readonly InputEvent[], slot = 0): Promise<void> {
     return this.#give('input', (id) => ({ kind: 'input', id, slot, events }));
+  }
+
+  /** The devices that take events by {@link input}, once they are ready. */
+  get inputs(): readonly ServedInput[] {
+    return this.#inputs;
   }
 
   /**
@@ -241,6 +248,7 @@ export class DeviceServer implements AsyncDisposable {
   #hear(event: ServeEvent): void {
     switch (event.kind) {
       case 'ready':
+        if (event.input !== undefined) this.#inputs.push({ slot: event.slot, input: event.input });
         this.#observer.ready?.(event.description, event.path);
         break;
       case 'told':

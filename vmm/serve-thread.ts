@@ -8,7 +8,7 @@ import { Scope } from '../sys/scope.js';
 import { threadData } from '../sys/thread-ahead.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
-import type { InputEvent } from '../vfio/driver.js';
+import type { InputEvent, InputKind } from '../vfio/driver.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
@@ -57,7 +57,14 @@ export type ServeCommand =
 /** Events from the serving thread to the main thread. */
 export type ServeEvent =
   /** Of each device, once all accept clients. */
-  | { readonly kind: 'ready'; readonly description: string; readonly path: string }
+  | {
+      readonly kind: 'ready';
+      readonly slot: number;
+      readonly description: string;
+      readonly path: string;
+      /** What it is, if it takes events. */
+      readonly input: InputKind | undefined;
+    }
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
   | ScreenEvent
@@ -115,7 +122,7 @@ async function main(): Promise<void> {
     providers,
     data.devices.map(({ address, options = {} }) => ({ address, options })),
   );
-  const offered = data.devices.map((config) => {
+  const offered = data.devices.map((config, slot) => {
     const { address, path } = config;
     const provider = requireProvider(providers, address);
     // A server's requests for memory of our client's are forwarded by this thread, which alone speaks to both.
@@ -123,7 +130,7 @@ async function main(): Promise<void> {
     const given = isForwarding ? { ...config, options: { ...config.options, twin: 'off' } } : config;
     const isAlone = data.devices.length === 1;
     const device = withPluginNamed(plugins, address, () => served.add(provider, given, isAlone));
-    return { description: device.description, path };
+    return { slot, description: device.description, path, input: device.inputKind };
   });
   // Before the devices are closed, which would lose their pictures.
   scope.defer(() => emit({ kind: 'stills', stills: served.stills() }));

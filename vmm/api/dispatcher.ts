@@ -4,14 +4,7 @@ import { parse } from '../config.js';
 import { ConfigError } from '../config-error.js';
 import { errorBody, RequestError, statusOf } from './error-status.js';
 import { createOpenApi } from './openapi.js';
-import {
-  type Answer,
-  type ControlledMachine,
-  createRoutes,
-  encodeJson,
-  type Route,
-  type RouteOptions,
-} from './routes.js';
+import { type Answer, encodeJson, type Route } from './routes.js';
 import { slotSchema } from './schemas.js';
 
 /** Requests at once, over all connections, which can each send several ahead. */
@@ -25,23 +18,26 @@ const NEWS_BYTES = 16 << 10;
 
 const HEADERS = { 'Cache-Control': 'no-store', 'X-Content-Type-Options': 'nosniff' };
 
-interface Found {
-  readonly route: Route;
+type ConsoleAnswer = Extract<Answer, { kind: 'console' }>;
+
+interface Found<M> {
+  readonly route: Route<M>;
   readonly slot: string | undefined;
 }
 
-/** The API of one machine, whatever it is reached over. Main thread only. */
-export class ApiDispatcher {
-  readonly #machine: ControlledMachine;
-  readonly #routes: readonly Route[];
+/** The API of one machine, or of something else that ends, whatever it is reached over. Main thread only. */
+export class ApiDispatcher<M extends { readonly finished: Promise<unknown> }> {
+  readonly #machine: M;
+  readonly #routes: readonly Route<M>[];
   readonly #openApi: string;
   readonly #following = new Set<() => void>();
   #requests = 0;
 
-  constructor(machine: ControlledMachine, options: RouteOptions) {
+  /** @param version of this program */
+  constructor(machine: M, routes: readonly Route<M>[], version: string) {
     this.#machine = machine;
-    this.#routes = createRoutes(options);
-    this.#openApi = JSON.stringify(createOpenApi(this.#routes, options.version), undefined, 2);
+    this.#routes = routes;
+    this.#openApi = JSON.stringify(createOpenApi(routes, version), undefined, 2);
     const end = () => this.endFollowing();
     machine.finished.then(end, end);
   }
@@ -74,7 +70,7 @@ export class ApiDispatcher {
     const gone = new AbortController();
     response.once('close', () => gone.abort());
     const given = {
-      slot: slot === undefined ? 0 : parse(slotSchema, slot),
+      slot: slot === undefined ? 0 : parse(route.slots ?? slotSchema, slot),
       query,
       body: route.body === undefined || route.body === 'bytes' ? body : parseJson(body.toString()),
       gone: gone.signal,
@@ -82,8 +78,8 @@ export class ApiDispatcher {
     this.#send(response, route, await route.answer(this.#machine, given));
   }
 
-  #find(method: string, path: string): Found {
-    const found = this.#routes.flatMap((route): Found[] => {
+  #find(method: string, path: string): Found<M> {
+    const found = this.#routes.flatMap((route): Found<M>[] => {
       const match = new RegExp(`^${route.path.replace('{slot}', '([^/]+)')}$`).exec(path);
       return match === null ? [] : [{ route, slot: match[1] }];
     });
@@ -95,7 +91,7 @@ export class ApiDispatcher {
     return exact;
   }
 
-  #send(response: ServerResponse, { success }: Route, answer: Answer): void {
+  #send(response: ServerResponse, { success }: Route<M>, answer: Answer): void {
     switch (answer.kind) {
       case 'json':
         send(response, success.status, 'application/json', encodeJson(answer.value));
@@ -107,9 +103,9 @@ export class ApiDispatcher {
         send(response, success.status);
         break;
       case 'console':
-        if (answer.isFollowing) this.#follow(response, answer.from);
+        if (answer.isFollowing) this.#follow(response, answer);
         else {
-          const { from, bytes } = this.#machine.console.since(answer.from);
+          const { from, bytes } = answer.of.console.since(answer.from);
           response.setHeader('Console-From', String(from));
           send(response, success.status, 'application/octet-stream', bytes);
         }
@@ -118,8 +114,8 @@ export class ApiDispatcher {
   }
 
   /** Sends what the console says as it comes. A slow reader misses what the ring no longer has. */
-  #follow(response: ServerResponse, from: number | undefined): void {
-    const { console } = this.#machine;
+  #follow(response: ServerResponse, { of, from }: ConsoleAnswer): void {
+    const { console } = of;
     let next = console.since(from).from;
     let isFull = false;
     let isEnding = false;
@@ -157,7 +153,7 @@ export class ApiDispatcher {
       listening[Symbol.dispose]();
       this.#following.delete(end);
     });
-    if (this.#machine.info().state === 'ended') end();
+    if (of.info().state === 'ended') end();
     else pump();
   }
 

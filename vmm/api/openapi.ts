@@ -1,6 +1,10 @@
 /** The API's description, made of the table of routes and the schemas. */
 import { z } from 'zod';
 import type { Route } from './routes.js';
+
+/** What of a row is not a program. */
+type RouteTerms = Omit<Route, 'answer'>;
+
 import { errorSchema } from './schemas.js';
 
 type Json = Readonly<Record<string, unknown>>;
@@ -15,7 +19,7 @@ const BYTES = binary('application/octet-stream');
 
 const STATUS: Readonly<Record<number, string>> = { 200: 'OK', 201: 'Created', 204: 'Done' };
 
-function parameters({ path, query }: Route): readonly Json[] {
+function parameters({ path, query }: RouteTerms): readonly Json[] {
   const { properties = {} } = schemaOf(query, 'input') as {
     readonly properties?: Readonly<Record<string, Json>>;
   };
@@ -31,7 +35,7 @@ function parameters({ path, query }: Route): readonly Json[] {
   ];
 }
 
-function operation(route: Route): Json {
+function operation(route: RouteTerms): Json {
   const { id, summary, body, success } = route;
   const given = parameters(route);
   const { schema, type } = success;
@@ -64,7 +68,7 @@ function operation(route: Route): Json {
 }
 
 /** The OpenAPI 3.1 document. @param version of the program, which is not that of the paths */
-export function createOpenApi(routes: readonly Route[], version: string): Json {
+export function createOpenApi(routes: readonly RouteTerms[], version: string): Json {
   const paths: Record<string, Json> = {};
   for (const route of routes) {
     paths[route.path] = { ...paths[route.path], [route.method.toLowerCase()]: operation(route) };

@@ -49,22 +49,29 @@ export interface Given {
 export type Answer =
   | { readonly kind: 'json'; readonly value: unknown }
   | { readonly kind: 'bytes'; readonly type: string; readonly bytes: Uint8Array }
-  | { readonly kind: 'console'; readonly from: number | undefined; readonly isFollowing: boolean }
+  | {
+      readonly kind: 'console';
+      readonly of: Pick<ControlledMachine, 'console' | 'info'>;
+      readonly from: number | undefined;
+      readonly isFollowing: boolean;
+    }
   | { readonly kind: 'nothing' };
 
-/** A row: one method of one path. */
-export interface Route {
+/** A row: one method of one path, of an API for a machine, or for something else. */
+export interface Route<M = ControlledMachine> {
   readonly method: 'GET' | 'PUT' | 'POST' | 'DELETE';
   /** `{slot}` stands for a PCI slot. */
   readonly path: string;
   readonly id: string;
   readonly summary: string;
   readonly query: z.ZodType<Record<string, unknown>>;
+  /** What `{slot}` may be; a PCI slot if absent. */
+  readonly slots?: z.ZodType<number>;
   /** JSON of a schema, which the machine checks, or bytes. */
   readonly body?: z.ZodType | 'bytes';
   /** What a success brings: JSON of a schema, bytes of a type, or nothing. */
   readonly success: { readonly status: number; readonly schema?: z.ZodType; readonly type?: string };
-  answer(machine: ControlledMachine, given: Given): Promise<Answer> | Answer;
+  answer(machine: M, given: Given): Promise<Answer> | Answer;
 }
 
 const json = (value: unknown): Answer => ({ kind: 'json', value });
@@ -209,8 +216,9 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
     summary:
       'The last 64 KiB of COM1’s output, from byte `from` on; with `follow`, also what comes, until the end',
     success: { status: 200, type: 'application/octet-stream' },
-    answer: (_machine, { query }) => ({
+    answer: (machine, { query }) => ({
       kind: 'console',
+      of: machine,
       from: query.from as number | undefined,
       isFollowing: query.follow === true,
     }),

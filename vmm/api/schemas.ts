@@ -17,6 +17,8 @@ const numeral = (least: number, most: number) =>
 const yes = z.enum(['true', 'false']).transform((text) => text === 'true');
 
 export const slotSchema = numeral(1, 31);
+/** The place of a served device, from 0 on. */
+export const servedSlotSchema = numeral(0, 255);
 
 export const queries = {
   none: z.strictObject({}),
@@ -50,6 +52,10 @@ export const inputSchema = z.strictObject({
     .max(32),
   function: z.int().min(0).max(7).optional(),
 });
+/** Served devices that take events. */
+export const inputsSchema = z.array(
+  z.object({ slot: count, input: z.enum(['keyboard', 'tablet', 'mouse']) }),
+);
 /** Pixels of a screen, as an EDID tells them. */
 export const sizeSchema = z.strictObject({
   width: z.int().min(1).max(4095),

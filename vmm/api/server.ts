@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { ApiDispatcher } from './dispatcher.js';
-import type { ControlledMachine } from './routes.js';
+import { type ControlledMachine, createRoutes } from './routes.js';
 import { ApiSocket } from './socket.js';
 
 /** Connections at once; more are closed at once. */
@@ -24,9 +24,9 @@ export class ApiServer implements AsyncDisposable {
   readonly path: string;
   readonly #socket: ApiSocket;
   readonly #server: Server;
-  readonly #dispatcher: ApiDispatcher;
+  readonly #dispatcher: ApiDispatcher<ControlledMachine>;
 
-  private constructor(socket: ApiSocket, server: Server, dispatcher: ApiDispatcher) {
+  private constructor(socket: ApiSocket, server: Server, dispatcher: ApiDispatcher<ControlledMachine>) {
     this.path = socket.path;
     this.#socket = socket;
     this.#server = server;
@@ -62,7 +62,11 @@ export class ApiServer implements AsyncDisposable {
       socket[Symbol.dispose]();
       throw error;
     }
-    return new ApiServer(socket, server, new ApiDispatcher(machine, { version, by: 'API' }));
+    return new ApiServer(
+      socket,
+      server,
+      new ApiDispatcher(machine, createRoutes({ version, by: 'API' }), version),
+    );
   }
 
   /** Removes the socket, lets open answers end for up to a second, and closes. */

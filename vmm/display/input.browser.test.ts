@@ -1,7 +1,7 @@
 /** A person's keys and pointer at a picture of the page, in a real browser: what of them reaches the machine. */
 import type { Page } from 'playwright-core';
 import { expect, test } from 'vitest';
-import type { InputKind } from '../../vfio/driver.js';
+import type { InputEvent, InputKind } from '../../vfio/driver.js';
 import type { DeviceState } from '../inspection.js';
 import { FakeControlledMachine } from '../testing/controlled-machine.js';
 import { browserForTests } from './testing/browser.js';
@@ -120,6 +120,31 @@ test('a refusal is shown at the picture, and goes when events are taken again', 
   await page.keyboard.press('KeyA');
   await expect.poll(() => hint.textContent(), until).toBe('');
   expect(complaints.splice(0).every((text) => text.includes('500'))).toBe(true); // the browser's
+});
+
+test('served devices take keys and pointer, too', async () => {
+  const calls: string[] = [];
+  const server = Object.assign(new Pictured(new Canvas(WIDTH, HEIGHT)), {
+    inputs: [
+      { slot: 1, input: 'keyboard' },
+      { slot: 2, input: 'tablet' },
+    ] as const,
+    input: async (events: readonly InputEvent[], slot: number) => {
+      calls.push(`${slot} ${events.map(({ type, code, value }) => `${type}:${code}:${value}`).join()}`);
+    },
+    resize: async () => {},
+  });
+  const { page } = await open(server);
+  await page.locator('figure .hint').waitFor(until);
+  await page.locator('figure canvas').focus();
+  await page.keyboard.press('KeyA');
+  const box = await page.locator('figure canvas').boundingBox();
+  if (box === null) throw new Error('no picture');
+  await page.mouse.click(box.x + 10, box.y + 10);
+  const isMove = (call: string) => call.startsWith('2 3:0:');
+  const expected = ['1 1:30:1', '1 1:30:0', '2 1:272:1', '2 1:272:0'];
+  await expect.poll(() => calls.filter((call) => !isMove(call)), until).toEqual(expected);
+  expect(calls.some(isMove)).toBe(true);
 });
 
 test('a machine without input devices has a picture that takes no focus', async () => {

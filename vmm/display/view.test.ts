@@ -2,7 +2,9 @@ import { get } from 'node:http';
 import { afterEach, expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import type { InputEvent } from '../../vfio/driver.js';
 import { FakeControlledMachine } from '../testing/controlled-machine.js';
+import type { ScreenSize } from './screen-size.js';
 import { Canvas, FakeMachine, PageModel } from './testing/page.js';
 import { View } from './view.js';
 
@@ -267,6 +269,46 @@ test('below its page, a machine has its API; a served device has none', async ()
   expect((await api(`${served.url}v1/info`, 'GET')).status).toBe(204);
   expect((await api(`${served.url}v1/stop`, 'PUT')).status).toBe(405);
   expect((await api(`${served.url}v1/counters`, 'GET')).status).toBe(404);
+});
+
+test('below its page, served devices take events and sizes, and nothing else', async () => {
+  const calls: string[] = [];
+  const server = Object.assign(new FakeMachine(new Canvas(64, 32)), {
+    inputs: [{ slot: 0, input: 'keyboard' }] as const,
+    input: async (events: readonly InputEvent[], slot: number) =>
+      void calls.push(`input ${slot} ${JSON.stringify(events)}`),
+    resize: async ({ width, height }: ScreenSize, head = 0, slot = 0) => {
+      if (slot === 9) throw new SysError({ call: 'resize', target: 'device 9', errno: errno.ENODEV });
+      calls.push(`resize ${slot} ${width}x${height} ${head}`);
+    },
+  });
+  const view = await View.start(server, { port: 0 });
+  views.push(view);
+  const url = (path: string) => `${view.url}v1/${path}`;
+  expect((await api(url('info'), 'GET')).status).toBe(204);
+  expect(JSON.parse((await api(url('inputs'), 'GET')).text)).toEqual(server.inputs);
+  const events = '{"events":[{"type":1,"code":30,"value":1}]}';
+  expect((await api(url('devices/0/input'), 'PUT', events)).status).toBe(204);
+  expect((await api(url('devices/1/size'), 'PUT', '{"width":800,"height":600,"head":2}')).status).toBe(204);
+  expect(calls).toEqual(['input 0 [{"type":1,"code":30,"value":1}]', 'resize 1 800x600 2']);
+  expect((await api(url('devices/9/size'), 'PUT', '{"width":800,"height":600}')).status).toBe(404);
+  for (const [path, body, status] of [
+    ['devices/0/input', '{"events":[]}', 400],
+    ['devices/0/input', '{"events":', 400],
+    ['devices/x/input', events, 400],
+    ['devices/0/size', '{"width":0,"height":1}', 400],
+    ['stop', '{}', 404],
+    ['devices/0/faults', '{"faults":"removed"}', 404],
+  ] as const)
+    expect((await api(url(path), 'PUT', body)).status, path).toBe(status);
+  expect((await api(url('devices/0/input'), 'PUT', events, { 'Content-Type': 'text/plain' })).status).toBe(
+    204,
+  );
+  const { origin } = new URL(view.url);
+  expect((await api(`${origin}/x/v1/devices/0/input`, 'PUT', events)).status).toBe(403);
+  const foreign = await request(url('inputs'), { 'sec-fetch-site': 'cross-site' });
+  expect(foreign.status).toBe(403);
+  expect(calls).toHaveLength(3);
 });
 
 test('a foreign call, and one without the token, changes and tells nothing', async () => {

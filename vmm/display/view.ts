@@ -4,14 +4,15 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { fromNodeError } from '../../sys/error.js';
 import { ApiDispatcher } from '../api/dispatcher.js';
-import type { ControlledMachine } from '../api/routes.js';
+import { type ControlledMachine, createRoutes } from '../api/routes.js';
+import { type ServedControls, servedRoutes } from '../api/served-routes.js';
 import { version } from '../version.js';
 import { Frames, LOOK_EVERY_MS, type PictureSource } from './frames.js';
 import { lastingReadings } from './lasting-readings.js';
 import { HEADERS, pageFile } from './page-files.js';
 import { MOST_PAGES, type Page, Pages } from './pages.js';
 
-/** What a view can show: a VirtualMachine, or a DeviceServer, of which it shows the pictures only. */
+/** What a view can show: a VirtualMachine, or a DeviceServer, of which it shows the pictures, and sends keyboard and pointer. */
 export type Watched = PictureSource & {
   /** Settles when no further picture follows. */
   readonly finished: Promise<unknown>;
@@ -47,14 +48,21 @@ export class View implements AsyncDisposable {
   readonly #server: Server;
   readonly #hosts: readonly string[];
   readonly #pages: Pages;
-  /** Of a machine. */
-  readonly #api: ApiDispatcher | undefined;
+  readonly #isMachine: boolean;
+  /** Of a machine, or of served devices. */
+  readonly #api: Pick<ApiDispatcher<never>, 'serve'> | undefined;
 
   private constructor(watched: Watched, slot: number | undefined, server: Server, port: number) {
     this.#server = server;
     this.#pages = new Pages(new Frames(watched, slot));
     if (isMachine(watched))
-      this.#api = new ApiDispatcher(lastingReadings(watched), { version: version(), by: 'the page' });
+      this.#api = new ApiDispatcher(
+        lastingReadings(watched),
+        createRoutes({ version: version(), by: 'the page' }),
+        version(),
+      );
+    else if (isServer(watched)) this.#api = new ApiDispatcher(watched, servedRoutes, version());
+    this.#isMachine = isMachine(watched);
     // Browsers omit http's default port.
     this.#hosts = NAMES.flatMap((name) => (port === 80 ? [name] : [`${name}:${port}`]));
     this.url = `http://${ADDRESS}:${port}/${this.#token}/`;
@@ -112,7 +120,9 @@ export class View implements AsyncDisposable {
       (request.method === 'POST' && type !== 'application/json')
     )
       return void refuse(403, 'not from another site');
-    if (path === 'v1/info' && this.#api === undefined) return void response.writeHead(204, HEADERS).end();
+    // What the page asks first: whether there is a machine, and then whether anything takes events.
+    if ((path === 'v1/info' && !this.#isMachine) || (path === 'v1/inputs' && this.#api === undefined))
+      return void response.writeHead(204, HEADERS).end();
     if (path?.startsWith('v1/') && this.#api !== undefined) {
       for (const [name, value] of Object.entries(HEADERS)) response.setHeader(name, value);
       return this.#api.serve(request, response, `/${path}${query === undefined ? '' : `?${query}`}`);
@@ -145,6 +155,8 @@ export class View implements AsyncDisposable {
 }
 
 const isMachine = (watched: Watched): watched is Watched & ControlledMachine => 'inspectDevices' in watched;
+
+const isServer = (watched: Watched): watched is Watched & ServedControls => 'inputs' in watched;
 
 const NEEDS_TOKEN = 'The address must have the token that tsvisor printed with it';
 

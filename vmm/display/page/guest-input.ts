@@ -19,6 +19,9 @@ const BUTTONS = [BTN_LEFT, BTN_LEFT + 2, BTN_LEFT + 1, BTN_LEFT + 3, BTN_LEFT + 
 const ABS_MAX_VALUE = 0x7fff;
 
 type Kind = NonNullable<Device['input']>;
+/** Where a device is; a served one is no function of a slot. */
+type Place = Pick<Device, 'slot'> & { readonly function?: number | undefined };
+
 interface InputEvent {
   readonly type: number;
   readonly code: number;
@@ -34,7 +37,7 @@ interface Packet {
 /** Keyboard and pointer of the machine: the first device of each kind gets the events. */
 export class GuestInput {
   readonly #changed: () => void;
-  readonly #devices = new Map<Kind, Pick<Device, 'slot' | 'function'>>();
+  readonly #devices = new Map<Kind, Place>();
   readonly #pressed = new Map<Kind, Set<number>>();
   /** In the order in which they go out, one request at a time. */
   readonly #waiting: Packet[] = [];
@@ -47,8 +50,8 @@ export class GuestInput {
     this.#changed = changed;
   }
 
-  /** The machine's devices, whenever they are read. */
-  update(devices: readonly Device[]): void {
+  /** The machine's devices, whenever they are read, or the served ones. */
+  update(devices: readonly (Place & Pick<Device, 'input'>)[]): void {
     this.#devices.clear();
     for (const { input, slot, function: number } of devices)
       if (input !== undefined && !this.#devices.has(input))

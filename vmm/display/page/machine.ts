@@ -16,6 +16,8 @@ export class Machine {
   devices: Readings['devices'] | undefined;
   memory: Readings['memory'] | undefined;
   counters: Readings['counters'] | undefined;
+  /** Of served devices, if they take events. */
+  inputs: Readings['inputs'] | undefined;
   #memoryReadAt = Number.NEGATIVE_INFINITY;
 
   /** @param changed called when something was read */
@@ -27,7 +29,11 @@ export class Machine {
   async follow(ended: Promise<void>): Promise<void> {
     for (;;) {
       const info = await read('info');
-      if (info === undefined) return; // a served device
+      if (info === undefined) {
+        this.inputs = await latest('inputs');
+        this.#changed();
+        return; // served devices
+      }
       this.info = info;
       await this.#read(info.restarts);
       this.#changed();

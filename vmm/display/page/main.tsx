@@ -14,7 +14,7 @@ import { Timeline } from './timeline.js';
 
 const root = document.getElementById('app') as HTMLElement;
 const machine = new Machine(() => {
-  input.update(machine.devices ?? []);
+  input.update(machine.devices ?? machine.inputs ?? []);
   panels = panelsOf(machine);
   draw();
 });
@@ -68,7 +68,11 @@ function App() {
         )}
       </header>
       <main>
-        <PicturesView pictures={pictures} input={input} fit={machine.info && fit} />
+        <PicturesView
+          pictures={pictures}
+          input={input}
+          fit={machine.info || machine.inputs ? fit : undefined}
+        />
         {panels}
       </main>
     </>

@@ -5,6 +5,7 @@ import type {
   devicesSchema,
   errorSchema,
   infoSchema,
+  inputsSchema,
   memorySchema,
   timelineSchema,
 } from '../../api/schemas.js';
@@ -22,6 +23,8 @@ export interface Readings {
   readonly memory: readonly MemoryRange[];
   readonly counters: Counters;
   readonly timeline: TimelinePart;
+  /** Of served devices. */
+  readonly inputs: z.output<typeof inputsSchema>;
 }
 
 /** Names this page: the server keeps what it has sent to each. */
