@@ -56,6 +56,30 @@ test.each([
   },
 );
 
+test('served devices that take events are told by their place once they are ready, and after the end', async () => {
+  const path = (name: string) => join(folder, `input-${name}`);
+  const server = DeviceServer.start({
+    address: 'mtty-1',
+    path: path('a'),
+    beside: [
+      { address: 'virtio-input', options: { type: 'tablet' }, path: path('b') },
+      { address: 'virtio-input', path: path('c') },
+    ],
+  });
+  const inputs = [
+    { slot: 1, input: 'tablet' },
+    { slot: 2, input: 'keyboard' },
+  ];
+  try {
+    expect(await server.inputs()).toEqual(inputs);
+    await expect(server.input([{ type: 1, code: 30, value: 1 }], 0)).rejects.toThrowError(/mtty-1: ENOTSUP/);
+    await server.input([{ type: 1, code: 30, value: 1 }], 2);
+  } finally {
+    await server[Symbol.asyncDispose]();
+  }
+  expect(await server.inputs()).toEqual(inputs);
+});
+
 test('parts of one card, each with a socket and a client: both draw at once, and the page’s source shows both', async () => {
   const paths = ['one', 'two'].map((name) => join(folder, `part-${name}`));
   const [first = '', second = ''] = paths;

@@ -81,6 +81,9 @@ export class DeviceServer implements AsyncDisposable {
   /** By number: what waits for the thread's answer. */
   readonly #injections = new Map<number, Injection>();
   readonly #inputs: ServedInput[] = [];
+  /** Settles once all devices accept clients. */
+  readonly #ready: Promise<void>;
+  #setReady: () => void = () => {};
   #lastInjection = 0;
   #sender: InboxSender | undefined;
   #failure: Error | undefined;
@@ -88,6 +91,9 @@ export class DeviceServer implements AsyncDisposable {
 
   private constructor(options: CheckedOptions, observer: DeviceServerObserver) {
     this.#observer = observer;
+    this.#ready = new Promise((resolve) => {
+      this.#setReady = resolve;
+    });
     this.finished = this.#run(options);
     this.finished.catch(() => {}); // the error reaches those who await it; awaiting is optional
   }
@@ -162,8 +168,9 @@ export class DeviceServer implements AsyncDisposable {
     return this.#give('input', (id) => ({ kind: 'input', id, slot, events }));
   }
 
-  /** The devices that take events by {@link input}, once they are ready. */
-  get inputs(): readonly ServedInput[] {
+  /** The devices that take events by {@link input}, once all are ready; those that there were, once the service has ended. */
+  async inputs(): Promise<readonly ServedInput[]> {
+    await Promise.race([this.#ready, this.finished.catch(() => {})]);
     return this.#inputs;
   }
 
@@ -249,6 +256,7 @@ export class DeviceServer implements AsyncDisposable {
     switch (event.kind) {
       case 'ready':
         if (event.input !== undefined) this.#inputs.push({ slot: event.slot, input: event.input });
+        if (event.isLast) this.#setReady();
         this.#observer.ready?.(event.description, event.path);
         break;
       case 'told':

@@ -22,6 +22,7 @@ export {
   type VfioUserEvent,
 } from '../sys/trace.js';
 export type { ControlledMachine } from './api/routes.js';
+export type { ServedInput } from './api/served-routes.js';
 export { ApiServer } from './api/server.js';
 export { ApiSocket } from './api/socket.js';
 export type { ExitCounts } from './assign/exit-dispatcher.js';

@@ -64,6 +64,7 @@ export type ServeEvent =
       readonly path: string;
       /** What it is, if it takes events. */
       readonly input: InputKind | undefined;
+      readonly isLast: boolean;
     }
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
@@ -134,7 +135,8 @@ async function main(): Promise<void> {
   });
   // Before the devices are closed, which would lose their pictures.
   scope.defer(() => emit({ kind: 'stills', stills: served.stills() }));
-  for (const device of offered) emit({ kind: 'ready', ...device });
+  for (const [i, device] of offered.entries())
+    emit({ kind: 'ready', ...device, isLast: i === offered.length - 1 });
   inbox.enterCalls();
   try {
     while (!inbox.isStopping) {

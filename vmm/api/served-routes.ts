@@ -17,7 +17,7 @@ export interface ServedInput {
 export interface ServedControls {
   readonly finished: Promise<unknown>;
   /** The devices that take events, in the order of their slots. */
-  readonly inputs: readonly ServedInput[];
+  inputs(): Promise<readonly ServedInput[]>;
   input(events: readonly InputEvent[], slot: number): Promise<void>;
   resize(size: ScreenSize, head: number | undefined, slot: number): Promise<void>;
 }
@@ -31,7 +31,7 @@ export const servedRoutes: readonly Route<ServedControls>[] = [
     ...{ method: 'GET', path: '/v1/inputs', id: 'getInputs', query: none },
     summary: 'The served devices that take events',
     success: { status: 200, schema: schemas.inputsSchema },
-    answer: ({ inputs }) => ({ kind: 'json', value: inputs }),
+    answer: async (server) => ({ kind: 'json', value: await server.inputs() }),
   },
   {
     ...{

@@ -125,10 +125,11 @@ test('a refusal is shown at the picture, and goes when events are taken again', 
 test('served devices take keys and pointer, too', async () => {
   const calls: string[] = [];
   const server = Object.assign(new Pictured(new Canvas(WIDTH, HEIGHT)), {
-    inputs: [
-      { slot: 1, input: 'keyboard' },
-      { slot: 2, input: 'tablet' },
-    ] as const,
+    inputs: async () =>
+      [
+        { slot: 1, input: 'keyboard' },
+        { slot: 2, input: 'tablet' },
+      ] as const,
     input: async (events: readonly InputEvent[], slot: number) => {
       calls.push(`${slot} ${events.map(({ type, code, value }) => `${type}:${code}:${value}`).join()}`);
     },

@@ -274,7 +274,7 @@ test('below its page, a machine has its API; a served device has none', async ()
 test('below its page, served devices take events and sizes, and nothing else', async () => {
   const calls: string[] = [];
   const server = Object.assign(new FakeMachine(new Canvas(64, 32)), {
-    inputs: [{ slot: 0, input: 'keyboard' }] as const,
+    inputs: async () => [{ slot: 0, input: 'keyboard' }] as const,
     input: async (events: readonly InputEvent[], slot: number) =>
       void calls.push(`input ${slot} ${JSON.stringify(events)}`),
     resize: async ({ width, height }: ScreenSize, head = 0, slot = 0) => {
@@ -286,7 +286,7 @@ test('below its page, served devices take events and sizes, and nothing else', a
   views.push(view);
   const url = (path: string) => `${view.url}v1/${path}`;
   expect((await api(url('info'), 'GET')).status).toBe(204);
-  expect(JSON.parse((await api(url('inputs'), 'GET')).text)).toEqual(server.inputs);
+  expect(JSON.parse((await api(url('inputs'), 'GET')).text)).toEqual(await server.inputs());
   const events = '{"events":[{"type":1,"code":30,"value":1}]}';
   expect((await api(url('devices/0/input'), 'PUT', events)).status).toBe(204);
   expect((await api(url('devices/1/size'), 'PUT', '{"width":800,"height":600,"head":2}')).status).toBe(204);
