@@ -52,8 +52,7 @@ describe('L2', () => {
     expect(readFileSync(`${labFolder}/l2/init.sh`, 'utf8')).toContain(`yes '${PICTURE_TEXT}' |`);
   });
 
-  test('it waits for as many events as are typed, and prints them as they are parsed', () => {
-    expect(readFileSync(`${labFolder}/l2/init.sh`, 'utf8')).toContain(`events ${expectedEvents.length}\n`);
+  test('what it prints of the events that arrive is parsed', () => {
     const printed = expectedEvents.map((line) => `L2-EVENT ${line}\r\n`).join('noise\n');
     expect(parseL2Events(printed)).toEqual(expectedEvents);
     expect(parseL2Events('L2-EVENT tsvisor-mouse 2 0 -5\n')).toEqual(['tsvisor-mouse 2 0 -5']);

@@ -6,12 +6,13 @@ import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PNG } from 'pngjs';
 import { parseAddress } from '../vmm/device-address.js';
-import { DeviceServer } from '../vmm/index.js';
+import { DeviceServer, type DeviceServerOptions } from '../vmm/index.js';
+import { CHROMIUM, DESKTOP_EVENTS, hasChromium, useDesktop } from './desktop.js';
 import { runDriverTests } from './driver-tests.js';
 import { startFileServer } from './file-server.js';
 import { imageFolder, prepare } from './images.js';
 import { DRIVEN, type L2Check, l2CommandLine, parseL2Results } from './l2.js';
-import { typeAll } from './l2-input.js';
+import { expectedEvents, typeAll } from './l2-input.js';
 import { wrongBytes } from './l2-picture.js';
 import { parseL2Screen, wrongOnScreen } from './l2-screens.js';
 import { projectFolder } from './paths.js';
@@ -30,6 +31,8 @@ export interface ServedCell {
   readonly expected: readonly string[];
   /** Additional kernel parameters. */
   readonly parameters?: readonly string[];
+  /** Whether one server has all of them. */
+  readonly isOneServer?: true;
   /** Whether to compare the first device's picture while the guest holds. */
   readonly isPictured?: true;
   /**
@@ -41,6 +44,8 @@ export interface ServedCell {
 
 /** The same addresses as for L1's NICs: the guest's gateway is this machine's loopback. */
 const PASST = 'net=passt:address=10.0.2.15;netmask=24;gateway=10.0.2.2';
+
+const DESKTOP = 'desktop, by the page in Chromium';
 
 export const servedCells: readonly ServedCell[] = [
   {
@@ -68,6 +73,7 @@ export const servedCells: readonly ServedCell[] = [
     devices: ['virtio-input', 'virtio-input,type=tablet', 'virtio-input,type=mouse'],
     checks: ['input'],
     expected: ['input.events'],
+    parameters: [`lab.events=${expectedEvents.length}`],
     during: (servers, output) => typeInto(servers, output),
   },
   {
@@ -83,6 +89,15 @@ export const servedCells: readonly ServedCell[] = [
     checks: ['screens'],
     expected: [],
     during: ([server], output) => useScreens(server as DeviceServer, output),
+  },
+  {
+    name: DESKTOP,
+    devices: ['virtio-gpu', 'virtio-input', 'virtio-input,type=tablet'],
+    checks: ['picture', 'input'],
+    expected: ['picture.fb0', 'input.events'],
+    parameters: [`lab.events=${DESKTOP_EVENTS}`],
+    isOneServer: true,
+    during: async ([server], output) => useDesktop(server as DeviceServer, output),
   },
   { name: 'vgpu', devices: ['vgpu-small'], checks: ['fb'], expected: ['fb.fb0'] },
   {
@@ -160,18 +175,22 @@ async function typeInto(servers: readonly DeviceServer[], output: () => string):
 }
 const INPUT_DEVICES = ['keyboard', 'tablet', 'mouse'];
 
-/** Serves a device in this process. @throws the error for which it cannot */
-async function host(text: string, path: string): Promise<DeviceServer> {
-  let isReady = false;
-  const ready = () => {
-    isReady = true;
-  };
-  const server = DeviceServer.start({ ...parseAddress(text, 'device'), path }, { ready });
+/** Serves devices in this process, by one server. @throws the error for which it cannot */
+async function host(devices: readonly string[], sockets: readonly string[]): Promise<DeviceServer> {
+  let ready = 0;
+  const [first, ...beside] = devices.map((text, i) => ({
+    ...parseAddress(text, 'device'),
+    path: sockets[i] as string,
+  }));
+  const server = DeviceServer.start(
+    { ...(first as DeviceServerOptions), beside },
+    { ready: () => void ready++ },
+  );
   let failure: Error | undefined;
   server.finished.catch((error: Error) => {
     failure = error;
   });
-  for (; !isReady; await sleep(20)) if (failure !== undefined) throw failure;
+  for (; ready < devices.length; await sleep(20)) if (failure !== undefined) throw failure;
   return server;
 }
 
@@ -281,9 +300,11 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
   using files = await startFileServer();
   try {
     const sockets = cell.devices.map((_, i) => join(folder, `${i}.sock`));
-    for (const [i, device] of cell.devices.entries())
-      if (cell.during !== undefined) hosted.push(await host(device, sockets[i] as string));
-      else servers.push(await Server.start(device.replace('@disk', disk), sockets[i] as string, env));
+    if (cell.isOneServer) hosted.push(await host(cell.devices, sockets));
+    else
+      for (const [i, device] of cell.devices.entries())
+        if (cell.during !== undefined) hosted.push(await host([device], [sockets[i] as string]));
+        else servers.push(await Server.start(device.replace('@disk', disk), sockets[i] as string, env));
     const line = l2CommandLine({
       checks: cell.checks,
       url: files.url,
@@ -381,7 +402,13 @@ export async function runServed(names: readonly string[], tries = 1): Promise<bo
   await runSteps([userlandStep(qemu11)]);
   const failures: string[] = [];
   const rows: Record<string, Record<string, string>> = {};
-  for (const name of rowNames.filter((each) => names.length === 0 || names.includes(each))) {
+  const isLeftOut = (name: string): boolean => {
+    if (name !== DESKTOP || names.includes(name) || hasChromium()) return false;
+    console.log(`${name}: left out, as there is no ${CHROMIUM}`);
+    return true;
+  };
+  const wanted = rowNames.filter((each) => names.length === 0 || names.includes(each));
+  for (const name of wanted.filter((each) => !isLeftOut(each))) {
     const result = await tryRow(name, tries);
     rows[name] = { 'QEMU 11': result.word };
     failures.push(...result.failures);

@@ -12,6 +12,7 @@ for word in $(cat /proc/cmdline); do
     lab.url=*) url=${word#*=} ;;
     lab.then=*) then=${word#*=} ;;
     lab.md5=*) md5=${word#*=} ;;
+    lab.events=*) events=${word#*=} ;;
   esac
 done
 load_drivers() {
@@ -161,7 +162,7 @@ input() {
   # udev is not there to wait for.
   has_devices() { grep -q 'Name="tsvisor' /proc/bus/input/devices && [ -e /dev/input/event0 ]; }
   eventually 30 has_devices
-  events 12
+  events "$events"
   result input.events $?
 }
 # The host unplugs the NIC while L2 runs.
