@@ -3,28 +3,36 @@ import { boot } from './compare-boot.js';
 import { disk } from './compare-disk.js';
 import { net } from './compare-net.js';
 import { passthrough } from './compare-passthrough.js';
-import { type Contest, comparison, type Figures } from './contest.js';
+import { view } from './compare-view.js';
+import { type Contest, comparison, type Figures, type HostContest } from './contest.js';
 import { GuestLab } from './guest-lab.js';
 import type { L1Options } from './l1.js';
 
 /** For all contests, so that they share an L1. The largest guest's memory is locked in it, in addition to everything else there. */
 const L1_OPTIONS: L1Options = { devices: ['e1000e'], memory: 3072 };
-const contests: readonly Contest[] = [boot, passthrough, net, disk];
+type AnyContest = Contest | HostContest;
+const contests: readonly AnyContest[] = [boot, passthrough, net, disk, view];
 
 type Samples = Map<number, Figures>;
 
 /** One more sample of each side. A side that fails is reported with its cause, and lacks this sample only. */
 async function runRound(
   lab: GuestLab,
-  contest: Contest,
+  contest: AnyContest,
   number: number,
   samples: ReadonlyMap<string, Samples>,
 ): Promise<void> {
   // In turn from both ends, so that a machine that gets slower favours none.
-  const sides = number % 2 === 1 ? contest.sides : contest.sides.toReversed();
-  for (const { name, measure } of sides) {
+  const measures =
+    'isOnHost' in contest
+      ? contest.sides.map(({ name, measure }) => ({ name, run: measure }))
+      : contest.sides.map(({ name, measure }) => ({
+          name,
+          run: async () => measure(await lab.l1(L1_OPTIONS)),
+        }));
+  for (const { name, run } of number % 2 === 1 ? measures : measures.toReversed()) {
     try {
-      const figures = await measure(await lab.l1(L1_OPTIONS));
+      const figures = await run();
       samples.get(name)?.set(number, figures);
       const shown = Object.entries(figures).map(([row, value]) => `${row} ${value.toFixed(2)}`);
       console.log(`${contest.name}, round ${number}, ${name}: ${shown.join(', ')}`);
@@ -36,7 +44,7 @@ async function runRound(
 }
 
 /** @returns whether each pair of sides has a round with both */
-function printTable({ rows, pairs }: Contest, samples: ReadonlyMap<string, Samples>): boolean {
+function printTable({ rows, pairs }: AnyContest, samples: ReadonlyMap<string, Samples>): boolean {
   const none: Samples = new Map();
   let isWhole = true;
   const cells = Object.entries(rows).flatMap(([row, title]) =>
@@ -60,7 +68,7 @@ function printTable({ rows, pairs }: Contest, samples: ReadonlyMap<string, Sampl
 }
 
 /** @throws Error naming the contests if one is unknown */
-function chosen(names: string | undefined): readonly Contest[] {
+function chosen(names: string | undefined): readonly AnyContest[] {
   if (names === undefined) return contests;
   return names.split(',').map((name) => {
     const found = contests.find((contest) => contest.name === name);
@@ -76,15 +84,16 @@ function roundsOf(text: string): number {
 }
 
 /**
- * Compares tsvisor with Debian's QEMU: same L1, kernel, initramfs and devices, in turn. Prints medians, and the ratios
+ * Compares tsvisor with Debian's QEMU: same kernel, initramfs and devices, in turn, in one L1; `view` on this machine. Prints medians, and the ratios
  * of the rounds; absolute values are those of software emulation.
- * @param args `--rows NAME,...` of {@link contests}, `--rounds N`
+ * @param args `NAME...`, or `--rows NAME,...`, of {@link contests}, `--rounds N`
  * @returns whether there is something to compare in each row
  */
 export async function compare(args: readonly string[]): Promise<boolean> {
   const options = { rows: { type: 'string' }, rounds: { type: 'string', default: '3' } } as const;
-  const { values } = parseArgs({ args: [...args], options });
-  const [wanted, rounds] = [chosen(values.rows), roundsOf(values.rounds)];
+  const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true });
+  const names = [...(values.rows === undefined ? [] : [values.rows]), ...positionals].join();
+  const [wanted, rounds] = [chosen(names === '' ? undefined : names), roundsOf(values.rounds)];
   await using lab = new GuestLab();
   let isWhole = true;
   for (const contest of wanted) {

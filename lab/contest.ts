@@ -22,6 +22,19 @@ export interface Contest {
   readonly rows: Readonly<Record<string, string>>;
 }
 
+/** The same without L1: on this machine. */
+export interface HostContest extends Omit<Contest, 'sides'> {
+  readonly isOnHost: true;
+  readonly sides: readonly HostSide[];
+}
+
+/** A configuration that is measured on this machine. */
+export interface HostSide {
+  readonly name: string;
+  /** One sample. @throws Error if there is none */
+  measure(): Promise<Figures>;
+}
+
 /** The samples of a side, by round. */
 export type Samples = ReadonlyMap<number, Figures>;
 

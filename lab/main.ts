@@ -19,7 +19,7 @@ const usage = `npm run lab -- [OPTIONS] COMMAND
   shell                    a shell in L1 on this terminal
   guests [CELL...]         pass each device through to L2 under tsvisor, and print a table
   vfio-user [CELL...]      serve tsvisor's devices to Debian's QEMU 11 with a Linux guest, and print a table
-  compare                  tsvisor beside Debian's QEMU, as ratios; --rows boot,nic,net,disk chooses, --rounds N (3)
+  compare                  tsvisor beside Debian's QEMU, as ratios; boot, nic, net, disk, view choose, --rounds N (3)
   exits                    exits of a Linux boot to the VMM by cause, under tsvisor and Debian's QEMU
   selftest [CELL...]       the same under Debian's QEMU: proves the lab without tsvisor
   prepare                  fetch packages and build images, without a boot
