@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { chromium } from 'playwright-core';
 import type { HostContest } from './contest.js';
+import { CHROMIUM } from './desktop.js';
 import { numberIn } from './frame-number.js';
 import { prepare } from './images.js';
 import { projectFolder } from './paths.js';
@@ -91,8 +91,9 @@ async function framesViewer(url: string): Promise<Viewer> {
 
 /** The page in Chromium. A script looks at the canvas before each of its presentations, of which it has 60 a second. */
 async function pageViewer(url: string): Promise<Viewer> {
+  const { chromium } = await import('playwright-core'); // only now: most commands of the lab need none
   const browser = await chromium.launch({
-    executablePath: process.env.TSVISOR_CHROMIUM ?? '/usr/bin/chromium',
+    executablePath: CHROMIUM,
     headless: true,
     args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking'],
   });

@@ -92,6 +92,21 @@ test('one pixel costs one tile, a line its row of tiles, and the padding after a
   expect(next()).toBe(0);
 });
 
+test('what changed is as few areas as rows and columns of tiles allow: the whole picture is one', () => {
+  const canvas = new Canvas(640, 480);
+  const changes = new Changes();
+  const areasOf = (colour: number, ...place: [x?: number, y?: number, width?: number, height?: number]) => {
+    take(changes, canvas);
+    const { version = 0 } = changes.since(0) ?? {};
+    canvas.fill(colour, ...place);
+    take(changes, canvas);
+    return changes.since(version)?.areas;
+  };
+  expect(areasOf(1)).toEqual([{ x: 0, y: 0, width: 640, height: 480 }]);
+  expect(areasOf(2, 64, 32, 128, 64)).toEqual([{ x: 64, y: 32, width: 128, height: 64 }]);
+  expect(areasOf(3, 0, 470, 640, 10)).toEqual([{ x: 0, y: 448, width: 640, height: 32 }]);
+});
+
 test('after a mode change the picture is new as a whole, even if no byte of it is', () => {
   const changes = new Changes();
   const follower = new Follower();

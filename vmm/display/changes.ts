@@ -71,19 +71,27 @@ export class Changes {
     return toRgba(pixels, plane, area, name);
   }
 
-  /** The tiles that are newer than a version, merged along rows. */
+  /** The tiles that are newer than a version, merged along rows, and then with equal ones below. */
   #areas(version: number, width: number, height: number): Area[] {
     const areas: Area[] = [];
     let tile = 0;
     for (let y = 0; y < height; y += TILE_HEIGHT) {
       const rows = Math.min(TILE_HEIGHT, height - y);
+      const row: Area[] = [];
       for (let x = 0; x < width; x += TILE_WIDTH) {
         if ((this.#tiles[tile++] as number) <= version) continue;
         const columns = Math.min(TILE_WIDTH, width - x);
-        const last = areas.at(-1);
-        if (last?.y === y && last.x + last.width === x)
-          areas[areas.length - 1] = { ...last, width: last.width + columns };
-        else areas.push({ x, y, width: columns, height: rows });
+        const last = row.at(-1);
+        if (last !== undefined && last.x + last.width === x)
+          row[row.length - 1] = { ...last, width: last.width + columns };
+        else row.push({ x, y, width: columns, height: rows });
+      }
+      for (const area of row) {
+        const above = areas.findIndex(
+          (each) => each.x === area.x && each.width === area.width && each.y + each.height === y,
+        );
+        if (above < 0) areas.push(area);
+        else areas[above] = { ...(areas[above] as Area), height: (areas[above] as Area).height + rows };
       }
     }
     return areas;
