@@ -19,6 +19,7 @@ const SERVED_FOR: Readonly<Record<string, readonly string[]>> = {
     'testcard,fault=lying-bar,name=liar',
     'virtio-net,name=nic',
   ],
+  'card-pair': ['testcard,name=pair', 'testcard,with=pair,name=second'],
   'astray-dma': [CARD],
   'failing-calls': [QUICK],
   'card-vmms': [

@@ -21,7 +21,45 @@ describe('served devices', () => {
     ]);
   });
 
+  test('with=NAME is the next function of that device’s slot, behind its port or without one', () => {
+    const served = parseServed([
+      'testcard,name=a',
+      'testcard',
+      'testcard,name=b,with=a',
+      'testcard,name=flat,port=off',
+      'testcard,name=c,with=a',
+      'testcard,name=d,with=flat',
+    ]);
+    expect(Object.fromEntries(servedAddresses(served, []))).toEqual({
+      a: '0000:01:00.0',
+      'testcard-2': '0000:02:00.0',
+      b: '0000:01:00.1',
+      flat: '0000:00:1a.0',
+      c: '0000:01:00.2',
+      d: '0000:00:1a.1',
+    });
+    const properties = clientProperties(served, socketOf);
+    const places = ['a', 'b', 'c', 'flat', 'd', 'testcard-2'].map((name) => {
+      const { bus, addr, multifunction } = properties.get(name) as Record<string, unknown>;
+      return [bus, addr, multifunction];
+    });
+    expect(places).toEqual([
+      ['a-port', '0.0', true],
+      ['a-port', '0.1', true],
+      ['a-port', '0.2', true],
+      ['pcie.0', '1a.0', true],
+      ['pcie.0', '1a.1', true],
+      ['testcard-2-port', undefined, undefined],
+    ]);
+    expect(served.some(({ device }) => device.includes('with'))).toBe(false);
+    const ports = servedArguments(served, socketOf).filter((word) => word.startsWith('pcie-root-port'));
+    expect(ports).toHaveLength(2);
+  });
+
   test.each([
+    [['testcard,with=a'], /with=a\n {2}hint: the name of a device before it/],
+    [['testcard,name=a', 'testcard,name=b,with=a', 'testcard,with=b'], /has function 0/],
+    [['testcard,name=a', ...Array(8).fill('testcard,with=a')], /a has 8 functions already/],
     [['testcard,name=A B'], /'A B' is no name/],
     [['testcard,name=../x'], /is no name/],
     [['testcard', 'virtio-net,name=testcard'], /two of the name testcard/],
