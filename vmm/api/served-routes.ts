@@ -10,6 +10,7 @@ import * as schemas from './schemas.js';
 export interface ServedInput {
   /** Its place among those that are served, from 0 on. */
   readonly slot: number;
+  /** What it is. */
   readonly input: InputKind;
 }
 
