@@ -12,7 +12,7 @@ import type { MemoryMap } from './assign/memory-map.js';
 import { holdNothing } from './assign/page-track.js';
 import type { AssignedDevices } from './assigned-devices.js';
 import type { DeviceConfig } from './config.js';
-import { chooseDisplay, type DeviceDisplay, nameOf } from './display/device-display.js';
+import { chooseDisplay, type DeviceDisplay, listed, nameOf } from './display/device-display.js';
 import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
 import type { Hotplug } from './hotplug.js';
@@ -167,7 +167,7 @@ export class Machine {
         this.#parts.ports.events.emit({
           kind: 'displays',
           id: command.id,
-          displays: this.#displays().map(nameOf),
+          displays: this.#displays().map(listed),
         });
         break;
       default:

@@ -25,13 +25,6 @@ const PAGE = 4096;
 /** Bytes that one read of a region asks for. */
 const MOST_READ = 1 << 20;
 
-interface Screen {
-  readonly head: number;
-  /** VFIO_GFX_PLANE_TYPE_ */
-  readonly planes: number;
-  readonly canResize: boolean;
-}
-
 /**
  * The display of an assigned device, whose pictures lie in a region or in dma-bufs. Machine thread only; borrows the
  * device's file, and is disposed before it.
@@ -45,8 +38,8 @@ export class DeviceDisplay implements Disposable {
   readonly device: string;
   /** Which screen of a device that has several, from 0 on. */
   readonly head: number;
-  /** Whether {@link resize} can be. */
-  readonly canResize?: true;
+  /** Undefined until the device has been asked. */
+  #isResizable: boolean | undefined;
   readonly #file: DeviceFile;
   /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF. */
   readonly #planes: number;
@@ -58,10 +51,8 @@ export class DeviceDisplay implements Disposable {
   /** Whether the device knows of cursors; undefined until it has been asked. */
   #hasCursor: boolean | undefined;
 
-  private constructor(slot: number, name: string, file: DeviceFile, screen: Screen) {
-    const { head, planes, canResize } = screen;
+  private constructor(slot: number, name: string, file: DeviceFile, head: number, planes: number) {
     this.#planes = planes;
-    if (canResize) this.canResize = true;
     this.slot = slot;
     this.name = head === 0 ? name : `${name}, screen ${head + 1}`;
     this.head = head;
@@ -91,12 +82,10 @@ export class DeviceDisplay implements Disposable {
         }
       });
     const displays: DeviceDisplay[] = [];
-    let resizable: number | undefined;
     for (let head = 0; head < MOST_HEADS; head++) {
       const planes = planesOf(head);
       if (planes === undefined) break;
-      resizable ??= countResizable(file);
-      displays.push(new DeviceDisplay(slot, name, file, { head, planes, canResize: head < resizable }));
+      displays.push(new DeviceDisplay(slot, name, file, head, planes));
     }
     return displays;
   }
@@ -124,6 +113,12 @@ export class DeviceDisplay implements Disposable {
   still(): ShownPlane {
     const plane = this.#primary();
     return this.#shown(plane, this.#copy(plane));
+  }
+
+  /** Whether {@link resize} can be; asks the device once, for whoever wants to know first. */
+  get isResizable(): boolean {
+    this.#isResizable ??= this.head < countResizable(this.#file);
+    return this.#isResizable;
   }
 
   /** Tells the guest that the screen has another size. @throws SysError as {@link setScreenSize} */
@@ -241,11 +236,16 @@ export class DeviceDisplay implements Disposable {
 }
 
 /** A display for those who have no part of it. */
-export const nameOf = ({ slot, name, head = 0, canResize }: DisplayName): DisplayName => ({
+export const nameOf = ({ slot, name, head = 0 }: DisplayName): DisplayName => ({
   slot,
   name,
   ...(head > 0 && { head }),
-  ...(canResize && { canResize }),
+});
+
+/** The same in a list of those that are there. */
+export const listed = (display: DeviceDisplay): DisplayName => ({
+  ...nameOf(display),
+  ...(display.isResizable && { canResize: true }),
 });
 
 /** Only those of further screens name one. */

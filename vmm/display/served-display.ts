@@ -3,7 +3,7 @@ import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
 import type { DeviceFile } from '../../vfio/uapi.js';
 import { type ErrorData, orError } from '../error-data.js';
-import { DeviceDisplay, nameOf } from './device-display.js';
+import { DeviceDisplay, listed, nameOf } from './device-display.js';
 import type { DisplayName, ShownPlane, Still } from './messages.js';
 import type { ScreenSize } from './screen-size.js';
 
@@ -72,7 +72,7 @@ export class ServedDisplay {
 
   /** The device's screens, if it is or was a display. */
   list(): readonly DisplayName[] {
-    if (this.#displays.length > 0) return this.#displays.map(nameOf);
+    if (this.#displays.length > 0) return this.#displays.map(listed);
     return [...this.#last.values()].map(nameOf);
   }
 
