@@ -187,7 +187,9 @@ const CONTROL: readonly Row[] = [
   ['ctl @s screenshot @directory', 'ctl screenshot: @directory is a directory'],
   ['ctl @s resize 3', 'ctl resize: a SIZE is missing: tsvisor ctl SOCKET resize SLOT SIZE'],
   ['ctl @s resize 3 1280', "ctl resize: '1280' is not a size WIDTHxHEIGHT: 1280x720"],
-  ['ctl @s resize x 1280x720', "ctl resize: 'x' is not a PCI slot: 1 to 31, or a function of one: 5.1"],
+  ['ctl @s resize x 1280x720', "ctl resize: 'x' is not a PCI slot: 1 to 31"],
+  ['ctl @s resize 3.1 1280x720', "ctl resize: '3.1' is not a PCI slot: 1 to 31"],
+  ['ctl @s pause --head 1', '--head: is not for ctl pause'],
   ['ctl @s resize 3 1280x720 --head -1', /^tsvisor: --head/],
   ['ctl @s screenshot @p.png --slot 99', "--slot: '99' is not a PCI slot: 1 to 31"],
 ];

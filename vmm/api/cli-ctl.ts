@@ -26,6 +26,8 @@ interface ControlCommand {
   readonly takes?: string;
   /** A second argument. */
   readonly more?: string;
+  /** Whether the slot can be followed by the number of a function. */
+  readonly isOfFunction?: true;
   /** Options that it takes besides --json. */
   readonly options?: readonly string[];
   run(call: Call): Promise<void>;
@@ -63,9 +65,9 @@ const COMMANDS: ReadonlyMap<string, ControlCommand> = new Map<string, ControlCom
   ['detach', { takes: 'SLOT', options: ['force', 'timeout'], run: detach }],
   ['snapshot', { takes: 'FOLDER', options: ['detach-unmigratable', 'timeout'], run: snapshot }],
   ['migrate', { takes: 'ADDRESS', options: ['downtime', 'timeout'], run: migrate }],
-  ['fault', { takes: 'SLOT', more: 'FAULTS', run: inject }],
+  ['fault', { takes: 'SLOT', more: 'FAULTS', isOfFunction: true, run: inject }],
   ['resize', { takes: 'SLOT', more: 'SIZE', options: ['head'], run: resize }],
-  ['input', { takes: 'SLOT', more: 'EVENTS', run: input }],
+  ['input', { takes: 'SLOT', more: 'EVENTS', isOfFunction: true, run: input }],
   ...['pause', 'resume', 'reset', 'power-button', 'stop'].map(action),
 ]);
 
@@ -107,7 +109,7 @@ function listenerProblem(path: string): string | undefined {
 
 /** @throws ConfigError for arguments and options that are not the command's */
 function check(name: string, command: ControlCommand, args: readonly string[], options: ParsedOptions): void {
-  const { takes, more, options: known = [] } = command;
+  const { takes, more, isOfFunction, options: known = [] } = command;
   if (takes !== undefined && args.length === 0)
     throw usageError(`ctl ${name}`, `a ${takes} is missing: tsvisor ctl SOCKET ${name} ${takes}`);
   const missing = more?.endsWith('S') ? `${more} are` : `a ${more} is`;
@@ -115,11 +117,20 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
     throw usageError(`ctl ${name}`, `${missing} missing: tsvisor ctl SOCKET ${name} ${takes} ${more}`);
   const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : more === undefined ? 1 : 2;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
-  for (const option of ['follow', 'type', 'force', 'timeout', 'detach-unmigratable', 'downtime', 'slot'])
+  for (const option of [
+    'follow',
+    'type',
+    'force',
+    'timeout',
+    'detach-unmigratable',
+    'downtime',
+    'slot',
+    'head',
+  ])
     if (options.has(option) && !known.includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
   const [first = ''] = args;
-  if (takes === 'SLOT') (more === undefined ? parseSlot : parsePlace)(first, `ctl ${name}`);
+  if (takes === 'SLOT') (isOfFunction ? parsePlace : parseSlot)(first, `ctl ${name}`);
   const slot = options.value('slot');
   if (slot !== undefined) parseSlot(slot, '--slot');
   const problem =
@@ -193,7 +204,7 @@ async function input({ client, args: [place = '', text = ''] }: Call): Promise<v
 
 /** `1280x720`. */
 async function resize({ client, args: [place = '', text = ''], options }: Call): Promise<void> {
-  const { slot } = parsePlace(place, 'ctl resize');
+  const slot = parseSlot(place, 'ctl resize');
   const [, width, height] = /^(\d{1,5})x(\d{1,5})$/.exec(text) ?? [];
   if (width === undefined) throw usageError('ctl resize', `'${text}' is not a size WIDTHxHEIGHT: 1280x720`);
   const head = options.value('head');
