@@ -14,7 +14,7 @@ import {
 import { DmaBuf } from './dma-buf.js';
 import type { DisplayMemory, DisplayName, ShownCursor, ShownPlane } from './messages.js';
 import { planeBytes } from './pixels.js';
-import { countResizable, type ScreenSize, setScreenSize } from './screen-size.js';
+import { largestSize, type ScreenSize, setScreenSize } from './screen-size.js';
 
 const CALL = 'VFIO_DEVICE_QUERY_GFX_PLANE';
 const GET_GFX_DMABUF = 'VFIO_DEVICE_GET_GFX_DMABUF';
@@ -38,8 +38,8 @@ export class DeviceDisplay implements Disposable {
   readonly device: string;
   /** Which screen of a device that has several, from 0 on. */
   readonly head: number;
-  /** Undefined until the device has been asked. */
-  #isResizable: boolean | undefined;
+  /** Undefined until the device has been asked; then null if there is none. */
+  #largest: ScreenSize | null | undefined;
   readonly #file: DeviceFile;
   /** VFIO_GFX_PLANE_TYPE_REGION or DMABUF. */
   readonly #planes: number;
@@ -115,10 +115,10 @@ export class DeviceDisplay implements Disposable {
     return this.#shown(plane, this.#copy(plane));
   }
 
-  /** Whether {@link resize} can be; asks the device once, for whoever wants to know first. */
-  get isResizable(): boolean {
-    this.#isResizable ??= this.head < countResizable(this.#file);
-    return this.#isResizable;
+  /** The largest size that {@link resize} can give, if any; asks the device once, for whoever wants to know first. */
+  askLargest(): ScreenSize | undefined {
+    if (this.#largest === undefined) this.#largest = largestSize(this.#file, this.head) ?? null;
+    return this.#largest ?? undefined;
   }
 
   /** Tells the guest that the screen has another size. @throws SysError as {@link setScreenSize} */
@@ -243,10 +243,10 @@ export const nameOf = ({ slot, name, head = 0 }: DisplayName): DisplayName => ({
 });
 
 /** The same in a list of those that are there. */
-export const listed = (display: DeviceDisplay): DisplayName => ({
-  ...nameOf(display),
-  ...(display.isResizable && { canResize: true }),
-});
+export const listed = (display: DeviceDisplay): DisplayName => {
+  const largest = display.askLargest();
+  return { ...nameOf(display), ...(largest && { canResize: true, largest }) };
+};
 
 /** Only those of further screens name one. */
 const planeQuery = (flags: number, drmPlaneType: number, head: number): GfxPlaneQuery => ({

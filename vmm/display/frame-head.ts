@@ -12,6 +12,8 @@ export interface FrameHead {
     /** Which screen of its device; absent for the first. */
     readonly head?: number;
     readonly canResize?: true;
+    /** With canResize: the most that it can be given, pixels. */
+    readonly largest?: { readonly width: number; readonly height: number };
     /** Why there is no picture. */
     readonly text?: string;
     /** Size of the picture, pixels. */

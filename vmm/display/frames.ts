@@ -26,7 +26,8 @@ const NOTHING = 'The guest shows nothing now';
 
 /** One display: its last picture, or why there is none. */
 export interface Frame {
-  readonly display: DisplayName;
+  /** As it was listed last. */
+  display: DisplayName;
   readonly changes: Changes;
   /** Shown instead of a picture. */
   text: string | undefined;
@@ -89,7 +90,8 @@ export class Frames {
       const known = this.#list.find(
         ({ display: { slot, name } }) => slot === display.slot && name === display.name,
       );
-      return known ?? { display, changes: new Changes(), text: NOTHING, lookedAt: Number.NEGATIVE_INFINITY };
+      if (known !== undefined) return Object.assign(known, { display });
+      return { display, changes: new Changes(), text: NOTHING, lookedAt: Number.NEGATIVE_INFINITY };
     });
   }
 

@@ -1,6 +1,7 @@
 /** Messages about pictures between main and machine thread. Plain data that can be posted. */
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import type { ErrorData } from '../error-data.js';
+import type { ScreenSize } from './screen-size.js';
 
 /** Video memory for the main thread to map. */
 export interface DisplayMemory {
@@ -21,6 +22,8 @@ export interface DisplayName {
   readonly head?: number;
   /** Whether the host can give it another size. */
   readonly canResize?: true;
+  /** The largest size that it can be given; absent if {@link canResize} is. */
+  readonly largest?: ScreenSize;
 }
 
 /** A cursor above a picture. */

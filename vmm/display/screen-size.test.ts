@@ -1,7 +1,9 @@
 import { expect, test } from 'vitest';
 import { GpuBench } from '../../devices/virtio-gpu/testing/workbench.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
 import type { DeviceFile, RegionInfo } from '../../vfio/uapi.js';
-import { setScreenSize } from './screen-size.js';
+import { largestSize, setScreenSize } from './screen-size.js';
 
 const REGION_BYTES = 2 ** 40;
 
@@ -39,4 +41,30 @@ test('a size that cannot be is EINVAL, and a screen without an EDID region ENOTS
     expect(() => setScreenSize(file, 0, { width, height }, 'card')).toThrowError(/resize on card: EINVAL/);
   expect(() => setScreenSize(file, 1, { width: 1280, height: 720 }, 'card')).toThrowError(/ENOTSUP/);
   expect(bench.driver.deviceConfig(0, 4)).toBe(0);
+});
+
+test('the largest size of a screen is the device’s, within what an EDID can tell; nothing that a device answers makes a larger one', () => {
+  using bench = new GpuBench({ heads: '2' }).start();
+  const file = fileOf(bench);
+  expect([0, 1, 2].map((head) => largestSize(file, head))).toEqual([
+    { width: 4095, height: 4095 },
+    { width: 4095, height: 4095 },
+    undefined,
+  ]);
+  const claiming = (...limits: readonly number[]) => {
+    const read: DeviceFile['read'] = (at, data) => {
+      const which = [12, 16].indexOf(at % REGION_BYTES);
+      if (which === -1) return file.read(at, data);
+      new DataView(data.buffer).setUint32(0, limits[which] as number, true);
+      return data.length;
+    };
+    return largestSize({ ...file, read }, 0);
+  };
+  expect(claiming(1024, 768)).toEqual({ width: 1024, height: 768 });
+  expect(claiming(0xffff_ffff, 5000)).toEqual({ width: 4095, height: 4095 });
+  expect(claiming(1024, 0), 'which no size is within').toBe(undefined);
+  const getInfo = () => {
+    throw new SysError({ call: 'VFIO_DEVICE_GET_INFO', target: 'card', errno: errno.ENODEV });
+  };
+  expect(largestSize({ ...file, getInfo }, 0), 'of a device that is gone').toBe(undefined);
 });

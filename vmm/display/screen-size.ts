@@ -57,12 +57,15 @@ export function setScreenSize(file: DeviceFile, head: number, size: ScreenSize, 
   write(file, region, LINK_STATE, VFIO_DEVICE_GFX_LINK_STATE_UP);
 }
 
-/** How many screens of a device can be given another size: the first ones. */
-export function countResizable(file: DeviceFile): number {
+/** The largest size that {@link setScreenSize} can give a screen of a device; undefined if it can give none. */
+export function largestSize(file: DeviceFile, head: number): ScreenSize | undefined {
   try {
-    return edidRegions(file).length;
+    const region = edidRegions(file)[head];
+    if (region === undefined) return undefined;
+    const [width, height] = [MAX_XRES, MAX_YRES].map((at) => Math.min(MOST_PIXELS, read(file, region, at)));
+    return width && height ? { width, height } : undefined;
   } catch (error) {
-    if (error instanceof SysError) return 0;
+    if (error instanceof SysError) return undefined;
     throw error;
   }
 }

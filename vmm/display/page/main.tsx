@@ -15,6 +15,7 @@ import { Timeline } from './timeline.js';
 const root = document.getElementById('app') as HTMLElement;
 const machine = new Machine(() => {
   input.update(machine.devices ?? machine.inputs ?? []);
+  fit.update(machine.info?.restarts ?? 0);
   panels = panelsOf(machine);
   draw();
 });

@@ -26,11 +26,14 @@ interface PictureProps {
 
 function PictureView({ picture, isLive, input, fit }: PictureProps) {
   const place = useRef<HTMLDivElement>(null);
-  const { canvas, slot, name, text, hasPicture, canResize } = picture;
+  const { canvas, slot, name, text, hasPicture, largest } = picture;
   useEffect(() => place.current?.replaceChildren(canvas), [canvas]);
   useEffect(() => input.follow(canvas), [canvas, input]);
-  useEffect(() => () => fit?.leave(picture), [fit, picture]);
-  const toggleFit = () => place.current && fit?.toggle(picture, place.current);
+  const canFit = fit !== undefined && largest !== undefined;
+  useEffect(
+    () => (canFit && place.current ? fit.follow(picture, place.current) : undefined),
+    [fit, picture, canFit],
+  );
   canvas.hidden = !hasPicture;
   const takesInput = isLive && input.isThere;
   canvas.setAttribute('role', takesInput ? 'application' : 'img');
@@ -46,12 +49,12 @@ function PictureView({ picture, isLive, input, fit }: PictureProps) {
         <span class="rate" title="Pictures in a second; time from the guest’s drawing to this page, at most">
           {isLive && text === '' ? rate(picture) : ''}
         </span>
-        {fit !== undefined && canResize && (
+        {canFit && (
           <button
             type="button"
             aria-pressed={fit.isOn(picture)}
             disabled={!isLive}
-            onClick={toggleFit}
+            onClick={() => fit.toggle(picture)}
             aria-label={`Fit ${name} to the window`}
           >
             Fit to window

@@ -16,8 +16,8 @@ export interface Picture {
   readonly slot: number;
   /** Which screen of its device, from 0 on. */
   readonly head: number;
-  /** Whether the host can give it another size. */
-  readonly canResize: true | undefined;
+  /** The largest size that the host can give it, pixels; undefined if it keeps its own. */
+  largest: ShownDisplay['largest'];
   readonly name: string;
   readonly canvas: HTMLCanvasElement;
   /** Shown instead of a picture, or why the last one is not live. */
@@ -88,6 +88,7 @@ export class Pictures {
     this.#list = head.displays.map((display) => {
       const { text, width = 0, height = 0, areas, drawnBeforeMs } = display;
       const picture = this.#find(display) ?? createPicture(display);
+      picture.largest = display.largest;
       if (text !== undefined) picture.text = text;
       if (areas === undefined) return picture;
       const { canvas } = picture;
@@ -112,7 +113,7 @@ export class Pictures {
   }
 }
 
-function createPicture({ slot, name, head = 0, canResize }: ShownDisplay): Picture {
+function createPicture({ slot, name, head = 0, largest }: ShownDisplay): Picture {
   const canvas = document.createElement('canvas');
   canvas.setAttribute('role', 'img');
   canvas.setAttribute('aria-label', `What ${name} shows`);
@@ -120,7 +121,7 @@ function createPicture({ slot, name, head = 0, canResize }: ShownDisplay): Pictu
     slot,
     name,
     head,
-    canResize,
+    largest,
     canvas,
     text: 'Waiting for the guest',
     frames: [],

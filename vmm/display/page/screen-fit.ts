@@ -5,35 +5,47 @@ import { call, textOf } from './server.js';
 /** A window that is being resized has kept a size for so long. */
 const SETTLED_MS = 300;
 const LEAST = { width: 320, height: 200 };
-/** What an EDID can tell. */
-const MOST = 4095;
 /** Modes have lines of a multiple of so many pixels. */
 const COLUMN = 8;
 
+/** A picture in its place on the page. */
 interface Screen {
   readonly picture: Picture;
   readonly place: HTMLElement;
   timer?: ReturnType<typeof setTimeout>;
   /** The size that was asked for last. */
   asked: string;
+  isAsking: boolean;
+  /** The window has got another size since the request was sent. */
+  isDue: boolean;
 }
 
-/** Which screens follow the window, each by a person's choice. Sizes are sent once the window keeps one, one request at a time. */
+const nameOf = ({ slot, name }: Picture): string => `${slot} ${name}`;
+
+/**
+ * Which screens follow the window, each by a person's choice, which lasts as long as the page: also while the display is not there. Sizes
+ * are sent once the window keeps one, one request at a time for each screen.
+ */
 export class ScreenFit {
   readonly #changed: () => void;
+  readonly #chosen = new Set<string>();
   readonly #screens = new Map<Picture, Screen>();
   readonly #errors = new Map<Picture, string>();
   readonly #observer: ResizeObserver;
+  #restarts = 0;
 
-  /** @param changed called when {@link errorOf} has changed */
+  /** @param changed called when {@link isOn} or {@link errorOf} has changed */
   constructor(changed: () => void) {
     this.#changed = changed;
-    this.#observer = new ResizeObserver(() => this.#look());
-    addEventListener('resize', () => this.#look());
+    const look = () => {
+      for (const screen of this.#screens.values()) this.#look(screen);
+    };
+    this.#observer = new ResizeObserver(look);
+    addEventListener('resize', look);
   }
 
   isOn(picture: Picture): boolean {
-    return this.#screens.has(picture);
+    return this.#chosen.has(nameOf(picture));
   }
 
   /** Why its last size was refused. */
@@ -41,55 +53,88 @@ export class ScreenFit {
     return this.#errors.get(picture) ?? '';
   }
 
-  /** @param place what contains the picture, and takes all of the width that there is */
-  toggle(picture: Picture, place: HTMLElement): void {
-    const screen = this.#screens.get(picture);
+  toggle(picture: Picture): void {
+    const name = nameOf(picture);
     this.#errors.delete(picture);
-    if (screen === undefined) {
-      this.#screens.set(picture, { picture, place, asked: '' });
-      this.#observer.observe(place);
-    } else this.leave(picture);
+    if (!this.#chosen.delete(name)) this.#chosen.add(name);
+    const screen = this.#screens.get(picture);
+    if (screen !== undefined) this.#askAnew(screen);
     this.#changed();
   }
 
-  /** The picture is gone. */
-  leave(picture: Picture): void {
-    const screen = this.#screens.get(picture);
-    if (screen === undefined) return;
-    clearTimeout(screen.timer);
-    this.#observer.unobserve(screen.place);
-    this.#screens.delete(picture);
+  /**
+   * A picture that can be given another size is in its place, until the result is called.
+   * @param place what contains the picture, and takes all of the width that there is
+   */
+  follow(picture: Picture, place: HTMLElement): () => void {
+    const screen: Screen = { picture, place, asked: '', isAsking: false, isDue: false };
+    this.#screens.set(picture, screen);
+    this.#observer.observe(place); // which looks at it
+    return () => {
+      clearTimeout(screen.timer);
+      this.#observer.unobserve(place);
+      this.#screens.delete(picture);
+      this.#errors.delete(picture);
+    };
   }
 
-  #look(): void {
-    for (const screen of this.#screens.values()) {
-      clearTimeout(screen.timer);
-      screen.timer = setTimeout(() => void this.#ask(screen), SETTLED_MS);
-    }
+  /** The machine has started so many times: its screens have their first size again. */
+  update(restarts: number): void {
+    if (restarts === this.#restarts) return;
+    this.#restarts = restarts;
+    for (const screen of this.#screens.values()) this.#askAnew(screen);
+  }
+
+  #askAnew(screen: Screen): void {
+    screen.asked = '';
+    this.#look(screen);
+  }
+
+  #look(screen: Screen): void {
+    clearTimeout(screen.timer);
+    if (this.isOn(screen.picture)) screen.timer = setTimeout(() => void this.#ask(screen), SETTLED_MS);
   }
 
   async #ask(screen: Screen): Promise<void> {
-    const { picture, place } = screen;
-    const { width, height } = sizeOf(place);
-    const size = `${width}x${height}`;
-    if (size === screen.asked || width < LEAST.width || height < LEAST.height) return;
-    screen.asked = size;
+    if (screen.isAsking) {
+      screen.isDue = true;
+      return;
+    }
+    const { picture } = screen;
+    const size = sizeOf(screen);
+    if (size === undefined) return;
+    const text = `${size.width}x${size.height}`;
+    if (text === screen.asked) return;
+    screen.asked = text;
+    screen.isAsking = true;
     let error = '';
     try {
-      await call('PUT', `devices/${picture.slot}/size`, { width, height, head: picture.head });
+      await call('PUT', `devices/${picture.slot}/size`, { ...size, head: picture.head });
     } catch (refusal) {
       error = `the screen keeps its size: ${textOf(refusal)}`;
     }
-    if (!this.#screens.has(picture) || error === this.errorOf(picture)) return;
+    screen.isAsking = false;
+    if (this.#screens.get(picture) !== screen || !this.isOn(picture)) return;
+    if (screen.isDue) this.#look(screen);
+    screen.isDue = false;
+    if (error === this.errorOf(picture)) return;
     this.#errors.set(picture, error);
     this.#changed();
   }
 }
 
-/** The pixels of a picture that fills its place: as wide as that, and as high as the style sheet lets a picture be. */
-function sizeOf(place: HTMLElement): { width: number; height: number } {
+/**
+ * The pixels of a picture that fills its place: as wide as that, and as high as the style sheet lets a picture be, but not larger than
+ * the device can have it. Undefined for a place that is too small for a screen.
+ */
+function sizeOf({ picture: { largest }, place }: Screen): { width: number; height: number } | undefined {
+  if (largest === undefined) return undefined;
   const limit = Number.parseFloat(getComputedStyle(place).getPropertyValue('max-height'));
-  const pixels = (css: number) => Math.min(MOST, Math.floor(css * devicePixelRatio));
-  const width = pixels(place.clientWidth);
-  return { width: width - (width % COLUMN), height: pixels(limit) };
+  const [width, height] = [place.clientWidth, limit].map((css) => Math.floor(css * devicePixelRatio)) as [
+    number,
+    number,
+  ];
+  if (!(width >= LEAST.width && height >= LEAST.height)) return undefined;
+  const most = Math.min(width, largest.width);
+  return { width: most < COLUMN ? most : most - (most % COLUMN), height: Math.min(height, largest.height) };
 }
