@@ -4,6 +4,8 @@ import type { Look } from './screens.js';
 const TILE_WIDTH = 64;
 const TILE_HEIGHT = 32;
 
+type GrowingArea = { -readonly [K in keyof Area]: Area[K] };
+
 /** The part of a picture that changed. */
 export interface Update {
   /** Passed to the next {@link Changes.since}. */
@@ -73,26 +75,24 @@ export class Changes {
 
   /** The tiles that are newer than a version, merged along rows, and then with equal ones below. */
   #areas(version: number, width: number, height: number): Area[] {
-    const areas: Area[] = [];
+    const areas: GrowingArea[] = [];
+    let above: GrowingArea[] = [];
     let tile = 0;
     for (let y = 0; y < height; y += TILE_HEIGHT) {
-      const rows = Math.min(TILE_HEIGHT, height - y);
-      const row: Area[] = [];
+      const row: GrowingArea[] = [];
       for (let x = 0; x < width; x += TILE_WIDTH) {
         if ((this.#tiles[tile++] as number) <= version) continue;
         const columns = Math.min(TILE_WIDTH, width - x);
         const last = row.at(-1);
-        if (last !== undefined && last.x + last.width === x)
-          row[row.length - 1] = { ...last, width: last.width + columns };
-        else row.push({ x, y, width: columns, height: rows });
+        if (last !== undefined && last.x + last.width === x) last.width += columns;
+        else row.push({ x, y, width: columns, height: Math.min(TILE_HEIGHT, height - y) });
       }
-      for (const area of row) {
-        const above = areas.findIndex(
-          (each) => each.x === area.x && each.width === area.width && each.y + each.height === y,
-        );
-        if (above < 0) areas.push(area);
-        else areas[above] = { ...(areas[above] as Area), height: (areas[above] as Area).height + rows };
-      }
+      above = row.map((area) => {
+        const upper = above.find((each) => each.x === area.x && each.width === area.width);
+        if (upper === undefined) areas.push(area);
+        else upper.height += area.height;
+        return upper ?? area;
+      });
     }
     return areas;
   }

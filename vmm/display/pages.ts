@@ -61,14 +61,14 @@ export class Pages {
   /** Waits up to a second for something new for the page. @param isGone whether nobody reads the message any more */
   async message(page: Page, isGone: () => boolean): Promise<Uint8Array> {
     const askedAt = performance.now();
-    const deadline = Date.now() + ANSWER_AFTER_MS;
     for (;;) {
       const wasEnded = this.isEnded;
       await this.#frames.refresh(wasEnded);
       const message = this.#news(page, askedAt);
       if (message !== undefined) return message;
       if (wasEnded) return encode({ ended: ENDED, displays: this.#displays() }, []);
-      if (Date.now() >= deadline || isGone()) return encode({ displays: this.#displays() }, []);
+      if (performance.now() - askedAt >= ANSWER_AFTER_MS || isGone())
+        return encode({ displays: this.#displays() }, []);
       await delay(LOOK_EVERY_MS);
     }
   }
