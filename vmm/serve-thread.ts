@@ -131,12 +131,12 @@ async function main(): Promise<void> {
     const given = isForwarding ? { ...config, options: { ...config.options, twin: 'off' } } : config;
     const isAlone = data.devices.length === 1;
     const device = withPluginNamed(plugins, address, () => served.add(provider, given, isAlone));
-    return { slot, description: device.description, path, input: device.inputKind };
+    const isLast = slot === data.devices.length - 1;
+    return { slot, description: device.description, path, input: device.inputKind, isLast };
   });
   // Before the devices are closed, which would lose their pictures.
   scope.defer(() => emit({ kind: 'stills', stills: served.stills() }));
-  for (const [i, device] of offered.entries())
-    emit({ kind: 'ready', ...device, isLast: i === offered.length - 1 });
+  for (const device of offered) emit({ kind: 'ready', ...device });
   inbox.enterCalls();
   try {
     while (!inbox.isStopping) {

@@ -107,6 +107,9 @@ function listenerProblem(path: string): string | undefined {
     : `${path} is ${kindOfFile(stats) ?? 'a file'}, and no socket`;
 }
 
+/** Options of every command. */
+const OF_ALL = ['json', 'help'];
+
 /** @throws ConfigError for arguments and options that are not the command's */
 function check(name: string, command: ControlCommand, args: readonly string[], options: ParsedOptions): void {
   const { takes, more, isOfFunction, options: known = [] } = command;
@@ -117,17 +120,8 @@ function check(name: string, command: ControlCommand, args: readonly string[], o
     throw usageError(`ctl ${name}`, `${missing} missing: tsvisor ctl SOCKET ${name} ${takes} ${more}`);
   const most = takes === undefined ? 0 : takes === 'DEVICE' ? 29 : more === undefined ? 1 : 2;
   if (args.length > most) throw usageError(`ctl ${name}`, `'${args[most]}' is one argument too many`);
-  for (const option of [
-    'follow',
-    'type',
-    'force',
-    'timeout',
-    'detach-unmigratable',
-    'downtime',
-    'slot',
-    'head',
-  ])
-    if (options.has(option) && !known.includes(option))
+  for (const { name: option } of CTL.options)
+    if (options.has(option) && ![...OF_ALL, ...known].includes(option))
       throw usageError(`--${option}`, `is not for ctl ${name}`);
   const [first = ''] = args;
   if (takes === 'SLOT') (isOfFunction ? parsePlace : parseSlot)(first, `ctl ${name}`);

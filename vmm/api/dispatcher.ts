@@ -29,7 +29,9 @@ interface Found<M> {
 export class ApiDispatcher<M extends { readonly finished: Promise<unknown> }> {
   readonly #machine: M;
   readonly #routes: readonly Route<M>[];
-  readonly #openApi: string;
+  readonly #version: string;
+  /** Made for whoever asks for it first. */
+  #openApi: string | undefined;
   readonly #following = new Set<() => void>();
   #requests = 0;
 
@@ -37,7 +39,7 @@ export class ApiDispatcher<M extends { readonly finished: Promise<unknown> }> {
   constructor(machine: M, routes: readonly Route<M>[], version: string) {
     this.#machine = machine;
     this.#routes = routes;
-    this.#openApi = JSON.stringify(createOpenApi(routes, version), undefined, 2);
+    this.#version = version;
     const end = () => this.endFollowing();
     machine.finished.then(end, end);
   }
@@ -61,6 +63,7 @@ export class ApiDispatcher<M extends { readonly finished: Promise<unknown> }> {
   async #answer(request: IncomingMessage, response: ServerResponse, target: string): Promise<void> {
     const { pathname, searchParams } = parseTarget(target);
     if (pathname === '/openapi.json' && request.method === 'GET') {
+      this.#openApi ??= JSON.stringify(createOpenApi(this.#routes, this.#version), undefined, 2);
       send(response, 200, 'application/json', this.#openApi);
       return;
     }

@@ -1,11 +1,10 @@
 /** The API's description, made of the table of routes and the schemas. */
 import { z } from 'zod';
 import type { Route } from './routes.js';
+import { errorSchema } from './schemas.js';
 
 /** What of a row is not a program. */
 type RouteTerms = Omit<Route, 'answer'>;
-
-import { errorSchema } from './schemas.js';
 
 type Json = Readonly<Record<string, unknown>>;
 

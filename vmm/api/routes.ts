@@ -108,6 +108,46 @@ function reading(
   };
 }
 
+/** What the rows of {@link deviceRoutes} call. */
+export type DeviceControls = Pick<ControlledMachine, 'input' | 'resize'>;
+
+/** The rows of one device that a machine and served devices have alike. */
+export const deviceRoutes: readonly Route<DeviceControls>[] = [
+  {
+    ...{
+      method: 'PUT',
+      path: '/v1/devices/{slot}/input',
+      id: 'input',
+      query: none,
+      body: schemas.inputSchema,
+    },
+    summary:
+      'Sends the keyboard or pointer in a PCI slot a packet of events: all of it, or none if the guest is slow',
+    success: { status: 204 },
+    answer: async (machine, { slot, body }) => {
+      const { events, function: number } = parse(schemas.inputSchema, body);
+      await machine.input(slot, events, number);
+      return NOTHING;
+    },
+  },
+  {
+    ...{
+      method: 'PUT',
+      path: '/v1/devices/{slot}/size',
+      id: 'resize',
+      query: none,
+      body: schemas.sizeSchema,
+    },
+    summary: 'Gives a screen of the device in a PCI slot another size, which the guest may follow',
+    success: { status: 204 },
+    answer: async (machine, { slot, body }) => {
+      const { head, ...size } = parse(schemas.sizeSchema, body);
+      await machine.resize(slot, size, head);
+      return NOTHING;
+    },
+  },
+];
+
 /** What the routes of one machine are made with. */
 export interface RouteOptions {
   /** Of this program. */
@@ -160,39 +200,7 @@ export const createRoutes = ({ version, by }: RouteOptions, input = new ConsoleI
       return NOTHING;
     },
   },
-  {
-    ...{
-      method: 'PUT',
-      path: '/v1/devices/{slot}/input',
-      id: 'input',
-      query: none,
-      body: schemas.inputSchema,
-    },
-    summary:
-      'Sends the keyboard or pointer in a PCI slot a packet of events: all of it, or none if the guest is slow',
-    success: { status: 204 },
-    answer: async (machine, { slot, body }) => {
-      const { events, function: number } = parse(schemas.inputSchema, body);
-      await machine.input(slot, events, number);
-      return NOTHING;
-    },
-  },
-  {
-    ...{
-      method: 'PUT',
-      path: '/v1/devices/{slot}/size',
-      id: 'resize',
-      query: none,
-      body: schemas.sizeSchema,
-    },
-    summary: 'Gives a screen of the device in a PCI slot another size, which the guest may follow',
-    success: { status: 204 },
-    answer: async (machine, { slot, body }) => {
-      const { head, ...size } = parse(schemas.sizeSchema, body);
-      await machine.resize(slot, size, head);
-      return NOTHING;
-    },
-  },
+  ...deviceRoutes,
   reading(
     'memory',
     'What is mapped: guest, process and I/O addresses, page sizes, costs',

@@ -1,9 +1,7 @@
 /** What a page can do with served devices: send keyboard and pointer, and give screens another size. */
-
 import type { InputEvent, InputKind } from '../../vfio/driver.js';
-import { parse } from '../config.js';
 import type { ScreenSize } from '../display/screen-size.js';
-import type { Answer, Route } from './routes.js';
+import { type Answer, type DeviceControls, deviceRoutes, type Route } from './routes.js';
 import * as schemas from './schemas.js';
 
 /** A served device that takes events. */
@@ -23,48 +21,31 @@ export interface ServedControls {
   resize(size: ScreenSize, head: number | undefined, slot: number): Promise<void>;
 }
 
+/** The same as the rows call it. */
+type ServedDevices = DeviceControls & Pick<ServedControls, 'finished' | 'inputs'>;
+
+export const servedDevices = (server: ServedControls): ServedDevices => ({
+  finished: server.finished,
+  inputs: () => server.inputs(),
+  input: (slot, events) => server.input(events, slot),
+  resize: (slot = 0, size, head) => server.resize(size, head, slot),
+});
+
 const NOTHING: Answer = { kind: 'nothing' };
 const none = schemas.queries.none;
 
-/** The paths and bodies are those of a machine's API, so that a page calls either in the same way. */
-export const servedRoutes: readonly Route<ServedControls>[] = [
+/** The rows of a machine's API that a page calls of served devices, and what they take events by. */
+export const servedRoutes: readonly Route<ServedDevices>[] = [
+  {
+    ...{ method: 'GET', path: '/v1/info', id: 'getInfo', query: none, success: { status: 204 } },
+    summary: 'That there is no machine',
+    answer: () => NOTHING,
+  },
   {
     ...{ method: 'GET', path: '/v1/inputs', id: 'getInputs', query: none },
     summary: 'The served devices that take events',
     success: { status: 200, schema: schemas.inputsSchema },
     answer: async (server) => ({ kind: 'json', value: await server.inputs() }),
   },
-  {
-    ...{
-      method: 'PUT',
-      path: '/v1/devices/{slot}/input',
-      id: 'input',
-      query: none,
-      body: schemas.inputSchema,
-    },
-    summary: 'Sends a served keyboard or pointer a packet of events',
-    slots: schemas.servedSlotSchema,
-    success: { status: 204 },
-    answer: async (server, { slot, body }) => {
-      await server.input(parse(schemas.inputSchema, body).events, slot);
-      return NOTHING;
-    },
-  },
-  {
-    ...{
-      method: 'PUT',
-      path: '/v1/devices/{slot}/size',
-      id: 'resize',
-      query: none,
-      body: schemas.sizeSchema,
-    },
-    summary: 'Gives a screen of a served device another size',
-    slots: schemas.servedSlotSchema,
-    success: { status: 204 },
-    answer: async (server, { slot, body }) => {
-      const { head, ...size } = parse(schemas.sizeSchema, body);
-      await server.resize(size, head, slot);
-      return NOTHING;
-    },
-  },
+  ...deviceRoutes.map((route) => ({ ...route, slots: schemas.servedSlotSchema })),
 ];

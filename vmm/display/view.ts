@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { fromNodeError } from '../../sys/error.js';
 import { ApiDispatcher } from '../api/dispatcher.js';
 import { type ControlledMachine, createRoutes } from '../api/routes.js';
-import { type ServedControls, servedRoutes } from '../api/served-routes.js';
+import { type ServedControls, servedDevices, servedRoutes } from '../api/served-routes.js';
 import { version } from '../version.js';
 import { Frames, LOOK_EVERY_MS, type PictureSource } from './frames.js';
 import { lastingReadings } from './lasting-readings.js';
@@ -48,7 +48,6 @@ export class View implements AsyncDisposable {
   readonly #server: Server;
   readonly #hosts: readonly string[];
   readonly #pages: Pages;
-  readonly #isMachine: boolean;
   /** Of a machine, or of served devices. */
   readonly #api: Pick<ApiDispatcher<never>, 'serve'> | undefined;
 
@@ -61,8 +60,8 @@ export class View implements AsyncDisposable {
         createRoutes({ version: version(), by: 'the page' }),
         version(),
       );
-    else if (isServer(watched)) this.#api = new ApiDispatcher(watched, servedRoutes, version());
-    this.#isMachine = isMachine(watched);
+    else if (isServer(watched))
+      this.#api = new ApiDispatcher(servedDevices(watched), servedRoutes, version());
     // Browsers omit http's default port.
     this.#hosts = NAMES.flatMap((name) => (port === 80 ? [name] : [`${name}:${port}`]));
     this.url = `http://${ADDRESS}:${port}/${this.#token}/`;
@@ -121,7 +120,7 @@ export class View implements AsyncDisposable {
     )
       return void refuse(403, 'not from another site');
     // What the page asks first: whether there is a machine, and then whether anything takes events.
-    if ((path === 'v1/info' && !this.#isMachine) || (path === 'v1/inputs' && this.#api === undefined))
+    if (this.#api === undefined && (path === 'v1/info' || path === 'v1/inputs'))
       return void response.writeHead(204, HEADERS).end();
     if (path?.startsWith('v1/') && this.#api !== undefined) {
       for (const [name, value] of Object.entries(HEADERS)) response.setHeader(name, value);
