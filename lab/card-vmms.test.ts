@@ -1,5 +1,5 @@
-import { readFileSync, writeFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
+import { expectDocTable } from '../sys/testing/doc-table.js';
 import { answerOf, cardTable } from './card-vmms.js';
 import { DRIVEN } from './l2.js';
 
@@ -34,11 +34,5 @@ test('a guest whose driver has not spoken, or has found a failure, or never ran,
 });
 
 test('docs/test-card-vmms.md has the table of these cases (TSVISOR_UPDATE_CARD_VMMS=1 writes it)', () => {
-  const path = new URL('../docs/test-card-vmms.md', import.meta.url);
-  const page = readFileSync(path, 'utf8');
-  const [before = '', rest = ''] = page.split('<!-- cases -->\n');
-  const [, after = ''] = rest.split('<!-- end of cases -->\n');
-  const wanted = `${before}<!-- cases -->\n${cardTable()}\n<!-- end of cases -->\n${after}`;
-  if (process.env.TSVISOR_UPDATE_CARD_VMMS !== undefined) writeFileSync(path, wanted);
-  else expect(page).toBe(wanted);
+  expectDocTable('test-card-vmms.md', cardTable(), 'TSVISOR_UPDATE_CARD_VMMS');
 });

@@ -1,6 +1,6 @@
 /** The cases of the association of KVM and VFIO, in the core, and the page that has them beside Linux's. */
-import { readFileSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expectDocTable } from '../sys/testing/doc-table.js';
 import { trace, type VfioEvent } from '../sys/trace.js';
 import { type KvmPointer, VFIO_GROUP_NOTIFY, VFIO_GROUP_NOTIFY_SET_KVM } from '../vfio/index.js';
 import { RecordingListener, World, type WorldDevice } from '../vfio/testing/index.js';
@@ -62,11 +62,5 @@ test.each(ASSOCIATION_CASES)('the core: $name', (each) => {
 });
 
 test('docs/kvm-vfio.md has the table of these cases (TSVISOR_UPDATE_KVM_VFIO=1 writes it)', () => {
-  const path = new URL('../docs/kvm-vfio.md', import.meta.url);
-  const page = readFileSync(path, 'utf8');
-  const [before = '', rest = ''] = page.split('<!-- cases -->\n');
-  const [, after = ''] = rest.split('<!-- end of cases -->\n');
-  const wanted = `${before}<!-- cases -->\n${associationTable()}\n<!-- end of cases -->\n${after}`;
-  if (process.env.TSVISOR_UPDATE_KVM_VFIO !== undefined) writeFileSync(path, wanted);
-  else expect(page).toBe(wanted);
+  expectDocTable('kvm-vfio.md', associationTable(), 'TSVISOR_UPDATE_KVM_VFIO');
 });

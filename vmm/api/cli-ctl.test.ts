@@ -1,45 +1,32 @@
 /** What `tsvisor ctl` asks a machine for. */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Output, type OutputStream } from '../output.js';
-import { FakeControlledMachine } from '../testing/controlled-machine.js';
+import { ServedApi } from '../testing/served-api.js';
 import { ctl } from './cli-ctl.js';
-import { ApiServer } from './server.js';
 
-let folder = '';
-let path = '';
-let machine: FakeControlledMachine;
-let server: ApiServer;
+let api: ServedApi;
 beforeEach(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'tsvisor-ctl-'));
-  path = join(folder, 'sock');
-  machine = new FakeControlledMachine();
-  server = await ApiServer.start(machine, path, '1.2.3');
+  api = await ServedApi.start();
 });
-afterEach(async () => {
-  await server[Symbol.asyncDispose]();
-  rmSync(folder, { recursive: true });
-});
+afterEach(() => api[Symbol.asyncDispose]());
 
 const run = (...args: string[]): Promise<number> =>
-  ctl([path, ...args], new Output(new PassThrough() as unknown as OutputStream));
+  ctl([api.path, ...args], new Output(new PassThrough() as unknown as OutputStream));
 
 test('resize gives a screen of a slot a size: the first, or the one that --head names', async () => {
   expect(await run('resize', '3', '1280x720')).toBe(0);
   expect(await run('resize', '31', '800x600', '--head', '15')).toBe(0);
-  expect(machine.calls).toEqual(['resize 3 1280x720 0', 'resize 31 800x600 15']);
+  expect(api.machine.calls).toEqual(['resize 3 1280x720 0', 'resize 31 800x600 15']);
 });
 
 test.each(['ENOTSUP', 'EINVAL', 'ENODEV'] as const)(
   'a size that the machine refuses with %s is told with its reason',
   async (code) => {
     const hint = 'what can be done';
-    machine.failure = new SysError({ call: 'resize', target: 'card', errno: errno[code], hint });
+    api.machine.failure = new SysError({ call: 'resize', target: 'card', errno: errno[code], hint });
     await expect(run('resize', '3', '1280x720')).rejects.toThrowError(
       new RegExp(`^resize on card: ${code}\\n.*${hint}`),
     );
@@ -61,5 +48,5 @@ test('what is no size, or no slot, does not reach the machine', async () => {
     ['3', '1280x720', '--head', 'x'],
   ])
     await expect(run('resize', ...args), args.join(' ')).rejects.toThrowError();
-  expect(machine.calls).toEqual([]);
+  expect(api.machine.calls).toEqual([]);
 });

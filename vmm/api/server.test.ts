@@ -1,14 +1,14 @@
-import { linkSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { linkSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { request as httpRequest } from 'node:http';
 import { connect, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { UnixListener } from '../../sys/unix-socket.js';
-import { FakeControlledMachine } from '../testing/controlled-machine.js';
+import type { FakeControlledMachine } from '../testing/controlled-machine.js';
+import { ServedApi } from '../testing/served-api.js';
 import { MOST_TYPING } from './console-input.js';
 import { MOST_BODY_BYTES } from './dispatcher.js';
 import { createOpenApi } from './openapi.js';
@@ -16,20 +16,16 @@ import { createRoutes } from './routes.js';
 import * as schemas from './schemas.js';
 import { ApiServer, MOST_CONNECTIONS } from './server.js';
 
+let api: ServedApi;
 let folder = '';
 let path = '';
 let machine: FakeControlledMachine;
 let server: ApiServer;
 beforeEach(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'tsvisor-api-'));
-  path = join(folder, 'sock');
-  machine = new FakeControlledMachine();
-  server = await ApiServer.start(machine, path, '1.2.3');
+  api = await ServedApi.start();
+  ({ folder, path, machine, server } = api);
 });
-afterEach(async () => {
-  await server[Symbol.asyncDispose]();
-  rmSync(folder, { recursive: true });
-});
+afterEach(() => api[Symbol.asyncDispose]());
 
 interface Reply {
   readonly status: number;
