@@ -3,7 +3,7 @@
  * alone: a hot reset is of both.
  */
 import { execFileSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { REG_ID, REG_SCRATCH, REGISTER_BAR } from '../devices/testcard/spec.js';
 import { Scope } from '../sys/scope.js';
@@ -11,7 +11,7 @@ import { type HostDeviceFile, hostProvider } from '../vfio/host/index.js';
 import { VFIO_TYPE1v2_IOMMU } from '../vfio/uapi.js';
 import { runLoudly } from './command-line.js';
 import type { VfioInterface } from './guests.js';
-import { served } from './host-card.js';
+import { served, setResetMethod } from './host-card.js';
 import { KernelTrace } from './kernel-trace.js';
 
 const { LAB_PAIR: FIRST = '', LAB_SECOND: SECOND = '' } = process.env;
@@ -19,10 +19,6 @@ const PAIR = [FIRST, SECOND];
 /** The built-in guest's verdict without a NIC that it knows: it ran, so the devices were attached. */
 const RAN = 2;
 const HOT_RESET = { symbol: 'vfio_pci_dev_set_hot_reset', arguments: {} } as const;
-
-/** @param method none if empty */
-const setResetMethod = (address: string, method: string): void =>
-  writeFileSync(`/sys/bus/pci/devices/${address}/reset_method`, `${method}\n`);
 
 /** Both functions, open, and the hot reset of their slot by the first one. */
 class OpenPair {
@@ -80,9 +76,7 @@ describe.skipIf(FIRST === '')('two cards of one slot', () => {
   });
 
   test('have one IOMMU group', () => {
-    const groups = PAIR.map((address) =>
-      execFileSync('readlink', ['-f', `/sys/bus/pci/devices/${address}/iommu_group`], { encoding: 'utf8' }),
-    );
+    const groups = PAIR.map((address) => realpathSync(`/sys/bus/pci/devices/${address}/iommu_group`));
     expect(groups[0]).toBe(groups[1]);
   });
 

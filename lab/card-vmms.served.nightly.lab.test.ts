@@ -1,12 +1,12 @@
 /** tsvisor beside Debian's QEMU, with the same card, faults and guest. */
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { REG_SCRATCH } from '../devices/testcard/spec.js';
 import { answerOf, CARD_CASES, type CardCase, type VmmAnswer } from './card-vmms.js';
 import { bootCommand, type Vmm } from './guests.js';
-import { HostCard, served } from './host-card.js';
+import { HostCard, served, setResetMethod } from './host-card.js';
 import { l2CommandLine } from './l2.js';
 
 const ADDRESSES = {
@@ -40,7 +40,7 @@ async function boot(vmm: Vmm, address: string, name: string, later: string | und
 /** A function that the kernel cannot reset stays as it is, whatever it then answers. */
 function resetAlone(address: string): void {
   execFileSync('setpci', ['-s', address, 'CAP_AF+4.b=1']);
-  writeFileSync(`/sys/bus/pci/devices/${address}/reset_method`, '\n');
+  setResetMethod(address, '');
 }
 
 function prepare({ card, fault, isUsed, isReset }: CardCase): void {
@@ -67,7 +67,7 @@ describe.skipIf(ADDRESSES.dying === '')('a card with the fault', () => {
   afterEach(() => {
     for (const [name, address] of Object.entries(ADDRESSES)) {
       served(name, 'fault', 'none');
-      if (name !== 'plain') writeFileSync(`/sys/bus/pci/devices/${address}/reset_method`, 'default\n');
+      if (name !== 'plain') setResetMethod(address, 'default');
       execFileSync('vfio-unbind', [address]);
       execFileSync('vfio-bind', [address]);
     }

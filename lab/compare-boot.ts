@@ -16,7 +16,8 @@ const rows = {
 
 const side = (name: string, vmm: Vmm) => ({
   name,
-  async measure({ l1 }: GuestL1): Promise<Figures<keyof typeof rows>> {
+  async measure(lab: () => Promise<GuestL1>): Promise<Figures<keyof typeof rows>> {
+    const { l1 } = await lab();
     const boot = bootCommand(vmm, 'group', l2CommandLine({ checks: [] }));
     const command = `devices=$LAB_E1000E; vfio-bind $devices; boot-times ${boot}`;
     const { output } = await l1.run(command, { timeoutMs: TIMEOUT_MS });

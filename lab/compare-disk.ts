@@ -21,7 +21,8 @@ const blocksPerSecond = ({ amount, us }: Reading): number => amount / SMALL / (u
 
 const side = (name: string, vmm: Vmm, device: string, qemu: string) => ({
   name,
-  async measure({ l1 }: GuestL1): Promise<Figures<keyof typeof rows>> {
+  async measure(lab: () => Promise<GuestL1>): Promise<Figures<keyof typeof rows>> {
+    const { l1 } = await lab();
     const boot = bootCommand(vmm, 'group', l2CommandLine({ checks: ['blocks'] }), { qemu });
     const command = `[ -e ${FILE} ] || head -c 64M /dev/urandom > ${FILE}; devices='${device}'; ${boot}`;
     const { output, status } = await l1.run(command, { timeoutMs: TIMEOUT_MS });

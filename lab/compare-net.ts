@@ -18,7 +18,8 @@ const exitsPerThousand = ({ amount, exits }: Reading): number => (exits * 1000) 
 
 const side = (name: string, vmm: Vmm, device: string, qemu: string) => ({
   name,
-  async measure({ l1 }: GuestL1): Promise<Figures<keyof typeof rows>> {
+  async measure(lab: () => Promise<GuestL1>): Promise<Figures<keyof typeof rows>> {
+    const { l1 } = await lab();
     const boot = bootCommand(vmm, 'group', l2CommandLine({ checks: ['traffic'] }), { qemu });
     const command = `[ -e /sys/class/net/tap0 ] || tap-alone; devices='${device}'; ${boot}`;
     const { output, status } = await l1.run(command, { timeoutMs: TIMEOUT_MS });

@@ -56,7 +56,8 @@ async function fetchFile({ l1, url }: GuestL1, vmm: Vmm, options: BootOptions) {
 
 const side = (name: string, vmm: Vmm, options: BootOptions = {}) => ({
   name,
-  async measure(lab: GuestL1): Promise<Figures<keyof typeof rows>> {
+  async measure(start: () => Promise<GuestL1>): Promise<Figures<keyof typeof rows>> {
+    const lab = await start();
     const bound = await lab.l1.run('vfio-bind $LAB_E1000E');
     if (bound.status !== 0) throw new Error(bound.output);
     const small = await attachTimes(lab, vmm, { ...options, memory: SMALL_MIB });

@@ -1,17 +1,16 @@
 /** The page of `tsvisor serve --view`, beside QEMU's own display card with VNC: the same guest under QEMU 11, on this machine. */
-import { once } from 'node:events';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { HostContest } from './contest.js';
-import { CHROMIUM } from './desktop.js';
+import { headless } from '../vmm/display/testing/chromium.js';
+import type { Contest } from './contest.js';
 import { numberIn } from './frame-number.js';
 import { prepare } from './images.js';
-import { projectFolder } from './paths.js';
 import { slowdown } from './patience.js';
-import { spawnBound } from './process.js';
-import { RfbClient } from './rfb.js';
+import { clientOf } from './qemu11.js';
+import { RfbClient, type Updated } from './rfb.js';
 import { Scratch } from './scratch.js';
+import { ServeProcess } from './serve-process.js';
 import { runSteps } from './step.js';
 import { qemu11, userlandStep } from './userland.js';
 import { type Seen, type ViewFigures, viewFigures, viewRows } from './view-figures.js';
@@ -25,78 +24,50 @@ interface Viewer extends AsyncDisposable {
   seen(): Promise<readonly Seen[]>;
 }
 
-/** A `tsvisor serve --view` process. @throws Error with its output if it is not ready in time */
-async function serve(path: string): Promise<AsyncDisposable & { readonly url: string }> {
-  const device = `virtio-gpu,width=${WIDTH},height=${HEIGHT}`;
-  const argv = [process.execPath, 'dist/vmm/cli.js', 'serve', device, '--socket', path, '--view'];
-  const child = spawnBound(argv, { cwd: projectFolder, stdio: ['ignore', 'pipe', 'pipe'] });
-  const ended = once(child, 'exit');
-  let output = '';
-  for (const stream of [child.stdout, child.stderr])
-    stream?.on('data', (bytes) => {
-      output += String(bytes);
-    });
-  const stop = async () => {
-    child.kill('SIGTERM');
-    await ended;
-  };
-  const deadline = performance.now() + READY_MS * slowdown();
-  for (;;) {
-    const url = /http:\/\/127\.0\.0\.1:\d+\/[\w-]+\//.exec(output)?.[0];
-    if (url !== undefined && output.includes('serves it at')) return { url, [Symbol.asyncDispose]: stop };
-    if (performance.now() > deadline || child.exitCode !== null) {
-      await stop();
-      throw new Error(`tsvisor serve is not ready\n${output}`);
-    }
-    await sleep(20);
-  }
-}
-
 /** Notes each number once, when it is first there. */
-function notes(): { seen: Seen[]; note: (pixels: Uint8Array, stride: number) => void } {
+function notes(): { seen: Seen[]; note: Updated } {
   const seen: Seen[] = [];
-  const note = (pixels: Uint8Array, stride: number) => {
+  const note: Updated = (pixels, stride) => {
     const number = numberIn(pixels, stride);
     if (number !== undefined && seen.at(-1)?.number !== number) seen.push({ number, at: clock() });
   };
   return { seen, note };
 }
 
-async function vncViewer(path: string): Promise<Viewer> {
-  const stream = connect(path);
+/** @param follow until {@link stop}, or a failure, which `seen` reports */
+function viewer(follow: (updated: Updated) => Promise<never>, stop: () => void): Viewer {
   const { seen, note } = notes();
-  const client = await RfbClient.connect(stream);
-  const failed = client.follow(note).catch((error: Error) => error);
+  const failed = follow(note).catch((error: Error) => error);
   return {
     seen: () => Promise.race([failed.then((error) => Promise.reject(error)), sleep(0, seen)]),
     async [Symbol.asyncDispose]() {
-      stream.destroy();
+      stop();
       await failed;
     },
   };
 }
 
+async function vncViewer(path: string): Promise<Viewer> {
+  const stream = connect(path);
+  const client = await RfbClient.connect(stream);
+  return viewer(
+    (updated) => client.follow(updated),
+    () => stream.destroy(),
+  );
+}
+
 async function framesViewer(url: string): Promise<Viewer> {
-  const { seen, note } = notes();
   const client = new FramesClient(url);
-  const failed = client.follow(note).catch((error: Error) => error);
-  return {
-    seen: () => Promise.race([failed.then((error) => Promise.reject(error)), sleep(0, seen)]),
-    async [Symbol.asyncDispose]() {
-      client.stop();
-      await failed;
-    },
-  };
+  return viewer(
+    (updated) => client.follow(updated),
+    () => client.stop(),
+  );
 }
 
 /** The page in Chromium. A script looks at the canvas before each of its presentations, of which it has 60 a second. */
 async function pageViewer(url: string): Promise<Viewer> {
   const { chromium } = await import('playwright-core'); // only now: most commands of the lab need none
-  const browser = await chromium.launch({
-    executablePath: CHROMIUM,
-    headless: true,
-    args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking'],
-  });
+  const browser = await chromium.launch(headless);
   try {
     const page = await browser.newPage();
     await page.goto(url);
@@ -148,9 +119,10 @@ async function prepared(): Promise<Scratch> {
 async function ours(open: (url: string) => Promise<Viewer>): Promise<ViewFigures> {
   using scratch = await prepared();
   const path = join(scratch.folder, 'card.sock');
-  await using server = await serve(path);
-  const device = JSON.stringify({ driver: 'vfio-user-pci', socket: { path, type: 'unix' } });
-  return await watch(scratch.folder, ['-display', 'none', '-device', device], () => open(server.url));
+  const device = `virtio-gpu,width=${WIDTH},height=${HEIGHT}`;
+  await using server = await ServeProcess.start([device, '--socket', path, '--view']);
+  const url = await server.says(/http:\/\/127\.0\.0\.1:\d+\/[\w-]+\//);
+  return await watch(scratch.folder, ['-display', 'none', ...clientOf(path)], () => open(url));
 }
 
 async function theirs(): Promise<ViewFigures> {
@@ -161,9 +133,8 @@ async function theirs(): Promise<ViewFigures> {
 }
 
 /** The page, its protocol without a browser, and VNC without one. */
-export const view: HostContest = {
+export const view: Contest = {
   name: 'view',
-  isOnHost: true,
   sides: [
     { name: 'page in Chromium', measure: () => ours(pageViewer) },
     { name: 'VNC client', measure: theirs },

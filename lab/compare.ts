@@ -4,35 +4,28 @@ import { disk } from './compare-disk.js';
 import { net } from './compare-net.js';
 import { passthrough } from './compare-passthrough.js';
 import { view } from './compare-view.js';
-import { type Contest, comparison, type Figures, type HostContest } from './contest.js';
+import { type Contest, comparison, type Figures } from './contest.js';
 import { GuestLab } from './guest-lab.js';
 import type { L1Options } from './l1.js';
 
 /** For all contests, so that they share an L1. The largest guest's memory is locked in it, in addition to everything else there. */
 const L1_OPTIONS: L1Options = { devices: ['e1000e'], memory: 3072 };
-type AnyContest = Contest | HostContest;
-const contests: readonly AnyContest[] = [boot, passthrough, net, disk, view];
+const contests: readonly Contest[] = [boot, passthrough, net, disk, view];
 
 type Samples = Map<number, Figures>;
 
 /** One more sample of each side. A side that fails is reported with its cause, and lacks this sample only. */
 async function runRound(
   lab: GuestLab,
-  contest: AnyContest,
+  contest: Contest,
   number: number,
   samples: ReadonlyMap<string, Samples>,
 ): Promise<void> {
   // In turn from both ends, so that a machine that gets slower favours none.
-  const measures =
-    'isOnHost' in contest
-      ? contest.sides.map(({ name, measure }) => ({ name, run: measure }))
-      : contest.sides.map(({ name, measure }) => ({
-          name,
-          run: async () => measure(await lab.l1(L1_OPTIONS)),
-        }));
-  for (const { name, run } of number % 2 === 1 ? measures : measures.toReversed()) {
+  const sides = number % 2 === 1 ? contest.sides : contest.sides.toReversed();
+  for (const { name, measure } of sides) {
     try {
-      const figures = await run();
+      const figures = await measure(() => lab.l1(L1_OPTIONS));
       samples.get(name)?.set(number, figures);
       const shown = Object.entries(figures).map(([row, value]) => `${row} ${value.toFixed(2)}`);
       console.log(`${contest.name}, round ${number}, ${name}: ${shown.join(', ')}`);
@@ -44,7 +37,7 @@ async function runRound(
 }
 
 /** @returns whether each pair of sides has a round with both */
-function printTable({ rows, pairs }: AnyContest, samples: ReadonlyMap<string, Samples>): boolean {
+function printTable({ rows, pairs }: Contest, samples: ReadonlyMap<string, Samples>): boolean {
   const none: Samples = new Map();
   let isWhole = true;
   const cells = Object.entries(rows).flatMap(([row, title]) =>
@@ -68,7 +61,7 @@ function printTable({ rows, pairs }: AnyContest, samples: ReadonlyMap<string, Sa
 }
 
 /** @throws Error naming the contests if one is unknown */
-function chosen(names: string | undefined): readonly AnyContest[] {
+function chosen(names: string | undefined): readonly Contest[] {
   if (names === undefined) return contests;
   return names.split(',').map((name) => {
     const found = contests.find((contest) => contest.name === name);

@@ -7,11 +7,15 @@ export type Figures<Row extends string = string> = Readonly<Record<Row, number>>
 /** A VMM in one configuration. */
 export interface Side {
   readonly name: string;
-  /** One sample. @throws Error if the guest did not do what it should */
-  measure(l1: GuestL1): Promise<Figures>;
+  /**
+   * One sample.
+   * @param lab starts L1, or gives the one that runs; a side that needs none is measured on this machine
+   * @throws Error if the guest did not do what it should
+   */
+  measure(lab: () => Promise<GuestL1>): Promise<Figures>;
 }
 
-/** Rows of `compare` that are measured together: each side in turn, in one L1. */
+/** Rows of `compare` that are measured together: each side in turn, in one L1 if they need one. */
 export interface Contest {
   /** What --rows calls it. */
   readonly name: string;
@@ -20,19 +24,6 @@ export interface Contest {
   readonly pairs: readonly (readonly [ours: string, theirs: string])[];
   /** Titles, with their units, of the figures. */
   readonly rows: Readonly<Record<string, string>>;
-}
-
-/** The same without L1: on this machine. */
-export interface HostContest extends Omit<Contest, 'sides'> {
-  readonly isOnHost: true;
-  readonly sides: readonly HostSide[];
-}
-
-/** A configuration that is measured on this machine. */
-export interface HostSide {
-  readonly name: string;
-  /** One sample. @throws Error if there is none */
-  measure(): Promise<Figures>;
 }
 
 /** The samples of a side, by round. */

@@ -1,15 +1,12 @@
 /** A person at the page of served devices: Chromium shows a guest's picture, and is typed and pointed at. */
-import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Page } from 'playwright-core';
+import { headless } from '../vmm/display/testing/chromium.js';
 import { View } from '../vmm/display/view.js';
 import type { DeviceServer } from '../vmm/index.js';
 import { parseL2Events } from './l2-input.js';
 import { wrongBytes } from './l2-picture.js';
 import { slowdown } from './patience.js';
-
-export const CHROMIUM = process.env.TSVISOR_CHROMIUM ?? '/usr/bin/chromium';
-export const hasChromium = (): boolean => existsSync(CHROMIUM);
 
 const MOST_MS = 30_000;
 
@@ -44,11 +41,7 @@ export const DESKTOP_EVENTS = keyLines.length + POSITION_LINES + buttonLines.len
 export async function useDesktop(server: DeviceServer, output: () => string): Promise<number> {
   const { chromium } = await import('playwright-core');
   await using view = await View.start(server, { port: 0 });
-  const browser = await chromium.launch({
-    executablePath: CHROMIUM,
-    headless: true,
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--disable-background-networking'],
-  });
+  const browser = await chromium.launch(headless);
   try {
     const page = await browser.newPage({ viewport: { width: 1400, height: 1000 } });
     await page.goto(view.url);

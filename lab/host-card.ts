@@ -1,6 +1,6 @@
 /** For lab tests: a test card behind the kernel's vfio-pci, driven by hand through the host provider. */
 import { execFileSync } from 'node:child_process';
-import { appendFileSync, readFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PCI_CAP_ID_EXP, PCI_CAPABILITY_LIST, PCI_COMMAND } from '../devices/pci/pci-regs.js';
 import {
@@ -293,6 +293,10 @@ export async function refusedAccess<T>(
     if (tries === TRIES) throw new Error(`not after ${tries} accesses: the kernel reports: ${where}`);
   }
 }
+
+/** @param method by which the kernel resets a function from now on; by none if empty */
+export const setResetMethod = (address: string, method: string): void =>
+  writeFileSync(`/sys/bus/pci/devices/${address}/reset_method`, `${method}\n`);
 
 /** How the kernel would reset a function by itself, in its order. */
 export const resetMethods = (address: string): readonly string[] =>

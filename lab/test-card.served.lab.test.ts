@@ -4,7 +4,7 @@
  */
 import { execFileSync } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { PCI_CAP_ID_MSI, PCI_CAP_ID_PM, PCI_PM_CTRL } from '../devices/pci/pci-regs.js';
@@ -54,6 +54,7 @@ import {
   MEMORY_IOVA,
   resetMethods,
   served,
+  setResetMethod,
   until,
 } from './host-card.js';
 
@@ -391,14 +392,13 @@ describe.skipIf(CARD === '').each(INTERFACES)('what a person sees by %s:', (how)
   // The kernel waits a minute, three times, for a card that does not answer after its own reset, as it may with real ones: this
   // one has none that the kernel knows of.
   test('a card that is dead after a reset', () => {
-    const methods = `/sys/bus/pci/devices/${DEAD}/reset_method`;
     served('dead', 'fault', 'dead-after-reset');
     execFileSync('setpci', ['-s', DEAD, 'CAP_EXP+8.w=8000:8000']);
     expect(rawId(DEAD)).toBe(0xffff_ffff);
-    writeFileSync(methods, '\n');
+    setResetMethod(DEAD, '');
     expectSilent(run(DEAD));
     served('dead', 'fault', 'none');
-    writeFileSync(methods, 'default\n');
+    setResetMethod(DEAD, 'default');
     again(DEAD);
   });
 

@@ -1,13 +1,13 @@
 /** Devices served by `tsvisor serve` to Debian's QEMU 11, whose guest is the lab's L2. Needs no L1. */
-import type { ChildProcess, SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { PNG } from 'pngjs';
 import { parseAddress } from '../vmm/device-address.js';
+import { CHROMIUM } from '../vmm/display/testing/chromium.js';
 import { DeviceServer, type DeviceServerOptions } from '../vmm/index.js';
-import { CHROMIUM, DESKTOP_EVENTS, hasChromium, useDesktop } from './desktop.js';
+import { DESKTOP_EVENTS, useDesktop } from './desktop.js';
 import { runDriverTests } from './driver-tests.js';
 import { startFileServer } from './file-server.js';
 import { imageFolder, prepare } from './images.js';
@@ -15,12 +15,13 @@ import { DRIVEN, type L2Check, l2CommandLine, parseL2Results } from './l2.js';
 import { expectedEvents, typeAll } from './l2-input.js';
 import { wrongBytes } from './l2-picture.js';
 import { parseL2Screen, wrongOnScreen } from './l2-screens.js';
-import { projectFolder } from './paths.js';
 import { slowdown } from './patience.js';
 import { spawnBound } from './process.js';
+import { clientOf, guestArguments, qemu11Command } from './qemu11.js';
 import { Scratch } from './scratch.js';
+import { ServeProcess } from './serve-process.js';
 import { runSteps, seconds } from './step.js';
-import { programOf, qemu11, rootOf, userland, userlandStep } from './userland.js';
+import { programOf, qemu11, userland, userlandStep } from './userland.js';
 
 /** Devices that are served together, and the expected results in the guest. */
 export interface ServedCell {
@@ -31,15 +32,13 @@ export interface ServedCell {
   readonly expected: readonly string[];
   /** Additional kernel parameters. */
   readonly parameters?: readonly string[];
-  /** Whether one server has all of them. */
-  readonly isOneServer?: true;
   /** Whether to compare the first device's picture while the guest holds. */
   readonly isPictured?: true;
   /**
-   * What this process does with the devices, which it serves itself then, while the guest waits. Returns how much is wrong; the guest is
+   * What this process does with the devices, which one server of its own has then, while the guest waits. Returns how much is wrong; the guest is
    * ended after it.
    */
-  readonly during?: (servers: readonly DeviceServer[], output: () => string) => Promise<number>;
+  readonly during?: (server: DeviceServer, output: () => string) => Promise<number>;
 }
 
 /** The same addresses as for L1's NICs: the guest's gateway is this machine's loopback. */
@@ -74,7 +73,7 @@ export const servedCells: readonly ServedCell[] = [
     checks: ['input'],
     expected: ['input.events'],
     parameters: [`lab.events=${expectedEvents.length}`],
-    during: (servers, output) => typeInto(servers, output),
+    during: (server, output) => typeInto(server, output),
   },
   {
     name: 'virtio-gpu, console, pixel for pixel',
@@ -88,7 +87,7 @@ export const servedCells: readonly ServedCell[] = [
     devices: ['virtio-gpu,heads=2,width=800,height=600'],
     checks: ['screens'],
     expected: [],
-    during: ([server], output) => useScreens(server as DeviceServer, output),
+    during: (server, output) => useScreens(server, output),
   },
   {
     name: DESKTOP,
@@ -96,8 +95,7 @@ export const servedCells: readonly ServedCell[] = [
     checks: ['picture', 'input'],
     expected: ['picture.fb0', 'input.events'],
     parameters: [`lab.events=${DESKTOP_EVENTS}`],
-    isOneServer: true,
-    during: async ([server], output) => useDesktop(server as DeviceServer, output),
+    during: (server, output) => useDesktop(server, output),
   },
   { name: 'vgpu', devices: ['vgpu-small'], checks: ['fb'], expected: ['fb.fb0'] },
   {
@@ -130,7 +128,6 @@ export const servedCells: readonly ServedCell[] = [
   },
 ];
 
-const MEMORY_MIB = 256;
 const DISK_BYTES = 8 << 20;
 const READY_MS = 20_000;
 const GUEST_MS = 120_000;
@@ -165,34 +162,33 @@ async function compareScreens(
 }
 
 /** Types at three devices, in the order of {@link INPUT_DEVICES}; the check ends by itself, and is given time for that. */
-async function typeInto(servers: readonly DeviceServer[], output: () => string): Promise<number> {
-  const wrong = await typeAll(output, async (device, events) => {
-    await servers[INPUT_DEVICES.indexOf(device)]?.input(events);
-  });
+async function typeInto(server: DeviceServer, output: () => string): Promise<number> {
+  const wrong = await typeAll(output, (device, events) =>
+    server.input(events, INPUT_DEVICES.indexOf(device)),
+  );
   for (const end = performance.now() + READY_MS; performance.now() < end; await sleep(20))
     if (parseL2Results(output()).size > 0) break;
   return wrong;
 }
 const INPUT_DEVICES = ['keyboard', 'tablet', 'mouse'];
 
-/** Serves devices in this process, by one server. @throws the error for which it cannot */
+/** Serves devices in this process. @throws the error for which it cannot */
 async function host(devices: readonly string[], sockets: readonly string[]): Promise<DeviceServer> {
-  let ready = 0;
   const [first, ...beside] = devices.map((text, i) => ({
     ...parseAddress(text, 'device'),
     path: sockets[i] as string,
   }));
-  const server = DeviceServer.start(
-    { ...(first as DeviceServerOptions), beside },
-    { ready: () => void ready++ },
-  );
-  let failure: Error | undefined;
-  server.finished.catch((error: Error) => {
-    failure = error;
-  });
-  for (; ready < devices.length; await sleep(20)) if (failure !== undefined) throw failure;
+  const server = DeviceServer.start({ ...(first as DeviceServerOptions), beside });
+  await Promise.race([server.finished, server.inputs()]); // which it tells once clients can connect
   return server;
 }
+
+/** Serves one by `tsvisor serve`. */
+function serve(device: string, path: string, env: NodeJS.ProcessEnv): Promise<ServeProcess> {
+  const screenshot = /^(vgpu|virtio-gpu)/.test(device) ? ['--screenshot', pictureAt(path)] : [];
+  return ServeProcess.start([device, '--socket', path, ...screenshot], env);
+}
+const pictureAt = (path: string): string => `${path}.png`;
 
 /** PATH for tsvisor. On a machine without passt, the cache's passt serves, with its own loader and libraries. */
 function pathWithPasst(folder: string): string {
@@ -203,81 +199,6 @@ function pathWithPasst(folder: string): string {
   const command = programOf(userland, 'usr/bin/passt').map((word) => `'${word}'`);
   writeFileSync(join(programs, 'passt'), `#!/bin/sh\nexec ${command.join(' ')} "$@"\n`, { mode: 0o755 });
   return `${programs}${delimiter}${path}`;
-}
-
-/** A `tsvisor serve` process. */
-class Server implements AsyncDisposable {
-  readonly #child: ChildProcess;
-  readonly #ended: Promise<unknown>;
-  readonly #png: string;
-  output = '';
-
-  private constructor(device: string, path: string, env: NodeJS.ProcessEnv) {
-    this.#png = `${path}.png`;
-    const screenshot = /^(vgpu|virtio-gpu)/.test(device) ? ['--screenshot', this.#png] : [];
-    const args = ['dist/vmm/cli.js', 'serve', device, '--socket', path, ...screenshot];
-    const options: SpawnOptions = { cwd: projectFolder, env, stdio: ['ignore', 'pipe', 'pipe'] };
-    this.#child = spawnBound([process.execPath, ...args], options);
-    this.#ended = once(this.#child, 'exit');
-    for (const stream of [this.#child.stdout, this.#child.stderr])
-      stream?.on('data', (bytes) => {
-        this.output += String(bytes);
-      });
-  }
-
-  /** @throws Error with its output if it is not ready in time */
-  static async start(device: string, path: string, env: NodeJS.ProcessEnv): Promise<Server> {
-    const server = new Server(device, path, env);
-    const deadline = performance.now() + READY_MS * slowdown();
-    while (!server.output.includes('serves it at')) {
-      if (performance.now() > deadline || server.#child.exitCode !== null) {
-        await server[Symbol.asyncDispose]();
-        throw new Error(`tsvisor serve ${device} is not ready\n${server.output}`);
-      }
-      await sleep(20);
-    }
-    return server;
-  }
-
-  /** The current picture. @throws Error if there is none in time */
-  async picture(): Promise<Buffer> {
-    const said = () => this.output.split('picture saved in').length;
-    const before = said();
-    const deadline = performance.now() + READY_MS * slowdown();
-    for (this.#child.kill('SIGUSR2'); said() === before; await sleep(20))
-      if (performance.now() > deadline) throw new Error(`no picture\n${this.output}`);
-    return readFileSync(this.#png);
-  }
-
-  /** Stops it with SIGTERM, and checks its exit status. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#child.kill('SIGTERM');
-    await this.#ended;
-  }
-}
-
-/** Where QEMU 11 finds its firmware. */
-function firmware(): string[] {
-  const root = rootOf(qemu11);
-  return ['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu'].flatMap((path) => [
-    '-L',
-    join(root, path),
-  ]);
-}
-
-function qemuArguments(sockets: readonly string[], line: string): string[] {
-  const devices = sockets.flatMap((path) => [
-    '-device',
-    JSON.stringify({ driver: 'vfio-user-pci', socket: { path, type: 'unix' } }),
-  ]);
-  return [
-    ...firmware(),
-    ...['-accel', 'tcg', '-machine', 'q35,memory-backend=mem', '-m', `${MEMORY_MIB}`, '-cpu', 'max'],
-    ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MIB}M,share=on`],
-    ...['-nodefaults', '-display', 'none', '-no-reboot', '-serial', 'stdio'],
-    ...['-kernel', join(imageFolder, 'vmlinuz'), '-initrd', join(imageFolder, 'l2.initrd'), '-append', line],
-    ...devices,
-  ];
 }
 
 export interface ServedResult {
@@ -293,18 +214,17 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
   using scratch = Scratch.create();
   const { folder } = scratch;
   const env = { ...process.env, PATH: pathWithPasst(folder) };
-  const servers: Server[] = [];
-  const hosted: DeviceServer[] = [];
+  const servers: ServeProcess[] = [];
+  let hosted: DeviceServer | undefined;
   const disk = join(folder, 'disk');
   writeFileSync(disk, Buffer.alloc(DISK_BYTES));
   using files = await startFileServer();
   try {
     const sockets = cell.devices.map((_, i) => join(folder, `${i}.sock`));
-    if (cell.isOneServer) hosted.push(await host(cell.devices, sockets));
+    if (cell.during !== undefined) hosted = await host(cell.devices, sockets);
     else
       for (const [i, device] of cell.devices.entries())
-        if (cell.during !== undefined) hosted.push(await host([device], [sockets[i] as string]));
-        else servers.push(await Server.start(device.replace('@disk', disk), sockets[i] as string, env));
+        servers.push(await serve(device.replace('@disk', disk), sockets[i] as string, env));
     const line = l2CommandLine({
       checks: cell.checks,
       url: files.url,
@@ -312,8 +232,10 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
     });
     let wrong = 0;
     const guest = await bootGuest(sockets, line, async (output) => {
-      if (cell.isPictured) wrong = await wrongBytes(output(), () => (servers[0] as Server).picture());
-      wrong += (await cell.during?.(hosted, output)) ?? 0;
+      const [first] = servers;
+      if (cell.isPictured && first !== undefined)
+        wrong = await wrongBytes(output(), () => first.picture(pictureAt(sockets[0] as string)));
+      if (hosted !== undefined) wrong += (await cell.during?.(hosted, output)) ?? 0;
     });
     const results = parseL2Results(guest.output);
     const isPassed =
@@ -325,7 +247,7 @@ export async function runServedCell(cell: ServedCell): Promise<ServedResult> {
     const pixels = wrong === 0 ? '' : `${wrong} bytes of the picture, or events, are wrong\n`;
     return { isPassed, ms: performance.now() - start, output: `${guest.output}${said}${pixels}` };
   } finally {
-    for (const server of [...servers, ...hosted]) await server[Symbol.asyncDispose]();
+    for (const server of [...servers, hosted]) await server?.[Symbol.asyncDispose]();
   }
 }
 
@@ -334,9 +256,12 @@ async function bootGuest(
   line: string,
   whileItHolds: (output: () => string) => Promise<void>,
 ): Promise<{ status: number | null; output: string }> {
-  const [program, ...loader] = programOf(qemu11, 'usr/bin/qemu-system-x86_64');
-  const options: SpawnOptions = { stdio: ['ignore', 'pipe', 'pipe'] };
-  const qemu = spawnBound([program as string, ...loader, ...qemuArguments(sockets, line)], options);
+  const argv = [
+    ...qemu11Command(),
+    ...guestArguments(join(imageFolder, 'l2.initrd'), line),
+    ...['-display', 'none', ...sockets.flatMap(clientOf)],
+  ];
+  const qemu = spawnBound(argv, { stdio: ['ignore', 'pipe', 'pipe'] });
   const kill = () => void qemu.kill('SIGKILL');
   let output = '';
   let held: Promise<void> | undefined;
@@ -366,7 +291,7 @@ const rowNames: readonly string[] = [...servedCells.map(({ name }) => name), DRI
 function runRow(name: string): Promise<Pick<ServedResult, 'isPassed' | 'output'>> {
   const cell = servedCells.find((each) => each.name === name);
   if (cell !== undefined) return runServedCell(cell);
-  return runDriverTests([...programOf(qemu11, 'usr/bin/qemu-system-x86_64'), ...firmware()]);
+  return runDriverTests(qemu11Command());
 }
 
 /** Runs a row until it passes, at most `tries` times; returns what failed. */
@@ -403,7 +328,7 @@ export async function runServed(names: readonly string[], tries = 1): Promise<bo
   const failures: string[] = [];
   const rows: Record<string, Record<string, string>> = {};
   const isLeftOut = (name: string): boolean => {
-    if (name !== DESKTOP || names.includes(name) || hasChromium()) return false;
+    if (name !== DESKTOP || names.includes(name) || existsSync(CHROMIUM)) return false;
     console.log(`${name}: left out, as there is no ${CHROMIUM}`);
     return true;
   };

@@ -8,11 +8,11 @@ import { imageFolder } from './images.js';
 import { labFolder } from './paths.js';
 import { slowdown } from './patience.js';
 import { spawnBound } from './process.js';
-import { programOf, qemu11, rootOf, runInside, userland } from './userland.js';
+import { guestArguments, qemu11Command } from './qemu11.js';
+import { qemu11, rootOf, runInside, userland } from './userland.js';
 
 export const WIDTH = 1024;
 export const HEIGHT = 768;
-const MEMORY_MIB = 256;
 const BOOT_MS = 120_000;
 const DRAW_MS = 120_000;
 
@@ -66,25 +66,12 @@ export class ViewGuest implements AsyncDisposable {
   readonly #drawn: Drawn[] = [];
 
   private constructor(initrd: string, devices: readonly string[]) {
-    const [program, ...loader] = programOf(qemu11, 'usr/bin/qemu-system-x86_64');
-    const root = rootOf(qemu11);
     const line =
       'console=ttyS0 quiet panic=-1 nokaslr mitigations=off nowatchdog random.trust_cpu=on rdinit=/frames-init';
-    const argv = [
-      ...['usr/share/seabios', 'usr/share/qemu', 'usr/lib/ipxe/qemu'].flatMap((path) => [
-        '-L',
-        join(root, path),
-      ]),
-      ...['-accel', 'tcg', '-machine', 'q35,memory-backend=mem', '-m', `${MEMORY_MIB}`, '-cpu', 'max'],
-      ...['-object', `memory-backend-memfd,id=mem,size=${MEMORY_MIB}M,share=on`],
-      ...['-nodefaults', '-no-reboot', '-serial', 'stdio'],
-      ...['-kernel', join(imageFolder, 'vmlinuz'), '-initrd', initrd, '-append', line],
-      ...devices,
-    ];
     // Its display cards are modules beside it.
-    const env = { ...process.env, QEMU_MODULE_DIR: join(root, 'usr/lib/x86_64-linux-gnu/qemu') };
-    this.#qemu = spawnBound([program as string, ...loader, ...argv], {
-      env,
+    const modules = join(rootOf(qemu11), 'usr/lib/x86_64-linux-gnu/qemu');
+    this.#qemu = spawnBound([...qemu11Command(), ...guestArguments(initrd, line), ...devices], {
+      env: { ...process.env, QEMU_MODULE_DIR: modules },
       stdio: ['pipe', 'pipe', 'pipe'],
     });
     this.#ended = once(this.#qemu, 'exit');

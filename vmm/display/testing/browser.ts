@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { type BrowserContext, chromium, type Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, expect } from 'vitest';
 import { View, type ViewOptions, type Watched } from '../view.js';
+import { headless } from './chromium.js';
 
 /** A page on a view, and what it complained of. */
 export interface OpenPage {
@@ -21,13 +22,8 @@ export function browserForTests() {
   let browser: BrowserContext;
   beforeAll(async () => {
     browser = await chromium.launchPersistentContext(join(folder, 'profile'), {
-      executablePath: process.env.TSVISOR_CHROMIUM ?? '/usr/bin/chromium',
-      headless: true,
+      ...headless,
       acceptDownloads: true,
-      args: [
-        ...['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run'],
-        ...['--disable-background-networking', '--disable-component-update', '--disable-sync'],
-      ],
     });
   }, 120_000);
   afterAll(async () => {
