@@ -1,8 +1,11 @@
 /** What L2's check `screens` shows: a picture and a cursor on each screen (lab/l2/drm.c), and their comparison. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ScreenSize } from '../vmm/display/screen-size.js';
 import { slowdown } from './patience.js';
 
 const MOST_MS = 60_000;
+/** The check sets the mode of so many. */
+const HEADS = 2;
 export const CURSOR_SIDE = 64;
 /** Numbers a cursor's picture. */
 const CURSOR_HEAD = 100;
@@ -29,7 +32,7 @@ export function expectedScreen(head: number, width: number, height: number): Uin
 }
 
 /** The latest mode of a screen that the check has set; undefined if none. */
-export function parseL2Screen(output: string, head: number): { width: number; height: number } | undefined {
+export function parseL2Screen(output: string, head: number): ScreenSize | undefined {
   const match = [...output.matchAll(/^L2-SCREEN (\d) (\d+) (\d+)\r?$/gm)].findLast(
     ([, h]) => Number(h) === head,
   );
@@ -58,4 +61,33 @@ export async function wrongOnScreen(
       wrong = picture.rgba.reduce((sum, byte, i) => sum + Number(byte !== expected[i]), 0);
     if (wrong === 0 || performance.now() > end) return wrong;
   }
+}
+
+/** Who looks at the screens of a card. */
+export type LookAt = (head: number) => Promise<ScreenPicture>;
+
+/** Compares the screens that the check has said to have set. Returns how many bytes are wrong; 1 for a screen without a mode. */
+export async function compareScreens(output: string, look: LookAt): Promise<number> {
+  let wrong = 0;
+  for (let head = 0; head < HEADS; head++) {
+    const mode = parseL2Screen(output, head);
+    if (mode === undefined) return wrong + 1;
+    wrong += Math.abs(await wrongOnScreen(head, mode.width, mode.height, () => look(head)));
+  }
+  return wrong;
+}
+
+/** Waits until the check has set that mode, as it does once a screen has been given that size. Returns whether it has. */
+export async function follows(
+  output: () => string,
+  head: number,
+  { width, height }: ScreenSize,
+): Promise<boolean> {
+  const isSet = () => {
+    const mode = parseL2Screen(output(), head);
+    return mode?.width === width && mode.height === height;
+  };
+  const end = performance.now() + MOST_MS * slowdown();
+  while (!isSet() && performance.now() < end) await sleep(50);
+  return isSet();
 }

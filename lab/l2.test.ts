@@ -1,8 +1,11 @@
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { fileChecksum, fileContent } from './file-server.js';
 import { payloadOf } from './images.js';
 import { l2CommandLine, l2UserspaceSeconds, parseL2Results } from './l2.js';
+import { asGuestBytes, parseL2Console, wrongConsole } from './l2-console.js';
+import { DESKTOP_EVENTS, useDesk } from './l2-desktop.js';
 import { expectedEvents, parseL2Events, typeAll } from './l2-input.js';
 import { PICTURE_TEXT, parseL2Picture } from './l2-picture.js';
 import { expectedScreen, parseL2Screen, wrongOnScreen } from './l2-screens.js';
@@ -87,6 +90,57 @@ describe('L2', () => {
     expect(at(11, 20)).not.toEqual(at(10, 20));
     const look = async () => ({ width: 100, height: 90, rgba });
     expect(await wrongOnScreen(1, 100, 90, look)).toBe(0);
+  });
+
+  test('a console is shown if the pixels have the guest’s checksum, its size and the colours of a text', async () => {
+    const [width, height, stride] = [10, 3, 48];
+    const rgba = Uint8Array.from({ length: 4 * width * height }, (_, i) => (i % 4 === 3 ? 255 : i));
+    const bytes = asGuestBytes({ width, height, rgba }, stride);
+    expect([...bytes.subarray(stride, stride + 4)]).toEqual([42, 41, 40, 0]);
+    const said = (pixels: Uint8Array) =>
+      `L2-CONSOLE fb0 10,3 48 ${createHash('md5').update(pixels).digest('hex')}\r\n`;
+    expect(parseL2Console(said(bytes))).toMatchObject({ width, height, stride });
+    expect(await wrongConsole(said(bytes), async () => ({ width, height, rgba }))).toBeUndefined();
+    const clock = vi.spyOn(performance, 'now').mockReturnValue(Number.MAX_VALUE);
+    const look = (picture: object) => async () => ({ width, height, rgba, ...picture });
+    const blank = new Uint8Array(rgba.length);
+    for (const [output, picture, sentence] of [
+      [said(blank), {}, /pixels of the checksum/],
+      [said(bytes), { height: 2 }, /10 x 2 pixels, where the console has 10 x 3/],
+      [said(new Uint8Array(stride * height)), { rgba: blank }, /1 colours, as if there were no text/],
+    ] as const) {
+      clock.mockReturnValueOnce(0);
+      expect(await wrongConsole(output, look(picture))).toMatch(sentence);
+    }
+    clock.mockRestore();
+    expect(() => parseL2Console('')).toThrow(/no console/);
+  });
+
+  test('a person’s keys and pointer are right if they arrive in order, and each wrong event counts', async () => {
+    const person = (spoil: (line: string) => string) => {
+      let output = '';
+      const said = (device: string, ...lines: string[]) => {
+        for (const line of [...lines, '0 0 0']) output += spoil(`L2-EVENT tsvisor-${device} ${line}\r\n`);
+      };
+      const keys = (device: string, codes: readonly number[]) => {
+        for (const code of codes) said(device, `1 ${code} 1`);
+        for (const code of codes.toReversed()) said(device, `1 ${code} 0`);
+      };
+      return useDesk(
+        {
+          press: async ({ codes }) => keys('keyboard', codes),
+          point: async (x, y) =>
+            said('tablet', `3 0 ${Math.round(32_767 * x)}`, `3 1 ${Math.round(32_767 * y)}`),
+          click: async () => keys('tablet', [272]),
+        },
+        () => output,
+      );
+    };
+    expect(await person((line) => line)).toBe(0);
+    expect(DESKTOP_EVENTS).toBe(31);
+    expect(await person((line) => line.replace(' 1 30 1', ' 1 31 1'))).toBe(1);
+    expect(await person((line) => line.replace(/ 3 0 \d+/, ' 3 0 0'))).toBe(1);
+    expect(await person((line) => (line.includes(' 1 272 0') ? `${line}${line}` : line))).toBe(2);
   });
 
   test('the payload of a bzImage starts after its setup sectors and excludes the size at its end', () => {

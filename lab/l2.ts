@@ -11,6 +11,7 @@ export type L2Check =
   | 'tty'
   | 'fb'
   | 'picture'
+  | 'console'
   | 'screens'
   | 'input'
   | 'rom'

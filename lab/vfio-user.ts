@@ -7,14 +7,15 @@ import { PNG } from 'pngjs';
 import { parseAddress } from '../vmm/device-address.js';
 import { CHROMIUM } from '../vmm/display/testing/chromium.js';
 import { DeviceServer, type DeviceServerOptions } from '../vmm/index.js';
-import { DESKTOP_EVENTS, useDesktop } from './desktop.js';
+import { useDesktop } from './desktop.js';
 import { runDriverTests } from './driver-tests.js';
 import { startFileServer } from './file-server.js';
 import { imageFolder, prepare } from './images.js';
 import { DRIVEN, type L2Check, l2CommandLine, parseL2Results } from './l2.js';
+import { DESKTOP_EVENTS } from './l2-desktop.js';
 import { expectedEvents, typeAll } from './l2-input.js';
 import { wrongBytes } from './l2-picture.js';
-import { parseL2Screen, wrongOnScreen } from './l2-screens.js';
+import { compareScreens, follows } from './l2-screens.js';
 import { slowdown } from './patience.js';
 import { spawnBound } from './process.js';
 import { clientOf, guestArguments, qemu11Command } from './qemu11.js';
@@ -134,31 +135,15 @@ const GUEST_MS = 120_000;
 
 /** Compares both screens, gives one another size, and compares them again once the guest has set that mode. */
 async function useScreens(server: DeviceServer, output: () => string): Promise<number> {
-  const before = await compareScreens(server, output, [0, 1]);
-  await server.resize({ width: 1280, height: 720 }, 1);
-  for (const end = performance.now() + READY_MS * slowdown(); performance.now() < end; await sleep(50))
-    if (parseL2Screen(output(), 1)?.width === 1280) break;
-  if (parseL2Screen(output(), 1)?.height !== 720) return before + 1;
-  return before + (await compareScreens(server, output, [0, 1]));
-}
-
-/** Compares the screens that the check has said to have set. Returns how many bytes are wrong; 1 for a screen without a mode. */
-async function compareScreens(
-  server: DeviceServer,
-  output: () => string,
-  heads: readonly number[],
-): Promise<number> {
-  let wrong = 0;
-  for (const head of heads) {
-    const mode = parseL2Screen(output(), head);
-    if (mode === undefined) return wrong + 1;
-    const look = async () => {
-      const { width, height, data } = PNG.sync.read(Buffer.from(await server.screenshot(undefined, head)));
-      return { width, height, rgba: data };
-    };
-    wrong += Math.abs(await wrongOnScreen(head, mode.width, mode.height, look));
-  }
-  return wrong;
+  const look = async (head: number) => {
+    const { width, height, data } = PNG.sync.read(Buffer.from(await server.screenshot(undefined, head)));
+    return { width, height, rgba: data };
+  };
+  const size = { width: 1280, height: 720 };
+  const before = await compareScreens(output(), look);
+  await server.resize(size, 1);
+  if (!(await follows(output, 1, size))) return before + 1;
+  return before + (await compareScreens(output(), look));
 }
 
 /** Types at three devices, in the order of {@link INPUT_DEVICES}; the check ends by itself, and is given time for that. */

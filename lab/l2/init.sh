@@ -154,6 +154,27 @@ picture() {
     echo "L2-PICTURE $screen $size $stride"
   done
 }
+# The kernel's console shows text in all its colours and no cursor: its pixels' checksum is for comparison on the host.
+console() {
+  has_console() { grep -q 'frame buffer' /sys/class/vtconsole/*/name; }
+  echo > /dev/tty1 # which takes the screen with the first output, some time after it
+  eventually 30 has_console
+  {
+    printf '\033[?25l\033[2J\033[H'
+    for line in $(seq 32); do
+      printf '\033[3%d;4%dmtsvisor, lab: line %d\033[0m\n' $((line % 8)) $((line / 8 % 4)) "$line"
+    done
+  } > /dev/tty1
+  for screen in /sys/class/graphics/fb*; do
+    [ -e "$screen/name" ] || continue
+    size=$(cat "$screen/virtual_size")
+    stride=$(cat "$screen/stride")
+    screen=${screen##*/}
+    head -c $((stride * ${size#*,})) "/dev/$screen" > /read
+    result "console.$screen" $?
+    echo "L2-CONSOLE $screen $size $stride $(md5sum < /read | cut -c1-32)"
+  done
+}
 # Two screens of a card get a mode, a picture and a cursor, for comparison on the host, which ends L2.
 screens() { drm 2; }
 # What the host types arrives.
@@ -348,7 +369,7 @@ restart() { reboot -f; }
 for check in $(echo "$checks" | tr , ' '); do
   tried=
   case $check in
-    dhcp | fetch | offloads | queues | disk | tty | fb | picture | screens | input | rom | card | driven | vfs | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
+    dhcp | fetch | offloads | queues | disk | tty | fb | picture | console | screens | input | rom | card | driven | vfs | unplug | upset | traffic | blocks) $check; [ -n "$tried" ] || result "$check" 1 ;;
     ping) ping_gateway; [ -n "$tried" ] || result ping 1 ;;
     kexec) kexec_again ;;
     interrupts | hotplug | pause | hold | shell | crash | restart) $check ;;
