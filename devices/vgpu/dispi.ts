@@ -129,3 +129,14 @@ export class Dispi {
     return end > this.#vramBytes ? undefined : { width, height, drmFormat, offset, stride };
   }
 }
+
+/**
+ * The plane that the registers of a card define, whoever has them.
+ * @param read the register with an index
+ * @param vramBytes of video memory; a plane that extends past it is undefined
+ */
+export function planeOf(read: (index: number) => number, vramBytes: number): Plane | undefined {
+  const dispi = new Dispi(vramBytes, { xres: 0, yres: 0 });
+  for (let index = 0; index < DISPI_REGISTERS; index++) dispi.write(index, read(index));
+  return dispi.plane;
+}

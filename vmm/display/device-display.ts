@@ -11,6 +11,7 @@ import {
   VFIO_GFX_PLANE_TYPE_REGION,
   VFIO_REGION_INFO_FLAG_MMAP,
 } from '../../vfio/uapi.js';
+import { BochsDisplay } from './bochs-display.js';
 import { DmaBuf } from './dma-buf.js';
 import type { DisplayMemory, DisplayName, ShownCursor, ShownPlane } from './messages.js';
 import { planeBytes } from './pixels.js';
@@ -45,6 +46,8 @@ export class DeviceDisplay implements Disposable {
   readonly #planes: number;
   /** What was shown last, if that is in one. It is kept open: the kernel's mbochs cannot export one twice. */
   #dmaBuf: { readonly id: number; readonly buf: DmaBuf } | undefined;
+  /** Set once a dma-buf was not exported, or could not be mapped; from then on, the picture is read from the device's BAR. */
+  #bochs: BochsDisplay | undefined;
   /** Whether the main thread can map a region's memory, by region index; determined once per region. */
   readonly #isMappedByMain = new Map<number, boolean>();
 
@@ -172,10 +175,28 @@ export class DeviceDisplay implements Disposable {
   }
 
   #primary(): GfxPlaneInfo {
-    const plane = this.#asked(DRM_PLANE_TYPE_PRIMARY);
+    const plane = this.#current();
     if (plane !== undefined && plane.drmFormat !== 0 && plane.width > 0 && plane.height > 0) return plane;
     const hint = 'the guest shows nothing now: its screen is off, or its mode does not fit the video memory';
     throw new SysError({ call: CALL, target: this.name, errno: errno.ENODATA, hint });
+  }
+
+  /** A bochs-display whose dma-bufs cannot be mapped is not asked for more of them: mbochs keeps one for every mode. */
+  #current(): GfxPlaneInfo | undefined {
+    if (this.#bochs !== undefined) return this.#bochs.plane();
+    const plane = this.#asked(DRM_PLANE_TYPE_PRIMARY);
+    if (plane?.dmabufId === undefined || plane.drmFormat === 0) return plane;
+    try {
+      this.#exported(plane.dmabufId);
+      return plane;
+    } catch (error) {
+      // Of mmap(2); of the export if the picture does not begin at a page, as mbochs has it.
+      const isRefused = isErrno(error, 'EINVAL') || isErrno(error, 'EACCES');
+      if (isRefused) this.#bochs = BochsDisplay.find(this.#file, this.name);
+      if (this.#bochs === undefined) throw error;
+      this.#hasCursor = false;
+      return this.#bochs.plane();
+    }
   }
 
   /** A descriptor of the video memory, which the receiver must close; undefined if it is not a memory file. */
@@ -194,7 +215,8 @@ export class DeviceDisplay implements Disposable {
     const { offset, size, flags } = this.#file.getRegionInfo(plane.regionIndex);
     const bytes = planeBytes(plane, size, this.name);
     if ((flags & VFIO_REGION_INFO_FLAG_MMAP) === 0) return this.#read(offset + plane.offset, bytes);
-    const from = Math.floor(plane.offset / PAGE) * PAGE;
+    // mbochs maps its memory from the start only.
+    const from = this.#bochs === undefined ? Math.floor(plane.offset / PAGE) * PAGE : 0;
     const end = Math.ceil((plane.offset + bytes) / PAGE) * PAGE;
     using mapping = this.#file.mmap(offset + from, end - from);
     // Shared, so that posting it to the main thread does not copy it.

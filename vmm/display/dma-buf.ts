@@ -9,10 +9,10 @@ import { struct } from '../../sys/struct.js';
 import type { GfxPlaneInfo } from '../../vfio/uapi.js';
 import { planeBytes } from './pixels.js';
 
-/** Linux drops VM_SHARED of a map of a file that is open for reading only, and mbochs takes no other. @see mbochs_mmap_dmabuf */
+/** Linux drops VM_SHARED of a map of a file that is open for reading only, and some drivers take no other. @see mbochs_mmap_dmabuf */
 const REFUSED =
-  'a driver can refuse to have a dma-buf mapped that it has exported for reading only: the kernel’s mbochs does, so that its ' +
-  'picture cannot be looked at';
+  'the driver refuses to have a dma-buf mapped that it has exported for reading only, so that its picture cannot be looked at; only a ' +
+  'bochs-display’s is read from its BAR then';
 const DMA_BUF_SYNC_READ = 1n;
 const DMA_BUF_SYNC_START = 0n;
 const DMA_BUF_SYNC_END = 4n;
