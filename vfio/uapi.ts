@@ -348,6 +348,12 @@ export interface GfxPlaneInfo {
    * its region's start, and a device whose plane moves exports it as a dma-buf.
    */
   readonly offset: number;
+  /**
+   * Of a primary plane: another number than before if anything that the device shows may have changed since, its cursors included, so that
+   * who has a copy with this number needs no other. Begins anywhere, that of another device never equals it. Absent if guests draw into
+   * the plane without the device. The kernel's structure lacks this field, too.
+   */
+  readonly drawn?: number;
 }
 
 /** An open device, from VFIO_GROUP_GET_DEVICE_FD or a bound cdev. */

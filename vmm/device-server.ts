@@ -138,9 +138,11 @@ export class DeviceServer implements AsyncDisposable {
    * As {@link screenshot}, but resolves to a copy of the pixels: never half of two frames, as long as the client shows a
    * frame through registers that trap.
    * @param into memory for the pixels, used if it has their size
+   * @param since an earlier result of the same screen, with its pixels as they were: returned itself if the device says that it has drawn
+   *   nothing since, as a virtio-gpu does
    */
-  capture(slot?: number, into?: Uint8Array, head?: number): Promise<Look> {
-    return this.#screens.capture(slot, into, head);
+  capture(slot?: number, into?: Uint8Array, head?: number, since?: Look): Promise<Look> {
+    return this.#screens.capture(slot, into, head, since);
   }
 
   /** The devices that are displays and that a client has opened. */

@@ -157,6 +157,31 @@ describe.each([
   });
 });
 
+test('the number of drawing is another one after whatever changes what is visible, on all heads, and stays while nothing does', () => {
+  using bench = opened({ heads: '2' });
+  bench.picture(9, 64, 64, 4);
+  const numbers = () => [0, 1].map((head) => bench.ops.queryGfxPlane({ ...PLANE, head }).drawn);
+  const seen = new Set(numbers());
+  const changes: readonly (() => unknown)[] = [
+    () => bench.setScanout(1, 9, 0, 0, 64, 64),
+    () => bench.transfer(9, 0, 0, 64, 64, 0),
+    () => bench.cursor(COMMAND.updateCursor, 1, 1, 2, 0, 9, 3, 4, 0),
+    () => bench.cursor(COMMAND.moveCursor, 1, 12, 13, 0, 9, 0, 0, 0),
+    () => bench.control(COMMAND.unref, 9, 0),
+    () => bench.ops.reset(),
+  ];
+  for (const [i, change] of changes.entries()) {
+    change();
+    const [first, second] = numbers();
+    expect(seen.has(first), `after change ${i}`).toBe(false);
+    expect([first, ...numbers()]).toEqual([second, second, second]);
+    seen.add(first);
+  }
+  expect(bench.ops.queryGfxPlane(CURSOR).drawn).toBeUndefined();
+  using other = opened();
+  expect(seen).not.toContain(other.ops.queryGfxPlane(PLANE).drawn);
+});
+
 test('Linux’s cursor commands have no room for a response: they are done, and come back', () => {
   using bench = opened();
   bench.picture(9, 64, 64, 4);

@@ -3,6 +3,7 @@ import { SysError } from '../../sys/error.js';
 import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
 import type { OpenDevice } from '../../vfio/driver.js';
+import { DRM_PLANE_TYPE_PRIMARY } from '../../vfio/drm.js';
 import { type GfxPlaneInfo, type GfxPlaneQuery, VFIO_PCI_NUM_REGIONS } from '../../vfio/uapi.js';
 import type { TypedRegion } from '../mdev/pci-regions.js';
 import type { Registers } from '../mdev/region-access.js';
@@ -48,6 +49,8 @@ const PLANES_REGION = VFIO_PCI_NUM_REGIONS;
 /** VFIO_REGION_TYPE_PCI_VENDOR_TYPE with virtio's vendor. */
 const PLANES_TYPE = 0x8000_1af4;
 const PLANES_SUBTYPE = 1;
+/** Of a number that grows and stays exact. */
+const MOST_BEGINNING = 2 ** 47;
 
 /** Parts of a device, owned by its creator, who keeps them until the device is unregistered. */
 export interface VirtioGpuParts extends GpuOptions {
@@ -65,6 +68,8 @@ export class VirtioGpuDevice extends TurnFunction<GpuCounter> implements Disposa
   readonly #heads: readonly Head[];
   readonly #target: CommandTarget;
   readonly #memoryBytes: number;
+  /** @see GfxPlaneInfo.drawn */
+  #drawn = Math.floor(Math.random() * MOST_BEGINNING);
 
   /** @throws SysError ENOMEM */
   constructor({ shared, task, doorbells, memoryBytes, heads: count, mode }: VirtioGpuParts) {
@@ -141,7 +146,8 @@ export class VirtioGpuDevice extends TurnFunction<GpuCounter> implements Disposa
     const index = query.head ?? 0;
     const head = this.#heads[index];
     if (head === undefined) throw this.#noHead('VFIO_DEVICE_QUERY_GFX_PLANE', index, errno.EINVAL);
-    return gfxPlane(this.name, PLANES_REGION, query, head.plane, head.cursorPlane);
+    const plane = gfxPlane(this.name, PLANES_REGION, query, head.plane, head.cursorPlane);
+    return query.drmPlaneType === DRM_PLANE_TYPE_PRIMARY ? { ...plane, drawn: this.#drawn } : plane;
   }
 
   #noHead(call: string, head: number, code: number): SysError {
@@ -174,6 +180,7 @@ export class VirtioGpuDevice extends TurnFunction<GpuCounter> implements Disposa
     const given = queue.take();
     const room = buffers.reduce((sum, buffer) => sum + buffer.bytes, 0);
     this.state.count('commands');
+    this.#drawn++;
     if (given.length < HEADER_BYTES || bytes > MOST_CHAIN_BYTES) {
       this.state.count('errors');
       this.misuse(`queue ${queue.index}: a command of ${given.length} bytes in a chain of ${bytes}`);
@@ -199,6 +206,7 @@ export class VirtioGpuDevice extends TurnFunction<GpuCounter> implements Disposa
 
   protected override stopQueues(): void {
     super.stopQueues();
+    this.#drawn++;
     for (const head of this.#heads) {
       head.scanout = undefined;
       head.cursor = undefined;
@@ -215,6 +223,7 @@ export class VirtioGpuDevice extends TurnFunction<GpuCounter> implements Disposa
       memoryBytes: this.#memoryBytes,
       cursorBytes: this.#target.cursorBytes,
       events: { get: () => state.flags, set: (events) => state.setFlags(events) },
+      restored: () => this.#drawn++,
     });
   }
 

@@ -1,4 +1,5 @@
 /** A guest whose commands are anything: each gets a response or none, and nothing takes memory beyond the limits. */
+import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';
 import { diceOf } from '../../sys/testing/random.js';
 import { maps } from '../virtio-net/testing/guest.js';
@@ -13,6 +14,21 @@ const TYPES = [...Array.from({ length: 14 }, (_, i) => 0x100 + i), 0x300, 0x301,
 const USUAL = [0x101, 0x106, 0x105, 0x103];
 const FORMATS = [1, 2, 3, 4, 67, 68, 121, 134, 5, 0];
 const MEMORY = 4 << 20;
+
+/** A checksum of all that is visible: planes, cursors and their pixels. */
+function visibleOn(bench: GpuBench, heads: number): string {
+  const sum = createHash('md5');
+  for (let head = 0; head < heads; head++)
+    for (const drmPlaneType of [1, 2]) {
+      const {
+        drawn: _,
+        drmFormatMod: __,
+        ...plane
+      } = bench.ops.queryGfxPlane({ flags: 4, drmPlaneType, head });
+      sum.update(JSON.stringify(plane)).update(bench.shown(head, drmPlaneType) ?? '');
+    }
+  return sum.digest('hex');
+}
 
 test.each([
   ['of this process', undefined],
@@ -36,6 +52,8 @@ test.each([
         0,
       ]);
     let resets = 0;
+    /** What was visible with each number of drawing. */
+    const drawn = new Map<number | undefined, string>();
     const responses = new Set<number>();
 
     function body(type: number): number[] {
@@ -92,6 +110,10 @@ test.each([
         expect(end).toBeLessThanOrEqual(region.size);
         expect(region.size).toBe(MEMORY + 3 * 16_384);
       }
+      const number = bench.ops.queryGfxPlane({ flags: 4, drmPlaneType: 1 }).drawn;
+      const visible = visibleOn(bench, 3);
+      expect(drawn.get(number) ?? visible, 'what is visible with the same number').toBe(visible);
+      drawn.set(number, visible);
       if (!bench.needsReset) continue;
       resets++;
       bench.start();

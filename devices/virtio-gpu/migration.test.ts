@@ -35,7 +35,10 @@ test('a driver goes on behind another card: pictures, screens, cursor, backings 
   const cursor = before.ops.queryGfxPlane({ flags: 4, drmPlaneType: 2, head: 1 });
   const state = saveState(before.ops);
   using after = follow(before);
+  const number = () => after.ops.queryGfxPlane({ flags: 4, drmPlaneType: 1 }).drawn;
+  const empty = number();
   expect(resumeState(after.ops, state)).toBe('ok');
+  expect(number()).not.toBe(empty);
   expect([0, 1].map((head) => after.shown(head))).toEqual(shown);
   expect(after.ops.queryGfxPlane({ flags: 4, drmPlaneType: 2, head: 1 })).toEqual(cursor);
   expect(after.driver.deviceConfig(0, 4)).toBe(1);

@@ -27,6 +27,8 @@ export interface SavedGpuParts {
   readonly cursorBytes: (head: Head) => Uint8Array;
   /** events_read. */
   readonly events: { get(): number; set(events: number): void };
+  /** A state has been taken over. */
+  readonly restored: () => void;
 }
 
 /** Resource, rectangle, whether there is a cursor, and that. */
@@ -123,6 +125,7 @@ function readGpu(reader: StateReader, parts: SavedGpuParts): () => boolean {
     for (const resource of saved) restoreResource(resource, parts.resources);
     for (const [i, head] of parts.heads.entries()) restoreHead(head, heads[i] as SavedHead, parts);
     parts.events.set(events);
+    parts.restored();
     return false;
   };
 }

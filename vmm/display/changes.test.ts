@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Changes } from './changes.js';
+import type { Look } from './screens.js';
 import { Canvas } from './testing/page.js';
 
 /** Copies the canvas, as a capture does, into the memory that the changes offer. */
@@ -128,4 +129,20 @@ test('two pictures of one size need no third memory', () => {
     take(changes, canvas);
   }
   expect(seen.size).toBe(2);
+});
+
+test('a picture that is taken again is no change, and its pixels are not given away', () => {
+  const [changes, canvas] = [new Changes(), new Canvas(100, 50)];
+  take(changes, canvas);
+  const first = changes.look as Look;
+  const version = changes.since(0)?.version as number;
+  const { spare } = changes;
+  changes.take(first);
+  changes.take(first);
+  expect(changes.since(version)).toBeUndefined();
+  expect(changes.spare).toBe(spare);
+  expect(spare).not.toBe(first.pixels);
+  canvas.fill(0x123456, 10, 10, 5, 5);
+  take(changes, canvas);
+  expect(changes.since(version)?.areas).toHaveLength(1);
 });

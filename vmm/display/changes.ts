@@ -29,6 +29,11 @@ export class Changes {
   #version = 0;
   #drawnAfter: number | undefined;
 
+  /** What was taken last; undefined before. */
+  get look(): Look | undefined {
+    return this.#look;
+  }
+
   /** Memory for the next picture, until that is taken. */
   get spare(): Uint8Array {
     return this.#spare;
@@ -41,6 +46,7 @@ export class Changes {
    */
   take(look: Look, drawnAfter?: number): void {
     const last = this.#look;
+    if (look === last) return;
     this.#look = look;
     if (last === undefined || shapeOf(last) !== shapeOf(look)) {
       const { width, height } = look.plane;

@@ -11,9 +11,10 @@ export interface PictureSource {
    * A copy of a display's picture, of one frame.
    * @param into memory for the pixels, used if it has their size
    * @param head which screen of that display; the first if absent
+   * @param since an earlier result: returned itself if the device says that it has drawn nothing since
    * @throws SysError ENODEV without such a display; ENODATA while it shows nothing; EINVAL for an unsupported picture
    */
-  capture(slot: number | undefined, into?: Uint8Array, head?: number): Promise<Look>;
+  capture(slot: number | undefined, into?: Uint8Array, head?: number, since?: Look): Promise<Look>;
 }
 
 /** How often the picture is read, and how often the list of displays, at most. */
@@ -101,8 +102,9 @@ export class Frames {
       const before = frame.lookedAt;
       frame.lookedAt = performance.now();
       const drawnAfter = frame.lookedAt - before < LOOKS_FOLLOW_MS ? before : undefined;
+      const { changes } = frame;
       try {
-        frame.changes.take(await this.#source.capture(slot, frame.changes.spare, head), drawnAfter);
+        changes.take(await this.#source.capture(slot, changes.spare, head, changes.look), drawnAfter);
         frame.text = undefined;
       } catch (error) {
         frame.text = isErrno(error, 'ENODATA') ? NOTHING : (error as Error).message;

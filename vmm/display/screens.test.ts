@@ -15,7 +15,7 @@ import {
 import { encodeError } from '../error-data.js';
 import { chooseDisplay, DeviceDisplay } from './device-display.js';
 import type { PlaneCommand, ScreenCommand, ShownPlane } from './messages.js';
-import { Screens } from './screens.js';
+import { type Look, Screens } from './screens.js';
 
 const BYTES = 3 * 4096;
 const PLANE: GfxPlaneInfo = {
@@ -105,7 +105,7 @@ function screensOf(displays: readonly DeviceDisplay[]) {
     answer();
     return promise;
   };
-  return { screens, look, sent };
+  return { screens, look, answer, sent };
 }
 
 test.each([
@@ -315,6 +315,39 @@ test('a capture uses the memory that it is given, if that fits', async () => {
   const into = new Uint8Array(48);
   expect((await guest.screens.capture(3, into)).pixels).toBe(into);
   expect((await guest.screens.capture(3, new Uint8Array(47))).pixels).toHaveLength(48);
+});
+
+test('a capture that the device has not drawn on since is returned itself, and another one as soon as it has', async () => {
+  const device = card('memfd');
+  const displays = DeviceDisplay.all(3, 'card', device.file);
+  const { screens, answer, sent } = screensOf(displays);
+  const capture = async (since?: Look) => {
+    const captured = screens.capture(3, undefined, undefined, since);
+    let asked = 0;
+    for (; sent.length > 0; await new Promise(setImmediate)) {
+      asked += sent.length;
+      answer();
+    }
+    return { look: await captured, asked };
+  };
+  device.show({ drawn: 5 });
+  device.memory.fill(1);
+  const { look: first } = await capture();
+  device.memory.fill(2);
+  expect(await capture(first)).toEqual({ look: first, asked: 1 });
+  expect((await capture(first)).look).toBe(first);
+  expect((await capture({ ...first, name: 'other' })).look.pixels[0], 'of another screen').toBe(2);
+  device.show({ drawn: 6 });
+  const { look: second } = await capture(first);
+  expect(second.pixels[0]).toBe(2);
+  expect(first.pixels[0], 'which is left alone').toBe(1);
+  device.show({ drawn: undefined as unknown as number });
+  device.memory.fill(3);
+  expect((await capture(second)).look.pixels[0], 'of a device that does not tell').toBe(3);
+  expect(
+    (await capture({ ...second, plane: { ...second.plane, drawn: undefined as unknown as number } })).look
+      .pixels[0],
+  ).toBe(3);
 });
 
 test('the displays are listed by the machine, and after its end from its last pictures', async () => {

@@ -59,6 +59,13 @@ function isSameFrame(one: ShownPlane, other: ShownPlane): boolean {
   );
 }
 
+/** Whether two looks are of one picture, as the device says. */
+const isDrawnOnce = (one: Look, other: Look): boolean =>
+  one.plane.drawn !== undefined &&
+  one.plane.drawn === other.plane.drawn &&
+  one.name === other.name &&
+  one.slot === other.slot;
+
 function found(answer: ShownPlane | ErrorData): ShownPlane {
   if (isError(answer)) throw decodeError(answer);
   return answer;
@@ -100,16 +107,24 @@ export class Screens {
    * @param slot undefined is the first display
    * @param into memory for the pixels, used if it has their size
    * @param head which screen of that display; the first if absent
+   * @param since an earlier result, with its pixels as they were: returned itself if the device says that it has drawn nothing since
    * @throws SysError as {@link look}
    */
-  async capture(slot: number | undefined, into?: Uint8Array, head?: number): Promise<Look> {
-    const { look, shown } = await this.#capture(slot, into, head);
+  async capture(slot: number | undefined, into?: Uint8Array, head?: number, since?: Look): Promise<Look> {
+    const { look, shown } = await this.#capture(slot, into, head, since);
+    if (look === since) return look;
     if (shown.cursor !== undefined) drawCursor(look, shown.cursor);
     return look;
   }
 
-  async #capture(slot: number | undefined, into?: Uint8Array, head?: number): Promise<Shot> {
+  async #capture(
+    slot: number | undefined,
+    into: Uint8Array | undefined,
+    head: number | undefined,
+    since: Look | undefined,
+  ): Promise<Shot> {
     const copy = ({ look, shown }: Shot): Shot => {
+      if (since !== undefined && isDrawnOnce(since, look)) return { look: since, shown };
       const pixels = into?.length === look.pixels.length ? into : new Uint8Array(look.pixels.length);
       pixels.set(look.pixels);
       return { look: { ...look, pixels }, shown };
@@ -117,7 +132,7 @@ export class Screens {
     for (let i = 0; i < COPIES_HERE; i++) {
       const shot = await this.#ask({ slot, head }, copy);
       const { shown } = shot;
-      if (shown.pixels !== undefined) return shot;
+      if (shown.pixels !== undefined || shot.look === since) return shot;
       if (shown.accesses === undefined) break;
       if (isSameFrame(shown, await this.#ask({ slot: shown.slot, head }, (after) => after.shown)))
         return shot;
