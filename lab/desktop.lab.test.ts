@@ -41,7 +41,8 @@ test('its kernel’s console is on both screens of the page, pixel for pixel', a
 
 test('what a person presses and points at arrives in its /dev/input, in order', async () => {
   using page = new PageClient(url);
-  expect(await useDesk(await page.person(), guest.output), 'wrong events').toBe(0);
+  const wrong = await useDesk(await page.person(), guest.output);
+  expect(wrong, `wrong events:\n${guest.output().slice(-3000)}`).toBe(0);
   await guest.says('L2-WAITS', 2);
   expect(Object.fromEntries(parseL2Results(guest.output()))).toEqual({
     'console.fb0': true,
