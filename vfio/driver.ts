@@ -4,6 +4,7 @@ import type { EventThread } from '../sys/event-task.js';
 import type { Fd } from '../sys/fd.js';
 import type { Mapping } from '../sys/mapping.js';
 import type { DmaTableBuffer } from './dma-table.js';
+import type { MigrationData } from './feature.js';
 import type { KvmPointer } from './file-ops.js';
 import type { GroupNotifier } from './group-notify.js';
 import type { SriovFunctions } from './sriov.js';
@@ -146,14 +147,16 @@ export interface MigrationOps {
   /** The current VFIO_DEVICE_STATE_. */
   getState(): number;
   /**
-   * Performs one arc. Returns the descriptor of the data stream if the arc opens one; the caller closes it.
+   * Performs one arc. Returns the data stream if the arc opens one: a file's descriptor, which the caller closes, or an object that
+   * makes and takes the data as they are read and written, which the caller disposes. A device with PRE_COPY needs an object: its
+   * stream goes on from PRE_COPY to STOP_COPY, an arc that opens none. The core asks it for `precopyInfo` in PRE_COPY only.
    * @throws SysError if the device cannot reach `to`, as when RESUMING ends without all of its data. `getState` is then
    *   still `from`, as in Linux's drivers, and the stream open; or VFIO_DEVICE_STATE_ERROR, which only a reset leaves
    */
-  arc(from: number, to: number): number | undefined;
+  arc(from: number, to: number): number | MigrationData | undefined;
   /** Estimate of the bytes that STOP_COPY will transfer. */
   getDataSize(): bigint;
-  /** Most bytes that the stream of RESUMING takes; a write of more is ENOMEM. 16 MiB if absent. */
+  /** Most bytes that a descriptor of RESUMING takes; a write of more is ENOMEM. 16 MiB if absent. An object has a limit of its own. */
   readonly mostResumeBytes?: number;
 }
 

@@ -36,6 +36,14 @@ export interface LogRange {
   readonly length: bigint;
 }
 
+/** struct vfio_precopy_info: estimates of what a device in PRE_COPY has to be read. */
+export interface PrecopyInfo {
+  /** Bytes of the first copy that are left. Leave PRE_COPY once they are 0, else the stop takes longer. */
+  readonly initialBytes: bigint;
+  /** Bytes of what has changed since it was read. */
+  readonly dirtyBytes: bigint;
+}
+
 /**
  * The device state's stream that a migration arc opens: the kernel's data_fd, which a vfio-user server cannot pass on.
  * Read it in PRE_COPY, PRE_COPY_P2P and STOP_COPY; write it in RESUMING. Disposing it does not change the device's
@@ -44,9 +52,15 @@ export interface LogRange {
 export interface MigrationData extends Disposable {
   /**
    * Returns the bytes read: at most the length of `data`, 0 at the end of the stream.
-   * @throws SysError from the device; EBADF after disposal
+   * @throws SysError from the device; ENOMSG in PRE_COPY and PRE_COPY_P2P if there is nothing to read for now; EBADF after disposal
    */
   read(data: Uint8Array): number;
+  /**
+   * VFIO_MIG_GET_PRECOPY_INFO: what {@link read} has to give in PRE_COPY and PRE_COPY_P2P.
+   * @throws SysError EINVAL in any other state; ENOTTY if the device or its provider cannot tell, as vfio-user has no message for it:
+   *   read then until ENOMSG; EBADF after disposal
+   */
+  precopyInfo(): PrecopyInfo;
   /** Writes all of `data`. @throws SysError from the device; EBADF after disposal */
   write(data: Uint8Array): void;
 }
@@ -105,11 +119,13 @@ export function reportProblem({
   return undefined;
 }
 
+/** Whether a device in `state` is read while it runs. */
+export const isPreCopyState = (state: number): boolean =>
+  state === VFIO_DEVICE_STATE_PRE_COPY || state === VFIO_DEVICE_STATE_PRE_COPY_P2P;
+
 /** Whether `state` belongs to the saving group, whose states share one stream to read. */
 export const isSavingState = (state: number): boolean =>
-  state === VFIO_DEVICE_STATE_STOP_COPY ||
-  state === VFIO_DEVICE_STATE_PRE_COPY ||
-  state === VFIO_DEVICE_STATE_PRE_COPY_P2P;
+  state === VFIO_DEVICE_STATE_STOP_COPY || isPreCopyState(state);
 
 /** Whether a stream opened in state `from` stays open in state `to`. */
 export const keepsMigrationData = (from: number, to: number): boolean =>

@@ -2,18 +2,27 @@ import { readSync, writeSync } from 'node:fs';
 import { errno } from '../sys/errno.js';
 import { fromNodeError, isErrno, SysError } from '../sys/error.js';
 import type { Fd } from '../sys/fd.js';
-import type { MigrationData } from './feature.js';
+import type { MigrationData, PrecopyInfo } from './feature.js';
+
+/** Asks a descriptor for {@link MigrationData.precopyInfo}. */
+export type AskPrecopyInfo = (fd: Fd) => PrecopyInfo;
 
 /** Migration data of a descriptor: the kernel's data_fd, or a file of an in-process driver. */
 export class FdMigrationData implements MigrationData {
   readonly #fd: Fd;
   readonly #most: number;
+  readonly #precopyInfo: AskPrecopyInfo;
   #written = 0;
 
   /** Takes ownership of `fd`. @param most bytes that may be written */
-  constructor(fd: Fd, most = Number.POSITIVE_INFINITY) {
+  constructor(fd: Fd, precopyInfo: AskPrecopyInfo, most = Number.POSITIVE_INFINITY) {
     this.#fd = fd;
+    this.#precopyInfo = precopyInfo;
     this.#most = most;
+  }
+
+  precopyInfo(): PrecopyInfo {
+    return this.#precopyInfo(this.#fd);
   }
 
   read(data: Uint8Array): number {

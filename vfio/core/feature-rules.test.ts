@@ -1,9 +1,12 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
 import { Mapping } from '../../sys/mapping.js';
 import type { VfioDeviceOps } from '../driver.js';
 import {
+  type MigrationData,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP,
@@ -205,6 +208,71 @@ test('the stream of an arc is closed when another arc opens one, or fails', () =
   refused = undefined;
   setDeviceState(device, VFIO_DEVICE_STATE_STOP_COPY)?.[Symbol.dispose]();
   expect(opened).toEqual(['to 1', 'to 1', 'to 3']);
+});
+
+test('an object of the driver is the stream: it is disposed once, of no use then, and asked for its pre-copy info in PRE_COPY only', () => {
+  const [R, Y, C] = [VFIO_DEVICE_STATE_RUNNING, VFIO_DEVICE_STATE_PRE_COPY, VFIO_DEVICE_STATE_STOP_COPY];
+  let state: number = R;
+  const told: string[] = [];
+  const stream: MigrationData = {
+    read: (data) => {
+      if (state === Y) throw new SysError({ call: 'read', target: 'it', errno: errno.ENOMSG });
+      data[0] = 7;
+      return 1;
+    },
+    write: () => void told.push('write'),
+    precopyInfo: () => {
+      told.push(`info in ${state}`);
+      return { initialBytes: 5n, dirtyBytes: 6n };
+    },
+    [Symbol.dispose]: () => void told.push('disposed'),
+  };
+  const device = Object.assign(new RecordingDevice('objects'), {
+    migration: {
+      flags: VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_PRE_COPY,
+      getDataSize: () => 0n,
+      getState: () => state,
+      arc(_from: number, to: number) {
+        state = to;
+        return to === Y ? stream : undefined;
+      },
+    },
+  });
+  const data = setDeviceState(device, Y) as MigrationData;
+  expect(data.precopyInfo()).toEqual({ initialBytes: 5n, dirtyBytes: 6n });
+  expect(() => data.read(new Uint8Array(1))).toThrowError(/ENOMSG/);
+  expect(setDeviceState(device, C)).toBeUndefined(); // the stream goes on
+  expect(() => data.precopyInfo()).toThrowError(
+    /VFIO_MIG_GET_PRECOPY_INFO on migration data of objects: EINVAL/,
+  );
+  expect(data.read(new Uint8Array(1))).toBe(1);
+  data.write(new Uint8Array(1));
+  data[Symbol.dispose]();
+  data[Symbol.dispose]();
+  expect(told).toEqual([`info in ${Y}`, 'write', 'disposed']);
+  for (const use of [
+    () => data.read(new Uint8Array(1)),
+    () => data.write(new Uint8Array(1)),
+    () => data.precopyInfo(),
+  ])
+    expect(use).toThrowError(/migration data of objects: EBADF/);
+});
+
+test('a file cannot tell its pre-copy info: ENOTTY in PRE_COPY', () => {
+  let state: number = VFIO_DEVICE_STATE_RUNNING;
+  const device = Object.assign(new RecordingDevice('files'), {
+    migration: {
+      flags: VFIO_MIGRATION_STOP_COPY | VFIO_MIGRATION_PRE_COPY,
+      getDataSize: () => 0n,
+      getState: () => state,
+      arc(_from: number, to: number) {
+        state = to;
+        return Fd.memfd('state').number;
+      },
+    },
+  });
+  using data = setDeviceState(device, VFIO_DEVICE_STATE_PRE_COPY);
+  expect(() => data?.precopyInfo()).toThrowError(/ENOTTY\n.*object of the driver/);
 });
 
 test('F11 dirty logging: no ranges EINVAL, more than a page of them E2BIG, misaligned or overlapping EINVAL, wrapping EOVERFLOW', () => {

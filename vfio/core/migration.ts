@@ -1,8 +1,11 @@
 /** The migration state machine: the arcs between a device's states. */
+import type { errno } from '../../sys/errno.js';
 import { Fd } from '../../sys/fd.js';
-import type { VfioDeviceOps } from '../driver.js';
+import type { MigrationOps, VfioDeviceOps } from '../driver.js';
 import {
+  isPreCopyState,
   type MigrationData,
+  type PrecopyInfo,
   VFIO_DEVICE_STATE_ERROR,
   VFIO_DEVICE_STATE_PRE_COPY,
   VFIO_DEVICE_STATE_PRE_COPY_P2P,
@@ -89,18 +92,72 @@ export function setDeviceState(ops: VfioDeviceOps, wanted: number): MigrationDat
   try {
     for (let current = migration.getState(); current !== wanted; current = migration.getState()) {
       const next = migGetNextState(current, wanted, migration.flags, ops.name);
-      const fd = migration.arc(current, next);
-      if (fd === undefined) continue;
+      const opened = migration.arc(current, next);
+      if (opened === undefined) continue;
       data?.[Symbol.dispose]();
-      const { mostResumeBytes = MOST_RESUME_BYTES } = migration;
-      data = new FdMigrationData(
-        Fd.adopt(fd, `migration data of ${ops.name}`),
-        next === VFIO_DEVICE_STATE_RESUMING ? mostResumeBytes : undefined,
-      );
+      data = new DriverMigrationData(ops.name, migration, streamOf(opened, next, migration, ops.name));
     }
     return data;
   } catch (error) {
     data?.[Symbol.dispose]();
     throw error;
+  }
+}
+
+function streamOf(
+  opened: number | MigrationData,
+  state: number,
+  { mostResumeBytes = MOST_RESUME_BYTES }: MigrationOps,
+  name: string,
+): MigrationData {
+  if (typeof opened !== 'number') return opened;
+  const untold = (): never => {
+    throw precopyError(name, 'ENOTTY', 'a stream with PRE_COPY is an object of the driver, and no file');
+  };
+  const most = state === VFIO_DEVICE_STATE_RESUMING ? mostResumeBytes : undefined;
+  return new FdMigrationData(Fd.adopt(opened, `migration data of ${name}`), untold, most);
+}
+
+const precopyError = (name: string, code: keyof typeof errno, hint?: string) =>
+  vfioError('VFIO_MIG_GET_PRECOPY_INFO', `migration data of ${name}`, code, hint);
+
+/** A driver's stream: it is of no use once it is disposed, and has its pre-copy info in PRE_COPY only. */
+class DriverMigrationData implements MigrationData {
+  readonly #name: string;
+  readonly #migration: MigrationOps;
+  readonly #stream: MigrationData;
+  #isDisposed = false;
+
+  constructor(name: string, migration: MigrationOps, stream: MigrationData) {
+    this.#name = name;
+    this.#migration = migration;
+    this.#stream = stream;
+  }
+
+  read(data: Uint8Array): number {
+    return this.#use('read').read(data);
+  }
+
+  write(data: Uint8Array): void {
+    this.#use('write').write(data);
+  }
+
+  precopyInfo(): PrecopyInfo {
+    const stream = this.#use('VFIO_MIG_GET_PRECOPY_INFO');
+    const state = this.#migration.getState();
+    if (!isPreCopyState(state))
+      throw precopyError(this.#name, 'EINVAL', `the device is in state ${state}, and not in PRE_COPY`);
+    return stream.precopyInfo();
+  }
+
+  #use(call: string): MigrationData {
+    if (this.#isDisposed) throw vfioError(call, `migration data of ${this.#name}`, 'EBADF');
+    return this.#stream;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#isDisposed) return;
+    this.#isDisposed = true;
+    this.#stream[Symbol.dispose]();
   }
 }

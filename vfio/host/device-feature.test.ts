@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
+import { Fd } from '../../sys/fd.js';
+import type { ioctl } from '../../sys/ioctl.js';
 import { Scope } from '../../sys/scope.js';
 import {
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
@@ -18,7 +20,9 @@ import {
 } from '../feature.js';
 import { VFIO_TYPE1v2_IOMMU } from '../uapi.js';
 import type { HostDeviceFile } from './device.js';
+import { precopyInfo } from './device-feature.js';
 import { hostProvider } from './provider.js';
+import { PrecopyInfoStruct } from './structs-feature.js';
 import {
   FakeDmaLogging,
   type FakeFeature,
@@ -134,4 +138,18 @@ test('a feature whose structure the seam does not know is probed, and otherwise 
   );
   expect(file.setFeature(99, Uint8Array.of(1, 2, 3, 4))).toHaveLength(4);
   expect([...file.getFeature(99, new Uint8Array(4))]).toEqual([1, 2, 3, 4]);
+});
+
+test('the pre-copy info is asked of the descriptor by its ioctl; another file has none', () => {
+  using fd = Fd.memfd('migration data of it');
+  const asked: unknown[] = [];
+  const call: typeof ioctl = (of, request, argument) => {
+    const bytes = argument as Uint8Array;
+    asked.push(of.target, request.name, PrecopyInfoStruct.decode(bytes).argsz);
+    PrecopyInfoStruct.write(bytes, { initial_bytes: 0x1_0000_0001n, dirty_bytes: 3n });
+    return 0;
+  };
+  expect(precopyInfo(fd, call)).toEqual({ initialBytes: 0x1_0000_0001n, dirtyBytes: 3n });
+  expect(asked).toEqual(['memfd migration data of it', 'VFIO_MIG_GET_PRECOPY_INFO', 24]);
+  expect(() => precopyInfo(fd)).toThrowError(/VFIO_MIG_GET_PRECOPY_INFO on memfd migration data of it: ENOTTY/);
 });

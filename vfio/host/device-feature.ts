@@ -5,11 +5,13 @@
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
 import { Fd } from '../../sys/fd.js';
+import { ioctl } from '../../sys/ioctl.js';
 import { Mapping } from '../../sys/mapping.js';
 import {
   bitmapBytes,
   type FeatureInput,
   type FeatureOutput,
+  type PrecopyInfo,
   reportProblem,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
@@ -33,6 +35,8 @@ import {
   FeatureMigDataSize,
   FeatureMigration,
   FeatureMigState,
+  PrecopyInfoStruct,
+  VFIO_MIG_GET_PRECOPY_INFO,
 } from './structs-feature.js';
 import type { SystemFile } from './system.js';
 
@@ -140,7 +144,16 @@ function migState(file: SystemFile, action: number, state: number): FeatureOutpu
   const reply = FeatureMigState.decode(call(file, VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, action, request));
   const { device_state: deviceState, data_fd: fd } = reply;
   if (action !== VFIO_DEVICE_FEATURE_SET || fd < 0) return { deviceState };
-  return { deviceState, data: new FdMigrationData(Fd.adopt(fd, `migration data of ${file.target}`)) };
+  const data = new FdMigrationData(Fd.adopt(fd, `migration data of ${file.target}`), precopyInfo);
+  return { deviceState, data };
+}
+
+/** VFIO_MIG_GET_PRECOPY_INFO, of the descriptor that PRE_COPY has given. @param call as the ioctl of sys */
+export function precopyInfo(fd: Fd, call = ioctl): PrecopyInfo {
+  const bytes = PrecopyInfoStruct.encode({ argsz: PrecopyInfoStruct.size });
+  call(fd, VFIO_MIG_GET_PRECOPY_INFO, bytes);
+  const { initial_bytes: initialBytes, dirty_bytes: dirtyBytes } = PrecopyInfoStruct.decode(bytes);
+  return { initialBytes, dirtyBytes };
 }
 
 function startLogging(

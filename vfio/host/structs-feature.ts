@@ -1,5 +1,7 @@
 /** The structures that follow struct vfio_device_feature, by feature. */
+import { io } from '../../sys/ioctl.js';
 import { struct } from '../../sys/struct.js';
+import { VFIO_BASE, VFIO_TYPE } from './structs.js';
 
 const VFIO = 'linux/vfio.h';
 
@@ -21,6 +23,21 @@ export const FeatureMigDataSize = struct(
   { stop_copy_length: 'u64' },
   { since: '6.2' },
 );
+
+/** Of the descriptor that a device gives in PRE_COPY. */
+export const PrecopyInfoStruct = struct(
+  'struct vfio_precopy_info',
+  VFIO,
+  { argsz: 'u32', flags: 'u32', initial_bytes: 'u64', dirty_bytes: 'u64' },
+  { since: '6.2' },
+);
+export const VFIO_MIG_GET_PRECOPY_INFO = io('VFIO_MIG_GET_PRECOPY_INFO', VFIO_TYPE, VFIO_BASE + 21, {
+  since: '6.2',
+  hints: {
+    EINVAL: 'only a device in PRE_COPY or PRE_COPY_P2P has it',
+    ENOTTY: 'the device has no PRE_COPY',
+  },
+});
 
 /** Its `ranges` points to `num_ranges` {@link FeatureDmaLoggingRange}. */
 export const FeatureDmaLoggingControl = struct(

@@ -5,9 +5,11 @@ import {
   type FeatureInput,
   type FeatureOutput,
   featureFlagsProblem,
+  isPreCopyState,
   isSavingState,
   keepsMigrationData,
   type MigrationData,
+  type PrecopyInfo,
   reportProblem,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
   VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
@@ -36,6 +38,8 @@ export class UserFeatures {
   readonly #connection: Connection;
   /** The stream of the device's current state. */
   #data: UserMigrationData | undefined;
+  /** The state that was set last. */
+  #state = 0;
 
   constructor(connection: Connection) {
     this.#connection = connection;
@@ -99,10 +103,11 @@ export class UserFeatures {
     const { deviceState: from = 0 } = this.#ask(number | VFIO_DEVICE_FEATURE_GET, {});
     const output = this.#ask(flags, input);
     const { deviceState: to = 0 } = output;
+    this.#state = to;
     if (keepsMigrationData(from, to)) return output;
     this.end();
     if (!isSavingState(to) && to !== VFIO_DEVICE_STATE_RESUMING) return output;
-    this.#data = new UserMigrationData(this.#connection);
+    this.#data = new UserMigrationData(this.#connection, () => this.#state);
     return { ...output, data: this.#data };
   }
 
@@ -144,10 +149,13 @@ export class UserFeatures {
 /** A stream through messages: each read or write is one message, or several if it exceeds the peer's limit. */
 class UserMigrationData implements MigrationData {
   readonly #connection: Connection;
+  readonly #state: () => number;
   #end: keyof typeof errno | undefined;
 
-  constructor(connection: Connection) {
+  /** @param state that the device is in */
+  constructor(connection: Connection, state: () => number) {
     this.#connection = connection;
+    this.#state = state;
   }
 
   /** Makes further calls fail: the device has left the state. */
@@ -157,10 +165,14 @@ class UserMigrationData implements MigrationData {
 
   #use(call: string): Connection {
     if (this.#end === undefined) return this.#connection;
-    const target = `migration data of ${this.#connection.path}`;
     const hint =
       this.#end === 'ENODEV' ? 'the device has left the state that the data belongs to' : undefined;
-    throw new SysError({ call, target, errno: errno[this.#end], hint });
+    throw this.#error(call, this.#end, hint);
+  }
+
+  #error(call: string, code: keyof typeof errno, hint?: string): SysError {
+    const target = `migration data of ${this.#connection.path}`;
+    return new SysError({ call, target, errno: errno[code], hint });
   }
 
   read(data: Uint8Array): number {
@@ -174,7 +186,18 @@ class UserMigrationData implements MigrationData {
     const got = reader.u32();
     if (got > wanted) throw invalid(command, `${got} bytes for ${wanted}`);
     data.set(reader.bytes(got));
+    // The protocol has one end of a stream, the kernel two: that of PRE_COPY is for now.
+    if (got === 0 && wanted > 0 && isPreCopyState(this.#state())) throw this.#error('read', 'ENOMSG');
     return got;
+  }
+
+  /** The kernel asks the descriptor by an ioctl, for which the protocol has no message. */
+  precopyInfo(): PrecopyInfo {
+    const call = 'VFIO_MIG_GET_PRECOPY_INFO';
+    this.#use(call);
+    const isPreCopy = isPreCopyState(this.#state());
+    const hint = isPreCopy ? 'vfio-user has no message for it: read until ENOMSG' : undefined;
+    throw this.#error(call, isPreCopy ? 'ENOTTY' : 'EINVAL', hint);
   }
 
   write(data: Uint8Array): void {

@@ -18,8 +18,10 @@ const refusal = (code: number) => new SysError({ call: 'ask', target: 'server', 
 /** A server with a state, that refuses what `refuse` returns an error for. */
 function served(refuse: (flags: number) => Error | undefined = () => undefined) {
   let state = RUNNING;
+  /** What a read gets. */
+  const left = { bytes: 3 };
   const connection = new FakeConnection((sent) => {
-    if (sent.command === DATA_READ) return bytes(8 + 3, 3, [1, 2, 3]);
+    if (sent.command === DATA_READ) return bytes(8 + left.bytes, left.bytes, [1, 2, 3].slice(0, left.bytes));
     if (sent.command === DATA_WRITE) return undefined;
     const flags = flagsOf(sent);
     const error = refuse(flags);
@@ -40,6 +42,7 @@ function served(refuse: (flags: number) => Error | undefined = () => undefined) 
     connection,
     features,
     asked,
+    left,
     set: (to: number) => features.feature(STATE | SET, { deviceState: to }),
   };
 }
@@ -197,4 +200,22 @@ describe('a report', () => {
     expect(() => features.feature(REPORT | GET, { report })).toThrowError(/EINVAL\n.*power of two/);
     expect(asked()).toEqual([REPORT | GET | PROBE]);
   });
+});
+
+test('in PRE_COPY, an empty reply is ENOMSG; in STOP_COPY it is the end; the pre-copy info is EINVAL there, and unknown here', () => {
+  const { features, left, set } = served();
+  using data = set(PRE_COPY).data;
+  const read = () => data?.read(new Uint8Array(3));
+  expect(read()).toBe(3);
+  left.bytes = 0;
+  expect(read).toThrowError(/read on migration data of .*: ENOMSG/);
+  expect(() => data?.precopyInfo()).toThrowError(/VFIO_MIG_GET_PRECOPY_INFO.*ENOTTY\n.*read until ENOMSG/);
+  left.bytes = 2;
+  expect(read()).toBe(2);
+  expect(set(STOP_COPY).data).toBeUndefined();
+  left.bytes = 0;
+  expect(read()).toBe(0);
+  expect(() => data?.precopyInfo()).toThrowError(/EINVAL/);
+  features.end();
+  expect(() => data?.precopyInfo()).toThrowError(/ENODEV/);
 });

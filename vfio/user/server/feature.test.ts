@@ -188,8 +188,13 @@ function served(...streams: (MigrationData | undefined)[]) {
   };
 }
 
+const noInfo = (): never => {
+  throw new RangeError('nobody asks for it here');
+};
+
 /** Gives a byte at a time. */
 class Drip implements MigrationData {
+  readonly precopyInfo = noInfo;
   readonly #bytes: number[];
   isDisposed = false;
 
@@ -200,7 +205,7 @@ class Drip implements MigrationData {
   read(data: Uint8Array): number {
     const [byte] = this.#bytes.splice(0, 1);
     if (byte === undefined) return 0;
-    if (byte === 0) throw new SysError({ call: 'read', target: 'drip', errno: errno.EIO });
+    if (byte <= 0) throw new SysError({ call: 'read', target: 'drip', errno: -byte });
     data[0] = byte;
     return 1;
   }
@@ -231,8 +236,15 @@ test('a stream goes on from PRE_COPY to STOP_COPY, and ends with the states that
   expect(second.isDisposed).toBe(true);
 });
 
+test('what PRE_COPY has not for now is an end of the stream, which goes on in the next read', () => {
+  const { set, read } = served(new Drip(1, -errno.ENOMSG, -errno.ENOMSG, 2, -errno.EIO));
+  set(VFIO_DEVICE_STATE_PRE_COPY);
+  expect([read(3), read(3), read(1)]).toEqual([[1], [], [2]]);
+  expect(() => read(1)).toThrowError(/EIO/);
+});
+
 test('an error in the middle of a read comes with the next one, so that no byte is lost', () => {
-  const { set, read } = served(new Drip(1, 2, 0, 3));
+  const { set, read } = served(new Drip(1, 2, -errno.EIO, 3));
   set(VFIO_DEVICE_STATE_STOP_COPY);
   expect(read(4)).toEqual([1, 2]);
   expect(read(4)).toEqual([3]);
@@ -284,6 +296,7 @@ test('a device that refuses to leave RESUMING without all of its data takes the 
   let current = VFIO_DEVICE_STATE_RUNNING;
   const data: MigrationData = {
     read: () => 0,
+    precopyInfo: noInfo,
     write: (piece) => void written.push(...piece),
     [Symbol.dispose]: () => void written.push(-1),
   };
@@ -321,6 +334,7 @@ test('a device that falls into ERROR has no data any more', () => {
   let written = 0;
   const data: MigrationData = {
     read: () => 0,
+    precopyInfo: noInfo,
     write: (piece) => {
       written += piece.length;
     },
@@ -355,7 +369,7 @@ test('a device that falls into ERROR has no data any more', () => {
 });
 
 test('an error at the beginning of a read is no end of the data', () => {
-  const { set, read } = served(new Drip(0, 1));
+  const { set, read } = served(new Drip(-errno.EIO, 1));
   set(VFIO_DEVICE_STATE_STOP_COPY);
   expect(() => read(4)).toThrowError(/EIO/);
   expect(read(4)).toEqual([1]);

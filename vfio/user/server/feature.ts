@@ -1,5 +1,6 @@
 /** VFIO_USER_DEVICE_FEATURE, and the migration data that it opens. */
 import { iova } from '../../../sys/address.js';
+import { isErrno } from '../../../sys/error.js';
 import {
   type FeatureInput,
   type FeatureOutput,
@@ -87,7 +88,7 @@ export class ServedFeatures implements Disposable {
     this.#data = data;
   }
 
-  /** VFIO_USER_MIG_DATA_READ; returns fewer bytes than requested only at the end of the stream. */
+  /** VFIO_USER_MIG_DATA_READ; returns fewer bytes than requested only at the end of the stream, or of what PRE_COPY has now. */
   readData(payload: Uint8Array): Uint8Array {
     const reader = new Reader(VFIO_USER_MIG_DATA_READ, payload);
     reader.argsz(MIG_DATA_BYTES);
@@ -144,14 +145,16 @@ function clearBehind(bitmap: Uint8Array, length: bigint, pageSize: bigint): void
 }
 
 /**
- * Reads until `data` is full: a short read, which a device may return at any time, would mean the end to the client.
+ * Reads until `data` is full: a short read, which a device may return at any time, would mean the end to the client. A device in
+ * PRE_COPY without anything to read for now is such an end, until the next read.
  */
 function readAll(source: MigrationData, data: Uint8Array): number {
   let got = 0;
   try {
     for (let more = -1; got < data.length && more !== 0; got += more) more = source.read(data.subarray(got));
   } catch (error) {
-    if (got === 0) throw error; // else the next read reports it
+    // After some bytes, the next read reports it.
+    if (got === 0 && !isErrno(error, 'ENOMSG')) throw error;
   }
   return got;
 }
