@@ -26,6 +26,16 @@ export {
   type RegisterArea,
   type TypedRegion,
 } from './mdev/pci-regions.js';
+export {
+  PreCopiedMemory,
+  type PreCopiedParts,
+  type PreCopy,
+  readPages,
+  type SavedPages,
+  storePages,
+  usedPages,
+  writePages,
+} from './mdev/pre-copy.js';
 export { memoryAccess, type RegionAccess, type Registers, registerAccess } from './mdev/region-access.js';
 export { RegionOps } from './mdev/region-ops.js';
 export { readState, StateReader, StateWriter } from './mdev/state-fields.js';

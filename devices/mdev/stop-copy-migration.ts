@@ -1,15 +1,21 @@
-import { fstatSync, readSync, writeSync } from 'node:fs';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { duplicateFd, Fd } from '../../sys/fd.js';
-import { Scope } from '../../sys/scope.js';
 import type { MigrationOps } from '../../vfio/driver.js';
 import {
+  isPreCopyState,
+  type MigrationData,
+  VFIO_DEVICE_STATE_PRE_COPY,
+  VFIO_DEVICE_STATE_PRE_COPY_P2P,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_RUNNING_P2P,
   VFIO_DEVICE_STATE_STOP_COPY,
+  VFIO_MIGRATION_P2P,
+  VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
 } from '../../vfio/feature.js';
+import { LoadingStream, SavingStream } from './migration-streams.js';
+import type { PreCopy } from './pre-copy.js';
 
 /** A device whose state is copied while it is stopped. Machine thread only. */
 export interface StoppableDevice {
@@ -28,82 +34,116 @@ export interface StoppableDevice {
   stop(): void;
   /** Goes on where it was. */
   start(): void;
+  /**
+   * Between stopped and running, of a device with VFIO_MIGRATION_P2P: while it is quiet, it begins no DMA, and what it had begun has ended
+   * when this returns; all else goes on. A device that is stopped is told, too, before it starts.
+   */
+  quiet?(isQuiet: boolean): void;
+  /** What is copied while it runs, of a device with VFIO_MIGRATION_PRE_COPY. */
+  readonly preCopy?: PreCopy | undefined;
   /** What saves such a state, for a person: `a card with 2 ports`. */
   readonly description: string;
 }
 
-/** Migration by STOP_COPY of a device whose state is small, or whose downtime does not matter. Machine thread only. */
+const isRunning = (state: number): boolean =>
+  state === VFIO_DEVICE_STATE_RUNNING || state === VFIO_DEVICE_STATE_RUNNING_P2P || isPreCopyState(state);
+const isQuiet = (state: number): boolean =>
+  state === VFIO_DEVICE_STATE_RUNNING_P2P || state === VFIO_DEVICE_STATE_PRE_COPY_P2P;
+
+/**
+ * Migration by STOP_COPY: all of a device's state is read while it is stopped, or what PRE_COPY has left of it, if the device has that.
+ * Machine thread only.
+ */
 export class StopCopyMigration implements MigrationOps, Disposable {
-  readonly flags = VFIO_MIGRATION_STOP_COPY;
+  readonly flags: number;
   readonly #name: string;
   readonly #device: StoppableDevice;
   #state = VFIO_DEVICE_STATE_RUNNING;
-  /** A duplicate of the descriptor that the user writes in RESUMING; kept while that state lasts. */
-  #incoming: Fd | undefined;
+  /** Of the states that have one. */
+  #saving: SavingStream | undefined;
+  #loading: LoadingStream | undefined;
 
   /** @param name of the device, for errors */
   constructor(name: string, device: StoppableDevice) {
     this.#name = name;
     this.#device = device;
+    const p2p = device.quiet === undefined ? 0 : VFIO_MIGRATION_P2P;
+    const preCopy = device.preCopy === undefined ? 0 : VFIO_MIGRATION_PRE_COPY;
+    this.flags = VFIO_MIGRATION_STOP_COPY | p2p | preCopy;
   }
 
   getState(): number {
     return this.#state;
   }
 
+  /** Most bytes of a state that is loaded, without the pieces of PRE_COPY before it. */
   get mostResumeBytes(): number {
-    return this.#device.stateBytes;
+    const { stateBytes, preCopy } = this.#device;
+    return Math.max(stateBytes, preCopy?.mostRestBytes ?? 0);
   }
 
   getDataSize(): bigint {
-    const { stateBytes } = this.#device;
-    return BigInt(this.#device.estimateBytes?.() ?? stateBytes);
+    const { stateBytes, estimateBytes, preCopy } = this.#device;
+    if (preCopy !== undefined && isPreCopyState(this.#state)) return BigInt(preCopy.restBytes());
+    return BigInt(estimateBytes?.() ?? stateBytes);
   }
 
-  arc(from: number, to: number): number | undefined {
-    const fd = this.#act(from, to);
-    this.#state = to;
-    return fd;
+  arc(from: number, to: number): MigrationData | undefined {
+    const opened = this.#open(from, to);
+    this.#move(to);
+    return opened;
   }
 
   /** Returns to RUNNING, and drops the data of an unfinished migration: call it in the device's reset and close. */
   reset(): void {
     this[Symbol.dispose]();
-    if (this.#state === VFIO_DEVICE_STATE_RUNNING) return;
-    this.#state = VFIO_DEVICE_STATE_RUNNING;
-    this.#device.start();
+    this.#move(VFIO_DEVICE_STATE_RUNNING);
   }
 
-  #act(from: number, to: number): number | undefined {
-    if (to === VFIO_DEVICE_STATE_STOP_COPY) return this.#save();
-    if (to === VFIO_DEVICE_STATE_RESUMING) return this.#beginLoad();
-    if (to === VFIO_DEVICE_STATE_RUNNING) this.#device.start();
-    else if (from === VFIO_DEVICE_STATE_RUNNING) this.#device.stop();
-    else if (from === VFIO_DEVICE_STATE_RESUMING) this.#load();
-    return undefined;
+  /** The device stops, is quiet or starts as its new state wants it. */
+  #move(to: number): void {
+    const from = this.#state;
+    this.#state = to;
+    if (isRunning(from) && !isRunning(to)) this.#device.stop();
+    if (isQuiet(from) !== isQuiet(to)) this.#device.quiet?.(isQuiet(to));
+    if (!isRunning(from) && isRunning(to)) this.#device.start();
   }
 
-  #save(): number {
-    const data = this.#device.save();
-    using scope = new Scope();
-    const fd = scope.own(Fd.memfd(`${this.#name} state`));
-    for (let at = 0; at < data.length; ) at += writeSync(fd.number, data, at, data.length - at, at);
-    scope.move();
-    return fd.number; // now owned by the caller
+  /** Returns the stream that the arc opens; ends the one that it leaves. */
+  #open(from: number, to: number): MigrationData | undefined {
+    if (isPreCopyState(from) && isPreCopyState(to)) return undefined;
+    if (to === VFIO_DEVICE_STATE_STOP_COPY) return this.#save(from);
+    if (from === VFIO_DEVICE_STATE_RESUMING) this.#load();
+    this[Symbol.dispose]();
+    if (to === VFIO_DEVICE_STATE_RESUMING) {
+      this.#loading = new LoadingStream(this.#name, this.#device);
+      return this.#loading;
+    }
+    if (to !== VFIO_DEVICE_STATE_PRE_COPY && to !== VFIO_DEVICE_STATE_PRE_COPY_P2P) return undefined;
+    this.#device.preCopy?.begin();
+    this.#saving = new SavingStream(this.#name, this.#device.preCopy);
+    return this.#saving;
   }
 
-  #beginLoad(): number {
-    this.#incoming = Fd.memfd(`${this.#name} state`);
-    return duplicateFd(this.#incoming.number, this.#incoming.target).number;
+  /** The rest of what was copied before, or all of it. */
+  #save(from: number): MigrationData | undefined {
+    const device = this.#device;
+    if (this.#saving !== undefined && device.preCopy !== undefined && isPreCopyState(from)) {
+      this.#move(VFIO_DEVICE_STATE_STOP_COPY);
+      this.#saving.finish(this.#saving.hasPieces ? device.preCopy.rest() : device.save());
+      device.preCopy.end();
+      return undefined;
+    }
+    const saving = new SavingStream(this.#name);
+    saving.finish(device.save());
+    this.#saving = saving;
+    return saving;
   }
 
   /** What is no state leaves the device in RESUMING, where the rest can still be written. @see mtty_load_state */
   #load(): void {
     const problem = this.#tryLoad();
-    if (problem === undefined) {
-      this[Symbol.dispose]();
-      return;
-    }
+    if (problem === undefined) return;
     const { description } = this.#device;
     const hint = `not what ${description} saves (${problem}): write that, or reset the device`;
     throw new SysError({ call: 'migration RESUMING to STOP', target: this.#name, errno: errno.EINVAL, hint });
@@ -111,30 +151,24 @@ export class StopCopyMigration implements MigrationOps, Disposable {
 
   /** Returns what is wrong with the data, if something is. */
   #tryLoad(): string | undefined {
-    const { stateBytes, estimateBytes } = this.#device;
-    const incoming = this.#incoming;
-    const bytes = incoming === undefined ? 0 : fstatSync(incoming.number).size;
-    const isWhole = bytes === stateBytes || (estimateBytes !== undefined && bytes < stateBytes);
-    if (incoming === undefined || !isWhole) return `${bytes} bytes, where its state has ${stateBytes}`;
-    const problem = this.#device.load(read(incoming, bytes));
+    const { stateBytes, estimateBytes, preCopy } = this.#device;
+    const loading = this.#loading;
+    const data = loading?.state ?? new Uint8Array(0);
+    if (loading?.problem !== undefined) return loading.problem;
+    const hasPieces = loading?.hasPieces === true && preCopy !== undefined;
+    const isWhole = data.length === stateBytes || (estimateBytes !== undefined && data.length < stateBytes);
+    if (!hasPieces && !isWhole) return `${data.length} bytes, where its state has ${stateBytes}`;
+    const problem = hasPieces ? preCopy.loadRest(data) : this.#device.load(data);
     if (problem === true) return undefined;
-    return problem === false ? 'its contents are no state' : problem;
+    return problem || 'its contents are no state';
   }
 
   /** Drops the data of an unfinished migration. */
   [Symbol.dispose](): void {
-    this.#incoming?.[Symbol.dispose]();
-    this.#incoming = undefined;
+    this.#saving?.end();
+    this.#saving = undefined;
+    this.#loading?.end();
+    this.#loading = undefined;
+    this.#device.preCopy?.end();
   }
-}
-
-/** Bytes that its writer has taken away meanwhile are zeros. */
-function read(fd: Fd, bytes: number): Uint8Array {
-  const data = new Uint8Array(bytes);
-  for (let at = 0; at < bytes; ) {
-    const got = readSync(fd.number, data, at, bytes - at, at);
-    if (got === 0) break;
-    at += got;
-  }
-  return data;
 }

@@ -66,7 +66,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   override readonly reset?: () => void;
   readonly pci?: PciOps;
   readonly faults: ActiveFaults;
-  readonly migration: StopCopyMigration;
+  readonly migration?: StopCopyMigration;
   readonly dmaLogging: DmaLog;
   protected readonly regions: PciRegions;
   readonly #options: TestCardOptions;
@@ -84,6 +84,8 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   #isDead = false;
   /** Stopped for migration. */
   #isPaused = false;
+  /** Without DMA for migration. */
+  #isQuiet = false;
 
   /** @throws SysError ENOMEM */
   constructor({ name, options, state, task, doorbells, board }: TestCardParts) {
@@ -118,10 +120,12 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     this.#memory = [rest, ram];
     this.regions = new PciRegions(name, this.#regionTable(rest, ram, doorbells));
     const parts = { registers: this.#registers, state, dma: this.#dma, memory: this.#contents() };
-    this.migration = new StopCopyMigration(
-      name,
-      cardState(parts, { stop: () => this.#pause(true), start: () => this.#pause(false) }),
-    );
+    const { migration } = options;
+    const motion = { stop: () => this.#pause(true), start: () => this.#pause(false) };
+    const p2p = (migration === 'p2p' || migration === 'all') && { quiet: (is: boolean) => this.#quiet(is) };
+    const hasPreCopy = migration === 'pre-copy' || migration === 'all';
+    if (migration !== 'off')
+      this.migration = new StopCopyMigration(name, cardState(parts, { ...motion, ...p2p }, hasPreCopy));
     task.receive = (notice) => this.#dma.takeOver(notice as RemoteNotice);
     this.#owned = scope.move();
   }
@@ -257,7 +261,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
     this.#dma.stop();
     this.#registers.reset();
     this.#state.reset();
-    this.migration.reset();
+    this.migration?.reset();
     for (const { view } of this.#contents()) view().fill(0);
   }
 
@@ -273,7 +277,13 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
   #pause(isPaused: boolean): void {
     this.#isPaused = isPaused;
     this.#follow();
-    this.#dma.isPaused = isPaused;
+    this.#dma.isPaused = isPaused || this.#isQuiet;
+  }
+
+  /** A transfer that was begun and has not ended begins anew, afterwards. */
+  #quiet(isQuiet: boolean): void {
+    this.#isQuiet = isQuiet;
+    this.#dma.isPaused = isQuiet || this.#isPaused;
   }
 
   get #isAbsent(): boolean {

@@ -88,6 +88,11 @@ export function createTestCardDriver(module: URL = builtIn): TestCardDriver {
             description: 'bytes of the expansion ROM, by default 4K; 0 for none',
           },
           {
+            name: 'migration',
+            value: 'off|stop-copy|p2p|pre-copy|all',
+            description: 'how it migrates: with P2P states, PRE_COPY, or both (all), by default stop-copy',
+          },
+          {
             name: 'vfs',
             value: 'N',
             description:

@@ -4,6 +4,7 @@ import { setDeviceState } from '../../vfio/core/migration.js';
 import {
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_RUNNING_P2P,
   VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
 } from '../../vfio/feature.js';
@@ -119,4 +120,30 @@ test('what no card with these options has saved is EINVAL, and a reset makes the
     expect(bench.transfer(DMA_FILL, { target: maps.main.iova, length: 8, value: 7 })).toBe(DMA_DONE);
   }
   expect(() => resume(bench, save(other))).toThrowError(/ENOMEM/);
+});
+
+test('in RUNNING_P2P, a card interrupts, and begins no transfer until it is RUNNING', () => {
+  using bench = new CardBench({ ...SMALL, migration: 'p2p' });
+  const [fd] = bench.enable(1) as [Fd];
+  bench.out(REG_DMA_DELAY, 60_000);
+  bench.begin(DMA_FILL, { target: maps.main.iova, length: 8, value: 7 });
+  setDeviceState(bench.ops, VFIO_DEVICE_STATE_RUNNING_P2P);
+  bench.out(REG_RAISE, 0);
+  bench.thread.pump();
+  expect([taken(fd), bench.in(REG_DMA_STATUS)]).toEqual([1, DMA_BUSY]);
+  setDeviceState(bench.ops, VFIO_DEVICE_STATE_STOP);
+  bench.out(REG_RAISE, 0);
+  expect(taken(fd)).toBe(0);
+  setDeviceState(bench.ops, VFIO_DEVICE_STATE_RUNNING_P2P);
+  bench.thread.pump();
+  expect([taken(fd), bench.in(REG_DMA_STATUS)]).toEqual([1, DMA_BUSY]);
+  setDeviceState(bench.ops, VFIO_DEVICE_STATE_RUNNING);
+  bench.thread.pump();
+  expect(bench.in(REG_DMA_STATUS)).toBe(DMA_DONE);
+  setDeviceState(bench.ops, VFIO_DEVICE_STATE_RUNNING_P2P);
+  bench.begin(DMA_FILL, { target: maps.main.iova, length: 8, value: 7 });
+  bench.thread.pump();
+  expect(bench.in(REG_DMA_STATUS)).toBe(DMA_BUSY);
+  bench.ops.reset?.();
+  expect(bench.transfer(DMA_FILL, { target: maps.main.iova, length: 8, value: 7 })).toBe(DMA_DONE);
 });

@@ -10,6 +10,10 @@ export const RESETS = ['flr', 'pm', 'af', 'none'] as const;
 /** How the card can be reset: by its Express capability, by leaving D3hot, by its Advanced Features, or not at all. */
 export type ResetKind = (typeof RESETS)[number];
 
+export const MIGRATIONS = ['off', 'stop-copy', 'p2p', 'pre-copy', 'all'] as const;
+/** How the card migrates: not at all, by STOP_COPY alone, and with P2P states, PRE_COPY, or both. */
+export type MigrationKind = (typeof MIGRATIONS)[number];
+
 /** What a card has. */
 export interface TestCardOptions {
   readonly hasIntx: boolean;
@@ -26,6 +30,7 @@ export interface TestCardOptions {
   readonly ramBytes: number;
   /** Bytes of the expansion ROM's image; 0 for none. */
   readonly romBytes: number;
+  readonly migration: MigrationKind;
   /** Virtual functions that a guest can enable: 0 to 7. */
   readonly vfs: number;
   /** Whether it is a virtual function itself: without ports, pin, MSI and ROM. */
@@ -35,7 +40,20 @@ export interface TestCardOptions {
 }
 
 export const NAMES = [
-  ...['intx', 'msi', 'vectors', 'reset', 'board', 'express', 'ram', 'rom', 'vfs', 'fault', 'fail'],
+  ...[
+    'intx',
+    'msi',
+    'vectors',
+    'reset',
+    'board',
+    'express',
+    'ram',
+    'rom',
+    'migration',
+    'vfs',
+    'fault',
+    'fail',
+  ],
 ];
 const UNITS: Readonly<Record<string, number>> = { '': 1, K: 1 << 10, M: 1 << 20, G: 1 << 30 };
 const [LEAST_RAM, MOST_RAM] = [4096, 1 << 30];
@@ -83,6 +101,12 @@ export function parseOptions(options: Readonly<Record<string, string>>, target: 
   const reset = options.reset ?? 'flr';
   if (!(RESETS as readonly string[]).includes(reset))
     problem('reset', `${quoted(reset)} is none of ${RESETS.join(', ')}${didYouMean(reset, RESETS)}`);
+  const migration = options.migration ?? 'stop-copy';
+  if (!(MIGRATIONS as readonly string[]).includes(migration))
+    problem(
+      'migration',
+      `${quoted(migration)} is none of ${MIGRATIONS.join(', ')}${didYouMean(migration, MIGRATIONS)}`,
+    );
   const isExpress = isOn('express');
   if (!isExpress && reset === 'flr' && options.reset !== undefined)
     problem('reset', 'flr is a reset of PCI Express: give express=on, or another reset');
@@ -103,6 +127,7 @@ export function parseOptions(options: Readonly<Record<string, string>>, target: 
       `a number up to ${MOST_VECTORS}`,
     ),
     reset: (!isExpress && options.reset === undefined ? 'pm' : reset) as ResetKind,
+    migration: migration as MigrationKind,
     isExpress,
     board,
     ramBytes: size(
@@ -127,9 +152,9 @@ export function parseOptions(options: Readonly<Record<string, string>>, target: 
 }
 
 /** What a virtual function of a card has: memory of the same size, as many vectors, a reset of its own, and no faults. */
-export const vfOptions = ({ msix, ramBytes }: TestCardOptions): TestCardOptions => ({
+export const vfOptions = ({ msix, ramBytes, migration }: TestCardOptions): TestCardOptions => ({
   ...{ hasIntx: false, msi: 0, msix, reset: 'flr', board: undefined, isExpress: true },
-  ...{ ramBytes, romBytes: 0, vfs: 0, isVf: true, faults: [], failures: [] },
+  ...{ migration, ramBytes, romBytes: 0, vfs: 0, isVf: true, faults: [], failures: [] },
 });
 
 /** Parses `CALL:ERRNO[:NTH][+CALL...]`. @returns the failures, or the problem */
