@@ -19,12 +19,17 @@ const [EINVAL, EEXIST] = [22, 17];
 const [VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, , IO_FDS, IRQ_INFO, SET_IRQS, READ, WRITE] = [
   1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
 ];
-const [UNKNOWN, FEATURE] = [0x7fff, 16];
+const [UNKNOWN, FEATURE, DATA_READ] = [0x7fff, 16, 17];
+const ENOMSG = 42;
 const IOVA = 0x10_0000_0000;
 const PAGE = 4096;
 
-async function check(fault: Fault = {}, only?: readonly string[]): Promise<VfioUserConformance> {
-  using host = hostCard();
+async function check(
+  fault: Fault = {},
+  only?: readonly string[],
+  hasPreCopy = false,
+): Promise<VfioUserConformance> {
+  using host = hostCard(hasPreCopy);
   using server = new InlineServer(() => host.open(), fault);
   return await checkVfioUserServer(() => server.connect(), {
     patienceMs: PATIENCE_MS,
@@ -235,10 +240,47 @@ test('our server breaks no rule, and most are applicable to the card', async () 
     'migration-pre-copy',
     'migration-pre-copy-stop-copy',
     'migration-back-to-pre-copy',
+    'migration-pre-copy-round-trip',
   ]);
   expect(report.results.map(({ name }) => name)).toEqual(VFIO_USER_SERVER_RULES);
   expect(new Set(VFIO_USER_SERVER_RULES).size).toBe(VFIO_USER_SERVER_RULES.length);
 }, 180_000);
+
+const PRE_COPY_RULES = [
+  ...['migration-pre-copy', 'migration-pre-copy-stop-copy', 'migration-back-to-pre-copy'],
+  'migration-pre-copy-round-trip',
+];
+
+test('of a device that is read while it runs, our server keeps the rules of PRE_COPY, too', async () => {
+  const { results } = await check({}, PRE_COPY_RULES, true);
+  expect(
+    results
+      .filter(({ verdict }) => verdict === 'passed')
+      .map(({ name }) => name)
+      .sort(),
+  ).toEqual([...PRE_COPY_RULES].sort());
+  const got = results.find(({ name }) => name === 'migration-pre-copy-round-trip')?.got;
+  expect(got).toMatch(/^100 and 3996 bytes$/);
+});
+
+test.each<[string, Fault]>([
+  [
+    'says ENOMSG, where it has nothing to read for now',
+    replies(DATA_READ, ({ payload }) =>
+      payload.length === 8 ? { flags: ERROR, errno: ENOMSG, payload: new Uint8Array(0) } : undefined,
+    ),
+  ],
+  [
+    'counts no data in argsz',
+    replies(DATA_READ, ({ payload }) =>
+      payload.length > 8 ? { payload: put(owned(payload), 0, 8) } : undefined,
+    ),
+  ],
+])('a server that %s breaks the rule of what is read in PRE_COPY, and no other', async (_, fault) => {
+  expect(failures(await check(fault, PRE_COPY_RULES, true)).map((text) => text.split(':')[0])).toEqual([
+    'migration-pre-copy-round-trip',
+  ]);
+});
 
 test.each(MUTANTS)(
   'a server that breaks %s fails that rule and no other',

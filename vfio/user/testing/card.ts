@@ -1,6 +1,8 @@
 /** A device for tests of vfio-user: registers, mappable memory, an interrupt, a doorbell, and DMA of 64 bytes. */
 import { readSync, writeSync } from 'node:fs';
 import { type Iova, iova } from '../../../sys/address.js';
+import { errno } from '../../../sys/errno.js';
+import { SysError } from '../../../sys/error.js';
 import { signalEventfd } from '../../../sys/eventfd.js';
 import { duplicateFd, Fd } from '../../../sys/fd.js';
 import * as libc from '../../../sys/libc.js';
@@ -9,9 +11,12 @@ import { Scope } from '../../../sys/scope.js';
 import { VfioCore } from '../../core/core.js';
 import type { DeviceDma, DmaLoggingOps, MigrationOps, OpenDevice, VfioDeviceOps } from '../../driver.js';
 import {
+  type MigrationData,
+  VFIO_DEVICE_STATE_PRE_COPY,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP_COPY,
+  VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
 } from '../../feature.js';
 import {
@@ -45,19 +50,15 @@ export const MEMORY_BYTES = 3 * 4096;
 export const KICK = 0x100;
 export const DOORBELL = 0x200;
 export const DMA_BYTES = 64;
+/** Bytes of the registers that are read in PRE_COPY. */
+const PRE_COPIED_BYTES = 100;
 export const MSIX = 2;
 export const VECTORS = 4;
 
 export class Card implements VfioDeviceOps, Disposable {
   readonly name = 'card';
   /** Its registers are its state. */
-  readonly migration: MigrationOps = {
-    flags: VFIO_MIGRATION_STOP_COPY,
-    getState: () => this.#state,
-    getDataSize: () => BigInt(REGISTER_BYTES),
-    mostResumeBytes: REGISTER_BYTES,
-    arc: (from, to) => this.#arc(from, to),
-  };
+  readonly migration: MigrationOps;
   /** Every other page was written. */
   readonly dmaLogging: DmaLoggingOps = {
     start: (_ranges, pageSize) => pageSize,
@@ -77,6 +78,17 @@ export class Card implements VfioDeviceOps, Disposable {
   /** While it is open. */
   get dma(): DeviceDma | undefined {
     return this.#open?.dma;
+  }
+
+  /** @param hasPreCopy whether its first registers can be read while it runs */
+  constructor(hasPreCopy = false) {
+    this.migration = {
+      flags: VFIO_MIGRATION_STOP_COPY | (hasPreCopy ? VFIO_MIGRATION_PRE_COPY : 0),
+      getState: () => this.#state,
+      getDataSize: () => BigInt(REGISTER_BYTES),
+      mostResumeBytes: REGISTER_BYTES,
+      arc: (from, to) => this.#arc(from, to),
+    };
   }
 
   openDevice(open: OpenDevice): void {
@@ -132,8 +144,10 @@ export class Card implements VfioDeviceOps, Disposable {
     }
   }
 
-  #arc(from: number, to: number): number | undefined {
+  #arc(from: number, to: number): number | MigrationData | undefined {
     this.#state = to;
+    if (to === VFIO_DEVICE_STATE_PRE_COPY) return this.#preCopy();
+    if (from === VFIO_DEVICE_STATE_PRE_COPY) return undefined;
     if (from === VFIO_DEVICE_STATE_RESUMING) {
       if (this.#incoming !== undefined) readSync(this.#incoming.number, this.registers, { position: 0 });
       this.#incoming?.[Symbol.dispose]();
@@ -145,6 +159,28 @@ export class Card implements VfioDeviceOps, Disposable {
     else this.#incoming = data.duplicate();
     // The number goes to whoever asked, who closes it.
     return libc.fcntl(data.number, F_DUPFD_CLOEXEC, 0);
+  }
+
+  /** The first registers, and the others once it has stopped. */
+  #preCopy(): MigrationData {
+    let at = 0;
+    return {
+      read: (data) => {
+        const isStopped = this.#state === VFIO_DEVICE_STATE_STOP_COPY;
+        if (at >= PRE_COPIED_BYTES && !isStopped)
+          throw new SysError({ call: 'read', target: 'card', errno: errno.ENOMSG });
+        const end = isStopped ? REGISTER_BYTES : PRE_COPIED_BYTES;
+        const piece = this.registers.subarray(at, Math.min(at + data.length, end));
+        data.set(piece);
+        at += piece.length;
+        return piece.length;
+      },
+      write: () => {
+        throw new SysError({ call: 'write', target: 'card', errno: errno.EBADF });
+      },
+      precopyInfo: () => ({ initialBytes: BigInt(Math.max(PRE_COPIED_BYTES - at, 0)), dirtyBytes: 0n }),
+      [Symbol.dispose]: () => {},
+    };
   }
 
   reset(): void {
@@ -203,10 +239,11 @@ export interface CardHost extends Disposable {
   open(): ServedDevice;
 }
 
-export function hostCard(): CardHost {
+/** @param hasPreCopy as {@link Card} */
+export function hostCard(hasPreCopy = false): CardHost {
   using scope = new Scope();
   const core = scope.own(new VfioCore());
-  const card = new Card();
+  const card = new Card(hasPreCopy);
   core.registerVendorDriver(
     {
       name: 'card',
