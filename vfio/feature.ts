@@ -52,7 +52,8 @@ export interface PrecopyInfo {
 export interface MigrationData extends Disposable {
   /**
    * Returns the bytes read: at most the length of `data`, 0 at the end of the stream.
-   * @throws SysError from the device; ENOMSG in PRE_COPY and PRE_COPY_P2P if there is nothing to read for now; EBADF after disposal
+   * @throws SysError from the device; ENOMSG in PRE_COPY and PRE_COPY_P2P if there is nothing to read for now, for which
+   *   the kernel's mtty returns 0; EBADF after disposal
    */
   read(data: Uint8Array): number;
   /**

@@ -40,6 +40,7 @@ import { createPlatform, type Platform } from './linux/index.js';
 import { linuxProgram } from './linux-program.js';
 import { Machine } from './machine.js';
 import type { MachinePorts } from './machine-ports.js';
+import { ArrivingDevices } from './move/arriving-devices.js';
 import { Mover } from './move/mover.js';
 import { registerPcKvm } from './pc-kvm.js';
 import type { Plugin } from './plugin.js';
@@ -47,7 +48,7 @@ import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.j
 import { addPcRam } from './ram-layout.js';
 import { SerialPorts } from './serial-ports.js';
 import { describeMachine, savedConfig } from './snapshot/config.js';
-import { Processors, SavedMachine } from './snapshot/saved-machine.js';
+import { Processors, placeOf, SavedMachine } from './snapshot/saved-machine.js';
 import { Saver } from './snapshot/saver.js';
 
 /** A machine that is ready to run; disposing closes all of it. */
@@ -95,7 +96,7 @@ export function compose(
   addPcRam(memory, mapping);
   container.resolve(ExitDispatcher); // before the devices, whose drivers look for what it offers
   const check = (devices: readonly DeviceConfig[]) => checkLateDevices(container, devices, isRamShared);
-  const { machine, saved, platform, hotplug } = buildMachine(container, scope, config, program, {
+  const { machine, saved, platform, hotplug, devices } = buildMachine(container, scope, config, program, {
     ports,
     plugins,
     check,
@@ -105,8 +106,9 @@ export function compose(
   if (ports.restored === undefined) program.load(memory, machine.bootVcpu);
   else {
     const { isCopy, plugged } = ports.restored;
-    const { sections, target } = ports.awaitState();
-    saved.load(new SectionReader(sections, target));
+    using arriving = new ArrivingDevices(devices);
+    const { sections, target } = ports.awaitState((piece) => arriving.take(piece));
+    saved.load(new SectionReader(sections, target), arriving);
     if (isCopy) {
       saved.start();
       takeIdentity(program, memory, platform);
@@ -190,6 +192,7 @@ interface Built {
   readonly saved: SavedMachine;
   readonly platform: Platform;
   readonly hotplug: Hotplug;
+  readonly devices: AssignedDevices;
 }
 
 function buildMachine(
@@ -279,7 +282,11 @@ function buildMachine(
       config: () => savedConfig(config, configs()),
       memory: container.resolve(MemoryMap),
       ramBytes: ram.bytes,
-      devices: () => devices.list.map(({ name, assigned: { file } }) => ({ name, file })),
+      devices: () =>
+        devices.list.map((device) => {
+          const { name, assigned } = device;
+          return { name, place: placeOf(device), file: assigned.file };
+        }),
     }),
     start: () => saved.start(),
     saver: new Saver({
@@ -292,7 +299,7 @@ function buildMachine(
   put(pio, POST_CODE_PORT, 1, mark);
   const exit = createDebugExit((status) => machine.end({ kind: 'verdict', status }));
   put(pio, DEBUG_EXIT_PORT, 1, exit);
-  return { machine, saved, platform, hotplug };
+  return { machine, saved, platform, hotplug, devices };
 }
 
 /** As firmware does; reports what found no room. */

@@ -6,7 +6,8 @@ import type { DeviceConfig } from './config.js';
 import type { ScreenSize } from './display/screen-size.js';
 import { encodeError } from './error-data.js';
 import type { DeviceState, TimelineRecord } from './inspection.js';
-import type { MoveBegun, MoveRest } from './move/source.js';
+import type { DevicePiece } from './move/arriving-devices.js';
+import type { MoveBegun, MoveLook, MoveRest } from './move/source.js';
 import type { Counters, MachineEvent } from './protocol.js';
 import type { SnapshotInfo } from './snapshot/folder.js';
 import type { UnsavableDevice } from './snapshot/unplugged-save.js';
@@ -41,8 +42,10 @@ export interface MachineCalls {
   unsavable(): readonly UnsavableDevice[];
   /** Begins to move the machine: starts the logs of what is written. */
   moveBegin(): MoveBegun;
-  /** Pages of RAM written since {@link moveBegin} or the last call. */
-  moveDirty(): Uint8Array;
+  /** What was written since {@link moveBegin} or the last call. */
+  moveLook(): MoveLook;
+  /** The next piece of a device that is copied while it runs. */
+  movePiece(): DevicePiece | undefined;
   /** Stops vCPUs and devices. */
   moveStop(): MoveRest;
   /** Ends the move; the machine goes on. */

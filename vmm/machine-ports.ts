@@ -2,6 +2,7 @@ import type { Inbox } from '../sys/inbox.js';
 import type { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import type { TimelineRecord } from './inspection.js';
+import type { DevicePiece } from './move/arriving-devices.js';
 import type { DecodedState, RestoredState, SerialLink, VcpuThreadLink } from './protocol.js';
 
 /** Services of the thread that runs a machine; machine-thread.ts implements them. */
@@ -14,8 +15,11 @@ export interface MachinePorts {
   readonly startsPaused: boolean;
   /** What it begins with, instead of booting. */
   readonly restored: RestoredState | undefined;
-  /** Its state, if it does not boot; waits for that of a machine that is received. */
-  awaitState(): DecodedState;
+  /**
+   * Its state, if it does not boot; waits for that of a machine that is received.
+   * @param take loads pieces of devices that come before it; what it throws ends the wait
+   */
+  awaitState(take: (piece: DevicePiece) => void): DecodedState;
   /** Makes the main thread map guest RAM, and waits for it. @param isShared for a memfd that other processes can map */
   requestRam(isShared: boolean): GuestRamHandle;
   /** Sends events to the machine's owner, and counts those that are dropped. */

@@ -17,9 +17,11 @@ import { EventFlow } from './event-flow.js';
 import { EventSource } from './event-source.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import { MOST_TIMELINE_EVENTS } from './inspection.js';
+import type { DevicePiece } from './move/arriving-devices.js';
 import { loadPlugins } from './plugin.js';
 import {
   type DecodedState,
+  type DeviceStateCommand,
   type MachineCommand,
   type MachineEvent,
   type MachineThreadData,
@@ -60,14 +62,16 @@ class Commands {
   readonly #early: MachineCommand[] = [];
   #ram: GuestRamHandle | undefined;
   #state: DecodedState | undefined;
+  readonly #pieces: DevicePiece[] = [];
   #deliver: (command: MachineCommand) => void = (command) => this.#early.push(command);
 
   constructor(inbox: Inbox) {
     this.#inbox = inbox;
     inbox.addPort(data.commands, (message) => {
-      const command = message as MachineCommand | RamCommand | StateCommand;
+      const command = message as MachineCommand | RamCommand | StateCommand | DeviceStateCommand;
       if (command.kind === 'ram') this.#ram = command.ram;
       else if (command.kind === 'state') this.#state = command.state;
+      else if (command.kind === 'device-state') this.#pieces.push(command.piece);
       else this.#deliver(command);
     });
   }
@@ -78,8 +82,12 @@ class Commands {
   }
 
   /** @throws Error if the machine is stopped before that, as it is if the other end of a move fails */
-  awaitState(): DecodedState {
+  awaitState(take: (piece: DevicePiece) => void): DecodedState {
     return this.#await(() => {
+      for (const piece of this.#pieces.splice(0)) {
+        take(piece);
+        post({ kind: 'taken' });
+      }
       if (this.#early.some(({ kind }) => kind === 'stop')) throw stoppedBefore('a state');
       return this.#state;
     }, 'a state');
@@ -125,11 +133,11 @@ async function main(): Promise<void> {
       vcpuThreads: data.vcpuThreads,
       startsPaused: data.startsPaused,
       restored: data.restored,
-      awaitState() {
+      awaitState(take) {
         const state = data.restored?.state;
         if (state !== undefined) return state;
         post({ kind: 'built' });
-        return commands.awaitState();
+        return commands.awaitState(take);
       },
       events,
       serial: data.serial,

@@ -75,7 +75,8 @@ export class Machine {
       this.#pause.end();
     },
     moveBegin: () => this.#asOwner(() => this.#parts.mover.begin()),
-    moveDirty: () => this.#parts.mover.dirty(),
+    moveLook: () => this.#asOwner(() => this.#parts.mover.look()),
+    movePiece: () => this.#asOwner(() => this.#parts.mover.piece()),
     moveStop: () => {
       const { isAsked } = this.#pause;
       return this.#pause.hold(() => this.#asOwner(() => this.#parts.mover.stop(isAsked)));

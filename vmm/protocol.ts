@@ -13,6 +13,7 @@ import type { ErrorData } from './error-data.js';
 import type { EventFlowBuffer } from './event-flow.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import type { CallCommand } from './machine-calls.js';
+import type { DevicePiece } from './move/arriving-devices.js';
 import type { Outcome } from './outcome.js';
 import type { VcpuBatonBuffer } from './vcpu-baton.js';
 
@@ -69,6 +70,12 @@ export interface RamCommand {
 export interface StateCommand {
   readonly kind: 'state';
   readonly state: DecodedState;
+}
+
+/** A piece of a device's state, ahead of {@link StateCommand}; the event `taken` follows. */
+export interface DeviceStateCommand {
+  readonly kind: 'device-state';
+  readonly piece: DevicePiece;
 }
 
 /** Commands from the main thread to the machine thread. */
@@ -153,6 +160,8 @@ export type ReplyEvent = { readonly kind: 'reply'; readonly id: number } & (
 export type MachineEvent =
   /** Devices are open: the machine waits for its state. */
   | { readonly kind: 'built' }
+  /** A machine that is received has loaded a {@link DeviceStateCommand}. */
+  | { readonly kind: 'taken' }
   /** The thread is up and needs guest RAM, which is shared with other processes if a device's provider requires it. */
   | { readonly kind: 'started'; readonly isRamShared: boolean }
   | { readonly kind: 'step'; readonly text: string; readonly at: number; readonly level: 'info' | 'warn' }

@@ -32,12 +32,14 @@ import type {
   VmObserver,
 } from './machine-types.js';
 import { ownMappings, pagesOf } from './mapped-pages.js';
+import type { DevicePiece } from './move/arriving-devices.js';
 import { GuardedMemory } from './move/guarded-memory.js';
 import { Incoming, type MachineOrigin } from './move/incoming.js';
 import { takePaused } from './move/paused-section.js';
 import type { MoveOptions, MoveResult } from './move/source.js';
 import {
   type Counters,
+  type DeviceStateCommand,
   type MachineCommand,
   type MachineEvent,
   monotonicMs,
@@ -178,6 +180,11 @@ export class VirtualMachine implements AsyncDisposable {
     return {
       vm: this,
       memory: this.#guardedMemory(),
+      device: async (piece: DevicePiece) => {
+        const { taken } = incoming;
+        this.#threads?.sender.send({ kind: 'device-state', piece } satisfies DeviceStateCommand);
+        await Promise.race([taken, ended]);
+      },
       load: async (sections: readonly StateSection[]) => {
         const { isPaused: wasPaused, rest } = takePaused(sections);
         isPaused = wasPaused;
@@ -542,7 +549,7 @@ export class VirtualMachine implements AsyncDisposable {
     const hear = (event: MachineEvent) => {
       origin?.hear?.(event);
       if (event.kind === 'started') makeRam(event.isRamShared);
-      else if (event.kind !== 'built') return this.#hear(event);
+      else if (event.kind !== 'built' && event.kind !== 'taken') return this.#hear(event);
       return undefined;
     };
     const threads = startThreads(config, startsPaused, this.#serial, hear, origin?.state);
@@ -590,7 +597,7 @@ export class VirtualMachine implements AsyncDisposable {
   }
 
   /** Returns what the observer does: a promise if it has not read the event yet. */
-  #hear(event: Exclude<MachineEvent, { kind: 'started' | 'built' }>): unknown {
+  #hear(event: Exclude<MachineEvent, { kind: 'started' | 'built' | 'taken' }>): unknown {
     switch (event.kind) {
       case 'serial':
         clearTimeout(this.#flushTimers[event.port]);

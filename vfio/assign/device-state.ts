@@ -11,8 +11,10 @@ import {
   VFIO_DEVICE_FEATURE_SET,
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
+  VFIO_DEVICE_STATE_RUNNING_P2P,
   VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
+  VFIO_MIGRATION_P2P,
 } from '../feature.js';
 import type { DeviceFile } from '../uapi.js';
 
@@ -47,6 +49,15 @@ function lookAt(file: DeviceFile, feature: number): FeatureOutput | undefined {
 /** Stops a device: when this returns, it neither interrupts nor accesses memory. @throws SysError of the device */
 export const stopDevice = (file: DeviceFile): void => enter(file, VFIO_DEVICE_STATE_STOP);
 
+/**
+ * Makes a running device begin no DMA: RUNNING_P2P. Do so with every device that has it before one of them stops, and after all were stopped,
+ * before one of them starts. Does nothing if the device has no VFIO_MIGRATION_P2P.
+ * @throws SysError of the device
+ */
+export function quiesceDevice(file: DeviceFile): void {
+  if ((migrationFlags(file) & VFIO_MIGRATION_P2P) !== 0) enter(file, VFIO_DEVICE_STATE_RUNNING_P2P);
+}
+
 /** Lets a stopped device go on. @throws SysError of the device */
 export const startDevice = (file: DeviceFile): void => enter(file, VFIO_DEVICE_STATE_RUNNING);
 
@@ -72,6 +83,11 @@ export function saveDeviceState(file: DeviceFile, name: string, mostBytes = MOST
 
 function read(file: DeviceFile, name: string, mostBytes: number): Uint8Array {
   using stream = streamOf(file, name, VFIO_DEVICE_STATE_STOP_COPY);
+  return readToEnd(stream, name, mostBytes);
+}
+
+/** The bytes of a stopped device until the end. @throws SysError EFBIG for more, or of the device */
+export function readToEnd(stream: MigrationData, name: string, mostBytes = MOST_BYTES): Uint8Array {
   const pieces: Uint8Array[] = [];
   for (let bytes = 0; ; ) {
     const piece = new Uint8Array(PIECE_BYTES);
@@ -92,11 +108,49 @@ function read(file: DeviceFile, name: string, mostBytes: number): Uint8Array {
  *   reset then, if it has a reset
  */
 export function loadDeviceState(file: DeviceFile, name: string, state: Uint8Array): void {
-  requireMigration(file, 'load', name);
+  using loading = DeviceLoading.begin(file, name);
+  loading.write(state);
+  loading.finish();
+}
+
+/** A device in RESUMING, whose state comes in pieces: those of PRE_COPY, and then the rest. Machine thread only. */
+export class DeviceLoading implements Disposable {
+  readonly #file: DeviceFile;
+  readonly #stream: MigrationData;
+
+  private constructor(file: DeviceFile, stream: MigrationData) {
+    this.#file = file;
+    this.#stream = stream;
+  }
+
+  /** @throws SysError as {@link loadDeviceState} */
+  static begin(file: DeviceFile, name: string): DeviceLoading {
+    requireMigration(file, 'load', name);
+    return orReset(file, () => new DeviceLoading(file, streamOf(file, name, VFIO_DEVICE_STATE_RESUMING)));
+  }
+
+  /** @throws SysError as {@link loadDeviceState} */
+  write(data: Uint8Array): void {
+    orReset(this.#file, () => {
+      for (let at = 0; at < data.length; at += PIECE_BYTES)
+        this.#stream.write(data.subarray(at, at + PIECE_BYTES));
+    });
+  }
+
+  /** The device takes the state over, and is stopped. @throws SysError as {@link loadDeviceState} */
+  finish(): void {
+    orReset(this.#file, () => stopDevice(this.#file));
+  }
+
+  /** Closes the stream: before {@link finish}, the device stays in RESUMING, which a reset leaves. */
+  [Symbol.dispose](): void {
+    this.#stream[Symbol.dispose]();
+  }
+}
+
+function orReset<T>(file: DeviceFile, action: () => T): T {
   try {
-    using stream = streamOf(file, name, VFIO_DEVICE_STATE_RESUMING);
-    for (let at = 0; at < state.length; at += PIECE_BYTES) stream.write(state.subarray(at, at + PIECE_BYTES));
-    stopDevice(file);
+    return action();
   } catch (error) {
     tryTo(() => file.reset());
     throw error;
@@ -109,7 +163,8 @@ function requireMigration(file: DeviceFile, call: string, name: string): void {
   throw new SysError({ call, target: name, errno: errno.ENOTSUP, hint });
 }
 
-function streamOf(file: DeviceFile, name: string, deviceState: number): MigrationData {
+/** The stream that a state opens. @throws SysError EIO if it opens none; of the device */
+export function streamOf(file: DeviceFile, name: string, deviceState: number): MigrationData {
   const data = setState(file, deviceState);
   if (data !== undefined) return data;
   const hint = 'the device opened no stream of its state';
@@ -119,7 +174,8 @@ function streamOf(file: DeviceFile, name: string, deviceState: number): Migratio
 const enter = (file: DeviceFile, deviceState: number): void =>
   setState(file, deviceState)?.[Symbol.dispose]();
 
-const setState = (file: DeviceFile, deviceState: number): MigrationData | undefined =>
+/** Sets a state; the result is the stream that it opens, if it does. @throws SysError of the device */
+export const setState = (file: DeviceFile, deviceState: number): MigrationData | undefined =>
   file.deviceFeature(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_SET, { deviceState }).data;
 
 /** The first error is the one that tells. */

@@ -7,10 +7,13 @@ export {
   type VfioInterface,
 } from './assignment.js';
 export { attachStep } from './attach-step.js';
+export { DevicePreCopy, type PreCopyLeft } from './device-pre-copy.js';
 export {
+  DeviceLoading,
   deviceStateBytes,
   loadDeviceState,
   migrationFlags,
+  quiesceDevice,
   saveDeviceState,
   startDevice,
   stopDevice,

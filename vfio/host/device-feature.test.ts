@@ -151,5 +151,7 @@ test('the pre-copy info is asked of the descriptor by its ioctl; another file ha
   };
   expect(precopyInfo(fd, call)).toEqual({ initialBytes: 0x1_0000_0001n, dirtyBytes: 3n });
   expect(asked).toEqual(['memfd migration data of it', 'VFIO_MIG_GET_PRECOPY_INFO', 24]);
-  expect(() => precopyInfo(fd)).toThrowError(/VFIO_MIG_GET_PRECOPY_INFO on memfd migration data of it: ENOTTY/);
+  expect(() => precopyInfo(fd)).toThrowError(
+    /VFIO_MIG_GET_PRECOPY_INFO on memfd migration data of it: ENOTTY/,
+  );
 });

@@ -23,7 +23,8 @@ export async function migrate(
     {
       memory: memory(),
       begin: () => calls.call('moveBegin'),
-      dirty: () => calls.call('moveDirty'),
+      look: () => calls.call('moveLook'),
+      piece: () => calls.call('movePiece'),
       stop: () => calls.call('moveStop'),
       abort: () => quietly(calls.call('moveAbort')),
       doubt: () => quietly(calls.call('moveDoubt')),

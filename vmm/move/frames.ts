@@ -20,6 +20,8 @@ export const FRAME = {
   pages: 3,
   /** u64 offset, u64 length of pages that are zero. */
   zeros: 4,
+  /** u8 length of a device's place, the place, a piece of its state: of a device that is copied while it runs. */
+  device: 8,
   /** A piece of the state. */
   state: 5,
   /** u32 CRC-32 of the state: nothing follows but one of the two below. */
@@ -50,6 +52,7 @@ const MOST_BYTES: Readonly<Record<number, number>> = {
   [FRAME.config]: 1 << 20,
   [FRAME.pages]: 8 + PIECE_BYTES,
   [FRAME.zeros]: 16,
+  [FRAME.device]: 1 + 255 + PIECE_BYTES,
   [FRAME.state]: PIECE_BYTES,
   [FRAME.end]: 4,
   [FRAME.go]: 0,

@@ -26,6 +26,7 @@ export class Incoming implements MachineOrigin {
   readonly built: Promise<void>;
   /** Resolves when its state is loaded, and its vCPUs are at rest. */
   readonly loaded: Promise<void>;
+  #settleTaken: () => void = () => {};
   #settleBuilt!: () => void;
   #settleLoaded!: () => void;
 
@@ -52,8 +53,16 @@ export class Incoming implements MachineOrigin {
     return GuestRam.create(this.config.memory, isShared, hugePageBytes);
   }
 
+  /** Resolves when its machine has loaded the piece of a device that is sent next. */
+  get taken(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#settleTaken = resolve;
+    });
+  }
+
   hear(event: MachineEvent): void {
     if (event.kind === 'built') this.#settleBuilt();
+    if (event.kind === 'taken') this.#settleTaken();
     if (event.kind === 'state' && event.state === 'paused') this.#settleLoaded();
   }
 

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { NIC } from '../testing/machines.js';
 import { startTalking, type TalkingMachine } from '../testing/talking-machine.js';
 import { VirtualMachine } from '../virtual-machine.js';
-import type { MoveOptions, MoveResult } from './source.js';
+import type { MoveOptions, MoveProgress, MoveResult } from './source.js';
 
 const TIMES = Number(process.env.TSVISOR_MOVES ?? 5);
 /** What the guest exchanges while it moves; on a KVM in software, 2000 are enough. */
@@ -152,6 +152,27 @@ test('a move that is aborted in any round leaves the guest working here, and it 
     await release(there.vm, there.says);
   } finally {
     await there.vm[Symbol.asyncDispose]();
+  }
+});
+
+test('devices that are copied while the guest runs are there with their guest, twice', async () => {
+  const card = { address: 'testcard', options: { migration: 'all', ram: '2M' } };
+  const first = startTalking({
+    ...{ memory: '16M', devices: [NIC, { address: 'vgpu-small' }, card], cmdline: 'pings=2 hotplug=1' },
+  });
+  await using vm = first.vm;
+  await first.says(WAITS);
+  const rounds: number[] = [];
+  const progress = ({ round, isStopped }: MoveProgress) => !isStopped && rounds.push(round);
+  const there = await moved(vm, { ...PATIENT, progress });
+  expect((await vm.finished).outcome).toEqual({ kind: 'moved', to: address });
+  expect(rounds.length).toBeGreaterThan(0);
+  const back = await moved(there.vm);
+  try {
+    expect((await back.vm.inspectDevices()).map(({ slot }) => slot)).toEqual([3, 4, 5]);
+    await release(back.vm, back.says);
+  } finally {
+    for (const each of [there.vm, back.vm]) await each[Symbol.asyncDispose]();
   }
 });
 

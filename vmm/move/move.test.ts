@@ -5,6 +5,8 @@ import { afterEach, expect, test } from 'vitest';
 import { SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
 import { encodeSections, type StateSection } from '../../sys/state-sections.js';
+import type { PreCopyLeft } from '../../vfio/assign/index.js';
+import type { DevicePiece } from './arriving-devices.js';
 import { FRAME, FrameStream } from './frames.js';
 import { PAGE_BYTES, pageBitmap } from './pages.js';
 import { type MoveOptions, type MoveProgress, type MovingMachine, moveMachine } from './source.js';
@@ -34,6 +36,11 @@ class FakeSource implements MovingMachine {
   /** Pages to write before each look; the last entry repeats. */
   writes: readonly (readonly number[])[] = [[3, 4, 250], [4], []];
   looks = 0;
+  /** Pieces of devices in each round while it runs, and what is left after each. */
+  rounds: readonly (readonly DevicePiece[])[] = [];
+  left: readonly PreCopyLeft[] = [];
+  #round = 0;
+  #pieces: DevicePiece[] = [];
   #value = 0;
 
   constructor() {
@@ -43,7 +50,16 @@ class FakeSource implements MovingMachine {
 
   async begin() {
     this.isLogging = true;
+    this.#pieces = [...(this.rounds[0] ?? [])];
     return { config: { memory: BYTES }, unlogged: this.unlogged };
+  }
+  async look() {
+    const devices = this.left[this.#round] ?? { initialBytes: 0, bytes: 0 };
+    this.#pieces = [...(this.rounds[++this.#round] ?? [])];
+    return { dirty: await this.dirty(), devices };
+  }
+  async piece() {
+    return this.#pieces.shift();
   }
   async dirty() {
     const bitmap = pageBitmap(BYTES);
@@ -74,8 +90,12 @@ class FakeSource implements MovingMachine {
 class FakeTarget implements ReceivedMachine {
   readonly memory = memoryOf();
   isRunning = false;
+  readonly pieces: string[] = [];
   loaded: readonly StateSection[] | undefined;
   failure: Error | undefined;
+  async device({ place, data }: DevicePiece) {
+    this.pieces.push(`${place}: ${[...data]}`);
+  }
   async load(sections: readonly StateSection[]) {
     if (this.failure !== undefined) throw this.failure;
     this.loaded = sections;
@@ -183,6 +203,65 @@ test('pages that are zero are not sent in the first round, and are sent when the
   expect(filled.target?.memory.slice(5 * PAGE_BYTES, PAGE_BYTES).every((byte) => byte === 0)).toBe(true);
   expect(filled.target?.memory.slice(6 * PAGE_BYTES, 1)[0]).toBe(7);
   expect(target?.isRunning).toBe(true);
+});
+
+const piece = (place: string, ...data: number[]): DevicePiece => ({ place, data: Uint8Array.from(data) });
+
+test('pieces of devices come in their rounds, and it does not stop before their first copies are whole', async () => {
+  const source = new FakeSource();
+  source.writes = [[]];
+  source.rounds = [
+    [piece('pci 03.0', 1, 2), piece('pci 04.0', 3)],
+    [piece('pci 03.0', 4)],
+    [],
+    [piece('never', 5)],
+  ];
+  source.left = [
+    { initialBytes: 1, bytes: 1 },
+    { initialBytes: 2, bytes: 2 },
+    { initialBytes: 0, bytes: 0 },
+  ];
+  const seen: MoveProgress[] = [];
+  const options = { downtimeMs: 60_000, progress: (each: MoveProgress) => void seen.push(each) };
+  const { target, sourceError } = await play(source, { options });
+  expect(sourceError).toBeUndefined();
+  expect(target?.pieces).toEqual(['pci 03.0: 1,2', 'pci 04.0: 3', 'pci 03.0: 4']);
+  expect(source.looks).toBe(4);
+  expect([...new Set(seen.map(({ remainingBytes }) => remainingBytes))]).toEqual(
+    expect.arrayContaining([1, 2, 0]),
+  );
+});
+
+test('what devices have left counts: one that changes faster than the connection carries is given up', async () => {
+  const source = new FakeSource();
+  source.writes = [[]];
+  source.left = new Array(40).fill({ initialBytes: 0, bytes: 2 ** 40 });
+  const { sourceError, target } = await play(source, { options: { downtimeMs: 1000 } });
+  expect((sourceError as Error).message).toMatch(
+    /ETIME\n.*after 30 rounds, the guest still writes 1048576\.0 MiB/,
+  );
+  expect([source.is, target?.isRunning]).toEqual(['running', false]);
+});
+
+test('a device that fails while it is read, and a piece that nobody takes, end the move; the machine runs on here', async () => {
+  const failing = new FakeSource();
+  failing.piece = async () => {
+    throw new SysError({ call: 'read', target: '00:03.0 card', errno: 19 });
+  };
+  const failed = await play(failing);
+  expect((failed.sourceError as Error).message).toMatch(/read on 00:03\.0 card: ENODEV/);
+  expect((failed.targetError as Error).message).toMatch(/given up: read on 00:03\.0 card/);
+  const refused = new FakeSource();
+  refused.rounds = [[piece('pci 09.0', 1)]];
+  const { device } = FakeTarget.prototype;
+  FakeTarget.prototype.device = async () => {
+    throw new SysError({ call: 'receive', target: 'it', errno: 71, hint: 'there is none' });
+  };
+  const { sourceError, target } = await play(refused).finally(() => {
+    FakeTarget.prototype.device = device;
+  });
+  expect((sourceError as Error).message).toMatch(/given up: receive on it: EPROTO/);
+  expect([failing.is, refused.is, target?.isRunning]).toEqual(['running', 'running', false]);
 });
 
 test('without a limit of the downtime, it stops at once', async () => {
@@ -319,6 +398,7 @@ async function recorded(): Promise<Buffer> {
     if (kind === FRAME.go) b.write(answer(FRAME.running));
   });
   const source = new FakeSource();
+  source.rounds = [[piece('pci 03.0', 1, 2, 3), piece('pci 03.0', 4)], [piece('pci 04.0', 5)]];
   await moveMachine(source, new FrameStream(a, 'there', 2000), { downtimeMs: 0 });
   return Buffer.concat(pieces);
 }
@@ -386,12 +466,24 @@ test('frames that claim too much, or come out of turn, are refused before anythi
     [/'pages' of 262153 bytes/, hello, config, frame(FRAME.pages, Buffer.alloc(0), 262153)],
     [/no JSON object/, hello, frame(FRAME.config, Buffer.from('[]'))],
     [/'frame of kind 99'/, hello, config, frame(99, Buffer.alloc(0))],
-    [/where pages or zeros or state or end is due/, hello, config, frame(FRAME.go, Buffer.alloc(0))],
+    [
+      /where pages or zeros or device or state or end is due/,
+      hello,
+      config,
+      frame(FRAME.go, Buffer.alloc(0)),
+    ],
     [/4096 bytes at 1228800 are no pages of 1228800/, hello, config, pages(BigInt(BYTES), PAGE_BYTES)],
     [/at 18446744073709547520 are no pages/, hello, config, pages(2n ** 64n - 4096n, PAGE_BYTES)],
     [/4095 bytes at 0 are no pages/, hello, config, pages(0n, 4095)],
     [/8192 bytes at 1224704 are no pages/, hello, config, zeros(BigInt(BYTES - PAGE_BYTES), 8192n)],
     [/where state or end is due/, hello, config, frame(FRAME.state, Buffer.alloc(1)), pages(0n, PAGE_BYTES)],
+    [/'device' of 262401 bytes/, hello, config, frame(FRAME.device, Buffer.alloc(0), 262401)],
+    [/piece of a device without data/, hello, config, frame(FRAME.device, Buffer.alloc(0))],
+    [/piece of a device without data/, hello, config, frame(FRAME.device, Buffer.from([5, 1, 2, 3, 4, 5]))],
+    [
+      /where state or end is due/,
+      ...[hello, config, frame(FRAME.state, Buffer.alloc(1)), frame(FRAME.device, Buffer.from([1, 1, 1]))],
+    ],
     [/damaged on the way/, hello, config, frame(FRAME.end, Buffer.from([1, 2, 3, 4]))],
     [/it is no saved state/, hello, config, frame(FRAME.end, Buffer.alloc(4))],
     [/given up: \\x07it is full/, hello, frame(FRAME.failed, Buffer.from('\x07it is full'))],

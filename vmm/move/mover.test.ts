@@ -71,7 +71,7 @@ function createMachine(
   };
   const mover = new Mover({
     ...{ machine, memory, config: () => ({ memory: 'x' }), ramBytes: ram.bytes },
-    devices: () => files.map(([name, file]) => ({ name, file })),
+    devices: () => files.map(([name, file]) => ({ name, place: name, file: file as DeviceFile })),
   });
   const pages = (bitmap: Uint8Array) =>
     [...dirtyRuns(bitmap, ram.bytes, PAGE_BYTES)].map(({ at }) => at / PAGE_BYTES);
@@ -83,12 +83,12 @@ test('pages are numbered as they lie in memory, whichever range the guest wrote'
   const { mover, slots, pages } = createMachine(scope);
   slots[0]?.write(3);
   expect(mover.begin()).toEqual({ config: { memory: 'x' }, unlogged: [] });
-  expect(pages(mover.dirty())).toEqual([]);
+  expect(pages(mover.look().dirty)).toEqual([]);
   slots[0]?.write(69);
   slots[1]?.write(0);
   slots[1]?.write(129);
-  expect(pages(mover.dirty())).toEqual([69, 70, 199]);
-  expect(pages(mover.dirty())).toEqual([]);
+  expect(pages(mover.look().dirty)).toEqual([69, 70, 199]);
+  expect(pages(mover.look().dirty)).toEqual([]);
 });
 
 test('the stop has the state, and what was written until the end of saving; it says whether the machine was paused', () => {
@@ -125,7 +125,7 @@ test('a stop that fails lets the devices go on, and the move can be aborted and 
 test('while it moves, other changes are refused; while it does not, there is nothing to stop', () => {
   using scope = new Scope();
   const { mover } = createMachine(scope);
-  expect(() => mover.dirty()).toThrowError(/ESRCH/);
+  expect(() => mover.look()).toThrowError(/ESRCH/);
   expect(() => mover.stop(false)).toThrowError(/ESRCH/);
   mover.refuseWhileMoving('attach');
   mover.begin();
@@ -138,7 +138,7 @@ test('a device without a log makes every page one that may be written; one with 
   const card = cards.open({ reset: 'flr' });
   const logging = createMachine(scope, [['card', card.file]]);
   expect(logging.mover.begin().unlogged).toEqual([]);
-  expect(logging.pages(logging.mover.dirty())).toEqual([]);
+  expect(logging.pages(logging.mover.look().dirty)).toEqual([]);
   logging.mover.abort();
   const without = {
     deviceFeature() {
@@ -150,7 +150,7 @@ test('a device without a log makes every page one that may be written; one with 
     ['other', without],
   ]);
   expect(other.mover.begin().unlogged).toEqual(['other']);
-  expect(other.pages(other.mover.dirty())).toHaveLength(PAGES);
+  expect(other.pages(other.mover.look().dirty)).toHaveLength(PAGES);
   other.mover.abort();
   expect(logging.mover.begin().unlogged).toEqual([]); // its log was stopped
 });

@@ -6,10 +6,13 @@ import { encodeSections } from '../../sys/state-sections.js';
 import type { MemoryMap } from '../assign/memory-map.js';
 import { mergeBits } from '../assign/split-slot.js';
 import type { SavedMachine, StoppedMachine } from '../snapshot/saved-machine.js';
-import { DmaLogs, type LoggedDevice } from './dma-logs.js';
+import type { DevicePiece } from './arriving-devices.js';
+import { DmaLogs } from './dma-logs.js';
+import { PIECE_BYTES } from './frames.js';
 import { PAGE_BYTES, pageBitmap } from './pages.js';
 import { PAUSED_SECTION } from './paused-section.js';
-import type { MoveBegun, MoveRest } from './source.js';
+import { type PreCopiedDevice, PreCopies } from './pre-copies.js';
+import type { MoveBegun, MoveLook, MoveRest } from './source.js';
 
 /** What {@link Mover} needs of its machine. */
 export interface MoverParts {
@@ -19,12 +22,13 @@ export interface MoverParts {
   readonly memory: Pick<MemoryMap, 'setLogged' | 'takeWritten' | 'regions'>;
   /** Length of all of its RAM. */
   readonly ramBytes: number;
-  readonly devices: () => readonly LoggedDevice[];
+  readonly devices: () => readonly PreCopiedDevice[];
 }
 
 export class Mover {
   readonly #parts: MoverParts;
   #logs: DmaLogs | undefined;
+  #preCopies: PreCopies | undefined;
   #scope: Scope | undefined;
   #stopped: StoppedMachine | undefined;
   #isInDoubt = false;
@@ -45,7 +49,7 @@ export class Mover {
     throw new SysError({ call, target: 'the machine', errno: errno.EBUSY, hint });
   }
 
-  /** Starts the logs. @throws SysError EBUSY if it moves already; ENOTSUP naming what cannot be saved; of the logs */
+  /** Starts the logs and PRE_COPY. @throws SysError EBUSY if it moves already; ENOTSUP naming what cannot be saved; of the devices */
   begin(): MoveBegun {
     this.refuseWhileMoving('move');
     const { machine, config, memory, devices } = this.#parts;
@@ -55,13 +59,26 @@ export class Mover {
     memory.setLogged(true);
     const ram = memory.regions.filter(({ kind }) => kind === 'ram');
     const logs = undo.own(DmaLogs.start(devices(), ram));
+    this.#preCopies = undo.own(PreCopies.begin(devices()));
     this.#logs = logs;
     this.#scope = undo.move();
     return { config: config(), unlogged: logs.unlogged };
   }
 
-  /** Pages of RAM written since the last call, as they lie in the memory. @throws SysError ESRCH if it does not move; of a device */
-  dirty(): Uint8Array<ArrayBuffer> {
+  /** What was written since the last call; a round of the devices begins. @throws SysError ESRCH if it does not move; of a device */
+  look(): MoveLook {
+    if (this.#preCopies === undefined) throw notMoving();
+    return { dirty: this.#dirty(), devices: this.#preCopies.beginRound() };
+  }
+
+  /** The next piece of a device in this round; undefined at its end. @throws SysError as {@link look} */
+  piece(): DevicePiece | undefined {
+    if (this.#preCopies === undefined) throw notMoving();
+    return this.#preCopies.next(PIECE_BYTES);
+  }
+
+  /** Pages of RAM, as they lie in the memory. */
+  #dirty(): Uint8Array<ArrayBuffer> {
     const { memory, ramBytes } = this.#parts;
     const logs = this.#logs;
     if (logs === undefined) throw notMoving();
@@ -75,13 +92,14 @@ export class Mover {
 
   /** Stops the devices. All vCPUs are at an instruction boundary, and stay there. @param isPaused whether somebody has asked for that */
   stop(isPaused: boolean): MoveRest {
-    if (this.#logs === undefined || this.#stopped !== undefined) throw notMoving();
+    if (this.#logs === undefined || this.#preCopies === undefined || this.#stopped !== undefined)
+      throw notMoving();
     this.#parts.machine.check('move'); // a device may have come meanwhile
     using undo = new Scope();
-    const stopped = undo.own(this.#parts.machine.stop());
+    const stopped = undo.own(this.#parts.machine.stop(this.#preCopies.all));
     const paused = { name: PAUSED_SECTION, version: 1, data: Uint8Array.of(isPaused ? 1 : 0) };
     const state = encodeSections([...stopped.sections(), paused]);
-    const dirty = this.dirty(); // last, as saving may write, too
+    const dirty = this.#dirty(); // last, as saving may write, too
     undo.move();
     this.#stopped = stopped;
     return { state, dirty };
@@ -99,6 +117,7 @@ export class Mover {
     const stopped = this.#stopped;
     this.#scope = undefined;
     this.#logs = undefined;
+    this.#preCopies = undefined;
     this.#stopped = undefined;
     using all = new Scope();
     if (scope !== undefined) all.own(scope);

@@ -2,6 +2,8 @@
 import { crc32 } from 'node:zlib';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import type { PreCopyLeft } from '../../vfio/assign/index.js';
+import type { DevicePiece } from './arriving-devices.js';
 import { FRAME, type FrameStream, PIECE_BYTES } from './frames.js';
 import type { MovedMemory } from './moved-memory.js';
 import { countPages, dirtyRuns, PAGE_BYTES, pageBitmap, zeroRuns } from './pages.js';
@@ -25,7 +27,7 @@ export interface MoveOptions {
 export interface MoveProgress {
   /** From 1 on. The first one copies all of memory, each later one what was written during the one before. */
   readonly round: number;
-  /** Bytes of memory that are still to be sent, as far as is known. */
+  /** Bytes of memory, and of devices that are read while they run, that are still to be sent, as far as is known. */
   readonly remainingBytes: number;
   /** Bytes sent in all. */
   readonly sentBytes: number;
@@ -55,6 +57,14 @@ export interface MoveBegun {
   readonly unlogged: readonly string[];
 }
 
+/** What a running machine has to send. */
+export interface MoveLook {
+  /** Pages written since the last look, one bit each. */
+  readonly dirty: Uint8Array;
+  /** What devices with PRE_COPY have. */
+  readonly devices: PreCopyLeft;
+}
+
 /** What a machine that has stopped still has to send. */
 export interface MoveRest {
   /** As encodeSections makes it. */
@@ -68,8 +78,10 @@ export interface MovingMachine {
   readonly memory: MovedMemory;
   /** Begins to log writes. @throws SysError ENOTSUP for a device that cannot be saved, EBUSY */
   begin(): Promise<MoveBegun>;
-  /** Pages written since {@link begin} or the last call, one bit each. */
-  dirty(): Promise<Uint8Array>;
+  /** What was written since {@link begin} or the last call; a round of the devices begins. */
+  look(): Promise<MoveLook>;
+  /** The next piece of a device in this round, of {@link PIECE_BYTES} at most; undefined at its end. */
+  piece(): Promise<DevicePiece | undefined>;
   /** Stops vCPUs and devices. */
   stop(): Promise<MoveRest>;
   /** Ends the logs; the machine goes on, if it was stopped. */
@@ -83,10 +95,12 @@ export interface MovingMachine {
 const DOWNTIME_MS = 300;
 /** A guest that writes faster than this is not worth more rounds. */
 const MOST_ROUNDS = 30;
-/** A round of less says nothing about the rate. */
+/** A round of less says nothing about the rate, which is then taken to be this at least. */
 const LEAST_MEASURED = 1 << 20;
+const LEAST_RATE = 8 << 20;
 const PROGRESS_MS = 100;
-const FORMAT = 1;
+/** 2: devices are copied while they run ({@link FRAME}.device). */
+const FORMAT = 2;
 
 /** @returns the first frame's data */
 export function helloOf(format = FORMAT): Buffer {
@@ -175,13 +189,16 @@ class Move {
     let dirty = pageBitmap(memory.bytes).fill(0xff);
     while (limit !== Number.POSITIVE_INFINITY) {
       const sent = await this.#send(dirty, this.#round === 0, false);
-      dirty = (await this.#machine.dirty()) as typeof dirty;
+      const look = await this.#machine.look();
+      dirty = look.dirty as typeof dirty;
       // Such a device may have written to any page: at the end all that is in use is sent once more.
-      const left = unlogged.length > 0 ? sent : countPages(dirty, memory.bytes) * PAGE_BYTES;
+      const pages = unlogged.length > 0 ? sent : countPages(dirty, memory.bytes) * PAGE_BYTES;
+      const left = pages + look.devices.bytes;
       const ms = this.#rate === 0 ? 0 : (left / this.#rate) * 1000;
       this.#show(left, false);
-      if (ms <= limit) break;
-      if (unlogged.length > 0) throw tooMuch(unlogged, left, this.#rate, ms, limit);
+      if (ms <= limit && look.devices.initialBytes === 0) break;
+      if (unlogged.length > 0 && look.devices.initialBytes === 0)
+        throw tooMuch(unlogged, left, this.#rate, ms, limit);
       if (this.#round >= MOST_ROUNDS) throw tooFast(left, this.#rate, ms, limit);
     }
     const at = performance.now();
@@ -207,6 +224,7 @@ class Move {
     const before = this.#stream.sentBytes;
     let left = countPages(dirty, memory.bytes) * PAGE_BYTES;
     let full = 0;
+    if (!isStopped) await this.#sendDevices();
     for (const piece of dirtyRuns(dirty, memory.bytes, PIECE_BYTES)) {
       for (const { at, bytes, isZero } of zeroRuns(memory, piece.at, piece.bytes)) {
         const head = Buffer.alloc(isZero ? 16 : 8);
@@ -230,10 +248,19 @@ class Move {
     return full;
   }
 
+  /** Sends what devices have in this round. */
+  async #sendDevices(): Promise<void> {
+    for (let piece = await this.#machine.piece(); piece !== undefined; piece = await this.#machine.piece()) {
+      const place = Buffer.from(piece.place, 'latin1');
+      await this.#stream.send(FRAME.device, Uint8Array.of(place.length), place, piece.data);
+    }
+  }
+
   #measure(before: number, begun: number): void {
     const sent = this.#stream.sentBytes - before;
-    if (sent < LEAST_MEASURED && this.#rate > 0) return;
-    this.#rate = (sent / Math.max(performance.now() - begun, 0.001)) * 1000;
+    const rate = (sent / Math.max(performance.now() - begun, 0.001)) * 1000;
+    if (sent >= LEAST_MEASURED) this.#rate = rate;
+    else if (this.#rate === 0) this.#rate = Math.max(rate, LEAST_RATE);
   }
 
   #show(remainingBytes: number, isStopped: boolean): void {

@@ -3,6 +3,7 @@ import { crc32 } from 'node:zlib';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { decodeSections, type StateSection } from '../../sys/state-sections.js';
+import type { DevicePiece } from './arriving-devices.js';
 import { FRAME, type FrameStream } from './frames.js';
 import type { MovedMemory } from './moved-memory.js';
 import { PAGE_BYTES } from './pages.js';
@@ -12,6 +13,8 @@ import { helloOf } from './source.js';
 export interface ReceivedMachine {
   /** Zeros, of which nobody else has seen anything. */
   readonly memory: MovedMemory;
+  /** Loads a piece of a device's state, ahead of the rest. Resolves when it has. @throws SysError of the device; EPROTO for no device */
+  device(piece: DevicePiece): Promise<void>;
   /** Loads the state, with the vCPUs and the devices at rest. @throws SysError naming the section */
   load(sections: readonly StateSection[]): Promise<void>;
   /** Devices and vCPUs go on. */
@@ -50,7 +53,7 @@ async function receive<M extends ReceivedMachine>(
     throw wrong('ENOTSUP', 'it is of another version: its format is not known here');
   const machine = await create(parseConfiguration((await stream.next(FRAME.config)).data));
   await stream.send(FRAME.ready);
-  const state = await receiveContents(stream, machine.memory);
+  const state = await receiveContents(stream, machine);
   await machine.load(decodeSections(state, 'the moved machine'));
   await stream.send(FRAME.loaded);
   // Its last word: until then it may go on there.
@@ -71,14 +74,19 @@ function parseConfiguration(data: Buffer): Readonly<Record<string, unknown>> {
   throw wrong('EPROTO', 'its configuration is no JSON object');
 }
 
-/** Memory, and then the state, which it returns. */
-async function receiveContents(stream: FrameStream, memory: MovedMemory): Promise<Buffer> {
+/** Memory and pieces of devices, and then the state, which it returns. */
+async function receiveContents(
+  stream: FrameStream,
+  machine: Pick<ReceivedMachine, 'memory' | 'device'>,
+): Promise<Buffer> {
+  const { memory } = machine;
   const pieces: Buffer[] = [];
   for (let bytes = 0; ; ) {
-    const kinds = pieces.length === 0 ? [FRAME.pages, FRAME.zeros] : [];
+    const kinds = pieces.length === 0 ? [FRAME.pages, FRAME.zeros, FRAME.device] : [];
     const { kind, data } = await stream.next(...kinds, FRAME.state, FRAME.end);
     if (kind === FRAME.pages) storePages(memory, data);
     else if (kind === FRAME.zeros) clearPages(memory, data);
+    else if (kind === FRAME.device) await machine.device(parsePiece(data));
     else if (kind === FRAME.state) {
       bytes += data.length;
       if (bytes > MOST_STATE_BYTES) throw wrong('EFBIG', `its state has more than ${MOST_STATE_BYTES} bytes`);
@@ -89,6 +97,12 @@ async function receiveContents(stream: FrameStream, memory: MovedMemory): Promis
       throw wrong('EBADMSG', 'its state was damaged on the way');
     }
   }
+}
+
+function parsePiece(data: Buffer): DevicePiece {
+  const end = 1 + (data[0] ?? 0);
+  if (data.length <= end) throw wrong('EPROTO', 'a piece of a device without data');
+  return { place: data.toString('latin1', 1, end), data: data.subarray(end) };
 }
 
 function storePages(memory: MovedMemory, data: Buffer): void {

@@ -11,14 +11,17 @@ import { Scope } from '../../sys/scope.js';
 import type { SectionReader, StateSection } from '../../sys/state-sections.js';
 import {
   attachStep,
+  type DevicePreCopy,
   loadDeviceState,
   migrationFlags,
+  quiesceDevice,
   saveDeviceState,
   startDevice,
   stopDevice,
 } from '../../vfio/assign/index.js';
 import { VFIO_MIGRATION_STOP_COPY } from '../../vfio/feature.js';
 import type { SlottedDevice } from '../assigned-devices.js';
+import type { ArrivingDevices } from '../move/arriving-devices.js';
 import type { SavedPart } from '../saved-part.js';
 import { differenceOf, type Machine } from './config.js';
 import type { UnsavableDevice } from './unplugged-save.js';
@@ -88,6 +91,9 @@ export class Processors {
   }
 }
 
+/** Devices that are read while they run, by their file. */
+export type PreCopied = ReadonlyMap<unknown, Pick<DevicePreCopy, 'quiesce' | 'stop' | 'rest'>>;
+
 /** A machine whose devices are at rest. */
 export interface StoppedMachine extends Disposable {
   /** @throws SysError of the device or the call that failed */
@@ -140,27 +146,39 @@ export class SavedMachine {
   }
 
   /**
-   * Stops every device. All vCPUs are at an instruction boundary.
+   * Stops every device, after those with VFIO_MIGRATION_P2P begin no DMA any more. All vCPUs are at an instruction boundary.
+   * @param preCopied devices of which something was read while they ran, by their file: the state has the rest
    * @returns the state; disposing lets the devices go on
-   * @throws SysError of the device that failed; the others go on then
+   * @throws SysError of the device that failed; all go on then
    */
-  stop(): StoppedMachine {
+  stop(preCopied: PreCopied = new Map()): StoppedMachine {
+    const { list } = this.#parts.devices;
     using undo = new Scope();
-    for (const device of this.#parts.devices.list) {
-      undo.defer(() => letGoOn(device));
-      stopDevice(device.assigned.file);
+    undo.defer(() => letGoOn(list));
+    for (const { assigned } of list) {
+      const preCopy = preCopied.get(assigned.file);
+      if (preCopy === undefined) quiesceDevice(assigned.file);
+      else preCopy.quiesce();
+    }
+    for (const { assigned } of list) {
+      const preCopy = preCopied.get(assigned.file);
+      if (preCopy === undefined) stopDevice(assigned.file);
+      else preCopy.stop();
     }
     const owned = undo.move();
-    return { sections: () => this.#sections(), [Symbol.dispose]: () => owned[Symbol.dispose]() };
+    return { sections: () => this.#sections(preCopied), [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
-  #sections(): readonly StateSection[] {
+  #sections(preCopied: PreCopied): readonly StateSection[] {
     const { machine, processors, parts, devices } = this.#parts;
     const section = (name: string, data: Uint8Array): StateSection => ({ name, version: VERSION, data });
     return [
       section(MACHINE, Buffer.from(JSON.stringify(machine()))),
       ...devices.list.flatMap((device) => [
-        section(`${placeOf(device)}/device`, saveDeviceState(device.assigned.file, device.name)),
+        section(
+          `${placeOf(device)}/device`,
+          preCopied.get(device.assigned.file)?.rest() ?? saveDeviceState(device.assigned.file, device.name),
+        ),
         section(`${placeOf(device)}/function`, device.assigned.function.save?.() ?? new Uint8Array(0)),
       ]),
       ...parts.map((part) => section(part.name, part.save())),
@@ -171,9 +189,10 @@ export class SavedMachine {
 
   /**
    * Loads a state into a new machine, whose memory has its contents already; {@link start} lets its devices go on. No vCPU has run.
+   * @param arriving devices that have had pieces of their state
    * @throws SysError that names the section; the machine is of no use then
    */
-  load(state: SectionReader): void {
+  load(state: SectionReader, arriving?: Pick<ArrivingDevices, 'finish'>): void {
     const { machine, processors, parts, devices } = this.#parts;
     state.load(MACHINE, VERSION, undefined, (data) => checkMachine(data, machine()));
     processors.load(state);
@@ -183,9 +202,9 @@ export class SavedMachine {
       });
     for (const device of devices.list) {
       const { file, function: pciFunction } = device.assigned;
-      state.load(`${placeOf(device)}/device`, VERSION, undefined, (data) =>
-        loadDeviceState(file, device.name, data),
-      );
+      state.load(`${placeOf(device)}/device`, VERSION, undefined, (data) => {
+        if (arriving?.finish(placeOf(device), data) !== true) loadDeviceState(file, device.name, data);
+      });
       state.load(`${placeOf(device)}/function`, VERSION, undefined, (data) => {
         if (pciFunction.load === undefined) throw unloadable(device);
         pciFunction.load(data);
@@ -196,12 +215,14 @@ export class SavedMachine {
 
   /** Lets devices that were loaded go on. @throws SysError of the device that failed */
   start(): void {
-    for (const { assigned } of this.#parts.devices.list) startDevice(assigned.file);
+    const { list } = this.#parts.devices;
+    for (const { assigned } of list) quiesceDevice(assigned.file);
+    for (const { assigned } of list) startDevice(assigned.file);
   }
 }
 
 /** `pci 03.0`: the names of sections have no colon. */
-const placeOf = (device: SavedDevice): string =>
+export const placeOf = (device: Pick<SavedDevice, 'slot' | 'function'>): string =>
   `pci ${formatSlot({ device: device.slot, function: device.function }).slice(3)}`;
 
 function whyNot({ assigned }: SavedDevice): string | undefined {
@@ -223,11 +244,21 @@ const unloadable = ({ name }: SavedDevice): SysError =>
     hint: 'its PCI function cannot be loaded',
   });
 
-function letGoOn({ name, assigned }: SavedDevice): void {
-  try {
-    startDevice(assigned.file);
-  } catch (error) {
-    attachStep(`${name} does not go on after it was saved: ${(error as Error).message}`);
+/** As {@link SavedMachine.start}, whichever of them fails. */
+function letGoOn(list: readonly SavedDevice[]): void {
+  for (const { assigned } of list) {
+    try {
+      quiesceDevice(assigned.file);
+    } catch {
+      // then its start tells
+    }
+  }
+  for (const { name, assigned } of list) {
+    try {
+      startDevice(assigned.file);
+    } catch (error) {
+      attachStep(`${name} does not go on after it was saved: ${(error as Error).message}`);
+    }
   }
 }
 
