@@ -161,6 +161,8 @@ const c = {
   inotify_init1: declareCall('inotify_init1', INT, [INT], [-1]),
   inotify_add_watch: declareCall('inotify_add_watch', INT, [INT, STRING, INT], [-1, '', 0]),
   renameat2: declareCall('renameat2', INT, [INT, STRING, INT, STRING, INT], [-1, '', -1, '', -1]),
+  mount: declareCall('mount', INT, [STRING, STRING, STRING, LONG, STRING], ['', '', '', 0, '']),
+  umount2: declareCall('umount2', INT, [STRING, INT], ['', -1]),
   waitpid: declareCall('waitpid', INT, [INT, BYTES, INT], [0x7fffffff, none, 1]),
   sigaction: declareCall('sigaction', INT, [INT, BYTES, LONG], [-1, none, 0]),
   gettid: declare('gettid', INT, [], []),
@@ -341,9 +343,13 @@ export const prctl = (option: number, a: number, b: number, c3: number, d: numbe
 export const inotifyInit1 = (flags: number): number => c.inotify_init1(flags);
 export const inotifyAddWatch = (fd: number, path: string, mask: number): number =>
   c.inotify_add_watch(fd, path, mask);
-/** `status` receives the wait status (int) of a child that has ended. */
 export const renameat2 = (from: string, to: string, flags: number): number =>
   c.renameat2(AT_FDCWD, from, AT_FDCWD, to, flags);
+/** `data` are the file system's options. */
+export const mount = (source: string, target: string, type: string, flags: number, data: string): number =>
+  c.mount(source, target, type, flags, data);
+export const umount2 = (target: string, flags: number): number => c.umount2(target, flags);
+/** `status` receives the wait status (int) of a child that has ended. */
 export const waitpid = (pid: number, status: Uint8Array, options: number): number =>
   c.waitpid(pid, status, options);
 /** `action` is a struct sigaction. */
