@@ -210,13 +210,26 @@ export const SERVE: Command = {
   name: 'serve',
   brief: 'offer a device to another VMM through vfio-user',
   argument: 'DEVICE... --socket PATH...',
-  summary: ['Offers devices to other VMMs through the vfio-user protocol, each to one client', 'at a time.'],
+  summary: [
+    'Offers devices to other VMMs through the vfio-user protocol, each to one client',
+    'at a time. With --vf-sysfs, they are the VFs of a vGPU card, to which other',
+    'programs give types.',
+  ],
   options: [
     {
       name: 'socket',
       value: 'PATH',
       isRepeatable: true,
       help: ['where clients connect; one for each device, in order'],
+    },
+    {
+      name: 'vf-sysfs',
+      value: 'FOLDER',
+      help: [
+        'in place of devices: mount a sysfs there, of a vGPU card',
+        'with a VF for each --socket; the ID of a type, written to',
+        "a VF's nvidia/current_vgpu_type, makes it a device",
+      ],
     },
     {
       name: 'trust-client',

@@ -7,6 +7,27 @@ const SERVED: readonly Row[] = [
   ['serve a b --socket @s', '--socket: is there once for 2 devices: each has its own'],
   ['serve mtty-1 --socket @s --socket @t', '--socket: is there 2 times for 1 device: each has its own'],
   ['serve mtty-1 mtty-1 --socket @s --socket @s', /^tsvisor: --socket: .*s' is there twice\n$/],
+  ['serve --vf-sysfs @directory', '--socket: is missing: the path where clients connect'],
+  ['serve --vf-sysfs @no --socket @s', "--vf-sysfs: there is no directory '@no'"],
+  ['serve --vf-sysfs @file --socket @s', "--vf-sysfs: '@file' is no directory"],
+  ['serve --vf-sysfs= --socket @s', '--vf-sysfs: is empty: it takes a folder without anything in it'],
+  [
+    'serve vgpu-half --vf-sysfs @directory --socket @s',
+    "--vf-sysfs: is in place of devices: leave 'vgpu-half' out",
+  ],
+  [
+    'serve --vf-sysfs @directory --socket @directory/s',
+    '--socket: @directory/s is below the folder of the VFs’ sysfs',
+  ],
+  ['serve --vf-sysfs @directory --socket @s --socket @s', /^tsvisor: --socket: .*s' is there twice\n$/],
+  [
+    `serve --vf-sysfs @directory ${Array.from({ length: 33 }, (_, i) => `--socket @s${i}`).join(' ')}`,
+    '--socket: is there 33 times: a card has at most 32 VFs',
+  ],
+  [
+    'serve --vf-sysfs @directory --socket @s --vgpu-card a --vgpu-card b',
+    '--vgpu-card: is there twice: the VFs of --vf-sysfs are those of one card',
+  ],
   ['serve virtio-net', '--socket: is missing: the path where clients connect'],
   ['serve virtio-net --socket', '--socket: needs a value: --socket PATH'],
   ['serve virtio-net --socket=', '--socket: a unix socket needs its path: unix:/run/user/1000/sock'],

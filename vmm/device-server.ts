@@ -2,6 +2,7 @@ import { MessageChannel } from 'node:worker_threads';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { startEventThread } from '../sys/event-thread.js';
+import { mountPath, unmountLeft } from '../sys/fuse-mount.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
@@ -11,6 +12,7 @@ import type { TraceName } from '../sys/trace.js';
 import type { InputEvent } from '../vfio/driver.js';
 import type { ServedInput } from './api/served-routes.js';
 import { parseVgpuCards } from './config.js';
+import { ConfigError } from './config-error.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import type { ScreenSize } from './display/screen-size.js';
@@ -18,6 +20,7 @@ import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
 import type { ServeCommand, ServeEvent, ServeThreadData } from './serve-thread.js';
+import { MOST_VFS } from './vf-sysfs.js';
 import type { VgpuCardConfig, VgpuCardInput } from './vgpu-cards.js';
 
 /** A device to serve, and its socket. */
@@ -30,13 +33,16 @@ export interface ServedDeviceConfig {
   readonly path: string;
 }
 
-/** What to serve, and how. */
-export interface DeviceServerOptions extends ServedDeviceConfig {
-  /**
-   * Further devices of the same core, each with a socket and a client of its own: parts of one vGPU card, say. They share a
-   * thread, so that a client that keeps it busy slows the others down.
-   */
-  readonly beside?: readonly ServedDeviceConfig[];
+/** VFs of a vGPU card, and where other programs find them. */
+export interface VgpuVfsConfig {
+  /** An empty folder, on which a sysfs is mounted: the card with its VFs, each with `nvidia/current_vgpu_type`. */
+  readonly folder: string;
+  /** A socket for each VF, 1 to 32, in their order: it is there as long as the VF has a type. */
+  readonly sockets: readonly string[];
+}
+
+/** How devices are served. */
+export interface ServeOptions {
   /** Maps memory that a client could truncate, which would kill this process with SIGBUS; false if absent. */
   readonly trustsClient?: boolean;
   /** Plug-in modules to load: URLs, absolute paths or package names. */
@@ -46,6 +52,18 @@ export interface DeviceServerOptions extends ServedDeviceConfig {
   /** Trace channels to report to {@link DeviceServerObserver.trace}. */
   readonly trace?: readonly TraceName[];
 }
+
+/** What to serve, and how. */
+export interface DeviceServerOptions extends ServedDeviceConfig, ServeOptions {
+  /**
+   * Further devices of the same core, each with a socket and a client of its own: parts of one vGPU card, say. They share a
+   * thread, so that a client that keeps it busy slows the others down.
+   */
+  readonly beside?: readonly ServedDeviceConfig[];
+}
+
+/** VFs to serve, and how. */
+export interface VgpuVfsOptions extends VgpuVfsConfig, ServeOptions {}
 
 /** Callbacks for the events of a server. Called in the main thread. */
 export interface DeviceServerObserver {
@@ -63,7 +81,9 @@ interface Injection {
   readonly settle: (error: Error | undefined) => void;
 }
 
-interface CheckedOptions extends DeviceServerOptions {
+interface CheckedOptions extends ServeOptions {
+  readonly devices: readonly ServedDeviceConfig[];
+  readonly vfs: VgpuVfsConfig | undefined;
   readonly vgpuCards: readonly VgpuCardConfig[];
 }
 
@@ -88,6 +108,8 @@ export class DeviceServer implements AsyncDisposable {
   #sender: InboxSender | undefined;
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
+  /** Whether the VFs' sysfs has been mounted. */
+  #isMounted = false;
 
   private constructor(options: CheckedOptions, observer: DeviceServerObserver) {
     this.#observer = observer;
@@ -103,10 +125,47 @@ export class DeviceServer implements AsyncDisposable {
    * @throws ConfigError for a plug-in that does not exist, or cards that cannot be
    */
   static start(options: DeviceServerOptions, observer: DeviceServerObserver = {}): DeviceServer {
+    const { address, path, beside = [] } = options;
+    const devices = [{ address, path, options: options.options ?? {} }, ...beside];
+    return DeviceServer.#start(options, { devices, vfs: undefined }, observer);
+  }
+
+  /**
+   * Starts a server of a vGPU card's VFs, of which each is served once a program gives it a type: the ID, written to its attribute
+   * `nvidia/current_vgpu_type`. {@link DeviceServerObserver.ready} reports the folder once it is mounted. Slots are the VFs', from 0.
+   * {@link finished} rejects with SysError if it cannot be mounted: ENOENT, ENOTDIR or ENOTEMPTY for the folder, EPERM without
+   * CAP_SYS_ADMIN, ENOENT or EACCES for /dev/fuse.
+   * @throws ConfigError as {@link start}, and for more than one card, or not 1 to 32 sockets; SysError ENOENT for the folder's parent,
+   *   or a socket's
+   */
+  static startVfs(options: VgpuVfsOptions, observer: DeviceServerObserver = {}): DeviceServer {
+    const { sockets, vgpuCards = [] } = options;
+    const problems = [
+      ...(vgpuCards.length > 1 ? [{ path: 'vgpuCards[1]', text: 'VFs are those of one card' }] : []),
+      ...(sockets.length >= 1 && sockets.length <= MOST_VFS
+        ? []
+        : [{ path: 'sockets', text: `there are ${sockets.length}: a card has 1 to ${MOST_VFS} VFs` }]),
+    ];
+    if (problems.length > 0) throw new ConfigError(problems);
+    const vfs = { folder: mountPath(options.folder), sockets: sockets.map(mountPath) };
+    // Making it there, the thread that answers for the folder would wait for itself.
+    const inside = sockets.findIndex((_, i) => vfs.sockets[i]?.startsWith(`${vfs.folder}/`));
+    if (inside !== -1)
+      throw new ConfigError([
+        { path: `sockets[${inside}]`, text: `${sockets[inside]} is below the folder of the VFs’ sysfs` },
+      ]);
+    return DeviceServer.#start(options, { devices: [], vfs }, observer);
+  }
+
+  static #start(
+    options: ServeOptions,
+    what: Pick<CheckedOptions, 'devices' | 'vfs'>,
+    observer: DeviceServerObserver,
+  ): DeviceServer {
     const plugins = pluginUrls(options.plugins ?? []);
     const vgpuCards = parseVgpuCards(options.vgpuCards ?? []);
     installKickSignal();
-    return new DeviceServer({ ...options, plugins, vgpuCards }, observer);
+    return new DeviceServer({ ...options, ...what, plugins, vgpuCards }, observer);
   }
 
   /** Disconnects the clients and closes the devices. Returns immediately: await {@link finished}. */
@@ -209,9 +268,10 @@ export class DeviceServer implements AsyncDisposable {
   async #run(options: CheckedOptions): Promise<void> {
     const commands = new MessageChannel();
     const events = startEventThread(this.#control);
-    const { address, path, beside = [] } = options;
+    const { devices, vfs } = options;
     const data: ServeThreadData = {
-      devices: [{ address, path, options: options.options ?? {} }, ...beside],
+      devices,
+      vfs,
       trustsClient: options.trustsClient ?? false,
       plugins: options.plugins ?? [],
       vgpuCards: options.vgpuCards,
@@ -224,7 +284,11 @@ export class DeviceServer implements AsyncDisposable {
       events.stop();
       this.stop();
     };
-    using _hook = onProcessExit(stop);
+    using _hook = onProcessExit(() => {
+      stop();
+      // Its thread may not get to it any more.
+      if (this.#isMounted && vfs !== undefined) unmountLeft(vfs.folder);
+    });
     this.#sender = new InboxSender(commands.port1, this.#control);
     const fail = (error: Error) => {
       this.#failure ??= error;
@@ -259,6 +323,7 @@ export class DeviceServer implements AsyncDisposable {
       case 'ready':
         if (event.input !== undefined) this.#inputs.push({ slot: event.slot, input: event.input });
         if (event.isLast) this.#setReady();
+        this.#isMounted ||= event.isMount === true;
         this.#observer.ready?.(event.description, event.path);
         break;
       case 'told':

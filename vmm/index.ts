@@ -43,6 +43,9 @@ export {
   type DeviceServerObserver,
   type DeviceServerOptions,
   type ServedDeviceConfig,
+  type ServeOptions,
+  type VgpuVfsConfig,
+  type VgpuVfsOptions,
 } from './device-server.js';
 export { type DeviceParent, type DeviceType, listDeviceParents, listDeviceTypes } from './device-types.js';
 export type { PictureSource } from './display/frames.js';

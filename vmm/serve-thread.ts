@@ -8,11 +8,12 @@ import { Scope } from '../sys/scope.js';
 import { threadData } from '../sys/thread-ahead.js';
 import { type TraceName, trace } from '../sys/trace.js';
 import { requireProvider } from '../vfio/assign/index.js';
+import { VfioCore } from '../vfio/core/core.js';
 import type { InputEvent, InputKind } from '../vfio/driver.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
-import type { ServedDeviceConfig } from './device-server.js';
+import type { ServedDeviceConfig, VgpuVfsConfig } from './device-server.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
 import type { ScreenSize } from './display/screen-size.js';
 import { type ErrorData, encodeError } from './error-data.js';
@@ -21,12 +22,14 @@ import { loadPlugins } from './plugin.js';
 import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
 import { ServedDevices } from './served-devices.js';
 import { traceText } from './trace-text.js';
+import { VGPU_TYPE } from './vf-sysfs.js';
 import type { VgpuCardConfig } from './vgpu-cards.js';
 
 /** Data that starts the thread. */
 export interface ServeThreadData {
-  /** At least one. */
+  /** At least one, unless there are VFs. */
   readonly devices: readonly ServedDeviceConfig[];
+  readonly vfs: VgpuVfsConfig | undefined;
   readonly trustsClient: boolean;
   readonly plugins: readonly string[];
   readonly vgpuCards: readonly VgpuCardConfig[];
@@ -65,6 +68,8 @@ export type ServeEvent =
       /** What it is, if it takes events. */
       readonly input: InputKind | undefined;
       readonly isLast: boolean;
+      /** Whether it is no device, but a file system that is mounted at the path. */
+      readonly isMount?: boolean;
     }
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
@@ -137,6 +142,16 @@ async function main(): Promise<void> {
   // Before the devices are closed, which would lose their pictures.
   scope.defer(() => emit({ kind: 'stills', stills: served.stills() }));
   for (const device of offered) emit({ kind: 'ready', ...device });
+  if (data.vfs !== undefined) {
+    const provider = requireProvider(providers, VGPU_TYPE);
+    const { mdevs } = container.resolve(VfioCore);
+    const { ServedVfs } = await import('./served-vfs.js');
+    const vfs = new ServedVfs({ ...data.vfs, provider, mdevs, served, tell });
+    const { folder: path } = scope.own(vfs.mount());
+    const count = vfs.totalVfs === 1 ? '1 VF' : `${vfs.totalVfs} VFs`;
+    const description = `sysfs of a vGPU card with ${count}, a vGPU once it has a type`;
+    emit({ kind: 'ready', slot: 0, description, path, input: undefined, isLast: true, isMount: true });
+  }
   inbox.enterCalls();
   try {
     while (!inbox.isStopping) {
