@@ -232,6 +232,11 @@ export const SERVE: Command = {
       ],
     },
     {
+      name: 'vf-id',
+      value: 'VENDOR:DEVICE',
+      help: ['the PCI ID that the card shows there, for software that', 'looks for it: 10de:26b9'],
+    },
+    {
       name: 'trust-client',
       help: [
         'map memory that the client could truncate, which would',

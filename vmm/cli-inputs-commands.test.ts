@@ -8,6 +8,11 @@ const SERVED: readonly Row[] = [
   ['serve mtty-1 --socket @s --socket @t', '--socket: is there 2 times for 1 device: each has its own'],
   ['serve mtty-1 mtty-1 --socket @s --socket @s', /^tsvisor: --socket: .*s' is there twice\n$/],
   ['serve --vf-sysfs @directory', '--socket: is missing: the path where clients connect'],
+  [
+    'serve --vf-sysfs @directory --socket @s --vf-id 10de',
+    "--vf-id: '10de' is no PCI ID: 10de:26b9 would be one",
+  ],
+  ['serve vgpu-half --socket @s --vf-id 10de:26b9', '--vf-id: is for the VFs of --vf-sysfs'],
   ['serve --vf-sysfs @no --socket @s', "--vf-sysfs: there is no directory '@no'"],
   ['serve --vf-sysfs @file --socket @s', "--vf-sysfs: '@file' is no directory"],
   ['serve --vf-sysfs= --socket @s', '--vf-sysfs: is empty: it takes a folder without anything in it'],

@@ -11,6 +11,7 @@ import {
   type DeviceServerObserver,
   type ServedDeviceConfig,
   type ServeOptions,
+  type VgpuVfsConfig,
 } from './device-server.js';
 import { Camera } from './display/camera.js';
 import { checkDisplay } from './display/choice.js';
@@ -52,6 +53,9 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
   const cards = (options.list('vgpu-card') ?? []).map(parseVgpuCard) as readonly VgpuCardInput[];
   if (folder !== undefined && cards.length > 1)
     throw usageError('--vgpu-card', 'is there twice: the VFs of --vf-sysfs are those of one card');
+  const id = options.value('vf-id');
+  if (id !== undefined && folder === undefined) throw usageError('--vf-id', 'is for the VFs of --vf-sysfs');
+  const vfs = folder === undefined ? undefined : { folder, id };
   const started = {
     trustsClient: options.has('trust-client'),
     plugins: options.list('plugin') ?? [],
@@ -67,7 +71,7 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
     trace: (channel: string, text: string) => void errorOutput().line(`trace ${channel} ${text}`),
   };
   try {
-    await using server = startServer(folder, devices, started, observer);
+    await using server = startServer(vfs, devices, started, observer);
     let by: string | undefined;
     const stop = (signal: string) => {
       by = signal;
@@ -91,14 +95,14 @@ export async function serve(args: readonly string[], out: Output): Promise<numbe
 }
 
 function startServer(
-  folder: string | undefined,
+  vfs: Omit<VgpuVfsConfig, 'sockets'> | undefined,
   devices: readonly [NamedDevice, ...NamedDevice[]],
   options: ServeOptions,
   observer: DeviceServerObserver,
 ): DeviceServer {
   const [first, ...beside] = devices;
-  if (folder === undefined) return DeviceServer.start({ ...options, ...first, beside }, observer);
-  return DeviceServer.startVfs({ ...options, folder, sockets: devices.map(({ path }) => path) }, observer);
+  if (vfs === undefined) return DeviceServer.start({ ...options, ...first, beside }, observer);
+  return DeviceServer.startVfs({ ...options, ...vfs, sockets: devices.map(({ path }) => path) }, observer);
 }
 
 type NamedDevice = ServedDeviceConfig & { readonly where: string };
@@ -180,6 +184,7 @@ const named = ({ problems }: ConfigError, devices: readonly NamedDevice[]): Conf
   new ConfigError(
     problems.map(({ path, text }) => {
       if (path.startsWith('plugins')) return { path: '--plugin', text };
+      if (path === 'id') return { path: '--vf-id', text };
       if (path.startsWith('sockets')) return { path: '--socket', text };
       if (path.startsWith('vgpuCards')) return { path: '--vgpu-card', text };
       const of = /^devices\[(\d+)\]/.exec(path);

@@ -19,8 +19,9 @@ import type { ScreenSize } from './display/screen-size.js';
 import { type Look, Screens } from './display/screens.js';
 import { decodeError } from './error-data.js';
 import { pluginUrls } from './plugin-url.js';
+import { shown } from './problem-text.js';
 import type { ServeCommand, ServeEvent, ServeThreadData } from './serve-thread.js';
-import { MOST_VFS } from './vf-sysfs.js';
+import { isPciId, MOST_VFS } from './vf-sysfs.js';
 import type { VgpuCardConfig, VgpuCardInput } from './vgpu-cards.js';
 
 /** A device to serve, and its socket. */
@@ -39,6 +40,11 @@ export interface VgpuVfsConfig {
   readonly folder: string;
   /** A socket for each VF, 1 to 32, in their order: it is there as long as the VF has a type. */
   readonly sockets: readonly string[];
+  /**
+   * The PCI ID that the card and its VFs show in the sysfs, with the class of a 3D controller: `10de:26b9`, for software that looks
+   * for NVIDIA's. Absent: that of the vGPUs, 1234:1111. The vGPUs that are served stay what they are.
+   */
+  readonly id?: string | undefined;
 }
 
 /** How devices are served. */
@@ -135,19 +141,23 @@ export class DeviceServer implements AsyncDisposable {
    * `nvidia/current_vgpu_type`. {@link DeviceServerObserver.ready} reports the folder once it is mounted. Slots are the VFs', from 0.
    * {@link finished} rejects with SysError if it cannot be mounted: ENOENT, ENOTDIR or ENOTEMPTY for the folder, EPERM without
    * CAP_SYS_ADMIN, ENOENT or EACCES for /dev/fuse.
-   * @throws ConfigError as {@link start}, and for more than one card, or not 1 to 32 sockets; SysError ENOENT for the folder's parent,
+   * @throws ConfigError as {@link start}, and for more than one card, not 1 to 32 sockets, or an ID that is
+   *   none; SysError ENOENT for the folder's parent,
    *   or a socket's
    */
   static startVfs(options: VgpuVfsOptions, observer: DeviceServerObserver = {}): DeviceServer {
-    const { sockets, vgpuCards = [] } = options;
+    const { sockets, vgpuCards = [], id } = options;
     const problems = [
       ...(vgpuCards.length > 1 ? [{ path: 'vgpuCards[1]', text: 'VFs are those of one card' }] : []),
       ...(sockets.length >= 1 && sockets.length <= MOST_VFS
         ? []
         : [{ path: 'sockets', text: `there are ${sockets.length}: a card has 1 to ${MOST_VFS} VFs` }]),
+      ...(id === undefined || isPciId(id)
+        ? []
+        : [{ path: 'id', text: `${shown(id)} is no PCI ID: 10de:26b9 would be one` }]),
     ];
     if (problems.length > 0) throw new ConfigError(problems);
-    const vfs = { folder: mountPath(options.folder), sockets: sockets.map(mountPath) };
+    const vfs = { folder: mountPath(options.folder), sockets: sockets.map(mountPath), id };
     // Making it there, the thread that answers for the folder would wait for itself.
     const inside = sockets.findIndex((_, i) => vfs.sockets[i]?.startsWith(`${vfs.folder}/`));
     if (inside !== -1)

@@ -146,7 +146,7 @@ async function main(): Promise<void> {
     const provider = requireProvider(providers, VGPU_TYPE);
     const { mdevs } = container.resolve(VfioCore);
     const { ServedVfs } = await import('./served-vfs.js');
-    const vfs = new ServedVfs({ ...data.vfs, provider, mdevs, served, tell });
+    const vfs = new ServedVfs({ ...data.vfs, id: data.vfs.id, provider, mdevs, served, tell });
     const { folder: path } = scope.own(vfs.mount());
     const count = vfs.totalVfs === 1 ? '1 VF' : `${vfs.totalVfs} VFs`;
     const description = `sysfs of a vGPU card with ${count}, a vGPU once it has a type`;

@@ -230,12 +230,18 @@ test('in a program: VFs are slots, and their displays are those of the vGPUs', a
   const ready = new Promise<void>((resolve) => {
     isReady = resolve;
   });
-  await using server = DeviceServer.startVfs({ folder: sys, sockets }, { ready: () => isReady() });
+  await using server = DeviceServer.startVfs(
+    { folder: sys, sockets, id: '10DE:26b9' },
+    { ready: () => isReady() },
+  );
   await Promise.race([ready, server.finished]);
   await expect(server.capture(1)).rejects.toThrowError(/ENODEV\n.*devices are: none now/);
   const write = `echo ${HALF} > ${sys}/bus/pci/devices/${OTHER}/nvidia/current_vgpu_type`;
   await promisify(execFile)('bash', ['-c', write]);
   await expect(server.capture(1)).rejects.toThrowError(/ENODATA/);
+  const read = `cd ${sys}/bus/pci/devices/${OTHER}; cat vendor device class; cat ../0000:41:00.0/vendor`;
+  const { stdout } = await promisify(execFile)('bash', ['-c', read]);
+  expect(stdout).toBe('0x10de\n0x26b9\n0x030200\n0x10de\n');
   await expect(server.capture(0)).rejects.toThrowError(/device 0: ENODEV\n.*1 vgpu-half/);
   const provider = userProvider(noEvents);
   using device = provider.resolve(`vfio-user:${sockets[1]}`, {});
@@ -261,6 +267,7 @@ test('a program that exits at once leaves nothing mounted', () => {
 
 test.each([
   [{ sockets: [] }, /sockets.*there are 0: a card has 1 to 32 VFs/],
+  [{ id: '10de' }, /id.*'10de' is no PCI ID/],
   [{ vgpuCards: [{ name: 'a' }, { name: 'b' }] }, /vgpuCards\[1\].*VFs are those of one card/],
 ] as const)('%j cannot be', (options, message) => {
   const { sys, sockets } = folders();

@@ -12,6 +12,8 @@ import { type VfCard, type VfCardType, VGPU_TYPE, vfAddress, vfSysfs } from './v
 export interface ServedVfsOptions {
   /** Where their sysfs is mounted. */
   readonly folder: string;
+  /** Their PCI ID there; undefined for the vGPUs' own. */
+  readonly id: string | undefined;
   /** A socket for each. */
   readonly sockets: readonly string[];
   readonly provider: VfioProvider;
@@ -40,9 +42,9 @@ export class ServedVfs implements VfCard {
 
   /** Mounts the sysfs, whose requests `served` answers beside its clients'. @throws SysError as FuseMount.mount */
   mount(): FuseMount {
-    const { folder, served, tell } = this.#options;
+    const { folder, id, served, tell } = this.#options;
     const fault = (error: unknown) => tell(`${folder}: ${String(error)}`, 'warn');
-    const mount = FuseMount.mount(folder, new FuseTree(vfSysfs(this), fault));
+    const mount = FuseMount.mount(folder, new FuseTree(vfSysfs(this, id), fault));
     const watched = served.watch({
       fd: mount.fd,
       step: () => {

@@ -27,6 +27,8 @@ export interface VfCard {
   socket(vf: number): string | undefined;
 }
 
+type Nodes = Readonly<Record<string, FuseNode>>;
+
 const BUS = 'pci0000:40';
 const PF = '0000:41:00.0';
 /** Of NVIDIA's cards; VFs are neighbours from there on. */
@@ -34,7 +36,10 @@ const FIRST_VF_OFFSET = 4;
 /** Beside the driver's name, the driver's attributes are all that this card has of NVIDIA's. */
 const DRIVER = 'nvidia';
 /** As the vGPUs themselves: QEMU's standard VGA, which bochs-drm drives. */
-const IDS = { vendor: '0x1234', device: '0x1111', class: '0x038000' } as const;
+const OWN_ID = '1234:1111';
+const OWN_CLASS = '0x038000';
+/** Of cards with VFs for vGPUs, by which software that asks for their ID knows them, too: a 3D controller. */
+const OTHER_CLASS = '0x030200';
 const FIRST_GROUP = 1;
 
 /** A type that every card of the driver `vgpu` has: it tells the card, and its provider, from others. */
@@ -51,11 +56,18 @@ export function vfAddress(vf: number): string {
 
 const hex = (number: number): string => number.toString(16).padStart(2, '0');
 
-/** The tree: /sys as far as PCI functions, their groups and their drivers are concerned. */
-export function vfSysfs(card: VfCard): FuseFolder {
+/** Whether a text is a PCI ID: `10de:26b9`. */
+export const isPciId = (text: string): boolean => /^[0-9a-f]{4}:[0-9a-f]{4}$/i.test(text);
+
+/**
+ * The tree: /sys as far as PCI functions, their groups and their drivers are concerned.
+ * @param id PCI ID of all functions, if it is not to be that of the vGPUs
+ */
+export function vfSysfs(card: VfCard, id?: string): FuseFolder {
+  const identity = identityOf(id);
   const pci = () => ({
-    [PF]: physicalFunction(card),
-    ...byVf(card, vfAddress, (vf) => virtualFunction(card, vf)),
+    [PF]: physicalFunction(card, identity),
+    ...byVf(card, vfAddress, (vf) => virtualFunction(card, vf, identity)),
   });
   const names = () => Object.keys(pci());
   const inDevices = (from: string) => (name: string) =>
@@ -87,8 +99,9 @@ export function vfSysfs(card: VfCard): FuseFolder {
   });
 }
 
-const physicalFunction = (card: VfCard): FuseFolder =>
+const physicalFunction = (card: VfCard, identity: Nodes): FuseFolder =>
   folder(() => ({
+    ...identity,
     ...ofFunction(FIRST_GROUP),
     sriov_totalvfs: text(() => `${card.totalVfs}\n`),
     sriov_numvfs: text(
@@ -102,10 +115,11 @@ const physicalFunction = (card: VfCard): FuseFolder =>
     ),
   }));
 
-const virtualFunction = (card: VfCard, vf: number): FuseFolder =>
+const virtualFunction = (card: VfCard, vf: number, identity: Nodes): FuseFolder =>
   folder(() => {
     const socket = card.socket(vf);
     return {
+      ...identity,
       ...ofFunction(FIRST_GROUP + 1 + vf),
       physfn: link(`../${PF}`),
       nvidia: tree({
@@ -119,10 +133,16 @@ const virtualFunction = (card: VfCard, vf: number): FuseFolder =>
     };
   });
 
-const ofFunction = (group: number): Readonly<Record<string, FuseNode>> => ({
-  vendor: text(() => `${IDS.vendor}\n`),
-  device: text(() => `${IDS.device}\n`),
-  class: text(() => `${IDS.class}\n`),
+function identityOf(id: string | undefined): Nodes {
+  const [vendor, device] = (id ?? OWN_ID).toLowerCase().split(':');
+  return {
+    vendor: text(() => `0x${vendor}\n`),
+    device: text(() => `0x${device}\n`),
+    class: text(() => `${id === undefined ? OWN_CLASS : OTHER_CLASS}\n`),
+  };
+}
+
+const ofFunction = (group: number): Nodes => ({
   numa_node: text(() => '-1\n'),
   subsystem: link('../../../bus/pci'),
   driver: link(`../../../bus/pci/drivers/${DRIVER}`),
@@ -143,7 +163,7 @@ const byVf = <T>(card: VfCard, name: (vf: number) => string, node: (vf: number) 
   Object.fromEntries(Array.from({ length: card.numVfs }, (_, vf) => [name(vf), node(vf)]));
 
 const folder = (entries: FuseFolder['entries']): FuseFolder => ({ kind: 'folder', entries });
-const tree = (entries: Readonly<Record<string, FuseNode>>): FuseFolder => folder(() => entries);
+const tree = (entries: Nodes): FuseFolder => folder(() => entries);
 const link = (target: string): FuseLink => ({ kind: 'link', target });
 const text = (read: () => string, write?: FuseAttribute['write']): FuseAttribute => ({
   kind: 'attribute',
