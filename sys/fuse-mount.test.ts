@@ -18,14 +18,16 @@ vi.setConfig({ testTimeout: 120_000 });
 const run = promisify(execFile);
 const problem = mountProblem();
 const here = realpathSync(tmpdir());
+/** As mountinfo writes {@link empty}: tests that run beside these mount, too. */
+const OURS = join(here, 'fuse\\040mount-');
 let mounts: string[] = [];
 
 beforeEach(({ skip }) => {
   if (problem !== undefined) skip(problem);
-  mounts = mountsAt(here);
+  mounts = mountsAt(OURS);
 });
 afterEach(() => {
-  expect(mountsAt(here), 'file systems left mounted by this test').toEqual(mounts);
+  expect(mountsAt(OURS), 'file systems left mounted by this test').toEqual(mounts);
 });
 
 function empty(): string {
@@ -115,7 +117,7 @@ test('after it is closed, the folder is what it was, and a file that was open is
   await once(goOn.child.stdout as Readable, 'data');
   stop();
   stop();
-  expect(mountsAt(here)).toEqual(mounts);
+  expect(mountsAt(OURS)).toEqual(mounts);
   closeSync(openSync(folder, 'r')); // no dead file system there
   goOn.child.stdin?.end('go on\n');
   await goOn;
@@ -132,7 +134,7 @@ test('unmounted by somebody else, it says so, and unmounts nothing more', async 
   expect(mount.isMounted).toBe(false);
   const another = FuseMount.mount(folder, new FuseTree({ kind: 'folder', entries: () => ({}) }));
   mount[Symbol.dispose]();
-  expect(another.isMounted && mountsAt(here)).toHaveLength(mounts.length + 1);
+  expect(another.isMounted && mountsAt(OURS)).toHaveLength(mounts.length + 1);
   another[Symbol.dispose]();
 });
 
