@@ -77,7 +77,7 @@ export class ServedDevices implements Disposable {
         display.close();
         served[Symbol.dispose]();
       };
-      return { ...served, [Symbol.dispose]: close };
+      return { ...served, resetting: () => display.keep(), [Symbol.dispose]: close };
     };
     const { trustsClient, tell } = this.#options;
     const named = isAlone ? tell : (text: string, level: 'info' | 'warn') => tell(`${path}: ${text}`, level);

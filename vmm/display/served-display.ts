@@ -29,14 +29,22 @@ export class ServedDisplay {
     this.#displays = DeviceDisplay.all(this.#slot, this.#name, file);
   }
 
-  /** The client closes the device: keeps its last picture, if it showed one. */
-  close(): void {
-    using closed = new Scope();
+  /**
+   * The client resets the device, or closes it: keeps its last picture, if it shows one. A client that is done resets
+   * first, which turns the screen off.
+   */
+  keep(): void {
     for (const display of this.#displays) {
-      closed.own(display);
       const still = orError(() => display.still());
       if ('plane' in still) this.#last.set(display.head, still);
     }
+  }
+
+  /** The client closes the device. */
+  close(): void {
+    this.keep();
+    using closed = new Scope();
+    for (const display of this.#displays) closed.own(display);
     this.#displays = [];
   }
 

@@ -53,6 +53,11 @@ export class DrawingGuest implements Disposable {
     for (let at = 0; at < pixels.length; at++) pixels[at] = pixelAt(at, seed);
   }
 
+  /** As a VMM does before it gives the card back. */
+  reset(): void {
+    this.#file.reset();
+  }
+
   /** The pixels that are shown, through the plane that the host queries. */
   picture(): Uint32Array {
     const plane = this.#file.queryGfxPlane?.({ flags: VFIO_GFX_PLANE_TYPE_REGION, drmPlaneType: 1 });

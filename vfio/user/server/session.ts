@@ -70,6 +70,8 @@ export interface ServedDevice extends Disposable {
   readonly container: ContainerFile;
   /** The open device file. */
   readonly device: DeviceFile;
+  /** Hears of the client's reset, before the device is. Serving thread. */
+  readonly resetting?: () => void;
 }
 
 export interface SessionOptions {
@@ -94,6 +96,7 @@ export class Session implements Disposable {
   readonly #channel: Channel;
   readonly #options: SessionOptions;
   readonly #device: DeviceFile;
+  readonly #resetting: (() => void) | undefined;
   readonly #container: ContainerFile;
   readonly #regions: ServedRegions;
   readonly #features: ServedFeatures;
@@ -118,6 +121,7 @@ export class Session implements Disposable {
     this.#scope.own(channel);
     this.#scope.own(served);
     this.#device = served.device;
+    this.#resetting = served.resetting;
     this.#container = served.container;
     this.#regions = this.#scope.own(new ServedRegions(served.device));
     this.#features = this.#scope.own(new ServedFeatures(served.device));
@@ -226,6 +230,7 @@ export class Session implements Disposable {
         setIrqs(this.#device, payload, fds);
         return reply();
       case VFIO_USER_DEVICE_RESET:
+        this.#resetting?.();
         this.#device.reset();
         this.#features.end();
         return reply();
