@@ -1,15 +1,14 @@
 /** A Linux guest with NIC, serial ports and display is saved after its boot, and goes on from there any number of times. */
 import { execFileSync } from 'node:child_process';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { BootedMachine, type FreshMachine } from '../vmm/kit/index.js';
+import { BootedMachine } from '../vmm/kit/index.js';
+import { GuestShell, PATIENT } from './guest-shell.js';
 import { inL1 } from './images.js';
 import { l2CommandLine } from './l2.js';
 import { wrongBytes } from './l2-picture.js';
 
 const { LAB_E1000E = '', LAB_FILE = '', LAB_MD5 = '' } = process.env;
 const RESTORES = Number(process.env.LAB_RESTORES ?? 20);
-/** Software emulation stands still for seconds now and then. */
-const PATIENT = { timeoutMs: 120_000 };
 
 const inL1Shell = (command: string) => execFileSync('sh', ['-c', command], { encoding: 'utf8' });
 
@@ -37,25 +36,6 @@ afterAll(() => {
   inL1Shell(`tap-down ${LAB_E1000E}`);
 });
 
-/** A shell in the guest. */
-class Shell {
-  readonly #machine: FreshMachine;
-  #commands = 0;
-
-  constructor(machine: FreshMachine) {
-    this.#machine = machine;
-  }
-
-  /** What a command prints, in one line. */
-  async answer(command: string): Promise<string> {
-    const number = ++this.#commands;
-    // The shell asks the terminal where its cursor is, and takes the first character for the answer.
-    await this.#machine.type(` echo ANSWER-$((${number})): $(${command}) :END`);
-    const pattern = new RegExp(`\nANSWER-${number}: ([^\r\n]*) :END`);
-    return pattern.exec(await this.#machine.says(pattern, PATIENT))?.[1] ?? '';
-  }
-}
-
 const ECHO =
   'stty -F /dev/ttyS2 raw -echo; exec 7<>/dev/ttyS2; echo there and back >&7; read -t 30 -r line <&7; echo $line';
 
@@ -64,7 +44,7 @@ test(`restored ${RESTORES} times, it fetches a file, shows its picture, and has 
   for (let round = 0; round < RESTORES; round++) {
     const start = performance.now();
     await using machine = booted.start();
-    const shell = new Shell(machine);
+    const shell = new GuestShell(machine);
     expect(await shell.answer('echo alive')).toBe('alive');
     times.push(Math.round(performance.now() - start));
     expect(await shell.answer(`wget -q -O - ${LAB_FILE} | md5sum`)).toContain(LAB_MD5);

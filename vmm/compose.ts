@@ -251,6 +251,7 @@ function buildMachine(
     changed: (now) => ports.events.emit({ kind: 'devices', devices: now }),
   });
   devices.attach(config.devices);
+  hotplug.tell();
   if (program.expectsBars && ports.restored === undefined) assignBarsOf(pci);
   const configs = () => devices.list.map((device) => device.config);
   const saved = new SavedMachine({

@@ -29,7 +29,7 @@ export interface HotplugPorts {
   readonly guest: GuestHotplug | undefined;
   /** Checks devices before anything of them is opened. @throws what is wrong with them */
   readonly check: (devices: readonly DeviceConfig[]) => void;
-  /** The set of devices has changed. */
+  /** Gets the devices whenever there are others. */
   readonly changed: (devices: readonly DeviceConfig[]) => void;
 }
 
@@ -58,6 +58,11 @@ export class Hotplug {
     this.#ports = ports;
   }
 
+  /** Tells which devices there are, each with its slot. */
+  tell(): void {
+    this.#ports.changed(this.#ports.devices.list.map(({ config }) => config));
+  }
+
   /**
    * Attaches devices, all or none, and reports them to the guest. Returns their slots.
    * @throws as {@link AssignedDevices.attach} and {@link HotplugPorts.check}
@@ -68,7 +73,7 @@ export class Hotplug {
     const attached = devices.attach(configs, (slot) =>
       this.#unanswered.has(slot) ? 'the guest has not released it since it was asked to' : undefined,
     );
-    if (attached.length > 0) this.#changed();
+    if (attached.length > 0) this.tell();
     for (const slot of new Set(attached.map(({ slot }) => slot))) guest?.announce(slot);
     return attached.map(({ slot }) => slot);
   }
@@ -200,7 +205,7 @@ export class Hotplug {
       attachStep(`while detaching: ${failure.message}`);
     }
     this.#wanted.delete(slot);
-    this.#changed();
+    this.tell();
     return failure;
   }
 
@@ -212,10 +217,6 @@ export class Hotplug {
       if (failure === undefined) request.result.resolve();
       else request.result.reject(failure);
     }
-  }
-
-  #changed(): void {
-    this.#ports.changed(this.#ports.devices.list.map(({ config }) => config));
   }
 
   #refused(slot: number, code: number, why: string): SysError {

@@ -377,7 +377,7 @@ export class VirtualMachine implements AsyncDisposable {
   }
 
   /**
-   * The devices attached now, in the order in which they were attached; those that came later have their slot. A restarted
+   * The devices attached now, in the order in which they were attached, with their slots once the machine has them. A restarted
    * guest has the same.
    */
   get devices(): readonly DeviceConfig[] {
