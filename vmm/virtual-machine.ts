@@ -332,7 +332,7 @@ export class VirtualMachine implements AsyncDisposable {
       this.#calls.call('snapshot', path, unplugged);
     if (!detachUnmigratable) return save(resolve(folder), []);
     const machine: UnpluggableMachine = {
-      devices: this.#devices,
+      devices: () => this.#devices,
       isPaused: this.#state === 'paused',
       unsavable: () => this.#calls.call('unsavable'),
       detach: (slot, options) => this.detach(slot, options),

@@ -22,7 +22,7 @@ const busy = () =>
 
 /** Slot 3 can be saved; 4 and 5 cannot, and 4 has two functions. */
 class FakeMachine implements UnpluggableMachine {
-  devices: DeviceConfig[] = [
+  list: DeviceConfig[] = [
     ...parseDevices([
       { address: 'virtio-net', slot: 3 },
       { address: '0000:01:00.0', slot: 4 },
@@ -42,25 +42,29 @@ class FakeMachine implements UnpluggableMachine {
   }
 
   async unsavable(): Promise<readonly UnsavableDevice[]> {
-    return this.devices
+    return this.list
       .filter(({ slot }) => slot !== 3)
       .map(({ slot = 0, address }) => ({ slot, name: address, why: 'it has no migration' }));
   }
 
   async detach(slot: number, { timeoutMs }: { readonly timeoutMs?: number }): Promise<void> {
     this.#tell(`detach ${slot}${timeoutMs === undefined ? '' : ` within ${timeoutMs}`}`);
-    this.devices = this.devices.filter((device) => device.slot !== slot);
+    this.list = this.list.filter((device) => device.slot !== slot);
+  }
+
+  devices(): readonly DeviceConfig[] {
+    return this.list;
   }
 
   async attach(devices: readonly DeviceConfig[]): Promise<void> {
     this.#tell(`attach ${devices.map(({ address }) => address).join(' ')}`);
-    this.devices = [...this.devices, ...devices];
+    this.list = [...this.list, ...devices];
   }
 
   async save(folder: string, unplugged: readonly DeviceConfig[]) {
     this.#tell('save');
     this.told.push(unplugged.map(({ address }) => address).join(' '));
-    expect(this.devices.map(({ slot }) => slot)).toEqual([3]);
+    expect(this.list.map(({ slot }) => slot)).toEqual([3]);
     return { folder, stateBytes: 1, memoryBytes: 2, ms: 3 };
   }
 }
@@ -76,12 +80,12 @@ test('each slot is asked once, and all of its functions come back after the save
     names,
     `attach ${names}`,
   ]);
-  expect(machine.devices).toHaveLength(4);
+  expect(machine.list).toHaveLength(4);
 });
 
 test('a machine whose devices can all be saved is only saved', async () => {
   const machine = new FakeMachine();
-  machine.devices = machine.devices.slice(0, 1);
+  machine.list = machine.list.slice(0, 1);
   await saveUnplugged(machine, '/saved');
   expect(machine.told).toEqual(['save', '']);
 });
@@ -93,14 +97,14 @@ test('a device that the guest does not release is named with both reasons, and t
     /snapshot on mdev:type: EBUSY\n.*cannot be saved \(it has no migration\) and was to be unplugged: the guest refuses: it is in use/,
   );
   expect(machine.told.at(-1)).toBe('attach 0000:01:00.0 0000:01:00.1');
-  expect(machine.devices).toHaveLength(4);
+  expect(machine.list).toHaveLength(4);
 });
 
 test('a save that fails has its error, and the devices come back', async () => {
   const machine = new FakeMachine();
   machine.failures.set('save', new RangeError('the disk is full'));
   await expect(saveUnplugged(machine, '/saved')).rejects.toThrowError('the disk is full');
-  expect(machine.devices).toHaveLength(4);
+  expect(machine.list).toHaveLength(4);
 });
 
 test('devices that do not come back are named, and whether the machine is saved is said', async () => {
@@ -131,7 +135,7 @@ test('a restored machine has them apart, with what is chosen for their slots', (
   const folder = mkdtempSync(join(tmpdir(), 'unplugged-'));
   onTestFinished(() => rmSync(folder, { recursive: true }));
   const path = join(folder, 'machine');
-  const [nic, ...others] = new FakeMachine().devices;
+  const [nic, ...others] = new FakeMachine().list;
   using ram = Mapping.anonymous(1 << 20);
   writeSnapshot(
     path,

@@ -27,7 +27,8 @@ export interface SnapshotOptions {
 
 /** What of a machine {@link saveUnplugged} uses. Main thread. */
 export interface UnpluggableMachine {
-  readonly devices: readonly DeviceConfig[];
+  /** Those that it has now, with their slots. */
+  devices(): readonly DeviceConfig[];
   readonly isPaused: boolean;
   unsavable(): Promise<readonly UnsavableDevice[]>;
   detach(slot: number, options: { readonly timeoutMs?: number }): Promise<void>;
@@ -55,7 +56,7 @@ export async function saveUnplugged(
   const unplugged: DeviceConfig[] = [];
   try {
     for (const slot of new Set(unsavable.map((device) => device.slot))) {
-      const functions = machine.devices.filter((device) => device.slot === slot);
+      const functions = machine.devices().filter((device) => device.slot === slot);
       await unplug(
         machine,
         unsavable.filter((device) => device.slot === slot),
