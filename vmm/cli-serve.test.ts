@@ -106,8 +106,8 @@ test('parts of one card, each with a socket and a client: both draw at once, and
   for (let round = 0; round < 3; round++)
     for (const [i, { guest }] of guests.entries()) guest.draw(320, 200 + i, 2 * round + i);
   expect(await server.displays()).toEqual([
-    { slot: 0, name: 'vgpu-half', canResize: true, largest: { width: 2560, height: 1440 } },
-    { slot: 1, name: 'vgpu-quarter', canResize: true, largest: { width: 1920, height: 1080 } },
+    { slot: 0, name: 'vgpu-half', largest: { width: 2560, height: 1440 } },
+    { slot: 1, name: 'vgpu-quarter', largest: { width: 1920, height: 1080 } },
   ]);
   const check = async () => {
     for (const [i] of guests.entries()) {

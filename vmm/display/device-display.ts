@@ -267,7 +267,7 @@ export const nameOf = ({ slot, name, head = 0 }: DisplayName): DisplayName => ({
 /** The same in a list of those that are there. */
 export const listed = (display: DeviceDisplay): DisplayName => {
   const largest = display.askLargest();
-  return { ...nameOf(display), ...(largest && { canResize: true, largest }) };
+  return { ...nameOf(display), ...(largest && { largest }) };
 };
 
 /** Only those of further screens name one. */

@@ -25,7 +25,7 @@ class FakeMachine extends FakeControlledMachine {
       slot: 3,
       name: 'second',
       head: 1,
-      ...(largest && { canResize: true as const, largest }),
+      ...(largest && { largest }),
     };
     return this.isThere ? [{ slot: 3, name: 'first' }, second] : [];
   };

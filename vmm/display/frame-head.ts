@@ -11,8 +11,7 @@ export interface FrameHead {
     readonly name: string;
     /** Which screen of its device; absent for the first. */
     readonly head?: number;
-    readonly canResize?: true;
-    /** With canResize: the most that it can be given, pixels. */
+    /** The most that it can be given, pixels; absent if it cannot be given another size. */
     readonly largest?: { readonly width: number; readonly height: number };
     /** Why there is no picture. */
     readonly text?: string;

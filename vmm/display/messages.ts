@@ -20,9 +20,7 @@ export interface DisplayName {
   readonly name: string;
   /** Which screen of a device that has several, from 0 on; absent for the first. */
   readonly head?: number;
-  /** Whether the host can give it another size. */
-  readonly canResize?: true;
-  /** The largest size that it can be given; absent if {@link canResize} is. */
+  /** The largest size that the host can give it; absent if it can give it none. */
   readonly largest?: ScreenSize;
 }
 
