@@ -11,6 +11,7 @@ import type { Rounds } from './measure.js';
 import { mmioLatency } from './mmio-latency.js';
 import { packets, packetsRounds } from './packets.js';
 import { Report } from './report.js';
+import { restore } from './restore.js';
 import { writeResults } from './results-file.js';
 import { startUp, startUpRounds } from './start-up.js';
 import { UsageError } from './usage-error.js';
@@ -20,6 +21,7 @@ import { vfioUserDma } from './vfio-user-dma.js';
 const benchmarks: Readonly<Record<string, (report: Report) => Promise<void>>> = {
   'exit-cost': exitCost,
   'start-up': startUp,
+  restore,
   packets,
   'data-path': dataPath,
   disk,
