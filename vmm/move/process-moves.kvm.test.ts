@@ -27,6 +27,7 @@ const BOOT = [
 
 let folder: string;
 let running: ChildProcess[];
+let processes = 0;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'moves-'));
   running = [];
@@ -36,9 +37,8 @@ afterEach(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-/** The machine, wherever it is now; its processes are numbered. */
+/** The machine, wherever it is now. All processes are numbered. */
 class MovingMachine {
-  #processes = 0;
   #here: RunProcess;
 
   constructor() {
@@ -46,7 +46,7 @@ class MovingMachine {
   }
 
   #start(args: readonly string[]): RunProcess {
-    return new RunProcess(folder, `${this.#processes++}`, args, running);
+    return new RunProcess(folder, `${processes++}`, args, running);
   }
 
   /** A guest from the beginning, if there is none. */
@@ -56,7 +56,7 @@ class MovingMachine {
 
   /** The next process, which waits for the machine. */
   async #next(): Promise<{ there: RunProcess; address: string }> {
-    const path = join(folder, `to-${this.#processes}`);
+    const path = join(folder, `to-${processes}`);
     const there = this.#start(['--incoming', `unix:${path}`]);
     await there.listens(path);
     await this.#here.started();

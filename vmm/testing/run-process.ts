@@ -31,6 +31,9 @@ export function datagramsOf({ serial }: RunResult): Record<'echoed' | 'late' | '
   return { echoed: Number(echoed), late, corrupt };
 }
 
+/** A machine that is there has answered by then. */
+const ANSWERS_MS = 5_000;
+
 export class RunProcess {
   readonly api: ApiClient;
   readonly #child: ChildProcess;
@@ -61,10 +64,11 @@ export class RunProcess {
     return this.#child.exitCode !== null || this.#child.signalCode !== null;
   }
 
-  /** Whether its vCPUs run. */
+  /** Whether its vCPUs run. Where no machine has arrived yet, clients wait. */
   async isUp(): Promise<boolean> {
-    const info = await this.api.call('GET', '/v1/info').catch(() => undefined);
-    return info !== undefined && JSON.parse(info.body.toString()).state !== 'starting';
+    const info = this.api.call('GET', '/v1/info').catch(() => undefined);
+    const answer = await Promise.race([info, sleep(ANSWERS_MS, undefined, { ref: false })]);
+    return answer !== undefined && JSON.parse(answer.body.toString()).state !== 'starting';
   }
 
   /** Until its vCPUs run, or it has ended. */
