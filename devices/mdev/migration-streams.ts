@@ -1,6 +1,7 @@
 /** The two streams of a device's state: the one that is read while it is saved, and the one that is written while it is loaded. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { GrowingBytes } from '../../sys/growing-bytes.js';
 import type { MigrationData, PrecopyInfo } from '../../vfio/feature.js';
 import type { PreCopy } from './pre-copy.js';
 
@@ -104,11 +105,8 @@ export interface LoadedDevice {
 export class LoadingStream implements MigrationData {
   readonly #name: string;
   readonly #device: LoadedDevice;
-  /** Of a piece that is not whole, or of the state. */
-  #parts: Uint8Array[] = [];
-  #bytes = 0;
-  /** How many of them it takes to know more. */
-  #due = PIECE_HEADER_BYTES;
+  /** Of a piece that is not whole, or of the state: in one block, as one who writes byte by byte would else fill the memory. */
+  readonly #kept = new GrowingBytes();
   #pieces = 0;
   #isState: boolean;
   #problem: string | undefined;
@@ -130,15 +128,15 @@ export class LoadingStream implements MigrationData {
     return this.#problem;
   }
 
-  /** The state so far, without the pieces before it. */
+  /** The state so far, without the pieces before it: a view, until the next write. */
   get state(): Uint8Array {
-    return Buffer.concat(this.#parts);
+    return this.#kept.bytes;
   }
 
   /** Makes further calls fail. */
   end(): void {
     this.#isEnded = true;
-    this.#keep(new Uint8Array(0));
+    this.#kept.clear();
   }
 
   read(): number {
@@ -148,41 +146,38 @@ export class LoadingStream implements MigrationData {
   /** @throws SysError ENOMEM past the longest state or piece, EINVAL for a piece of another device; ENODEV */
   write(data: Uint8Array): void {
     if (this.#isEnded) throw ended('write', this.#name);
-    this.#parts.push(Uint8Array.from(data));
-    this.#bytes += data.length;
-    while (!this.#isState && this.#problem === undefined && this.#bytes >= this.#due) this.#takePiece();
-    if (this.#problem !== undefined) throw failure('write', this.#name, 'EINVAL', this.#problem);
+    if (this.#problem === undefined) this.#kept.append(data);
+    while (!this.#isState && this.#problem === undefined && this.#takePiece());
+    if (this.#problem !== undefined) {
+      this.#kept.clear();
+      throw failure('write', this.#name, 'EINVAL', this.#problem);
+    }
     const { stateBytes, preCopy } = this.#device;
     const most = Math.max(stateBytes, preCopy?.mostRestBytes ?? 0);
-    if (!this.#isState || this.#bytes <= most) return;
-    this.#keep(new Uint8Array(0));
+    if (!this.#isState || this.#kept.length <= most) return;
+    this.#kept.clear();
     throw failure('write', this.#name, 'ENOMEM', `the device's state has at most ${most} bytes`);
   }
 
-  #keep(data: Uint8Array): void {
-    this.#parts = [data];
-    this.#bytes = data.length;
-  }
-
-  /** Takes over the piece that is whole, or finds how long it will be, or that what comes is the state. */
-  #takePiece(): void {
+  /** Takes over a piece, or finds that what comes is the state. Returns false if that takes more bytes. */
+  #takePiece(): boolean {
     const { preCopy } = this.#device;
-    const data = Buffer.concat(this.#parts);
-    this.#keep(data);
-    if (preCopy === undefined || !data.subarray(0, PIECE_MARK.length).equals(PIECE_MARK)) {
+    const { bytes: data } = this.#kept;
+    if (data.length < PIECE_HEADER_BYTES) return false;
+    if (preCopy === undefined || !PIECE_MARK.equals(data.subarray(0, PIECE_MARK.length))) {
       this.#isState = true;
-      return;
+      return true;
     }
-    const bytes = data.readUInt32LE(PIECE_MARK.length);
-    this.#due = PIECE_HEADER_BYTES + bytes;
+    const bytes = Buffer.from(data.buffer, data.byteOffset, data.length).readUInt32LE(PIECE_MARK.length);
+    const end = PIECE_HEADER_BYTES + bytes;
     if (bytes > preCopy.mostPieceBytes)
       this.#problem = `a piece of ${bytes} bytes, where ${preCopy.mostPieceBytes} are allowed`;
-    else if (data.length >= this.#due) {
-      this.#problem = preCopy.load(data.subarray(PIECE_HEADER_BYTES, this.#due), this.#pieces++ === 0);
-      this.#keep(Uint8Array.from(data.subarray(this.#due)));
-      this.#due = PIECE_HEADER_BYTES;
+    else if (data.length < end) return false;
+    else {
+      this.#problem = preCopy.load(data.subarray(PIECE_HEADER_BYTES, end), this.#pieces++ === 0);
+      this.#kept.drop(end);
     }
-    if (this.#problem !== undefined) this.#keep(new Uint8Array(0));
+    return true;
   }
 
   precopyInfo(): PrecopyInfo {

@@ -20,6 +20,8 @@ import {
 import { REG_SCRATCH } from '../testcard/spec.js';
 import { CardBench } from '../testcard/testing/card-bench.js';
 import { VgpuDevice } from '../vgpu/device.js';
+import { LoadingStream } from './migration-streams.js';
+import type { PreCopy } from './pre-copy.js';
 import { resumeState, saveState } from './testing/migrate.js';
 
 const PAGE = 4096;
@@ -245,6 +247,15 @@ describe.each(['vgpu', 'testcard'] as const)('a %s', (kind) => {
     expect(() => write(piece.subarray(0, 11))).toThrowError(/RESUMING to STOP on .*: EINVAL/);
     to.ops.reset?.();
   });
+
+  test('who writes a state in a million pieces, or nothing at all, makes nobody keep a million pieces', () => {
+    const to = made(kind);
+    using into = setDeviceState(to.ops, VFIO_DEVICE_STATE_RESUMING);
+    const before = process.memoryUsage().heapUsed;
+    for (let i = 0; i < 1_000_000; i++) into?.write(new Uint8Array(i < BYTES / 2 ? 1 : 0));
+    expect(process.memoryUsage().heapUsed - before).toBeLessThan(50 << 20);
+    to.ops.reset?.();
+  });
 });
 
 const [STOP_COPY, P2P, PRE_COPY] = [VFIO_MIGRATION_STOP_COPY, VFIO_MIGRATION_P2P, VFIO_MIGRATION_PRE_COPY];
@@ -279,6 +290,22 @@ test('a state of a device without PRE_COPY is that of one with it', () => {
   expect(resumeState(to.ops, saveState(from.ops))).toBe('ok');
   setDeviceState(from.ops, VFIO_DEVICE_STATE_RUNNING);
   expect(seen(to)).toEqual(seen(from));
+});
+
+test('the pieces of one write are not copied once for each of them', () => {
+  const blocks = new Set<ArrayBufferLike>();
+  const pieces: string[] = [];
+  const load = (piece: Uint8Array) => {
+    blocks.add(piece.buffer);
+    pieces.push(Buffer.from(piece).toString());
+    return undefined;
+  };
+  const preCopy = { mostPieceBytes: 10, mostRestBytes: 10, load } as unknown as PreCopy;
+  const loading = new LoadingStream('a device', { stateBytes: 0, preCopy });
+  const each = Buffer.from('PRE\x01\x02\0\0\0ab', 'latin1');
+  loading.write(Buffer.concat([...Array.from({ length: 1000 }, () => each), Buffer.from('rest')]));
+  expect([blocks.size, pieces.length, new Set(pieces)]).toEqual([1, 1000, new Set(['ab'])]);
+  expect(Buffer.from(loading.state).toString()).toBe('rest');
 });
 
 test('pieces are refused by a device without PRE_COPY', () => {

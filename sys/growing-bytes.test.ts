@@ -1,0 +1,37 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { GrowingBytes } from './growing-bytes.js';
+
+const SEED = Date.now() % 2 ** 31;
+
+test(`they are what was appended without what was dropped (seed ${SEED})`, () => {
+  const step = fc.oneof(fc.uint8Array({ maxLength: 300 }), fc.nat(400));
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+      const bytes = new GrowingBytes();
+      let expected: number[] = [];
+      for (const each of steps) {
+        if (typeof each === 'number') {
+          const count = Math.min(each, expected.length);
+          expected = expected.slice(count);
+          bytes.drop(count);
+        } else {
+          expected.push(...each);
+          bytes.append(each);
+        }
+        expect(bytes.length).toBe(expected.length);
+        expect([...bytes.bytes]).toEqual(expected);
+      }
+    }),
+    { seed: SEED },
+  );
+});
+
+test('a million bytes, one by one, are in a block of at most twice as many', () => {
+  const bytes = new GrowingBytes();
+  for (let i = 0; i < 1_000_000; i++) bytes.append(Uint8Array.of(i));
+  expect(bytes.bytes.buffer.byteLength).toBeLessThanOrEqual(2_000_000);
+  expect(bytes.bytes[999_999]).toBe(999_999 & 0xff);
+  bytes.drop(1_000_000);
+  expect(bytes.bytes.buffer.byteLength).toBe(0);
+});
