@@ -10,7 +10,15 @@ import {
   VFIO_MIGRATION_P2P,
 } from '../feature.js';
 import type { DeviceFile } from '../uapi.js';
-import { deviceStateBytes, migrationFlags, readToEnd, setState, streamOf } from './device-state.js';
+import {
+  deviceStateBytes,
+  migrationFlags,
+  readToEnd,
+  setState,
+  startDevice,
+  streamOf,
+  tryTo,
+} from './device-state.js';
 
 /** What a device in PRE_COPY has not given yet. */
 export interface PreCopyLeft {
@@ -20,7 +28,7 @@ export interface PreCopyLeft {
   readonly bytes: number;
 }
 
-/** A round of a device that tells neither: as much as a state may have. */
+/** Of a round, whatever a device tells: as much as a state may have. What is left is for the next one. */
 const MOST_ROUND_BYTES = 256 << 20;
 
 /**
@@ -42,11 +50,17 @@ export class DevicePreCopy implements Disposable {
     this.#stream = stream;
   }
 
-  /** Enters PRE_COPY, which the device must have. @param name of the device, for errors @throws SysError of the device */
+  /** Enters PRE_COPY, which the device must have. @param name of the device, for errors @throws SysError of the device, which runs then */
   static begin(file: DeviceFile, name: string): DevicePreCopy {
     const it = new DevicePreCopy(file, name, streamOf(file, name, VFIO_DEVICE_STATE_PRE_COPY));
-    it.beginRound();
-    return it;
+    try {
+      it.beginRound();
+      return it;
+    } catch (error) {
+      it[Symbol.dispose]();
+      tryTo(() => startDevice(file));
+      throw error;
+    }
   }
 
   /**
@@ -58,12 +72,10 @@ export class DevicePreCopy implements Disposable {
     const size = deviceStateBytes(this.#file);
     const stopBytes = size === undefined ? this.#done : Number(size);
     this.#done = 0;
-    if (info === undefined) {
-      this.#due = size === undefined ? MOST_ROUND_BYTES : stopBytes;
-      return { initialBytes: 0, bytes: stopBytes };
-    }
-    this.#due = Number(info.initialBytes + info.dirtyBytes);
-    return { initialBytes: Number(info.initialBytes), bytes: Math.max(this.#due, stopBytes) };
+    const initialBytes = Number(info?.initialBytes ?? 0n);
+    const told = info === undefined ? size : info.initialBytes + info.dirtyBytes;
+    this.#due = Math.min(Number(told ?? MOST_ROUND_BYTES), MOST_ROUND_BYTES);
+    return { initialBytes, bytes: Math.max(Number(told ?? 0n), stopBytes) };
   }
 
   /** Undefined for a device that cannot tell, as one by vfio-user. */
@@ -88,7 +100,8 @@ export class DevicePreCopy implements Disposable {
     }
     this.#due = got === 0 ? 0 : this.#due - got;
     this.#done += got;
-    return got === 0 ? undefined : data.subarray(0, got);
+    if (got === 0) return undefined;
+    return got === mostBytes ? data : data.slice(0, got); // who passes on a view passes on all behind it
   }
 
   /** The device begins no DMA any more: PRE_COPY_P2P, if it has that. @throws SysError of the device */
@@ -101,7 +114,7 @@ export class DevicePreCopy implements Disposable {
     this.#goOn(VFIO_DEVICE_STATE_STOP_COPY);
   }
 
-  /** What is left of its state, once it is stopped. @throws SysError EFBIG, or of the device */
+  /** What is left of its state, once it is stopped. @throws SysError EFBIG, ETIMEDOUT, or of the device */
   rest(): Uint8Array {
     return readToEnd(this.#stream, this.#name);
   }

@@ -1,6 +1,7 @@
 /** A device's state by VFIO's migration protocol, v2: saved while it is stopped, loaded into another one of the same kind. */
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { GrowingBytes } from '../../sys/growing-bytes.js';
 import {
   type FeatureOutput,
   type MigrationData,
@@ -21,6 +22,8 @@ import type { DeviceFile } from '../uapi.js';
 /** More than a device's state has been seen to take; a stream that goes on for longer is refused. */
 const MOST_BYTES = 256 << 20;
 const PIECE_BYTES = 1 << 20;
+/** A provider that answers each read late, with a byte, would else keep a guest still for years. */
+const MOST_READ_MS = 60_000;
 
 /**
  * VFIO_MIGRATION_ bits of a device: 0 if it cannot be saved.
@@ -66,8 +69,8 @@ export const startDevice = (file: DeviceFile): void => enter(file, VFIO_DEVICE_S
  * interrupts, are its user's to save and restore.
  * @param name of the device, for errors
  * @param mostBytes a longer state is an error
- * @throws SysError ENOTSUP if the device cannot be saved, EFBIG for a state of more bytes, or of the device; it runs then, unless it
- *   is in the state ERROR, which a reset ends
+ * @throws SysError ENOTSUP if the device cannot be saved, EFBIG for a state of more bytes, ETIMEDOUT if it takes a minute, or of the
+ *   device; it runs then, unless it is in the state ERROR, which a reset ends
  */
 export function saveDeviceState(file: DeviceFile, name: string, mostBytes = MOST_BYTES): Uint8Array {
   requireMigration(file, 'save', name);
@@ -86,20 +89,29 @@ function read(file: DeviceFile, name: string, mostBytes: number): Uint8Array {
   return readToEnd(stream, name, mostBytes);
 }
 
-/** The bytes of a stopped device until the end. @throws SysError EFBIG for more, or of the device */
-export function readToEnd(stream: MigrationData, name: string, mostBytes = MOST_BYTES): Uint8Array {
-  const pieces: Uint8Array[] = [];
-  for (let bytes = 0; ; ) {
-    const piece = new Uint8Array(PIECE_BYTES);
-    const got = stream.read(piece);
-    if (got === 0) return Buffer.concat(pieces);
-    bytes += got;
-    if (bytes > mostBytes) {
-      const hint = `its state has more than ${mostBytes} bytes`;
-      throw new SysError({ call: 'save', target: name, errno: errno.EFBIG, hint });
-    }
-    pieces.push(piece.slice(0, got));
+/**
+ * The bytes of a stopped device until the end, in as much time as {@link MOST_READ_MS}, as the guest stands still meanwhile.
+ * @param now a clock, in milliseconds
+ * @throws SysError EFBIG for more, ETIMEDOUT, or of the device
+ */
+export function readToEnd(
+  stream: MigrationData,
+  name: string,
+  mostBytes = MOST_BYTES,
+  now = () => performance.now(),
+): Uint8Array {
+  const fail = (code: 'EFBIG' | 'ETIMEDOUT', hint: string) =>
+    new SysError({ call: 'save', target: name, errno: errno[code], hint });
+  const state = new GrowingBytes();
+  const piece = new Uint8Array(PIECE_BYTES);
+  const end = now() + MOST_READ_MS;
+  for (let got = stream.read(piece); got > 0; got = stream.read(piece)) {
+    state.append(piece.subarray(0, got));
+    if (state.length > mostBytes) throw fail('EFBIG', `its state has more than ${mostBytes} bytes`);
+    if (now() > end)
+      throw fail('ETIMEDOUT', `it has given ${state.length} bytes of its state in ${MOST_READ_MS / 1000} s`);
   }
+  return state.bytes;
 }
 
 /**
@@ -178,8 +190,8 @@ const enter = (file: DeviceFile, deviceState: number): void =>
 export const setState = (file: DeviceFile, deviceState: number): MigrationData | undefined =>
   file.deviceFeature(VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE | VFIO_DEVICE_FEATURE_SET, { deviceState }).data;
 
-/** The first error is the one that tells. */
-function tryTo(undo: () => void): void {
+/** Undoes something after an error, which is the one that tells. */
+export function tryTo(undo: () => void): void {
   try {
     undo();
   } catch (error) {
