@@ -174,7 +174,8 @@ export class VirtualMachine implements AsyncDisposable {
     const ended = this.finished.then(({ outcome }) => {
       throw new Error(`the machine has ended: ${JSON.stringify(outcome)}`);
     });
-    ended.catch(() => {});
+    // Pieces of devices, of which there may be any number, wait for this: a race with `ended` would leave something of each behind.
+    ended.catch((error: Error) => incoming.fail(error));
     await Promise.race([incoming.built, ended]);
     let isPaused = false;
     return {
@@ -183,7 +184,7 @@ export class VirtualMachine implements AsyncDisposable {
       device: async (piece: DevicePiece) => {
         const { taken } = incoming;
         this.#threads?.sender.send({ kind: 'device-state', piece } satisfies DeviceStateCommand);
-        await Promise.race([taken, ended]);
+        await taken;
       },
       load: async (sections: readonly StateSection[]) => {
         const { isPaused: wasPaused, rest } = takePaused(sections);

@@ -27,6 +27,8 @@ export class Incoming implements MachineOrigin {
   /** Resolves when its state is loaded, and its vCPUs are at rest. */
   readonly loaded: Promise<void>;
   #settleTaken: () => void = () => {};
+  #failTaken: (error: Error) => void = () => {};
+  #failure: Error | undefined;
   #settleBuilt!: () => void;
   #settleLoaded!: () => void;
 
@@ -53,11 +55,19 @@ export class Incoming implements MachineOrigin {
     return GuestRam.create(this.config.memory, isShared, hugePageBytes);
   }
 
-  /** Resolves when its machine has loaded the piece of a device that is sent next. */
+  /** Resolves when its machine has loaded the piece of a device that is sent next. @throws what {@link fail} was called with */
   get taken(): Promise<void> {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       this.#settleTaken = resolve;
+      this.#failTaken = reject;
+      if (this.#failure !== undefined) reject(this.#failure);
     });
+  }
+
+  /** The machine has ended: it takes nothing any more. */
+  fail(error: Error): void {
+    this.#failure = error;
+    this.#failTaken(error);
   }
 
   hear(event: MachineEvent): void {
