@@ -4,10 +4,8 @@ import type { ReceiveOptions } from '../machine-types.js';
 import { acceptAt, connectTo } from './address.js';
 import { FrameStream } from './frames.js';
 import type { MovedMemory } from './moved-memory.js';
-import { type MoveOptions, type MoveResult, moveMachine } from './source.js';
+import { type MoveOptions, type MoveResult, moveMachine, TIMEOUT_MS } from './source.js';
 import { type ReceivedMachine, receiveMachine } from './target.js';
-
-const TIMEOUT_MS = 30_000;
 
 /** Moves the machine that answers `calls`. @throws as VirtualMachine.migrateTo */
 export async function migrate(

@@ -22,7 +22,7 @@ export const FRAME = {
   zeros: 4,
   /** u8 length of a device's place, the place, a piece of its state: of a device that is copied while it runs. */
   device: 8,
-  /** A piece of the state. */
+  /** A piece of the state, {@link PIECE_BYTES} but for the last one. */
   state: 5,
   /** u32 CRC-32 of the state: nothing follows but one of the two below. */
   end: 6,

@@ -243,6 +243,36 @@ test('what devices have left counts: one that changes faster than the connection
   expect([source.is, target?.isRunning]).toEqual(['running', false]);
 });
 
+test('a device that always has more to read is left until the next round after a time, and given up in the end', async () => {
+  const source = new FakeSource();
+  source.writes = [[]];
+  source.left = new Array(40).fill({ initialBytes: 1, bytes: 1 });
+  source.piece = async () => {
+    await new Promise(setImmediate);
+    return piece('pci 03.0', 1);
+  };
+  const { sourceError, target } = await play(source, { options: { timeoutMs: 20 } });
+  expect((sourceError as Error).message).toMatch(
+    /ETIME\n.*after 30 rounds, devices still have 1 bytes of their first/,
+  );
+  expect([source.is, source.looks, target?.isRunning]).toEqual(['running', 30, false]);
+});
+
+test('progress is shown while devices are read, and what a round still has to send then', async () => {
+  const source = new FakeSource();
+  source.writes = [[]];
+  source.rounds = [Array.from({ length: 400 }, () => piece('pci 03.0', 1))];
+  const before: number[] = [];
+  const { piece: next } = source;
+  source.piece = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    return await next.call(source);
+  };
+  const progress = ({ remainingBytes }: MoveProgress) => void before.push(remainingBytes);
+  expect((await play(source, { options: { progress } })).sourceError).toBeUndefined();
+  expect(before[0]).toBe(BYTES);
+});
+
 test('a device that fails while it is read, and a piece that nobody takes, end the move; the machine runs on here', async () => {
   const failing = new FakeSource();
   failing.piece = async () => {
@@ -477,6 +507,11 @@ test('frames that claim too much, or come out of turn, are refused before anythi
     [/4095 bytes at 0 are no pages/, hello, config, pages(0n, 4095)],
     [/8192 bytes at 1224704 are no pages/, hello, config, zeros(BigInt(BYTES - PAGE_BYTES), 8192n)],
     [/where state or end is due/, hello, config, frame(FRAME.state, Buffer.alloc(1)), pages(0n, PAGE_BYTES)],
+    [/state is short, and not the last one/, hello, config, frame(FRAME.state, Buffer.alloc(0))],
+    [
+      /state is short, and not the last one/,
+      ...[hello, config, frame(FRAME.state, Buffer.alloc(1)), frame(FRAME.state, Buffer.alloc(1))],
+    ],
     [/'device' of 262401 bytes/, hello, config, frame(FRAME.device, Buffer.alloc(0), 262401)],
     [/piece of a device without data/, hello, config, frame(FRAME.device, Buffer.alloc(0))],
     [/piece of a device without data/, hello, config, frame(FRAME.device, Buffer.from([5, 1, 2, 3, 4, 5]))],

@@ -15,7 +15,7 @@ export interface MoveOptions {
    * then. Infinity stops it at once. Default: 300
    */
   readonly downtimeMs?: number | undefined;
-  /** How long to wait for the other end, at any one time, in milliseconds. Default: 30,000 */
+  /** How long to wait for the other end, at any one time, and to read devices in a round, in milliseconds. Default: 30,000 */
   readonly timeoutMs?: number | undefined;
   /** Ends the move; the machine runs on here. Once the other end has been told to go on, it is too late. */
   readonly signal?: AbortSignal | undefined;
@@ -93,6 +93,8 @@ export interface MovingMachine {
 }
 
 const DOWNTIME_MS = 300;
+/** Of {@link MoveOptions.timeoutMs}. */
+export const TIMEOUT_MS = 30_000;
 /** A guest that writes faster than this is not worth more rounds. */
 const MOST_ROUNDS = 30;
 /** A round of less says nothing about the rate, which is then taken to be this at least. */
@@ -199,7 +201,7 @@ class Move {
       if (ms <= limit && look.devices.initialBytes === 0) break;
       if (unlogged.length > 0 && look.devices.initialBytes === 0)
         throw tooMuch(unlogged, left, this.#rate, ms, limit);
-      if (this.#round >= MOST_ROUNDS) throw tooFast(left, this.#rate, ms, limit);
+      if (this.#round >= MOST_ROUNDS) throw tooFast(look.devices.initialBytes, left, this.#rate, ms, limit);
     }
     const at = performance.now();
     const { state, dirty: last } = await this.#machine.stop();
@@ -224,7 +226,7 @@ class Move {
     const before = this.#stream.sentBytes;
     let left = countPages(dirty, memory.bytes) * PAGE_BYTES;
     let full = 0;
-    if (!isStopped) await this.#sendDevices();
+    if (!isStopped) await this.#sendDevices(left);
     for (const piece of dirtyRuns(dirty, memory.bytes, PIECE_BYTES)) {
       for (const { at, bytes, isZero } of zeroRuns(memory, piece.at, piece.bytes)) {
         const head = Buffer.alloc(isZero ? 16 : 8);
@@ -248,11 +250,16 @@ class Move {
     return full;
   }
 
-  /** Sends what devices have in this round. */
-  async #sendDevices(): Promise<void> {
+  /** Sends what devices have in this round, or in the time that there is for one. @param left bytes of the round that follow */
+  async #sendDevices(left: number): Promise<void> {
+    const { timeoutMs = TIMEOUT_MS } = this.#options;
+    const end = performance.now() + timeoutMs;
     for (let piece = await this.#machine.piece(); piece !== undefined; piece = await this.#machine.piece()) {
       const place = Buffer.from(piece.place, 'latin1');
       await this.#stream.send(FRAME.device, Uint8Array.of(place.length), place, piece.data);
+      const now = performance.now();
+      if (now > end) return; // a provider that answers late: what it has left is for the next round
+      if (now - this.#shown >= PROGRESS_MS) this.#show(left, false);
     }
   }
 
@@ -287,8 +294,13 @@ const tooMuch = (
     ms,
     limit,
   );
-const tooFast = (left: number, rate: number, ms: number, limit: number): SysError =>
-  late(`after ${MOST_ROUNDS} rounds, the guest still writes ${mib(left)} in each`, rate, ms, limit);
+const tooFast = (initial: number, left: number, rate: number, ms: number, limit: number): SysError => {
+  const what =
+    initial > 0
+      ? `devices still have ${initial} bytes of their first copies`
+      : `the guest still writes ${mib(left)} in each`;
+  return late(`after ${MOST_ROUNDS} rounds, ${what}`, rate, ms, limit);
+};
 
 const late = (what: string, rate: number, ms: number, limit: number): SysError =>
   new SysError({

@@ -4,7 +4,7 @@ import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { decodeSections, type StateSection } from '../../sys/state-sections.js';
 import type { DevicePiece } from './arriving-devices.js';
-import { FRAME, type FrameStream } from './frames.js';
+import { FRAME, type FrameStream, PIECE_BYTES } from './frames.js';
 import type { MovedMemory } from './moved-memory.js';
 import { PAGE_BYTES } from './pages.js';
 import { helloOf } from './source.js';
@@ -88,6 +88,9 @@ async function receiveContents(
     else if (kind === FRAME.zeros) clearPages(memory, data);
     else if (kind === FRAME.device) await machine.device(parsePiece(data));
     else if (kind === FRAME.state) {
+      // Each would else be kept, however small.
+      if (data.length === 0 || bytes % PIECE_BYTES !== 0)
+        throw wrong('EPROTO', 'a piece of its state is short, and not the last one');
       bytes += data.length;
       if (bytes > MOST_STATE_BYTES) throw wrong('EFBIG', `its state has more than ${MOST_STATE_BYTES} bytes`);
       pieces.push(data);
