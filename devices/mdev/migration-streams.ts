@@ -10,7 +10,8 @@ import type { PreCopy } from './pre-copy.js';
  * below, and the length of the piece, 32 bits, little-endian.
  */
 const PIECE_MARK = Buffer.from('PRE\x01', 'latin1');
-const PIECE_HEADER_BYTES = PIECE_MARK.length + 4;
+/** Before each piece. */
+export const PIECE_HEADER_BYTES = PIECE_MARK.length + 4;
 
 const failure = (call: string, name: string, code: keyof typeof errno, hint?: string): SysError =>
   new SysError({ call, target: `migration data of ${name}`, errno: errno[code], hint });

@@ -20,8 +20,9 @@ import {
 import { REG_SCRATCH } from '../testcard/spec.js';
 import { CardBench } from '../testcard/testing/card-bench.js';
 import { VgpuDevice } from '../vgpu/device.js';
-import { LoadingStream } from './migration-streams.js';
-import type { PreCopy } from './pre-copy.js';
+import { LoadingStream, SavingStream } from './migration-streams.js';
+import { PreCopiedMemory, type PreCopy, type SavedPages, writePages } from './pre-copy.js';
+import { StateWriter } from './state-fields.js';
 import { resumeState, saveState } from './testing/migrate.js';
 
 const PAGE = 4096;
@@ -290,6 +291,78 @@ test('a state of a device without PRE_COPY is that of one with it', () => {
   expect(resumeState(to.ops, saveState(from.ops))).toBe('ok');
   setDeviceState(from.ops, VFIO_DEVICE_STATE_RUNNING);
   expect(seen(to)).toEqual(seen(from));
+});
+
+/** A memory of 8 MiB, how often it is looked at, and its pieces until there is nothing for now. */
+function large() {
+  const memory = new Uint8Array(8 << 20);
+  let looks = 0;
+  const look = () => {
+    looks++;
+    return memory;
+  };
+  const saveRest = (pages: SavedPages) => {
+    const state = new StateWriter('rest', 1);
+    writePages(state, pages);
+    return state.finish();
+  };
+  const preCopy = new PreCopiedMemory({
+    ...{ name: 'vram', bytes: memory.length, memory: look, restBytes: 8, saveRest },
+    loadRest: () => true,
+  });
+  open.push({ [Symbol.dispose]: () => preCopy.end() });
+  const pieces = () => {
+    const lengths: number[] = [];
+    for (let piece = preCopy.next(); piece !== undefined; piece = preCopy.next()) lengths.push(piece.length);
+    return lengths;
+  };
+  preCopy.begin();
+  return { memory, preCopy, pieces, looks: () => looks };
+}
+
+test('no piece looks at more than 2 MiB: those before a page that differs, and after it, are empty', () => {
+  const { memory, preCopy, pieces } = large();
+  memory[memory.length - 1] = 1;
+  const [empty, page] = [16, 16 + 4 + PAGE];
+  expect(pieces()).toEqual([empty, empty, empty, page, empty, empty, empty]);
+  memory[0] = 1; // 6 MiB on, as it looks on where it was
+  const found = pieces();
+  expect(found.filter((bytes) => bytes === page)).toHaveLength(1);
+  expect(found.length).toBeLessThanOrEqual(8);
+  expect(pieces().every((bytes) => bytes === empty)).toBe(true);
+  expect(preCopy.left()).toEqual({ initialBytes: 0n, dirtyBytes: 0n });
+});
+
+test('its info looks at nothing until the first copy is whole, and then once for both numbers', () => {
+  const { memory, preCopy, pieces, looks } = large();
+  memory.fill(1, 0, 3 << 20);
+  const { initialBytes, dirtyBytes } = preCopy.left();
+  expect([initialBytes > BigInt(memory.length), dirtyBytes]).toEqual([true, 0n]);
+  expect(preCopy.restBytes()).toBeGreaterThan(memory.length);
+  expect(looks()).toBe(0);
+  preCopy.next();
+  expect(preCopy.left().initialBytes).toBeLessThan(initialBytes);
+  pieces();
+  memory.fill(2, 0, 3 * PAGE);
+  const before = looks();
+  expect(Number(preCopy.left().dirtyBytes)).toBeGreaterThan(3 * PAGE);
+  expect(preCopy.restBytes()).toBe(8 + 4 + 3 * (4 + PAGE));
+  expect(looks() - before).toBe(1);
+  memory.fill(2, 0, 4 * PAGE);
+  expect(preCopy.restBytes()).toBe(8 + 4 + 4 * (4 + PAGE)); // asked alone, it looks
+  expect(preCopy.rest()).toHaveLength(8 + 4 + 4 * (4 + PAGE));
+});
+
+test('as many bytes as the info tells have all that differs in them', () => {
+  const { memory, preCopy, pieces } = large();
+  pieces();
+  for (const pages of [[2047], [0, 1023, 2047], Array.from({ length: 200 }, (_, i) => 7 * i)]) {
+    for (const page of pages) memory[page * PAGE] = (memory[page * PAGE] as number) + 1;
+    const stream = new SavingStream('a device', preCopy);
+    let due = Number(preCopy.left().dirtyBytes);
+    while (due > 0) due -= stream.read(new Uint8Array(due));
+    expect(preCopy.left().dirtyBytes).toBe(0n);
+  }
 });
 
 test('the pieces of one write are not copied once for each of them', () => {

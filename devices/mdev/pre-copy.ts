@@ -1,5 +1,6 @@
 import { Mapping } from '../../sys/mapping.js';
 import type { PrecopyInfo } from '../../vfio/feature.js';
+import { PIECE_HEADER_BYTES } from './migration-streams.js';
 import { readState, type StateReader, StateWriter } from './state-fields.js';
 
 /**
@@ -10,13 +11,13 @@ export interface PreCopy {
   readonly mostPieceBytes: number;
   /** Begins: nothing has been copied. @throws SysError ENOMEM */
   begin(): void;
-  /** The next piece; undefined if nothing has changed since it was copied. */
+  /** The next piece, which may be one without contents; undefined if nothing has changed since it was copied. */
   next(): Uint8Array | undefined;
-  /** What {@link next} has to give. */
+  /** Estimates of what {@link next} has to give. */
   left(): PrecopyInfo;
   /** Most bytes of {@link rest}. */
   readonly mostRestBytes: number;
-  /** Bytes that {@link rest} would have now. */
+  /** Estimate of the bytes that {@link rest} would have now. */
   restBytes(): number;
   /** The state of the stopped device, without what was copied and is still so. */
   rest(): Uint8Array;
@@ -28,16 +29,21 @@ export interface PreCopy {
   loadRest(data: Uint8Array): boolean | string;
 }
 
-const PAGE_BYTES = 4096;
+/** What such a memory is divided into. */
+export const PAGE_BYTES = 4096;
 /** A page's number, 32 bits, and its contents. */
 const PAGE_RECORD_BYTES = 4 + PAGE_BYTES;
 /** What is compared at once, as long as it is the same. */
 const BLOCK_PAGES = 16;
 /** So that a piece has less than 256 KiB. */
 const PIECE_PAGES = 63;
+/** Looked at for a piece: 2 MiB, as a thread that runs a guest has other things to do. */
+const SLICE_PAGES = 512;
 const VERSION = 1;
 /** Name and version, length of the memory, number of pages. */
 const PIECE_BYTES = 8 + 4 + 4;
+/** In the stream. */
+const EMPTY_PIECE_BYTES = PIECE_HEADER_BYTES + PIECE_BYTES;
 
 /** Pages of a memory by their number, ascending. */
 export type SavedPages = readonly (readonly [page: number, contents: Uint8Array])[];
@@ -89,11 +95,11 @@ function* differences(one: Uint8Array, other: Uint8Array, from: number, until: n
 
 /** The pages of a memory that are not all zeros. */
 export function usedPages(memory: Uint8Array): SavedPages {
-  const zeros = new Uint8Array(BLOCK_PAGES * PAGE_BYTES);
-  const block = Buffer.from(memory.buffer, memory.byteOffset, memory.length);
+  const zeros = new Uint8Array(PAGE_BYTES);
+  const all = Buffer.from(memory.buffer, memory.byteOffset, memory.length);
   const used: [number, Uint8Array][] = [];
   for (let at = 0; at < memory.length; at += PAGE_BYTES)
-    if (block.compare(zeros, 0, PAGE_BYTES, at, at + PAGE_BYTES) !== 0)
+    if (all.compare(zeros, 0, PAGE_BYTES, at, at + PAGE_BYTES) !== 0)
       used.push([at / PAGE_BYTES, memory.subarray(at, at + PAGE_BYTES)]);
   return used;
 }
@@ -116,7 +122,8 @@ export interface PreCopiedParts {
 
 /**
  * Copies a memory page by page while a guest writes it, by whichever mapping: nobody tells which pages it writes, so they are compared
- * with a copy of what was sent. It takes as much memory as the device's, where that is not zero, until the end.
+ * with a copy of what was sent. It takes as much memory as the device's, where that is not zero, until the end. A piece looks at 2 MiB
+ * at most: one without pages says that there is more to look at.
  */
 export class PreCopiedMemory implements PreCopy {
   readonly mostPieceBytes = PIECE_BYTES + PIECE_PAGES * PAGE_RECORD_BYTES;
@@ -129,7 +136,10 @@ export class PreCopiedMemory implements PreCopy {
   #at = 0;
   /** Pages before this one have been looked at. */
   #seen = 0;
-  #isBegun = false;
+  /** Pages that were looked at since one was different. */
+  #same = 0;
+  /** Pages that differ, if they have just been counted. */
+  #counted: number | undefined;
 
   constructor(parts: PreCopiedParts) {
     this.#parts = parts;
@@ -142,19 +152,19 @@ export class PreCopiedMemory implements PreCopy {
     this.#sent = Mapping.anonymous(this.#parts.bytes);
     this.#at = 0;
     this.#seen = 0;
-    this.#isBegun = false;
+    this.#same = 0;
+    this.#counted = undefined;
   }
 
   next(): Uint8Array | undefined {
-    const pages = this.#take(this.#at, this.#pages, PIECE_PAGES);
-    this.#seen =
-      pages.length < PIECE_PAGES ? this.#pages : Math.max(this.#seen, (pages.at(-1)?.[0] ?? 0) + 1);
-    if (pages.length < PIECE_PAGES) pages.push(...this.#take(0, this.#at, PIECE_PAGES - pages.length));
-    const last = pages.at(-1)?.[0];
     // The first piece says what it is, so that what does not fit is known early.
-    if (last === undefined && this.#isBegun) return undefined;
-    this.#isBegun = true;
-    this.#at = ((last ?? -1) + 1) % this.#pages;
+    const isFirst = this.#seen === 0;
+    this.#counted = undefined;
+    const pages = this.#look(Math.min(SLICE_PAGES, this.#pages));
+    if (pages.length === 0 && this.#same >= this.#pages && !isFirst) {
+      this.#same = 0;
+      return undefined;
+    }
     const state = new StateWriter(this.#parts.name, VERSION).u32(this.#parts.bytes);
     writePages(
       state,
@@ -163,23 +173,56 @@ export class PreCopiedMemory implements PreCopy {
     return state.finish();
   }
 
+  /** Takes what differs of so many pages, around the end of the memory, up to a piece. */
+  #look(count: number): [number, Uint8Array][] {
+    const taken: [number, Uint8Array][] = [];
+    for (let left = count; left > 0 && taken.length < PIECE_PAGES; ) {
+      const until = Math.min(this.#at + left, this.#pages);
+      const some = this.#take(this.#at, until, PIECE_PAGES - taken.length);
+      taken.push(...some);
+      const last = some.at(-1)?.[0];
+      const end = last !== undefined && taken.length === PIECE_PAGES ? last + 1 : until;
+      this.#same = last === undefined ? this.#same + end - this.#at : end - last - 1;
+      this.#seen = Math.max(this.#seen, end);
+      left -= end - this.#at;
+      this.#at = end % this.#pages;
+    }
+    return taken;
+  }
+
   left(): PrecopyInfo {
-    let [initial, dirty] = [0, 0];
-    for (const page of this.#differences(0, this.#pages)) page < this.#seen ? dirty++ : initial++;
-    const first = this.#isBegun ? 0 : PIECE_BYTES;
-    return {
-      initialBytes: BigInt(first + initial * PAGE_RECORD_BYTES),
-      dirtyBytes: BigInt(dirty * PAGE_RECORD_BYTES),
-    };
+    // Until all of it was looked at, each page may have to be copied: to know, one would have to look at all at once.
+    if (this.#seen < this.#pages)
+      return { initialBytes: this.#streamBytes(this.#pages - this.#seen), dirtyBytes: 0n };
+    this.#counted = this.#count();
+    return { initialBytes: 0n, dirtyBytes: this.#streamBytes(this.#counted) };
+  }
+
+  /** What comes until so many pages have been found. */
+  #streamBytes(pages: number): bigint {
+    if (pages === 0) return 0n;
+    const pieces = Math.ceil(pages / PIECE_PAGES) + Math.ceil(this.#pages / SLICE_PAGES);
+    return BigInt(pages * PAGE_RECORD_BYTES + pieces * EMPTY_PIECE_BYTES);
   }
 
   restBytes(): number {
-    const count = [...this.#differences(0, this.#pages)].length;
+    if (this.#seen < this.#pages) return this.mostRestBytes;
+    // Who asks for this has just asked for the other: all of the memory is read once for both.
+    const count = this.#counted ?? this.#count();
+    this.#counted = undefined;
     return this.#parts.restBytes + pagesBytes(count);
   }
 
+  #count(): number {
+    return [...this.#differences(0, this.#pages)].length;
+  }
+
   rest(): Uint8Array {
-    return this.#parts.saveRest(this.#take(0, this.#pages, this.#pages));
+    const memory = this.#parts.memory();
+    const pages = [...this.#differences(0, this.#pages)];
+    return this.#parts.saveRest(
+      pages.map((page) => [page, memory.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)]),
+    );
   }
 
   end(): void {

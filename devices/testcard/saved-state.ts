@@ -1,4 +1,4 @@
-import { PreCopiedMemory, readPages, storePages, writePages } from '../mdev/pre-copy.js';
+import { PAGE_BYTES, PreCopiedMemory, readPages, storePages, writePages } from '../mdev/pre-copy.js';
 import { readState, StateWriter } from '../mdev/state-fields.js';
 import type { StoppableDevice } from '../mdev/stop-copy-migration.js';
 import type { CardState } from './card-state.js';
@@ -8,7 +8,6 @@ import type { CardRegisters } from './registers.js';
 /** "card", and the version of the format; then 1 for a state whose BAR 2 was copied before: its pages that have changed follow. */
 const MAGIC = [0x63, 0x61, 0x72, 0x64, 1] as const;
 const HEADER_BYTES = 8;
-const PAGE_BYTES = 4096;
 
 /** A part of a card's state: words of registers, or memory. */
 interface Part {

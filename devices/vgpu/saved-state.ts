@@ -1,5 +1,6 @@
 /** A display card's state: registers, screen, and the pages of video memory that are not all zeros. */
 import {
+  PAGE_BYTES,
   PreCopiedMemory,
   pagesBytes,
   readPages,
@@ -18,8 +19,6 @@ const NAME = 'vgpu';
 const VERSION = 1;
 const HEADER_BYTES = 8;
 const MIB = 1 << 20;
-
-const PAGE_BYTES = 4096;
 
 /** Size of the memory, registers and byte order, screen. */
 const FIXED_BYTES = HEADER_BYTES + 4 + 2 * DISPI_REGISTERS + 1 + EDID_STATE_BYTES;
