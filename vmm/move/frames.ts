@@ -18,7 +18,7 @@ export const FRAME = {
   config: 2,
   /** u64 offset in memory, whole pages. */
   pages: 3,
-  /** u64 offset, u64 length of pages that are zero. */
+  /** u64 offset, u64 length of pages that are zero, {@link PIECE_BYTES} at most. */
   zeros: 4,
   /** u8 length of a device's place, the place, a piece of its state: of a device that is copied while it runs. */
   device: 8,

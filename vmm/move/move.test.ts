@@ -506,6 +506,7 @@ test('frames that claim too much, or come out of turn, are refused before anythi
     [/at 18446744073709547520 are no pages/, hello, config, pages(2n ** 64n - 4096n, PAGE_BYTES)],
     [/4095 bytes at 0 are no pages/, hello, config, pages(0n, 4095)],
     [/8192 bytes at 1224704 are no pages/, hello, config, zeros(BigInt(BYTES - PAGE_BYTES), 8192n)],
+    [/266240 bytes of zeros, where 262144/, hello, config, zeros(0n, 266240n)],
     [/where state or end is due/, hello, config, frame(FRAME.state, Buffer.alloc(1)), pages(0n, PAGE_BYTES)],
     [/state is short, and not the last one/, hello, config, frame(FRAME.state, Buffer.alloc(0))],
     [

@@ -6,6 +6,8 @@ import { CoreCards } from '../../devices/testcard/testing/core-cards.js';
 import { fakeEnvironment } from '../../devices/testing/fake-ports.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
 import { gpa } from '../../sys/address.js';
+import { errno } from '../../sys/errno.js';
+import { SysError } from '../../sys/error.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { SectionReader } from '../../sys/state-sections.js';
@@ -30,6 +32,7 @@ import { FrameStream } from './frames.js';
 import { Mover } from './mover.js';
 import { PAGE_BYTES } from './pages.js';
 import { takePaused } from './paused-section.js';
+import { PreCopies } from './pre-copies.js';
 import { type MoveOptions, moveMachine } from './source.js';
 import { receiveMachine } from './target.js';
 
@@ -235,6 +238,44 @@ test('a device that is reset while it is copied ends the move, also between the 
       expect(sent).toMatch(/PRE_COPY on 00:04\.0 testcard: ENODEV\n.*it was reset while it was copied/);
     expect(from.states()).toEqual(ALL.map(() => VFIO_DEVICE_STATE_RUNNING));
   }
+});
+
+test('a device that is gone while it is copied ends the move, and the others run on', async () => {
+  using scope = new Scope();
+  const [from, to] = [createMachine(scope, ALL), createMachine(scope, ALL)];
+  const [first, gone, ...others] = from.list as unknown as SavedDevice[];
+  let looks = 0;
+  const [sent] = await move(from, to, { downtimeMs: 0 }, () => {
+    if (++looks === 2) gone?.assigned.file[Symbol.dispose]();
+    for (const { memory } of from.list.filter((each) => each !== gone)) memory.fill(looks, 0, 70_000);
+  });
+  expect(sent).toMatch(/EBADF|ENODEV/);
+  for (const device of [first, ...others])
+    expect(stateOf(device?.assigned.file as DeviceFile)).toBe(VFIO_DEVICE_STATE_RUNNING);
+});
+
+test('devices that are in PRE_COPY when another one cannot enter it run on', () => {
+  using scope = new Scope();
+  const { list, states } = createMachine(scope, ALL);
+  const devices = list.map(({ name, assigned: { file } }) => ({ name, place: name, file }));
+  const broken = new Proxy(list[3]?.assigned.file as DeviceFile, {
+    get(target, key) {
+      const value: unknown = Reflect.get(target, key, target);
+      if (typeof value !== 'function') return value;
+      return (...args: unknown[]) => {
+        const result = Reflect.apply(value, target, args) as { data?: { precopyInfo(): never } };
+        if (result?.data === undefined) return result;
+        result.data.precopyInfo = () => {
+          throw new SysError({ call: 'info', target: 'it', errno: errno.EIO });
+        };
+        return result;
+      };
+    },
+  });
+  expect(() =>
+    PreCopies.begin(devices.map((each, i) => (i === 3 ? { ...each, file: broken } : each))),
+  ).toThrowError(/EIO/);
+  expect(states()).toEqual(ALL.map(() => VFIO_DEVICE_STATE_RUNNING));
 });
 
 test('a piece of a device that is not there, or of another kind of device, is refused, and the device works after a reset', () => {

@@ -114,14 +114,13 @@ function storePages(memory: MovedMemory, data: Buffer): void {
   memory.slice(rangeOf(memory, data.readBigUInt64LE(0), BigInt(bytes.length)), bytes.length).set(bytes);
 }
 
-const CLEARED_BYTES = 1 << 20;
-
 function clearPages(memory: MovedMemory, data: Buffer): void {
   if (data.length !== 16) throw wrong('EPROTO', 'zeros without an address and a length');
   const bytes = data.readBigUInt64LE(8);
-  const at = rangeOf(memory, data.readBigUInt64LE(0), bytes);
-  for (let done = 0; done < Number(bytes); done += CLEARED_BYTES)
-    memory.slice(at + done, Math.min(CLEARED_BYTES, Number(bytes) - done)).fill(0);
+  // Else a few bytes would keep this thread, which others need, busy with all of the memory.
+  if (bytes > BigInt(PIECE_BYTES))
+    throw wrong('EPROTO', `${bytes} bytes of zeros, where ${PIECE_BYTES} are allowed`);
+  memory.slice(rangeOf(memory, data.readBigUInt64LE(0), bytes), Number(bytes)).fill(0);
 }
 
 /** @throws SysError EPROTO unless it is whole pages of the memory */
