@@ -8,8 +8,9 @@ import { resolve } from 'node:path';
 import { defineConfig } from 'rolldown';
 
 const isEntry = (file) =>
-  /\/index\.ts$|-(task|plugin)\.ts$|^(vmm|vfio)\/.*-thread\.ts$|^examples\/[\w-]+\.ts$/.test(file) ||
-  ['sys/event-loop.ts', 'sys/resolve-hook.ts', 'bench/main.ts'].includes(file);
+  /\/index\.ts$|-(task|plugin)\.ts$|^devices\/[\w-]+\/driver\.ts$|^(vmm|vfio)\/.*-thread\.ts$|^examples\/[\w-]+\.ts$/.test(
+    file,
+  ) || ['sys/event-loop.ts', 'sys/resolve-hook.ts', 'bench/main.ts'].includes(file);
 const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .flatMap((folder) => readdirSync(folder, { recursive: true }).map((file) => `${folder}/${file}`))
   .filter(isEntry)
@@ -19,22 +20,32 @@ const AHEAD = 'sys/thread-ahead.ts'; // what the program loads first, and its th
 const EVENTS = ['sys/event-loop.ts', 'devices/virtio-net/queue-task.ts', 'vmm/assign/signal-task.ts'];
 const MAIN = 'vmm/cli-run.ts';
 const MACHINE = 'vmm/machine-thread.ts';
+const VIRTIO_NET = 'devices/virtio-net/driver.ts';
+const DRIVERS = entries.filter((file) => file.endsWith('/driver.ts') && file !== VIRTIO_NET);
+const PROVIDERS = ['vfio/host/index.ts', 'vfio/user/index.ts'];
 const ASSIGN = 'vmm/assign/index.ts';
 
 /**
  * The files that the threads of `tsvisor run` load, and for which programs: a file of its own costs a module, and each thread
  * that loads it, up to a millisecond, so they are few; but other programs load them too, and hardly more than they need. A
- * module is in the first file here that has it for one of its programs, so that a file imports only those before it.
+ * module is in the first file here that has it for one of its programs (`least` of them), so that a file imports only those
+ * before it.
  */
 const PARTS = [
   { file: 'first', of: [AHEAD, 'vmm/cli.ts'], and: [...EVENTS, MACHINE] }, // without ffi-rs, which `--help` does not need
   { file: 'words', of: ['vmm/cli.ts'] }, // the same
-  { file: 'threads', of: EVENTS, and: [MAIN, 'vmm/vcpu-thread.ts'] },
+  { file: 'threads', of: EVENTS, and: [MAIN, MACHINE, 'vmm/vcpu-thread.ts'] },
   { file: 'net', of: EVENTS },
   { file: 'shared', of: [MACHINE, ASSIGN], and: [MAIN, 'vmm/index.ts'] },
   { file: 'kvm', of: ['kvm/index.ts'], and: [MACHINE] },
-  { file: 'vfio', of: ['vfio/index.ts'], and: [MACHINE] },
+  { file: 'vfio', of: ['vfio/index.ts'], and: [MACHINE, VIRTIO_NET] },
   { file: 'devices', of: [ASSIGN], and: [MACHINE] },
+  { file: 'drivers', of: [VIRTIO_NET], and: DRIVERS },
+  { file: 'virtio-net', of: [VIRTIO_NET] },
+  { file: 'providers', of: PROVIDERS, least: 2 },
+  { file: 'host', of: ['vfio/host/index.ts'] },
+  { file: 'vfio-user', of: ['vfio/user/index.ts'] },
+  { file: 'other-drivers', of: DRIVERS, least: 2 },
   { file: 'machine', of: [MACHINE] },
   { file: 'main', of: [MAIN] },
 ];
@@ -59,12 +70,13 @@ function importsOf(program, build) {
 
 const programsOfParts = new Set(PARTS.flatMap(({ of }) => of.map((program) => resolve(program))));
 programsOfParts.delete(resolve(AHEAD));
-const groups = PARTS.map(({ file, of, and }, index) => ({
+const groups = PARTS.map(({ file, of, and, least = 1 }, index) => ({
   debugName: file,
   priority: PARTS.length - index,
   name(id, build) {
     const isUsedBy = (program) => importsOf(program, build).has(id);
-    const belongs = !programsOfParts.has(id) && of.some(isUsedBy) && (and ?? of).some(isUsedBy);
+    const belongs =
+      !programsOfParts.has(id) && of.filter(isUsedBy).length >= least && (and ?? of).some(isUsedBy);
     return belongs ? file : null;
   },
 }));

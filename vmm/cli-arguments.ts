@@ -1,5 +1,5 @@
 /** Arguments that several commands take. */
-import { nearestPciAddress, pciAddress } from '../vfio/host/index.js';
+import { nearestPciAddress, pciAddress } from '../vfio/addresses.js';
 import { type ParsedOptions, usageError } from './command-line.js';
 
 /** The only argument of a command. @throws ConfigError if there is none, or another one */

@@ -1,5 +1,6 @@
+import { nearestPciAddress } from '../vfio/addresses.js';
 import { checkHostDevices, isCheckable } from '../vfio/host/check/index.js';
-import { hostProvider, nearestPciAddress } from '../vfio/host/index.js';
+import { hostProvider } from '../vfio/host/index.js';
 import { checkText } from './check-text.js';
 import { CHECK } from './cli-help.js';
 import { parseCommandLine, usageError } from './command-line.js';

@@ -3,7 +3,7 @@
  * their options are the vendor drivers' own.
  */
 import type { MdevType } from '../vfio/driver.js';
-import { vendorDrivers } from './assign/ports.js';
+import { vendorDrivers } from './assign/built-ins.js';
 import { rowLines } from './command-line.js';
 
 /** A kind of device, as `--device` and `serve` take it. */

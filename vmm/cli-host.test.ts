@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { PciNames } from '../vfio/host/inventory/index.js';
 import { FakeHost } from '../vfio/host/testing/index.js';
-import './assign/ports.js'; // here, and not within a test's time
+import './assign/built-ins.js'; // here, and not within a test's time
 import { bind, unbind } from './cli-bind.js';
 import { devices } from './cli-devices.js';
 import { mdev } from './cli-mdev.js';

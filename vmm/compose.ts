@@ -25,7 +25,7 @@ import type { RangeBus } from './assign/bus.js';
 import { ExitDispatcher } from './assign/exit-dispatcher.js';
 import { MemoryMap } from './assign/memory-map.js';
 import { holdNothing, PageTrack } from './assign/page-track.js';
-import { rangeBus } from './assign/ports.js';
+import { type DeviceSources, rangeBus } from './assign/ports.js';
 import { registerDefault } from './assign/register.js';
 import { KvmToken, VmToken } from './assign/tokens.js';
 import { AssignedDevices } from './assigned-devices.js';
@@ -56,6 +56,13 @@ export interface ComposedMachine extends Disposable {
   readonly machine: Machine;
 }
 
+/** What devices a machine can have. */
+export interface MachineDevices {
+  readonly plugins: readonly Plugin[];
+  /** Where this package's own come from. */
+  readonly sources: DeviceSources;
+}
+
 /** Where the machine puts BARs, and ACPI says that they can be. */
 const WINDOWS = [layout.PCI_WINDOW, layout.PCI_WINDOW_64, layout.PCI_IO_WINDOW];
 
@@ -70,7 +77,7 @@ export function compose(
   config: VmConfig,
   ports: MachinePorts,
   eventThread: EventThread,
-  plugins: readonly Plugin[],
+  { plugins, sources }: MachineDevices,
   hostCheck?: typeof import('./host-check.js'),
 ): ComposedMachine {
   using scope = new Scope();
@@ -82,7 +89,7 @@ export function compose(
   registerDefault(container, Clock, () => systemClock);
   const windows = [...WINDOWS, ...layout.holeAboveRam(config.memory)];
   const holder = offerGuest(container, scope);
-  registerPorts(container, plugins, { eventThread, windows }, scope);
+  registerPorts(container, plugins, { eventThread, windows }, sources, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
   const all = { ...config, devices: [...config.devices, ...(ports.restored?.plugged ?? [])] };
   checkDevices(providers, all.devices);

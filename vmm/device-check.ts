@@ -1,4 +1,4 @@
-import { pciAddress } from '../vfio/host/index.js';
+import { pciAddress } from '../vfio/addresses.js';
 import type { VfioProvider } from '../vfio/provider.js';
 import { providerOf } from '../vfio/provider-of.js';
 import { isUuid } from '../vfio/uuid.js';

@@ -1,6 +1,6 @@
 /** What a mistyped address of a device was meant to be. */
 import { didYouMean, nearest } from '../sys/suggestion.js';
-import { nearestPciAddress } from '../vfio/host/index.js';
+import { nearestPciAddress } from '../vfio/addresses.js';
 
 /** Shorter beginnings say too little. */
 const LEAST_BEGINNING = 3;

@@ -1,4 +1,5 @@
 /** The rules for devices of the host, as a run uses them. Loaded only for a machine that has one. */
+import { HOST_ADDRESSES } from '../vfio/addresses.js';
 import { type CheckRequest, certainRefusal, explainFailure, isCheckable } from '../vfio/host/check/index.js';
 import type { HostProvider } from '../vfio/host/index.js';
 import type { VfioProvider } from '../vfio/provider.js';
@@ -9,7 +10,7 @@ import { pcRam } from './ram-layout.js';
 type Machine = Pick<VmConfig, 'devices' | 'memory'>;
 
 const isHost = (provider: VfioProvider | undefined): provider is HostProvider =>
-  provider !== undefined && 'context' in provider;
+  provider?.name === HOST_ADDRESSES.name && 'context' in provider;
 
 const requestOf = ({ devices, memory }: Machine): CheckRequest => ({
   devices: devices.filter(({ address }) => isCheckable(address)),

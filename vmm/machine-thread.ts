@@ -7,11 +7,11 @@ import { deferUnmapping } from '../sys/mapping.js';
 import { firstFailure } from '../sys/scope.js';
 import { threadData } from '../sys/thread-ahead.js';
 import { trace } from '../sys/trace.js';
-import { pciAddress } from '../vfio/host/index.js';
+import { pciAddress } from '../vfio/addresses.js';
 import { Timeline } from '../vfio/timeline.js';
-import { compose } from './compose.js';
-import type { VmConfig } from './config.js';
-import { configuredPlugins } from './configured-plugins.js';
+import { compose, type MachineDevices } from './compose.js';
+import type { DeviceConfig, VmConfig } from './config.js';
+import { devicesOnDemand } from './devices-on-demand.js';
 import { encodeError } from './error-data.js';
 import { EventFlow } from './event-flow.js';
 import { EventSource } from './event-source.js';
@@ -111,6 +111,22 @@ class Commands {
 
 const stoppedBefore = (what: string): Error => new Error(`the machine was stopped before it had ${what}`);
 
+/** A machine without plug-ins, and with no change of the drivers, loads what its devices need. */
+async function machineDevices(
+  { plugins, vgpuCards: cards }: VmConfig,
+  devices: readonly DeviceConfig[],
+): Promise<MachineDevices> {
+  const isHostile = devices.some(({ options }) => options.hostile !== undefined);
+  if (plugins.length === 0 && cards.length === 0 && !isHostile)
+    return { plugins: [], sources: devicesOnDemand() };
+  const [{ configuredPlugins }, { builtIns }, loaded] = await Promise.all([
+    import('./configured-plugins.js'),
+    import('./assign/built-ins.js'),
+    loadPlugins(plugins),
+  ]);
+  return { plugins: await configuredPlugins(loaded, { cards, isHostile }), sources: builtIns };
+}
+
 async function main(): Promise<void> {
   setThreadName('tsvisor-machine');
   const inbox = new Inbox(data.control);
@@ -119,10 +135,8 @@ async function main(): Promise<void> {
   const events = new EventSource({ flow, post, isUrgent: () => inbox.hasNews });
   forwardTraces(data.config, events);
   using timeline = Timeline.start(monotonicMs, MOST_TIMELINE_EVENTS);
-  const loaded = await loadPlugins(data.config.plugins);
   const devices = [...data.config.devices, ...(data.restored?.plugged ?? [])];
-  const isHostile = devices.some(({ options }) => options.hostile !== undefined);
-  const plugins = await configuredPlugins(loaded, { cards: data.config.vgpuCards, isHostile });
+  const choice = await machineDevices(data.config, devices);
   const commands = new Commands(inbox);
   if (devices.some(({ address }) => pciAddress(address) !== undefined))
     hostCheck = await import('./host-check.js');
@@ -149,7 +163,7 @@ async function main(): Promise<void> {
       },
     },
     eventThread,
-    plugins,
+    choice,
     hostCheck,
   );
   commands.deliverTo((command) => composed.machine.obey(command));

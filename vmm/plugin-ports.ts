@@ -5,8 +5,8 @@ import type { Scope } from '../sys/scope.js';
 import { VfioCore } from '../vfio/core/core.js';
 import type { VendorDriver } from '../vfio/driver.js';
 import { VfioProvider } from '../vfio/provider.js';
-import type { AssignmentPorts } from './assign/ports.js';
-import { registerAssignment } from './assign/register.js';
+import type { AssignmentPorts, DeviceSources } from './assign/ports.js';
+import { registerPorts as registerAll } from './assign/register.js';
 import type { DependencyContainer } from './injection.js';
 import type { Plugin } from './plugin.js';
 import { PluginError, reasonOf } from './plugin-error.js';
@@ -95,6 +95,7 @@ function guarded(plugin: Plugin, driver: VendorDriver): VendorDriver {
 
 /**
  * Registers the default of each port that the container lacks, then adds the plug-ins' vendor drivers and providers.
+ * @param sources where this package's own devices come from
  * @param scope owns everything that the defaults open
  * @throws SysError EEXIST for a vendor driver that is already registered, naming the plug-in
  */
@@ -102,9 +103,10 @@ export function registerPorts(
   container: DependencyContainer,
   plugins: readonly Plugin[],
   given: Partial<AssignmentPorts> & { readonly eventThread: EventThread },
+  sources: DeviceSources,
   scope: Scope,
 ): void {
-  registerAssignment(container, given, scope);
+  registerAll(container, given, sources, scope);
   for (const plugin of plugins) {
     const { vendorDrivers = [], providers = [] } = plugin;
     for (const driver of vendorDrivers) {

@@ -11,6 +11,7 @@ import { requireProvider } from '../vfio/assign/index.js';
 import { VfioCore } from '../vfio/core/core.js';
 import type { InputEvent, InputKind } from '../vfio/driver.js';
 import { VfioProvider } from '../vfio/provider.js';
+import { builtIns } from './assign/built-ins.js';
 import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
 import type { ServedDeviceConfig, VgpuVfsConfig } from './device-server.js';
@@ -122,7 +123,7 @@ async function main(): Promise<void> {
   const isHostile = data.devices.some(({ options }) => options?.hostile !== undefined);
   const plugins = await configuredPlugins(loaded, { cards: data.vgpuCards, isHostile });
   configurePorts(container, plugins, scope);
-  registerPorts(container, plugins, { eventThread }, scope);
+  registerPorts(container, plugins, { eventThread }, builtIns, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
   checkDevices(
     providers,

@@ -1,4 +1,5 @@
 /** The Linux kernel's VFIO as a provider of vfio/uapi.ts. */
+export { nearestPciAddress, pciAddress } from '../addresses.js';
 export { type BindingHost, bindToDriver, type DriverBinding } from './binding.js';
 export type { HostContext } from './context.js';
 export { HostDeviceFile } from './device.js';
@@ -17,8 +18,6 @@ export { HOST_REQUESTS } from './requests.js';
 export { HOST_ROOTS, type HostRoots } from './roots.js';
 export {
   type HostGroup,
-  nearestPciAddress,
-  pciAddress,
   type ReservedRegion,
   Sysfs,
   type SysfsDevice,

@@ -1,4 +1,5 @@
 import { Scope } from '../../sys/scope.js';
+import { HOST_ADDRESSES, isHostAddress, pciAddress } from '../addresses.js';
 import { optionProblem } from '../option-problem.js';
 import type { VfioProvider } from '../provider.js';
 import { isUuid } from '../uuid.js';
@@ -9,9 +10,8 @@ import { HostDeviceFile } from './device.js';
 import { HostGroupFile } from './group.js';
 import { HostIommufdFile } from './iommufd.js';
 import { Preopened } from './preopened.js';
-import { checkOptions, FD_PREFIX, MDEV_PREFIX, resolve } from './resolve.js';
+import { checkOptions, resolve } from './resolve.js';
 import { RunBindings } from './run-bindings.js';
-import { pciAddress } from './sysfs.js';
 
 /** The kernel as a provider. If the kernel lacks one of the interfaces, opening its files fails with ENODEV. */
 export type HostProvider = VfioProvider &
@@ -30,16 +30,10 @@ export function hostProvider(parts: Partial<HostContext> = {}): HostProvider {
   const preopened = new Preopened();
   const bindings = new RunBindings(context);
   return {
-    name: 'host',
+    ...HOST_ADDRESSES,
     context,
-    addresses:
-      'a PCI address such as 0000:01:00.0, the UUID of a mediated device of the kernel, mdev:TYPE to make one, ' +
-      'fd:N for an open cdev or group',
-    names: [MDEV_PREFIX, FD_PREFIX],
     matches: (address) =>
-      pciAddress(address) !== undefined ||
-      address.startsWith(MDEV_PREFIX) ||
-      address.startsWith(FD_PREFIX) ||
+      isHostAddress(address) ||
       // Mediated devices of this process have UUIDs, too.
       (isUuid(address) && context.sysfs.hasMdev(address.toLowerCase())),
     checkOptions: (address, options) => optionProblem(() => checkOptions(address, options)),

@@ -3,6 +3,7 @@ import { basename } from 'node:path';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
+import { FD_PREFIX, MDEV_PREFIX, pciAddress } from '../addresses.js';
 import { unknownOptions } from '../option-problem.js';
 import type { AssignableDevice } from '../provider.js';
 import { isUuid } from '../uuid.js';
@@ -10,12 +11,9 @@ import type { HostContext } from './context.js';
 import { createMdev, removeMdev } from './mdev.js';
 import type { Preopened, PreopenedKind } from './preopened.js';
 import type { RunBindings } from './run-bindings.js';
-import { type HostGroup, pciAddress, type SysfsDevice } from './sysfs.js';
+import type { HostGroup, SysfsDevice } from './sysfs.js';
 import { checkUsable } from './usable.js';
 import { readVfTypes, setVfType } from './vf-type.js';
-
-export const MDEV_PREFIX = 'mdev:';
-export const FD_PREFIX = 'fd:';
 
 /** Options of an address, and their meanings. */
 const OPTIONS = {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { pciAddress } from './sysfs.js';
+import { pciAddress } from '../addresses.js';
 import { FakeHost } from './testing/index.js';
 
 test.each([

@@ -61,29 +61,9 @@ export interface HostGroup {
 /** Writes a sysfs file; tests replace it, as no kernel reacts to their writes. */
 export type WriteAttribute = (path: string, text: string) => void;
 
-const PCI_ADDRESS = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])$/i;
 const PCI_CLASS_BRIDGE = /^0x0604/;
 const PCI_HEADER_TYPE = 0x0e;
 const PCI_HEADER_TYPE_MASK = 0x7f;
-
-/** Normalizes a PCI address: lower case, domain 0000 if it has none; undefined if `text` is not a PCI address. */
-export function pciAddress(text: string): string | undefined {
-  const match = PCI_ADDRESS.exec(text);
-  return match === null ? undefined : `${match[1] ?? '0000'}:${match[2]}`.toLowerCase();
-}
-
-/** As other programs and people write it: `1:0.0`, `0000:01:00`, `pci_0000_01_00_0`, a path in /sys. */
-const LOOSE_ADDRESS =
-  /^\s*(?:.*\/|pci[:_@-])?(?:([0-9a-f]{1,4})[:_])?([0-9a-f]{1,2})[:_]([01]?[0-9a-f])(?:[._:]([0-7]))?\s*$/i;
-
-/** The PCI address, in full form, that a text which is none was probably meant to be. */
-export function nearestPciAddress(text: string): string | undefined {
-  const [, domain = '', bus = '', device = '', given] = LOOSE_ADDRESS.exec(text) ?? [];
-  // Two short numbers alone can be anything: `fd:7`.
-  const isWhole = given !== undefined || domain !== '' || bus.length + device.length === 4;
-  if (bus === '' || !isWhole) return undefined;
-  return `${domain.padStart(4, '0')}:${bus.padStart(2, '0')}:${device.padStart(2, '0')}.${given ?? 0}`.toLowerCase();
-}
 
 /** A directory tree with the layout of /sys. */
 export class Sysfs {

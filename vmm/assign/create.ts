@@ -1,13 +1,7 @@
 import { Scope } from '../../sys/scope.js';
 import type { AssignedDevice, AttachRequest } from '../../vfio/assign/index.js';
-import {
-  type AssignmentPorts,
-  checkGiven,
-  defaultPorts,
-  type GetPort,
-  type PortName,
-  requirePort,
-} from './ports.js';
+import { defaultPorts } from './built-ins.js';
+import { type AssignmentPorts, checkGiven, type GetPort, type PortName, requirePort } from './ports.js';
 
 /** An assignment wired to its ports. Disposing it detaches the devices that are left, and closes what the defaults opened. */
 export interface WiredAssignment extends Disposable {

@@ -3,6 +3,7 @@
  * defaults, and two ways to wire them: by hand or in a tsyringe container.
  * @module
  */
+
 export {
   type AddressWindow,
   type Bus,
@@ -22,6 +23,7 @@ export { EventThread } from '../../sys/event-task.js';
 export { type TraceName, trace } from '../../sys/trace.js';
 export * from '../../vfio/assign/index.js';
 export { VfioProvider } from '../../vfio/provider.js';
+export { defaultPorts, registerAssignment } from './built-ins.js';
 export { RangeBus } from './bus.js';
 export { createAssignment, type WiredAssignment } from './create.js';
 export { KvmDoorbells } from './doorbells.js';
@@ -40,8 +42,8 @@ export {
 } from './memory-map.js';
 export { holdNothing, PageTrack, type PageTrackPorts } from './page-track.js';
 export { PolledEventThread } from './polled-event-thread.js';
-export { type AssignmentPorts, defaultPorts, type GetPort, type PortName, portTokens } from './ports.js';
-export { registerAssignment, registerDefault } from './register.js';
+export { type AssignmentPorts, type GetPort, type PortName, portTokens } from './ports.js';
+export { registerDefault } from './register.js';
 export { EventSignals } from './signals.js';
 export type { PageRun } from './split-slot.js';
 export { GsiRoutingToken, KvmToken, VmToken } from './tokens.js';

@@ -10,15 +10,7 @@ import {
   PioBus,
   Signals,
 } from '../../devices/contracts.js';
-import { createMttyDriver } from '../../devices/mtty/driver.js';
-import { createTestCardDriver } from '../../devices/testcard/driver.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
-import { createVgpuDriver, type VgpuDriverOptions } from '../../devices/vgpu/driver.js';
-import { createVgpuGttDriver } from '../../devices/vgpu-gtt/driver.js';
-import { createVirtioBlkDriver } from '../../devices/virtio-blk/driver.js';
-import { createVirtioGpuDriver } from '../../devices/virtio-gpu/driver.js';
-import { createVirtioInputDriver } from '../../devices/virtio-input/driver.js';
-import { createVirtioNetDriver } from '../../devices/virtio-net/driver.js';
 import { GsiRouting } from '../../kvm/gsi-routing.js';
 import { MemorySlots } from '../../kvm/memory-slots.js';
 import { KvmVfio } from '../../kvm/vfio.js';
@@ -28,9 +20,7 @@ import type { Scope } from '../../sys/scope.js';
 import { Assignment, GuestMemory, KvmAssociation, PciFunctions } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';
 import type { VendorDriver } from '../../vfio/driver.js';
-import { hostProvider } from '../../vfio/host/index.js';
 import { VfioProvider } from '../../vfio/provider.js';
-import { userProvider } from '../../vfio/user/index.js';
 import { RangeBus } from './bus.js';
 import { KvmDoorbells } from './doorbells.js';
 import { ExitDispatcher } from './exit-dispatcher.js';
@@ -124,16 +114,17 @@ export function requirePort<T>(name: string, value: T): T {
   throw new TypeError(`tsvisor/assign: the ${name} is ${JSON.stringify(value)}, not an object`);
 }
 
-/** Factories of the default providers, in the order of matching. */
-export const defaultProviders: readonly ((get: GetPort) => VfioProvider)[] = [
-  (get) => get('core').provider,
-  () => hostProvider(),
-  (get) => userProvider(get('eventThread')),
-];
+/** Where devices come from by default. */
+export interface DeviceSources {
+  /** Creates the core; `scope` owns it. */
+  readonly core: (get: GetPort, scope: Scope) => VfioCore;
+  /** Create the providers, in the order of matching. */
+  readonly providers: readonly ((get: GetPort) => VfioProvider)[];
+}
 
-/** Factories of the default ports. `scope` owns what they open. */
-export const defaultPorts: {
-  readonly [K in PortName]: (get: GetPort, scope: Scope) => AssignmentPorts[K];
+/** Factories of the other ports' defaults, whatever the devices. `scope` owns what they open. */
+export const commonPorts: {
+  readonly [K in Exclude<PortName, keyof DeviceSources>]: (get: GetPort, scope: Scope) => AssignmentPorts[K];
 } = {
   vm: () => missing('vm', 'create one with Kvm.open() and createVm()'),
   eventThread: () => missing('eventThread', 'start one with PolledEventThread.start()'),
@@ -149,8 +140,6 @@ export const defaultPorts: {
   doorbells: (get) => new KvmDoorbells(get('vm')),
   interrupts: (get) => new KvmInterrupts(get('vm'), get('gsiRouting')),
   signals: (get, scope) => scope.own(new EventSignals(get('eventThread'))),
-  core: (get, scope) => createCore(get('eventThread'), scope),
-  providers: (get) => defaultProviders.map((make) => make(get)),
   association: (get, scope) => scope.own(KvmVfio.create(get('vm'), joinFileOps(get('providers')))),
   functions: (get) =>
     new VfioPciFunctions({
@@ -180,9 +169,9 @@ export function rangeBus(bus: Bus): RangeBus {
 
 /** @throws TypeError for a name that is no port, or a window that is no range of a bus */
 export function checkGiven(given: Partial<AssignmentPorts>): void {
-  const unknown = Object.keys(given).filter((name) => !Object.hasOwn(defaultPorts, name));
+  const unknown = Object.keys(given).filter((name) => !Object.hasOwn(portTokens, name));
   if (unknown.length > 0) {
-    const known = Object.keys(defaultPorts).join(', ');
+    const known = Object.keys(portTokens).join(', ');
     throw new TypeError(`tsvisor/assign: there is no port ${unknown.join(', ')}; the ports are ${known}`);
   }
   for (const { kind, base, bytes } of given.windows ?? []) {
@@ -195,25 +184,13 @@ export function checkGiven(given: Partial<AssignmentPorts>): void {
   }
 }
 
-/** Creates a core and registers vendor drivers, this package's if absent; `scope` owns it. */
+/** Creates a core with these vendor drivers; `scope` owns it. */
 export function createCore(
   eventThread: EventThread,
   scope: Scope,
-  drivers: readonly VendorDriver[] = vendorDrivers(),
+  drivers: readonly VendorDriver[],
 ): VfioCore {
   const core = scope.own(new VfioCore());
   for (const driver of drivers) core.registerVendorDriver(driver, { eventThread });
   return core;
 }
-
-/** New vendor drivers of this package, one of each. @throws SysError EINVAL for cards of vGPUs that cannot be */
-export const vendorDrivers = (vgpu: VgpuDriverOptions = {}): readonly VendorDriver[] => [
-  createVirtioNetDriver(),
-  createVirtioBlkDriver(),
-  createVirtioGpuDriver(),
-  createVirtioInputDriver(),
-  createMttyDriver(),
-  createVgpuDriver(vgpu),
-  createVgpuGttDriver(),
-  createTestCardDriver(),
-];

@@ -1,11 +1,11 @@
 import type { DependencyContainer, InjectionToken } from 'tsyringe';
-import { Scope } from '../../sys/scope.js';
+import type { Scope } from '../../sys/scope.js';
 import { VfioProvider } from '../../vfio/provider.js';
 import {
   type AssignmentPorts,
   checkGiven,
-  defaultPorts,
-  defaultProviders,
+  commonPorts,
+  type DeviceSources,
   type GetPort,
   type PortName,
   portsWithoutDefault,
@@ -14,20 +14,16 @@ import {
 } from './ports.js';
 
 /**
- * Registers in the caller's tsyringe container every port of {@link AssignmentPorts} that is not registered yet,
- * `Assignment` included. Each registration is a factory that runs once, on first resolve; a port can be replaced until
- * then. The container can come from another copy of tsyringe.
- *
- * If a `VfioProvider` is registered already, no other provider is added.
- * @param given values of ports that are not registered; `vm`, `eventThread` and `windows` have no default
- * @param scope owns what the defaults open, in the order of first resolve
- * @returns `scope`: disposing it detaches the devices that are left first
+ * Registers every port that the container lacks, as {@link registerAssignment} does.
+ * @param sources where devices come from, unless `given` or the container has it
+ * @returns `scope`
  * @throws TypeError for a name that is no port, or a malformed window
  */
-export function registerAssignment(
+export function registerPorts(
   container: DependencyContainer,
-  given: Partial<AssignmentPorts> = {},
-  scope = new Scope(),
+  given: Partial<AssignmentPorts>,
+  sources: DeviceSources,
+  scope: Scope,
 ): Disposable {
   checkGiven(given);
   const get: GetPort = (name) =>
@@ -37,9 +33,13 @@ export function registerAssignment(
     ) as never;
   for (const name of Object.keys(portTokens) as PortName[]) {
     if (given[name] === undefined && portsWithoutDefault.has(name)) continue;
-    if (name !== 'providers')
-      registerDefault(container, tokenOf(name), () => given[name] ?? defaultPorts[name](get, scope));
-    else if (!container.isRegistered(VfioProvider, true)) registerProviders(container, given.providers, get);
+    if (name === 'providers') {
+      if (container.isRegistered(VfioProvider, true)) continue;
+      registerProviders(container, given.providers ?? sources.providers.map((make) => once(() => make(get))));
+    } else {
+      const make = name === 'core' ? sources.core : commonPorts[name];
+      registerDefault(container, tokenOf(name), () => given[name] ?? make(get, scope));
+    }
   }
   return scope;
 }
@@ -62,15 +62,15 @@ const tokenOf = (name: PortName) => portTokens[name] as InjectionToken<unknown>;
 const providersIn = (container: DependencyContainer): readonly VfioProvider[] =>
   container.isRegistered(VfioProvider, true) ? container.resolveAll(VfioProvider) : [];
 
+/** @param providers themselves, or what makes them */
 function registerProviders(
   container: DependencyContainer,
-  given: readonly VfioProvider[] | undefined,
-  get: GetPort,
+  providers: readonly (VfioProvider | (() => VfioProvider))[],
 ): void {
-  for (const provider of given ?? []) container.register(VfioProvider, { useValue: provider });
-  if (given !== undefined) return;
-  for (const make of defaultProviders)
-    container.register(VfioProvider, { useFactory: once(() => make(get)) });
+  for (const each of providers) {
+    if (typeof each === 'function') container.register(VfioProvider, { useFactory: each });
+    else container.register(VfioProvider, { useValue: each });
+  }
 }
 
 /** Replaces tsyringe's instanceCachingFactory, so that containers of any copy of tsyringe work. */

@@ -1,6 +1,7 @@
 /** What the configured devices need of the host after the start. */
 import { VHOST_NET_PATH, VHOST_PARAMETERS } from '../../devices/net/vhost-net.js';
-import { HOST_ROOTS, pciAddress } from '../../vfio/host/index.js';
+import { pciAddress } from '../../vfio/addresses.js';
+import { HOST_ROOTS } from '../../vfio/host/index.js';
 import { isUuid } from '../../vfio/uuid.js';
 import type { DeviceConfig } from '../config.js';
 import type { ConfigProblem } from '../config-error.js';

@@ -1,7 +1,9 @@
 /** PCI access control services: whether the ports above a device keep its peers apart. */
+
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { pciAddress, type SysfsDevice } from '../sysfs.js';
+import { pciAddress } from '../../addresses.js';
+import type { SysfsDevice } from '../sysfs.js';
 import { says } from './evidence.js';
 import type { CheckEvidence } from './finding.js';
 

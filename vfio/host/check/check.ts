@@ -1,11 +1,12 @@
 /** Runs the rules: why devices of the host can or cannot be assigned to a machine, found before it is tried. */
+
 import { SysError } from '../../../sys/error.js';
+import { MDEV_PREFIX, pciAddress } from '../../addresses.js';
 import { isUuid } from '../../uuid.js';
 import { type HostContext, hostContext } from '../context.js';
 import { readPciFunction } from '../inventory/inventory.js';
 import { PciNames } from '../inventory/pci-names.js';
-import { MDEV_PREFIX } from '../resolve.js';
-import { type HostGroup, pciAddress, type SysfsDevice } from '../sysfs.js';
+import type { HostGroup, SysfsDevice } from '../sysfs.js';
 import type { CheckReport, CheckResult } from './finding.js';
 import { type NodeProbe, nodeProbe } from './node-probe.js';
 import { DEVICE_RULES, GROUP_RULES, HOST_RULES } from './rules.js';

@@ -1,11 +1,12 @@
 /** Rules about a device itself: that it is there, and that a VFIO driver has it or can have it. */
+
 import { join } from 'node:path';
 import { SysError } from '../../../sys/error.js';
+import { MDEV_PREFIX } from '../../addresses.js';
 import { configOption, hasDriver, missingDriver } from '../binding.js';
 import type { HostContext } from '../context.js';
 import { moduleState } from '../kernel-modules.js';
 import { listMdevTypes } from '../mdev.js';
-import { MDEV_PREFIX } from '../resolve.js';
 import type { SysfsDevice } from '../sysfs.js';
 import { isBridge } from '../usable.js';
 import { findVfType, withoutType } from '../vf-type.js';

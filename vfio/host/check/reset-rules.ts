@@ -1,7 +1,9 @@
 /** Rules about a device's power, and about the reset between two guests. */
+
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
-import { list, pciAddress } from '../sysfs.js';
+import { pciAddress } from '../../addresses.js';
+import { list } from '../sysfs.js';
 import { fileSays, says } from './evidence.js';
 import { type CheckEvidence, type CheckFinding, fails, ok, unknown, warning } from './finding.js';
 import type { CheckedDevice, CheckedMachine, Rule } from './subject.js';

@@ -5,6 +5,7 @@ import type { EventThread } from '../../../sys/event-task.js';
 import { Scope } from '../../../sys/scope.js';
 import { unixPathProblem } from '../../../sys/unix-socket.js';
 import { workerUrl } from '../../../sys/worker-url.js';
+import { isUserAddress, USER_ADDRESSES, VFIO_USER_PREFIX } from '../../addresses.js';
 import { optionProblem, unknownOptions } from '../../option-problem.js';
 import type { AssignableDevice, VfioProvider } from '../../provider.js';
 import {
@@ -20,7 +21,6 @@ import { UserContainerFile } from './container.js';
 import { UserDeviceFile } from './device.js';
 import type { TwinNotice, TwinTaskData } from './twin-task.js';
 
-const PREFIX = 'vfio-user:';
 const DEFAULT_TIMEOUT_MS = 5000;
 const MOST_TIMEOUT_S = 3600;
 /** Options of an address, and their meanings. */
@@ -51,17 +51,15 @@ export function userProvider(eventThread: EventThread): UserProvider {
   const peers = new Map<number, Peer>();
   let lastGroup = 0;
   return {
-    name: 'vfio-user',
-    addresses: `${PREFIX}PATH of a server's socket`,
-    names: [PREFIX],
-    needsSharedMemory: true,
-    matches: (address) => address.startsWith(PREFIX),
+    ...USER_ADDRESSES,
+    matches: isUserAddress,
     checkOptions: (address, options) =>
-      unixPathProblem(address.slice(PREFIX.length)) ?? optionProblem(() => parseOptions(address, options)),
+      unixPathProblem(address.slice(VFIO_USER_PREFIX.length)) ??
+      optionProblem(() => parseOptions(address, options)),
     resolve(address, options) {
       const { timeoutMs, trustsServer, hasTwin } = parseOptions(address, options);
       using scope = new Scope();
-      const path = address.slice(PREFIX.length);
+      const path = address.slice(VFIO_USER_PREFIX.length);
       const connection = scope.own(Connection.open(path, timeoutMs, hasTwin));
       const description = describe(connection, trustsServer);
       const task = scope.own(
