@@ -70,13 +70,18 @@ function importsOf(program, build) {
 
 const programsOfParts = new Set(PARTS.flatMap(({ of }) => of.map((program) => resolve(program))));
 programsOfParts.delete(resolve(AHEAD));
+/** What zod's core imports, and a start does not use. */
+const UNUSED = /\/zod\/v4\/core\/(to-json-schema|json-schema-processors)\.js$/;
 const groups = PARTS.map(({ file, of, and, least = 1 }, index) => ({
   debugName: file,
   priority: PARTS.length - index,
   name(id, build) {
     const isUsedBy = (program) => importsOf(program, build).has(id);
     const belongs =
-      !programsOfParts.has(id) && of.filter(isUsedBy).length >= least && (and ?? of).some(isUsedBy);
+      !programsOfParts.has(id) &&
+      !UNUSED.test(id) &&
+      of.filter(isUsedBy).length >= least &&
+      (and ?? of).some(isUsedBy);
     return belongs ? file : null;
   },
 }));

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { totalmem } from 'node:os';
-import { z } from 'zod';
+import * as z from 'zod/mini'; // a start loads it
 import { PAGE_SIZE } from '../sys/address.js';
 import { DOOR_NAMES } from '../sys/ioctl-door.js';
 import { type TraceName, trace } from '../sys/trace.js';
@@ -30,106 +30,116 @@ export function parseSize(text: string): bigint | undefined {
   return match === null || unit === undefined ? undefined : BigInt(match[1] as string) * unit;
 }
 
-const size = z.union([z.string(), z.number(), z.bigint()]).transform((value, context) => {
-  const bytes =
-    typeof value === 'string'
-      ? parseSize(value)
-      : typeof value === 'bigint' || Number.isSafeInteger(value)
-        ? BigInt(value)
-        : undefined;
-  if (bytes !== undefined) return bytes;
-  context.addIssue({
-    code: 'custom',
-    message: `${shown(value)} is not a size; write 64M, 1G or a number of bytes`,
-  });
-  return z.NEVER;
-});
+const size = z.pipe(
+  z.union([z.string(), z.number(), z.bigint()]),
+  z.transform((value: string | number | bigint, { issues }): bigint => {
+    const bytes =
+      typeof value === 'string'
+        ? parseSize(value)
+        : typeof value === 'bigint' || Number.isSafeInteger(value)
+          ? BigInt(value)
+          : undefined;
+    if (bytes !== undefined) return bytes;
+    const message = `${shown(value)} is not a size; write 64M, 1G or a number of bytes`;
+    issues.push({ code: 'custom', message, input: value });
+    return z.NEVER;
+  }),
+);
 
-const memory = size.superRefine((bytes, context) => {
-  const host = BigInt(totalmem());
-  const problem =
-    bytes < 0n
-      ? `${bytes} bytes is negative`
-      : bytes === 0n
-        ? 'is empty; a machine needs at least one page (4096 bytes)'
-        : bytes % PAGE_SIZE !== 0n
-          ? `${bytes} bytes is not a multiple of the page size, ${PAGE_SIZE}`
-          : bytes > host
-            ? `${bytes >> 20n} MiB is more than the ${host >> 20n} MiB this host has`
-            : undefined;
-  if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
-});
+const memory = size.check(
+  z.superRefine((bytes, context) => {
+    const host = BigInt(totalmem());
+    const problem =
+      bytes < 0n
+        ? `${bytes} bytes is negative`
+        : bytes === 0n
+          ? 'is empty; a machine needs at least one page (4096 bytes)'
+          : bytes % PAGE_SIZE !== 0n
+            ? `${bytes} bytes is not a multiple of the page size, ${PAGE_SIZE}`
+            : bytes > host
+              ? `${bytes >> 20n} MiB is more than the ${host >> 20n} MiB this host has`
+              : undefined;
+    if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+  }),
+);
+
+const text = () => z.string().check(z.minLength(1));
 
 /** Path of a file that can be read. It is opened when the machine starts, and checked again. */
 const inputFile = (mostBytes: number) =>
-  z
-    .string()
-    .min(1)
-    .superRefine((path, context) => {
+  text().check(
+    z.superRefine((path, context) => {
       const problem = path === '' ? undefined : inputFileProblem(path, mostBytes);
       if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
-    });
+    }),
+  );
 
 /** One entry of `devices`. */
 export const deviceSchema = z.strictObject({
   /** Address of the device: a type of the in-process core (`virtio-net`), or any address that a provider takes. */
-  address: z.string().min(1),
+  address: text(),
   /** The provider's or the device type's options, by name. */
-  options: z.record(z.string(), z.string()).default({}),
+  options: z._default(z.record(z.string(), z.string()), {}),
   /** The VFIO interface: groups and containers, or cdevs and iommufd. */
-  interface: z.enum(['group', 'iommufd']).default('group'),
+  interface: z._default(z.enum(['group', 'iommufd']), 'group'),
   /** PCI device number on bus 0; the first free one from 3 if absent. */
-  slot: z.int().min(1).max(31).optional(),
+  slot: z.optional(z.int().check(z.minimum(1), z.maximum(31))),
   /** Its function number in that slot: 1 to 7 beside a device that is the slot's function 0. They come and go together. */
-  function: z.int().min(0).max(7).optional(),
+  function: z.optional(z.int().check(z.minimum(0), z.maximum(7))),
 });
 
 /** Resolves to the module's URL. */
-const plugin = z
-  .string()
-  .min(1)
-  .transform((specifier, context) => {
+const plugin = z.pipe(
+  text(),
+  z.transform((specifier: string, { issues }): string => {
     try {
       return pluginUrl(specifier, process.cwd());
     } catch (error) {
-      context.addIssue({ code: 'custom', message: `'${specifier}': ${(error as Error).message}` });
+      const message = `'${specifier}': ${(error as Error).message}`;
+      issues.push({ code: 'custom', message, input: specifier });
       return z.NEVER;
     }
-  });
+  }),
+);
 
 /** The kernel gives rights to files that exist, not to names. */
-const allowedPath = z
-  .string()
-  .min(1)
-  .superRefine((path, context) => {
+const allowedPath = text().check(
+  z.superRefine((path, context) => {
     if (path === '' || existsSync(path)) return;
     context.addIssue({ code: 'custom', message: `there is no file or folder ${path}` });
-  });
+  }),
+);
 
 const sandboxMode = z.enum(['off', 'on', 'strict', 'log']);
 
-const sandbox = z
-  .union(
-    [
-      sandboxMode,
-      z.strictObject({
-        /** As the text alone. */
-        mode: sandboxMode.default('on'),
-        /** Further files and folders that can be read: of plug-ins, for instance. */
-        read: z.array(allowedPath).default([]),
-        /** Further files and folders that can be read and written, devices with their ioctls. */
-        write: z.array(allowedPath).default([]),
-      }),
-    ],
-    { error: 'is none of off, on, strict, log, and no object of mode, read and write (lists of paths)' },
-  )
-  .default('off')
-  .transform((value) => (typeof value === 'string' ? { mode: value, read: [], write: [] } : value));
-
-const serialEnd = z.string().superRefine((text, context) => {
-  const problem = serialEndProblem(text);
-  if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+const sandboxObject = z.strictObject({
+  /** As the text alone. */
+  mode: z._default(sandboxMode, 'on'),
+  /** Further files and folders that can be read: of plug-ins, for instance. */
+  read: z._default(z.array(allowedPath), []),
+  /** Further files and folders that can be read and written, devices with their ioctls. */
+  write: z._default(z.array(allowedPath), []),
 });
+type Sandbox = z.output<typeof sandboxObject>;
+
+const sandbox = z.pipe(
+  z._default(
+    z.union([sandboxMode, sandboxObject], {
+      error: 'is none of off, on, strict, log, and no object of mode, read and write (lists of paths)',
+    }),
+    'off',
+  ),
+  z.transform((value: Sandbox['mode'] | Sandbox) =>
+    typeof value === 'string' ? { mode: value, read: [], write: [] } : value,
+  ),
+);
+
+const serialEnd = z.string().check(
+  z.superRefine((end, context) => {
+    const problem = serialEndProblem(end);
+    if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+  }),
+);
 /** COM1 for the observer. */
 const DEFAULT_SERIAL = ['observer'];
 
@@ -157,65 +167,66 @@ function checkSlots(devices: readonly Partial<Placed>[], context: Problems): voi
   }
 }
 
-type Problems = Pick<z.RefinementCtx, 'addIssue'>;
+type Problems = Pick<z.core.$RefinementCtx, 'addIssue'>;
+
+const MOST_DEVICES = 29;
 
 const lateDevices = z
-  .strictObject({ devices: z.array(deviceSchema).min(1).max(29) })
-  .superRefine(({ devices }, context) => checkSlots(devices, context));
+  .strictObject({ devices: z.array(deviceSchema).check(z.minLength(1), z.maxLength(MOST_DEVICES)) })
+  .check(z.superRefine(({ devices }, context) => checkSlots(devices, context)));
 
 const schema = z
   .strictObject({
     /** Guest RAM: bytes, or a text such as `64M`; whole pages of 4096 bytes, at most what the host has. */
-    memory: memory.prefault('64M'),
+    memory: z.prefault(memory, '64M'),
     /** Whether other processes can map guest RAM; always the case with a vfio-user device. */
-    sharedMemory: z.boolean().default(false),
+    sharedMemory: z._default(z.boolean(), false),
     /**
      * Size of the huge pages (hugetlbfs) that guest RAM is made of; `memory` is a multiple of it. They are reserved and populated
      * at the start, which fails with the command that makes room if the host has too few. Implies `sharedMemory`.
      */
-    hugePages: z.enum(['off', ...HUGE_PAGE_SIZES]).default('off'),
+    hugePages: z._default(z.enum(['off', ...HUGE_PAGE_SIZES]), 'off'),
     /** Populate guest RAM at start, in a thread of its own; attaching a host device pins all of it in any case. */
-    prefault: z.boolean().default(false),
+    prefault: z._default(z.boolean(), false),
     /** Number of vCPUs, 1 to 64. */
-    vcpus: z.int().min(1).max(64).default(1),
+    vcpus: z._default(z.int().check(z.minimum(1), z.maximum(64)), 1),
     /**
      * Path of an ELF64 guest image with the ABI of vmm/guest/abi.h; the built-in one if this and `kernel` are absent.
      */
-    guest: inputFile(MOST_IMAGE_BYTES).optional(),
+    guest: z.optional(inputFile(MOST_IMAGE_BYTES)),
     /** Path of a Linux kernel: a bzImage, or a vmlinux with a PVH entry. */
-    kernel: inputFile(MOST_IMAGE_BYTES).optional(),
+    kernel: z.optional(inputFile(MOST_IMAGE_BYTES)),
     /** Path of the initial RAM disk; needs `kernel`. */
-    initrd: inputFile(Number.MAX_SAFE_INTEGER).optional(),
+    initrd: z.optional(inputFile(Number.MAX_SAFE_INTEGER)),
     /** The kernel's command line; for other guests, text to append to the generated one. */
-    cmdline: z
-      .string()
-      .max(4095)
-      .refine((text) => !text.includes('\0'), 'has a zero byte, which would end it')
-      .default(''),
+    cmdline: z._default(
+      z.string().check(
+        z.maxLength(4095),
+        z.refine((line) => !line.includes('\0'), 'has a zero byte, which would end it'),
+      ),
+      '',
+    ),
     /** Whether a guest that requests a reset is restarted; if false, the run ends. */
-    reboot: z.boolean().default(true),
+    reboot: z._default(z.boolean(), true),
     /** Devices to assign, in the order in which they are attached. */
-    devices: z.array(deviceSchema).max(29).default([]),
+    devices: z._default(z.array(deviceSchema).check(z.maxLength(MOST_DEVICES)), []),
     /** Modules that export `plugin`: vendor drivers, providers. Paths (`./x.mjs`), file: URLs or names of packages. */
-    plugins: z.array(plugin).default([]),
+    plugins: z._default(z.array(plugin), []),
     /** Cards that the vGPUs of this machine are parts of; one of 256 MiB named `card0` if there is none. */
     vgpuCards: vgpuCardsSchema,
     /**
      * The FFI library that calls KVM_RUN: `node:ffi` is Node's own, from Node 26.9 on; `koffi` requires that optional package;
      * `ffi-rs` is always there; `auto` takes the first of them that works.
      */
-    ffi: z.enum(['auto', ...DOOR_NAMES]).default('auto'),
+    ffi: z._default(z.enum(['auto', ...DOOR_NAMES]), 'auto'),
     /**
      * What the serial ports are connected to, COM1 to COM4: `observer` (VmObserver.serial and typeSerial), `stdio` (the
      * terminal of `tsvisor run`; elsewhere, as `observer`), `pty`, `unix:PATH` (a socket, which listens there), `file:PATH`
      * (of the output), `none` (there is no such port).
      */
-    serial: z
-      .array(serialEnd)
-      .max(MOST_SERIAL_PORTS)
-      .default([...DEFAULT_SERIAL]),
+    serial: z._default(z.array(serialEnd).check(z.maxLength(MOST_SERIAL_PORTS)), [...DEFAULT_SERIAL]),
     /** Trace channels to report to the machine's owner. */
-    trace: z.array(z.enum(traceNames)).default([]),
+    trace: z._default(z.array(z.enum(traceNames)), []),
     /**
      * What the process may do once the machine runs: `off`: what its user may; `on`: what the machine needs, other system
      * calls fail; `strict`: they end the process, and a kernel that lacks a part of it is an error; `log`: they are made,
@@ -223,25 +234,27 @@ const schema = z
      */
     sandbox,
   })
-  .superRefine(({ memory, hugePages, devices, guest, kernel, initrd, serial }, context) => {
-    const problem = (path: (string | number)[], message: string) =>
-      context.addIssue({ code: 'custom', path, message });
-    if (guest !== undefined && kernel !== undefined)
-      problem(['guest'], 'there is a kernel, too: one of them is to boot');
-    if (initrd !== undefined && kernel === undefined) problem(['initrd'], 'goes with a kernel');
-    const pageBytes = HUGE_PAGE_BYTES[hugePages];
-    if (pageBytes !== undefined && memory % BigInt(pageBytes) !== 0n)
-      problem(
-        ['memory'],
-        `${memory} bytes is not a multiple of a huge page, ${hugePages} (${pageBytes} bytes)`,
-      );
-    checkSlots(devices, context);
-    for (const [i, end] of serial.entries()) {
-      const first = serial.indexOf(end);
-      if (first < i && (end === 'stdio' || end.includes(':')))
-        problem(['serial', i], `${end} is serial[${first}]'s`);
-    }
-  });
+  .check(
+    z.superRefine(({ memory, hugePages, devices, guest, kernel, initrd, serial }, context) => {
+      const problem = (path: (string | number)[], message: string) =>
+        context.addIssue({ code: 'custom', path, message });
+      if (guest !== undefined && kernel !== undefined)
+        problem(['guest'], 'there is a kernel, too: one of them is to boot');
+      if (initrd !== undefined && kernel === undefined) problem(['initrd'], 'goes with a kernel');
+      const pageBytes = HUGE_PAGE_BYTES[hugePages];
+      if (pageBytes !== undefined && memory % BigInt(pageBytes) !== 0n)
+        problem(
+          ['memory'],
+          `${memory} bytes is not a multiple of a huge page, ${hugePages} (${pageBytes} bytes)`,
+        );
+      checkSlots(devices, context);
+      for (const [i, end] of serial.entries()) {
+        const first = serial.indexOf(end);
+        if (first < i && (end === 'stdio' || end.includes(':')))
+          problem(['serial', i], `${end} is serial[${first}]'s`);
+      }
+    }),
+  );
 
 /**
  * A machine's configuration, as the user writes it.
@@ -286,8 +299,8 @@ export const parseVgpuCards = (input: readonly VgpuCardInput[]): readonly VgpuCa
   parse(z.strictObject({ vgpuCards: vgpuCardsSchema }), { vgpuCards: input }).vgpuCards;
 
 /** Validates data, in this program's words. @throws ConfigError listing every problem */
-export function parse<T>(type: z.ZodType<T>, input: unknown): T {
-  const parsed = type.safeParse(input, { error: problemText, reportInput: true });
+export function parse<T>(type: z.core.$ZodType<T>, input: unknown): T {
+  const parsed = z.safeParse(type, input, { error: problemText, reportInput: true });
   if (parsed.success) return parsed.data;
   throw new ConfigError(
     parsed.error.issues.map(({ path, message }) => ({ path: pathText(path), text: message })),

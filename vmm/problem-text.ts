@@ -1,5 +1,5 @@
 /** What is wrong with a value of the configuration, in this program's words: the validator's own name its types. */
-import type { z } from 'zod';
+import type * as z from 'zod/mini';
 import { didYouMean } from '../sys/suggestion.js';
 
 type RawIssue = Parameters<NonNullable<z.core.$ZodErrorMap>>[0];

@@ -1,5 +1,5 @@
 /** The cards that vGPUs are parts of, as a configuration and the command line have them. */
-import { z } from 'zod';
+import * as z from 'zod/mini'; // a start loads it
 import type { VgpuCardOptions } from '../devices/vgpu/card.js';
 import { usageError } from './command-line.js';
 import { parseAddress } from './device-address.js';
@@ -11,26 +11,24 @@ const MOST_CARDS = 16;
 /** One entry of `vgpuCards`. */
 export const vgpuCardSchema = z.strictObject({
   /** By which option `card` of a vGPU chooses it. */
-  name: z.string().regex(/^[\w.-]{1,32}$/, 'the name has 1 to 32 letters, digits, -, _ and .'),
+  name: z.string().check(z.regex(/^[\w.-]{1,32}$/, 'the name has 1 to 32 letters, digits, -, _ and .')),
   /** Video memory. */
-  memory: z.enum(['64M', '128M', '256M']).default('256M'),
+  memory: z._default(z.enum(['64M', '128M', '256M']), '256M'),
   /** How many engines its parts share. */
-  engines: z.int().min(1).max(1024).default(32),
+  engines: z._default(z.int().check(z.minimum(1), z.maximum(1024)), 32),
   /** `mixed-size`, `same-size`, `first-fit`, or a plug-in's. */
-  placement: z.string().min(1).default('mixed-size'),
+  placement: z._default(z.string().check(z.minLength(1)), 'mixed-size'),
 });
 
-export const vgpuCardsSchema = z
-  .array(vgpuCardSchema)
-  .max(MOST_CARDS)
-  .default([])
-  .superRefine((cards, context) => {
+export const vgpuCardsSchema = z._default(z.array(vgpuCardSchema).check(z.maxLength(MOST_CARDS)), []).check(
+  z.superRefine((cards, context) => {
     for (const [i, { name }] of cards.entries()) {
       const first = cards.findIndex((card) => card.name === name);
       if (first === i) continue;
       context.addIssue({ code: 'custom', path: [i, 'name'], message: `${name} is vgpuCards[${first}]'s` });
     }
-  });
+  }),
+);
 
 /** A card that vGPUs are parts of, as the user writes it. */
 export interface VgpuCardInput {
