@@ -243,6 +243,25 @@ test('what PRE_COPY has not for now is an end of the stream, which goes on in th
   expect(() => read(1)).toThrowError(/EIO/);
 });
 
+test('a device that takes long to look is read a piece at a time in PRE_COPY, and to the end when it has stopped', () => {
+  const slow: MigrationData = {
+    read(data) {
+      const until = performance.now() + 60;
+      while (performance.now() < until);
+      data[0] = 7;
+      return 1;
+    },
+    write() {},
+    precopyInfo: () => ({ initialBytes: 0n, dirtyBytes: 0n }),
+    [Symbol.dispose]() {},
+  };
+  const { set, read } = served(slow);
+  set(VFIO_DEVICE_STATE_PRE_COPY);
+  expect([read(3), read(3)]).toEqual([[7], [7]]);
+  set(VFIO_DEVICE_STATE_STOP_COPY);
+  expect(read(3)).toEqual([7, 7, 7]);
+});
+
 test('an error in the middle of a read comes with the next one, so that no byte is lost', () => {
   const { set, read } = served(new Drip(1, 2, -errno.EIO, 3));
   set(VFIO_DEVICE_STATE_STOP_COPY);

@@ -4,6 +4,7 @@ import { isErrno } from '../../../sys/error.js';
 import {
   type FeatureInput,
   type FeatureOutput,
+  isPreCopyState,
   isSavingState,
   keepsMigrationData,
   type MigrationData,
@@ -88,7 +89,7 @@ export class ServedFeatures implements Disposable {
     this.#data = data;
   }
 
-  /** VFIO_USER_MIG_DATA_READ; returns fewer bytes than requested only at the end of the stream, or of what PRE_COPY has now. */
+  /** VFIO_USER_MIG_DATA_READ; returns fewer bytes than requested at the end of the stream, and in PRE_COPY at any time. */
   readData(payload: Uint8Array): Uint8Array {
     const reader = new Reader(VFIO_USER_MIG_DATA_READ, payload);
     reader.argsz(MIG_DATA_BYTES);
@@ -97,7 +98,7 @@ export class ServedFeatures implements Disposable {
       throw invalid(VFIO_USER_MIG_DATA_READ, `${wanted} bytes at once`);
     const source = this.#requireData(VFIO_USER_MIG_DATA_READ, isSavingState);
     const data = new Uint8Array(wanted);
-    const got = readAll(source, data);
+    const got = readAll(source, data, isPreCopyState(this.#state ?? VFIO_DEVICE_STATE_ERROR));
     const size = MIG_DATA_BYTES + got;
     return new Writer(size).u32(size).u32(got).data(data.subarray(0, got)).bytes;
   }
@@ -144,14 +145,23 @@ function clearBehind(bitmap: Uint8Array, length: bigint, pageSize: bigint): void
   bitmap.fill(0, at + 1);
 }
 
+/** A client waits for the reply, and the device's other work for this thread. */
+const MOST_PRE_COPY_MS = 50;
+
 /**
- * Reads until `data` is full: a short read, which a device may return at any time, would mean the end to the client. A device in
- * PRE_COPY without anything to read for now is such an end, until the next read.
+ * Reads until `data` is full: a short read, which a device may return at any time, would mean the end to the client. In PRE_COPY that is
+ * one for now, so a device that has nothing then, or that has looked for a while, may be read again.
  */
-function readAll(source: MigrationData, data: Uint8Array): number {
+function readAll(source: MigrationData, data: Uint8Array, isPreCopy: boolean): number {
+  const until = isPreCopy ? performance.now() + MOST_PRE_COPY_MS : Number.POSITIVE_INFINITY;
   let got = 0;
   try {
-    for (let more = -1; got < data.length && more !== 0; got += more) more = source.read(data.subarray(got));
+    for (
+      let more = -1;
+      got < data.length && more !== 0 && (got === 0 || performance.now() < until);
+      got += more
+    )
+      more = source.read(data.subarray(got));
   } catch (error) {
     // After some bytes, the next read reports it.
     if (got === 0 && !isErrno(error, 'ENOMSG')) throw error;
