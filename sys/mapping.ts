@@ -169,7 +169,7 @@ export class Mapping implements Disposable {
     return new Mapping(new MemoryView(at, bytes), true, 'defer');
   }
 
-  /** Maps private zeroed memory. @throws SysError ENOMEM */
+  /** Maps private zeroed memory, which child processes do not inherit. @throws SysError ENOMEM */
   static anonymous(bytes: number): Mapping {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     const at = checked(
@@ -177,6 +177,8 @@ export class Mapping implements Disposable {
       'mmap',
       `${bytes} bytes of memory`,
     );
+    // A copy-on-write fault would move pages away from what the kernel writes to.
+    libc.madvise(at, bytes, MADV_DONTFORK);
     return new Mapping(new MemoryView(at, bytes), true);
   }
 

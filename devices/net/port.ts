@@ -117,6 +117,8 @@ export interface KernelQueue {
   readonly avail: number;
   /** Address of its used ring. */
   readonly used: number;
+  /** I/O virtual address of its used ring, by which writes to it are logged. */
+  readonly usedIova: number;
   /** Index of the first chain to take, 16 bits. */
   readonly position: number;
   /** Eventfd of the guest's doorbell; like the other two, it stays open until the queue is stopped. */
@@ -149,6 +151,14 @@ export interface KernelQueues {
   stop(index: number): number;
   /** Replaces the interrupt's eventfd of a running queue; the old one is no longer signalled. */
   setCall(index: number, fd: number): void;
+  /**
+   * Has the pages logged that it writes, or not any more: all writes after the return. Absent if it cannot. If it throws, it may log
+   * or not; a call with 0 then ends that, or else the disposal.
+   * @param address of a bitmap in this process, to which its thread writes until a call with 0 returns; 0 to end. Page n, of 4096 bytes
+   *   from IOVA 4096 * n on, is bit n % 8 of byte n / 8, which is set, atomically, after the page is written. It must have a bit for
+   *   each page of all regions, now and later: none is compared with its length.
+   */
+  readonly setLog?: (address: number) => void;
   /** Whether the port's interface has been removed: the kernel then drops every frame, and says nothing. */
   readonly isPortGone: boolean;
   /** Ends its thread and closes it, whatever state the queues are in. A second call does nothing. */

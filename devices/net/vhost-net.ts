@@ -5,12 +5,14 @@ import type { Request } from '../../sys/ioctl.js';
 import type { KernelQueue, KernelQueues, KernelRegion } from './port.js';
 import { type TapSystem, tapIsAttached } from './tap-setup.js';
 import {
+  VHOST_F_LOG_ALL,
   VHOST_FILE_UNBIND,
   VHOST_GET_FEATURES,
   VHOST_GET_VRING_BASE,
   VHOST_NET_F_VIRTIO_NET_HDR,
   VHOST_NET_SET_BACKEND,
   VHOST_SET_FEATURES,
+  VHOST_SET_LOG_BASE,
   VHOST_SET_MEM_TABLE,
   VHOST_SET_OWNER,
   VHOST_SET_VRING_ADDR,
@@ -19,6 +21,7 @@ import {
   VHOST_SET_VRING_ERR,
   VHOST_SET_VRING_KICK,
   VHOST_SET_VRING_NUM,
+  VHOST_VRING_F_LOG,
   VhostMemory,
   VhostMemoryRegion,
   VhostVringAddr,
@@ -40,6 +43,7 @@ const OPEN_HINTS: Readonly<Record<string, string>> = {
 };
 const VIRTIO_F_VERSION_1 = 1n << 32n;
 const HEADERS = 1n << BigInt(VHOST_NET_F_VIRTIO_NET_HDR);
+const LOG_ALL = 1n << BigInt(VHOST_F_LOG_ALL);
 
 /** The system calls used on vhost-net, so that a test can substitute a fake: they fail as those of {@link TapSystem} do. */
 export interface VhostSystem extends Pick<TapSystem, 'open' | 'close' | 'ioctl'> {
@@ -64,14 +68,19 @@ export interface VhostTap {
 export class VhostNet implements KernelQueues {
   readonly features: bigint;
   readonly mostRegions: number;
+  readonly setLog?: (address: number) => void;
   readonly #system: VhostSystem;
   readonly #tap: VhostTap;
+  readonly #running = new Map<number, KernelQueue>();
   #fd: number;
+  #accepted: bigint;
+  #isLogged = false;
 
   private constructor(system: VhostSystem, tap: VhostTap, fd: number) {
     this.#system = system;
     this.#tap = tap;
     this.#fd = fd;
+    this.#accepted = tap.hasHeaders ? 0n : HEADERS;
     this.#ioctl(VHOST_SET_OWNER, 0);
     const word = new BigUint64Array(1);
     this.#ioctl(VHOST_GET_FEATURES, new Uint8Array(word.buffer));
@@ -83,6 +92,7 @@ export class VhostNet implements KernelQueues {
       const hint = `it lacks features 0x${(needed & ~this.features).toString(16)} that this device needs`;
       throw this.#error(VHOST_GET_FEATURES.name, errno.EOPNOTSUPP, hint);
     }
+    if ((this.features & LOG_ALL) !== 0n) this.setLog = (address) => this.#setLog(address);
   }
 
   /**
@@ -107,8 +117,8 @@ export class VhostNet implements KernelQueues {
   }
 
   setFeatures(features: bigint): void {
-    const accepted = (features & this.features & ~HEADERS) | (this.#tap.hasHeaders ? 0n : HEADERS);
-    this.#ioctl(VHOST_SET_FEATURES, new Uint8Array(BigUint64Array.of(accepted).buffer));
+    this.#accepted = (features & this.features & ~HEADERS & ~LOG_ALL) | (this.#tap.hasHeaders ? 0n : HEADERS);
+    this.#setFeatures();
   }
 
   setMemory(regions: readonly KernelRegion[]): void {
@@ -128,12 +138,7 @@ export class VhostNet implements KernelQueues {
     const { index, size, position, kick, call, err } = queue;
     this.#ioctl(VHOST_SET_VRING_NUM, VhostVringState.encode({ index, num: size }));
     this.#ioctl(VHOST_SET_VRING_BASE, VhostVringState.encode({ index, num: position }));
-    const addresses = {
-      desc_user_addr: BigInt(queue.desc),
-      used_user_addr: BigInt(queue.used),
-      avail_user_addr: BigInt(queue.avail),
-    };
-    this.#ioctl(VHOST_SET_VRING_ADDR, VhostVringAddr.encode({ index, ...addresses }));
+    this.#setAddresses(queue);
     try {
       this.#setFile(VHOST_SET_VRING_ERR, index, err);
       this.#setFile(VHOST_SET_VRING_CALL, index, call);
@@ -143,11 +148,13 @@ export class VhostNet implements KernelQueues {
       this.#letGo(index);
       throw error;
     }
+    this.#running.set(index, queue);
   }
 
   stop(index: number): number {
     // Waits for what its thread is doing with the queue.
     this.#setFile(VHOST_NET_SET_BACKEND, index, VHOST_FILE_UNBIND);
+    this.#running.delete(index);
     const state = VhostVringState.encode({ index });
     this.#ioctl(VHOST_GET_VRING_BASE, state);
     this.#letGo(index);
@@ -160,6 +167,30 @@ export class VhostNet implements KernelQueues {
 
   get isPortGone(): boolean {
     return !tapIsAttached(this.#system, this.#tap.fd);
+  }
+
+  /** The kernel allows this while queues run: each of them is between two packets then. */
+  #setLog(address: number): void {
+    if (address !== 0)
+      this.#ioctl(VHOST_SET_LOG_BASE, new Uint8Array(BigUint64Array.of(BigInt(address)).buffer));
+    this.#isLogged = address !== 0;
+    this.#setFeatures();
+    for (const queue of this.#running.values()) this.#setAddresses(queue);
+  }
+
+  #setFeatures(): void {
+    const features = this.#accepted | (this.#isLogged ? LOG_ALL : 0n);
+    this.#ioctl(VHOST_SET_FEATURES, new Uint8Array(BigUint64Array.of(features).buffer));
+  }
+
+  #setAddresses({ index, desc, used, avail, usedIova }: KernelQueue): void {
+    const addresses = {
+      desc_user_addr: BigInt(desc),
+      used_user_addr: BigInt(used),
+      avail_user_addr: BigInt(avail),
+    };
+    const log = this.#isLogged ? { flags: 1 << VHOST_VRING_F_LOG, log_guest_addr: BigInt(usedIova) } : {};
+    this.#ioctl(VHOST_SET_VRING_ADDR, VhostVringAddr.encode({ index, ...addresses, ...log }));
   }
 
   /** Otherwise doorbells would wake its thread, and it would keep eventfds of others alive. */

@@ -7,6 +7,10 @@ const VHOST_VIRTIO = 0xaf;
 
 /** Feature of vhost-net: it makes and takes the frames' headers, as its socket has none. */
 export const VHOST_NET_F_VIRTIO_NET_HDR = 27;
+/** Feature of vhost: pages that it writes for descriptors are logged. */
+export const VHOST_F_LOG_ALL = 26;
+/** Flag of a ring's addresses, as a bit number: what is written to its used ring is logged. */
+export const VHOST_VRING_F_LOG = 0;
 /** In place of an eventfd: none from now on. */
 export const VHOST_FILE_UNBIND = -1;
 
@@ -39,6 +43,8 @@ export const VHOST_SET_OWNER: Request = io('VHOST_SET_OWNER', VHOST_VIRTIO, 0x01
 export const VHOST_SET_MEM_TABLE: Request = iow('VHOST_SET_MEM_TABLE', VHOST_VIRTIO, 0x03, VhostMemory, {
   hints: { E2BIG: 'more regions than max_mem_regions of the module vhost' },
 });
+/** An address in this process, which the kernel does not compare with the log's length: see {@link KernelQueues.setLog}. */
+export const VHOST_SET_LOG_BASE: Request = iow('VHOST_SET_LOG_BASE', VHOST_VIRTIO, 0x04, SIZEOF_U64);
 export const VHOST_SET_VRING_NUM: Request = iow('VHOST_SET_VRING_NUM', VHOST_VIRTIO, 0x10, VhostVringState);
 export const VHOST_SET_VRING_ADDR: Request = iow('VHOST_SET_VRING_ADDR', VHOST_VIRTIO, 0x11, VhostVringAddr);
 export const VHOST_SET_VRING_BASE: Request = iow('VHOST_SET_VRING_BASE', VHOST_VIRTIO, 0x12, VhostVringState);
@@ -65,6 +71,7 @@ export const VHOST_REQUESTS: readonly Request[] = [
   VHOST_SET_FEATURES,
   VHOST_SET_OWNER,
   VHOST_SET_MEM_TABLE,
+  VHOST_SET_LOG_BASE,
   VHOST_SET_VRING_NUM,
   VHOST_SET_VRING_ADDR,
   VHOST_SET_VRING_BASE,

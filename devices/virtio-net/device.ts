@@ -1,7 +1,9 @@
 import type { Iova } from '../../sys/address.js';
+import { SysError, type SysErrorInit } from '../../sys/error.js';
 import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
 import type { OpenDevice } from '../../vfio/driver.js';
+import type { WrittenPagesData } from '../../vfio/written-pages.js';
 import type { VirtioIdentity } from '../virtio/config-space.js';
 import type { VirtioDmaLog } from '../virtio/dma-log.js';
 import type { FunctionCommand, PausedQueues, QueuePositions } from '../virtio/messages.js';
@@ -41,6 +43,8 @@ export interface VirtioNetParts {
   readonly lacking: bigint;
   /** Whether the kernel moves the frames, of a pair at least. */
   readonly hasKernelPath: boolean;
+  /** Whether all that writes to guest memory can log it. */
+  readonly canLog: boolean;
 }
 
 /** The registers of a virtio-net PCI function. Machine thread only. */
@@ -49,6 +53,7 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
   readonly #remotes: readonly RemotePath[];
   readonly #control: ControlQueue;
   readonly #hasKernelPath: boolean;
+  readonly #canLog: boolean;
   readonly #config: NetConfig;
   /** The card's own; the configuration has that of a state which has been loaded, until the next opener. */
   readonly #mac: Uint8Array;
@@ -82,6 +87,7 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
     this.#mtu = mtu;
     this.#tasks = tasks;
     this.#hasKernelPath = port.hasKernelPath;
+    this.#canLog = port.canLog;
     const memory = this.remoteMemory;
     const report: RemotePathParts['report'] = (queue, cause) => {
       if ('misuse' in cause) this.misuse(`queue ${queue}: ${cause.misuse}`);
@@ -104,9 +110,20 @@ export class VirtioNetDevice extends VirtioFunction<SharedState, QueueCommand> {
       task.receive = (message) => this.#hear(pair, message as QueueNotice);
   }
 
-  /** vhost-net writes to guest memory by itself. */
   override get dmaLogging(): VirtioDmaLog | undefined {
-    return this.#hasKernelPath ? undefined : super.dmaLogging;
+    return this.#canLog ? super.dmaLogging : undefined;
+  }
+
+  /** The kernel of each pair may refuse. */
+  protected override sendLog(log: WrittenPagesData | undefined): void {
+    for (const task of this.#tasks) {
+      const refusal = task.call({ kind: 'log', log } satisfies QueueCommand) as SysErrorInit | undefined;
+      if (refusal !== undefined) throw new SysError(refusal);
+    }
+  }
+
+  protected override gatherLog(from: bigint, length: bigint): void {
+    this.#callKernelPath({ kind: 'gatherLog', iova: Number(from), bytes: Number(length) });
   }
 
   override openDevice(open: OpenDevice): void {

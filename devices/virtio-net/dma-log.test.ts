@@ -12,8 +12,6 @@ import {
   VFIO_DEVICE_FEATURE_SET,
   VFIO_DEVICE_STATE_STOP,
 } from '../../vfio/feature.js';
-import { FakeVhostKernel } from '../net/testing/fake-vhost-kernel.js';
-import { vhostOver } from '../net/vhost.js';
 import { GuestMemory, maps } from './testing/guest.js';
 import { allRemote, settleTurns } from './testing/remote-maps.js';
 import { Workbench } from './testing/workbench.js';
@@ -150,10 +148,4 @@ test('a log is started once, and ends with a stop and with the close', () => {
   card.bench.instance.ops.closeDevice();
   card.bench.instance.ops.openDevice(card.memory.open);
   expect(start().pageSize).toBe(4096n);
-});
-
-test('a card whose frames the kernel moves has no log', () => {
-  const kernel = new FakeVhostKernel();
-  using bench = new Workbench({ net: 'vhost:tap0' }, [vhostOver(kernel)]);
-  expect(bench.instance.ops.dmaLogging).toBeUndefined();
 });

@@ -46,11 +46,12 @@ export interface VirtioNetDriver extends VendorDriver {
 }
 
 /** Says who moves the packets of a back-end that has the kernel do it. */
-function tellPath(end: string, refusal: string | undefined): void {
+function tellPath(end: string, refusal: string | undefined, cannotLog: boolean): void {
   if (!trace.vfio.hasSubscribers) return;
+  const unlogged = cannotLog ? ', and cannot log the pages that it writes' : '';
   const text =
     refusal === undefined
-      ? `virtio-net, net=${end}: the kernel moves its packets (vhost-net)`
+      ? `virtio-net, net=${end}: the kernel moves its packets (vhost-net)${unlogged}`
       : `virtio-net, net=${end}: this process moves its packets, as vhost-net cannot: ${refusal}`;
   trace.vfio.publish({ what: 'packet path', text });
 }
@@ -157,10 +158,12 @@ export function createVirtioNetDriver(backendModule: NetBackendModule = builtIn)
         offloads: parsed.hasOffloads ? ports.reduce((all, { offloads }) => all & offloads, ~0) : 0,
         lacking: ports.reduce((all, { lacking }) => all | lacking, 0n),
         hasKernelPath: kernels.some(({ refusal }) => refusal === undefined),
+        canLog: kernels.every((kernel) => kernel.refusal !== undefined || kernel.canLog),
       });
       if (kernels.length > 0) {
         const refused = kernels.find(({ refusal }) => refusal !== undefined);
-        tellPath(`${parsed.backend}:${parsed.address}`, refused?.refusal);
+        const cannotLog = kernels.some((kernel) => kernel.refusal === undefined && !kernel.canLog);
+        tellPath(`${parsed.backend}:${parsed.address}`, refused?.refusal, cannotLog);
       }
       const owned = scope.move();
       return {

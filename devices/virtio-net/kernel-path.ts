@@ -1,3 +1,4 @@
+import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import type { EventContext } from '../../sys/event-task.js';
 import { drainEventfd, signalEventfd } from '../../sys/eventfd.js';
@@ -5,6 +6,7 @@ import { Fd } from '../../sys/fd.js';
 import { PROT_WRITE } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
 import { type DmaTableBuffer, type DmaTableEntry, DmaTableReader } from '../../vfio/dma-table.js';
+import type { WrittenPages } from '../../vfio/written-pages.js';
 import type { KernelQueues, NetPort } from '../net/index.js';
 import { PCI_COMMAND_MASTER } from '../pci/pci-regs.js';
 import type { InterruptSignals } from '../virtio/interrupt-signals.js';
@@ -12,6 +14,7 @@ import type { QueuePositions } from '../virtio/messages.js';
 import type { QueueSetup } from '../virtio/queue-setup.js';
 import { VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1 } from '../virtio/spec.js';
 import type { DataPath } from './data-path.js';
+import { KERNEL_LOG_END, KernelLog } from './kernel-log.js';
 import { givenMaps, locateRings, overlaps, regionsOf, ringsOf } from './kernel-memory.js';
 import type { QueueNotice, QueueTaskData } from './messages.js';
 import { type Negotiated, NOTHING_NEGOTIATED } from './negotiated.js';
@@ -30,6 +33,11 @@ const inKernel = (index: number): number => index % PAIR_QUEUES;
 
 /** How often to look whether the port's interface is still there, which the kernel does not say. */
 const LOOK_MS = 1000;
+
+const BEYOND_LOG = `its memory reaches beyond ${KERNEL_LOG_END / 2 ** 40} TiB, where what it writes cannot be logged`;
+
+const isBeyondLog = ({ iova, bytes }: { readonly iova: number; readonly bytes: number }): boolean =>
+  iova + bytes > KERNEL_LOG_END;
 
 /** Parts of a {@link KernelPath}. */
 export interface KernelPathParts {
@@ -79,6 +87,8 @@ export class KernelPath implements Disposable {
   #isHandedOver = false;
   /** Whether the driver uses the pair: if not, no queue runs. */
   #isActive: boolean;
+  /** Present while the device logs what it writes; also of a kernel that does nothing now, but has. */
+  #log: { readonly marks: KernelLog; readonly written: WrittenPages } | undefined;
   /** Whether the kernel's file is closed, as it did not do what it must. */
   #isAbandoned = false;
   /** Present while a queue is in the kernel. */
@@ -192,6 +202,40 @@ export class KernelPath implements Disposable {
     });
   }
 
+  /**
+   * Logs the pages that the kernel writes, or does not any more. {@link gatherLog} passes them on.
+   * @throws SysError of the kernel, or ENOMEM, after which it logs none; E2BIG if its memory reaches beyond what can be logged
+   */
+  log(written: WrittenPages | undefined): void {
+    this.#endLog();
+    const { kernel } = this.#parts;
+    if (written === undefined || kernel.setLog === undefined || this.#isAbandoned) return;
+    if (this.#maps.some(isBeyondLog)) {
+      const call = 'VFIO_DEVICE_FEATURE_DMA_LOGGING_START';
+      throw new SysError({ call, target: 'vhost-net', errno: errno.E2BIG, hint: BEYOND_LOG });
+    }
+    this.#log = { marks: new KernelLog(), written };
+    try {
+      kernel.setLog(this.#log.marks.address);
+    } catch (error) {
+      this.#endLog();
+      throw error;
+    }
+  }
+
+  #endLog(): void {
+    if (this.#log === undefined) return;
+    if (!this.#isAbandoned) this.#guard(() => this.#parts.kernel.setLog?.(0));
+    // The kernel marks no more: it has said so, or its file is closed.
+    this.#log.marks[Symbol.dispose]();
+    this.#log = undefined;
+  }
+
+  /** Marks the pages of a range in the log that the kernel has written since the last call. */
+  gatherLog(iova: number, bytes: number): void {
+    this.#log?.marks.moveTo(this.#log.written, iova, bytes);
+  }
+
   /** A range is about to be unmapped: when it returns, the kernel does not access it. */
   unmap(iova: number, bytes: number): void {
     const range = { iova, bytes };
@@ -258,6 +302,7 @@ export class KernelPath implements Disposable {
           index: inKernel(index),
           size,
           ...rings,
+          usedIova: queue.setup.device,
           position,
           kick,
           call: this.#callOf(index),
@@ -327,10 +372,11 @@ export class KernelPath implements Disposable {
     const regions = regionsOf(maps);
     const { kernel } = this.#parts;
     if (regions.length > kernel.mostRegions)
-      throw new TooManyRegions(
+      throw new BeyondKernel(
         `its memory is in ${regions.length} pieces, and it takes ${kernel.mostRegions} ` +
           '(max_mem_regions of the module vhost)',
       );
+    if (this.#log !== undefined && regions.some(isBeyondLog)) throw new BeyondKernel(BEYOND_LOG);
     kernel.setMemory(regions);
     this.#maps = maps;
   }
@@ -393,7 +439,7 @@ export class KernelPath implements Disposable {
     try {
       act();
     } catch (error) {
-      if (error instanceof TooManyRegions) this.#handOver(error.message);
+      if (error instanceof BeyondKernel) this.#handOver(error.message);
       else this.#abandon(error);
     }
   }
@@ -462,8 +508,10 @@ export class KernelPath implements Disposable {
 
   [Symbol.dispose](): void {
     this.detach();
+    this.#endLog();
     this.#scope[Symbol.dispose]();
   }
 }
 
-class TooManyRegions extends Error {}
+/** Memory that the kernel cannot be given. */
+class BeyondKernel extends Error {}

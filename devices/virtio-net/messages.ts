@@ -24,6 +24,7 @@ export interface QueueTaskData {
 }
 
 export type QueueCommand =
+  /** The reply to `log` is what makes a SysError, if the kernel refuses to log what it writes. */
   | FunctionCommand
   /** The reply is an {@link OpenPortReply}. */
   | { readonly kind: 'openPort'; readonly backend: string; readonly address: string }
@@ -45,10 +46,12 @@ export type QueueCommand =
   | { readonly kind: 'startControl'; readonly queue: number }
   /** The turn of the control queue is over, for which the notice `control` asked; `hasMore` asks for another one. */
   | { readonly kind: 'endControl'; readonly hasMore: boolean }
-  /** A queue's vector in the shared state has changed. Of a {@link KernelPath} only, as are the next two. */
+  /** A queue's vector in the shared state has changed. Of a {@link KernelPath} only, as are the next three. */
   | { readonly kind: 'vectors' }
   /** A range is about to be unmapped. */
   | { readonly kind: 'unmap'; readonly iova: number; readonly bytes: number }
+  /** What the kernel has logged of a range is marked in the log of `log`. */
+  | { readonly kind: 'gatherLog'; readonly iova: number; readonly bytes: number }
   /** The answer to the notice of that name: all maps are in the table, and no unmap is half done. */
   | { readonly kind: 'remap' }
   /**
@@ -88,7 +91,14 @@ export interface OpenedPort {
   /** Virtio features that it does not have. */
   readonly lacking: bigint;
   /** Who moves the frames, of a back-end that has the kernel do it: the kernel, or why not. */
-  readonly kernel?: { readonly refusal: string | undefined };
+  readonly kernel?: { readonly refusal: string } | OpenedKernel;
+}
+
+/** The kernel's data path of a port. */
+export interface OpenedKernel {
+  readonly refusal: undefined;
+  /** Whether it can log the pages that it writes. */
+  readonly canLog: boolean;
 }
 
 /** Notices from the queues to the registers. */

@@ -1,4 +1,5 @@
 /** The event task of a queue pair of a virtio-net device: its queues and its port. */
+import type { SysErrorInit } from '../../sys/error.js';
 import { sysErrorParts } from '../../sys/error-data.js';
 import type { StartEventTask } from '../../sys/event-task.js';
 import { WrittenPages } from '../../vfio/written-pages.js';
@@ -48,7 +49,8 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
       if (kernel === undefined) return { offloads, lacking: 0n };
       if ('refusal' in kernel) return { offloads, lacking: 0n, kernel };
       kernelPath = new KernelPath({ port, kernel, path, state, signals, context, doorbells, pair });
-      return { offloads, lacking: QUEUE_FEATURES & ~kernel.features, kernel: { refusal: undefined } };
+      const own = { refusal: undefined, canLog: kernel.setLog !== undefined };
+      return { offloads, lacking: QUEUE_FEATURES & ~kernel.features, kernel: own };
     }
 
     function captureEnded(error: unknown): void {
@@ -77,6 +79,17 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
       control = undefined;
     }
 
+    /** Returns what makes the error, if the kernel refuses. What it leaves to the data path is logged there. */
+    function setLog(written: WrittenPages | undefined): SysErrorInit | undefined {
+      path?.log(written);
+      try {
+        kernelPath?.log(written);
+        return undefined;
+      } catch (error) {
+        return sysErrorParts(error);
+      }
+    }
+
     /** The port takes part before the kernel runs, and after it has halted. */
     function setActive(isActive: boolean): boolean {
       if (!isActive) kernelPath?.setActive(false);
@@ -93,7 +106,9 @@ export function createQueueTask(backends: readonly NetBackend[]): StartEventTask
           kernelPath?.attach(command.table);
           return path?.attach(command.table);
         case 'log':
-          return path?.log(command.log && new WrittenPages(command.log));
+          return setLog(command.log && new WrittenPages(command.log));
+        case 'gatherLog':
+          return kernelPath?.gatherLog(command.iova, command.bytes);
         case 'detach':
           kernelPath?.detach();
           return path?.detach();

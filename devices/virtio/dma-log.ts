@@ -16,6 +16,8 @@ export interface DmaLogPorts {
   readonly table: () => DmaTableBuffer | undefined;
   /** Has every queue task log there, or not any more. */
   readonly send: (log: WrittenPagesData | undefined) => void;
+  /** Has what is logged elsewhere, of a range, marked there before it returns. Absent if nothing is. */
+  readonly gather?: (iova: bigint, length: bigint) => void;
 }
 
 /**
@@ -35,16 +37,24 @@ export class VirtioDmaLog implements DmaLoggingOps {
     this.#ports = ports;
   }
 
-  /** Logs by larger pages if the ranges have more than 1 TiB. @throws SysError EINVAL if it is on already, as in Linux's drivers */
+  /**
+   * Logs by larger pages if the ranges have more than 1 TiB.
+   * @throws SysError EINVAL if it is on already, as in Linux's drivers; of what refuses to log, after which nothing does
+   */
   start(ranges: readonly LogRange[]): bigint {
     if (this.#written !== undefined) throw this.#invalid('START', 'its log is on already');
     const page = BigInt(LOG_PAGE_BYTES);
     if (ranges.some(({ iova, length }) => iova % page !== 0n || length % page !== 0n))
       throw this.#invalid('START', 'a range is not of whole pages');
     const data = createWrittenPages(ranges);
+    try {
+      this.#ports.send(data);
+    } catch (error) {
+      this.#ports.send(undefined);
+      throw error;
+    }
     this.#pageBytes = data.pageBytes;
     this.#written = new WrittenPages(data);
-    this.#ports.send(data);
     return BigInt(data.pageBytes);
   }
 
@@ -59,6 +69,7 @@ export class VirtioDmaLog implements DmaLoggingOps {
     const written = this.#written;
     const table = this.#ports.table();
     if (written === undefined || table === undefined) throw this.#invalid('REPORT', 'its log is off');
+    this.#ports.gather?.(iova, length);
     new DmaTableWriter(table).exclusively(() =>
       written.take(iova, length, (page) => {
         const from = page < iova ? 0n : page - iova;

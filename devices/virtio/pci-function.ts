@@ -5,6 +5,7 @@ import type { Fd } from '../../sys/fd.js';
 import { trace } from '../../sys/trace.js';
 import type { DeviceDma, OpenDevice, VfioDeviceOps } from '../../vfio/driver.js';
 import type { IrqInfo, IrqSet } from '../../vfio/uapi.js';
+import type { WrittenPagesData } from '../../vfio/written-pages.js';
 import { DeviceInterrupts, irqInfo } from '../mdev/device-interrupts.js';
 import type { PciRegions, TypedRegion } from '../mdev/pci-regions.js';
 import type { Registers } from '../mdev/region-access.js';
@@ -101,7 +102,8 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     );
     this.#log = new VirtioDmaLog(name, {
       table: () => this.#dma?.table,
-      send: (log) => this.call({ kind: 'log', log }),
+      send: (log) => this.sendLog(log),
+      gather: (from, length) => this.gatherLog(from, length),
     });
     this.migration = new StopCopyMigration(
       name,
@@ -129,7 +131,7 @@ export abstract class VirtioFunction<State extends TransportState, Command>
     });
   }
 
-  /** Absent if something else than the queue tasks writes to guest memory. */
+  /** Absent if something else writes to guest memory, which it cannot log. */
   get dmaLogging(): VirtioDmaLog | undefined {
     return this.#log;
   }
@@ -147,6 +149,14 @@ export abstract class VirtioFunction<State extends TransportState, Command>
   protected stopQueues(): void {
     this.call({ kind: 'stop' });
   }
+
+  /** @throws SysError if one refuses to log */
+  protected sendLog(log: WrittenPagesData | undefined): void {
+    this.call({ kind: 'log', log });
+  }
+
+  /** Has what others than the queue tasks have logged marked in the log. */
+  protected gatherLog(_iova: bigint, _length: bigint): void {}
 
   /** A started queue has another vector in the shared state. */
   protected revectorQueues(): void {}

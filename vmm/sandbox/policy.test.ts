@@ -39,6 +39,7 @@ const PCI = '0000:01:00.0';
 const VFIO_GET_API_VERSION = 0x3b64;
 const TUNSETIFF = 0x4004_54ca;
 const VHOST_SET_MEM_TABLE = 0x4008_af03;
+const VHOST_SET_LOG_BASE = 0x4008_af04;
 
 describe('the filter', () => {
   test('allows every request of kvm/, and none of its neighbours', () => {
@@ -60,6 +61,7 @@ describe('the filter', () => {
     ['a tap', TUNSETIFF, device('virtio-net', { net: 'tap:tap0' })],
     ['a tap of vhost-net', TUNSETIFF, device('virtio-net', { net: 'vhost:tap0' })],
     ['vhost-net', VHOST_SET_MEM_TABLE, device('virtio-net', { net: 'vhost:tap0' })],
+    ['vhost-net, for its log', VHOST_SET_LOG_BASE, device('virtio-net', { net: 'vhost:tap0' })],
   ] as const)('allows requests of %s to a machine with such a device only', (_what, request, config) => {
     expect(filterOf(config as VmConfigInput)('ioctl', 9, request)).toBe(true);
     expect(filterOf()('ioctl', 9, request)).toBe(false);

@@ -15,6 +15,8 @@ const VRING_DESC_F_NEXT = 1;
 const VRING_DESC_F_WRITE = 2;
 const VRING_DESC_F_INDIRECT = 4;
 const VIRTIO_RING_F_EVENT_IDX = 1n << 29n;
+const VHOST_F_LOG_ALL = 1n << 26n;
+const LOG_PAGE = 4096;
 
 /** Numbers of linux/vhost.h and linux/if_tun.h, written from the header once more. */
 const TUNGETIFF = 0x8004_54d2;
@@ -27,6 +29,7 @@ const REQUESTS = new Map([
   [0x4008_af00, 'SET_FEATURES'],
   [0x0000_af01, 'SET_OWNER'],
   [0x4008_af03, 'SET_MEM_TABLE'],
+  [0x4008_af04, 'SET_LOG_BASE'],
   [0x4008_af10, 'SET_VRING_NUM'],
   [0x4028_af11, 'SET_VRING_ADDR'],
   [0x4008_af12, 'SET_VRING_BASE'],
@@ -54,6 +57,8 @@ class Vring {
   call = -1;
   err = -1;
   isOn = false;
+  /** Where writes to the used ring are logged; undefined if they are not. */
+  logAddress: number | undefined;
 }
 
 const failure = (code: keyof typeof errno): Error =>
@@ -72,7 +77,15 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
   readonly toGuest: Uint8Array[] = [];
   /** Error of open(2) of vhost-net. */
   openError: keyof typeof errno | undefined;
-  features = (1n << 15n) | (1n << 24n) | (1n << 27n) | (1n << 28n) | (1n << 29n) | (1n << 32n) | (1n << 33n);
+  features =
+    (1n << 15n) |
+    (1n << 24n) |
+    VHOST_F_LOG_ALL |
+    (1n << 27n) |
+    (1n << 28n) |
+    (1n << 29n) |
+    (1n << 32n) |
+    (1n << 33n);
   /** Of TUNGETFEATURES. */
   tunFeatures = 0x1002 | IFF_VNET_HDR;
   mostRegions = '64\n';
@@ -86,6 +99,10 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
   accepted = 0n;
   regions: readonly Region[] = [];
   readonly rings: readonly Vring[] = [new Vring(), new Vring()];
+  logBase = 0;
+  /** Whether marks are set by {@link mark}, as a thread that is between a write and its mark. */
+  isSlowToMark = false;
+  readonly #marks: number[] = [];
   #tap: Fd | undefined;
   #hasOwner = false;
   #isOpen = false;
@@ -117,6 +134,9 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
     if (fd === VHOST_FD) {
       if (!this.#isOpen) throw failure('EBADF');
       this.#isOpen = false;
+      this.mark();
+      this.logBase = 0;
+      this.accepted = 0n;
       this.regions = [];
       for (const ring of this.rings) Object.assign(ring, new Vring());
       return;
@@ -215,10 +235,19 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
       return 0;
     }
     if (!this.#hasOwner) return -errno.EPERM;
+    // What follows has the rings' locks, which the thread has from a write to its mark.
+    this.mark();
     if (name === 'SET_FEATURES') {
-      this.accepted = view.getBigUint64(0, true);
-      this.calls.push(`${name} 0x${this.accepted.toString(16)}`);
-      return (this.accepted & ~this.features) === 0n ? 0 : -errno.EOPNOTSUPP;
+      const features = view.getBigUint64(0, true);
+      this.calls.push(`${name} 0x${features.toString(16)}`);
+      if ((features & ~this.features) !== 0n) return -errno.EOPNOTSUPP;
+      this.accepted = features;
+      return 0;
+    }
+    if (name === 'SET_LOG_BASE') {
+      this.logBase = Number(view.getBigUint64(0, true));
+      this.calls.push(name);
+      return 0;
     }
     if (name === 'SET_MEM_TABLE') return this.#setMemory(view);
     const index = view.getUint32(0, true);
@@ -259,11 +288,16 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
       case 'GET_VRING_BASE':
         view.setUint32(4, ring.lastAvail, true);
         return 0;
-      case 'SET_VRING_ADDR':
+      case 'SET_VRING_ADDR': {
+        const [flags, logAddress] = [value, Number(view.getBigUint64(32, true))];
+        if ((flags & ~1) !== 0) return -errno.EOPNOTSUPP;
+        if (logAddress % 4 !== 0) return -errno.EINVAL;
+        ring.logAddress = flags === 1 ? logAddress : undefined;
         ring.desc = Number(view.getBigUint64(8, true));
         ring.used = Number(view.getBigUint64(16, true));
         ring.avail = Number(view.getBigUint64(24, true));
         return ring.avail % 2 === 0 && ring.used % 4 === 0 ? 0 : -errno.EINVAL;
+      }
       case 'NET_SET_BACKEND':
         return this.#setBackend(ring, value);
       default:
@@ -277,8 +311,30 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
     if (ring.num === 0 || ring.desc === 0 || ring.kick < 0) return -errno.EFAULT;
     if (fd >= 0 && fd !== this.#tap?.number) return -errno.ENOTSOCK;
     ring.isOn = fd >= 0;
-    if (ring.isOn) ring.usedIdx = at(ring.used, 4).getUint16(2, true);
+    if (!ring.isOn) return 0;
+    at(ring.used, 4).setUint16(0, 0, true);
+    this.#logUsed(ring, 0, 2);
+    ring.usedIdx = at(ring.used, 4).getUint16(2, true);
     return 0;
+  }
+
+  /** Marks what has been written, once {@link isSlowToMark}. */
+  mark(count: number = this.#marks.length): void {
+    for (const page of this.#marks.splice(0, count)) {
+      const byte = new Uint8Array(memoryAt(this.logBase + Math.floor(page / 8), 1));
+      byte[0] = (byte[0] as number) | (1 << (page % 8));
+    }
+  }
+
+  /** The kernel does not know how long its log is either. */
+  #log(iova: number, bytes: number): void {
+    for (let page = Math.floor(iova / LOG_PAGE); page * LOG_PAGE < iova + bytes; page++)
+      this.#marks.push(page);
+    if (!this.isSlowToMark) this.mark();
+  }
+
+  #logUsed(ring: Vring, offset: number, bytes: number): void {
+    if (ring.logAddress !== undefined) this.#log(ring.logAddress + offset, bytes);
   }
 
   /** What the thread does once it is woken. Returns the chains that it has used. */
@@ -308,11 +364,12 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
     const chain = this.#take(ring);
     if (chain === undefined) return false;
     const frame = this.toGuest[0] as Uint8Array;
+    if (!chain.parts.every(({ isWritable }) => isWritable)) return this.#complain(ring);
     let done = 0;
-    for (const { bytes, isWritable } of chain.parts) {
-      if (!isWritable) return this.#complain(ring);
+    for (const { iova, bytes } of chain.parts) {
       const piece = frame.subarray(done, done + bytes.length);
       bytes.set(piece);
+      if ((this.accepted & VHOST_F_LOG_ALL) !== 0n && piece.length > 0) this.#log(iova, piece.length);
       done += piece.length;
     }
     ring.lastAvail = (ring.lastAvail + 1) & 0xffff;
@@ -329,7 +386,7 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
     const avail = at(ring.avail, 4 + 2 * ring.num);
     if (avail.getUint16(2, true) === ring.lastAvail) return undefined;
     const head = avail.getUint16(4 + 2 * (ring.lastAvail % ring.num), true);
-    const parts: { readonly bytes: Uint8Array; readonly isWritable: boolean }[] = [];
+    const parts: { readonly iova: number; readonly bytes: Uint8Array; readonly isWritable: boolean }[] = [];
     let table = at(ring.desc, 16 * ring.num);
     for (let index = head; ; ) {
       const iova = Number(table.getBigUint64(16 * index, true));
@@ -345,7 +402,7 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
         index = 0;
         continue;
       }
-      parts.push({ bytes, isWritable: (flags & VRING_DESC_F_WRITE) !== 0 });
+      parts.push({ iova, bytes, isWritable: (flags & VRING_DESC_F_WRITE) !== 0 });
       if ((flags & VRING_DESC_F_NEXT) === 0) return { head, parts };
       index = table.getUint16(16 * index + 14, true);
     }
@@ -362,8 +419,10 @@ export class FakeVhostKernel implements TapSystem, VhostSystem, Disposable {
     const old = ring.usedIdx;
     used.setUint32(4 + 8 * (old % ring.num), head, true);
     used.setUint32(8 + 8 * (old % ring.num), length, true);
+    this.#logUsed(ring, 4 + 8 * (old % ring.num), 8);
     ring.usedIdx = (old + 1) & 0xffff;
     used.setUint16(2, ring.usedIdx, true);
+    this.#logUsed(ring, 2, 2);
     const avail = at(ring.avail, 6 + 2 * ring.num);
     const wants =
       (this.accepted & VIRTIO_RING_F_EVENT_IDX) === 0n
