@@ -126,8 +126,9 @@ test(`a guest's datagrams go on while its machine moves ${MOVES} times, in round
     const outcome = await finished(vm);
     console.log(`${echoed} datagrams echoed\n${serial.trim()}`);
     const [, returned] = /udp: (\d+) of \d+ datagrams/.exec(serial) ?? [];
-    const [, lost, corrupt] = /udp: (\d+) lost, (\d+) corrupt/.exec(serial) ?? [];
-    expect(corrupt, serial).toBe('0');
+    const [, lost, ...wrong] = /udp: (\d+) lost, (\d+) corrupt, (\d+) unexpected/.exec(serial) ?? [];
+    // From a buffer or a used ring as it was before, the guest would take a reply that it has had.
+    expect(wrong, serial).toEqual(['0', '0']);
     // What was under way to the TAP that it left is lost, as on any wire; and what nobody answered at the end.
     expect(Number(lost), serial).toBeLessThanOrEqual((MOVES + STALLS) * WINDOW);
     expect(Number(returned), serial).toBeGreaterThanOrEqual(echoed - Number(lost));
