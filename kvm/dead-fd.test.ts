@@ -39,6 +39,7 @@ test.each<[string, () => unknown]>([
   ['KVM_CHECK_EXTENSION', () => vm.checkExtension('KVM_CAP_IRQCHIP')],
   ['KVM_ENABLE_CAP', () => vm.enableCap('KVM_CAP_X2APIC_API', 1n)],
   ['KVM_ENABLE_CAP', () => vm.enableSplitIrqchip()],
+  ['KVM_CHECK_EXTENSION', () => vm.enableDirtyRings(4096)],
   ['KVM_SET_USER_MEMORY_REGION', () => new MemorySlots(vm).add(gpa(0n), hva(0x1000n), bytes)],
   ['KVM_GET_DIRTY_LOG', () => vm.getDirtyLog(0, bytes)],
   ['KVM_CLEAR_DIRTY_LOG', () => vm.clearDirtyLog(0, 0n, 64, new Uint8Array(8))],

@@ -34,6 +34,7 @@ test('every exit is decoded from the union’s own member', () => {
   expect(put(uapi.KVM_EXIT_SHUTDOWN, uapi.RunHw, {}).decode()).toEqual({ kind: 'shutdown' });
   expect(put(uapi.KVM_EXIT_IRQ_WINDOW_OPEN, uapi.RunHw, {}).decode()).toEqual({ kind: 'irq-window' });
   expect(put(uapi.KVM_EXIT_INTR, uapi.RunHw, {}).decode()).toEqual({ kind: 'interrupted' });
+  expect(put(uapi.KVM_EXIT_DIRTY_RING_FULL, uapi.RunHw, {}).decode()).toEqual({ kind: 'dirty-ring-full' });
   expect(put(uapi.KVM_EXIT_IOAPIC_EOI, uapi.RunEoi, { vector: 0x31 }).decode()).toEqual({
     kind: 'ioapic-eoi',
     vector: 0x31,

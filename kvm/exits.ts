@@ -126,8 +126,9 @@ export interface BareExit {
    * `interrupted`: a signal or immediate_exit; the guest resumes at the next run.
    * `again`: KVM_RUN returned EAGAIN, for an application processor that was woken; run again. From the boot processor it
    * means that KVM cannot make a thread that it needs (RLIMIT_NPROC, pids.max), and it may stay so.
+   * `dirty-ring-full`: the vCPU's dirty ring has no room: call {@link Vm.harvestDirtyRings}, and run again.
    */
-  readonly kind: 'hlt' | 'shutdown' | 'irq-window' | 'interrupted' | 'again';
+  readonly kind: 'hlt' | 'shutdown' | 'irq-window' | 'interrupted' | 'again' | 'dirty-ring-full';
 }
 
 /** One exit. The object and everything in it are reused: valid until the next run of the same vCPU. */
@@ -151,6 +152,7 @@ const SHUTDOWN: VcpuExit = { kind: 'shutdown' };
 const IRQ_WINDOW: VcpuExit = { kind: 'irq-window' };
 const INTERRUPTED: VcpuExit = { kind: 'interrupted' };
 const AGAIN: VcpuExit = { kind: 'again' };
+const DIRTY_RING_FULL: VcpuExit = { kind: 'dirty-ring-full' };
 const NO_BYTES = new Uint8Array(0);
 
 const { offsets: run } = uapi.Run;
@@ -283,6 +285,8 @@ export class RunPage {
         const isRead = reason === uapi.KVM_EXIT_X86_RDMSR;
         return { kind: isRead ? 'rdmsr' : 'wrmsr', index, reason: why, data: isRead ? 0n : data };
       }
+      case uapi.KVM_EXIT_DIRTY_RING_FULL:
+        return DIRTY_RING_FULL;
       default: {
         const { hardware_exit_reason } = uapi.RunHw.decode(bytes, UNION);
         const hardwareReason = reason === uapi.KVM_EXIT_UNKNOWN ? hardware_exit_reason : 0n;

@@ -153,6 +153,8 @@ export interface TestGuestOptions {
   readonly irqchip?: 'none' | 'full' | 'split';
   /** KVM logs which pages of RAM the guest writes. */
   readonly isLogged?: boolean;
+  /** Entries of the vCPU's dirty ring. */
+  readonly dirtyRing?: number;
   readonly door?: DoorChoice | IoctlDoor;
   /** Runs before the vCPU is created. */
   readonly prepare?: (vm: Vm) => void;
@@ -183,6 +185,7 @@ export class TestGuest implements Disposable {
     // Processors without unrestricted guest mode need both, outside all slots.
     vm.setTssAddr(gpa(0xfffb_d000n));
     vm.setIdentityMapAddr(gpa(0xfffb_c000n));
+    if (options.dirtyRing !== undefined) vm.enableDirtyRings(options.dirtyRing);
     const memory = scope.own(Mapping.anonymous(RAM_BYTES));
     const slots = new MemorySlots(vm);
     scope.own(slots.add(gpa(0n), memory.hva, BigInt(RAM_BYTES), { isLogged: options.isLogged }));

@@ -336,6 +336,7 @@ export const KVM_EXIT_SYSTEM_EVENT = 24;
 export const KVM_EXIT_IOAPIC_EOI = 26;
 export const KVM_EXIT_X86_RDMSR = 29;
 export const KVM_EXIT_X86_WRMSR = 30;
+export const KVM_EXIT_DIRTY_RING_FULL = 31;
 export const KVM_EXIT_MEMORY_FAULT = 39;
 
 // --- requests ---

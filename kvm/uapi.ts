@@ -70,6 +70,13 @@ export const ClearDirtyLog = struct('struct kvm_clear_dirty_log', KERNEL, {
 export const KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE = 1 << 0;
 export const KVM_DIRTY_LOG_INITIALLY_SET = 1 << 1;
 
+/** An entry of a vCPU's dirty ring. `slot` has the number of the address space in bits 16 to 31. */
+export const DirtyGfn = struct('struct kvm_dirty_gfn', KERNEL, { flags: 'u32', slot: 'u32', offset: 'u64' });
+export const KVM_DIRTY_GFN_F_DIRTY = 1 << 0;
+export const KVM_DIRTY_GFN_F_RESET = 1 << 1;
+/** Page of a vCPU's descriptor at which its ring is mapped. */
+export const KVM_DIRTY_LOG_PAGE_OFFSET = 64;
+
 export const IrqLevel = struct('struct kvm_irq_level', KERNEL, { irq: 'u32', level: 'u32' });
 
 export const Irqchip = struct('struct kvm_irqchip', KERNEL, {
@@ -374,7 +381,13 @@ export const KVM_CLEAR_DIRTY_LOG = iowr('KVM_CLEAR_DIRTY_LOG', KVMIO, 0xc0, Clea
   hints: {
     EINVAL:
       'first page and count must be multiples of 64, unless the range ends with the slot; enable KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 first',
+    ENXIO: 'a VM with dirty rings has no bitmaps',
   },
+});
+/** Returns how many entries it reset. */
+export const KVM_RESET_DIRTY_RINGS = io('KVM_RESET_DIRTY_RINGS', KVMIO, 0xc7, {
+  hasResult: true,
+  hints: { EINVAL: 'enable KVM_CAP_DIRTY_LOG_RING first' },
 });
 export const KVM_CREATE_DEVICE = iowr('KVM_CREATE_DEVICE', KVMIO, 0xe0, CreateDevice, {
   hints: {

@@ -24,6 +24,8 @@ export interface VcpuParts {
   readonly xsaveBytes: number;
   /** Calls KVM_RUN; `auto` if absent. @see VcpuRunner.of */
   readonly door?: DoorChoice | IoctlDoor | undefined;
+  /** The vCPU's dirty ring, if it has one; {@link Vcpu} takes ownership. */
+  readonly dirtyRing?: Disposable | undefined;
 }
 
 /**
@@ -40,6 +42,7 @@ export class Vcpu implements Disposable {
   readonly #mapping: Mapping;
   readonly #runner: VcpuRunner;
   readonly #xsaveBytes: number;
+  readonly #dirtyRing: Disposable | undefined;
 
   private constructor(parts: VcpuParts, handle: VcpuHandle, runner: VcpuRunner) {
     this.fd = parts.fd;
@@ -48,6 +51,7 @@ export class Vcpu implements Disposable {
     this.#mapping = parts.mapping;
     this.#runner = runner;
     this.#xsaveBytes = parts.xsaveBytes;
+    this.#dirtyRing = parts.dirtyRing;
   }
 
   /** Takes ownership of a vCPU's descriptor and mapping. */
@@ -291,6 +295,7 @@ export class Vcpu implements Disposable {
    * Unmaps kvm_run and closes the descriptor. No thread may still be in KVM_RUN or use a {@link VcpuHandle}.
    */
   [Symbol.dispose](): void {
+    this.#dirtyRing?.[Symbol.dispose]();
     this.#mapping[Symbol.dispose]();
     this.fd[Symbol.dispose]();
   }

@@ -27,6 +27,18 @@ test('a VM is closed even if its kvm-vfio device fails to', () => {
   expect([vm.isOpen, vm.fd.isOpen]).toEqual([false, false]);
 });
 
+test('a kernel without dirty rings is named as such, and one whose rings are shorter with what they have', () => {
+  using vm = bareVm();
+  let bytes = 0;
+  vm.checkExtension = () => bytes;
+  expect(() => vm.enableDirtyRings(4096)).toThrow(
+    'KVM_ENABLE_CAP on vm, KVM_CAP_DIRTY_LOG_RING: ENOTSUP\n  hint: this kernel’s KVM lacks KVM_CAP_DIRTY_LOG_RING',
+  );
+  bytes = 2048 * 16;
+  expect(() => vm.enableDirtyRings(4096)).toThrow(/E2BIG\n {2}hint: a ring has 2048 entries at most/);
+  vm.harvestDirtyRings(); // it has none
+});
+
 test('assignments and non-coherent devices are counted, each on its own', () => {
   using vm = bareVm();
   const state = () => [vm.hasAssignedDevice, vm.hasNoncoherentDma];

@@ -1,6 +1,6 @@
 import { type Gpa, type Hva, PAGE_SIZE } from '../sys/address.js';
 import { errno } from '../sys/errno.js';
-import { SysError } from '../sys/error.js';
+import { isErrno, SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import { ioctl } from '../sys/ioctl.js';
 import type { DoorChoice, IoctlDoor } from '../sys/ioctl-door.js';
@@ -10,7 +10,9 @@ import { Mapping } from '../sys/mapping.js';
 import { disposable, Scope } from '../sys/scope.js';
 import { type Cap, caps } from './caps.js';
 import { KvmDevice } from './device.js';
+import { DirtyRings } from './dirty-rings.js';
 import { CountedReference, type KvmReference } from './reference.js';
+import { uninterrupted } from './retries.js';
 import * as uapi from './uapi.js';
 import { Xsave } from './uapi-vcpu.js';
 import { Vcpu } from './vcpu.js';
@@ -74,6 +76,7 @@ export class Vm implements Disposable {
   #assigned = 0;
   #noncoherent = 0;
   #isDisposed = false;
+  #dirtyRings: DirtyRings | undefined;
 
   private constructor(fd: Fd, vcpuMmapSize: number) {
     this.fd = fd;
@@ -134,9 +137,24 @@ export class Vm implements Disposable {
     const fd = scope.own(Fd.adopt(ioctl(this.fd, uapi.KVM_CREATE_VCPU, id, target), target));
     const mapping = scope.own(Mapping.file(fd, this.#vcpuMmapSize, { isSeenByThreads: true }));
     const xsaveBytes = Math.max(this.checkExtension('KVM_CAP_XSAVE2'), Xsave.size);
-    const vcpu = Vcpu.adopt({ fd, mapping, xsaveBytes, door });
+    const dirtyRing = scope.own(this.#mapDirtyRing(fd));
+    const vcpu = Vcpu.adopt({ fd, mapping, xsaveBytes, door, dirtyRing });
     scope.move();
     return vcpu;
+  }
+
+  #mapDirtyRing(vcpu: Fd): Disposable {
+    using scope = new Scope();
+    const rings = this.#dirtyRings;
+    if (rings !== undefined) {
+      const place = {
+        offset: uapi.KVM_DIRTY_LOG_PAGE_OFFSET * Number(PAGE_SIZE),
+        target: `${vcpu.target}, dirty ring`,
+      };
+      const mapping = scope.own(Mapping.file(vcpu, rings.bytes, place));
+      scope.own(rings.add(mapping.view));
+    }
+    return scope.move();
   }
 
   // --- memory ---
@@ -155,17 +173,63 @@ export class Vm implements Disposable {
       userspace_addr: region.hva,
     });
     ioctl(this.fd, uapi.KVM_SET_USER_MEMORY_REGION, bytes, `${this.fd.target}, slot ${region.slot}`);
+    const isLogged = region.bytes > 0n && (region.flags & uapi.KVM_MEM_LOG_DIRTY_PAGES) !== 0;
+    if (isLogged) this.#dirtyRings?.track(region.slot, bitmapFor(region.bytes / PAGE_SIZE));
+    else this.#dirtyRings?.untrack(region.slot);
+  }
+
+  /**
+   * Makes KVM list the pages that each vCPU writes in a ring of its own, in place of a bitmap for each slot. {@link
+   * getDirtyLog} works as before; {@link clearDirtyLog} does not. What the kernel itself writes without a vCPU is in no
+   * ring. Before the first slot and the first vCPU, and once.
+   * @param entries of each vCPU's ring, 16 bytes each: a power of two, 1024 or more
+   * @throws SysError ENOTSUP if KVM has no rings (Linux 5.11 has); E2BIG past what it has room for; EINVAL for a number
+   *   that is no power of two, or less than KVM reserves
+   */
+  enableDirtyRings(entries: number): void {
+    const cap = 'KVM_CAP_DIRTY_LOG_RING';
+    const most = this.checkExtension(cap) / uapi.DirtyGfn.size;
+    const target = `${this.fd.target}, ${cap}`;
+    const refused = (code: number, hint: string) =>
+      new SysError({ call: uapi.KVM_ENABLE_CAP.name, target, errno: code, hint });
+    if (most === 0) throw refused(errno.ENOTSUP, `this kernel’s KVM lacks ${cap}`);
+    if (entries > most) throw refused(errno.E2BIG, `a ring has ${most} entries at most`);
+    const bytes = entries * uapi.DirtyGfn.size;
+    try {
+      this.enableCap(cap, BigInt(bytes));
+    } catch (error) {
+      if (!isErrno(error, 'EINVAL')) throw error;
+      throw refused(
+        errno.EINVAL,
+        'the number of entries is a power of two, 1024 or more; no vCPU may exist yet',
+      );
+    }
+    this.#dirtyRings = new DirtyRings(bytes, () => {
+      uninterrupted(() => ioctl(this.fd, uapi.KVM_RESET_DIRTY_RINGS));
+    });
+  }
+
+  /** Makes room in all dirty rings; no page is lost. Does nothing without rings. vCPUs may run. */
+  harvestDirtyRings(): void {
+    this.#dirtyRings?.harvest();
   }
 
   /**
    * Pages of a slot written since the last call: bit n is page n. Also write-protects them again, unless
-   * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 leaves that to {@link clearDirtyLog}.
+   * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 leaves that to {@link clearDirtyLog}. With {@link enableDirtyRings}, a vCPU that
+   * runs may have written pages that the processor has not reported yet: they are in the first log after its next exit.
    * @param bytes the slot's size
    * @throws SysError ENOENT if the slot does not log dirty pages
    */
   getDirtyLog(slot: number, bytes: bigint): Uint8Array {
-    const bitmap = bitmapFor(bytes / PAGE_SIZE);
     const target = `${this.fd.target}, slot ${slot}`;
+    if (this.#dirtyRings !== undefined) {
+      const taken = this.#dirtyRings.take(slot);
+      if (taken !== undefined) return taken;
+      const { ENOENT: hint } = uapi.KVM_GET_DIRTY_LOG.hints;
+      throw new SysError({ call: 'getDirtyLog', target, errno: errno.ENOENT, hint });
+    }
+    const bitmap = bitmapFor(bytes / PAGE_SIZE);
     withAddress(bitmap, (address) => {
       const bytes = uapi.DirtyLog.encode({ slot, dirty_bitmap: BigInt(address) });
       ioctl(this.fd, uapi.KVM_GET_DIRTY_LOG, bytes, target);

@@ -25,6 +25,7 @@ test('a positive result is a success only of the requests that return a descript
     'KVM_GET_MSRS',
     'KVM_GET_TSC_KHZ',
     'KVM_GET_VCPU_MMAP_SIZE',
+    'KVM_RESET_DIRTY_RINGS',
     'KVM_SET_MSRS',
     'KVM_SIGNAL_MSI',
     'VFIO_CHECK_EXTENSION',
