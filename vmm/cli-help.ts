@@ -160,6 +160,15 @@ export const RUN: Command = {
         'node:ffi, koffi and ffi-rs that is there and works',
       ],
     },
+    {
+      name: 'dirty-ring',
+      value: 'ENTRIES',
+      help: [
+        'KVM lists what the guest writes during a move in a ring',
+        'for each CPU, not in bitmaps: 4096, or another power of',
+        'two from 1024 to 65536; docs/moving.md',
+      ],
+    },
     trace,
     {
       name: 'sandbox',

@@ -12,6 +12,10 @@ test('what is chosen anew for a machine that comes is its serial ports, and its 
     ...{ serial: ['pty'], reboot: false },
     deviceOptions: { '3': { net: 'passt' } },
   });
+  expect(request('tcp:host:1', '--dirty-ring', '4096').changes).toEqual({
+    serial: ['observer'],
+    dirtyRing: 4096,
+  });
   expect(request('tcp:host:1', '--device', 'mtty-2,slot=3').changes.devices).toEqual([
     { address: 'mtty-2', options: {}, slot: 3 },
   ]);

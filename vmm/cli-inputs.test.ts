@@ -144,6 +144,13 @@ const VALUES: readonly Row[] = [
     '--memory: 68157440 bytes is not a multiple of a huge page, 2M (2097152 bytes)',
   ],
   ['run --memory 64M,shared=on,shared=off', '--memory: shared= is given twice'],
+  ...['', '4K', '-1'].map(
+    (text): Row => [
+      `run --dirty-ring=${text}`,
+      `--dirty-ring: '${text}' is not a number of entries, such as 4096`,
+    ],
+  ),
+  ['run --dirty-ring 1000', '--dirty-ring: is neither 0 nor a power of two from 1024 to 65536'],
   ...['abc', '-1', '70000', '0x50', '1.5', '99999999'].map(
     (text): Row => [`run --device vgpu-small --view ${text}`, PORT(text)],
   ),

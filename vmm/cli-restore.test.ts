@@ -6,7 +6,9 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { RUN } from './cli-help.js';
 import { restoreRequest } from './cli-restore.js';
 import { parseCommandLine } from './command-line.js';
+import { parseConfig } from './config.js';
 import { ConfigError } from './config-error.js';
+import { savedConfig } from './snapshot/config.js';
 
 const SAVED = {
   memory: '16777216',
@@ -59,6 +61,16 @@ test('a slot that is empty is refused with those that are not, and so is a mixtu
     '--device 9: the saved machine has no device there: its devices are in 3, 4, 4.1',
   ]);
   expect(problems('--device', '3,net=passt', '--device', 'mtty-2')[0]).toMatch(/^--device mtty-2: .*by slot/);
+});
+
+test('how KVM is used is chosen anew for each run', () => {
+  const { changes, input } = request('--ffi', 'koffi', '--dirty-ring', '1024');
+  expect(changes).toEqual({ ffi: 'koffi', dirtyRing: 1024 });
+  expect(input).toEqual({ ...SAVED, ffi: 'koffi', dirtyRing: 1024 });
+  const config = parseConfig({ ffi: 'koffi', dirtyRing: 1024, vcpus: 2 });
+  const saved = savedConfig(config, []);
+  expect(saved.vcpus).toBe(2);
+  for (const name of ['ffi', 'dirtyRing', 'trace', 'sandbox']) expect(saved).not.toHaveProperty(name);
 });
 
 test('whole devices replace all of the saved ones', () => {

@@ -49,6 +49,8 @@ export function restoreRequest(
 export function changesOf(options: ParsedOptions, level: LogLevel | undefined): RestoreChanges {
   const changes: Record<string, unknown> = {};
   for (const name of TEXTS) if (options.has(name)) changes[name] = options.value(name);
+  const ring = options.value('dirty-ring');
+  if (ring !== undefined) changes.dirtyRing = parseDirtyRing(ring);
   if (options.has('no-reboot')) changes.reboot = false;
   for (const [option, key] of [
     ['plugin', 'plugins'],
@@ -61,6 +63,12 @@ export function changesOf(options: ParsedOptions, level: LogLevel | undefined): 
   if (level === 'debug') changes.trace = [...new Set([...(options.list('trace') ?? []), ...DEBUG_CHANNELS])];
   const chosen = optionsOf(options);
   return chosen === undefined ? changes : { ...changes, deviceOptions: chosen };
+}
+
+/** The number of entries; what a number may be, the configuration checks. @throws ConfigError */
+export function parseDirtyRing(text: string): number {
+  if (/^\d+$/.test(text)) return Number(text);
+  throw usageError('--dirty-ring', `'${text}' is not a number of entries, such as 4096`);
 }
 
 /** `--device 3,mac=...,net=...`: options of the device in a slot; undefined if devices are given whole, or not at all. */

@@ -5,7 +5,7 @@ import type { ApiSocket } from './api/socket.js';
 import { RUN } from './cli-help.js';
 import type { IncomingRequest } from './cli-incoming.js';
 import { RunPrinter } from './cli-observer.js';
-import { type RestoreRequest, restoreRequest } from './cli-restore.js';
+import { parseDirtyRing, type RestoreRequest, restoreRequest } from './cli-restore.js';
 import { type ParsedOptions, parseCommandLine, usageError } from './command-line.js';
 import { parseConfig, type VmConfig, type VmConfigInput } from './config.js';
 import { ConfigError, type ConfigProblem } from './config-error.js';
@@ -231,6 +231,7 @@ const OPTION_OF: Readonly<Record<string, string>> = {
   plugins: 'plugin',
   vgpuCards: 'vgpu-card',
   ffi: 'ffi',
+  dirtyRing: 'dirty-ring',
   trace: 'trace',
   sandbox: 'sandbox',
   serial: 'serial',
@@ -301,6 +302,8 @@ function configOf(options: ParsedOptions, problems: Problems, level: LogLevel | 
   if (cpus !== undefined) config.vcpus = problems.of(() => parseCpus(cpus));
   for (const name of ['guest', 'kernel', 'initrd', 'ffi'])
     if (options.has(name)) config[name] = options.value(name);
+  const ring = options.value('dirty-ring');
+  if (ring !== undefined) config.dirtyRing = problems.of(() => parseDirtyRing(ring));
   if (options.has('no-reboot')) config.reboot = false;
   const append = options.value('append');
   if (append !== undefined) config.cmdline = problems.of(() => joined(base.cmdline, append, file));

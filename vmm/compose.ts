@@ -94,7 +94,8 @@ export function compose(
   const all = { ...config, devices: [...config.devices, ...(ports.restored?.plugged ?? [])] };
   checkDevices(providers, all.devices);
   hostCheck?.refuseHopeless(providers, all);
-  container.resolve(VmToken); // first, so that it is closed last
+  const vm = container.resolve<Vm>(VmToken); // first, so that it is closed last
+  if (config.dirtyRing > 0) vm.enableDirtyRings(config.dirtyRing);
   const isRamShared =
     config.sharedMemory || config.hugePages !== 'off' || needsSharedMemory(container, all.devices);
   const ram = ports.requestRam(isRamShared);
@@ -279,6 +280,7 @@ function buildMachine(
     pio,
     mmio,
     exits: container.resolve(ExitDispatcher),
+    vm,
     vcpus,
     door: door.name,
     serial,

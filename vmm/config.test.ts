@@ -39,6 +39,15 @@ test('memory that is empty, off a page or more than the host has is refused with
   expect(problemsOf({ memory: 'lots' })[0]?.text).toMatch(/'lots' is not a size/);
 });
 
+test('a dirty ring is off, or a power of two from 1024 to 65536', () => {
+  expect(parseConfig({}).dirtyRing).toBe(0);
+  for (const dirtyRing of [0, 1024, 4096, 65_536]) expect(problemsOf({ dirtyRing })).toEqual([]);
+  for (const dirtyRing of [-1024, 1, 512, 1025, 1024.5, 3072, 131_072, 2 ** 32 + 1024, 1e300])
+    expect(problemsOf({ dirtyRing })).toEqual([
+      { path: 'dirtyRing', text: 'is neither 0 nor a power of two from 1024 to 65536' },
+    ]);
+});
+
 test('all problems are listed at once, each with its path', () => {
   const problems = problemsOf({
     memory: 1,

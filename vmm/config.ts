@@ -143,6 +143,9 @@ const serialEnd = z.string().check(
 /** COM1 for the observer. */
 const DEFAULT_SERIAL = ['observer'];
 
+const isRingSize = (entries: number): boolean =>
+  Number.isInteger(entries) && entries >= 1024 && entries <= 65_536 && (entries & (entries - 1)) === 0;
+
 const traceNames = Object.keys(trace) as [TraceName, ...TraceName[]];
 
 type Placed = Readonly<Record<'slot' | 'function', number | undefined>>;
@@ -219,6 +222,21 @@ const schema = z
      * `ffi-rs` is always there; `auto` takes the first of them that works.
      */
     ffi: z._default(z.enum(['auto', ...DOOR_NAMES]), 'auto'),
+    /**
+     * Entries of each vCPU's dirty ring, a power of two from 1024 to 65,536: KVM then lists the pages that the guest writes
+     * while it moves, in place of a bitmap. 0: the bitmap.
+     */
+    dirtyRing: z._default(
+      z
+        .number()
+        .check(
+          z.refine(
+            (entries) => entries === 0 || isRingSize(entries),
+            'is neither 0 nor a power of two from 1024 to 65536',
+          ),
+        ),
+      0,
+    ),
     /**
      * What the serial ports are connected to, COM1 to COM4: `observer` (VmObserver.serial and typeSerial), `stdio` (the
      * terminal of `tsvisor run`; elsewhere, as `observer`), `pty`, `unix:PATH` (a socket, which listens there), `file:PATH`

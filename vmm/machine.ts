@@ -1,6 +1,7 @@
 import type { VcpuExit } from '../kvm/exits.js';
 import { Run } from '../kvm/uapi-vcpu.js';
 import type { Vcpu } from '../kvm/vcpu.js';
+import type { Vm } from '../kvm/vm.js';
 import { errno } from '../sys/errno.js';
 import { isErrno, SysError } from '../sys/error.js';
 import type { Inbox } from '../sys/inbox.js';
@@ -36,6 +37,7 @@ export interface MachineParts {
   readonly pio: RangeBus;
   readonly mmio: RangeBus;
   readonly exits: ExitDispatcher;
+  readonly vm: Pick<Vm, 'harvestDirtyRings'>;
   readonly vcpus: readonly Vcpu[];
   /** Calls KVM_RUN. */
   readonly door: DoorName;
@@ -341,7 +343,10 @@ export class Machine {
 
   #dispatch(index: number, exit: VcpuExit): boolean {
     if (index === 0 && exit.kind === 'again') this.#countAgain();
-    return this.#parts.exits.dispatch(index, exit);
+    if (this.#parts.exits.dispatch(index, exit)) return true;
+    if (exit.kind !== 'dirty-ring-full') return false;
+    this.#parts.vm.harvestDirtyRings();
+    return true;
   }
 
   /**

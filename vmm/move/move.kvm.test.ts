@@ -1,10 +1,11 @@
 /** Machines that move while they work. TSVISOR_MOVES says how often. */
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { NIC } from '../testing/machines.js';
+import { SWEEPING, SWEPT_PAGES, sweepingGuest } from '../testing/sweeping-guest.js';
 import { startTalking, type TalkingMachine } from '../testing/talking-machine.js';
 import { VirtualMachine } from '../virtual-machine.js';
 import type { MoveOptions, MoveProgress, MoveResult } from './source.js';
@@ -66,8 +67,9 @@ async function move(from: VirtualMachine, options: MoveOptions = PATIENT, change
 async function moved(
   from: VirtualMachine,
   options?: MoveOptions,
+  changes = {},
 ): Promise<MoveResult & { vm: VirtualMachine; says(text: string): Promise<void> }> {
-  const { sent, received, says } = await move(from, options);
+  const { sent, received, says } = await move(from, options, changes);
   if (sent.status === 'rejected') throw sent.reason;
   if (received.status === 'rejected') throw received.reason;
   return { ...sent.value, vm: received.value, says };
@@ -154,6 +156,36 @@ test('a move that is aborted in any round leaves the guest working here, and it 
     await there.vm[Symbol.asyncDispose]();
   }
 });
+
+test.each([
+  { dirtyRing: 0, vcpus: 1 },
+  { dirtyRing: 1024, vcpus: 1 },
+  { dirtyRing: 1024, vcpus: 2 },
+])(
+  'a guest that writes all the time finds each page as it was, after a move that is aborted and one that is not: %o',
+  async ({ dirtyRing, vcpus }) => {
+    const guest = join(folder, 'sweeping.elf');
+    writeFileSync(guest, sweepingGuest());
+    let starts: () => void = () => {};
+    const sweeping = new Promise<void>((resolve) => {
+      starts = resolve;
+    });
+    const config = { memory: '16M', vcpus, guest, devices: [], dirtyRing };
+    await using vm = VirtualMachine.start(config, { phase: ({ code }) => code === SWEEPING && starts() });
+    await sweeping;
+    const controller = new AbortController();
+    const progress = () => controller.abort(new Error('not now'));
+    const aborted = await move(vm, { ...PATIENT, signal: controller.signal, progress });
+    expect(aborted.sent.status === 'rejected' && aborted.sent.reason.message).toBe('not now');
+    const there = await moved(vm, PATIENT, { dirtyRing });
+    await using last = there.vm;
+    await last.typeSerial(Uint8Array.of(1));
+    expect((await last.finished).outcome).toEqual({ kind: 'verdict', status: 0 });
+    expect(there.sentBytes).toBeGreaterThan(2 * SWEPT_PAGES * 4096);
+    const { exits } = await vm.finished;
+    expect((exits['dirty-ring-full'] ?? 0) > 0).toBe(dirtyRing > 0);
+  },
+);
 
 test('devices that are copied while the guest runs are there with their guest, twice', async () => {
   const card = { address: 'testcard', options: { migration: 'all', ram: '2M' } };

@@ -3,8 +3,8 @@ import { resolve } from 'node:path';
 import { formatSlot } from '../../devices/pci/host-bridge.js';
 import type { DeviceConfig, VmConfig, VmConfigInput } from '../config.js';
 
-/** What of the host is chosen anew for each run: how KVM_RUN is called, what is traced, what the process may do. */
-type Chosen = 'ffi' | 'trace' | 'sandbox';
+/** What of the host is chosen anew for each run: how KVM is used, what is traced, what the process may do. */
+type Chosen = 'ffi' | 'dirtyRing' | 'trace' | 'sandbox';
 
 /** A configuration as it is saved. */
 export type SavedConfig = Omit<VmConfigInput, Chosen> & {
@@ -18,7 +18,7 @@ export function savedConfig(
   devices: readonly DeviceConfig[],
   unplugged: readonly DeviceConfig[] = [],
 ): SavedConfig {
-  const { memory, ffi: _f, trace: _t, sandbox: _s, guest, kernel, initrd, ...rest } = config;
+  const { memory, ffi: _f, dirtyRing: _d, trace: _t, sandbox: _s, guest, kernel, initrd, ...rest } = config;
   const files = Object.entries({ guest, kernel, initrd }).flatMap(([name, path]) =>
     path === undefined ? [] : [[name, resolve(path)]],
   );
