@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest';
 import { gpa, PAGE_SIZE } from '../sys/address.js';
 import { isErrno } from '../sys/error.js';
-import { Mapping } from '../sys/mapping.js';
+import { liveMappings, Mapping } from '../sys/mapping.js';
+import { openFds } from '../sys/testing/open-fds.js';
 import type { VcpuExit } from './exits.js';
 import { Kvm } from './system.js';
 import { Assembler, CODE, HOLE, TestGuest } from './testing.js';
@@ -115,6 +116,16 @@ test('a log that is stopped leaves nothing to the next one, nor to a slot of the
   guest.load(new Assembler().poke(HOLE + 63 * 4096, 1).hlt());
   expect(guest.run().kind).toBe('hlt');
   expect(pagesOf(next.getDirtyLog())).toEqual([63]);
+});
+
+test('a vCPU unmaps its ring, which is read no more', () => {
+  using guest = TestGuest.create({ dirtyRing: ENTRIES });
+  const before = [liveMappings(), openFds().length];
+  const vcpu = guest.vm.createVcpu(1);
+  expect(liveMappings() - (before[0] as number)).toBe(2); // kvm_run, too
+  vcpu[Symbol.dispose]();
+  expect([liveMappings(), openFds().length]).toEqual(before);
+  guest.vm.harvestDirtyRings();
 });
 
 test('rings are refused with what a number may be, and after the first vCPU', () => {
