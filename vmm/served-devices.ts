@@ -114,7 +114,7 @@ export class ServedDevices implements Disposable {
   /** Serves what clients have sent, each in turn; waits for it 100 ms, or until this thread gets a signal. */
   step(): void {
     const [first, ...others] = this.#served.values();
-    if (others.length === 0 && this.#watched.size === 0) first?.server.step();
+    if (first !== undefined && others.length === 0 && this.#watched.size === 0) first.server.step();
     else for (const { step } of this.#ready()) step();
   }
 
