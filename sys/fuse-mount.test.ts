@@ -1,6 +1,15 @@
 import { execFile, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdirSync, mkdtempSync, openSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
@@ -136,6 +145,18 @@ test('unmounted by somebody else, it says so, and unmounts nothing more', async 
   mount[Symbol.dispose]();
   expect(another.isMounted && mountsAt(OURS)).toHaveLength(mounts.length + 1);
   another[Symbol.dispose]();
+});
+
+test('a link to a folder is followed, and leaves nothing mounted behind', () => {
+  const [folder, links] = [empty(), empty()];
+  symlinkSync(folder, join(links, 'link'));
+  const tree = () => new FuseTree({ kind: 'folder', entries: () => ({}) });
+  using first = FuseMount.mount(join(links, 'link'), tree());
+  expect(first.folder).toBe(folder);
+  first[Symbol.dispose]();
+  expect(mountsAt(OURS)).toEqual(mounts);
+  symlinkSync('loop', join(links, 'loop'));
+  expect(() => FuseMount.mount(join(links, 'loop'), tree())).toThrowError(/loop: ELOOP/);
 });
 
 test('a folder that is none, or not empty, is refused, and nothing stays open', () => {

@@ -140,14 +140,21 @@ export class FuseMount implements Disposable {
 }
 
 /**
- * A path as mountinfo names it: absolute, and without links. Does not look at its last part, whose file system may be dead.
- * @throws SysError ENOENT if the folder that it is in does not exist
+ * A path as mountinfo names it: absolute, and without links. Of a path where nothing is yet, that holds up to its last part. Asks no
+ * file system that is mounted there, which may be dead.
+ * @throws SysError ENOENT if the folder that it is in does not exist; ELOOP, ENOTDIR, EACCES on the way to it
  */
 export function mountPath(given: string): string {
   const path = resolve(given);
   const parent = dirname(path);
   try {
-    return join(realpathSync(parent), basename(path));
+    // Not Node's own, which looks at each part.
+    return realpathSync.native(path);
+  } catch (error) {
+    if (!isErrno(error, 'ENOENT')) throw fromNodeError(error, 'find', given);
+  }
+  try {
+    return join(realpathSync.native(parent), basename(path));
   } catch (error) {
     throw fromNodeError(error, 'find', given, `there is no folder ${parent}`);
   }

@@ -22,7 +22,7 @@ const SERVED: readonly Row[] = [
   ],
   [
     'serve --vf-sysfs @directory --socket @directory/s',
-    '--socket: @directory/s is below the folder of the VFs’ sysfs',
+    '--socket: @directory/s is in the folder of the VFs’ sysfs',
   ],
   ['serve --vf-sysfs @directory --socket @s --socket @s', /^tsvisor: --socket: .*s' is there twice\n$/],
   [

@@ -159,10 +159,10 @@ export class DeviceServer implements AsyncDisposable {
     if (problems.length > 0) throw new ConfigError(problems);
     const vfs = { folder: mountPath(options.folder), sockets: sockets.map(mountPath), id };
     // Making it there, the thread that answers for the folder would wait for itself.
-    const inside = sockets.findIndex((_, i) => vfs.sockets[i]?.startsWith(`${vfs.folder}/`));
+    const inside = vfs.sockets.findIndex((path) => `${path}/`.startsWith(`${vfs.folder}/`));
     if (inside !== -1)
       throw new ConfigError([
-        { path: `sockets[${inside}]`, text: `${sockets[inside]} is below the folder of the VFs’ sysfs` },
+        { path: `sockets[${inside}]`, text: `${sockets[inside]} is in the folder of the VFs’ sysfs` },
       ]);
     return DeviceServer.#start(options, { devices: [], vfs }, observer);
   }

@@ -8,6 +8,7 @@ import {
   readdirSync,
   realpathSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -272,4 +273,13 @@ test.each([
 ] as const)('%j cannot be', (options, message) => {
   const { sys, sockets } = folders();
   expect(() => DeviceServer.startVfs({ folder: sys, sockets, ...options })).toThrowError(message);
+});
+
+test.each(['sys', 'sys/a', 'link/a'])('a socket at %s, where the sysfs is to be, is refused', (name) => {
+  const { root, sys } = folders();
+  symlinkSync(sys, join(root, 'link'));
+  for (const folder of [sys, join(root, 'link')])
+    expect(() => DeviceServer.startVfs({ folder, sockets: [`${root}/${name}`] })).toThrowError(
+      /sockets\[0\].* is in the folder of the VFs/,
+    );
 });
