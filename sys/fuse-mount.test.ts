@@ -159,6 +159,28 @@ test('a link to a folder is followed, and leaves nothing mounted behind', () => 
   expect(() => FuseMount.mount(join(links, 'loop'), tree())).toThrowError(/loop: ELOOP/);
 });
 
+test('aborted, as `umount -f` does with one that is in use, it is not left there, dead', async () => {
+  const { mount, shell } = world();
+  using _mount = mount;
+  expect(await shell('cd "$F"; umount -f "$F"; true')).toMatch(/busy/);
+  mount.step();
+  expect(mount.isMounted).toBe(false);
+  expect(mountsAt(OURS)).toEqual(mounts);
+});
+
+test('what somebody has mounted over it stays when it is closed', async () => {
+  const { folder, shell, stop } = world();
+  expect(await shell('mount -t tmpfs over "$F"')).toBe('');
+  try {
+    stop();
+    expect(spawnSync('findmnt', ['-n', '-o', 'SOURCE', folder], { encoding: 'utf8' }).stdout).toMatch(
+      /over\n$/,
+    );
+  } finally {
+    for (let i = 0; i < 2; i++) spawnSync('umount', ['-l', folder]);
+  }
+});
+
 test('a folder that is none, or not empty, is refused, and nothing stays open', () => {
   const folder = empty();
   mkdirSync(join(folder, 'there'));

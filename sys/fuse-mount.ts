@@ -14,8 +14,9 @@ const MS_NOEXEC = 8;
 const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 
-const SOURCE = 'tsvisor';
-const TYPE = `fuse.${SOURCE}`;
+const TYPE = 'fuse.tsvisor';
+/** What mountinfo names as mounted: who serves it, so that nobody takes another one's for its own. */
+const SOURCE = `tsvisor:${process.pid}`;
 /** struct iovec */
 const IOVEC_BYTES = 16;
 /** Requests in one turn, so that a process that reads without end does not keep the thread from other work. */
@@ -111,6 +112,8 @@ export class FuseMount implements Disposable {
       if (count === -errno.EAGAIN) return undefined;
       if (count === -errno.ENODEV) {
         this.#isMounted = false;
+        // umount -f aborts what is in use without unmounting it: it would be there, dead.
+        unmountOwn(this.folder);
         return undefined;
       }
       // A request was taken back before it was read, or a signal came.
@@ -131,7 +134,7 @@ export class FuseMount implements Disposable {
   /** Unmounts. Who still has a file of it open, or works in one of its folders, gets ENOTCONN. */
   [Symbol.dispose](): void {
     if (!this.#fd.isOpen) return;
-    if (this.#isMounted) unmountLeft(this.folder);
+    if (this.#isMounted) unmountOwn(this.folder);
     this.#isMounted = false;
     this.#fd[Symbol.dispose]();
     this.#iov[Symbol.dispose]();
@@ -161,18 +164,19 @@ export function mountPath(given: string): string {
 }
 
 /**
- * Unmounts a file system of this class, as its process cannot any more. Asks the file system nothing.
- * @param path as {@link mountPath} returns it
- * @returns false if there is none at that place
+ * Unmounts what this process has mounted, as the thread that did cannot any more. Asks the file system nothing.
+ * @param path as {@link mountPath} returns it; nothing happens if another one's is mounted there now, beside it or over it
  */
-export function unmountLeft(path: string): boolean {
-  const isThere = readFileSync('/proc/self/mountinfo', 'utf8')
+export const unmountOwn = (path: string): void => void unmountTop(path, (source) => source === SOURCE);
+
+/** @returns false if what is mounted at the path, and not covered, is not of this class or not one to unmount */
+function unmountTop(path: string, isOneOf: (source: string) => boolean): boolean {
+  const top = readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')
-    .some((line) => {
-      const [, point = '', type = ''] = /^\d+ \d+ \S+ \S+ (\S+) .*? - (\S+)/.exec(line) ?? [];
-      return type === TYPE && unescaped(point) === path;
-    });
-  return isThere && libc.umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) === 0;
+    .map((line) => /^\d+ \d+ \S+ \S+ (\S+) .*? - (\S+) (\S+)/.exec(line))
+    .findLast((match) => unescaped(match?.[1] ?? '') === path);
+  const [, , type, source = ''] = top ?? [];
+  return type === TYPE && isOneOf(source) && libc.umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) === 0;
 }
 
 /** Blanks and the like are octal numbers of bytes in mountinfo. */
@@ -180,7 +184,7 @@ const unescaped = (point: string): string =>
   point.replaceAll(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 
 function requireEmpty(path: string): void {
-  const entries = entriesOf(path) ?? (unmountLeft(path) ? entriesOf(path) : undefined);
+  const entries = entriesOf(path) ?? (unmountTop(path, () => true) ? entriesOf(path) : undefined);
   if (entries === undefined) {
     const hint = `the file system that is mounted there has lost its process: umount ${path}`;
     throw new SysError({ call: 'mount', target: path, errno: errno.ENOTCONN, hint });

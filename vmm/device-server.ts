@@ -2,7 +2,7 @@ import { MessageChannel } from 'node:worker_threads';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { startEventThread } from '../sys/event-thread.js';
-import { mountPath, unmountLeft } from '../sys/fuse-mount.js';
+import { mountPath, unmountOwn } from '../sys/fuse-mount.js';
 import { createInboxControl, InboxBell, InboxSender } from '../sys/inbox.js';
 import { installKickSignal } from '../sys/kick.js';
 import { type MappedRange, unmap } from '../sys/mapping.js';
@@ -297,7 +297,7 @@ export class DeviceServer implements AsyncDisposable {
     using _hook = onProcessExit(() => {
       stop();
       // Its thread may not get to it any more.
-      if (this.#isMounted && vfs !== undefined) unmountLeft(vfs.folder);
+      if (this.#isMounted && vfs !== undefined) unmountOwn(vfs.folder);
     });
     this.#sender = new InboxSender(commands.port1, this.#control);
     const fail = (error: Error) => {

@@ -2,9 +2,11 @@
 import { type ChildProcess, execFile, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
+  closeSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   realpathSync,
   rmSync,
@@ -215,6 +217,16 @@ test('unmounted by hand, the vGPUs that there are go on', async () => {
   guest.draw(320, 200, 1);
   while (!output().includes('was unmounted')) await once(child.stdout, 'data');
   expect(output()).toMatch(/sys was unmounted: its VFs keep the types that they have/);
+});
+
+test('a server whose folder another one has by now leaves it the other one’s', async () => {
+  const { sys, root, child } = await serving();
+  const held = openSync(join(sys, 'bus/pci/devices/0000:41:00.0/vendor'), 'r');
+  expect(spawnSync('umount', ['-l', sys]).status).toBe(0); // the first server goes on as long as that is open
+  const next = await serving({ sys, root, sockets: [join(root, 'c')] });
+  await ended(child, 'SIGTERM');
+  closeSync(held);
+  expect(next.shell('ls')).toBe(`0000:41:00.0\n${VF}`);
 });
 
 test('without the right to mount, the error says what gives it', () => {
