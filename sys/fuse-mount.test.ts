@@ -19,6 +19,7 @@ import { afterEach, beforeEach, expect, onTestFinished, test, vi } from 'vitest'
 import { errno } from './errno.js';
 import { SysError } from './error.js';
 import { FuseMount } from './fuse-mount.js';
+import { FUSE_OPEN, InHeader } from './fuse-protocol.js';
 import { FuseTree } from './fuse-tree.js';
 import { mountProblem, mountsAt } from './testing/fuse-requests.js';
 
@@ -53,9 +54,16 @@ function world() {
   let state = 'off';
   let isServing = true;
   const folder = empty();
+  const asked: number[] = [];
+  class Recording extends FuseTree {
+    override answer(bytes: Uint8Array) {
+      asked.push(InHeader.decode(bytes).opcode);
+      return super.answer(bytes);
+    }
+  }
   const mount = FuseMount.mount(
     folder,
-    new FuseTree({
+    new Recording({
       kind: 'folder',
       entries: () => ({
         switch: {
@@ -95,7 +103,7 @@ function world() {
     mount[Symbol.dispose]();
   };
   onTestFinished(stop); // before the folder is removed, which would wait for this thread
-  return { folder, mount, shell, stop };
+  return { folder, mount, shell, stop, asked };
 }
 
 test('a shell reads, writes, and gets the errno of an attribute', async () => {
@@ -114,6 +122,14 @@ test('a shell reads, writes, and gets the errno of an attribute', async () => {
   expect(await shell('wc -c < "$F/long"; dd if="$F/long" bs=77777 2>&- | md5sum')).toBe(
     `300000\n${spawnSync('md5sum', { input: 'x'.repeat(300_000), encoding: 'utf8' }).stdout.trim()}`,
   );
+});
+
+test('closing a file asks nothing: this thread may be who closes one that it was sent', async () => {
+  const { mount, shell, asked } = world();
+  using _mount = mount;
+  expect(await shell('cat "$F/switch"; echo on > "$F/switch"')).toBe('off');
+  const FLUSH = 25;
+  expect([asked.includes(FUSE_OPEN), asked.includes(FLUSH)]).toEqual([true, false]);
 });
 
 test('after it is closed, the folder is what it was, and a file that was open is ENOTCONN', async () => {

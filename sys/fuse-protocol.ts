@@ -7,6 +7,7 @@ export const FUSE_KERNEL_VERSION = 7;
 export const FUSE_ROOT_ID = 1;
 export const FUSE_MIN_READ_BUFFER = 8192;
 export const FOPEN_DIRECT_IO = 1;
+export const FOPEN_NOFLUSH = 32;
 export const FATTR_MODE = 1;
 export const FATTR_UID = 2;
 export const FATTR_GID = 4;
