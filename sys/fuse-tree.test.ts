@@ -98,6 +98,29 @@ test('a text that is read in pieces is of one moment, and read anew from its beg
   expect(text(one, 0)).toBe('33');
 });
 
+test('reading can begin in the middle, of a text and of a folder’s names', () => {
+  const { find, open, read } = world();
+  const node = find('switch');
+  expect(Buffer.from(read(node, open(node), 1, 9)).toString()).toBe('ff\n');
+  const folder = open(fuse.FUSE_ROOT_ID, fuse.FUSE_OPENDIR);
+  expect(names(read(fuse.FUSE_ROOT_ID, folder, 3, 4096, fuse.FUSE_READDIR)).names).toEqual([
+    'switch',
+    'link',
+  ]);
+});
+
+test('a file that is open is ENODEV once its folder has gone', () => {
+  const { ask, find, open, write, set } = world();
+  const device: FuseNode = { kind: 'attribute', read: () => 'on\n', write: () => {} };
+  set({ child: { kind: 'folder', entries: () => ({ device }) } });
+  const node = find('device', find('child'));
+  const fh = open(node, fuse.FUSE_OPEN, 2);
+  set({});
+  const reading = () => ask(fuse.FUSE_READ, node, fuse.ReadIn.encode({ fh, size: 9 }))?.errno;
+  expect([reading(), write(node, fh, 'off\n')?.errno]).toEqual([errno.ENODEV, errno.ENODEV]);
+  expect(ask(fuse.FUSE_OPEN, node, fuse.OpenIn.encode())?.errno).toBe(errno.ENOENT);
+});
+
 test('what is written reaches the node with the writer’s process, and its errno comes back', () => {
   const { find, open, write, written, faults } = world();
   const node = find('switch');
@@ -152,7 +175,8 @@ test.each([
   ['a structure that is cut short', fuse.FUSE_OPEN, 1, new Uint8Array(3), 'EINVAL'],
   ['opening a folder as a file', fuse.FUSE_OPEN, 1, fuse.OpenIn.encode(), 'EISDIR'],
   ['reading a folder’s link', fuse.FUSE_READLINK, 1, NONE, 'EINVAL'],
-  ['making a file', fuse.FUSE_CREATE, 1, nameBytes('x'), 'EPERM'],
+  ['making a file', fuse.FUSE_CREATE, 1, nameBytes('x'), 'EACCES'],
+  ['making a folder', fuse.FUSE_MKDIR, 1, nameBytes('x'), 'EPERM'],
   ['removing a file', fuse.FUSE_UNLINK, 1, nameBytes('switch'), 'EPERM'],
   ['changing a mode', fuse.FUSE_SETATTR, 1, fuse.SetattrIn.encode({ valid: fuse.FATTR_MODE }), 'EPERM'],
   ['an extended attribute', 22, 1, NONE, 'ENOSYS'],

@@ -1,6 +1,6 @@
 /** Answers the kernel's FUSE requests from a tree of attributes, as sysfs would. Opens nothing; @see fuse-mount.ts */
 import { errno } from './errno.js';
-import { SysError } from './error.js';
+import { isErrno, SysError } from './error.js';
 import * as fuse from './fuse-protocol.js';
 
 /** A folder, whose entries are asked for at each request: they may come and go. */
@@ -30,10 +30,10 @@ export interface FuseAttribute {
 
 export type FuseNode = FuseFolder | FuseLink | FuseAttribute;
 
-/** What is open: the text or the names that reading goes on in. */
+/** What is open: the text or the names that reading goes on in, once it has begun. */
 interface Handle {
-  text: Uint8Array;
-  names: readonly string[];
+  text?: Uint8Array;
+  names?: readonly string[];
 }
 
 const MINOR = 31;
@@ -62,13 +62,13 @@ const CHANGES: readonly number[] = [
   fuse.FUSE_RENAME,
   fuse.FUSE_RENAME2,
   fuse.FUSE_LINK,
-  fuse.FUSE_CREATE,
 ];
 /** The kernel waits for no answer to them. Requests are answered one by one, so there is nothing to interrupt. */
 const UNANSWERED: readonly number[] = [fuse.FUSE_FORGET, fuse.FUSE_BATCH_FORGET, fuse.FUSE_INTERRUPT];
 
-const fail = (code: 'EINVAL' | 'ENOENT' | 'ENOTDIR' | 'EISDIR' | 'EACCES' | 'EPERM' | 'ENFILE' | 'EBADF') =>
-  new SysError({ call: 'fuse', target: 'tree', errno: errno[code] });
+const fail = (
+  code: 'EINVAL' | 'ENOENT' | 'ENODEV' | 'ENOTDIR' | 'EISDIR' | 'EACCES' | 'EPERM' | 'ENFILE' | 'EBADF',
+) => new SysError({ call: 'fuse', target: 'tree', errno: errno[code] });
 
 interface Request {
   readonly opcode: number;
@@ -148,6 +148,8 @@ export class FuseTree {
         return NOTHING;
       case fuse.FUSE_STATFS:
         return fuse.Kstatfs.encode({ bsize: MAX_WRITE, frsize: MAX_WRITE, namelen: 255 });
+      case fuse.FUSE_CREATE:
+        throw fail('EACCES'); // as sysfs has it for files alone
       default:
         if (CHANGES.includes(opcode)) throw fail('EPERM');
         throw new SysError({ call: 'fuse', target: `opcode ${opcode}`, errno: errno.ENOSYS });
@@ -158,6 +160,15 @@ export class FuseTree {
     const path = id >= fuse.FUSE_ROOT_ID ? this.#paths[id] : undefined;
     if (path === undefined) throw fail('ENOENT');
     return path.reduce<FuseNode>((node, name) => entryOf(node, name), this.#root);
+  }
+
+  /** What a file that is open is of. @throws SysError ENODEV, as sysfs, if that is not there any more */
+  #openNode(id: number): FuseNode {
+    try {
+      return this.#node(id);
+    } catch (error) {
+      throw isErrno(error, 'ENOENT') ? fail('ENODEV') : error;
+    }
   }
 
   #folder(id: number): Readonly<Record<string, FuseNode>> {
@@ -215,7 +226,7 @@ export class FuseTree {
   #opened(openFlags: number): Answer {
     if (this.#handles.size >= MOST_HANDLES) throw fail('ENFILE');
     const id = ++this.#lastHandle;
-    this.#handles.set(id, { text: NOTHING, names: [] });
+    this.#handles.set(id, {});
     return fuse.OpenOut.encode({ fh: BigInt(id), open_flags: openFlags });
   }
 
@@ -226,17 +237,17 @@ export class FuseTree {
   }
 
   #read(id: number, { fh, offset, size }: { fh: bigint; offset: bigint; size: number }): Answer {
-    const [node, handle] = [this.#node(id), this.#handle(fh)];
+    const [node, handle] = [this.#openNode(id), this.#handle(fh)];
     if (node.kind !== 'attribute') throw fail('EINVAL');
     // What is read in several pieces is of one moment.
-    if (offset === 0n) handle.text = Buffer.from(node.read());
+    if (offset === 0n || handle.text === undefined) handle.text = Buffer.from(node.read());
     const at = Number(offset);
     return handle.text.subarray(at, at + Math.min(size, MOST_READ));
   }
 
   #readdir(id: number, { fh, offset, size }: { fh: bigint; offset: bigint; size: number }): Answer {
     const [entries, handle] = [this.#folder(id), this.#handle(fh)];
-    if (offset === 0n) handle.names = ['.', '..', ...Object.keys(entries)];
+    if (offset === 0n || handle.names === undefined) handle.names = ['.', '..', ...Object.keys(entries)];
     const out: Uint8Array[] = [];
     let left = Math.min(size, MOST_READ);
     for (let at = Number(offset); at < handle.names.length; at++) {
@@ -255,7 +266,7 @@ export class FuseTree {
   #write({ id, pid, body }: Request): Answer {
     const { fh, size } = decode(fuse.WriteIn, body);
     const bytes = body.subarray(fuse.WriteIn.size);
-    const node = this.#node(id);
+    const node = this.#openNode(id);
     this.#handle(fh);
     if (node.kind !== 'attribute' || node.write === undefined) throw fail('EBADF');
     if (bytes.length !== size || size > MAX_WRITE) throw fail('EINVAL');
