@@ -181,10 +181,20 @@ test.each([
   ['changing a mode', fuse.FUSE_SETATTR, 1, fuse.SetattrIn.encode({ valid: fuse.FATTR_MODE }), 'EPERM'],
   ['an extended attribute', 22, 1, NONE, 'ENOSYS'],
   ['an opcode of tomorrow', 99, 1, NONE, 'ENOSYS'],
-  ['protocol 8', fuse.FUSE_INIT, 0, fuse.InitIn.encode({ major: 8, minor: 1 }), 'EPROTO'],
-  ['protocol 7.22', fuse.FUSE_INIT, 0, fuse.InitIn.encode({ major: 7, minor: 22 }), 'EPROTO'],
+  ['a proposal that is cut short', fuse.FUSE_INIT, 0, new Uint8Array(15), 'EINVAL'],
 ] as const)('%s is %5$s', (_what, opcode, node, body, code) => {
   expect(world().ask(opcode, node, body)?.errno).toBe(errno[code]);
+});
+
+test.each([
+  [7, 27, 27],
+  [7, 31, 31],
+  [7, 99, 31],
+  [8, 2, 2],
+])('to protocol %i.%i, it answers 7.%i', (major, minor, ours) => {
+  const answer = world().body(fuse.FUSE_INIT, 0, fuse.InitIn.encode({ major, minor }));
+  expect(answer).toHaveLength(fuse.INIT_OUT_BYTES);
+  expect(fuse.InitOut.decode(answer)).toMatchObject({ major: 7, minor: ours, max_write: 4096 });
 });
 
 test('only what acts when it is written can be opened for writing, by root, too', () => {

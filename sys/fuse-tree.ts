@@ -37,15 +37,10 @@ interface Handle {
 }
 
 const MINOR = 31;
-/** From 7.23 on, the answer to INIT has its present size: Linux 3.15. */
-const LEAST_MINOR = 23;
 /** As much as sysfs gives an attribute in one write(2); the kernel splits longer ones. */
 const MAX_WRITE = 4096;
-/** Entries that the kernel may know; more than any tree here has. */
-const MOST_NODES = 65_536;
 /** Open files and folders of all processes. */
 const MOST_HANDLES = 1024;
-const MOST_READ = 1 << 20;
 const O_ACCMODE = 3;
 
 const MODES = { folder: 0o40755, link: 0o120777, attribute: 0o100444 } as const;
@@ -183,7 +178,6 @@ export class FuseTree {
     const key = path.join('/');
     const known = this.#ids.get(key);
     if (known !== undefined) return known;
-    if (this.#paths.length > MOST_NODES) throw fail('ENFILE');
     const id = this.#paths.push(path) - 1;
     this.#ids.set(key, id);
     return id;
@@ -242,14 +236,14 @@ export class FuseTree {
     // What is read in several pieces is of one moment.
     if (offset === 0n || handle.text === undefined) handle.text = Buffer.from(node.read());
     const at = Number(offset);
-    return handle.text.subarray(at, at + Math.min(size, MOST_READ));
+    return handle.text.subarray(at, at + size);
   }
 
   #readdir(id: number, { fh, offset, size }: { fh: bigint; offset: bigint; size: number }): Answer {
     const [entries, handle] = [this.#folder(id), this.#handle(fh)];
     if (offset === 0n || handle.names === undefined) handle.names = ['.', '..', ...Object.keys(entries)];
     const out: Uint8Array[] = [];
-    let left = Math.min(size, MOST_READ);
+    let left = size;
     for (let at = Number(offset); at < handle.names.length; at++) {
       const name = handle.names[at] as string;
       const node = at < 2 ? this.#root : entries[name];
@@ -275,11 +269,15 @@ export class FuseTree {
   }
 }
 
+/** A kernel of another major version proposes again, after this answer. All that Node runs on have a minor version for it. */
 function init(body: Uint8Array): Answer {
-  const { major, minor } = decode(fuse.InitIn, body);
-  if (major !== fuse.FUSE_KERNEL_VERSION || minor < LEAST_MINOR)
-    throw new SysError({ call: 'fuse', target: `protocol ${major}.${minor}`, errno: errno.EPROTO });
-  const out = { major, minor: Math.min(minor, MINOR), max_write: MAX_WRITE, time_gran: 1 };
+  const { minor } = decode(fuse.InitIn, body);
+  const out = {
+    major: fuse.FUSE_KERNEL_VERSION,
+    minor: Math.min(minor, MINOR),
+    max_write: MAX_WRITE,
+    time_gran: 1,
+  };
   return fuse.InitOut.encode(out, fuse.INIT_OUT_BYTES - fuse.InitOut.size);
 }
 
