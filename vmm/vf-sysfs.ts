@@ -152,9 +152,9 @@ const ofFunction = (group: number): Nodes => ({
 const creatableText = (types: readonly VfCardType[]): string =>
   ['ID    : vGPU Name', ...types.map(({ id, name }) => `${String(id).padEnd(5)} : ${name}`), ''].join('\n');
 
-/** As kstrtoul() reads an attribute. */
+/** As the kernel's kstrtoul() reads one of base 10: up to a zero byte, which C programs write, too. */
 function numberIn(written: string, target: string): number {
-  const [, digits] = /^\+?(\d{1,10})\n?$/.exec(written) ?? [];
+  const [, digits] = /^\+?(\d{1,10})\n?(?:\0|$)/.exec(written) ?? [];
   if (digits !== undefined) return Number(digits);
   throw new SysError({ call: 'write', target, errno: errno.EINVAL, hint: 'it takes a decimal number' });
 }
