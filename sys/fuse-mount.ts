@@ -24,7 +24,7 @@ const MOST_IN_TURN = 64;
 
 const OPEN_HINTS: Readonly<Record<string, string>> = {
   ENOENT: 'there are no file systems in user space here: modprobe fuse, and give a container the device',
-  ENXIO: 'the kernel has no module of that name: modprobe fuse',
+  ENODEV: 'the kernel has no file systems in user space: modprobe fuse',
   EACCES: 'this user may not open it',
 };
 const MOUNT_HINTS: Readonly<Record<number, string>> = {

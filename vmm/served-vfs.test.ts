@@ -237,6 +237,19 @@ test('without the right to mount, the error says what gives it', () => {
   expect(status).toBe(69);
 });
 
+test.each([
+  ['of no driver', 'mknod -m 600 $F c 10 254', /ENODEV\n.*modprobe fuse/],
+  ['without rights', 'touch $F; chmod 0 $F', /EACCES\n.*may not open/],
+])('with a /dev/fuse %s, the error says so', (_what, make, message) => {
+  const { root, sys, sockets } = folders();
+  const [device, args] = [join(root, 'fuse'), ['serve', '--vf-sysfs', sys, '--socket', sockets[0] as string]];
+  const without = ['setpriv', '--bounding-set', '-dac_override,-dac_read_search', '--inh-caps', '-all', '--'];
+  const script = `F=${device}; ${make}; mount --bind ${device} /dev/fuse && exec ${without.join(' ')} "$@"`;
+  const { status, stderr } = tsvisor(args, ['unshare', '-m', 'sh', '-c', script, 'sh']);
+  expect(stderr).toMatch(message);
+  expect(status).toBe(69);
+});
+
 test('in a program: VFs are slots, and their displays are those of the vGPUs', async () => {
   const { sys, sockets } = folders();
   let isReady: () => void = () => {};
