@@ -9,6 +9,7 @@ import { type MappedRange, unmap } from '../sys/mapping.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { startWorker } from '../sys/start-worker.js';
 import type { TraceName } from '../sys/trace.js';
+import { unixPathProblem } from '../sys/unix-socket.js';
 import type { InputEvent } from '../vfio/driver.js';
 import type { ServedInput } from './api/served-routes.js';
 import { parseVgpuCards } from './config.js';
@@ -141,9 +142,8 @@ export class DeviceServer implements AsyncDisposable {
    * `nvidia/current_vgpu_type`. {@link DeviceServerObserver.ready} reports the folder once it is mounted. Slots are the VFs', from 0.
    * {@link finished} rejects with SysError if it cannot be mounted: ENOENT, ENOTDIR or ENOTEMPTY for the folder, EPERM without
    * CAP_SYS_ADMIN, ENOENT or EACCES for /dev/fuse.
-   * @throws ConfigError as {@link start}, and for more than one card, not 1 to 32 sockets, or an ID that is
-   *   none; SysError ENOENT for the folder's parent,
-   *   or a socket's
+   * @throws ConfigError as {@link start}, and for more than one card, not 1 to 32 sockets, one that is there twice, in the folder or of
+   *   too long a path, or an ID that is none; SysError ENOENT for the folder's parent, or a socket's
    */
   static startVfs(options: VgpuVfsOptions, observer: DeviceServerObserver = {}): DeviceServer {
     const { sockets, vgpuCards = [], id } = options;
@@ -158,12 +158,11 @@ export class DeviceServer implements AsyncDisposable {
     ];
     if (problems.length > 0) throw new ConfigError(problems);
     const vfs = { folder: mountPath(options.folder), sockets: sockets.map(mountPath), id };
-    // Making it there, the thread that answers for the folder would wait for itself.
-    const inside = vfs.sockets.findIndex((path) => `${path}/`.startsWith(`${vfs.folder}/`));
-    if (inside !== -1)
-      throw new ConfigError([
-        { path: `sockets[${inside}]`, text: `${sockets[inside]} is in the folder of the VFs’ sysfs` },
-      ]);
+    const wrong = vfs.sockets.flatMap((path, i) => {
+      const text = vfSocketProblem(path, vfs);
+      return text === undefined ? [] : [{ path: `sockets[${i}]`, text: `${sockets[i]} ${text}` }];
+    });
+    if (wrong.length > 0) throw new ConfigError(wrong);
     return DeviceServer.#start(options, { devices: [], vfs }, observer);
   }
 
@@ -365,6 +364,15 @@ export class DeviceServer implements AsyncDisposable {
     this.stop();
     await this.finished.catch(() => {});
   }
+}
+
+/** What would fail only when the VF gets a type; undefined if nothing. */
+function vfSocketProblem(path: string, { folder, sockets }: VgpuVfsConfig): string | undefined {
+  const problem = unixPathProblem(path);
+  if (problem !== undefined) return `is ${path}: ${problem}`;
+  if (sockets.filter((each) => each === path).length > 1) return 'is there twice';
+  // Making it there, the thread that answers for the folder would wait for itself.
+  return `${path}/`.startsWith(`${folder}/`) ? 'is in the folder of the VFs’ sysfs' : undefined;
 }
 
 const hasEnded = (call: string) =>

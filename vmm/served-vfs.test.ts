@@ -300,6 +300,18 @@ test.each([
   expect(() => DeviceServer.startVfs({ folder: sys, sockets, ...options })).toThrowError(message);
 });
 
+test('sockets that are one in fact, or whose full path is too long, are refused before a VF gets a type', () => {
+  const { root, sys } = folders();
+  const long = join(root, 'x'.repeat(80));
+  mkdirSync(long);
+  symlinkSync(long, join(root, 'short'));
+  symlinkSync('.', join(root, 'here'));
+  const sockets = [`${root}/short/${'y'.repeat(20)}`, `${root}/a`, `${root}/here/a`];
+  expect(() => DeviceServer.startVfs({ folder: sys, sockets })).toThrowError(
+    /sockets\[0\].*at most 107 bytes.*\n.*sockets\[1\].*is there twice\n.*sockets\[2\].*is there twice/,
+  );
+});
+
 test.each(['sys', 'sys/a', 'link/a'])('a socket at %s, where the sysfs is to be, is refused', (name) => {
   const { root, sys } = folders();
   symlinkSync(sys, join(root, 'link'));
