@@ -34,7 +34,7 @@ const MOUNT_HINTS: Readonly<Record<number, string>> = {
 };
 
 /**
- * A mounted tree, which only processes of this user can enter. Used by the thread that made it, and by none of this process for
+ * A mounted tree, which only processes with this one's user and group IDs can enter. Used by the thread that made it, and by none of this process for
  * reading or writing below its folder: that thread would wait for itself.
  */
 export class FuseMount implements Disposable {

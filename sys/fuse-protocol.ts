@@ -35,7 +35,6 @@ export const FUSE_READDIR = 28;
 export const FUSE_RELEASEDIR = 29;
 export const FUSE_CREATE = 35;
 export const FUSE_INTERRUPT = 36;
-export const FUSE_DESTROY = 38;
 export const FUSE_BATCH_FORGET = 42;
 export const FUSE_RENAME2 = 45;
 

@@ -113,8 +113,6 @@ export class FuseTree {
     switch (opcode) {
       case fuse.FUSE_INIT:
         return init(body);
-      case fuse.FUSE_DESTROY:
-        return NOTHING;
       case fuse.FUSE_LOOKUP:
         return this.#lookup(id, nameIn(body));
       case fuse.FUSE_GETATTR:
