@@ -115,8 +115,6 @@ export class DeviceServer implements AsyncDisposable {
   #sender: InboxSender | undefined;
   #failure: Error | undefined;
   #mapped: readonly MappedRange[] = [];
-  /** Whether the VFs' sysfs has been mounted. */
-  #isMounted = false;
 
   private constructor(options: CheckedOptions, observer: DeviceServerObserver) {
     this.#observer = observer;
@@ -296,7 +294,7 @@ export class DeviceServer implements AsyncDisposable {
     using _hook = onProcessExit(() => {
       stop();
       // Its thread may not get to it any more.
-      if (this.#isMounted && vfs !== undefined) unmountOwn(vfs.folder);
+      if (vfs !== undefined) unmountOwn(vfs.folder);
     });
     this.#sender = new InboxSender(commands.port1, this.#control);
     const fail = (error: Error) => {
@@ -332,7 +330,6 @@ export class DeviceServer implements AsyncDisposable {
       case 'ready':
         if (event.input !== undefined) this.#inputs.push({ slot: event.slot, input: event.input });
         if (event.isLast) this.#setReady();
-        this.#isMounted ||= event.isMount === true;
         this.#observer.ready?.(event.description, event.path);
         break;
       case 'told':

@@ -69,8 +69,6 @@ export type ServeEvent =
       /** What it is, if it takes events. */
       readonly input: InputKind | undefined;
       readonly isLast: boolean;
-      /** Whether it is no device, but a file system that is mounted at the path. */
-      readonly isMount?: boolean;
     }
   | { readonly kind: 'told'; readonly text: string; readonly level: 'info' | 'warn' }
   | { readonly kind: 'trace'; readonly channel: string; readonly text: string }
@@ -151,7 +149,7 @@ async function main(): Promise<void> {
     const { folder: path } = scope.own(vfs.mount());
     const count = vfs.totalVfs === 1 ? '1 VF' : `${vfs.totalVfs} VFs`;
     const description = `sysfs of a vGPU card with ${count}, a vGPU once it has a type`;
-    emit({ kind: 'ready', slot: 0, description, path, input: undefined, isLast: true, isMount: true });
+    emit({ kind: 'ready', slot: 0, description, path, input: undefined, isLast: true });
   }
   inbox.enterCalls();
   try {

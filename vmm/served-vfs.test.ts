@@ -144,7 +144,7 @@ test('a vGPU that a client has keeps its type and its VF until the client leaves
 });
 
 test('sriov_numvfs takes the VFs away with their types, and brings as many back as there are sockets', async () => {
-  const { shell, sockets } = await serving();
+  const { shell, sockets, output, child } = await serving();
   expect(shell(`cat 0000:41:00.0/sriov_*; echo ${HALF} > ${VF}/nvidia/current_vgpu_type`)).toBe('2\n2');
   expect(shell('echo 1 > 0000:41:00.0/sriov_numvfs')).toMatch(/Device or resource busy$/);
   expect(shell('echo 0 > 0000:41:00.0/sriov_numvfs; ls')).toBe('0000:41:00.0');
@@ -153,6 +153,8 @@ test('sriov_numvfs takes the VFs away with their types, and brings as many back 
   expect(shell(`echo 1 > 0000:41:00.0/sriov_numvfs; ls; cat ${VF}/nvidia/current_vgpu_type`)).toBe(
     `0000:41:00.0\n${VF}\n0`,
   );
+  while (!output().includes('the card has 1 VF')) await once(child.stdout, 'data');
+  expect(output()).toMatch(/the card has 0 VFs\n(.*\n)*.*the card has 1 VF\n/);
 });
 
 test('our own code for such VFs finds them, gives one a type, and takes it back', async () => {
@@ -279,12 +281,21 @@ test('in a program: VFs are slots, and their displays are those of the vGPUs', a
   expect(readdirSync(sys)).toEqual([]);
 });
 
-test('a program that exits at once leaves nothing mounted', () => {
+test.each([
+  ['when it hears that all is ready', `DeviceServer.startVfs(options, { ready: () => process.exit(7) });`],
+  [
+    'before it hears that',
+    `DeviceServer.startVfs(options);
+     while (!readFileSync('/proc/self/mountinfo', 'utf8').includes(options.folder));
+     process.exit(7);`,
+  ],
+])('a program that exits %s leaves nothing mounted', (_when, run) => {
   const { root, sys, sockets } = folders();
   const program = `
+    import { readFileSync } from 'node:fs';
     import { DeviceServer } from ${JSON.stringify(join(import.meta.dirname, '../dist/vmm/index.js'))};
     const options = { folder: ${JSON.stringify(sys)}, sockets: ${JSON.stringify(sockets)} };
-    DeviceServer.startVfs(options, { ready: () => process.exit(7) });`;
+    ${run}`;
   writeFileSync(join(root, 'program.mjs'), program);
   const { status } = spawnSync(process.execPath, [join(root, 'program.mjs')], { timeout: 20_000 });
   expect(status).toBe(7);

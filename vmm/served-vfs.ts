@@ -73,7 +73,7 @@ export class ServedVfs implements VfCard {
     if (used !== undefined) throw refused('EBUSY', `a client has ${vfAddress(used)}`);
     for (const vf of [...this.#types.keys()]) this.#takeBack(vf);
     this.#numVfs = count;
-    this.#options.tell(`the card has ${count} VFs`, 'info');
+    this.#options.tell(`the card has ${count === 1 ? '1 VF' : `${count} VFs`}`, 'info');
   }
 
   current(vf: number): number {
