@@ -124,6 +124,34 @@ test('a shell reads, writes, and gets the errno of an attribute', async () => {
   );
 });
 
+test('after a request that takes long, the thread does its other work before the next one', async () => {
+  const folder = empty();
+  let inStep = 0;
+  const slow = {
+    kind: 'attribute',
+    read: () => {
+      inStep++;
+      for (const end = performance.now() + 30; performance.now() < end; );
+      return 'x';
+    },
+  } as const;
+  using mount = FuseMount.mount(folder, new FuseTree({ kind: 'folder', entries: () => ({ slow }) }));
+  const readers = Promise.all(Array.from({ length: 4 }, () => run('cat', [join(folder, 'slow')])));
+  let isReading = true;
+  void readers.finally(() => {
+    isReading = false;
+  });
+  const most: number[] = [];
+  while (isReading) {
+    inStep = 0;
+    mount.step();
+    most.push(inStep);
+    await sleep(20); // so that all of them ask meanwhile
+  }
+  expect((await readers).map(({ stdout }) => stdout)).toEqual(['x', 'x', 'x', 'x']);
+  expect(Math.max(...most)).toBe(1);
+});
+
 test('closing a file asks nothing: this thread may be who closes one that it was sent', async () => {
   const { mount, shell, asked } = world();
   using _mount = mount;

@@ -19,8 +19,8 @@ const TYPE = 'fuse.tsvisor';
 const SOURCE = `tsvisor:${process.pid}`;
 /** struct iovec */
 const IOVEC_BYTES = 16;
-/** Requests in one turn, so that a process that reads without end does not keep the thread from other work. */
-const MOST_IN_TURN = 64;
+/** Of requests, after which no further one begins, so that processes that ask without end do not keep the thread from other work. */
+const TURN_MS = 20;
 
 const OPEN_HINTS: Readonly<Record<string, string>> = {
   ENOENT: 'there are no file systems in user space here: modprobe fuse, and give a container the device',
@@ -95,9 +95,9 @@ export class FuseMount implements Disposable {
     return this.#isMounted;
   }
 
-  /** Answers what processes have asked for. Does not wait. */
+  /** Answers what processes have asked for, for 20 ms. Does not wait. */
   step(): void {
-    for (let i = 0; i < MOST_IN_TURN && this.#isMounted; i++) {
+    for (const end = performance.now() + TURN_MS; this.#isMounted && performance.now() < end; ) {
       const request = this.#next();
       if (request === undefined) return;
       const answer = this.#tree.answer(request);
