@@ -63,7 +63,7 @@ export class ServedVfs implements VfCard {
 
   setNumVfs(count: number): void {
     const refused = (code: 'ERANGE' | 'EBUSY', hint: string) =>
-      this.#refused(
+      this.refused(
         new SysError({ call: 'write', target: `sriov_numvfs (${count})`, errno: errno[code], hint }),
       );
     if (count > this.totalVfs) throw refused('ERANGE', `there are sockets for ${this.totalVfs}`);
@@ -94,7 +94,7 @@ export class ServedVfs implements VfCard {
     const { provider, served, sockets, tell } = this.#options;
     const path = sockets[vf] as string;
     const refused = (code: 'EBUSY' | 'EPERM' | 'EINVAL', hint: string) =>
-      this.#refused(
+      this.refused(
         new SysError({ call: 'set vGPU type', target: `${vfAddress(vf)} (${id})`, errno: errno[code], hint }),
       );
     const has = this.#types.get(vf);
@@ -118,7 +118,7 @@ export class ServedVfs implements VfCard {
     try {
       served.add(provider, { address: type.name, options: { card }, path }, false, vf);
     } catch (error) {
-      throw error instanceof SysError ? this.#refused(error) : error;
+      throw error instanceof SysError ? this.refused(error) : error;
     }
     this.#types.set(vf, type);
     tell(`${vfAddress(vf)} is a ${type.name} by process ${pid}; serves it at ${path}`, 'info');
@@ -129,8 +129,7 @@ export class ServedVfs implements VfCard {
     this.#options.served.remove(vf);
   }
 
-  /** Who writes an attribute gets the errno alone. */
-  #refused(error: SysError): SysError {
+  refused(error: SysError): SysError {
     this.#options.tell(error.message.replace('\n  hint', ''), 'warn');
     return error;
   }

@@ -5,6 +5,7 @@ import { type VfCard, vfSysfs } from './vf-sysfs.js';
 /** A card with one VF, and what its attribute hears. */
 function world() {
   const heard: [number, number][] = [];
+  const told: string[] = [];
   const card: VfCard = {
     totalVfs: 1,
     numVfs: 1,
@@ -13,6 +14,10 @@ function world() {
     creatable: () => [],
     setType: (_vf, id, pid) => heard.push([id, pid]),
     socket: () => undefined,
+    refused: (error) => {
+      told.push(error.message);
+      return error;
+    },
   };
   const find = (path: string) =>
     path.split('/').reduce<FuseNode | undefined>((node, name) => {
@@ -22,7 +27,7 @@ function world() {
   const write = (text: string) => {
     if (attribute?.kind === 'attribute') attribute.write?.(text, 42);
   };
-  return { write, heard };
+  return { write, heard, told };
 }
 
 test.each(['5', '5\n', '+5', '5\0', '5\n\0', '5\0rest of a buffer'])(
@@ -35,10 +40,10 @@ test.each(['5', '5\n', '+5', '5\0', '5\n\0', '5\0rest of a buffer'])(
 );
 
 test.each(['', '\n', '\0', '\u00005', ' 5', '5 ', '5\n\n', '-1', '0x5', 'half', '5,5', '99999999999'])(
-  '%j is EINVAL',
+  '%j is EINVAL, and told',
   (text) => {
-    const { write, heard } = world();
+    const { write, heard, told } = world();
     expect(() => write(text)).toThrowError(/EINVAL/);
-    expect(heard).toEqual([]);
+    expect([heard, told]).toEqual([[], [expect.stringMatching(/41:00\.4.*\n.*decimal number/)]]);
   },
 );

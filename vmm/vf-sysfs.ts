@@ -25,6 +25,8 @@ export interface VfCard {
   setType(vf: number, id: number, pid: number): void;
   /** Where its device is served, while it has a type. */
   socket(vf: number): string | undefined;
+  /** Tells why something that is no number was refused: who wrote it gets the errno alone. Returns the error. */
+  refused(error: SysError): SysError;
 }
 
 type Nodes = Readonly<Record<string, FuseNode>>;
@@ -106,7 +108,7 @@ const physicalFunction = (card: VfCard, identity: Nodes): FuseFolder =>
     sriov_totalvfs: text(() => `${card.totalVfs}\n`),
     sriov_numvfs: text(
       () => `${card.numVfs}\n`,
-      (written) => card.setNumVfs(numberIn(written, 'sriov_numvfs')),
+      (written) => card.setNumVfs(numberIn(written, 'sriov_numvfs', card)),
     ),
     ...byVf(
       card,
@@ -126,7 +128,8 @@ const virtualFunction = (card: VfCard, vf: number, identity: Nodes): FuseFolder 
         creatable_vgpu_types: text(() => creatableText(card.creatable(vf))),
         current_vgpu_type: text(
           () => `${card.current(vf)}\n`,
-          (written, pid) => card.setType(vf, numberIn(written, `${vfAddress(vf)} current_vgpu_type`), pid),
+          (written, pid) =>
+            card.setType(vf, numberIn(written, `${vfAddress(vf)} current_vgpu_type`, card), pid),
         ),
       }),
       ...(socket === undefined ? {} : { vfio_user_socket: text(() => `${socket}\n`) }),
@@ -153,10 +156,11 @@ const creatableText = (types: readonly VfCardType[]): string =>
   ['ID    : vGPU Name', ...types.map(({ id, name }) => `${String(id).padEnd(5)} : ${name}`), ''].join('\n');
 
 /** As the kernel's kstrtoul() reads one of base 10: up to a zero byte, which C programs write, too. */
-function numberIn(written: string, target: string): number {
+function numberIn(written: string, target: string, card: VfCard): number {
   const [, digits] = /^\+?(\d{1,10})\n?(?:\0|$)/.exec(written) ?? [];
   if (digits !== undefined) return Number(digits);
-  throw new SysError({ call: 'write', target, errno: errno.EINVAL, hint: 'it takes a decimal number' });
+  const hint = 'it takes a decimal number';
+  throw card.refused(new SysError({ call: 'write', target, errno: errno.EINVAL, hint }));
 }
 
 const byVf = <T>(card: VfCard, name: (vf: number) => string, node: (vf: number) => T) =>
