@@ -55,8 +55,10 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-async function exchanged(count: number): Promise<void> {
-  for (const end = echoed + count; echoed < end; ) await sleep(20);
+/** Until the guest has exchanged so many more. */
+async function exchanged(vm: VirtualMachine, count: number): Promise<void> {
+  for (const end = echoed + count; echoed < end; await sleep(20))
+    if (vm.state === 'ended') throw new Error(`the guest has ended after ${echoed} datagrams`);
 }
 
 const finished = async (vm: VirtualMachine) => (await vm.finished).outcome;
@@ -110,7 +112,7 @@ test(`a guest's datagrams go on while its machine moves ${MOVES} times, in round
   }
   try {
     await traffic;
-    await exchanged(EXCHANGED);
+    await exchanged(vm, EXCHANGED);
     // For a device without a log, a move that allows no downtime ends after the first round.
     const controller = new AbortController();
     const progress = ({ round }: MoveProgress) => round >= 3 && controller.abort(new Error('enough rounds'));
@@ -120,7 +122,7 @@ test(`a guest's datagrams go on while its machine moves ${MOVES} times, in round
       const { rounds, sentBytes, downtimeMs, ms } = await move(number, { downtimeMs: 60_000 });
       const times = `${Math.round(downtimeMs)} ms down of ${Math.round(ms)}`;
       console.log(`move ${number}: ${rounds} rounds, ${sentBytes >> 10} KiB, ${times}`);
-      await exchanged(EXCHANGED);
+      await exchanged(vm, EXCHANGED);
     }
     isEchoing = false;
     const outcome = await finished(vm);
