@@ -11,7 +11,8 @@ import { refusedDma } from './hotplug-guest.js';
 import { inL1 } from './images.js';
 import { l2CommandLine } from './l2.js';
 
-const { LAB_E1000E: NIC = '', LAB_FILE = '', LAB_MD5 = '' } = process.env;
+// Below a port, whose bus is reset when a machine ends: QEMU's e1000e has no reset of its own, and would go on in the next guest.
+const { LAB_E1000E_PORT: NIC = '', LAB_FILE = '', LAB_MD5 = '' } = process.env;
 const RESTORES = Number(process.env.LAB_RESTORES ?? 20);
 
 /** Waits for the NIC, gets an address and fetches the file: its MD5. */
