@@ -2,7 +2,7 @@
 import type { VfioProvider } from './provider.js';
 
 /** What a provider says of its addresses. */
-export type AddressForm = Required<Pick<VfioProvider, 'name' | 'addresses' | 'names' | 'needsSharedMemory'>>;
+type AddressForm = Required<Pick<VfioProvider, 'name' | 'addresses' | 'names' | 'needsSharedMemory'>>;
 
 export const MDEV_PREFIX = 'mdev:';
 export const FD_PREFIX = 'fd:';
@@ -27,6 +27,7 @@ export const USER_ADDRESSES: AddressForm = {
 };
 
 const PCI_ADDRESS = /^(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])$/i;
+
 /** Normalizes a PCI address: lower case, domain 0000 if it has none; undefined if `text` is not a PCI address. */
 export function pciAddress(text: string): string | undefined {
   const match = PCI_ADDRESS.exec(text);

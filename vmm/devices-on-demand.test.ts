@@ -16,7 +16,7 @@ import { providerOf } from '../vfio/provider-of.js';
 import * as user from '../vfio/user/index.js';
 import { builtIns, vendorDrivers } from './assign/built-ins.js';
 import type { DeviceSources } from './assign/ports.js';
-import { registerPorts } from './assign/register.js';
+import { registerPortsFrom } from './assign/register.js';
 import { devicesOnDemand, type Load, type Modules } from './devices-on-demand.js';
 import { container as root } from './injection.js';
 
@@ -37,7 +37,7 @@ function providersOf(sources: DeviceSources, scope: Scope): readonly VfioProvide
   const container = root.createChildContainer();
   const eventThread = scope.own(new InlineEventThread(new Map()));
   container.register(EventThread, { useValue: eventThread });
-  registerPorts(container, {}, sources, scope);
+  registerPortsFrom(container, {}, sources, scope);
   return container.resolveAll<VfioProvider>(VfioProvider);
 }
 

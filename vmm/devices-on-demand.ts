@@ -78,10 +78,10 @@ export const devicesOnDemand = (load: Load = loadBuilt): DeviceSources => ({
         matches: (address: string) => isHostAddress(address) || (isUuid(address) && host.matches(address)),
       });
     },
-    (get) => {
-      const user = late(USER_ADDRESSES, () => load('vfio/user/index.js').userProvider(get('eventThread')));
-      return overlay(user, { matches: isUserAddress });
-    },
+    (get) =>
+      late({ ...USER_ADDRESSES, matches: isUserAddress }, () =>
+        load('vfio/user/index.js').userProvider(get('eventThread')),
+      ),
   ],
 });
 

@@ -6,7 +6,7 @@ import { VfioCore } from '../vfio/core/core.js';
 import type { VendorDriver } from '../vfio/driver.js';
 import { VfioProvider } from '../vfio/provider.js';
 import type { AssignmentPorts, DeviceSources } from './assign/ports.js';
-import { registerPorts as registerAll } from './assign/register.js';
+import { registerPortsFrom } from './assign/register.js';
 import type { DependencyContainer } from './injection.js';
 import type { Plugin } from './plugin.js';
 import { PluginError, reasonOf } from './plugin-error.js';
@@ -106,7 +106,7 @@ export function registerPorts(
   sources: DeviceSources,
   scope: Scope,
 ): void {
-  registerAll(container, given, sources, scope);
+  registerPortsFrom(container, given, sources, scope);
   for (const plugin of plugins) {
     const { vendorDrivers = [], providers = [] } = plugin;
     for (const driver of vendorDrivers) {

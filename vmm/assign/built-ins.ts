@@ -20,7 +20,7 @@ import {
   type GetPort,
   type PortName,
 } from './ports.js';
-import { registerPorts } from './register.js';
+import { registerPortsFrom } from './register.js';
 
 /** New vendor drivers of this package, one of each. @throws SysError EINVAL for cards of vGPUs that cannot be */
 export const vendorDrivers = (vgpu: VgpuDriverOptions = {}): readonly VendorDriver[] => [
@@ -65,5 +65,5 @@ export function registerAssignment(
   given: Partial<AssignmentPorts> = {},
   scope = new Scope(),
 ): Disposable {
-  return registerPorts(container, given, builtIns, scope);
+  return registerPortsFrom(container, given, builtIns, scope);
 }

@@ -19,7 +19,7 @@ import {
  * @returns `scope`
  * @throws TypeError for a name that is no port, or a malformed window
  */
-export function registerPorts(
+export function registerPortsFrom(
   container: DependencyContainer,
   given: Partial<AssignmentPorts>,
   sources: DeviceSources,

@@ -1,5 +1,4 @@
 /** PCI access control services: whether the ports above a device keep its peers apart. */
-
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { pciAddress } from '../../addresses.js';

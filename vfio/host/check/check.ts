@@ -1,5 +1,4 @@
 /** Runs the rules: why devices of the host can or cannot be assigned to a machine, found before it is tried. */
-
 import { SysError } from '../../../sys/error.js';
 import { MDEV_PREFIX, pciAddress } from '../../addresses.js';
 import { isUuid } from '../../uuid.js';

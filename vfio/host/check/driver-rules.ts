@@ -1,5 +1,4 @@
 /** Rules about a device itself: that it is there, and that a VFIO driver has it or can have it. */
-
 import { join } from 'node:path';
 import { SysError } from '../../../sys/error.js';
 import { MDEV_PREFIX } from '../../addresses.js';

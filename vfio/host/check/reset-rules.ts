@@ -1,5 +1,4 @@
 /** Rules about a device's power, and about the reset between two guests. */
-
 import { readFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { pciAddress } from '../../addresses.js';
