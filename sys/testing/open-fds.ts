@@ -14,7 +14,7 @@ export function openFds(): string[] {
   return found.sort();
 }
 
-/** Number of threads of this process. */
+/** Number of threads of this process. A thread that was joined can be listed for a moment more: poll for its end. */
 export function threadCount(): number {
   return readdirSync('/proc/self/task').length;
 }
