@@ -3,12 +3,12 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { responder, tap } from '../devices/net/index.js';
 import { arp, icmpEcho, udp } from '../devices/net/testing/frames.js';
-import { InlineEventThread } from '../devices/testing/inline-event-thread.js';
 import { createVirtioNetDriver } from '../devices/virtio-net/driver.js';
 import { createQueueTask } from '../devices/virtio-net/queue-task.js';
 import { GuestDriver, GuestMemory } from '../devices/virtio-net/testing/guest.js';
 import { signalEventfd } from '../sys/eventfd.js';
 import { Scope } from '../sys/scope.js';
+import { InlineEventThread } from '../sys/testing/inline-event-thread.js';
 import { median, percentiles, type Rounds } from './measure.js';
 import { type Figure, percentileText, type Report } from './report.js';
 

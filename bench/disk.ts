@@ -2,12 +2,12 @@
 import { execFileSync } from 'node:child_process';
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { InlineEventThread } from '../devices/testing/inline-event-thread.js';
 import { createVirtioBlkDriver } from '../devices/virtio-blk/driver.js';
 import { start } from '../devices/virtio-blk/queue-task.js';
 import { GuestDriver, GuestMemory, GuestQueue, maps, STATUS } from '../devices/virtio-net/testing/guest.js';
 import { signalEventfd } from '../sys/eventfd.js';
 import { Scope } from '../sys/scope.js';
+import { InlineEventThread } from '../sys/testing/inline-event-thread.js';
 import { compileC, interleave, microseconds, type Rounds, scratchFolder } from './measure.js';
 import type { Report } from './report.js';
 

@@ -1,7 +1,6 @@
 import { expect, test } from 'vitest';
 import * as mtty from '../devices/mtty/driver.js';
 import * as testcard from '../devices/testcard/driver.js';
-import { InlineEventThread } from '../devices/testing/inline-event-thread.js';
 import * as vgpu from '../devices/vgpu/driver.js';
 import * as vgpuGtt from '../devices/vgpu-gtt/driver.js';
 import * as virtioBlk from '../devices/virtio-blk/driver.js';
@@ -10,6 +9,7 @@ import * as virtioInput from '../devices/virtio-input/driver.js';
 import * as virtioNet from '../devices/virtio-net/driver.js';
 import { EventThread } from '../sys/event-task.js';
 import { Scope } from '../sys/scope.js';
+import { InlineEventThread } from '../sys/testing/inline-event-thread.js';
 import * as host from '../vfio/host/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { providerOf } from '../vfio/provider-of.js';

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { drainEventfd } from '../../sys/eventfd.js';
 import { Fd } from '../../sys/fd.js';
 import { Scope } from '../../sys/scope.js';
+import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import type { VfioDeviceOps } from '../../vfio/driver.js';
 import {
   VFIO_IRQ_SET_ACTION_TRIGGER,
@@ -12,7 +13,6 @@ import {
 } from '../../vfio/uapi.js';
 import { start as startCard } from '../testcard/card-task.js';
 import { createTestCardDriver } from '../testcard/driver.js';
-import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { GuestMemory, maps } from '../virtio-net/testing/guest.js';
 import { type HostileInstance, hostileByOption, hostileDriver } from './hostile-driver.js';
 import { start } from './interrupt-task.js';

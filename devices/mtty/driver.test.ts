@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
+import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { VfioCore } from '../../vfio/core/core.js';
 import { type ConformanceTarget, vfioConformance } from '../../vfio/testing/index.js';
-import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { createMttyDriver } from './driver.js';
 import { start } from './line-task.js';
 import { Card } from './testing/card.js';

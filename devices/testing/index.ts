@@ -4,6 +4,7 @@
  * @module
  */
 
+export { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 export * from '../../vfio/testing/index.js';
 export * from '../hostile/index.js';
 export * from './fake-ports.js';
@@ -11,7 +12,6 @@ export { bootGuest, type CommandResult, Guest, type GuestOptions } from './guest
 export { GuestError, type GuestFailure } from './guest/guest-error.js';
 export type { QemuEnd } from './guest/qemu-process.js';
 export type { DriverDevice, GuestDevice } from './guest/served-devices.js';
-export { InlineEventThread } from './inline-event-thread.js';
 export type { RegisterReport, TouchedRegister } from './registers/burn-down.js';
 export type { Register } from './registers/register-map.js';
 export { type RegisterAccess, RegisterTrace } from './registers/register-trace.js';

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { Scope } from '../../sys/scope.js';
+import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { trace } from '../../sys/trace.js';
 import { VfioCore } from '../../vfio/index.js';
 import {
@@ -9,7 +10,6 @@ import {
   VFIO_TYPE1v2_IOMMU,
 } from '../../vfio/uapi.js';
 import { fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
-import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../virtio-net/index.js';
 import { VfioPciDevice } from './device.js';
 

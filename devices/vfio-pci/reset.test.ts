@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { disposable, Scope } from '../../sys/scope.js';
+import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { trace } from '../../sys/trace.js';
 import { type AssignedDevice, Assignment, type VfioInterface } from '../../vfio/assign/index.js';
 import { hostProvider } from '../../vfio/host/index.js';
@@ -21,7 +22,6 @@ import {
 import { start as startCardTask } from '../testcard/card-task.js';
 import { createTestCardDriver } from '../testcard/driver.js';
 import { fakeEnvironment, recordTrace } from '../testing/fake-ports.js';
-import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { walkCapabilities } from './capabilities.js';
 import { VfioPciFunctions } from './functions.js';
 

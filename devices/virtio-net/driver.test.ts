@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import type { NetBackend } from '../net/index.js';
-import { InlineEventThread } from '../testing/inline-event-thread.js';
 import { createVirtioNetDriver } from './driver.js';
 import { createQueueTask } from './queue-task.js';
 import { Workbench } from './testing/workbench.js';

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
-import { InlineEventThread } from '../../devices/testing/inline-event-thread.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../../devices/virtio-net/index.js';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
+import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { trace, type VfioEvent } from '../../sys/trace.js';
 import { GroupSpace } from '../../vfio/assign/group-space.js';
 import type { KvmAssociation } from '../../vfio/assign/index.js';

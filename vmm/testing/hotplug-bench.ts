@@ -23,13 +23,13 @@ import {
 import { start as startCardTask } from '../../devices/testcard/card-task.js';
 import { createTestCardDriver } from '../../devices/testcard/index.js';
 import { type FakeEnvironment, fakeEnvironment } from '../../devices/testing/fake-ports.js';
-import { InlineEventThread } from '../../devices/testing/inline-event-thread.js';
 import { walkCapabilities } from '../../devices/vfio-pci/capabilities.js';
 import { VfioPciFunctions } from '../../devices/vfio-pci/functions.js';
 import { createVgpuDriver } from '../../devices/vgpu/index.js';
 import { createQueueTask, createVirtioNetDriver, netBackends } from '../../devices/virtio-net/index.js';
 import { formatRange } from '../../sys/address.js';
 import { disposable, type Scope } from '../../sys/scope.js';
+import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { openFds } from '../../sys/testing/open-fds.js';
 import { Assignment } from '../../vfio/assign/index.js';
 import { VfioCore } from '../../vfio/core/core.js';

@@ -1,5 +1,6 @@
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
+import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import type { MdevInstance, OpenDevice, VendorDriver, VfioDeviceOps } from '../../../vfio/driver.js';
 import {
   VFIO_IRQ_SET_ACTION_TRIGGER,
@@ -7,7 +8,6 @@ import {
   VFIO_IRQ_SET_DATA_EVENTFD,
   VFIO_PCI_INTX_IRQ_INDEX,
 } from '../../../vfio/uapi.js';
-import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import { createMttyDriver } from '../driver.js';
 import { start } from '../line-task.js';
 

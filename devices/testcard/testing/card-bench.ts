@@ -1,5 +1,6 @@
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
+import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import type { VfioDeviceOps } from '../../../vfio/driver.js';
 import {
   VFIO_IRQ_SET_ACTION_TRIGGER,
@@ -8,7 +9,6 @@ import {
   VFIO_PCI_MSIX_IRQ_INDEX,
 } from '../../../vfio/uapi.js';
 import { PCI_COMMAND, PCI_COMMAND_MASTER } from '../../pci/pci-regs.js';
-import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import { GuestMemory } from '../../virtio-net/testing/guest.js';
 import { start } from '../card-task.js';
 import { createTestCardDriver, type TestCardInstance } from '../driver.js';

@@ -1,7 +1,7 @@
 import { Scope } from '../../../sys/scope.js';
+import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import { VfioCore } from '../../../vfio/core/core.js';
 import { VFIO_TYPE1v2_IOMMU } from '../../../vfio/uapi.js';
-import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import { start } from '../card-task.js';
 import { createTestCardDriver } from '../driver.js';
 import { REG_SCRATCH, REGISTER_BAR } from '../spec.js';

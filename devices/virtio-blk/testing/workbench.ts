@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
+import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import type { FileIo } from '../../block/file-io.js';
-import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import {
   type ChainBuffer,
   GuestDriver,

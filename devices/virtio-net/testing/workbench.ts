@@ -2,6 +2,7 @@ import { writeSync } from 'node:fs';
 import { drainEventfd, isReadable, signalEventfd } from '../../../sys/eventfd.js';
 import { Fd } from '../../../sys/fd.js';
 import { Scope } from '../../../sys/scope.js';
+import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import {
   type NetBackend,
   type NetCounters,
@@ -10,7 +11,6 @@ import {
   responder,
   tap,
 } from '../../net/index.js';
-import { InlineEventThread } from '../../testing/inline-event-thread.js';
 import { createVirtioNetDriver, type VirtioNetInstance } from '../driver.js';
 import { createQueueTask } from '../queue-task.js';
 import { GuestDriver, GuestMemory } from './guest.js';
