@@ -17,7 +17,12 @@ const entries = ['sys', 'kvm', 'vfio', 'devices', 'vmm', 'examples', 'bench']
   .concat('consumers/main.ts', 'faults/main.ts', 'lab/main.ts', 'mutants/main.ts'); // their folders hold programs of others
 
 const AHEAD = 'sys/thread-ahead.ts'; // what the program loads first, and its threads have, too
-const EVENTS = ['sys/event-loop.ts', 'devices/virtio-net/queue-task.ts', 'vmm/assign/signal-task.ts'];
+const EVENTS = [
+  'sys/event-loop.ts',
+  'sys/ioctl-task.ts',
+  'devices/virtio-net/queue-task.ts',
+  'vmm/assign/signal-task.ts',
+];
 const MAIN = 'vmm/cli-run.ts';
 const MACHINE = 'vmm/machine-thread.ts';
 const VIRTIO_NET = 'devices/virtio-net/driver.ts';
