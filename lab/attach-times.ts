@@ -4,7 +4,7 @@
 export interface AttachTimes {
   /** From opening the group to the last ioctl on the device before the first vCPU ran. */
   readonly attach: number;
-  /** Time spent in VFIO_IOMMU_MAP_DMA until then. */
+  /** Time spent in VFIO_IOMMU_MAP_DMA, before that or after it. */
   readonly map: number;
 }
 

@@ -11,7 +11,7 @@ const LARGE_MIB = 1024;
 
 const rows = {
   userspace: 'start of the program to the guest’s first program, s',
-  attach: `attach, ${SMALL_MIB} MiB of memory mapped within, s`,
+  attach: `open of the group to the last call on the device before the guest runs, ${SMALL_MIB} MiB, s`,
   mapSmall: `DMA map of ${SMALL_MIB} MiB, s`,
   mapLarge: `DMA map of ${LARGE_MIB} MiB, s`,
   fetch: `${FETCH_BYTES >> 20} MiB fetched over the NIC, MiB/s`,

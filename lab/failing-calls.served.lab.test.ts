@@ -5,10 +5,12 @@
 import { execFileSync } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { PCI_COMMAND, PCI_COMMAND_MASTER } from '../devices/pci/pci-regs.js';
 import { GsiRouting, Kvm, KvmVfio, Mapping, MemorySlots } from '../kvm/index.js';
 import { gpa } from '../sys/address.js';
 import { Scope } from '../sys/scope.js';
 import { trace, type VfioEvent } from '../sys/trace.js';
+import type { AssignedDevice, Assignment } from '../vfio/assign/index.js';
 import { hostProvider } from '../vfio/host/index.js';
 import { FailingSystem, parseSystemFailures } from '../vfio/host/testing/index.js';
 import { createAssignment, EventSignals, KvmInterrupts, PolledEventThread } from '../vmm/assign/index.js';
@@ -50,7 +52,9 @@ describe.skipIf(CARD === '').each(['group', 'iommufd'] as const)('by %s, the hos
   };
   let scope: Scope;
   let events: PolledEventThread;
-  let attach: () => Disposable;
+  let assignment: Assignment;
+  const request = { address: CARD, interface: how, routeIntx: () => 16 };
+  const attach = () => assignment.attach(request);
   const state = () => ({ ...held(), ...pinnedKib() });
   let before: ReturnType<typeof state>;
 
@@ -63,7 +67,7 @@ describe.skipIf(CARD === '').each(['group', 'iommufd'] as const)('by %s, the hos
     vm.createIrqchip();
     const ram = scope.own(Mapping.huge(RAM_BYTES));
     const routing = GsiRouting.create(vm, { isIoapicRouted: true, isPicRouted: true });
-    const assignment = scope.own(
+    const made = scope.own(
       createAssignment({
         ...{ vm, eventThread: events, windows: WINDOWS, providers: [hostProvider({ system })] },
         slots: new MemorySlots(vm),
@@ -72,8 +76,8 @@ describe.skipIf(CARD === '').each(['group', 'iommufd'] as const)('by %s, the hos
         signals: scope.own(new EventSignals(events)),
       }),
     );
-    assignment.ports.memoryMap.addRam(gpa(0n), ram);
-    attach = () => assignment.ports.assignment.attach({ address: CARD, interface: how, routeIntx: () => 16 });
+    made.ports.memoryMap.addRam(gpa(0n), ram);
+    assignment = made.ports.assignment;
     attach()[Symbol.dispose](); // opens what stays open
     before = state();
   }, HOOK_MS);
@@ -101,6 +105,53 @@ describe.skipIf(CARD === '').each(['group', 'iommufd'] as const)('by %s, the hos
     system.fail(parseSystemFailures(fails));
     attach()[Symbol.dispose]();
     expect(steps.join('\n')).toMatch(expected(says));
+  });
+
+  describe('in another thread, while the guest boots,', () => {
+    const map = how === 'group' ? 'VFIO_IOMMU_MAP_DMA' : 'IOMMU_IOAS_MAP';
+    const attachAhead = () => {
+      const [card] = assignment.attachAll([request], { mapIn: events });
+      return card as AssignedDevice;
+    };
+    const heard = async (isHeard: () => boolean) => {
+      for (let tries = 0; tries < 500 && !isHeard(); tries++) {
+        await sleep(20);
+        events.poll();
+      }
+    };
+    const mapped = () => steps.some((step) => step.startsWith('DMA map'));
+    const master = ({ function: card }: AssignedDevice): number => {
+      card.configWrite(PCI_COMMAND, 2, PCI_COMMAND_MASTER);
+      return card.configRead(PCI_COMMAND, 2) & PCI_COMMAND_MASTER;
+    };
+
+    test('maps memory, of which its owner hears', async () => {
+      using card = attachAhead();
+      expect(mapped()).toBe(false);
+      await heard(mapped);
+      expect(master(card)).toBe(PCI_COMMAND_MASTER);
+      const { locked, pinned } = pinnedKib();
+      expect(locked + pinned).toBeGreaterThanOrEqual(RAM_BYTES >> 10);
+    });
+
+    test('maps memory, for which a card that is to master the bus waits', () => {
+      using card = attachAhead();
+      expect([mapped(), master(card), mapped()]).toEqual([false, PCI_COMMAND_MASTER, true]);
+    });
+
+    test('fails there, and does not fail again', async () => {
+      system.fail(parseSystemFailures(`${map}:ENOMEM:1`));
+      using card = attachAhead();
+      await heard(mapped);
+      expect(master(card)).toBe(PCI_COMMAND_MASTER);
+    });
+
+    test('fails for good: the card never masters the bus, and the owner of the thread is told why', async () => {
+      system.fail(parseSystemFailures(`${map}:ENOMEM`));
+      using card = attachAhead();
+      expect(master(card)).toBe(0);
+      await expect(heard(() => false)).rejects.toThrowError(new RegExp(`^${map} on .*: ENOMEM\n  hint: `));
+    });
   });
 
   test('of nothing fails in the end: the device is usable as before', () => {

@@ -14,6 +14,7 @@ export type {
 } from '../sys/event-task.js';
 export { drainEventfd, signalEventfd } from '../sys/eventfd.js';
 export { duplicateFd, Fd } from '../sys/fd.js';
+export type { IoctlCall } from '../sys/ioctl-task.js';
 export type { KvmGuest, KvmPageTrackNotifierNode } from '../sys/kvm-guest.js';
 export {
   createSharedMemory,

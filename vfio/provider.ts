@@ -16,6 +16,11 @@ export interface AssignableDevice extends Disposable {
   readonly vfToken?: string;
   /** True if no IOMMU translates its DMA: a user-space driver can use it, a guest cannot. */
   readonly isNoiommu?: boolean;
+  /**
+   * True if there is no DMA of it, and its driver asks for none, while its PCI_COMMAND_MASTER is off: so of a PCI device of the
+   * kernel's. Guest memory need not be mapped for it before.
+   */
+  readonly waitsForMastering?: boolean;
   /** One readable line: what the device is, and its source. */
   readonly description: string;
   /** The device's own statistics by name, such as packets and doorbells; absent if it keeps none. */

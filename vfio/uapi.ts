@@ -8,6 +8,7 @@
 import type { Hva, Iova } from '../sys/address.js';
 import type { SysError } from '../sys/error.js';
 import type { Fd } from '../sys/fd.js';
+import type { IoctlCall } from '../sys/ioctl-task.js';
 import type { MappedFile, Mapping } from '../sys/mapping.js';
 import type { FeatureInput, FeatureOutput } from './feature.js';
 import type { HotResetInfo } from './pci-hot-reset.js';
@@ -192,6 +193,8 @@ export interface ContainerFile extends VfioFile {
    * @throws SysError EINVAL before {@link setIommu}
    */
   mapDmas?(maps: readonly DmaMap[]): (SysError | undefined)[];
+  /** The ioctl of {@link mapDma}, for another thread to make: it pins memory, which takes long. Absent if none can. */
+  mapDmaCall?(map: DmaMap): IoctlCall;
   /** Returns the bytes unmapped. @throws SysError EINVAL if the range would split a map (type1v2) */
   unmapDma(unmap: DmaUnmap): bigint;
   /**
@@ -441,6 +444,8 @@ export interface IommufdFile extends VfioFile {
   ioasAlloc(): number;
   /** IOMMU_IOAS_MAP. Returns the IOVA, given or chosen. @throws SysError ENOENT for an unknown IOAS; else as MAP_DMA */
   ioasMap(ioas: number, map: IoasMap): Iova;
+  /** The ioctl of {@link ioasMap} at a given IOVA. @see ContainerFile.mapDmaCall */
+  ioasMapCall?(ioas: number, map: DmaMap): IoctlCall;
   /**
    * IOMMU_IOAS_UNMAP; iova 0 and size 2^64 - 1 unmap everything. Returns the bytes unmapped.
    * @throws SysError ENOENT for an unknown IOAS, if the range holds no map, or if it would split one

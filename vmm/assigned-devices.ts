@@ -4,7 +4,7 @@ import { formatSlot, type PciHost } from '../devices/pci/host-bridge.js';
 import { errno } from '../sys/errno.js';
 import { SysError } from '../sys/error.js';
 import { disposable, Scope } from '../sys/scope.js';
-import type { AssignedDevice, Assignment, VfPlaces } from '../vfio/assign/index.js';
+import type { AssignedDevice, Assignment, AttachOptions, VfPlaces } from '../vfio/assign/index.js';
 import type { InputEvent } from '../vfio/driver.js';
 import type { DeviceConfig } from './config.js';
 import { giveFaults } from './device-faults.js';
@@ -96,22 +96,25 @@ export class AssignedDevices implements Disposable {
   /**
    * Attaches devices, all or none: if one fails, those before it are detached, last attached first.
    * @param taken as {@link slotsOf} takes it, for slots without a device
+   * @param options for a machine that starts: see there
    * @throws SysError of the device that failed; what fails of detaching is its `suppressed` list. EBUSY, ENOSPC: no slot
    */
   attach(
     devices: readonly DeviceConfig[],
     taken: (slot: number) => string | undefined = () => undefined,
+    options: AttachOptions = {},
   ): readonly SlottedDevice[] {
     const holder = (slot: number) => this.find(slot)?.name;
     const slots = slotsOf(devices, (slot) => holder(slot) ?? taken(slot));
-    return this.#ports.assignment.together(devices, () => {
+    const attachEach = () => {
       using undo = new Scope();
       const attached = devices.map((config, i) =>
         this.#attach({ ...config, slot: slots[i] as number }, undo),
       );
       undo.move();
       return attached;
-    });
+    };
+    return this.#ports.assignment.together(devices, attachEach, options);
   }
 
   #attach(config: DeviceConfig & { readonly slot: number }, undo: Scope): SlottedDevice {

@@ -258,7 +258,9 @@ function buildMachine(
     check,
     changed: (now) => ports.events.emit({ kind: 'devices', devices: now }),
   });
-  devices.attach(config.devices);
+  // Devices that are restored may master the bus at once.
+  const mapIn = ports.restored === undefined ? container.resolve<EventThread>(EventThread) : undefined;
+  devices.attach(config.devices, undefined, { mapIn });
   hotplug.tell();
   if (program.expectsBars && ports.restored === undefined) assignBarsOf(pci);
   const configs = () => devices.list.map((device) => device.config);

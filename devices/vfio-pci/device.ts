@@ -106,12 +106,20 @@ export class VfioPciDevice implements PciFunction, SlotMember {
   readonly #parts: Parts;
   readonly #owned: Scope;
   readonly #resets: DeviceResets;
+  readonly #beforeMastering: () => void;
   /** Whether the device is in power state D0; in any other, its BARs are not decoded. */
   #isAwake: boolean;
 
-  private constructor(name: string, parts: Parts, resets: DeviceResets, owned: Scope) {
+  private constructor(
+    name: string,
+    parts: Parts,
+    resets: DeviceResets,
+    beforeMastering: PciWiring['beforeMastering'],
+    owned: Scope,
+  ) {
     this.name = name;
     this.#parts = parts;
+    this.#beforeMastering = beforeMastering ?? (() => {});
     this.#isAwake = isInD0(parts.shadow, parts.config);
     this.#resets = resets;
     this.#owned = owned;
@@ -232,7 +240,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
       ...{ file, config, shadow, shapes, bars, mode, msi, msix },
       sriov: vfs && { vfs, resets: guestResets(config) },
     };
-    device = new VfioPciDevice(name, parts, resets, scope.move());
+    device = new VfioPciDevice(name, parts, resets, options.beforeMastering, scope.move());
     if (slot !== undefined) device.#owned.own(slot.members.add(slot.reset.address, device));
     return device;
   }
@@ -259,7 +267,10 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     return shadow.read(offset, bytes);
   }
 
-  configWrite(offset: number, bytes: number, value: number): void {
+  configWrite(offset: number, bytes: number, written: number): void {
+    const value = this.#mayMaster(offset, bytes, written)
+      ? written
+      : written & ~(PCI_COMMAND_MASTER << (8 * (PCI_COMMAND - offset)));
     const { shadow, bars, mode, config } = this.#parts;
     const touches = (start: number | undefined, length: number): boolean =>
       start !== undefined && offset < start + length && start < offset + bytes;
@@ -309,6 +320,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const { shadow, bars, mode, msix, sriov } = this.#parts;
     const now = { config: shadow.contents, table: msix?.table ?? NO_TABLE };
     const { config, table, pending } = decodeFunction(data, now);
+    if ((register(config, PCI_COMMAND, 2) & PCI_COMMAND_MASTER) !== 0) this.#beforeMastering();
     this.#resets.isClean = false;
     sriov?.vfs.reset();
     bars.update(NO_DECODE);
@@ -404,6 +416,13 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const { vfs, resets } = sriov;
     if (isFlr(resets, offset, bytes, value) || (hasAwoken && resets.byPower)) vfs.reset();
     else if (vfs.touches(offset, bytes)) vfs.update();
+  }
+
+  /** False if the write would let the device master the bus, and guest memory cannot be mapped for it. */
+  #mayMaster(offset: number, bytes: number, value: number): boolean {
+    const isCommand = offset <= PCI_COMMAND && PCI_COMMAND < offset + bytes;
+    if (!isCommand || ((value >>> (8 * (PCI_COMMAND - offset))) & PCI_COMMAND_MASTER) === 0) return true;
+    return attempt(this.name, 'dma', this.#beforeMastering);
   }
 
   #decode(): Decode {

@@ -15,6 +15,7 @@ export type NoteSubject =
   | 'req'
   | 'access'
   | 'sriov'
+  | 'dma'
   | 'close';
 
 /** Publishes `{ what, device, text }` on trace.vfio; `text` is for display. */

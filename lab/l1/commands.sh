@@ -189,10 +189,10 @@ l2-qemu() {
     -kernel "${L2_KERNEL:-/lab/vmlinuz}" -initrd "${L2_INITRD:-/lab/l2.initrd}" -append "$parameters" "${devices[@]}" ${L2_MORE:-}
 }
 
-# attach-times COMMAND...: runs it, then prints, in seconds, what the kernel saw until the first vCPU ran: opening of
-# the group or device, calls on the device, and DMA maps.
+# attach-times COMMAND...: runs it, then prints, in seconds, what the kernel saw: DMA maps, and until the first vCPU ran, the
+# opening of the group, and calls on the device.
 attach-times() {
-  local tracing=/sys/kernel/tracing status=0
+  local tracing=/sys/kernel/tracing status=0 probe
   echo > $tracing/kprobe_events 2> /dev/null || { echo > $tracing/trace; echo 0 > $tracing/events/kprobes/enable; echo > $tracing/kprobe_events; }
   cat > $tracing/kprobe_events <<- 'EOF'
 	p:kprobes/lab_group vfio_group_fops_open
@@ -202,14 +202,18 @@ attach-times() {
 	r:kprobes/lab_mapped vfio_iommu_type1_ioctl
 	p:kprobes/lab_run kvm_arch_vcpu_ioctl_run
 	EOF
-  echo traceoff > $tracing/events/kprobes/lab_run/trigger
+  for probe in call called run; do
+    echo disable_event:kprobes:lab_$probe > $tracing/events/kprobes/lab_run/trigger
+  done
   echo > $tracing/trace
   echo 1 > $tracing/events/kprobes/enable
   echo 1 > $tracing/tracing_on
   ("$@") || status=$?
   grep -o '[0-9.]*: lab_.*' $tracing/trace | sed 's/^/LAB-TRACE /'
   echo 0 > $tracing/events/kprobes/enable
-  echo '!traceoff' > $tracing/events/kprobes/lab_run/trigger
+  for probe in call called run; do
+    echo "!disable_event:kprobes:lab_$probe" > $tracing/events/kprobes/lab_run/trigger
+  done
   echo > $tracing/kprobe_events
   return $status
 }

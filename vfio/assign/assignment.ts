@@ -1,5 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import type { EventThread } from '../../sys/event-task.js';
 import { firstFailure, Scope } from '../../sys/scope.js';
 import { noiommuRefusal } from '../noiommu-refusal.js';
 import type { AssignableDevice, RequestedDevice, VfioProvider } from '../provider.js';
@@ -52,6 +53,18 @@ export interface AssignedDevice extends Disposable {
   vf?(index: number): AssignableDevice | undefined;
 }
 
+/** How devices are attached. */
+export interface AttachOptions {
+  /**
+   * Maps guest RAM for DMA in this thread while the caller goes on, as pinning takes long: about 0.25 s for 1 GiB. A device that
+   * waits for it ({@link AssignableDevice.waitsForMastering}) masters the bus once that is done; all others are attached as without
+   * this. A failure is thrown where the thread's messages are heard, so it is for a machine that starts, and ends then. The
+   * {@link PciFunctions} have to call {@link PciWiring.beforeMastering}, as those of this package do. Absent: attaching returns when
+   * all is mapped, and fails if it cannot be.
+   */
+  readonly mapIn?: EventThread | undefined;
+}
+
 /** The ports of an {@link Assignment}. */
 export interface AssignmentParts {
   /** Guest memory to map for DMA. */
@@ -73,6 +86,7 @@ export class Assignment implements Disposable {
   readonly #parts: AssignmentParts;
   readonly #attached = new Set<AssignedDevice>();
   #isDisposed = false;
+  #isHolding = false;
   readonly #spaces = {
     group: new Map<VfioProvider, DeviceSpace>(),
     iommufd: new Map<VfioProvider, DeviceSpace>(),
@@ -102,13 +116,14 @@ export class Assignment implements Disposable {
    * detached, last attached first. The caller owns each of them, and can detach them one by one.
    * @throws as {@link attach} for the device that failed
    */
-  attachAll(requests: readonly AttachRequest[]): readonly AssignedDevice[] {
-    return this.together(requests, () => {
+  attachAll(requests: readonly AttachRequest[], options: AttachOptions = {}): readonly AssignedDevice[] {
+    const attachEach = () => {
       using undo = new Scope();
       const attached = requests.map((request) => undo.own(this.#attach(request)));
       undo.move();
       return attached;
-    });
+    };
+    return this.together(requests, attachEach, options);
   }
 
   /**
@@ -117,16 +132,22 @@ export class Assignment implements Disposable {
    * between one and the next; else use {@link attachAll}.
    * @throws SysError of a provider, before `attachEach` is called; what that throws
    */
-  together<T>(devices: readonly RequestedDevice[], attachEach: () => T): T {
+  together<T>(devices: readonly RequestedDevice[], attachEach: () => T, { mapIn }: AttachOptions = {}): T {
     try {
       using scope = new Scope();
+      this.#isHolding = mapIn !== undefined;
+      scope.defer(() => {
+        this.#isHolding = false;
+      });
       const { providers } = this.#parts;
       for (const provider of providers) {
         if (provider.prepare === undefined) continue;
         const own = devices.filter(({ address }) => providerOf(providers, address) === provider);
         if (own.length > 0) scope.own(provider.prepare(own));
       }
-      return attachEach();
+      const result = attachEach();
+      if (mapIn !== undefined) for (const space of this.#allSpaces()) space.begin(mapIn);
+      return result;
     } catch (error) {
       throw firstFailure(error);
     }
@@ -148,10 +169,14 @@ export class Assignment implements Disposable {
     const device = scope.own(provider.resolve(address, options));
     attachStep(`${address}: ${device.description}`);
     if (device.isNoiommu === true) throw noiommuRefusal(device.name);
-    const { file, slot } = scope.own(this.#spaceOf(provider, how).open(device));
+    const space = this.#spaceOf(provider, how);
+    const { file, slot } = scope.own(
+      space.open(device, this.#isHolding && device.waitsForMastering === true),
+    );
     const present = new Map<number, AssignableDevice>();
-    const vfs = device.sriov && openedVfs(device.sriov, this.#spaceOf(provider, how), present);
-    const pciFunction = scope.own(this.#parts.functions.open(name, file, request, slot, vfs));
+    const vfs = device.sriov && openedVfs(device.sriov, space, present);
+    const wiring: PciWiring = { ...request, beforeMastering: () => space.settle() };
+    const pciFunction = scope.own(this.#parts.functions.open(name, file, wiring, slot, vfs));
     scope.defer(() => this.#attached.delete(assigned));
     const owned = scope.move();
     const close = () => owned[Symbol.dispose]();
@@ -183,6 +208,10 @@ export class Assignment implements Disposable {
     if (this.#attached.size > 0) this.reset(true);
     using scope = new Scope();
     for (const assigned of this.#attached) scope.own(assigned);
+  }
+
+  #allSpaces(): DeviceSpace[] {
+    return Object.values(this.#spaces).flatMap((byProvider) => [...byProvider.values()]);
   }
 
   /** Devices of one provider share an address space per interface. */

@@ -1,3 +1,4 @@
+import type { EventThread } from '../../sys/event-task.js';
 import type { AssignableDevice } from '../provider.js';
 import type { DeviceFile } from '../uapi.js';
 import type { SlotReset } from './pci-functions.js';
@@ -11,6 +12,13 @@ export interface OpenedDevice extends Disposable {
 
 /** The I/O address space that one provider's devices share. */
 export interface DeviceSpace {
-  /** @throws SysError of the failed step; earlier steps are then reverted */
-  open(device: AssignableDevice): OpenedDevice;
+  /**
+   * @param isHeld whether guest memory need not be mapped yet, if none is so far
+   * @throws SysError of the failed step; earlier steps are then reverted
+   */
+  open(device: AssignableDevice, isHeld?: boolean): OpenedDevice;
+  /** @see DmaMaps.begin */
+  begin(thread: EventThread): void;
+  /** @see DmaMaps.settle */
+  settle(): void;
 }

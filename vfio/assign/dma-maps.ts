@@ -1,5 +1,9 @@
 import { formatRange, type Iova, iova } from '../../sys/address.js';
 import type { SysError } from '../../sys/error.js';
+import type { EventThread } from '../../sys/event-task.js';
+import { IoctlCalls } from '../../sys/ioctl-calls.js';
+import type { IoctlCall, IoctlResult } from '../../sys/ioctl-task.js';
+import { disposable } from '../../sys/scope.js';
 import { type DmaMap, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE } from '../uapi.js';
 import { attachStep } from './attach-step.js';
 import type { MemoryListener, MemoryRegion } from './guest-memory.js';
@@ -9,30 +13,118 @@ export interface DmaTarget {
   map(map: DmaMap): void;
   /** @see ContainerFile.mapDmas */
   mapEach?(maps: readonly DmaMap[]): (SysError | undefined)[];
+  /** @see ContainerFile.mapDmaCall */
+  mapCall?(map: DmaMap): IoctlCall;
   unmap(iova: Iova, bytes: bigint): void;
 }
 
-/** Maps each region of guest memory at IOVA = guest physical address, and unmaps it when the region is removed. */
+/** Maps of RAM that another thread makes. */
+interface Pinning {
+  readonly calls: IoctlCalls;
+  /** For each call. */
+  readonly rams: readonly MemoryRegion[];
+}
+
+/** A thread of its own costs about 30 ms; in the shared one, other tasks wait meanwhile, up to 0.3 s for so much. */
+const MOST_SHARED_BYTES = 1n << 30n;
+
+/**
+ * Maps each region of guest memory at IOVA = guest physical address, and unmaps it when the region is removed.
+ *
+ * It may be told to hold: then another thread maps RAM, which pins it, and BARs wait, as the kernel makes one map of a container at a
+ * time; {@link settle} returns once all is mapped.
+ */
 export class DmaMaps implements MemoryListener {
   readonly space: string;
   readonly #target: DmaTarget;
-  readonly #mapped = new Set<MemoryRegion>();
+  /** With the milliseconds that another thread took. */
+  readonly #mapped = new Map<MemoryRegion, number | undefined>();
+  /** Regions that are not mapped yet, as no device needs them, in the order in which they were added. */
+  #held: Set<MemoryRegion> | undefined;
+  #pinning: Pinning | undefined;
+  #failure: { readonly error: unknown } | undefined;
   /** @see MemoryListener.addedAll */
   readonly addedAll?: (regions: readonly MemoryRegion[]) => void;
 
-  /** @param space names the I/O address space */
-  constructor(target: DmaTarget, space: string) {
+  /**
+   * @param space names the I/O address space
+   * @param isHeld whether it maps nothing until {@link begin} or {@link settle}; a target without `mapCall` maps at once
+   */
+  constructor(target: DmaTarget, space: string, isHeld = false) {
     this.#target = target;
     this.space = space;
     const { mapEach } = target;
     if (mapEach !== undefined) this.addedAll = (regions) => this.#addAll(regions, mapEach);
+    if (isHeld && target.mapCall !== undefined) this.#held = new Set();
   }
 
   iovaOf(region: MemoryRegion): Iova | undefined {
     return this.#mapped.has(region) ? iova(region.gpa) : undefined;
   }
 
+  mapMs(region: MemoryRegion): number | undefined {
+    return this.#mapped.get(region);
+  }
+
   added(region: MemoryRegion): void {
+    if (this.#held === undefined) this.#map(region);
+    else this.#held.add(region);
+  }
+
+  /**
+   * Begins to map the RAM that is held, in another thread; a failure is thrown where that thread's messages are heard. Does nothing if
+   * nothing is held, or it has begun.
+   * @throws as {@link EventThread.run}
+   */
+  begin(thread: EventThread): void {
+    const held = this.#held;
+    const call = this.#target.mapCall;
+    if (held === undefined || call === undefined || this.#pinning !== undefined) return;
+    const rams = [...held].filter(({ kind }) => kind === 'ram');
+    const bytes = rams.reduce((sum, ram) => sum + ram.bytes, 0n);
+    const where = bytes > MOST_SHARED_BYTES ? 'own' : 'shared';
+    const calls = rams.map((ram) => call(toMap(ram)));
+    const made = (): void => {
+      using _ends = disposable(() => this.#endPinning());
+      this.settle();
+    };
+    this.#pinning = { rams, calls: new IoctlCalls(thread, where, calls, made) };
+  }
+
+  /**
+   * Returns once everything is mapped: waits for the other thread, or maps what it has not begun with.
+   * @throws SysError if RAM cannot be mapped, and again whenever it is called
+   */
+  settle(): void {
+    if (this.#failure !== undefined) throw this.#failure.error;
+    const held = this.#held;
+    if (held === undefined) return;
+    try {
+      if (this.#pinning !== undefined) this.#take(this.#pinning, this.#pinning.calls.finish());
+      this.#held = undefined;
+      // Of what another thread failed to map, this says why.
+      for (const region of held) this.#map(region);
+    } catch (error) {
+      this.#failure = { error };
+      throw error;
+    }
+  }
+
+  /** What another thread has mapped is not held any more. */
+  #take({ rams }: Pinning, results: readonly IoctlResult[]): void {
+    for (const [i, { result, ms }] of results.entries()) {
+      const ram = rams[i] as MemoryRegion;
+      if (result === 0 && this.#held?.delete(ram) === true) this.#isMapped(ram, ms);
+    }
+  }
+
+  #endPinning(): void {
+    const pinning = this.#pinning;
+    this.#pinning = undefined;
+    pinning?.calls[Symbol.dispose]();
+  }
+
+  #map(region: MemoryRegion): void {
     try {
       this.#target.map(toMap(region));
     } catch (error) {
@@ -44,7 +136,8 @@ export class DmaMaps implements MemoryListener {
 
   #addAll(regions: readonly MemoryRegion[], mapEach: NonNullable<DmaTarget['mapEach']>): void {
     const errors = mapEach(regions.map(toMap));
-    for (const [i, region] of regions.entries()) if (errors[i] === undefined) this.#mapped.add(region);
+    for (const [i, region] of regions.entries())
+      if (errors[i] === undefined) this.#mapped.set(region, undefined);
     try {
       for (const [i, region] of regions.entries()) {
         if (errors[i] === undefined) this.#isMapped(region);
@@ -56,8 +149,8 @@ export class DmaMaps implements MemoryListener {
     }
   }
 
-  #isMapped(region: MemoryRegion): void {
-    this.#mapped.add(region);
+  #isMapped(region: MemoryRegion, ms?: number): void {
+    this.#mapped.set(region, ms);
     attachStep(`DMA map ${rangeOf(region)} (${region.name})`);
   }
 
@@ -70,6 +163,12 @@ export class DmaMaps implements MemoryListener {
   }
 
   removed(region: MemoryRegion): void {
+    const pinning = this.#pinning;
+    if (pinning?.rams.includes(region)) {
+      using _ends = disposable(() => this.#endPinning());
+      this.#take(pinning, pinning.calls.results());
+    }
+    if (this.#held?.delete(region)) return;
     if (this.#mapped.delete(region)) this.#target.unmap(iova(region.gpa), region.bytes);
   }
 }

@@ -1,5 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
+import type { EventThread } from '../../sys/event-task.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { groupsOf } from '../interfaces.js';
 import type { AssignableDevice, VfioProvider } from '../provider.js';
@@ -19,12 +20,14 @@ import type { KvmAssociation } from './kvm-association.js';
 import { slotResetByGroup } from './slot-reset.js';
 
 function containerTarget(container: ContainerFile): DmaTarget {
-  const target: DmaTarget = {
+  const mapEach = container.mapDmas?.bind(container);
+  const mapCall = container.mapDmaCall?.bind(container);
+  return {
     map: (map) => container.mapDma(map),
+    ...(mapEach && { mapEach }),
+    ...(mapCall && { mapCall }),
     unmap: (iova, size) => void container.unmapDma({ flags: 0, iova, size }),
   };
-  const mapEach = container.mapDmas?.bind(container);
-  return mapEach === undefined ? target : { ...target, mapEach };
 }
 
 /** VFIO detaches a group from its container when the host unbinds its last device. */
@@ -55,7 +58,7 @@ export class GroupSpace implements DeviceSpace {
   readonly #kvm: KvmAssociation;
   readonly #groups = new Map<number, OpenGroup>();
   #container: ContainerFile | undefined;
-  #maps: Disposable | undefined;
+  #maps: (Disposable & { readonly dma: DmaMaps }) | undefined;
 
   constructor(provider: VfioProvider, memory: GuestMemory, kvm: KvmAssociation) {
     this.#provider = provider;
@@ -63,9 +66,10 @@ export class GroupSpace implements DeviceSpace {
     this.#kvm = kvm;
   }
 
-  open(device: AssignableDevice): OpenedDevice {
+  open(device: AssignableDevice, isHeld = false): OpenedDevice {
     using scope = new Scope();
-    const group = scope.own(this.lease(device.group));
+    if (!isHeld) this.settle();
+    const group = scope.own(this.lease(device.group, isHeld));
     const file = scope.own(group.file.getDeviceFd(device.name));
     attachStep(`device ${device.name} is open (VFIO_GROUP_GET_DEVICE_FD)`);
     const owned = scope.move();
@@ -80,16 +84,25 @@ export class GroupSpace implements DeviceSpace {
   /**
    * Opens a group, once for all its devices, attaches it to the container and associates it with the VM, before any of its
    * devices is opened: a driver may need its KVM in open_device.
+   * @param isHeld @see DeviceSpace.open
    * @throws SysError of the failed step; earlier steps are then reverted
    */
-  lease(number: number): GroupLease {
-    const group = this.#groups.get(number) ?? this.#open(number);
+  lease(number: number, isHeld = false): GroupLease {
+    const group = this.#groups.get(number) ?? this.#open(number, isHeld);
     this.#groups.set(number, group);
     group.users++;
     return { file: group.file, ...disposable(() => this.#release(number, group)) };
   }
 
-  #open(number: number): OpenGroup {
+  begin(thread: EventThread): void {
+    this.#maps?.dma.begin(thread);
+  }
+
+  settle(): void {
+    this.#maps?.dma.settle();
+  }
+
+  #open(number: number, isHeld: boolean): OpenGroup {
     using scope = new Scope();
     scope.defer(() => this.#closeIfUnused());
     const container = this.#openContainer();
@@ -102,7 +115,7 @@ export class GroupSpace implements DeviceSpace {
     attachStep(`group ${number} is open and viable`);
     file.setContainer(container);
     scope.defer(() => leaveContainer(file));
-    this.#startMapping(container);
+    this.#startMapping(container, isHeld);
     scope.defer(() => this.#stopMappingIfUnused()); // before the last group is detached, which releases the IOMMU
     scope.own(associate(this.#kvm, this.#provider, file, `group ${number}`));
     return { file, scope: scope.move(), users: 0 };
@@ -131,13 +144,12 @@ export class GroupSpace implements DeviceSpace {
   }
 
   /** VFIO_SET_IOMMU requires a group in the container; guest memory can be mapped only after it. */
-  #startMapping(container: ContainerFile): void {
+  #startMapping(container: ContainerFile, isHeld: boolean): void {
     if (this.#maps !== undefined) return;
     container.setIommu(VFIO_TYPE1v2_IOMMU);
     attachStep(`${container.target} has IOMMU type1v2`);
-    this.#maps = this.#memory.listen(
-      new DmaMaps(containerTarget(container), `${this.#provider.name} container`),
-    );
+    const dma = new DmaMaps(containerTarget(container), `${this.#provider.name} container`, isHeld);
+    this.#maps = { dma, ...this.#memory.listen(dma) };
   }
 
   #release(number: number, group: OpenGroup): void {

@@ -33,6 +33,8 @@ export interface MemoryListener {
   readonly space?: string;
   /** Where it has mapped a region; undefined if it has not. */
   iovaOf?(region: MemoryRegion): Iova | undefined;
+  /** How many milliseconds the map took; undefined if as long as the call that reported the region. */
+  mapMs?(region: MemoryRegion): number | undefined;
 }
 
 /** The guest's physical memory. The thread that owns the VM calls it. */

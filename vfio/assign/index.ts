@@ -3,6 +3,7 @@ export {
   type AssignedDevice,
   Assignment,
   type AssignmentParts,
+  type AttachOptions,
   type AttachRequest,
   type VfioInterface,
 } from './assignment.js';

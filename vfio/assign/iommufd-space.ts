@@ -1,5 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
+import type { EventThread } from '../../sys/event-task.js';
 import { Scope } from '../../sys/scope.js';
 import { cdevsOf } from '../interfaces.js';
 import type { AssignableDevice, VfioCdevs, VfioProvider } from '../provider.js';
@@ -7,7 +8,7 @@ import type { IommufdFile } from '../uapi.js';
 import { associate } from './associate.js';
 import { attachStep } from './attach-step.js';
 import type { DeviceSpace, OpenedDevice } from './device-space.js';
-import { DmaMaps } from './dma-maps.js';
+import { DmaMaps, type DmaTarget } from './dma-maps.js';
 import type { GuestMemory } from './guest-memory.js';
 import type { KvmAssociation } from './kvm-association.js';
 import { slotResetByIommufd } from './slot-reset.js';
@@ -18,7 +19,7 @@ export class IommufdSpace implements DeviceSpace {
   readonly #memory: GuestMemory;
   readonly #kvm: KvmAssociation;
   #iommufd: { readonly file: IommufdFile; readonly ioas: number } | undefined;
-  #maps: Disposable | undefined;
+  #maps: (Disposable & { readonly dma: DmaMaps }) | undefined;
   #users = 0;
 
   constructor(provider: VfioProvider, memory: GuestMemory, kvm: KvmAssociation) {
@@ -27,7 +28,7 @@ export class IommufdSpace implements DeviceSpace {
     this.#kvm = kvm;
   }
 
-  open(device: AssignableDevice): OpenedDevice {
+  open(device: AssignableDevice, isHeld = false): OpenedDevice {
     const cdevs = cdevsOf(this.#provider);
     if (device.cdev === undefined) {
       const hint =
@@ -35,6 +36,7 @@ export class IommufdSpace implements DeviceSpace {
       throw new SysError({ call: 'open cdev', target: device.name, errno: errno.ENODEV, hint });
     }
     using scope = new Scope();
+    if (!isHeld) this.settle();
     scope.defer(() => this.#closeIfUnused());
     const { file: iommufd, ioas } = this.#openIommufd(cdevs);
     const file = scope.own(cdevs.openCdev(device.cdev));
@@ -45,12 +47,20 @@ export class IommufdSpace implements DeviceSpace {
     file.attachIoas(ioas);
     scope.defer(() => file.detachIoas());
     attachStep(`device ${device.name} is attached to IOAS ${ioas}`);
-    this.#startMapping(iommufd, ioas);
+    this.#startMapping(iommufd, ioas, isHeld);
     this.#users++;
     scope.defer(() => this.#release());
     const owned = scope.move();
     const slot = slotResetByIommufd(device, file);
     return { file, ...(slot === undefined ? {} : { slot }), [Symbol.dispose]: () => owned[Symbol.dispose]() };
+  }
+
+  begin(thread: EventThread): void {
+    this.#maps?.dma.begin(thread);
+  }
+
+  settle(): void {
+    this.#maps?.dma.settle();
   }
 
   #openIommufd(cdevs: VfioCdevs): { readonly file: IommufdFile; readonly ioas: number } {
@@ -64,16 +74,16 @@ export class IommufdSpace implements DeviceSpace {
   }
 
   /** After the attach, the reserved regions of the device's IOMMU are known, so a colliding map fails by name. */
-  #startMapping(iommufd: IommufdFile, ioas: number): void {
-    this.#maps ??= this.#memory.listen(
-      new DmaMaps(
-        {
-          map: (map) => void iommufd.ioasMap(ioas, map),
-          unmap: (iova, size) => void iommufd.ioasUnmap(ioas, { iova, size }),
-        },
-        `${this.#provider.name} IOAS ${ioas}`,
-      ),
-    );
+  #startMapping(iommufd: IommufdFile, ioas: number, isHeld: boolean): void {
+    if (this.#maps !== undefined) return;
+    const call = iommufd.ioasMapCall?.bind(iommufd);
+    const target: DmaTarget = {
+      map: (map) => void iommufd.ioasMap(ioas, map),
+      ...(call && { mapCall: (map) => call(ioas, map) }),
+      unmap: (iova, size) => void iommufd.ioasUnmap(ioas, { iova, size }),
+    };
+    const dma = new DmaMaps(target, `${this.#provider.name} IOAS ${ioas}`, isHeld);
+    this.#maps = { dma, ...this.#memory.listen(dma) };
   }
 
   #release(): void {

@@ -133,6 +133,12 @@ export interface PciWiring {
   /** The device reported an uncorrectable error (ERR). Called in the thread that owns the VM. */
   readonly failed?: (() => void) | undefined;
   /**
+   * Called before PCI_COMMAND_MASTER is set: it returns once guest memory is mapped for the function's DMA. Until then the bit has
+   * to stay clear, and so it has if this fails.
+   * @throws SysError if it cannot be mapped
+   */
+  readonly beforeMastering?: (() => void) | undefined;
+  /**
    * Reserves places for so many VFs, for as long as the function is open. Absent: the guest sees no VFs.
    * @throws SysError EBUSY if a place is taken; EINVAL if there are fewer
    */

@@ -1,5 +1,6 @@
 import { formatRange, iova, PAGE_SIZE } from '../../sys/address.js';
 import { isErrno } from '../../sys/error.js';
+import type { IoctlCall } from '../../sys/ioctl-task.js';
 import { remoteMemory } from '../remote-memory.js';
 import type { ContainerFile, DmaMap, DmaUnmap, IommuInfo } from '../uapi.js';
 import { grantCommand } from './access.js';
@@ -33,9 +34,14 @@ export class HostContainerFile implements ContainerFile {
   readonly #context: HostContext;
   readonly #file: SystemFile;
 
+  /** @see ContainerFile.mapDmaCall */
+  readonly mapDmaCall?: (map: DmaMap) => IoctlCall;
+
   private constructor(context: HostContext, file: SystemFile) {
     this.#context = context;
     this.#file = file;
+    const call = file.call?.bind(file);
+    if (call !== undefined) this.mapDmaCall = (map) => call(VFIO_IOMMU_MAP_DMA, this.#encodeMap(map));
   }
 
   /** @throws SysError ENODEV if the kernel does not have VFIO, or the module is not loaded; EACCES */
@@ -84,17 +90,24 @@ export class HostContainerFile implements ContainerFile {
     return decodeReply(VFIO_IOMMU_GET_INFO, this.target, () => decodeIommuInfo(reply));
   }
 
-  mapDma({ flags, vaddr, remote, iova, size }: DmaMap): void {
-    const target = `${this.target}, IOVA ${formatRange(iova, size)}`;
-    if (remote !== undefined) throw remoteMemory(VFIO_IOMMU_MAP_DMA.name, target);
-    const map = DmaMapStruct.encode({ argsz: DmaMapStruct.size, flags, vaddr, iova, size });
+  mapDma(map: DmaMap): void {
     try {
-      this.#file.ioctl(VFIO_IOMMU_MAP_DMA, map, target);
+      this.#file.ioctl(VFIO_IOMMU_MAP_DMA, this.#encodeMap(map), this.#targetOf(map));
     } catch (error) {
       throw explain(error, ({ code }) =>
-        code === 'ENOMEM' ? noMemoryHint(this.#context.roots, Number(size)) : undefined,
+        code === 'ENOMEM' ? noMemoryHint(this.#context.roots, Number(map.size)) : undefined,
       );
     }
+  }
+
+  #encodeMap(map: DmaMap): Uint8Array {
+    const { flags, vaddr, remote, iova: at, size } = map;
+    if (remote !== undefined) throw remoteMemory(VFIO_IOMMU_MAP_DMA.name, this.#targetOf(map));
+    return DmaMapStruct.encode({ argsz: DmaMapStruct.size, flags, vaddr, iova: at, size });
+  }
+
+  #targetOf({ iova: at, size }: DmaMap): string {
+    return `${this.target}, IOVA ${formatRange(at, size)}`;
   }
 
   unmapDma({ flags, iova, size }: DmaUnmap): bigint {

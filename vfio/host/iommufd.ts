@@ -2,9 +2,11 @@ import { join } from 'node:path';
 import { formatRange, type Iova, iova } from '../../sys/address.js';
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
+import type { IoctlCall } from '../../sys/ioctl-task.js';
 import { Mapping } from '../../sys/mapping.js';
 import { remoteMemory } from '../remote-memory.js';
 import {
+  type DmaMap,
   type IoasMap,
   type IommufdFile,
   type IommuInfo,
@@ -44,9 +46,15 @@ export class HostIommufdFile implements IommufdFile {
   readonly #context: HostContext;
   readonly #file: SystemFile;
 
+  /** @see IommufdFile.ioasMapCall */
+  readonly ioasMapCall?: (ioas: number, map: DmaMap) => IoctlCall;
+
   private constructor(context: HostContext, file: SystemFile) {
     this.#context = context;
     this.#file = file;
+    const call = file.call?.bind(file);
+    if (call !== undefined)
+      this.ioasMapCall = (ioas, map) => call(IOMMU_IOAS_MAP, this.#encodeMap(ioas, map));
   }
 
   /** @throws SysError ENODEV if the kernel does not have iommufd, or the module is not loaded; EACCES */
@@ -87,9 +95,24 @@ export class HostIommufdFile implements IommufdFile {
   }
 
   ioasMap(ioas: number, map: IoasMap): Iova {
+    const request = this.#encodeMap(ioas, map);
+    try {
+      this.#file.ioctl(IOMMU_IOAS_MAP, request, this.#targetOf(ioas, map));
+    } catch (error) {
+      throw explain(error, ({ code }) =>
+        code === 'ENOMEM' ? noMemoryHint(this.#context.roots, Number(map.size)) : undefined,
+      );
+    }
+    return iova(IoasMapStruct.decode(request).iova);
+  }
+
+  #targetOf(ioas: number, { iova: at, size }: IoasMap): string {
+    return `${this.target} IOAS ${ioas}, ${at === undefined ? `${size} bytes` : `IOVA ${formatRange(at, size)}`}`;
+  }
+
+  #encodeMap(ioas: number, map: IoasMap): Uint8Array {
     const { vaddr, remote, size: length } = map;
-    const where = map.iova === undefined ? `${length} bytes` : `IOVA ${formatRange(map.iova, length)}`;
-    const target = `${this.target} IOAS ${ioas}, ${where}`;
+    const target = this.#targetOf(ioas, map);
     if (remote !== undefined) throw remoteMemory(IOMMU_IOAS_MAP.name, target);
     // The kernel has flags of its own for this call, so it would not see the unknown ones.
     if ((map.flags & ~(VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE)) !== 0) {
@@ -98,7 +121,7 @@ export class HostIommufdFile implements IommufdFile {
     }
     const isReadable = (map.flags & VFIO_DMA_MAP_FLAG_READ) !== 0;
     const isWritable = (map.flags & VFIO_DMA_MAP_FLAG_WRITE) !== 0;
-    const request = IoasMapStruct.encode({
+    return IoasMapStruct.encode({
       size: IoasMapStruct.size,
       flags:
         (isReadable ? IOMMU_IOAS_MAP_READABLE : 0) |
@@ -109,14 +132,6 @@ export class HostIommufdFile implements IommufdFile {
       length,
       iova: map.iova ?? 0n,
     });
-    try {
-      this.#file.ioctl(IOMMU_IOAS_MAP, request, target);
-    } catch (error) {
-      throw explain(error, ({ code }) =>
-        code === 'ENOMEM' ? noMemoryHint(this.#context.roots, Number(length)) : undefined,
-      );
-    }
-    return iova(IoasMapStruct.decode(request).iova);
   }
 
   ioasUnmap(

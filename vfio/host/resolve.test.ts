@@ -69,7 +69,7 @@ test('what a device does not have is not in what is resolved', () => {
   using made = world();
   made.host.addPci({ address: NIC, driver: 'vfio-pci', group: 26 });
   const device = made.provider.resolve(NIC, {});
-  expect(Object.keys(device).sort()).toEqual(['description', 'group', 'name']);
+  expect(Object.keys(device).sort()).toEqual(['description', 'group', 'name', 'waitsForMastering']);
 });
 
 test('a device behind no IOMMU is refused with what to turn on', () => {
@@ -135,6 +135,7 @@ test('mdev:TYPE makes a mediated device, which lives as long as it is assigned',
   const device = made.provider.resolve('mdev:mtty-2', { uuid: UUID });
   expect(device).toMatchObject({ name: UUID, group: 100 });
   expect(device.description).toBe(`mediated device ${UUID}, driver vfio_mdev, group 100`);
+  expect(device.waitsForMastering).toBeUndefined(); // its driver pins memory when it likes
   expect(made.provider.matches(UUID)).toBe(true);
   expect(made.provider.resolve(UUID.toUpperCase(), {}).name).toBe(UUID);
   expect(listMdevTypes(made.host.sysfs)[1]?.availableInstances).toBe(0);

@@ -145,6 +145,8 @@ export function resolve(
     ...(device.cdev === undefined ? {} : { cdev: device.cdev }),
     ...(token === undefined ? {} : { vfToken: token }),
     ...(group.isNoiommu ? { isNoiommu: true } : {}),
+    // A vGPU that is a VF has a driver behind it that may want guest memory before its guest does.
+    ...(device.bus === 'pci' && readVfTypes(device) === undefined ? { waitsForMastering: true } : {}),
     description: describe(device, group),
     [Symbol.dispose]: () => owned[Symbol.dispose](),
   };

@@ -2,6 +2,7 @@ import { fstatSync, readSync, writeSync } from 'node:fs';
 import { fromNodeError } from '../../sys/error.js';
 import { checked, Fd } from '../../sys/fd.js';
 import { ioctl, type Request } from '../../sys/ioctl.js';
+import type { IoctlCall } from '../../sys/ioctl-task.js';
 import * as libc from '../../sys/libc.js';
 import { Mapping } from '../../sys/mapping.js';
 
@@ -16,6 +17,8 @@ export interface SystemFile extends Disposable {
    * @param target object of the call, for errors; the file's `target` if absent
    */
   ioctl(request: Request, argument?: number | Uint8Array, target?: string): number;
+  /** An ioctl with a structure, for another thread to make; absent where none can. @throws SysError EBADF after close */
+  call?(request: Request, argument: Uint8Array): IoctlCall;
   /** Returns the bytes read. */
   pread(offset: number, data: Uint8Array): number;
   /** Returns the bytes written. */
@@ -67,6 +70,10 @@ class LinuxFile implements SystemFile {
 
   ioctl(request: Request, argument: number | Uint8Array = 0, target = this.target): number {
     return ioctl(this.#fd, request, argument, target);
+  }
+
+  call(request: Request, argument: Uint8Array): IoctlCall {
+    return { fd: this.fd, request: request.number, argument };
   }
 
   // Node's read and write take a seventh of the time of a call through ffi-rs.

@@ -129,7 +129,7 @@ function hasHeard({ listener, heard }: Follower, region: MemoryRegion, ms: numbe
 
 function dmaMapOf({ listener, heard }: Follower, region: MemoryRegion): DmaMapState | undefined {
   const iova = listener.iovaOf?.(region);
-  const ms = heard.get(region)?.ms;
+  const ms = listener.mapMs?.(region) ?? heard.get(region)?.ms;
   return iova === undefined || ms === undefined ? undefined : { space: listener.space ?? 'dma', iova, ms };
 }
 

@@ -1,7 +1,11 @@
 import { errno } from '../../../sys/errno.js';
 import { checked } from '../../../sys/fd.js';
-import { checkedResult } from '../../../sys/ioctl.js';
+import { checkedResult, type Request } from '../../../sys/ioctl.js';
+import type { IoctlCall } from '../../../sys/ioctl-task.js';
 import { linux, type SystemFile, type VfioSystem } from '../system.js';
+
+/** What another thread calls fails there by EBADF, whatever its errno is to be. */
+const NO_FD = -1;
 
 /** A system call that fails. */
 export interface SystemFailure {
@@ -60,6 +64,7 @@ export class FailingSystem implements VfioSystem {
   }
 
   #wrap(file: SystemFile): SystemFile {
+    const call = file.call?.bind(file);
     const at = (offset: number) => `${file.target} at 0x${offset.toString(16)}`;
     return {
       target: file.target,
@@ -71,6 +76,12 @@ export class FailingSystem implements VfioSystem {
         if (failed !== undefined) return checkedResult(-failed, request, target);
         return file.ioctl(request, argument, target);
       },
+      ...(call && {
+        call: (request: Request, argument: Uint8Array): IoctlCall => {
+          const made = call(request, argument);
+          return this.#next(request.name) === undefined ? made : { ...made, fd: NO_FD };
+        },
+      }),
       pread: (offset, data) => {
         this.#check('pread', at(offset));
         return file.pread(offset, data);
