@@ -282,6 +282,15 @@ test.each<[string, Fault]>([
   ]);
 });
 
+test('a state that is longer than the judge reads is no failure of the server', async () => {
+  const chunk = new Uint8Array(8 + PAGE);
+  const endless = replies(DATA_READ, () => ({ payload: put(put(chunk, 0, 8 + PAGE), 4, PAGE) }));
+  const { results } = await check(endless, ['migration-round-trip']);
+  expect(results.map(({ verdict, got }) => [verdict, got])).toEqual([
+    ['not applicable', 'no end after 67108864 bytes, and more is not read'],
+  ]);
+}, 60_000);
+
 test.each(MUTANTS)(
   'a server that breaks %s fails that rule and no other',
   async (rule, make) => {

@@ -43,7 +43,7 @@ const NO_LOGGING = 'the device does not log its DMA';
 const UNKNOWN_FEATURE = 0x7f;
 const UNKNOWN_STATE = 99;
 const CHUNK = 4096;
-/** Bytes of state that are read at most; more is no failure of the server's. */
+/** Bytes of a state that are read at most: a longer one is no failure of the server's. */
 const MOST_STATE_BYTES = 64 << 20;
 const PAGE = 4096;
 const IOVA = 0x10_0000_0000;
@@ -146,22 +146,23 @@ const refusesState = (
     needs,
   );
 
-/** Reads the state, or what there is of it in PRE_COPY; a string is the problem. */
-async function save(play: Play): Promise<Uint8Array | string> {
+/** Reads the state, or what there is of it in PRE_COPY; else the outcome of the rule. @param where it is read, for the outcome */
+async function save(play: Play, where = ''): Promise<Uint8Array | Outcome> {
   const pieces: Uint8Array[] = [];
+  const wrong = (got: string) => failed(`${where}${got}`);
   for (let total = 0; total < MOST_STATE_BYTES; ) {
     const heard = await readData(play, CHUNK);
     const [argsz, size] = [wordAt(heard, 0), wordAt(heard, 4)];
-    if (!isSuccess(heard) || argsz === undefined || size === undefined) return play.describe(heard);
+    if (!isSuccess(heard) || argsz === undefined || size === undefined) return wrong(play.describe(heard));
     const data = heard.reply.payload.subarray(8);
-    if (size !== data.length) return `size ${size} with ${data.length} bytes`;
-    if (size > CHUNK) return `${size} bytes where ${CHUNK} were asked for`;
-    if (argsz !== 8 + size) return `argsz ${argsz} with ${size} bytes`;
+    if (size !== data.length) return wrong(`size ${size} with ${data.length} bytes`);
+    if (size > CHUNK) return wrong(`${size} bytes where ${CHUNK} were asked for`);
+    if (argsz !== 8 + size) return wrong(`argsz ${argsz} with ${size} bytes`);
     pieces.push(data);
     total += size;
     if (size < CHUNK) return Buffer.concat(pieces);
   }
-  return `no end after ${MOST_STATE_BYTES} bytes`;
+  return inapplicable(`${where}no end after ${MOST_STATE_BYTES} bytes, and more is not read`);
 }
 
 /** Loads a state, and lets the device run. Returns the problem. */
@@ -312,7 +313,7 @@ const MIGRATION_RULES: readonly ServerRule[] = [
       const saving = await walk(play, STOP, STOP_COPY);
       if (saving !== undefined) return failed(saving);
       const data = await save(play);
-      if (typeof data === 'string') return failed(data);
+      if (!(data instanceof Uint8Array)) return data;
       const problem = await load(play, data);
       return problem === undefined ? passed(`${data.length} bytes`) : failed(problem);
     },
@@ -328,14 +329,14 @@ const MIGRATION_RULES: readonly ServerRule[] = [
     async (play) => {
       const begun = await walk(play, PRE_COPY);
       if (begun !== undefined) return failed(begun);
-      const pieces = await save(play);
-      if (typeof pieces === 'string') return failed(`in PRE_COPY: ${pieces}`);
-      const again = await save(play);
-      if (typeof again === 'string') return failed(`in PRE_COPY, without anything to read: ${again}`);
+      const pieces = await save(play, 'in PRE_COPY: ');
+      if (!(pieces instanceof Uint8Array)) return pieces;
+      const again = await save(play, 'in PRE_COPY, without anything to read: ');
+      if (!(again instanceof Uint8Array)) return again;
       const stopped = await walk(play, STOP_COPY);
       if (stopped !== undefined) return failed(stopped);
-      const rest = await save(play);
-      if (typeof rest === 'string') return failed(`in STOP_COPY: ${rest}`);
+      const rest = await save(play, 'in STOP_COPY: ');
+      if (!(rest instanceof Uint8Array)) return rest;
       const problem = await load(play, Buffer.concat([pieces, again, rest]));
       return problem === undefined ? passed(`${pieces.length} and ${rest.length} bytes`) : failed(problem);
     },
