@@ -17,6 +17,7 @@ export {
   MessageSignals,
   type MessageSignalsBuffer,
 } from './mdev/message-signals.js';
+export type { SavedState } from './mdev/migration-streams.js';
 export {
   type BarRegion,
   type ConfigRegion,

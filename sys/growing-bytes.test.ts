@@ -35,3 +35,17 @@ test('a million bytes, one by one, are in a block of at most twice as many', () 
   bytes.drop(1_000_000);
   expect(bytes.bytes.buffer.byteLength).toBe(0);
 });
+
+test('bytes for which there is room are not moved', () => {
+  const bytes = new GrowingBytes();
+  bytes.append(Uint8Array.of(1, 2));
+  bytes.drop(1);
+  bytes.reserve(1_000);
+  const { buffer } = bytes.bytes;
+  for (let i = 1; i < 1_000; i++) bytes.append(Uint8Array.of(i));
+  bytes.reserve(10);
+  expect(bytes.bytes.buffer).toBe(buffer);
+  expect([...bytes.bytes.subarray(0, 4)]).toEqual([2, 1, 2, 3]);
+  bytes.append(Uint8Array.of(7));
+  expect([bytes.length, bytes.bytes[1_000]]).toEqual([1_001, 7]);
+});

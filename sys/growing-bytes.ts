@@ -23,6 +23,11 @@ export class GrowingBytes {
     this.#end += data.length;
   }
 
+  /** Makes room for so many bytes, which takes no memory until they come: they are not moved then. */
+  reserve(bytes: number): void {
+    if (bytes > this.#block.length) this.#move(bytes - this.length);
+  }
+
   /** Drops bytes from the beginning. @param count at most {@link length} */
   drop(count: number): void {
     this.#from += count;

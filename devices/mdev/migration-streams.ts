@@ -20,13 +20,21 @@ const failure = (call: string, name: string, code: keyof typeof errno, hint?: st
 const ended = (call: string, name: string): SysError =>
   failure(call, name, 'ENODEV', 'the device has left the state that the data belongs to');
 
+/**
+ * The state of a stopped device: its parts, one after the other, if it has several. They may be views of its memory, which are read until
+ * the state that they belong to ends: so a large memory need not be copied at once.
+ */
+export type SavedState = Uint8Array | readonly Uint8Array[];
+
 /** What is read in PRE_COPY and STOP_COPY. */
 export class SavingStream implements MigrationData {
   readonly #name: string;
   readonly #preCopy: PreCopy | undefined;
   /** What is left of what was begun. */
   #current: Uint8Array = new Uint8Array(0);
-  #rest: Uint8Array | undefined;
+  /** Of the stopped device, and how many parts of it were begun. */
+  #rest: readonly Uint8Array[] = [];
+  #begun = 0;
   #hasPieces = false;
   #isFinal = false;
   #isEnded = false;
@@ -42,9 +50,9 @@ export class SavingStream implements MigrationData {
     return this.#hasPieces;
   }
 
-  /** The device has stopped: nothing follows `rest`. */
-  finish(rest: Uint8Array): void {
-    this.#rest = rest;
+  /** The device has stopped: nothing follows `rest`, of which each part is read when it is its turn. */
+  finish(rest: SavedState): void {
+    this.#rest = rest instanceof Uint8Array ? [rest] : rest;
     this.#isFinal = true;
   }
 
@@ -52,18 +60,26 @@ export class SavingStream implements MigrationData {
   end(): void {
     this.#isEnded = true;
     this.#current = new Uint8Array(0);
-    this.#rest = undefined;
+    this.#rest = [];
   }
 
   read(data: Uint8Array): number {
     if (this.#isEnded) throw ended('read', this.#name);
     if (data.length === 0) return 0;
-    if (this.#current.length === 0) {
-      const next = this.#isFinal ? this.#rest : this.#nextPiece();
-      if (this.#isFinal) this.#rest = undefined;
-      if (next === undefined && !this.#isFinal) throw failure('read', this.#name, 'ENOMSG');
-      this.#current = next ?? this.#current;
+    if (this.#current.length === 0 && !this.#isFinal) {
+      const next = this.#nextPiece();
+      if (next === undefined) throw failure('read', this.#name, 'ENOMSG');
+      this.#current = next;
     }
+    let got = this.#take(data);
+    while (this.#isFinal && got < data.length && this.#begun < this.#rest.length) {
+      this.#current = this.#rest[this.#begun++] as Uint8Array;
+      got += this.#take(data.subarray(got));
+    }
+    return got;
+  }
+
+  #take(data: Uint8Array): number {
     const got = this.#current.subarray(0, data.length);
     data.set(got);
     this.#current = this.#current.subarray(got.length);
@@ -109,14 +125,14 @@ export class LoadingStream implements MigrationData {
   /** Of a piece that is not whole, or of the state: in one block, as one who writes byte by byte would else fill the memory. */
   readonly #kept = new GrowingBytes();
   #pieces = 0;
-  #isState: boolean;
+  #isState = false;
   #problem: string | undefined;
   #isEnded = false;
 
   constructor(name: string, device: LoadedDevice) {
     this.#name = name;
     this.#device = device;
-    this.#isState = device.preCopy === undefined;
+    if (device.preCopy === undefined) this.#beginState();
   }
 
   /** Whether pieces came before the state. */
@@ -153,11 +169,20 @@ export class LoadingStream implements MigrationData {
       this.#kept.clear();
       throw failure('write', this.#name, 'EINVAL', this.#problem);
     }
-    const { stateBytes, preCopy } = this.#device;
-    const most = Math.max(stateBytes, preCopy?.mostRestBytes ?? 0);
+    const most = this.#mostStateBytes;
     if (!this.#isState || this.#kept.length <= most) return;
     this.#kept.clear();
     throw failure('write', this.#name, 'ENOMEM', `the device's state has at most ${most} bytes`);
+  }
+
+  get #mostStateBytes(): number {
+    const { stateBytes, preCopy } = this.#device;
+    return Math.max(stateBytes, preCopy?.mostRestBytes ?? 0);
+  }
+
+  #beginState(): void {
+    this.#isState = true;
+    this.#kept.reserve(this.#mostStateBytes);
   }
 
   /** Takes over a piece, or finds that what comes is the state. Returns false if that takes more bytes. */
@@ -166,7 +191,7 @@ export class LoadingStream implements MigrationData {
     const { bytes: data } = this.#kept;
     if (data.length < PIECE_HEADER_BYTES) return false;
     if (preCopy === undefined || !PIECE_MARK.equals(data.subarray(0, PIECE_MARK.length))) {
-      this.#isState = true;
+      this.#beginState();
       return true;
     }
     const bytes = Buffer.from(data.buffer, data.byteOffset, data.length).readUInt32LE(PIECE_MARK.length);

@@ -365,6 +365,22 @@ test('as many bytes as the info tells have all that differs in them', () => {
   }
 });
 
+test('parts of a state are read one after the other, each when it is its turn, and none once the state has ended', () => {
+  const parts = ['ab', '', 'cdefg', 'h'].map((text) => Buffer.from(text));
+  const stream = new SavingStream('a device');
+  stream.finish(parts);
+  const read = (bytes: number): string => {
+    const data = Buffer.alloc(bytes);
+    return data.toString('latin1', 0, stream.read(data));
+  };
+  expect(read(3)).toBe('abc');
+  parts[3]?.fill('x');
+  expect([read(1), read(9), read(9)]).toEqual(['d', 'efgx', '']);
+  stream.finish(parts);
+  stream.end();
+  expect(() => read(1)).toThrowError(/ENODEV/);
+});
+
 test('the pieces of one write are not copied once for each of them', () => {
   const blocks = new Set<ArrayBufferLike>();
   const pieces: string[] = [];

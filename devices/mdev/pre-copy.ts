@@ -1,6 +1,6 @@
 import { Mapping } from '../../sys/mapping.js';
 import type { PrecopyInfo } from '../../vfio/feature.js';
-import { PIECE_HEADER_BYTES } from './migration-streams.js';
+import { PIECE_HEADER_BYTES, type SavedState } from './migration-streams.js';
 import { readState, type StateReader, StateWriter } from './state-fields.js';
 
 /**
@@ -20,7 +20,7 @@ export interface PreCopy {
   /** Estimate of the bytes that {@link rest} would have now. */
   restBytes(): number;
   /** The state of the stopped device, without what was copied and is still so. */
-  rest(): Uint8Array;
+  rest(): SavedState;
   /** What was copied need not be known any more. */
   end(): void;
   /** Takes over a piece, which is untrusted. Returns what is wrong with it, if something is. @param isFirst of this state */
@@ -115,15 +115,15 @@ export interface PreCopiedParts {
   /** Bytes of {@link saveRest} without pages. */
   readonly restBytes: number;
   /** The rest of the state, with the pages that were written since they were copied. */
-  saveRest(pages: SavedPages): Uint8Array;
+  saveRest(pages: SavedPages): SavedState;
   /** Takes it over. */
   loadRest(data: Uint8Array): boolean | string;
 }
 
 /**
  * Copies a memory page by page while a guest writes it, by whichever mapping: nobody tells which pages it writes, so they are compared
- * with a copy of what was sent. It takes as much memory as the device's, where that is not zero, until the end. A piece looks at 2 MiB
- * at most: one without pages says that there is more to look at.
+ * with a copy of what was sent. It takes as much memory as the device's, where that is not zero, in huge pages, until the end. A piece
+ * looks at 2 MiB at most: one without pages says that there is more to look at.
  */
 export class PreCopiedMemory implements PreCopy {
   readonly mostPieceBytes = PIECE_BYTES + PIECE_PAGES * PAGE_RECORD_BYTES;
@@ -149,7 +149,7 @@ export class PreCopiedMemory implements PreCopy {
 
   begin(): void {
     this.end();
-    this.#sent = Mapping.anonymous(this.#parts.bytes);
+    this.#sent = Mapping.huge(this.#parts.bytes); // read as zeros by few page faults, where nothing was sent
     this.#at = 0;
     this.#seen = 0;
     this.#same = 0;
@@ -217,7 +217,7 @@ export class PreCopiedMemory implements PreCopy {
     return [...this.#differences(0, this.#pages)].length;
   }
 
-  rest(): Uint8Array {
+  rest(): SavedState {
     const memory = this.#parts.memory();
     const pages = [...this.#differences(0, this.#pages)];
     return this.#parts.saveRest(

@@ -47,6 +47,11 @@ export class StateWriter {
     return this;
   }
 
+  /** The state as the fields one after the other, without a copy: bytes are those that were given. */
+  get parts(): readonly Uint8Array[] {
+    return this.#pieces;
+  }
+
   /** The state: a copy of all fields. */
   finish(): Uint8Array {
     return Buffer.concat(this.#pieces);

@@ -14,7 +14,7 @@ import {
   VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
 } from '../../vfio/feature.js';
-import { LoadingStream, SavingStream } from './migration-streams.js';
+import { LoadingStream, type SavedState, SavingStream } from './migration-streams.js';
 import type { PreCopy } from './pre-copy.js';
 
 /** A device whose state is copied while it is stopped. Machine thread only. */
@@ -24,7 +24,7 @@ export interface StoppableDevice {
   /** Length of the state that {@link save} would return now, of a device whose states differ in length. */
   readonly estimateBytes?: (() => number) | undefined;
   /** Its state; while it is stopped. */
-  save(): Uint8Array;
+  save(): SavedState;
   /**
    * Takes over a state: of {@link stateBytes}, or of any length up to that if the device has {@link estimateBytes}. Returns false,
    * or what is wrong with it for a person, if it is none; whatever it took of it by then, a reset clears.

@@ -78,8 +78,7 @@ export function cardState(
   ];
   const parts = [...fixed, memoryPart(ram.view, ram.bytes)];
   const bytesOf = (all: readonly Part[]) => all.reduce((sum, { bytes }) => sum + bytes, HEADER_BYTES);
-  const save = (all: readonly Part[], isRest: boolean) =>
-    Buffer.concat([header(isRest), ...all.map((part) => part.read())]);
+  const save = (all: readonly Part[], isRest: boolean) => [header(isRest), ...all.map((part) => part.read())];
   const load = (data: Uint8Array, all: readonly Part[], isRest: boolean): boolean => {
     if (!header(isRest).every((byte, i) => data[i] === byte)) return false;
     let at = HEADER_BYTES;
@@ -97,7 +96,7 @@ export function cardState(
     saveRest(written) {
       const list = new StateWriter(pages.name, pages.version);
       writePages(list, written);
-      return Buffer.concat([save(fixed, true), list.finish()]);
+      return [...save(fixed, true), ...list.parts];
     },
     loadRest(data) {
       if (data.length < restBytes) return `${data.length} bytes, where at least ${restBytes} are due`;

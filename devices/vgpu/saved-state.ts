@@ -41,13 +41,13 @@ export interface VgpuParts {
 export function vgpuState(parts: VgpuParts): StoppableDevice {
   const { name, vramBytes, vram, dispi, screen, setScreen } = parts;
   const allPages = vramBytes / PAGE_BYTES;
-  const save = (pages: SavedPages): Uint8Array => {
+  const save = (pages: SavedPages): readonly Uint8Array[] => {
     const state = new StateWriter(NAME, VERSION);
     state.u32(vramBytes);
     dispi.save(state);
     screen().save(state);
     writePages(state, pages);
-    return state.finish();
+    return state.parts;
   };
   const load = (data: Uint8Array, hasMemory: boolean): boolean | string => {
     const state = readState(data, NAME, VERSION, (reader) => {
