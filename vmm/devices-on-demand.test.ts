@@ -10,6 +10,7 @@ import * as virtioNet from '../devices/virtio-net/driver.js';
 import { EventThread } from '../sys/event-task.js';
 import { Scope } from '../sys/scope.js';
 import { InlineEventThread } from '../sys/testing/inline-event-thread.js';
+import { Assignment, type AssignmentParts } from '../vfio/assign/index.js';
 import * as host from '../vfio/host/index.js';
 import { VfioProvider } from '../vfio/provider.js';
 import { providerOf } from '../vfio/provider-of.js';
@@ -110,6 +111,18 @@ test('the providers are those of the package: the same facts for messages, the s
         providerOf(of, address)?.checkOptions?.(address, options);
       expect(answer(providers)).toBe(answer(all));
     }
+});
+
+test('devices that are attached together load no other provider, whose devices they are not', () => {
+  using scope = new Scope();
+  const { providers, loaded } = onDemand(scope);
+  // All that `together` uses of it, before the devices are opened one by one.
+  const assignment = new Assignment({ providers } as AssignmentParts);
+  const devices = [{ address: 'virtio-net' }, { address: 'mtty-2' }];
+  assignment.together(devices, () => {
+    expect(loaded).toEqual(['devices/virtio-net/driver.js', 'devices/mtty/driver.js']);
+  });
+  expect.assertions(1);
 });
 
 test('what a provider opens is its own: the kernel’s has both interfaces and its host, vfio-user’s groups only', () => {

@@ -141,9 +141,10 @@ export class Assignment implements Disposable {
       });
       const { providers } = this.#parts;
       for (const provider of providers) {
-        if (provider.prepare === undefined) continue;
         const own = devices.filter(({ address }) => providerOf(providers, address) === provider);
-        if (own.length > 0) scope.own(provider.prepare(own));
+        // In this order: to ask a provider for more than its addresses may load it.
+        if (own.length === 0 || provider.prepare === undefined) continue;
+        scope.own(provider.prepare(own));
       }
       const result = attachEach();
       if (mapIn !== undefined) for (const space of this.#allSpaces()) space.begin(mapIn);
