@@ -45,6 +45,21 @@ test('what is written to guest RAM is read back, and outside of it nothing can b
   expect([...memory.ram(0x1002n, 2)]).toEqual([3, 4]);
   expect(() => memory.ram(0xfffffn, 2)).toThrowError(RangeError);
   expect(() => memory.ram(LOW_RAM_END, 1)).toThrowError(RangeError);
+  expect(memory.ram(0x1000n, 0)).toHaveLength(0);
+});
+
+test('views for a few accesses and for many are of the same bytes, above the hole, too', () => {
+  using scope = new Scope();
+  const memory = pcMemory(scope, LOW_RAM_END + 0x10_0000n, new Slots());
+  for (const at of [0x1000n, 0x1_0000_1000n]) {
+    memory.ram(at, 4).set([1, 2, 3, Number(at >> 32n)]);
+    expect([...(memory.ramAt(at, 4) ?? [])]).toEqual([1, 2, 3, Number(at >> 32n)]);
+    memory.ramAt(at, 1)?.set([9]);
+    expect(memory.ram(at, 1)[0]).toBe(9);
+    const blocks = new Set(Array.from({ length: 200 }, () => memory.ram(at, 4).buffer));
+    expect([...memory.ram(at, 4)]).toEqual([9, 2, 3, Number(at >> 32n)]);
+    expect(blocks.size).toBeLessThan(100); // else each would cost as much as a load of the guest
+  }
 });
 
 test('a listener is told of what is there, of each change, and at its end of the loss of all', () => {

@@ -1,6 +1,6 @@
 import type { GuestMapper } from '../../devices/contracts.js';
 import { formatRange, type Gpa, type Hva, type Iova, offset } from '../../sys/address.js';
-import type { Mapping } from '../../sys/mapping.js';
+import { type Mapping, MemoryView } from '../../sys/mapping.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { GuestMemory, MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
@@ -57,7 +57,19 @@ interface Ram {
   readonly mapping: Mapping;
   readonly offset: bigint;
   readonly slot: SplitSlot;
+  /** Views that were made for themselves. */
+  views: number;
 }
+
+/**
+ * The first views of a range are made for themselves, as those that load a guest: a window on the memory makes all others quicker, but V8
+ * counts it as held, and collects garbage at once for 64 MiB of it.
+ */
+const FEW_VIEWS = 64;
+/** Bytes of such a view, at most. */
+const SMALL_VIEW = 16 << 20;
+
+const offsetIn = ({ region, offset }: Ram, at: bigint): number => Number(at - region.gpa + offset);
 
 /** A map of a region for DMA. */
 export interface DmaMapState {
@@ -169,7 +181,7 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
       throw new RangeError(`${name}: bytes ${start} to ${start + bytes} of a mapping of ${mapping.bytes}`);
     const region: MemoryRegion = { kind: 'ram', name, gpa: at, hva: offset(mapping.hva, start), bytes };
     const { slot, added } = this.#add(region, () => new SplitSlot(this.#slots, region));
-    const ram = { region, mapping, offset: start, slot };
+    const ram: Ram = { region, mapping, offset: start, slot, views: 0 };
     this.#rams.add(ram);
     return this.#scope.own(
       disposable(() => {
@@ -227,15 +239,18 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
    * @throws RangeError unless one range of RAM contains all of them
    */
   ram(at: bigint, bytes: number): Uint8Array<ArrayBuffer> {
-    const found = this.ramAt(at, bytes);
-    if (found !== undefined) return found;
-    throw new RangeError(`${formatRange(at, BigInt(bytes))} is not in guest RAM`);
+    const ram = this.#ramOf(at, BigInt(bytes));
+    if (ram === undefined) throw new RangeError(`${formatRange(at, BigInt(bytes))} is not in guest RAM`);
+    if (ram.views === FEW_VIEWS || bytes > SMALL_VIEW)
+      return ram.mapping.view.slice(offsetIn(ram, at), bytes);
+    ram.views++;
+    return new MemoryView(ram.mapping.view.address + offsetIn(ram, at), bytes).slice(0, bytes);
   }
 
   /** As {@link ram}; undefined unless one range of RAM contains all of them. */
   ramAt(at: bigint, bytes: number): Uint8Array<ArrayBuffer> | undefined {
     const ram = this.#ramOf(at, BigInt(bytes));
-    return ram?.mapping.view.slice(Number(at - ram.region.gpa + ram.offset), bytes);
+    return ram?.mapping.view.slice(offsetIn(ram, at), bytes);
   }
 
   /** The range of RAM that contains all of these bytes; undefined if none does. */
