@@ -40,7 +40,8 @@ const PARTS = [
   { file: 'first', of: [AHEAD, 'vmm/cli.ts'], and: [...EVENTS, MACHINE] }, // without ffi-rs, which `--help` does not need
   { file: 'words', of: ['vmm/cli.ts'] }, // the same
   { file: 'threads', of: EVENTS, and: [MAIN, MACHINE, 'vmm/vcpu-thread.ts'] },
-  { file: 'net', of: EVENTS },
+  { file: 'net', of: EVENTS, and: [VIRTIO_NET] },
+  { file: 'queues', of: EVENTS },
   { file: 'shared', of: [MACHINE, ASSIGN], and: [MAIN, 'vmm/index.ts'] },
   { file: 'kvm', of: ['kvm/index.ts'], and: [MACHINE] },
   { file: 'vfio', of: ['vfio/index.ts'], and: [MACHINE, VIRTIO_NET] },

@@ -31,13 +31,11 @@ import { KvmToken, VmToken } from './assign/tokens.js';
 import { AssignedDevices } from './assigned-devices.js';
 import type { DeviceConfig, VmConfig } from './config.js';
 import { checkDevices } from './device-check.js';
-import { imageProgram } from './guest-image.js';
 import type { GuestProgram } from './guest-program.js';
 import { Hotplug } from './hotplug.js';
 import { type DependencyContainer, container as root } from './injection.js';
 import * as layout from './layout.js';
-import { createPlatform, type Platform } from './linux/index.js';
-import { linuxProgram } from './linux-program.js';
+import { createPlatform, type Platform } from './linux/platform.js';
 import { Machine } from './machine.js';
 import type { MachinePorts } from './machine-ports.js';
 import { ArrivingDevices } from './move/arriving-devices.js';
@@ -70,19 +68,19 @@ const systemClock: Clock = { nowNs: () => process.hrtime.bigint(), nowMs: () => 
 
 /**
  * Builds a machine from its configuration. Machine thread only.
+ * @param program what it runs
  * @param hostCheck the rules for devices of the host, if the configuration may have one
- * @throws ConfigError, InputFileError, SysError, GuestImageError, RangeError of the step that failed; nothing is left open
+ * @throws ConfigError, SysError, GuestImageError, RangeError of the step that failed; nothing is left open
  */
 export function compose(
   config: VmConfig,
+  program: GuestProgram,
   ports: MachinePorts,
   eventThread: EventThread,
   { plugins, sources }: MachineDevices,
   hostCheck?: typeof import('./host-check.js'),
 ): ComposedMachine {
   using scope = new Scope();
-  // First, because it is the step most likely to fail, and nothing is open yet.
-  const program = config.kernel === undefined ? imageProgram(config) : linuxProgram(config.kernel, config);
   const container = root.createChildContainer();
   configurePorts(container, plugins, scope);
   registerPcKvm(container, scope);

@@ -29,3 +29,5 @@ export const KVM_IDENTITY_MAP_ADDRESS = gpa(0xfffb_c000n);
 
 /** I/O APIC pins that PCI's INTA# to INTD# reach, swizzled by slot. */
 export const PCI_INTX_GSIS = [16, 17, 18, 19] as const;
+/** The 8254's interrupt uses I/O APIC pin 2, which the PICs' cascade leaves free. */
+export const TIMER_GSI = 2;

@@ -9,16 +9,17 @@ import { threadData } from '../sys/thread-ahead.js';
 import { trace } from '../sys/trace.js';
 import { pciAddress } from '../vfio/addresses.js';
 import { Timeline } from '../vfio/timeline.js';
-import { compose, type MachineDevices } from './compose.js';
-import type { DeviceConfig, VmConfig } from './config.js';
-import { devicesOnDemand } from './devices-on-demand.js';
+import { compose } from './compose.js';
+import type { VmConfig } from './config.js';
 import { encodeError } from './error-data.js';
 import { EventFlow } from './event-flow.js';
 import { EventSource } from './event-source.js';
+import { imageProgram } from './guest-image.js';
+import type { GuestProgram } from './guest-program.js';
 import type { GuestRamHandle } from './guest-ram.js';
 import { MOST_TIMELINE_EVENTS } from './inspection.js';
+import { machineDevices } from './machine-devices.js';
 import type { DevicePiece } from './move/arriving-devices.js';
-import { loadPlugins } from './plugin.js';
 import {
   type DecodedState,
   type DeviceStateCommand,
@@ -111,20 +112,10 @@ class Commands {
 
 const stoppedBefore = (what: string): Error => new Error(`the machine was stopped before it had ${what}`);
 
-/** A machine without plug-ins, and with no change of the drivers, loads what its devices need. */
-async function machineDevices(
-  { plugins, vgpuCards: cards }: VmConfig,
-  devices: readonly DeviceConfig[],
-): Promise<MachineDevices> {
-  const isHostile = devices.some(({ options }) => options.hostile !== undefined);
-  if (plugins.length === 0 && cards.length === 0 && !isHostile)
-    return { plugins: [], sources: devicesOnDemand() };
-  const [{ configuredPlugins }, { builtIns }, loaded] = await Promise.all([
-    import('./configured-plugins.js'),
-    import('./assign/built-ins.js'),
-    loadPlugins(plugins),
-  ]);
-  return { plugins: await configuredPlugins(loaded, { cards, isHostile }), sources: builtIns };
+/** What the machine runs: a Linux kernel, whose boot others do not load, or an image. @throws InputFileError, GuestImageError */
+async function programOf(config: VmConfig): Promise<GuestProgram> {
+  if (config.kernel === undefined) return imageProgram(config);
+  return (await import('./linux-program.js')).linuxProgram(config.kernel, config);
 }
 
 async function main(): Promise<void> {
@@ -140,8 +131,11 @@ async function main(): Promise<void> {
   const commands = new Commands(inbox);
   if (devices.some(({ address }) => pciAddress(address) !== undefined))
     hostCheck = await import('./host-check.js');
+  // First, because it is the step most likely to fail, and nothing is open yet.
+  const program = await programOf(data.config);
   using composed = compose(
     data.config,
+    program,
     {
       inbox,
       vcpuThreads: data.vcpuThreads,

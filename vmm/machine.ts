@@ -18,7 +18,7 @@ import type { PlaneCommand, ShownPlane } from './display/messages.js';
 import { orError } from './error-data.js';
 import type { Hotplug } from './hotplug.js';
 import { deviceState } from './inspection.js';
-import type { Platform } from './linux/index.js';
+import type { Platform } from './linux/platform.js';
 import { answerCall, type Later, type MachineCallHandlers } from './machine-calls.js';
 import type { MachinePorts } from './machine-ports.js';
 import type { Mover } from './move/mover.js';

@@ -8,12 +8,11 @@ import { registerDefault } from './assign/register.js';
 import { GsiRoutingToken, KvmToken, VmToken } from './assign/tokens.js';
 import type { DependencyContainer } from './injection.js';
 import * as layout from './layout.js';
-import { TIMER_GSI } from './linux/index.js';
 
 /** GSI 0, which the 8254 raises, leads to another pin of the I/O APIC, as on any PC. */
 const TIMER_TARGETS: readonly GsiTarget[] = [
   { kind: 'pin', irqchip: KVM_IRQCHIP_PIC_MASTER, pin: 0 },
-  { kind: 'pin', irqchip: KVM_IRQCHIP_IOAPIC, pin: TIMER_GSI },
+  { kind: 'pin', irqchip: KVM_IRQCHIP_IOAPIC, pin: layout.TIMER_GSI },
 ];
 
 /** Device assignment needs these; every KVM of the last decade has them. */

@@ -11,15 +11,13 @@ import { requireProvider } from '../vfio/assign/index.js';
 import { VfioCore } from '../vfio/core/core.js';
 import type { InputEvent, InputKind } from '../vfio/driver.js';
 import { VfioProvider } from '../vfio/provider.js';
-import { builtIns } from './assign/built-ins.js';
-import { configuredPlugins } from './configured-plugins.js';
 import { checkDevices } from './device-check.js';
 import type { ServedDeviceConfig, VgpuVfsConfig } from './device-server.js';
 import type { ScreenCommand, ScreenEvent } from './display/messages.js';
 import type { ScreenSize } from './display/screen-size.js';
 import { type ErrorData, encodeError } from './error-data.js';
 import { container as root } from './injection.js';
-import { loadPlugins } from './plugin.js';
+import { machineDevices } from './machine-devices.js';
 import { configurePorts, registerPorts, withPluginNamed } from './plugin-ports.js';
 import { ServedDevices } from './served-devices.js';
 import { traceText } from './trace-text.js';
@@ -117,11 +115,9 @@ async function main(): Promise<void> {
     trace[channel].subscribe((event: object) => emit({ kind: 'trace', channel, text: traceText(event) }));
   const eventThread = new EventThreadClient(data.events, inbox);
   const container = root.createChildContainer();
-  const loaded = await loadPlugins(data.plugins);
-  const isHostile = data.devices.some(({ options }) => options?.hostile !== undefined);
-  const plugins = await configuredPlugins(loaded, { cards: data.vgpuCards, isHostile });
+  const { plugins, sources } = await machineDevices(data, data.devices);
   configurePorts(container, plugins, scope);
-  registerPorts(container, plugins, { eventThread }, builtIns, scope);
+  registerPorts(container, plugins, { eventThread }, sources, scope);
   const providers = container.resolveAll<VfioProvider>(VfioProvider);
   checkDevices(
     providers,

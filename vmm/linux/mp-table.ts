@@ -6,7 +6,8 @@
  */
 import { ACPI_SCI_GSI } from '../../devices/platform/acpi-pm.js';
 import { struct } from '../../sys/struct.js';
-import { IO_APIC_BASE, LOCAL_APIC_BASE, TIMER_GSI } from './acpi/build.js';
+import { TIMER_GSI } from '../layout.js';
+import { IO_APIC_BASE, LOCAL_APIC_BASE } from './acpi/build.js';
 import { intxGsi, PINS, SLOTS } from './acpi/dsdt.js';
 import { checksum } from './acpi/tables.js';
 

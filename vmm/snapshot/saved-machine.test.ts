@@ -30,7 +30,7 @@ import {
 import type { DeviceFile } from '../../vfio/uapi.js';
 import { ConfigError } from '../config-error.js';
 import { InputFileError } from '../input-file.js';
-import { createPlatform } from '../linux/index.js';
+import { createPlatform } from '../linux/platform.js';
 import type { SavedPart } from '../saved-part.js';
 import { Snapshot, writeSnapshot } from './folder.js';
 import { Restoring } from './restore.js';

@@ -14,6 +14,7 @@ import {
 } from '../../../devices/platform/acpi-pm.js';
 import { RTC_CENTURY } from '../../../devices/platform/rtc.js';
 import { alignUp } from '../../../sys/address.js';
+import { TIMER_GSI } from '../../layout.js';
 import { buildDsdt, type DsdtOptions } from './dsdt.js';
 import * as t from './tables.js';
 
@@ -22,8 +23,6 @@ export const LOCAL_APIC_BASE = 0xfee0_0000;
 export const IO_APIC_BASE = 0xfec0_0000;
 const ISA_BUS = 0;
 const ISA_TIMER_IRQ = 0;
-/** The 8254's interrupt uses I/O APIC pin 2, which the PICs' cascade leaves free. */
-export const TIMER_GSI = 2;
 const ALL_PROCESSORS = 0xff;
 const LINT1 = 1;
 /** More processors need x2APIC entries. */
