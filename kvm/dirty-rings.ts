@@ -1,7 +1,21 @@
 /** KVM's dirty rings: for each vCPU, a list of the pages that its guest wrote, in memory that KVM shares. */
-import type { MemoryView } from '../sys/mapping.js';
-import { disposable } from '../sys/scope.js';
-import { DirtyGfn, KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET } from './uapi.js';
+import { PAGE_SIZE } from '../sys/address.js';
+import { errno } from '../sys/errno.js';
+import { isErrno, SysError } from '../sys/error.js';
+import type { Fd } from '../sys/fd.js';
+import { ioctl } from '../sys/ioctl.js';
+import { Mapping, type MemoryView } from '../sys/mapping.js';
+import { disposable, Scope } from '../sys/scope.js';
+import { uninterrupted } from './retries.js';
+import {
+  DirtyGfn,
+  KVM_DIRTY_GFN_F_DIRTY,
+  KVM_DIRTY_GFN_F_RESET,
+  KVM_DIRTY_LOG_PAGE_OFFSET,
+  KVM_ENABLE_CAP,
+  KVM_RESET_DIRTY_RINGS,
+} from './uapi.js';
+import type { Vm } from './vm.js';
 
 const WORD = 4;
 const ENTRY_WORDS = DirtyGfn.size / WORD;
@@ -42,15 +56,51 @@ class DirtyRing {
 /** The rings of a VM's vCPUs, and what was read from them: a bitmap for each slot that logs. Machine thread. */
 export class DirtyRings {
   /** Length of each ring. */
-  readonly bytes: number;
+  readonly #bytes: number;
   readonly #reset: () => void;
   readonly #rings = new Set<DirtyRing>();
   readonly #bitmaps = new Map<number, Uint8Array<ArrayBuffer>>();
 
   /** @param reset makes KVM log the pages of harvested entries again (KVM_RESET_DIRTY_RINGS) */
   constructor(bytes: number, reset: () => void) {
-    this.bytes = bytes;
+    this.#bytes = bytes;
     this.#reset = reset;
+  }
+
+  /** Has KVM make a ring for each vCPU to come. @throws as {@link Vm.enableDirtyRings} */
+  static enable(vm: Pick<Vm, 'fd' | 'checkExtension' | 'enableCap'>, entries: number): DirtyRings {
+    const cap = 'KVM_CAP_DIRTY_LOG_RING';
+    const most = vm.checkExtension(cap) / DirtyGfn.size;
+    const target = `${vm.fd.target}, ${cap}`;
+    const refused = (code: number, hint: string) =>
+      new SysError({ call: KVM_ENABLE_CAP.name, target, errno: code, hint });
+    if (most === 0) throw refused(errno.ENOTSUP, `this kernel’s KVM lacks ${cap}`);
+    if (entries > most) throw refused(errno.E2BIG, `a ring has ${most} entries at most`);
+    const bytes = entries * DirtyGfn.size;
+    try {
+      vm.enableCap(cap, BigInt(bytes));
+    } catch (error) {
+      if (!isErrno(error, 'EINVAL')) throw error;
+      throw refused(
+        errno.EINVAL,
+        'the number of entries is a power of two, 1024 or more; no vCPU may exist yet',
+      );
+    }
+    return new DirtyRings(bytes, () => {
+      uninterrupted(() => ioctl(vm.fd, KVM_RESET_DIRTY_RINGS));
+    });
+  }
+
+  /** Maps a vCPU's ring, and adds it, until the result is disposed. */
+  map(vcpu: Fd): Disposable {
+    using scope = new Scope();
+    const place = {
+      offset: KVM_DIRTY_LOG_PAGE_OFFSET * Number(PAGE_SIZE),
+      target: `${vcpu.target}, dirty ring`,
+    };
+    const mapping = scope.own(Mapping.file(vcpu, this.#bytes, place));
+    scope.own(this.add(mapping.view));
+    return scope.move();
   }
 
   /** Adds a vCPU's ring, until the result is disposed. @param view stays mapped until then */

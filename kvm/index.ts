@@ -44,6 +44,7 @@ export type {
 export { type Cap, caps } from './caps.js';
 export { CoalescedRing, type CoalescedWrite, type CoalescedZone, registerCoalesced } from './coalesced.js';
 export { KvmDevice } from './device.js';
+export type { IoeventfdOptions, IrqfdOptions } from './eventfd-bindings.js';
 export type * from './exits.js';
 export { RunPage } from './exits.js';
 export { GsiRouting, type GsiRoutingOptions, type GsiTarget, type MsiRoute } from './gsi-routing.js';
@@ -58,11 +59,5 @@ export * from './uapi-vcpu.js';
 export { Vcpu, type VcpuParts } from './vcpu.js';
 export { loadVcpu, msrsOf, saveVcpu } from './vcpu-state.js';
 export { KvmVfio, type VfioFile, VfioFileOps } from './vfio.js';
-export {
-  type IoeventfdOptions,
-  type IrqfdOptions,
-  type MsiMessage,
-  type UserMemoryRegion,
-  Vm,
-} from './vm.js';
+export { type MsiMessage, type UserMemoryRegion, Vm } from './vm.js';
 export { type KernelChips, loadVm, saveVm } from './vm-state.js';

@@ -1,6 +1,6 @@
 import { type Gpa, type Hva, PAGE_SIZE } from '../sys/address.js';
 import { errno } from '../sys/errno.js';
-import { isErrno, SysError } from '../sys/error.js';
+import { SysError } from '../sys/error.js';
 import { Fd } from '../sys/fd.js';
 import { ioctl } from '../sys/ioctl.js';
 import type { DoorChoice, IoctlDoor } from '../sys/ioctl-door.js';
@@ -11,8 +11,8 @@ import { disposable, Scope } from '../sys/scope.js';
 import { type Cap, caps } from './caps.js';
 import { KvmDevice } from './device.js';
 import { DirtyRings } from './dirty-rings.js';
+import { bindIoeventfd, bindIrqfd, type IoeventfdOptions, type IrqfdOptions } from './eventfd-bindings.js';
 import { CountedReference, type KvmReference } from './reference.js';
-import { uninterrupted } from './retries.js';
 import * as uapi from './uapi.js';
 import { Xsave } from './uapi-vcpu.js';
 import { Vcpu } from './vcpu.js';
@@ -37,33 +37,6 @@ export interface MsiMessage {
   readonly address: bigint;
   /** Message data; bits 0 to 7 hold the vector. */
   readonly data: number;
-}
-
-/** Arguments of {@link Vm.assignIrqfd}. */
-export interface IrqfdOptions {
-  /** The eventfd; stays open until the irqfd is deassigned. */
-  readonly fd: Fd;
-  /** GSI to raise, as {@link GsiRouting} numbers them. */
-  readonly gsi: number;
-  /**
-   * Makes the interrupt level-triggered: it stays asserted until the guest's EOI, which deasserts it and signals this
-   * eventfd.
-   */
-  readonly resampleFd?: Fd | undefined;
-}
-
-/** Arguments of {@link Vm.assignIoeventfd}. */
-export interface IoeventfdOptions {
-  /** The eventfd; stays open until the ioeventfd is deassigned. */
-  readonly fd: Fd;
-  /** Guest physical address, or port if `isPio`. */
-  readonly address: bigint;
-  /** Width of the guest's write in bytes; 0 matches any width. */
-  readonly length: 0 | 1 | 2 | 4 | 8;
-  /** Match only this value; writes of other values still exit. Requires a length. */
-  readonly datamatch?: bigint | undefined;
-  /** Whether `address` is an I/O port instead of a guest physical address. */
-  readonly isPio?: boolean | undefined;
 }
 
 /** The VM fd: memory slots, interrupts, clock and vCPUs. Owns the descriptor. Machine thread. */
@@ -137,24 +110,10 @@ export class Vm implements Disposable {
     const fd = scope.own(Fd.adopt(ioctl(this.fd, uapi.KVM_CREATE_VCPU, id, target), target));
     const mapping = scope.own(Mapping.file(fd, this.#vcpuMmapSize, { isSeenByThreads: true }));
     const xsaveBytes = Math.max(this.checkExtension('KVM_CAP_XSAVE2'), Xsave.size);
-    const dirtyRing = scope.own(this.#mapDirtyRing(fd));
+    const dirtyRing = this.#dirtyRings && scope.own(this.#dirtyRings.map(fd));
     const vcpu = Vcpu.adopt({ fd, mapping, xsaveBytes, door, dirtyRing });
     scope.move();
     return vcpu;
-  }
-
-  #mapDirtyRing(vcpu: Fd): Disposable {
-    using scope = new Scope();
-    const rings = this.#dirtyRings;
-    if (rings !== undefined) {
-      const place = {
-        offset: uapi.KVM_DIRTY_LOG_PAGE_OFFSET * Number(PAGE_SIZE),
-        target: `${vcpu.target}, dirty ring`,
-      };
-      const mapping = scope.own(Mapping.file(vcpu, rings.bytes, place));
-      scope.own(rings.add(mapping.view));
-    }
-    return scope.move();
   }
 
   // --- memory ---
@@ -187,26 +146,7 @@ export class Vm implements Disposable {
    *   that is no power of two, or less than KVM reserves
    */
   enableDirtyRings(entries: number): void {
-    const cap = 'KVM_CAP_DIRTY_LOG_RING';
-    const most = this.checkExtension(cap) / uapi.DirtyGfn.size;
-    const target = `${this.fd.target}, ${cap}`;
-    const refused = (code: number, hint: string) =>
-      new SysError({ call: uapi.KVM_ENABLE_CAP.name, target, errno: code, hint });
-    if (most === 0) throw refused(errno.ENOTSUP, `this kernel’s KVM lacks ${cap}`);
-    if (entries > most) throw refused(errno.E2BIG, `a ring has ${most} entries at most`);
-    const bytes = entries * uapi.DirtyGfn.size;
-    try {
-      this.enableCap(cap, BigInt(bytes));
-    } catch (error) {
-      if (!isErrno(error, 'EINVAL')) throw error;
-      throw refused(
-        errno.EINVAL,
-        'the number of entries is a power of two, 1024 or more; no vCPU may exist yet',
-      );
-    }
-    this.#dirtyRings = new DirtyRings(bytes, () => {
-      uninterrupted(() => ioctl(this.fd, uapi.KVM_RESET_DIRTY_RINGS));
-    });
+    this.#dirtyRings = DirtyRings.enable(this, entries);
   }
 
   /** Makes room in all dirty rings; no page is lost. Does nothing without rings. vCPUs may run. */
@@ -382,16 +322,8 @@ export class Vm implements Disposable {
    * @throws SysError EBUSY if the eventfd is bound already; EINVAL if it is not an eventfd, or the VM has no irqchip
    * @see KVM_IRQFD
    */
-  assignIrqfd({ fd, gsi, resampleFd }: IrqfdOptions): Disposable {
-    const resample =
-      resampleFd === undefined ? {} : { flags: uapi.KVM_IRQFD_FLAG_RESAMPLE, resamplefd: resampleFd.number };
-    const irqfd = { fd: fd.number, gsi };
-    const target = `${fd.target}, gsi ${gsi}`;
-    ioctl(this.fd, uapi.KVM_IRQFD, uapi.Irqfd.encode({ ...irqfd, ...resample }), target);
-    return this.#undone(() => {
-      const flags = uapi.KVM_IRQFD_FLAG_DEASSIGN;
-      ioctl(this.fd, uapi.KVM_IRQFD, uapi.Irqfd.encode({ ...irqfd, flags }), target);
-    });
+  assignIrqfd(options: IrqfdOptions): Disposable {
+    return bindIrqfd(this.fd, options);
   }
 
   /**
@@ -400,24 +332,8 @@ export class Vm implements Disposable {
    *   full; EINVAL for an invalid length
    * @see KVM_IOEVENTFD
    */
-  assignIoeventfd({ fd, address, length, datamatch, isPio }: IoeventfdOptions): Disposable {
-    const flags =
-      (datamatch === undefined ? 0 : uapi.KVM_IOEVENTFD_FLAG_DATAMATCH) |
-      (isPio ? uapi.KVM_IOEVENTFD_FLAG_PIO : 0);
-    const ioeventfd = { datamatch: datamatch ?? 0n, addr: address, len: length, fd: fd.number };
-    const target = `${fd.target}, ${isPio ? 'port' : 'address'} 0x${address.toString(16)}`;
-    ioctl(this.fd, uapi.KVM_IOEVENTFD, uapi.Ioeventfd.encode({ ...ioeventfd, flags }), target);
-    return this.#undone(() => {
-      const undo = flags | uapi.KVM_IOEVENTFD_FLAG_DEASSIGN;
-      ioctl(this.fd, uapi.KVM_IOEVENTFD, uapi.Ioeventfd.encode({ ...ioeventfd, flags: undo }), target);
-    });
-  }
-
-  /** A registration that ends with dispose, or with the VM's descriptor. */
-  #undone(undo: () => void): Disposable {
-    return disposable(() => {
-      if (this.fd.isOpen) undo();
-    });
+  assignIoeventfd(options: IoeventfdOptions): Disposable {
+    return bindIoeventfd(this.fd, options);
   }
 
   // --- clock ---
