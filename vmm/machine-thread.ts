@@ -1,4 +1,4 @@
-/** The machine thread's program. @see virtual-machine.ts, its other side */
+/** The machine thread's program. @see machine-run.ts, its other side */
 import { parentPort } from 'node:worker_threads';
 import { EventThreadClient } from '../sys/event-thread.js';
 import { Inbox, InboxBell } from '../sys/inbox.js';

@@ -1,29 +1,22 @@
 import { resolve } from 'node:path';
 import { installKickSignal } from '../sys/kick.js';
-import { type MappedRange, unmap } from '../sys/mapping.js';
-import { onProcessExit } from '../sys/process-exit.js';
-import type { StateSection } from '../sys/state-sections.js';
 import type { InputEvent } from '../vfio/driver.js';
-import { Calls } from './calls.js';
 import {
   type DeviceConfig,
   type DeviceConfigInput,
-  HUGE_PAGE_BYTES,
   parseConfig,
   parseDevices,
   type VmConfig,
   type VmConfigInput,
 } from './config.js';
 import { ConfigError } from './config-error.js';
-import { ConsoleRing } from './console-ring.js';
+import type { ConsoleRing } from './console-ring.js';
 import type { DisplayName } from './display/messages.js';
 import { encodePng, toPicture } from './display/png.js';
 import type { ScreenSize } from './display/screen-size.js';
-import { type Look, Screens } from './display/screens.js';
-import { decodeError } from './error-data.js';
-import { GuestRam } from './guest-ram.js';
+import type { Look } from './display/screens.js';
 import type { DeviceState, MemoryRange, TimelineRecord } from './inspection.js';
-import { type MachineThreads, startThreads } from './machine-threads.js';
+import { MachineLifetime } from './machine-lifetime.js';
 import type {
   DetachOptions,
   MachineInfo,
@@ -32,23 +25,11 @@ import type {
   VmObserver,
 } from './machine-types.js';
 import { ownMappings, pagesOf } from './mapped-pages.js';
-import type { DevicePiece } from './move/arriving-devices.js';
-import { GuardedMemory } from './move/guarded-memory.js';
 import { Incoming, type MachineOrigin } from './move/incoming.js';
-import { takePaused } from './move/paused-section.js';
 import type { MoveOptions, MoveResult } from './move/source.js';
-import {
-  type Counters,
-  type DeviceStateCommand,
-  type MachineCommand,
-  type MachineEvent,
-  monotonicMs,
-  type RamCommand,
-  type RunReport,
-  type StateCommand,
-} from './protocol.js';
+import type { Counters, RunReport } from './protocol.js';
 import { isSealed } from './sandbox/state.js';
-import { SerialLinks, type SerialPortInfo } from './serial-links.js';
+import type { SerialPortInfo } from './serial-links.js';
 import { type SnapshotInfo, sandboxed } from './snapshot/folder.js';
 import { type RestoreChanges, Restoring } from './snapshot/restore.js';
 import { type SnapshotOptions, saveUnplugged, type UnpluggableMachine } from './snapshot/unplugged-save.js';
@@ -59,14 +40,6 @@ const DETACH_TIMEOUT_MS = 30_000;
 const EXPIRE_AGAIN_MS = 1000;
 /** The longest time of a timer in Node. */
 const MOST_TIMEOUT_MS = 2 ** 31 - 1;
-
-/** The number of the first serial port. */
-const COM1 = 0;
-
-/** How long an incomplete line of the guest waits for its end. */
-const FLUSH_AFTER_MS = 50;
-/** The same for a port that a person types at: each character comes back as an incomplete line. */
-const ECHO_AFTER_MS = 4;
 
 /**
  * A virtual machine. It runs in threads of its own: the machine thread, the event thread, and one thread per vCPU if
@@ -80,38 +53,13 @@ export class VirtualMachine implements AsyncDisposable {
    * starting, or ended it; everything is closed then, too.
    */
   readonly finished: Promise<RunReport>;
-  readonly #observer: VmObserver;
-  #threads: MachineThreads | undefined;
-  #report: RunReport | undefined;
-  #failure: Error | undefined;
-  #mapped: readonly MappedRange[] = [];
-  readonly #calls = new Calls();
-  readonly #console = new ConsoleRing();
-  readonly #startedAt = monotonicMs();
-  #restarts = 0;
-  #endedAt: number | undefined;
-  #state: MachineState = 'starting';
-  readonly #screens = new Screens((command) => this.#command(command));
-  #devices: readonly DeviceConfig[];
+  readonly #lifetime: MachineLifetime;
   #lastDetach = 0;
-  #stoppedBy: string | undefined;
-  readonly #serial: SerialLinks;
-  /** By serial port. */
-  readonly #flushTimers: NodeJS.Timeout[] = [];
-
-  #origin: MachineOrigin | undefined;
-  /** The guest's memory, as long as it is mapped. */
-  #ram: GuestRam | undefined;
 
   private constructor(config: VmConfig, observer: VmObserver, origin?: MachineOrigin) {
     this.config = config;
-    this.#origin = origin;
-    if (origin?.startsPaused) this.#state = 'paused';
-    this.#devices = config.devices;
-    this.#observer = observer;
-    this.#serial = new SerialLinks(config.serial, (port) => this.#command({ kind: 'serial-input', port }));
-    this.finished = this.#run();
-    this.finished.catch(() => {}); // the error reaches those who await it; awaiting is optional
+    this.#lifetime = new MachineLifetime(config, observer, origin);
+    this.finished = this.#lifetime.finished;
   }
 
   /**
@@ -162,45 +110,11 @@ export class VirtualMachine implements AsyncDisposable {
       const incoming = Incoming.of(config, changes);
       installKickSignal();
       vm = new VirtualMachine(incoming.config, observer, incoming);
-      return vm.#receive(incoming);
+      return { vm, ...(await incoming.arrive(vm.#lifetime)) };
     };
     const { receiveAt } = await import('./move/ends.js'); // node:net and more, which most machines never need
     const received = await receiveAt(address, options, create, async () => vm?.[Symbol.asyncDispose]());
     return received.vm;
-  }
-
-  /** The machine whose state comes, once its devices are open. */
-  async #receive(incoming: Incoming) {
-    const ended = this.finished.then(({ outcome }) => {
-      throw new Error(`the machine has ended: ${JSON.stringify(outcome)}`);
-    });
-    // Pieces of devices, of which there may be any number, wait for this: a race with `ended` would leave something of each behind.
-    ended.catch((error: Error) => incoming.fail(error));
-    await Promise.race([incoming.built, ended]);
-    let isPaused = false;
-    return {
-      vm: this,
-      memory: this.#guardedMemory(),
-      device: async (piece: DevicePiece) => {
-        const { taken } = incoming;
-        this.#threads?.sender.send({ kind: 'device-state', piece } satisfies DeviceStateCommand);
-        await taken;
-      },
-      load: async (sections: readonly StateSection[]) => {
-        const { isPaused: wasPaused, rest } = takePaused(sections);
-        isPaused = wasPaused;
-        const state = { sections: rest, target: 'the moved machine' };
-        this.#threads?.sender.send({ kind: 'state', state } satisfies StateCommand);
-        await Promise.race([incoming.loaded, ended]);
-      },
-      takeOver: () => this.#calls.call('takeOver', isPaused),
-    };
-  }
-
-  /** As long as this run has it: whoever looks later gets an error, and not a fault. */
-  #guardedMemory(): GuardedMemory {
-    const ram = this.#ram;
-    return new GuardedMemory(ram?.view, () => ram !== undefined && this.#ram === ram);
   }
 
   /**
@@ -216,24 +130,17 @@ export class VirtualMachine implements AsyncDisposable {
   async migrateTo(address: string, options: MoveOptions = {}): Promise<MoveResult> {
     if (this.config.sandbox.mode !== 'off') throw sandboxed(address);
     const { migrate } = await import('./move/ends.js');
-    return migrate(address, options, () => this.#guardedMemory(), this.#calls);
+    return migrate(address, options, () => this.#lifetime.memory(), this.#lifetime.calls);
   }
 
   /** Ends the run between two instructions of the guest. Returns immediately: await {@link finished}. */
   stop(by = 'request'): void {
-    this.#stoppedBy ??= by;
-    this.#command({ kind: 'stop', by });
+    this.#lifetime.stop(by);
   }
 
   /** What the machine is, and what it does now. Never throws; works after the end, too. */
   info(): MachineInfo {
-    const { config, state } = this;
-    const devices = [...this.#devices];
-    const uptimeMs = (this.#endedAt ?? monotonicMs()) - this.#startedAt;
-    const outcome = state === 'ended' ? this.#report?.outcome : undefined;
-    const failure = state === 'ended' ? this.#failure?.message : undefined;
-    const restarts = this.#restarts;
-    return { state, uptimeMs, restarts, outcome, failure, config: { ...config, devices } };
+    return this.#lifetime.info();
   }
 
   /**
@@ -241,7 +148,7 @@ export class VirtualMachine implements AsyncDisposable {
    * @throws SysError as {@link counters}
    */
   inspectDevices(): Promise<readonly DeviceState[]> {
-    return this.#calls.call('inspectDevices');
+    return this.#lifetime.calls.call('inspectDevices');
   }
 
   /**
@@ -251,24 +158,24 @@ export class VirtualMachine implements AsyncDisposable {
    * @throws SysError as {@link counters}
    */
   async inspectMemory(): Promise<readonly MemoryRange[]> {
-    const regions = await this.#calls.call('inspectMemory');
+    const regions = await this.#lifetime.calls.call('inspectMemory');
     const mappings = ownMappings();
     return regions.map((region) => ({ ...region, pages: pagesOf(mappings, region.hva, region.bytes) }));
   }
 
   /** The record of VFIO's operations since the machine started: what associated what, and why. @throws SysError as {@link counters} */
   timeline(): Promise<TimelineRecord> {
-    return this.#calls.call('timeline');
+    return this.#lifetime.calls.call('timeline');
   }
 
   /** The last 64 KiB of COM1's output, over resets; nothing if its end is a pty, a socket or a file. */
   get console(): ConsoleRing {
-    return this.#console;
+    return this.#lifetime.output.console;
   }
 
   /** What the machine does now. */
   get state(): MachineState {
-    return this.#state;
+    return this.#lifetime.state;
   }
 
   /**
@@ -278,12 +185,12 @@ export class VirtualMachine implements AsyncDisposable {
    * @throws SysError as {@link counters}; ECANCELED if {@link resume} is called before all have stopped
    */
   pause(): Promise<void> {
-    return this.#calls.call('pause');
+    return this.#lifetime.calls.call('pause');
   }
 
   /** Lets a paused machine continue; one that runs does. @throws SysError as {@link counters} */
   resume(): Promise<void> {
-    return this.#calls.call('resume');
+    return this.#lifetime.calls.call('resume');
   }
 
   /**
@@ -292,7 +199,7 @@ export class VirtualMachine implements AsyncDisposable {
    * @throws SysError as {@link counters}
    */
   reset(): Promise<void> {
-    return this.#calls.call('reset');
+    return this.#lifetime.calls.call('reset');
   }
 
   /**
@@ -303,7 +210,7 @@ export class VirtualMachine implements AsyncDisposable {
    *   no faults to give; and as {@link counters}
    */
   inject(slot: number, faults: string, number = 0): Promise<void> {
-    return this.#calls.call('inject', slot, faults, number);
+    return this.#lifetime.calls.call('inject', slot, faults, number);
   }
 
   /**
@@ -314,7 +221,7 @@ export class VirtualMachine implements AsyncDisposable {
    *   ENOTSUP for a device that takes no events; and as {@link counters}
    */
   input(slot: number, events: readonly InputEvent[], number = 0): Promise<void> {
-    return this.#calls.call('input', slot, events, number);
+    return this.#lifetime.calls.call('input', slot, events, number);
   }
 
   /**
@@ -330,12 +237,12 @@ export class VirtualMachine implements AsyncDisposable {
   ): Promise<SnapshotInfo> {
     if (this.config.sandbox.mode !== 'off') throw sandboxed(folder);
     const save = (path: string, unplugged: readonly DeviceConfig[]) =>
-      this.#calls.call('snapshot', path, unplugged);
+      this.#lifetime.calls.call('snapshot', path, unplugged);
     if (!detachUnmigratable) return save(resolve(folder), []);
     const machine: UnpluggableMachine = {
-      devices: () => this.#devices,
-      isPaused: this.#state === 'paused',
-      unsavable: () => this.#calls.call('unsavable'),
+      devices: () => this.devices,
+      isPaused: this.state === 'paused',
+      unsavable: () => this.#lifetime.calls.call('unsavable'),
       detach: (slot, options) => this.detach(slot, options),
       attach: (devices) => this.attach(devices),
       save,
@@ -345,7 +252,7 @@ export class VirtualMachine implements AsyncDisposable {
 
   /** Requests a shutdown through ACPI; the guest decides whether and when it shuts down. */
   pressPowerButton(): void {
-    this.#command({ kind: 'power-button' });
+    this.#lifetime.send({ kind: 'power-button' });
   }
 
   /**
@@ -357,7 +264,7 @@ export class VirtualMachine implements AsyncDisposable {
    * @throws RangeError if that port is not there, or has another end
    */
   typeSerial(bytes: Uint8Array, port = 0): Promise<boolean> {
-    return this.#serial.type(port, bytes);
+    return this.#lifetime.serial.type(port, bytes);
   }
 
   /**
@@ -365,7 +272,7 @@ export class VirtualMachine implements AsyncDisposable {
    * @throws SysError of the host if an end cannot be opened, as {@link finished} does
    */
   serialPorts(): Promise<readonly SerialPortInfo[]> {
-    return this.#serial.opened;
+    return this.#lifetime.serial.opened;
   }
 
   /**
@@ -374,7 +281,7 @@ export class VirtualMachine implements AsyncDisposable {
    *   unanswered
    */
   counters(): Promise<Counters> {
-    return this.#calls.call('counters');
+    return this.#lifetime.calls.call('counters');
   }
 
   /**
@@ -382,7 +289,7 @@ export class VirtualMachine implements AsyncDisposable {
    * guest has the same.
    */
   get devices(): readonly DeviceConfig[] {
-    return this.#devices;
+    return this.#lifetime.devices;
   }
 
   /**
@@ -402,7 +309,7 @@ export class VirtualMachine implements AsyncDisposable {
     const isList = Array.isArray(input);
     const devices = parseDevices(isList ? input : [input]);
     const slots = await (this.config.sandbox.mode === 'off'
-      ? this.#calls.call('attach', devices)
+      ? this.#lifetime.calls.call('attach', devices)
       : this.#attachInSandbox(devices));
     return isList ? slots : (slots[0] as number);
   }
@@ -411,7 +318,7 @@ export class VirtualMachine implements AsyncDisposable {
     const { checkAttachable, mayBeForbidden } = await import('./sandbox/forbidden.js');
     checkAttachable(devices);
     try {
-      return await this.#calls.call('attach', devices);
+      return await this.#lifetime.calls.call('attach', devices);
     } catch (error) {
       throw mayBeForbidden(error);
     }
@@ -433,12 +340,12 @@ export class VirtualMachine implements AsyncDisposable {
     const id = ++this.#lastDetach;
     // Again, should the machine restart just then.
     const expire = () => {
-      this.#command({ kind: 'expire-detach', id, timeoutMs });
+      this.#lifetime.send({ kind: 'expire-detach', id, timeoutMs });
       timer = setTimeout(expire, EXPIRE_AGAIN_MS);
     };
     let timer = setTimeout(expire, timeoutMs);
     try {
-      await this.#calls.call('detach', slot, force, id);
+      await this.#lifetime.calls.call('detach', slot, force, id);
     } finally {
       clearTimeout(timer);
     }
@@ -460,7 +367,7 @@ export class VirtualMachine implements AsyncDisposable {
    * during that call.
    */
   look<T>(slot: number | undefined, use: (look: Look) => T, head?: number): Promise<T> {
-    return this.#screens.look(slot, use, head);
+    return this.#lifetime.screens.look(slot, use, head);
   }
 
   /**
@@ -471,7 +378,7 @@ export class VirtualMachine implements AsyncDisposable {
    *   nothing since, as a virtio-gpu does
    */
   capture(slot?: number, into?: Uint8Array, head?: number, since?: Look): Promise<Look> {
-    return this.#screens.capture(slot, into, head, since);
+    return this.#lifetime.screens.capture(slot, into, head, since);
   }
 
   /**
@@ -482,165 +389,17 @@ export class VirtualMachine implements AsyncDisposable {
    *   and as {@link counters}
    */
   resize(slot: number | undefined, size: ScreenSize, head = 0): Promise<void> {
-    return this.#calls.call('resize', slot, size, head);
+    return this.#lifetime.calls.call('resize', slot, size, head);
   }
 
   /** The devices that can be captured, in slot order; after the run, those that there were. */
   displays(): Promise<readonly DisplayName[]> {
-    return this.#screens.displays();
+    return this.#lifetime.screens.displays();
   }
 
   /** Stops the machine if it runs, and waits until everything is closed. Never rejects. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop();
     await this.finished.catch(() => {});
-  }
-
-  /** Sends a command; returns false if there is no machine to receive it. */
-  #command(command: MachineCommand): boolean {
-    this.#threads?.sender.send(command);
-    return this.#threads !== undefined;
-  }
-
-  /** Runs machines until one ends without a reset: a reset closes the machine and starts a new one. */
-  async #run(): Promise<RunReport> {
-    using serial = this.#serial;
-    try {
-      if (serial.needOpening) this.#announce(await serial.opened);
-      for (;;) {
-        const report = await this.#runOnce();
-        if (report.outcome.kind !== 'reset' || !this.config.reboot) return report;
-        if (this.#stoppedBy !== undefined)
-          return { ...report, outcome: { kind: 'stopped', by: this.#stoppedBy } };
-        this.#calls.restart();
-        this.#restarts++;
-        this.#observer.step?.('reset: restarting the machine', monotonicMs(), 'info');
-      }
-    } catch (error) {
-      this.#failure ??= error as Error;
-      throw error;
-    } finally {
-      this.#origin?.[Symbol.dispose]();
-      this.#state = 'ended';
-      this.#endedAt = monotonicMs();
-      this.#calls.end(this.#failure);
-    }
-  }
-
-  #announce(ports: readonly SerialPortInfo[]): void {
-    for (const { name, address } of ports)
-      if (address !== undefined) this.#observer.step?.(`${name} is ${address}`, monotonicMs(), 'info');
-  }
-
-  async #runOnce(): Promise<RunReport> {
-    this.#report = undefined;
-    const { memory, prefault, hugePages } = this.config;
-    let ram: GuestRam | undefined;
-    await using _ram = {
-      [Symbol.asyncDispose]: async () => {
-        this.#ram = undefined;
-        await ram?.[Symbol.asyncDispose]();
-      },
-    };
-    const startsPaused = this.#state === 'paused';
-    this.#state = 'starting';
-    const config = { ...this.config, devices: [...this.#devices] };
-    using origin = this.#origin;
-    this.#origin = undefined;
-    const hear = (event: MachineEvent) => {
-      origin?.hear?.(event);
-      if (event.kind === 'started') makeRam(event.isRamShared);
-      else if (event.kind !== 'built' && event.kind !== 'taken') return this.#hear(event);
-      return undefined;
-    };
-    const threads = startThreads(config, startsPaused, this.#serial, hear, origin?.state);
-    // If another thread fails, the machine cannot continue: stop it, and reject with that thread's error.
-    const fail = (error: Error) => {
-      this.#failure ??= error;
-      threads.stop();
-    };
-    // Only the machine thread knows the devices' providers, which decide whether the memory must be shared.
-    const makeRam = (isShared: boolean) => {
-      try {
-        const pageBytes = HUGE_PAGE_BYTES[hugePages];
-        ram = origin?.memory(isShared, pageBytes) ?? GuestRam.create(memory, isShared, pageBytes);
-        origin?.[Symbol.dispose]();
-        this.#ram = ram;
-        threads.sender.send({ kind: 'ram', ram: ram.handle } satisfies RamCommand);
-        // Not earlier: until then, starting the threads needs the processors.
-        if (prefault) ram.populate();
-      } catch (error) {
-        fail(error as Error);
-      }
-    };
-    this.#threads = threads;
-    this.#calls.connect((command) => threads.sender.send(command));
-    // It was stopped while the serial ports' ends were opened.
-    if (this.#stoppedBy !== undefined) this.#command({ kind: 'stop', by: this.#stoppedBy });
-    using _hook = onProcessExit(threads.stop);
-    for (const other of threads.others) other.catch(fail);
-    await threads.machine.catch(fail);
-    this.#threads = undefined;
-    this.#calls.disconnect();
-    for (const timer of this.#flushTimers.splice(0)) clearTimeout(timer);
-    threads.stop();
-    await Promise.allSettled(threads.others);
-    unmap(this.#mapped);
-    this.#screens.end(this.#failure);
-    if (this.#failure !== undefined) throw this.#failure;
-    if (this.#report === undefined) throw new Error('the machine thread ended without a report');
-    return this.#report;
-  }
-
-  #flushSoon(port: number): void {
-    const ms = this.config.serial[port] === 'stdio' ? ECHO_AFTER_MS : FLUSH_AFTER_MS;
-    this.#flushTimers[port] = setTimeout(() => this.#command({ kind: 'flush' }), ms).unref();
-  }
-
-  /** Returns what the observer does: a promise if it has not read the event yet. */
-  #hear(event: Exclude<MachineEvent, { kind: 'started' | 'built' | 'taken' }>): unknown {
-    switch (event.kind) {
-      case 'serial':
-        clearTimeout(this.#flushTimers[event.port]);
-        if (event.port === COM1) this.#console.write(event.bytes);
-        return this.#observer.serial?.(event.bytes, event.port);
-      case 'serial-pending':
-        this.#flushSoon(event.port);
-        break;
-      case 'serial-room':
-        this.#serial.pump(event.port);
-        break;
-      case 'step':
-        return this.#observer.step?.(event.text, event.at, event.level);
-      case 'phase':
-        return this.#observer.phase?.(event.phase);
-      case 'trace':
-        return this.#observer.trace?.(event.channel, event.text);
-      case 'state':
-        this.#state = event.state;
-        break;
-      case 'reply':
-        this.#calls.hear(event);
-        break;
-      case 'devices':
-        this.#devices = event.devices;
-        this.#screens.keep(event.devices);
-        break;
-      case 'plane':
-      case 'displays':
-      case 'stills':
-        this.#screens.hear(event);
-        break;
-      case 'finished':
-        this.#report = event.report;
-        break;
-      case 'failed':
-        this.#failure ??= decodeError(event.error);
-        break;
-      case 'ended':
-        this.#mapped = event.mapped;
-        break;
-    }
-    return undefined;
   }
 }
