@@ -11,11 +11,12 @@ import {
   type VfioUserConformance,
   type VfioUserRuleResult,
 } from './report.js';
+import { LOGGING_RULES } from './rules-dma-logging.js';
 import { INFORMATION_RULES } from './rules-information.js';
 import { INTERRUPT_RULES } from './rules-interrupts.js';
 import { MEMORY_RULES } from './rules-memory.js';
 import { MESSAGE_RULES } from './rules-messages.js';
-import { FEATURE_RULES } from './rules-migration.js';
+import { MIGRATION_RULES } from './rules-migration.js';
 import { REGION_RULES } from './rules-regions.js';
 import { VERSION_RULES } from './rules-version.js';
 import { type ServerFacts, survey } from './server-facts.js';
@@ -30,7 +31,8 @@ export const SERVER_RULE_FAMILIES: readonly (readonly ServerRule[])[] = [
   INTERRUPT_RULES,
   REGION_RULES,
   MEMORY_RULES,
-  FEATURE_RULES,
+  MIGRATION_RULES,
+  LOGGING_RULES,
 ];
 
 export const SERVER_RULES: readonly ServerRule[] = SERVER_RULE_FAMILIES.flat();

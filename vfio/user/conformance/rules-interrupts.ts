@@ -19,7 +19,7 @@ import { HEADER_BYTES, VFIO_USER_DEVICE_SET_IRQS } from '../protocol.js';
 import { irqSet } from './payloads.js';
 import { failed, inapplicable, type Outcome, passed } from './report.js';
 import type { IrqFact, ServerFacts } from './server-facts.js';
-import { exchange, type Play, refused, refuses, type ServerRule } from './server-rule.js';
+import { exchange, type Play, REFUSED, refused, refuses, type ServerRule } from './server-rule.js';
 import { type Heard, isAnswer, isError, isSuccess, Pauses } from './wire.js';
 
 const section = 'VFIO_USER_DEVICE_SET_IRQS';
@@ -89,7 +89,7 @@ const wrongCount = (name: string, sent: string, count: number, fds: number): Ser
     {
       name,
       sent,
-      expected: 'an error, or the end of the connection; then it goes on serving',
+      expected: REFUSED,
       choose: (facts) => {
         const irq = usualIrq(facts);
         return irq !== undefined && irq.count >= count && facts.maxMsgFds >= fds ? irq : undefined;

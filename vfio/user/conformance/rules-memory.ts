@@ -8,7 +8,7 @@ import { unixSocketPair } from '../../../sys/unix-socket.js';
 import { HEADER_BYTES, VFIO_USER_DMA_MAP, VFIO_USER_DMA_UNMAP } from '../protocol.js';
 import { dmaMap, dmaUnmap } from './payloads.js';
 import { failed, inapplicable, type Outcome, passed } from './report.js';
-import { exchange, type Play, refused, refuses, type ServerRule } from './server-rule.js';
+import { exchange, type Play, REFUSED, refused, refuses, type ServerRule } from './server-rule.js';
 import { type Heard, isAnswer, isError, isSuccess, Pauses } from './wire.js';
 
 const MAP = 'VFIO_USER_DMA_MAP';
@@ -74,8 +74,6 @@ const mappedFile = (row: Row, play: (play: Play, file: Fd) => Promise<Outcome>):
     return await play(on, file);
   },
 });
-
-const REFUSED = 'an error, or the end of the connection; then it goes on serving';
 
 const wrongMap = (name: string, sent: string, payload: Uint8Array): ServerRule =>
   refuses({ name, section: MAP, sent, ask: { command: VFIO_USER_DMA_MAP, payload } });

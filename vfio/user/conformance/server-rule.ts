@@ -187,6 +187,9 @@ export function answers(
   });
 }
 
+/** What a rule expects whose message is to be refused, in whatever way. */
+export const REFUSED = 'an error, or the end of the connection; then it goes on serving';
+
 /** What a check says; a reply that ends too early for it is a problem, too. */
 function guarded(check: () => string | undefined): string | undefined {
   try {
@@ -205,11 +208,9 @@ function guarded(check: () => string | undefined): string | undefined {
  */
 export function refuses(row: Row & { readonly codes?: readonly number[] }): ServerRule {
   const { codes } = row;
-  const refusal =
-    codes === undefined
-      ? 'an error, or the end of the connection'
-      : `error ${codes.map(errnoName).join(' or ')}`;
-  return asking(row, `${refusal}; then it goes on serving`, (play, heard) => refused(play, heard, codes));
+  const expected =
+    codes === undefined ? REFUSED : `error ${codes.map(errnoName).join(' or ')}; then it goes on serving`;
+  return asking(row, expected, (play, heard) => refused(play, heard, codes));
 }
 
 /** The verdict on what should be a refusal. */

@@ -80,6 +80,13 @@ export const isError = (heard: Heard): heard is Kind<'error'> => heard.kind === 
 export const isAnswer = (heard: Heard): heard is Kind<'reply' | 'error'> =>
   isSuccess(heard) || isError(heard);
 
+/** A word of 32 bits of a reply's payload; undefined if it has none there, or is none. */
+export const wordAt = (heard: Heard, at: number): number | undefined => {
+  if (!isSuccess(heard) || heard.reply.payload.length < at + 4) return undefined;
+  const { payload } = heard.reply;
+  return new DataView(payload.buffer, payload.byteOffset, payload.byteLength).getUint32(at, true);
+};
+
 /** What came, in words. */
 export function describe(heard: Heard, patienceMs: number): string {
   switch (heard.kind) {
