@@ -302,7 +302,9 @@ test('of several queue pairs, each is logged, and one that refuses leaves none o
   guest.provide(1, RX + PAGE);
   for (const kernel of kernels) kernel.deliver(frameOf(60));
   card.turn();
-  expect(card.report()).toEqual([guest.rx[0]!.used, guest.rx[1]!.used, RX, RX + PAGE].sort((a, b) => a - b));
+  // Its doorbell has the control queue served once more, a millisecond later: before the log starts, or after.
+  const pages = card.report().filter((page) => page !== guest.control.used);
+  expect(pages).toEqual([guest.rx[0]!.used, guest.rx[1]!.used, RX, RX + PAGE].sort((a, b) => a - b));
   card.stopLog();
   expect(card.isLogged).toEqual([false, false]);
 });
