@@ -1,8 +1,7 @@
 /** The log of a card whose packets the kernel moves: it has what the kernel writes, too. */
 import fc from 'fast-check';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
-import { trace, type VfioEvent } from '../../sys/trace.js';
 import { deviceFeature } from '../../vfio/core/device-feature.js';
 import { setDeviceState } from '../../vfio/core/migration.js';
 import {
@@ -15,8 +14,8 @@ import {
   VFIO_DEVICE_STATE_STOP,
 } from '../../vfio/feature.js';
 import { FakeVhostKernel } from '../net/testing/fake-vhost-kernel.js';
-import { vhostOver } from '../net/vhost.js';
 import { type GuestMap, maps } from './testing/guest.js';
+import { hear, settle, unmap, vhostOf } from './testing/kernel-card.js';
 import { PairedDriver } from './testing/paired-driver.js';
 import { Workbench } from './testing/workbench.js';
 
@@ -32,22 +31,13 @@ const frameOf = (length: number, seed = 1): Uint8Array => new Uint8Array(length)
 
 class KernelCard implements Disposable {
   readonly bench: Workbench;
-  readonly told: string[] = [];
+  readonly told = hear().told;
 
   constructor(
     readonly kernels: readonly FakeVhostKernel[] = [new FakeVhostKernel()],
     options: Record<string, string> = {},
   ) {
-    const tell = ({ what, text }: VfioEvent) => void (what === 'packet path' && this.told.push(text ?? ''));
-    trace.vfio.subscribe(tell);
-    onTestFinished(() => trace.vfio.unsubscribe(tell));
-    const backends = kernels.map(vhostOver);
-    const vhost = {
-      ...backends[0]!,
-      openPair: (address: string, pair: { readonly index: number; readonly count: number }) =>
-        backends[pair.index]!.openPair!(address, pair),
-    };
-    this.bench = new Workbench({ net: 'vhost:tap0', ...options }, [vhost]);
+    this.bench = new Workbench({ net: 'vhost:tap0', ...options }, [vhostOf(kernels)]);
   }
 
   get kernel(): FakeVhostKernel {
@@ -84,13 +74,8 @@ class KernelCard implements Disposable {
       .map((page) => from + page * PAGE);
   }
 
-  /** The threads of the kernels and this one, until all are at rest. */
   turn(): void {
-    for (let idle = 0; idle < 3; ) {
-      this.bench.thread.pump();
-      idle = this.kernels.reduce((sum, kernel) => sum + kernel.work(), 0) > 0 ? 0 : idle + 1;
-    }
-    this.bench.thread.pump();
+    settle(this.bench, this.kernels);
   }
 
   receive(address: number, frame: Uint8Array): void {
@@ -112,10 +97,8 @@ class KernelCard implements Disposable {
     return { rx: rx.used, tx: tx.used };
   }
 
-  /** As the core does: the device is told, and then the table changes. */
   unmap(gone: GuestMap, rest: readonly GuestMap[]): void {
-    this.bench.instance.ops.dmaUnmap?.(iova(BigInt(gone.iova)), BigInt(gone.bytes));
-    this.bench.memory.map(rest);
+    unmap(this.bench, gone, rest);
   }
 
   [Symbol.dispose](): void {

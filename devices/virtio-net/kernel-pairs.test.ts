@@ -1,46 +1,24 @@
 /** Several queue pairs whose packets the kernel moves: each has a file of vhost-net and a queue of the tap. */
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
 import type { Fd } from '../../sys/fd.js';
-import { trace, type VfioEvent } from '../../sys/trace.js';
 import { FakeVhostKernel } from '../net/testing/fake-vhost-kernel.js';
-import { vhostOver } from '../net/vhost.js';
 import { maps, STATUS } from './testing/guest.js';
+import { frameOf, hear, settle, vhostOf } from './testing/kernel-card.js';
 import { PairedDriver } from './testing/paired-driver.js';
 import { taken, Workbench } from './testing/workbench.js';
 
 const OK = 0;
 const RX = 0x18_0000;
 const MSIX = 2;
-const frameOf = (length: number): Uint8Array => Uint8Array.from({ length }, (_, i) => (7 * i) & 0xff);
-
-function hear(): string[] {
-  const told: string[] = [];
-  const tell = ({ what, text }: VfioEvent) => void (what === 'packet path' && told.push(text ?? ''));
-  trace.vfio.subscribe(tell);
-  onTestFinished(() => trace.vfio.unsubscribe(tell));
-  return told;
-}
 
 /** A device of two pairs, each with a kernel of its own. */
 function open(prepare: (kernels: readonly FakeVhostKernel[]) => void = () => {}) {
   const kernels = [new FakeVhostKernel(), new FakeVhostKernel()] as const;
   prepare(kernels);
-  const backends = kernels.map(vhostOver);
-  const vhost = {
-    ...backends[0]!,
-    openPair: (address: string, pair: { readonly index: number; readonly count: number }) =>
-      backends[pair.index]!.openPair!(address, pair),
-  };
-  const bench = new Workbench({ net: 'vhost:tap0', queues: '2' }, [vhost]);
+  const bench = new Workbench({ net: 'vhost:tap0', queues: '2' }, [vhostOf(kernels)]);
   const guest = new PairedDriver(bench.driver);
-  const turn = () => {
-    for (let idle = 0; idle < 3; ) {
-      bench.thread.pump();
-      idle = kernels.reduce((sum, kernel) => sum + kernel.work(), 0) > 0 ? 0 : idle + 1;
-    }
-    bench.thread.pump();
-  };
+  const turn = () => settle(bench, kernels);
   const setPairs = (pairs: number) => {
     const read = guest.setPairs(pairs);
     turn();
@@ -50,7 +28,7 @@ function open(prepare: (kernels: readonly FakeVhostKernel[]) => void = () => {})
 }
 
 test('each pair runs in a file of its own, as queues 0 and 1, while the driver uses it', () => {
-  const told = hear();
+  const { told } = hear();
   using device = open();
   const { kernels, bench, guest, turn, setPairs } = device;
   const vectors = bench.wire(MSIX, 6) as Fd[];
@@ -103,7 +81,7 @@ test('a pair that is used again goes on where it was, and a reset ends it and th
 });
 
 test('an unmap takes memory from both files, and what one cannot serve passes to this process for that pair only', () => {
-  const told = hear();
+  const { told } = hear();
   using device = open();
   const { kernels, guest, turn, setPairs, bench } = device;
   guest.start();
@@ -122,7 +100,7 @@ test('an unmap takes memory from both files, and what one cannot serve passes to
 });
 
 test('a pair that vhost-net refuses is served by this process, and says so', () => {
-  const told = hear();
+  const { told } = hear();
   using device = open((kernels) => {
     (kernels[1] as FakeVhostKernel).openError = 'EACCES';
   });
