@@ -163,7 +163,7 @@ export class StopCopyMigration implements MigrationOps, Disposable {
     return problem || 'its contents are no state';
   }
 
-  /** Drops the data of an unfinished migration. */
+  /** Drops the data of an unfinished migration: call it before memory is freed of which {@link StoppableDevice.save} gives views. */
   [Symbol.dispose](): void {
     this.#saving?.end();
     this.#saving = undefined;

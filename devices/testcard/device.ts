@@ -387,6 +387,7 @@ export class TestCardDevice extends RegionOps implements VfioDeviceOps, ConfigOw
 
   /** Frees the BARs' memory. The device must be unregistered. */
   [Symbol.dispose](): void {
+    this.migration?.[Symbol.dispose](); // a stream reads that memory
     this.#owned[Symbol.dispose]();
   }
 }

@@ -1,6 +1,8 @@
 import { expect, test } from 'vitest';
+import type { EventTask } from '../../sys/event-task.js';
 import type { Fd } from '../../sys/fd.js';
 import { setDeviceState } from '../../vfio/core/migration.js';
+import type { MdevType } from '../../vfio/driver.js';
 import {
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
@@ -8,8 +10,9 @@ import {
   VFIO_DEVICE_STATE_STOP,
   VFIO_DEVICE_STATE_STOP_COPY,
 } from '../../vfio/feature.js';
-import { maps } from '../virtio-net/testing/guest.js';
+import { GuestMemory, maps } from '../virtio-net/testing/guest.js';
 import { taken } from '../virtio-net/testing/workbench.js';
+import { createTestCardDriver } from './driver.js';
 import {
   DMA_BUSY,
   DMA_DONE,
@@ -146,4 +149,29 @@ test('in RUNNING_P2P, a card interrupts, and begins no transfer until it is RUNN
   expect(bench.in(REG_DMA_STATUS)).toBe(DMA_BUSY);
   bench.ops.reset?.();
   expect(bench.transfer(DMA_FILL, { target: maps.main.iova, length: 8, value: 7 })).toBe(DMA_DONE);
+});
+
+test('the stream of a card whose task has ended, so that it cannot be closed, reads nothing once the card is gone', () => {
+  const thread = { run: () => task };
+  const task: EventTask = {
+    receive: undefined,
+    post: () => {},
+    call: () => {
+      if (hasEnded) throw new Error('event thread: it has ended');
+      return undefined;
+    },
+    [Symbol.dispose]: () => {},
+  };
+  let hasEnded = false;
+  const driver = createTestCardDriver();
+  const [type] = driver.types as readonly [MdevType];
+  const card = driver.create(type, 'a card', { ram: '64M' }, { eventThread: thread });
+  using memory = new GuestMemory();
+  card.ops.openDevice(memory.open);
+  const stream = setDeviceState(card.ops, VFIO_DEVICE_STATE_STOP_COPY);
+  expect(stream?.read(new Uint8Array(1 << 20))).toBe(1 << 20);
+  hasEnded = true;
+  expect(() => card.ops.closeDevice()).toThrowError('it has ended');
+  card[Symbol.dispose]();
+  expect(() => stream?.read(new Uint8Array(1 << 20))).toThrowError(/ENODEV/);
 });

@@ -198,6 +198,7 @@ export class VgpuDevice extends RegionOps implements VfioDeviceOps, Disposable {
 
   /** Frees the video memory. The device must be unregistered. */
   [Symbol.dispose](): void {
+    this.migration[Symbol.dispose](); // a stream reads that memory
     this.#vram[Symbol.dispose]();
   }
 }

@@ -6,6 +6,7 @@ import {
   VFIO_DEVICE_STATE_RESUMING,
   VFIO_DEVICE_STATE_RUNNING,
   VFIO_DEVICE_STATE_STOP,
+  VFIO_DEVICE_STATE_STOP_COPY,
 } from '../../vfio/feature.js';
 import { VFIO_PCI_NUM_REGIONS } from '../../vfio/uapi.js';
 import { resumeState, saveState } from '../mdev/testing/migrate.js';
@@ -212,4 +213,13 @@ test('10,000 wrong states are each refused, or show a picture that lies in video
   );
   expect(loaded).toBeGreaterThan(500);
   expect(loaded).toBeLessThan(9500);
+});
+
+test('the stream of a card that is gone reads nothing more of its memory', () => {
+  const card = opened({ vramBytes: 64 << 20 });
+  card.vram.fill(7);
+  const stream = setDeviceState(card, VFIO_DEVICE_STATE_STOP_COPY);
+  expect(stream?.read(new Uint8Array(PAGE))).toBe(PAGE);
+  card[Symbol.dispose]();
+  expect(() => stream?.read(new Uint8Array(PAGE))).toThrowError(/ENODEV/);
 });
