@@ -106,14 +106,8 @@ export class AssignedDevices implements Disposable {
   ): readonly SlottedDevice[] {
     const holder = (slot: number) => this.find(slot)?.name;
     const slots = slotsOf(devices, (slot) => holder(slot) ?? taken(slot));
-    const attachEach = () => {
-      using undo = new Scope();
-      const attached = devices.map((config, i) =>
-        this.#attach({ ...config, slot: slots[i] as number }, undo),
-      );
-      undo.move();
-      return attached;
-    };
+    const attachEach = (undo: Scope) =>
+      devices.map((config, i) => this.#attach({ ...config, slot: slots[i] as number }, undo));
     return this.#ports.assignment.together(devices, attachEach, options);
   }
 

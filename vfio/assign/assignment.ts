@@ -117,12 +117,7 @@ export class Assignment implements Disposable {
    * @throws as {@link attach} for the device that failed
    */
   attachAll(requests: readonly AttachRequest[], options: AttachOptions = {}): readonly AssignedDevice[] {
-    const attachEach = () => {
-      using undo = new Scope();
-      const attached = requests.map((request) => undo.own(this.#attach(request)));
-      undo.move();
-      return attached;
-    };
+    const attachEach = (undo: Scope) => requests.map((request) => undo.own(this.#attach(request)));
     return this.together(requests, attachEach, options);
   }
 
@@ -130,9 +125,14 @@ export class Assignment implements Disposable {
    * Lets providers make ready what devices that belong together need of each other, such as the drivers of an IOMMU group's
    * functions (option `bind`), and calls `attachEach`, which attaches them one by one. For a caller that does something
    * between one and the next; else use {@link attachAll}.
-   * @throws SysError of a provider, before `attachEach` is called; what that throws
+   * @param attachEach gives `undo` what it attaches, which is detached if this fails
+   * @throws SysError of a provider, before `attachEach` is called; what that throws; as {@link EventThread.run}
    */
-  together<T>(devices: readonly RequestedDevice[], attachEach: () => T, { mapIn }: AttachOptions = {}): T {
+  together<T>(
+    devices: readonly RequestedDevice[],
+    attachEach: (undo: Scope) => T,
+    { mapIn }: AttachOptions = {},
+  ): T {
     try {
       using scope = new Scope();
       this.#isHolding = mapIn !== undefined;
@@ -146,8 +146,10 @@ export class Assignment implements Disposable {
         if (own.length === 0 || provider.prepare === undefined) continue;
         scope.own(provider.prepare(own));
       }
-      const result = attachEach();
+      using undo = new Scope();
+      const result = attachEach(undo);
       if (mapIn !== undefined) for (const space of this.#allSpaces()) space.begin(mapIn);
+      undo.move();
       return result;
     } catch (error) {
       throw firstFailure(error);

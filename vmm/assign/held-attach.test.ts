@@ -23,6 +23,8 @@ class Kernel {
   readonly maps = new Set<bigint>();
   /** Who asked for what: `*` the other thread. */
   readonly log: string[] = [];
+  /** Files that are open. */
+  readonly open: string[] = [];
   /** Maps that cannot be made fail so. */
   isFull = false;
 
@@ -47,11 +49,14 @@ const call = ({ iova }: DmaMap) => ({
   ...{ fd: 9, request: 1 },
   argument: new Uint8Array(new BigUint64Array([iova]).buffer),
 });
-const file = (target: string) => ({ target, [Symbol.dispose]: () => {} });
 
 /** A provider with one NIC by each interface, which `waits` to master the bus or not. */
 function providerOf(kernel: Kernel, waits: boolean): VfioProvider {
-  const container: ContainerFile = {
+  const file = (target: string) => {
+    kernel.open.push(target);
+    return { target, ...disposable(() => void kernel.open.splice(kernel.open.indexOf(target), 1)) };
+  };
+  const container = (): ContainerFile => ({
     ...file('container'),
     getApiVersion: () => 0,
     checkExtension: () => 1,
@@ -60,15 +65,15 @@ function providerOf(kernel: Kernel, waits: boolean): VfioProvider {
     mapDma: (map) => kernel.here(map),
     mapDmaCall: call,
     unmapDma: ({ iova }) => kernel.unmap(iova),
-  };
-  const group: GroupFile = {
+  });
+  const group = (): GroupFile => ({
     ...file('group'),
     getStatus: () => 1,
     setContainer: () => {},
     unsetContainer: () => {},
     getDeviceFd: () => createScriptedNic(),
-  };
-  const iommufd: IommufdFile = {
+  });
+  const iommufd = (): IommufdFile => ({
     ...file('iommufd'),
     ioasAlloc: () => IOAS,
     ioasMap: (ioas, map) => {
@@ -84,7 +89,7 @@ function providerOf(kernel: Kernel, waits: boolean): VfioProvider {
     ioasUnmap: (_ioas, { iova }) => kernel.unmap(iova),
     ioasIovaRanges: () => [],
     destroy: () => {},
-  };
+  });
   const openCdev = (): CdevFile =>
     Object.assign(createScriptedNic(), { bindIommufd: () => 1, attachIoas: () => {}, detachIoas: () => {} });
   return {
@@ -95,8 +100,8 @@ function providerOf(kernel: Kernel, waits: boolean): VfioProvider {
       ...{ name: 'nic', group: 1, cdev: 'vfio0', description: 'a NIC', waitsForMastering: waits },
       ...disposable(() => {}),
     }),
-    groups: { openContainer: () => container, openGroup: () => group },
-    cdevs: { openIommufd: () => iommufd, openCdev },
+    groups: { openContainer: container, openGroup: group },
+    cdevs: { openIommufd: iommufd, openCdev },
   };
 }
 
@@ -188,4 +193,18 @@ test('a saved function that masters the bus waits for the maps', () => {
   expect(kernel.log).toEqual([]);
   other?.function.load?.(state);
   expect([kernel.log, kernel.maps.size]).toEqual([['*map'], 1]);
+});
+
+test('if the thread cannot begin, none is attached', () => {
+  using scope = new Scope();
+  const { kernel, assignment } = bench(scope);
+  const mapIn = {
+    run: () => {
+      throw new SysError({ call: 'pthread_create', target: 'thread', errno: errno.EAGAIN });
+    },
+  };
+  expect(() => assignment.attachAll([{ address: 'nic' }], { mapIn })).toThrowError(/EAGAIN/);
+  expect([kernel.log, kernel.open]).toEqual([[], []]);
+  scope.own(assignment.attach({ address: 'nic' }));
+  expect(kernel.log).toEqual(['map']);
 });
