@@ -49,3 +49,16 @@ test('bytes for which there is room are not moved', () => {
   bytes.append(Uint8Array.of(7));
   expect([bytes.length, bytes.bytes[1_000]]).toEqual([1_001, 7]);
 });
+
+test('room is made behind what was dropped, and where the host has none, the bytes come one by one', () => {
+  const bytes = new GrowingBytes();
+  bytes.append(new Uint8Array(60));
+  bytes.drop(59);
+  bytes.reserve(64);
+  const { buffer } = bytes.bytes;
+  for (let i = 1; i < 64; i++) bytes.append(Uint8Array.of(i));
+  expect(bytes.bytes.buffer).toBe(buffer);
+  bytes.reserve(2 ** 50);
+  bytes.append(Uint8Array.of(64));
+  expect([...bytes.bytes]).toEqual(Array.from({ length: 65 }, (_, i) => i));
+});

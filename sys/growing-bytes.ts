@@ -23,9 +23,17 @@ export class GrowingBytes {
     this.#end += data.length;
   }
 
-  /** Makes room for so many bytes, which takes no memory until they come: they are not moved then. */
+  /**
+   * Makes room for so many bytes in all, which takes no memory until they come: they are not moved then. A host that has no room for
+   * so many, as by `ulimit -v`, may have some for those that come.
+   */
   reserve(bytes: number): void {
-    if (bytes > this.#block.length) this.#move(bytes - this.length);
+    if (this.#from + bytes <= this.#block.length) return;
+    try {
+      this.#move(bytes - this.length);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+    }
   }
 
   /** Drops bytes from the beginning. @param count at most {@link length} */
