@@ -1,24 +1,7 @@
-import { errno } from '../../sys/errno.js';
-import { SysError } from '../../sys/error.js';
 import { Scope } from '../../sys/scope.js';
-import type {
-  OpenedVf,
-  PciFunction,
-  PciFunctionState,
-  PciWiring,
-  SlotReset,
-} from '../../vfio/assign/index.js';
+import type { OpenedVf, PciFunction, PciFunctionState, PciWiring } from '../../vfio/assign/index.js';
 import type { SriovFunctions } from '../../vfio/sriov.js';
-import {
-  type DeviceFile,
-  VFIO_DEVICE_FLAGS_PCI,
-  VFIO_PCI_CONFIG_REGION_INDEX,
-  VFIO_PCI_ERR_IRQ_INDEX,
-  VFIO_PCI_INTX_IRQ_INDEX,
-  VFIO_PCI_MSI_IRQ_INDEX,
-  VFIO_PCI_MSIX_IRQ_INDEX,
-  VFIO_PCI_REQ_IRQ_INDEX,
-} from '../../vfio/uapi.js';
+import type { DeviceFile } from '../../vfio/uapi.js';
 import type { PciEnvironment } from '../contracts.js';
 import type { BarShape } from '../pci/bar.js';
 import {
@@ -32,69 +15,19 @@ import {
   PCI_COMMAND_IO,
   PCI_COMMAND_MASTER,
   PCI_COMMAND_MEMORY,
-  PCI_HEADER_TYPE,
-  PCI_HEADER_TYPE_MASK,
-  PCI_HEADER_TYPE_NORMAL,
-  PCI_INTERRUPT_PIN,
   PCI_PM_CTRL,
   PCI_PM_CTRL_STATE_MASK,
   PCI_ROM_ADDRESS,
 } from '../pci/pci-regs.js';
-import { type BarRegions, Bars, type Decode, findBarRegions, NO_DECODE } from './bars.js';
-import { walkCapabilities } from './capabilities.js';
-import { ConfigShadow } from './config-shadow.js';
-import { DeviceConfig } from './device-config.js';
-import { wireSignal } from './err-req.js';
-import { InterruptMode, type InterruptModeName } from './interrupt-mode.js';
-import { Intx } from './intx.js';
-import { IrqPort } from './irq-port.js';
-import { Msi } from './msi.js';
-import { Msix, type MsixShape, type PlacedArea, readMsixShape } from './msix.js';
-import { attempt, note, noteMisuse, plural } from './notes.js';
-import { Region } from './region.js';
-import { type GuestResets, guestResets, isFlr, quiesce, type ResetSubject, resetDevice } from './reset.js';
+import { type Decode, NO_DECODE } from './bars.js';
+import type { ConfigShadow } from './config-shadow.js';
+import type { DeviceConfig } from './device-config.js';
+import { type DeviceParts, openParts, type SlotOptions } from './device-parts.js';
+import type { InterruptMode, InterruptModeName } from './interrupt-mode.js';
+import { attempt, noteMisuse } from './notes.js';
+import { isFlr, quiesce } from './reset.js';
 import { decodeFunction, encodeFunction, register, restoredRegisters } from './saved-state.js';
-import type { SlotMember, SlotMembers } from './slot-members.js';
-import { Sriov } from './sriov.js';
-
-/** Parts of an open device. */
-interface Parts {
-  readonly file: DeviceFile;
-  readonly config: DeviceConfig;
-  readonly shadow: ConfigShadow;
-  readonly shapes: readonly BarShape[];
-  readonly bars: Bars;
-  readonly mode: InterruptMode;
-  readonly msi: Msi | undefined;
-  readonly msix: Msix | undefined;
-  /** Its VFs, and the resets of the guest that end them. */
-  readonly sriov: { readonly vfs: Sriov; readonly resets: GuestResets } | undefined;
-}
-
-/** A slot, and the machine's devices that may be on it. */
-export interface SlotOptions {
-  /** The reset of the device's slot. */
-  readonly reset: SlotReset;
-  /** The devices of the machine that have one; one object for all of them. */
-  readonly members: SlotMembers;
-}
-
-/** The resets of a device, and whether it has been used since the last one. */
-class DeviceResets {
-  readonly #subject: ResetSubject;
-  /** Nothing of a user is left in it, as far as its reset reaches. */
-  isClean = false;
-
-  constructor(subject: ResetSubject) {
-    this.#subject = subject;
-  }
-
-  /** @throws SysError as {@link resetDevice} */
-  reset(isClosing = false): void {
-    if (this.isClean) return;
-    this.isClean = resetDevice({ ...this.#subject, isClosing });
-  }
-}
+import type { SlotMember } from './slot-members.js';
 
 /**
  * A PCI device assigned through a VFIO device file, as one function on the guest's bus. Borrows the file, which must
@@ -103,17 +36,15 @@ class DeviceResets {
 export class VfioPciDevice implements PciFunction, SlotMember {
   /** Name for messages: `00:03.0 virtio-net`. */
   readonly name: string;
-  readonly #parts: Parts;
+  readonly #parts: DeviceParts;
   readonly #owned: Scope;
-  readonly #resets: DeviceResets;
   readonly #beforeMastering: () => void;
   /** Whether the device is in power state D0; in any other, its BARs are not decoded. */
   #isAwake: boolean;
 
   private constructor(
     name: string,
-    parts: Parts,
-    resets: DeviceResets,
+    parts: DeviceParts,
     beforeMastering: PciWiring['beforeMastering'],
     owned: Scope,
   ) {
@@ -121,7 +52,6 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     this.#parts = parts;
     this.#beforeMastering = beforeMastering ?? (() => {});
     this.#isAwake = isInD0(parts.shadow, parts.config);
-    this.#resets = resets;
     this.#owned = owned;
   }
 
@@ -130,7 +60,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
    * each step on trace.vfio.
    * @param name identifies the function in notes and errors: `00:03.0 virtio-net`
    * @param slot resets its slot, where it has no function level reset; absent if nothing can
-   * @param sriov the VFs that the guest can enable, if `options` has places for them
+   * @param sriov the VFs that the guest can enable, if `wiring` has places for them
    * @throws SysError ENODEV if it is not a PCI device, or is a bridge; EIO if it does not respond; any error of the
    *   VFIO calls
    */
@@ -138,109 +68,21 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     name: string,
     file: DeviceFile,
     environment: PciEnvironment,
-    options: PciWiring = {},
+    wiring: PciWiring = {},
     slot?: SlotOptions,
     sriov?: SriovFunctions<OpenedVf>,
   ): VfioPciDevice {
     using scope = new Scope();
-    const info = file.getInfo();
-    if ((info.flags & VFIO_DEVICE_FLAGS_PCI) === 0) throw notUsable(name, 'not a PCI device');
-    note(name, 'open', `${plural(info.numRegions, 'region')}, ${plural(info.numIrqs, 'interrupt kind')}`);
-    const config = new DeviceConfig(Region.open(name, file, VFIO_PCI_CONFIG_REGION_INDEX));
-    const read = (offset: number, bytes: number): number => config.read(offset, bytes);
     let device: VfioPciDevice | undefined;
-    const quiesced: SlotMember = { name, isIdle: true, beforeReset: () => {}, afterReset: () => {} };
-    const resetSlot =
-      slot === undefined ? undefined : () => slot.members.reset(device ?? quiesced, slot.reset);
-    const resets = new DeviceResets({ name, file, config, resetSlot });
-    resets.reset();
-    scope.defer(() => attempt(name, 'reset', () => resets.reset(true)));
-    if ((read(PCI_HEADER_TYPE, 1) & PCI_HEADER_TYPE_MASK) !== PCI_HEADER_TYPE_NORMAL) {
-      throw notUsable(name, 'a bridge: assign the functions behind it');
-    }
-
-    const irq = (index: number): IrqPort | undefined => IrqPort.open(file, info.numIrqs, index);
-    const intxIrq = irq(VFIO_PCI_INTX_IRQ_INDEX);
-    const msiIrq = irq(VFIO_PCI_MSI_IRQ_INDEX);
-    const msixIrq = irq(VFIO_PCI_MSIX_IRQ_INDEX);
-    const regions = findBarRegions(name, file, read, info.numRegions);
-    const msixShape = msixIrq === undefined ? undefined : findMsix(name, read, regions);
-    const pin = read(PCI_INTERRUPT_PIN, 1);
-    const gsi = pin === 0 || intxIrq === undefined ? undefined : options.routeIntx?.(pin);
-
-    const places = sriov && options.reserveVfs?.(sriov.totalVfs);
-    if (places !== undefined) scope.own(places);
-    const takesEmulatedWrites = file.takesEmulatedWrites === true;
-    const shadow = ConfigShadow.create(name, config, {
-      takesEmulatedWrites,
-      bars: regions.bars.map(({ shape }) => shape),
-      rom: regions.rom?.size,
-      interruptPin: gsi === undefined ? 0 : pin,
-      interruptLine: gsi ?? 0,
-      msiVectors: msiIrq?.info.count ?? 0,
-      msixVectors: msixShape === undefined ? 0 : (msixIrq?.info.count ?? 0),
-      sriov: sriov && places && { source: sriov, places },
-    });
-    shadow.agree();
-    const bars = scope.own(Bars.open(name, file, regions, msixShape, shadow.space, environment));
-
-    const { interrupts } = environment;
-    const msiAt = shadow.find(PCI_CAP_ID_MSI);
-    const msixAt = shadow.find(PCI_CAP_ID_MSIX);
-    const intx =
-      gsi === undefined || intxIrq === undefined
-        ? undefined
-        : new Intx(name, gsi, intxIrq, interrupts, environment.signals);
-    const msi =
-      msiAt === undefined || msiIrq === undefined
-        ? undefined
-        : new Msi(
-            name,
-            shadow.space,
-            msiAt,
-            msiIrq,
-            interrupts,
-            takesEmulatedWrites ? (at) => read(at, 4) : undefined,
-          );
-    const msix =
-      msixAt === undefined || msixIrq === undefined || msixShape === undefined
-        ? undefined
-        : new Msix(name, msixShape, shadow.space, msixAt, msixIrq, interrupts);
-    if (msix !== undefined) bars.attachMsix(msix, takesEmulatedWrites);
-    const mode = new InterruptMode(intx, msi, msix);
-    scope.defer(() => mode.stop());
-
-    const { signals } = environment;
-    const wire = (what: 'err' | 'req', index: number, ready: (() => void) | undefined): void => {
-      const signal = wireSignal(name, what, irq(index));
-      if (signal === undefined) return;
-      scope.own(signal);
-      scope.own(
-        signals.watch(signal.fd, () => {
-          note(
-            name,
-            what,
-            what === 'err' ? 'the device had an uncorrectable error' : 'the host wants the device back',
-          );
-          ready?.();
-        }),
-      );
-    };
-    wire('err', VFIO_PCI_ERR_IRQ_INDEX, options.failed);
-    wire('req', VFIO_PCI_REQ_IRQ_INDEX, options.requested);
-    mode.update();
-
-    const shapes = regions.bars.map(({ shape }) => shape);
-    const open = (vf: string, vfFile: DeviceFile) => VfioPciDevice.open(vf, vfFile, environment);
-    const hasVfs = sriov !== undefined && places !== undefined && shadow.hasSriov;
-    const vfs = hasVfs
-      ? scope.own(new Sriov({ name, space: shadow.space, source: sriov, places, open }))
-      : undefined;
-    const parts = {
-      ...{ file, config, shadow, shapes, bars, mode, msi, msix },
-      sriov: vfs && { vfs, resets: guestResets(config) },
-    };
-    device = new VfioPciDevice(name, parts, resets, options.beforeMastering, scope.move());
+    const parts = openParts(
+      {
+        ...{ name, file, environment, wiring, slot, sriov },
+        member: () => device,
+        openVf: (vf, vfFile) => VfioPciDevice.open(vf, vfFile, environment),
+      },
+      scope,
+    );
+    device = new VfioPciDevice(name, parts, wiring.beforeMastering, scope.move());
     if (slot !== undefined) device.#owned.own(slot.members.add(slot.reset.address, device));
     return device;
   }
@@ -277,7 +119,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const power = powerRegister(shadow);
     const before = this.#decode();
     const wasAwake = this.#isAwake;
-    if (!isAddress(offset)) this.#resets.isClean = false;
+    if (!isAddress(offset)) this.#parts.resets.isClean = false;
 
     shadow.write(offset, bytes, value);
     const isPowerWrite = touches(power, 1);
@@ -321,7 +163,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const now = { config: shadow.contents, table: msix?.table ?? NO_TABLE };
     const { config, table, pending } = decodeFunction(data, now);
     if ((register(config, PCI_COMMAND, 2) & PCI_COMMAND_MASTER) !== 0) this.#beforeMastering();
-    this.#resets.isClean = false;
+    this.#parts.resets.isClean = false;
     sriov?.vfs.reset();
     bars.update(NO_DECODE);
     mode.stop();
@@ -374,7 +216,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
    * @param isFinal it will be disposed: its interrupts stay off
    */
   resume(isFinal = false): void {
-    this.#resets.reset(isFinal);
+    this.#parts.resets.reset(isFinal);
     if (!isFinal) this.#agree();
   }
 
@@ -391,7 +233,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
   }
 
   afterReset(isReset: boolean): void {
-    if (isReset) this.#resets.isClean = true;
+    if (isReset) this.#parts.resets.isClean = true;
     this.#agree();
   }
 
@@ -464,26 +306,3 @@ const isAddress = (offset: number): boolean =>
 /** Size of the longest MSI capability, and of MSI-X up to its control register. */
 const MSI_SIZEOF = 24;
 const MSIX_CONTROL_END = 4;
-
-function notUsable(name: string, why: string): SysError {
-  return new SysError({ call: 'VFIO_DEVICE_GET_INFO', target: name, errno: errno.ENODEV, hint: why });
-}
-
-/** The MSI-X capability's contents; undefined if there is none, or its table or PBA lies outside the BARs. */
-function findMsix(
-  name: string,
-  read: (offset: number, bytes: number) => number,
-  regions: BarRegions,
-): MsixShape | undefined {
-  const capability = walkCapabilities(read).find(({ id }) => id === PCI_CAP_ID_MSIX);
-  if (capability === undefined) return undefined;
-  const shape = readMsixShape(read, capability.offset);
-  const exists = ({ bar, offset, size }: PlacedArea): boolean =>
-    regions.bars.some(
-      (found) =>
-        found.shape.index === bar && found.shape.kind !== 'io' && BigInt(offset + size) <= found.shape.size,
-    );
-  if (exists(shape.table) && exists(shape.pba)) return shape;
-  note(name, 'msix', 'the MSI-X table or PBA does not lie in a BAR');
-  return undefined;
-}
