@@ -37,7 +37,7 @@ const MOST_SHARED_BYTES = 1n << 30n;
 export class DmaMaps implements MemoryListener {
   readonly space: string;
   readonly #target: DmaTarget;
-  /** With the milliseconds that another thread took. */
+  /** With the milliseconds that it took, if that was not when the region was added. */
   readonly #mapped = new Map<MemoryRegion, number | undefined>();
   /** Regions that are not mapped yet, as no device needs them, in the order in which they were added. */
   #held: Set<MemoryRegion> | undefined;
@@ -53,9 +53,9 @@ export class DmaMaps implements MemoryListener {
   constructor(target: DmaTarget, space: string, isHeld = false) {
     this.#target = target;
     this.space = space;
-    const { mapEach } = target;
-    if (mapEach !== undefined) this.addedAll = (regions) => this.#addAll(regions, mapEach);
-    if (isHeld && target.mapCall !== undefined) this.#held = new Set();
+    const { mapEach, mapCall } = target;
+    if (isHeld && mapCall !== undefined) this.#held = new Set();
+    else if (mapEach !== undefined) this.addedAll = (regions) => this.#addAll(regions, mapEach);
   }
 
   iovaOf(region: MemoryRegion): Iova | undefined {
@@ -103,7 +103,7 @@ export class DmaMaps implements MemoryListener {
       if (this.#pinning !== undefined) this.#take(this.#pinning, this.#pinning.calls.finish());
       this.#held = undefined;
       // Of what another thread failed to map, this says why.
-      for (const region of held) this.#map(region);
+      for (const region of held) this.#map(region, nowMs());
     } catch (error) {
       this.#failure = { error };
       throw error;
@@ -124,14 +124,15 @@ export class DmaMaps implements MemoryListener {
     pinning?.calls[Symbol.dispose]();
   }
 
-  #map(region: MemoryRegion): void {
+  /** @param begun of a region that was added before: the time now, in milliseconds */
+  #map(region: MemoryRegion, begun?: number): void {
     try {
       this.#target.map(toMap(region));
     } catch (error) {
       this.#refused(region, error);
       return;
     }
-    this.#isMapped(region);
+    this.#isMapped(region, begun === undefined ? undefined : nowMs() - begun);
   }
 
   #addAll(regions: readonly MemoryRegion[], mapEach: NonNullable<DmaTarget['mapEach']>): void {
@@ -172,6 +173,8 @@ export class DmaMaps implements MemoryListener {
     if (this.#mapped.delete(region)) this.#target.unmap(iova(region.gpa), region.bytes);
   }
 }
+
+const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
 
 const toMap = ({ gpa, hva, bytes }: MemoryRegion): DmaMap => ({
   flags: VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,

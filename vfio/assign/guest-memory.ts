@@ -33,7 +33,7 @@ export interface MemoryListener {
   readonly space?: string;
   /** Where it has mapped a region; undefined if it has not. */
   iovaOf?(region: MemoryRegion): Iova | undefined;
-  /** How many milliseconds the map took; undefined if as long as the call that reported the region. */
+  /** How many milliseconds the map took, if it was made later than the call that reported the region; else undefined. */
   mapMs?(region: MemoryRegion): number | undefined;
 }
 

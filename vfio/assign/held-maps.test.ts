@@ -93,10 +93,11 @@ test('RAM is mapped by another thread, and a BAR after it, without a wait', () =
     'DMA map 0x800000-0x8fffff (BAR2)',
   ]);
   expect([LOW, BAR, HIGH].map((each) => maps.iovaOf(each))).toEqual([0n, 8n * MIB, 16n * MIB]);
-  expect([maps.mapMs(LOW), maps.mapMs(BAR)]).toEqual([expect.any(Number), undefined]);
+  expect([maps.mapMs(LOW), maps.mapMs(BAR)]).toEqual([expect.any(Number), expect.any(Number)]);
   maps.settle();
   const late = region('device', 'BAR4', 32n * MIB);
   maps.added(late);
+  expect(maps.mapMs(late)).toBeUndefined(); // as long as that call
   maps.removed(late);
   expect(log.slice(3)).toEqual(['map 32', 'unmap 32']);
 });
@@ -111,6 +112,7 @@ test('whoever needs the maps waits for them, however far the thread is, and noth
     bench.thread.pump();
     bench.maps.settle();
     expect(bench.log).toHaveLength(3);
+    expect([BAR, LOW, HIGH].map((each) => bench.maps.mapMs(each))).toEqual(Array(3).fill(expect.any(Number)));
   }
 });
 
@@ -182,4 +184,10 @@ test('a target whose maps no other thread can make is not held', () => {
   const maps = new DmaMaps({ map: () => log.push('map'), unmap: () => {} }, 'a container', true);
   maps.added(LOW);
   expect(log).toEqual(['map']);
+});
+
+test('a target that could map all regions at once is held all the same', () => {
+  const none = (): never => expect.unreachable();
+  const maps = new DmaMaps({ map: none, mapEach: none, mapCall: none, unmap: none }, 'a container', true);
+  expect(maps.addedAll).toBeUndefined();
 });
