@@ -20,7 +20,7 @@ import { requireProvider } from './require-provider.js';
 export type VfioInterface = 'group' | 'iommufd';
 
 /** The device to attach, its options and its wiring. */
-export interface AttachRequest extends PciWiring {
+export interface AttachRequest extends Omit<PciWiring, 'beforeMastering'> {
   /**
    * Address of the device, as its provider matches it: `0000:01:00.0`, `virtio-net`, the UUID of a mediated device,
    * `vfio-user:/run/nic.sock`.
@@ -57,10 +57,9 @@ export interface AssignedDevice extends Disposable {
 export interface AttachOptions {
   /**
    * Maps guest RAM for DMA in this thread while the caller goes on, as pinning takes long: about 0.25 s for 1 GiB. A device that
-   * waits for it ({@link AssignableDevice.waitsForMastering}) masters the bus once that is done; all others are attached as without
-   * this. A failure is thrown where the thread's messages are heard, so it is for a machine that starts, and ends then. The
-   * {@link PciFunctions} have to call {@link PciWiring.beforeMastering}, as those of this package do. Absent: attaching returns when
-   * all is mapped, and fails if it cannot be.
+   * waits for it ({@link AssignableDevice.waitsForMastering}, {@link PciFunctions.callsBeforeMastering}) masters the bus once that is
+   * done; all others are attached as without this. A failure is thrown where the thread's messages are heard, so it is for a machine
+   * that starts, and ends then. Absent: attaching returns when all is mapped, and fails if it cannot be.
    */
   readonly mapIn?: EventThread | undefined;
 }
@@ -173,13 +172,13 @@ export class Assignment implements Disposable {
     attachStep(`${address}: ${device.description}`);
     if (device.isNoiommu === true) throw noiommuRefusal(device.name);
     const space = this.#spaceOf(provider, how);
-    const { file, slot } = scope.own(
-      space.open(device, this.#isHolding && device.waitsForMastering === true),
-    );
+    const { functions } = this.#parts;
+    const waits = device.waitsForMastering === true && functions.callsBeforeMastering === true;
+    const { file, slot } = scope.own(space.open(device, this.#isHolding && waits));
     const present = new Map<number, AssignableDevice>();
     const vfs = device.sriov && openedVfs(device.sriov, space, present);
     const wiring: PciWiring = { ...request, beforeMastering: () => space.settle() };
-    const pciFunction = scope.own(this.#parts.functions.open(name, file, wiring, slot, vfs));
+    const pciFunction = scope.own(functions.open(name, file, wiring, slot, vfs));
     scope.defer(() => this.#attached.delete(assigned));
     const owned = scope.move();
     const close = () => owned[Symbol.dispose]();

@@ -168,6 +168,8 @@ export interface SlotReset {
 
 /** Port: opens PCI functions for the guest's bus over VFIO device files. */
 export interface PciFunctions {
+  /** Whether its functions call {@link PciWiring.beforeMastering}. If not, guest memory is mapped before one is opened. */
+  readonly callsBeforeMastering?: boolean;
   /**
    * Resets the device and emulates configuration space over it. The file has to stay open until the function is disposed.
    * @param name its name in messages
