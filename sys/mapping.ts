@@ -186,9 +186,10 @@ export class Mapping implements Disposable {
    * Maps private zeroed memory for all threads of this process, aligned for huge pages, and backed by them where the
    * host allows (`/sys/kernel/mm/transparent_hugepage`). Child processes do not inherit it: a copy-on-write fault would
    * move pages away from a device's DMA.
+   * @param options `isSeenByThreads` is true by default
    * @throws SysError ENOMEM
    */
-  static huge(bytes: number): Mapping {
+  static huge(bytes: number, { isSeenByThreads = true }: Pick<MapOptions, 'isSeenByThreads'> = {}): Mapping {
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     const roomy = bytes + HUGE_PAGE;
     const prot = PROT_READ | PROT_WRITE;
@@ -201,7 +202,7 @@ export class Mapping implements Disposable {
     unmap(ends.filter((end) => end.bytes > 0));
     libc.madvise(at, bytes, MADV_DONTFORK);
     libc.madvise(at, bytes, MADV_HUGEPAGE); // best effort: otherwise 4 KiB pages
-    return new Mapping(new MemoryView(at, bytes), true, 'defer');
+    return new Mapping(new MemoryView(at, bytes), true, isSeenByThreads ? 'defer' : 'unmap');
   }
 
   /** First byte as an address of this process. */

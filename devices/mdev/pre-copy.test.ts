@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import { afterEach, describe, expect, test } from 'vitest';
 import { isErrno } from '../../sys/error.js';
+import { deferUnmapping } from '../../sys/mapping.js';
 import { setDeviceState } from '../../vfio/core/migration.js';
 import type { VfioDeviceOps } from '../../vfio/driver.js';
 import {
@@ -415,4 +416,13 @@ test('registers that change while the memory is copied arrive as they are at the
   const word = new Uint8Array(4);
   to.ops.read(0, REG_SCRATCH, word);
   expect([...word]).toEqual([0x34, 0x12, 0, 0]);
+});
+
+test('a thread that keeps memory that others may see until its end does not keep what was sent', () => {
+  const unmapped = deferUnmapping();
+  open.push({ [Symbol.dispose]: () => unmapped.end() });
+  const { preCopy } = large();
+  for (let i = 0; i < 3; i++) preCopy.begin();
+  preCopy.end();
+  expect(unmapped.take()).toEqual([]);
 });

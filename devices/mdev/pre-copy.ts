@@ -149,7 +149,8 @@ export class PreCopiedMemory implements PreCopy {
 
   begin(): void {
     this.end();
-    this.#sent = Mapping.huge(this.#parts.bytes); // read as zeros by few page faults, where nothing was sent
+    // Read as zeros by few page faults, where nothing was sent.
+    this.#sent = Mapping.huge(this.#parts.bytes, { isSeenByThreads: false });
     this.#at = 0;
     this.#seen = 0;
     this.#same = 0;
