@@ -165,12 +165,21 @@ export class DmaMaps implements MemoryListener {
 
   removed(region: MemoryRegion): void {
     const pinning = this.#pinning;
-    if (pinning?.rams.includes(region)) {
-      using _ends = disposable(() => this.#endPinning());
-      this.#take(pinning, pinning.calls.results());
-    }
+    if (pinning?.rams.includes(region)) this.#interrupt(pinning, region);
     if (this.#held?.delete(region)) return;
     if (this.#mapped.delete(region)) this.#target.unmap(iova(region.gpa), region.bytes);
+  }
+
+  /** Takes what another thread has mapped by now, before `region` is removed; it maps no more. */
+  #interrupt(pinning: Pinning, region: MemoryRegion): void {
+    using _ends = disposable(() => this.#endPinning());
+    try {
+      this.#take(pinning, pinning.calls.results());
+    } catch (error) {
+      this.#failure = { error }; // what was mapped is not known
+      this.#held?.delete(region);
+      throw error;
+    }
   }
 }
 

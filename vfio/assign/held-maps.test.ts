@@ -161,6 +161,25 @@ test('what is removed meanwhile is unmapped if it was mapped, and else not mappe
   expect(bench.log).toEqual(['map 0', 'unmap 0']);
 });
 
+test('what is removed once the thread has ended is not mapped any more, as nobody knows what was', () => {
+  using bench = new Bench();
+  bench.add(LOW, HIGH, BAR);
+  bench.maps.begin({
+    run: () => ({
+      receive: undefined,
+      post: () => {},
+      call: () => {
+        throw new Error('event thread: it has ended');
+      },
+      [Symbol.dispose]: () => {},
+    }),
+  });
+  expect(() => bench.maps.removed(LOW)).toThrowError('it has ended');
+  for (let i = 0; i < 2; i++) expect(() => bench.maps.settle()).toThrowError('it has ended');
+  for (const each of [HIGH, BAR]) bench.maps.removed(each);
+  expect(bench.log).toEqual([]);
+});
+
 test('after the end no message of the thread is heard', () => {
   using bench = new Bench();
   bench.add(LOW, HIGH);
