@@ -38,19 +38,12 @@ export class VfioPciDevice implements PciFunction, SlotMember {
   readonly name: string;
   readonly #parts: DeviceParts;
   readonly #owned: Scope;
-  readonly #beforeMastering: () => void;
   /** Whether the device is in power state D0; in any other, its BARs are not decoded. */
   #isAwake: boolean;
 
-  private constructor(
-    name: string,
-    parts: DeviceParts,
-    beforeMastering: PciWiring['beforeMastering'],
-    owned: Scope,
-  ) {
+  private constructor(name: string, parts: DeviceParts, owned: Scope) {
     this.name = name;
     this.#parts = parts;
-    this.#beforeMastering = beforeMastering ?? (() => {});
     this.#isAwake = isInD0(parts.shadow, parts.config);
     this.#owned = owned;
   }
@@ -82,7 +75,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
       },
       scope,
     );
-    device = new VfioPciDevice(name, parts, wiring.beforeMastering, scope.move());
+    device = new VfioPciDevice(name, parts, scope.move());
     if (slot !== undefined) device.#owned.own(slot.members.add(slot.reset.address, device));
     return device;
   }
@@ -109,10 +102,7 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     return shadow.read(offset, bytes);
   }
 
-  configWrite(offset: number, bytes: number, written: number): void {
-    const value = this.#mayMaster(offset, bytes, written)
-      ? written
-      : written & ~(PCI_COMMAND_MASTER << (8 * (PCI_COMMAND - offset)));
+  configWrite(offset: number, bytes: number, value: number): void {
     const { shadow, bars, mode, config } = this.#parts;
     const touches = (start: number | undefined, length: number): boolean =>
       start !== undefined && offset < start + length && start < offset + bytes;
@@ -162,7 +152,6 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const { shadow, bars, mode, msix, sriov } = this.#parts;
     const now = { config: shadow.contents, table: msix?.table ?? NO_TABLE };
     const { config, table, pending } = decodeFunction(data, now);
-    if ((register(config, PCI_COMMAND, 2) & PCI_COMMAND_MASTER) !== 0) this.#beforeMastering();
     this.#parts.resets.isClean = false;
     sriov?.vfs.reset();
     bars.update(NO_DECODE);
@@ -258,13 +247,6 @@ export class VfioPciDevice implements PciFunction, SlotMember {
     const { vfs, resets } = sriov;
     if (isFlr(resets, offset, bytes, value) || (hasAwoken && resets.byPower)) vfs.reset();
     else if (vfs.touches(offset, bytes)) vfs.update();
-  }
-
-  /** False if the write would let the device master the bus, and guest memory cannot be mapped for it. */
-  #mayMaster(offset: number, bytes: number, value: number): boolean {
-    const isCommand = offset <= PCI_COMMAND && PCI_COMMAND < offset + bytes;
-    if (!isCommand || ((value >>> (8 * (PCI_COMMAND - offset))) & PCI_COMMAND_MASTER) === 0) return true;
-    return attempt(this.name, 'dma', this.#beforeMastering);
   }
 
   #decode(): Decode {

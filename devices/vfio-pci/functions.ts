@@ -8,8 +8,6 @@ import { SlotMembers } from './slot-members.js';
 
 /** Shows assigned devices to the guest as PCI functions of one machine. */
 export class VfioPciFunctions implements PciFunctions {
-  /** @see PciFunctions.callsBeforeMastering */
-  readonly callsBeforeMastering = true;
   readonly #environment: PciEnvironment;
   readonly #members = new SlotMembers();
   readonly #open = new Set<VfioPciDevice>();

@@ -15,7 +15,6 @@ export type NoteSubject =
   | 'req'
   | 'access'
   | 'sriov'
-  | 'dma'
   | 'close';
 
 /** Publishes `{ what, device, text }` on trace.vfio; `text` is for display. */

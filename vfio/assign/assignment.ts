@@ -11,6 +11,7 @@ import { attachStep } from './attach-step.js';
 import type { DeviceSpace } from './device-space.js';
 import { GroupSpace } from './group-space.js';
 import type { GuestMemory } from './guest-memory.js';
+import { heldFunction } from './held-function.js';
 import { IommufdSpace } from './iommufd-space.js';
 import type { KvmAssociation } from './kvm-association.js';
 import type { OpenedVf, PciFunction, PciFunctions, PciWiring } from './pci-functions.js';
@@ -20,7 +21,7 @@ import { requireProvider } from './require-provider.js';
 export type VfioInterface = 'group' | 'iommufd';
 
 /** The device to attach, its options and its wiring. */
-export interface AttachRequest extends Omit<PciWiring, 'beforeMastering'> {
+export interface AttachRequest extends PciWiring {
   /**
    * Address of the device, as its provider matches it: `0000:01:00.0`, `virtio-net`, the UUID of a mediated device,
    * `vfio-user:/run/nic.sock`.
@@ -57,9 +58,9 @@ export interface AssignedDevice extends Disposable {
 export interface AttachOptions {
   /**
    * Maps guest RAM for DMA in this thread while the caller goes on, as pinning takes long: about 0.25 s for 1 GiB. A device that
-   * waits for it ({@link AssignableDevice.waitsForMastering}, {@link PciFunctions.callsBeforeMastering}) masters the bus once that is
-   * done; all others are attached as without this. A failure is thrown where the thread's messages are heard, so it is for a machine
-   * that starts, and ends then. Absent: attaching returns when all is mapped, and fails if it cannot be.
+   * waits for it ({@link AssignableDevice.waitsForMastering}) masters the bus once that is done: {@link AssignedDevice.function} then
+   * waits at the guest's write. All others are attached as without this. A failure is thrown where the thread's messages are heard, so
+   * it is for a machine that starts, and ends then. Absent: attaching returns when all is mapped, and fails if it cannot be.
    */
   readonly mapIn?: EventThread | undefined;
 }
@@ -172,13 +173,11 @@ export class Assignment implements Disposable {
     attachStep(`${address}: ${device.description}`);
     if (device.isNoiommu === true) throw noiommuRefusal(device.name);
     const space = this.#spaceOf(provider, how);
-    const { functions } = this.#parts;
-    const waits = device.waitsForMastering === true && functions.callsBeforeMastering === true;
-    const { file, slot } = scope.own(space.open(device, this.#isHolding && waits));
+    const isHeld = this.#isHolding && device.waitsForMastering === true;
+    const { file, slot } = scope.own(space.open(device, isHeld));
     const present = new Map<number, AssignableDevice>();
     const vfs = device.sriov && openedVfs(device.sriov, space, present);
-    const wiring: PciWiring = { ...request, beforeMastering: () => space.settle() };
-    const pciFunction = scope.own(functions.open(name, file, wiring, slot, vfs));
+    const pciFunction = scope.own(this.#parts.functions.open(name, file, request, slot, vfs));
     scope.defer(() => this.#attached.delete(assigned));
     const owned = scope.move();
     const close = () => owned[Symbol.dispose]();
@@ -187,7 +186,7 @@ export class Assignment implements Disposable {
       provider: provider.name,
       interface: how,
       file,
-      function: pciFunction,
+      function: isHeld ? heldFunction(pciFunction, () => space.settle()) : pciFunction,
       ...(vfs && { vf: (index: number) => present.get(index) }),
       [Symbol.dispose]: close,
     };

@@ -133,12 +133,6 @@ export interface PciWiring {
   /** The device reported an uncorrectable error (ERR). Called in the thread that owns the VM. */
   readonly failed?: (() => void) | undefined;
   /**
-   * Called before PCI_COMMAND_MASTER is set: it returns once guest memory is mapped for the function's DMA. Until then the bit has
-   * to stay clear, and so it has if this fails.
-   * @throws SysError if it cannot be mapped
-   */
-  readonly beforeMastering?: (() => void) | undefined;
-  /**
    * Reserves places for so many VFs, for as long as the function is open. Absent: the guest sees no VFs.
    * @throws SysError EBUSY if a place is taken; EINVAL if there are fewer
    */
@@ -168,8 +162,6 @@ export interface SlotReset {
 
 /** Port: opens PCI functions for the guest's bus over VFIO device files. */
 export interface PciFunctions {
-  /** Whether its functions call {@link PciWiring.beforeMastering}. If not, guest memory is mapped before one is opened. */
-  readonly callsBeforeMastering?: boolean;
   /**
    * Resets the device and emulates configuration space over it. The file has to stay open until the function is disposed.
    * @param name its name in messages

@@ -10,7 +10,7 @@ import { IOCTL_TASK } from '../../sys/ioctl-calls.js';
 import { createIoctlTask } from '../../sys/ioctl-task.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
-import { Assignment, type PciFunctions, type VfioInterface } from '../../vfio/assign/index.js';
+import { Assignment, type VfioInterface } from '../../vfio/assign/index.js';
 import type { VfioProvider } from '../../vfio/provider.js';
 import type { CdevFile, ContainerFile, DmaMap, GroupFile, IommufdFile } from '../../vfio/uapi.js';
 import { pcMemory } from './testing.js';
@@ -105,11 +105,7 @@ function providerOf(kernel: Kernel, waits: boolean): VfioProvider {
   };
 }
 
-function bench(
-  scope: Scope,
-  waits = true,
-  functions: PciFunctions = new VfioPciFunctions(fakeEnvironment()),
-) {
+function bench(scope: Scope, waits = true) {
   const kernel = new Kernel();
   const task = createIoctlTask((_fd, _request, argument) =>
     kernel.map(new BigUint64Array(argument.slice().buffer)[0] as bigint, '*'),
@@ -120,7 +116,7 @@ function bench(
     new Assignment({
       memory,
       association: { addFile: () => {}, removeFile: () => {} },
-      functions,
+      functions: new VfioPciFunctions(fakeEnvironment()),
       providers: [providerOf(kernel, waits)],
     }),
   );
@@ -161,16 +157,11 @@ test('memory that cannot be mapped keeps a device from the bus, and is an error 
   expect(kernel.maps.size).toBe(0);
 });
 
-test('a device that does not wait, or behind functions that do not know how to, and one that is attached later or alone, has memory mapped before it is open', () => {
+test('a device that does not wait, and one that is attached later or alone, has memory mapped before it is open', () => {
   using scope = new Scope();
   const mediated = bench(scope, false);
   mediated.assignment.attachAll([{ address: 'nic' }], { mapIn: mediated.eventThread });
   expect(mediated.kernel.log).toEqual(['map']);
-  const theirs = new VfioPciFunctions(fakeEnvironment());
-  const open: PciFunctions['open'] = (name, nic, { routeIntx }) => theirs.open(name, nic, { routeIntx });
-  const others = bench(scope, true, { open });
-  others.assignment.attachAll([{ address: 'nic' }], { mapIn: others.eventThread });
-  expect(others.kernel.log).toEqual(['map']);
   const alone = bench(scope);
   scope.own(alone.assignment.attach({ address: 'nic' }));
   expect(alone.kernel.log).toEqual(['map']);
