@@ -7,8 +7,8 @@ import { createVirtioNetDriver } from '../devices/virtio-net/driver.js';
 import { createQueueTask } from '../devices/virtio-net/queue-task.js';
 import { GuestDriver, GuestMemory } from '../devices/virtio-net/testing/guest.js';
 import { signalEventfd } from '../sys/eventfd.js';
+import { InlineEventThread } from '../sys/inline-event-thread.js';
 import { Scope } from '../sys/scope.js';
-import { InlineEventThread } from '../sys/testing/inline-event-thread.js';
 import { median, percentiles, type Rounds } from './measure.js';
 import { type Figure, percentileText, type Report } from './report.js';
 

@@ -6,8 +6,8 @@ import { createVirtioBlkDriver } from '../devices/virtio-blk/driver.js';
 import { start } from '../devices/virtio-blk/queue-task.js';
 import { GuestDriver, GuestMemory, GuestQueue, maps, STATUS } from '../devices/virtio-net/testing/guest.js';
 import { signalEventfd } from '../sys/eventfd.js';
+import { InlineEventThread } from '../sys/inline-event-thread.js';
 import { Scope } from '../sys/scope.js';
-import { InlineEventThread } from '../sys/testing/inline-event-thread.js';
 import { compileC, interleave, microseconds, type Rounds, scratchFolder } from './measure.js';
 import type { Report } from './report.js';
 

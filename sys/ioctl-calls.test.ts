@@ -4,9 +4,9 @@ import { errno } from './errno.js';
 import { EventThreadClient, startEventThread } from './event-thread.js';
 import { Fd } from './fd.js';
 import { createInboxControl, Inbox } from './inbox.js';
+import { InlineEventThread } from './inline-event-thread.js';
 import { IOCTL_TASK, IoctlCalls } from './ioctl-calls.js';
 import { type IoctlCall, type IoctlResult, start } from './ioctl-task.js';
-import { InlineEventThread } from './testing/inline-event-thread.js';
 import { openFds } from './testing/open-fds.js';
 
 const FIONBIO = 0x5421;

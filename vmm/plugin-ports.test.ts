@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { Doorbells } from '../devices/contracts.js';
+import { InlineEventThread } from '../sys/inline-event-thread.js';
 import { Scope } from '../sys/scope.js';
-import { InlineEventThread } from '../sys/testing/inline-event-thread.js';
 import { Assignment } from '../vfio/assign/index.js';
 import { registerAssignment } from './assign/built-ins.js';
 import { createAssignment } from './assign/create.js';

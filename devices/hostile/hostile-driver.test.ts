@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { drainEventfd } from '../../sys/eventfd.js';
 import { Fd } from '../../sys/fd.js';
+import { InlineEventThread } from '../../sys/inline-event-thread.js';
 import { Scope } from '../../sys/scope.js';
-import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import type { VfioDeviceOps } from '../../vfio/driver.js';
 import {
   VFIO_IRQ_SET_ACTION_TRIGGER,

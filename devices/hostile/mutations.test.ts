@@ -5,9 +5,9 @@
 import { readdirSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { iova } from '../../sys/address.js';
+import { InlineEventThread } from '../../sys/inline-event-thread.js';
 import { createSharedMemory } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
-import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { VfioCore } from '../../vfio/index.js';
 import { VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_TYPE1v2_IOMMU } from '../../vfio/uapi.js';
 import { start as startCard } from '../testcard/card-task.js';

@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
+import { InlineEventThread } from '../../sys/inline-event-thread.js';
 import { Mapping } from '../../sys/mapping.js';
 import { Scope } from '../../sys/scope.js';
-import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { VfioCore } from '../../vfio/core/core.js';
 import { type ConformanceTarget, vfioConformance } from '../../vfio/testing/index.js';
 import { createMttyDriver } from './driver.js';

@@ -4,7 +4,7 @@
  * @module
  */
 
-export { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
+export { InlineEventThread } from '../../sys/inline-event-thread.js';
 export * from '../../vfio/testing/index.js';
 export * from '../hostile/index.js';
 export * from './fake-ports.js';

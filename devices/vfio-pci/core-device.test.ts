@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
+import { InlineEventThread } from '../../sys/inline-event-thread.js';
 import { Scope } from '../../sys/scope.js';
-import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { trace } from '../../sys/trace.js';
 import { VfioCore } from '../../vfio/index.js';
 import {

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
+import { InlineEventThread } from '../../sys/inline-event-thread.js';
 import { disposable, Scope } from '../../sys/scope.js';
-import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
 import { trace } from '../../sys/trace.js';
 import { type AssignedDevice, Assignment, type VfioInterface } from '../../vfio/assign/index.js';
 import { hostProvider } from '../../vfio/host/index.js';

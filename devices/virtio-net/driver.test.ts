@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { InlineEventThread } from '../../sys/testing/inline-event-thread.js';
+import { InlineEventThread } from '../../sys/inline-event-thread.js';
 import type { NetBackend } from '../net/index.js';
 import { createVirtioNetDriver } from './driver.js';
 import { createQueueTask } from './queue-task.js';

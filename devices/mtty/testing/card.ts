@@ -1,6 +1,6 @@
 import { Fd } from '../../../sys/fd.js';
+import { InlineEventThread } from '../../../sys/inline-event-thread.js';
 import { Scope } from '../../../sys/scope.js';
-import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import type { MdevInstance, OpenDevice, VendorDriver, VfioDeviceOps } from '../../../vfio/driver.js';
 import {
   VFIO_IRQ_SET_ACTION_TRIGGER,

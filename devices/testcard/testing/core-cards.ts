@@ -1,5 +1,5 @@
+import { InlineEventThread } from '../../../sys/inline-event-thread.js';
 import { Scope } from '../../../sys/scope.js';
-import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import { VfioCore } from '../../../vfio/core/core.js';
 import { VFIO_TYPE1v2_IOMMU } from '../../../vfio/uapi.js';
 import { start } from '../card-task.js';

@@ -2,8 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Fd } from '../../../sys/fd.js';
+import { InlineEventThread } from '../../../sys/inline-event-thread.js';
 import { Scope } from '../../../sys/scope.js';
-import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import type { FileIo } from '../../block/file-io.js';
 import {
   type ChainBuffer,

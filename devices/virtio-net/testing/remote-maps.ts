@@ -1,5 +1,5 @@
 /** For tests: guest memory that another process has, and turns of the queues in it. */
-import type { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
+import type { InlineEventThread } from '../../../sys/inline-event-thread.js';
 import { type GuestMap, maps } from './guest.js';
 
 export const remote = (map: GuestMap): GuestMap => ({ ...map, isRemote: true });

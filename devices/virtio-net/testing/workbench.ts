@@ -1,8 +1,8 @@
 import { writeSync } from 'node:fs';
 import { drainEventfd, isReadable, signalEventfd } from '../../../sys/eventfd.js';
 import { Fd } from '../../../sys/fd.js';
+import { InlineEventThread } from '../../../sys/inline-event-thread.js';
 import { Scope } from '../../../sys/scope.js';
-import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import {
   type NetBackend,
   type NetCounters,

@@ -1,6 +1,6 @@
 import { Fd } from '../../../sys/fd.js';
+import { InlineEventThread } from '../../../sys/inline-event-thread.js';
 import { Scope } from '../../../sys/scope.js';
-import { InlineEventThread } from '../../../sys/testing/inline-event-thread.js';
 import type { MdevInstance, VendorDriver } from '../../../vfio/driver.js';
 import { GuestDriver, GuestMemory, GuestQueue, maps, STATUS } from '../../virtio-net/testing/guest.js';
 import { start } from '../turn-task.js';

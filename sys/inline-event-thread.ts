@@ -1,6 +1,6 @@
-import { Epoll } from '../epoll.js';
-import type { EventTask, EventTaskHandlers, EventThread, StartEventTask } from '../event-task.js';
-import { TimerQueue } from '../timer-queue.js';
+import { Epoll } from './epoll.js';
+import type { EventTask, EventTaskHandlers, EventThread, StartEventTask } from './event-task.js';
+import { TimerQueue } from './timer-queue.js';
 
 const MOST_ROUNDS = 10_000;
 
