@@ -5,8 +5,8 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { monotonicMs } from '../sys/monotonic.js';
 import { ApiClient } from '../vmm/api/client.js';
-import { monotonicMs } from '../vmm/protocol.js';
 import { interleave, scratchFolder } from './measure.js';
 import type { Report } from './report.js';
 

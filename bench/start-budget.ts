@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { monotonicMs } from '../vmm/protocol.js';
+import { monotonicMs } from '../sys/monotonic.js';
 import { scratchFolder } from './measure.js';
 
 // Not built: beside this file's source, or above its built twin's folder.

@@ -1,8 +1,8 @@
 /** Time from the start of the `tsvisor run` process to the guest's first instruction. */
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { monotonicMs } from '../sys/monotonic.js';
 import type { RunReport } from '../vmm/protocol.js';
-import { monotonicMs } from '../vmm/protocol.js';
 import { interleave, median, type Rounds } from './measure.js';
 import type { Report } from './report.js';
 import { startBudget } from './start-budget.js';

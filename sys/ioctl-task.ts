@@ -1,6 +1,8 @@
 /** An event task that makes ioctls one after the other, as some take seconds. @see ioctl-calls.ts, its owner's side */
+
 import type { StartEventTask } from './event-task.js';
 import * as libc from './libc.js';
+import { monotonicMs } from './monotonic.js';
 
 /** An ioctl for another thread of this process to make. Plain data. */
 export interface IoctlCall {
@@ -28,8 +30,6 @@ export interface IoctlTaskData {
 /** `finish`: makes the calls that are left; `results`: makes none. The reply to both is an {@link IoctlResult} for each that was made. */
 export type IoctlTaskMessage = 'finish' | 'results';
 
-const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
-
 /**
  * The task, which turns to the thread's others between two calls.
  * @param ioctl returns the result, or the negative errno
@@ -42,9 +42,9 @@ export const createIoctlTask =
     const makeNext = (): void => {
       const call = calls[results.length];
       if (call === undefined) return;
-      const begun = nowMs();
+      const begun = monotonicMs();
       const result = ioctl(call.fd, call.request, call.argument);
-      results.push({ result, ms: nowMs() - begun });
+      results.push({ result, ms: monotonicMs() - begun });
     };
     const step = (): void => {
       makeNext();

@@ -1,4 +1,5 @@
 import { dirname, resolve } from 'node:path';
+import { monotonicMs } from '../sys/monotonic.js';
 import { didYouMean } from '../sys/suggestion.js';
 import { openApi, openApiSocket, parseApi } from './api/api-socket.js';
 import type { ApiSocket } from './api/socket.js';
@@ -20,7 +21,7 @@ import { EX_UNAVAILABLE, exitStatus } from './outcome.js';
 import type { Output } from './output.js';
 import { pluginUrls } from './plugin-url.js';
 import { shown } from './problem-text.js';
-import { monotonicMs } from './protocol.js';
+
 import type { Sandbox } from './sandbox/enter.js';
 import { stopOnSignals } from './stop-signals.js';
 import { summaryText } from './summary.js';

@@ -1,5 +1,6 @@
+import { monotonicMs } from '../sys/monotonic.js';
 import type { EventFlow } from './event-flow.js';
-import { type MachineEvent, monotonicMs } from './protocol.js';
+import type { MachineEvent } from './protocol.js';
 
 /** Most reports of guest misuse in a run: a guest can cause a million of them per second. */
 const MOST_MISUSES = 20;

@@ -1,4 +1,6 @@
 /** A machine from its start to its end, over resets. */
+
+import { monotonicMs } from '../sys/monotonic.js';
 import { onProcessExit } from '../sys/process-exit.js';
 import { Calls } from './calls.js';
 import type { DeviceConfig, VmConfig } from './config.js';
@@ -7,7 +9,7 @@ import { type HeardEvent, MachineRun, type RunCommand } from './machine-run.js';
 import type { MachineInfo, MachineState, VmObserver } from './machine-types.js';
 import { GuardedMemory } from './move/guarded-memory.js';
 import type { MachineOrigin } from './move/incoming.js';
-import { monotonicMs, type RunReport } from './protocol.js';
+import type { RunReport } from './protocol.js';
 import { SerialLinks, type SerialPortInfo } from './serial-links.js';
 import { SerialOutput } from './serial-output.js';
 

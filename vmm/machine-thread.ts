@@ -4,6 +4,7 @@ import { EventThreadClient } from '../sys/event-thread.js';
 import { Inbox, InboxBell } from '../sys/inbox.js';
 import { setThreadName } from '../sys/libc.js';
 import { deferUnmapping } from '../sys/mapping.js';
+import { monotonicMs } from '../sys/monotonic.js';
 import { firstFailure } from '../sys/scope.js';
 import { threadData } from '../sys/thread-ahead.js';
 import { trace } from '../sys/trace.js';
@@ -20,15 +21,14 @@ import type { GuestRamHandle } from './guest-ram.js';
 import { MOST_TIMELINE_EVENTS } from './inspection.js';
 import { machineDevices } from './machine-devices.js';
 import type { DevicePiece } from './move/arriving-devices.js';
-import {
-  type DecodedState,
-  type DeviceStateCommand,
-  type MachineCommand,
-  type MachineEvent,
-  type MachineThreadData,
-  monotonicMs,
-  type RamCommand,
-  type StateCommand,
+import type {
+  DecodedState,
+  DeviceStateCommand,
+  MachineCommand,
+  MachineEvent,
+  MachineThreadData,
+  RamCommand,
+  StateCommand,
 } from './protocol.js';
 import { traceText } from './trace-text.js';
 import { VcpuBaton } from './vcpu-baton.js';

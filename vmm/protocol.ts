@@ -182,8 +182,3 @@ export type MachineEvent =
   | { readonly kind: 'failed'; readonly error: ErrorData }
   /** The last event: memory to unmap once no thread can access it. */
   | { readonly kind: 'ended'; readonly mapped: readonly MappedRange[] };
-
-/** Milliseconds of CLOCK_MONOTONIC: comparable between threads. */
-export function monotonicMs(): number {
-  return Number(process.hrtime.bigint()) / 1e6;
-}

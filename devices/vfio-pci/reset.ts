@@ -1,5 +1,6 @@
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
+import { monotonicMs } from '../../sys/monotonic.js';
 import { type DeviceFile, VFIO_DEVICE_FLAGS_RESET } from '../../vfio/uapi.js';
 import {
   PCI_AF_CAP,
@@ -150,9 +151,9 @@ export function resetDevice(subject: ResetSubject): boolean {
   const { hasFlr, hasPmReset } = resetMethods(config);
   const hasReset = (file.getInfo().flags & VFIO_DEVICE_FLAGS_RESET) !== 0;
   try {
-    const start = process.hrtime.bigint(); // for performance.now, Node loads a module
+    const start = monotonicMs();
     const isReset = resetFully(subject, hasReset && (hasFlr || !hasPmReset), hasReset && hasPmReset);
-    const ms = Number(process.hrtime.bigint() - start) / 1e6;
+    const ms = monotonicMs() - start;
     if (config.read(PCI_VENDOR_ID, 2) !== NOBODY) {
       if (ms >= SLOW_RESET_MS)
         warn(name, 'reset', `its reset took ${(ms / 1000).toFixed(1)} s: the device may be failing`);

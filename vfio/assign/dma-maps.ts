@@ -3,6 +3,7 @@ import type { SysError } from '../../sys/error.js';
 import type { EventThread } from '../../sys/event-task.js';
 import { IoctlCalls } from '../../sys/ioctl-calls.js';
 import type { IoctlCall, IoctlResult } from '../../sys/ioctl-task.js';
+import { monotonicMs } from '../../sys/monotonic.js';
 import { disposable } from '../../sys/scope.js';
 import { type DmaMap, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE } from '../uapi.js';
 import { attachStep } from './attach-step.js';
@@ -103,7 +104,7 @@ export class DmaMaps implements MemoryListener {
       if (this.#pinning !== undefined) this.#take(this.#pinning, this.#pinning.calls.finish());
       this.#held = undefined;
       // Of what another thread failed to map, this says why.
-      for (const region of held) this.#map(region, nowMs());
+      for (const region of held) this.#map(region, monotonicMs());
     } catch (error) {
       this.#failure = { error };
       throw error;
@@ -132,7 +133,7 @@ export class DmaMaps implements MemoryListener {
       this.#refused(region, error);
       return;
     }
-    this.#isMapped(region, begun === undefined ? undefined : nowMs() - begun);
+    this.#isMapped(region, begun === undefined ? undefined : monotonicMs() - begun);
   }
 
   #addAll(regions: readonly MemoryRegion[], mapEach: NonNullable<DmaTarget['mapEach']>): void {
@@ -182,8 +183,6 @@ export class DmaMaps implements MemoryListener {
     }
   }
 }
-
-const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
 
 const toMap = ({ gpa, hva, bytes }: MemoryRegion): DmaMap => ({
   flags: VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE,

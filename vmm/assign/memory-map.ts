@@ -1,6 +1,7 @@
 import type { GuestMapper } from '../../devices/contracts.js';
 import { formatRange, type Gpa, type Hva, type Iova, offset } from '../../sys/address.js';
 import { type Mapping, MemoryView } from '../../sys/mapping.js';
+import { monotonicMs } from '../../sys/monotonic.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { trace } from '../../sys/trace.js';
 import type { GuestMemory, MemoryListener, MemoryRegion } from '../../vfio/assign/index.js';
@@ -110,13 +111,10 @@ interface Follower {
   readonly heard: Map<MemoryRegion, Heard>;
 }
 
-/** Not `performance`, which Node loads when it is first used. */
-const nowMs = (): number => Number(process.hrtime.bigint()) / 1e6;
-
 function follow(follower: Follower, region: MemoryRegion): void {
-  const begun = nowMs();
+  const begun = monotonicMs();
   follower.listener.added(region);
-  hasHeard(follower, region, nowMs() - begun);
+  hasHeard(follower, region, monotonicMs() - begun);
 }
 
 function followAll(follower: Follower, regions: readonly MemoryRegion[]): void {
@@ -125,9 +123,9 @@ function followAll(follower: Follower, regions: readonly MemoryRegion[]): void {
     for (const region of regions) follow(follower, region);
     return;
   }
-  const begun = nowMs();
+  const begun = monotonicMs();
   listener.addedAll(regions);
-  const ms = (nowMs() - begun) / regions.length;
+  const ms = (monotonicMs() - begun) / regions.length;
   for (const region of regions) hasHeard(follower, region, ms);
 }
 
@@ -199,9 +197,9 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
   /** Without the listeners, as nothing does DMA to it. */
   mapReadonly(at: Gpa, hva: Hva, bytes: bigint, name = 'rom'): Disposable {
     using undo = new Scope();
-    const begun = nowMs();
+    const begun = monotonicMs();
     undo.own(this.#slots.add(at, hva, bytes, { isReadonly: true }));
-    const ms = nowMs() - begun;
+    const ms = monotonicMs() - begun;
     const rom: MemoryRegionState = { kind: 'rom', name, gpa: at, hva, bytes, ms, dma: [] };
     this.#roms.add(rom);
     undo.defer(() => this.#roms.delete(rom));
@@ -299,9 +297,9 @@ export class MemoryMap implements GuestMemory, GuestMapper, Disposable {
 
   #add<T extends Disposable>(region: MemoryRegion, map: () => T): { slot: T; added: Disposable } {
     using undo = new Scope();
-    const begun = nowMs();
+    const begun = monotonicMs();
     const slot = undo.own(map());
-    this.#regions.set(region, nowMs() - begun);
+    this.#regions.set(region, monotonicMs() - begun);
     undo.defer(() => this.#regions.delete(region));
     // Who follows the memory when the region is removed is not who did when it was added.
     undo.defer(() => this.#forget(region));
