@@ -1,11 +1,13 @@
 /** A disk's queue in memory that a vfio-user client does not share: the device reaches it by messages only. */
+
 import { readFileSync } from 'node:fs';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import { type GuestMisuseEvent, trace, type VfioEvent } from '../../sys/trace.js';
+import type { GuestMisuseEvent, VfioEvent } from '../../sys/trace.js';
 import type { FileIo } from '../block/file-io.js';
 import { HeldIo } from '../block/testing/held-io.js';
+import { hearDevices } from '../virtio/testing/hear.js';
 import { type GuestMap, maps } from '../virtio-net/testing/guest.js';
 import { allRemote, remote, settleTurns, splitMain } from '../virtio-net/testing/remote-maps.js';
 import { taken } from '../virtio-net/testing/workbench.js';
@@ -49,12 +51,7 @@ function told(): string[] {
   const list: string[] = [];
   const note = ({ text = '' }: VfioEvent | GuestMisuseEvent) =>
     void (/^virtio-blk|^queue/.test(text) && list.push(text));
-  trace.vfio.subscribe(note);
-  trace.guestMisuse.subscribe(note);
-  onTestFinished(() => {
-    trace.vfio.unsubscribe(note);
-    trace.guestMisuse.unsubscribe(note);
-  });
+  hearDevices(note, note);
   return list;
 }
 

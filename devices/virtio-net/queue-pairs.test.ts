@@ -1,7 +1,8 @@
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { Fd } from '../../sys/fd.js';
-import { type GuestMisuseEvent, trace, type VfioEvent } from '../../sys/trace.js';
+import type { GuestMisuseEvent, VfioEvent } from '../../sys/trace.js';
 import { decode, icmpEcho } from '../net/testing/frames.js';
+import { hearDevices } from '../virtio/testing/hear.js';
 import { COMMON, FEATURE, maps, STATUS } from './testing/guest.js';
 import { CTRL_MQ, PairedDriver, UNANSWERED } from './testing/paired-driver.js';
 import { taken, Workbench } from './testing/workbench.js';
@@ -41,12 +42,7 @@ function hear(): { readonly told: string[]; readonly misuses: string[] } {
   const heard = { told: [] as string[], misuses: [] as string[] };
   const tell = ({ text }: VfioEvent) => heard.told.push(text ?? '');
   const note = ({ text }: GuestMisuseEvent) => heard.misuses.push(text);
-  trace.vfio.subscribe(tell);
-  trace.guestMisuse.subscribe(note);
-  onTestFinished(() => {
-    trace.vfio.unsubscribe(tell);
-    trace.guestMisuse.unsubscribe(note);
-  });
+  hearDevices(tell, note);
   return heard;
 }
 

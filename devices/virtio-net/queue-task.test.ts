@@ -1,4 +1,3 @@
-import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { EventThreadClient, startEventThread } from '../../sys/event-thread.js';
@@ -7,7 +6,7 @@ import { Fd } from '../../sys/fd.js';
 import { createInboxControl, Inbox } from '../../sys/inbox.js';
 import * as libc from '../../sys/libc.js';
 import { Scope } from '../../sys/scope.js';
-import { openFds } from '../../sys/testing/open-fds.js';
+import { openFds, threadCount } from '../../sys/testing/open-fds.js';
 import { decode, icmpEcho } from '../net/testing/frames.js';
 import { createVirtioNetDriver, type VirtioNetInstance } from './driver.js';
 import { GuestDriver, GuestMemory } from './testing/guest.js';
@@ -125,15 +124,7 @@ test('once an unmap has returned, busy queues do not touch that memory', async (
   });
 });
 
-/** Event threads of this process. One that was joined can be listed for a moment more: poll for its end. */
-const eventThreads = (): number =>
-  readdirSync('/proc/self/task').filter((tid) => {
-    try {
-      return readFileSync(`/proc/self/task/${tid}/comm`, 'latin1').trim() === 'tsvisor-event';
-    } catch {
-      return false; // it ended since the folder was read
-    }
-  }).length;
+const eventThreads = (): number => threadCount('tsvisor-event');
 
 const PAIRS = 3;
 const RX_OF = (pair: number): number => RX_BUFFERS + 2048 * pair;

@@ -1,11 +1,13 @@
 /** Queues in memory that a vfio-user client does not share: the device reaches it by messages only. */
+
 import { expect, onTestFinished, test } from 'vitest';
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
 import { isReadable, signalEventfd } from '../../sys/eventfd.js';
 import type { Fd } from '../../sys/fd.js';
-import { type GuestMisuseEvent, trace, type VfioEvent } from '../../sys/trace.js';
+import type { GuestMisuseEvent, VfioEvent } from '../../sys/trace.js';
 import { arp, decode, icmpEcho } from '../net/testing/frames.js';
+import { hearDevices } from '../virtio/testing/hear.js';
 import { FEATURE, type GuestMap, maps, STATUS } from './testing/guest.js';
 import { allRemote, remote, settleTurns, splitMain } from './testing/remote-maps.js';
 import { taken, Workbench } from './testing/workbench.js';
@@ -38,12 +40,7 @@ function deliver(bench: Workbench, ...frames: Uint8Array[]): void {
 function told(): string[] {
   const list: string[] = [];
   const note = ({ text, device }: VfioEvent | GuestMisuseEvent) => void (device && text && list.push(text));
-  trace.vfio.subscribe(note);
-  trace.guestMisuse.subscribe(note);
-  onTestFinished(() => {
-    trace.vfio.unsubscribe(note);
-    trace.guestMisuse.unsubscribe(note);
-  });
+  hearDevices(note, note);
   return list;
 }
 

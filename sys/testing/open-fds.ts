@@ -14,9 +14,20 @@ export function openFds(): string[] {
   return found.sort();
 }
 
-/** Number of threads of this process. A thread that was joined can be listed for a moment more: poll for its end. */
-export function threadCount(): number {
-  return readdirSync('/proc/self/task').length;
+/**
+ * Number of threads of this process. A thread that was joined can be listed for a moment more: poll for its end.
+ * @param name counts only those of that name
+ */
+export function threadCount(name?: string): number {
+  const tids = readdirSync('/proc/self/task');
+  if (name === undefined) return tids.length;
+  return tids.filter((tid) => {
+    try {
+      return readFileSync(`/proc/self/task/${tid}/comm`, 'latin1').trim() === name;
+    } catch {
+      return false; // it ended since the folder was read
+    }
+  }).length;
 }
 
 /** Lines of /proc/self/maps for mappings of memfds and device files. */

@@ -1,10 +1,11 @@
 /** Devices whose packets fake kernels move. */
-import { onTestFinished } from 'vitest';
+
 import { iova } from '../../../sys/address.js';
-import { type GuestMisuseEvent, trace, type VfioEvent } from '../../../sys/trace.js';
+import type { GuestMisuseEvent, VfioEvent } from '../../../sys/trace.js';
 import type { NetBackend, NetPair } from '../../net/index.js';
 import { FakeVhostKernel } from '../../net/testing/fake-vhost-kernel.js';
 import { vhostOver } from '../../net/vhost.js';
+import { hearDevices } from '../../virtio/testing/hear.js';
 import type { GuestMap } from './guest.js';
 import { Workbench } from './workbench.js';
 
@@ -22,12 +23,7 @@ export function hear(): { readonly told: string[]; readonly misuses: string[] } 
       heard.told.push(text ?? '');
   };
   const note = ({ text }: GuestMisuseEvent) => heard.misuses.push(text);
-  trace.vfio.subscribe(tell);
-  trace.guestMisuse.subscribe(note);
-  onTestFinished(() => {
-    trace.vfio.unsubscribe(tell);
-    trace.guestMisuse.unsubscribe(note);
-  });
+  hearDevices(tell, note);
   return heard;
 }
 
