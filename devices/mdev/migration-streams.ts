@@ -118,6 +118,10 @@ export interface LoadedDevice {
   readonly preCopy?: PreCopy | undefined;
 }
 
+/** Most bytes of a state that is loaded, without the pieces of PRE_COPY before it. */
+export const mostStateBytes = ({ stateBytes, preCopy }: LoadedDevice): number =>
+  Math.max(stateBytes, preCopy?.mostRestBytes ?? 0);
+
 /** What is written in RESUMING, by somebody who is not trusted. Pieces are taken over as they come, the state when it is asked for. */
 export class LoadingStream implements MigrationData {
   readonly #name: string;
@@ -169,20 +173,15 @@ export class LoadingStream implements MigrationData {
       this.#kept.clear();
       throw failure('write', this.#name, 'EINVAL', this.#problem);
     }
-    const most = this.#mostStateBytes;
+    const most = mostStateBytes(this.#device);
     if (!this.#isState || this.#kept.length <= most) return;
     this.#kept.clear();
     throw failure('write', this.#name, 'ENOMEM', `the device's state has at most ${most} bytes`);
   }
 
-  get #mostStateBytes(): number {
-    const { stateBytes, preCopy } = this.#device;
-    return Math.max(stateBytes, preCopy?.mostRestBytes ?? 0);
-  }
-
   #beginState(): void {
     this.#isState = true;
-    this.#kept.reserve(this.#mostStateBytes);
+    this.#kept.reserve(mostStateBytes(this.#device));
   }
 
   /** Takes over a piece, or finds that what comes is the state. Returns false if that takes more bytes. */

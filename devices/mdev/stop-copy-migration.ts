@@ -14,7 +14,7 @@ import {
   VFIO_MIGRATION_PRE_COPY,
   VFIO_MIGRATION_STOP_COPY,
 } from '../../vfio/feature.js';
-import { LoadingStream, type SavedState, SavingStream } from './migration-streams.js';
+import { LoadingStream, mostStateBytes, type SavedState, SavingStream } from './migration-streams.js';
 import type { PreCopy } from './pre-copy.js';
 
 /** A device whose state is copied while it is stopped. Machine thread only. */
@@ -76,10 +76,9 @@ export class StopCopyMigration implements MigrationOps, Disposable {
     return this.#state;
   }
 
-  /** Most bytes of a state that is loaded, without the pieces of PRE_COPY before it. */
+  /** @see mostStateBytes */
   get mostResumeBytes(): number {
-    const { stateBytes, preCopy } = this.#device;
-    return Math.max(stateBytes, preCopy?.mostRestBytes ?? 0);
+    return mostStateBytes(this.#device);
   }
 
   getDataSize(): bigint {

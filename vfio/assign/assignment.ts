@@ -148,7 +148,7 @@ export class Assignment implements Disposable {
       }
       using undo = new Scope();
       const result = attachEach(undo);
-      if (mapIn !== undefined) for (const space of this.#allSpaces()) space.begin(mapIn);
+      if (mapIn !== undefined) for (const space of this.#allSpaces()) space.dma?.begin(mapIn);
       undo.move();
       return result;
     } catch (error) {
@@ -186,7 +186,7 @@ export class Assignment implements Disposable {
       provider: provider.name,
       interface: how,
       file,
-      function: isHeld ? heldFunction(pciFunction, () => space.settle()) : pciFunction,
+      function: isHeld ? heldFunction(pciFunction, () => space.dma?.settle()) : pciFunction,
       ...(vfs && { vf: (index: number) => present.get(index) }),
       [Symbol.dispose]: close,
     };

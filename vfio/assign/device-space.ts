@@ -1,6 +1,6 @@
-import type { EventThread } from '../../sys/event-task.js';
 import type { AssignableDevice } from '../provider.js';
 import type { DeviceFile } from '../uapi.js';
+import type { DmaMaps } from './dma-maps.js';
 import type { SlotReset } from './pci-functions.js';
 
 /** An open device, associated with the VM, with guest memory mapped for its DMA. Disposing closes it. */
@@ -17,8 +17,6 @@ export interface DeviceSpace {
    * @throws SysError of the failed step; earlier steps are then reverted
    */
   open(device: AssignableDevice, isHeld?: boolean): OpenedDevice;
-  /** @see DmaMaps.begin */
-  begin(thread: EventThread): void;
-  /** @see DmaMaps.settle */
-  settle(): void;
+  /** Its maps of guest memory; undefined while no device is open. */
+  readonly dma: DmaMaps | undefined;
 }

@@ -1,6 +1,5 @@
 import { errno } from '../../sys/errno.js';
 import { isErrno, SysError } from '../../sys/error.js';
-import type { EventThread } from '../../sys/event-task.js';
 import { disposable, Scope } from '../../sys/scope.js';
 import { groupsOf } from '../interfaces.js';
 import type { AssignableDevice, VfioProvider } from '../provider.js';
@@ -68,7 +67,7 @@ export class GroupSpace implements DeviceSpace {
 
   open(device: AssignableDevice, isHeld = false): OpenedDevice {
     using scope = new Scope();
-    if (!isHeld) this.settle();
+    if (!isHeld) this.dma?.settle();
     const group = scope.own(this.lease(device.group, isHeld));
     const file = scope.own(group.file.getDeviceFd(device.name));
     attachStep(`device ${device.name} is open (VFIO_GROUP_GET_DEVICE_FD)`);
@@ -94,12 +93,8 @@ export class GroupSpace implements DeviceSpace {
     return { file: group.file, ...disposable(() => this.#release(number, group)) };
   }
 
-  begin(thread: EventThread): void {
-    this.#maps?.dma.begin(thread);
-  }
-
-  settle(): void {
-    this.#maps?.dma.settle();
+  get dma(): DmaMaps | undefined {
+    return this.#maps?.dma;
   }
 
   #open(number: number, isHeld: boolean): OpenGroup {

@@ -1,6 +1,5 @@
 import { errno } from '../../sys/errno.js';
 import { SysError } from '../../sys/error.js';
-import type { EventThread } from '../../sys/event-task.js';
 import { Scope } from '../../sys/scope.js';
 import { cdevsOf } from '../interfaces.js';
 import type { AssignableDevice, VfioCdevs, VfioProvider } from '../provider.js';
@@ -36,7 +35,7 @@ export class IommufdSpace implements DeviceSpace {
       throw new SysError({ call: 'open cdev', target: device.name, errno: errno.ENODEV, hint });
     }
     using scope = new Scope();
-    if (!isHeld) this.settle();
+    if (!isHeld) this.dma?.settle();
     scope.defer(() => this.#closeIfUnused());
     const { file: iommufd, ioas } = this.#openIommufd(cdevs);
     const file = scope.own(cdevs.openCdev(device.cdev));
@@ -55,12 +54,8 @@ export class IommufdSpace implements DeviceSpace {
     return { file, ...(slot === undefined ? {} : { slot }), [Symbol.dispose]: () => owned[Symbol.dispose]() };
   }
 
-  begin(thread: EventThread): void {
-    this.#maps?.dma.begin(thread);
-  }
-
-  settle(): void {
-    this.#maps?.dma.settle();
+  get dma(): DmaMaps | undefined {
+    return this.#maps?.dma;
   }
 
   #openIommufd(cdevs: VfioCdevs): { readonly file: IommufdFile; readonly ioas: number } {

@@ -13,7 +13,7 @@ import type { Preopened, PreopenedKind } from './preopened.js';
 import type { RunBindings } from './run-bindings.js';
 import type { HostGroup, SysfsDevice } from './sysfs.js';
 import { checkUsable } from './usable.js';
-import { readVfTypes, setVfType } from './vf-type.js';
+import { readVfTypes, setVfType, type VfTypes } from './vf-type.js';
 
 /** Options of an address, and their meanings. */
 const OPTIONS = {
@@ -138,6 +138,7 @@ export function resolve(
     const hint = `'${token}' is not a UUID; use the token that the owner of the physical function has set`;
     throw new SysError({ call: 'resolve', target: `${address}, option vf-token`, errno: errno.EINVAL, hint });
   }
+  const vfTypes = readVfTypes(device);
   const owned = scope.move();
   return {
     name: token === undefined ? device.name : `${device.name} vf_token=${token}`,
@@ -146,8 +147,8 @@ export function resolve(
     ...(token === undefined ? {} : { vfToken: token }),
     ...(group.isNoiommu ? { isNoiommu: true } : {}),
     // A vGPU that is a VF has a driver behind it that may want guest memory before its guest does.
-    ...(device.bus === 'pci' && readVfTypes(device) === undefined ? { waitsForMastering: true } : {}),
-    description: describe(device, group),
+    ...(device.bus === 'pci' && vfTypes === undefined ? { waitsForMastering: true } : {}),
+    description: describe(device, group, vfTypes),
     [Symbol.dispose]: () => owned[Symbol.dispose](),
   };
 }
@@ -230,13 +231,7 @@ function fromDescriptor(context: HostContext, value: string, options: Options, a
   throw new SysError({ call: 'resolve', target, errno: errno.ENODEV, hint });
 }
 
-/** Of a vGPU that is a VF. Its name is on no list once it has it. */
-function typeText(device: SysfsDevice): string[] {
-  const types = readVfTypes(device);
-  return types === undefined ? [] : [`vGPU type ${types.current}`];
-}
-
-function describe(device: SysfsDevice, group: HostGroup): string {
+function describe(device: SysfsDevice, group: HostGroup, vfTypes: VfTypes | undefined): string {
   const { id, driver, resetMethods, numaNode, physfn, cdev } = device;
   const isPci = device.bus === 'pci';
   const parts = [
@@ -246,7 +241,8 @@ function describe(device: SysfsDevice, group: HostGroup): string {
     ...(cdev === undefined ? [] : [cdev]),
     ...(isPci ? [resetMethods === undefined ? 'no reset' : `reset by ${resetMethods.join(', ')}`] : []),
     ...(physfn === undefined ? [] : [`VF of ${physfn}`]),
-    ...typeText(device),
+    // Of a vGPU that is a VF. Its name is on no list once it has it.
+    ...(vfTypes === undefined ? [] : [`vGPU type ${vfTypes.current}`]),
     ...(numaNode === undefined ? [] : [`NUMA node ${numaNode}`]),
   ];
   return parts.join(', ');
